@@ -1,0 +1,106 @@
+"""Every error that crosses a room's border, in one small tree.
+
+    PlatformError
+    ├── Refused             asked for something that cannot be; asking again gives the same answer
+    │   ├── InvalidInput        a value is outside what is accepted; `field` names it
+    │   │   ├── InvalidPlan         a plan that cannot be carried out
+    │   │   ├── InvalidPath         a file name that the workspace cannot hold
+    │   │   └── PromptNotUnderstood no planner can turn the prompt into a plan
+    │   ├── Unauthenticated     no token, or one that is not known
+    │   ├── Forbidden           the tier does not allow it
+    │   ├── NotFound            it does not exist, or belongs to someone else
+    │   ├── Conflict            it exists, in a state that does not allow this
+    │   └── TooLarge            over a limit; the message names the limit and its setting
+    ├── Unavailable         a part of the platform does not answer; the same call may succeed later
+    └── Superseded          another worker holds the run now; whoever sees this stops writing
+
+The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on it.
+Messages are for people, say what to do next, and never contain a secret.
+"""
+
+from typing import ClassVar
+
+
+class PlatformError(Exception):
+    """Root of the tree. `code` is the stable name; `retryable` says whether the same call may succeed later."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Refused(PlatformError):
+    code = "refused"
+
+
+class InvalidInput(Refused):
+    """`field` is the dotted path of the value at fault, e.g. `plan.steps.3.arguments.path`."""
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidPlan(InvalidInput):
+    code = "invalid_plan"
+
+
+class InvalidPath(InvalidInput):
+    code = "invalid_path"
+
+
+class PromptNotUnderstood(InvalidInput):
+    code = "prompt_not_understood"
+
+
+class Unauthenticated(Refused):
+    code = "unauthenticated"
+
+
+class Forbidden(Refused):
+    code = "forbidden"
+
+
+class NotFound(Refused):
+    code = "not_found"
+
+
+class Conflict(Refused):
+    code = "conflict"
+
+
+class TransitionNotAllowed(Conflict):
+    code = "transition_not_allowed"
+
+
+class IdempotencyKeyReused(Conflict):
+    code = "idempotency_key_reused"
+
+
+class TooLarge(Refused):
+    code = "too_large"
+
+
+class QuotaExceeded(TooLarge):
+    code = "workspace_quota_exceeded"
+
+
+class Unavailable(PlatformError):
+    """`part` is redis, database, workspace or sandbox; `retry_after` is in seconds."""
+
+    code = "part_unavailable"
+    retryable = True
+
+    def __init__(self, message: str, *, part: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.part = part
+        self.retry_after = retry_after
+
+
+class Superseded(PlatformError):
+    code = "superseded"

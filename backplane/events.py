@@ -1,0 +1,56 @@
+"""An event of a run, and the one encoding that it has everywhere.
+
+The same JSON object is the pub/sub line, the Redis stream entry, the database column, the `data:` of the SSE frame and
+the item of the JSON log, so that an event is encoded once, by the process that made it, and only copied afterwards.
+
+Events of a run are numbered from 1 without holes by whoever holds the run. A number is never given twice; where numbers
+had to be skipped because history was lost, the next event is a `gap` that says so.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class EventType(StrEnum):
+    STATUS = "status"  # {"status", "attempt", "error"?}
+    POSITION = "position"  # {"position", "estimated_wait_seconds"}: while queued; sent live, not kept
+    PLAN = "plan"  # {"planner", "steps": [{"id", "title", "tool"}]}
+    STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?}
+    LOG = "log"  # {"line", "step"?, "level"?}
+    GAP = "gap"  # {"after", "before", "reason"}: the events between these two ids are not to be had
+    END = "end"  # {"status", "error"?}: always the last
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One numbered event. `line` is its JSON encoding, without a line break inside."""
+
+    run_id: str
+    id: int
+    type: EventType
+    line: str
+
+
+def encode(run_id: str, number: int, type: EventType, data: Mapping[str, Any], at: datetime | None = None) -> Event:
+    """Number and encode an event. `data` must be JSON-serialisable; `at` is now when left out."""
+    moment = at or datetime.now(UTC)
+    body = {"id": number, "run_id": run_id, "type": type.value, "at": moment.isoformat(), "data": data}
+    return Event(run_id, number, type, json.dumps(body, ensure_ascii=False, separators=(",", ":")))
+
+
+def decode(line: str) -> Event:
+    """Read an encoded event back. Raises ValueError when the line is not one."""
+    body = json.loads(line)
+    try:
+        return Event(str(body["run_id"]), int(body["id"]), EventType(body["type"]), line)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an event: {line[:80]!r}") from error
+
+
+def data_of(event: Event) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(event.line)["data"]
+    return data

@@ -1,0 +1,85 @@
+"""A plan: frozen steps, each a tool and its arguments.
+
+Everybody who makes a plan (a person, the runbook planner, a model) makes this one, and it is validated here, once. Whether
+a tool exists and takes these arguments is not known here: the worker that has the tools checks that before the first step.
+"""
+
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from backplane.errors import InvalidPlan
+
+MAX_STEPS = 200
+
+StepId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepRetry(_Frozen):
+    """How often a step that failed is tried within the run, and how long the first pause is; pauses double."""
+
+    max_attempts: int = Field(1, ge=1, le=20, description="Tries in all, the first one included.")
+    backoff_seconds: float = Field(1.0, ge=0, le=300, description="Seconds before the second try; doubles each time.")
+
+
+class Step(_Frozen):
+    id: StepId = Field(description="Unique in the plan.", examples=["write-input"])
+    tool: str = Field(min_length=1, max_length=64, description="Name of a tool.", examples=["shell"])
+    arguments: dict[str, Any] = Field(default_factory=dict, examples=[{"script": "wc -l input.txt"}])
+    title: str = Field("", max_length=200, description="What a person reads.")
+    needs: tuple[StepId, ...] = Field((), max_length=MAX_STEPS, description="Steps that must have been completed before.")
+    timeout_seconds: int | None = Field(None, ge=1, le=86_400, description="Limit of each try; the server's when left out.")
+    retry: StepRetry = StepRetry()
+    repeatable: bool = Field(
+        False,
+        description="Safe to carry out again when a crash left it unknown whether it happened. "
+        "Where it is not, such a run waits for a person.",
+    )
+
+
+class Plan(_Frozen):
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+    planner: str = Field("given", max_length=64, description="Who made it.")
+
+    @model_validator(mode="after")
+    def _steps_form_an_order(self) -> Self:
+        known: set[str] = set()
+        for step in self.steps:
+            if step.id in known:
+                raise ValueError(f"two steps have the id {step.id!r}; give each its own")
+            known.add(step.id)
+        for step in self.steps:
+            missing = [need for need in step.needs if need not in known]
+            if missing:
+                raise ValueError(f"step {step.id!r} needs {missing[0]!r}, which is no step of this plan")
+        try:
+            TopologicalSorter({step.id: step.needs for step in self.steps}).prepare()
+        except CycleError as error:
+            raise ValueError(f"steps need each other in a circle: {' → '.join(error.args[1])}") from error
+        return self
+
+    def ordered(self) -> list[Step]:
+        """The steps as they are carried out: as written, each after those it needs."""
+        pending, done, order = list(self.steps), set[str](), list[Step]()
+        while pending:
+            step = next(step for step in pending if done.issuperset(step.needs))
+            pending.remove(step)
+            done.add(step.id)
+            order.append(step)
+        return order
+
+
+def parse_plan(value: Any, field: str = "plan") -> Plan:
+    """Validate a plan that came from outside. Raises InvalidPlan, whose `field` names the value at fault."""
+    try:
+        return Plan.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join([field, *(str(part) for part in first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidPlan(f"{where}: {message}", field=where) from error

@@ -1,0 +1,106 @@
+"""A run: its states, the transitions that exist, and what is known of it.
+
+    created → queued → running → completed | failed | cancelled
+              queued ← running            handed back by a worker that leaves, or waiting for its next attempt
+              running ↔ waiting           a person has to decide; waiting holds no worker
+    failed  → queued                      retried by its user
+    created | queued | waiting → cancelled
+
+A transition that is not drawn here raises; nothing else decides about states. `queued → failed` and `waiting → failed`
+do not exist: only the worker that holds a run can say that it failed.
+"""
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from backplane.errors import TransitionNotAllowed
+
+
+class RunStatus(StrEnum):
+    CREATED = "created"
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Priority(IntEnum):
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.CREATED: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset(
+        {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.WAITING, RunStatus.QUEUED}
+    ),
+    RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.COMPLETED: frozenset(),
+    RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
+    RunStatus.CANCELLED: frozenset(),
+}
+
+FINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+def check_transition(run_id: str, old: RunStatus, new: RunStatus) -> None:
+    """Raises TransitionNotAllowed, naming what would be possible instead."""
+    if new not in TRANSITIONS[old]:
+        possible = ", ".join(sorted(TRANSITIONS[old])) or "nothing: it is over"
+        raise TransitionNotAllowed(f"run {run_id} is {old} and cannot become {new}; from here it can become {possible}")
+
+
+def new_run_id() -> str:
+    """A UUID of version 7 (RFC 9562, 5.7): sorts by time of creation, so that a run's id is also its cursor in a list."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF
+    return str(uuid.UUID(int=value))
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a run or a step failed, as users see it. `retryable`: the same run may succeed later."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    step: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable, "step": self.step}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1."""
+
+    id: str
+    user_id: str
+    status: RunStatus
+    priority: Priority
+    prompt: str
+    created_at: datetime
+    timeout_seconds: int
+    max_retries: int
+    attempt: int = 1
+    generation: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    given_plan: dict[str, Any] | None = None
+    plan: dict[str, Any] | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    error: RunError | None = None

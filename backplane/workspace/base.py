@@ -1,0 +1,74 @@
+"""The workspace port: the files of one run, wherever they lie.
+
+A run's files live under `users/{user_id}/runs/{run_id}/` of a store (an S3 bucket, a folder). Paths are relative, with
+forward slashes, and already checked by `paths.check_path`; adapters may rely on that. A file becomes visible whole or not
+at all. This port neither locks nor counts: quotas are `quota.py`'s, and who may write is decided by the run's generation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """`etag` changes whenever the content does; it is opaque and only comparable with itself. `size` is in bytes."""
+
+    path: str
+    size: int
+    modified_at: datetime
+    etag: str
+
+
+class Workspace(ABC):
+    """The files of one run. Raises NotFound for a file that is not there, Unavailable when the store does not answer."""
+
+    @abstractmethod
+    async def list(self, prefix: str = "") -> list[FileInfo]:
+        """All files whose path is `prefix` or lies below it, sorted by path. Folders are not listed: they do not exist."""
+
+    @abstractmethod
+    async def stat(self, path: str) -> FileInfo: ...
+
+    @abstractmethod
+    def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not including, `end` (None: to the end of the file), in chunks."""
+
+    @abstractmethod
+    async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        """Replace the file by what `chunks` gives. When `chunks` raises, the file stays as it was."""
+
+    @abstractmethod
+    async def delete(self, path: str) -> None: ...
+
+    @abstractmethod
+    async def download(self, path: str, target: Path) -> FileInfo:
+        """Copy a file to `target`, whose folder exists."""
+
+    @abstractmethod
+    async def upload(self, path: str, source: Path) -> FileInfo:
+        """Replace the file by the content of `source`."""
+
+
+class WorkspaceStore(ABC):
+    """Where all workspaces lie. Opened and closed by `backplane.resources`."""
+
+    @abstractmethod
+    def workspace(self, user_id: str, run_id: str) -> Workspace: ...
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Make the store usable at start-up; raises Unavailable with what to do when it cannot be."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """One cheap call to the store; raises Unavailable when it does not answer."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+def run_prefix(user_id: str, run_id: str) -> str:
+    return f"users/{user_id}/runs/{run_id}/"
