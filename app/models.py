@@ -39,9 +39,13 @@ class NewRun(_Request):
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
     )
     metadata: dict[str, Any] = Field(
-        default_factory=dict, description="Kept with the run and given back; not interpreted.", examples=[{"ticket": 42}]
+        default_factory=dict,
+        description="Kept with the run and given back; not interpreted.",
+        examples=[{"ticket": 42}],
     )
-    timeout_seconds: int | None = Field(None, ge=1, description="Limit of each attempt; the server's default when left out.")
+    timeout_seconds: int | None = Field(
+        None, ge=1, description="Limit of each attempt; the server's default when left out."
+    )
     max_retries: int | None = Field(None, ge=0, description="Further attempts after a failure that may pass.")
 
     @model_validator(mode="after")
@@ -122,7 +126,9 @@ class StepView(BaseModel):
     id: str
     title: str
     tool: str
-    status: str = Field(description="pending, started, completed, failed, skipped or uncertain.", examples=["completed"])
+    status: str = Field(
+        description="pending, started, completed, failed, skipped or uncertain.", examples=["completed"]
+    )
     tries: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -14,8 +14,8 @@
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
-The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on it.
-Messages are for people, say what to do next, and never contain a secret.
+The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on
+it. Messages are for people, say what to do next, and never contain a secret.
 """
 
 from typing import ClassVar

@@ -1,7 +1,8 @@
 """A plan: frozen steps, each a tool and its arguments.
 
-Everybody who makes a plan (a person, the runbook planner, a model) makes this one, and it is validated here, once. Whether
-a tool exists and takes these arguments is not known here: the worker that has the tools checks that before the first step.
+Everybody who makes a plan (a person, the runbook planner, a model) makes this one, and it is validated here, once.
+Whether a tool exists and takes these arguments is not known here: the worker that has the tools checks that before the
+first step.
 """
 
 from graphlib import CycleError, TopologicalSorter
@@ -32,8 +33,12 @@ class Step(_Frozen):
     tool: str = Field(min_length=1, max_length=64, description="Name of a tool.", examples=["shell"])
     arguments: dict[str, Any] = Field(default_factory=dict, examples=[{"script": "wc -l input.txt"}])
     title: str = Field("", max_length=200, description="What a person reads.")
-    needs: tuple[StepId, ...] = Field((), max_length=MAX_STEPS, description="Steps that must have been completed before.")
-    timeout_seconds: int | None = Field(None, ge=1, le=86_400, description="Limit of each try; the server's when left out.")
+    needs: tuple[StepId, ...] = Field(
+        (), max_length=MAX_STEPS, description="Steps that must have been completed before."
+    )
+    timeout_seconds: int | None = Field(
+        None, ge=1, le=86_400, description="Limit of each try; the server's when left out."
+    )
     retry: StepRetry = StepRetry()
     repeatable: bool = Field(
         False,

@@ -1,9 +1,9 @@
 """A run: its states, the transitions that exist, and what is known of it.
 
     created → queued → running → completed | failed | cancelled
-              queued ← running            handed back by a worker that leaves, or waiting for its next attempt
-              running ↔ waiting           a person has to decide; waiting holds no worker
-    failed  → queued                      retried by its user
+              queued ← running            handed back by a worker that leaves, or until its next attempt
+                       running → waiting  a person has to decide; waiting holds no worker
+    failed | waiting → queued             its user said how to go on
     created | queued | waiting → cancelled
 
 A transition that is not drawn here raises; nothing else decides about states. `queued → failed` and `waiting → failed`
@@ -44,7 +44,7 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.RUNNING: frozenset(
         {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.WAITING, RunStatus.QUEUED}
     ),
-    RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.WAITING: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
     RunStatus.COMPLETED: frozenset(),
     RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
     RunStatus.CANCELLED: frozenset(),
@@ -61,7 +61,7 @@ def check_transition(run_id: str, old: RunStatus, new: RunStatus) -> None:
 
 
 def new_run_id() -> str:
-    """A UUID of version 7 (RFC 9562, 5.7): sorts by time of creation, so that a run's id is also its cursor in a list."""
+    """A UUID of version 7 (RFC 9562, 5.7): sorts by time of creation, so a run's id is also its cursor in a list."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64

@@ -8,7 +8,7 @@ Secrets are `SecretStr`, so that no repr, log or exception shows them.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -40,18 +40,30 @@ class Settings(BaseSettings):
     # --- runs ---
     prompt_max_chars: int = Field(100_000, ge=1, description="Longest prompt, in characters.")
     metadata_max_bytes: int = Field(16 * KIB, ge=2, description="Largest metadata of a run, in bytes of JSON.")
-    request_max_bytes: int = Field(4 * MIB, ge=KIB, description="Largest body of an API call other than a file, in bytes.")
-    run_timeout_seconds: int = Field(3600, ge=1, description="Limit of one attempt of a run when it names none, in seconds.")
+    request_max_bytes: int = Field(
+        4 * MIB, ge=KIB, description="Largest body of an API call other than a file, in bytes."
+    )
+    run_timeout_seconds: int = Field(
+        3600, ge=1, description="Limit of one attempt of a run when it names none, in seconds."
+    )
     run_timeout_max_seconds: int = Field(86_400, ge=1, description="Longest limit a run may ask for, in seconds.")
-    run_max_retries: int = Field(3, ge=0, description="Further attempts after a failure that may pass, when the run names none.")
+    run_max_retries: int = Field(
+        3, ge=0, description="Further attempts after a failure that may pass, when the run names none."
+    )
     run_max_retries_limit: int = Field(20, ge=0, description="Most further attempts a run may ask for.")
-    retry_base_seconds: float = Field(2.0, gt=0, description="Pause before the second attempt, in seconds; doubles each time.")
+    retry_base_seconds: float = Field(
+        2.0, gt=0, description="Pause before the second attempt, in seconds; doubles each time."
+    )
     retry_max_seconds: float = Field(300.0, gt=0, description="Longest pause between attempts, in seconds.")
-    estimate_initial_seconds: float = Field(120.0, gt=0, description="How long a run is taken to last before any was measured.")
+    estimate_initial_seconds: float = Field(
+        120.0, gt=0, description="How long a run is taken to last before any was measured."
+    )
 
     # --- workers ---
     worker_concurrency: int = Field(10, ge=1, le=1000, description="Runs that a worker process holds at once.")
-    worker_grace_seconds: float = Field(25.0, ge=0, description="After SIGTERM: how long a step in hand may still take.")
+    worker_grace_seconds: float = Field(
+        25.0, ge=0, description="After SIGTERM: how long a step in hand may still take."
+    )
     worker_crash_limit: int = Field(3, ge=1, description="Lost workers after which a run is failed as the cause.")
     lease_seconds: float = Field(15.0, gt=0, description="How long a claim holds without being renewed.")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often claims are renewed.")
@@ -68,7 +80,9 @@ class Settings(BaseSettings):
     sandbox_file_bytes: int = Field(1 * GIB, ge=1, description="Largest file that sandboxed code may write, in bytes.")
     step_timeout_seconds: int = Field(600, ge=1, description="Limit of a step that names none, in seconds.")
     step_output_max_bytes: int = Field(1 * MIB, ge=1, description="Output of a step that is kept as events, in bytes.")
-    step_result_max_bytes: int = Field(16 * KIB, ge=1, description="Output of a step that is kept in its result, in bytes.")
+    step_result_max_bytes: int = Field(
+        16 * KIB, ge=1, description="Output of a step that is kept in its result, in bytes."
+    )
     log_line_max_bytes: int = Field(8 * KIB, ge=80, description="Longest log line, in bytes; a longer one is split.")
 
     # --- workspace ---
@@ -78,30 +92,49 @@ class Settings(BaseSettings):
 
     # --- streams ---
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment line.")
-    stream_send_timeout_seconds: float = Field(60.0, gt=0, description="A reader that takes nothing for so long is cut off.")
+    stream_send_timeout_seconds: float = Field(
+        60.0, gt=0, description="A reader that takes nothing for so long is cut off."
+    )
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
     stream_redis_events: int = Field(10_000, ge=16, description="Events of a run kept in its Redis stream, at least.")
     stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a silent run's Redis stream stays.")
     stream_watchers_max: int = Field(10_000, ge=1, description="Streams that one API process serves at once.")
-    events_flush_seconds: float = Field(0.05, ge=0, description="How long events are gathered before the database write.")
+    events_flush_seconds: float = Field(
+        0.05, ge=0, description="How long events are gathered before the database write."
+    )
 
     # --- the API ---
-    token_cache_seconds: float = Field(5.0, ge=0, description="How long a checked token is trusted, so also how long a revoked one may live.")
+    token_cache_seconds: float = Field(
+        5.0, ge=0, description="How long a checked token is trusted, so also how long a revoked one may live."
+    )
     log_format: Literal["console", "json"] = Field("console", description="Format of the process's own log.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line that is logged."
+    )
     single_process: bool = Field(False, description="`agentctl up` runs the API and one worker in one process.")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError(
-                f"LEASE_SECONDS ({self.lease_seconds}) must be at least twice HEARTBEAT_SECONDS ({self.heartbeat_seconds}), "
-                "or one late heartbeat costs a healthy worker its run"
+                f"LEASE_SECONDS ({self.lease_seconds}) must be at least twice HEARTBEAT_SECONDS "
+                f"({self.heartbeat_seconds}), or one late heartbeat costs a healthy worker its run"
             )
         if self.run_timeout_seconds > self.run_timeout_max_seconds:
             raise ValueError("RUN_TIMEOUT_SECONDS must not be over RUN_TIMEOUT_MAX_SECONDS")
         if self.run_max_retries > self.run_max_retries_limit:
             raise ValueError("RUN_MAX_RETRIES must not be over RUN_MAX_RETRIES_LIMIT")
-        if self.s3_bucket and bool(self.s3_access_key.get_secret_value()) != bool(self.s3_secret_key.get_secret_value()):
+        if self.s3_bucket and bool(self.s3_access_key.get_secret_value()) != bool(
+            self.s3_secret_key.get_secret_value()
+        ):
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together: set both, or neither")
         return self
+
+
+def complaint(error: ValidationError) -> str:
+    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
+        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(["the settings cannot be used:", *lines])

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from backplane.runs import Priority
 
-TOKEN_PREFIX = "agt_"
+TOKEN_PREFIX = "agt_"  # noqa: S105 - what all tokens begin with, so that scanners find leaked ones
 
 
 class Tier(StrEnum):

@@ -1,0 +1,20 @@
+"""The truth: every run, step, event, user and token, in SQLite or PostgreSQL."""
+
+from backplane.store.database import Database
+from backplane.store.events import Events
+from backplane.store.held import HeldRuns
+from backplane.store.journal import Journal
+from backplane.store.runs import Runs
+from backplane.store.users import Users
+
+
+class Store:
+    """The subjects of one database. Every call raises Unavailable when the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.users = Users(database)
+        self.runs = Runs(database)
+        self.held = HeldRuns(database)
+        self.journal = Journal(database)
+        self.events = Events(database)

@@ -1,8 +1,9 @@
 """The workspace port: the files of one run, wherever they lie.
 
 A run's files live under `users/{user_id}/runs/{run_id}/` of a store (an S3 bucket, a folder). Paths are relative, with
-forward slashes, and already checked by `paths.check_path`; adapters may rely on that. A file becomes visible whole or not
-at all. This port neither locks nor counts: quotas are `quota.py`'s, and who may write is decided by the run's generation.
+forward slashes, and already checked by `paths.check_path`; adapters may rely on that. A file becomes visible whole or
+not at all. This port neither locks nor counts: quotas are `quota.py`'s, and who may write is decided by the run's
+generation.
 """
 
 from abc import ABC, abstractmethod
@@ -23,11 +24,13 @@ class FileInfo:
 
 
 class Workspace(ABC):
-    """The files of one run. Raises NotFound for a file that is not there, Unavailable when the store does not answer."""
+    """The files of one run. Raises NotFound for a file that is not there, Unavailable when the store does not
+    answer."""
 
     @abstractmethod
     async def list(self, prefix: str = "") -> list[FileInfo]:
-        """All files whose path is `prefix` or lies below it, sorted by path. Folders are not listed: they do not exist."""
+        """All files whose path is `prefix` or lies below it, sorted by path. Folders are not listed: they do not
+        exist."""
 
     @abstractmethod
     async def stat(self, path: str) -> FileInfo: ...

@@ -1,8 +1,8 @@
 """The tool port: one thing that a step can do.
 
-A tool is one file: a name, a pydantic model of its arguments, and `run`. It works on the run's workspace directly (files)
-or lets a command run in a sandbox over a checkout of it (shell, Python). It writes no event but its output, touches no
-row, and does not retry: the supervisor does all that.
+A tool is one file: a name, a pydantic model of its arguments, and `run`. It works on the run's workspace directly
+(files) or lets a command run in a sandbox over a checkout of it (shell, Python). It writes no event but its output,
+touches no row, and does not retry: the supervisor does all that.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,8 @@ class ToolContext:
     """What a tool may touch. `checkout` is the run's, shared by its steps on this worker.
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
-    run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having happened.
+    run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
+    happened.
     """
 
     workspace: Workspace

@@ -1,0 +1,78 @@
+# Each target is a command that can be read and typed. All set-up goes into .venv, once, and again when a requirements
+# file changes. The project itself is not installed: its programs run from this folder (.venv/bin/agentctl is
+# `python -m agentctl` from anywhere).
+
+PYTHON := .venv/bin/python
+INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes
+
+# More for pytest, e.g. make test ARGS='-k workspace -x'
+ARGS ?=
+
+.PHONY: demo serve test test-all check bench requirements clean
+
+# Start everything, run an example, show its events and files, stop everything.
+demo: .venv/installed
+	$(PYTHON) -m agentctl demo
+
+# Start everything and keep it running on http://127.0.0.1:8000, data in .data/.
+serve: .venv/installed
+	$(PYTHON) -m agentctl up
+
+# The default suite, on real servers that it starts and stops.
+test: .venv/installed-dev
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow" $(ARGS)
+
+test-all: .venv/installed-dev
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+
+check: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m checks.dead_links
+	$(PYTHON) -m checks.key_table
+
+# One JSON line a benchmark.
+bench: .venv/installed-dev
+	@for file in bench/[a-z]*.py; do $(PYTHON) -m "bench.$$(basename "$$file" .py)" || exit 1; done
+
+# Pin what pyproject.toml lists. Needs uv (https://docs.astral.sh/uv/).
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command 'make requirements'
+requirements:
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --group embedded -c requirements.txt -o requirements-embedded.txt
+	$(COMPILE) --group dev -c requirements.txt -c requirements-embedded.txt -o requirements-dev.txt
+
+# Everything but .data/, which holds runs.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: requirements.txt requirements-embedded.txt | $(PYTHON)
+	$(INSTALL) -r requirements.txt -r requirements-embedded.txt
+	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" -m agentctl "$$@"\n' "$(CURDIR)" "$(CURDIR)/$(PYTHON)" > .venv/bin/agentctl
+	@chmod +x .venv/bin/agentctl
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# The first interpreter that really runs: a version manager may have put one in PATH that does not.
+$(PYTHON):
+	@for candidate in python3.12 python3.11 python3.13 python3; do \
+		$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		if $$candidate -c 'import ensurepip, venv' 2>/dev/null; then \
+			echo "Making .venv with $$($$candidate --version)."; \
+			exec $$candidate -m venv --clear .venv; \
+		fi; \
+		lacking="$$lacking $$candidate"; \
+	done; \
+	if [ -n "$$lacking" ]; then \
+		echo "Found$$lacking, but without its venv module. On Debian or Ubuntu: apt install python3-venv" >&2; \
+	else \
+		echo "Found no Python 3.11 or newer that runs. On Debian or Ubuntu: apt install python3 python3-venv" >&2; \
+	fi; \
+	exit 1

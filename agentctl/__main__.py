@@ -1,0 +1,103 @@
+"""The command line: puts the commands together, and turns every error into a message and an exit code.
+
+A client of the API, and of the database where there is no API to ask. It starts the platform's processes (`up`,
+`demo`), and imports none of them.
+"""
+
+import contextlib
+import io
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from agentctl import files, runs
+from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
+from agentctl.output import Output
+from backplane.errors import PlatformError
+
+HERE, RUNS, OPERATORS = "The platform on this machine", "Runs", "For operators"
+
+# The commands that need the database's and the workspaces' libraries, which take four times as long to load as all
+# the rest of a client's command: loaded when they are called, and for the help.
+LOADED_WHEN_CALLED = {
+    "up": ("agentctl.up", "up", HERE),
+    "demo": ("agentctl.demo", "demo", HERE),
+    "token": ("agentctl.admin", "tokens", OPERATORS),
+    "migrate": ("agentctl.admin", "migrate", OPERATORS),
+    "doctor": ("agentctl.doctor", "doctor", OPERATORS),
+    "settings": ("agentctl.about", "settings", OPERATORS),
+    "version": ("agentctl.about", "show_version", OPERATORS),
+}
+
+EPILOG = "\n\n".join(
+    [
+        "AGENT_URL names the API (http://127.0.0.1:8000), AGENT_TOKEN the token (else what is in .data/token).",
+        "Exit codes:",
+        *(f"{code.value}: {meaning}" for code, meaning in MEANINGS.items()),
+    ]
+)
+
+
+class Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self.commands, *(name for name in LOADED_WHEN_CALLED if name not in self.commands)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in LOADED_WHEN_CALLED and cmd_name not in self.commands:
+            module, attribute, panel = LOADED_WHEN_CALLED[cmd_name]
+            loaded, one = getattr(import_module(module), attribute), typer.Typer()
+            if isinstance(loaded, typer.Typer):
+                one.add_typer(loaded, name=cmd_name, rich_help_panel=panel)
+                group: Any = get_command(one)
+                self.commands[cmd_name] = group.commands[cmd_name]
+            else:
+                one.command(cmd_name, rich_help_panel=panel)(loaded)
+                self.commands[cmd_name] = get_command(one)
+        return super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    name="agentctl",
+    cls=Commands,
+    help="Run agents, watch them, and run the platform that runs them.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command(rich_help_panel=RUNS)(runs.run)
+app.command(rich_help_panel=RUNS)(runs.logs)
+app.command(rich_help_panel=RUNS)(runs.runs)
+app.command(rich_help_panel=RUNS)(runs.show)
+app.command(rich_help_panel=RUNS)(runs.cancel)
+app.command(rich_help_panel=RUNS)(runs.retry)
+app.command(rich_help_panel=RUNS)(runs.queue)
+app.add_typer(files.app, name="files", rich_help_panel=RUNS)
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        app(prog_name="agentctl")
+    except CommandError as error:
+        _fail(error.message, error.exit_code)
+    except PlatformError as error:
+        _fail(error.message, exit_code_of_error(error))
+
+
+def _fail(message: str, code: ExitCode) -> None:
+    output = Output()
+    with contextlib.suppress(BrokenPipeError):
+        for line in message.splitlines():
+            output.note(line, "red")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The commands that only tell: settings, version."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from agentctl.configuration import load_settings, masked
+from agentctl.output import JsonFlag, Output
+from backplane.settings import Settings
+
+
+def settings(json_output: JsonFlag = False) -> None:
+    """List every setting: its name in the environment, value, default and meaning. Secrets are not shown."""
+    output, current = Output(json_output), load_settings()
+    listing = [
+        {
+            "name": name.upper(),
+            "value": masked(getattr(current, name)),
+            "default": masked(field.default),
+            "set": name in current.model_fields_set,
+            "meaning": field.description or "",
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+    if output.json:
+        output.document(listing)
+        return
+    rows = [
+        [str(setting["name"]), str(setting["value"]), str(setting["default"]), str(setting["meaning"])]
+        for setting in listing
+    ]
+    output.table(["NAME", "VALUE", "DEFAULT", "MEANING"], rows, ["bold"])
+
+
+def show_version(json_output: JsonFlag = False) -> None:
+    """Show the version of this program."""
+    output = Output(json_output)
+    try:
+        number = version("agent-platform")
+    except PackageNotFoundError:
+        number = "unreleased"
+    output.document({"version": number}) if output.json else output.line(number)

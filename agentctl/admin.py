@@ -1,0 +1,103 @@
+"""What an operator does in the database directly, where there is no API to ask: token, migrate."""
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from agentctl.configuration import load_settings, masked
+from agentctl.output import JsonFlag, Output, local_time
+from backplane.resources import connect_store
+from backplane.store.migrations import migrate as migrate_database
+from backplane.users import Tier, Token
+
+tokens = typer.Typer(help="Make, list and revoke the bearer tokens of users (in DATABASE_URL).", no_args_is_help=True)
+
+
+@tokens.command("create")
+def create_token(
+    user: Annotated[str, typer.Option(help="Name of the user, who is made when new.")],
+    tier: Annotated[Tier, typer.Option(help="Decides the priority of the user's runs.")] = Tier.STANDARD,
+    label: Annotated[str, typer.Option(help="What the token is for.")] = "",
+    json_output: JsonFlag = False,
+) -> None:
+    """Make a token. It is shown now and never again: only its digest is stored."""
+    output, settings = Output(json_output), load_settings()
+
+    async def create() -> tuple[Token, str]:
+        async with connect_store(settings) as store:
+            return await store.users.create_token(user, tier, label)
+
+    token, plain = asyncio.run(create())
+    if output.json:
+        output.document({**_token_view(token), "token": plain})
+    else:
+        output.line(plain)
+        output.note(f"Token {token.id} of {token.user.name} ({token.user.tier}). It is not shown again.")
+
+
+@tokens.command("list")
+def list_tokens(json_output: JsonFlag = False) -> None:
+    """List the tokens, without themselves."""
+    output, settings = Output(json_output), load_settings()
+
+    async def listing() -> list[Token]:
+        async with connect_store(settings) as store:
+            return await store.users.list_tokens()
+
+    found = [_token_view(token) for token in asyncio.run(listing())]
+    if output.json:
+        output.document(found)
+        return
+    rows = [
+        [view["id"], view["user"], view["tier"], view["label"], local_time(view["created_at"]), local_time(revoked)]
+        for view in found
+        for revoked in [view["revoked_at"]]
+    ]
+    output.table(["TOKEN", "USER", "TIER", "LABEL", "CREATED", "REVOKED"], rows)
+
+
+@tokens.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, as `token list` shows it.")],
+    json_output: JsonFlag = False,
+) -> None:
+    """Revoke a token. API processes that have just checked it trust it for TOKEN_CACHE_SECONDS more."""
+    output, settings = Output(json_output), load_settings()
+
+    async def revoke() -> None:
+        async with connect_store(settings) as store:
+            await store.users.revoke_token(token_id)
+
+    asyncio.run(revoke())
+    if output.json:
+        output.document({"id": token_id, "revoked": True})
+    else:
+        output.note(f"Revoked; it stops working within {settings.token_cache_seconds:g} s.")
+
+
+def _token_view(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "user": token.user.name,
+        "user_id": token.user.id,
+        "tier": token.user.tier.value,
+        "label": token.label,
+        "created_at": token.created_at.isoformat(),
+        "revoked_at": token.revoked_at.isoformat() if token.revoked_at else None,
+    }
+
+
+def migrate(json_output: JsonFlag = False) -> None:
+    """Bring the database's tables to the newest state. Any number may do so at once."""
+    output, settings = Output(json_output), load_settings()
+
+    async def run() -> None:
+        async with connect_store(settings) as store:
+            await migrate_database(store.database)
+
+    asyncio.run(run())
+    if output.json:
+        output.document({"migrated": masked(settings.database_url)})
+    else:
+        output.note(f"The tables of {masked(settings.database_url)} are up to date.")

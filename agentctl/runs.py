@@ -1,0 +1,318 @@
+"""The commands about runs: run, logs, runs, show, cancel, retry, queue."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+import typer
+import yaml
+
+from agentctl.client import Client, JsonObject, connect, find_token, find_url
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.follow import RunView, follow
+from agentctl.output import JsonFlag, Output, duration, local_time
+from backplane.runs import RunStatus
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+
+T = TypeVar("T")
+
+
+def call(output: Output, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Do `work` with a client of the API that the environment names."""
+    url, token = find_url(), find_token()
+
+    async def connected() -> T:
+        async with connect(url, token, output.note) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+def run(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT|FILE|-", help="A text, a file of it, or - for standard input.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="The steps to carry out: a JSON or YAML file.")] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH[:NAME]", help="Put this file into the workspace first. May be given often."),
+    ] = None,
+    follow_run: Annotated[bool, typer.Option("--follow/--no-follow", help="Show its events until its end.")] = True,
+    timeout: Annotated[int | None, typer.Option(min=1, help="Limit of each attempt, in seconds.")] = None,
+    max_retries: Annotated[int | None, typer.Option(min=0, help="Further attempts after a passing failure.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Kept with the run. May be given often.")
+    ] = None,
+    wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Start a run and follow it to its end.
+
+    With --file the run is created, the files are put into its workspace, and then it is started. A file keeps its
+    relative path there; NAME gives it another.
+    """
+    output = Output(json_output)
+    new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [])
+    uploads = [(_opened(local), name) for local, name in map(upload_of, file or [])]
+
+    async def submitted(client: Client) -> JsonObject:
+        created = await client.create(new_run, start=not uploads)
+        if not uploads:
+            return created
+        for content, name in uploads:
+            await client.upload(created["run_id"], name, content, os.fstat(content.fileno()).st_size)
+        return await client.execute("start", created["run_id"])
+
+    answer = call(output, submitted)
+    if not follow_run:
+        output.document(answer) if output.json else output.line(answer["run_id"])
+        return
+    if not output.json:
+        output.note(f"run {answer['run_id']}")
+    _follow(output, answer["run_id"], 0, wait)
+
+
+def new_run_of(
+    prompt: str | None, plan: Path | None, timeout: int | None, max_retries: int | None, metadata: list[str]
+) -> JsonObject:
+    """The body of the create call, without its action. Raises CommandError(USAGE)."""
+    if prompt is None and plan is None:
+        raise CommandError(
+            ExitCode.USAGE, "Nothing to do: give a prompt, a file, - for standard input, or --plan FILE."
+        )
+    body: JsonObject = {
+        "prompt": f"Carry out the plan {plan.name if plan else ''}." if prompt is None else text_of(prompt)
+    }
+    if plan is not None:
+        body["plan"] = read_plan(plan)
+    if timeout is not None:
+        body["timeout_seconds"] = timeout
+    if max_retries is not None:
+        body["max_retries"] = max_retries
+    if metadata:
+        pairs = [pair.partition("=") for pair in metadata]
+        if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+            raise CommandError(ExitCode.USAGE, f"--metadata wants KEY=VALUE, not {wrong[0]!r}.")
+        body["metadata"] = {name: value for name, _, value in pairs}
+    return body
+
+
+def text_of(prompt: str) -> str:
+    """The prompt itself, the file that it names, or standard input. Raises CommandError(USAGE)."""
+    try:
+        if prompt == "-":
+            return sys.stdin.buffer.read().decode()
+        if "\n" not in prompt and os.path.isfile(prompt):
+            return Path(prompt).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise CommandError(ExitCode.USAGE, f"The prompt is not UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"The prompt cannot be read: {error}.") from None
+    if prompt.endswith((".md", ".txt")) and not any(map(str.isspace, prompt)):
+        raise CommandError(ExitCode.USAGE, f"There is no file {prompt}.")
+    return prompt
+
+
+def read_plan(file: Path) -> Any:
+    """What a plan file holds, as JSON has it; whether it is a plan, the API says. Raises CommandError(USAGE)."""
+    try:
+        text = file.read_text("utf-8")
+        # By way of JSON, so that what only YAML has, such as a date, is an error here and not in the middle of a call.
+        return json.loads(text if file.suffix == ".json" else json.dumps(yaml.safe_load(text), allow_nan=False))
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise CommandError(ExitCode.USAGE, f"{file} is neither JSON nor YAML that JSON can hold: {error}") from None
+
+
+def upload_of(argument: str) -> tuple[Path, str]:
+    """`PATH` or `PATH:NAME` as the local file and its name in the workspace. Raises CommandError(USAGE)."""
+    local, name = Path(argument), ""
+    if not local.exists() and ":" in argument:
+        before, _, name = argument.rpartition(":")
+        local = Path(before)
+    if not local.is_file():
+        kind = "is no file" if local.exists() else "does not exist"
+        raise CommandError(ExitCode.USAGE, f"--file {argument}: {local} {kind}.")
+    if not name:
+        name = local.name if local.is_absolute() or ".." in local.parts else local.as_posix()
+    return local, name
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"{file} cannot be read: {error}.") from None
+
+
+def logs(
+    run_id: RunArgument,
+    follow_run: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run's end.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this number.")] = 0,
+    wait: Annotated[float | None, typer.Option(min=0, help="With -f: follow for so many seconds at most.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Show a run's events: those there are, or with -f all until its end."""
+    output = Output(json_output)
+    if follow_run:
+        _follow(output, run_id, after, wait)
+        return
+
+    async def print_pages(client: Client) -> None:
+        view, cursor = RunView(output), after
+        while (page := await client.logs(run_id, cursor))["events"]:
+            for event in page["events"]:
+                view.show(event)
+            cursor = page["next_after"]
+
+    call(output, print_pages)
+
+
+def _follow(output: Output, run_id: str, after: int, wait: float | None) -> None:
+    try:
+        code = call(output, lambda client: follow(client, output, run_id, after, wait))
+    except KeyboardInterrupt:
+        output.note(
+            f"The run goes on. Follow it: agentctl logs -f {run_id}   Cancel it: agentctl cancel {run_id}", "bold"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    raise typer.Exit(code)
+
+
+def runs(
+    status: Annotated[RunStatus | None, typer.Option(help="Only runs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    json_output: JsonFlag = False,
+) -> None:
+    """List runs, the newest first."""
+    output = Output(json_output)
+
+    async def newest(client: Client) -> list[JsonObject]:
+        found: list[JsonObject] = []
+        cursor = None
+        while len(found) < limit:
+            page = await client.runs(status.value if status else None, cursor, min(100, limit - len(found)))
+            found += page["runs"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        return found
+
+    found = call(output, newest)
+    if output.json:
+        output.document(found)
+        return
+    rows = [
+        [run["run_id"], run["status"], local_time(run["created_at"]), _lasted(run), _first_line(run)] for run in found
+    ]
+    output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows)
+
+
+def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
+    """Show a run: its state, times, steps and error."""
+    output = Output(json_output)
+    run = call(output, lambda client: client.run(run_id))
+    if output.json:
+        output.document(run)
+        return
+    error = run["error"]
+    output.fields(
+        {
+            "run": run["run_id"],
+            "status": run["status"],
+            "cancel": "asked for" if run["cancel_requested"] and run["status"] != "cancelled" else "",
+            "position": _position(run),
+            "prompt": _first_line(run),
+            "created": local_time(run["created_at"]),
+            "queued": local_time(run["queued_at"]),
+            "started": local_time(run["started_at"]),
+            "finished": local_time(run["finished_at"]),
+            "took": _lasted(run),
+            "attempt": f"{run['attempt']} of {run['max_retries'] + 1}",
+            "timeout": duration(run["timeout_seconds"]),
+            "priority": run["priority"],
+            "metadata": json.dumps(run["metadata"]) if run["metadata"] else "",
+            "error": f"{error['message']} [{error['code']}]" if error else "",
+        }
+    )
+    if run["steps"]:
+        output.line()
+        output.table(["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"], [_step_row(step) for step in run["steps"]])
+
+
+def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:
+    """Cancel a run: at once while it is queued, within a heartbeat while it is running."""
+    output = Output(json_output)
+    _print_answer(output, call(output, lambda client: client.execute("cancel", run_id)))
+
+
+def retry(
+    run_id: RunArgument,
+    take_as_done: Annotated[
+        bool, typer.Option(help="For a waiting run: take the uncertain step as done, instead of repeating it.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Put a failed run in the queue again, or let a waiting one go on. Completed steps are not repeated."""
+    output = Output(json_output)
+    arguments = {"uncertain_step": "done"} if take_as_done else {}
+    _print_answer(output, call(output, lambda client: client.execute("retry", run_id, **arguments)))
+
+
+def queue(json_output: JsonFlag = False) -> None:
+    """Show what is queued and running, and about how long a new run would wait."""
+    output = Output(json_output)
+    view = call(output, lambda client: client.queue())
+    if output.json:
+        output.document(view)
+        return
+    by_priority = ", ".join(f"{count} {name}" for name, count in view["queued_by_priority"].items() if count)
+    output.fields(
+        {
+            "queued": f"{view['queued']}{f' ({by_priority})' if by_priority else ''}",
+            "scheduled": str(view["scheduled"]),
+            "running": str(view["running"]),
+            "slots": f"{view['slots']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
+            "wait": f"about {duration(view['estimated_wait_seconds'])} for a run of normal priority",
+        }
+    )
+
+
+def _print_answer(output: Output, answer: JsonObject) -> None:
+    if output.json:
+        output.document(answer)
+    else:
+        output.fields({"run": answer["run_id"], "status": answer["status"], "position": _position(answer)})
+
+
+def _position(view: JsonObject) -> str:
+    if view.get("position") is None:
+        return ""
+    wait = view.get("estimated_wait_seconds")
+    return str(view["position"]) if wait is None else f"{view['position']}, about {duration(wait)}"
+
+
+def _lasted(run: JsonObject) -> str:
+    if not (run["started_at"] and run["finished_at"]):
+        return ""
+    lasted = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+    return duration(lasted.total_seconds())
+
+
+def _first_line(run: JsonObject) -> str:
+    line = next((line.strip() for line in run["prompt"].splitlines() if line.strip()), "")
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+def _step_row(step: JsonObject) -> list[str]:
+    result = step["result"] or {}
+    took = duration(result["duration_ms"] / 1000) if result.get("duration_ms") is not None else ""
+    exit_code = str(result["exit_code"]) if result.get("exit_code") is not None else ""
+    return [step["id"], step["status"], took, exit_code, step["tool"], step["title"]]

@@ -1,0 +1,413 @@
+"""`agentctl up`: the whole platform on one machine, by the same programs that production runs.
+
+What the environment does not name is embedded: a real redis-server, SQLite, a folder for the workspaces. The API and
+the workers are processes with settings in their environment, so what runs here is what runs elsewhere.
+
+Order: the port and the folder are checked before anything starts; Redis, tables, token; then API and workers. Back: the
+API first, so that nothing new comes in; then the workers, which get their grace for the steps in hand; Redis last,
+since both speak with it to their end.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentctl import data_folder
+from agentctl.client import LOOPBACK, connect
+from agentctl.configuration import load_settings, masked
+from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.output import JsonFlag, Output, duration
+from agentctl.processes import ChildProcess, Tell, child_environment, how_it_ended, keep_running, last_lines
+from backplane.resources import connect_store
+from backplane.settings import Settings
+from backplane.store.migrations import migrate
+from backplane.users import Tier
+
+START_SECONDS = 60.0
+API_GRACE_SECONDS = 5
+WORKER_LAST_WORDS_SECONDS = 10.0
+"""Beyond its grace: for handing back what is unfinished and closing its connections."""
+FIRST_USER = "local"
+
+EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w words.txt\n```\n"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the platform listens and keeps its data. `workers` is the number of worker processes."""
+
+    host: str
+    port: int
+    data: Path
+    workers: int
+
+    @property
+    def url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - named, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def token_file(self) -> Path:
+        return self.data / "token"
+
+
+@dataclass
+class Platform:
+    """What runs. `parts` are for people: the name of a part and what it is. `keepers` run until they are cancelled."""
+
+    place: Place
+    token: str
+    parts: dict[str, str]
+    seconds: float
+    children: list[ChildProcess]
+    keepers: list[asyncio.Task[None]]
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        return {child.name: child.pid for child in self.children}
+
+
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    data: Annotated[Path, typer.Option(help="Folder that everything is kept in.")] = Path(".data"),
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    json_output: JsonFlag = False,
+) -> None:
+    """Run everything on this machine until Ctrl-C: Redis, database, API and workers.
+
+    REDIS_URL, DATABASE_URL and S3_BUCKET, where they are set, are used instead of what is embedded. The data stays, and
+    the next start goes on with it.
+    """
+    output = Output(json_output)
+    asyncio.run(_until_told(Place(host, port, data, workers), load_settings(), output))
+
+
+async def _until_told(place: Place, settings: Settings, output: Output) -> None:
+    tell = teller(output)
+    children: list[ChildProcess] = []
+    with ended_by_signals(children, tell):
+        try:
+            async with running(place, settings, tell, children) as platform:
+                _announce(platform, settings, output)
+                await asyncio.gather(*platform.keepers)
+        except asyncio.CancelledError:
+            tell("stopped", "Everything is stopped; the data stays.")
+
+
+def teller(output: Output) -> Tell:
+    def tell(event: str, message: str) -> None:
+        if output.json:
+            output.json_line({"event": event, "message": message})
+            return
+        for line in message.splitlines():
+            output.note(line, "" if event in {"stopping", "stopped"} else "yellow")
+
+    return tell
+
+
+@contextlib.contextmanager
+def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block, the second kills `children`."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is None:
+        raise RuntimeError("not in a task")
+    told = False
+
+    def on_signal() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            tell("stopping", "Stopping; steps in hand may still end. Once more ends everything at once.")
+            task.cancel()
+        else:
+            for child in children:
+                child.kill()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    place: Place, settings: Settings, tell: Tell, children: list[ChildProcess], *, embedded_only: bool = False
+) -> AsyncIterator[Platform]:
+    """Everything up and answering, kept so until the block ends, then stopped in order.
+
+    `embedded_only` leaves aside the parts that the settings name. `children` is filled with the processes as they
+    start. Raises CommandError or PlatformError when something is in the way or does not come up; nothing is left
+    running then.
+    """
+    began = time.monotonic()
+    check_port(place)
+    data_folder.prepare(place.data)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(data_folder.locked(place.data))
+        given = frozenset[str]() if embedded_only else frozenset(settings.model_fields_set)
+        variables, parts = _embedded_settings(place, settings, given)
+        redis = None if "redis_url" in given else await _redis(place, stack)
+        if redis is not None:
+            variables["REDIS_URL"] = redis.url
+            version = redis_version(find_redis_server() or Path())
+            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, port {redis.port}"
+        redis_url = variables.get("REDIS_URL") or settings.redis_url.get_secret_value()
+        data_folder.write_secret(place.data / "redis.url", f"{redis_url}\n")
+        settings = load_settings(**_by_field(settings, variables))
+        token = await _tables_and_token(place, settings)
+        environment = child_environment(variables)
+        sandbox = asyncio.create_task(check_sandbox(environment))
+        stack.callback(sandbox.cancel)
+        children += _children(place, settings, environment)
+        stack.push_async_callback(_stop, list(children), settings, tell)
+        for child in children:
+            await child.start()
+        await _until_ready(place, token, children)
+        parts["sandbox"] = _describe_sandbox(await sandbox)
+        keepers = [asyncio.create_task(keep_running(child, child.name, child.log, tell)) for child in children]
+        if redis is not None:
+            log = redis.data_dir / "redis.log"
+            keepers.append(asyncio.create_task(keep_running(redis, "redis", log, tell)))
+        stack.push_async_callback(_cancel, keepers)
+        yield Platform(place, token, parts, time.monotonic() - began, children, keepers)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def check_port(place: Place) -> None:
+    """Raises CommandError when the API could not listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CommandError(
+            ExitCode.RUN_FAILED,
+            f"Cannot listen on {place.host} port {place.port}: {error.strerror or error}. "
+            "Stop what listens there, or name another with --port.",
+        ) from None
+
+
+def _embedded_settings(
+    place: Place, settings: Settings, given: frozenset[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The environment variables for what is embedded apart from Redis, and what all parts are, for people."""
+    data = place.data.resolve()
+    variables: dict[str, str] = {}
+    parts = {"redis": masked(settings.redis_url), "database": masked(settings.database_url)}
+    if "database_url" not in given:
+        variables["DATABASE_URL"] = f"sqlite:///{data / 'agent.db'}"
+        parts["database"] = f"SQLite, {place.data / 'agent.db'}"
+    if "s3_bucket" in given and settings.s3_bucket:
+        parts["workspaces"] = f"S3, bucket {settings.s3_bucket}"
+    elif "workspace_dir" in given:
+        parts["workspaces"] = str(settings.workspace_dir)
+    else:
+        variables |= {"WORKSPACE_DIR": str(data / "workspaces"), "S3_BUCKET": ""}
+        parts["workspaces"] = str(place.data / "workspaces")
+    return variables, parts
+
+
+def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return given | {name.lower(): value for name, value in variables.items()}
+
+
+async def _redis(place: Place, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
+    """The embedded server, with its log where the others are."""
+    redis = await stack.enter_async_context(EmbeddedRedis(place.data / "redis"))
+    log = place.data / "logs" / "redis.log"
+    log.unlink(missing_ok=True)
+    log.symlink_to("../redis/redis.log")
+    return redis
+
+
+async def _tables_and_token(place: Place, settings: Settings) -> str:
+    async with connect_store(settings) as store:
+        await migrate(store.database)
+        file = place.token_file
+        if file.exists():
+            file.chmod(0o600)
+            token = file.read_text(errors="replace").strip()
+            if await store.users.user_of(token) is not None:
+                return token
+        _, token = await store.users.create_token(FIRST_USER, Tier.STANDARD, "agentctl up")
+        data_folder.write_secret(file, f"{token}\n")
+        return token
+
+
+def _children(place: Place, settings: Settings, environment: dict[str, str]) -> list[ChildProcess]:
+    """In the order in which they are stopped."""
+    logs = place.data / "logs"
+    listen = ["--host", place.host, "--port", str(place.port)]
+    if settings.single_process:
+        return [ChildProcess("api", ["standalone", *listen], environment, logs / "api.log")]
+    api = ["uvicorn", "app.main:create_app", "--factory", *listen]
+    api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
+    return [
+        ChildProcess("api", api, environment, logs / "api.log"),
+        *(
+            ChildProcess(f"worker-{number}", ["worker"], environment, logs / f"worker-{number}.log")
+            for number in range(1, place.workers + 1)
+        ),
+    ]
+
+
+async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) -> None:
+    """The API, then the workers together."""
+    api, *workers = children
+    grace = settings.worker_grace_seconds + WORKER_LAST_WORDS_SECONDS
+    await api.stop(API_GRACE_SECONDS + WORKER_LAST_WORDS_SECONDS if workers else API_GRACE_SECONDS + grace)
+    await asyncio.gather(*(worker.stop(grace) for worker in workers))
+    for child in children:
+        if child.returncode == -signal.SIGKILL:
+            tell("killed", f"{child.name} did not end by itself and was killed.")
+
+
+async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -> None:
+    """Until the API says that it is ready and sees the workers. Raises CommandError."""
+    waiting_for = "the API"
+    try:
+        async with asyncio.timeout(START_SECONDS), connect(place.url, token, lambda _: None) as client:
+            while True:
+                if dead := [child for child in children if child.returncode is not None]:
+                    child = dead[0]
+                    message = f"{child.name} {how_it_ended(child.returncode or 0)} at its start.{last_lines(child.log)}"
+                    raise CommandError(ExitCode.RUN_FAILED, message)
+                try:
+                    readiness = await client.readiness()
+                    if readiness["ok"]:
+                        waiting_for = "the workers"
+                        if (await client.queue())["workers"] >= place.workers:
+                            return
+                    else:
+                        bad = {name: part["error"] for name, part in readiness["parts"].items() if not part["ok"]}
+                        waiting_for = "; ".join(f"{name}: {error}" for name, error in bad.items())
+                except CommandError as error:
+                    if error.exit_code is not ExitCode.UNREACHABLE:
+                        raise
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        ends = "".join(last_lines(child.log) for child in children)
+        message = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}.{ends}"
+        raise CommandError(ExitCode.RUN_FAILED, message) from None
+
+
+async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
+    """What `python -m worker --check` says of its sandbox: name, isolated, missing. None when it says nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "worker", "--check"],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        async with asyncio.timeout(20):
+            said, _ = await process.communicate()
+        sandbox: dict[str, Any] = json.loads(said)["sandbox"]
+        return sandbox
+    except (TimeoutError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _describe_sandbox(sandbox: dict[str, Any] | None) -> str:
+    if sandbox is None:
+        return "unknown"
+    return f"{sandbox['name']}, isolated" if sandbox["isolated"] else f"{sandbox['name']}, NOT ISOLATED"
+
+
+def print_parts(platform: Platform, output: Output) -> None:
+    place = platform.place
+    output.line(f"The platform is up on {place.url} after {duration(platform.seconds)}.", "bold green")
+    names = ["redis", "database", "workspaces", "sandbox"]
+    shown = {name: platform.parts[name] for name in names}
+    output.fields({**shown, "workers": str(place.workers), "logs": str(place.data / "logs")})
+    if "NOT ISOLATED" in platform.parts["sandbox"]:
+        output.note(
+            "WARNING: what runs execute can read and write what this user can. `agentctl doctor` says what is missing.",
+            "bold red",
+        )
+
+
+def _announce(platform: Platform, settings: Settings, output: Output) -> None:
+    place = platform.place
+    if output.json:
+        output.json_line(
+            {
+                "event": "ready",
+                "url": place.url,
+                "token_file": str(place.token_file),
+                "redis_url_file": str(place.data / "redis.url"),
+                "parts": platform.parts,
+                "pids": platform.pids,
+                "commands": curl_lines(place),
+            }
+        )
+        return
+    print_parts(platform, output)
+    if place.host not in LOOPBACK:
+        output.note(f"WARNING: {place.host} may be reached from elsewhere, and nothing here encrypts.", "bold red")
+    output.line("\nTry it in another terminal, in this folder: create, start, watch.", "bold")
+    for line in curl_lines(place):
+        output.line(f"\n{line}")
+    output.line("\nOr:", "bold")
+    if place.url != "http://127.0.0.1:8000":
+        output.line(f"export AGENT_URL={place.url}")
+    if place.data != Path(".data"):
+        output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
+    output.line("agentctl run examples/word-count.md")
+    output.line("\nThe queue in Redis:", "bold")
+    output.line(f'{redis_cli()} -u "$(cat {shlex.quote(str(place.data / "redis.url"))})" LLEN jobs:pending')
+    output.line("\nCtrl-C stops everything.", "bold")
+
+
+def curl_lines(place: Place) -> list[str]:
+    """Create, start and watch a run, to be pasted into bash one after the other."""
+    token = f'-H "Authorization: Bearer $(cat {shlex.quote(str(place.token_file))})"'
+    body = shlex.quote(json.dumps({"action": "create", "prompt": EXAMPLE_PROMPT}))
+    execute = f"curl -sS {place.url}/agent/execute {token} -H 'Content-Type: application/json'"
+    return [
+        f"RUN=$({execute} -d {body} | grep -oE '[0-9a-f-]{{36}}' | head -n 1); echo $RUN",
+        f'{execute} -d "{{\\"action\\":\\"start\\",\\"run_id\\":\\"$RUN\\"}}"',
+        f"curl -sS -N {place.url}/agent/logs/$RUN/stream {token}",
+    ]
+
+
+def redis_cli() -> str:
+    """The client's name, or its path where it is not in PATH but comes with the server."""
+    server = find_redis_server()
+    beside = server.with_name("redis-cli") if server else None
+    if shutil.which("redis-cli") is None and beside is not None and os.access(beside, os.X_OK):
+        return shlex.quote(str(beside))
+    return "redis-cli"

@@ -1,0 +1,51 @@
+"""Bearer token → User. A token that was checked is trusted for a few seconds, so a revoked one lives that long at
+most."""
+
+import time
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from backplane.errors import Unauthenticated
+from backplane.store import Store
+from backplane.users import User, token_digest
+
+CACHED_TOKENS = 10_000
+
+_bearer = HTTPBearer(auto_error=False, description="A token as `agentctl token create` shows it.")
+
+
+class Authenticator:
+    """`trust_seconds`: how long a check holds. Only digests are kept."""
+
+    def __init__(self, store: Store, trust_seconds: float) -> None:
+        self._store = store
+        self._trust_seconds = trust_seconds
+        self._checked: dict[str, tuple[float, User]] = {}
+
+    async def user_of(self, token: str) -> User:
+        """Raises Unauthenticated, or Unavailable when the database does not answer."""
+        digest, now = token_digest(token), time.monotonic()
+        until, user = self._checked.get(digest, (0.0, None))
+        if user is None or until < now:
+            user = await self._store.users.user_of(token)
+            if user is None:
+                self._checked.pop(digest, None)
+                raise Unauthenticated("this token is unknown or revoked; `agentctl token create` makes a new one")
+            if len(self._checked) >= CACHED_TOKENS:
+                self._checked.clear()
+            self._checked[digest] = (now + self._trust_seconds, user)
+        return user
+
+
+async def current_user(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> User:
+    if credentials is None:
+        raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.user_of(credentials.credentials)
+
+
+CurrentUser = Annotated[User, Depends(current_user)]

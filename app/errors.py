@@ -1,0 +1,113 @@
+"""The one table from errors to HTTP: every failure is `application/problem+json` (RFC 9457) with a stable `code`."""
+
+import http
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.models import Problem
+from backplane import errors
+
+STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
+    (errors.InvalidInput, 422),
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.TooLarge, 413),
+    (errors.Unavailable, 503),
+)
+
+CODE_OF_STATUS = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+_MEANING = {
+    401: "No bearer token, or one that is unknown or revoked.",
+    403: "The token's tier does not allow it.",
+    404: "There is no such thing, or it belongs to another user.",
+    409: "The state it is in does not allow this.",
+    413: "Over a limit; the detail names it.",
+    416: "The range lies outside the file.",
+    422: "A value is not accepted; `field` names it.",
+    503: "A part of the platform does not answer; try again after Retry-After seconds.",
+}
+
+log = structlog.get_logger()
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of these errors."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": _MEANING[status],
+            "content": {"application/problem+json": {"schema": schema}},
+            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}),
+        }
+        for status in (401, *statuses, 503)
+    }
+
+
+def problem(
+    status: int, code: str, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    body = Problem(
+        type="about:blank", title=http.HTTPStatus(status).phrase, status=status, code=code, detail=detail, field=field
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True),
+        status_code=status,
+        headers=dict(headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+def of_platform_error(error: errors.PlatformError) -> JSONResponse:
+    status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+    headers = {}
+    if isinstance(error, errors.Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    field = error.field if isinstance(error, errors.InvalidInput) else None
+    return problem(status, error.code, error.message, field=field, headers=headers)
+
+
+def of_validation(error: RequestValidationError) -> JSONResponse:
+    """The first fault only: it is what the caller mends first. The value itself is not repeated."""
+    fault = error.errors()[0]
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] == "json_invalid":
+        return problem(422, "malformed_json", f"the body is not JSON: {fault.get('ctx', {}).get('error', '')}")
+    if place and place[0] in ("body", "query", "path", "header"):
+        place = place[1:]
+    # Under the body stands the action, which is how the union of requests is told apart, not a field.
+    if fault["loc"][0] == "body" and place and place[0] in ("create", "run", "start", "cancel", "retry", "status"):
+        place = place[1:]
+    field = ".".join(place) or "body"
+    message = fault["msg"].removeprefix("Value error, ")
+    return problem(422, "invalid_input", f"{field}: {message}", field=field)
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(errors.PlatformError)
+    async def _(_: Request, error: errors.PlatformError) -> JSONResponse:
+        return of_platform_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        return of_validation(error)
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> JSONResponse:
+        code = CODE_OF_STATUS.get(error.status_code, "http_error")
+        return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def _(request: Request, error: Exception) -> JSONResponse:
+        log.error("request failed by a fault of the platform", path=request.url.path, exc_info=error)
+        return problem(500, "internal_error", "a fault of the platform; the API's log has the details")

@@ -1,0 +1,107 @@
+"""uvicorn app.main:create_app --factory
+
+The API process: HTTP in, server-sent events out. It commits runs and queues them; it never carries one out. A part that
+is down does not keep it from starting: `/health/ready` says what is missing, and it is used as soon as it is there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+
+from app import errors
+from app.auth import Authenticator
+from app.body_limit import BodyLimit
+from app.hub import Hub
+from app.models import Problem
+from app.routes import execute, files, health, logs, queue, runs
+from app.services import Services
+from app.sse import History
+from app.submission import Submission
+from backplane import process_log
+from backplane.errors import Unavailable
+from backplane.patience import until_available
+from backplane.resources import Resources, connect
+from backplane.settings import Settings
+from backplane.store.migrations import migrate
+from backplane.workspace.quota import Quota
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or Settings()
+    process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with connect(settings) as resources:
+            services = _services(settings, resources)
+            app.state.services = services
+            app.state.authenticator = Authenticator(resources.store, settings.token_cache_seconds)
+            tasks = [
+                asyncio.create_task(services.hub.run(), name="hub"),
+                asyncio.create_task(_prepare(resources), name="prepare"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    app = FastAPI(
+        title="Agent platform",
+        version="0.1.0",
+        description="Runs AI agents as jobs: queued, carried out by workers, streamed as they happen.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
+    for route in (execute, runs, logs, files, queue, health):
+        app.include_router(route.router)
+    _describe_problem(app)
+    return app
+
+
+def _services(settings: Settings, resources: Resources) -> Services:
+    return Services(
+        settings=settings,
+        resources=resources,
+        submission=Submission(settings, resources.store, resources.queue, resources.event_log),
+        hub=Hub(
+            resources.event_log,
+            resources.store,
+            resources.queue,
+            ring_size=settings.stream_ring_events,
+            check_seconds=settings.stream_heartbeat_seconds,
+            max_watchers=settings.stream_watchers_max,
+        ),
+        history=History(resources.store, resources.event_log),
+        quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+    )
+
+
+async def _prepare(resources: Resources) -> None:
+    async def ready(part: str, call: Callable[[], Awaitable[None]]) -> None:
+        def tell(error: Unavailable, pause: float) -> None:
+            log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
+
+        await until_available(call, tell)
+
+    await ready("database", lambda: migrate(resources.store.database))
+    await ready("workspace", resources.workspaces.prepare)
+
+
+def _describe_problem(app: FastAPI) -> None:
+    """The routes refer to Problem by name; FastAPI only describes models that it serialises itself."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        schema = generate()
+        schema["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

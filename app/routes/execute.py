@@ -1,0 +1,75 @@
+"""POST /agent/execute: make, start, cancel, retry and look at runs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Response
+
+from app.auth import CurrentUser
+from app.errors import responses
+from app.models import (
+    EXAMPLE_PLAN,
+    EXAMPLE_PROMPT,
+    Cancel,
+    Create,
+    CreateAndStart,
+    ExecuteRequest,
+    ExecuteResponse,
+    Retry,
+    Start,
+    UncertainStep,
+)
+from app.services import Services, ServicesOf
+from backplane.errors import Unavailable
+from backplane.runs import Run, RunStatus
+
+router = APIRouter(tags=["runs"])
+
+_ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
+_EXAMPLES = {
+    "create": {"value": {"action": "create", "prompt": EXAMPLE_PROMPT}},
+    "run with a plan": {"value": {"action": "run", "prompt": "count words", "plan": EXAMPLE_PLAN}},
+    "start": {"value": {"action": "start", "run_id": _ID}},
+    "cancel": {"value": {"action": "cancel", "run_id": _ID}},
+    "retry": {"value": {"action": "retry", "run_id": _ID}},
+    "status": {"value": {"action": "status", "run_id": _ID}},
+}
+
+
+@router.post("/agent/execute", responses={201: {"model": ExecuteResponse}, **responses(404, 409, 413, 422)})
+async def execute(
+    body: Annotated[ExecuteRequest, Body(openapi_examples=_EXAMPLES)],
+    user: CurrentUser,
+    services: ServicesOf,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="For create and run: the same key and body answer the same run; another body is refused."),
+    ] = None,
+) -> ExecuteResponse:
+    """Act on a run. `create` and `run` answer 201, the others 200."""
+    submission = services.submission
+    if isinstance(body, Create | CreateAndStart):
+        response.status_code = 201
+        run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStart))
+    elif isinstance(body, Start):
+        run = await submission.start(user, body.run_id)
+    elif isinstance(body, Cancel):
+        run = await submission.cancel(user, body.run_id)
+    elif isinstance(body, Retry):
+        is_done = body.uncertain_step is UncertainStep.DONE
+        run = await submission.retry(user, body.run_id, uncertain_step_is_done=is_done)
+    else:
+        run = await services.resources.store.runs.get(user.id, body.run_id)
+    position, wait = await standing_of(services, run)
+    return ExecuteResponse(run_id=run.id, status=run.status, position=position, estimated_wait_seconds=wait)
+
+
+async def standing_of(services: Services, run: Run) -> tuple[int | None, float | None]:
+    """Position and estimated wait in seconds, while it is queued and Redis can tell."""
+    if run.status is not RunStatus.QUEUED:
+        return None, None
+    try:
+        [standing] = await services.resources.queue.standing([run.id])
+    except Unavailable:
+        return None, None
+    return (standing.position, round(standing.wait_seconds, 1)) if standing else (None, None)

@@ -1,0 +1,113 @@
+"""A run's files: streamed both ways, never whole in memory."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from app.auth import CurrentUser
+from app.errors import problem, responses
+from app.models import FileList, FileView, RunId
+from app.services import Services, ServicesOf
+from backplane.users import User
+from backplane.workspace.base import FileInfo, Workspace
+from backplane.workspace.paths import check_path
+from backplane.workspace.quota import ensure_room, limited
+
+router = APIRouter(tags=["files"])
+
+_RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
+_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+async def _workspace(services: Services, user: User, run_id: str) -> Workspace:
+    run = await services.resources.store.runs.get(user.id, run_id)
+    return services.resources.workspaces.workspace(run.user_id, run.id)
+
+
+def _view(file: FileInfo) -> FileView:
+    return FileView(path=file.path, size=file.size, modified_at=file.modified_at, etag=file.etag)
+
+
+@router.get("/agent/runs/{run_id}/files", responses=responses(404, 422))
+async def list_files(
+    run_id: RunId,
+    user: CurrentUser,
+    services: ServicesOf,
+    prefix: Annotated[str, Query(max_length=900, description="Only this file, or what lies in this folder.")] = "",
+) -> FileList:
+    """The files of a run's workspace, by path."""
+    workspace = await _workspace(services, user, run_id)
+    if prefix:
+        check_path(prefix.rstrip("/"), max_depth=services.quota.max_depth)
+    return FileList(files=[_view(file) for file in await workspace.list(prefix.rstrip("/"))])
+
+
+@router.get(
+    "/agent/runs/{run_id}/files/{path:path}",
+    responses={200: _BYTES, 206: {**_BYTES, "description": "The range."}, **responses(404, 416, 422)},
+    response_class=Response,
+)
+async def get_file(
+    run_id: RunId,
+    path: str,
+    user: CurrentUser,
+    services: ServicesOf,
+    range: Annotated[str | None, Header(description="`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`.")] = None,
+) -> Response:
+    """One file, or one range of its bytes."""
+    workspace = await _workspace(services, user, run_id)
+    file = await workspace.stat(check_path(path, max_depth=services.quota.max_depth))
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{file.etag.strip(chr(34))}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": "attachment",
+    }
+    span = parse_range(range, file.size)
+    if span is None:
+        headers["Content-Length"] = str(file.size)
+        body = _body(workspace, file, 0, file.size)
+        return StreamingResponse(body, headers=headers, media_type="application/octet-stream")
+    first, end = span
+    if first >= end:
+        detail = f"the file has {file.size} bytes; ask for a range inside"
+        return problem(416, "range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{file.size}"})
+    headers |= {"Content-Length": str(end - first), "Content-Range": f"bytes {first}-{end - 1}/{file.size}"}
+    body = _body(workspace, file, first, end)
+    return StreamingResponse(body, status_code=206, headers=headers, media_type="application/octet-stream")
+
+
+@router.put("/agent/runs/{run_id}/files/{path:path}", status_code=201, responses=responses(404, 409, 413, 422))
+async def put_file(run_id: RunId, path: str, request: Request, user: CurrentUser, services: ServicesOf) -> FileView:
+    """Write a file, before the run is started or at any other time. It is seen whole, or not at all."""
+    workspace = await _workspace(services, user, run_id)
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdigit() else None
+    room = await ensure_room(workspace, services.quota, path, size)
+    return _view(await workspace.write(path, limited(request.stream(), room)))
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and end (not included) that a Range header asks of a file; None: the whole file.
+
+    Headers that are malformed or ask for several ranges are ignored, as RFC 9110 (14.2) allows. A range that lies
+    outside answers an empty span.
+    """
+    match = _RANGE.match(header or "")
+    if not match or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        return max(size - int(last), 0), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+async def _body(workspace: Workspace, file: FileInfo, first: int, end: int) -> AsyncIterator[bytes]:
+    if end > first:
+        async for chunk in workspace.read(file.path, start=first, end=end):
+            yield chunk

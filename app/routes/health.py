@@ -1,0 +1,51 @@
+"""Health: live says that the process turns; ready says which part is there, how quick it is, and what is wrong."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Response
+
+from app.models import PartHealth, Readiness
+from app.services import ServicesOf
+from backplane.errors import PlatformError
+
+router = APIRouter(tags=["health"])
+
+PART_SECONDS = 3.0
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """The process answers. Asks no other part."""
+    return {"ok": True}
+
+
+@router.get("/health/ready", responses={503: {"model": Readiness, "description": "A part does not answer."}})
+async def ready(services: ServicesOf, response: Response) -> Readiness:
+    """Whether runs can be taken now. No token needed; no secret is in it."""
+    resources = services.resources
+    checks = {
+        "redis": resources.redis.check,
+        "database": resources.store.database.check,
+        "workspace": resources.workspaces.check,
+    }
+    found = await asyncio.gather(*(_check(check) for check in checks.values()))
+    parts = dict(zip(checks, found, strict=True))
+    readiness = Readiness(ok=all(part.ok for part in parts.values()), parts=parts)
+    if not readiness.ok:
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    return readiness
+
+
+async def _check(check: Callable[[], Awaitable[None]]) -> PartHealth:
+    began, error = time.monotonic(), None
+    try:
+        async with asyncio.timeout(PART_SECONDS):
+            await check()
+    except PlatformError as failure:
+        error = failure.message
+    except TimeoutError:
+        error = f"no answer within {PART_SECONDS:g} s"
+    return PartHealth(ok=error is None, latency_ms=round((time.monotonic() - began) * 1000, 2), error=error)

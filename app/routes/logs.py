@@ -1,0 +1,93 @@
+"""GET /agent/logs/{run_id}: a run's events, as pages or as they happen."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse
+
+from app.auth import CurrentUser
+from app.errors import responses
+from app.hub import frame_of
+from app.models import EventPage, RunId
+from app.services import ServicesOf
+from app.sse import gap, stream
+from backplane.errors import InvalidInput
+from backplane.runs import FINAL, RunStatus
+
+router = APIRouter(tags=["logs"])
+
+Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Frames `id`, `event`, `data`; the data is the event as the JSON log has it. Events: "
+        "status, position (while queued; without id), plan, step, log, gap (ids that are not to be had), end (always the last).",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'id: 7\nevent: log\ndata: {"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c",'
+                '"type":"log","at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}\n\n',
+            }
+        },
+    },
+    204: {"description": "The cursor is at the end of a run that is over: nothing more will come."},
+}
+
+
+@router.get("/agent/logs/{run_id}", responses=responses(404, 422))
+async def list_events(
+    run_id: RunId,
+    user: CurrentUser,
+    services: ServicesOf,
+    after: Cursor = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> EventPage:
+    """The events after a cursor, oldest first."""
+    run = await services.resources.store.runs.get(user.id, run_id)
+    events = (await services.history.after(run_id, after))[:limit]
+    last = events[-1].id if events else after
+    ended = run.status in FINAL and last >= await services.history.last_id(run_id)
+    return EventPage.model_validate(
+        {"events": [json.loads(event.line) for event in events], "next_after": last, "ended": ended}
+    )
+
+
+@router.get(
+    "/agent/logs/{run_id}/stream", responses={**_STREAM, **responses(404, 422)}, response_class=EventSourceResponse
+)
+async def stream_events(
+    run_id: RunId,
+    user: CurrentUser,
+    services: ServicesOf,
+    after: Cursor = 0,
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last event that was received; goes before `after`.")
+    ] = None,
+) -> Response:
+    """Server-sent events: the whole history after the cursor, then each event the moment it is written."""
+    cursor = after if last_event_id is None else _cursor(last_event_id)
+    run = await services.resources.store.runs.get(user.id, run_id)
+    watched = await services.hub.open(run_id, is_queued=run.status is RunStatus.QUEUED)
+    opening = b""
+    if cursor:
+        last = await services.history.last_id(run_id)
+        if cursor >= last and run.status in FINAL:
+            return Response(status_code=204)
+        if cursor > last:
+            # Nobody can have seen such an event; going on from the last real one loses nothing.
+            told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
+            opening, cursor = frame_of(told).body, last
+    settings = services.settings
+    return EventSourceResponse(
+        stream(watched, services.history, cursor, opening),
+        ping=settings.stream_heartbeat_seconds,
+        send_timeout=settings.stream_send_timeout_seconds,
+        sep="\n",
+    )
+
+
+def _cursor(last_event_id: str) -> int:
+    if not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 10:
+        raise InvalidInput("Last-Event-ID: send the id of the last event, a number", field="Last-Event-ID")
+    return int(last_event_id)

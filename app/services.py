@@ -1,0 +1,31 @@
+"""What the routes work with, made once in the lifespan and reached through the request."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.hub import Hub
+from app.sse import History
+from app.submission import Submission
+from backplane.resources import Resources
+from backplane.settings import Settings
+from backplane.workspace.quota import Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    resources: Resources
+    submission: Submission
+    hub: Hub
+    history: History
+    quota: Quota
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesOf = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,63 @@
+"""The live wire of a run's events: kept for a while, numbered, and told to whoever listens.
+
+Not the history: that is the database's. An event may reach the listeners and not yet the database, or the other way
+round; a watcher that finds a number missing reads both again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from backplane.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one run, in order, by the holder of this generation (0: nobody has held the run yet)."""
+
+    run_id: str
+    generation: int
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The listener was cut off for a while: whatever it listened to may have gone on without it."""
+
+
+class Subscription(ABC):
+    """One connection for any number of runs."""
+
+    @abstractmethod
+    async def add(self, run_id: str) -> None:
+        """Listen to a run. When this returns, every later event of it will be heard."""
+
+    @abstractmethod
+    async def remove(self, run_id: str) -> None: ...
+
+    @abstractmethod
+    def listen(self) -> AsyncIterator[list[Event] | Interrupted]:
+        """Events as they are told: lists of events of one run. Reconnects by itself and says so by Interrupted."""
+
+
+class EventLog(ABC):
+    """All methods raise Unavailable when the wire is down."""
+
+    @abstractmethod
+    async def append(self, batches: Sequence[Batch]) -> list[bool]:
+        """Keep and tell events. False for a batch whose generation is not the newest: none of it was taken.
+
+        An event whose number is known already is not told again, so a call whose answer was lost can be repeated.
+        """
+
+    @abstractmethod
+    async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
+        """Up to `limit` of the events that are still kept, with an id over `cursor`, in order."""
+
+    @abstractmethod
+    async def last_id(self, run_id: str) -> int | None:
+        """The highest number kept; None when nothing is."""
+
+    @abstractmethod
+    def subscription(self) -> AbstractAsyncContextManager[Subscription]: ...

@@ -1,0 +1,24 @@
+-- Keep events of a run and tell them, unless the run is in newer hands.
+-- KEYS  1 jobs:{run_id}   2 agent:events:{run_id}
+-- ARGV  1 generation of the writer   2 channel agent:logs:{run_id}   3 entries to keep, about   4 seconds to keep them
+--       then for each event: its number, its line
+-- gives 1, or 0 when a newer generation holds the run
+-- The entry's id is the event's number, so Redis itself refuses a number that is not higher than the last.
+local newest = redis.call('HGET', KEYS[1], 'generation')
+if newest and tonumber(newest) > tonumber(ARGV[1]) then
+  return 0
+end
+local told = {}
+for i = 5, #ARGV, 2 do
+  local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], ARGV[i] .. '-0', 'e', ARGV[i + 1])
+  if type(added) == 'string' then
+    told[#told + 1] = ARGV[i + 1]
+  elseif not string.find(added.err, 'equal or smaller', 1, true) then
+    return added
+  end
+end
+if #told > 0 then
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+  redis.call('PUBLISH', ARGV[2], table.concat(told, '\n'))
+end
+return 1

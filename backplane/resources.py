@@ -1,0 +1,85 @@
+"""The only place where adapters are chosen, connected and closed.
+
+    async with connect(settings) as resources: ...
+
+Nothing is connected at import, and nothing outlives the block. A part that is down does not stop a process from
+starting: each call says so by raising Unavailable, `/health/ready` says which, and work goes on when it is back.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from backplane.logs.base import EventLog
+from backplane.logs.redis import RedisEventLog
+from backplane.queue.base import Queue
+from backplane.queue.redis import RedisQueue
+from backplane.redis_client import RedisClients
+from backplane.settings import Settings
+from backplane.store import Store
+from backplane.store.database import Database
+from backplane.workspace.base import WorkspaceStore
+from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.s3 import S3WorkspaceStore
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    redis: RedisClients
+    queue: Queue
+    event_log: EventLog
+    store: Store
+    workspaces: WorkspaceStore
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[Resources]:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(connect_store(settings))
+        redis = RedisClients(settings.redis_url.get_secret_value())
+        stack.push_async_callback(redis.close)
+        workspaces = _workspaces(settings)
+        stack.push_async_callback(workspaces.close)
+        yield Resources(
+            redis=redis,
+            queue=RedisQueue(
+                redis,
+                lease_seconds=settings.lease_seconds,
+                initial_run_seconds=settings.estimate_initial_seconds,
+            ),
+            event_log=RedisEventLog(
+                redis,
+                keep_events=settings.stream_redis_events,
+                keep_seconds=settings.stream_redis_ttl_seconds,
+            ),
+            store=store,
+            workspaces=workspaces,
+        )
+
+
+@asynccontextmanager
+async def connect_store(settings: Settings) -> AsyncIterator[Store]:
+    """The database alone: for what needs nothing else (migrations, tokens)."""
+    database = Database(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        pool_overflow=settings.database_pool_overflow,
+    )
+    try:
+        yield Store(database)
+    finally:
+        await database.close()
+
+
+def _workspaces(settings: Settings) -> WorkspaceStore:
+    if not settings.s3_bucket:
+        return LocalWorkspaceStore(settings.workspace_dir)
+    return S3WorkspaceStore(
+        settings.s3_bucket,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        virtual_host=settings.s3_virtual_host,
+        create_bucket=settings.s3_create_bucket,
+    )

@@ -1,0 +1,55 @@
+"""The kept events of runs. Who may add one is decided by whoever opens the transaction (`store.runs`)."""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backplane.events import Event, decode
+from backplane.store.database import Database
+from backplane.store.tables import events
+
+# Adding an event again changes nothing, so a write whose answer was lost can be repeated.
+_ADD = text("INSERT INTO events (run_id, id, line) VALUES (:run_id, :id, :line) ON CONFLICT DO NOTHING")
+
+
+async def add_events(connection: AsyncConnection, new: Iterable[Event]) -> None:
+    rows = [{"run_id": event.run_id, "id": event.id, "line": event.line} for event in new]
+    if rows:
+        await connection.execute(_ADD, rows)
+
+
+async def last_event_id(connection: AsyncConnection, run_id: str) -> int:
+    """0 when there is none."""
+    found: int | None = await connection.scalar(select(func.max(events.c.id)).where(events.c.run_id == run_id))
+    return found or 0
+
+
+class Events:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
+        """Up to `limit` events with an id over `cursor`, in order."""
+        query = (
+            select(events.c.line)
+            .where(events.c.run_id == run_id, events.c.id > cursor)
+            .order_by(events.c.id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [decode(line) for line in (await connection.execute(query)).scalars()]
+
+    async def last_ids(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Of those runs that have events."""
+        query = (
+            select(events.c.run_id, func.max(events.c.id).label("last_id"))
+            .where(events.c.run_id.in_(run_ids))
+            .group_by("run_id")
+        )
+        async with self._database.read() as connection:
+            return {row.run_id: row.last_id for row in await connection.execute(query)}
+
+    async def last_id(self, run_id: str) -> int:
+        async with self._database.read() as connection:
+            return await last_event_id(connection, run_id)

@@ -1,0 +1,209 @@
+"""Runs as their users act on them: made, started, cancelled, retried, listed.
+
+Each change is one transaction: the row's new state, guarded by the old one, and the event that tells of it. What a
+worker writes while it holds a run is in `store.held`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
+from backplane.events import Event, EventType, encode
+from backplane.runs import FINAL, Priority, Run, RunError, RunStatus, check_transition
+from backplane.store.database import Database
+from backplane.store.events import add_events, last_event_id
+from backplane.store.journal import StepStatus
+from backplane.store.tables import runs, steps
+
+# What a user sees and what a claim needs; the idempotency columns stay inside.
+RUN_COLUMNS = [column for column in runs.c if not column.name.startswith("idempotency")]
+
+
+def run_of(row: Row[Any]) -> Run:
+    values = dict(row._mapping)
+    return Run(
+        **{
+            **values,
+            "status": RunStatus(row.status),
+            "priority": Priority(row.priority),
+            "error": RunError(**row.error) if row.error else None,
+        }
+    )
+
+
+def _missing(run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id} of yours; GET /agent/runs lists those there are")
+
+
+class Runs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, run: Run, *, idempotency: tuple[str, str] | None = None, start: bool = False) -> Run:
+        """Store a new run, queued at once with `start`. `idempotency` is the caller's key and a digest of the request.
+
+        Answers the run that the same key and digest made before, where there is one. Raises IdempotencyKeyReused when
+        the key was used for another request.
+        """
+        key, digest = idempotency or (None, None)
+        status = RunStatus.QUEUED if start else RunStatus.CREATED
+        values = {
+            "id": run.id,
+            "user_id": run.user_id,
+            "status": status.value,
+            "priority": int(run.priority),
+            "generation": 0,
+            "attempt": 1,
+            "prompt": run.prompt,
+            "metadata": run.metadata,
+            "given_plan": run.given_plan,
+            "timeout_seconds": run.timeout_seconds,
+            "max_retries": run.max_retries,
+            "created_at": run.created_at,
+            "queued_at": run.created_at if start else None,
+            "idempotency_key": key,
+            "idempotency_digest": digest,
+        }
+        history = [encode(run.id, 1, EventType.STATUS, {"status": "created", "attempt": 1}, run.created_at)]
+        if start:
+            history.append(encode(run.id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, run.created_at))
+        try:
+            async with self._database.write() as connection:
+                row = (await connection.execute(insert(runs).values(values).returning(*RUN_COLUMNS))).one()
+                await add_events(connection, history)
+        except IntegrityError:
+            if key is None:
+                raise
+            return await self._made_before(run.user_id, key, digest)
+        return run_of(row)
+
+    async def _made_before(self, user_id: str, key: str, digest: str | None) -> Run:
+        query = select(*RUN_COLUMNS, runs.c.idempotency_digest).where(
+            runs.c.user_id == user_id, runs.c.idempotency_key == key
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one()
+        values = dict(row._mapping)
+        if values.pop("idempotency_digest") != digest:
+            raise IdempotencyKeyReused(
+                f"Idempotency-Key {key!r} was used for another request (run {row.id}); send a new key "
+                "with a new request"
+            )
+        return await self.get(user_id, row.id)
+
+    async def get(self, user_id: str, run_id: str) -> Run:
+        """Raises NotFound, also for another user's run."""
+        return await self._one(select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id), run_id)
+
+    async def find(self, run_id: str) -> Run | None:
+        """Whoever owns it: for workers."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(*RUN_COLUMNS).where(runs.c.id == run_id))).one_or_none()
+        return run_of(row) if row else None
+
+    async def _one(self, query: Select[Any], run_id: str) -> Run:
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise _missing(run_id)
+        return run_of(row)
+
+    async def page(
+        self, user_id: str, *, status: RunStatus | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Run]:
+        """Newest first. `before` is the id of the last run of the page before."""
+        query = select(*RUN_COLUMNS).where(runs.c.user_id == user_id).order_by(runs.c.id.desc()).limit(limit)
+        if status:
+            query = query.where(runs.c.status == status.value)
+        if before:
+            query = query.where(runs.c.id < before)
+        async with self._database.read() as connection:
+            return [run_of(row) for row in await connection.execute(query)]
+
+    async def unfinished(self, *, after: str = "", limit: int = 500) -> list[Run]:
+        """Runs that are queued or running, whoever owns them, by id: what Redis has to know."""
+        query = (
+            select(*RUN_COLUMNS)
+            .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
+            .order_by(runs.c.id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [run_of(row) for row in await connection.execute(query)]
+
+    async def start(self, user_id: str, run_id: str) -> tuple[Run, list[Event]]:
+        """created → queued. A run that is queued or running already is answered as it is, without an event."""
+        async with self._database.write() as connection:
+            run = await _locked(connection, user_id, run_id)
+            if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+                return run, []
+            if run.status is not RunStatus.CREATED:
+                hint = "retry it" if run.status in (RunStatus.FAILED, RunStatus.WAITING) else "create a new run"
+                raise TransitionNotAllowed(f"run {run_id} is {run.status} and was started before; {hint} instead")
+            now = datetime.now(UTC)
+            return await _change(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
+
+    async def cancel(self, user_id: str, run_id: str) -> tuple[Run, list[Event]]:
+        """Cancel at once what no worker holds; ask the worker of a running one. The intent is in the row, so it
+        lasts."""
+        async with self._database.write() as connection:
+            run = await _locked(connection, user_id, run_id)
+            now = datetime.now(UTC)
+            if run.status is RunStatus.CANCELLED or (run.status is RunStatus.RUNNING and run.cancel_requested_at):
+                return run, []
+            if run.status is RunStatus.RUNNING:
+                return await _update(connection, run_id, {"cancel_requested_at": now}), []
+            values = {"status": RunStatus.CANCELLED, "cancel_requested_at": now, "finished_at": now}
+            return await _change(connection, run, values, now)
+
+    async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool) -> tuple[Run, list[Event]]:
+        """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated."""
+        async with self._database.write() as connection:
+            run = await _locked(connection, user_id, run_id)
+            now = datetime.now(UTC)
+            again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
+            for old, new in ((StepStatus.UNCERTAIN, again), (StepStatus.FAILED, StepStatus.PENDING)):
+                await connection.execute(
+                    update(steps).where(steps.c.run_id == run_id, steps.c.status == old.value).values(status=new.value)
+                )
+            values = {
+                "status": RunStatus.QUEUED,
+                "attempt": 1,
+                "queued_at": now,
+                "started_at": None,
+                "finished_at": None,
+                "error": None,
+            }
+            return await _change(connection, run, values, now)
+
+
+async def _locked(connection: AsyncConnection, user_id: str, run_id: str) -> Run:
+    query = select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise _missing(run_id)
+    return run_of(row)
+
+
+async def _update(connection: AsyncConnection, run_id: str, values: Mapping[str, Any]) -> Run:
+    statement = update(runs).where(runs.c.id == run_id).values(**values).returning(*RUN_COLUMNS)
+    return run_of((await connection.execute(statement)).one())
+
+
+async def _change(
+    connection: AsyncConnection, run: Run, values: Mapping[str, Any], now: datetime
+) -> tuple[Run, list[Event]]:
+    """A transition of a locked row, with its events."""
+    check_transition(run.id, run.status, values["status"])
+    changed = await _update(connection, run.id, {**values, "status": values["status"].value})
+    number = await last_event_id(connection, run.id) + 1
+    told = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
+    if changed.status in FINAL:
+        told.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
+    await add_events(connection, told)
+    return changed, told

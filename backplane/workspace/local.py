@@ -1,0 +1,221 @@
+"""Workspaces in a folder of this machine: what `agentctl up` uses, and every process on one machine can share.
+
+A file is written to `.incoming/` beside the tree and renamed into place, so a reader sees the old content or the new.
+Nothing is fsynced: after a power cut the newest files may be missing. Symbolic links are never followed, and the tree
+holds none. Folders come with their first file and go with their last.
+"""
+
+import builtins
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from backplane.errors import NotFound, Unavailable
+from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.files import CREATE_FILE, in_thread, open_folder, open_regular, split, translated
+
+CHUNK = 256 * 1024
+STALE_SECONDS = 24 * 3600
+
+
+class LocalWorkspaceStore(WorkspaceStore):
+    """Files lie in `root/users/{user_id}/runs/{run_id}/`; files have mode 0600, folders 0700."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def workspace(self, user_id: str, run_id: str) -> Workspace:
+        return LocalWorkspace(self._root, run_prefix(user_id, run_id).rstrip("/"))
+
+    async def prepare(self) -> None:
+        await in_thread(self._prepare)
+
+    async def check(self) -> None:
+        await in_thread(self._check)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _prepare(self) -> None:
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open_folder(self._root, ".incoming", create=True) as incoming:
+                newest = datetime.now(UTC).timestamp() - STALE_SECONDS
+                for name in os.listdir(incoming):
+                    with contextlib.suppress(FileNotFoundError):
+                        if os.lstat(name, dir_fd=incoming).st_mtime < newest:
+                            os.unlink(name, dir_fd=incoming)
+                os.close(os.open("probe", CREATE_FILE, 0o600, dir_fd=incoming))
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _check(self) -> None:
+        try:
+            with open_folder(self._root, ".incoming"):
+                return
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> Unavailable:
+        return Unavailable(
+            f"The workspace folder {self._root} cannot be used: {error.strerror}. "
+            "Point WORKSPACE_DIR at a folder that this process may write.",
+            part="workspace",
+        )
+
+
+class LocalWorkspace(Workspace):
+    def __init__(self, root: Path, folder: str) -> None:
+        self._root = root
+        self._folder = folder
+
+    async def list(self, prefix: str = "") -> list[FileInfo]:
+        return await in_thread(self._list, prefix)
+
+    async def stat(self, path: str) -> FileInfo:
+        return await in_thread(self._stat, path)
+
+    async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        with contextlib.ExitStack() as opened:
+            file = await in_thread(self._open, path, opened)
+            file.seek(start)
+            left = None if end is None else max(end - start, 0)
+            while chunk := await in_thread(_read, path, file, CHUNK if left is None else min(CHUNK, left)):
+                if left is not None:
+                    left -= len(chunk)
+                yield chunk
+
+    async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        with contextlib.ExitStack() as opened:
+            file, incoming = await in_thread(self._create, path, opened)
+            async for chunk in chunks:
+                await in_thread(_append, path, file, chunk)
+            return await in_thread(self._place, path, file, incoming)
+
+    async def delete(self, path: str) -> None:
+        await in_thread(self._delete, path)
+
+    async def download(self, path: str, target: Path) -> FileInfo:
+        return await in_thread(self._download, path, target)
+
+    async def upload(self, path: str, source: Path) -> FileInfo:
+        return await in_thread(self._upload, path, source)
+
+    def _list(self, prefix: str) -> builtins.list[FileInfo]:
+        top = f"{self._folder}/"
+        found: builtins.list[FileInfo] = []
+        if prefix:
+            with contextlib.suppress(NotFound):
+                found.append(self._stat(prefix))
+        folders = [top + prefix if prefix else self._folder]
+        while folders:
+            folder = folders.pop()
+            with (
+                translated(folder.removeprefix(top)),
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                open_folder(self._root, folder) as opened,
+            ):
+                for name in os.listdir(opened):
+                    path = f"{folder}/{name}"
+                    with contextlib.suppress(FileNotFoundError):
+                        status = os.lstat(name, dir_fd=opened)
+                        if stat.S_ISDIR(status.st_mode):
+                            folders.append(path)
+                        elif stat.S_ISREG(status.st_mode):
+                            found.append(_info(path.removeprefix(top), status))
+        return sorted(found, key=lambda file: file.path)
+
+    def _stat(self, path: str) -> FileInfo:
+        with translated(path), self._within(path) as (folder, name):
+            status = os.lstat(name, dir_fd=folder)
+            if not stat.S_ISREG(status.st_mode):
+                raise IsADirectoryError(path)
+            return _info(path, status)
+
+    def _open(self, path: str, opened: contextlib.ExitStack) -> FileIO:
+        with translated(path), self._within(path) as (folder, name):
+            if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                raise IsADirectoryError(path)
+            return opened.enter_context(FileIO(open_regular(name, folder)))
+
+    def _create(self, path: str, opened: contextlib.ExitStack) -> tuple[FileIO, Path]:
+        incoming = self._root / ".incoming" / secrets.token_hex(16)
+        opened.callback(incoming.unlink, missing_ok=True)
+        with translated(path):
+            incoming.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return opened.enter_context(FileIO(os.open(incoming, CREATE_FILE, 0o600), "w")), incoming
+
+    def _place(self, path: str, file: FileIO, incoming: Path) -> FileInfo:
+        folder, name = split(path)
+        info = _info(path, os.fstat(file.fileno()))
+        with translated(path, missing=f"{path!r} cannot be written: it is a folder, or a folder in it is a file."):
+            while True:
+                with open_folder(self._root, f"{self._folder}/{folder}".rstrip("/"), create=True) as opened:
+                    try:
+                        os.replace(incoming, name, dst_dir_fd=opened)
+                    except FileNotFoundError:
+                        # A delete at the same moment took the folder away while it was still empty.
+                        if os.fstat(opened).st_nlink:
+                            raise
+                        continue
+                    return info
+
+    def _delete(self, path: str) -> None:
+        folder, name = split(path)
+        with translated(path), contextlib.ExitStack() as opened:
+            parents: list[tuple[int, str]] = []
+            current = opened.enter_context(open_folder(self._root, self._folder))
+            for inner in folder.split("/") if folder else ():
+                parents.append((current, inner))
+                current = opened.enter_context(open_folder(current, inner))
+            os.unlink(name, dir_fd=current)
+            with contextlib.suppress(OSError):  # the first folder that is not empty ends it
+                for parent, inner in reversed(parents):
+                    os.rmdir(inner, dir_fd=parent)
+
+    def _download(self, path: str, target: Path) -> FileInfo:
+        with contextlib.ExitStack() as opened:
+            source = self._open(path, opened)
+            with translated(path), FileIO(os.open(target, CREATE_FILE, 0o600), "w") as copy:
+                shutil.copyfileobj(source, copy, CHUNK)
+                return _info(path, os.fstat(source.fileno()))
+
+    def _upload(self, path: str, source: Path) -> FileInfo:
+        with source.open("rb") as content, contextlib.ExitStack() as opened:
+            file, incoming = self._create(path, opened)
+            with translated(path):
+                shutil.copyfileobj(content, file, CHUNK)
+            return self._place(path, file, incoming)
+
+    @contextlib.contextmanager
+    def _within(self, path: str) -> Iterator[tuple[int, str]]:
+        folder, name = split(f"{self._folder}/{path}")
+        with open_folder(self._root, folder) as opened:
+            yield opened, name
+
+
+def _read(path: str, file: FileIO, count: int) -> bytes:
+    with translated(path):
+        return file.read(count) or b""
+
+
+def _append(path: str, file: FileIO, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    with translated(path):
+        while left:
+            left = left[file.write(left) :]
+
+
+def _info(path: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(
+        path=path,
+        size=status.st_size,
+        modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}",
+    )

@@ -1,0 +1,72 @@
+"""How much a run's workspace may hold, and the checks before and during a write.
+
+Three moments: `ensure_room` before one file is written, `limited` while its bytes arrive (what a header announced is
+no proof), `check_totals` for what a command left in a checkout. Nothing is counted between calls: the store's listing
+is the truth. So two writes at the same moment can each be allowed; the next one after them is not.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+
+from backplane.errors import Conflict, QuotaExceeded
+from backplane.workspace.base import Workspace
+from backplane.workspace.paths import check_path, folders_above
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """`max_bytes` and `max_files` are for the whole workspace of a run; `max_depth` is in folders above a file."""
+
+    max_bytes: int
+    max_files: int
+    max_depth: int
+
+
+def check_totals(quota: Quota, *, files: int, size: int) -> None:
+    """Raises QuotaExceeded when a workspace of so many files and bytes is over the quota."""
+    if files > quota.max_files:
+        raise QuotaExceeded(
+            f"The workspace would hold more than {quota.max_files} files (WORKSPACE_MAX_FILES): "
+            "delete some, or pack them into one archive."
+        )
+    if size > quota.max_bytes:
+        raise QuotaExceeded(
+            f"The workspace would hold more than {quota.max_bytes} bytes (WORKSPACE_MAX_BYTES): delete files first."
+        )
+
+
+async def ensure_room(workspace: Workspace, quota: Quota, path: str, size: int | None) -> int:
+    """The most bytes that `path` may have once written; `size` is what was announced, None when nothing was.
+
+    Raises InvalidPath, QuotaExceeded, and Conflict where a file would have to be a folder too. Costs one listing
+    (one request to S3 per 1,000 files).
+    """
+    check_path(path, max_depth=quota.max_depth)
+    if size is not None:
+        check_totals(quota, files=1, size=size)
+
+    others = {file.path: file.size for file in await workspace.list() if file.path != path}
+    for folder in folders_above(path):
+        if folder in others:
+            raise Conflict(
+                f"{folder!r} is a file, so nothing can be written below it: delete it or choose another name."
+            )
+    if any(other.startswith(f"{path}/") for other in others):
+        raise Conflict(f"{path!r} is a folder with files in it: delete them or choose another name.")
+
+    used = sum(others.values())
+    check_totals(quota, files=len(others) + 1, size=used + (size or 0))
+    return max(quota.max_bytes - used, 0)
+
+
+async def limited(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    """The same chunks; raises QuotaExceeded instead of passing on the one that goes over `max_bytes`."""
+    passed = 0
+    async for chunk in chunks:
+        passed += len(chunk)
+        if passed > max_bytes:
+            raise QuotaExceeded(
+                f"The file is larger than the {max_bytes} bytes left in the workspace (WORKSPACE_MAX_BYTES): "
+                "delete files first, or send a smaller one."
+            )
+        yield chunk

@@ -1,0 +1,369 @@
+"""Workspaces in a bucket of any S3-compatible server.
+
+Two libraries, each for what it is good at: obstore (Rust, truly asynchronous) moves files, since boto3 costs
+milliseconds of CPU a call; boto3 looks for the bucket at start-up. An object appears whole or not at all by
+itself. A file over PART goes up in parts; when its chunks fail or the call is cancelled the parts are given up, but a
+killed process can leave some: give the bucket a lifecycle rule that aborts incomplete multipart uploads. Nothing here
+locks: conditional writes are not the same on every server.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from backplane.errors import InvalidPath, NotFound, Unavailable
+from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.files import CREATE_FILE, in_thread, translated
+
+if TYPE_CHECKING:  # obstore has these names for type checkers only
+    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+CHUNK = 256 * 1024
+PART = 8 * 1024 * 1024
+"""Bytes of a part. S3 takes 10,000 parts, so the largest file is 80 GB; an upload holds about four parts in memory."""
+
+CLIENT: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=3),
+    "read_timeout": timedelta(seconds=30),
+    "timeout": timedelta(days=1),  # of a whole transfer; a stalled one is cut off by read_timeout
+}
+RETRIES: "RetryConfig" = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=15),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+NO_BUCKET = "The bucket of the workspaces does not exist: create it, or set S3_CREATE_BUCKET=true and start again."
+APPEND_FILE = CREATE_FILE & ~os.O_TRUNC | os.O_APPEND
+CHECK_SECONDS = 5
+ABORT_SECONDS = 10
+
+
+class S3WorkspaceStore(WorkspaceStore):
+    """`endpoint` is a URL (http is allowed), empty for the region's own. Empty keys mean the machine's own role.
+
+    `virtual_host` puts the bucket before the endpoint's host name; `create_bucket` makes it when it is missing.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        endpoint: str,
+        region: str,
+        access_key: str,
+        secret_key: str,
+        virtual_host: bool = False,
+        create_bucket: bool = False,
+    ) -> None:
+        self._bucket = bucket
+        self._region = region
+        self._create_bucket = create_bucket
+        self._endpoint = endpoint.rstrip("/")
+        self._keys = (access_key, secret_key) if access_key else None
+        self._virtual_host = virtual_host
+        config: S3Config = {
+            "region": region,
+            "virtual_hosted_style_request": virtual_host,
+            # One DELETE an object: not every server knows the bulk call.
+            "disable_bulk_delete": True,
+        }
+        if endpoint:
+            config["endpoint"] = bucket_endpoint(self._endpoint, bucket) if virtual_host else self._endpoint
+        if self._keys:
+            config["access_key_id"], config["secret_access_key"] = self._keys
+        client: ClientConfig = {**CLIENT, "allow_http": endpoint.startswith("http://")}
+        self._store = S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
+
+    def workspace(self, user_id: str, run_id: str) -> Workspace:
+        return S3Workspace(self._store, run_prefix(user_id, run_id))
+
+    async def prepare(self) -> None:
+        await in_thread(self._prepare)
+
+    async def check(self) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                with _translated("", missing=NO_BUCKET):
+                    await obstore.list_with_delimiter_async(self._store, prefix="users/.check")
+        except TimeoutError:
+            raise _unavailable(f"no answer within {CHECK_SECONDS} s") from None
+
+    async def close(self) -> None:
+        # obstore's threads are still leaving Python when its last call has answered; a process that ends at this very
+        # moment is aborted (SIGABRT). There is nothing to wait for, only a moment to give.
+        await asyncio.sleep(0.1)
+
+    def _prepare(self) -> None:
+        access_key, secret_key = self._keys or (None, None)
+        try:
+            client: Any = boto3.client(
+                "s3",
+                endpoint_url=self._endpoint or None,
+                region_name=self._region,
+                aws_access_key_id=access_key,
+                aws_secret_access_key=secret_key,
+                config=Config(
+                    signature_version="s3v4",
+                    s3={"addressing_style": "virtual" if self._virtual_host else "path"},
+                    connect_timeout=3,
+                    read_timeout=10,
+                    retries={"mode": "standard", "total_max_attempts": 3},
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+            try:
+                self._ensure_bucket(client)
+            finally:
+                client.close()
+        except ClientError as error:
+            raise _refused(str(error.response.get("Error", {}).get("Code", ""))) from None
+        except (BotoCoreError, ValueError) as error:
+            raise _unavailable(type(error).__name__) from None
+
+    def _ensure_bucket(self, client: Any) -> None:
+        try:
+            client.head_bucket(Bucket=self._bucket)
+            return
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchBucket"):
+                raise
+        if not self._create_bucket:
+            raise Unavailable(
+                f"The bucket {self._bucket!r} does not exist: create it, or set S3_CREATE_BUCKET=true.",
+                part="workspace",
+            )
+        place = {} if self._region == "us-east-1" else {"LocationConstraint": self._region}
+        try:
+            client.create_bucket(Bucket=self._bucket, **({"CreateBucketConfiguration": place} if place else {}))
+        except ClientError as error:
+            # Another process was faster; the second look says whether the bucket is ours.
+            if error.response.get("Error", {}).get("Code") not in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
+                raise
+            client.head_bucket(Bucket=self._bucket)
+
+
+class S3Workspace(Workspace):
+    def __init__(self, store: S3Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def list(self, prefix: str = "") -> list[FileInfo]:
+        with _translated(prefix, missing=NO_BUCKET):
+            found = [
+                self._info(meta) async for batch in obstore.list(self._store, self._prefix + prefix) for meta in batch
+            ]
+        if prefix:
+            with suppress(NotFound):
+                found.append(await self.stat(prefix))
+        return sorted(found, key=lambda file: file.path)
+
+    async def stat(self, path: str) -> FileInfo:
+        with _translated(path):
+            return self._info(await obstore.head_async(self._store, self._prefix + path))
+
+    async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        with _translated(path):
+            result, skip = await self._get(path, start, end)
+            left = min(result.meta["size"], sys.maxsize if end is None else end) - start
+            if left <= 0:
+                return
+            async for chunk in result.stream(min_chunk_size=CHUNK):
+                wanted = chunk[skip : skip + left]
+                skip = max(skip - len(chunk), 0)
+                left -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not left:
+                    return
+
+    async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        source = aiter(chunks)
+        first = bytearray()
+        async for chunk in source:
+            first += chunk
+            if len(first) > PART:
+                return await self._write_parts(path, bytes(first), source)
+        with _translated(path, missing=NO_BUCKET):
+            result = await obstore.put_async(self._store, self._prefix + path, bytes(first), use_multipart=False)
+        return FileInfo(path=path, size=len(first), modified_at=datetime.now(UTC), etag=_etag(result["e_tag"]))
+
+    async def delete(self, path: str) -> None:
+        await self.stat(path)  # S3 says yes to deleting what is not there
+        with _translated(path):
+            await obstore.delete_async(self._store, self._prefix + path)
+
+    async def download(self, path: str, target: Path) -> FileInfo:
+        flags = CREATE_FILE
+        with _translated(path):
+            result = await obstore.get_async(self._store, self._prefix + path)
+            info = self._info(result.meta)
+            async for chunk in result.stream(min_chunk_size=4 * CHUNK):
+                await in_thread(_save, target, chunk, flags)
+                flags = APPEND_FILE
+        if flags == CREATE_FILE:
+            await in_thread(_save, target, b"", flags)
+        return info
+
+    async def upload(self, path: str, source: Path) -> FileInfo:
+        async with aclosing(_content(source)) as chunks:
+            return await self.write(path, chunks)
+
+    async def _get(self, path: str, start: int, end: int | None) -> "tuple[GetResult, int]":
+        """The file from `start` on, or all of it and how many bytes to leave out."""
+        key = self._prefix + path
+        if start or end is not None:
+            # A range that starts after the end is an error to obstore, and so is a server that answers ranges with
+            # status 200 instead of 206; both are known by asking for the whole, whose size comes before its bytes.
+            with suppress(GenericError):
+                options: GetOptions = {"range": {"offset": start} if end is None else (start, max(end, start + 1))}
+                return await obstore.get_async(self._store, key, options=options), 0
+        return await obstore.get_async(self._store, key), start
+
+    async def _write_parts(self, path: str, first: bytes, rest: AsyncIterator[bytes]) -> FileInfo:
+        """`rest` is read here, in the caller's task, and handed over: obstore gives up the parts that it has sent when
+        its source fails, but not when it is cancelled. So a cancelled write fails the source, and waits for that."""
+        handed: asyncio.Queue[bytes | _GivenUp | None] = asyncio.Queue(maxsize=4)
+        with _translated(path, missing=NO_BUCKET):
+            sending = asyncio.ensure_future(
+                obstore.put_async(
+                    self._store, self._prefix + path, _handed_over(handed), chunk_size=PART, max_concurrency=2
+                )
+            )
+        try:
+            await _hand(handed, first, sending)
+            async for chunk in rest:
+                await _hand(handed, chunk, sending)
+                if sending.done():
+                    break
+            await _hand(handed, None, sending)
+            with _translated(path, missing=NO_BUCKET):
+                await asyncio.shield(sending)
+        except BaseException:
+            while not handed.empty():
+                handed.get_nowait()
+            handed.put_nowait(_GivenUp())
+            await asyncio.wait((sending,), timeout=ABORT_SECONDS)
+            if sending.done() and not sending.cancelled():
+                sending.exception()
+            sending.cancel()
+            raise
+        # The etag of an upload in parts is not everywhere the one that later listings show.
+        return await self.stat(path)
+
+    def _info(self, meta: "ObjectMeta") -> FileInfo:
+        return FileInfo(
+            path=meta["path"].removeprefix(self._prefix),
+            size=meta["size"],
+            modified_at=meta["last_modified"],
+            etag=_etag(meta["e_tag"]),
+        )
+
+
+class _GivenUp(Exception):
+    """Makes obstore give up an upload."""
+
+
+async def _handed_over(handed: asyncio.Queue[bytes | _GivenUp | None]) -> AsyncIterator[bytes]:
+    while (item := await handed.get()) is not None:
+        if isinstance(item, _GivenUp):
+            raise item
+        yield item
+
+
+async def _hand(
+    handed: asyncio.Queue[bytes | _GivenUp | None], item: bytes | None, sending: asyncio.Future[Any]
+) -> None:
+    """Waits for room in the queue, or returns when the upload has ended early: awaiting it says why."""
+    putting = asyncio.ensure_future(handed.put(item))
+    try:
+        await asyncio.wait((putting, sending), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        putting.cancel()
+
+
+async def _content(source: Path) -> AsyncGenerator[bytes]:
+    with source.open("rb", buffering=0) as file:
+        while chunk := await in_thread(file.read, 4 * CHUNK):
+            yield chunk
+            if len(chunk) < 4 * CHUNK:
+                return
+
+
+def _save(target: Path, chunk: bytes, flags: int) -> None:
+    with translated(target.name), open(os.open(target, flags, 0o600), "wb") as file:
+        file.write(chunk)
+
+
+def bucket_endpoint(endpoint: str, bucket: str) -> str:
+    """The endpoint with the bucket before its host: `https://s3.example.org` gives `https://bucket.s3.example.org`."""
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
+
+
+def _etag(raw: str | None) -> str:
+    """Some servers quote it in one answer and not in another."""
+    return (raw or "").strip('"')
+
+
+@contextmanager
+def _translated(path: str, *, missing: str | None = None) -> Iterator[None]:
+    """Turns obstore's errors into the platform's. Their texts are dropped: a server may echo keys and signatures."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if missing is None and "NoSuchBucket" in str(error):
+            missing = NO_BUCKET
+        if missing is not None:
+            raise Unavailable(missing, part="workspace") from None
+        raise NotFound(f"There is no file {path!r} in the workspace.") from None
+    except BaseError as error:
+        reason = _reason(str(error))
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason in ("401", "403"):
+            raise _refused("403") from None
+        if reason == "404":
+            raise Unavailable(NO_BUCKET, part="workspace") from None
+        raise _unavailable(f"it answered {reason}" if reason.isdigit() else reason) from None
+    except ValueError:
+        raise InvalidPath(
+            f"The bucket has a name at {path!r} that no workspace can hold: rename it.", field="path"
+        ) from None
+
+
+def _refused(reason: str) -> Unavailable:
+    if reason in ("403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return Unavailable(
+            "The object store refused the credentials: check S3_ACCESS_KEY and S3_SECRET_KEY, S3_REGION, and that they "
+            "may list, read, write and delete in S3_BUCKET.",
+            part="workspace",
+        )
+    return _unavailable(f"it answered {reason}" if re.fullmatch(r"\w{1,40}", reason) else "it refused")
+
+
+def _unavailable(reason: str) -> Unavailable:
+    return Unavailable(
+        f"The object store does not take part ({reason}): check S3_ENDPOINT and S3_REGION, and that the server runs.",
+        part="workspace",
+    )
+
+
+def _reason(text: str) -> str:
+    """The status in an error of obstore, which has it nowhere but in the text; else what happened."""
+    if status := re.search(r"status code: (\d{3})", text):
+        return status[1]
+    return "no answer in time" if re.search(r"timed ?out", text, re.IGNORECASE) else "no connection"

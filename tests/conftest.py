@@ -1,0 +1,168 @@
+"""What every test may ask for: real servers, clean databases and buckets. What every test leaves behind: nothing.
+
+A server is started when a test first asks for it, once a test process, and stopped when the session ends. Where a
+server cannot be had the test is skipped with what to install; where `CI` is set that is a failure.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
+
+S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="agent-platform-tests-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def started(make: Callable[[], S]) -> Iterator[S]:
+    try:
+        server = make()
+        server.start()
+    except Missing as missing:
+        message = f"needs {missing}"
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+# --- Redis ---
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
+    with started(lambda: RedisServer(servers_folder / "redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    """The session's Redis, as the test before left it; `redis` is the one to ask for."""
+    return redis_server.url
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> str:
+    """URL of an empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Makes a running Redis that the test may stop, start and kill: `own_redis(keeps_data=True)`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda keeps_data=False: stack.enter_context(
+            started(lambda: RedisServer(Path(tempfile.mkdtemp(dir=tmp_path)), keeps_data=keeps_data))
+        )
+
+
+# --- databases ---
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_folder: Path) -> Iterator[PostgresServer]:
+    with started(lambda: PostgresServer(servers_folder / "postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL (postgresql+psycopg://) of an empty database of the test's own."""
+    name = postgres_server.create_database()
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Callable[[], PostgresServer]]:
+    """Makes a running PostgreSQL that the test may stop, start and kill."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(started(lambda: PostgresServer(Path(tempfile.mkdtemp(dir=tmp_path)))))
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> str:
+    """URL of a database file that does not exist yet."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'agent.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database of either kind: a test that asks for it runs once on each."""
+    url: str = request.getfixturevalue(f"{request.param}_database")
+    return url
+
+
+# --- S3 ---
+
+
+@pytest.fixture(scope="session")
+def s3_server(servers_folder: Path) -> Iterator[S3Server]:
+    with started(lambda: S3Server(servers_folder / "s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """Name of an empty bucket of the test's own, on `s3_server`."""
+    return s3_server.create_bucket()
+
+
+@pytest.fixture
+def own_s3(tmp_path: Path) -> Iterator[Callable[[], S3Server]]:
+    """Makes a running S3 server that the test may stop, start and kill."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(started(lambda: S3Server(Path(tempfile.mkdtemp(dir=tmp_path)))))
+
+
+# --- nothing is left behind ---
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before, so torn down after, the test's other fixtures. Whatever is found is ended, so that the next test
+    does not pay for it."""
+    if iscoroutinefunction(request.function):
+        request.getfixturevalue("no_task_left_behind")
+    before = children()
+    yield
+    left = children() - before - Server.running
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"the test left child processes running: {sorted(left)}"
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        # What was cancelled or closed a moment ago may still take its last steps.
+        _, left = await asyncio.wait(left, timeout=2.0)
+    assert not left, f"the test left tasks running: {left}"
+
+
+def children() -> set[int]:
+    """Processes started by this one that were not waited for yet; empty where the system does not say."""
+    return {int(pid) for listing in Path("/proc/self/task").glob("*/children") for pid in listing.read_text().split()}

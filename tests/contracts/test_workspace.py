@@ -1,0 +1,499 @@
+"""What every workspace store does alike: the folder, and a real S3 server."""
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Unavailable
+from backplane.workspace.base import Workspace, WorkspaceStore
+from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.quota import Quota, ensure_room, limited
+from backplane.workspace.s3 import PART, S3WorkspaceStore, bucket_endpoint
+from tests.servers import S3Server
+from tests.waiting import wait_until
+
+MIB = 1024 * 1024
+QUOTA = Quota(max_bytes=100, max_files=3, max_depth=4)
+
+
+def s3_store(
+    endpoint: str, bucket: str, *, secret_key: str = S3Server.secret_key, create: bool = False
+) -> WorkspaceStore:
+    return S3WorkspaceStore(
+        bucket,
+        endpoint=endpoint,
+        region=S3Server.region,
+        access_key=S3Server.access_key,
+        secret_key=secret_key,
+        create_bucket=create,
+    )
+
+
+@pytest.fixture(params=["local", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WorkspaceStore]:
+    made: WorkspaceStore
+    if request.param == "local":
+        made = LocalWorkspaceStore(tmp_path / "workspaces")
+    else:
+        server = request.getfixturevalue("s3_server")
+        made = s3_store(server.endpoint, request.getfixturevalue("bucket"))
+    await made.prepare()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def workspace(store: WorkspaceStore) -> Workspace:
+    return store.workspace("user-1", "run-1")
+
+
+async def chunks(*content: bytes) -> AsyncIterator[bytes]:
+    for chunk in content:
+        yield chunk
+
+
+async def read(workspace: Workspace, path: str, start: int = 0, end: int | None = None) -> bytes:
+    return b"".join([chunk async for chunk in workspace.read(path, start=start, end=end)])
+
+
+async def paths(workspace: Workspace, prefix: str = "") -> list[str]:
+    return [file.path for file in await workspace.list(prefix)]
+
+
+# --- files ---
+
+
+async def test_what_is_written_is_read_back(workspace: Workspace) -> None:
+    info = await workspace.write("src/main.py", chunks(b"print", b"(1)"))
+    assert (info.path, info.size) == ("src/main.py", 8)
+    assert await read(workspace, "src/main.py") == b"print(1)"
+
+
+async def test_a_file_can_be_empty(workspace: Workspace, tmp_path: Path) -> None:
+    assert (await workspace.write("empty", chunks())).size == 0
+    assert await read(workspace, "empty") == b""
+    await workspace.download("empty", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b""
+
+
+async def test_a_file_larger_than_one_part_keeps_every_byte(workspace: Workspace) -> None:
+    content = os.urandom(2 * PART + 12_345)
+    pieces = [content[at : at + 300_000] for at in range(0, len(content), 300_000)]
+    info = await workspace.write("large", chunks(*pieces))
+    assert info.size == len(content)
+    assert info == await workspace.stat("large")
+    assert await read(workspace, "large") == content
+
+
+async def test_stat_and_list_say_the_same(workspace: Workspace) -> None:
+    written = await workspace.write("a", chunks(b"one"))
+    found = await workspace.stat("a")
+    [listed] = await workspace.list()
+    assert (found.size, found.etag) == (listed.size, listed.etag) == (written.size, written.etag)
+    assert abs(listed.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+async def test_the_etag_changes_with_the_content(workspace: Workspace) -> None:
+    before = await workspace.write("a", chunks(b"one"))
+    after = await workspace.write("a", chunks(b"two"))
+    assert before.etag != after.etag
+
+
+async def test_the_list_is_sorted_and_complete(workspace: Workspace) -> None:
+    names = ["b/2", "b/10", "a", "b.txt", "ü", "b/c/d"]
+    for name in names:
+        await workspace.write(name, chunks(b"x"))
+    assert await paths(workspace) == sorted(names)
+
+
+async def test_a_list_can_be_of_one_folder_or_one_file(workspace: Workspace) -> None:
+    for name in ("a/1", "a/b/2", "ab/3", "c"):
+        await workspace.write(name, chunks(b"x"))
+    assert await paths(workspace, "a") == ["a/1", "a/b/2"]
+    assert await paths(workspace, "c") == ["c"]
+    assert await paths(workspace, "nothing") == []
+
+
+async def test_an_empty_workspace_lists_nothing(workspace: Workspace) -> None:
+    assert await workspace.list() == []
+
+
+@pytest.mark.parametrize("name", ["a%20b #?&.txt", "ünï/文件😀", "*[x]{y}~^|'\"`", " lead", "...", "e\u0301"])
+async def test_unusual_names_come_back_as_they_are(workspace: Workspace, name: str) -> None:
+    await workspace.write(name, chunks(b"content"))
+    assert await paths(workspace) == [name]
+    assert await read(workspace, name) == b"content"
+    await workspace.delete(name)
+    assert await workspace.list() == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (2, 5, b"234"),
+        (0, 3, b"012"),
+        (7, None, b"789"),
+        (7, 100, b"789"),
+        (10, None, b""),
+        (99, None, b""),
+        (99, 100, b""),
+        (4, 4, b""),
+    ],
+)
+async def test_a_range_is_read(workspace: Workspace, start: int, end: int | None, expected: bytes) -> None:
+    await workspace.write("digits", chunks(b"0123456789"))
+    assert await read(workspace, "digits", start, end) == expected
+
+
+async def test_a_reader_may_stop_in_the_middle(workspace: Workspace) -> None:
+    await workspace.write("large", chunks(b"x" * 3 * MIB))
+    reading = workspace.read("large")
+    assert await anext(reading)
+    await reading.aclose()  # type: ignore[attr-defined]
+    assert (await workspace.stat("large")).size == 3 * MIB
+
+
+async def test_what_is_not_there_is_not_found(workspace: Workspace, tmp_path: Path) -> None:
+    await workspace.write("folder/file", chunks(b"x"))
+    for name in ("nothing", "folder", "folder/nothing", "folder/file/below"):
+        with pytest.raises(NotFound):
+            await workspace.stat(name)
+        with pytest.raises(NotFound):
+            await read(workspace, name)
+        with pytest.raises(NotFound):
+            await workspace.delete(name)
+        with pytest.raises(NotFound):
+            await workspace.download(name, tmp_path / "copy")
+    assert await read(workspace, "folder/file") == b"x"
+
+
+async def test_a_deleted_file_is_gone_with_its_folder(workspace: Workspace) -> None:
+    await workspace.write("a/b/c", chunks(b"x"))
+    await workspace.delete("a/b/c")
+    assert await workspace.list() == []
+    await workspace.write("a", chunks(b"now a file"))
+    assert await paths(workspace) == ["a"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 3 * MIB])
+async def test_a_file_goes_up_from_the_disk_and_down_again(workspace: Workspace, tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "source").write_bytes(content)
+    up = await workspace.upload("a", tmp_path / "source")
+    down = await workspace.download("a", tmp_path / "target")
+    assert (up.size, up.etag) == (down.size, down.etag)
+    assert (tmp_path / "target").read_bytes() == content
+
+
+async def test_a_download_replaces_a_longer_file(workspace: Workspace, tmp_path: Path) -> None:
+    await workspace.write("a", chunks(b"short"))
+    (tmp_path / "target").write_bytes(b"much longer than that")
+    await workspace.download("a", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"short"
+
+
+async def test_runs_do_not_see_each_others_files(store: WorkspaceStore) -> None:
+    await store.workspace("user-1", "run-1").write("a", chunks(b"x"))
+    for user, run in (("user-1", "run-2"), ("user-2", "run-1"), ("user-1", "run-10")):
+        assert await store.workspace(user, run).list() == []
+
+
+# --- whole or not at all ---
+
+
+@pytest.mark.parametrize("size", [MIB, 2 * PART])
+async def test_a_write_whose_chunks_fail_leaves_the_file_as_it_was(workspace: Workspace, size: int) -> None:
+    class ClientGone(Exception):
+        pass
+
+    async def breaking_off() -> AsyncIterator[bytes]:
+        for _ in range(size // MIB):
+            yield b"x" * MIB
+        raise ClientGone
+
+    await workspace.write("a", chunks(b"old"))
+    for name in ("a", "new"):
+        with pytest.raises(ClientGone):
+            await workspace.write(name, breaking_off())
+    assert await read(workspace, "a") == b"old"
+    assert await paths(workspace) == ["a"]
+
+
+async def test_a_file_is_visible_whole_or_not_at_all(workspace: Workspace) -> None:
+    half, go_on = asyncio.Event(), asyncio.Event()
+
+    async def two_halves() -> AsyncIterator[bytes]:
+        yield b"new " * PART
+        half.set()
+        await go_on.wait()
+        yield b"content"
+
+    await workspace.write("a", chunks(b"old"))
+    writing = asyncio.create_task(workspace.write("a", two_halves()))
+    await half.wait()
+    assert await read(workspace, "a") == b"old"
+    assert await paths(workspace) == ["a"]
+    go_on.set()
+    info = await writing
+    assert info.size == (await workspace.stat("a")).size == 4 * PART + 7
+
+
+async def test_a_cancelled_write_leaves_the_file_as_it_was(workspace: Workspace) -> None:
+    sent = asyncio.Event()
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"x" * 2 * PART
+        sent.set()
+        await asyncio.Event().wait()
+
+    await workspace.write("a", chunks(b"old"))
+    writing = asyncio.create_task(workspace.write("a", never_ending()))
+    await sent.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await read(workspace, "a") == b"old"
+
+
+async def test_the_last_of_many_writers_at_once_is_whole(workspace: Workspace) -> None:
+    await asyncio.gather(*(workspace.write("a", chunks(bytes([n]) * MIB)) for n in range(8)))
+    content = await read(workspace, "a")
+    assert len(content) == MIB
+    assert len(set(content)) == 1
+
+
+# --- room ---
+
+
+async def test_room_is_what_the_other_files_leave(workspace: Workspace) -> None:
+    assert await ensure_room(workspace, QUOTA, "a", None) == 100
+    await workspace.write("a", chunks(b"x" * 40))
+    assert await ensure_room(workspace, QUOTA, "b", 60) == 60
+    assert await ensure_room(workspace, QUOTA, "a", 100) == 100  # replaces the 40
+
+
+async def test_bytes_over_the_quota_are_refused_before_they_are_sent(workspace: Workspace) -> None:
+    await workspace.write("a", chunks(b"x" * 40))
+    for path, size in (("b", 61), ("a", 101), ("b", 5 * 1024**3)):
+        with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
+            await ensure_room(workspace, QUOTA, path, size)
+
+
+async def test_one_file_over_the_quota_is_refused_and_an_old_one_is_not(workspace: Workspace) -> None:
+    for name in "abc":
+        await ensure_room(workspace, QUOTA, name, 1)
+        await workspace.write(name, chunks(b"x"))
+    await ensure_room(workspace, QUOTA, "c", 1)
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_FILES"):
+        await ensure_room(workspace, QUOTA, "d", 1)
+
+
+async def test_more_bytes_than_announced_stop_the_write_and_keep_the_old_file(workspace: Workspace) -> None:
+    await workspace.write("a", chunks(b"old"))
+    room = await ensure_room(workspace, QUOTA, "a", None)
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
+        await workspace.write("a", limited(chunks(b"x" * 60, b"x" * 41), room))
+    assert await read(workspace, "a") == b"old"
+    assert (await workspace.write("a", limited(chunks(b"x" * 60, b"x" * 40), room))).size == 100
+
+
+async def test_a_name_is_a_file_or_a_folder_not_both(workspace: Workspace) -> None:
+    await workspace.write("a/b", chunks(b"x"))
+    for path in ("a", "a/b/c"):
+        with pytest.raises(Conflict, match=r"delete"):
+            await ensure_room(workspace, QUOTA, path, 1)
+    with pytest.raises(InvalidPath):
+        await ensure_room(workspace, QUOTA, "1/2/3/4/5/too-deep", 1)
+
+
+# --- the store ---
+
+
+async def test_a_store_that_is_there_passes_its_check(store: WorkspaceStore) -> None:
+    await store.prepare()
+    await store.check()
+
+
+async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = LocalWorkspaceStore(tmp_path / "file" / "workspaces")
+    for call in (store.prepare, store.check):
+        with pytest.raises(Unavailable, match="WORKSPACE_DIR") as raised:
+            await call()
+        assert raised.value.part == "workspace"
+
+
+async def test_local_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    await store.workspace("u", "r").write("a/b", chunks(b"x"))
+    for path in (tmp_path / "workspaces").rglob("*"):
+        assert stat.S_IMODE(path.lstat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+async def test_local_writes_leave_nothing_beside_the_tree(tmp_path: Path) -> None:
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    workspace = store.workspace("u", "r")
+    await workspace.write("a", chunks(b"x"))
+    with pytest.raises(Conflict, match="folder"):
+        await workspace.write("a/b", chunks(b"x"))
+    assert [path.name for path in (tmp_path / "workspaces" / ".incoming").iterdir()] == ["probe"]
+
+
+async def test_a_link_in_the_local_tree_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("secret")
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    workspace = store.workspace("u", "r")
+    await workspace.write("a", chunks(b"x"))
+    tree = tmp_path / "workspaces" / "users" / "u" / "runs" / "r"
+    (tree / "link").symlink_to(tmp_path / "outside")
+    (tree / "file-link").symlink_to(tmp_path / "outside" / "secret")
+    assert await paths(workspace) == ["a"]
+    for name in ("link/secret", "file-link"):
+        with pytest.raises((NotFound, InvalidPath)):
+            await read(workspace, name)
+    with pytest.raises((Conflict, InvalidPath)):
+        await workspace.write("link/secret", chunks(b"changed"))
+    assert (tmp_path / "outside" / "secret").read_text() == "secret"
+
+
+async def test_keys_in_the_bucket_are_the_paths(s3_server: S3Server, bucket: str) -> None:
+    store = s3_store(s3_server.endpoint, bucket)
+    await store.workspace("user-1", "run-1").write("a%20b/ü #?.txt", chunks(b"x"))
+    with closing(s3_server.client()) as client:
+        keys = [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert keys == ["users/user-1/runs/run-1/a%20b/ü #?.txt"]
+    await store.close()
+
+
+async def test_a_cancelled_upload_leaves_no_parts_in_the_bucket(s3_server: S3Server, bucket: str) -> None:
+    store = s3_store(s3_server.endpoint, bucket)
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"x" * PART
+        await asyncio.Event().wait()
+
+    with closing(s3_server.client()) as client:
+
+        def unfinished() -> int:
+            try:
+                return len(client.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+            except client.exceptions.NoSuchUpload:  # rclone's way of saying none
+                return 0
+
+        writing = asyncio.create_task(store.workspace("u", "r").write("a", never_ending()))
+        await wait_until(unfinished)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert unfinished() == 0
+    await store.close()
+
+
+async def test_a_missing_bucket_is_made_when_asked_and_else_named(s3_server: S3Server, bucket: str) -> None:
+    missing = f"{bucket}-2"
+    store = s3_store(s3_server.endpoint, missing)
+    for call in (store.prepare(), store.check(), store.workspace("u", "r").list()):
+        with pytest.raises(Unavailable, match="S3_CREATE_BUCKET"):
+            await call
+    with pytest.raises(Unavailable, match="S3_CREATE_BUCKET"):
+        await store.workspace("u", "r").write("a", chunks(b"x"))
+    making = s3_store(s3_server.endpoint, missing, create=True)
+    await asyncio.gather(making.prepare(), making.prepare())
+    await store.check()
+    await store.close()
+
+
+async def test_a_wrong_key_is_unavailable_and_says_nothing_secret(s3_server: S3Server, bucket: str) -> None:
+    store = s3_store(s3_server.endpoint, bucket, secret_key="wrong-secret-key")
+    for call in (store.prepare(), store.check(), store.workspace("u", "r").stat("a")):
+        with pytest.raises(Unavailable, match="S3_ACCESS_KEY") as raised:
+            await call
+        assert "wrong-secret-key" not in repr(raised.value)
+        assert S3Server.access_key not in raised.value.message
+        assert raised.value.__cause__ is None
+    await store.close()
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    """The URL of a server that gives this to whoever asks."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def everything_is_unavailable(store: WorkspaceStore, tmp_path: Path) -> None:
+    workspace = store.workspace("u", "r")
+    calls = (
+        store.prepare(),
+        store.check(),
+        workspace.list(),
+        workspace.stat("a"),
+        read(workspace, "a"),
+        read(workspace, "a", 1, 2),
+        workspace.write("a", chunks(b"x")),
+        workspace.write("a", chunks(*[b"x" * MIB] * 20)),
+        workspace.delete("a"),
+        workspace.download("a", tmp_path / "a"),
+    )
+    raised = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in raised] == [Unavailable] * len(calls)
+    assert {error.part for error in raised if isinstance(error, Unavailable)} == {"workspace"}
+
+
+async def test_a_server_that_answers_500_is_unavailable(tmp_path: Path) -> None:
+    async with answering(
+        b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    ) as url:
+        store = s3_store(url, "bucket")
+        await everything_is_unavailable(store, tmp_path)
+        with pytest.raises(Unavailable, match="500"):
+            await store.workspace("u", "r").list()
+        await store.close()
+
+
+async def test_a_server_that_hangs_up_is_unavailable(tmp_path: Path) -> None:
+    async with answering(b"") as url:
+        store = s3_store(url, "bucket")
+        await everything_is_unavailable(store, tmp_path)
+        await store.close()
+
+
+async def test_a_server_that_is_away_is_unavailable_and_used_again_when_it_is_back(
+    own_s3: Callable[[], S3Server], tmp_path: Path
+) -> None:
+    server = own_s3()
+    store = s3_store(server.endpoint, "bucket", create=True)
+    await store.prepare()
+    await store.workspace("u", "r").write("a", chunks(b"x"))
+    server.kill()
+    await everything_is_unavailable(store, tmp_path)
+    await asyncio.to_thread(server.start)
+    assert await paths(store.workspace("u", "r")) == ["a"]
+    await store.close()
+
+
+def test_a_virtual_host_has_the_bucket_before_the_endpoints_name() -> None:
+    assert bucket_endpoint("https://s3.example.org:9000", "b") == "https://b.s3.example.org:9000"

@@ -1,0 +1,588 @@
+"""A run's files on the disk of a worker: brought down, changed by hostile code, brought up, restored, deleted."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from backplane.errors import Conflict, InvalidPath, QuotaExceeded
+from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore
+from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.quota import Quota
+from backplane.workspace.s3 import S3WorkspaceStore
+from tests.servers import S3Server
+from worker.checkout import Changes, Checkout
+
+QUOTA = Quota(max_bytes=1_000_000, max_files=100, max_depth=8)
+NOTHING = Changes((), (), 0)
+
+
+class Counting(Workspace):
+    """A workspace that notes what is moved."""
+
+    def __init__(self, inner: Workspace) -> None:
+        self._inner = inner
+        self.downloads: list[str] = []
+        self.uploads: list[str] = []
+
+    async def list(self, prefix: str = "") -> list[FileInfo]:
+        return await self._inner.list(prefix)
+
+    async def stat(self, path: str) -> FileInfo:
+        return await self._inner.stat(path)
+
+    def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        return self._inner.read(path, start=start, end=end)
+
+    async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        return await self._inner.write(path, chunks)
+
+    async def delete(self, path: str) -> None:
+        await self._inner.delete(path)
+
+    async def download(self, path: str, target: Path) -> FileInfo:
+        self.downloads.append(path)
+        return await self._inner.download(path, target)
+
+    async def upload(self, path: str, source: Path) -> FileInfo:
+        self.uploads.append(path)
+        return await self._inner.upload(path, source)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[WorkspaceStore]:
+    local = LocalWorkspaceStore(tmp_path / "workspaces")
+    await local.prepare()
+    yield local
+    await local.close()
+
+
+@pytest.fixture
+def workspace(store: WorkspaceStore) -> Counting:
+    return Counting(store.workspace("user-1", "run-1"))
+
+
+@pytest.fixture
+def checkout(workspace: Counting, tmp_path: Path) -> Checkout:
+    return Checkout(workspace, QUOTA, tmp_path / "checkout")
+
+
+async def put(workspace: Workspace, path: str, content: bytes) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content
+
+    await workspace.write(path, chunks())
+
+
+async def contents(workspace: Workspace) -> dict[str, bytes]:
+    return {
+        file.path: b"".join([chunk async for chunk in workspace.read(file.path)]) for file in await workspace.list()
+    }
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    """Everything in the folder: plain files by their content, empty folders and the rest by what they are."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+        elif path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
+            found[str(path.relative_to(folder))] = repr(path.lstat()).encode()
+    return found
+
+
+async def pushed(checkout: Checkout) -> tuple[str, ...]:
+    return await checkout.push(await checkout.changes())
+
+
+# --- down ---
+
+
+async def test_the_folder_becomes_the_workspace(checkout: Checkout, workspace: Counting) -> None:
+    files = {"a": b"1", "src/main.py": b"print(1)", "src/deep/er/x": b"", "ünï 😀": b"x"}
+    for path, content in files.items():
+        await put(workspace, path, content)
+    await checkout.pull()
+    assert on_disk(checkout.folder) == files
+    assert stat.S_IMODE(checkout.folder.stat().st_mode) == 0o700
+    assert await checkout.changes() == NOTHING
+
+
+async def test_an_empty_workspace_gives_an_empty_folder(checkout: Checkout) -> None:
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {}
+    assert await checkout.changes() == NOTHING
+
+
+async def test_only_what_differs_is_downloaded(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "same", b"same")
+    await put(workspace, "other", b"before")
+    await put(workspace, "gone", b"gone")
+    await checkout.pull()
+    workspace.downloads.clear()
+    await put(workspace, "other", b"after.")
+    await put(workspace, "new", b"new")
+    await workspace.delete("gone")
+    await checkout.pull()
+    assert sorted(workspace.downloads) == ["new", "other"]
+    assert on_disk(checkout.folder) == {"same": b"same", "other": b"after.", "new": b"new"}
+
+
+async def test_what_was_pushed_is_not_downloaded_again(checkout: Checkout, workspace: Counting) -> None:
+    await checkout.pull()
+    (checkout.folder / "made").write_bytes(b"here")
+    await pushed(checkout)
+    await checkout.pull()
+    assert workspace.downloads == []
+    assert on_disk(checkout.folder) == {"made": b"here"}
+
+
+async def test_a_pull_undoes_what_was_not_pushed(checkout: Checkout, workspace: Counting) -> None:
+    files = {"kept": b"kept", "changed": b"before", "deleted": b"x", "folder/file": b"x", "touched": b"x"}
+    for path, content in files.items():
+        await put(workspace, path, content)
+    await checkout.pull()
+    folder = checkout.folder
+    (folder / "changed").write_bytes(b"after!")
+    (folder / "deleted").unlink()
+    (folder / "new/empty").mkdir(parents=True)
+    (folder / "new/file").write_bytes(b"x")
+    (folder / "folder/file").unlink()
+    (folder / "folder/file").mkdir()
+    os.utime(folder / "touched", (1, 1))
+    await checkout.pull()
+    assert on_disk(folder) == files
+    assert await checkout.changes() == NOTHING
+
+
+async def test_a_change_behind_a_restored_time_is_still_seen(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "a", b"before")
+    await checkout.pull()
+    file = checkout.folder / "a"
+    times = file.stat()
+    file.write_bytes(b"after!")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (await checkout.changes()).written == ("a",)
+
+
+async def test_a_file_that_is_also_a_folder_in_the_workspace_is_named(tmp_path: Path, workspace: Counting) -> None:
+    class Both(Counting):
+        async def list(self, prefix: str = "") -> list[FileInfo]:
+            [file] = await super().list()
+            return [file, FileInfo("a/b", file.size, file.modified_at, file.etag)]
+
+    await put(workspace, "a", b"x")
+    with pytest.raises(Conflict, match="'a' is a file and a folder"):
+        await Checkout(Both(workspace), QUOTA, tmp_path / "both").pull()
+
+
+async def test_a_workspace_with_a_path_that_leads_out_is_not_pulled(tmp_path: Path, workspace: Counting) -> None:
+    class Traversing(Counting):
+        async def list(self, prefix: str = "") -> list[FileInfo]:
+            [file] = await super().list()
+            return [FileInfo("../../out", file.size, file.modified_at, file.etag)]
+
+    await put(workspace, "a", b"x")
+    with pytest.raises(InvalidPath):
+        await Checkout(Traversing(workspace), QUOTA, tmp_path / "out" / "checkout").pull()
+
+
+# --- up ---
+
+
+async def test_changes_name_what_was_written_and_deleted(checkout: Checkout, workspace: Counting) -> None:
+    for path in ("same", "changed", "deleted"):
+        await put(workspace, path, b"before")
+    await checkout.pull()
+    (checkout.folder / "changed").write_bytes(b"after")
+    (checkout.folder / "deleted").unlink()
+    (checkout.folder / "folder").mkdir()
+    (checkout.folder / "folder/new").write_bytes(b"new")
+    changes = await checkout.changes()
+    assert changes == Changes(written=("changed", "folder/new"), deleted=("deleted",), bytes=8)
+    assert await checkout.push(changes) == ("changed", "deleted", "folder/new")
+    assert await contents(workspace) == {"same": b"before", "changed": b"after", "folder/new": b"new"}
+    assert await checkout.changes() == NOTHING
+
+
+async def test_a_file_touched_or_rewritten_with_the_same_content_is_not_uploaded(
+    checkout: Checkout, workspace: Counting
+) -> None:
+    await put(workspace, "touched", b"x")
+    await put(workspace, "rewritten", b"x")
+    await checkout.pull()
+    os.utime(checkout.folder / "touched", (1, 1))
+    (checkout.folder / "rewritten").unlink()
+    (checkout.folder / "rewritten").write_bytes(b"x")
+    assert await checkout.changes() == NOTHING
+    await checkout.pull()
+    assert sorted(workspace.downloads) == ["rewritten", "touched"]
+
+
+async def test_a_script_made_executable_stays_so_and_is_so_on_another_worker(
+    checkout: Checkout, workspace: Counting, tmp_path: Path
+) -> None:
+    await checkout.pull()
+    (checkout.folder / "run.sh").write_bytes(b"#!/bin/sh")
+    (checkout.folder / "run.sh").chmod(0o755)
+    await pushed(checkout)
+    await checkout.pull()
+    other = Checkout(workspace, QUOTA, tmp_path / "other")
+    await other.pull()
+    for folder in (checkout.folder, other.folder):
+        assert os.access(folder / "run.sh", os.X_OK)
+
+
+async def test_a_file_may_become_a_folder_and_a_folder_a_file(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "file", b"x")
+    await put(workspace, "folder/a", b"x")
+    await put(workspace, "folder/b/c", b"x")
+    await checkout.pull()
+    folder = checkout.folder
+    (folder / "file").unlink()
+    (folder / "file").mkdir()
+    (folder / "file/inside").write_bytes(b"1")
+    (folder / "folder/a").unlink()
+    (folder / "folder/b/c").unlink()
+    (folder / "folder/b").rmdir()
+    (folder / "folder").rmdir()
+    (folder / "folder").write_bytes(b"2")
+    await pushed(checkout)
+    assert await contents(workspace) == {"file/inside": b"1", "folder": b"2"}
+
+
+async def test_hard_links_become_two_files(checkout: Checkout, workspace: Counting) -> None:
+    await checkout.pull()
+    (checkout.folder / "a").write_bytes(b"x")
+    (checkout.folder / "b").hardlink_to(checkout.folder / "a")
+    await pushed(checkout)
+    assert await contents(workspace) == {"a": b"x", "b": b"x"}
+
+
+async def test_a_folder_without_permissions_is_still_read(checkout: Checkout, workspace: Counting) -> None:
+    await checkout.pull()
+    (checkout.folder / "locked").mkdir()
+    (checkout.folder / "locked/file").write_bytes(b"x")
+    (checkout.folder / "locked/file").chmod(0)
+    (checkout.folder / "locked").chmod(0)
+    checkout.folder.chmod(0)
+    await pushed(checkout)
+    assert await contents(workspace) == {"locked/file": b"x"}
+
+
+async def test_an_upload_that_fails_is_pushed_by_the_next_push(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "a", b"old")
+    await checkout.pull()
+    (checkout.folder / "a").write_bytes(b"new")
+    changes = await checkout.changes()
+    (checkout.folder / "a").unlink()
+    with pytest.raises(Conflict):
+        await checkout.push(changes)
+    assert await contents(workspace) == {"a": b"old"}
+    (checkout.folder / "a").write_bytes(b"new")
+    assert await checkout.push(changes) == ("a",)
+    assert await contents(workspace) == {"a": b"new"}
+
+
+async def test_a_folder_that_went_missing_is_not_read_as_every_file_deleted(
+    checkout: Checkout, workspace: Counting
+) -> None:
+    await put(workspace, "a", b"x")
+    await checkout.pull()
+    checkout.folder.rename(checkout.folder.with_name("elsewhere"))
+    with pytest.raises(Conflict):
+        await checkout.changes()
+
+
+# --- what a workspace cannot hold ---
+
+
+def make_symlink(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def make_dangling_symlink(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def make_folder_symlink(path: Path) -> None:
+    path.symlink_to("/etc")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))
+
+
+def make_device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (make_symlink, "symbolic link"),
+        (make_dangling_symlink, "symbolic link"),
+        (make_folder_symlink, "symbolic link"),
+        (os.mkfifo, "pipe"),
+        (make_socket, "socket"),
+        (make_device, "device"),
+    ],
+)
+async def test_only_plain_files_are_taken_and_a_pull_clears_the_rest(
+    checkout: Checkout, workspace: Counting, make: Callable[[Path], None], kind: str
+) -> None:
+    await put(workspace, "file", b"x")
+    await checkout.pull()
+    (checkout.folder / "file").unlink()
+    make(checkout.folder / "file")
+    with pytest.raises(InvalidPath, match=f"'file' is a {kind}"):
+        await checkout.changes()
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {"file": b"x"}
+
+
+@pytest.mark.parametrize("name", [b"not-utf-8-\xff", b"back\\slash", b"line\nfeed", b"bell\x07"])
+async def test_a_name_that_a_bucket_cannot_hold_is_refused(checkout: Checkout, name: bytes) -> None:
+    await checkout.pull()
+    (checkout.folder / os.fsdecode(name)).touch()
+    with pytest.raises(InvalidPath):
+        await checkout.changes()
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {}
+
+
+def make_deep(folder: Path, depth: int) -> None:
+    """Folders in folders, deeper than any path can name."""
+    above = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("folder", dir_fd=above)
+        inner = os.open("folder", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=above))
+    os.close(above)
+
+
+async def test_a_folder_a_thousand_deep_is_refused_and_cleared(checkout: Checkout) -> None:
+    await checkout.pull()
+    make_deep(checkout.folder, 1000)
+    with pytest.raises(InvalidPath, match="WORKSPACE_MAX_DEPTH"):
+        await checkout.changes()
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {}
+
+
+async def test_files_are_counted_up_to_the_quota_and_not_over_it(checkout: Checkout) -> None:
+    await checkout.pull()
+    for number in range(QUOTA.max_files):
+        (checkout.folder / f"{number}").touch()
+    assert len((await checkout.changes()).written) == QUOTA.max_files
+    (checkout.folder / "one-more").touch()
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_FILES"):
+        await checkout.changes()
+
+
+async def test_folders_are_counted_like_files(checkout: Checkout) -> None:
+    await checkout.pull()
+    for number in range(QUOTA.max_files + 1):
+        (checkout.folder / f"{number}").mkdir()
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_FILES"):
+        await checkout.changes()
+
+
+async def test_bytes_are_counted_up_to_the_quota_and_not_over_it(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "old", b"x" * 400_000)
+    await checkout.pull()
+    (checkout.folder / "new").write_bytes(b"x" * 600_000)
+    assert (await checkout.changes()).bytes == 600_000
+    with (checkout.folder / "new").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
+        await checkout.changes()
+
+
+async def test_a_file_with_holes_counts_with_its_whole_size(checkout: Checkout) -> None:
+    await checkout.pull()
+    with (checkout.folder / "sparse").open("wb") as file:
+        file.truncate(1024**4)
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
+        await checkout.changes()
+
+
+# --- hostile ---
+
+
+async def test_a_folder_swapped_for_a_link_is_not_written_through(
+    checkout: Checkout, workspace: Counting, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    await put(workspace, "folder/file", b"before")
+    await checkout.pull()
+    (checkout.folder / "folder").rename(checkout.folder / "aside")
+    (checkout.folder / "folder").symlink_to(outside)
+    await put(workspace, "folder/file", b"after")
+    await checkout.pull()
+    assert (outside / "file").read_bytes() == b"precious"
+    assert os.listdir(outside) == ["file"]
+    assert on_disk(checkout.folder) == {"folder/file": b"after"}
+
+
+async def test_a_link_put_in_place_while_files_arrive_is_not_written_through(
+    tmp_path: Path, workspace: Counting
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+
+    class Swapping(Counting):
+        async def download(self, path: str, target: Path) -> FileInfo:
+            (swapped.folder / "folder").symlink_to(outside)
+            return await super().download(path, target)
+
+    await put(workspace, "folder/file", b"x")
+    swapped = Checkout(Swapping(workspace), QUOTA, tmp_path / "checkout")
+    with pytest.raises(Conflict):
+        await swapped.pull()
+    assert os.listdir(outside) == []
+
+
+async def test_a_file_swapped_for_a_link_after_the_scan_is_not_sent(
+    checkout: Checkout, workspace: Counting, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    await checkout.pull()
+    (checkout.folder / "folder").mkdir()
+    for name in ("file", "folder/file"):
+        (checkout.folder / name).write_bytes(b"x")
+    changes = await checkout.changes()
+    (checkout.folder / "file").unlink()
+    (checkout.folder / "file").symlink_to(tmp_path / "secret")
+    (checkout.folder / "folder").rename(checkout.folder / "aside")
+    (checkout.folder / "folder").symlink_to(tmp_path)
+    with pytest.raises((InvalidPath, Conflict)):
+        await checkout.push(changes)
+    assert b"secret" not in (await contents(workspace)).values()
+
+
+async def test_the_checkout_itself_swapped_for_a_link_is_replaced(
+    checkout: Checkout, workspace: Counting, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    await put(workspace, "file", b"x")
+    await checkout.pull()
+    checkout.folder.rename(tmp_path / "aside")
+    checkout.folder.symlink_to(outside)
+    with pytest.raises(Conflict):
+        await checkout.changes()
+    await checkout.pull()
+    assert os.listdir(outside) == []
+    assert not checkout.folder.is_symlink()
+    assert on_disk(checkout.folder) == {"file": b"x"}
+
+
+# --- the end ---
+
+
+async def test_discard_deletes_whatever_was_left(checkout: Checkout, workspace: Counting, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    await put(workspace, "file", b"x")
+    await checkout.pull()
+    make_deep(checkout.folder, 1500)
+    make_folder_symlink(checkout.folder / "link")
+    (checkout.folder / "outside").symlink_to(outside)
+    os.mkfifo(checkout.folder / "pipe")
+    (checkout.folder / "locked/inner").mkdir(parents=True)
+    (checkout.folder / "locked/inner/file").touch(0)
+    (checkout.folder / "locked/inner").chmod(0)
+    (checkout.folder / "locked").chmod(0)
+    await checkout.discard()
+    assert not (tmp_path / "checkout").exists()
+    assert (outside / "file").read_bytes() == b"precious"
+    assert await contents(workspace) == {"file": b"x"}
+
+
+async def test_a_checkout_can_be_discarded_twice_and_pulled_again(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, "file", b"x")
+    await checkout.discard()
+    await checkout.pull()
+    await checkout.discard()
+    await checkout.discard()
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {"file": b"x"}
+    assert workspace.downloads == ["file", "file"]
+
+
+async def test_a_cancelled_pull_can_be_repeated(tmp_path: Path, workspace: Counting) -> None:
+    started = asyncio.Event()
+
+    class Hanging(Counting):
+        async def download(self, path: str, target: Path) -> FileInfo:
+            info = await super().download(path, target)
+            if not started.is_set():
+                started.set()
+                await asyncio.Event().wait()
+            return info
+
+    for number in range(20):
+        await put(workspace, f"{number}", b"x")
+    checkout = Checkout(Hanging(workspace), QUOTA, tmp_path / "checkout", parallel=4)
+    pulling = asyncio.create_task(checkout.pull())
+    await started.wait()
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    await checkout.pull()
+    assert len(on_disk(checkout.folder)) == 20
+    assert os.listdir(tmp_path / "checkout" / "incoming") == []
+
+
+# --- S3 ---
+
+
+async def test_a_thousand_files_go_up_to_s3_and_down_on_another_worker(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    store = S3WorkspaceStore(
+        bucket,
+        endpoint=s3_server.endpoint,
+        region=s3_server.region,
+        access_key=s3_server.access_key,
+        secret_key=s3_server.secret_key,
+    )
+    quota = Quota(max_bytes=10**9, max_files=2000, max_depth=8)
+    workspace = Counting(store.workspace("u", "r"))
+    here = Checkout(workspace, quota, tmp_path / "here")
+    await here.pull()
+    for number in range(1000):
+        path = here.folder / f"{number % 10}" / f"{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(os.urandom(100))
+    assert len(await pushed(here)) == 1000
+
+    there = Checkout(workspace, quota, tmp_path / "there")
+    await there.pull()
+    assert on_disk(there.folder) == on_disk(here.folder)
+
+    workspace.downloads.clear()
+    workspace.uploads.clear()
+    (there.folder / "0/0").unlink()
+    (there.folder / "1/1").write_bytes(os.urandom(9 * 1024**2))  # in parts
+    assert await pushed(there) == ("0/0", "1/1")
+    await there.pull()
+    assert workspace.downloads == []
+    await here.pull()
+    assert workspace.uploads == workspace.downloads == ["1/1"]
+    assert on_disk(there.folder) == on_disk(here.folder)
+    await store.close()

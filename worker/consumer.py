@@ -1,0 +1,91 @@
+"""The consumer: claims as many runs as it has free slots, carries them out on one event loop, and drains.
+
+With no free slot it does not claim; with nothing to claim it blocks on the doorbell. Draining: it claims no more, lets
+each step in hand end within the grace period, and hands the other runs back at the step boundary.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.patience import pauses
+from backplane.queue.base import Claim, Queue
+from worker.execution import Execution
+from worker.interruption import Cause
+
+log = structlog.get_logger()
+
+WAIT_SECONDS = 5.0
+GIVE_BACK_SECONDS = 10.0
+"""After the grace period: how long handing a run back may take (a database write, a push)."""
+
+
+class Consumer:
+    """`held` maps run ids to the executions under way: the heartbeat reads it."""
+
+    def __init__(self, queue: Queue, worker_id: str, slots: int, execute: Callable[[Claim], Execution]) -> None:
+        self.held: dict[str, Execution] = {}
+        self._queue = queue
+        self._worker_id = worker_id
+        self._slots = slots
+        self._execute = execute
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled; then `drain`."""
+        waits = pauses()
+        while True:
+            free = self._slots - len(self._tasks)
+            if not free:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            try:
+                claims = await self._queue.claim(self._worker_id, free)
+                if not claims:
+                    await self._queue.wait(WAIT_SECONDS)
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("cannot claim runs", error=error.message, pause=round(pause, 1))
+                await asyncio.sleep(pause)
+                continue
+            for claim in claims:
+                self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        execution = self._execute(claim)
+        if old := self.held.get(claim.run_id):
+            old.interruption.set(Cause.SUPERSEDED)
+        self.held[claim.run_id] = execution
+        task = asyncio.create_task(execution.run(), name=f"run {claim.run_id}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._end(done, execution))
+
+    def _end(self, task: asyncio.Task[None], execution: Execution) -> None:
+        self._tasks.discard(task)
+        if self.held.get(execution.claim.run_id) is execution:
+            del self.held[execution.claim.run_id]
+        self._freed.set()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("an execution ended by a fault; its lease will end", run=execution.claim.run_id, exc_info=error)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Wait for the steps in hand, then interrupt them; what cannot even be handed back is left to its lease."""
+        for execution in self.held.values():
+            execution.interruption.leave()
+        log.info("draining", runs=len(self._tasks), grace_seconds=grace_seconds)
+        await self._wait(grace_seconds)
+        for execution in self.held.values():
+            execution.interruption.set(Cause.DRAINED)
+        await self._wait(GIVE_BACK_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)

@@ -1,0 +1,267 @@
+"""One run, from its claim to its end. While it runs, nobody else writes its status.
+
+    take the row → recover what a lost worker told → plan → carry out → settle
+
+Every way out of here is one of: finished (completed, failed, cancelled), waiting for a person, given back to the queue,
+or superseded; the last writes nothing at all.
+"""
+
+import asyncio
+import random
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from backplane.errors import PlatformError, Superseded, Unavailable
+from backplane.events import EventType
+from backplane.logs.base import Batch
+from backplane.patience import until_available
+from backplane.plans import Plan
+from backplane.queue.base import Claim
+from backplane.resources import Resources
+from backplane.retry import RetryPolicy
+from backplane.runs import Run, RunError, RunStatus
+from backplane.store.held import HeldRun, Taken
+from backplane.workspace.quota import Quota
+from worker.checkout import Checkout
+from worker.interruption import Cause, Interrupted, Interruption
+from worker.patient_workspace import PatientWorkspace
+from worker.planner.base import Planner, make_plan
+from worker.run_events import SHARE, EventWriter, RunEvents
+from worker.sandbox.base import Limits, Sandbox
+from worker.supervisor import OutputLimits, StepFailed, StepTools, StepUncertain, Supervisor
+from worker.tools.registry import ToolRegistry
+
+log = structlog.get_logger()
+
+NUMBERS_SKIPPED = 1_000
+"""Left out when events may have been told that nobody kept: more than a worker tells between two database writes."""
+RECOVERED_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What all executions of a worker process share."""
+
+    resources: Resources
+    events: EventWriter
+    planners: Sequence[Planner]
+    tools: ToolRegistry
+    sandbox: Sandbox
+    scratch: Path
+    quota: Quota
+    limits: Limits
+    output: OutputLimits
+    retry_base_seconds: float
+    retry_max_seconds: float
+    crash_limit: int
+
+
+class Execution:
+    """`interruption` may be set from outside at any moment."""
+
+    def __init__(self, claim: Claim, equipment: Equipment) -> None:
+        self.claim = claim
+        self.interruption = Interruption()
+        self._with = equipment
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """Carry the run out. Raises nothing but CancelledError: whatever goes wrong becomes the run's end, or its next
+        try."""
+        held, claim = self._with.resources.store.held, self.claim
+        taken = await until_available(lambda: held.take(claim.run_id, claim.generation), self._tell_away)
+        if taken is None:
+            await self._pass_on()
+            return
+        events = self._with.events.open(
+            claim.run_id,
+            claim.generation,
+            taken.last_event_id,
+            superseded=lambda: self.interruption.set(Cause.SUPERSEDED),
+        )
+        try:
+            await self._recover(events, taken)
+            await self._hold(events, taken.run)
+        except Superseded:
+            log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
+        finally:
+            self._with.events.close(events)
+
+    async def _pass_on(self) -> None:
+        """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
+        resources, run_id = self._with.resources, self.claim.run_id
+
+        async def pass_on() -> None:
+            last_told = await resources.event_log.last_id(run_id)
+            if last_told is None:
+                last_told = max(await resources.store.events.last_id(run_id) - SHARE, 0)
+            untold = await resources.store.events.after(run_id, last_told, RECOVERED_MAX)
+            if untold:
+                await resources.event_log.append([Batch(run_id, self.claim.generation, untold)])
+            await resources.queue.finish(self.claim, None)
+
+        await until_available(pass_on, self._tell_away)
+        log.info("claimed a run that may not run", run=run_id)
+
+    async def _recover(self, events: RunEvents, taken: Taken) -> None:
+        """Store what an earlier holder told to the watchers and could not store any more."""
+        if self.claim.generation == 1 or not taken.from_lost_worker:
+            return
+        event_log = self._with.resources.event_log
+        last_told = await until_available(lambda: event_log.last_id(taken.run.id), self._tell_away)
+        if last_told is None:
+            events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
+        elif last_told > taken.last_event_id:
+            told = await until_available(
+                lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX), self._tell_away
+            )
+            events.continue_after(told)
+
+    async def _hold(self, events: RunEvents, run: Run) -> None:
+        events.emit(EventType.STATUS, {"status": RunStatus.RUNNING, "attempt": run.attempt})
+        deadline = asyncio.get_running_loop().call_later(_seconds_left(run), self.interruption.set, Cause.TIMED_OUT)
+        try:
+            if run.cancel_requested_at:
+                raise Interrupted(Cause.CANCELLED)
+            if self.claim.crashes >= self._with.crash_limit:
+                raise StepFailed(
+                    RunError(
+                        "worker_lost",
+                        f"{self.claim.crashes} workers were lost while they held this run, so it is not tried again. "
+                        "Look at what its steps ask of the worker's machine, then retry it.",
+                    )
+                )
+            await self._work(events, run)
+        except Interrupted as interrupted:
+            await self._interrupted(events, run, interrupted.cause)
+        except StepFailed as failed:
+            await self._fail(events, run, failed.error)
+        except StepUncertain as uncertain:
+            await self._wait_for_person(events, uncertain.error)
+        except Superseded:
+            raise
+        except PlatformError as error:
+            await self._fail(events, run, RunError(error.code, error.message, error.retryable))
+        except Exception as error:
+            log.error("run failed by a fault of the platform", run=run.id, error=traceback.format_exc())
+            message = f"a fault of the platform: {type(error).__name__}; the worker's log has the details"
+            await self._fail(events, run, RunError("internal_error", message, retryable=True))
+        else:
+            await self._finish(events, RunStatus.COMPLETED, None)
+        finally:
+            deadline.cancel()
+
+    async def _work(self, events: RunEvents, run: Run) -> None:
+        def tell_workspace(error: Unavailable, pause: float) -> None:
+            line = f"{error.message}; trying again in {pause:.1f} s"
+            events.emit(EventType.LOG, {"line": line, "level": "warning"})
+
+        workspace = PatientWorkspace(self._with.resources.workspaces.workspace(run.user_id, run.id), tell_workspace)
+        folder = Path(tempfile.mkdtemp(prefix=f"{run.id}-", dir=self._with.scratch))
+        checkout = Checkout(workspace, self._with.quota, folder)
+        try:
+            step_tools = StepTools(
+                self._with.tools,
+                workspace,
+                checkout,
+                self._with.sandbox,
+                self._with.quota,
+                self._with.limits,
+                self._with.output,
+            )
+            supervisor = Supervisor(events, self.interruption, step_tools)
+            plan = await self._plan(events, run, supervisor)
+            journal = await until_available(lambda: self._with.resources.store.journal.steps(run.id), self._tell_away)
+            await supervisor.carry_out(plan, journal)
+        finally:
+            await asyncio.shield(checkout.discard())
+
+    async def _plan(self, events: RunEvents, run: Run, supervisor: Supervisor) -> Plan:
+        if run.plan is not None:
+            return Plan.model_validate(run.plan)
+        plan = await self.interruption.guard(make_plan(self._with.planners, run))
+        supervisor.check(plan)
+        steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
+        events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
+        await events.record(lambda held: held.save_plan(plan))
+        return plan
+
+    async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> None:
+        if cause is Cause.SUPERSEDED:
+            raise Superseded(f"run {run.id} is in newer hands")
+        if cause is Cause.CANCELLED:
+            await self._finish(events, RunStatus.CANCELLED, None)
+        elif cause is Cause.TIMED_OUT:
+            message = (
+                f"the run took longer than its {run.timeout_seconds} s; give it more with timeout_seconds, or split it"
+            )
+            await self._finish(events, RunStatus.FAILED, RunError("run_timeout", message))
+        else:
+            await self._give_back(events, run)
+
+    async def _fail(self, events: RunEvents, run: Run, error: RunError) -> None:
+        policy = RetryPolicy(run.max_retries, self._with.retry_base_seconds, self._with.retry_max_seconds)
+        pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
+        if pause is None:
+            await self._finish(events, RunStatus.FAILED, error)
+            return
+        line = f"attempt {run.attempt} failed: {error.message}; the next begins in {pause:.1f} s"
+        events.emit(EventType.LOG, {"line": line, "level": "warning"})
+        events.emit(
+            EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
+        )
+
+        async def queue_again(held: HeldRun) -> None:
+            await held.reopen_steps()
+            await held.queue_again(attempt=run.attempt + 1, error=error)
+
+        await events.record(queue_again)
+        await self._release(events, pause)
+
+    async def _give_back(self, events: RunEvents, run: Run) -> None:
+        events.emit(EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"})
+        await events.record(lambda held: held.queue_again(attempt=None, error=None))
+        await self._release(events, 0.0)
+
+    async def _wait_for_person(self, events: RunEvents, error: RunError) -> None:
+        events.emit(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})
+        await events.record(lambda held: held.wait_for_person(error))
+        await self._settle(events, None)
+
+    async def _finish(self, events: RunEvents, status: RunStatus, error: RunError | None) -> None:
+        body = {"status": status, "error": error.as_dict() if error else None}
+        events.emit(EventType.STATUS, body)
+        events.emit(EventType.END, body)
+
+        async def finish(held: HeldRun) -> None:
+            await held.skip_pending_steps()
+            await held.finish(status, error)
+
+        await events.record(finish)
+        await self._settle(events, time.monotonic() - self._began if status is RunStatus.COMPLETED else None)
+
+    async def _settle(self, events: RunEvents, duration: float | None) -> None:
+        await events.told.wait()
+        await until_available(lambda: self._with.resources.queue.finish(self.claim, duration), self._tell_away)
+
+    async def _release(self, events: RunEvents, pause: float) -> None:
+        await events.told.wait()
+        await until_available(lambda: self._with.resources.queue.release(self.claim, pause), self._tell_away)
+
+    def _tell_away(self, error: Unavailable, pause: float) -> None:
+        log.warning(
+            "a part is away", run=self.claim.run_id, part=error.part, error=error.message, pause=round(pause, 1)
+        )
+
+
+def _seconds_left(run: Run) -> float:
+    """Of this attempt. A clock that is off cannot make it longer than the run's whole time."""
+    spent = (datetime.now(UTC) - run.started_at).total_seconds() if run.started_at else 0.0
+    return min(max(run.timeout_seconds - spent, 0.0), run.timeout_seconds)

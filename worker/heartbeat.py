@@ -1,0 +1,68 @@
+"""The heartbeat: this process lives, its leases hold; runs that are no longer its own, or are to be cancelled, stop.
+
+It beats on the loop that does the work: a process whose loop no longer turns loses its leases, as it should. While
+Redis is away nobody can take a run either, so the work goes on; each write is guarded by the run's generation in the
+database.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.resources import Resources
+from worker.execution import Execution
+from worker.interruption import Cause
+
+log = structlog.get_logger()
+
+
+class Heartbeat:
+    """`held` is the consumer's own table of executions by run id; it changes while this runs."""
+
+    def __init__(
+        self, resources: Resources, worker_id: str, slots: int, seconds: float, held: Mapping[str, Execution]
+    ) -> None:
+        self._resources = resources
+        self._worker_id = worker_id
+        self._slots = slots
+        self._seconds = seconds
+        self._held = held
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except Unavailable as error:
+                log.warning("heartbeat failed", part=error.part, error=error.message)
+            await asyncio.sleep(self._seconds)
+
+    async def beat(self) -> None:
+        """Renew every lease, then stop what may not go on. Raises Unavailable."""
+        executions = dict(self._held)
+        lost = await self._resources.queue.renew(
+            self._worker_id, self._slots, [execution.claim for execution in executions.values()]
+        )
+        for run_id in lost:
+            executions[run_id].interruption.set(Cause.SUPERSEDED)
+        generations = {run_id: execution.claim.generation for run_id, execution in executions.items()}
+        if generations:
+            await self._obey(executions, generations)
+
+    async def listen_for_cancels(self) -> None:
+        """Cancels as they are announced: quicker than the next beat, which finds those that were missed."""
+        async with self._resources.queue.cancels() as announced:
+            async for run_id in announced:
+                if execution := self._held.get(run_id):
+                    try:
+                        await self._obey({run_id: execution}, {run_id: execution.claim.generation})
+                    except Unavailable as error:
+                        log.warning("cancel waits for the next heartbeat", run=run_id, error=error.message)
+
+    async def _obey(self, executions: Mapping[str, Execution], generations: Mapping[str, int]) -> None:
+        rights = await self._resources.store.held.rights(generations)
+        for run_id in rights.cancelled:
+            executions[run_id].interruption.set(Cause.CANCELLED)
+        for run_id in rights.superseded:
+            executions[run_id].interruption.set(Cause.SUPERSEDED)

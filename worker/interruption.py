@@ -1,0 +1,79 @@
+"""What can end a run's work from outside, and who wins when several come at once: the first one set."""
+
+import asyncio
+from collections.abc import Awaitable
+from enum import StrEnum
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+CHANGES_GRACE_SECONDS = 10.0
+"""How long changes that are on their way into the workspace may still take."""
+
+
+class Cause(StrEnum):
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    TIMED_OUT = "timed out"
+    DRAINED = "drained"
+
+
+class Interrupted(Exception):
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.value)
+        self.cause = cause
+
+
+class Interruption:
+    """Set once, from anywhere on the loop; then the work that runs under it ends by raising Interrupted."""
+
+    def __init__(self) -> None:
+        self.cause: Cause | None = None
+        self._set = asyncio.Event()
+        self._changing = False
+        self._leaving = False
+
+    def leave(self) -> None:
+        """The worker drains: what is in hand may go on until the next `check`."""
+        self._leaving = True
+
+    def set(self, cause: Cause) -> None:
+        if self.cause is None:
+            self.cause = cause
+            self._set.set()
+
+    def check(self) -> None:
+        if self.cause:
+            raise Interrupted(self.cause)
+        if self._leaving:
+            raise Interrupted(Cause.DRAINED)
+
+    def changes_begin(self) -> None:
+        """From here on the work is only cut off after a grace period: what it writes should become whole."""
+        self._changing = True
+
+    async def pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._set.wait()
+        except TimeoutError:
+            return
+        self.check()
+
+    async def guard(self, work: Awaitable[Result]) -> Result:
+        """Do the work; when interrupted, cancel it, wait until it has ended, and raise Interrupted."""
+        self._changing = False
+        task, interrupted = asyncio.ensure_future(work), asyncio.ensure_future(self._set.wait())
+        try:
+            await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and self._changing and self.cause is not Cause.SUPERSEDED:
+                await asyncio.wait({task}, timeout=CHANGES_GRACE_SECONDS)
+            if task.done():
+                return task.result()
+        finally:
+            interrupted.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        self.check()
+        raise AssertionError("the wait ended without a result and without a cause")

@@ -1,0 +1,12 @@
+"""The plan that came with the run."""
+
+from backplane.plans import Plan, parse_plan
+from backplane.runs import Run
+from worker.planner.base import Planner
+
+
+class GivenPlanner(Planner):
+    name = "given"
+
+    async def plan(self, run: Run) -> Plan | None:
+        return None if run.given_plan is None else parse_plan({**run.given_plan, "planner": self.name})

@@ -1,0 +1,180 @@
+"""The events of the runs that this process holds, on their way to the watchers and to the database.
+
+A run's holder numbers its events itself: it is the only one who may. Two loops serve all runs of the process. One tells
+events to the live wire as soon as they are there (what comes up meanwhile goes in the next call); one stores them in
+the database in batches. A run with much to say cannot hold up another: each gets a bounded share of a call.
+
+What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Batch, EventLog
+from backplane.patience import pauses, until_available
+from backplane.store import Store
+from backplane.store.held import HeldRun
+
+SHARE = 500
+"""Events of one run in one call."""
+UNTOLD_MAX = 10_000
+"""Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
+
+log = structlog.get_logger()
+
+
+class RunEvents:
+    """The events of one held run. `superseded` is called once when the run is found to be in newer hands."""
+
+    def __init__(
+        self, writer: "EventWriter", run_id: str, generation: int, last_id: int, superseded: Callable[[], None]
+    ) -> None:
+        self.run_id = run_id
+        self.generation = generation
+        self.superseded = superseded
+        self.untold: list[Event] = []
+        self.unsaved: list[Event] = []
+        self.saving = asyncio.Lock()
+        self.told = asyncio.Event()
+        self._writer = writer
+        self._last_id = last_id
+
+    def emit(self, type: EventType, data: Mapping[str, Any]) -> None:
+        self._last_id += 1
+        event = encode(self.run_id, self._last_id, type, data)
+        self.untold.append(event)
+        self.unsaved.append(event)
+        if len(self.untold) > UNTOLD_MAX:
+            del self.untold[: -UNTOLD_MAX // 2]
+        self.told.clear()
+        self._writer.wake()
+
+    def skip_numbers(self, count: int, reason: str) -> None:
+        """Leave out numbers that watchers may have seen with events that are lost, and say so."""
+        after = self._last_id
+        self._last_id += count
+        self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
+
+    def continue_after(self, told: Sequence[Event]) -> None:
+        """Store these, which the watchers have seen, and number on from the last of them."""
+        self._last_id = told[-1].id
+        self.unsaved.extend(told)
+
+    async def record(self, write: Callable[[HeldRun], Awaitable[None]]) -> None:
+        """One transaction: the events so far, and what `write` does. Waits while the database is away.
+
+        Raises Superseded when the run is no longer held. `write` may be called again, after a failure.
+        """
+
+        async def once() -> None:
+            async with self.saving:
+                events, self.unsaved = self.unsaved, []
+                try:
+                    async with self._writer.store.held.hold(self.run_id, self.generation) as held:
+                        await held.add_events(events)
+                        await write(held)
+                except BaseException:
+                    self.unsaved = events + self.unsaved
+                    raise
+
+        await until_available(once, self._tell)
+
+    def _tell(self, error: Unavailable, pause: float) -> None:
+        log.warning("database away, trying again", run=self.run_id, error=error.message, pause=round(pause, 1))
+
+
+class EventWriter:
+    """The two loops. `run` them in a task for as long as runs are held."""
+
+    def __init__(self, store: Store, event_log: EventLog, *, flush_seconds: float) -> None:
+        self.store = store
+        self._event_log = event_log
+        self._flush_seconds = flush_seconds
+        self._runs: dict[str, RunEvents] = {}
+        self._to_tell = asyncio.Event()
+        self._to_save = asyncio.Event()
+
+    def open(self, run_id: str, generation: int, last_id: int, superseded: Callable[[], None]) -> RunEvents:
+        events = RunEvents(self, run_id, generation, last_id, superseded)
+        self._runs[run_id] = events
+        return events
+
+    def close(self, events: RunEvents) -> None:
+        if self._runs.get(events.run_id) is events:
+            del self._runs[events.run_id]
+
+    def wake(self) -> None:
+        self._to_tell.set()
+        self._to_save.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell_all(), name="tell events")
+            group.create_task(self._save_all(), name="save events")
+
+    async def _tell_all(self) -> None:
+        waits = pauses()
+        while True:
+            await self._to_tell.wait()
+            self._to_tell.clear()
+            shares = [(run, run.untold[:SHARE]) for run in self._runs.values() if run.untold]
+            if not shares:
+                continue
+            try:
+                taken = await self._event_log.append(
+                    [Batch(run.run_id, run.generation, share) for run, share in shares]
+                )
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("live events are late", error=error.message, pause=round(pause, 1))
+                await asyncio.sleep(pause)
+                self._to_tell.set()
+                continue
+            for (run, share), accepted in zip(shares, taken, strict=True):
+                told = share[-1].id
+                run.untold = [event for event in run.untold if event.id > told]
+                if not accepted:
+                    run.superseded()
+                if run.untold:
+                    self._to_tell.set()
+                else:
+                    run.told.set()
+
+    async def _save_all(self) -> None:
+        waits = pauses()
+        while True:
+            await self._to_save.wait()
+            await asyncio.sleep(self._flush_seconds)
+            self._to_save.clear()
+            runs = [run for run in self._runs.values() if run.unsaved and not run.saving.locked()]
+            if not runs:
+                continue
+            for run in runs:
+                await run.saving.acquire()
+            batches = {(run.run_id, run.generation): run.unsaved[:SHARE] for run in runs}
+            try:
+                refused = await self.store.held.add_events(batches)
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("events are not in the database yet", error=error.message, pause=round(pause, 1))
+                await asyncio.sleep(pause)
+                self._to_save.set()
+                continue
+            finally:
+                for run in runs:
+                    run.saving.release()
+            for run in runs:
+                saved = batches[run.run_id, run.generation][-1].id
+                run.unsaved = [event for event in run.unsaved if event.id > saved]
+                if run.run_id in refused:
+                    run.unsaved.clear()
+                    run.superseded()
+                if run.unsaved:
+                    self._to_save.set()

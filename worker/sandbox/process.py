@@ -1,0 +1,58 @@
+"""A command with everything it started, as one thing that can be waited for and killed."""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from worker.sandbox.base import Command
+from worker.sandbox.cgroup import ControlGroup
+from worker.sandbox.pipes import InputPipe, OutputPipe
+
+T = TypeVar("T")
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OPEN_FILES = 1024
+EXTRA_PROCESSES = 2
+"""What a limit on processes must allow on top of the command's own: the sandbox's first process, and a spare."""
+COMMAND_TOO_LONG = "the command is too long for this machine: put what is long into a file of the workspace first"
+
+
+class ProcessTree(ABC):
+    """`start` once, then `wait`, then `kill` whatever happened before."""
+
+    @abstractmethod
+    async def start(
+        self, command: Command, folder: Path, given: InputPipe, output: OutputPipe, group: ControlGroup
+    ) -> None:
+        """Start the command under all its caps. Raises Unavailable, InvalidInput or OSError."""
+
+    @abstractmethod
+    async def wait(self) -> int:
+        """Exit code of the command itself: 128 + n where signal n ended it, 127 where it was not found."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """SIGKILL to all that is left, and wait until it is gone. Also when nothing was started, or all has ended."""
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Finish `work` even when this task is cancelled meanwhile; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                break
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        with contextlib.suppress(Exception):
+            task.result()
+        raise cancelled
+    return task.result()

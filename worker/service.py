@@ -1,0 +1,145 @@
+"""The worker as one coroutine: everything it needs is opened, run and closed here, in the order that loses nothing.
+
+Shutdown: stop claiming → drain (steps end or are handed back, with their events) → stop the loops → close the parts.
+The heartbeat beats until the drain is over, so no lease ends while a step may still end well.
+"""
+
+import asyncio
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.patience import until_available
+from backplane.resources import Resources, connect
+from backplane.settings import Settings
+from backplane.store.migrations import migrate
+from backplane.workspace.quota import Quota
+from worker.consumer import Consumer
+from worker.execution import Equipment, Execution
+from worker.heartbeat import Heartbeat
+from worker.planner.given import GivenPlanner
+from worker.planner.runbook import RunbookPlanner
+from worker.reaper import Reaper
+from worker.run_events import EventWriter
+from worker.sandbox.base import Limits, Sandbox
+from worker.sandbox.local import open_local_sandbox
+from worker.supervisor import OutputLimits
+from worker.tools.registry import builtin_tools
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Take and carry out runs until `stop` is set, then drain."""
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    sandbox = await open_local_sandbox(require_isolation=settings.sandbox_require_isolation)
+    try:
+        async with connect(settings) as resources:
+            with tempfile.TemporaryDirectory(prefix="agent-worker-", ignore_cleanup_errors=True) as scratch:
+                starting = asyncio.create_task(_prepare(resources), name="prepare")
+                stopping = asyncio.create_task(stop.wait(), name="stop")
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    log.info(
+                        "worker ready",
+                        worker=worker_id,
+                        slots=settings.worker_concurrency,
+                        sandbox=sandbox.isolation.name,
+                    )
+                    await _work(settings, resources, sandbox, worker_id, Path(scratch), stopping)
+                starting.cancel()
+                stopping.cancel()
+    finally:
+        await sandbox.close()
+
+
+async def _prepare(resources: Resources) -> None:
+    async def ready(part: str, call: Callable[[], Awaitable[None]]) -> None:
+        def tell(error: Unavailable, pause: float) -> None:
+            log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
+
+        await until_available(call, tell)
+
+    await ready("database", lambda: migrate(resources.store.database))
+    await ready("redis", resources.redis.check)
+    await ready("workspace", resources.workspaces.prepare)
+
+
+async def _work(
+    settings: Settings,
+    resources: Resources,
+    sandbox: Sandbox,
+    worker_id: str,
+    scratch: Path,
+    stopping: "asyncio.Task[bool]",
+) -> None:
+    events = EventWriter(resources.store, resources.event_log, flush_seconds=settings.events_flush_seconds)
+    equipment = Equipment(
+        resources=resources,
+        events=events,
+        planners=(GivenPlanner(), RunbookPlanner()),
+        tools=builtin_tools(),
+        sandbox=sandbox,
+        scratch=scratch,
+        quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+        limits=Limits(
+            wall_seconds=settings.step_timeout_seconds,
+            memory_bytes=settings.sandbox_memory_bytes,
+            cpu_seconds=settings.sandbox_cpu_seconds,
+            processes=settings.sandbox_processes,
+            file_bytes=settings.sandbox_file_bytes,
+            disk_bytes=settings.workspace_max_bytes,
+            files=settings.workspace_max_files,
+        ),
+        output=OutputLimits(
+            settings.step_output_max_bytes, settings.step_result_max_bytes, settings.log_line_max_bytes
+        ),
+        retry_base_seconds=settings.retry_base_seconds,
+        retry_max_seconds=settings.retry_max_seconds,
+        crash_limit=settings.worker_crash_limit,
+    )
+    slots = settings.worker_concurrency
+    consumer = Consumer(resources.queue, worker_id, slots, lambda claim: Execution(claim, equipment))
+    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, consumer.held)
+    reaper = Reaper(
+        resources,
+        lease_seconds=settings.lease_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        reconcile_seconds=settings.reconcile_seconds,
+    )
+    loops = [
+        asyncio.create_task(loop, name=name)
+        for name, loop in (
+            ("events", events.run()),
+            ("heartbeat", heartbeat.run()),
+            ("cancels", heartbeat.listen_for_cancels()),
+            ("reaper", reaper.run()),
+        )
+    ]
+    consuming = asyncio.create_task(consumer.run(), name="consume")
+    try:
+        done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        await _cancelled(consuming)
+        await consumer.drain(settings.worker_grace_seconds)
+        for task in done - {stopping, consuming}:
+            task.result()
+    finally:
+        await _cancelled(consuming, *loops)
+        try:
+            await resources.queue.leave(worker_id)
+        except Unavailable as error:
+            log.warning("could not sign off", error=error.message)
+    log.info("worker ended", worker=worker_id)
+
+
+async def _cancelled(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,228 @@
+"""The supervisor: walks a plan, one step after another, and keeps the journal.
+
+Each step is noted before and after. A run that is taken over goes on at the first step without a result. What a step
+was doing when its worker was lost decides whether it is repeated:
+
+    started    nothing has reached the workspace: repeated if the tool, the plan or the sandbox's isolation make it safe
+    changing   changes were on their way: repeated only if the tool or the plan says that this is safe
+    otherwise  nobody guesses: the step is `uncertain` and the run waits for a person
+
+A step that finds a part of the platform away is repeated under the same rule until the run's time is up.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backplane.errors import PlatformError, Unavailable
+from backplane.events import EventType
+from backplane.patience import pauses
+from backplane.plans import Plan, Step
+from backplane.retry import RetryPolicy
+from backplane.runs import RunError
+from backplane.store.held import HeldRun
+from backplane.store.journal import StepRecord, StepStatus
+from backplane.workspace.base import Workspace
+from backplane.workspace.quota import Quota
+from worker.checkout import Checkout
+from worker.interruption import Interrupted, Interruption
+from worker.output import OutputCapture
+from worker.run_events import RunEvents
+from worker.sandbox.base import Limits, Sandbox
+from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.registry import ToolRegistry
+
+LONGEST_STEP_PAUSE_SECONDS = 300.0
+
+
+class StepFailed(Exception):
+    """A step failed for good; the run cannot go on."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class StepUncertain(Exception):
+    """It is not known whether a step happened, and repeating it may not be safe."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLimits:
+    """All in bytes: what of a step's output becomes events, what stays in its result, and the longest line."""
+
+    events: int
+    result: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepTools:
+    """What the steps of one run work with. `limits.wall_seconds` holds for steps that name no time of their own."""
+
+    tools: ToolRegistry
+    workspace: Workspace
+    checkout: Checkout
+    sandbox: Sandbox
+    quota: Quota
+    limits: Limits
+    output: OutputLimits
+
+
+class Supervisor:
+    def __init__(self, events: RunEvents, interruption: Interruption, step_tools: StepTools) -> None:
+        self._events = events
+        self._interruption = interruption
+        self._with = step_tools
+
+    def check(self, plan: Plan) -> None:
+        """Raises InvalidPlan when a step names a tool that is not there, or arguments that it does not take."""
+        for index, step in enumerate(plan.steps):
+            self._with.tools.resolve(step.tool, step.arguments, field=f"plan.steps.{index}")
+
+    async def carry_out(self, plan: Plan, journal: Sequence[StepRecord]) -> None:
+        """Returns when every step is done. Raises StepFailed, StepUncertain, Interrupted or Superseded."""
+        records = {record.step_id: record for record in journal}
+        for step in plan.ordered():
+            record = records[step.id]
+            if record.status in (StepStatus.COMPLETED, StepStatus.SKIPPED):
+                continue
+            self._interruption.check()
+            tool, arguments = self._with.tools.resolve(step.tool, step.arguments, field=f"plan.{step.id}")
+            if record.status in (StepStatus.STARTED, StepStatus.CHANGING) and not self._may_repeat(
+                step, tool, record.status
+            ):
+                await self._ask(step)
+            await self._step(step, tool, arguments, tries=record.tries)
+
+    def _may_repeat(self, step: Step, tool: Tool, status: StepStatus) -> bool:
+        untouched = status is StepStatus.STARTED and self._with.sandbox.isolation.isolated
+        return step.repeatable or tool.repeatable or untouched
+
+    async def _ask(self, step: Step) -> None:
+        error = RunError(
+            "step_uncertain",
+            f"the worker was lost while step {step.id!r} ran, and it may or may not have happened. Look at the "
+            'workspace, then retry the run with uncertain_step "repeat" or "done", or cancel it. Mark steps that are '
+            "safe to carry out twice as repeatable to avoid the question.",
+            step=step.id,
+        )
+        self._tell(step, StepStatus.UNCERTAIN, error=error.as_dict())
+
+        async def note(held: HeldRun) -> None:
+            await held.end_step(step.id, StepStatus.UNCERTAIN, {"error": error.as_dict()})
+
+        await self._events.record(note)
+        raise StepUncertain(error)
+
+    async def _step(self, step: Step, tool: Tool, arguments: ToolArguments, tries: int) -> None:
+        policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
+        attempt = 1
+        while True:
+            tries += 1
+            result, report = await self._try(step, tool, arguments, tries)
+            if result.exit_code == 0 and result.error is None:
+                await self._note(step, StepStatus.COMPLETED, report)
+                return
+            error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
+            error = RunError(error.code, error.message, error.retryable, step.id)
+            report = {**report, "error": error.as_dict()}
+            pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
+            if pause is None:
+                await self._note(step, StepStatus.FAILED, report)
+                raise StepFailed(error)
+            self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
+            await self._interruption.pause(pause)
+            attempt += 1
+
+    async def _try(
+        self, step: Step, tool: Tool, arguments: ToolArguments, tries: int
+    ) -> tuple[ToolResult, dict[str, Any]]:
+        """One try, repeated while a part of the platform is away and repeating is safe."""
+        waits = pauses()
+        while True:
+            self._tell(step, StepStatus.STARTED)
+
+            async def begin(held: HeldRun) -> None:
+                await held.begin_step(step.id, tries)
+
+            await self._events.record(begin)
+            state = _StepState()
+            capture = OutputCapture(
+                lambda line: self._events.emit(EventType.LOG, {"line": line, "step": step.id}),
+                line_max_bytes=self._with.output.line,
+                max_bytes=self._with.output.events,
+                result_max_bytes=self._with.output.result,
+            )
+            started = time.monotonic()
+            try:
+                context = self._context(step, state, capture)
+                result = await self._interruption.guard(tool.run(arguments, context))
+            except Unavailable as error:
+                if not self._may_repeat(step, tool, state.status):
+                    result = ToolResult(1, error=RunError(error.code, error.message, retryable=True))
+                else:
+                    pause = next(waits)
+                    self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
+                    await self._interruption.pause(pause)
+                    continue
+            except PlatformError as error:
+                result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
+            except Interrupted:
+                capture.finish()
+                raise
+            return result, {
+                "exit_code": result.exit_code,
+                "output": capture.finish(),
+                "duration_ms": round((time.monotonic() - started) * 1000),
+                "files_changed": list(result.files_changed),
+            }
+
+    def _context(self, step: Step, state: "_StepState", capture: OutputCapture) -> ToolContext:
+        async def about_to_change() -> None:
+            async def note(held: HeldRun) -> None:
+                await held.step_is_changing(step.id)
+
+            self._interruption.check()
+            self._interruption.changes_begin()
+            await self._events.record(note)
+            state.status = StepStatus.CHANGING
+
+        wall_seconds = step.timeout_seconds or self._with.limits.wall_seconds
+        return ToolContext(
+            workspace=self._with.workspace,
+            checkout=self._with.checkout,
+            sandbox=self._with.sandbox,
+            quota=self._with.quota,
+            limits=replace(self._with.limits, wall_seconds=wall_seconds),
+            output=capture.feed,
+            about_to_change=about_to_change,
+        )
+
+    async def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
+        self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
+
+        async def note(held: HeldRun) -> None:
+            await held.end_step(step.id, status, report)
+
+        await self._events.record(note)
+
+    def _tell(self, step: Step, status: str, **more: Any) -> None:
+        told = {"step": step.id, "title": step.title, "tool": step.tool, "status": status}
+        self._events.emit(EventType.STEP, {**told, **more})
+
+    def _warn(self, step: Step, line: str) -> None:
+        self._events.emit(EventType.LOG, {"line": line, "step": step.id, "level": "warning"})
+
+
+@dataclass(slots=True)
+class _StepState:
+    """How far a try has come: it may be repeated only from where it began."""
+
+    status: StepStatus = StepStatus.STARTED

@@ -1,0 +1,26 @@
+"""List the run's files."""
+
+from pydantic import Field
+
+from worker.tools.arguments import WorkspacePath
+from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+
+
+class FileListArguments(ToolArguments):
+    prefix: WorkspacePath | None = Field(
+        None, description="A folder, without a slash at its end; all files when left out."
+    )
+
+
+class FileList(Tool):
+    name = "file_list"
+    description = "Print size in bytes and path of every file, or of those in one folder."
+    arguments = FileListArguments
+    repeatable = True
+
+    async def run(self, arguments: FileListArguments, context: ToolContext) -> ToolResult:
+        files = await context.workspace.list(arguments.prefix or "")
+        for file in files:
+            context.output(f"{file.size:>14,}  {file.path}\n".encode())
+        context.output(f"{len(files):,} {'file' if len(files) == 1 else 'files'}\n".encode())
+        return ToolResult()
