@@ -201,7 +201,7 @@ class Supervisor:
             sandbox=self._with.sandbox,
             quota=self._with.quota,
             limits=replace(self._with.limits, wall_seconds=wall_seconds),
-            output=capture.feed,
+            output=capture.write,
             about_to_change=about_to_change,
         )
 
