@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -88,7 +89,7 @@ class Execution:
         )
         try:
             await self._recover(events, taken)
-            await self._hold(events, taken.run)
+            await self._hold(events, taken)
         except Superseded:
             log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
         finally:
@@ -124,8 +125,12 @@ class Execution:
             )
             events.continue_after(told)
 
-    async def _hold(self, events: RunEvents, run: Run) -> None:
-        events.emit(EventType.STATUS, {"status": RunStatus.RUNNING, "attempt": run.attempt})
+    async def _hold(self, events: RunEvents, taken: Taken) -> None:
+        run = taken.run
+        running: dict[str, Any] = {"status": RunStatus.RUNNING, "attempt": run.attempt}
+        if taken.from_lost_worker:
+            running["reason"] = "the worker that held it was lost"
+        events.emit(EventType.STATUS, running)
         deadline = asyncio.get_running_loop().call_later(_seconds_left(run), self.interruption.set, Cause.TIMED_OUT)
         try:
             if run.cancel_requested_at:

@@ -57,7 +57,8 @@ class Reaper:
 
     async def _reconcile(self) -> None:
         while True:
-            await asyncio.sleep(self._reconcile_seconds)
+            # Something is missing: look again as soon as it can no longer be on its way.
+            await asyncio.sleep(PUSH_SECONDS if self._missing_since else self._reconcile_seconds)
             try:
                 queued = await self.reconcile()
             except Unavailable as error:

@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -29,6 +30,7 @@ from worker.reaper import Reaper
 from worker.run_events import EventWriter
 from worker.sandbox.base import Limits, Sandbox
 from worker.sandbox.local import open_local_sandbox
+from worker.scratch import scratch_folder
 from worker.supervisor import OutputLimits
 from worker.tools.registry import builtin_tools
 
@@ -41,7 +43,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     sandbox = await open_local_sandbox(require_isolation=settings.sandbox_require_isolation)
     try:
         async with connect(settings) as resources:
-            with tempfile.TemporaryDirectory(prefix="agent-worker-", ignore_cleanup_errors=True) as scratch:
+            with scratch_folder(Path(tempfile.gettempdir())) as scratch:
                 starting = asyncio.create_task(_prepare(resources), name="prepare")
                 stopping = asyncio.create_task(stop.wait(), name="stop")
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -53,9 +55,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                         slots=settings.worker_concurrency,
                         sandbox=sandbox.isolation.name,
                     )
-                    await _work(settings, resources, sandbox, worker_id, Path(scratch), stopping)
-                starting.cancel()
-                stopping.cancel()
+                    await _work(settings, resources, sandbox, worker_id, scratch, stopping)
+                await _cancelled(starting, stopping)
     finally:
         await sandbox.close()
 
@@ -139,7 +140,7 @@ async def _work(
     log.info("worker ended", worker=worker_id)
 
 
-async def _cancelled(*tasks: "asyncio.Task[None]") -> None:
+async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,57 @@
+"""python -m standalone: the API and one worker in one process, on one event loop.
+
+For machines where a second process is one too many, and for looking at a whole run in one debugger. It is the same code
+under the same settings, so further workers may join from outside; what it gives up is that API and worker scale, and
+crash, apart. `agentctl up` starts this one when SINGLE_PROCESS is set.
+"""
+
+import argparse
+import asyncio
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from app.main import create_app
+from backplane.errors import PlatformError
+from backplane.settings import Settings, complaint
+from worker.service import serve
+
+GRACEFUL_SECONDS = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m standalone", description="API and worker in one process.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(complaint(error), file=sys.stderr)
+        return 2
+    try:
+        return asyncio.run(_run(settings, arguments.host, arguments.port))
+    except PlatformError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+
+
+async def _run(settings: Settings, host: str, port: int) -> int:
+    """The API handles the signals; when it has ended, the worker drains. A worker that fails ends the API."""
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
+    )
+    stop = asyncio.Event()
+    working = asyncio.create_task(serve(settings, stop), name="worker")
+    working.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    try:
+        await server.serve()
+    finally:
+        stop.set()
+        await working
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""The tools over a real workspace, a real checkout and the best sandbox that the machine allows."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Superseded
+from backplane.workspace.base import Workspace
+from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.quota import Quota
+from worker.checkout import Checkout
+from worker.sandbox.base import Limits
+from worker.sandbox.local import open_local_sandbox
+from worker.tools.base import ToolContext, ToolResult
+from worker.tools.registry import builtin_tools
+
+MIB = 1024 * 1024
+QUOTA = Quota(max_bytes=8 * MIB, max_files=100, max_depth=8)
+LIMITS = Limits(
+    wall_seconds=30,
+    memory_bytes=256 * MIB,
+    cpu_seconds=20,
+    processes=32,
+    file_bytes=64 * MIB,
+    disk_bytes=QUOTA.max_bytes,
+    files=QUOTA.max_files,
+)
+
+
+@dataclass
+class Bench:
+    """One run's workspace, and a way to carry a step out in it."""
+
+    context: ToolContext
+    said: bytearray
+    changing: list[str]
+
+    async def step(self, tool: str, **arguments: Any) -> ToolResult:
+        self.said.clear()
+        self.changing.clear()
+        found, valid = builtin_tools().resolve(tool, arguments, field="plan.steps.0")
+        return await found.run(valid, self.context)
+
+    async def files(self) -> dict[str, bytes]:
+        workspace = self.context.workspace
+        return {
+            file.path: b"".join([chunk async for chunk in workspace.read(file.path)]) for file in await workspace.list()
+        }
+
+
+@pytest.fixture
+async def workspace(tmp_path: Path) -> Workspace:
+    store = LocalWorkspaceStore(tmp_path / "store")
+    await store.prepare()
+    return store.workspace("user", "run")
+
+
+@pytest.fixture
+async def bench(workspace: Workspace, tmp_path: Path) -> AsyncIterator[Bench]:
+    sandbox = await open_local_sandbox(require_isolation=False)
+    checkout = Checkout(workspace, QUOTA, tmp_path / "checkout")
+    said = bytearray()
+    changing: list[str] = []
+
+    async def about_to_change() -> None:
+        changing.append("now")
+
+    yield Bench(ToolContext(workspace, checkout, sandbox, QUOTA, LIMITS, said.extend, about_to_change), said, changing)
+    await checkout.discard()
+    await sandbox.close()
+
+
+# --- files ---
+
+
+async def test_a_file_is_written_read_listed_and_deleted(bench: Bench) -> None:
+    written = await bench.step("file_write", path="docs/a.txt", content="häppy\n")
+    assert (written.exit_code, written.files_changed) == (0, ("docs/a.txt",))
+    assert bench.said == b"wrote 7 bytes to docs/a.txt\n"
+
+    await bench.step("file_read", path="docs/a.txt")
+    assert bench.said.decode() == "häppy\n"
+
+    await bench.step("file_list")
+    assert bench.said.decode().split() == ["7", "docs/a.txt", "1", "file"]
+
+    deleted = await bench.step("file_delete", path="docs/a.txt")
+    assert deleted.files_changed == ("docs/a.txt",)
+    assert await bench.files() == {}
+
+
+async def test_an_empty_file_can_be_written(bench: Bench) -> None:
+    await bench.step("file_write", path="empty", content="")
+    assert await bench.files() == {"empty": b""}
+
+
+async def test_a_part_of_a_file_says_how_to_read_on(bench: Bench) -> None:
+    await bench.step("file_write", path="a", content="0123456789")
+    await bench.step("file_read", path="a", start=2, max_bytes=3)
+    assert bench.said.decode() == "234\n… 5 more bytes; read on with start=5\n"
+    await bench.step("file_read", path="a", start=5)
+    assert bench.said == b"56789"
+    await bench.step("file_read", path="a", start=100)
+    assert bench.said == b""
+
+
+async def test_a_listing_can_be_of_one_folder(bench: Bench) -> None:
+    for path in ("a/1", "a/2", "ab"):
+        await bench.step("file_write", path=path, content="x")
+    await bench.step("file_list", prefix="a")
+    assert bench.said.decode().split() == ["1", "a/1", "1", "a/2", "2", "files"]
+
+
+async def test_reading_what_is_not_there_is_refused(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="nothing"):
+        await bench.step("file_read", path="nothing")
+
+
+async def test_deleting_twice_is_as_good_as_once(bench: Bench) -> None:
+    result = await bench.step("file_delete", path="nothing")
+    assert (result.exit_code, result.files_changed) == (0, ())
+
+
+async def test_writing_over_the_quota_changes_nothing_and_announces_nothing(bench: Bench) -> None:
+    small = replace(bench.context, quota=Quota(max_bytes=5, max_files=10, max_depth=8))
+    with pytest.raises(QuotaExceeded):
+        await Bench(small, bench.said, bench.changing).step("file_write", path="a", content="123456")
+    assert await bench.files() == {}
+    assert bench.changing == []
+
+
+async def test_a_file_is_not_written_below_another_file(bench: Bench) -> None:
+    await bench.step("file_write", path="a", content="x")
+    with pytest.raises(Conflict):
+        await bench.step("file_write", path="a/b", content="x")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("file_write", {"path": "a", "content": "new"}),
+        ("file_delete", {"path": "a"}),
+        ("shell", {"script": "echo new > a"}),
+    ],
+)
+async def test_nothing_is_changed_once_another_worker_holds_the_run(
+    bench: Bench, tool: str, arguments: dict[str, Any]
+) -> None:
+    await bench.step("file_write", path="a", content="old")
+
+    async def superseded() -> None:
+        raise Superseded("another worker holds the run")
+
+    with pytest.raises(Superseded):
+        await Bench(replace(bench.context, about_to_change=superseded), bench.said, []).step(tool, **arguments)
+    assert await bench.files() == {"a": b"old"}
+
+
+# --- commands ---
+
+
+async def test_a_script_sees_the_runs_files_and_its_changes_are_kept(bench: Bench) -> None:
+    await bench.step("file_write", path="in.txt", content="b\na\n")
+    await bench.step("file_write", path="old", content="x")
+    result = await bench.step(
+        "shell", script="sort in.txt | tee out/sorted 2>/dev/null || { mkdir out; sort in.txt > out/sorted; }; rm old"
+    )
+    assert (result.exit_code, result.error, result.files_changed) == (0, None, ("old", "out/sorted"))
+    assert await bench.files() == {"in.txt": b"b\na\n", "out/sorted": b"a\nb\n"}
+    assert bench.changing == ["now"]
+
+
+async def test_a_command_that_changes_nothing_announces_no_change(bench: Bench) -> None:
+    result = await bench.step("shell", script="echo hello")
+    assert (result.exit_code, result.files_changed, bytes(bench.said)) == (0, (), b"hello\n")
+    assert bench.changing == []
+
+
+async def test_a_python_program_sees_files_arguments_and_environment(bench: Bench) -> None:
+    await bench.step("file_write", path="greeting.py", content="WORD = 'hello'\n")
+    code = "import greeting, os, sys\nopen('out', 'w').write(f'{greeting.WORD} {sys.argv[1]} {os.environ[\"SIGN\"]}')"
+    result = await bench.step("python", code=code, args=["world"], environment={"SIGN": "!"})
+    assert result.files_changed == ("out",)
+    assert (await bench.files())["out"] == b"hello world !"
+
+
+async def test_a_script_ends_at_its_first_command_that_fails_also_inside_a_pipe(bench: Bench) -> None:
+    for script in ("false; echo on", "(exit 7) | cat; echo on"):
+        result = await bench.step("shell", script=script)
+        assert result.exit_code != 0
+        assert bench.said == b""
+
+
+async def test_a_command_that_fails_leaves_the_workspace_as_it_was(bench: Bench) -> None:
+    await bench.step("file_write", path="a", content="old")
+    result = await bench.step("shell", script="echo new > a; echo new > b; exit 3")
+    assert result.exit_code == 3
+    assert result.error is not None
+    assert result.error.code == "command_failed"
+    assert await bench.files() == {"a": b"old"}
+    assert bench.changing == []
+
+
+async def test_the_step_after_one_that_failed_starts_from_the_workspace_again(bench: Bench) -> None:
+    await bench.step("file_write", path="a", content="old")
+    await bench.step("shell", script="echo new > a; echo new > b; exit 3")
+    result = await bench.step("shell", script="cat a; ls")
+    assert (result.files_changed, bytes(bench.said)) == ((), b"olda\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "code"),
+    [
+        ("sleep 60", {"wall_seconds": 0.3}, "step_timeout"),
+        ("head -c 9000000 /dev/zero > big; sleep 60", {}, "disk_quota_exceeded"),
+        ("no-such-command", {}, "command_failed"),
+    ],
+)
+async def test_the_error_says_what_ended_the_command(
+    bench: Bench, script: str, limits: dict[str, float], code: str
+) -> None:
+    context = replace(bench.context, limits=replace(LIMITS, **limits))  # type: ignore[arg-type]
+    result = await Bench(context, bench.said, bench.changing).step("shell", script=script)
+    assert result.error is not None
+    assert (result.error.code, await bench.files()) == (code, {})
+
+
+@pytest.mark.parametrize("script", ["ln -s /etc/passwd link", "mkfifo pipe", "touch 'back\\slash'"])
+async def test_what_a_workspace_cannot_hold_is_refused_and_nothing_is_kept(bench: Bench, script: str) -> None:
+    with pytest.raises(InvalidPath):
+        await bench.step("shell", script=f"echo x > good; {script}")
+    assert await bench.files() == {}
+    assert bench.changing == []
+
+
+async def test_more_than_the_quota_is_refused_when_the_command_was_too_quick_to_be_stopped(bench: Bench) -> None:
+    with pytest.raises(QuotaExceeded):
+        await bench.step("shell", script="for n in $(seq 101); do : > $n; done")
+    assert await bench.files() == {}
