@@ -27,7 +27,7 @@ def settings(json_output: JsonFlag = False) -> None:
         [str(setting["name"]), str(setting["value"]), str(setting["default"]), str(setting["meaning"])]
         for setting in listing
     ]
-    output.table(["NAME", "VALUE", "DEFAULT", "MEANING"], rows, ["bold"])
+    output.table(["NAME", "VALUE", "DEFAULT", "MEANING"], rows, folding=["VALUE", "DEFAULT", "MEANING"])
 
 
 def show_version(json_output: JsonFlag = False) -> None:

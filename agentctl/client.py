@@ -43,7 +43,7 @@ class ApiError(CommandError):
     """An answer that is an error: its problem document, or what could be made of it."""
 
     def __init__(self, status: int, code: str, detail: str, field: str | None = None) -> None:
-        where = f" (field {field})" if field else ""
+        where = f" (field {field})" if field and field not in detail else ""
         super().__init__(ExitCode.REFUSED if status < 500 else ExitCode.UNREACHABLE, f"{detail}{where} [{code}]")
         self.status = status
         self.code = code

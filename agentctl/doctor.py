@@ -56,7 +56,8 @@ def doctor(json_output: JsonFlag = False) -> None:
     if output.json:
         output.document({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
     else:
-        output.table(["PART", "STATE", "FOUND"], [[finding.part, finding.state, finding.found] for finding in findings])
+        rows = [[finding.part, finding.state, finding.found] for finding in findings]
+        output.table(["PART", "STATE", "FOUND"], rows, folding=["FOUND"])
         for finding in findings:
             if finding.hint:
                 output.line(f"\n{finding.part}: {finding.hint}", STYLES[finding.state])

@@ -34,7 +34,7 @@ def ls(
 
 def print_files(output: Output, files: list[JsonObject]) -> None:
     rows = [[file["path"], size(file["size"]), local_time(file["modified_at"])] for file in files]
-    output.table(["PATH", "SIZE", "MODIFIED"], rows)
+    output.table(["PATH", "SIZE", "MODIFIED"], rows, folding=["PATH"])
 
 
 @app.command()

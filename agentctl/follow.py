@@ -19,7 +19,9 @@ from rich.text import Text
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.output import STATUS_STYLES, Output, duration, printable
+from backplane.runs import FINAL, RunStatus
 
+GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 _FILES_SHOWN = 5
 
 
@@ -60,6 +62,8 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
     match kind:
         case "status":
             status = str(data["status"])
+            if status in FINAL:  # `end` comes at once, and says the same
+                return []
             text = status if data.get("attempt", 1) == 1 else f"{status} (attempt {data['attempt']})"
             return [Text(f"● {text}", STATUS_STYLES.get(status, "")), *_error(data.get("error"))]
         case "position":
@@ -69,7 +73,7 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
         case "plan":
             steps = data["steps"]
             count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-            return [Text(printable(f"● plan: {count} by {data['planner']}"), "bold")]
+            return [Text(printable(f"● plan: {count}, planner {data['planner']}"), "bold")]
         case "step":
             return _step(data)
         case "log":
@@ -80,7 +84,7 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             return [Text(printable(f"… {numbers} are not to be had: {data['reason']}"), "yellow")]
         case "end":
             status = str(data["status"])
-            return [Text(f"● end: {status}", f"bold {STATUS_STYLES.get(status, '')}"), *_error(data.get("error"))]
+            return [Text(f"● {status}", f"bold {STATUS_STYLES.get(status, '')}"), *_error(data.get("error"))]
     return []
 
 
@@ -160,24 +164,23 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
 
     Ends early, with GAVE_UP, when the run waits for a person, or when `wait` seconds are over.
     """
-    code: ExitCode | None = None
+    status = ""
     try:
-        async with asyncio.timeout(wait), aclosing(client.events(run_id, after)) as events:
+        async with asyncio.timeout(wait):
             with RunView(output) as view:
-                async for event in events:
-                    view.show(event)
-                    match event["type"], event["data"].get("status"):
-                        case "end", status:
-                            code = exit_code_of_status(str(status))
-                        case "status", "waiting" if await _still_waits(client, run_id):
-                            break
+                # A run that was retried while its old end was on the way goes on behind it.
+                while not status or status in GOING_ON:
+                    async with aclosing(client.events(run_id, after)) as events:
+                        async for event in events:
+                            view.show(event)
+                            after = max(after, event["id"])
+                            if event["data"].get("status") == "waiting" and await _still_waits(client, run_id):
+                                break
+                    status = (await client.run(run_id))["status"]
     except TimeoutError:
         raise CommandError(
             ExitCode.GAVE_UP, f"Not over after {wait:g} s; the run goes on. Follow it: agentctl logs -f {run_id}"
         ) from None
-    if code is not None:
-        return code
-    status = (await client.run(run_id))["status"]
     if status == "waiting":
         output.note(
             f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: agentctl "

@@ -61,6 +61,14 @@ def local_time(moment: str | None) -> str:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
 
 
+def short_time(moment: str | None) -> str:
+    """The time of day for today, else the date."""
+    if not moment:
+        return ""
+    local = datetime.fromisoformat(moment).astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == datetime.now(local.tzinfo).date() else "%Y-%m-%d")
+
+
 class Output:
     """`json` says which of the two a command prints. Made by each command, as its flag says."""
 
@@ -87,16 +95,17 @@ class Output:
     def json_line(self, value: Any) -> None:
         print(json.dumps(value, separators=(",", ":")), flush=True)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """A table on a terminal, tab-separated lines under a header in a pipe. `styles` are those of the columns."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folding: Sequence[str] = ()) -> None:
+        """A table on a terminal, tab-separated lines under a header in a pipe. Cells of the columns `folding` go on
+        in the next line where the terminal is too narrow; others are cut."""
         clean = [[printable(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
             for row in [list(columns), *clean]:
                 self.line("\t".join(cell.replace("\t", " ") for cell in row))
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for index, column in enumerate(columns):
-            table.add_column(column, style=styles[index] if index < len(styles) else "", overflow="fold")
+        for column in columns:
+            table.add_column(column, overflow="fold" if column in folding else "ellipsis", no_wrap=column not in folding)
         for row in clean:
             table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
         self.out.print(table)

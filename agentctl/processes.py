@@ -36,6 +36,8 @@ class Part(Protocol):
 
     async def exited(self) -> int: ...
 
+    def last_words(self) -> str: ...
+
 
 class ChildProcess:
     """A Python module of this project as a process. What it prints goes to `log`, which is turned over at LOG_BYTES."""
@@ -45,6 +47,7 @@ class ChildProcess:
         self.log = log
         self._argv = [sys.executable, "-m", *module]
         self._environment = environment
+        self._log_start = 0
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -59,6 +62,7 @@ class ChildProcess:
         """Must be called in the main thread, on whose end the kernel kills the process."""
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -76,6 +80,10 @@ class ChildProcess:
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return await self._process.wait()
+
+    def last_words(self) -> str:
+        """What it has printed last, as lines to put under a sentence."""
+        return last_lines(self.log, self._log_start)
 
     async def stop(self, grace_seconds: float) -> None:
         """Ask it to end, and kill it when it takes longer than that."""
@@ -100,7 +108,7 @@ class ChildProcess:
                 self._process.send_signal(number)
 
 
-async def keep_running(part: Part, name: str, log: Path, tell: Tell) -> None:
+async def keep_running(part: Part, name: str, tell: Tell) -> None:
     """Start `part` again whenever it ends, after a pause that grows while it keeps ending. Runs until cancelled."""
     clock = asyncio.get_running_loop().time
     pause = FIRST_PAUSE_SECONDS
@@ -109,7 +117,7 @@ async def keep_running(part: Part, name: str, log: Path, tell: Tell) -> None:
         code = await part.exited()
         if clock() - began >= STEADY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
-        tell("ended", f"{name} {how_it_ended(code)}; starting it again in {pause:g} s.{last_lines(log)}")
+        tell("ended", f"{name} {how_it_ended(code)}; starting it again in {pause:g} s.{part.last_words()}")
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         try:
@@ -129,15 +137,15 @@ def how_it_ended(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, as lines to put under a sentence; nothing when it is empty."""
+def last_lines(log: Path, start: int = 0, count: int = 12) -> str:
+    """The end of a log, not before its byte `start`, as lines to put under a sentence; empty when there is nothing."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 16 * 1024))
+            file.seek(max(start, log.stat().st_size - 16 * 1024))
             lines = file.read().decode(errors="replace").splitlines()[-count:]
     except OSError:
         return ""
-    return "".join(f"\n    {line}" for line in [f"The end of {log}:", *lines]) if lines else ""
+    return "".join(f"\n    {line[:400]}" for line in [f"The end of {log}:", *lines]) if lines else ""
 
 
 def child_environment(variables: Mapping[str, str], base: Mapping[str, str] = os.environ) -> dict[str, str]:

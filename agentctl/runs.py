@@ -15,7 +15,7 @@ import yaml
 from agentctl.client import Client, JsonObject, connect, find_token, find_url
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, follow
-from agentctl.output import JsonFlag, Output, duration, local_time
+from agentctl.output import JsonFlag, Output, duration, local_time, short_time
 from backplane.runs import RunStatus
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -210,7 +210,7 @@ def runs(
         output.document(found)
         return
     rows = [
-        [run["run_id"], run["status"], local_time(run["created_at"]), _lasted(run), _first_line(run)] for run in found
+        [run["run_id"], run["status"], short_time(run["created_at"]), _lasted(run), _first_line(run)] for run in found
     ]
     output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows)
 
@@ -244,7 +244,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     )
     if run["steps"]:
         output.line()
-        output.table(["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"], [_step_row(step) for step in run["steps"]])
+        output.table(["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"], [_step_row(step) for step in run["steps"]], folding=["TITLE"])
 
 
 def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:

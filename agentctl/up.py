@@ -31,7 +31,7 @@ from agentctl.configuration import load_settings, masked
 from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration
-from agentctl.processes import ChildProcess, Tell, child_environment, how_it_ended, keep_running, last_lines
+from agentctl.processes import ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.store.migrations import migrate
@@ -183,10 +183,9 @@ async def running(
             await child.start()
         await _until_ready(place, token, children)
         parts["sandbox"] = _describe_sandbox(await sandbox)
-        keepers = [asyncio.create_task(keep_running(child, child.name, child.log, tell)) for child in children]
+        keepers = [asyncio.create_task(keep_running(child, child.name, tell)) for child in children]
         if redis is not None:
-            log = redis.data_dir / "redis.log"
-            keepers.append(asyncio.create_task(keep_running(redis, "redis", log, tell)))
+            keepers.append(asyncio.create_task(keep_running(redis, "redis", tell)))
         stack.push_async_callback(_cancel, keepers)
         yield Platform(place, token, parts, time.monotonic() - began, children, keepers)
 
@@ -298,7 +297,7 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
             while True:
                 if dead := [child for child in children if child.returncode is not None]:
                     child = dead[0]
-                    message = f"{child.name} {how_it_ended(child.returncode or 0)} at its start.{last_lines(child.log)}"
+                    message = f"{child.name} {how_it_ended(child.returncode or 0)} at its start.{child.last_words()}"
                     raise CommandError(ExitCode.RUN_FAILED, message)
                 try:
                     readiness = await client.readiness()
@@ -314,7 +313,7 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
                         raise
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        ends = "".join(last_lines(child.log) for child in children)
+        ends = "".join(child.last_words() for child in children)
         message = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}.{ends}"
         raise CommandError(ExitCode.RUN_FAILED, message) from None
 

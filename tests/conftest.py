@@ -103,7 +103,7 @@ def own_postgres(tmp_path: Path) -> Iterator[Callable[[], PostgresServer]]:
 @pytest.fixture
 def sqlite_database(tmp_path: Path) -> str:
     """URL of a database file that does not exist yet."""
-    return f"sqlite+aiosqlite:///{tmp_path / 'agent.db'}"
+    return f"sqlite:///{tmp_path / 'agent.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

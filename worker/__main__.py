@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 
+import uvloop
 from pydantic import ValidationError
 
 from backplane import process_log
@@ -31,7 +32,7 @@ def main() -> int:
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process="worker")
     try:
-        asyncio.run(_check() if arguments.check else _serve(settings))
+        uvloop.run(_check() if arguments.check else _serve(settings))
     except PlatformError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ or superseded; the last writes nothing at all.
 
 import asyncio
 import random
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -28,7 +27,8 @@ from backplane.queue.base import Claim
 from backplane.resources import Resources
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import HeldRun, Taken
+from backplane.store.held import Taken
+from backplane.store.journal import StepRecord, pending_steps
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
@@ -72,6 +72,7 @@ class Execution:
         self.interruption = Interruption()
         self._with = equipment
         self._began = time.monotonic()
+        self._checkout: Checkout | None = None
 
     async def run(self) -> None:
         """Carry the run out. Raises nothing but CancelledError: whatever goes wrong becomes the run's end, or its next
@@ -94,6 +95,8 @@ class Execution:
             log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
         finally:
             self._with.events.close(events)
+            if self._checkout:
+                await asyncio.shield(self._checkout.discard())
 
     async def _pass_on(self) -> None:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
@@ -169,34 +172,33 @@ class Execution:
             events.emit(EventType.LOG, {"line": line, "level": "warning"})
 
         workspace = PatientWorkspace(self._with.resources.workspaces.workspace(run.user_id, run.id), tell_workspace)
-        folder = Path(tempfile.mkdtemp(prefix=f"{run.id}-", dir=self._with.scratch))
-        checkout = Checkout(workspace, self._with.quota, folder)
-        try:
-            step_tools = StepTools(
-                self._with.tools,
-                workspace,
-                checkout,
-                self._with.sandbox,
-                self._with.quota,
-                self._with.limits,
-                self._with.output,
-            )
-            supervisor = Supervisor(events, self.interruption, step_tools)
-            plan = await self._plan(events, run, supervisor)
-            journal = await until_available(lambda: self._with.resources.store.journal.steps(run.id), self._tell_away)
-            await supervisor.carry_out(plan, journal)
-        finally:
-            await asyncio.shield(checkout.discard())
+        checkout = Checkout(workspace, self._with.quota, self._with.scratch / f"{run.id}-{self.claim.generation}")
+        self._checkout = checkout
+        step_tools = StepTools(
+            self._with.tools,
+            workspace,
+            checkout,
+            self._with.sandbox,
+            self._with.quota,
+            self._with.limits,
+            self._with.output,
+        )
+        supervisor = Supervisor(events, self.interruption, step_tools)
+        plan, journal = await self._plan(events, run, supervisor)
+        await supervisor.carry_out(plan, journal)
 
-    async def _plan(self, events: RunEvents, run: Run, supervisor: Supervisor) -> Plan:
+    async def _plan(self, events: RunEvents, run: Run, supervisor: Supervisor) -> tuple[Plan, list[StepRecord]]:
+        """The plan that was made before, with what became of its steps; else a new one, saved with its first step."""
         if run.plan is not None:
-            return Plan.model_validate(run.plan)
+            kept = self._with.resources.store.journal
+            return Plan.model_validate(run.plan), await until_available(lambda: kept.steps(run.id), self._tell_away)
         plan = await self.interruption.guard(make_plan(self._with.planners, run))
         supervisor.check(plan)
         steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
         events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
-        await events.record(lambda held: held.save_plan(plan))
-        return plan
+        journal = pending_steps(plan)
+        events.defer(lambda held: held.save_plan(plan, journal))
+        return plan, journal
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> None:
         if cause is Cause.SUPERSEDED:
@@ -223,11 +225,10 @@ class Execution:
             EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         )
 
-        async def queue_again(held: HeldRun) -> None:
-            await held.reopen_steps()
-            await held.queue_again(attempt=run.attempt + 1, error=error)
-
-        await events.record(queue_again)
+        await events.record(
+            lambda held: held.reopen_steps(),
+            lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
+        )
         await self._release(events, pause)
 
     async def _give_back(self, events: RunEvents, run: Run) -> None:
@@ -244,12 +245,7 @@ class Execution:
         body = {"status": status, "error": error.as_dict() if error else None}
         events.emit(EventType.STATUS, body)
         events.emit(EventType.END, body)
-
-        async def finish(held: HeldRun) -> None:
-            await held.skip_pending_steps()
-            await held.finish(status, error)
-
-        await events.record(finish)
+        await events.record(lambda held: held.skip_pending_steps(), lambda held: held.finish(status, error))
         await self._settle(events, time.monotonic() - self._began if status is RunStatus.COMPLETED else None)
 
     async def _settle(self, events: RunEvents, duration: float | None) -> None:

@@ -8,7 +8,7 @@ What must not be parted from its events (a step's result, a run's end) is writte
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -24,6 +24,8 @@ SHARE = 500
 """Events of one run in one call."""
 UNTOLD_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
+
+Write = Callable[[HeldRun], None]
 
 log = structlog.get_logger()
 
@@ -42,6 +44,7 @@ class RunEvents:
         self.saving = asyncio.Lock()
         self.told = asyncio.Event()
         self._writer = writer
+        self._deferred: list[Write] = []
         self._last_id = last_id
 
     def emit(self, type: EventType, data: Mapping[str, Any]) -> None:
@@ -65,21 +68,30 @@ class RunEvents:
         self._last_id = told[-1].id
         self.unsaved.extend(told)
 
-    async def record(self, write: Callable[[HeldRun], Awaitable[None]]) -> None:
-        """One transaction: the events so far, and what `write` does. Waits while the database is away.
+    def defer(self, write: Write) -> None:
+        """Let this be written with the next `record`, which must follow at once: nothing may be done in between."""
+        self._deferred.append(write)
 
-        Raises Superseded when the run is no longer held. `write` may be called again, after a failure.
+    async def record(self, *writes: Write) -> None:
+        """One transaction: the events so far, what was deferred, and these. Waits while the database is away.
+
+        Raises Superseded when the run is no longer held. A write may be called again, after a failure.
         """
 
         async def once() -> None:
             async with self.saving:
-                events, self.unsaved = self.unsaved, []
+                events, deferred = self.unsaved, self._deferred
+                self.unsaved, self._deferred = [], []
+
+                def write(held: HeldRun) -> None:
+                    held.add_events(events)
+                    for part in (*deferred, *writes):
+                        part(held)
+
                 try:
-                    async with self._writer.store.held.hold(self.run_id, self.generation) as held:
-                        await held.add_events(events)
-                        await write(held)
+                    await self._writer.store.held.write(self.run_id, self.generation, write)
                 except BaseException:
-                    self.unsaved = events + self.unsaved
+                    self.unsaved, self._deferred = events + self.unsaved, deferred + self._deferred
                     raise
 
         await until_available(once, self._tell)

@@ -22,7 +22,6 @@ from backplane.patience import pauses
 from backplane.plans import Plan, Step
 from backplane.retry import RetryPolicy
 from backplane.runs import RunError
-from backplane.store.held import HeldRun
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
@@ -114,11 +113,8 @@ class Supervisor:
             step=step.id,
         )
         self._tell(step, StepStatus.UNCERTAIN, error=error.as_dict())
-
-        async def note(held: HeldRun) -> None:
-            await held.end_step(step.id, StepStatus.UNCERTAIN, {"error": error.as_dict()})
-
-        await self._events.record(note)
+        result = {"error": error.as_dict()}
+        await self._events.record(lambda held: held.end_step(step.id, StepStatus.UNCERTAIN, result))
         raise StepUncertain(error)
 
     async def _step(self, step: Step, tool: Tool, arguments: ToolArguments, tries: int) -> None:
@@ -128,14 +124,14 @@ class Supervisor:
             tries += 1
             result, report = await self._try(step, tool, arguments, tries)
             if result.exit_code == 0 and result.error is None:
-                await self._note(step, StepStatus.COMPLETED, report)
+                self._note(step, StepStatus.COMPLETED, report)
                 return
             error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
             error = RunError(error.code, error.message, error.retryable, step.id)
             report = {**report, "error": error.as_dict()}
             pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
             if pause is None:
-                await self._note(step, StepStatus.FAILED, report)
+                self._note(step, StepStatus.FAILED, report)
                 raise StepFailed(error)
             self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
             await self._interruption.pause(pause)
@@ -148,11 +144,7 @@ class Supervisor:
         waits = pauses()
         while True:
             self._tell(step, StepStatus.STARTED)
-
-            async def begin(held: HeldRun) -> None:
-                await held.begin_step(step.id, tries)
-
-            await self._events.record(begin)
+            await self._events.record(lambda held: held.begin_step(step.id, tries))
             state = _StepState()
             capture = OutputCapture(
                 lambda line: self._events.emit(EventType.LOG, {"line": line, "step": step.id}),
@@ -186,12 +178,9 @@ class Supervisor:
 
     def _context(self, step: Step, state: "_StepState", capture: OutputCapture) -> ToolContext:
         async def about_to_change() -> None:
-            async def note(held: HeldRun) -> None:
-                await held.step_is_changing(step.id)
-
             self._interruption.check()
             self._interruption.changes_begin()
-            await self._events.record(note)
+            await self._events.record(lambda held: held.step_is_changing(step.id))
             state.status = StepStatus.CHANGING
 
         wall_seconds = step.timeout_seconds or self._with.limits.wall_seconds
@@ -205,13 +194,10 @@ class Supervisor:
             about_to_change=about_to_change,
         )
 
-    async def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
+    def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
+        """Written together with what comes next: the following step's begin, or the end of the run."""
         self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
-
-        async def note(held: HeldRun) -> None:
-            await held.end_step(step.id, status, report)
-
-        await self._events.record(note)
+        self._events.defer(lambda held: held.end_step(step.id, status, report))
 
     def _tell(self, step: Step, status: str, **more: Any) -> None:
         told = {"step": step.id, "title": step.title, "tool": step.tool, "status": status}

@@ -22,7 +22,7 @@ Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Frames `id`, `event`, `data`; the data is the event as the JSON log has it. Events: "
-        "status, position (while queued; without id), plan, step, log, gap (ids that are not to be had), end (the last).",
+        "status, position (while queued; without id), plan, step, log, gap (ids not to be had), end (the last).",
         "content": {
             "text/event-stream": {
                 "schema": {"type": "string"},

@@ -1,22 +1,29 @@
 """One database: SQLite (one machine) or PostgreSQL, behind the same two calls, `read` and `write`.
 
-A write is a transaction. On SQLite it takes the write lock at once (BEGIN IMMEDIATE), because a read that later turns
-into a write cannot be waited for there. What the driver raises when the database does not answer becomes `Unavailable`;
-statements never show their parameters, which are users' texts.
+Both take a function that works on a plain SQLAlchemy connection. PostgreSQL runs it on the event loop (psycopg's
+asynchronous driver), SQLite in a thread: one hop a transaction, not one a statement, which is what makes it quick. On
+SQLite a write takes the write lock at once (BEGIN IMMEDIATE), because a read that later turns into a write cannot be
+waited for there.
+
+What the driver raises when the database does not answer becomes `Unavailable`; statements never show their parameters,
+which are users' texts.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import event, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backplane.errors import InvalidInput, Unavailable
+
+Result = TypeVar("Result")
 
 SQLITE_BUSY_SECONDS = 10
 CONNECT_SECONDS = 5
@@ -36,22 +43,9 @@ def parse_url(url: str) -> URL:
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise InvalidInput("DATABASE_URL names no SQLite file; set sqlite:///path", field="DATABASE_URL")
-        return parsed.set(drivername="sqlite+aiosqlite")
+        return parsed.set(drivername="sqlite+pysqlite")
     raise InvalidInput(
         f"DATABASE_URL: {backend} is not supported; set postgresql://… or sqlite:///path", field="DATABASE_URL"
-    )
-
-
-def create_engine(url: URL, *, pool_size: int = 5, pool_overflow: int = 5) -> AsyncEngine:
-    options: dict[str, Any] = {"hide_parameters": True, "pool_size": pool_size, "max_overflow": pool_overflow}
-    if url.drivername.startswith("sqlite"):
-        Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, **options)
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
-        return engine
-    return create_async_engine(
-        url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_timeout=2 * CONNECT_SECONDS, **options
     )
 
 
@@ -69,35 +63,79 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 class Database:
-    """Owns the engine."""
+    """Owns the connections: at most `pool_size` + `pool_overflow` of them."""
 
     def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.drivername.startswith("sqlite")
-        self._engine = create_engine(self.url, pool_size=pool_size, pool_overflow=pool_overflow)
-        self._writing = self._engine.execution_options(writes=True)
-        self._reading = self._engine if self.is_sqlite else self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        options = {"hide_parameters": True, "pool_size": pool_size, "max_overflow": pool_overflow}
+        kind = _Sqlite if self.is_sqlite else _Postgres
+        self._connections: _Sqlite | _Postgres = kind(self.url, options)
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` gives. It sees what is committed, statement by statement, and changes nothing."""
         with _translated():
-            async with self._reading.connect() as connection:
-                yield connection
+            return await self._connections.read(work)
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction: committed when the block ends, rolled back when it raises."""
+    async def write(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` gives, in one transaction: committed when it returns, rolled back when it raises."""
         with _translated():
-            async with self._writing.begin() as connection:
-                yield connection
+            return await self._connections.write(work)
 
     async def check(self) -> None:
         """One cheap statement; raises Unavailable."""
-        async with self.read() as connection:
-            await connection.execute(text("SELECT 1"))
+        await self.read(lambda connection: connection.execute(text("SELECT 1")))
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._connections.close()
+
+
+class _Postgres:
+    def __init__(self, url: URL, options: dict[str, Any]) -> None:
+        self._writing: AsyncEngine = create_async_engine(
+            url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_timeout=2 * CONNECT_SECONDS, **options
+        )
+        self._reading = self._writing.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        async with self._reading.connect() as connection:
+            return await connection.run_sync(work)
+
+    async def write(self, work: Callable[[Connection], Result]) -> Result:
+        async with self._writing.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        await self._writing.dispose()
+
+
+class _Sqlite:
+    def __init__(self, url: URL, options: dict[str, Any]) -> None:
+        Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+        arguments = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
+        self._reading: Engine = create_engine(url, connect_args=arguments, **options)
+        event.listen(self._reading, "connect", _prepare_sqlite)
+        event.listen(self._reading, "begin", _begin_sqlite)
+        self._writing = self._reading.execution_options(writes=True)
+        self._threads = ThreadPoolExecutor(options["pool_size"], thread_name_prefix="sqlite")
+
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        def in_thread() -> Result:
+            with self._reading.connect() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
+
+    async def write(self, work: Callable[[Connection], Result]) -> Result:
+        def in_thread() -> Result:
+            with self._writing.begin() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        self._reading.dispose()
 
 
 class _translated:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, func, select, text
 
 from backplane.events import Event, decode
 from backplane.store.database import Database
@@ -13,15 +12,15 @@ from backplane.store.tables import events
 _ADD = text("INSERT INTO events (run_id, id, line) VALUES (:run_id, :id, :line) ON CONFLICT DO NOTHING")
 
 
-async def add_events(connection: AsyncConnection, new: Iterable[Event]) -> None:
+def add_events(connection: Connection, new: Iterable[Event]) -> None:
     rows = [{"run_id": event.run_id, "id": event.id, "line": event.line} for event in new]
     if rows:
-        await connection.execute(_ADD, rows)
+        connection.execute(_ADD, rows)
 
 
-async def last_event_id(connection: AsyncConnection, run_id: str) -> int:
+def last_event_id(connection: Connection, run_id: str) -> int:
     """0 when there is none."""
-    found: int | None = await connection.scalar(select(func.max(events.c.id)).where(events.c.run_id == run_id))
+    found: int | None = connection.scalar(select(func.max(events.c.id)).where(events.c.run_id == run_id))
     return found or 0
 
 
@@ -37,8 +36,8 @@ class Events:
             .order_by(events.c.id)
             .limit(limit)
         )
-        async with self._database.read() as connection:
-            return [decode(line) for line in (await connection.execute(query)).scalars()]
+        lines = await self._database.read(lambda connection: connection.execute(query).scalars().all())
+        return [decode(line) for line in lines]
 
     async def last_ids(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Of those runs that have events."""
@@ -47,9 +46,8 @@ class Events:
             .where(events.c.run_id.in_(run_ids))
             .group_by("run_id")
         )
-        async with self._database.read() as connection:
-            return {row.run_id: row.last_id for row in await connection.execute(query)}
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.run_id: row.last_id for row in rows}
 
     async def last_id(self, run_id: str) -> int:
-        async with self._database.read() as connection:
-            return await last_event_id(connection, run_id)
+        return await self._database.read(lambda connection: last_event_id(connection, run_id))

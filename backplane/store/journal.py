@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from backplane.plans import Plan
 from backplane.store.database import Database
 from backplane.store.tables import steps
 
@@ -45,6 +46,14 @@ class StepRecord:
     result: dict[str, Any] | None
 
 
+def pending_steps(plan: Plan) -> list[StepRecord]:
+    """The journal of a plan of which nothing was done."""
+    return [
+        StepRecord(step.id, position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
+        for position, step in enumerate(plan.ordered())
+    ]
+
+
 class Journal:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,18 +61,18 @@ class Journal:
     async def steps(self, run_id: str) -> list[StepRecord]:
         """In the order in which they are carried out; empty before there is a plan."""
         query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.position)
-        async with self._database.read() as connection:
-            return [
-                StepRecord(
-                    row.step_id,
-                    row.position,
-                    row.title,
-                    row.tool,
-                    StepStatus(row.status),
-                    row.tries,
-                    row.started_at,
-                    row.finished_at,
-                    row.result,
-                )
-                for row in await connection.execute(query)
-            ]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            StepRecord(
+                row.step_id,
+                row.position,
+                row.title,
+                row.tool,
+                StepStatus(row.status),
+                row.tries,
+                row.started_at,
+                row.finished_at,
+                row.result,
+            )
+            for row in rows
+        ]

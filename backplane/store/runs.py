@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
@@ -22,6 +21,10 @@ from backplane.store.tables import runs, steps
 
 # What a user sees and what a claim needs; the idempotency columns stay inside.
 RUN_COLUMNS = [column for column in runs.c if not column.name.startswith("idempotency")]
+
+
+Changed = tuple[Run, list[Event]]
+"""A run after a change, and the new events that tell of it."""
 
 
 def run_of(row: Row[Any]) -> Run:
@@ -72,22 +75,24 @@ class Runs:
         history = [encode(run.id, 1, EventType.STATUS, {"status": "created", "attempt": 1}, run.created_at)]
         if start:
             history.append(encode(run.id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, run.created_at))
+
+        def write(connection: Connection) -> Run:
+            row = connection.execute(insert(runs).values(values).returning(*RUN_COLUMNS)).one()
+            add_events(connection, history)
+            return run_of(row)
+
         try:
-            async with self._database.write() as connection:
-                row = (await connection.execute(insert(runs).values(values).returning(*RUN_COLUMNS))).one()
-                await add_events(connection, history)
+            return await self._database.write(write)
         except IntegrityError:
             if key is None:
                 raise
             return await self._made_before(run.user_id, key, digest)
-        return run_of(row)
 
     async def _made_before(self, user_id: str, key: str, digest: str | None) -> Run:
         query = select(*RUN_COLUMNS, runs.c.idempotency_digest).where(
             runs.c.user_id == user_id, runs.c.idempotency_key == key
         )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one()
+        row = await self._database.read(lambda connection: connection.execute(query).one())
         values = dict(row._mapping)
         if values.pop("idempotency_digest") != digest:
             raise IdempotencyKeyReused(
@@ -98,20 +103,17 @@ class Runs:
 
     async def get(self, user_id: str, run_id: str) -> Run:
         """Raises NotFound, also for another user's run."""
-        return await self._one(select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id), run_id)
-
-    async def find(self, run_id: str) -> Run | None:
-        """Whoever owns it: for workers."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(*RUN_COLUMNS).where(runs.c.id == run_id))).one_or_none()
-        return run_of(row) if row else None
-
-    async def _one(self, query: Select[Any], run_id: str) -> Run:
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        query = select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise _missing(run_id)
         return run_of(row)
+
+    async def find(self, run_id: str) -> Run | None:
+        """Whoever owns it: for workers."""
+        query = select(*RUN_COLUMNS).where(runs.c.id == run_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        return run_of(row) if row else None
 
     async def page(
         self, user_id: str, *, status: RunStatus | None = None, before: str | None = None, limit: int = 50
@@ -122,8 +124,7 @@ class Runs:
             query = query.where(runs.c.status == status.value)
         if before:
             query = query.where(runs.c.id < before)
-        async with self._database.read() as connection:
-            return [run_of(row) for row in await connection.execute(query)]
+        return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]
 
     async def unfinished(self, *, after: str = "", limit: int = 500) -> list[Run]:
         """Runs that are queued or running, whoever owns them, by id: what Redis has to know."""
@@ -133,42 +134,48 @@ class Runs:
             .order_by(runs.c.id)
             .limit(limit)
         )
-        async with self._database.read() as connection:
-            return [run_of(row) for row in await connection.execute(query)]
+        return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]
 
-    async def start(self, user_id: str, run_id: str) -> tuple[Run, list[Event]]:
+    async def start(self, user_id: str, run_id: str) -> Changed:
         """created → queued. A run that is queued or running already is answered as it is, without an event."""
-        async with self._database.write() as connection:
-            run = await _locked(connection, user_id, run_id)
+
+        def write(connection: Connection) -> Changed:
+            run = _locked(connection, user_id, run_id)
             if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
                 return run, []
             if run.status is not RunStatus.CREATED:
                 hint = "retry it" if run.status in (RunStatus.FAILED, RunStatus.WAITING) else "create a new run"
                 raise TransitionNotAllowed(f"run {run_id} is {run.status} and was started before; {hint} instead")
             now = datetime.now(UTC)
-            return await _change(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
+            return _change(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
 
-    async def cancel(self, user_id: str, run_id: str) -> tuple[Run, list[Event]]:
+        return await self._database.write(write)
+
+    async def cancel(self, user_id: str, run_id: str) -> Changed:
         """Cancel at once what no worker holds; ask the worker of a running one. The intent is in the row, so it
         lasts."""
-        async with self._database.write() as connection:
-            run = await _locked(connection, user_id, run_id)
+
+        def write(connection: Connection) -> Changed:
+            run = _locked(connection, user_id, run_id)
             now = datetime.now(UTC)
             if run.status is RunStatus.CANCELLED or (run.status is RunStatus.RUNNING and run.cancel_requested_at):
                 return run, []
             if run.status is RunStatus.RUNNING:
-                return await _update(connection, run_id, {"cancel_requested_at": now}), []
+                return _update(connection, run_id, {"cancel_requested_at": now}), []
             values = {"status": RunStatus.CANCELLED, "cancel_requested_at": now, "finished_at": now}
-            return await _change(connection, run, values, now)
+            return _change(connection, run, values, now)
 
-    async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool) -> tuple[Run, list[Event]]:
+        return await self._database.write(write)
+
+    async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool) -> Changed:
         """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated."""
-        async with self._database.write() as connection:
-            run = await _locked(connection, user_id, run_id)
+
+        def write(connection: Connection) -> Changed:
+            run = _locked(connection, user_id, run_id)
             now = datetime.now(UTC)
             again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
             for old, new in ((StepStatus.UNCERTAIN, again), (StepStatus.FAILED, StepStatus.PENDING)):
-                await connection.execute(
+                connection.execute(
                     update(steps).where(steps.c.run_id == run_id, steps.c.status == old.value).values(status=new.value)
                 )
             values = {
@@ -179,31 +186,31 @@ class Runs:
                 "finished_at": None,
                 "error": None,
             }
-            return await _change(connection, run, values, now)
+            return _change(connection, run, values, now)
+
+        return await self._database.write(write)
 
 
-async def _locked(connection: AsyncConnection, user_id: str, run_id: str) -> Run:
+def _locked(connection: Connection, user_id: str, run_id: str) -> Run:
     query = select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id).with_for_update()
-    row = (await connection.execute(query)).one_or_none()
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise _missing(run_id)
     return run_of(row)
 
 
-async def _update(connection: AsyncConnection, run_id: str, values: Mapping[str, Any]) -> Run:
+def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> Run:
     statement = update(runs).where(runs.c.id == run_id).values(**values).returning(*RUN_COLUMNS)
-    return run_of((await connection.execute(statement)).one())
+    return run_of(connection.execute(statement).one())
 
 
-async def _change(
-    connection: AsyncConnection, run: Run, values: Mapping[str, Any], now: datetime
-) -> tuple[Run, list[Event]]:
+def _change(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
     """A transition of a locked row, with its events."""
     check_transition(run.id, run.status, values["status"])
-    changed = await _update(connection, run.id, {**values, "status": values["status"].value})
-    number = await last_event_id(connection, run.id) + 1
+    changed = _update(connection, run.id, {**values, "status": values["status"].value})
+    number = last_event_id(connection, run.id) + 1
     told = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
     if changed.status in FINAL:
         told.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
-    await add_events(connection, told)
+    add_events(connection, told)
     return changed, told

@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
@@ -25,41 +25,35 @@ class Users:
         Raises Conflict when the user exists with another tier.
         """
         plain, now = new_token(), datetime.now(UTC)
-        async with self._database.write() as connection:
-            row = (await connection.execute(select(users).where(users.c.name == name))).one_or_none()
-            if row is None:
-                user = User(str(uuid.uuid4()), name, tier)
-                await connection.execute(insert(users).values(id=user.id, name=name, tier=tier.value, created_at=now))
-            else:
-                user = User(row.id, row.name, Tier(row.tier))
+
+        def write(connection: Connection) -> Token:
+            row = connection.execute(select(users).where(users.c.name == name)).one_or_none()
+            user = User(row.id, row.name, Tier(row.tier)) if row else User(str(uuid.uuid4()), name, tier)
             if user.tier is not tier:
-                raise Conflict(f"user {name} has the tier {user.tier}; leave the tier out, or name another user")
+                raise Conflict(f"user {name} has the tier {user.tier}: name that tier, or another user")
+            if row is None:
+                connection.execute(insert(users).values(id=user.id, name=name, tier=tier.value, created_at=now))
             token = Token(str(uuid.uuid4()), user, label, now, None)
-            await connection.execute(
-                insert(tokens).values(
-                    id=token.id, user_id=user.id, digest=token_digest(plain), label=label, created_at=now
-                )
-            )
-        return token, plain
+            values = {"id": token.id, "user_id": user.id, "digest": token_digest(plain)}
+            connection.execute(insert(tokens).values(**values, label=label, created_at=now))
+            return token
+
+        return await self._database.write(write), plain
 
     async def list_tokens(self) -> list[Token]:
-        async with self._database.read() as connection:
-            return [_token(row) for row in await connection.execute(_TOKEN.order_by(tokens.c.created_at))]
+        query = _TOKEN.order_by(tokens.c.created_at)
+        return [_token(row) for row in await self._database.read(lambda c: c.execute(query).all())]
 
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound. Revoking twice is no error."""
-        async with self._database.write() as connection:
-            done = await connection.execute(
-                update(tokens).where(tokens.c.id == token_id).values(revoked_at=datetime.now(UTC))
-            )
-            if not done.rowcount:
-                raise NotFound(f"there is no token {token_id}; `agentctl token list` shows them")
+        statement = update(tokens).where(tokens.c.id == token_id).values(revoked_at=datetime.now(UTC))
+        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
+            raise NotFound(f"there is no token {token_id}; `agentctl token list` shows them")
 
     async def user_of(self, plain: str) -> User | None:
         """Who a bearer token stands for; None when it is unknown or revoked."""
         query = _TOKEN.where(tokens.c.digest == token_digest(plain), tokens.c.revoked_at.is_(None))
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return _token(row).user if row else None
 
 

@@ -5,6 +5,7 @@ Nothing is fsynced: after a power cut the newest files may be missing. Symbolic 
 holds none. Folders come with their first file and go with their last.
 """
 
+import asyncio
 import builtins
 import contextlib
 import os
@@ -74,6 +75,8 @@ class LocalWorkspace(Workspace):
     def __init__(self, root: Path, folder: str) -> None:
         self._root = root
         self._folder = folder
+        # Copying in several threads at once takes twice as long: they wait for one interpreter.
+        self._copying = asyncio.Lock()
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await in_thread(self._list, prefix)
@@ -102,10 +105,12 @@ class LocalWorkspace(Workspace):
         await in_thread(self._delete, path)
 
     async def download(self, path: str, target: Path) -> FileInfo:
-        return await in_thread(self._download, path, target)
+        async with self._copying:
+            return await in_thread(self._download, path, target)
 
     async def upload(self, path: str, source: Path) -> FileInfo:
-        return await in_thread(self._upload, path, source)
+        async with self._copying:
+            return await in_thread(self._upload, path, source)
 
     def _list(self, prefix: str) -> builtins.list[FileInfo]:
         top = f"{self._folder}/"

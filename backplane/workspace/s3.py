@@ -366,4 +366,4 @@ def _reason(text: str) -> str:
     """The status in an error of obstore, which has it nowhere but in the text; else what happened."""
     if status := re.search(r"status code: (\d{3})", text):
         return status[1]
-    return "no answer in time" if re.search(r"timed ?out", text, re.IGNORECASE) else "no connection"
+    return "no answer in time" if re.search(r"timed ?out", text, re.IGNORECASE) else "the connection failed"

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from backplane.errors import InvalidInput, Unavailable
+from backplane.workspace.files import empty, open_folder
 from tests.waiting import wait_until
 from worker.sandbox import local
 from worker.sandbox.base import Command, Ending, Isolation, Limits, Outcome, Sandbox
@@ -63,10 +64,12 @@ async def isolated() -> Sandbox:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "files"
     made.mkdir()
-    return made
+    yield made
+    with open_folder(made) as opened:
+        empty(opened)  # pytest cannot remove what lies as deep as some tests let it
 
 
 @pytest.fixture
@@ -229,9 +232,8 @@ async def test_a_daemon_does_not_outlive_its_command_nor_hold_it_up(sandbox: San
     if not sandbox.isolation.isolated:
         needs_group(PIDS)
     mark = new_mark()
-    outcome, said = await run(
-        sandbox, "sh", "-c", f"setsid sh -c 'setsid sleep {mark} & setsid sleep {mark}' & echo on"
-    )
+    daemons = f"setsid sh -c 'setsid sleep {mark} & touch up; exec sleep {mark}' &"
+    outcome, said = await run(sandbox, "sh", "-c", f"{daemons} while [ ! -e up ]; do sleep 0.01; done; echo on")
     assert (outcome.exit_code, said) == (0, "on\n")
     assert processes_with(mark) == []
 
@@ -337,9 +339,16 @@ async def test_a_memory_bomb_is_ended_by_its_cap(sandbox: Sandbox, run: Run) -> 
 
 async def test_memory_is_capped_for_all_processes_of_a_command_together(sandbox: Sandbox, run: Run) -> None:
     needs_group(MEMORY)
-    share = LIMITS.memory_bytes // 3
-    hold = f"import os, time; os.fork(); os.fork(); held = b'x' * {share}; time.sleep(0.2); os.wait()"
-    outcome, _ = await run(sandbox, "python3", "-c", hold)
+    program = f"""
+import os, sys, time
+for _ in range(4):
+    if os.fork() == 0:
+        held = b"x" * {LIMITS.memory_bytes // 3}
+        time.sleep(60)
+os.wait()
+sys.exit("a process was killed")
+"""
+    outcome, _ = await run(sandbox, "python3", "-c", program)
     assert outcome.ending is Ending.MEMORY
 
 

@@ -12,6 +12,7 @@ import pytest
 from backplane.errors import Conflict, InvalidPath, QuotaExceeded
 from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.paths import folders_above
 from backplane.workspace.quota import Quota
 from backplane.workspace.s3 import S3WorkspaceStore
 from tests.servers import S3Server
@@ -253,6 +254,30 @@ async def test_a_file_may_become_a_folder_and_a_folder_a_file(checkout: Checkout
     (folder / "folder").write_bytes(b"2")
     await pushed(checkout)
     assert await contents(workspace) == {"file/inside": b"1", "folder": b"2"}
+
+
+async def test_no_two_files_arrive_at_once_in_a_folder_that_is_new(tmp_path: Path, workspace: Counting) -> None:
+    made = {"", "old"}
+    arriving: list[str] = []
+
+    class MakingFolders(Counting):
+        async def upload(self, path: str, source: Path) -> FileInfo:
+            new = {"", *folders_above(path)} - made
+            arriving.extend(new)
+            assert len(arriving) == len(set(arriving)), arriving
+            info = await super().upload(path, source)
+            made.update(new)
+            return info
+
+    await put(workspace, "old/file", b"x")
+    making = Checkout(MakingFolders(workspace), QUOTA, tmp_path / "checkout")
+    await making.pull()
+    names = [f"{a}/{b}/{c}" for a in ("old", "new", "newer") for b in "12" for c in "xyz"] + ["top", "new/top"]
+    for name in names:
+        (making.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (making.folder / name).touch()
+    assert await pushed(making) == tuple(sorted(names))
+    assert sorted(file.path for file in await workspace.list()) == sorted([*names, "old/file"])
 
 
 async def test_hard_links_become_two_files(checkout: Checkout, workspace: Counting) -> None:

@@ -84,7 +84,11 @@ def test_an_own_s3_keeps_its_files_over_a_restart(own_s3: Callable[[], S3Server]
         assert [found["Name"] for found in client.list_buckets()["Buckets"]] == [bucket]
 
 
-@pytest.mark.parametrize("kind", ["RedisServer", "PostgresServer", "S3Server"])
+@pytest.fixture(params=["redis_server", "postgres_server", "s3_server"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return type(request.getfixturevalue(request.param)).__name__
+
+
 async def test_a_server_ends_when_its_test_process_is_killed(kind: str, tmp_path: Path) -> None:
     program = (
         f"import pathlib, sys; from tests.servers import {kind}\n"

@@ -81,6 +81,7 @@ class UnisolatedTree(ProcessTree):
 
 
 def _script_arguments(limits: Limits, group: ControlGroup) -> list[str]:
+    present = _processes_of_this_user()
     memory = "unlimited" if group.caps_memory else str(limits.memory_bytes // 1024)
     return [
         str(OPEN_FILES),
@@ -88,8 +89,8 @@ def _script_arguments(limits: Limits, group: ControlGroup) -> list[str]:
         str(limits.cpu_seconds),
         str(limits.cpu_seconds + 1),
         memory,
-        # This limit counts all processes of the user, not only the command's.
-        str(_processes_of_this_user() + limits.processes + EXTRA_PROCESSES),
+        # This limit counts all processes of the user, not only the command's: no limit where they cannot be counted.
+        str(present + limits.processes + EXTRA_PROCESSES) if present else "unlimited",
         " ".join(str(file) for file in group.join_files),
     ]
 

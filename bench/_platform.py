@@ -1,0 +1,122 @@
+"""What the benchmarks measure against: the platform's own processes, started as production starts them, on loopback.
+
+One Redis, one database, one API process, any number of workers. All of it ends with the block, and with this process.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentctl.embedded import dies_with_parent, free_port
+from backplane.resources import connect_store
+from backplane.settings import Settings
+from backplane.store.migrations import migrate
+from backplane.users import Tier
+from tests.servers import PostgresServer, RedisServer
+
+HOST = "127.0.0.1"
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+@dataclass
+class Platform:
+    port: int
+    token: str
+    redis: RedisServer
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(HOST, self.port, timeout=30)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+
+    def execute(self, connection: http.client.HTTPConnection, **body: object) -> dict[str, object]:
+        connection.request("POST", "/agent/execute", json.dumps(body), self.headers)
+        response = connection.getresponse()
+        answer: dict[str, object] = json.loads(response.read())
+        if response.status >= 300:
+            raise RuntimeError(f"{response.status}: {answer}")
+        return answer
+
+
+@contextlib.contextmanager
+def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Platform]:
+    """`database` is sqlite or postgres. `settings` go to every process's environment."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-bench-")))
+        folder.chmod(0o755)
+        redis = RedisServer(folder / "redis")
+        redis.start()
+        stack.callback(redis.stop)
+        url = f"sqlite:///{folder / 'agent.db'}"
+        if database == "postgres":
+            postgres = PostgresServer(folder / "postgres")
+            postgres.start()
+            stack.callback(postgres.stop)
+            url = postgres.url(postgres.create_database())
+        environment = {
+            "PATH": os.environ["PATH"],
+            "REDIS_URL": redis.url,
+            "DATABASE_URL": url,
+            "WORKSPACE_DIR": str(folder / "workspaces"),
+            "LOG_LEVEL": "warning",
+            **settings,
+        }
+        port = free_port()
+        started = Platform(port, asyncio.run(_token(url)), redis, environment)
+        log = stack.enter_context((folder / "processes.log").open("ab"))
+        api = ["uvicorn", "app.main:create_app", "--factory", "--host", HOST, "--port", str(port)]
+        for command in ([*api, "--no-access-log", "--timeout-graceful-shutdown", "2"], *[["worker"]] * workers):
+            process = subprocess.Popen(
+                dies_with_parent([sys.executable, "-m", *command]), env=environment, stdout=log, stderr=log
+            )
+            started.processes.append(process)
+            stack.callback(_stop, process)
+        try:
+            _wait_until_ready(started, workers)
+        except BaseException:
+            print((folder / "processes.log").read_text(errors="replace")[-2000:], file=sys.stderr)
+            raise
+        yield started
+
+
+async def _token(url: str) -> str:
+    settings = Settings(database_url=url)  # type: ignore[arg-type]
+    async with connect_store(settings) as store:
+        await migrate(store.database)
+        _, token = await store.users.create_token("bench", Tier.STANDARD)
+    return token
+
+
+def _wait_until_ready(started: Platform, workers: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, KeyError), contextlib.closing(started.connection()) as connection:
+            connection.request("GET", "/agent/queue", headers=started.headers)
+            if json.loads(connection.getresponse().read())["workers"] >= workers:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("the platform did not start")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,232 @@
+"""The real API on a real port, as its users see it, and a worker that is played by hand.
+
+The API runs in the test's own event loop, so a test can also reach behind it: `api.resources` are the queue, the event
+log and the store that it uses itself.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from app.main import create_app
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Batch
+from backplane.queue.base import Claim
+from backplane.resources import Resources
+from backplane.runs import RunError, RunStatus
+from backplane.settings import Settings
+from backplane.store.held import HeldRun
+from backplane.store.migrations import migrate
+from backplane.users import Tier
+
+LONGEST_WAIT_SECONDS = 30.0
+PLAN = {"steps": [{"id": "only", "tool": "file_write", "arguments": {"path": "a.txt", "content": "a"}}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One SSE frame. A comment is a frame without an event."""
+
+    id: int | None
+    event: str
+    text: str
+    comment: str = ""
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def data(self) -> Any:
+        return self.body["data"]
+
+
+def frame_of(block: bytes) -> Frame:
+    fields: dict[str, str] = {}
+    for line in block.decode().split("\n"):
+        name, _, value = line.partition(":")
+        assert name not in fields, f"two lines {name!r} in one frame: {block!r}"
+        fields[name] = value.removeprefix(" ")
+    number = fields.get("id")
+    return Frame(int(number) if number else None, fields.get("event", ""), fields.get("data", ""), fields.get("", ""))
+
+
+async def frames(response: httpx.Response) -> AsyncIterator[Frame]:
+    """Until the server ends the stream, which it may only do after a whole frame."""
+    rest = b""
+    async for chunk in response.aiter_raw():
+        *blocks, rest = (rest + chunk).split(b"\n\n")
+        for block in blocks:
+            yield frame_of(block)
+    assert rest == b""
+
+
+class Person:
+    """Someone with a token."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str, token_id: str) -> None:
+        self.http = http
+        self.token = token
+        self.token_id = token_id
+
+    async def act(self, action: str, run_id: str | None = None, **fields: Any) -> httpx.Response:
+        body = {"action": action, **({"run_id": run_id} if run_id else {}), **fields}
+        return await self.http.post("/agent/execute", json=body)
+
+    async def make(self, action: str = "run", **fields: Any) -> str:
+        """The id of a new run, queued unless the action is `create`."""
+        answer = await self.act(action, **{"prompt": "say hello", "plan": PLAN, **fields})
+        assert answer.status_code == 201, answer.text
+        run_id: str = answer.json()["run_id"]
+        return run_id
+
+    async def show(self, run_id: str) -> Any:
+        answer = await self.http.get(f"/agent/runs/{run_id}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @asynccontextmanager
+    async def stream(
+        self, run_id: str, *, after: int | None = None, last_event_id: int | str | None = None
+    ) -> AsyncIterator[AsyncIterator[Frame]]:
+        headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
+        parameters = {} if after is None else {"after": str(after)}
+        path = f"/agent/logs/{run_id}/stream"
+        async with (
+            asyncio.timeout(LONGEST_WAIT_SECONDS),
+            self.http.stream("GET", path, headers=headers, params=parameters) as response,
+        ):
+            assert response.status_code == 200, await response.aread()
+            yield frames(response)
+
+    async def watch(
+        self, run_id: str, *, after: int | None = None, last_event_id: int | str | None = None
+    ) -> list[Frame]:
+        """Every numbered frame, until the stream ends by itself."""
+        async with self.stream(run_id, after=after, last_event_id=last_event_id) as stream:
+            return [frame async for frame in stream if frame.id is not None]
+
+
+@dataclass
+class Api:
+    url: str
+    app: FastAPI
+    settings: Settings
+    people: list[httpx.AsyncClient] = field(default_factory=list)
+
+    @property
+    def resources(self) -> Resources:
+        resources: Resources = self.app.state.services.resources
+        return resources
+
+    async def person(self, tier: Tier = Tier.STANDARD) -> Person:
+        """A new user of this tier, with a token."""
+        token, plain = await self.resources.store.users.create_token(f"user-{uuid4().hex[:8]}", tier)
+        return Person(self.client({"Authorization": f"Bearer {plain}"}), plain, token.id)
+
+    def client(self, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None)
+        http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=LONGEST_WAIT_SECONDS, limits=limits)
+        self.people.append(http)
+        return http
+
+    async def worker(self) -> "WorkerByHand":
+        """Takes the next run of the queue."""
+        [claim] = await self.resources.queue.claim("by-hand", 1)
+        return await WorkerByHand.take(self.resources, claim)
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, send_buffer: int | None = None) -> AsyncIterator[Api]:
+    """The API under uvicorn; ready for requests, with its tables made. `send_buffer`: bytes that the system holds for a
+    client that does not read."""
+    app = create_app(settings)
+    with socket.socket() as listening:
+        if send_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        api = Api(f"http://127.0.0.1:{listening.getsockname()[1]}", app, settings)
+        try:
+            # The API does the same beside its start; whoever comes second finds nothing left to do.
+            await migrate(api.resources.store.database)
+            await api.resources.workspaces.prepare()
+            yield api
+        finally:
+            for http in api.people:
+                await http.aclose()
+            server.should_exit = True
+            await serving
+            await _end_stream_watcher()
+
+
+async def _end_stream_watcher() -> None:
+    """sse-starlette has one task a loop that waits for the end of the process."""
+    for task in asyncio.all_tasks():
+        if "_shutdown_watcher" in str(task.get_coro()):
+            task.cancel()
+            await asyncio.wait([task])
+
+
+class WorkerByHand:
+    """Holds one run and tells of it what the test says."""
+
+    def __init__(self, resources: Resources, claim: Claim, last_id: int) -> None:
+        self.claim = claim
+        self.last_id = last_id
+        self._resources = resources
+
+    @classmethod
+    async def take(cls, resources: Resources, claim: Claim) -> "WorkerByHand":
+        taken = await resources.store.held.take(claim.run_id, claim.generation)
+        assert taken is not None
+        return cls(resources, claim, taken.last_event_id)
+
+    @property
+    def run_id(self) -> str:
+        return self.claim.run_id
+
+    def number(self, type: EventType, data: Mapping[str, Any]) -> Event:
+        self.last_id += 1
+        return encode(self.run_id, self.last_id, type, data)
+
+    def lines(self, *lines: str) -> list[Event]:
+        return [self.number(EventType.LOG, {"line": line}) for line in lines]
+
+    async def say(self, *lines: str) -> None:
+        """Log lines, told and stored."""
+        await self.tell(events := self.lines(*lines))
+        await self.store(events)
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        assert await self._resources.event_log.append([Batch(self.run_id, self.claim.generation, events)]) == [True]
+
+    async def store(self, events: Sequence[Event]) -> None:
+        assert not await self._resources.store.held.add_events({(self.run_id, self.claim.generation): events})
+
+    async def end(
+        self, status: RunStatus = RunStatus.COMPLETED, error: RunError | None = None, *, told: bool = True
+    ) -> None:
+        """Commit the run's end and, when `told`, tell it."""
+        ends = [self.number(EventType.STATUS, {"status": status}), self.number(EventType.END, {"status": status})]
+
+        def write(held: HeldRun) -> None:
+            held.add_events(ends)
+            held.finish(status, error)
+
+        await self._resources.store.held.write(self.run_id, self.claim.generation, write)
+        if told:
+            await self.tell(ends)
+            await self._resources.queue.finish(self.claim, 1.0)

@@ -1,0 +1,272 @@
+"""The stream of a run: every event once, in order, for whoever watches, whenever they come."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from backplane import redis_keys
+from backplane.runs import RunStatus
+from tests.integration.api.running import Api, Frame, Person
+from tests.waiting import wait_until
+
+StartApi = Callable[..., Awaitable[Api]]
+
+
+def numbers(frames: list[Frame]) -> list[int | None]:
+    return [frame.id for frame in frames]
+
+
+async def until(stream: AsyncIterator[Frame], number: int) -> list[Frame]:
+    """The numbered frames up to this one."""
+    seen: list[Frame] = []
+    async for frame in stream:
+        if frame.id is not None:
+            seen.append(frame)
+        if frame.id == number:
+            return seen
+    raise AssertionError(f"the stream ended before event {number}: {seen}")
+
+
+async def test_a_stream_opened_before_start_has_the_whole_run(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    async with person.stream(run_id) as stream:
+        first = await anext(stream)
+        assert (first.id, first.event, first.data["status"]) == (1, "status", "created")
+        await person.act("start", run_id)
+        worker = await api.worker()
+        await worker.say("one", "two")
+        await worker.end()
+        rest = [frame async for frame in stream if frame.id]
+    assert numbers(rest) == [2, 3, 4, 5, 6]
+    assert [frame.event for frame in rest] == ["status", "log", "log", "status", "end"]
+
+
+async def test_a_stream_opened_after_the_end_has_the_same_events_and_ends(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.say("one", "two")
+    await worker.end()
+    first, second = await person.watch(worker.run_id), await person.watch(worker.run_id)
+    assert numbers(first) == [1, 2, 3, 4, 5, 6]
+    assert first == second
+
+
+async def test_two_streams_of_one_person_have_the_same_events(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    watching = [asyncio.create_task(person.watch(run_id)) for _ in range(2)]
+    worker = await api.worker()
+    for count in range(20):
+        await worker.say(f"line {count}")
+    await worker.end()
+    first, second = await asyncio.gather(*watching)
+    assert numbers(first) == list(range(1, 25))
+    assert first == second
+
+
+async def test_an_event_of_the_stream_is_the_event_of_the_json_log(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.say("ünïcode \u2028 and a line\nbreak")
+    await worker.end()
+    log = (await person.http.get(f"/agent/logs/{worker.run_id}")).json()
+    streamed = await person.watch(worker.run_id)
+    assert [frame.body["data"] for frame in streamed] == [event["data"] for event in log["events"]]
+    assert [(frame.id, frame.event) for frame in streamed] == [(event["id"], event["type"]) for event in log["events"]]
+    assert log["ended"] is True
+
+
+async def test_last_event_id_goes_on_after_the_event_that_was_received(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.say(*(f"line {count}" for count in range(10)))
+    async with person.stream(worker.run_id) as stream:
+        seen = await until(stream, 7)
+    await worker.say("while nobody looks")
+    await worker.end()
+    rest = await person.watch(worker.run_id, last_event_id=7)
+    assert numbers(seen + rest) == list(range(1, 16))
+
+
+async def test_last_event_id_goes_before_after(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.end()
+    assert numbers(await person.watch(worker.run_id, after=1, last_event_id=3)) == [4]
+    assert numbers(await person.watch(worker.run_id, after=1)) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("cursor", [4, 5, 2**31 - 1])
+async def test_a_cursor_at_or_beyond_the_end_of_a_run_that_is_over_is_answered_204(
+    api: Api, person: Person, cursor: int
+) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.end()
+    answer = await person.http.get(f"/agent/logs/{worker.run_id}/stream", headers={"Last-Event-ID": str(cursor)})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_a_cursor_in_the_future_of_a_live_run_is_told_and_the_stream_goes_on(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    async with person.stream(run_id, last_event_id=9999) as stream:
+        told = await anext(stream)
+        assert (told.id, told.event) == (2, "gap")
+        worker = await api.worker()
+        await worker.say("after all")
+        await worker.end()
+        rest = [frame async for frame in stream if frame.id]
+    assert numbers(rest) == [3, 4, 5]
+
+
+async def test_a_silent_stream_gets_a_comment_that_clients_pass_over(start_api: StartApi) -> None:
+    api = await start_api(stream_heartbeat_seconds=0.1)
+    person = await api.person()
+    run_id = await person.make("create")
+    async with person.stream(run_id) as stream:
+        assert (await anext(stream)).id == 1
+        beat = await anext(stream)
+    assert beat.comment
+    assert (beat.id, beat.event, beat.text) == (None, "", "")
+
+
+async def test_a_queued_run_tells_its_position_as_it_changes(api: Api, person: Person) -> None:
+    first, second = await person.make(), await person.make()
+    async with person.stream(second) as stream:
+        assert [(await anext(stream)).event for _ in range(2)] == ["status", "status"]
+        waiting = await anext(stream)
+        assert waiting.event == "position"
+        assert waiting.data["position"] == 2
+        assert waiting.data["estimated_wait_seconds"] > 0
+        assert (await api.worker()).run_id == first
+        assert (await anext(stream)).data["position"] == 1
+
+
+async def test_a_position_moves_no_cursor(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    async with person.stream(run_id) as stream:
+        positions = [frame async for frame in stream_until_position(stream)]
+    assert positions[-1].id is None
+    assert [event["type"] for event in (await person.http.get(f"/agent/logs/{run_id}")).json()["events"]] == [
+        "status",
+        "status",
+    ]
+
+
+async def stream_until_position(stream: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
+    async for frame in stream:
+        yield frame
+        if frame.event == "position":
+            return
+
+
+async def test_fifty_watchers_of_a_burst_have_every_event_once_and_in_order(start_api: StartApi) -> None:
+    api = await start_api(stream_ring_events=256)
+    person = await api.person()
+    run_id = await person.make()
+    watching = [asyncio.create_task(person.watch(run_id)) for _ in range(50)]
+    worker = await api.worker()
+    for _ in range(10):
+        await worker.say(*("burst" for _ in range(500)))
+    await worker.end()
+    for watched in await asyncio.gather(*watching):
+        assert numbers(watched) == list(range(1, 5005))
+        assert watched[-1].event == "end"
+
+
+async def test_a_reader_that_is_far_too_slow_still_has_everything(start_api: StartApi) -> None:
+    api = await start_api(stream_ring_events=16, send_buffer=16_384)
+    person = await api.person()
+    run_id = await person.make()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", int(api.url.rpartition(":")[2])))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
+        request = f"GET /agent/logs/{run_id}/stream HTTP/1.0\r\nAuthorization: Bearer {person.token}\r\n\r\n"
+        writer.write(request.encode())
+        await reader.readuntil(b"\r\n\r\n")
+        # 8 MB in rings of 64 to 128 KB: by the end, what the reader waits for is long gone from memory.
+        worker = await api.worker()
+        for _ in range(20):
+            await worker.say(*("x" * 4000 for _ in range(100)))
+        await worker.end()
+        async with asyncio.timeout(20):
+            received = await reader.read(-1)
+        writer.close()
+        await writer.wait_closed()
+    seen = [int(line.removeprefix(b"id: ")) for line in received.split(b"\n") if line.startswith(b"id: ")]
+    assert seen == list(range(1, 2005))
+
+
+async def test_watchers_share_one_connection_to_redis(api: Api, person: Person) -> None:
+    runs = [await person.make("create") for _ in range(5)]
+    redis = api.resources.redis.commands
+    async with asyncio.TaskGroup() as group:
+        watching = [group.create_task(person.watch(run_id)) for run_id in runs for _ in range(4)]
+        await wait_until(lambda: all(api.app.state.services.hub._runs.get(run_id) for run_id in runs))
+        await wait_until(lambda: sum(run.watchers for run in api.app.state.services.hub._runs.values()) == 20)
+        assert len(await redis.client_list(_type="pubsub")) == 1
+        for run_id in runs:
+            await person.act("cancel", run_id)
+    assert all(watched.result()[-1].event == "end" for watched in watching)
+
+
+async def test_a_run_that_nobody_watches_any_more_is_no_longer_listened_to(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await person.make("create")
+    redis = api.resources.redis.commands
+
+    async def listeners() -> int:
+        [(_, count)] = await redis.pubsub_numsub(redis_keys.channel(run_id))
+        return int(count)
+
+    async with person.stream(run_id) as stream:
+        await anext(stream)
+        assert await listeners() == 1
+
+    async def nobody() -> bool:
+        return await listeners() == 0
+
+    await wait_until(nobody, 15)
+
+
+async def test_more_watchers_than_the_process_serves_are_told_to_come_again(start_api: StartApi) -> None:
+    api = await start_api(stream_watchers_max=2)
+    person = await api.person()
+    run_id = await person.make("create")
+    async with person.stream(run_id) as one, person.stream(run_id) as two:
+        await asyncio.gather(anext(one), anext(two))
+        answer = await person.http.get(f"/agent/logs/{run_id}/stream")
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+    await wait_until(lambda: api.app.state.services.hub._runs[run_id].watchers == 0)
+    async with person.stream(run_id) as stream:
+        assert (await anext(stream)).id == 1
+
+
+async def test_a_failed_run_that_is_tried_again_streams_past_its_first_end(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    worker = await api.worker()
+    await worker.end(RunStatus.FAILED)
+    await person.act("retry", run_id)
+    worker = await api.worker()
+    await worker.end()
+    events = [frame.event for frame in await person.watch(run_id)]
+    assert events == ["status", "status", "status", "end", "status", "status", "end"]
+
+
+async def test_a_first_end_at_the_end_of_a_page_does_not_end_the_stream_of_a_later_attempt(
+    api: Api, person: Person
+) -> None:
+    run_id = await person.make()
+    worker = await api.worker()
+    await worker.say(*("line" for _ in range(496)))
+    await worker.end(RunStatus.FAILED)
+    assert worker.last_id == 500
+    await person.act("retry", run_id)
+    worker = await api.worker()
+    await worker.end()
+    assert numbers(await person.watch(run_id)) == list(range(1, 504))

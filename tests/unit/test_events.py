@@ -1,0 +1,40 @@
+"""The one encoding of an event."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backplane.events import EventType, data_of, decode, encode
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.integers(1, 2**31), st.sampled_from(EventType), st.dictionaries(st.text(), JSON, max_size=4))
+def test_what_is_encoded_can_be_read_back(number: int, type: EventType, data: dict[str, object]) -> None:
+    event = encode("run-1", number, type, data)
+    assert decode(event.line) == event
+    assert data_of(event) == data
+
+
+@given(st.text())
+def test_a_line_has_no_line_break_inside(text: str) -> None:
+    line = encode("run-1", 1, EventType.LOG, {"line": text}).line
+    assert "\n" not in line
+    assert "\r" not in line
+
+
+def test_the_time_of_an_event_is_the_one_it_was_given() -> None:
+    moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert '"at":"2030-01-02T03:04:05+00:00"' in encode("run-1", 1, EventType.LOG, {}, moment).line
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null"])
+def test_what_is_no_event_is_a_value_error(line: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - which of the many ways it is wrong does not matter
+        decode(line)

@@ -1,0 +1,111 @@
+"""What is a plan, what is none, and in which order its steps are carried out."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backplane.errors import InvalidPlan
+from backplane.plans import Plan, parse_plan
+
+
+def step(id: str, *needs: str, **more: Any) -> dict[str, Any]:
+    return {"id": id, "tool": "shell", "needs": list(needs), **more}
+
+
+def plan(*steps: dict[str, Any]) -> Plan:
+    return parse_plan({"steps": list(steps)})
+
+
+def order(plan: Plan) -> list[str]:
+    return [step.id for step in plan.ordered()]
+
+
+def test_steps_are_carried_out_as_written() -> None:
+    assert order(plan(step("c"), step("a"), step("b"))) == ["c", "a", "b"]
+
+
+def test_a_step_waits_for_those_it_needs() -> None:
+    assert order(plan(step("a", "c"), step("b"), step("c"))) == ["b", "c", "a"]
+
+
+@st.composite
+def written_plans(draw: st.DrawFn) -> Plan:
+    """Plans without a circle, written down in any order."""
+    count = draw(st.integers(1, 12))
+    needs = {
+        number: draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set[int]()
+        for number in range(count)
+    }
+    written = draw(st.permutations(range(count)))
+    return plan(*(step(f"s{number}", *(f"s{need}" for need in needs[number])) for number in written))
+
+
+@given(written_plans())
+def test_in_any_plan_each_step_comes_once_and_after_all_it_needs(plan: Plan) -> None:
+    carried_out = order(plan)
+    assert sorted(carried_out) == sorted(step.id for step in plan.steps)
+    for step in plan.steps:
+        assert all(carried_out.index(need) < carried_out.index(step.id) for need in step.needs)
+
+
+@given(written_plans())
+def test_a_plan_that_is_written_in_a_possible_order_is_carried_out_in_that_order(written: Plan) -> None:
+    possible = Plan(steps=tuple(written.ordered()))
+    assert possible.ordered() == list(possible.steps)
+
+
+def test_steps_that_need_each_other_in_a_circle_are_refused_and_the_circle_is_shown() -> None:
+    with pytest.raises(InvalidPlan, match="circle: (a → b → a|b → a → b)"):
+        plan(step("a", "b"), step("b", "a"))
+
+
+def test_a_step_that_needs_itself_is_a_circle() -> None:
+    with pytest.raises(InvalidPlan, match="circle"):
+        plan(step("a", "a"))
+
+
+def test_a_need_that_is_no_step_is_refused() -> None:
+    with pytest.raises(InvalidPlan, match="'a' needs 'z', which is no step of this plan"):
+        plan(step("a", "z"))
+
+
+def test_two_steps_with_one_id_are_refused() -> None:
+    with pytest.raises(InvalidPlan, match="two steps have the id 'a'"):
+        plan(step("a"), step("a"))
+
+
+def test_a_plan_has_200_steps_at_most() -> None:
+    steps = [step(f"s{number}") for number in range(201)]
+    assert len(plan(*steps[:200]).steps) == 200
+    with pytest.raises(InvalidPlan, match="at most 200"):
+        plan(*steps)
+
+
+@pytest.mark.parametrize("value", [None, [], "steps", {}, {"steps": []}, {"steps": "a"}])
+def test_what_has_no_steps_is_no_plan(value: Any) -> None:
+    with pytest.raises(InvalidPlan):
+        parse_plan(value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (step("a", typo=1), "plan.steps.1.typo"),
+        (step("a b"), "plan.steps.1.id"),
+        (step("a", timeout_seconds=0), "plan.steps.1.timeout_seconds"),
+        (step("a", retry={"max_attempts": 21}), "plan.steps.1.retry.max_attempts"),
+        ({"id": "a"}, "plan.steps.1.tool"),
+    ],
+)
+def test_the_error_names_the_value_at_fault(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidPlan) as refused:
+        plan(step("first"), wrong)
+    assert refused.value.field == field
+    assert refused.value.message.startswith(f"{field}: ")
+
+
+def test_a_plan_survives_its_way_through_json() -> None:
+    made = plan(step("a", arguments={"script": "true"}, title="A"), step("b", "a", repeatable=True))
+    assert Plan.model_validate(made.model_dump(mode="json")) == made

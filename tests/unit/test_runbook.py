@@ -1,0 +1,116 @@
+"""How a Markdown prompt becomes a plan."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from backplane.errors import InvalidPlan, PromptNotUnderstood
+from backplane.plans import Plan
+from backplane.runs import Priority, Run, RunStatus
+from worker.planner.base import make_plan
+from worker.planner.given import GivenPlanner
+from worker.planner.runbook import RunbookPlanner
+
+
+def run_of(prompt: str, given_plan: dict[str, Any] | None = None) -> Run:
+    return Run(
+        "run-1",
+        "user-1",
+        RunStatus.RUNNING,
+        Priority.NORMAL,
+        prompt,
+        datetime.now(UTC),
+        60,
+        0,
+        given_plan=given_plan,
+    )
+
+
+async def plan_of(prompt: str) -> Plan:
+    plan = await RunbookPlanner().plan(run_of(prompt))
+    assert plan is not None
+    return plan
+
+
+def block(info: str, content: str = "x") -> str:
+    return f"```{info}\n{content}\n```\n"
+
+
+async def test_each_fenced_block_is_a_step_in_its_order() -> None:
+    plan = await plan_of(block("sh", "one") + "and then\n\n" + block("python", "two"))
+    assert [(step.id, step.tool, dict(step.arguments)) for step in plan.steps] == [
+        ("step-1", "shell", {"script": "one\n"}),
+        ("step-2", "python", {"code": "two\n"}),
+    ]
+    assert plan.planner == "runbook"
+
+
+async def test_the_heading_above_is_the_title_of_the_blocks_below_it() -> None:
+    plan = await plan_of(block("sh") + "# First\n" + block("sh") + block("sh") + "Second\n------\n" + block("sh"))
+    assert [step.title for step in plan.steps] == ["block at line 1", "First", "First", "Second"]
+
+
+async def test_a_title_that_is_too_long_is_cut() -> None:
+    plan = await plan_of(f"# {'t' * 500}\n" + block("sh"))
+    assert plan.steps[0].title == "t" * 200
+
+
+@pytest.mark.parametrize("language", ["sh", "bash", "shell", "SH", "Bash"])
+async def test_shells_are_run_by_the_shell_tool(language: str) -> None:
+    assert (await plan_of(block(language))).steps[0].tool == "shell"
+
+
+@pytest.mark.parametrize("language", ["python", "py", "python3", "Python"])
+async def test_python_is_run_by_the_python_tool(language: str) -> None:
+    assert (await plan_of(block(language))).steps[0].tool == "python"
+
+
+@pytest.mark.parametrize("info", ["data/words.txt", "words.txt", "python src/words.py", "toml pyproject.toml"])
+async def test_a_path_in_the_info_string_makes_the_block_a_file(info: str) -> None:
+    plan = await plan_of(block(info, "a\nb"))
+    assert plan.steps[0].tool == "file_write"
+    assert plan.steps[0].arguments == {"path": info.split()[-1], "content": "a\nb\n"}
+
+
+@pytest.mark.parametrize("info", ["", "text", "txt", "output", "console", "TEXT"])
+async def test_a_block_for_the_reader_is_no_step(info: str) -> None:
+    plan = await plan_of(block(info) + block("sh"))
+    assert [step.tool for step in plan.steps] == ["shell"]
+
+
+@pytest.mark.parametrize("info", ["rust", "{.weird}", "make it so"])
+async def test_a_block_that_no_tool_takes_is_refused_with_its_line(info: str) -> None:
+    if "." in info:
+        info = info.replace(".", "")
+    with pytest.raises(InvalidPlan, match="block at line 5 is marked") as refused:
+        await plan_of("# Title\n\nwords\n\n" + block(info))
+    assert refused.value.field == "prompt"
+
+
+@pytest.mark.parametrize("prompt", ["Count the words.", "# Title\n\nwords", block("text"), "    indented code\n", "\n"])
+async def test_a_prompt_without_a_step_is_not_this_planners(prompt: str) -> None:
+    assert await RunbookPlanner().plan(run_of(prompt)) is None
+
+
+async def test_a_runbook_has_200_steps_at_most() -> None:
+    assert len((await plan_of(block("sh") * 200)).steps) == 200
+    with pytest.raises(InvalidPlan, match="has 201 steps; a plan has at most 200"):
+        await plan_of(block("sh") * 201)
+
+
+async def test_a_longer_fence_holds_shorter_ones_inside() -> None:
+    plan = await plan_of("````notes/a.md\n```sh\nnot a step\n```\n````\n")
+    assert [step.arguments["content"] for step in plan.steps] == ["```sh\nnot a step\n```\n"]
+
+
+async def test_a_given_plan_goes_before_the_prompt() -> None:
+    given = {"steps": [{"id": "a", "tool": "file_list"}], "planner": "somebody"}
+    plan = await make_plan((GivenPlanner(), RunbookPlanner()), run_of(block("sh"), given))
+    assert [(step.id, plan.planner) for step in plan.steps] == [("a", "given")]
+
+
+async def test_a_prompt_that_no_planner_understands_says_what_to_write() -> None:
+    with pytest.raises(PromptNotUnderstood, match="Give a plan with the run") as refused:
+        await make_plan((GivenPlanner(), RunbookPlanner()), run_of("Count the words."))
+    assert refused.value.field == "prompt"
