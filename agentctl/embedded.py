@@ -137,11 +137,11 @@ class EmbeddedRedis:
             async with asyncio.timeout(START_SECONDS):
                 while await _ask(self.port, self._password, "PING") != "+PONG":
                     if self._process.returncode is not None:
-                        raise Unavailable(f"redis-server did not start: {self._last_words()}", part="redis")
+                        raise Unavailable(f"redis-server did not start: {self.last_words()}", part="redis")
                     await asyncio.sleep(0.01)
         except TimeoutError:
             await self.stop()
-            message = f"redis-server did not answer within {START_SECONDS:.0f} s: {self._last_words()}"
+            message = f"redis-server did not answer within {START_SECONDS:.0f} s: {self.last_words()}"
             raise Unavailable(message, part="redis") from None
         except BaseException:
             await self.stop()
@@ -199,7 +199,8 @@ class EmbeddedRedis:
             return {}
         return dict(line.split(" ", 1) for line in self._config.read_text().splitlines() if " " in line)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last lines of its log, in one line."""
         log = self.data_dir / "redis.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         return f"{' / '.join(lines[-3:]) or 'it said nothing'} (all of it: {log})"

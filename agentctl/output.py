@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -96,16 +97,19 @@ class Output:
         print(json.dumps(value, separators=(",", ":")), flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folding: Sequence[str] = ()) -> None:
-        """A table on a terminal, tab-separated lines under a header in a pipe. Cells of the columns `folding` go on
-        in the next line where the terminal is too narrow; others are cut."""
+        """A table, in a pipe as wide as it needs to be. On a terminal that is too narrow, cells of the columns
+        `folding` go on in the next line, others are cut."""
         clean = [[printable(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
+            widths = [max(map(cell_len, cells)) for cells in zip(columns, *clean, strict=True)]
             for row in [list(columns), *clean]:
-                self.line("\t".join(cell.replace("\t", " ") for cell in row))
+                self.line("  ".join(set_cell_size(*cell) for cell in zip(row, widths, strict=True)).rstrip())
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(column, overflow="fold" if column in folding else "ellipsis", no_wrap=column not in folding)
+            table.add_column(
+                column, overflow="fold" if column in folding else "ellipsis", no_wrap=column not in folding
+            )
         for row in clean:
             table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
         self.out.print(table)

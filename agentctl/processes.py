@@ -82,7 +82,7 @@ class ChildProcess:
         return await self._process.wait()
 
     def last_words(self) -> str:
-        """What it has printed last, as lines to put under a sentence."""
+        """What it has printed last, to stand under a sentence."""
         return last_lines(self.log, self._log_start)
 
     async def stop(self, grace_seconds: float) -> None:
@@ -117,7 +117,8 @@ async def keep_running(part: Part, name: str, tell: Tell) -> None:
         code = await part.exited()
         if clock() - began >= STEADY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
-        tell("ended", f"{name} {how_it_ended(code)}; starting it again in {pause:g} s.{part.last_words()}")
+        sentence = f"{name} {how_it_ended(code)}; starting it again in {pause:g} s."
+        tell("ended", f"{sentence}\n{part.last_words()}".rstrip())
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         try:
@@ -138,14 +139,14 @@ def how_it_ended(code: int) -> str:
 
 
 def last_lines(log: Path, start: int = 0, count: int = 12) -> str:
-    """The end of a log, not before its byte `start`, as lines to put under a sentence; empty when there is nothing."""
+    """The end of a log, from byte `start` at the earliest, indented; empty when there is nothing."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, log.stat().st_size - 16 * 1024))
             lines = file.read().decode(errors="replace").splitlines()[-count:]
     except OSError:
         return ""
-    return "".join(f"\n    {line[:400]}" for line in [f"The end of {log}:", *lines]) if lines else ""
+    return "\n".join(f"    {line[:400]}" for line in [f"The end of {log}:", *lines]) if lines else ""
 
 
 def child_environment(variables: Mapping[str, str], base: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -244,7 +244,11 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     )
     if run["steps"]:
         output.line()
-        output.table(["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"], [_step_row(step) for step in run["steps"]], folding=["TITLE"])
+        output.table(
+            ["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"],
+            [_step_row(step) for step in run["steps"]],
+            folding=["TITLE"],
+        )
 
 
 def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:

@@ -297,8 +297,8 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
             while True:
                 if dead := [child for child in children if child.returncode is not None]:
                     child = dead[0]
-                    message = f"{child.name} {how_it_ended(child.returncode or 0)} at its start.{child.last_words()}"
-                    raise CommandError(ExitCode.RUN_FAILED, message)
+                    sentence = f"{child.name} {how_it_ended(child.returncode or 0)} at its start."
+                    raise CommandError(ExitCode.RUN_FAILED, f"{sentence}\n{child.last_words()}".rstrip())
                 try:
                     readiness = await client.readiness()
                     if readiness["ok"]:
@@ -313,9 +313,9 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
                         raise
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        ends = "".join(child.last_words() for child in children)
-        message = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}.{ends}"
-        raise CommandError(ExitCode.RUN_FAILED, message) from None
+        sentence = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}."
+        lines = [sentence, *(child.last_words() for child in children)]
+        raise CommandError(ExitCode.RUN_FAILED, "\n".join(filter(None, lines))) from None
 
 
 async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:

@@ -182,15 +182,17 @@ class Hub:
     async def _tell_positions(self) -> None:
         while True:
             await self._some_queued.wait()
-            queued = [run for run in self._runs.values() if run.is_queued and run.watchers]
+            # A run that was opened a moment ago has no watcher yet.
+            queued = [run for run in self._runs.values() if run.is_queued]
             if not queued:
                 self._some_queued.clear()
+            watched = [run for run in queued if run.watchers]
             try:
-                standings = await self._queue.standing([run.run_id for run in queued]) if queued else []
+                standings = await self._queue.standing([run.run_id for run in watched]) if watched else []
             except Unavailable as error:
                 log.warning("cannot tell positions", error=error.message)
                 standings = []
-            for run, standing in zip(queued, standings, strict=False):
+            for run, standing in zip(watched, standings, strict=False):
                 if standing and (run.standing is None or standing.position != run.standing.position):
                     run.standing = standing
                     run.wake()

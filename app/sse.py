@@ -60,6 +60,7 @@ async def stream(run: WatchedRun, history: History, cursor: int, opening: bytes 
         if opening:
             yield opening
         told: Standing | None = None
+        ended = False
         waits = pauses()
         while True:
             epoch, before = run.epoch, cursor
@@ -68,8 +69,10 @@ async def stream(run: WatchedRun, history: History, cursor: int, opening: bytes 
                     frames = [frame_of(event) for event in _with_gaps(run.run_id, cursor, events)]
                     yield b"".join(frame.body for frame in frames)
                     cursor = events[-1].id
-                    if frames[-1].is_end:
-                        return
+                    # A failed run that was tried again goes on after its first end, which may close a page.
+                    ended = frames[-1].is_end
+                if ended:
+                    return
             except Unavailable:
                 await asyncio.sleep(next(waits))
                 continue

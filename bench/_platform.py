@@ -95,7 +95,7 @@ def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Pl
 
 
 async def _token(url: str) -> str:
-    settings = Settings(database_url=url)  # type: ignore[arg-type]
+    settings = Settings(database_url=url)
     async with connect_store(settings) as store:
         await migrate(store.database)
         _, token = await store.users.create_token("bench", Tier.STANDARD)

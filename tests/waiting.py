@@ -3,21 +3,27 @@
 It looks often, so a test takes as long as what it waits for; the limit is only for what never comes.
 """
 
+# ruff: noqa: ASYNC109 - the limit is a parameter because it is part of what a failure says.
+
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 PAUSE_SECONDS = 0.01
 
 
+@overload
+async def wait_until(condition: Callable[[], Awaitable[T]], timeout: float = ..., what: str = ...) -> T: ...
+@overload
+async def wait_until(condition: Callable[[], T], timeout: float = ..., what: str = ...) -> T: ...
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]],
-    timeout: float = 10.0,  # noqa: ASYNC109 - the limit is part of what this function says when it fails
+    condition: Callable[[], object],
+    timeout: float = 10.0,
     what: str = "",
-) -> T:
+) -> object:
     """The first true answer of `condition` (a plain or an async function). Fails the test after `timeout` seconds,
     naming `what` was waited for, else the condition itself. Whatever the condition raises ends the wait."""
     loop = asyncio.get_running_loop()
@@ -27,7 +33,7 @@ async def wait_until(
         if inspect.isawaitable(answer):
             answer = await answer
         if answer:
-            return cast(T, answer)
+            return answer
         if loop.time() > deadline:
             raise AssertionError(f"not within {timeout} s: {what or _source(condition)} (last answer: {answer!r})")
         await asyncio.sleep(PAUSE_SECONDS)

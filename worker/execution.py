@@ -245,7 +245,9 @@ class Execution:
         body = {"status": status, "error": error.as_dict() if error else None}
         events.emit(EventType.STATUS, body)
         events.emit(EventType.END, body)
-        await events.record(lambda held: held.skip_pending_steps(), lambda held: held.finish(status, error))
+        if status is not RunStatus.COMPLETED:
+            events.defer(lambda held: held.skip_pending_steps())
+        await events.record(lambda held: held.finish(status, error))
         await self._settle(events, time.monotonic() - self._began if status is RunStatus.COMPLETED else None)
 
     async def _settle(self, events: RunEvents, duration: float | None) -> None:
