@@ -8,7 +8,7 @@ import typer
 from agentctl.configuration import load_settings, masked
 from agentctl.output import JsonFlag, Output, local_time
 from backplane.resources import connect_store
-from backplane.store.migrations import migrate as migrate_database
+from backplane.resources import migrate as migrate_database
 from backplane.users import Tier, Token
 
 tokens = typer.Typer(help="Make, list and revoke the bearer tokens of users (in DATABASE_URL).", no_args_is_help=True)
@@ -91,12 +91,7 @@ def _token_view(token: Token) -> dict[str, Any]:
 def migrate(json_output: JsonFlag = False) -> None:
     """Bring the database's tables to the newest state. Any number may do so at once."""
     output, settings = Output(json_output), load_settings()
-
-    async def run() -> None:
-        async with connect_store(settings) as store:
-            await migrate_database(store.database)
-
-    asyncio.run(run())
+    asyncio.run(migrate_database(settings))
     if output.json:
         output.document({"migrated": masked(settings.database_url)})
     else:

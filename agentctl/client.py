@@ -177,6 +177,7 @@ class Client:
         `position` events have no number and may come again. Raises when the stream cannot be had any more.
         """
         url, last, failures, ended = f"/agent/logs/{_segment(run_id)}/stream", after, 0, False
+        pauses = self._call_pauses  # until it stood once: where nothing answers at all, a person is told soon
         clock = asyncio.get_running_loop().time
         while True:
             opened, asked_to_wait = clock(), 0.0
@@ -191,6 +192,7 @@ class Client:
                         return
                     asked_to_wait = _retry_after(response)
                     await _raise_for_problem(response)
+                    pauses = self._stream_pauses
                     frames = EventSource(response).aiter_sse()
                     while True:
                         try:
@@ -220,12 +222,12 @@ class Client:
                 return
             if clock() - opened >= STEADY_SECONDS:
                 failures = 0
-            if failures >= len(self._stream_pauses):
-                message = f"The stream of run {run_id} broke {failures + 1} times in a row; the last time: {reason}."
+            if failures >= len(pauses):
+                message = f"The stream of run {run_id} cannot be had: {reason}. Tried {failures + 1} times in a row."
                 raise CommandError(ExitCode.UNREACHABLE, message)
-            pause = max(self._stream_pauses[failures], asked_to_wait)
+            pause = max(pauses[failures], asked_to_wait)
             failures += 1
-            self._notify(f"The stream broke ({reason}); reconnecting after event {last} in {pause:g} s.")
+            self._notify(f"No stream ({reason}); connecting again after event {last} in {pause:g} s.")
             await asyncio.sleep(pause)
 
     async def _json(self, method: str, url: str, *, repeatable: bool = True, **request: Any) -> JsonObject:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
-from agentctl.output import STATUS_STYLES, Output, duration, printable
+from agentctl.output import STATUS_STYLES, Output, duration, printable, program
 from backplane.runs import FINAL, RunStatus
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
@@ -179,12 +179,12 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
                     status = (await client.run(run_id))["status"]
     except TimeoutError:
         raise CommandError(
-            ExitCode.GAVE_UP, f"Not over after {wait:g} s; the run goes on. Follow it: agentctl logs -f {run_id}"
+            ExitCode.GAVE_UP, f"Not over after {wait:g} s; the run goes on. Follow it: {program()} logs -f {run_id}"
         ) from None
     if status == "waiting":
         output.note(
-            f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: agentctl "
-            f"retry {run_id}, or go on behind it: agentctl retry {run_id} --take-as-done",
+            f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: {program()} "
+            f"retry {run_id}   Or go on behind it: {program()} retry {run_id} --take-as-done",
             style="magenta",
         )
     return exit_code_of_status(status)

@@ -6,9 +6,14 @@ them. JSON is printed in ASCII, which escapes the same characters without losing
 """
 
 import json
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +36,16 @@ STATUS_STYLES = {
     "failed": "red",
     "cancelled": "yellow",
 }
+
+
+def program() -> str:
+    """How a person calls this program from here: what hints to the next command begin with."""
+    if shutil.which("agentctl"):
+        return "agentctl"
+    beside = Path(sys.executable).with_name("agentctl")
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m agentctl"
+    return shlex.quote(min(str(beside), os.path.relpath(beside), key=len))
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 from agentctl.client import Client, JsonObject, connect, find_token, find_url
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, follow
-from agentctl.output import JsonFlag, Output, duration, local_time, short_time
+from agentctl.output import JsonFlag, Output, duration, local_time, program, short_time
 from backplane.runs import RunStatus
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -179,9 +179,8 @@ def _follow(output: Output, run_id: str, after: int, wait: float | None) -> None
     try:
         code = call(output, lambda client: follow(client, output, run_id, after, wait))
     except KeyboardInterrupt:
-        output.note(
-            f"The run goes on. Follow it: agentctl logs -f {run_id}   Cancel it: agentctl cancel {run_id}", "bold"
-        )
+        output.note(f"The run goes on. Follow it: {program()} logs -f {run_id}", "bold")
+        output.note(f"Cancel it: {program()} cancel {run_id}", "bold")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     raise typer.Exit(code)
 

@@ -26,15 +26,14 @@ from typing import Annotated, Any
 import typer
 
 from agentctl import data_folder
-from agentctl.client import LOOPBACK, connect
+from agentctl.client import DEFAULT_TOKEN_FILE, DEFAULT_URL, LOOPBACK, connect
 from agentctl.configuration import load_settings, masked
 from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, duration
-from agentctl.processes import ChildProcess, Tell, child_environment, how_it_ended, keep_running
-from backplane.resources import connect_store
+from agentctl.output import JsonFlag, Output, duration, program
+from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
+from backplane.resources import connect_store, migrate
 from backplane.settings import Settings
-from backplane.store.migrations import migrate
 from backplane.users import Tier
 
 START_SECONDS = 60.0
@@ -248,8 +247,8 @@ async def _redis(place: Place, stack: contextlib.AsyncExitStack) -> EmbeddedRedi
 
 
 async def _tables_and_token(place: Place, settings: Settings) -> str:
+    await migrate(settings)
     async with connect_store(settings) as store:
-        await migrate(store.database)
         file = place.token_file
         if file.exists():
             file.chmod(0o600)
@@ -303,7 +302,8 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
                     readiness = await client.readiness()
                     if readiness["ok"]:
                         waiting_for = "the workers"
-                        if (await client.queue())["workers"] >= place.workers:
+                        # In one process, the worker is a child that does not count.
+                        if (await client.queue())["workers"] >= max(1, len(children) - 1):
                             return
                     else:
                         bad = {name: part["error"] for name, part in readiness["parts"].items() if not part["ok"]}
@@ -354,7 +354,7 @@ def print_parts(platform: Platform, output: Output) -> None:
     output.fields({**shown, "workers": str(place.workers), "logs": str(place.data / "logs")})
     if "NOT ISOLATED" in platform.parts["sandbox"]:
         output.note(
-            "WARNING: what runs execute can read and write what this user can. `agentctl doctor` says what is missing.",
+            f"WARNING: what runs execute can read and write what this user can; `{program()} doctor` says what to do.",
             "bold red",
         )
 
@@ -381,11 +381,11 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
     for line in curl_lines(place):
         output.line(f"\n{line}")
     output.line("\nOr:", "bold")
-    if place.url != "http://127.0.0.1:8000":
+    if place.url != DEFAULT_URL:
         output.line(f"export AGENT_URL={place.url}")
-    if place.data != Path(".data"):
+    if place.token_file != DEFAULT_TOKEN_FILE:
         output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
-    output.line("agentctl run examples/word-count.md")
+    output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')}")
     output.line("\nThe queue in Redis:", "bold")
     output.line(f'{redis_cli()} -u "$(cat {shlex.quote(str(place.data / "redis.url"))})" LLEN jobs:pending')
     output.line("\nCtrl-C stops everything.", "bold")

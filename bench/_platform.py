@@ -45,7 +45,13 @@ class Platform:
         return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
 
     def execute(self, connection: http.client.HTTPConnection, **body: object) -> dict[str, object]:
+        self.send(connection, **body)
+        return self.answer(connection)
+
+    def send(self, connection: http.client.HTTPConnection, **body: object) -> None:
         connection.request("POST", "/agent/execute", json.dumps(body), self.headers)
+
+    def answer(self, connection: http.client.HTTPConnection) -> dict[str, object]:
         response = connection.getresponse()
         answer: dict[str, object] = json.loads(response.read())
         if response.status >= 300:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from statistics import median
+from typing import Any
 
 import redis
 
@@ -44,11 +45,13 @@ def one_run(started: Platform, control: http.client.HTTPConnection) -> tuple[flo
         stream = watching.getresponse()
         _until(stream, b"event: status")
         began = time.perf_counter()
-        started.execute(control, action="start", run_id=run_id)
+        started.send(control, action="start", run_id=run_id)
         _until(stream, b"event: status")
         first = time.perf_counter()
         _until(stream, b"event: end")
-        return first - began, time.perf_counter() - began
+        last = time.perf_counter()
+        started.answer(control)
+        return first - began, last - began
 
 
 def _until(stream: http.client.HTTPResponse, line: bytes) -> None:
@@ -61,11 +64,13 @@ def _until(stream: http.client.HTTPResponse, line: bytes) -> None:
 
 
 @contextlib.contextmanager
-def echo(server: RedisServer) -> Iterator[tuple[redis.Redis, redis.client.PubSub]]:
+def echo(server: RedisServer) -> Iterator[tuple[redis.Redis, Any]]:
     command = dies_with_parent([sys.executable, "-c", ECHO, str(server.port)])
     process = subprocess.Popen(command)
     client = redis.Redis(port=server.port)
-    heard = client.pubsub(ignore_subscribe_messages=True)
+    heard: Any = client.pubsub(  # type: ignore[no-untyped-call]
+        ignore_subscribe_messages=True
+    )
     heard.subscribe("bench:channel")
     heard.get_message(timeout=5)
     try:
@@ -77,7 +82,7 @@ def echo(server: RedisServer) -> Iterator[tuple[redis.Redis, redis.client.PubSub
         client.close()
 
 
-def one_echo(client: redis.Redis, heard: redis.client.PubSub) -> float:
+def one_echo(client: redis.Redis, heard: Any) -> float:
     began = time.perf_counter()
     client.lpush("bench:list", "x")
     while heard.get_message(timeout=5) is None:

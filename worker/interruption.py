@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from enum import StrEnum
 from typing import TypeVar
 
@@ -30,17 +31,20 @@ class Interruption:
     def __init__(self) -> None:
         self.cause: Cause | None = None
         self._set = asyncio.Event()
+        self._pause_over = asyncio.Event()
         self._changing = False
         self._leaving = False
 
     def leave(self) -> None:
         """The worker drains: what is in hand may go on until the next `check`."""
         self._leaving = True
+        self._pause_over.set()
 
     def set(self, cause: Cause) -> None:
         if self.cause is None:
             self.cause = cause
             self._set.set()
+            self._pause_over.set()
 
     def check(self) -> None:
         if self.cause:
@@ -53,11 +57,10 @@ class Interruption:
         self._changing = True
 
     async def pause(self, seconds: float) -> None:
-        try:
+        """Between two pieces of work: nothing is in hand, so leaving ends it too."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._set.wait()
-        except TimeoutError:
-            return
+                await self._pause_over.wait()
         self.check()
 
     async def guard(self, work: Awaitable[Result]) -> Result:

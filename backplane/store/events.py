@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Integer, bindparam, func, select, text
 
 from backplane.events import Event, decode
 from backplane.store.database import Database
@@ -10,6 +10,14 @@ from backplane.store.tables import events
 
 # Adding an event again changes nothing, so a write whose answer was lost can be repeated.
 _ADD = text("INSERT INTO events (run_id, id, line) VALUES (:run_id, :id, :line) ON CONFLICT DO NOTHING")
+
+_AFTER = (
+    select(events.c.line)
+    .where(events.c.run_id == bindparam("of_run"), events.c.id > bindparam("cursor"))
+    .order_by(events.c.id)
+    .limit(bindparam("most", type_=Integer))
+)
+_LAST = select(func.max(events.c.id)).where(events.c.run_id == bindparam("of_run"))
 
 
 def add_events(connection: Connection, new: Iterable[Event]) -> None:
@@ -20,7 +28,7 @@ def add_events(connection: Connection, new: Iterable[Event]) -> None:
 
 def last_event_id(connection: Connection, run_id: str) -> int:
     """0 when there is none."""
-    found: int | None = connection.scalar(select(func.max(events.c.id)).where(events.c.run_id == run_id))
+    found: int | None = connection.scalar(_LAST, {"of_run": run_id})
     return found or 0
 
 
@@ -30,13 +38,8 @@ class Events:
 
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         """Up to `limit` events with an id over `cursor`, in order."""
-        query = (
-            select(events.c.line)
-            .where(events.c.run_id == run_id, events.c.id > cursor)
-            .order_by(events.c.id)
-            .limit(limit)
-        )
-        lines = await self._database.read(lambda connection: connection.execute(query).scalars().all())
+        values = {"of_run": run_id, "cursor": cursor, "most": limit}
+        lines = await self._database.read(lambda connection: connection.execute(_AFTER, values).scalars().all())
         return [decode(line) for line in lines]
 
     async def last_ids(self, run_ids: Sequence[str]) -> dict[str, int]:

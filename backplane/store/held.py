@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from backplane.errors import Superseded
 from backplane.events import Event
@@ -21,6 +21,16 @@ from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.store.runs import RUN_COLUMNS, run_of
 from backplane.store.tables import runs, steps
+
+# Built once: to build a statement takes longer than to run it.
+_LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
+_HELD_IN = (
+    select(runs.c.generation)
+    .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.RUNNING.value)
+    .with_for_update(read=True)
+)
+_UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
+_UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +58,12 @@ class HeldRuns:
         """Enter a claim in the row: it is running now, in this generation. None when it may not run (any more)."""
 
         def write(connection: Connection) -> Taken | None:
-            query = select(*RUN_COLUMNS).where(runs.c.id == run_id).with_for_update()
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_LOCKED_RUN, {"of_run": run_id}).one_or_none()
             if row is None or row.generation >= generation or row.status not in ("queued", "running"):
                 return None
             started = row.started_at or datetime.now(UTC)
             values = {"status": "running", "generation": generation, "started_at": started}
-            connection.execute(update(runs).where(runs.c.id == run_id).values(values))
+            connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
             run = replace(run_of(row), status=RunStatus.RUNNING, generation=generation, started_at=started)
             return Taken(run, last_event_id(connection, run_id), from_lost_worker=row.status == "running")
 
@@ -64,7 +73,7 @@ class HeldRuns:
         """A transaction on a run that is held in this generation. Raises Superseded when it no longer is."""
 
         def write(connection: Connection) -> None:
-            if not _still_held(connection, {run_id: generation}):
+            if connection.scalar(_HELD_IN, {"of_run": run_id}) != generation:
                 raise Superseded(f"run {run_id} is no longer held in generation {generation}")
             work(HeldRun(connection, run_id))
 
@@ -123,9 +132,7 @@ class HeldRun:
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
         """Keep the plan, and its journal as it begins."""
-        self._connection.execute(
-            update(runs).where(runs.c.id == self._run_id).values(plan=plan.model_dump(mode="json"))
-        )
+        self._run(plan=plan.model_dump(mode="json"))
         self._connection.execute(insert(steps), [{"run_id": self._run_id, **asdict(record)} for record in journal])
 
     def begin_step(self, step_id: str, tries: int) -> None:
@@ -166,9 +173,7 @@ class HeldRun:
         self._run(queued_at=datetime.now(UTC), **values)
 
     def _run(self, **values: Any) -> None:
-        self._connection.execute(update(runs).where(runs.c.id == self._run_id).values(**values))
+        self._connection.execute(_UPDATE_RUN, {"of_run": self._run_id, **values})
 
     def _step(self, step_id: str, **values: Any) -> None:
-        self._connection.execute(
-            update(steps).where(steps.c.run_id == self._run_id, steps.c.step_id == step_id).values(**values)
-        )
+        self._connection.execute(_UPDATE_STEP, {"of_run": self._run_id, "of_step": step_id, **values})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
@@ -22,6 +22,10 @@ from backplane.store.tables import runs, steps
 # What a user sees and what a claim needs; the idempotency columns stay inside.
 RUN_COLUMNS = [column for column in runs.c if not column.name.startswith("idempotency")]
 
+# Built once: to build a statement takes longer than to run it.
+_USERS_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run"), runs.c.user_id == bindparam("of_user"))
+_LOCKED_RUN = _USERS_RUN.with_for_update()
+_UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run")).returning(*RUN_COLUMNS)
 
 Changed = tuple[Run, list[Event]]
 """A run after a change, and the new events that tell of it."""
@@ -103,8 +107,8 @@ class Runs:
 
     async def get(self, user_id: str, run_id: str) -> Run:
         """Raises NotFound, also for another user's run."""
-        query = select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id)
-        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        values = {"of_run": run_id, "of_user": user_id}
+        row = await self._database.read(lambda connection: connection.execute(_USERS_RUN, values).one_or_none())
         if row is None:
             raise _missing(run_id)
         return run_of(row)
@@ -192,16 +196,14 @@ class Runs:
 
 
 def _locked(connection: Connection, user_id: str, run_id: str) -> Run:
-    query = select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.user_id == user_id).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_LOCKED_RUN, {"of_run": run_id, "of_user": user_id}).one_or_none()
     if row is None:
         raise _missing(run_id)
     return run_of(row)
 
 
 def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> Run:
-    statement = update(runs).where(runs.c.id == run_id).values(**values).returning(*RUN_COLUMNS)
-    return run_of(connection.execute(statement).one())
+    return run_of(connection.execute(_UPDATE_RUN, {"of_run": run_id, **values}).one())
 
 
 def _change(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
