@@ -25,6 +25,8 @@ def create_token(
     output, settings = Output(json_output), load_settings()
 
     async def create() -> tuple[Token, str]:
+        # The first thing that is done with a new database.
+        await migrate_database(settings)
         async with connect_store(settings) as store:
             return await store.users.create_token(user, tier, label)
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -59,23 +60,24 @@ def run(
     """
     output = Output(json_output)
     new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [])
-    uploads = [(_opened(local), name) for local, name in map(upload_of, file or [])]
-
-    async def submitted(client: Client) -> JsonObject:
-        created = await client.create(new_run, start=not uploads)
-        if not uploads:
-            return created
-        for content, name in uploads:
-            await client.upload(created["run_id"], name, content, os.fstat(content.fileno()).st_size)
-        return await client.execute("start", created["run_id"])
-
-    answer = call(output, submitted)
+    with ExitStack() as opened:
+        uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
+        answer = call(output, lambda client: _submit(client, new_run, uploads))
     if not follow_run:
         output.document(answer) if output.json else output.line(answer["run_id"])
         return
     if not output.json:
         output.note(f"run {answer['run_id']}")
     _follow(output, answer["run_id"], 0, wait)
+
+
+async def _submit(client: Client, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]]) -> JsonObject:
+    created = await client.create(new_run, start=not uploads)
+    if not uploads:
+        return created
+    for content, name in uploads:
+        await client.upload(created["run_id"], name, content, os.fstat(content.fileno()).st_size)
+    return await client.execute("start", created["run_id"])
 
 
 def new_run_of(

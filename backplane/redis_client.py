@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -96,16 +96,27 @@ class Script:
     """A Lua script of a file, run by its digest."""
 
     def __init__(self, redis: "Redis", path: Path) -> None:
+        self._redis = redis
         self._script = redis.register_script(path.read_text())
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         with translated():
             return await self._script(keys=list(keys), args=list(args))
 
-    async def batch(self, redis: "Redis", calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
-        """Several calls in one round trip, in order, not as one transaction."""
+    async def batch(self, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
+        """Several calls in one round trip, in order, not as one transaction. Safe to repeat only if each call is.
+
+        The library's own way would ask the server before each batch whether it has the script.
+        """
         with translated():
-            async with redis.pipeline(transaction=False) as pipeline:
-                for keys, args in calls:
-                    await self._script(keys=list(keys), args=list(args), client=pipeline)
-                return await pipeline.execute()
+            try:
+                return await self._all(calls)
+            except NoScriptError:
+                await self._redis.script_load(self._script.script)
+                return await self._all(calls)
+
+    async def _all(self, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for keys, args in calls:
+                pipeline.evalsha(self._script.sha, len(keys), *keys, *map(str, args))
+            return await pipeline.execute()

@@ -1,12 +1,17 @@
 """Events in Redis: one stream a run, one pub/sub channel a run, one message a batch (a JSON object a line)."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from redis.asyncio.client import PubSub
+import structlog
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from backplane import redis_keys as keys
 from backplane.errors import Unavailable
@@ -17,6 +22,8 @@ from backplane.redis_client import RedisClients, Script, translated
 APPEND = Path(__file__).parent / "lua" / "append.lua"
 RECONNECT_SECONDS = 0.5
 CONFIRM_SECONDS = 5.0
+
+log = structlog.get_logger()
 
 
 class RedisEventLog(EventLog):
@@ -41,7 +48,7 @@ class RedisEventLog(EventLog):
             for event in batch.events:
                 arguments += [event.id, event.line]
             calls.append(([keys.job(batch.run_id), keys.stream(batch.run_id)], arguments))
-        return [bool(taken) for taken in await self._append.batch(self._redis, calls)]
+        return [bool(taken) for taken in await self._append.batch(calls)]
 
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         with translated():
@@ -55,57 +62,88 @@ class RedisEventLog(EventLog):
 
     @asynccontextmanager
     async def subscription(self) -> AsyncIterator[Subscription]:
-        async with self._clients.pubsub() as pubsub:
-            yield RedisSubscription(pubsub)
+        yield RedisSubscription(self._clients)
 
 
 class RedisSubscription(Subscription):
-    def __init__(self, pubsub: PubSub) -> None:
-        self._pubsub = pubsub
+    """`listen` alone connects and reads; `add` and `remove` only write, and only while the connection stands.
+
+    Not redis-py's PubSub: that one reconnects in whichever task meets the fault, under the feet of the others.
+    """
+
+    def __init__(self, clients: RedisClients) -> None:
+        self._pool = clients.blocking.connection_pool
+        self._connection: AbstractConnection | None = None
+        self._tried = asyncio.Event()
         self._confirmed: dict[str, asyncio.Event] = {}
-        self._work = asyncio.Event()
 
     async def add(self, run_id: str) -> None:
         channel = keys.channel(run_id)
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
-        with translated():
-            await self._pubsub.subscribe(channel)
-            self._work.set()
-            try:
-                async with asyncio.timeout(CONFIRM_SECONDS):
-                    await confirmed.wait()
-            except TimeoutError as error:
-                raise Unavailable("Redis does not confirm a subscription", part="redis") from error
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await self._tried.wait()
+                await self._send("SUBSCRIBE", channel)
+                await confirmed.wait()
+        except TimeoutError as error:
+            raise Unavailable("Redis does not confirm a subscription", part="redis") from error
+        finally:
+            if not confirmed.is_set():
+                self._confirmed.pop(channel, None)
 
     async def remove(self, run_id: str) -> None:
         channel = keys.channel(run_id)
         self._confirmed.pop(channel, None)
+        await self._send("UNSUBSCRIBE", channel)
+
+    async def _send(self, *command: str) -> None:
+        if self._connection is None:
+            raise Unavailable("Redis does not answer: events cannot be listened to", part="redis")
         with translated():
-            await self._pubsub.unsubscribe(channel)
+            await self._connection.send_command(*command, check_health=False)
 
     async def listen(self) -> AsyncIterator[list[Event] | Interrupted]:
         while True:
-            await self._work.wait()
             try:
                 with translated():
-                    # redis-py subscribes to its channels again when it reconnects; each is confirmed once more then.
-                    async for message in self._pubsub.listen():
-                        if message["type"] == "message":
-                            yield [decode(line) for line in message["data"].split("\n")]
-                        elif message["type"] == "subscribe" and self._confirm(message["channel"]):
-                            yield Interrupted()
-                # The last channel was given up, unless one was added just now.
-                if not self._pubsub.subscribed:
-                    self._work.clear()
-            except Unavailable:
-                yield Interrupted()
-                await asyncio.sleep(RECONNECT_SECONDS)
+                    async with self._connected() as connection:
+                        async for heard in self._hear(connection):
+                            yield heard
+            except (Unavailable, RedisError) as error:
+                log.warning("events are not heard", error=str(error))
+            await asyncio.sleep(RECONNECT_SECONDS)
 
-    def _confirm(self, channel: str) -> bool:
-        """Whether this channel had been confirmed before: then the connection was lost in between."""
-        confirmed = self._confirmed.get(channel)
-        if confirmed is None:
-            return False
-        again = confirmed.is_set()
-        confirmed.set()
-        return again
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AbstractConnection]:
+        connection = cast(AbstractConnection, self._pool.make_connection())
+        connection.retry = Retry(NoBackoff(), 0)
+        try:
+            await connection.connect()
+            yield connection
+        finally:
+            self._connection = None
+            self._tried.set()
+            await connection.disconnect(nowait=True)
+
+    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Interrupted]:
+        # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
+        missing = len(self._confirmed)
+        if missing:
+            await connection.send_command("SUBSCRIBE", *self._confirmed, check_health=False)
+        self._connection = connection
+        self._tried.set()
+        while True:
+            kind, channel, content = await connection.read_response(timeout=math.inf, push_request=True)
+            if kind == "message":
+                try:
+                    events = [decode(line) for line in content.split("\n")]
+                except ValueError as error:
+                    log.warning("heard what is no event", channel=channel, error=str(error))
+                    continue
+                yield events
+            elif kind == "subscribe":
+                if channel in self._confirmed:
+                    self._confirmed[channel].set()
+                missing -= 1
+                if missing == 0:
+                    yield Interrupted()

@@ -118,6 +118,16 @@ class RedisQueue(Queue):
             yield announced()
 
     async def statistics(self) -> Statistics:
+        statistics, _ = await self._look(())
+        return statistics
+
+    async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
+        statistics, found = await self._look(run_ids)
+        places = [found[start : start + len(keys.PENDING)] for start in range(0, len(found), len(keys.PENDING))]
+        return [_standing(statistics, place) for place in places]
+
+    async def _look(self, run_ids: Sequence[str]) -> tuple[Statistics, list[int | None]]:
+        """The numbers, and for each run its index in each pending list: in one round trip."""
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for name in keys.PENDING.values():
@@ -126,8 +136,12 @@ class RedisQueue(Queue):
                 pipeline.zcard(keys.SCHEDULED)
                 pipeline.zrange(keys.WORKERS, 0, -1)
                 pipeline.lrange(keys.DURATIONS, 0, -1)
-                *lengths, running, scheduled, workers, durations = await pipeline.execute()
-        return Statistics(
+                for run_id in run_ids:
+                    for name in keys.PENDING.values():
+                        pipeline.lpos(name, run_id)
+                answers = await pipeline.execute()
+        lengths, (running, scheduled, workers, durations), places = answers[:4], answers[4:8], answers[8:]
+        statistics = Statistics(
             queued=dict(zip(keys.PENDING, lengths, strict=True)),
             running=running,
             scheduled=scheduled,
@@ -135,17 +149,7 @@ class RedisQueue(Queue):
             slots=sum(int(worker.split("|")[1]) for worker in workers),
             run_seconds=fmean(map(float, durations)) if durations else self._initial_run_seconds,
         )
-
-    async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
-        statistics = await self.statistics()
-        with translated():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for run_id in run_ids:
-                    for name in keys.PENDING.values():
-                        pipeline.lpos(name, run_id)
-                found = await pipeline.execute()
-        places = [found[start : start + len(keys.PENDING)] for start in range(0, len(found), len(keys.PENDING))]
-        return [_standing(statistics, place) for place in places]
+        return statistics, places
 
 
 def _standing(statistics: Statistics, places: Sequence[int | None]) -> Standing | None:

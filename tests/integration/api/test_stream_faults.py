@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -28,16 +29,20 @@ async def test_nothing_is_missed_when_redis_cuts_the_wire(api: Api, person: Pers
     await person.make()
     worker = await api.worker()
     redis = api.resources.redis.commands
+
+    async def cut_off() -> bool:
+        return bool(await redis.client_kill_filter(_type="pubsub"))
+
     async with person.stream(worker.run_id) as stream:
         for number in range(1, 3):
             assert (await anext(stream)).id == number
-        for count in range(10):
-            assert await redis.client_kill_filter(_type="pubsub") == 1
+        for count in range(3):
+            await wait_until(cut_off)
             await worker.say(f"line {count}")
             frame = await anext(stream)
             assert (frame.event, frame.data["line"]) == ("log", f"line {count}")
         await worker.end()
-        assert numbers([frame async for frame in stream]) == [13, 14]
+        assert numbers([frame async for frame in stream]) == [6, 7]
 
 
 async def test_nothing_is_missed_when_redis_loses_the_stream_of_a_run(api: Api, person: Person) -> None:
@@ -235,7 +240,8 @@ async def test_the_api_stops_within_seconds_although_streams_are_open(api: Api, 
         assert (await anext(stream := frames(response))).id == 1
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
-            assert [frame async for frame in stream] == []
+            with suppress(httpx.RemoteProtocolError):  # cut off in the middle, which clients answer by coming again
+                assert [frame async for frame in stream] == []
             said = (await process.communicate())[1]
     assert process.returncode in (0, -signal.SIGTERM)
     assert b"Traceback" not in said, said.decode()
