@@ -77,7 +77,7 @@ def find_token(environment: Mapping[str, str] = os.environ, file: Path = DEFAULT
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(ExitCode.USAGE, f"The token in {file} cannot be read: {error}.") from None
-    if not (token.isascii() and token.isprintable()) or " " in token:
+    if not token or not (token.isascii() and token.isprintable()) or " " in token:
         raise CommandError(
             ExitCode.USAGE, f"What {source} holds is no token; a token is one word that begins with agt_."
         )

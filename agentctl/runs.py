@@ -88,9 +88,7 @@ def new_run_of(
         raise CommandError(
             ExitCode.USAGE, "Nothing to do: give a prompt, a file, - for standard input, or --plan FILE."
         )
-    body: JsonObject = {
-        "prompt": f"Carry out the plan {plan.name if plan else ''}." if prompt is None else text_of(prompt)
-    }
+    body: JsonObject = {"prompt": f"Carry out {plan.name if plan else ''}." if prompt is None else text_of(prompt)}
     if plan is not None:
         body["plan"] = read_plan(plan)
     if timeout is not None:

@@ -18,7 +18,6 @@ from backplane.redis_client import RedisClients
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.migrations import migrate as migrate_tables
 from backplane.workspace.base import WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.s3 import S3WorkspaceStore
@@ -75,7 +74,7 @@ async def connect_store(settings: Settings) -> AsyncIterator[Store]:
 async def migrate(settings: Settings) -> None:
     """Bring the database's tables to the newest state. Raises Unavailable when the database does not answer."""
     async with connect_store(settings) as store:
-        await migrate_tables(store.database)
+        await store.migrate()
 
 
 def _workspaces(settings: Settings) -> WorkspaceStore:

@@ -20,7 +20,6 @@ from pathlib import Path
 from agentctl.embedded import dies_with_parent, free_port
 from backplane.resources import connect_store
 from backplane.settings import Settings
-from backplane.store.migrations import migrate
 from backplane.users import Tier
 from tests.servers import PostgresServer, RedisServer
 
@@ -103,7 +102,7 @@ def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Pl
 async def _token(url: str) -> str:
     settings = Settings(database_url=url)
     async with connect_store(settings) as store:
-        await migrate(store.database)
+        await store.migrate()
         _, token = await store.users.create_token("bench", Tier.STANDARD)
     return token
 

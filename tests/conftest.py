@@ -165,4 +165,8 @@ async def no_task_left_behind() -> AsyncIterator[None]:
 
 def children() -> set[int]:
     """Processes started by this one that were not waited for yet; empty where the system does not say."""
-    return {int(pid) for listing in Path("/proc/self/task").glob("*/children") for pid in listing.read_text().split()}
+    found = set[int]()
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found.update(map(int, listing.read_text().split()))
+    return found

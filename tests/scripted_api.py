@@ -34,32 +34,35 @@ class ScriptedApi:
     requests: list[Request] = field(default_factory=list)
 
 
-def answer(status: int, body: Any, **headers: str) -> bytes:
-    """A JSON answer. `Retry_After="0"` becomes the header Retry-After."""
-    return raw(status, json.dumps(body).encode(), **{"Content_Type": "application/json"} | headers)
+def answer(status: int, body: Any, retry_after: str = "") -> bytes:
+    return raw(status, json.dumps(body).encode(), retry_after=retry_after)
 
 
-def problem(status: int, code: str, detail: str, **headers: str) -> bytes:
+def problem(status: int, code: str, detail: str, retry_after: str = "") -> bytes:
     body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
-    return answer(status, body, Content_Type="application/problem+json", **headers)
+    return answer(status, body, retry_after)
 
 
 def stream(*events: dict[str, Any], whole: bool = True) -> bytes:
     """A stream of events, as the API writes them. Not `whole`: its end is missing, as when the line breaks."""
-    frames = b"".join(
-        f"{f'id: {event["id"]}\n' if event['id'] else ''}event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
-        for event in events
-    )
+    frames = b"".join(_frame(event) for event in events)
     head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = f"{len(frames):x}\r\n".encode() + frames + b"\r\n" if frames else b""
     return head.encode() + chunk + (b"0\r\n\r\n" if whole else b"")
 
 
-def raw(status: int, body: bytes, *, length: int | None = None, **headers: str) -> bytes:
+def _frame(event: dict[str, Any]) -> bytes:
+    number = f"id: {event['id']}\n" if event["id"] else ""
+    return f"{number}event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+def raw(status: int, body: bytes, *, length: int | None = None, retry_after: str = "") -> bytes:
     """`length` is what the header claims, when it is not the truth."""
     lines = [f"HTTP/1.1 {status} Scripted", f"Content-Length: {len(body) if length is None else length}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+    if retry_after:
+        lines.append(f"Retry-After: {retry_after}")
+    return "
+".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def scripted_api(answers: Sequence[bytes]) -> Iterator[ScriptedApi]:
         thread.start()
         try:
             host, port = server.server_address[:2]
-            api.url = f"http://{str(host)}:{port}"
+            api.url = f"http://{host!s}:{port}"
             yield api
         finally:
             server.shutdown()

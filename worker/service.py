@@ -19,7 +19,6 @@ from backplane.errors import Unavailable
 from backplane.patience import until_available
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
-from backplane.store.migrations import migrate
 from backplane.workspace.quota import Quota
 from worker.consumer import Consumer
 from worker.execution import Equipment, Execution
@@ -68,7 +67,7 @@ async def _prepare(resources: Resources) -> None:
 
         await until_available(call, tell)
 
-    await ready("database", lambda: migrate(resources.store.database))
+    await ready("database", resources.store.migrate)
     await ready("redis", resources.redis.check)
     await ready("workspace", resources.workspaces.prepare)
 

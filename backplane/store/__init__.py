@@ -4,6 +4,7 @@ from backplane.store.database import Database
 from backplane.store.events import Events
 from backplane.store.held import HeldRuns
 from backplane.store.journal import Journal
+from backplane.store.migrations import migrate
 from backplane.store.runs import Runs
 from backplane.store.users import Users
 
@@ -18,3 +19,7 @@ class Store:
         self.held = HeldRuns(database)
         self.journal = Journal(database)
         self.events = Events(database)
+
+    async def migrate(self) -> None:
+        """Bring the tables to the newest state. Any number of processes may do so at once."""
+        await migrate(self.database)

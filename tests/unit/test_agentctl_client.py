@@ -92,7 +92,7 @@ async def test_a_stream_that_never_stands_again_is_given_up(script: Script, clie
 
 
 async def test_a_stream_waits_for_a_part_that_is_down(script: Script, client_of: Any) -> None:
-    api = script(problem(503, "part_unavailable", "Redis does not answer.", Retry_After="0"), stream(END))
+    api = script(problem(503, "part_unavailable", "Redis does not answer.", retry_after="0"), stream(END))
     assert await numbers(client_of(api)) == [5]
 
 
@@ -127,7 +127,7 @@ async def test_a_retry_that_may_have_arrived_is_not_sent_again(script: Script, c
 
 
 async def test_a_read_is_tried_again_until_the_part_is_back(script: Script, client_of: Any) -> None:
-    down = problem(503, "part_unavailable", "The database does not answer.", Retry_After="0")
+    down = problem(503, "part_unavailable", "The database does not answer.", retry_after="0")
     api = script(down, NOTHING, answer(200, {"run_id": RUN}))
     notes: list[str] = []
     assert await client_of(api, notes).run(RUN) == {"run_id": RUN}
@@ -135,7 +135,7 @@ async def test_a_read_is_tried_again_until_the_part_is_back(script: Script, clie
 
 
 async def test_a_part_that_stays_down_is_said_with_its_own_words(script: Script, client_of: Any) -> None:
-    api = script(problem(503, "part_unavailable", "Redis does not answer.", Retry_After="0"))
+    api = script(problem(503, "part_unavailable", "Redis does not answer.", retry_after="0"))
     with pytest.raises(ApiError, match="Redis does not answer") as failure:
         await client_of(api).queue()
     assert (failure.value.exit_code, len(api.requests)) == (ExitCode.UNREACHABLE, 3)

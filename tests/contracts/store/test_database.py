@@ -1,0 +1,211 @@
+"""The database itself: its tables, and what is told when it does not answer."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from backplane.errors import InvalidInput, Unavailable
+from backplane.store import Store, database
+from backplane.store.database import Database, parse_url
+from backplane.store.migrations import migrate
+from backplane.store.tables import metadata
+from backplane.users import Tier, User
+from tests.servers import PostgresServer
+from tests.submitted import new_run
+
+ROOT = Path(__file__).parents[3]
+SECRET = "hunter2-correct-horse"
+
+
+# --- migrations ---
+
+
+async def test_the_migrations_make_the_tables_that_the_code_knows(store: Store) -> None:
+    def differences(connection: Connection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    async with store.database.read() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_constraints_are_named_as_the_code_names_them(store: Store) -> None:
+    def names(connection: Connection) -> set[str | None]:
+        inspector = inspect(connection)
+        uniques = {unique["name"] for table in metadata.tables for unique in inspector.get_unique_constraints(table)}
+        return uniques | {key["name"] for table in metadata.tables for key in inspector.get_foreign_keys(table)}
+
+    async with store.database.read() as connection:
+        assert await connection.run_sync(names) >= {
+            "uq_users_name",
+            "uq_tokens_digest",
+            "uq_runs_user_id_idempotency_key",
+            "fk_tokens_user_id_users",
+            "fk_runs_user_id_users",
+        }
+
+
+async def test_migrating_again_changes_nothing(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user))
+    await migrate(store.database)
+    assert await store.runs.get(user.id, run.id) == run
+
+
+async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from backplane.store.database import Database\n"
+        "from backplane.store.migrations import migrate\n"
+        "async def main():\n"
+        "    database = Database(sys.argv[1])\n"
+        "    sys.stdin.read()\n"
+        "    await migrate(database)\n"
+        "    await database.close()\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, database_url, cwd=ROOT, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )
+        for _ in range(5)
+    ]  # fmt: skip
+    said = [output.decode() for output, _ in await asyncio.gather(*(process.communicate() for process in processes))]
+    assert [process.returncode for process in processes] == [0] * 5, said
+
+
+async def test_ten_tasks_of_one_process_may_migrate_at_once(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(10)]
+    await asyncio.gather(*(migrate(one) for one in databases))
+    token, _ = await Store(databases[0]).users.create_token("ada", Tier.FREE)
+    assert token.user.name == "ada"
+    await asyncio.gather(*(one.close() for one in databases))
+
+
+# --- when it does not answer ---
+
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "check": lambda store: store.database.check(),
+    "migrate": lambda store: migrate(store.database),
+    "a token": lambda store: store.users.user_of("token"),
+    "create a token": lambda store: store.users.create_token("bob", Tier.FREE),
+    "a page": lambda store: store.runs.page("user"),
+    "cancel": lambda store: store.runs.cancel("user", "run"),
+    "take": lambda store: store.held.take("run", 1),
+    "events": lambda store: store.held.add_events({("run", 1): []}),
+    "journal": lambda store: store.journal.steps("run"),
+}
+
+
+async def test_a_postgres_that_is_away_is_told_as_such_and_used_again_when_it_is_back(
+    own_postgres: Callable[[], PostgresServer],
+) -> None:
+    server = own_postgres()
+    store = Store(Database(server.url()))
+    await migrate(store.database)
+    server.kill()
+    for call in CALLS.values():
+        with pytest.raises(Unavailable) as away:
+            await call(store)
+        assert away.value.part == "database"
+    server.start()
+    await store.users.create_token("ada", Tier.FREE)
+    await store.database.close()
+
+
+async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(
+    own_postgres: Callable[[], PostgresServer],
+) -> None:
+    server = own_postgres()
+    own = Database(server.url())
+    with pytest.raises(Unavailable):
+        async with own.write() as connection:
+            await connection.execute(text("SELECT 1"))
+            server.kill()
+            await connection.execute(text("SELECT 1"))
+    await own.close()
+
+
+async def test_a_postgres_that_was_never_there_is_told_without_its_password() -> None:
+    own = Database(f"postgresql://agent:{SECRET}@127.0.0.1:1/agent")
+    with pytest.raises(Unavailable) as away:
+        await own.check()
+    assert SECRET not in f"{away.value} {away.value.__cause__} {away.value.__cause__!r}"
+    await own.close()
+
+
+@pytest.fixture
+async def locked_store(sqlite_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+    """Another process holds the write lock, for longer than anybody waits."""
+    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.05)
+    store = Store(Database(sqlite_database))
+    await migrate(store.database)
+    other = sqlite3.connect(tmp_path / "agent.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield store
+    other.close()
+    await store.database.close()
+
+
+async def test_a_locked_sqlite_is_told_as_a_database_that_does_not_answer(locked_store: Store) -> None:
+    with pytest.raises(Unavailable, match="locked") as away:
+        await locked_store.users.create_token("ada", Tier.FREE)
+    assert away.value.part == "database"
+
+
+async def test_readers_of_sqlite_do_not_wait_for_its_writer(locked_store: Store) -> None:
+    assert await locked_store.users.list_tokens() == []
+
+
+async def test_a_folder_for_sqlite_that_cannot_be_made_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises((Unavailable, InvalidInput)):
+        await Database(f"sqlite:///{tmp_path}/file/agent.db").check()
+
+
+# --- what errors say ---
+
+
+async def test_a_refused_statement_shows_no_prompt(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user, prompt=SECRET, metadata={"key": SECRET}))
+    with pytest.raises(DBAPIError) as refused:
+        await store.runs.create(new_run(user, id=run.id, prompt=SECRET, metadata={"key": SECRET}))
+    assert SECRET not in f"{refused.value} {refused.value!r} {refused.value.orig}"
+
+
+async def test_an_object_that_stands_for_a_database_shows_no_password() -> None:
+    own = Database(f"postgresql://agent:{SECRET}@127.0.0.1:1/agent")
+    assert SECRET not in f"{own.url} {own.url!r} {own}"
+    await own.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("postgresql://u:p@h:1/d", "postgresql+psycopg"),
+        ("postgres://u:p@h:1/d", "postgresql+psycopg"),
+        ("postgresql+asyncpg://u:p@h:1/d", "postgresql+psycopg"),
+        ("sqlite:///a.db", "sqlite+aiosqlite"),
+        ("sqlite+aiosqlite:////tmp/a.db", "sqlite+aiosqlite"),
+    ],
+)
+def test_a_url_gets_the_driver_that_is_installed(url: str, driver: str) -> None:
+    assert parse_url(url).drivername == driver
+
+
+@pytest.mark.parametrize("url", [f"mysql://u:{SECRET}@h/d", f"{SECRET}", "sqlite://", "sqlite:///:memory:", ""])
+def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(InvalidInput, match="DATABASE_URL") as refused:
+        parse_url(url)
+    assert refused.value.field == "DATABASE_URL"
+    assert SECRET not in refused.value.message
+    assert refused.value.__cause__ is None

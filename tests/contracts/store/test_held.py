@@ -1,0 +1,386 @@
+"""One hand on a run: what a worker may write while it holds it, and that nobody else may."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from backplane.errors import Superseded
+from backplane.events import Event, EventType, data_of, encode
+from backplane.plans import parse_plan
+from backplane.runs import FINAL, Run, RunError, RunStatus
+from backplane.store import Store
+from backplane.store.held import HeldRun
+from backplane.store.journal import StepStatus
+from backplane.store.tables import runs
+from backplane.users import User
+from tests.submitted import new_run, plan, shell
+
+PLAN = parse_plan(plan(shell("a", "true", title="A"), shell("b", "true")))
+ERROR = RunError("command_failed", "it failed", retryable=True, step="a")
+
+
+def log_event(run_id: str, number: int, **data: Any) -> Event:
+    return encode(run_id, number, EventType.LOG, {"line": f"line {number}", **data})
+
+
+@pytest.fixture
+async def run(store: Store, user: User) -> Run:
+    """Queued; its last event has the number 2."""
+    return await store.runs.create(new_run(user), start=True)
+
+
+# --- take ---
+
+
+async def test_taking_a_queued_run_makes_it_running_in_that_generation(store: Store, run: Run) -> None:
+    taken = await store.held.take(run.id, 1)
+    assert taken is not None
+    assert (taken.run.status, taken.run.generation) == (RunStatus.RUNNING, 1)
+    assert taken.run.started_at is not None
+    assert (taken.last_event_id, taken.from_lost_worker) == (2, False)
+    assert await store.runs.find(run.id) == taken.run
+
+
+async def test_the_generation_must_rise(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 5)
+    assert await store.held.take(run.id, 5) is None
+    assert await store.held.take(run.id, 4) is None
+    assert await store.held.take(run.id, 6) is not None
+
+
+async def test_a_run_that_is_taken_over_says_so_and_keeps_its_start(store: Store, run: Run) -> None:
+    first = await store.held.take(run.id, 1)
+    second = await store.held.take(run.id, 2)
+    assert first is not None
+    assert second is not None
+    assert second.from_lost_worker
+    assert second.run.started_at == first.run.started_at
+
+
+@pytest.mark.parametrize("status", sorted({*FINAL, RunStatus.WAITING, RunStatus.CREATED}))
+async def test_only_a_queued_or_running_run_can_be_taken(store: Store, run: Run, status: RunStatus) -> None:
+    async with store.database.write() as connection:
+        await connection.execute(update(runs).values(status=status.value))
+    assert await store.held.take(run.id, 1) is None
+
+
+async def test_a_run_that_nobody_made_cannot_be_taken(store: Store, user: User) -> None:
+    assert await store.held.take(new_run(user).id, 1) is None
+
+
+async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store, second_store: Store, run: Run) -> None:
+    taken = await asyncio.gather(*((store, second_store)[number % 2].held.take(run.id, 1) for number in range(10)))
+    assert sum(one is not None for one in taken) == 1
+
+
+# --- hold ---
+
+WRITES: dict[str, Callable[[HeldRun, Run], Awaitable[None]]] = {
+    "events": lambda held, run: held.add_events([log_event(run.id, 3)]),
+    "plan": lambda held, run: held.save_plan(PLAN),
+    "begin step": lambda held, run: held.begin_step("a", 1),
+    "step is changing": lambda held, run: held.step_is_changing("a"),
+    "end step": lambda held, run: held.end_step("a", StepStatus.COMPLETED, {}),
+    "skip steps": lambda held, run: held.skip_pending_steps(),
+    "reopen steps": lambda held, run: held.reopen_steps(),
+    "finish": lambda held, run: held.finish(RunStatus.COMPLETED, None),
+    "wait for a person": lambda held, run: held.wait_for_person(ERROR),
+    "queue again": lambda held, run: held.queue_again(attempt=2, error=ERROR),
+}
+
+
+async def everything(store: Store, run: Run) -> tuple[object, ...]:
+    return (
+        await store.runs.find(run.id),
+        await store.journal.steps(run.id),
+        await store.events.after(run.id, 0, 1000),
+    )
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_an_older_generation_writes_nothing(
+    store: Store, run: Run, write: Callable[[HeldRun, Run], Awaitable[None]]
+) -> None:
+    await store.held.take(run.id, 1)
+    await store.held.take(run.id, 2)
+    before = await everything(store, run)
+    with pytest.raises(Superseded):
+        async with store.held.hold(run.id, 1) as held:
+            await write(held, run)
+    assert await everything(store, run) == before
+
+
+@pytest.mark.parametrize("generation", [0, 2])
+async def test_only_the_generation_that_took_it_holds_a_run(store: Store, run: Run, generation: int) -> None:
+    await store.held.take(run.id, 1)
+    with pytest.raises(Superseded, match=f"generation {generation}"):
+        async with store.held.hold(run.id, generation):
+            pass
+
+
+async def test_a_run_that_is_over_is_held_by_nobody(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.finish(RunStatus.COMPLETED, None)
+    with pytest.raises(Superseded):
+        async with store.held.hold(run.id, 1):
+            pass
+
+
+async def test_what_is_written_in_one_hold_is_there_together_or_not_at_all(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    before = await everything(store, run)
+    with pytest.raises(KeyError):
+        async with store.held.hold(run.id, 1) as held:
+            await held.save_plan(PLAN)
+            await held.add_events([log_event(run.id, 3)])
+            await held.finish(RunStatus.COMPLETED, None)
+            raise KeyError("the worker has a fault")
+    assert await everything(store, run) == before
+
+
+# --- a newer take at the same moment ---
+
+
+async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
+    store: Store, second_store: Store, run: Run
+) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        taking = asyncio.create_task(second_store.held.take(run.id, 2))
+        done, _ = await asyncio.wait({taking}, timeout=0.2)
+        assert not done
+        await held.add_events([log_event(run.id, 3)])
+    taken = await taking
+    assert taken is not None
+    assert taken.last_event_id == 3
+    with pytest.raises(Superseded):
+        async with store.held.hold(run.id, 1):
+            pass
+
+
+async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
+    store: Store, second_store: Store, run: Run
+) -> None:
+    await store.held.take(run.id, 1)
+
+    async def write() -> None:
+        async with second_store.held.hold(run.id, 1) as held:
+            await held.add_events([log_event(run.id, 3)])
+
+    async with store.database.write() as connection:
+        await connection.execute(update(runs).where(runs.c.id == run.id).values(generation=2))
+        writing = asyncio.create_task(write())
+        adding = asyncio.create_task(second_store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
+        done, _ = await asyncio.wait({writing, adding}, timeout=0.2)
+        assert not done
+    with pytest.raises(Superseded):
+        await writing
+    assert await adding == {run.id}
+    assert await store.events.last_id(run.id) == 2
+
+
+async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, second_store: Store, run: Run) -> None:
+    """Each hand numbers on from what it found, and writes as fast as it can until it is refused."""
+    hands = 12
+
+    async def write_until_refused(own: Store, generation: int, last_id: int) -> None:
+        number = last_id
+        while True:
+            number += 1
+            event = log_event(run.id, number, generation=generation)
+            if number % 2:
+                if await own.held.add_events({(run.id, generation): [event]}):
+                    return
+            else:
+                try:
+                    async with own.held.hold(run.id, generation) as held:
+                        await held.add_events([event])
+                except Superseded:
+                    return
+
+    writers = []
+    for generation in range(1, hands + 1):
+        own = (store, second_store)[generation % 2]
+        taken = await own.held.take(run.id, generation)
+        assert taken is not None
+        writers.append(asyncio.create_task(write_until_refused(own, generation, taken.last_event_id)))
+        # Each hand has written something before the next one comes.
+        while await store.events.last_id(run.id) == taken.last_event_id:
+            await asyncio.sleep(0)
+    await store.held.take(run.id, hands + 1)
+    await asyncio.gather(*writers)
+    events = await store.events.after(run.id, 2, 100_000)
+    assert [event.id for event in events] == list(range(3, len(events) + 3))
+    generations = [data_of(event)["generation"] for event in events]
+    assert generations == sorted(generations)
+    assert set(generations) == set(range(1, hands + 1))
+
+
+# --- events ---
+
+
+async def test_events_of_several_runs_go_together_and_those_of_a_superseded_one_are_left_out(
+    store: Store, user: User
+) -> None:
+    own, lost, over = [await store.runs.create(new_run(user), start=True) for _ in range(3)]
+    for run in (own, lost, over):
+        await store.held.take(run.id, 1)
+    await store.held.take(lost.id, 2)
+    async with store.held.hold(over.id, 1) as held:
+        await held.finish(RunStatus.COMPLETED, None)
+    refused = await store.held.add_events({(run.id, 1): [log_event(run.id, 3)] for run in (own, lost, over)})
+    assert refused == {lost.id, over.id}
+    assert await store.events.last_ids([own.id, lost.id, over.id]) == {own.id: 3, lost.id: 2, over.id: 2}
+
+
+async def test_an_event_that_is_stored_again_stays_as_it_was(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    event = log_event(run.id, 3)
+    await store.held.add_events({(run.id, 1): [event]})
+    await store.held.add_events({(run.id, 1): [log_event(run.id, 3, other=True), log_event(run.id, 4)]})
+    assert (await store.events.after(run.id, 2, 10))[0] == event
+    assert await store.events.last_id(run.id) == 4
+
+
+async def test_events_are_read_in_order_after_a_cursor_and_no_more_than_asked_for(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    await store.held.add_events({(run.id, 1): [log_event(run.id, number) for number in (12, 5, 3, 4, 11)]})
+    assert [event.id for event in await store.events.after(run.id, 3, 3)] == [4, 5, 11]
+    assert await store.events.after(run.id, 12, 3) == []
+
+
+async def test_a_run_without_events_has_none(store: Store) -> None:
+    assert await store.events.last_id("none") == 0
+    assert await store.events.last_ids(["none"]) == {}
+    assert await store.events.after("none", 0, 10) == []
+
+
+# --- rights ---
+
+
+async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: Store, user: User) -> None:
+    own, newer, over, wished = [await store.runs.create(new_run(user), start=True) for _ in range(4)]
+    for run in (own, newer, over, wished):
+        await store.held.take(run.id, 1)
+    await store.held.take(newer.id, 2)
+    async with store.held.hold(over.id, 1) as held:
+        await held.finish(RunStatus.FAILED, ERROR)
+    await store.runs.cancel(user.id, wished.id)
+    await store.runs.cancel(user.id, newer.id)
+    rights = await store.held.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
+    assert rights.superseded == {newer.id, over.id, "gone"}
+    assert rights.cancelled == {wished.id}
+
+
+# --- the journal ---
+
+
+async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    seen = []
+
+    async def look(act: Callable[[HeldRun], Awaitable[None]]) -> None:
+        async with store.held.hold(run.id, 1) as held:
+            await act(held)
+        [first, second] = await store.journal.steps(run.id)
+        seen.append((first.status.value, first.tries))
+        assert (second.step_id, second.position, second.status) == ("b", 1, StepStatus.PENDING)
+
+    await look(lambda held: held.save_plan(PLAN))
+    await look(lambda held: held.begin_step("a", 2))
+    await look(lambda held: held.step_is_changing("a"))
+    await look(lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
+    assert seen == [("pending", 0), ("started", 2), ("changing", 2), ("completed", 2)]
+    [first, _] = await store.journal.steps(run.id)
+    assert (first.title, first.tool, first.result) == ("A", "shell", {"exit_code": 0})
+    assert first.started_at is not None
+    assert first.finished_at is not None
+    assert first.started_at <= first.finished_at
+
+
+async def test_a_plan_is_kept_as_it_was_made(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.save_plan(PLAN)
+    kept = await store.runs.find(run.id)
+    assert kept is not None
+    assert parse_plan(kept.plan) == PLAN
+
+
+async def test_a_result_may_contain_any_character(store: Store, run: Run) -> None:
+    output = "nul \0, bell \a, lone surrogate \ud800, high \U0010ffff, quote ' and \\"
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.save_plan(PLAN)
+        await held.end_step("a", StepStatus.COMPLETED, {"output": output})
+        await held.add_events([encode(run.id, 3, EventType.LOG, {"line": "nul \0, bell \a"})])
+        await held.finish(RunStatus.FAILED, RunError("command_failed", "nul \0"))
+    [step, _] = await store.journal.steps(run.id)
+    assert step.result == {"output": output}
+    assert data_of((await store.events.after(run.id, 2, 1))[0]) == {"line": "nul \0, bell \a"}
+
+
+async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.save_plan(PLAN)
+        await held.begin_step("a", 1)
+        await held.skip_pending_steps()
+    assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.STARTED, StepStatus.SKIPPED]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (StepStatus.COMPLETED, StepStatus.COMPLETED),
+        (StepStatus.FAILED, StepStatus.PENDING),
+        (StepStatus.STARTED, StepStatus.STARTED),
+        (StepStatus.CHANGING, StepStatus.CHANGING),
+        (StepStatus.UNCERTAIN, StepStatus.UNCERTAIN),
+    ],
+)
+async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
+    store: Store, run: Run, before: StepStatus, after: StepStatus
+) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.save_plan(PLAN)
+        await held.end_step("a", before)
+        await held.reopen_steps()
+    assert [step.status for step in await store.journal.steps(run.id)] == [after, StepStatus.PENDING]
+
+
+# --- the ends of a hold ---
+
+
+async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(store: Store, run: Run) -> None:
+    taken = await store.held.take(run.id, 1)
+    assert taken is not None
+    async with store.held.hold(run.id, 1) as held:
+        await held.queue_again(attempt=None, error=None)
+    back = await store.runs.find(run.id)
+    assert back is not None
+    assert (back.status, back.attempt, back.started_at) == (RunStatus.QUEUED, 1, taken.run.started_at)
+    again = await store.held.take(run.id, 2)
+    assert again is not None
+    assert not again.from_lost_worker
+
+
+async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.queue_again(attempt=2, error=ERROR)
+    back = await store.runs.find(run.id)
+    assert back is not None
+    assert (back.status, back.attempt, back.started_at, back.error) == (RunStatus.QUEUED, 2, None, ERROR)
+
+
+async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    async with store.held.hold(run.id, 1) as held:
+        await held.queue_again(attempt=None, error=None)
+    assert await store.held.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}

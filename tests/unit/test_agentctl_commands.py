@@ -1,0 +1,314 @@
+"""The command line as scripts rely on it: what it takes, what it prints where, and how it exits."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentctl import __main__, runs
+from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
+from tests.scripted_api import NOTHING, ScriptedApi, answer, problem, raw, scripted_api, stream
+
+RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
+CREATED = answer(201, {"run_id": RUN, "status": "queued", "position": None, "estimated_wait_seconds": None})
+
+Script = Callable[..., ScriptedApi]
+Agentctl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """Makes the API that the commands of this test speak with."""
+    with ExitStack() as stack:
+
+        def start(*answers: bytes) -> ScriptedApi:
+            api = stack.enter_context(scripted_api(answers))
+            monkeypatch.setenv("AGENT_URL", api.url)
+            monkeypatch.setenv("AGENT_TOKEN", "agt_test")
+            return api
+
+        yield start
+
+
+@pytest.fixture
+def agentctl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls a command in an empty folder: its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["agentctl", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            __main__.main()
+        said = capsys.readouterr()
+        return int(ending.value.code or 0), said.out, said.err
+
+    return call
+
+
+def event(number: int, kind: str, **data: Any) -> dict[str, Any]:
+    return {"id": number, "run_id": RUN, "type": kind, "at": f"2026-01-01T00:00:0{number}+00:00", "data": data}
+
+
+def ending(status: str) -> tuple[bytes, bytes]:
+    """The stream and the view of a run that ended so."""
+    error = {"code": "command_failed", "message": "It broke.", "retryable": False, "step": "a"}
+    data = {"status": status, "error": error if status == "failed" else None}
+    return stream(event(1, "status", **data), event(2, "end", **data)), answer(200, {"run_id": RUN, "status": status})
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("cancelled", 3)])
+def test_a_followed_run_decides_the_exit_code(script: Script, agentctl: Agentctl, status: str, code: int) -> None:
+    script(CREATED, *ending(status))
+    assert agentctl("run", "# x")[0] == code
+
+
+def test_a_run_that_waits_for_a_person_is_not_followed_for_ever(script: Script, agentctl: Agentctl) -> None:
+    waiting = answer(200, {"run_id": RUN, "status": "waiting"})
+    script(stream(event(1, "status", status="waiting")), waiting)
+    code, _, told = agentctl("logs", "-f", RUN)
+    assert (code, "--take-as-done" in told) == (6, True)
+
+
+def test_a_run_that_has_waited_and_went_on_is_followed_to_its_end(script: Script, agentctl: Agentctl) -> None:
+    view = answer(200, {"run_id": RUN, "status": "completed"})
+    script(stream(event(1, "status", status="waiting"), event(2, "end", status="completed")), view)
+    assert agentctl("logs", "-f", RUN)[0] == 0
+
+
+def test_a_run_that_was_retried_is_followed_behind_its_first_end(script: Script, agentctl: Agentctl) -> None:
+    queued = answer(200, {"run_id": RUN, "status": "queued"})
+    api = script(stream(event(1, "end", status="failed")), queued, *ending("completed"))
+    assert agentctl("logs", "-f", RUN)[0] == 0
+    assert api.requests[2].headers["Last-Event-ID"] == "1"
+
+
+def test_following_ends_when_the_wait_is_over(script: Script, agentctl: Agentctl) -> None:
+    running = answer(200, {"run_id": RUN, "status": "running"})
+    script(stream(event(1, "status", status="running"), whole=False), running)
+    assert agentctl("logs", "-f", RUN, "--wait", "0.1")[0] == 6
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 413, 422])
+def test_a_refusal_is_exit_code_4_and_says_why(script: Script, agentctl: Agentctl, status: int) -> None:
+    script(problem(status, "some_code", "Do that instead."))
+    assert agentctl("show", RUN) == (4, "", "Do that instead. [some_code]\n")
+
+
+def test_an_api_that_does_not_answer_is_exit_code_5(script: Script, agentctl: Agentctl) -> None:
+    script(NOTHING)
+    code, printed, _ = agentctl("retry", RUN)
+    assert (code, printed) == (5, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["show"],
+        ["run"],
+        ["run", "nowhere.md"],
+        ["run", "x", "--metadata", "novalue"],
+        ["run", "x", "--file", "nowhere.bin"],
+        ["run", "x", "--plan", "nowhere.yaml"],
+        ["run", "x", "--timeout", "0"],
+        ["runs", "--status", "lost"],
+        ["files", "put", RUN, "-"],
+        ["files", "put", RUN, "nowhere.bin"],
+        ["files", "get", RUN, "a", "-o", "-", "--json"],
+        ["files", "get", RUN, "a", "-o", "no/such/folder"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
+    script: Script, agentctl: Agentctl, arguments: list[str]
+) -> None:
+    api = script(raw(500, b""))
+    code, printed, told = agentctl(*arguments)
+    assert (code, printed, api.requests) == (2, "", [])
+    assert told
+
+
+def test_without_a_token_it_is_said_where_one_comes_from(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(raw(500, b""))
+    monkeypatch.delenv("AGENT_TOKEN")
+    code, _, told = agentctl("runs")
+    assert (code, "agentctl up" in told) == (2, True)
+
+
+def test_settings_that_do_not_fit_together_are_exit_code_2_and_show_no_value(
+    agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden-one@127.0.0.1")
+    monkeypatch.setenv("LEASE_SECONDS", "1")
+    code, printed, told = agentctl("settings")
+    assert (code, printed) == (2, "")
+    assert "LEASE_SECONDS" in told
+    assert "hidden-one" not in told
+
+
+def test_followed_json_is_the_events_line_by_line_and_nothing_else(script: Script, agentctl: Agentctl) -> None:
+    script(CREATED, *ending("failed"))
+    code, printed, _ = agentctl("run", "x", "--json")
+    assert code == 1
+    assert [json.loads(line)["type"] for line in printed.splitlines()] == ["status", "end"]
+
+
+def test_notes_about_a_broken_stream_stay_out_of_the_json(script: Script, agentctl: Agentctl) -> None:
+    script(stream(event(1, "log", line="a"), whole=False), *ending("completed"))
+    code, printed, told = agentctl("logs", "-f", RUN, "--json")
+    assert (code, "after event 1" in told) == (0, True)
+    assert [json.loads(line)["id"] for line in printed.splitlines()] == [1, 2]
+
+
+def test_logs_are_fetched_page_by_page(script: Script, agentctl: Agentctl) -> None:
+    first = answer(200, {"events": [event(1, "log", line="a")], "next_after": 1, "ended": False})
+    second = answer(200, {"events": [event(2, "log", line="b")], "next_after": 2, "ended": True})
+    api = script(first, second, answer(200, {"events": [], "next_after": 2, "ended": True}))
+    code, printed, _ = agentctl("logs", RUN)
+    assert (code, [line.split()[-1] for line in printed.splitlines()]) == (0, ["a", "b"])
+    assert [request.path.split("?")[1] for request in api.requests] == [f"after={n}&limit=500" for n in (0, 1, 2)]
+
+
+def test_runs_follow_the_cursor_up_to_the_limit(script: Script, agentctl: Agentctl) -> None:
+    def page(number: int, cursor: str | None) -> bytes:
+        run = {
+            "run_id": str(number),
+            "status": "completed",
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "started_at": None,
+            "finished_at": None,
+            "prompt": "# Title\n\nmore",
+        }
+        return answer(200, {"runs": [run], "next_cursor": cursor})
+
+    api = script(page(3, "three"), page(2, "two"), page(1, None))
+    code, printed, _ = agentctl("runs", "--limit", "2", "--json")
+    assert (code, [run["run_id"] for run in json.loads(printed)]) == (0, ["3", "2"])
+    assert "cursor=three" in api.requests[1].path
+
+
+def test_files_are_put_before_the_run_is_started(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "in.csv").write_text("a,b\n")
+    (tmp_path / "other").write_text("o")
+    put = answer(201, {"path": "x", "size": 1})
+    api = script(answer(201, {"run_id": RUN, "status": "created"}), put, put, CREATED)
+    arguments = ["run", "x", "--no-follow", "--file", "data/in.csv", "--file", f"{tmp_path}/other:conf/name"]
+    assert agentctl(*arguments) == (0, f"{RUN}\n", "")
+    asked = [(request.method, request.path, request.body) for request in api.requests]
+    assert json.loads(asked[0][2]) == {"action": "create", "prompt": "x"}
+    assert asked[1:3] == [
+        ("PUT", f"/agent/runs/{RUN}/files/data/in.csv", b"a,b\n"),
+        ("PUT", f"/agent/runs/{RUN}/files/conf/name", b"o"),
+    ]
+    assert json.loads(asked[3][2]) == {"action": "start", "run_id": RUN}
+
+
+def test_a_fetched_file_replaces_the_old_one_only_when_it_is_whole(
+    script: Script, agentctl: Agentctl, tmp_path: Path
+) -> None:
+    target = tmp_path / "report.txt"
+    target.write_text("old")
+    script(raw(200, b"half", length=8))
+    assert agentctl("files", "get", RUN, "out/report.txt")[0] == 5
+    assert (target.read_text(), [path.name for path in tmp_path.iterdir()]) == ("old", ["report.txt"])
+    script(raw(200, b"new"))
+    code, printed, _ = agentctl("files", "get", RUN, "out/report.txt", "--json")
+    assert (code, json.loads(printed)["size"], target.read_text()) == (0, 3, "new")
+
+
+def test_a_device_is_written_to_and_not_replaced(script: Script, agentctl: Agentctl) -> None:
+    script(raw(200, b"bytes"))
+    assert agentctl("files", "get", RUN, "x", "-o", "/dev/null")[0] == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_retry_says_what_becomes_of_the_uncertain_step_only_when_asked(script: Script, agentctl: Agentctl) -> None:
+    api = script(CREATED)
+    agentctl("retry", RUN)
+    agentctl("retry", RUN, "--take-as-done")
+    assert [json.loads(request.body) for request in api.requests] == [
+        {"action": "retry", "run_id": RUN},
+        {"action": "retry", "run_id": RUN, "uncertain_step": "done"},
+    ]
+
+
+def test_a_plan_needs_no_prompt(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("steps:\n  - {id: a, tool: shell, arguments: {script: 'true'}}\n")
+    body = runs.new_run_of(None, plan, 5, 0, ["a=b=c"])
+    assert body["plan"] == {"steps": [{"id": "a", "tool": "shell", "arguments": {"script": "true"}}]}
+    assert (body["prompt"], body["timeout_seconds"], body["max_retries"]) == ("Carry out plan.yaml.", 5, 0)
+    assert body["metadata"] == {"a": "b=c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", "{"),
+        ("p.json", "steps: []"),
+        ("p.yaml", "a: [b"),
+        ("p.yaml", "at: 2026-01-01"),
+        ("p.yaml", "a: .nan"),
+    ],
+)
+def test_a_plan_file_that_json_cannot_hold_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CommandError) as failure:
+        runs.read_plan(tmp_path / name)
+    assert failure.value.exit_code is ExitCode.USAGE
+
+
+def test_a_prompt_is_a_text_a_file_or_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "prompt.md"
+    file.write_text("# From a file\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"# From a pipe\n")))
+    assert runs.text_of("# Text\n") == "# Text\n"
+    assert runs.text_of(str(file)) == "# From a file\n"
+    assert runs.text_of("-") == "# From a pipe\n"
+    assert runs.text_of("x" * 100_000) == "x" * 100_000
+
+
+def test_a_prompt_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.md"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(CommandError, match="UTF-8"):
+        runs.text_of(str(file))
+
+
+def test_the_help_names_every_exit_code_and_every_command(agentctl: Agentctl) -> None:
+    code, printed, _ = agentctl("--help")
+    assert code == 0
+    assert all(f"{number.value}: " in printed for number in MEANINGS)
+    assert all(f" {command} " in printed for command in ("up", "run", "queue", "files", "token", "doctor", "version"))
+
+
+def test_every_setting_is_listed_and_no_secret(agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hidden-one@127.0.0.1/db?sslpassword=hidden-two")
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden-three@127.0.0.1:1/0")
+    monkeypatch.setenv("S3_ACCESS_KEY", "hidden-four")
+    monkeypatch.setenv("S3_SECRET_KEY", "hidden-five")
+    _, as_json, _ = agentctl("settings", "--json")
+    _, as_table, _ = agentctl("settings")
+    assert "hidden" not in as_json + as_table
+    assert "postgresql://user:***@127.0.0.1/db" in as_table
+    listed = {setting["name"]: setting for setting in json.loads(as_json)}
+    assert listed["LEASE_SECONDS"]["default"] == "15.0"
+    assert [name for name, setting in listed.items() if not setting["meaning"]] == []
+
+
+def test_the_commands_of_a_client_start_without_the_libraries_of_the_platform() -> None:
+    heavy = "{'sqlalchemy', 'alembic', 'boto3', 'redis'}"
+    program = f"import agentctl.__main__, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

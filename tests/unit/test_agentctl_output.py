@@ -1,0 +1,154 @@
+"""What a person sees of a run: every event in a line, and nothing that could play with the terminal."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentctl import data_folder
+from agentctl.exit_codes import CommandError
+from agentctl.follow import describe
+from agentctl.output import duration, printable, size
+from agentctl.processes import child_environment, how_it_ended, last_lines
+from agentctl.up import Place, curl_lines
+from backplane.events import EventType
+
+EVENTS: dict[str, dict[str, Any]] = {
+    "status": {"status": "running", "attempt": 2},
+    "position": {"position": 3, "estimated_wait_seconds": 12.5},
+    "plan": {"planner": "runbook", "steps": [{"id": "a", "title": "A", "tool": "shell"}]},
+    "step": {"step": "a", "title": "A", "tool": "shell", "status": "failed", "exit_code": 2, "duration_ms": 10},
+    "log": {"line": "hello", "step": "a"},
+    "gap": {"after": 3, "before": 9, "reason": "not kept"},
+    "end": {"status": "failed", "error": {"code": "c", "message": "m", "retryable": False, "step": None}},
+}
+
+
+def lines(kind: str, data: dict[str, Any]) -> list[str]:
+    return [line.plain.strip() for line in describe(kind, data)]
+
+
+def test_every_kind_of_event_has_a_line() -> None:
+    assert set(EVENTS) == set(EventType)
+    assert {kind: lines(kind, data) for kind, data in EVENTS.items()} == {
+        "status": ["● running (attempt 2)"],
+        "position": ["○ position 3 in the queue, about 12.5 s"],
+        "plan": ["● plan: 1 step, planner runbook"],
+        "step": ["✗ A  (exit code 2; 10 ms)"],
+        "log": ["│ hello"],
+        "gap": ["… events 4 to 8 are not to be had: not kept"],
+        "end": ["● failed", "m [c]"],
+    }
+
+
+@pytest.mark.parametrize("status", ["started", "completed", "failed", "retrying", "skipped", "uncertain"])
+def test_every_state_of_a_step_has_a_line(status: str) -> None:
+    assert "Title" in lines("step", {"step": "a", "title": "Title", "tool": "shell", "status": status})[0]
+
+
+def test_what_a_newer_server_sends_is_passed_over() -> None:
+    assert lines("unheard-of", {}) == []
+    assert lines("step", {"step": "a", "title": "", "tool": "t", "status": "unheard-of"}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]0;never ended", ""),
+        ("50%\r100%\n", "50% 100%"),
+        ("bell\x07 back\x08 csi\x9b31m", "bell� back� csi�31m"),
+        ("turned \u202egnp.exe", "turned �gnp.exe"),
+        ("tab\tand ünïcödé 木", "tab\tand ünïcödé 木"),
+        ("half \ud800", "half �"),
+    ],
+)
+def test_text_of_a_run_cannot_steer_the_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_durations_and_sizes_are_for_people() -> None:
+    assert [duration(s) for s in (0.0124, 1.44, 59.99, 185, 7800)] == [
+        "12 ms",
+        "1.4 s",
+        "60.0 s",
+        "3 min 05 s",
+        "2 h 10 min",
+    ]
+    assert [size(n) for n in (0, 1023, 1536, 5 * 1024**3)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+
+
+def test_a_data_folder_full_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(CommandError, match="holds other things"):
+        data_folder.prepare(tmp_path)
+    assert (tmp_path.stat().st_mode & 0o777, len(list(tmp_path.iterdir()))) == (0o755, 1)
+
+
+def test_a_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "data"
+    data_folder.prepare(folder)
+    folder.chmod(0o777)
+    data_folder.prepare(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_data_folder_has_one_holder_who_is_named(tmp_path: Path) -> None:
+    with (
+        data_folder.locked(tmp_path),
+        pytest.raises(CommandError, match=str(os.getpid())),
+        data_folder.locked(tmp_path),
+    ):
+        pass
+    assert not (tmp_path / "lock").exists()
+    with data_folder.locked(tmp_path):
+        pass
+
+
+def test_a_lock_file_that_a_killed_holder_left_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("1\n")
+    with data_folder.locked(tmp_path), (tmp_path / "lock").open() as file:
+        assert file.read() == f"{os.getpid()}\n"
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_secret_replaces_an_open_file_by_a_closed_one(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    file.chmod(0o644)
+    data_folder.write_secret(file, "new")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)
+
+
+def test_a_childs_settings_win_over_any_spelling_in_the_environment() -> None:
+    environment = child_environment({"REDIS_URL": "new"}, {"redis_url": "old", "Redis_Url": "older", "HOME": "/h"})
+    assert {name: value for name, value in environment.items() if name.lower() == "redis_url"} == {"REDIS_URL": "new"}
+    assert environment["HOME"] == "/h"
+
+
+def test_the_end_of_a_log_is_what_the_last_start_wrote(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    log.write_text("before\nafter\n")
+    assert last_lines(log, start=7).splitlines()[1:] == ["    after"]
+    assert last_lines(log, start=13) == ""
+    assert last_lines(tmp_path / "none") == ""
+
+
+def test_the_end_of_a_process_is_said_in_words() -> None:
+    assert [how_it_ended(code) for code in (0, 3, -9, -120)] == [
+        "ended with exit code 0",
+        "ended with exit code 3",
+        "was ended by SIGKILL",
+        "was ended by signal 120",
+    ]
+
+
+def test_the_lines_to_paste_reach_a_server_that_listens_everywhere() -> None:
+    assert Place("0.0.0.0", 80, Path("d"), 1).url == "http://127.0.0.1:80"
+    assert Place("::", 80, Path("d"), 1).url == "http://[::1]:80"
+    assert "$(cat 'my data/token')" in curl_lines(Place("127.0.0.1", 80, Path("my data"), 1))[0]
