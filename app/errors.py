@@ -23,7 +23,7 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.Unavailable, 503),
 )
 
-CODE_OF_STATUS = {400: "malformed_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+ACTIONS = ("create", "run", "start", "cancel", "retry", "status")
 
 _MEANING = {
     401: "No bearer token, or one that is unknown or revoked.",
@@ -52,11 +52,21 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+DETAIL_CHARS = 2000
+FIELD_CHARS = 200
+
+
 def problem(
     status: int, code: str, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     body = Problem(
-        type="about:blank", title=http.HTTPStatus(status).phrase, status=status, code=code, detail=detail, field=field
+        type="about:blank",
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        # A name that the caller made up may be part of either, and of any length.
+        detail=detail[:DETAIL_CHARS],
+        field=field[:FIELD_CHARS] if field else None,
     )
     return JSONResponse(
         body.model_dump(exclude_none=True),
@@ -86,11 +96,31 @@ def of_validation(error: RequestValidationError) -> JSONResponse:
     if place and place[0] in ("body", "query", "path", "header"):
         place = place[1:]
     # Under the body stands the action, which is how the union of requests is told apart, not a field.
-    if fault["loc"][0] == "body" and place and place[0] in ("create", "run", "start", "cancel", "retry", "status"):
+    if fault["loc"][0] == "body" and place and place[0] in ACTIONS:
         place = place[1:]
-    field = ".".join(place) or "body"
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return problem(422, "invalid_input", f"action: send one of {', '.join(ACTIONS)}", field="action")
+    if not place:
+        detail = "the body: send a JSON object, with the header Content-Type: application/json"
+        return problem(422, "invalid_input", detail, field="body")
+    field = ".".join(place)
     message = fault["msg"].removeprefix("Value error, ")
     return problem(422, "invalid_input", f"{field}: {message}", field=field)
+
+
+def of_http_exception(error: HTTPException) -> JSONResponse:
+    """What the web framework refuses by itself, before any route is asked."""
+    match error.status_code:
+        case 400:
+            detail = "the body is not JSON: it is no UTF-8, nested too deeply, or has a number of too many digits"
+            return problem(422, "malformed_json", detail)
+        case 404:
+            return problem(404, "not_found", "there is nothing at this path; GET /docs shows what there is")
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            detail = f"this path does not take this method; it takes {allowed}"
+            return problem(405, "method_not_allowed", detail, headers=error.headers)
+    return problem(error.status_code, "http_error", str(error.detail), headers=error.headers)
 
 
 def install(app: FastAPI) -> None:
@@ -104,8 +134,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> JSONResponse:
-        code = CODE_OF_STATUS.get(error.status_code, "http_error")
-        return problem(error.status_code, code, str(error.detail), headers=error.headers)
+        return of_http_exception(error)
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> JSONResponse:

@@ -44,6 +44,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 asyncio.create_task(services.hub.run(), name="hub"),
                 asyncio.create_task(_prepare(resources), name="prepare"),
             ]
+            for task in tasks:
+                task.add_done_callback(_tell_fault)
             try:
                 yield
             finally:
@@ -92,6 +94,11 @@ async def _prepare(resources: Resources) -> None:
 
     await ready("database", resources.store.migrate)
     await ready("workspace", resources.workspaces.prepare)
+
+
+def _tell_fault(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a part of the API ended by a fault; start the API again", part=task.get_name(), exc_info=error)
 
 
 def _describe_problem(app: FastAPI) -> None:

@@ -5,9 +5,10 @@ Requests are strict and refuse unknown fields, so that a misspelt `max_retires` 
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from math import isfinite
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backplane.runs import Run, RunStatus
 
@@ -29,16 +30,45 @@ EXAMPLE_PLAN = {
 }
 
 
+MAX_DEPTH = 64
+"""Objects and lists within one another: more than anybody means, less than any JSON library refuses."""
+
+
+def _storable(value: Any) -> Any:
+    """The value, when every database and every JSON reader takes it as it is: what is accepted can be given back."""
+    pending = [(value, 0)]
+    while pending:
+        part, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels; make it flatter")
+        if isinstance(part, dict):
+            pending += [(inner, depth + 1) for item in part.items() for inner in item]
+        elif isinstance(part, list):
+            pending += [(inner, depth + 1) for inner in part]
+        elif isinstance(part, float) and not isfinite(part):
+            raise ValueError("it contains a number that JSON does not have (NaN or infinite); leave it out")
+        elif isinstance(part, str):
+            if "\0" in part:
+                raise ValueError("it contains a NUL character (U+0000); remove it")
+            if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):
+                raise ValueError("it contains a lone surrogate, which is no character; send valid UTF-8")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class NewRun(_Request):
-    prompt: str = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
-    plan: dict[str, Any] | None = Field(
+    prompt: Text = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
+    plan: JsonObject | None = Field(
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
     )
-    metadata: dict[str, Any] = Field(
+    metadata: JsonObject = Field(
         default_factory=dict,
         description="Kept with the run and given back; not interpreted.",
         examples=[{"ticket": 42}],
@@ -47,16 +77,6 @@ class NewRun(_Request):
         None, ge=1, description="Limit of each attempt; the server's default when left out."
     )
     max_retries: int | None = Field(None, ge=0, description="Further attempts after a failure that may pass.")
-
-    @model_validator(mode="after")
-    def _text_can_be_stored(self) -> Self:
-        if "\0" in self.prompt:
-            raise ValueError("the prompt contains a NUL character (U+0000); remove it")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("the prompt contains a lone surrogate, which is no character; send valid UTF-8") from error
-        return self
 
 
 class Create(NewRun):

@@ -61,8 +61,7 @@ def raw(status: int, body: bytes, *, length: int | None = None, retry_after: str
     lines = [f"HTTP/1.1 {status} Scripted", f"Content-Length: {len(body) if length is None else length}"]
     if retry_after:
         lines.append(f"Retry-After: {retry_after}")
-    return "
-".join([*lines, "Connection: close", "", ""]).encode() + body
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
 @contextmanager

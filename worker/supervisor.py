@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from backplane.errors import PlatformError, Unavailable
 from backplane.events import EventType
@@ -26,7 +26,7 @@ from backplane.store.journal import StepRecord, StepStatus
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
-from worker.interruption import Interrupted, Interruption
+from worker.interruption import Cause, Interrupted, Interruption
 from worker.output import OutputCapture
 from worker.run_events import RunEvents
 from worker.sandbox.base import Limits, Sandbox
@@ -97,17 +97,17 @@ class Supervisor:
             if record.status in (StepStatus.STARTED, StepStatus.CHANGING) and not self._may_repeat(
                 step, tool, record.status
             ):
-                await self._ask(step)
+                await self._ask(step, "the worker was lost")
             await self._step(step, tool, arguments, tries=record.tries)
 
     def _may_repeat(self, step: Step, tool: Tool, status: StepStatus) -> bool:
         untouched = status is StepStatus.STARTED and self._with.sandbox.isolation.isolated
         return step.repeatable or tool.repeatable or untouched
 
-    async def _ask(self, step: Step) -> None:
+    async def _ask(self, step: Step, reason: str) -> NoReturn:
         error = RunError(
             "step_uncertain",
-            f"the worker was lost while step {step.id!r} ran, and it may or may not have happened. Look at the "
+            f"{reason} while step {step.id!r} ran, and it may or may not have happened. Look at the "
             'workspace, then retry the run with uncertain_step "repeat" or "done", or cancel it. Mark steps that are '
             "safe to carry out twice as repeatable to avoid the question.",
             step=step.id,
@@ -158,16 +158,17 @@ class Supervisor:
                 result = await self._interruption.guard(tool.run(arguments, context))
             except Unavailable as error:
                 if not self._may_repeat(step, tool, state.status):
-                    result = ToolResult(1, error=RunError(error.code, error.message, retryable=True))
-                else:
-                    pause = next(waits)
-                    self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
-                    await self._interruption.pause(pause)
-                    continue
+                    await self._ask(step, error.message)
+                pause = next(waits)
+                self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
+                await self._interruption.pause(pause)
+                continue
             except PlatformError as error:
                 result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
-            except Interrupted:
+            except Interrupted as interrupted:
                 capture.finish()
+                if interrupted.cause in (Cause.CANCELLED, Cause.TIMED_OUT):
+                    self._tell(step, "interrupted", reason=interrupted.cause)
                 raise
             return result, {
                 "exit_code": result.exit_code,

@@ -109,16 +109,16 @@ class RedisSubscription(Subscription):
                     async with self._connected() as connection:
                         async for heard in self._hear(connection):
                             yield heard
-            except (Unavailable, RedisError) as error:
-                log.warning("events are not heard", error=str(error))
+            except (Unavailable, RedisError, ValueError) as error:
+                log.warning("events are not heard for a moment", error=str(error))
             await asyncio.sleep(RECONNECT_SECONDS)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        connection = cast(AbstractConnection, self._pool.make_connection())
+        connection: AbstractConnection = cast(Any, self._pool).make_connection()
         connection.retry = Retry(NoBackoff(), 0)
         try:
-            await connection.connect()
+            await cast(Any, connection).connect()
             yield connection
         finally:
             self._connection = None
@@ -135,12 +135,7 @@ class RedisSubscription(Subscription):
         while True:
             kind, channel, content = await connection.read_response(timeout=math.inf, push_request=True)
             if kind == "message":
-                try:
-                    events = [decode(line) for line in content.split("\n")]
-                except ValueError as error:
-                    log.warning("heard what is no event", channel=channel, error=str(error))
-                    continue
-                yield events
+                yield [decode(line) for line in content.split("\n")]
             elif kind == "subscribe":
                 if channel in self._confirmed:
                     self._confirmed[channel].set()

@@ -152,10 +152,14 @@ class HeldRun:
         )
 
     def reopen_steps(self) -> None:
-        """Before another attempt: whatever was not completed is to be done again."""
+        """Before another attempt: what failed or was skipped is to be done again. What was cut off stays as it is, so
+        that the supervisor decides whether it may be repeated."""
         self._connection.execute(
             update(steps)
-            .where(steps.c.run_id == self._run_id, steps.c.status != StepStatus.COMPLETED.value)
+            .where(
+                steps.c.run_id == self._run_id,
+                steps.c.status.in_([StepStatus.FAILED.value, StepStatus.SKIPPED.value]),
+            )
             .values(status=StepStatus.PENDING.value)
         )
 

@@ -178,7 +178,12 @@ class Runs:
             run = _locked(connection, user_id, run_id)
             now = datetime.now(UTC)
             again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
-            for old, new in ((StepStatus.UNCERTAIN, again), (StepStatus.FAILED, StepStatus.PENDING)):
+            changes = {
+                StepStatus.UNCERTAIN: again,
+                StepStatus.FAILED: StepStatus.PENDING,
+                StepStatus.SKIPPED: StepStatus.PENDING,
+            }
+            for old, new in changes.items():
                 connection.execute(
                     update(steps).where(steps.c.run_id == run_id, steps.c.status == old.value).values(status=new.value)
                 )

@@ -27,6 +27,7 @@ from backplane.settings import Settings
 from backplane.store.held import HeldRun
 from backplane.store.migrations import migrate
 from backplane.users import Tier
+from tests.waiting import wait_until
 
 LONGEST_WAIT_SECONDS = 30.0
 PLAN = {"steps": [{"id": "only", "tool": "file_write", "arguments": {"path": "a.txt", "content": "a"}}]}
@@ -156,8 +157,7 @@ async def running(settings: Settings, *, send_buffer: int | None = None) -> Asyn
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            await asyncio.sleep(0.001)
+        await wait_until(lambda: server.started)
         api = Api(f"http://127.0.0.1:{listening.getsockname()[1]}", app, settings)
         try:
             # The API does the same beside its start; whoever comes second finds nothing left to do.
