@@ -89,6 +89,8 @@ def main() -> None:
         _fail(error.message, error.exit_code)
     except PlatformError as error:
         _fail(error.message, exit_code_of_error(error))
+    except OSError as error:
+        _fail(f"This machine refuses: {error}", ExitCode.UNREACHABLE)
 
 
 def _fail(message: str, code: ExitCode) -> None:

@@ -32,6 +32,7 @@ class Consumer:
         self._slots = slots
         self._execute = execute
         self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[int] | None = None
         self._freed = asyncio.Event()
 
     async def run(self) -> None:
@@ -44,17 +45,21 @@ class Consumer:
                 await self._freed.wait()
                 continue
             try:
-                claims = await self._queue.claim(self._worker_id, free)
-                if not claims:
+                # A claim that is cut off may have taken runs that nobody would know of until their leases end.
+                self._claiming = asyncio.create_task(self._claim(free), name="claim")
+                if not await asyncio.shield(self._claiming):
                     await self._queue.wait(WAIT_SECONDS)
                 waits = pauses()
             except Unavailable as error:
                 pause = next(waits)
                 log.warning("cannot claim runs", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
-                continue
-            for claim in claims:
-                self._begin(claim)
+
+    async def _claim(self, free: int) -> int:
+        claims = await self._queue.claim(self._worker_id, free)
+        for claim in claims:
+            self._begin(claim)
+        return len(claims)
 
     def _begin(self, claim: Claim) -> None:
         execution = self._execute(claim)
@@ -75,6 +80,8 @@ class Consumer:
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the steps in hand, then interrupt them; what cannot even be handed back is left to its lease."""
+        if self._claiming:
+            await asyncio.wait({self._claiming})
         for execution in self.held.values():
             execution.interruption.leave()
         log.info("draining", runs=len(self._tasks), grace_seconds=grace_seconds)

@@ -39,16 +39,18 @@ class Heartbeat:
             await asyncio.sleep(self._seconds)
 
     async def beat(self) -> None:
-        """Renew every lease, then stop what may not go on. Raises Unavailable."""
+        """Renew every lease, then stop what may not go on, also while Redis is away. Raises Unavailable."""
         executions = dict(self._held)
-        lost = await self._resources.queue.renew(
-            self._worker_id, self._slots, [execution.claim for execution in executions.values()]
-        )
-        for run_id in lost:
-            executions[run_id].interruption.set(Cause.SUPERSEDED)
-        generations = {run_id: execution.claim.generation for run_id, execution in executions.items()}
-        if generations:
-            await self._obey(executions, generations)
+        try:
+            lost = await self._resources.queue.renew(
+                self._worker_id, self._slots, [execution.claim for execution in executions.values()]
+            )
+            for run_id in lost:
+                executions[run_id].interruption.set(Cause.SUPERSEDED)
+        finally:
+            generations = {run_id: execution.claim.generation for run_id, execution in executions.items()}
+            if generations:
+                await self._obey(executions, generations)
 
     async def listen_for_cancels(self) -> None:
         """Cancels as they are announced: quicker than the next beat, which finds those that were missed."""

@@ -128,7 +128,7 @@ async def _work(
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await _cancelled(consuming)
         await consumer.drain(settings.worker_grace_seconds)
-        for task in done - {stopping, consuming}:
+        for task in done - {stopping}:
             task.result()
     finally:
         await _cancelled(consuming, *loops)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from backplane.errors import PlatformError, Unavailable
+from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.events import EventType
 from backplane.patience import pauses
 from backplane.plans import Plan, Step
@@ -163,6 +163,8 @@ class Supervisor:
                 self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
                 await self._interruption.pause(pause)
                 continue
+            except Superseded:
+                raise
             except PlatformError as error:
                 result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
             except Interrupted as interrupted:

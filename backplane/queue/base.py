@@ -71,9 +71,8 @@ class Statistics:
     def wait_seconds(self, position: int) -> float:
         """About how long until the run at this position (from 1) is taken: free slots at once, then a slot at a
         time."""
-        slots = max(self.slots, 1)
-        turns = max(0, position - (slots - self.running))
-        return turns * self.run_seconds / slots
+        turns = max(0, position - (self.slots - self.running))
+        return turns * self.run_seconds / max(self.slots, 1)
 
 
 class Queue(ABC):

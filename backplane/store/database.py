@@ -10,6 +10,7 @@ which are users' texts.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -111,7 +112,12 @@ class _Postgres:
 
 class _Sqlite:
     def __init__(self, url: URL, options: dict[str, Any]) -> None:
-        Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(url.database or "").absolute().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"DATABASE_URL: the folder {folder} cannot be made: {error.strerror}; name another file"
+            raise InvalidInput(message, field="DATABASE_URL") from error
         arguments = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
         self._reading: Engine = create_engine(url, connect_args=arguments, **options)
         event.listen(self._reading, "connect", _prepare_sqlite)
@@ -138,6 +144,9 @@ class _Sqlite:
         self._reading.dispose()
 
 
+_NO_TABLE = re.compile(r"no such table|relation \"\w+\" does not exist")
+
+
 class _translated:
     """Turns what drivers raise when the database is away, full or busy into Unavailable."""
 
@@ -145,6 +154,9 @@ class _translated:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if isinstance(error, OperationalError | ProgrammingError) and _NO_TABLE.search(str(error.orig)):
+            message = "the database has no tables yet: an API or a worker makes them at its start, or agentctl migrate"
+            raise Unavailable(message, part="database") from error
         gone = isinstance(error, OperationalError | InterfaceError | InternalError | PoolTimeout | ConnectionError)
         if gone or (isinstance(error, DBAPIError) and error.connection_invalidated):
             reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]

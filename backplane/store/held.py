@@ -30,6 +30,7 @@ _HELD_IN = (
     .with_for_update(read=True)
 )
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
+_SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
@@ -131,9 +132,11 @@ class HeldRun:
         add_events(self._connection, events)
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
-        """Keep the plan, and its journal as it begins."""
-        self._run(plan=plan.model_dump(mode="json"))
-        self._connection.execute(insert(steps), [{"run_id": self._run_id, **asdict(record)} for record in journal])
+        """Keep the plan, and its journal as it begins. Once: it may be asked for again when a commit's answer was
+        lost."""
+        values = {"of_run": self._run_id, "plan": plan.model_dump(mode="json")}
+        if self._connection.execute(_SAVE_PLAN, values).rowcount:
+            self._connection.execute(insert(steps), [{"run_id": self._run_id, **asdict(record)} for record in journal])
 
     def begin_step(self, step_id: str, tries: int) -> None:
         self._step(step_id, status=StepStatus.STARTED.value, tries=tries, started_at=datetime.now(UTC))

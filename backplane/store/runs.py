@@ -193,6 +193,7 @@ class Runs:
                 "queued_at": now,
                 "started_at": None,
                 "finished_at": None,
+                "cancel_requested_at": None,
                 "error": None,
             }
             return _change(connection, run, values, now)

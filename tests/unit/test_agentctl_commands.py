@@ -312,3 +312,8 @@ def test_the_commands_of_a_client_start_without_the_libraries_of_the_platform() 
     program = f"import agentctl.__main__, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_documentation_has_the_same_exit_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "agentctl.md").read_text()
+    assert [code for code, meaning in MEANINGS.items() if f"| {code.value} | {meaning} |" not in text] == []

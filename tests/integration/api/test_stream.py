@@ -138,7 +138,12 @@ async def test_a_silent_stream_gets_a_comment_that_clients_pass_over(start_api: 
     assert (beat.id, beat.event, beat.text) == (None, "", "")
 
 
-async def test_a_queued_run_tells_its_position_as_it_changes(api: Api, person: Person) -> None:
+async def test_a_queued_run_tells_its_position_as_it_changes(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.hub.POSITION_SECONDS", 0.05)
+    api = await start_api()
+    person = await api.person()
     first, second = await person.make(), await person.make()
     async with person.stream(second) as stream:
         assert [(await anext(stream)).event for _ in range(2)] == ["status", "status"]

@@ -245,5 +245,3 @@ async def test_the_api_stops_within_seconds_although_streams_are_open(api: Api, 
             said = (await process.communicate())[1]
     assert process.returncode in (0, -signal.SIGTERM)
     assert b"Traceback" not in said, said.decode()
-
-
