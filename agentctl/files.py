@@ -11,8 +11,9 @@ import typer
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, local_time, size
+from agentctl.output import JsonFlag, Output, local_time
 from agentctl.runs import RunArgument, call
+from backplane.sizes import readable_size
 
 app = typer.Typer(help="List, fetch and put the files of a run's workspace.", no_args_is_help=True)
 
@@ -33,7 +34,7 @@ def ls(
 
 
 def print_files(output: Output, files: list[JsonObject]) -> None:
-    rows = [[file["path"], size(file["size"]), local_time(file["modified_at"])] for file in files]
+    rows = [[file["path"], readable_size(file["size"]), local_time(file["modified_at"])] for file in files]
     output.table(["PATH", "SIZE", "MODIFIED"], rows, folding=["PATH"])
 
 
@@ -62,7 +63,7 @@ def get(
     if output.json:
         output.document({"path": path, "size": count, "saved_to": str(target)})
     else:
-        output.line(f"{target}\t{size(count)}")
+        output.line(f"{target}\t{readable_size(count)}")
 
 
 async def _copy(client: Client, run_id: str, path: str, sink: BinaryIO) -> int:
@@ -113,4 +114,4 @@ def put(
     if output.json:
         output.document(file)
     else:
-        output.line(f"{file['path']}\t{size(file['size'])}")
+        output.line(f"{file['path']}\t{readable_size(file['size'])}")

@@ -5,7 +5,7 @@ is down does not keep it from starting: `/health/ready` says what is missing, an
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -21,8 +21,6 @@ from app.services import Services
 from app.sse import History
 from app.submission import Submission
 from backplane import process_log
-from backplane.errors import Unavailable
-from backplane.patience import until_available
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.workspace.quota import Quota
@@ -42,7 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.authenticator = Authenticator(resources.store, settings.token_cache_seconds)
             tasks = [
                 asyncio.create_task(services.hub.run(), name="hub"),
-                asyncio.create_task(_prepare(resources), name="prepare"),
+                asyncio.create_task(resources.prepare(), name="prepare"),
             ]
             for task in tasks:
                 task.add_done_callback(_tell_fault)
@@ -83,17 +81,6 @@ def _services(settings: Settings, resources: Resources) -> Services:
         history=History(resources.store, resources.event_log),
         quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
     )
-
-
-async def _prepare(resources: Resources) -> None:
-    async def ready(part: str, call: Callable[[], Awaitable[None]]) -> None:
-        def tell(error: Unavailable, pause: float) -> None:
-            log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
-
-        await until_available(call, tell)
-
-    await ready("database", resources.store.migrate)
-    await ready("workspace", resources.workspaces.prepare)
 
 
 def _tell_fault(task: "asyncio.Task[None]") -> None:

@@ -9,9 +9,14 @@ starting: each call says so by raising Unavailable, `/health/ready` says which, 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import structlog
+
+from backplane.errors import Unavailable
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
+from backplane.patience import until_available
 from backplane.queue.base import Queue
 from backplane.queue.redis import RedisQueue
 from backplane.redis_client import RedisClients
@@ -22,6 +27,8 @@ from backplane.workspace.base import WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.s3 import S3WorkspaceStore
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -30,6 +37,16 @@ class Resources:
     event_log: EventLog
     store: Store
     workspaces: WorkspaceStore
+
+    async def prepare(self) -> None:
+        """Wait until every part is there and fit for use: its tables, its bucket. Says what it waits for."""
+        calls = {"database": self.store.migrate, "redis": self.redis.check, "workspace": self.workspaces.prepare}
+        for part, call in calls.items():
+            await until_available(call, partial(_tell_waiting, part))
+
+
+def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
+    log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """Runs as tests make them: a row, and plans short enough to be read where they are used."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from backplane.runs import Priority, Run, RunStatus, new_run_id
+from backplane.store.held import HeldRun
 from backplane.users import User
 
 
@@ -32,3 +34,13 @@ def shell(id: str, script: str, **more: Any) -> dict[str, Any]:
 
 def write(id: str, path: str, content: str = "", **more: Any) -> dict[str, Any]:
     return {"id": id, "tool": "file_write", "arguments": {"path": path, "content": content}, **more}
+
+
+def together(*writes: Callable[[HeldRun], None]) -> Callable[[HeldRun], None]:
+    """Several writes of a held run as one."""
+
+    def write(held: HeldRun) -> None:
+        for one in writes:
+            one(held)
+
+    return write

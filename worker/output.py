@@ -7,6 +7,8 @@ depends on how much was written. Bytes that are not UTF-8 become U+FFFD; control
 
 from collections.abc import Callable
 
+from backplane.sizes import readable_size
+
 LINE_COST = 64
 """Bytes that a line counts for on top of its own: events have a frame, and a million empty lines are not free."""
 
@@ -96,16 +98,6 @@ class OutputCapture:
         left_out = readable_size(self._total_bytes - len(head) - len(tail))
         note = f"\n… {left_out} left out here; the limit is STEP_RESULT_MAX_BYTES …\n"
         return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
-
-
-def readable_size(size: int) -> str:
-    """`1.0 GB`, in powers of 1,000."""
-    value = float(size)
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1000:
-            return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def _cut(data: bytes, max_bytes: int) -> list[bytes]:

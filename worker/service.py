@@ -9,14 +9,12 @@ import os
 import socket
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.patience import until_available
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.workspace.quota import Quota
@@ -43,7 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
         async with connect(settings) as resources:
             with scratch_folder(Path(tempfile.gettempdir())) as scratch:
-                starting = asyncio.create_task(_prepare(resources), name="prepare")
+                starting = asyncio.create_task(resources.prepare(), name="prepare")
                 stopping = asyncio.create_task(stop.wait(), name="stop")
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
@@ -58,18 +56,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 await _cancelled(starting, stopping)
     finally:
         await sandbox.close()
-
-
-async def _prepare(resources: Resources) -> None:
-    async def ready(part: str, call: Callable[[], Awaitable[None]]) -> None:
-        def tell(error: Unavailable, pause: float) -> None:
-            log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
-
-        await until_available(call, tell)
-
-    await ready("database", resources.store.migrate)
-    await ready("redis", resources.redis.check)
-    await ready("workspace", resources.workspaces.prepare)
 
 
 async def _work(

@@ -10,10 +10,11 @@ import pytest
 from agentctl import data_folder
 from agentctl.exit_codes import CommandError
 from agentctl.follow import describe
-from agentctl.output import duration, printable, size
+from agentctl.output import duration, printable
 from agentctl.processes import child_environment, how_it_ended, last_lines
 from agentctl.up import Place, curl_lines
 from backplane.events import EventType
+from backplane.sizes import readable_size
 
 EVENTS: dict[str, dict[str, Any]] = {
     "status": {"status": "running", "attempt": 2},
@@ -78,7 +79,7 @@ def test_durations_and_sizes_are_for_people() -> None:
         "3 min 05 s",
         "2 h 10 min",
     ]
-    assert [size(n) for n in (0, 1023, 1536, 5 * 1024**3)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+    assert [readable_size(n) for n in (0, 1023, 1536, 5 * 1024**3)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
 
 
 def test_a_data_folder_full_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -1,25 +1,38 @@
 """One hand on a run: what a worker may write while it holds it, and that nobody else may."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from backplane.errors import Superseded
 from backplane.events import Event, EventType, data_of, encode
 from backplane.plans import parse_plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store import Store
+from backplane.store.database import Database
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepStatus
+from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import runs
 from backplane.users import User
-from tests.submitted import new_run, plan, shell
+from tests.submitted import new_run, plan, shell, together
+from tests.waiting import wait_until
 
 PLAN = parse_plan(plan(shell("a", "true", title="A"), shell("b", "true")))
 ERROR = RunError("command_failed", "it failed", retryable=True, step="a")
+
+
+def touch(held: HeldRun) -> None:
+    """The least a worker can write."""
+
+
+def adding(*events: Event) -> Callable[[HeldRun], None]:
+    return lambda held: held.add_events(events)
 
 
 def log_event(run_id: str, number: int, **data: Any) -> Event:
@@ -62,8 +75,7 @@ async def test_a_run_that_is_taken_over_says_so_and_keeps_its_start(store: Store
 
 @pytest.mark.parametrize("status", sorted({*FINAL, RunStatus.WAITING, RunStatus.CREATED}))
 async def test_only_a_queued_or_running_run_can_be_taken(store: Store, run: Run, status: RunStatus) -> None:
-    async with store.database.write() as connection:
-        await connection.execute(update(runs).values(status=status.value))
+    await store.database.write(lambda connection: connection.execute(update(runs).values(status=status.value)))
     assert await store.held.take(run.id, 1) is None
 
 
@@ -78,9 +90,9 @@ async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store,
 
 # --- hold ---
 
-WRITES: dict[str, Callable[[HeldRun, Run], Awaitable[None]]] = {
+WRITES: dict[str, Callable[[HeldRun, Run], None]] = {
     "events": lambda held, run: held.add_events([log_event(run.id, 3)]),
-    "plan": lambda held, run: held.save_plan(PLAN),
+    "plan": lambda held, run: held.save_plan(PLAN, pending_steps(PLAN)),
     "begin step": lambda held, run: held.begin_step("a", 1),
     "step is changing": lambda held, run: held.step_is_changing("a"),
     "end step": lambda held, run: held.end_step("a", StepStatus.COMPLETED, {}),
@@ -102,14 +114,13 @@ async def everything(store: Store, run: Run) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_an_older_generation_writes_nothing(
-    store: Store, run: Run, write: Callable[[HeldRun, Run], Awaitable[None]]
+    store: Store, run: Run, write: Callable[[HeldRun, Run], None]
 ) -> None:
     await store.held.take(run.id, 1)
     await store.held.take(run.id, 2)
     before = await everything(store, run)
     with pytest.raises(Superseded):
-        async with store.held.hold(run.id, 1) as held:
-            await write(held, run)
+        await store.held.write(run.id, 1, lambda held: write(held, run))
     assert await everything(store, run) == before
 
 
@@ -117,64 +128,103 @@ async def test_an_older_generation_writes_nothing(
 async def test_only_the_generation_that_took_it_holds_a_run(store: Store, run: Run, generation: int) -> None:
     await store.held.take(run.id, 1)
     with pytest.raises(Superseded, match=f"generation {generation}"):
-        async with store.held.hold(run.id, generation):
-            pass
+        await store.held.write(run.id, generation, touch)
 
 
 async def test_a_run_that_is_over_is_held_by_nobody(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.finish(RunStatus.COMPLETED, None)
+    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     with pytest.raises(Superseded):
-        async with store.held.hold(run.id, 1):
-            pass
+        await store.held.write(run.id, 1, touch)
 
 
 async def test_what_is_written_in_one_hold_is_there_together_or_not_at_all(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
     before = await everything(store, run)
+
+    def write(held: HeldRun) -> None:
+        held.save_plan(PLAN, pending_steps(PLAN))
+        held.add_events([log_event(run.id, 3)])
+        held.finish(RunStatus.COMPLETED, None)
+        raise KeyError("the worker has a fault")
+
     with pytest.raises(KeyError):
-        async with store.held.hold(run.id, 1) as held:
-            await held.save_plan(PLAN)
-            await held.add_events([log_event(run.id, 3)])
-            await held.finish(RunStatus.COMPLETED, None)
-            raise KeyError("the worker has a fault")
+        await store.held.write(run.id, 1, write)
     assert await everything(store, run) == before
 
 
 # --- a newer take at the same moment ---
 
 
+class OpenTransaction:
+    """A write of another process that stays open until it is let go. It has an event loop of its own, since its
+    work blocks the one it runs on."""
+
+    def __init__(self) -> None:
+        self._is_open = threading.Event()
+        self._go = threading.Event()
+
+    def stay(self) -> None:
+        """To be called inside the write."""
+        self._is_open.set()
+        assert self._go.wait(10)
+
+    @asynccontextmanager
+    async def __call__(self, url: str, write: Callable[[Store], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        async def in_other_process() -> None:
+            other = Database(url)
+            await write(Store(other))
+            await other.close()
+
+        writing = asyncio.create_task(asyncio.to_thread(asyncio.run, in_other_process()))
+        await asyncio.to_thread(self._is_open.wait, 10)
+        try:
+            yield
+        finally:
+            self._go.set()
+            await writing
+
+
 async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
-    store: Store, second_store: Store, run: Run
+    store: Store, database_url: str, run: Run
 ) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        taking = asyncio.create_task(second_store.held.take(run.id, 2))
+    transaction = OpenTransaction()
+
+    async def older_hand(own: Store) -> None:
+        def write(held: HeldRun) -> None:
+            held.add_events([log_event(run.id, 3)])
+            transaction.stay()
+
+        await own.held.write(run.id, 1, write)
+
+    async with transaction(database_url, older_hand):
+        taking = asyncio.create_task(store.held.take(run.id, 2))
         done, _ = await asyncio.wait({taking}, timeout=0.2)
         assert not done
-        await held.add_events([log_event(run.id, 3)])
     taken = await taking
     assert taken is not None
     assert taken.last_event_id == 3
     with pytest.raises(Superseded):
-        async with store.held.hold(run.id, 1):
-            pass
+        await store.held.write(run.id, 1, touch)
 
 
 async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
-    store: Store, second_store: Store, run: Run
+    store: Store, database_url: str, run: Run
 ) -> None:
     await store.held.take(run.id, 1)
+    transaction = OpenTransaction()
 
-    async def write() -> None:
-        async with second_store.held.hold(run.id, 1) as held:
-            await held.add_events([log_event(run.id, 3)])
+    async def newer_hand(own: Store) -> None:
+        def take(connection: Connection) -> None:
+            connection.execute(update(runs).where(runs.c.id == run.id).values(generation=2))
+            transaction.stay()
 
-    async with store.database.write() as connection:
-        await connection.execute(update(runs).where(runs.c.id == run.id).values(generation=2))
-        writing = asyncio.create_task(write())
-        adding = asyncio.create_task(second_store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
+        await own.database.write(take)
+
+    async with transaction(database_url, newer_hand):
+        writing = asyncio.create_task(store.held.write(run.id, 1, adding(log_event(run.id, 3))))
+        adding = asyncio.create_task(store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
         done, _ = await asyncio.wait({writing, adding}, timeout=0.2)
         assert not done
     with pytest.raises(Superseded):
@@ -197,10 +247,12 @@ async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, se
                     return
             else:
                 try:
-                    async with own.held.hold(run.id, generation) as held:
-                        await held.add_events([event])
+                    await own.held.write(run.id, generation, adding(event))
                 except Superseded:
                     return
+
+    async def has_events_after(number: int) -> bool:
+        return await store.events.last_id(run.id) > number
 
     writers = []
     for generation in range(1, hands + 1):
@@ -209,8 +261,7 @@ async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, se
         assert taken is not None
         writers.append(asyncio.create_task(write_until_refused(own, generation, taken.last_event_id)))
         # Each hand has written something before the next one comes.
-        while await store.events.last_id(run.id) == taken.last_event_id:
-            await asyncio.sleep(0)
+        await wait_until(partial(has_events_after, taken.last_event_id))
     await store.held.take(run.id, hands + 1)
     await asyncio.gather(*writers)
     events = await store.events.after(run.id, 2, 100_000)
@@ -230,8 +281,7 @@ async def test_events_of_several_runs_go_together_and_those_of_a_superseded_one_
     for run in (own, lost, over):
         await store.held.take(run.id, 1)
     await store.held.take(lost.id, 2)
-    async with store.held.hold(over.id, 1) as held:
-        await held.finish(RunStatus.COMPLETED, None)
+    await store.held.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     refused = await store.held.add_events({(run.id, 1): [log_event(run.id, 3)] for run in (own, lost, over)})
     assert refused == {lost.id, over.id}
     assert await store.events.last_ids([own.id, lost.id, over.id]) == {own.id: 3, lost.id: 2, over.id: 2}
@@ -267,8 +317,7 @@ async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: St
     for run in (own, newer, over, wished):
         await store.held.take(run.id, 1)
     await store.held.take(newer.id, 2)
-    async with store.held.hold(over.id, 1) as held:
-        await held.finish(RunStatus.FAILED, ERROR)
+    await store.held.write(over.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     await store.runs.cancel(user.id, wished.id)
     await store.runs.cancel(user.id, newer.id)
     rights = await store.held.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
@@ -283,14 +332,13 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
     await store.held.take(run.id, 1)
     seen = []
 
-    async def look(act: Callable[[HeldRun], Awaitable[None]]) -> None:
-        async with store.held.hold(run.id, 1) as held:
-            await act(held)
+    async def look(act: Callable[[HeldRun], None]) -> None:
+        await store.held.write(run.id, 1, act)
         [first, second] = await store.journal.steps(run.id)
         seen.append((first.status.value, first.tries))
         assert (second.step_id, second.position, second.status) == ("b", 1, StepStatus.PENDING)
 
-    await look(lambda held: held.save_plan(PLAN))
+    await look(lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
     await look(lambda held: held.begin_step("a", 2))
     await look(lambda held: held.step_is_changing("a"))
     await look(lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
@@ -304,21 +352,42 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
 
 async def test_a_plan_is_kept_as_it_was_made(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.save_plan(PLAN)
+    await store.held.write(run.id, 1, lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
     kept = await store.runs.find(run.id)
     assert kept is not None
     assert parse_plan(kept.plan) == PLAN
 
 
+async def test_a_plan_whose_commit_was_not_answered_can_be_saved_again(store: Store, run: Run) -> None:
+    await store.held.take(run.id, 1)
+    for tries in (1, 2):
+        await store.held.write(
+            run.id,
+            1,
+            together(
+                lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
+                lambda held, tries=tries: held.begin_step("a", tries),  # type: ignore[misc]
+            ),
+        )
+    assert [(step.status.value, step.tries) for step in await store.journal.steps(run.id)] == [
+        ("started", 2),
+        ("pending", 0),
+    ]
+
+
 async def test_a_result_may_contain_any_character(store: Store, run: Run) -> None:
     output = "nul \0, bell \a, lone surrogate \ud800, high \U0010ffff, quote ' and \\"
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.save_plan(PLAN)
-        await held.end_step("a", StepStatus.COMPLETED, {"output": output})
-        await held.add_events([encode(run.id, 3, EventType.LOG, {"line": "nul \0, bell \a"})])
-        await held.finish(RunStatus.FAILED, RunError("command_failed", "nul \0"))
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
+            lambda held: held.end_step("a", StepStatus.COMPLETED, {"output": output}),
+            lambda held: held.add_events([encode(run.id, 3, EventType.LOG, {"line": "nul \0, bell \a"})]),
+            lambda held: held.finish(RunStatus.FAILED, RunError("command_failed", "nul \0")),
+        ),
+    )
     [step, _] = await store.journal.steps(run.id)
     assert step.result == {"output": output}
     assert data_of((await store.events.after(run.id, 2, 1))[0]) == {"line": "nul \0, bell \a"}
@@ -326,10 +395,15 @@ async def test_a_result_may_contain_any_character(store: Store, run: Run) -> Non
 
 async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.save_plan(PLAN)
-        await held.begin_step("a", 1)
-        await held.skip_pending_steps()
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
+            lambda held: held.begin_step("a", 1),
+            lambda held: held.skip_pending_steps(),
+        ),
+    )
     assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.STARTED, StepStatus.SKIPPED]
 
 
@@ -340,6 +414,7 @@ async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run
         (StepStatus.FAILED, StepStatus.PENDING),
         (StepStatus.STARTED, StepStatus.STARTED),
         (StepStatus.CHANGING, StepStatus.CHANGING),
+        (StepStatus.SKIPPED, StepStatus.PENDING),
         (StepStatus.UNCERTAIN, StepStatus.UNCERTAIN),
     ],
 )
@@ -347,10 +422,15 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
     store: Store, run: Run, before: StepStatus, after: StepStatus
 ) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.save_plan(PLAN)
-        await held.end_step("a", before)
-        await held.reopen_steps()
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
+            lambda held: held.end_step("a", before),
+            lambda held: held.reopen_steps(),
+        ),
+    )
     assert [step.status for step in await store.journal.steps(run.id)] == [after, StepStatus.PENDING]
 
 
@@ -360,8 +440,7 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
 async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(store: Store, run: Run) -> None:
     taken = await store.held.take(run.id, 1)
     assert taken is not None
-    async with store.held.hold(run.id, 1) as held:
-        await held.queue_again(attempt=None, error=None)
+    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at) == (RunStatus.QUEUED, 1, taken.run.started_at)
@@ -372,8 +451,7 @@ async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(st
 
 async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.queue_again(attempt=2, error=ERROR)
+    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at, back.error) == (RunStatus.QUEUED, 2, None, ERROR)
@@ -381,6 +459,5 @@ async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run)
 
 async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Store, run: Run) -> None:
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.queue_again(attempt=None, error=None)
+    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
     assert await store.held.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}

@@ -1,7 +1,6 @@
 """Runs as their users act on them."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from backplane.events import Event, data_of
 from backplane.plans import parse_plan
 from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.store import Store
-from backplane.store.journal import StepStatus
+from backplane.store.journal import StepStatus, pending_steps
 from backplane.users import User
-from tests.submitted import new_run, plan, shell
+from tests.submitted import new_run, plan, shell, together
 
 ERROR = RunError("command_failed", "it failed", step="a")
 
@@ -22,8 +21,8 @@ async def held_run(store: Store, user: User) -> Run:
     """A run that a worker holds in generation 1, with the steps a, b and c."""
     run = await store.runs.create(new_run(user), start=True)
     await store.held.take(run.id, 1)
-    async with store.held.hold(run.id, 1) as held:
-        await held.save_plan(parse_plan(plan(shell("a", "true"), shell("b", "true"), shell("c", "true"))))
+    made = parse_plan(plan(shell("a", "true"), shell("b", "true"), shell("c", "true")))
+    await store.held.write(run.id, 1, lambda held: held.save_plan(made, pending_steps(made)))
     return run
 
 
@@ -169,8 +168,7 @@ async def test_five_starts_at_once_tell_of_one(store: Store, second_store: Store
 )
 async def test_a_run_that_is_over_cannot_be_started(store: Store, user: User, ending: RunStatus, hint: str) -> None:
     run = await held_run(store, user)
-    async with store.held.hold(run.id, 1) as held:
-        await held.finish(ending, None)
+    await store.held.write(run.id, 1, lambda held: held.finish(ending, None))
     with pytest.raises(TransitionNotAllowed, match=hint):
         await store.runs.start(user.id, run.id)
 
@@ -212,8 +210,7 @@ async def test_cancelling_a_cancelled_run_changes_nothing(store: Store, user: Us
 
 async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    async with store.held.hold(run.id, 1) as held:
-        await held.finish(RunStatus.COMPLETED, None)
+    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     with pytest.raises(TransitionNotAllowed, match="it is over"):
         await store.runs.cancel(user.id, run.id)
 
@@ -224,11 +221,16 @@ async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) 
 async def failed_run(store: Store, user: User) -> Run:
     """Step a was completed, b failed, c was skipped."""
     run = await held_run(store, user)
-    async with store.held.hold(run.id, 1) as held:
-        await held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0})
-        await held.end_step("b", StepStatus.FAILED, {"exit_code": 1})
-        await held.skip_pending_steps()
-        await held.finish(RunStatus.FAILED, ERROR)
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}),
+            lambda held: held.end_step("b", StepStatus.FAILED, {"exit_code": 1}),
+            lambda held: held.skip_pending_steps(),
+            lambda held: held.finish(RunStatus.FAILED, ERROR),
+        ),
+    )
     return run
 
 
@@ -250,8 +252,7 @@ async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store
 async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Store, user: User) -> None:
     run = await held_run(store, user)
     await store.runs.cancel(user.id, run.id)
-    async with store.held.hold(run.id, 1) as held:
-        await held.finish(RunStatus.FAILED, ERROR)
+    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     assert retried.cancel_requested_at is None
 
@@ -261,20 +262,25 @@ async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
     store: Store, user: User, is_done: bool, status: StepStatus
 ) -> None:
     run = await held_run(store, user)
-    async with store.held.hold(run.id, 1) as held:
-        await held.end_step("a", StepStatus.UNCERTAIN)
-        await held.wait_for_person(ERROR)
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.end_step("a", StepStatus.UNCERTAIN),
+            lambda held: held.wait_for_person(ERROR),
+        ),
+    )
     waiting = await store.runs.get(user.id, run.id)
     assert (waiting.status, waiting.error) == (RunStatus.WAITING, ERROR)
     retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=is_done)
     assert (retried.status, retried.error) == (RunStatus.QUEUED, None)
-    assert [step.status for step in await store.journal.steps(run.id)][0] is status
+    [step, *_] = await store.journal.steps(run.id)
+    assert step.status is status
 
 
 async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    async with store.held.hold(run.id, 1) as held:
-        await held.wait_for_person(ERROR)
+    await store.held.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
     cancelled, events = await store.runs.cancel(user.id, run.id)
     assert cancelled.status is RunStatus.CANCELLED
     assert [event.type.value for event in events] == ["status", "end"]
@@ -284,9 +290,14 @@ async def test_a_run_that_did_not_fail_cannot_be_retried_and_its_steps_stay(stor
     run = await failed_run(store, user)
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     await store.held.take(run.id, 2)
-    async with store.held.hold(run.id, 2) as held:
-        await held.skip_pending_steps()
-        await held.finish(RunStatus.COMPLETED, None)
+    await store.held.write(
+        run.id,
+        2,
+        together(
+            lambda held: held.skip_pending_steps(),
+            lambda held: held.finish(RunStatus.COMPLETED, None),
+        ),
+    )
     before = await store.journal.steps(run.id)
     with pytest.raises(TransitionNotAllowed):
         await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
@@ -305,4 +316,4 @@ async def test_of_a_start_and_a_cancel_at_once_both_are_told_in_the_order_they_h
         refused = [answer for answer in answers if isinstance(answer, TransitionNotAllowed)]
         expected = ["created", "cancelled", "cancelled"] if refused else ["created", "queued", "cancelled", "cancelled"]
         assert history == expected
-        assert replace(await store.runs.get(user.id, run.id)).status is RunStatus.CANCELLED
+        assert (await store.runs.get(user.id, run.id)).status is RunStatus.CANCELLED

@@ -18,8 +18,7 @@ async def test_a_token_stands_for_its_user(store: Store) -> None:
 
 async def test_a_token_is_shown_once_and_only_its_digest_is_kept(store: Store) -> None:
     token, plain = await store.users.create_token("ada", Tier.FREE)
-    async with store.database.read() as connection:
-        rows = [dict(row._mapping) for row in await connection.execute(select(tokens))]
+    rows = await store.database.read(lambda connection: connection.execute(select(tokens)).mappings().all())
     assert rows[0]["digest"] == token_digest(plain)
     assert plain not in f"{rows} {token} {await store.users.list_tokens()}"
 

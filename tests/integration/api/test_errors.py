@@ -40,8 +40,8 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
 async def call(http: httpx.AsyncClient, method: str, path: str, run_id: str) -> httpx.Response:
     filled = path.replace("{run_id}", run_id).replace("{path}", "a.txt")
     assert "{" not in filled, f"give {path} a value for its parameters here"
-    body = {"json": {"action": "status", "run_id": run_id}} if path == "/agent/execute" else {}
-    return await http.request(method, filled, **body)
+    body = {"action": "status", "run_id": run_id} if path == "/agent/execute" else None
+    return await http.request(method, filled, json=body)
 
 
 def test_there_are_routes_to_try() -> None:

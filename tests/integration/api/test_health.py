@@ -76,7 +76,7 @@ async def test_an_api_without_its_database_names_it_and_asks_to_come_again(
     api = await start_api(database_url=server.url(server.create_database()))
     person = await api.person()
     run_id = await person.make("create")
-    server.kill()
+    server.stop()
     status, body = await readiness(api)
     assert (status, down(body)) == (503, ["database"])
     for answer in (
