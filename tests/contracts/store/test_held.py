@@ -224,12 +224,12 @@ async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
 
     async with transaction(database_url, newer_hand):
         writing = asyncio.create_task(store.held.write(run.id, 1, adding(log_event(run.id, 3))))
-        adding = asyncio.create_task(store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
-        done, _ = await asyncio.wait({writing, adding}, timeout=0.2)
+        storing = asyncio.create_task(store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
+        done, _ = await asyncio.wait({writing, storing}, timeout=0.2)
         assert not done
     with pytest.raises(Superseded):
         await writing
-    assert await adding == {run.id}
+    assert await storing == {run.id}
     assert await store.events.last_id(run.id) == 2
 
 
