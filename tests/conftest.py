@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import structlog
 
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
@@ -136,6 +137,14 @@ def own_s3(tmp_path: Path) -> Iterator[Callable[[], S3Server]]:
 
 
 # --- nothing is left behind ---
+
+
+@pytest.fixture(autouse=True)
+def own_process_log() -> Iterator[None]:
+    """A process that a test starts in its own process configures the log of all."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(autouse=True)

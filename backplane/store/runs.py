@@ -176,6 +176,8 @@ class Runs:
 
         def write(connection: Connection) -> Changed:
             run = _locked(connection, user_id, run_id)
+            if run.status not in (RunStatus.FAILED, RunStatus.WAITING):
+                raise TransitionNotAllowed(f"run {run_id} is {run.status}; only a failed or a waiting run is retried")
             now = datetime.now(UTC)
             again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
             changes = {

@@ -116,13 +116,7 @@ TABLE = {
         "cancelled": None,
     },
 }
-RETRIED_TOO_EARLY = {("retry", "created"), ("retry", "running")}
-NOT_YET = pytest.mark.xfail(strict=True, reason="store.runs.retry takes every run that may become queued")
-CASES = [
-    pytest.param(action, before, after, marks=[NOT_YET] if (action, before) in RETRIED_TOO_EARLY else [])
-    for action, row in TABLE.items()
-    for before, after in row.items()
-]
+CASES = [(action, before, after) for action, row in TABLE.items() for before, after in row.items()]
 
 
 @pytest.mark.parametrize(("action", "before", "after"), CASES)

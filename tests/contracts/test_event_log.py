@@ -1,0 +1,285 @@
+"""What every live wire of events does, whoever keeps it. There is one adapter: Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from backplane import redis_keys
+from backplane.errors import Unavailable
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
+from backplane.logs.redis import RedisEventLog
+from backplane.queue.base import Job
+from backplane.queue.redis import RedisQueue
+from backplane.redis_client import RedisClients
+from backplane.runs import Priority
+from tests.servers import RedisServer
+from tests.waiting import wait_until
+
+KEEP_SECONDS = 600
+
+
+@pytest.fixture
+async def clients(redis: str) -> AsyncIterator[RedisClients]:
+    made = RedisClients(redis)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def event_log(clients: RedisClients) -> EventLog:
+    return RedisEventLog(clients, keep_events=10_000, keep_seconds=KEEP_SECONDS)
+
+
+def events(run_id: str, first: int, last: int) -> list[Event]:
+    return [encode(run_id, number, EventType.LOG, {"line": f"line {number}\n"}) for number in range(first, last + 1)]
+
+
+def batch(run_id: str, first: int, last: int, generation: int = 0) -> Batch:
+    return Batch(run_id, generation, events(run_id, first, last))
+
+
+async def claims(clients: RedisClients, run_id: str, count: int) -> None:
+    """Let the run be claimed so many times."""
+    queue = RedisQueue(clients, lease_seconds=600, initial_run_seconds=1)
+    await queue.enqueue(Job(run_id, "user-1", Priority.NORMAL))
+    for _ in range(count):
+        [claim] = await queue.claim("worker", 1)
+        await queue.release(claim)
+
+
+class Listener:
+    """Everything that a subscription hears, in the order in which it is heard."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.heard: list[Event | Interrupted] = []
+
+    async def listen(self) -> None:
+        async for heard in self.subscription.listen():
+            self.heard += [heard] if isinstance(heard, Interrupted) else heard
+
+    def ids(self, run_id: str = "a") -> list[int]:
+        return [heard.id for heard in self.heard if isinstance(heard, Event) and heard.run_id == run_id]
+
+    @property
+    def interruptions(self) -> int:
+        return sum(isinstance(heard, Interrupted) for heard in self.heard)
+
+
+@asynccontextmanager
+async def listening(event_log: EventLog) -> AsyncIterator[Listener]:
+    async with event_log.subscription() as subscription:
+        listener = Listener(subscription)
+        task = asyncio.create_task(listener.listen())
+        try:
+            yield listener
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+# --- keeping ---
+
+
+async def test_events_are_kept_in_order_and_as_they_were(event_log: EventLog) -> None:
+    assert await event_log.append([batch("a", 1, 3), batch("b", 1, 1)]) == [True, True]
+    assert await event_log.append([batch("a", 4, 5)]) == [True]
+    assert await event_log.after("a", 0, 100) == [*await event_log.after("a", 0, 2), *await event_log.after("a", 2, 9)]
+    assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 3, 4, 5]
+    assert [event.line for event in await event_log.after("b", 0, 100)] != []
+
+
+@pytest.mark.parametrize(
+    ("cursor", "limit", "expected"), [(0, 2, [1, 2]), (2, 2, [3, 4]), (4, 9, [5]), (5, 9, []), (99, 9, [])]
+)
+async def test_a_page_has_what_is_after_its_cursor(
+    event_log: EventLog, cursor: int, limit: int, expected: list[int]
+) -> None:
+    await event_log.append([batch("a", 1, 5)])
+    assert [event.id for event in await event_log.after("a", cursor, limit)] == expected
+
+
+async def test_the_last_id_is_that_of_the_newest_event(event_log: EventLog) -> None:
+    assert await event_log.last_id("a") is None
+    await event_log.append([batch("a", 1, 3)])
+    assert await event_log.last_id("a") == 3
+
+
+async def test_a_repeated_append_is_kept_and_told_once(event_log: EventLog) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        await event_log.append([batch("a", 1, 3)])
+        assert await event_log.append([batch("a", 1, 3)]) == [True]
+        assert await event_log.append([batch("a", 2, 5)]) == [True]
+        await wait_until(lambda: len(listener.ids()) >= 5)
+        assert listener.ids() == [1, 2, 3, 4, 5]
+    assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 3, 4, 5]
+
+
+async def test_numbers_may_be_left_out(event_log: EventLog) -> None:
+    await event_log.append([batch("a", 1, 2), batch("a", 1000, 1001)])
+    assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 1000, 1001]
+
+
+async def test_an_older_generation_is_neither_kept_nor_told(event_log: EventLog, clients: RedisClients) -> None:
+    await claims(clients, "a", 2)
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        taken = await event_log.append([batch("a", 1, 1, 1), batch("b", 1, 1, 1), batch("a", 2, 2, 2)])
+        assert taken == [False, True, True]
+        await wait_until(listener.ids)
+        assert listener.ids() == [2]
+    assert [event.id for event in await event_log.after("a", 0, 100)] == [2]
+
+
+async def test_a_generation_that_redis_forgot_is_not_refused(event_log: EventLog, clients: RedisClients) -> None:
+    await claims(clients, "a", 2)
+    await clients.commands.flushall()
+    assert await event_log.append([batch("a", 1, 1, 2)]) == [True]
+
+
+async def test_the_newest_events_are_kept_and_the_oldest_go(clients: RedisClients) -> None:
+    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=KEEP_SECONDS)
+    await event_log.append([batch("a", 1, 1000)])
+    kept = [event.id for event in await event_log.after("a", 0, 2000)]
+    assert 100 <= len(kept) < 500
+    assert kept == list(range(1001 - len(kept), 1001))
+
+
+async def test_a_silent_runs_events_go_after_their_time(event_log: EventLog, clients: RedisClients) -> None:
+    await event_log.append([batch("a", 1, 1)])
+    [name] = await clients.commands.keys("*")
+    assert name == redis_keys.stream("a")
+    assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
+    await clients.commands.persist(name)
+    await event_log.append([batch("a", 2, 2)])
+    assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
+
+
+# --- listening ---
+
+
+async def test_all_is_heard_that_is_told_after_a_run_was_added(event_log: EventLog) -> None:
+    async with listening(event_log) as listener:
+        for number in range(1, 21):
+            await listener.subscription.add(f"run-{number}")
+            await event_log.append([batch(f"run-{number}", 1, 3)])
+        await wait_until(lambda: len(listener.heard) >= 60)
+        assert all(listener.ids(f"run-{number}") == [1, 2, 3] for number in range(1, 21))
+        assert listener.interruptions == 0
+
+
+async def test_events_are_heard_as_they_were_told(event_log: EventLog) -> None:
+    told = batch("a", 1, 3)
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        await event_log.append([told])
+        await wait_until(lambda: len(listener.heard) == 3)
+        assert listener.heard == list(told.events)
+
+
+async def test_runs_that_were_not_added_are_not_heard(event_log: EventLog) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        await event_log.append([batch("b", 1, 1), batch("a", 1, 1)])
+        await wait_until(listener.ids)
+        assert listener.ids("b") == []
+
+
+async def test_a_run_that_was_removed_is_heard_no_longer_and_may_be_added_again(event_log: EventLog) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        await listener.subscription.add("b")
+        await event_log.append([batch("a", 1, 1)])
+        await listener.subscription.remove("a")
+        await event_log.append([batch("a", 2, 2), batch("b", 1, 1)])
+        await wait_until(lambda: listener.ids("b"))
+        await listener.subscription.add("a")
+        await event_log.append([batch("a", 3, 3)])
+        await wait_until(lambda: 3 in listener.ids("a"))
+        assert listener.ids("a") == [1, 3]
+
+
+async def test_two_subscriptions_hear_the_same(event_log: EventLog) -> None:
+    async with listening(event_log) as first, listening(event_log) as second:
+        await asyncio.gather(first.subscription.add("a"), second.subscription.add("a"))
+        await event_log.append([batch("a", 1, 100)])
+        await wait_until(lambda: len(first.heard) == len(second.heard) == 100)
+        assert first.heard == second.heard
+
+
+async def test_a_cut_is_told_once_all_is_heard_again(event_log: EventLog, clients: RedisClients) -> None:
+    async with listening(event_log) as listener:
+        runs = [f"run-{number}" for number in range(50)]
+        for run_id in runs:
+            await listener.subscription.add(run_id)
+        assert await clients.commands.client_kill_filter(_type="pubsub") == 1
+        await wait_until(lambda: listener.interruptions)
+        await event_log.append([batch(run_id, 1, 1) for run_id in runs])
+        await wait_until(lambda: len(listener.heard) >= 51)
+        assert all(listener.ids(run_id) == [1] for run_id in runs)
+        assert listener.interruptions == 1
+
+
+async def test_runs_are_added_and_removed_by_many_at_once_while_the_wire_is_cut_again_and_again(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("stays")
+
+        async def come_and_go(run_id: str) -> None:
+            for _ in range(20):
+                with suppress(Unavailable):
+                    await listener.subscription.add(run_id)
+                    await listener.subscription.remove(run_id)
+
+        async def cut() -> None:
+            for _ in range(5):
+                await clients.commands.client_kill_filter(_type="pubsub")
+                await wait_until(lambda: _is_heard(clients, "stays"))
+
+        await asyncio.gather(cut(), *(come_and_go(f"run-{number}") for number in range(20)))
+        await event_log.append([batch("stays", 1, 1)])
+        await wait_until(lambda: listener.ids("stays") == [1])
+
+
+async def _is_heard(clients: RedisClients, run_id: str) -> bool:
+    return bool((await clients.commands.pubsub_numsub(redis_keys.channel(run_id)))[0][1])
+
+
+async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, clients: RedisClients) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        for noise in (b"noise", b"{}", b"\xff\xfe"):
+            await clients.commands.publish(redis_keys.channel("a"), noise)
+            await wait_until(lambda: _is_heard(clients, "a"))
+        await wait_until(lambda: listener.interruptions)
+        await event_log.append([batch("a", 1, 1)])
+        assert [event.id for event in await event_log.after("a", 0, 10)] == [1]
+
+
+async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    clients = RedisClients(server.url)
+    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=60)
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        server.kill()
+        for call in (
+            lambda: event_log.append([batch("a", 1, 1)]),
+            lambda: event_log.after("a", 0, 1),
+            lambda: event_log.last_id("a"),
+            lambda: listener.subscription.add("b"),
+        ):
+            with pytest.raises(Unavailable) as refused:
+                await call()
+            assert refused.value.part == "redis"
+        server.start()
+        await wait_until(lambda: listener.interruptions)
+        await event_log.append([batch("a", 1, 1)])
+        await wait_until(lambda: listener.ids() == [1])
+    await clients.close()

@@ -1,0 +1,472 @@
+"""What every queue does, whoever keeps it. There is one adapter: Redis, of which the last tests look at the keys."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from backplane import redis_keys
+from backplane.errors import Unavailable
+from backplane.queue.base import Claim, Job, Queue, Reaped
+from backplane.queue.redis import RedisQueue
+from backplane.redis_client import RedisClients
+from backplane.runs import Priority
+from tests.servers import RedisServer
+from tests.waiting import wait_until
+
+LEASE_SECONDS = 0.2
+RUN_SECONDS = 60.0
+
+
+@pytest.fixture
+async def clients(redis: str) -> AsyncIterator[RedisClients]:
+    made = RedisClients(redis)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def queue(clients: RedisClients) -> Queue:
+    """Leases so long that none ends in a test."""
+    return RedisQueue(clients, lease_seconds=600, initial_run_seconds=RUN_SECONDS)
+
+
+@pytest.fixture
+def hasty(clients: RedisClients) -> Queue:
+    """The same queue for a worker whose leases end at once."""
+    return RedisQueue(clients, lease_seconds=LEASE_SECONDS, initial_run_seconds=RUN_SECONDS)
+
+
+def job(name: str, priority: Priority = Priority.NORMAL, generation: int = 0) -> Job:
+    return Job(name, "user-1", priority, generation)
+
+
+async def enqueue(queue: Queue, *names: str, priority: Priority = Priority.NORMAL) -> None:
+    for name in names:
+        assert await queue.enqueue(job(name, priority))
+
+
+async def claim(queue: Queue, limit: int = 100, worker: str = "worker-1") -> list[str]:
+    return [found.run_id for found in await queue.claim(worker, limit)]
+
+
+async def claim_one(queue: Queue, worker: str = "worker-1") -> Claim:
+    [found] = await queue.claim(worker, 1)
+    return found
+
+
+async def until_reaped(queue: Queue, lost: int = 0, due: int = 0) -> None:
+    """Until so many were queued again; more would fail."""
+    total = Reaped(0, 0)
+
+    async def all_are() -> bool:
+        nonlocal total
+        reaped = await queue.reap(100)
+        total = Reaped(total.lost + reaped.lost, total.due + reaped.due)
+        return total.lost >= lost and total.due >= due
+
+    await wait_until(all_are)
+    assert total == Reaped(lost, due)
+
+
+# --- order ---
+
+
+async def test_runs_are_taken_in_the_order_in_which_they_came(queue: Queue) -> None:
+    await enqueue(queue, "a", "b", "c")
+    assert await claim(queue) == ["a", "b", "c"]
+
+
+async def test_higher_priorities_are_taken_first(queue: Queue) -> None:
+    for priority in Priority:
+        await enqueue(queue, f"{priority.name} 1", f"{priority.name} 2", priority=priority)
+    names = ["CRITICAL", "HIGH", "NORMAL", "LOW"]
+    assert await claim(queue) == [f"{name} {count}" for name in names for count in (1, 2)]
+
+
+async def test_no_more_are_taken_than_asked_for(queue: Queue) -> None:
+    await enqueue(queue, "a", "b", "c")
+    assert [await claim(queue, 2), await claim(queue, 2), await claim(queue, 2)] == [["a", "b"], ["c"], []]
+
+
+async def test_a_claim_knows_whose_run_it_is(queue: Queue) -> None:
+    await queue.enqueue(Job("a", "somebody", Priority.HIGH, 7))
+    assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, 8), crashes=0)
+
+
+async def test_a_run_is_queued_once_however_often_it_is_told(queue: Queue) -> None:
+    assert [await queue.enqueue(job("a")) for _ in range(3)] == [True, False, False]
+    assert await claim(queue) == ["a"]
+
+
+async def test_a_run_that_is_held_or_scheduled_is_not_queued_beside(queue: Queue) -> None:
+    await enqueue(queue, "held", "scheduled")
+    _, scheduled = await queue.claim("worker-1", 2)
+    await queue.release(scheduled, 600)
+    assert [await queue.enqueue(job("held")), await queue.enqueue(job("scheduled"))] == [False, False]
+
+
+# --- holding ---
+
+
+async def test_no_run_is_taken_by_two_workers(queue: Queue) -> None:
+    names = {f"run-{number}" for number in range(500)}
+    await enqueue(queue, *sorted(names))
+    taken = await asyncio.gather(*(claim(queue, 7, f"worker-{number}") for number in range(80)))
+    flat = [name for names_taken in taken for name in names_taken]
+    assert len(flat) == 500
+    assert set(flat) == names
+
+
+async def test_each_claim_of_a_run_has_a_higher_generation(queue: Queue) -> None:
+    await enqueue(queue, "a")
+    generations = []
+    for _ in range(3):
+        held = await claim_one(queue)
+        generations.append(held.generation)
+        await queue.release(held)
+    assert generations == [1, 2, 3]
+
+
+async def test_a_generation_of_the_database_is_never_given_again(queue: Queue, clients: RedisClients) -> None:
+    await enqueue(queue, "a")
+    await queue.release(await claim_one(queue))
+    await clients.commands.flushall()
+    await queue.enqueue(job("a", generation=5))
+    assert (await claim_one(queue)).generation == 6
+
+
+async def test_a_run_whose_lease_ended_is_taken_again_and_the_crash_is_counted(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "a")
+    crashes = []
+    for _ in range(3):
+        crashes.append((await claim_one(hasty)).crashes)
+        await until_reaped(queue, lost=1)
+    assert crashes == [0, 1, 2]
+
+
+async def test_a_run_whose_worker_was_lost_goes_before_those_that_wait(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "lost")
+    await claim_one(hasty)
+    await enqueue(queue, "waiting")
+    await until_reaped(queue, lost=1)
+    assert await claim(queue) == ["lost", "waiting"]
+
+
+async def test_no_more_lost_runs_are_queued_again_at_once_than_asked_for(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "a", "b", "c")
+    await hasty.claim("worker-1", 3)
+    await wait_until(lambda: _reaps(queue, 2, 2))
+    await wait_until(lambda: _reaps(queue, 2, 1))
+
+
+async def _reaps(queue: Queue, limit: int, lost: int) -> bool:
+    return (await queue.reap(limit)).lost == lost
+
+
+async def test_a_lease_that_is_renewed_does_not_end(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "renewed", "left alone")
+    renewed, _ = await hasty.claim("worker-1", 2)
+    assert await queue.renew("worker-1", 10, [renewed]) == frozenset()
+    await until_reaped(queue, lost=1)
+    assert await claim(queue) == ["left alone"]
+
+
+async def test_renewing_names_the_runs_that_are_in_other_hands(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "mine", "taken over", "finished")
+    mine, taken_over, finished = await hasty.claim("worker-1", 3)
+    await queue.renew("worker-1", 10, [mine, finished])
+    await until_reaped(queue, lost=1)
+    await claim_one(queue, "worker-2")
+    await queue.finish(finished, None)
+    assert await queue.renew("worker-1", 10, [mine, taken_over, finished]) == {"taken over", "finished"}
+
+
+async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, clients: RedisClients) -> None:
+    await queue.enqueue(Job("a", "somebody", Priority.HIGH))
+    held = await claim_one(queue)
+    await clients.commands.flushall()
+    assert await queue.known(["a"]) == [False]
+    assert await queue.renew("worker-1", 10, [held]) == frozenset()
+    assert await queue.known(["a"]) == [True]
+    assert await queue.enqueue(job("a", generation=held.generation)) is False
+    await queue.release(held)
+    assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, held.generation + 1))
+
+
+# --- letting go ---
+
+
+async def test_a_run_that_is_given_back_is_the_next_one(queue: Queue) -> None:
+    await enqueue(queue, "a", "b")
+    await queue.release(await claim_one(queue))
+    assert await claim(queue) == ["a", "b"]
+
+
+async def test_a_run_that_is_given_back_for_later_waits_until_then(queue: Queue) -> None:
+    await enqueue(queue, "soon", "late")
+    soon, late = await queue.claim("worker-1", 2)
+    await queue.release(late, 600)
+    await queue.release(soon, 0.05)
+    assert (await queue.statistics()).scheduled == 2
+    await until_reaped(queue, due=1)
+    assert await claim(queue) == ["soon"]
+
+
+async def test_giving_back_forgives_crashes(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "a")
+    await claim_one(hasty)
+    await until_reaped(queue, lost=1)
+    await queue.release(await claim_one(queue))
+    assert (await claim_one(queue)).crashes == 0
+
+
+@pytest.mark.parametrize("let_go", ["finish", "release"])
+async def test_an_old_claim_can_let_nothing_go(queue: Queue, hasty: Queue, let_go: str) -> None:
+    await enqueue(queue, "a")
+    old = await claim_one(hasty)
+    await until_reaped(queue, lost=1)
+    new = await claim_one(queue, "worker-2")
+    await (queue.finish(old, 1.0) if let_go == "finish" else queue.release(old))
+    assert await queue.renew("worker-2", 10, [new]) == frozenset()
+    assert await claim(queue) == []
+    assert (await queue.statistics()).running == 1
+
+
+async def test_a_finished_run_may_be_queued_again_with_the_next_generation(queue: Queue) -> None:
+    await enqueue(queue, "a")
+    await queue.finish(await claim_one(queue), 1.0)
+    assert await queue.known(["a"]) == [False]
+    await enqueue(queue, "a")
+    assert (await claim_one(queue)).generation == 2
+
+
+async def test_a_run_that_ends_while_it_waits_again_is_not_taken(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "a", "b")
+    slow = await claim_one(hasty)
+    await until_reaped(queue, lost=1)
+    await queue.finish(slow, 1.0)
+    assert await claim(queue) == ["b"]
+
+
+async def test_a_forgotten_run_is_taken_by_nobody(queue: Queue) -> None:
+    await enqueue(queue, "waits", "is scheduled", "stays")
+    _, scheduled = await queue.claim("worker-1", 2)
+    await queue.release(scheduled, 0.01)
+    await enqueue(queue, "waits too")
+    for name in ("is scheduled", "waits too", "never seen"):
+        await queue.forget(name)
+    assert await queue.reap(100) == Reaped(0, 0)
+    assert await claim(queue) == ["stays"]
+
+
+async def test_a_held_run_is_not_forgotten(queue: Queue) -> None:
+    await enqueue(queue, "a")
+    held = await claim_one(queue)
+    await queue.forget("a")
+    assert await queue.renew("worker-1", 10, [held]) == frozenset()
+
+
+# --- waiting ---
+
+
+async def test_a_run_wakes_a_worker_that_waits(queue: Queue, clients: RedisClients) -> None:
+    waiting = asyncio.create_task(queue.wait(600))
+    await wait_until(lambda: _blocks(clients))
+    await enqueue(queue, "a")
+    async with asyncio.timeout(3):
+        await waiting
+
+
+async def _blocks(clients: RedisClients) -> bool:
+    return bool((await clients.commands.info("clients"))["blocked_clients"])
+
+
+@pytest.mark.parametrize("comes", ["back", "due", "lost"])
+async def test_a_run_that_comes_again_wakes_a_worker_too(
+    queue: Queue, hasty: Queue, clients: RedisClients, comes: str
+) -> None:
+    await enqueue(queue, "a")
+    held = await claim_one(hasty if comes == "lost" else queue)
+    waiting = asyncio.create_task(queue.wait(600))
+    await wait_until(lambda: _blocks(clients))
+    if comes == "back":
+        await queue.release(held)
+    elif comes == "due":
+        await queue.release(held, 0.01)
+        await until_reaped(queue, due=1)
+    else:
+        await until_reaped(queue, lost=1)
+    async with asyncio.timeout(3):
+        await waiting
+
+
+async def test_waiting_ends_at_once_while_runs_are_left(queue: Queue) -> None:
+    await enqueue(queue, *(f"run-{number}" for number in range(200)))
+    for _ in range(4):
+        await claim(queue, 10)
+        async with asyncio.timeout(3):
+            await queue.wait(600)
+
+
+async def test_waiting_ends_by_itself(queue: Queue) -> None:
+    async with asyncio.timeout(3):
+        await queue.wait(0.05)
+
+
+async def test_a_cancel_is_heard_by_all_workers(queue: Queue, clients: RedisClients) -> None:
+    async with queue.cancels() as first, queue.cancels() as second:
+        hearing = [asyncio.ensure_future(anext(announced)) for announced in (first, second)]
+
+        async def both_listen() -> bool:
+            return bool((await clients.commands.pubsub_numsub(redis_keys.CANCELS))[0][1] == 2)
+
+        await wait_until(both_listen)
+        await queue.announce_cancel("a")
+        assert await asyncio.gather(*hearing) == ["a", "a"]
+
+
+# --- numbers ---
+
+
+async def test_runs_stand_in_the_order_in_which_they_will_be_taken(queue: Queue) -> None:
+    await enqueue(queue, "normal 1", "normal 2")
+    await enqueue(queue, "low", priority=Priority.LOW)
+    await enqueue(queue, "critical", priority=Priority.CRITICAL)
+    found = await queue.standing(["critical", "normal 1", "normal 2", "low", "unknown"])
+    assert [standing and standing.position for standing in found] == [1, 2, 3, 4, None]
+
+
+async def test_a_held_run_stands_nowhere(queue: Queue) -> None:
+    await enqueue(queue, "a")
+    await claim_one(queue)
+    assert await queue.standing(["a"]) == [None]
+
+
+async def test_the_wait_is_estimated_from_the_slots_and_what_the_last_runs_took(queue: Queue) -> None:
+    await enqueue(queue, "done", "held", "next", "after next")
+    done, held = await queue.claim("worker-1", 2)
+    await queue.finish(done, 10.0)
+    await queue.renew("worker-1", 2, [held])
+    numbers = await queue.statistics()
+    assert (numbers.run_seconds, numbers.slots, numbers.workers, numbers.running) == (10.0, 2, 1, 1)
+    found = await queue.standing(["next", "after next"])
+    assert [standing and standing.wait_seconds for standing in found] == [0.0, 5.0]
+
+
+async def test_without_a_worker_nothing_is_said_to_be_taken_at_once(queue: Queue) -> None:
+    await enqueue(queue, "a")
+    [standing] = await queue.standing(["a"])
+    assert standing is not None
+    assert standing.wait_seconds == RUN_SECONDS
+
+
+async def test_the_numbers_of_the_queue_are_its_runs(queue: Queue) -> None:
+    await enqueue(queue, "a", "b", "c")
+    await enqueue(queue, "d", priority=Priority.LOW)
+    _, b = await queue.claim("worker-1", 2)
+    await queue.release(b, 600)
+    numbers = await queue.statistics()
+    assert numbers.queued == {Priority.CRITICAL: 0, Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 1}
+    assert (numbers.running, numbers.scheduled) == (1, 1)
+    assert await queue.known(["a", "b", "c", "d", "e"]) == [True, True, True, True, False]
+
+
+async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, hasty: Queue) -> None:
+    await queue.renew("stays", 3, [])
+    await queue.renew("leaves", 3, [])
+    await hasty.renew("dies", 3, [])
+    assert (await queue.statistics()).slots == 9
+    await queue.leave("leaves")
+
+    async def only_one_stays() -> bool:
+        await queue.reap(100)
+        return (await queue.statistics()).slots == 3
+
+    await wait_until(only_one_stays)
+
+
+# --- Redis ---
+
+
+async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    clients = RedisClients(server.url)
+    queue = RedisQueue(clients, lease_seconds=600, initial_run_seconds=1)
+    await enqueue(queue, "a")
+    held = await claim_one(queue)
+    server.kill()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: queue.enqueue(job("b")),
+        lambda: queue.claim("worker-1", 1),
+        lambda: queue.wait(1),
+        lambda: queue.renew("worker-1", 1, [held]),
+        lambda: queue.finish(held, None),
+        lambda: queue.release(held),
+        lambda: queue.forget("b"),
+        lambda: queue.reap(1),
+        lambda: queue.known(["a"]),
+        lambda: queue.leave("worker-1"),
+        lambda: queue.announce_cancel("a"),
+        queue.statistics,
+        lambda: queue.standing(["a"]),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable) as refused:
+            await call()
+        assert refused.value.part == "redis"
+    server.start()
+    await enqueue(queue, "b")
+    assert await claim(queue) == ["b"]
+    await clients.close()
+
+
+async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(queue: Queue, clients: RedisClients) -> None:
+    for priority in Priority:
+        await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
+    finished, scheduled, *_ = await queue.claim("worker-1", 5)
+    await queue.renew("worker-1", 10, [])
+    await queue.finish(finished, 1.0)
+    await queue.release(scheduled, 600)
+    redis = clients.commands
+    seen = set()
+    async for name in redis.scan_iter():
+        entry = key_of(name)
+        seen.add(entry.pattern)
+        assert (await redis.type(name)).replace("zset", "sorted set") == entry.type, name
+        seconds = await redis.ttl(name)
+        if name == redis_keys.job(finished.run_id):
+            assert 3500 < seconds <= 3600
+        else:
+            assert seconds == -1, name
+            assert "permanent" in entry.lifetime or "while queued or held" in entry.lifetime
+    assert seen == {key.pattern for key in redis_keys.KEYS if key.type != "channel" and key.pattern.startswith("jobs:")}
+
+
+def key_of(name: str) -> redis_keys.Key:
+    """The table's entry of a key: the most literal one that fits."""
+    fitting = [
+        key
+        for key in redis_keys.KEYS
+        if re.fullmatch(re.sub(r"\\{\w+\\}", ".+", re.escape(key.pattern)), name) and key.type != "channel"
+    ]
+    assert fitting, f"{name} is not in the table"
+    return min(fitting, key=lambda key: (key.pattern.count("{"), -len(key.pattern)))
+
+
+async def test_a_run_that_is_queued_again_outlives_the_lifetime_of_its_last_end(
+    queue: Queue, clients: RedisClients
+) -> None:
+    await enqueue(queue, "a")
+    await queue.finish(await claim_one(queue), None)
+    await enqueue(queue, "a")
+    assert await clients.commands.ttl(redis_keys.job("a")) == -1
+
+
+async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:
+    await enqueue(queue, *(f"run-{number}" for number in range(150)))
+    assert await clients.commands.llen(redis_keys.DOORBELL) == 100
+    for held in await queue.claim("worker-1", 150):
+        await queue.finish(held, 1.0)
+    assert await clients.commands.llen(redis_keys.DURATIONS) == 100

@@ -1,0 +1,303 @@
+"""A worker is lost: another one finishes its runs, repeats no finished step, and asks where it cannot know."""
+
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Batch
+from backplane.plans import parse_plan
+from backplane.runs import RunStatus
+from backplane.store.held import HeldRun
+from backplane.store.journal import StepStatus, pending_steps
+from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.tools import Scripted, equip
+from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
+from tests.submitted import plan, shell, together, write
+from tests.waiting import wait_until
+from worker.sandbox import local
+from worker.tools.base import ToolContext, ToolResult
+
+StartProcess = Callable[..., Awaitable[WorkerProcess]]
+
+
+def _log_event(run_id: str, number: int) -> Event:
+    return encode(run_id, number, EventType.LOG, {"line": f"line {number}"})
+
+
+async def test_after_kill_9_another_worker_finishes_the_run_and_repeats_no_finished_step(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    first = await start_process(platform)
+    marker = "600.0417"
+    run_id = await platform.submit(
+        shell("a", "echo a >> marks"),
+        shell("b", f"echo b >> marks; sleep {marker} & {UNTIL_GO}"),
+        shell("c", "echo c >> marks"),
+    )
+    await platform.until_begun(run_id)
+    await first.kill()
+    await wait_until(lambda: not processes_with(marker), what="the sandbox dies with its worker")
+    await platform.let_go(run_id)
+    async with worker(platform.settings):
+        run = await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == [b"a", b"b", b"c"]
+    assert (run.generation, run.attempt) == (2, 1)
+    assert await platform.statuses(run_id) == [
+        ("created", 1),
+        ("queued", 1),
+        ("running", 1),
+        ("running", 1),
+        ("completed", None),
+    ]
+    assert await platform.steps_told(run_id) == [
+        ("a", "started"),
+        ("a", "completed"),
+        ("b", "started"),
+        ("b", "started"),
+        ("b", "completed"),
+        ("c", "started"),
+        ("c", "completed"),
+    ]
+    assert [step.tries for step in await platform.journal(run_id)] == [1, 2, 1]
+    await platform.ends_whole(run_id)
+
+
+async def test_the_files_of_a_killed_worker_are_removed_by_the_next_that_starts(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    killed = await start_process(platform)
+    run_id = await platform.submit(shell("a", UNTIL_GO))
+    await platform.until_begun(run_id)
+    await killed.kill()
+    [left] = platform.scratch.glob("agent-worker-*")
+    async with worker(platform.settings):
+        await wait_until(lambda: not left.exists())
+        assert len(list(platform.scratch.glob("agent-worker-*"))) == 1
+    assert list(platform.scratch.iterdir()) == []
+
+
+async def test_a_worker_that_slept_through_its_lease_writes_nothing_any_more(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    stale = await start_process(platform)
+    run_id = await platform.submit(shell("a", f"echo stale >> marks; {UNTIL_GO}"), shell("b", "echo b >> marks"))
+    await platform.until_begun(run_id)
+    [its_checkout] = platform.checkouts(run_id)
+    stale.signal(signal.SIGSTOP)
+    # When it wakes up, the first thing it finds is a step that succeeded and has changes to be brought home.
+    (its_checkout / "go").touch()
+    await platform.write(run_id, "go", b"")
+
+    async with worker(platform.settings):
+        run = await platform.completed(run_id)
+        before = await platform.everything(run_id)
+        stale.signal(signal.SIGCONT)
+        await stale.until_it_says("run is in newer hands")
+    assert run.generation == 2
+    assert await platform.everything(run_id) == before
+    assert (await platform.read(run_id, "marks")).split() == [b"stale", b"b"]
+    await platform.ends_whole(run_id)
+
+
+async def test_a_run_that_loses_its_worker_again_and_again_is_failed_as_the_cause(
+    start_platform: StartPlatform,
+) -> None:
+    platform = await start_platform(worker_crash_limit=3)
+    run_id = await platform.submit(shell("a", "true"), max_retries=3)
+    for crashes in range(3):
+        await platform.taken(await platform.claimed(crashes=crashes))
+    async with worker(platform.settings):
+        run = await platform.until(run_id, RunStatus.FAILED)
+    assert run.error is not None
+    assert (run.error.code, run.error.retryable, run.attempt) == ("worker_lost", False, 1)
+    assert await platform.steps_told(run_id) == []
+    await platform.ends_whole(run_id)
+
+
+async def test_a_run_that_lost_fewer_workers_is_carried_out(start_platform: StartPlatform) -> None:
+    platform = await start_platform(worker_crash_limit=3)
+    run_id = await platform.submit(shell("a", "true"))
+    for crashes in range(2):
+        await platform.taken(await platform.claimed(crashes=crashes))
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+
+
+# --- what a step was doing when its worker was lost ---
+
+
+MARKS = (shell("a", "echo a >> marks"), shell("b", "echo b >> marks"))
+
+
+async def cut_off(platform: Platform, *writes: Callable[[HeldRun], None], steps: Sequence[Any] = MARKS) -> str:
+    """A run whose worker was lost after it had begun its step a and written this."""
+    run_id = await platform.submit(*steps)
+    made = parse_plan(plan(*steps))
+    claim = await platform.claimed()
+    await platform.taken(claim)
+    save = together(lambda held: held.save_plan(made, pending_steps(made)), lambda held: held.begin_step("a", 1))
+    await platform.resources.store.held.write(run_id, claim.generation, together(save, *writes))
+    return run_id
+
+
+def changing(held: HeldRun) -> None:
+    held.step_is_changing("a")
+
+
+async def test_a_step_that_was_cut_off_before_its_changes_is_repeated_in_an_isolated_sandbox(
+    working_platform: Platform,
+) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform)
+    await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == [b"a", b"b"]
+    assert [step.tries for step in await platform.journal(run_id)] == [2, 1]
+
+
+async def test_without_isolation_such_a_step_may_have_happened_and_a_person_is_asked(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "find_bubblewrap", lambda: [])
+    run_id = await cut_off(platform)
+    async with worker(platform.settings):
+        run = await platform.until(run_id, RunStatus.WAITING)
+    assert run.error is not None
+    assert run.error.code == "step_uncertain"
+
+
+async def test_a_step_that_was_cut_off_in_the_middle_of_its_changes_asks_a_person(working_platform: Platform) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform, changing)
+    run = await platform.until(run_id, RunStatus.WAITING)
+    assert run.error is not None
+    assert (run.error.code, run.error.step) == ("step_uncertain", "a")
+    assert 'uncertain_step "repeat" or "done"' in run.error.message
+    assert [step.status for step in await platform.journal(run_id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
+    assert (await platform.steps_told(run_id))[-1] == ("a", "uncertain")
+
+    async def is_held_by_nobody() -> bool:
+        return (await platform.resources.queue.statistics()).running == 0
+
+    await wait_until(is_held_by_nobody)
+
+
+@pytest.mark.parametrize(("is_done", "marks"), [(True, [b"b"]), (False, [b"a", b"b"])])
+async def test_the_person_says_whether_the_step_is_repeated_or_done(
+    working_platform: Platform, is_done: bool, marks: list[bytes]
+) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform, changing)
+    await platform.until(run_id, RunStatus.WAITING)
+    await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=is_done)
+    await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == marks
+    await platform.ends_whole(run_id)
+
+
+async def test_the_person_may_cancel_it_instead(working_platform: Platform) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform, changing)
+    await platform.until(run_id, RunStatus.WAITING)
+    await platform.submission.cancel(platform.user, run_id)
+    assert (await platform.run(run_id)).status is RunStatus.CANCELLED
+    await platform.ends_whole(run_id)
+
+
+async def test_a_step_that_is_safe_to_repeat_is_repeated_wherever_it_was_cut_off(working_platform: Platform) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform, changing, steps=[write("a", "a.txt", "whole")])
+    await platform.completed(run_id)
+    assert await platform.read(run_id, "a.txt") == b"whole"
+
+
+async def test_a_finished_step_whose_run_was_lost_is_not_repeated(working_platform: Platform) -> None:
+    platform = working_platform
+    run_id = await cut_off(platform, lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
+    await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == [b"b"]
+
+
+# --- what was on its way when a worker was lost ---
+
+
+async def test_events_that_were_told_and_not_stored_any_more_are_stored_by_the_next_holder(
+    platform: Platform,
+) -> None:
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    taken = await platform.taken(claim)
+    told = [_log_event(run_id, taken.last_event_id + number) for number in (1, 2, 3)]
+    await platform.resources.event_log.append([Batch(run_id, claim.generation, told)])
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+    assert (await platform.history(run_id))[taken.last_event_id :][:3] == told
+    await platform.ends_whole(run_id)
+
+
+async def test_where_redis_was_emptied_in_that_moment_a_gap_says_that_numbers_are_missing(platform: Platform) -> None:
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    taken = await platform.taken(claim)
+    lost = [_log_event(run_id, taken.last_event_id + number) for number in (1, 2, 3)]
+    await platform.resources.event_log.append([Batch(run_id, claim.generation, lost)])
+    await platform.resources.redis.commands.flushall()
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+    history = await platform.history(run_id)
+    after = history[taken.last_event_id :]
+    assert after[0].type is EventType.GAP
+    assert after[0].id > lost[-1].id
+    [gap] = await platform.told(run_id, EventType.GAP)
+    assert (gap["after"], gap["before"]) == (taken.last_event_id, after[0].id)
+    assert [event.id for event in after] == list(range(after[0].id, after[0].id + len(after)))
+
+
+async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_the_run_next(
+    platform: Platform,
+) -> None:
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    taken = await platform.taken(claim)
+    end = encode(run_id, taken.last_event_id + 1, EventType.END, {"status": "completed"})
+    await platform.resources.store.held.write(
+        run_id,
+        claim.generation,
+        together(lambda held: held.add_events([end]), lambda held: held.finish(RunStatus.COMPLETED, None)),
+    )
+    event_log = platform.resources.event_log
+    assert await event_log.last_id(run_id) == taken.last_event_id
+    async with worker(platform.settings):
+
+        async def is_told() -> bool:
+            return await event_log.last_id(run_id) == end.id
+
+        await wait_until(is_told)
+
+        async def is_given_up() -> bool:
+            return not any(await platform.resources.queue.known([run_id]))
+
+        await wait_until(is_given_up)
+    assert (await event_log.after(run_id, taken.last_event_id, 10)) == [end]
+    await platform.ends_whole(run_id)
+
+
+# --- a step that asks in the middle of things ---
+
+
+async def test_a_fault_in_the_middle_of_a_steps_changes_asks_a_person_in_the_next_attempt(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(call: int, context: ToolContext) -> ToolResult:
+        await context.about_to_change()
+        raise RuntimeError("in the middle")
+
+    equip(monkeypatch, tool := Scripted(act))
+    async with worker(platform.settings):
+        run_id = await platform.submit({"id": "a", "tool": "scripted"}, max_retries=3)
+        run = await platform.until(run_id, RunStatus.WAITING)
+    assert tool.calls == 1
+    assert run.error is not None
+    assert run.error.code == "step_uncertain"

@@ -1,0 +1,125 @@
+"""A worker that is asked to end: what is in hand ends or goes back, and nothing is lost or left behind."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+from backplane.redis_keys import LEASES
+from backplane.runs import RunStatus
+from backplane.store.journal import StepStatus
+from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
+from tests.submitted import shell, write
+from tests.waiting import wait_until
+
+StartProcess = Callable[..., Awaitable[WorkerProcess]]
+
+
+async def test_the_step_in_hand_ends_and_the_rest_of_the_run_is_handed_back(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    process = await start_process(platform, worker_grace_seconds=30.0)
+    run_id = await platform.submit(shell("a", f"{UNTIL_GO}; echo a >> marks"), shell("b", "echo b >> marks"))
+    await platform.until_begun(run_id)
+    process.signal(signal.SIGTERM)
+    await process.until_it_says("draining")
+    await platform.let_go(run_id)
+    assert await process.ended() == 0
+
+    run = await platform.run(run_id)
+    assert (run.status, run.attempt) == (RunStatus.QUEUED, 1)
+    assert [step.status for step in await platform.journal(run_id)] == [StepStatus.COMPLETED, StepStatus.PENDING]
+    assert (await platform.statuses(run_id))[-1] == ("queued", 1)
+    assert list(platform.scratch.iterdir()) == []
+
+    async with worker(platform.settings):
+        run = await platform.completed(run_id)
+    assert (run.generation, run.attempt) == (2, 1)
+    assert (await platform.read(run_id, "marks")).split() == [b"a", b"b"]
+    await platform.ends_whole(run_id)
+
+
+async def test_a_step_that_takes_longer_than_the_grace_is_interrupted_and_handed_back(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    marker = "600.0521"
+    process = await start_process(platform, worker_grace_seconds=0.1)
+    run_id = await platform.submit(shell("a", f"trap '' TERM; echo a >> marks; sleep {marker} & {UNTIL_GO}"))
+    await platform.until_begun(run_id)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+
+    assert processes_with(marker) == []
+    assert list(platform.scratch.iterdir()) == []
+    run = await platform.run(run_id)
+    assert (run.status, run.attempt) == (RunStatus.QUEUED, 1)
+    await platform.let_go(run_id)
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == [b"a"]
+    await platform.ends_whole(run_id)
+
+
+async def test_the_last_step_may_end_its_run_while_the_worker_leaves(start_platform: StartPlatform) -> None:
+    platform = await start_platform(worker_grace_seconds=30.0)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", UNTIL_GO))
+        await platform.until_begun(run_id)
+        letting_go = asyncio.create_task(platform.let_go(run_id))
+    await letting_go
+    assert (await platform.run(run_id)).status is RunStatus.COMPLETED
+
+
+async def test_a_run_that_pauses_before_its_next_try_is_handed_back_at_once(start_platform: StartPlatform) -> None:
+    platform = await start_platform(worker_grace_seconds=600.0)
+    failing = shell("a", "exit 3", retry={"max_attempts": 2, "backoff_seconds": 300})
+    async with worker(platform.settings):
+        run_id = await platform.submit(failing)
+
+        async def pauses() -> bool:
+            return ("a", "retrying") in await platform.steps_told(run_id)
+
+        await wait_until(pauses)
+    assert (await platform.run(run_id)).status is RunStatus.QUEUED
+
+
+async def test_a_worker_that_leaves_in_the_rush_takes_no_lease_with_it(start_platform: StartPlatform) -> None:
+    platform = await start_platform(worker_concurrency=2)
+    redis = platform.resources.redis.commands
+    for number in range(12):
+        run_ids = [await platform.submit(write("a", "a")) for _ in range(6)]
+        async with worker(platform.settings):
+            # Another moment each time, in the middle of claiming too.
+            await wait_until(lambda: platform.run(run_ids[0]))
+            for _ in range(number * 3):
+                await asyncio.sleep(0)
+        assert await redis.zcard(LEASES) == 0
+    assert {run.status for run in await platform.resources.store.runs.page(platform.user.id)} <= {
+        RunStatus.QUEUED,
+        RunStatus.COMPLETED,
+    }
+
+
+async def test_a_worker_without_work_ends_at_once_and_counts_no_longer(
+    platform: Platform, start_process: StartProcess
+) -> None:
+    process = await start_process(platform)
+
+    async def counts() -> bool:
+        return (await platform.resources.queue.statistics()).workers == 1
+
+    await wait_until(counts)
+    process.signal(signal.SIGINT)
+    assert await process.ended() == 0
+    assert (await platform.resources.queue.statistics()).workers == 0
+    assert list(platform.scratch.iterdir()) == []
+
+
+async def test_a_second_signal_ends_it_without_ado(platform: Platform, start_process: StartProcess) -> None:
+    process = await start_process(platform, worker_grace_seconds=600.0)
+    run_id = await platform.submit(shell("a", UNTIL_GO))
+    await platform.until_begun(run_id)
+    process.signal(signal.SIGTERM)
+    await process.until_it_says("draining")
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 1

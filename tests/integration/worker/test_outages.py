@@ -1,0 +1,215 @@
+"""A part goes away in the middle of a run: the run waits for it, says so, and goes on."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from backplane.errors import Unavailable
+from backplane.events import EventType
+from backplane.queue.base import Job
+from backplane.runs import Run
+from backplane.store.held import HeldRuns
+from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.workers import UNTIL_GO, Platform, worker
+from tests.servers import PostgresServer, RedisServer, S3Server
+from tests.submitted import new_run, plan, shell
+from tests.waiting import wait_until
+from worker import reaper as reaper_module
+from worker.reaper import Reaper
+
+
+async def begun_run(platform: Platform) -> str:
+    """Its step a waits for `let_go`, then changes the workspace; its step b follows."""
+    run_id = await platform.submit(shell("a", f"{UNTIL_GO}; echo a >> marks"), shell("b", "echo b >> marks"))
+    await platform.until_begun(run_id)
+    return run_id
+
+
+async def ended_whole(platform: Platform, run_id: str) -> Run:
+    run = await platform.completed(run_id)
+    assert (await platform.read(run_id, "marks")).split() == [b"a", b"b"]
+    await platform.ends_whole(run_id)
+    return run
+
+
+# --- Redis ---
+
+
+async def test_redis_is_emptied_in_the_middle_of_a_run(working_platform: Platform) -> None:
+    platform = working_platform
+    run_id = await begun_run(platform)
+    await platform.resources.redis.commands.flushall()
+
+    async def is_known_again() -> bool:
+        return (await platform.resources.queue.known([run_id])) == [True]
+
+    await wait_until(is_known_again, what="its holder tells Redis of it")
+    await platform.let_go(run_id)
+    run = await ended_whole(platform, run_id)
+    assert (run.generation, run.attempt) == (1, 1)
+
+
+async def test_redis_is_emptied_while_runs_are_queued(platform: Platform) -> None:
+    run_ids = [await platform.submit(shell("a", "true")) for _ in range(3)]
+    await platform.resources.redis.commands.flushall()
+    async with worker(platform.settings):
+        for run_id in run_ids:
+            await platform.completed(run_id)
+            await platform.ends_whole(run_id)
+
+
+async def test_redis_is_stopped_and_comes_back_empty(
+    start_platform: StartPlatform, own_redis: Callable[..., RedisServer]
+) -> None:
+    server = own_redis()
+    platform = await start_platform(redis_url=server.url)
+    async with worker(platform.settings):
+        run_id = await begun_run(platform)
+        queued = await platform.submit(shell("a", UNTIL_GO))
+        await platform.let_go(queued)
+        server.kill()
+        await platform.let_go(run_id)
+        await ended_whole(platform, run_id)
+        while_away = await platform.submit(shell("a", "true"))
+        server.start()
+        await platform.completed(queued)
+        await platform.completed(while_away)
+
+        async def is_told() -> bool:
+            told = await platform.resources.event_log.after(run_id, 0, 1000)
+            return bool(told) and told[-1].type is EventType.END
+
+        await wait_until(is_told, what="watchers are told of the end that came while Redis was away")
+
+
+# --- the database ---
+
+
+async def test_postgres_is_restarted_in_the_middle_of_a_run(
+    start_platform: StartPlatform, own_postgres: Callable[[], PostgresServer]
+) -> None:
+    server = own_postgres()
+    platform = await start_platform(database_url=server.url())
+    async with worker(platform.settings) as working:
+        run_id = await begun_run(platform)
+        server.stop()
+        for checkout in platform.checkouts(run_id):
+            (checkout / "go").touch()
+        assert not working.done()
+        server.start()
+        run = await ended_whole(platform, run_id)
+    assert run.attempt == 1
+
+
+async def test_a_commit_whose_answer_was_lost_is_made_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is lost after each commit, before its answer arrives: the write is made again."""
+    whole = HeldRuns.write
+    written: list[str] = []
+
+    async def answer_lost(self: HeldRuns, run_id: str, generation: int, work: object) -> None:
+        await whole(self, run_id, generation, work)  # type: ignore[arg-type]
+        written.append(run_id)
+        if len(written) == 1:
+            raise Unavailable("the database does not answer", part="database")
+
+    monkeypatch.setattr(HeldRuns, "write", answer_lost)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", "echo a >> marks"), shell("b", "echo b >> marks"))
+        run = await platform.completed(run_id)
+    assert (run.generation, run.attempt) == (1, 1)
+    await platform.ends_whole(run_id)
+
+
+# --- the workspace ---
+
+
+async def test_s3_is_away_for_a_while_in_the_middle_of_a_run(
+    start_platform: StartPlatform, own_s3: Callable[[], S3Server]
+) -> None:
+    server = own_s3()
+    platform = await start_platform(
+        s3_bucket=server.create_bucket(),
+        s3_endpoint=server.endpoint,
+        s3_region=server.region,
+        s3_access_key=server.access_key,
+        s3_secret_key=server.secret_key,
+    )
+    async with worker(platform.settings):
+        run_id = await begun_run(platform)
+        server.stop()
+        for checkout in platform.checkouts(run_id):
+            (checkout / "go").touch()
+
+        async def is_told() -> bool:
+            return any(data.get("level") == "warning" for data in await platform.told(run_id, EventType.LOG))
+
+        await wait_until(is_told, 20.0, "the run says that its workspace is away")
+        server.start()
+        run = await ended_whole(platform, run_id)
+    assert run.attempt == 1
+    [warning, *_] = [data for data in await platform.told(run_id, EventType.LOG) if data.get("level") == "warning"]
+    assert "trying again in" in warning["line"]
+
+
+# --- the reaper ---
+
+
+async def test_five_reapers_at_once_queue_a_forgotten_run_once(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
+    resources = platform.resources
+    for _ in range(3):
+        await resources.store.runs.create(new_run(platform.user, given_plan=plan(shell("a", "true"))), start=True)
+    reapers = [Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1) for _ in range(5)]
+    queued = await asyncio.gather(*(reaper.reconcile() for reaper in reapers))
+    assert sum(queued) == 3
+    assert sum((await resources.queue.statistics()).queued.values()) == 3
+
+
+async def test_a_run_that_the_api_is_about_to_push_is_left_to_it(platform: Platform) -> None:
+    resources = platform.resources
+    await resources.store.runs.create(new_run(platform.user), start=True)
+    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    assert [await reaper.reconcile(), await reaper.reconcile()] == [0, 0]
+
+
+async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_a_lease(platform: Platform) -> None:
+    resources = platform.resources
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    await platform.taken(claim)
+    await resources.redis.commands.flushall()
+    patient = Reaper(resources, lease_seconds=600.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    assert [await patient.reconcile(), await patient.reconcile()] == [0, 0]
+    after_a_lease = Reaper(resources, lease_seconds=0.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    assert await after_a_lease.reconcile() == 1
+    [again] = await resources.queue.claim("worker", 1)
+    assert (again.run_id, again.generation) == (run_id, claim.generation + 1)
+
+
+async def test_the_reaper_pages_through_all_unfinished_runs(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
+    monkeypatch.setattr(reaper_module, "BATCH", 2)
+    resources = platform.resources
+    for _ in range(5):
+        await resources.store.runs.create(new_run(platform.user), start=True)
+    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    assert await reaper.reconcile() == 5
+
+
+async def test_a_run_that_redis_takes_for_queued_and_the_database_does_not_is_given_up(
+    working_platform: Platform,
+) -> None:
+    platform = working_platform
+    run = await platform.resources.store.runs.create(new_run(platform.user))
+    await platform.resources.queue.enqueue(Job(run.id, run.user_id, run.priority))
+
+    async def is_given_up() -> bool:
+        return (await platform.resources.queue.known([run.id])) == [False]
+
+    await wait_until(is_given_up)
+    assert await platform.run(run.id) == run
