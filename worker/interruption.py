@@ -53,7 +53,12 @@ class Interruption:
             raise Interrupted(Cause.DRAINED)
 
     def changes_begin(self) -> None:
-        """From here on the work is only cut off after a grace period: what it writes should become whole."""
+        """From here on the work is only cut off after a grace period: what it writes should become whole.
+
+        Raises Interrupted when it is cut off already. A worker that drains lets it go on: it is in hand.
+        """
+        if self.cause:
+            raise Interrupted(self.cause)
         self._changing = True
 
     async def pause(self, seconds: float) -> None:

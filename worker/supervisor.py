@@ -181,7 +181,6 @@ class Supervisor:
 
     def _context(self, step: Step, state: "_StepState", capture: OutputCapture) -> ToolContext:
         async def about_to_change() -> None:
-            self._interruption.check()
             self._interruption.changes_begin()
             await self._events.record(lambda held: held.step_is_changing(step.id))
             state.status = StepStatus.CHANGING

@@ -130,6 +130,17 @@ async def test_changes_of_a_run_in_newer_hands_are_cut_off_at_once(interruption:
     assert work.cut_off
 
 
+async def test_changes_may_still_begin_when_the_worker_leaves(interruption: Interruption) -> None:
+    interruption.leave()
+    interruption.changes_begin()
+
+
+async def test_changes_may_not_begin_when_the_work_is_cut_off(interruption: Interruption) -> None:
+    interruption.set(Cause.SUPERSEDED)
+    with pytest.raises(Interrupted):
+        interruption.changes_begin()
+
+
 async def test_work_of_a_worker_that_leaves_goes_on_until_it_looks_up(interruption: Interruption) -> None:
     work = Work()
     guarded = asyncio.create_task(interruption.guard(work()))

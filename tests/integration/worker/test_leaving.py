@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from backplane.redis_keys import LEASES
 from backplane.runs import RunStatus
@@ -90,7 +91,7 @@ async def test_a_worker_that_leaves_in_the_rush_takes_no_lease_with_it(start_pla
         run_ids = [await platform.submit(write("a", "a")) for _ in range(6)]
         async with worker(platform.settings):
             # Another moment each time, in the middle of claiming too.
-            await wait_until(lambda: platform.run(run_ids[0]))
+            await wait_until(partial(platform.run, run_ids[0]))
             for _ in range(number * 3):
                 await asyncio.sleep(0)
         assert await redis.zcard(LEASES) == 0

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from app.models import NewRun
 from app.submission import Submission
+from backplane.errors import Unavailable
 from backplane.events import Event, EventType, data_of
 from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
@@ -79,8 +80,10 @@ class Platform:
         """The run, once it is in one of these states."""
 
         async def reached() -> Run | None:
-            run = await self.run(run_id)
-            return run if run.status in statuses else None
+            with suppress(Unavailable):
+                run = await self.run(run_id)
+                return run if run.status in statuses else None
+            return None
 
         run = await wait_until(reached, LONG_SECONDS, f"run {run_id} becomes {' or '.join(statuses)}")
         assert run is not None
@@ -111,9 +114,8 @@ class Platform:
         return list(self.scratch.glob(f"*/{run_id}-*/files"))
 
     async def history(self, run_id: str) -> list[Event]:
-        """All events, of which the database must have each, once."""
-        events = await self.resources.store.events.after(run_id, 0, 100_000)
-        return events
+        """The events that the database has, up to now."""
+        return await self.resources.store.events.after(run_id, 0, 100_000)
 
     async def told(self, run_id: str, type: EventType) -> list[dict[str, Any]]:
         return [data_of(event) for event in await self.history(run_id) if event.type is type]
