@@ -97,7 +97,8 @@ class RedisSubscription(Subscription):
         await self._send("UNSUBSCRIBE", channel)
 
     async def _send(self, *command: str) -> None:
-        if self._connection is None:
+        # A connection that is gone would connect itself again to send this.
+        if self._connection is None or not self._connection.is_connected:
             raise Unavailable("Redis does not answer: events cannot be listened to", part="redis")
         with translated():
             await self._connection.send_command(*command, check_health=False)
@@ -127,7 +128,7 @@ class RedisSubscription(Subscription):
 
     async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Interrupted]:
         # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
-        missing = len(self._confirmed)
+        missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
         if missing:
             await connection.send_command("SUBSCRIBE", *self._confirmed, check_health=False)
         self._connection = connection
@@ -140,5 +141,5 @@ class RedisSubscription(Subscription):
                 if channel in self._confirmed:
                     self._confirmed[channel].set()
                 missing -= 1
-                if missing == 0:
+                if missing == 0 and again:
                     yield Interrupted()

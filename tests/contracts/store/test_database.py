@@ -77,7 +77,7 @@ async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
         )
         for _ in range(5)
     ]  # fmt: skip
-    said = [output.decode() for output, _ in await asyncio.gather(*(process.communicate() for process in processes))]
+    said = [output.decode() for output, _ in await asyncio.gather(*(process.communicate(b"") for process in processes))]
     assert [process.returncode for process in processes] == [0] * 5, said
 
 

@@ -231,8 +231,13 @@ class WorkerProcess:
         async with asyncio.timeout(LONG_SECONDS):
             return await self.process.wait()
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
     async def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
+        """kill -9, if it still runs."""
+        if self.process is not None and self.is_running:
             self.process.kill()
             await self.process.wait()
 

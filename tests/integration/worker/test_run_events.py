@@ -1,0 +1,150 @@
+"""The events of held runs on their way: shared fairly, kept when a part is away, refused in newer hands."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from backplane.events import Event, EventType
+from backplane.logs.base import Interrupted
+from backplane.store.held import HeldRuns
+from tests.integration.worker.workers import Platform
+from tests.submitted import shell
+from tests.waiting import wait_until
+from worker.run_events import SHARE, UNTOLD_MAX, EventWriter, RunEvents
+
+CHATTY = 10 * SHARE
+
+
+@pytest.fixture
+async def writer(platform: Platform) -> AsyncIterator[EventWriter]:
+    writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0)
+    writing = asyncio.create_task(writer.run())
+    yield writer
+    writing.cancel()
+    await asyncio.wait({writing})
+    assert writing.cancelled(), "the loops end only when they are told to"
+
+
+async def held(platform: Platform, writer: EventWriter, superseded: list[str] | None = None) -> RunEvents:
+    """The events of a new run that this test holds."""
+    run_id = await platform.submit(shell("a", "true"))
+    [claim] = await platform.resources.queue.claim("by-hand", 1)
+    taken = await platform.taken(claim)
+    told = superseded if superseded is not None else []
+    return writer.open(run_id, claim.generation, taken.last_event_id, lambda: told.append(run_id))
+
+
+def say(events: RunEvents, count: int = 1) -> None:
+    for number in range(count):
+        events.emit(EventType.LOG, {"line": f"line {number}"})
+
+
+@asynccontextmanager
+async def listening(platform: Platform, *runs: RunEvents) -> AsyncIterator[AsyncIterator[Event]]:
+    """Events of these runs in the order in which they reach a watcher."""
+    arrived: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def given() -> AsyncIterator[Event]:
+        while True:
+            yield await arrived.get()
+
+    async with platform.resources.event_log.subscription() as subscription:
+
+        async def take() -> None:
+            async for heard in subscription.listen():
+                assert not isinstance(heard, Interrupted)
+                for event in heard:
+                    arrived.put_nowait(event)
+
+        taking = asyncio.create_task(take())
+        try:
+            for run in runs:
+                await subscription.add(run.run_id)
+            yield given()
+        finally:
+            taking.cancel()
+            await asyncio.wait({taking})
+
+
+async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
+    platform: Platform, writer: EventWriter
+) -> None:
+    chatty, quiet = await held(platform, writer), await held(platform, writer)
+    async with listening(platform, chatty, quiet) as arriving:
+        say(chatty, CHATTY)
+        say(quiet)
+        before = 0
+        async for event in arriving:
+            if event.run_id == quiet.run_id:
+                break
+            before += 1
+    assert before <= SHARE
+    await chatty.told.wait()
+
+
+async def test_neither_does_it_hold_up_their_way_into_the_database(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatty, quiet = await held(platform, writer), await held(platform, writer)
+    stored: list[dict[str, int]] = []
+    add_events = HeldRuns.add_events
+
+    async def noted(self: HeldRuns, batches: Mapping[tuple[str, int], Sequence[Event]]) -> frozenset[str]:
+        stored.append({run_id: len(events) for (run_id, _), events in batches.items()})
+        return await add_events(self, batches)
+
+    monkeypatch.setattr(HeldRuns, "add_events", noted)
+    say(chatty, CHATTY)
+    say(quiet)
+    await wait_until(lambda: not chatty.unsaved and not quiet.unsaved)
+    assert stored[0] == {chatty.run_id: SHARE, quiet.run_id: 1}
+    assert max(max(batch.values()) for batch in stored) <= SHARE
+    assert [event.id for event in await platform.history(chatty.run_id)] == list(range(1, CHATTY + 3))
+
+
+async def test_events_reach_the_watchers_in_order_each_once(platform: Platform, writer: EventWriter) -> None:
+    events = await held(platform, writer)
+    async with listening(platform, events) as arriving:
+        seen = []
+        for _ in range(3):
+            say(events, SHARE)
+            await events.told.wait()
+        async for event in arriving:
+            seen.append(event.id)
+            if len(seen) == 3 * SHARE:
+                break
+    assert seen == list(range(3, 3 + 3 * SHARE))
+
+
+async def test_what_is_recorded_is_stored_with_all_events_before_it(platform: Platform, writer: EventWriter) -> None:
+    events = await held(platform, writer)
+    say(events, 7)
+    seen = []
+    await events.record(lambda held: seen.append(held))
+    assert len(seen) == 1
+    assert len(await platform.history(events.run_id)) == 9
+
+
+async def test_the_holder_is_told_when_the_wire_or_the_database_finds_newer_hands(
+    platform: Platform, writer: EventWriter
+) -> None:
+    superseded: list[str] = []
+    events = await held(platform, writer, superseded)
+    await platform.resources.store.held.take(events.run_id, events.generation + 1)
+    say(events)
+    await wait_until(lambda: superseded)
+    assert len(await platform.history(events.run_id)) == 2
+    assert set(superseded) == {events.run_id}
+
+
+async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_has_all(platform: Platform) -> None:
+    """No loop is running: nothing is told."""
+    writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0)
+    events = await held(platform, writer)
+    say(events, 3 * UNTOLD_MAX)
+    assert len(events.untold) <= UNTOLD_MAX
+    assert events.untold[-1].id == 3 * UNTOLD_MAX + 2
+    await events.record()
+    assert await platform.resources.store.events.last_id(events.run_id) == 3 * UNTOLD_MAX + 2

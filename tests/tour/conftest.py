@@ -1,0 +1,46 @@
+"""What the tour needs: the API on a port of this machine, and worker processes."""
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backplane.settings import Settings
+from tests.integration.api.running import running
+from tests.integration.worker.workers import QUICK, WorkerProcess
+
+
+@pytest.fixture
+def settings(redis: str, tmp_path: Path) -> Settings:
+    """A real Redis, a SQLite file, a folder of workspaces; leases of a second, so that a lost worker is found soon."""
+    parts = {
+        "redis_url": redis,
+        "database_url": f"sqlite:///{tmp_path / 'agent.db'}",
+        "workspace_dir": tmp_path / "workspaces",
+    }
+    return Settings.model_validate({**QUICK, **parts})
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client that sends its user's token to a running API."""
+    async with running(settings) as served:
+        yield (await served.person()).http
+
+
+@pytest.fixture
+async def start_worker(settings: Settings, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[WorkerProcess]]]:
+    """`await start_worker()` starts `python -m worker`. What still runs at the end of the test is killed."""
+    scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=tmp_path))
+    async with AsyncExitStack() as stack:
+
+        async def start() -> WorkerProcess:
+            process = WorkerProcess(settings, scratch)
+            stack.push_async_callback(process.kill)
+            await process.start()
+            return process
+
+        yield start
