@@ -7,9 +7,13 @@ crash, apart. `agentctl up` starts this one when SINGLE_PROCESS is set.
 
 import argparse
 import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 
 import uvicorn
+import uvloop
 from pydantic import ValidationError
 
 from app.main import create_app
@@ -31,17 +35,27 @@ def main() -> int:
         print(complaint(error), file=sys.stderr)
         return 2
     try:
-        return asyncio.run(_run(settings, arguments.host, arguments.port))
+        return uvloop.run(_run(settings, arguments.host, arguments.port))
     except PlatformError as error:
         print(error.message, file=sys.stderr)
         return 1
 
 
+class _Server(uvicorn.Server):
+    """Without its own signal handling, which raises the signal again when the API has ended: before the worker has."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def _run(settings: Settings, host: str, port: int) -> int:
-    """The API handles the signals; when it has ended, the worker drains. A worker that fails ends the API."""
-    server = uvicorn.Server(
+    """A signal ends the API; when it has ended, the worker drains. A worker that fails ends the API."""
+    server = _Server(
         uvicorn.Config(create_app(settings), host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()
     working = asyncio.create_task(serve(settings, stop), name="worker")
     working.add_done_callback(lambda _: setattr(server, "should_exit", True))
