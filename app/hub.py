@@ -71,6 +71,13 @@ class WatchedRun:
             del self._ring[: -self._ring_size]
         self.wake()
 
+    def reached(self, last_id: int) -> None:
+        """The run is known to have come so far. Watchers that have not are sent to the history; the others stay."""
+        if last_id > self.newest:
+            self.newest = last_id
+            self._ring.clear()
+            self.wake()
+
     def lost_touch(self) -> None:
         self.epoch += 1
         self.wake()
@@ -208,5 +215,4 @@ class Hub:
                 log.warning("cannot check watched runs", error=error.message)
                 continue
             for run_id, last_id in newest.items():
-                if last_id > watched[run_id].newest:
-                    watched[run_id].lost_touch()
+                watched[run_id].reached(last_id)
