@@ -8,6 +8,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from app.models import Problem
@@ -131,6 +132,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
         return of_validation(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _(_: Request, error: ClientDisconnect) -> JSONResponse:
+        # Nobody is left to read it; what counts is that this is no fault of the platform.
+        return problem(400, "client_disconnected", "the connection ended before the body; send it again")
 
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> JSONResponse:

@@ -60,10 +60,9 @@ async def stream(run: WatchedRun, history: History, cursor: int, opening: bytes 
         if opening:
             yield opening
         told: Standing | None = None
-        ended = False
         waits = pauses()
         while True:
-            epoch, before = run.epoch, cursor
+            epoch, before, ended = run.epoch, cursor, False
             try:
                 while events := await history.after(run.run_id, cursor):
                     frames = [frame_of(event) for event in _with_gaps(run.run_id, cursor, events)]

@@ -24,8 +24,6 @@ from backplane.users import User
 
 log = structlog.get_logger()
 
-IDEMPOTENCY_KEY_MAX = 255
-
 
 class Submission:
     def __init__(self, settings: Settings, store: Store, queue: Queue, event_log: EventLog) -> None:
@@ -36,7 +34,7 @@ class Submission:
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
         """Raises InvalidInput, InvalidPlan, TooLarge, IdempotencyKeyReused, Unavailable (database)."""
-        self._check(new, idempotency_key)
+        self._check(new)
         plan = parse_plan(new.plan).model_dump(mode="json") if new.plan is not None else None
         run = Run(
             id=new_run_id(),
@@ -90,7 +88,7 @@ class Submission:
         if told:
             await self._event_log.append([Batch(run.id, run.generation, told)])
 
-    def _check(self, new: NewRun, idempotency_key: str | None) -> None:
+    def _check(self, new: NewRun) -> None:
         settings = self._settings
         if len(new.prompt) > settings.prompt_max_chars:
             raise InvalidInput(
@@ -109,8 +107,6 @@ class Submission:
             )
         if len(json.dumps(new.metadata)) > settings.metadata_max_bytes:
             raise TooLarge(f"metadata: at most {settings.metadata_max_bytes} bytes of JSON (METADATA_MAX_BYTES)")
-        if idempotency_key is not None and not 1 <= len(idempotency_key) <= IDEMPOTENCY_KEY_MAX:
-            raise InvalidInput(f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_MAX} characters", field="Idempotency-Key")
 
 
 def _digest(new: NewRun, start: bool) -> str:

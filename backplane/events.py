@@ -22,7 +22,7 @@ class EventType(StrEnum):
     STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?}
     LOG = "log"  # {"line", "step"?, "level"?}
     GAP = "gap"  # {"after", "before", "reason"}: the events between these two ids are not to be had
-    END = "end"  # {"status", "error"?}: always the last
+    END = "end"  # {"status", "error"?}: the last, unless its user retries the run
 
 
 @dataclass(frozen=True, slots=True)

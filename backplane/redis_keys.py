@@ -111,7 +111,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "agent:events:{run_id}",
         "stream",
-        "STREAM_REDIS_TTL_SECONDS after the last event",
+        "STREAM_REDIS_TTL_SECONDS after the end; RUN_TIMEOUT_MAX_SECONDS more without one",
         "API, worker",
         "API",
         "the newest events of a run, by number",

@@ -68,6 +68,8 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 redis,
                 keep_events=settings.stream_redis_events,
                 keep_seconds=settings.stream_redis_ttl_seconds,
+                # A run may be silent for as long as it may run.
+                silent_seconds=settings.run_timeout_max_seconds + settings.stream_redis_ttl_seconds,
             ),
             store=store,
             workspaces=workspaces,

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     )
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
     stream_redis_events: int = Field(10_000, ge=16, description="Events of a run kept in its Redis stream, at least.")
-    stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a silent run's Redis stream stays.")
+    stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a run's Redis stream stays after its end.")
     stream_watchers_max: int = Field(10_000, ge=1, description="Streams that one API process serves at once.")
     events_flush_seconds: float = Field(
         0.05, ge=0, description="How long events are gathered before the database write."

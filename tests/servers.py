@@ -158,7 +158,7 @@ class PostgresServer(Server):
             "port": self.port,
             "unix_socket_directories": "",
             "fsync": "off",
-            "synchronous_commit": "off",
+            "synchronous_commit": "on",
             "full_page_writes": "off",
             "max_connections": 200,
             "timezone": "UTC",

@@ -27,7 +27,7 @@ from backplane.queue.base import Claim
 from backplane.resources import Resources
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import Taken
+from backplane.store.held import CancelRequested, Taken
 from backplane.store.journal import StepRecord, pending_steps
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
@@ -225,11 +225,16 @@ class Execution:
             EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         )
 
-        await events.record(
-            lambda held: held.reopen_steps(),
-            lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
-        )
-        await self._release(events, pause)
+        try:
+            await events.record(
+                lambda held: held.unless_cancelled(),
+                lambda held: held.reopen_steps(),
+                lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
+            )
+        except CancelRequested:
+            await self._finish(events, RunStatus.CANCELLED, None)
+        else:
+            await self._release(events, pause)
 
     async def _give_back(self, events: RunEvents, run: Run) -> None:
         events.emit(EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"})
@@ -238,8 +243,12 @@ class Execution:
 
     async def _wait_for_person(self, events: RunEvents, error: RunError) -> None:
         events.emit(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})
-        await events.record(lambda held: held.wait_for_person(error))
-        await self._settle(events, None)
+        try:
+            await events.record(lambda held: held.unless_cancelled(), lambda held: held.wait_for_person(error))
+        except CancelRequested:
+            await self._finish(events, RunStatus.CANCELLED, None)
+        else:
+            await self._settle(events, None)
 
     async def _finish(self, events: RunEvents, status: RunStatus, error: RunError | None) -> None:
         body = {"status": status, "error": error.as_dict() if error else None}

@@ -28,7 +28,7 @@ from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.output import OutputCapture
-from worker.run_events import RunEvents
+from worker.run_events import RunEvents, Write
 from worker.sandbox.base import Limits, Sandbox
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
@@ -114,7 +114,7 @@ class Supervisor:
         )
         self._tell(step, StepStatus.UNCERTAIN, error=error.as_dict())
         result = {"error": error.as_dict()}
-        await self._events.record(lambda held: held.end_step(step.id, StepStatus.UNCERTAIN, result))
+        await self._events.record(_end_of(step, StepStatus.UNCERTAIN, result))
         raise StepUncertain(error)
 
     async def _step(self, step: Step, tool: Tool, arguments: ToolArguments, tries: int) -> None:
@@ -134,6 +134,8 @@ class Supervisor:
                 self._note(step, StepStatus.FAILED, report)
                 raise StepFailed(error)
             self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
+            # It is known to have failed: whoever takes the run over in the pause need not ask.
+            await self._events.record(_end_of(step, StepStatus.PENDING, report))
             await self._interruption.pause(pause)
             attempt += 1
 
@@ -157,7 +159,8 @@ class Supervisor:
                 context = self._context(step, state, capture)
                 result = await self._interruption.guard(tool.run(arguments, context))
             except Unavailable as error:
-                if not self._may_repeat(step, tool, state.status):
+                # A sandbox that is away was never entered.
+                if error.part != "sandbox" and not self._may_repeat(step, tool, state.status):
                     await self._ask(step, error.message)
                 pause = next(waits)
                 self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
@@ -199,7 +202,7 @@ class Supervisor:
     def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
         """Written together with what comes next: the following step's begin, or the end of the run."""
         self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
-        self._events.defer(lambda held: held.end_step(step.id, status, report))
+        self._events.defer(_end_of(step, status, report))
 
     def _tell(self, step: Step, status: str, **more: Any) -> None:
         told = {"step": step.id, "title": step.title, "tool": step.tool, "status": status}
@@ -207,6 +210,10 @@ class Supervisor:
 
     def _warn(self, step: Step, line: str) -> None:
         self._events.emit(EventType.LOG, {"line": line, "step": step.id, "level": "warning"})
+
+
+def _end_of(step: Step, status: StepStatus, result: dict[str, Any]) -> Write:
+    return lambda held: held.end_step(step.id, status, result)
 
 
 @dataclass(slots=True)

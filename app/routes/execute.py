@@ -43,7 +43,11 @@ async def execute(
     response: Response,
     idempotency_key: Annotated[
         str | None,
-        Header(description="For create and run: the same key and body answer the same run; another body is refused."),
+        Header(
+            min_length=1,
+            max_length=255,
+            description="For create and run: the same key and body answer the same run; another body is refused.",
+        ),
     ] = None,
 ) -> ExecuteResponse:
     """Act on a run. `create` and `run` answer 201, the others 200."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app.auth import CurrentUser
@@ -17,6 +17,10 @@ from backplane.workspace.paths import check_path
 from backplane.workspace.quota import ensure_room, limited
 
 router = APIRouter(tags=["files"])
+
+FilePath = Annotated[
+    str, Path(description="Relative to the workspace, with `/` between folders.", examples=["src/main.py"])
+]
 
 _RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -52,7 +56,7 @@ async def list_files(
 )
 async def get_file(
     run_id: RunId,
-    path: str,
+    path: FilePath,
     user: CurrentUser,
     services: ServicesOf,
     range: Annotated[str | None, Header(description="`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`.")] = None,
@@ -80,8 +84,15 @@ async def get_file(
     return StreamingResponse(body, status_code=206, headers=headers, media_type="application/octet-stream")
 
 
-@router.put("/agent/runs/{run_id}/files/{path:path}", status_code=201, responses=responses(404, 409, 413, 422))
-async def put_file(run_id: RunId, path: str, request: Request, user: CurrentUser, services: ServicesOf) -> FileView:
+@router.put(
+    "/agent/runs/{run_id}/files/{path:path}",
+    status_code=201,
+    responses=responses(404, 409, 413, 422),
+    openapi_extra={"requestBody": {"description": "The file's bytes, as they are.", **_BYTES}},
+)
+async def put_file(
+    run_id: RunId, path: FilePath, request: Request, user: CurrentUser, services: ServicesOf
+) -> FileView:
     """Write a file, before the run is started or at any other time. It is seen whole, or not at all."""
     workspace = await _workspace(services, user, run_id)
     announced = request.headers.get("content-length", "")

@@ -13,6 +13,7 @@ from app.models import EventPage, RunId
 from app.services import ServicesOf
 from app.sse import gap, stream
 from backplane.errors import InvalidInput
+from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 
 router = APIRouter(tags=["logs"])
@@ -25,9 +26,22 @@ _STREAM: dict[int | str, dict[str, Any]] = {
         "status, position (while queued; without id), plan, step, log, gap (ids not to be had), end (the last).",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'id: 7\nevent: log\ndata: {"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c",'
-                '"type":"log","at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}\n\n',
+                # Of one frame, as OpenAPI has it for streams.
+                "schema": {
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "id": {"type": "string", "pattern": "^[0-9]+$"},
+                        "event": {"type": "string", "enum": [type.value for type in EventType]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
+                "example": {
+                    "id": "7",
+                    "event": "log",
+                    "data": '{"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c","type":"log",'
+                    '"at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}',
+                },
             }
         },
     },
@@ -41,7 +55,7 @@ async def list_events(
     user: CurrentUser,
     services: ServicesOf,
     after: Cursor = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 500,
 ) -> EventPage:
     """The events after a cursor, oldest first."""
     run = await services.resources.store.runs.get(user.id, run_id)

@@ -22,7 +22,7 @@ async def list_runs(
     services: ServicesOf,
     status: Annotated[RunStatus | None, Query(description="Only runs in this state.")] = None,
     cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
 ) -> RunPage:
     """One's runs, newest first."""
     found = await services.resources.store.runs.page(user.id, status=status, before=cursor, limit=limit + 1)

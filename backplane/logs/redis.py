@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from backplane import redis_keys as keys
 from backplane.errors import Unavailable
-from backplane.events import Event, decode
+from backplane.events import Event, EventType, decode
 from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
 from backplane.redis_client import RedisClients, Script, translated
 
@@ -27,13 +27,14 @@ log = structlog.get_logger()
 
 
 class RedisEventLog(EventLog):
-    """`keep_events` a run at least, for `keep_seconds` after the last one."""
+    """`keep_events` a run at least, for `keep_seconds` after its end, for `silent_seconds` where no end comes."""
 
-    def __init__(self, clients: RedisClients, *, keep_events: int, keep_seconds: int) -> None:
+    def __init__(self, clients: RedisClients, *, keep_events: int, keep_seconds: int, silent_seconds: int) -> None:
         self._clients = clients
         self._redis = clients.commands
         self._keep_events = keep_events
         self._keep_seconds = keep_seconds
+        self._silent_seconds = silent_seconds
         self._append = Script(self._redis, APPEND)
 
     async def append(self, batches: Sequence[Batch]) -> list[bool]:
@@ -43,7 +44,7 @@ class RedisEventLog(EventLog):
                 batch.generation,
                 keys.channel(batch.run_id),
                 self._keep_events,
-                self._keep_seconds,
+                self._keep_seconds if batch.events[-1].type is EventType.END else self._silent_seconds,
             ]
             for event in batch.events:
                 arguments += [event.id, event.line]
@@ -74,6 +75,7 @@ class RedisSubscription(Subscription):
     def __init__(self, clients: RedisClients) -> None:
         self._pool = clients.blocking.connection_pool
         self._connection: AbstractConnection | None = None
+        self._sending = asyncio.Lock()
         self._tried = asyncio.Event()
         self._confirmed: dict[str, asyncio.Event] = {}
 
@@ -97,11 +99,13 @@ class RedisSubscription(Subscription):
         await self._send("UNSUBSCRIBE", channel)
 
     async def _send(self, *command: str) -> None:
-        # A connection that is gone would connect itself again to send this.
-        if self._connection is None or not self._connection.is_connected:
-            raise Unavailable("Redis does not answer: events cannot be listened to", part="redis")
-        with translated():
-            await self._connection.send_command(*command, check_health=False)
+        # One after the other, so that none writes to a connection on which another has just failed; one that is gone
+        # would connect itself again to send this.
+        async with self._sending:
+            if self._connection is None or not self._connection.is_connected:
+                raise Unavailable("Redis does not answer: events cannot be listened to", part="redis")
+            with translated():
+                await self._connection.send_command(*command, check_health=False)
 
     async def listen(self) -> AsyncIterator[list[Event] | Interrupted]:
         while True:

@@ -99,12 +99,32 @@ class _Postgres:
         self._reading = self._writing.execution_options(isolation_level="AUTOCOMMIT")
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        async with self._reading.connect() as connection:
-            return await connection.run_sync(work)
+        return await self._on_a_live_connection(self._reading, work)
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
-        async with self._writing.begin() as connection:
-            return await connection.run_sync(work)
+        return await self._on_a_live_connection(self._writing, work)
+
+    async def _on_a_live_connection(self, engine: AsyncEngine, work: Callable[[Connection], Result]) -> Result:
+        """A pooled connection may have died with the server that it led to. Where that shows before the commit, nothing
+        has happened, and the work is done once more; asking each connection beforehand would cost every call."""
+        try:
+            return await self._once(engine, work)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        return await self._once(engine, work)
+
+    async def _once(self, engine: AsyncEngine, work: Callable[[Connection], Result]) -> Result:
+        async with engine.connect() as connection:
+            result = await connection.run_sync(work)
+            try:
+                await connection.commit()
+            except DBAPIError as error:
+                # It may have happened: whoever asked for it knows whether it may be done again.
+                raise Unavailable(
+                    f"the database left in the middle of a commit: {error.orig}", part="database"
+                ) from error
+            return result
 
     async def close(self) -> None:
         await self._writing.dispose()

@@ -29,9 +29,14 @@ _HELD_IN = (
     .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.RUNNING.value)
     .with_for_update(read=True)
 )
+_CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
+
+
+class CancelRequested(Exception):
+    """A run that is about to be left to the queue or to a person is to be cancelled instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,11 @@ class HeldRun:
 
     def finish(self, status: RunStatus, error: RunError | None) -> None:
         self._run(status=status.value, finished_at=datetime.now(UTC), error=error.as_dict() if error else None)
+
+    def unless_cancelled(self) -> None:
+        """Raises CancelRequested when its user has asked for the end of the run; nothing is written then."""
+        if self._connection.scalar(_CANCEL_REQUESTED, {"of_run": self._run_id}) is not None:
+            raise CancelRequested(f"run {self._run_id} is to be cancelled")
 
     def wait_for_person(self, error: RunError) -> None:
         self._run(status=RunStatus.WAITING.value, error=error.as_dict())

@@ -30,7 +30,7 @@ async def clients(redis: str) -> AsyncIterator[RedisClients]:
 
 @pytest.fixture
 def event_log(clients: RedisClients) -> EventLog:
-    return RedisEventLog(clients, keep_events=10_000, keep_seconds=KEEP_SECONDS)
+    return RedisEventLog(clients, keep_events=10_000, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
 
 
 def events(run_id: str, first: int, last: int) -> list[Event]:
@@ -143,20 +143,21 @@ async def test_a_generation_that_redis_forgot_is_not_refused(event_log: EventLog
 
 
 async def test_the_newest_events_are_kept_and_the_oldest_go(clients: RedisClients) -> None:
-    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=KEEP_SECONDS)
+    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
     await event_log.append([batch("a", 1, 1000)])
     kept = [event.id for event in await event_log.after("a", 0, 2000)]
     assert 100 <= len(kept) < 500
     assert kept == list(range(1001 - len(kept), 1001))
 
 
-async def test_a_silent_runs_events_go_after_their_time(event_log: EventLog, clients: RedisClients) -> None:
+async def test_a_silent_run_keeps_its_events_longer_than_one_that_is_over(
+    event_log: EventLog, clients: RedisClients
+) -> None:
     await event_log.append([batch("a", 1, 1)])
     [name] = await clients.commands.keys("*")
     assert name == redis_keys.stream("a")
-    assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
-    await clients.commands.persist(name)
-    await event_log.append([batch("a", 2, 2)])
+    assert KEEP_SECONDS < await clients.commands.ttl(name) <= 2 * KEEP_SECONDS
+    await event_log.append([Batch("a", 0, [encode("a", 2, EventType.END, {"status": "completed"})])])
     assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
 
 
@@ -265,7 +266,7 @@ async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, 
 async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     clients = RedisClients(server.url)
-    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=60)
+    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=60, silent_seconds=60)
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         server.kill()

@@ -10,7 +10,7 @@ import pytest
 
 from backplane.settings import Settings
 from tests.integration.api.running import running
-from tests.integration.worker.workers import QUICK, WorkerProcess
+from tests.integration.worker.workers import QUICK, WorkerProcess, skip_without_isolation
 
 
 @pytest.fixture
@@ -44,3 +44,8 @@ async def start_worker(settings: Settings, tmp_path: Path) -> AsyncIterator[Call
             return process
 
         yield start
+
+
+@pytest.fixture
+async def isolated() -> None:
+    await skip_without_isolation()

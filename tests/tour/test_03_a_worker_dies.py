@@ -8,6 +8,7 @@ sees it go on; the numbers of the events have no gap, and none comes twice.
 from collections.abc import Awaitable, Callable
 
 import httpx
+import pytest
 
 from tests.integration.worker.workers import WorkerProcess
 from tests.tour.watching import watch
@@ -27,6 +28,7 @@ PLAN = {
 }
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_another_worker_finishes_the_run_and_repeats_no_finished_step(
     api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
 ) -> None:

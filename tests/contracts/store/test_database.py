@@ -120,6 +120,23 @@ async def test_a_postgres_that_is_away_is_told_as_such_and_used_again_when_it_is
     await store.database.close()
 
 
+async def test_a_restart_of_postgres_between_two_calls_is_not_noticed(
+    own_postgres: Callable[[], PostgresServer],
+) -> None:
+    server = own_postgres()
+    database = Database(server.url(server.create_database()))
+    try:
+        await database.write(lambda connection: connection.execute(text("CREATE TABLE kept (number integer)")))
+        server.stop()
+        server.start()
+        await database.write(lambda connection: connection.execute(text("INSERT INTO kept VALUES (1)")))
+        server.stop()
+        server.start()
+        assert await database.read(lambda connection: connection.scalar(text("SELECT count(*) FROM kept"))) == 1
+    finally:
+        await database.close()
+
+
 async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:

@@ -16,7 +16,7 @@ from backplane.plans import parse_plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.held import HeldRun
+from backplane.store.held import CancelRequested, HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import runs
 from backplane.users import User
@@ -461,3 +461,16 @@ async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Stor
     await store.held.take(run.id, 1)
     await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
     assert await store.held.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}
+
+
+@pytest.mark.parametrize("left", [HeldRun.queue_again, HeldRun.wait_for_person])
+async def test_a_run_that_is_to_be_cancelled_is_left_to_nobody_else(
+    store: Store, run: Run, user: User, left: Callable[..., None]
+) -> None:
+    await store.held.take(run.id, 1)
+    await store.runs.cancel(user.id, run.id)
+    leave = partial(left, attempt=2, error=ERROR) if left is HeldRun.queue_again else partial(left, error=ERROR)
+    with pytest.raises(CancelRequested):
+        await store.held.write(run.id, 1, together(HeldRun.unless_cancelled, leave))
+    found = await store.runs.get(user.id, run.id)
+    assert found.status is RunStatus.RUNNING

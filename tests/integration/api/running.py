@@ -7,9 +7,10 @@ log and the store that it uses itself.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from backplane.store.held import HeldRun
 from backplane.store.migrations import migrate
 from backplane.users import Tier
 from tests.waiting import wait_until
+from worker.service import serve
 
 LONGEST_WAIT_SECONDS = 30.0
 PLAN = {"steps": [{"id": "only", "tool": "file_write", "arguments": {"path": "a.txt", "content": "a"}}]}
@@ -170,6 +172,46 @@ async def running(settings: Settings, *, send_buffer: int | None = None) -> Asyn
             server.should_exit = True
             await serving
             await _end_stream_watcher()
+
+
+StartApi = Callable[..., Awaitable[Api]]
+StartWorker = Callable[[Settings], None]
+
+
+@asynccontextmanager
+async def api_starter(settings_with: Callable[..., Settings]) -> AsyncIterator[StartApi]:
+    """Starts APIs with these settings, `await start(stream_ring_events=16)`, and stops them."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, send_buffer: int | None = None, **values: Any) -> Api:
+            return await stack.enter_async_context(running(settings_with(**values), send_buffer=send_buffer))
+
+        yield start
+
+
+@asynccontextmanager
+async def worker_starter() -> AsyncIterator[StartWorker]:
+    """Starts real workers on the settings of an API, and stops them."""
+    async with AsyncExitStack() as stack:
+
+        def start(settings: Settings) -> None:
+            stop = asyncio.Event()
+            short = {"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "reconcile_seconds": 0.2}
+            working = asyncio.create_task(serve(settings.model_copy(update=short), stop))
+
+            async def end() -> None:
+                stop.set()
+                await working
+
+            stack.push_async_callback(end)
+
+        yield start
+
+
+def settings_on(folder: Path, **values: Any) -> Settings:
+    """SQLite and workspaces in this folder, and what else is said; the environment is not read."""
+    parts = {"database_url": f"sqlite:///{folder / 'agent.db'}", "workspace_dir": folder / "workspaces"}
+    return Settings.model_validate({**parts, "log_level": "error", "token_cache_seconds": 0.0, **values})
 
 
 async def _end_stream_watcher() -> None:

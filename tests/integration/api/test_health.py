@@ -1,18 +1,15 @@
 """Health, and what the API does while a part is down: it says so, keeps what it has promised, and goes on later."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from backplane.settings import Settings
-from tests.integration.api.running import Api, Person
+from tests.integration.api.running import Api, Person, StartApi, StartWorker
 from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.waiting import wait_until
-
-StartApi = Callable[..., Awaitable[Api]]
 
 
 async def readiness(api: Api) -> tuple[int, Any]:
@@ -111,7 +108,7 @@ async def _pings(redis: Any) -> bool:
 
 
 async def test_a_run_that_is_started_while_redis_is_down_is_carried_out_once_it_is_back(
-    start_api: StartApi, own_redis: Callable[..., RedisServer], start_worker: Callable[[Settings], None]
+    start_api: StartApi, own_redis: Callable[..., RedisServer], start_worker: StartWorker
 ) -> None:
     server = own_redis()
     api = await start_api(redis_url=server.url)

@@ -3,16 +3,14 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from backplane import redis_keys
 from backplane.runs import RunStatus
-from tests.integration.api.running import Api, Frame, Person
+from tests.integration.api.running import Api, Frame, Person, StartApi
 from tests.waiting import wait_until
-
-StartApi = Callable[..., Awaitable[Api]]
 
 
 def numbers(frames: list[Frame]) -> list[int | None]:

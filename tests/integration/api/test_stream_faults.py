@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +13,10 @@ import pytest
 
 from backplane import redis_keys
 from backplane.events import EventType
-from tests.integration.api.running import Api, Frame, Person, WorkerByHand, frames
+from tests.integration.api.running import Api, Frame, Person, StartApi, WorkerByHand, frames
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
-StartApi = Callable[..., Awaitable[Api]]
 ROOT = Path(__file__).parents[3]
 
 

@@ -11,17 +11,18 @@ import pytest
 from backplane.resources import connect
 from backplane.settings import Settings
 from backplane.users import Tier
-from tests.integration.worker.workers import QUICK, Platform, WorkerProcess, worker
+from tests.integration.worker.workers import QUICK, Platform, WorkerProcess, skip_without_isolation, worker
 
 StartPlatform = Callable[..., Awaitable[Platform]]
 
 
 @pytest.fixture
 async def start_platform(
-    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, servers_folder: Path
 ) -> AsyncIterator[StartPlatform]:
     """`await start_platform(worker_concurrency=1)`: on an empty Redis, SQLite and a folder where nothing else is said;
     the environment is not read."""
+    # `servers_folder` comes first: it is a temporary folder too, and not this test's.
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -66,3 +67,8 @@ async def start_process(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable
             return process
 
         yield start
+
+
+@pytest.fixture
+async def isolated() -> None:
+    await skip_without_isolation()

@@ -27,6 +27,7 @@ def _log_event(run_id: str, number: int) -> Event:
     return encode(run_id, number, EventType.LOG, {"line": f"line {number}"})
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_after_kill_9_another_worker_finishes_the_run_and_repeats_no_finished_step(
     platform: Platform, start_process: StartProcess
 ) -> None:
@@ -79,6 +80,7 @@ async def test_the_files_of_a_killed_worker_are_removed_by_the_next_that_starts(
     assert list(platform.scratch.iterdir()) == []
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_a_worker_that_slept_through_its_lease_writes_nothing_any_more(
     platform: Platform, start_process: StartProcess
 ) -> None:
@@ -147,14 +149,15 @@ def changing(held: HeldRun) -> None:
     held.step_is_changing("a")
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_a_step_that_was_cut_off_before_its_changes_is_repeated_in_an_isolated_sandbox(
-    working_platform: Platform,
+    platform: Platform,
 ) -> None:
-    platform = working_platform
     run_id = await cut_off(platform)
-    await platform.completed(run_id)
-    assert (await platform.read(run_id, "marks")).split() == [b"a", b"b"]
-    assert [step.tries for step in await platform.journal(run_id)] == [2, 1]
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+        assert (await platform.read(run_id, "marks")).split() == [b"a", b"b"]
+        assert [step.tries for step in await platform.journal(run_id)] == [2, 1]
 
 
 async def test_without_isolation_such_a_step_may_have_happened_and_a_person_is_asked(
@@ -168,56 +171,56 @@ async def test_without_isolation_such_a_step_may_have_happened_and_a_person_is_a
     assert run.error.code == "step_uncertain"
 
 
-async def test_a_step_that_was_cut_off_in_the_middle_of_its_changes_asks_a_person(working_platform: Platform) -> None:
-    platform = working_platform
+async def test_a_step_that_was_cut_off_in_the_middle_of_its_changes_asks_a_person(platform: Platform) -> None:
     run_id = await cut_off(platform, changing)
-    run = await platform.until(run_id, RunStatus.WAITING)
-    assert run.error is not None
-    assert (run.error.code, run.error.step) == ("step_uncertain", "a")
-    assert 'uncertain_step "repeat" or "done"' in run.error.message
-    assert [step.status for step in await platform.journal(run_id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
-    assert (await platform.steps_told(run_id))[-1] == ("a", "uncertain")
+    async with worker(platform.settings):
+        run = await platform.until(run_id, RunStatus.WAITING)
+        assert run.error is not None
+        assert (run.error.code, run.error.step) == ("step_uncertain", "a")
+        assert 'uncertain_step "repeat" or "done"' in run.error.message
+        assert [step.status for step in await platform.journal(run_id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
+        assert (await platform.steps_told(run_id))[-1] == ("a", "uncertain")
 
-    async def is_held_by_nobody() -> bool:
-        return (await platform.resources.queue.statistics()).running == 0
+        async def is_held_by_nobody() -> bool:
+            return (await platform.resources.queue.statistics()).running == 0
 
-    await wait_until(is_held_by_nobody)
+        await wait_until(is_held_by_nobody)
 
 
 @pytest.mark.parametrize(("is_done", "marks"), [(True, [b"b"]), (False, [b"a", b"b"])])
 async def test_the_person_says_whether_the_step_is_repeated_or_done(
-    working_platform: Platform, is_done: bool, marks: list[bytes]
+    platform: Platform, is_done: bool, marks: list[bytes]
 ) -> None:
-    platform = working_platform
     run_id = await cut_off(platform, changing)
-    await platform.until(run_id, RunStatus.WAITING)
-    await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=is_done)
-    await platform.completed(run_id)
-    assert (await platform.read(run_id, "marks")).split() == marks
-    await platform.ends_whole(run_id)
+    async with worker(platform.settings):
+        await platform.until(run_id, RunStatus.WAITING)
+        await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=is_done)
+        await platform.completed(run_id)
+        assert (await platform.read(run_id, "marks")).split() == marks
+        await platform.ends_whole(run_id)
 
 
-async def test_the_person_may_cancel_it_instead(working_platform: Platform) -> None:
-    platform = working_platform
+async def test_the_person_may_cancel_it_instead(platform: Platform) -> None:
     run_id = await cut_off(platform, changing)
-    await platform.until(run_id, RunStatus.WAITING)
-    await platform.submission.cancel(platform.user, run_id)
-    assert (await platform.run(run_id)).status is RunStatus.CANCELLED
-    await platform.ends_whole(run_id)
+    async with worker(platform.settings):
+        await platform.until(run_id, RunStatus.WAITING)
+        await platform.submission.cancel(platform.user, run_id)
+        assert (await platform.run(run_id)).status is RunStatus.CANCELLED
+        await platform.ends_whole(run_id)
 
 
-async def test_a_step_that_is_safe_to_repeat_is_repeated_wherever_it_was_cut_off(working_platform: Platform) -> None:
-    platform = working_platform
+async def test_a_step_that_is_safe_to_repeat_is_repeated_wherever_it_was_cut_off(platform: Platform) -> None:
     run_id = await cut_off(platform, changing, steps=[write("a", "a.txt", "whole")])
-    await platform.completed(run_id)
-    assert await platform.read(run_id, "a.txt") == b"whole"
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+        assert await platform.read(run_id, "a.txt") == b"whole"
 
 
-async def test_a_finished_step_whose_run_was_lost_is_not_repeated(working_platform: Platform) -> None:
-    platform = working_platform
+async def test_a_finished_step_whose_run_was_lost_is_not_repeated(platform: Platform) -> None:
     run_id = await cut_off(platform, lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
-    await platform.completed(run_id)
-    assert (await platform.read(run_id, "marks")).split() == [b"b"]
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+        assert (await platform.read(run_id, "marks")).split() == [b"b"]
 
 
 # --- what was on its way when a worker was lost ---

@@ -6,11 +6,13 @@ import pytest
 
 from backplane.errors import Unavailable
 from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.runs import RunError, RunStatus
 from backplane.store.journal import StepStatus
+from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import Platform, processes_with, worker
 from tests.submitted import shell, write
+from tests.waiting import wait_until
 from worker.tools.base import ToolContext, ToolResult
 
 SCRIPTED: dict[str, Any] = {"id": "scripted", "tool": "scripted"}
@@ -152,6 +154,27 @@ async def test_another_attempt_repeats_no_finished_step(platform: Platform, monk
     assert run.error is None
 
 
+async def test_a_step_that_failed_and_may_succeed_later_is_open_again_until_the_next_attempt(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(call: int, context: ToolContext) -> ToolResult:
+        return ToolResult(1, error=RunError("busy", "the other side is busy", retryable=True))
+
+    equip(monkeypatch, Scripted(act))
+    platform = await start_platform(retry_base_seconds=300.0, retry_max_seconds=300.0)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", "true"), SCRIPTED, max_retries=1)
+
+        async def waits_for_its_next_attempt() -> bool:
+            return (await platform.resources.queue.statistics()).scheduled == 1
+
+        await wait_until(waits_for_its_next_attempt)
+    run = await platform.run(run_id)
+    assert run.error is not None
+    assert (run.status, run.attempt, run.error.code) == (RunStatus.QUEUED, 2, "busy")
+    assert [step.status for step in await platform.journal(run_id)] == [StepStatus.COMPLETED, StepStatus.PENDING]
+
+
 async def test_a_step_that_finds_a_part_away_waits_for_it_and_costs_no_attempt(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +185,7 @@ async def test_a_step_that_finds_a_part_away_waits_for_it_and_costs_no_attempt(
 
     equip(monkeypatch, tool := Scripted(act))
     async with worker(platform.settings):
-        run_id = await platform.submit(SCRIPTED)
+        run_id = await platform.submit({**SCRIPTED, "repeatable": True})
         run = await platform.completed(run_id)
     assert (tool.calls, run.attempt) == (4, 1)
     warnings = [data for data in await platform.told(run_id, EventType.LOG) if data.get("level") == "warning"]

@@ -3,8 +3,11 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
 
+import pytest
+
+from backplane.queue.base import Claim
+from backplane.queue.redis import RedisQueue
 from backplane.redis_keys import LEASES
 from backplane.runs import RunStatus
 from backplane.store.journal import StepStatus
@@ -40,6 +43,7 @@ async def test_the_step_in_hand_ends_and_the_rest_of_the_run_is_handed_back(
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.usefixtures("isolated")
 async def test_a_step_that_takes_longer_than_the_grace_is_interrupted_and_handed_back(
     platform: Platform, start_process: StartProcess
 ) -> None:
@@ -82,23 +86,29 @@ async def test_a_run_that_pauses_before_its_next_try_is_handed_back_at_once(star
 
         await wait_until(pauses)
     assert (await platform.run(run_id)).status is RunStatus.QUEUED
+    [step] = await platform.journal(run_id)
+    assert (step.status, step.tries) == (StepStatus.PENDING, 1)
 
 
-async def test_a_worker_that_leaves_in_the_rush_takes_no_lease_with_it(start_platform: StartPlatform) -> None:
-    platform = await start_platform(worker_concurrency=2)
-    redis = platform.resources.redis.commands
-    for number in range(12):
-        run_ids = [await platform.submit(write("a", "a")) for _ in range(6)]
-        async with worker(platform.settings):
-            # Another moment each time, in the middle of claiming too.
-            await wait_until(partial(platform.run, run_ids[0]))
-            for _ in range(number * 3):
-                await asyncio.sleep(0)
-        assert await redis.zcard(LEASES) == 0
-    assert {run.status for run in await platform.resources.store.runs.page(platform.user.id)} <= {
-        RunStatus.QUEUED,
-        RunStatus.COMPLETED,
-    }
+async def test_a_worker_that_leaves_while_it_claims_hands_back_what_it_was_given(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, may_arrive = asyncio.Event(), asyncio.Event()
+    claim = RedisQueue.claim
+
+    async def slowly(self: RedisQueue, worker_id: str, limit: int) -> list[Claim]:
+        claims = await claim(self, worker_id, limit)
+        given.set()
+        await may_arrive.wait()
+        return claims
+
+    monkeypatch.setattr(RedisQueue, "claim", slowly)
+    run_id = await platform.submit(write("a", "a"))
+    async with worker(platform.settings):
+        await given.wait()
+        asyncio.get_running_loop().call_later(0.1, may_arrive.set)
+    assert await platform.resources.redis.commands.zcard(LEASES) == 0
+    assert (await platform.run(run_id)).status is RunStatus.QUEUED
 
 
 async def test_a_worker_without_work_ends_at_once_and_counts_no_longer(

@@ -15,12 +15,14 @@ from tests.submitted import shell, write
 from tests.waiting import wait_until
 
 
-async def test_a_run_goes_from_the_queue_to_its_end(working_platform: Platform) -> None:
-    platform = working_platform
-    run_id = await platform.submit(
-        write("write", "words.txt", "one two\n", title="Write"), shell("count", "wc -w words.txt > count; cat count")
-    )
-    run = await platform.completed(run_id)
+async def test_a_run_goes_from_the_queue_to_its_end(start_platform: StartPlatform, database_url: str) -> None:
+    platform = await start_platform(database_url=database_url)
+    async with worker(platform.settings):
+        run_id = await platform.submit(
+            write("write", "words.txt", "one two\n", title="Write"),
+            shell("count", "wc -w words.txt > count; cat count"),
+        )
+        run = await platform.completed(run_id)
     assert (run.generation, run.attempt, run.error) == (1, 1, None)
     assert run.queued_at is not None
     assert run.started_at is not None

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from app.models import NewRun
@@ -32,6 +33,7 @@ from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
 from backplane.users import User
 from tests.waiting import wait_until
+from worker.sandbox.local import open_local_sandbox
 from worker.service import serve
 
 ROOT = Path(__file__).parents[3]
@@ -104,7 +106,7 @@ class Platform:
         await wait_until(begun, LONG_SECONDS, f"a step of {run_id} begins")
 
     async def let_go(self, run_id: str) -> None:
-        """Let scripts end that wait for `go`: the one that runs, and those that are yet to run."""
+        """Let scripts end that wait for `go`: one that has begun, and those of workers that are yet to start."""
         await self.write(run_id, "go", b"")
         for checkout in self.checkouts(run_id):
             (checkout / "go").touch()
@@ -262,3 +264,14 @@ def processes_with(text: str) -> list[int]:
         if text.encode() in command:
             found.append(int(process.name))
     return found
+
+
+async def skip_without_isolation() -> None:
+    """For what holds only where the code of runs is isolated: elsewhere a step that was cut off asks a person."""
+    try:
+        sandbox = await open_local_sandbox(require_isolation=True)
+    except Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(error.message, pytrace=False)
+        pytest.skip(error.message)
+    await sandbox.close()

@@ -14,6 +14,8 @@ from backplane.users import Tier
 from tests.integration.api.running import Api, Person
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ERROR = RunError("command_failed", "no", step="two")
 PLAN = {"steps": [{"id": "one", "tool": "shell"}, {"id": "two", "tool": "shell"}, {"id": "three", "tool": "shell"}]}
 

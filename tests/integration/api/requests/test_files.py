@@ -2,19 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import pytest_asyncio
 
-from backplane.settings import Settings
-from tests.integration.api.running import Api, Person
+from tests.integration.api.running import Api, Person, StartApi, StartWorker
+from tests.waiting import wait_until
 
-StartApi = Callable[..., Awaitable[Api]]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CONTENT = b"0123456789"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def run_id(person: Person) -> str:
     return await person.make("create")
 
@@ -35,7 +37,7 @@ async def names(person: Person, run_id: str, prefix: str = "") -> list[str]:
 
 
 async def test_a_file_that_is_put_before_start_is_there_for_the_run(
-    api: Api, person: Person, start_worker: Callable[[Settings], None]
+    api: Api, person: Person, start_worker: StartWorker
 ) -> None:
     plan = {"steps": [{"id": "read", "tool": "file_read", "arguments": {"path": "in/put.txt"}}]}
     run_id = await person.make("create", plan=plan)
@@ -162,11 +164,16 @@ PATHS_OUTSIDE = [
 async def test_a_name_that_no_workspace_can_hold_is_refused(
     api: Api, person: Person, run_id: str, method: str, path: str
 ) -> None:
+    before = stored(api)
     status, body = await raw(api, person, method, f"/agent/runs/{run_id}/files/{path}")
     assert (status, json.loads(body)["code"]) == (422, "invalid_path"), body
     assert json.loads(body)["field"] == "path"
     assert await names(person, run_id) == []
-    assert [path.name for path in api.settings.workspace_dir.rglob("*") if path.is_file()] in ([], ["probe"])
+    assert stored(api) == before
+
+
+def stored(api: Api) -> set[str]:
+    return {str(path) for path in api.settings.workspace_dir.parent.rglob("*") if "agent.db" not in path.name}
 
 
 @pytest.mark.parametrize("prefix", ["../", "..", "/etc", "a\\b", "a\0b"])
@@ -194,7 +201,7 @@ async def test_a_file_that_grows_over_the_quota_is_refused_and_the_old_one_stays
     answer = await put(person, run_id, "a", endless())
     assert (answer.status_code, answer.json()["code"]) == (413, "workspace_quota_exceeded")
     assert (await get(person, run_id, "a")).content == b"old"
-    assert not [file for file in (api.settings.workspace_dir / ".incoming").iterdir() if file.name != "probe"]
+    assert arriving(api) == []
 
 
 async def test_a_file_too_many_is_refused(start_api: StartApi) -> None:
@@ -223,16 +230,25 @@ async def test_a_file_is_replaced_whole_or_not_at_all(person: Person, run_id: st
     assert (await get(person, run_id, "a")).content == b"new" * 1000
 
 
-async def test_an_upload_that_breaks_off_leaves_the_old_file(api: Api, person: Person, run_id: str) -> None:
+async def test_an_upload_that_breaks_off_leaves_the_old_file_and_is_no_fault(
+    api: Api, person: Person, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
     await put(person, run_id, "a", b"old")
     host, _, port = api.url.removeprefix("http://").partition(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = f"PUT /agent/runs/{run_id}/files/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\n"
     writer.write(f"{head}Content-Length: 100\r\n\r\nnew".encode())
-    await writer.drain()
+    await wait_until(lambda: arriving(api))
     writer.close()
     await writer.wait_closed()
+    await wait_until(lambda: not arriving(api))
     assert (await get(person, run_id, "a")).content == b"old"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def arriving(api: Api) -> list[str]:
+    """What is being received at this moment."""
+    return [file.name for file in (api.settings.workspace_dir / ".incoming").iterdir() if file.name != "probe"]
 
 
 async def test_a_file_that_was_replaced_while_it_is_read_has_one_content(person: Person, run_id: str) -> None:

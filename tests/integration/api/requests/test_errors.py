@@ -1,7 +1,7 @@
 """Who is let in, and what a refusal looks like: one form, a stable code, and nothing that helps a stranger."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from app.main import create_app
 from backplane.settings import Settings
 from backplane.users import Tier
-from tests.integration.api.running import Api, Person
+from tests.integration.api.running import Api, Person, StartApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PUBLIC = {"/health/live", "/health/ready"}
 ACTIONS = ("start", "cancel", "retry", "status")
@@ -44,7 +46,7 @@ async def call(http: httpx.AsyncClient, method: str, path: str, run_id: str) -> 
     return await http.request(method, filled, json=body)
 
 
-def test_there_are_routes_to_try() -> None:
+async def test_there_are_routes_to_try() -> None:
     assert len(OF_A_RUN) >= 6
 
 
@@ -76,7 +78,7 @@ async def test_a_revoked_token_lets_nobody_in(api: Api, person: Person) -> None:
 
 
 async def test_a_token_that_was_checked_is_trusted_for_no_longer_than_the_setting_says(
-    start_api: Callable[..., Awaitable[Api]],
+    start_api: StartApi,
 ) -> None:
     api = await start_api(token_cache_seconds=3600.0)
     person = await api.person()

@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
-from backplane.settings import Settings
-from tests.integration.api.running import PLAN, Api, Person
+from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RUN_ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 
@@ -132,9 +133,7 @@ async def test_a_circle_is_spelt_out(person: Person) -> None:
     assert {"a", "b", "c"} <= set(answer.json()["detail"].split("circle: ")[1].split(" → "))
 
 
-async def test_an_unknown_tool_fails_the_run_at_once(
-    api: Api, person: Person, start_worker: Callable[[Settings], None]
-) -> None:
+async def test_an_unknown_tool_fails_the_run_at_once(api: Api, person: Person, start_worker: StartWorker) -> None:
     start_worker(api.settings)
     run_id = await person.make(plan=steps(1) | {"steps": [{"id": "a", "tool": "teleport"}]})
     ended = await person.watch(run_id)
@@ -209,7 +208,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(api
 
 
 async def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(
-    start_api: Callable[..., Awaitable[Api]],
+    start_api: StartApi,
 ) -> None:
     api = await start_api(request_max_bytes=65_536)
     person = await api.person()
@@ -319,4 +318,4 @@ async def test_a_key_has_1_to_255_characters(person: Person, length: int, status
     answer = await keyed(person, "k" * length)
     assert answer.status_code == status
     if status == 422:
-        assert refusal(answer) == (422, "invalid_input", "Idempotency-Key")
+        assert refusal(answer) == (422, "invalid_input", "idempotency-key")

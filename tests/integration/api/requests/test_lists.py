@@ -4,6 +4,8 @@ import pytest
 
 from tests.integration.api.running import Api, Person
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_runs_are_listed_newest_first(person: Person) -> None:
     made = [await person.make("create") for _ in range(5)]

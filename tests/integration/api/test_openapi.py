@@ -1,0 +1,113 @@
+"""The API's own description: complete, with examples that are true, and kept by what the API answers."""
+
+import asyncio
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from app.main import create_app
+from app.models import EventView, ExecuteRequest, Problem
+from backplane.plans import parse_plan
+from backplane.settings import Settings
+from tests.integration.api.running import Api, Person
+
+SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "st"
+
+# A plan, a path and a prompt must meet more than a schema can say, so not every value that fits it is taken.
+# The `Allow` of a 405 names what the route takes, which is less than what the path takes.
+LEFT_OUT = "positive_data_acceptance,allow_header_conformance"
+
+
+@pytest.fixture(scope="module")
+def described() -> Any:
+    return create_app(Settings.model_validate({})).openapi()
+
+
+def operations(described: Any) -> Iterator[tuple[str, Any]]:
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def test_every_operation_says_what_it_is_for_and_what_it_answers(described: Any) -> None:
+    for name, operation in operations(described):
+        assert operation["description"], name
+        assert all(response["description"] for response in operation["responses"].values()), name
+
+
+def test_every_operation_names_its_errors(described: Any) -> None:
+    for name, operation in operations(described):
+        errors = {status for status in operation["responses"] if int(status) >= 400}
+        if "/health/" in name:
+            assert "security" not in operation
+            continue
+        assert operation["security"], name
+        expected = {"401", "503"}
+        expected |= {"404", "422"} if "{run_id}" in name or name == "post /agent/execute" else set()
+        expected |= {"409", "413"} if name.split()[0] in ("post", "put") else set()
+        assert expected <= errors, name
+
+
+def test_every_error_is_a_problem(described: Any) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for name, operation in operations(described):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400 and "/health/" not in name:
+                assert response["content"] == problem, f"{name} {status}"
+    assert described["components"]["schemas"]["Problem"] == Problem.model_json_schema()
+
+
+def test_every_parameter_says_what_it_is(described: Any) -> None:
+    for name, operation in operations(described):
+        for parameter in operation.get("parameters", []):
+            described_itself = parameter.get("description") or parameter["schema"].get("description")
+            assert described_itself, f"{name} {parameter['name']}"
+
+
+def test_the_examples_of_requests_are_requests(described: Any) -> None:
+    body = described["paths"]["/agent/execute"]["post"]["requestBody"]["content"]["application/json"]
+    requests = TypeAdapter[Any](ExecuteRequest)
+    actions = set()
+    for example in body["examples"].values():
+        request = requests.validate_json(json.dumps(example["value"]))
+        actions.add(request.action)
+        if "plan" in example["value"]:
+            parse_plan(example["value"]["plan"])
+    assert actions >= {"create", "run", "start", "cancel", "retry", "status"}
+
+
+def test_the_example_of_an_event_is_an_event(described: Any) -> None:
+    stream = described["paths"]["/agent/logs/{run_id}/stream"]["get"]["responses"]["200"]["content"]
+    frame = stream["text/event-stream"]["example"]
+    event = EventView.model_validate_json(frame["data"])
+    assert (event.id, event.type) == (int(frame["id"]), frame["event"])
+
+
+@pytest.mark.parametrize(
+    "phases", ["examples,fuzzing", pytest.param("coverage", marks=pytest.mark.slow)], ids=lambda phases: phases
+)
+async def test_the_api_keeps_its_description_whatever_it_is_sent(
+    api: Api, person: Person, tmp_path: Path, phases: str
+) -> None:
+    await person.make()
+    worker = await api.worker()
+    await worker.say("one")
+    await worker.end()
+    await person.http.put(f"/agent/runs/{worker.run_id}/files/a.txt", content=b"x")
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(f'[parameters]\nrun_id = "{worker.run_id}"\n')
+    options = ["--phases", phases, "--max-examples", "10", "--seed", "1", "--exclude-checks", LEFT_OUT]
+    process = await asyncio.create_subprocess_exec(
+        *(str(SCHEMATHESIS), "--config-file", str(configuration), "run", f"{api.url}/openapi.json", *options),
+        *("--header", f"Authorization: Bearer {person.token}", "--request-timeout", "10"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
