@@ -293,7 +293,8 @@ class Client:
 
 @asynccontextmanager
 async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncIterator[Client]:
-    """A client of the API at `url`; without a token only its health can be asked. A proxy named in the environment is not used for this machine itself."""
+    """A client of the API at `url`; without a token only its health can be asked. A proxy named in the environment is
+    not used for this machine itself."""
     async with httpx.AsyncClient(
         base_url=url,
         headers={"Authorization": f"Bearer {token}"} if token else {},

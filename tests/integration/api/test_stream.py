@@ -109,7 +109,8 @@ async def test_a_cursor_at_or_beyond_the_end_of_a_run_that_is_over_is_answered_2
     await person.make()
     worker = await api.worker()
     await worker.end()
-    answer = await person.http.get(f"/agent/logs/{worker.run_id}/stream", headers={"Last-Event-ID": str(cursor)})
+    async with asyncio.timeout(10):
+        answer = await person.http.get(f"/agent/logs/{worker.run_id}/stream", headers={"Last-Event-ID": str(cursor)})
     assert (answer.status_code, answer.content) == (204, b"")
 
 

@@ -111,16 +111,17 @@ async def test_numbers_that_are_nowhere_are_told_as_a_gap(api: Api, person: Pers
     await person.make()
     worker = await api.worker()
     async with person.stream(worker.run_id) as stream:
-        assert [(await anext(stream)).id for _ in range(2)] == [1, 2]
+        await worker.say("three")
+        assert [(await anext(stream)).id for _ in range(3)] == [1, 2, 3]
         worker.lines("lost", "lost", "lost")
-        await worker.say("six")
-        told, six = await anext(stream), await anext(stream)
-        assert (told.id, told.event) == (5, "gap")
-        assert (told.data["after"], told.data["before"]) == (2, 6)
-        assert six.id == 6
+        await worker.say("seven")
+        told, seven = await anext(stream), await anext(stream)
+        assert (told.id, told.event) == (6, "gap")
+        assert (told.data["after"], told.data["before"]) == (3, 7)
+        assert seven.id == 7
         await worker.end()
-        live = [told, six, *[frame async for frame in stream if frame.id]]
-    assert numbers(await person.watch(worker.run_id)) == [1, 2, *numbers(live)]
+        live = [told, seven, *[frame async for frame in stream if frame.id]]
+    assert numbers(await person.watch(worker.run_id)) == [1, 2, 3, *numbers(live)]
 
 
 async def test_a_gap_that_the_worker_told_is_not_told_twice(api: Api, person: Person) -> None:
