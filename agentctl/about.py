@@ -1,9 +1,8 @@
 """The commands that only tell: settings, version."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from agentctl.configuration import load_settings, masked
 from agentctl.output import JsonFlag, Output
+from backplane import VERSION
 from backplane.settings import Settings
 
 
@@ -33,8 +32,4 @@ def settings(json_output: JsonFlag = False) -> None:
 def show_version(json_output: JsonFlag = False) -> None:
     """Show the version of this program."""
     output = Output(json_output)
-    try:
-        number = version("agent-platform")
-    except PackageNotFoundError:
-        number = "unreleased"
-    output.document({"version": number}) if output.json else output.line(number)
+    output.document({"version": VERSION}) if output.json else output.line(VERSION)

@@ -20,7 +20,7 @@ from app.routes import execute, files, health, logs, queue, runs
 from app.services import Services
 from app.sse import History
 from app.submission import Submission
-from backplane import process_log
+from backplane import VERSION, process_log
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.workspace.quota import Quota
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Agent platform",
-        version="0.1.0",
+        version=VERSION,
         description="Runs AI agents as jobs: queued, carried out by workers, streamed as they happen.",
         lifespan=lifespan,
     )
