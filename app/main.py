@@ -5,6 +5,7 @@ is down does not keep it from starting: `/health/ready` says what is missing, an
 """
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -43,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 asyncio.create_task(resources.prepare(), name="prepare"),
             ]
             for task in tasks:
-                task.add_done_callback(_tell_fault)
+                task.add_done_callback(_end_on_fault)
             try:
                 yield
             finally:
@@ -83,9 +84,12 @@ def _services(settings: Settings, resources: Resources) -> Services:
     )
 
 
-def _tell_fault(task: "asyncio.Task[None]") -> None:
+def _end_on_fault(task: "asyncio.Task[None]") -> None:
+    """A part that must not end has: so that no stream hangs on it, the process ends, and whoever runs it starts it
+    again."""
     if not task.cancelled() and (error := task.exception()):
-        log.error("a part of the API ended by a fault; start the API again", part=task.get_name(), exc_info=error)
+        log.critical("a part of the API ended by a fault, so the API ends", part=task.get_name(), exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _describe_problem(app: FastAPI) -> None:

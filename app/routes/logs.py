@@ -80,7 +80,7 @@ async def stream_events(
     ] = None,
 ) -> Response:
     """Server-sent events: the whole history after the cursor, then each event the moment it is written."""
-    cursor = after if last_event_id is None else _cursor(last_event_id)
+    cursor = _cursor(last_event_id) if last_event_id else after
     run = await services.resources.store.runs.get(user.id, run_id)
     watched = await services.hub.open(run_id, is_queued=run.status is RunStatus.QUEUED)
     opening = b""

@@ -271,7 +271,7 @@ async def test_a_value_in_the_address_that_is_not_accepted_is_named(person: Pers
     assert refusal(await person.http.get(path)) == (422, "invalid_input", field)
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "1e3", "٣", "9" * 11, "0x10"])
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "1e3", "٣", "9" * 11, "0x10"])
 async def test_a_last_event_id_that_is_no_number_is_refused(person: Person, cursor: str) -> None:
     run_id = await person.make("create")
     answer = await person.http.get(f"/agent/logs/{run_id}/stream", headers={b"Last-Event-ID": cursor.encode()})
