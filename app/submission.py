@@ -4,6 +4,7 @@ The row is the promise. When Redis is away at the push, the run is accepted all 
 it queued in the database and unknown to Redis, and pushes it. What is told to watchers here is in the database already.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -79,8 +80,9 @@ class Submission:
 
     async def _push(self, run: Run, told: Sequence[Event]) -> None:
         try:
-            await self._tell(run, told)
-            await self._queue.enqueue(Job(run.id, run.user_id, run.priority, run.generation))
+            # Side by side: should a worker be quicker than the word, watchers find it in the database.
+            job = Job(run.id, run.user_id, run.priority, run.generation)
+            await asyncio.gather(self._tell(run, told), self._queue.enqueue(job))
         except Unavailable as error:
             log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
 

@@ -2,19 +2,19 @@
 
 The run is a plan of one step that does nothing (`file_list` of an empty workspace), so what is left is the path itself:
 HTTP, commit, push, claim, plan, journal, events, settling, SSE. Beside it, in the same run and in turns, the least that
-Redis alone can do between three processes' ends: LPUSH → BRPOP → PUBLISH → receive, on redis-py.
+Redis alone can do between three processes' ends: LPUSH → BRPOP → PUBLISH → receive, on the same client library.
 """
 
+import asyncio
 import contextlib
 import http.client
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from statistics import median
-from typing import Any
+from typing import Any, Self, cast
 
-import redis
+import redis.asyncio
 
 from agentctl.embedded import dies_with_parent
 from bench._platform import Platform, platform
@@ -63,48 +63,58 @@ def _until(stream: http.client.HTTPResponse, line: bytes) -> None:
         pass
 
 
-@contextlib.contextmanager
-def echo(server: RedisServer) -> Iterator[tuple[redis.Redis, Any]]:
-    command = dies_with_parent([sys.executable, "-c", ECHO, str(server.port)])
-    process = subprocess.Popen(command)
-    client = redis.Redis(port=server.port)
-    heard: Any = client.pubsub(  # type: ignore[no-untyped-call]
-        ignore_subscribe_messages=True
-    )
-    heard.subscribe("bench:channel")
-    heard.get_message(timeout=5)
-    try:
-        yield client, heard
-    finally:
-        client.lpush("bench:list", "stop")
-        process.wait(10)
-        heard.close()
-        client.close()
+class Echo:
+    """The bare loop. Both ends are asyncio programs on redis-py, as the platform's are."""
 
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._loop = asyncio.new_event_loop()
 
-def one_echo(client: redis.Redis, heard: Any) -> float:
-    began = time.perf_counter()
-    client.lpush("bench:list", "x")
-    while heard.get_message(timeout=5) is None:
-        pass
-    return time.perf_counter() - began
+    def __enter__(self) -> Self:
+        command = dies_with_parent([sys.executable, "-c", ECHO, str(self._server.port)])
+        self._process = subprocess.Popen(command)
+        self._client = redis.asyncio.Redis(port=self._server.port)
+        self._heard: Any = self._client.pubsub(ignore_subscribe_messages=True)
+        self._loop.run_until_complete(self._heard.subscribe("bench:channel"))
+        return self
+
+    def once(self) -> float:
+        """Seconds from the push to the word."""
+        return self._loop.run_until_complete(self._once())
+
+    async def _once(self) -> float:
+        began = time.perf_counter()
+        await cast(Any, self._client.lpush("bench:list", "x"))
+        while await self._heard.get_message(timeout=5) is None:
+            pass
+        return time.perf_counter() - began
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._end())
+        self._process.wait(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        await cast(Any, self._client.lpush("bench:list", "stop"))
+        await self._heard.aclose()
+        await cast(Any, self._client).aclose()
 
 
 def measure(database: str) -> dict[str, list[float]]:
     first, whole, bare = list[float](), list[float](), list[float]()
     with (
         platform(database) as started,
-        echo(started.redis) as (client, heard),
+        Echo(started.redis) as echo,
         contextlib.closing(started.connection()) as control,
     ):
         for _ in range(WARM_UP):
             one_run(started, control)
-            one_echo(client, heard)
+            echo.once()
         for _ in range(RUNS):
             to_first, to_last = one_run(started, control)
             first.append(to_first)
             whole.append(to_last)
-            bare.append(one_echo(client, heard))
+            bare.append(echo.once())
     return {"first_event": first, "last_event": whole, "bare_loop": bare}
 
 

@@ -47,7 +47,7 @@ class Consumer:
             try:
                 # A claim that is cut off may have taken runs that nobody would know of until their leases end.
                 self._claiming = asyncio.create_task(self._claim(free), name="claim")
-                if not await asyncio.shield(self._claiming):
+                if await asyncio.shield(self._claiming) < free:
                     await self._queue.wait(WAIT_SECONDS)
                 waits = pauses()
             except Unavailable as error:

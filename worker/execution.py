@@ -195,9 +195,9 @@ class Execution:
         plan = await self.interruption.guard(make_plan(self._with.planners, run))
         supervisor.check(plan)
         steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
-        events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
         journal = pending_steps(plan)
         events.defer(lambda held: held.save_plan(plan, journal))
+        events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
         return plan, journal
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> None:
@@ -219,6 +219,7 @@ class Execution:
         if pause is None:
             await self._finish(events, RunStatus.FAILED, error)
             return
+        events.hold_back()
         line = f"attempt {run.attempt} failed: {error.message}; the next begins in {pause:.1f} s"
         events.emit(EventType.LOG, {"line": line, "level": "warning"})
         events.emit(
@@ -237,11 +238,13 @@ class Execution:
             await self._release(events, pause)
 
     async def _give_back(self, events: RunEvents, run: Run) -> None:
+        events.hold_back()
         events.emit(EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"})
         await events.record(lambda held: held.queue_again(attempt=None, error=None))
         await self._release(events, 0.0)
 
     async def _wait_for_person(self, events: RunEvents, error: RunError) -> None:
+        events.hold_back()
         events.emit(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})
         try:
             await events.record(lambda held: held.unless_cancelled(), lambda held: held.wait_for_person(error))
@@ -252,6 +255,7 @@ class Execution:
 
     async def _finish(self, events: RunEvents, status: RunStatus, error: RunError | None) -> None:
         body = {"status": status, "error": error.as_dict() if error else None}
+        events.hold_back()
         events.emit(EventType.STATUS, body)
         events.emit(EventType.END, body)
         if status is not RunStatus.COMPLETED:

@@ -45,17 +45,30 @@ class RunEvents:
         self.told = asyncio.Event()
         self._writer = writer
         self._deferred: list[Write] = []
+        self._held_back: list[Event] = []
+        self._holding_back = False
         self._last_id = last_id
 
     def emit(self, type: EventType, data: Mapping[str, Any]) -> None:
         self._last_id += 1
         event = encode(self.run_id, self._last_id, type, data)
-        self.untold.append(event)
-        self.unsaved.append(event)
+        if self._holding_back:
+            self._held_back.append(event)
+        else:
+            self.unsaved.append(event)
+            self._to_the_wire([event])
+
+    def _to_the_wire(self, events: Sequence[Event]) -> None:
+        self.untold.extend(events)
         if len(self.untold) > UNTOLD_MAX:
             del self.untold[: -UNTOLD_MAX // 2]
         self.told.clear()
         self._writer.wake()
+
+    def hold_back(self) -> None:
+        """What is emitted from here on is told when it is committed, by the next `record`: a state that watchers hear
+        of is one that no crash can undo."""
+        self._holding_back = True
 
     def skip_numbers(self, count: int, reason: str) -> None:
         """Leave out numbers that watchers may have seen with events that are lost, and say so."""
@@ -69,7 +82,9 @@ class RunEvents:
         self.unsaved.extend(told)
 
     def defer(self, write: Write) -> None:
-        """Let this be written with the next `record`, which must follow at once: nothing may be done in between."""
+        """Let this be written with the next `record`, which must follow at once: nothing may be done in between. What
+        is emitted meanwhile is held back."""
+        self.hold_back()
         self._deferred.append(write)
 
     async def record(self, *writes: Write) -> None:
@@ -80,11 +95,11 @@ class RunEvents:
 
         async def once() -> None:
             async with self.saving:
-                events, deferred = self.unsaved, self._deferred
-                self.unsaved, self._deferred = [], []
+                events, held_back, deferred = self.unsaved, self._held_back, self._deferred
+                self.unsaved, self._held_back, self._deferred = [], [], []
 
                 def write(held: HeldRun) -> None:
-                    held.add_events(events)
+                    held.add_events(events + held_back)
                     for part in (*deferred, *writes):
                         part(held)
 
@@ -92,7 +107,11 @@ class RunEvents:
                     await self._writer.store.held.write(self.run_id, self.generation, write)
                 except BaseException:
                     self.unsaved, self._deferred = events + self.unsaved, deferred + self._deferred
+                    self._held_back = held_back + self._held_back
                     raise
+                meanwhile, self._held_back, self._holding_back = self._held_back, [], False
+                self.unsaved.extend(meanwhile)
+                self._to_the_wire(held_back + meanwhile)
 
         await until_available(once, self._tell)
 

@@ -112,6 +112,7 @@ class Supervisor:
             "safe to carry out twice as repeatable to avoid the question.",
             step=step.id,
         )
+        self._events.hold_back()
         self._tell(step, StepStatus.UNCERTAIN, error=error.as_dict())
         result = {"error": error.as_dict()}
         await self._events.record(_end_of(step, StepStatus.UNCERTAIN, result))
@@ -133,6 +134,7 @@ class Supervisor:
             if pause is None:
                 self._note(step, StepStatus.FAILED, report)
                 raise StepFailed(error)
+            self._events.hold_back()
             self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
             # It is known to have failed: whoever takes the run over in the pause need not ask.
             await self._events.record(_end_of(step, StepStatus.PENDING, report))
@@ -145,6 +147,7 @@ class Supervisor:
         """One try, repeated while a part of the platform is away and repeating is safe."""
         waits = pauses()
         while True:
+            self._events.hold_back()
             self._tell(step, StepStatus.STARTED)
             await self._events.record(lambda held: held.begin_step(step.id, tries))
             state = _StepState()
@@ -201,8 +204,8 @@ class Supervisor:
 
     def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
         """Written together with what comes next: the following step's begin, or the end of the run."""
-        self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
         self._events.defer(_end_of(step, status, report))
+        self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
 
     def _tell(self, step: Step, status: str, **more: Any) -> None:
         told = {"step": step.id, "title": step.title, "tool": step.tool, "status": status}

@@ -58,11 +58,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    if connection.get_execution_options().get("writes"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 class Database:
     """Owns the connections: at most `pool_size` + `pool_overflow` of them."""
 
@@ -139,29 +134,30 @@ class _Sqlite:
             message = f"DATABASE_URL: the folder {folder} cannot be made: {error.strerror}; name another file"
             raise InvalidInput(message, field="DATABASE_URL") from error
         arguments = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
-        self._reading: Engine = create_engine(url, connect_args=arguments, **options)
-        event.listen(self._reading, "connect", _prepare_sqlite)
-        event.listen(self._reading, "begin", _begin_sqlite)
-        self._writing = self._reading.execution_options(writes=True)
+        self._engine: Engine = create_engine(url, connect_args=arguments, **options)
+        event.listen(self._engine, "connect", _prepare_sqlite)
         self._threads = ThreadPoolExecutor(options["pool_size"], thread_name_prefix="sqlite")
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         def in_thread() -> Result:
-            with self._reading.connect() as connection:
+            with self._engine.connect() as connection:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
         def in_thread() -> Result:
-            with self._writing.begin() as connection:
-                return work(connection)
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.commit()
+                return result
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)
-        self._reading.dispose()
+        self._engine.dispose()
 
 
 _NO_TABLE = re.compile(r"no such table|relation \"\w+\" does not exist")

@@ -148,3 +148,20 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
     assert events.untold[-1].id == 3 * UNTOLD_MAX + 2
     await events.record()
     assert await platform.resources.store.events.last_id(events.run_id) == 3 * UNTOLD_MAX + 2
+
+
+async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
+    platform: Platform, writer: EventWriter
+) -> None:
+    events, other = await held(platform, writer), await held(platform, writer)
+    events.hold_back()
+    say(events, 3)
+    # Both loops have gone round since.
+    say(other)
+    await other.told.wait()
+    await wait_until(lambda: not other.unsaved)
+    last_told, last_stored = platform.resources.event_log.last_id, platform.resources.store.events.last_id
+    assert (await last_told(events.run_id), await last_stored(events.run_id)) == (2, 2)
+    await events.record()
+    await events.told.wait()
+    assert (await last_told(events.run_id), await last_stored(events.run_id)) == (5, 5)
