@@ -5,6 +5,7 @@ each step in hand end within the grace period, and hands the other runs back at 
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -56,13 +57,15 @@ class Consumer:
                 await asyncio.sleep(pause)
 
     async def _claim(self, free: int) -> int:
+        asked_at = time.monotonic()
         claims = await self._queue.claim(self._worker_id, free)
         for claim in claims:
-            self._begin(claim)
+            self._begin(claim, asked_at)
         return len(claims)
 
-    def _begin(self, claim: Claim) -> None:
+    def _begin(self, claim: Claim, asked_at: float) -> None:
         execution = self._execute(claim)
+        execution.lease_renewed(asked_at)
         if old := self.held.get(claim.run_id):
             old.interruption.set(Cause.SUPERSEDED)
         self.held[claim.run_id] = execution

@@ -62,6 +62,7 @@ class Equipment:
     retry_base_seconds: float
     retry_max_seconds: float
     crash_limit: int
+    lease_seconds: float
 
 
 class Execution:
@@ -72,7 +73,22 @@ class Execution:
         self.interruption = Interruption()
         self._with = equipment
         self._began = time.monotonic()
+        self._lease_ends = 0.0
         self._checkout: Checkout | None = None
+
+    def lease_renewed(self, asked_at: float) -> None:
+        """Redis has confirmed what was asked of it then (`time.monotonic()`): the lease holds from there on."""
+        self._lease_ends = asked_at + self._with.lease_seconds
+
+    async def still_held(self) -> None:
+        """Raises Superseded when another worker has the run. Asks the database only when the lease may have ended."""
+        if time.monotonic() < self._lease_ends:
+            return
+        held, run_id = self._with.resources.store.held, self.claim.run_id
+        rights = await until_available(lambda: held.rights({run_id: self.claim.generation}), self._tell_away)
+        if run_id in rights.superseded:
+            self.interruption.set(Cause.SUPERSEDED)
+            raise Superseded(f"run {run_id} is in newer hands")
 
     async def run(self) -> None:
         """Carry the run out. Raises nothing but CancelledError: whatever goes wrong becomes the run's end, or its next
@@ -171,7 +187,8 @@ class Execution:
             line = f"{error.message}; trying again in {pause:.1f} s"
             events.emit(EventType.LOG, {"line": line, "level": "warning"})
 
-        workspace = PatientWorkspace(self._with.resources.workspaces.workspace(run.user_id, run.id), tell_workspace)
+        stored = self._with.resources.workspaces.workspace(run.user_id, run.id)
+        workspace = PatientWorkspace(stored, tell_workspace, self.still_held)
         checkout = Checkout(workspace, self._with.quota, self._with.scratch / f"{run.id}-{self.claim.generation}")
         self._checkout = checkout
         step_tools = StepTools(

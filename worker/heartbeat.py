@@ -6,6 +6,7 @@ database.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -41,12 +42,16 @@ class Heartbeat:
     async def beat(self) -> None:
         """Renew every lease, then stop what may not go on, also while Redis is away. Raises Unavailable."""
         executions = dict(self._held)
+        asked_at = time.monotonic()
         try:
             lost = await self._resources.queue.renew(
                 self._worker_id, self._slots, [execution.claim for execution in executions.values()]
             )
-            for run_id in lost:
-                executions[run_id].interruption.set(Cause.SUPERSEDED)
+            for run_id, execution in executions.items():
+                if run_id in lost:
+                    execution.interruption.set(Cause.SUPERSEDED)
+                else:
+                    execution.lease_renewed(asked_at)
         finally:
             generations = {run_id: execution.claim.generation for run_id, execution in executions.items()}
             if generations:

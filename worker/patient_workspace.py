@@ -1,4 +1,8 @@
-"""A workspace that waits while its store is away, instead of failing the step that uses it.
+"""The workspace of a held run: it waits while its store is away, and changes nothing once the run is in newer hands.
+
+A store of objects cannot compare generations, so each change asks first whether the run is still held (`still_held`,
+which costs nothing while the lease is fresh). What is on the wire at the moment when a process is stopped still arrives
+when it goes on.
 
 Only calls that can be repeated wait here. Streams (`read`, `write`) cannot be replayed from the middle; a step that
 uses them fails with Unavailable, and the supervisor repeats the whole of it.
@@ -16,11 +20,17 @@ Result = TypeVar("Result")
 
 
 class PatientWorkspace(Workspace):
-    """`tell` gets each failure and the pause after it, in seconds."""
+    """`tell` gets each failure and the pause after it, in seconds. `still_held` raises Superseded when it is not."""
 
-    def __init__(self, inner: Workspace, tell: Callable[[Unavailable, float], None]) -> None:
+    def __init__(
+        self,
+        inner: Workspace,
+        tell: Callable[[Unavailable, float], None],
+        still_held: Callable[[], Awaitable[None]],
+    ) -> None:
         self._inner = inner
         self._tell = tell
+        self._still_held = still_held
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await self._patiently(lambda: self._inner.list(prefix))
@@ -32,16 +42,25 @@ class PatientWorkspace(Workspace):
         return self._inner.read(path, start=start, end=end)
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        await self._still_held()
         return await self._inner.write(path, chunks)
 
     async def delete(self, path: str) -> None:
-        await self._patiently(lambda: self._inner.delete(path))
+        async def change() -> None:
+            await self._still_held()
+            await self._inner.delete(path)
+
+        await self._patiently(change)
 
     async def download(self, path: str, target: Path) -> FileInfo:
         return await self._patiently(lambda: self._inner.download(path, target))
 
     async def upload(self, path: str, source: Path) -> FileInfo:
-        return await self._patiently(lambda: self._inner.upload(path, source))
+        async def change() -> FileInfo:
+            await self._still_held()
+            return await self._inner.upload(path, source)
+
+        return await self._patiently(change)
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
         return await until_available(call, self._tell)

@@ -90,6 +90,7 @@ async def _work(
         retry_base_seconds=settings.retry_base_seconds,
         retry_max_seconds=settings.retry_max_seconds,
         crash_limit=settings.worker_crash_limit,
+        lease_seconds=settings.lease_seconds,
     )
     slots = settings.worker_concurrency
     consumer = Consumer(resources.queue, worker_id, slots, lambda claim: Execution(claim, equipment))

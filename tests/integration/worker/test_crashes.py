@@ -1,11 +1,14 @@
 """A worker is lost: another one finishes its runs, repeats no finished step, and asks where it cannot know."""
 
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from backplane.errors import Superseded
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
 from backplane.plans import parse_plan
@@ -17,6 +20,8 @@ from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until
+from worker.execution import Equipment, Execution
+from worker.interruption import Cause
 from worker.sandbox import local
 from worker.tools.base import ToolContext, ToolResult
 
@@ -304,3 +309,22 @@ async def test_a_fault_in_the_middle_of_a_steps_changes_asks_a_person_in_the_nex
     assert tool.calls == 1
     assert run.error is not None
     assert run.error.code == "step_uncertain"
+
+
+# --- before a file is changed ---
+
+
+async def test_a_holder_whose_lease_may_have_ended_asks_the_database(platform: Platform) -> None:
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    await platform.taken(claim)
+    equipment = cast(Equipment, SimpleNamespace(resources=platform.resources, lease_seconds=60.0))
+    fresh, ended = Execution(claim, equipment), Execution(claim, equipment)
+    fresh.lease_renewed(time.monotonic())
+    await fresh.still_held()
+    await ended.still_held()
+    assert await platform.resources.store.held.take(run_id, claim.generation + 1)
+    await fresh.still_held()
+    with pytest.raises(Superseded):
+        await ended.still_held()
+    assert ended.interruption.cause is Cause.SUPERSEDED
