@@ -205,11 +205,13 @@ class Supervisor:
     def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
         """Written together with what comes next: the following step's begin, or the end of the run."""
         self._events.defer(_end_of(step, status, report))
-        self._tell(step, status, **{key: value for key, value in report.items() if key != "output"})
+        self._tell(step, status, **report)
 
     def _tell(self, step: Step, status: str, **more: Any) -> None:
-        told = {"step": step.id, "title": step.title, "tool": step.tool, "status": status}
-        self._events.emit(EventType.STEP, {**told, **more})
+        # The output has been told line by line.
+        told = {key: value for key, value in more.items() if key != "output"}
+        whole = {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **told}
+        self._events.emit(EventType.STEP, whole)
 
     def _warn(self, step: Step, line: str) -> None:
         self._events.emit(EventType.LOG, {"line": line, "step": step.id, "level": "warning"})
