@@ -85,14 +85,15 @@ async def test_redis_is_stopped_and_comes_back_empty(
 # --- the database ---
 
 
-async def test_postgres_is_restarted_in_the_middle_of_a_run(
-    start_platform: StartPlatform, own_postgres: Callable[[], PostgresServer]
+@pytest.mark.parametrize("end", [PostgresServer.stop, PostgresServer.kill], ids=["restarted", "killed"])
+async def test_postgres_goes_away_in_the_middle_of_a_run(
+    start_platform: StartPlatform, own_postgres: Callable[[], PostgresServer], end: Callable[[PostgresServer], None]
 ) -> None:
     server = own_postgres()
     platform = await start_platform(database_url=server.url())
     async with worker(platform.settings) as working:
         run_id = await begun_run(platform)
-        server.stop()
+        end(server)
         for checkout in platform.checkouts(run_id):
             (checkout / "go").touch()
         assert not working.done()
