@@ -41,7 +41,8 @@ def frame_of(event: Event) -> Frame:
 
 
 class WatchedRun:
-    """`epoch` counts how often the ring lost touch with the run: a watcher that sees it change reads the history."""
+    """`epoch` counts how often the ring lost touch with the run: a watcher that sees it change reads the history.
+    `swept`: nobody watched it for a while, so it is listened to no longer."""
 
     def __init__(self, run_id: str, ring_size: int) -> None:
         self.run_id = run_id
@@ -52,6 +53,7 @@ class WatchedRun:
         self.watchers = 0
         self.idle_since = 0.0
         self.subscribed = False
+        self.swept = False
         self.lock = asyncio.Lock()
         self._ring_size = ring_size
         self._ring: list[Frame] = []
@@ -142,16 +144,19 @@ class Hub:
             )
         if self._subscription is None:
             raise Unavailable("the API is starting", part="redis", retry_after=1)
-        run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size))
-        async with run.lock:
-            run.idle_since = asyncio.get_running_loop().time()
-            if not run.subscribed:
-                await self._subscription.add(run_id)
-                run.subscribed = True
-                run.is_queued = is_queued
-        if run.is_queued:
-            self._some_queued.set()
-        return run
+        while True:
+            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size))
+            async with run.lock:
+                if run.swept:
+                    continue
+                run.idle_since = asyncio.get_running_loop().time()
+                if not run.subscribed:
+                    await self._subscription.add(run_id)
+                    run.subscribed = True
+                    run.is_queued = is_queued
+            if run.is_queued:
+                self._some_queued.set()
+            return run
 
     async def run(self) -> None:
         async with self._event_log.subscription() as subscription, asyncio.TaskGroup() as group:
@@ -184,6 +189,7 @@ class Hub:
                     except Unavailable as error:
                         log.warning("cannot end a subscription", run=run.run_id, error=error.message)
                         continue
+                    run.swept = True
                     del self._runs[run.run_id]
 
     async def _tell_positions(self) -> None:

@@ -55,8 +55,13 @@ class History:
 
 
 async def stream(run: WatchedRun, history: History, cursor: int, opening: bytes = b"") -> AsyncIterator[bytes]:
-    """Frames after `cursor` until `end`, several in one chunk where several are there."""
+    """Frames after `cursor` until `end`, several in one chunk where several are there.
+
+    Ends at once, so that the client connects again, when the run was swept before the stream began.
+    """
     with run.watched():
+        if run.swept:
+            return
         if opening:
             yield opening
         told: Standing | None = None

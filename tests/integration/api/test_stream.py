@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from app import hub
+from app.services import Services
+from app.sse import stream
 from backplane import redis_keys
 from backplane.runs import RunStatus
 from tests.integration.api.running import Api, Frame, Person, StartApi
@@ -292,3 +295,21 @@ async def test_a_first_end_at_the_end_of_a_page_does_not_end_the_stream_of_a_lat
     worker = await api.worker()
     await worker.end()
     assert numbers(await person.watch(run_id)) == list(range(1, 504))
+
+
+async def test_a_run_that_nobody_watches_any_more_is_listened_to_anew_by_the_next(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.05)
+    api = await start_api()
+    person = await api.person()
+    run_id = await person.make()
+    services: Services = api.app.state.services
+    old = await services.hub.open(run_id, is_queued=True)
+    await wait_until(lambda: old.swept)
+    assert [chunk async for chunk in stream(old, services.history, 0)] == []
+    new = await services.hub.open(run_id, is_queued=True)
+    assert new is not old
+    worker = await api.worker()
+    await worker.end()
+    assert numbers(await person.watch(run_id)) == [1, 2, 3, 4]
