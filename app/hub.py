@@ -19,6 +19,7 @@ from backplane.events import Event, EventType
 from backplane.logs.base import EventLog, Interrupted, Subscription
 from backplane.queue.base import Queue, Standing
 from backplane.store import Store
+from backplane.tasks import run_together
 
 log = structlog.get_logger()
 
@@ -159,12 +160,14 @@ class Hub:
             return run
 
     async def run(self) -> None:
-        async with self._event_log.subscription() as subscription, asyncio.TaskGroup() as group:
+        async with self._event_log.subscription() as subscription:
             self._subscription = subscription
-            group.create_task(self._hear(subscription), name="hear events")
-            group.create_task(self._sweep(subscription), name="sweep watched runs")
-            group.create_task(self._tell_positions(), name="tell positions")
-            group.create_task(self._check(), name="check watched runs")
+            await run_together(
+                hear_events=self._hear(subscription),
+                sweep_watched_runs=self._sweep(subscription),
+                tell_positions=self._tell_positions(),
+                check_watched_runs=self._check(),
+            )
 
     async def _hear(self, subscription: Subscription) -> None:
         async for heard in subscription.listen():

@@ -24,6 +24,7 @@ from app.submission import Submission
 from backplane import VERSION, process_log
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
+from backplane.tasks import end
 from backplane.workspace.quota import Quota
 
 log = structlog.get_logger()
@@ -48,9 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end(*tasks)
 
     app = FastAPI(
         title="Agent platform",

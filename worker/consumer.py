@@ -13,6 +13,7 @@ import structlog
 from backplane.errors import Unavailable
 from backplane.patience import pauses
 from backplane.queue.base import Claim, Queue
+from backplane.tasks import end
 from worker.execution import Execution
 from worker.interruption import Cause
 
@@ -92,9 +93,7 @@ class Consumer:
         for execution in self.held.values():
             execution.interruption.set(Cause.DRAINED)
         await self._wait(GIVE_BACK_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:

@@ -16,6 +16,7 @@ from backplane.errors import Unavailable
 from backplane.queue.base import Job
 from backplane.resources import Resources
 from backplane.runs import Run, RunStatus
+from backplane.tasks import run_together
 
 log = structlog.get_logger()
 
@@ -38,9 +39,7 @@ class Reaper:
         self._missing_since: dict[str, float] = {}
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._reap(), name="reap")
-            group.create_task(self._reconcile(), name="reconcile")
+        await run_together(reap=self._reap(), reconcile=self._reconcile())
 
     async def _reap(self) -> None:
         while True:

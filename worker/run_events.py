@@ -19,6 +19,7 @@ from backplane.logs.base import Batch, EventLog
 from backplane.patience import pauses, until_available
 from backplane.store import Store
 from backplane.store.held import HeldRun
+from backplane.tasks import run_together
 
 SHARE = 500
 """Events of one run in one call."""
@@ -144,9 +145,7 @@ class EventWriter:
         self._to_save.set()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tell_all(), name="tell events")
-            group.create_task(self._save_all(), name="save events")
+        await run_together(tell_events=self._tell_all(), save_events=self._save_all())
 
     async def _tell_all(self) -> None:
         waits = pauses()

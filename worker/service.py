@@ -10,13 +10,13 @@ import socket
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from backplane.errors import Unavailable
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
+from backplane.tasks import end
 from backplane.workspace.quota import Quota
 from worker.consumer import Consumer
 from worker.execution import Equipment, Execution
@@ -53,7 +53,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                         sandbox=sandbox.isolation.name,
                     )
                     await _work(settings, resources, sandbox, worker_id, scratch, stopping)
-                await _cancelled(starting, stopping)
+                await end(starting, stopping)
     finally:
         await sandbox.close()
 
@@ -113,20 +113,14 @@ async def _work(
     consuming = asyncio.create_task(consumer.run(), name="consume")
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
-        await _cancelled(consuming)
+        await end(consuming)
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:
             task.result()
     finally:
-        await _cancelled(consuming, *loops)
+        await end(consuming, *loops)
         try:
             await resources.queue.leave(worker_id)
         except Unavailable as error:
             log.warning("could not sign off", error=error.message)
     log.info("worker ended", worker=worker_id)
-
-
-async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

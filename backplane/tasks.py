@@ -1,0 +1,31 @@
+"""Ending tasks for certain.
+
+In Python 3.11 `asyncio.wait_for` loses a cancellation that arrives at the moment when what it waits for is done, and
+redis-py sends every command through it. A loop that is cancelled just then goes on for ever, and so does whoever waits
+for its end (a TaskGroup too, which cancels only once). So tasks are asked again until they obey.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+ASK_AGAIN_SECONDS = 0.2
+
+
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel these and wait until all have ended, in whatever way. Their errors are the caller's to read."""
+    while pending := {task for task in tasks if not task.done()}:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=ASK_AGAIN_SECONDS)
+
+
+async def run_together(**loops: Coroutine[Any, Any, None]) -> None:
+    """Run these, which have no end of their own, as tasks of these names. The first error ends all and is raised."""
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await end(*tasks)

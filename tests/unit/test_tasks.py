@@ -1,0 +1,47 @@
+"""Tasks end when they are told to, also those to whom it has to be said twice."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from backplane.tasks import end, run_together
+
+
+async def deaf(times: int) -> None:
+    """Loses so many cancellations."""
+    for _ in range(times):
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+async def failing() -> None:
+    await asyncio.sleep(0)
+    raise RuntimeError("a fault")
+
+
+async def test_a_task_that_loses_a_cancellation_is_asked_again() -> None:
+    tasks = [asyncio.create_task(deaf(times)) for times in (0, 1, 2)]
+    await asyncio.sleep(0)
+    await end(*tasks)
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_ending_what_has_ended_is_no_error() -> None:
+    task = asyncio.create_task(asyncio.sleep(0))
+    await task
+    await end(task)
+    await end()
+
+
+async def test_the_first_error_ends_all_loops_and_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="a fault"):
+        await run_together(one=deaf(1), other=failing())
+
+
+async def test_loops_end_with_whoever_runs_them() -> None:
+    running = asyncio.create_task(run_together(one=deaf(1), other=deaf(0)))
+    await asyncio.sleep(0)
+    await end(running)
+    assert running.cancelled()
