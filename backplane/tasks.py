@@ -7,6 +7,7 @@ for its end (a TaskGroup too, which cancels only once). So tasks are asked again
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 ASK_AGAIN_SECONDS = 0.2
@@ -28,4 +29,8 @@ async def run_together(**loops: Coroutine[Any, Any, None]) -> None:
         for task in done:
             task.result()
     finally:
-        await end(*tasks)
+        ending = asyncio.create_task(end(*tasks), name="end loops")
+        while not ending.done():
+            # Whoever ends this asks again too; the loops are to be over before it obeys.
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(ending)
