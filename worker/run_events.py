@@ -4,7 +4,8 @@ A run's holder numbers its events itself: it is the only one who may. Two loops 
 events to the live wire as soon as they are there (what comes up meanwhile goes in the next call); one stores them in
 the database in batches. A run with much to say cannot hold up another: each gets a bounded share of a call.
 
-What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction.
+What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction, and
+told only then.
 """
 
 import asyncio
