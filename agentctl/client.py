@@ -131,9 +131,6 @@ class Client:
     async def queue(self) -> JsonObject:
         return await self._json("GET", "/agent/queue")
 
-    async def me(self) -> JsonObject:
-        return await self._json("GET", "/agent/me")
-
     async def readiness(self) -> JsonObject:
         """What /health/ready says, also when it says no. Asked once: whoever waits for it asks again."""
         try:

@@ -19,6 +19,7 @@ from backplane.queue.base import Standing
 from backplane.store import Store
 
 PAGE = 500
+"""Events that are read at once, and the most that one call of the JSON log gives."""
 
 
 class History:

@@ -49,8 +49,3 @@ def decode(line: str) -> Event:
         return Event(str(body["run_id"]), int(body["id"]), EventType(body["type"]), line)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an event: {line[:80]!r}") from error
-
-
-def data_of(event: Event) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(event.line)["data"]
-    return data

@@ -11,7 +11,7 @@ from app.errors import responses
 from app.hub import frame_of
 from app.models import EventPage, RunId
 from app.services import ServicesOf
-from app.sse import gap, stream
+from app.sse import PAGE, gap, stream
 from backplane.errors import InvalidInput
 from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
@@ -55,7 +55,7 @@ async def list_events(
     user: CurrentUser,
     services: ServicesOf,
     after: Cursor = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 500,
+    limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = PAGE,
 ) -> EventPage:
     """The events after a cursor, oldest first."""
     run = await services.resources.store.runs.get(user.id, run_id)

@@ -22,13 +22,6 @@ KEEP_SECONDS = 600
 
 
 @pytest.fixture
-async def clients(redis: str) -> AsyncIterator[RedisClients]:
-    made = RedisClients(redis)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
 def event_log(clients: RedisClients) -> EventLog:
     return RedisEventLog(clients, keep_events=10_000, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
 

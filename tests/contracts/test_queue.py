@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -17,13 +17,6 @@ from tests.waiting import wait_until
 
 LEASE_SECONDS = 0.2
 RUN_SECONDS = 60.0
-
-
-@pytest.fixture
-async def clients(redis: str) -> AsyncIterator[RedisClients]:
-    made = RedisClients(redis)
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -144,13 +144,13 @@ async def test_a_part_that_stays_down_is_said_with_its_own_words(script: Script,
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'"text"'])
 async def test_an_answer_of_something_else_is_no_api(script: Script, client_of: Any, body: bytes) -> None:
     with pytest.raises(CommandError, match="AGENT_URL") as failure:
-        await client_of(script(raw(200, body))).me()
+        await client_of(script(raw(200, body))).queue()
     assert failure.value.exit_code is ExitCode.UNREACHABLE
 
 
 async def test_an_error_page_of_a_proxy_is_an_error_with_its_status(script: Script, client_of: Any) -> None:
     with pytest.raises(ApiError, match="answered 403"):
-        await client_of(script(raw(403, b"<html>forbidden"))).me()
+        await client_of(script(raw(403, b"<html>forbidden"))).queue()
 
 
 async def test_a_file_is_sent_whole_again_when_the_first_try_broke(script: Script, client_of: Any) -> None:

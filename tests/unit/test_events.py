@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.events import EventType, data_of, decode, encode
+from backplane.events import EventType, decode, encode
+from tests.event_data import data_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

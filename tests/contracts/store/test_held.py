@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, update
 
 from backplane.errors import Superseded
-from backplane.events import Event, EventType, data_of, encode
+from backplane.events import Event, EventType, encode
 from backplane.plans import parse_plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store import Store
@@ -20,6 +20,7 @@ from backplane.store.held import CancelRequested, HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import runs
 from backplane.users import User
+from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
 from tests.waiting import wait_until
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
-from backplane.events import Event, data_of
+from backplane.events import Event
 from backplane.plans import parse_plan
 from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.journal import StepStatus, pending_steps
 from backplane.users import User
+from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
 
 ERROR = RunError("command_failed", "it failed", step="a")

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from backplane.events import EventType, data_of
+from backplane.events import EventType
 from backplane.runs import RunStatus
 from backplane.store.journal import StepStatus
 from backplane.users import Tier
+from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
 from tests.integration.worker.workers import Platform, worker

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from app.models import NewRun
 from app.submission import Submission
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, data_of
+from backplane.events import Event, EventType
 from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
 from backplane.resources import Resources
@@ -32,6 +32,7 @@ from backplane.settings import Settings
 from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
 from backplane.users import User
+from tests.event_data import data_of
 from tests.waiting import wait_until
 from worker.sandbox.local import open_local_sandbox
 from worker.service import serve

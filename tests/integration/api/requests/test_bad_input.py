@@ -262,7 +262,7 @@ def bearer(person: Person) -> str:
         (f"/agent/logs/{RUN_ID}?after=-1", "after"),
         (f"/agent/logs/{RUN_ID}?after=2147483648", "after"),
         (f"/agent/logs/{RUN_ID}?after=x", "after"),
-        (f"/agent/logs/{RUN_ID}?limit=1001", "limit"),
+        (f"/agent/logs/{RUN_ID}?limit=501", "limit"),
         (f"/agent/logs/{RUN_ID}/stream?after=-1", "after"),
         (f"/agent/runs/{RUN_ID}/files?prefix={'x' * 901}", "prefix"),
     ],
