@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from agentctl import files, runs
+from agentctl import dead_letters, files, runs, webhooks
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.output import Output
 from backplane.errors import PlatformError
@@ -75,8 +75,11 @@ app.command(rich_help_panel=RUNS)(runs.runs)
 app.command(rich_help_panel=RUNS)(runs.show)
 app.command(rich_help_panel=RUNS)(runs.cancel)
 app.command(rich_help_panel=RUNS)(runs.retry)
+app.command(rich_help_panel=RUNS)(runs.explain)
 app.command(rich_help_panel=RUNS)(runs.queue)
+app.command("webhook-secret", rich_help_panel=RUNS)(webhooks.webhook_secret)
 app.add_typer(files.app, name="files", rich_help_panel=RUNS)
+app.add_typer(dead_letters.app, name="dlq", rich_help_panel=OPERATORS)
 
 
 def main() -> None:

@@ -128,8 +128,39 @@ class Client:
         files: list[JsonObject] = listing["files"]
         return files
 
+    async def explain(self, run_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/runs/{_segment(run_id)}/explain")
+
     async def queue(self) -> JsonObject:
         return await self._json("GET", "/agent/queue")
+
+    async def dead_letters(self, reason: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        params = {"reason": reason, "cursor": cursor, "limit": limit}
+        given = {name: value for name, value in params.items() if value is not None}
+        return await self._json("GET", "/agent/dead-letters", params=given)
+
+    async def dead_letter(self, run_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/dead-letters/{_segment(run_id)}")
+
+    async def redrive(self, run_id: str) -> JsonObject:
+        """Sent again only when the first one cannot have arrived."""
+        return await self._json("POST", f"/agent/dead-letters/{_segment(run_id)}/redrive", repeatable=False)
+
+    async def redrive_oldest(self, limit: int) -> JsonObject:
+        """Sent again only when the first one cannot have arrived: its answer says how many were redriven."""
+        return await self._json("POST", "/agent/dead-letters/redrive", repeatable=False, params={"limit": limit})
+
+    async def purge(self, run_id: str | None) -> JsonObject:
+        """One dead letter, or with None all of them."""
+        path = f"/{_segment(run_id)}" if run_id is not None else ""
+        return await self._json("DELETE", f"/agent/dead-letters{path}", repeatable=False)
+
+    async def webhook_secret(self) -> JsonObject:
+        return await self._json("GET", "/agent/webhook-secret")
+
+    async def rotate_webhook_secret(self) -> JsonObject:
+        """Sent again only when the first one cannot have arrived: twice, and the secret in use signs no more."""
+        return await self._json("POST", "/agent/webhook-secret/rotate", repeatable=False)
 
     async def readiness(self) -> JsonObject:
         """What /health/ready says, also when it says no. Asked once: whoever waits for it asks again."""
@@ -265,7 +296,9 @@ class Client:
                 try:
                     await _raise_for_problem(response)
                 except ApiError as error:
-                    if error.status not in {429, 503} or not repeatable or (pause := next(pauses, None)) is None:
+                    # A full queue may take minutes: whoever waits for it should know, and choose to.
+                    may_pass = error.status in {429, 503} and error.code != "queue_full"
+                    if not may_pass or not repeatable or (pause := next(pauses, None)) is None:
                         raise
                     pause = max(pause, _retry_after(response))
                     self._notify(f"{error.detail} Trying again in {pause:g} s.")

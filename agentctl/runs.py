@@ -50,6 +50,9 @@ def run(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Kept with the run. May be given often.")
     ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Is told by POST when the run is over, or waits for a person.")
+    ] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
     json_output: JsonFlag = False,
 ) -> None:
@@ -60,6 +63,8 @@ def run(
     """
     output = Output(json_output)
     new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [])
+    if webhook is not None:
+        new_run["webhook_url"] = webhook
     with ExitStack() as opened:
         uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
         answer = call(output, lambda client: _submit(client, new_run, uploads))
@@ -209,7 +214,8 @@ def runs(
         output.document(found)
         return
     rows = [
-        [run["run_id"], run["status"], short_time(run["created_at"]), _lasted(run), _first_line(run)] for run in found
+        [run["run_id"], run["status"], short_time(run["created_at"]), _lasted(run), first_line(run["prompt"])]
+        for run in found
     ]
     output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows)
 
@@ -228,7 +234,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "status": run["status"],
             "cancel": "asked for" if run["cancel_requested"] and run["status"] != "cancelled" else "",
             "position": _position(run),
-            "prompt": _first_line(run),
+            "prompt": first_line(run["prompt"]),
             "created": local_time(run["created_at"]),
             "queued": local_time(run["queued_at"]),
             "started": local_time(run["started_at"]),
@@ -239,8 +245,17 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "priority": run["priority"],
             "metadata": json.dumps(run["metadata"]) if run["metadata"] else "",
             "error": f"{error['message']} [{error['code']}]" if error else "",
+            "webhook": _webhook(run.get("webhook")),
+            "files": f"removed {local_time(run['files_expired_at'])}" if run.get("files_expired_at") else "",
         }
     )
+    if len(run.get("failures", [])) > 1:
+        output.line()
+        failures = [
+            [str(failure["attempt"]), local_time(failure["at"]), failure["error"]["message"], failure["error"]["code"]]
+            for failure in run["failures"]
+        ]
+        output.table(["ATTEMPT", "FAILED", "ERROR", "CODE"], failures, folding=["ERROR"])
     if run["steps"]:
         output.line()
         output.table(
@@ -248,6 +263,16 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             [_step_row(step) for step in run["steps"]],
             folding=["TITLE"],
         )
+
+
+def _webhook(webhook: JsonObject | None) -> str:
+    if webhook is None:
+        return ""
+    if webhook["status"] is None:
+        return f"{webhook['url']}: nothing to tell yet"
+    tries = f"{webhook['attempts']} attempt{'' if webhook['attempts'] == 1 else 's'}"
+    error = f", {webhook['last_error']}" if webhook["last_error"] else ""
+    return f"{webhook['url']}: {webhook['event']} {webhook['status'].replace('_', ' ')}, {tries}{error}"
 
 
 def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:
@@ -269,6 +294,17 @@ def retry(
     _print_answer(output, call(output, lambda client: client.execute("retry", run_id, **arguments)))
 
 
+def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
+    """Say why a run waits, and about how long."""
+    output = Output(json_output)
+    found = call(output, lambda client: client.explain(run_id))
+    if output.json:
+        output.document(found)
+        return
+    output.line(found["text"])
+    output.fields({"position": _position(found), "waited": duration(found["waiting_seconds"] or 0)})
+
+
 def queue(json_output: JsonFlag = False) -> None:
     """Show what is queued and running, and about how long a new run would wait."""
     output = Output(json_output)
@@ -280,10 +316,12 @@ def queue(json_output: JsonFlag = False) -> None:
     output.fields(
         {
             "queued": f"{view['queued']}{f' ({by_priority})' if by_priority else ''}",
+            "held back": str(sum(view["held_back_by_priority"].values())),
             "scheduled": str(view["scheduled"]),
             "running": str(view["running"]),
             "slots": f"{view['slots']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
-            "wait": f"about {duration(view['estimated_wait_seconds'])} for a run of normal priority",
+            "dead letters": str(view["dead"]),
+            "wait": f"{_wait(view)} for a run of normal priority",
         }
     )
 
@@ -298,8 +336,14 @@ def _print_answer(output: Output, answer: JsonObject) -> None:
 def _position(view: JsonObject) -> str:
     if view.get("position") is None:
         return ""
-    wait = view.get("estimated_wait_seconds")
-    return str(view["position"]) if wait is None else f"{view['position']}, about {duration(wait)}"
+    return str(view["position"]) if view.get("estimated_wait_seconds") is None else f"{view['position']}, {_wait(view)}"
+
+
+def _wait(view: JsonObject) -> str:
+    half, most = view["estimated_wait_seconds"], view.get("estimated_wait_p90_seconds")
+    if most is None or duration(most) == duration(half):
+        return f"about {duration(half)}"
+    return f"about {duration(half)}, most likely under {duration(most)}"
 
 
 def _lasted(run: JsonObject) -> str:
@@ -309,8 +353,9 @@ def _lasted(run: JsonObject) -> str:
     return duration(lasted.total_seconds())
 
 
-def _first_line(run: JsonObject) -> str:
-    line = next((line.strip() for line in run["prompt"].splitlines() if line.strip()), "")
+def first_line(prompt: str) -> str:
+    """The first line that has something in it, cut to what a table has room for."""
+    line = next((line.strip() for line in prompt.splitlines() if line.strip()), "")
     return line if len(line) <= 60 else f"{line[:59]}…"
 
 

@@ -1,11 +1,11 @@
 """`agentctl up`: the whole platform on one machine, by the same programs that production runs.
 
-What the environment does not name is embedded: a real redis-server, SQLite, a folder for the workspaces. The API and
-the workers are processes with settings in their environment, so what runs here is what runs elsewhere.
+What the environment does not name is embedded: a real redis-server, SQLite, a folder for the workspaces. The API, the
+workers and the controller are processes with settings in their environment, so what runs here is what runs elsewhere.
 
-Order: the port and the folder are checked before anything starts; Redis, tables, token; then API and workers. Back: the
-API first, so that nothing new comes in; then the workers, which get their grace for the steps in hand; Redis last,
-since both speak with it to their end.
+Order: the port and the folder are checked before anything starts; Redis, tables, token; then API, workers and
+controller. Back: the API first, so that nothing new comes in; then the workers, which get their grace for the steps in
+hand, and the controller; Redis last, since API and workers speak with it to their end.
 """
 
 import asyncio
@@ -274,15 +274,16 @@ def _children(place: Place, settings: Settings, environment: dict[str, str]) -> 
             ChildProcess(f"worker-{number}", ["worker"], environment, logs / f"worker-{number}.log")
             for number in range(1, place.workers + 1)
         ),
+        ChildProcess("controller", ["controller"], environment, logs / "controller.log"),
     ]
 
 
 async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) -> None:
-    """The API, then the workers together."""
-    api, *workers = children
-    grace = settings.worker_grace_seconds + WORKER_LAST_WORDS_SECONDS
-    await api.stop(API_GRACE_SECONDS + WORKER_LAST_WORDS_SECONDS if workers else API_GRACE_SECONDS + grace)
-    await asyncio.gather(*(worker.stop(grace) for worker in workers))
+    """The API, then the others together."""
+    api, *others = children
+    grace = max(settings.worker_grace_seconds, settings.webhook_timeout_seconds) + WORKER_LAST_WORDS_SECONDS
+    await api.stop(API_GRACE_SECONDS + WORKER_LAST_WORDS_SECONDS if others else API_GRACE_SECONDS + grace)
+    await asyncio.gather(*(other.stop(grace) for other in others))
     for child in children:
         if child.returncode == -signal.SIGKILL:
             tell("killed", f"{child.name} did not end by itself and was killed.")
@@ -302,8 +303,9 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
                     readiness = await client.readiness()
                     if readiness["ok"]:
                         waiting_for = "the workers"
-                        # In one process, the worker is a child that does not count.
-                        if (await client.queue())["workers"] >= max(1, len(children) - 1):
+                        # In one process there is no child of this name, and one worker.
+                        workers = sum(child.name.startswith("worker") for child in children)
+                        if (await client.queue())["workers"] >= max(1, workers):
                             return
                     else:
                         bad = {name: part["error"] for name, part in readiness["parts"].items() if not part["ok"]}

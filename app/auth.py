@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from backplane.errors import Unauthenticated
+from backplane.errors import Forbidden, Unauthenticated
 from backplane.store import Store
-from backplane.users import User, token_digest
+from backplane.users import Tier, User, token_digest
 
 CACHED_TOKENS = 10_000
 
@@ -49,3 +49,12 @@ async def current_user(
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
+
+
+def admin_only(user: CurrentUser) -> User:
+    if user.tier is not Tier.ADMIN:
+        raise Forbidden(f"this is for users of the tier admin, and {user.name} has the tier {user.tier}")
+    return user
+
+
+Admin = Annotated[User, Depends(admin_only)]

@@ -17,7 +17,7 @@ from app.auth import Authenticator
 from app.body_limit import BodyLimit
 from app.hub import Hub
 from app.models import Problem
-from app.routes import execute, files, health, logs, queue, runs
+from app.routes import dead_letters, execute, files, health, logs, queue, runs, webhooks
 from app.services import Services
 from app.sse import History
 from app.submission import Submission
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
-    for route in (execute, runs, logs, files, queue, health):
+    for route in (execute, runs, dead_letters, logs, files, queue, webhooks, health):
         app.include_router(route.router)
     _describe_problem(app)
     return app

@@ -10,7 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from backplane.dead_letters import DeadReason
+from backplane.errors import InvalidInput
+from backplane.queue.base import Standing
 from backplane.runs import Run, RunStatus
+from backplane.store.dead_letters import Failure
+from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
 RunId = Annotated[
     str,
@@ -59,6 +64,17 @@ Text = Annotated[str, AfterValidator(_storable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
+def _webhook_url(url: str) -> str:
+    try:
+        check_url(url)
+    except InvalidInput as error:
+        raise ValueError(error.message.removeprefix("webhook_url: ")) from None
+    return url
+
+
+WebhookUrl = Annotated[Text, AfterValidator(_webhook_url)]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -77,6 +93,18 @@ class NewRun(_Request):
         None, ge=1, description="Limit of each attempt; the server's default when left out."
     )
     max_retries: int | None = Field(None, ge=0, description="Further attempts after a failure that may pass.")
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        max_length=URL_MAX_CHARS,
+        description="Is told by POST when the run is over, or waits for a person; signed (see /agent/webhook-secret).",
+        examples=["https://example.org/hook"],
+    )
+    resource: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A named resource that it needs and that only so many runs may use at once (RESOURCE_CONCURRENCY).",
+    )
 
 
 class Create(NewRun):
@@ -142,6 +170,26 @@ class ErrorView(BaseModel):
     step: str | None = None
 
 
+class FailureView(BaseModel):
+    """An attempt that failed. `error.step` names the step, whose output is among the run's steps."""
+
+    attempt: int = Field(description="Which try it was, from 1; retrying a failed run begins at 1 again.")
+    at: datetime
+    error: ErrorView
+    worker_id: str | None = Field(None, description="For admins.")
+    traceback: str | None = Field(None, description="For admins: of a fault of the platform.")
+
+    @classmethod
+    def of(cls, failure: Failure, *, with_traceback: bool) -> "FailureView":
+        return cls(
+            attempt=failure.attempt,
+            at=failure.at,
+            error=ErrorView(**failure.error.as_dict()),
+            worker_id=failure.worker_id if with_traceback else None,
+            traceback=failure.traceback or None if with_traceback else None,
+        )
+
+
 class StepView(BaseModel):
     id: str
     title: str
@@ -155,6 +203,24 @@ class StepView(BaseModel):
     result: dict[str, Any] | None = Field(
         None, examples=[{"exit_code": 0, "output": "3 words.txt\n", "duration_ms": 12, "files_changed": []}]
     )
+
+
+class QueueStanding(BaseModel):
+    """All are null when the run is not queued."""
+
+    position: int | None = Field(None, description="Place in the queue, from 1.")
+    estimated_wait_seconds: float | None = Field(
+        None, description="Until it is taken: half of such runs wait no longer."
+    )
+    estimated_wait_p90_seconds: float | None = Field(None, description="Nine of ten such runs wait no longer.")
+
+    @classmethod
+    def standing_fields(cls, standing: Standing) -> dict[str, Any]:
+        return {
+            "position": standing.position,
+            "estimated_wait_seconds": round(standing.wait.p50, 1),
+            "estimated_wait_p90_seconds": round(standing.wait.p90, 1),
+        }
 
 
 class RunSummary(BaseModel):
@@ -187,21 +253,72 @@ class RunSummary(BaseModel):
         }
 
 
-class RunView(RunSummary):
+class WebhookView(BaseModel):
+    """What became of the newest message to the run's webhook."""
+
+    url: str
+    event: str | None = Field(None, description="Null while there is nothing to tell.", examples=["run.completed"])
+    status: DeliveryStatus | None = None
+    attempts: int = 0
+    last_error: str | None = None
+    response_code: int | None = None
+    next_at: datetime | None = Field(None, description="While pending: when it is sent at the earliest.")
+
+
+class WebhookSecretView(BaseModel):
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+    previous_signs_until: datetime | None = Field(
+        None, description="So long, what is sent carries a signature of the secret before, too."
+    )
+
+
+class RunView(RunSummary, QueueStanding):
     timeout_seconds: int
     max_retries: int
     cancel_requested: bool
     plan: dict[str, Any] | None
     steps: list[StepView]
-    position: int | None = Field(None, description="Place in the queue, from 1, while queued.")
-    estimated_wait_seconds: float | None = Field(None, description="While queued: about how long until it is taken.")
+    failures: list[FailureView] = Field(description="What its failed attempts died of, oldest first.")
+    webhook: WebhookView | None = Field(None, description="When the run names a webhook_url.")
+    files_expired_at: datetime | None = Field(
+        None, description="Since when its files are gone, because it ended too long ago; it is not started any more."
+    )
 
 
-class ExecuteResponse(BaseModel):
+class DeadLetterSummary(BaseModel):
+    run_id: RunId
+    reason: DeadReason
+    at: datetime = Field(description="When it was dead-lettered.")
+    attempts: int
+    crashes: int = Field(description="Workers that were lost while they held it.")
+    user_id: str
+    user: str = Field(description="Name of its owner.")
+    created_at: datetime
+    prompt: str = Field(description="Its first 200 characters.")
+    error: ErrorView | None
+
+
+class DeadLetterView(DeadLetterSummary):
+    failures: list[FailureView] = Field(description="What its failed attempts died of, oldest first.")
+
+
+class DeadLetterPage(BaseModel):
+    dead_letters: list[DeadLetterSummary]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+
+
+class Redriven(BaseModel):
+    redriven: int
+    left: int = Field(description="Dead letters that there still are.")
+
+
+class Purged(BaseModel):
+    purged: int
+
+
+class ExecuteResponse(QueueStanding):
     run_id: RunId
     status: RunStatus
-    position: int | None = Field(None, description="Place in the queue, from 1, while queued.")
-    estimated_wait_seconds: float | None = None
 
 
 class RunPage(BaseModel):
@@ -235,13 +352,56 @@ class FileList(BaseModel):
 
 
 class QueueView(BaseModel):
-    queued: int
+    queued: int = Field(description="Runs that wait, also those that a cap holds back.")
     running: int = Field(description="Runs that a worker holds.")
     queued_by_priority: dict[str, int] = Field(examples=[{"critical": 0, "high": 0, "normal": 3, "low": 1}])
+    held_back_by_priority: dict[str, int] = Field(
+        description="Of those, the ones that wait for a run of the same user, tier or resource to end.",
+        examples=[{"critical": 0, "high": 0, "normal": 0, "low": 1}],
+    )
     scheduled: int = Field(description="Runs that wait for their next attempt.")
-    slots: int = Field(description="Runs that the live workers can hold at once.")
+    dead: int = Field(description="Dead letters.")
+    max_waiting: int = Field(description="With so many waiting, new runs are refused; 0: no limit.")
+    max_concurrent: int = Field(description="Runs that the live workers can hold at once.")
+    slots: int = Field(description="The same, by its older name.")
     workers: int = Field(description="Live worker processes.")
     estimated_wait_seconds: float = Field(description="For a run of normal priority that is started now.")
+    estimated_wait_p90_seconds: float = Field(description="The same; nine of ten wait no longer.")
+
+
+class FinishedJobView(BaseModel):
+    run_id: RunId
+    status: RunStatus
+    error: str | None = Field(description="The error's code.")
+    queued_at: datetime
+    claimed_at: datetime | None
+    finished_at: datetime
+
+
+class FinishedJobs(BaseModel):
+    jobs: list[FinishedJobView]
+
+
+class ReasonView(BaseModel):
+    code: str = Field(examples=["runs_ahead"], description="Stable; `text` says what it means.")
+    text: str = Field(examples=["4 runs are taken before it"])
+
+
+class Explanation(QueueStanding):
+    """Why a run does not go on, or that it does."""
+
+    run_id: RunId
+    status: RunStatus
+    text: str = Field(description="All reasons in words.")
+    reasons: list[ReasonView] = Field(description="What it waits for, the nearest first.")
+    priority: str = Field(examples=["normal"])
+    waiting_seconds: float | None = Field(description="How long it has waited so far.")
+    ahead: int | None = Field(description="Runs that are taken before it, as things stand.")
+    cap: int | None = Field(description="Where a cap holds it back: so many runs at once.")
+    next_attempt_at: datetime | None
+    free_slots: int | None = Field(description="Runs that could be taken now.")
+    max_concurrent: int | None = Field(description="Runs that the live workers can hold at once.")
+    workers: int | None = Field(description="Live worker processes.")
 
 
 class PartHealth(BaseModel):

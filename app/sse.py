@@ -120,6 +120,10 @@ def gap(run_id: str, after: int, before: int, reason: str) -> Event:
 
 def _position(run_id: str, standing: Standing) -> bytes:
     """Without an id: it is no part of the history, and a reconnecting client's cursor stays where it was."""
-    data = {"position": standing.position, "estimated_wait_seconds": round(standing.wait_seconds, 1)}
+    data = {
+        "position": standing.position,
+        "estimated_wait_seconds": round(standing.wait.p50, 1),
+        "estimated_wait_p90_seconds": round(standing.wait.p90, 1),
+    }
     line = encode(run_id, 0, EventType.POSITION, data).line
     return f"event: position\ndata: {line}\n\n".encode()

@@ -7,23 +7,28 @@ it queued in the database and unknown to Redis, and pushes it. What is told to w
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from math import ceil
 
 import structlog
 
 from app.models import NewRun
-from backplane.errors import InvalidInput, TooLarge, Unavailable
+from backplane.errors import InvalidInput, QueueFull, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
 from backplane.plans import parse_plan
 from backplane.queue.base import Job, Queue
-from backplane.runs import Run, RunStatus, new_run_id
+from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.users import User
+from backplane.webhooks import check_public_url
 
 log = structlog.get_logger()
+
+RETRY_AFTER_MAX_SECONDS = 3600
 
 
 class Submission:
@@ -34,8 +39,10 @@ class Submission:
         self._event_log = event_log
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
-        """Raises InvalidInput, InvalidPlan, TooLarge, IdempotencyKeyReused, Unavailable (database)."""
+        """Raises InvalidInput, InvalidPlan, TooLarge, IdempotencyKeyReused, QueueFull, Unavailable
+        (database)."""
         self._check(new)
+        idempotency = (idempotency_key, _digest(new, start)) if idempotency_key else None
         plan = parse_plan(new.plan).model_dump(mode="json") if new.plan is not None else None
         run = Run(
             id=new_run_id(),
@@ -48,23 +55,81 @@ class Submission:
             max_retries=self._settings.run_max_retries if new.max_retries is None else new.max_retries,
             metadata=new.metadata,
             given_plan=plan,
+            resource=new.resource,
+            webhook_url=new.webhook_url,
         )
-        idempotency = (idempotency_key, _digest(new, start)) if idempotency_key else None
-        stored = await self._store.runs.create(run, idempotency=idempotency, start=start)
-        if stored.id == run.id and start:
-            await self._push(stored, await self._store.events.after(stored.id, 0, 2))
-        return stored
+        if not start:
+            return await self._store.runs.create(run, idempotency=idempotency)
+        try:
+            async with self._place(run.id, run.priority):
+                stored = await self._store.runs.create(run, idempotency=idempotency, start=True)
+                if stored.id == run.id:
+                    await self.push(stored, await self._store.events.after(stored.id, 0, 2))
+                return stored
+        except QueueFull:
+            # Asked again, a request gets the answer that it got, however full the queue is by now.
+            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
+                return earlier
+            raise
 
     async def start(self, user: User, run_id: str) -> Run:
-        run, told = await self._store.runs.start(user.id, run_id)
-        if told:
-            await self._push(run, told)
-        return run
+        """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        try:
+            async with self._place(run_id, user.priority):
+                run, told = await self._store.runs.start(user.id, run_id)
+                if told:
+                    await self.push(run, told)
+                return run
+        except QueueFull:
+            run = await self._store.runs.get(user.id, run_id)
+            if run.status is RunStatus.CREATED:
+                raise
+            run, _ = await self._store.runs.start(user.id, run_id)
+            return run
 
     async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool) -> Run:
-        run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
-        await self._push(run, told)
-        return run
+        """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        async with self._place(run_id, user.priority):
+            run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
+            await self.push(run, told)
+            return run
+
+    async def redrive(self, run_id: str) -> Run:
+        """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
+        found = await self._store.runs.find(run_id)
+        async with self._place(run_id, found.priority if found else Priority.LOW):
+            run, told = await self._store.runs.redrive(run_id)
+            await self.push(run, told)
+            return run
+
+    @asynccontextmanager
+    async def _place(self, run_id: str, priority: Priority) -> AsyncIterator[None]:
+        """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
+        try:
+            admitted = await self._queue.admit(run_id, priority)
+        except Unavailable:
+            # It cannot be counted now, and what is accepted is not lost: a reaper will push it.
+            yield
+            return
+        if not admitted:
+            raise await self._queue_full(priority)
+        try:
+            yield
+        finally:
+            with suppress(Unavailable):
+                await self._queue.give_up_place(run_id, priority)
+
+    async def _queue_full(self, priority: Priority) -> QueueFull:
+        statistics = await self._queue.statistics()
+        of_tier = statistics.queued[priority] + statistics.parked[priority]
+        # There is room again when the next of them is taken.
+        seconds = min(max(ceil(statistics.wait(1).p50), 1), RETRY_AFTER_MAX_SECONDS)
+        return QueueFull(
+            f"the queue is full: {statistics.waiting} runs wait ({of_tier} of your priority), and no more may "
+            f"(QUEUE_MAX_WAITING); come back in about {seconds} s",
+            part="queue",
+            retry_after=seconds,
+        )
 
     async def cancel(self, user: User, run_id: str) -> Run:
         run, told = await self._store.runs.cancel(user.id, run_id)
@@ -78,11 +143,12 @@ class Submission:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
         return run
 
-    async def _push(self, run: Run, told: Sequence[Event]) -> None:
+    async def push(self, run: Run, told: Sequence[Event]) -> None:
+        """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
         try:
             # Side by side: should a worker be quicker than the word, watchers find it in the database.
-            job = Job(run.id, run.user_id, run.priority, run.generation)
-            await asyncio.gather(self._tell(run, told), self._queue.enqueue(job))
+            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
+            await asyncio.gather(self._tell(run, told), self._queue.enqueue([job]))
         except Unavailable as error:
             log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
 
@@ -102,6 +168,14 @@ class Submission:
             raise InvalidInput(
                 f"timeout_seconds: at most {settings.run_timeout_max_seconds} (RUN_TIMEOUT_MAX_SECONDS)",
                 field="timeout_seconds",
+            )
+        if new.webhook_url is not None and not settings.webhook_allow_private:
+            check_public_url(new.webhook_url)
+        known = self._settings.resource_concurrency
+        if new.resource is not None and new.resource not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise InvalidInput(
+                f"resource: there is no resource of this name; known (RESOURCE_CONCURRENCY): {there}", field="resource"
             )
         if (new.max_retries or 0) > settings.run_max_retries_limit:
             raise InvalidInput(

@@ -12,6 +12,7 @@
     │   ├── Conflict            it exists, in a state that does not allow this
     │   └── TooLarge            over a limit; the message names the limit and its setting
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
+    │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
 The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on
@@ -100,6 +101,10 @@ class Unavailable(PlatformError):
         super().__init__(message)
         self.part = part
         self.retry_after = retry_after
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
 
 
 class Superseded(PlatformError):

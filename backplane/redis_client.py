@@ -1,58 +1,126 @@
 """Redis connections as the adapters use them: one place for time-outs, error translation and scripts.
 
 Two clients: one for commands, which must answer within seconds, and one for what blocks (the doorbell, pub/sub), which
-may be silent for long and is watched by TCP keep-alive.
+may be silent for long and is watched by TCP keep-alive. `redis_servers` says which server they connect to.
 """
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoScriptError, ReadOnlyError, RedisError
+from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from backplane.errors import InvalidInput, Unavailable
+from backplane.redis_keys import Keys
+from backplane.redis_servers import (
+    NOT_THE_ONE,
+    ClusterNode,
+    LocatedConnection,
+    LocatedTlsConnection,
+    NamedServer,
+    SentinelMaster,
+    Server,
+    Target,
+    error_code,
+    target_of,
+)
 
 COMMAND_SECONDS = 5.0
+COMMAND_CONNECTIONS = 100
+"""At once, of one process; whoever comes when all are in use waits for one."""
 KEEP_ALIVE = {
     getattr(socket, name): value
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
+REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to be let in, in addition to the URL and before what stands there; empty: as the URL says.
+
+    The three files are PEM: `tls_ca` says who signed the servers' certificates (empty: whom the system trusts), the
+    other two are this platform's own.
+    """
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    sentinel_username: str = ""
+    sentinel_password: str = field(default="", repr=False)
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    def tls(self) -> dict[str, str]:
+        files = {"ssl_ca_certs": self.tls_ca, "ssl_certfile": self.tls_certificate, "ssl_keyfile": self.tls_key}
+        return {name: file for name, file in files.items() if file}
+
+
+AS_THE_URL_SAYS = Access()
 
 
 class RedisClients:
-    """`commands` and `blocking`, both on one URL."""
+    """`commands` and `blocking`, both on one URL; `keys` are the names there.
 
-    def __init__(self, url: str) -> None:
-        # A command is tried once more on a fresh connection: servers and proxies close idle ones.
-        retry = Retry(NoBackoff(), 1)
-        network: dict[str, Any] = (
-            {} if url.startswith("unix:") else {"socket_keepalive": True, "socket_keepalive_options": KEEP_ALIVE}
-        )
+    On a cluster `prefix` must hold a hash tag. Raises InvalidInput when the URL is none.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "", access: Access = AS_THE_URL_SAYS) -> None:
+        self.keys = Keys(prefix)
         try:
-            self.commands = Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=COMMAND_SECONDS,
-                socket_connect_timeout=COMMAND_SECONDS,
-                retry=retry,
-                **network,
-            )
-            self.blocking = Redis.from_url(
-                url, decode_responses=True, socket_timeout=None, socket_connect_timeout=COMMAND_SECONDS, **network
-            )
+            target = target_of(url)
         except ValueError:
             raise InvalidInput(
-                "REDIS_URL is no URL of Redis; set redis://, rediss:// or unix://", field="REDIS_URL"
+                "REDIS_URL is no URL of Redis; set redis://, rediss://, unix://, redis+sentinel://host:port/service or "
+                "redis+cluster://host:port",
+                field="REDIS_URL",
             ) from None
+        self._server: Server | None = None
+        connection_class = target.connection_class
+        options = {
+            **target.options,
+            **{name: text for name in ("username", "password") if (text := getattr(access, name))},
+            "decode_responses": True,
+            "socket_connect_timeout": COMMAND_SECONDS,
+            # A command is tried once more on a fresh connection: servers and proxies close idle ones.
+            "retry": Retry(NoBackoff(), 1),
+            # Two round trips less for each connection.
+            "driver_info": None,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+        if connection_class is not UnixDomainSocketConnection:
+            options |= {"socket_keepalive": True, "socket_keepalive_options": KEEP_ALIVE}
+            options |= access.tls() if target.encrypted else {}
+            self._server = _server(target, key_slot(prefix.encode()), options, access)
+            options["server"] = self._server
+            connection_class = LocatedTlsConnection if target.encrypted else LocatedConnection
+        self.commands = Redis.from_pool(
+            BlockingConnectionPool(
+                COMMAND_CONNECTIONS,
+                COMMAND_SECONDS,
+                connection_class,
+                socket_timeout=COMMAND_SECONDS,
+                **options,
+            )
+        )
+        self.blocking = Redis.from_pool(ConnectionPool(connection_class, socket_timeout=None, **options))
+
+    def new_connection(self) -> AbstractConnection:
+        """One that the caller alone uses, connects and closes; for what blocks."""
+        return cast(AbstractConnection, cast(Any, self.blocking.connection_pool).make_connection())
 
     async def check(self) -> None:
         """One cheap command; raises Unavailable."""
@@ -62,6 +130,8 @@ class RedisClients:
     async def close(self) -> None:
         await cast(Any, self.commands).aclose()
         await cast(Any, self.blocking).aclose()
+        if self._server:
+            await self._server.close()
 
     @asynccontextmanager
     async def pubsub(self) -> AsyncIterator[PubSub]:
@@ -72,32 +142,42 @@ class RedisClients:
             await cast(Any, pubsub).aclose()
 
 
+def _server(target: Target, slot: int, options: dict[str, Any], access: Access) -> Server:
+    match target.kind:
+        case "sentinel":
+            of_sentinels = {name: value for name, value in options.items() if name.startswith("ssl_")}
+            of_sentinels |= {"username": access.sentinel_username or None, "password": access.sentinel_password or None}
+            return SentinelMaster(target.hosts, target.service, of_sentinels | {"ssl": target.encrypted})
+        case "cluster":
+            return ClusterNode(target.hosts, slot, target.connection_class, options)
+        case _:
+            return NamedServer(target.hosts[0])
+
+
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns a Redis that is away, loading, read-only or refusing the password into Unavailable."""
+    """Turns a Redis that is away, loading, not the one that may be written, or refusing the login into Unavailable."""
     try:
         yield
-    except (
-        RedisConnectionError,
-        RedisTimeoutError,
-        BusyLoadingError,
-        ReadOnlyError,
-        AuthenticationError,
-        OSError,
-    ) as error:
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}: {error}", part="redis") from error
     except RedisError as error:
-        if str(error).startswith(("NOAUTH", "WRONGPASS", "OOM", "MISCONF", "CLUSTERDOWN")):
-            raise Unavailable(f"Redis refuses: {error}", part="redis") from error
+        if (code := error_code(error)) in REFUSED:
+            raise Unavailable(f"Redis refuses: {code}: {error}", part="redis") from error
         raise
 
 
 class Script:
-    """A Lua script of a file, run by its digest."""
+    """A Lua script of a file, run by its digest. A `prelude` is put before it: functions that several scripts share."""
 
-    def __init__(self, redis: "Redis", path: Path) -> None:
+    def __init__(self, redis: "Redis", path: Path, prelude: Path | None = None) -> None:
         self._redis = redis
-        self._script = redis.register_script(path.read_text())
+        shared = f"{prelude.read_text()}\n" if prelude else ""
+        self._script = redis.register_script(shared + path.read_text())
+
+    @property
+    def sha(self) -> str:
+        return str(self._script.sha)
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         with translated():

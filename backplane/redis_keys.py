@@ -3,38 +3,63 @@
 Redis may be emptied at any moment: nothing here is the only copy of anything. A key either has a lifetime or is
 declared permanent, which means that its size is bounded by the runs that are under way. `docs/architecture.md` shows
 this table, and `make check` holds the two against each other.
+
+All keys of one platform begin with one prefix (REDIS_KEY_PREFIX, empty by default). On a Redis Cluster it holds a hash
+tag, so that all of them lie in one slot and every script touches one node only.
 """
 
 from dataclasses import dataclass
 
 from backplane.runs import Priority
 
-PENDING = {
+_PENDING = {
     Priority.CRITICAL: "jobs:pending:critical",
     Priority.HIGH: "jobs:pending:high",
     Priority.NORMAL: "jobs:pending",
     Priority.LOW: "jobs:pending:low",
 }
-"""Highest first: the order in which they are emptied."""
-
-LEASES = "jobs:leases"
-SCHEDULED = "jobs:scheduled"
-DOORBELL = "jobs:doorbell"
-DURATIONS = "jobs:durations"
-WORKERS = "jobs:workers"
-CANCELS = "jobs:cancels"
 
 
-def job(run_id: str) -> str:
-    return f"jobs:{run_id}"
+class Keys:
+    """The names under one prefix. The queue's scripts make theirs from `jobs` in the same way."""
 
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.jobs = f"{prefix}jobs:"
+        self.pending = {priority: prefix + name for priority, name in _PENDING.items()}
+        """Highest priority first."""
+        self.order = f"{self.jobs}order"
+        self.parked = f"{self.jobs}parked"
+        self.leases = f"{self.jobs}leases"
+        self.scheduled = f"{self.jobs}scheduled"
+        self.doorbell = f"{self.jobs}doorbell"
+        self.durations = f"{self.jobs}durations"
+        self.finished = f"{self.jobs}finished"
+        self.dead = f"{self.jobs}dead"
+        self.workers = f"{self.jobs}workers"
+        self.leader = f"{self.jobs}leader"
+        self.cancels = f"{self.jobs}cancels"
 
-def stream(run_id: str) -> str:
-    return f"agent:events:{run_id}"
+    def job(self, run_id: str) -> str:
+        return f"{self.jobs}{run_id}"
 
+    def doorbell_of(self, worker_id: str) -> str:
+        return f"{self.doorbell}:{worker_id}"
 
-def channel(run_id: str) -> str:
-    return f"agent:logs:{run_id}"
+    def admitted(self, priority: Priority) -> str:
+        return f"{self.jobs}admitted:{int(priority)}"
+
+    def stream(self, run_id: str) -> str:
+        return f"{self.prefix}agent:events:{run_id}"
+
+    def channel(self, run_id: str) -> str:
+        return f"{self.prefix}agent:logs:{run_id}"
+
+    def user_channel(self, user_id: str) -> str:
+        return f"{self.prefix}agent:user:{user_id}"
+
+    def rate(self, name: str) -> str:
+        return f"{self.prefix}rates:{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +77,38 @@ KEYS: tuple[Key, ...] = (
         "jobs:pending",
         "list",
         "permanent",
-        "API, reaper",
-        "worker",
-        "waiting runs of normal priority; pushed left, taken right",
+        "API, worker",
+        "operators, autoscalers",
+        "runs of normal priority that may be taken; pushed left, taken right",
     ),
-    Key("jobs:pending:{priority}", "list", "permanent", "API, reaper", "worker", "the same for critical, high and low"),
+    Key("jobs:pending:{priority}", "list", "permanent", "API, worker", "the same", "those of critical, high and low"),
+    Key(
+        "jobs:order",
+        "sorted set",
+        "permanent",
+        "API, worker",
+        "worker, API",
+        "the runs of all four lists in the order in which they are taken: by time and priority, with ageing",
+    ),
+    Key("jobs:parked", "sorted set", "permanent", "API, worker", "API", "runs that a cap holds back, by priority"),
+    Key("jobs:parked:{gate}", "sorted set", "permanent", "API, worker", "worker", "those of one cap, in order"),
+    Key("jobs:gates", "set", "permanent", "API, worker", "worker", "the caps that hold runs back"),
+    Key(
+        "jobs:held:{gate}", "set", "permanent", "API, worker", "API, worker", "runs that count under a cap, not settled"
+    ),
     Key(
         "jobs:{run_id}",
         "hash",
-        "while queued or held, then 1 h",
-        "API, worker, reaper",
+        "while it waits or is held; the last 100 that are over, 1 h at most",
+        "API, worker",
         "worker, API",
-        "the job: state, user, priority, generation, crashes, worker",
+        "the job: state, user, priority, resource, generation, crashes, worker, times; status and error once it is over",
     ),
-    Key(
-        "jobs:leases",
-        "sorted set",
-        "permanent",
-        "worker, reaper",
-        "reaper, API",
-        "held runs by the time their lease ends",
-    ),
-    Key(
-        "jobs:scheduled",
-        "sorted set",
-        "permanent",
-        "worker, reaper",
-        "reaper, API",
-        "runs by the time of their next attempt",
-    ),
-    Key(
-        "jobs:doorbell",
-        "list",
-        "permanent, at most 100 entries",
-        "API, reaper, worker",
-        "worker",
-        "wakes workers that block on it",
-    ),
+    Key("jobs:leases", "sorted set", "permanent", "worker", "worker, API", "held runs by the time their lease ends"),
+    Key("jobs:scheduled", "sorted set", "permanent", "worker", "worker, API", "runs by the time of their next attempt"),
+    Key("jobs:doorbell", "list", "permanent, at most 100 entries", "API, worker", "worker", "wakes waiting workers"),
+    Key("jobs:doorbell:{worker_id}", "list", "60 s", "worker", "worker", "wakes one that is to leave"),
+    Key("jobs:admitted:{priority}", "sorted set", "10 s", "API", "API", "places reserved for runs about to be queued"),
     Key(
         "jobs:durations",
         "list",
@@ -97,11 +117,21 @@ KEYS: tuple[Key, ...] = (
         "API",
         "seconds that the last runs took: the estimate",
     ),
+    Key("jobs:finished", "list", "permanent, at most 100 entries", "API, worker", "API", "runs that were over last"),
+    Key(
+        "jobs:dead",
+        "sorted set",
+        "permanent, at most 1,000 entries",
+        "worker",
+        "operators, API",
+        "dead letters by time; a copy of those in the database",
+    ),
+    Key("jobs:leader", "string", "one lease", "worker", "worker", "the one that compares the database with Redis"),
     Key(
         "jobs:workers",
         "sorted set",
         "permanent; entries go after one lease",
-        "worker, reaper",
+        "worker",
         "API",
         "live workers and their slots",
     ),
@@ -117,4 +147,8 @@ KEYS: tuple[Key, ...] = (
         "the newest events of a run, by number",
     ),
     Key("agent:logs:{run_id}", "channel", "-", "API, worker", "API", "events as they happen, one JSON object a line"),
+    Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
+    Key(
+        "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
+    ),
 )

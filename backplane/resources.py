@@ -17,9 +17,10 @@ from backplane.errors import Unavailable
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
 from backplane.patience import until_available
-from backplane.queue.base import Queue
+from backplane.queue.base import Caps, Queue, Room
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
+from backplane.redis_client import Access, RedisClients
+from backplane.runs import Priority
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
@@ -53,7 +54,7 @@ def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
 async def connect(settings: Settings) -> AsyncIterator[Resources]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(connect_store(settings))
-        redis = RedisClients(settings.redis_url.get_secret_value())
+        redis = _redis(settings)
         stack.push_async_callback(redis.close)
         workspaces = _workspaces(settings)
         stack.push_async_callback(workspaces.close)
@@ -63,6 +64,9 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 redis,
                 lease_seconds=settings.lease_seconds,
                 initial_run_seconds=settings.estimate_initial_seconds,
+                ageing_seconds=settings.queue_ageing_seconds,
+                caps=_caps(settings),
+                room=_room(settings),
             ),
             event_log=RedisEventLog(
                 redis,
@@ -90,10 +94,63 @@ async def connect_store(settings: Settings) -> AsyncIterator[Store]:
         await database.close()
 
 
+@asynccontextmanager
+async def connect_workspaces(settings: Settings) -> AsyncIterator[WorkspaceStore]:
+    """The workspaces alone."""
+    workspaces = _workspaces(settings)
+    try:
+        yield workspaces
+    finally:
+        await workspaces.close()
+
+
 async def migrate(settings: Settings) -> None:
     """Bring the database's tables to the newest state. Raises Unavailable when the database does not answer."""
     async with connect_store(settings) as store:
         await store.migrate()
+
+
+def _redis(settings: Settings) -> RedisClients:
+    access = Access(
+        username=settings.redis_username,
+        password=settings.redis_password.get_secret_value(),
+        sentinel_username=settings.redis_sentinel_username,
+        sentinel_password=settings.redis_sentinel_password.get_secret_value(),
+        tls_ca=settings.redis_tls_ca_file,
+        tls_certificate=settings.redis_tls_cert_file,
+        tls_key=settings.redis_tls_key_file,
+    )
+    return RedisClients(settings.redis_url.get_secret_value(), prefix=settings.redis_key_prefix, access=access)
+
+
+def _caps(settings: Settings) -> Caps:
+    return Caps(
+        user={
+            Priority.LOW: settings.user_concurrency_free,
+            Priority.NORMAL: settings.user_concurrency_standard,
+            Priority.HIGH: settings.user_concurrency_beta,
+            Priority.CRITICAL: settings.user_concurrency_admin,
+        },
+        tier={
+            Priority.LOW: settings.tier_concurrency_free,
+            Priority.NORMAL: settings.tier_concurrency_standard,
+            Priority.HIGH: settings.tier_concurrency_beta,
+            Priority.CRITICAL: settings.tier_concurrency_admin,
+        },
+        resources=settings.resource_concurrency,
+    )
+
+
+def _room(settings: Settings) -> Room:
+    return Room(
+        overall=settings.queue_max_waiting,
+        tier={
+            Priority.LOW: settings.queue_max_waiting_free,
+            Priority.NORMAL: settings.queue_max_waiting_standard,
+            Priority.HIGH: settings.queue_max_waiting_beta,
+            Priority.CRITICAL: settings.queue_max_waiting_admin,
+        },
+    )
 
 
 def _workspaces(settings: Settings) -> WorkspaceStore:

@@ -84,7 +84,9 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1."""
+    """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1.
+    `resource`: what it needs that only so many runs may use at once. `files_expired_at`: since when its files are gone, or
+    going; such a run is not started or retried any more."""
 
     id: str
     user_id: str
@@ -104,3 +106,18 @@ class Run:
     finished_at: datetime | None = None
     cancel_requested_at: datetime | None = None
     error: RunError | None = None
+    resource: str | None = None
+    webhook_url: str | None = None
+    files_expired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRun:
+    """Of a queued or running run, what the queue has to know."""
+
+    id: str
+    user_id: str
+    status: RunStatus
+    priority: Priority
+    generation: int
+    resource: str | None

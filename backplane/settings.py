@@ -5,13 +5,16 @@ Read once where a process starts, handed on as values. Adapters get the values t
 Secrets are `SecretStr`, so that no repr, log or exception shows them.
 """
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Settings(BaseSettings):
@@ -19,7 +22,24 @@ class Settings(BaseSettings):
 
     # --- the parts ---
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis: redis://, rediss:// or unix://, password inside."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis: redis://…, unix://…, redis+sentinel://host,host/service, redis+cluster://host,host; "
+        "rediss… is with TLS.",
+    )
+    redis_host: str = Field("", description="Instead of REDIS_URL: host of Redis.")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Its port, with REDIS_HOST.")
+    redis_db: int = Field(0, ge=0, description="Its database, with REDIS_HOST.")
+    redis_username: str = Field("", description="ACL user of Redis; goes before the one in the URL.")
+    redis_password: SecretStr = Field(SecretStr(""), description="Password of Redis; goes before the one in the URL.")
+    redis_sentinel_username: str = Field("", description="ACL user of the sentinels themselves.")
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="Password of the sentinels themselves.")
+    redis_tls_ca_file: str = Field(
+        "", description="PEM file: who signs Redis' certificate; empty: whom the system trusts."
+    )
+    redis_tls_cert_file: str = Field("", description="PEM file: own certificate, where Redis asks for one.")
+    redis_tls_key_file: str = Field("", description="PEM file: the key of REDIS_TLS_CERT_FILE.")
+    redis_key_prefix: str = Field(
+        "", max_length=100, description="Before every key and channel; a cluster needs a hash tag in it: {agents}:"
     )
     database_url: SecretStr = Field(
         SecretStr("sqlite:///.data/agent.db"), description="The truth: postgresql://… or sqlite:///path (one machine)."
@@ -69,6 +89,28 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often claims are renewed.")
     reconcile_seconds: float = Field(5.0, gt=0, description="How often runs that Redis forgot are looked for.")
 
+    # --- the queue ---
+    queue_max_waiting: int = Field(20, ge=0, description="Most runs that wait at once, of all users; 0: no limit.")
+    queue_max_waiting_free: int = Field(0, ge=0, description="The same of the tier free; 0: no limit of its own.")
+    queue_max_waiting_standard: int = Field(0, ge=0, description="The same of the tier standard.")
+    queue_max_waiting_beta: int = Field(0, ge=0, description="The same of the tier beta.")
+    queue_max_waiting_admin: int = Field(0, ge=0, description="The same of the tier admin.")
+    queue_ageing_seconds: float = Field(
+        300.0, ge=0, description="So much waiting weighs as much as one step of priority; 0: waiting does not count."
+    )
+    user_concurrency_free: int = Field(2, ge=0, description="Runs of one user at once, tier free; 0: any number.")
+    user_concurrency_standard: int = Field(10, ge=0, description="Runs of one user at once, tier standard.")
+    user_concurrency_beta: int = Field(20, ge=0, description="Runs of one user at once, tier beta.")
+    user_concurrency_admin: int = Field(50, ge=0, description="Runs of one user at once, tier admin.")
+    tier_concurrency_free: int = Field(0, ge=0, description="Runs of all users of the tier free at once; 0: any number.")
+    tier_concurrency_standard: int = Field(0, ge=0, description="Runs of all users of the tier standard at once.")
+    tier_concurrency_beta: int = Field(0, ge=0, description="Runs of all users of the tier beta at once.")
+    tier_concurrency_admin: int = Field(0, ge=0, description="Runs of all users of the tier admin at once.")
+    resource_concurrency: dict[ResourceName, PositiveInt] = Field(
+        default_factory=dict,
+        description='Named resources and how many runs may use each at once, as JSON: {"model-server": 4}.',
+    )
+
     # --- steps and sandbox ---
     sandbox: Literal["local"] = Field("local", description="Where foreign code runs.")
     sandbox_require_isolation: bool = Field(
@@ -83,6 +125,16 @@ class Settings(BaseSettings):
     step_result_max_bytes: int = Field(
         16 * KIB, ge=1, description="Output of a step that is kept in its result, in bytes."
     )
+    step_output_file_max_bytes: int = Field(
+        64 * MIB, ge=0, description="Output of a step that is kept as a file when log lines were dropped, in bytes."
+    )
+    step_output_file_seconds: float = Field(
+        30.0, gt=0, description="How long that file may take on its way into the workspace."
+    )
+    run_log_lines_per_second: int = Field(
+        1000, ge=0, description="Log lines that a run's steps may tell in a second; 0: any number."
+    )
+    run_log_lines_burst: int = Field(10_000, ge=1, description="Log lines that they may tell at once, after a silence.")
     log_line_max_bytes: int = Field(8 * KIB, ge=80, description="Longest log line, in bytes; a longer one is split.")
 
     # --- workspace ---
@@ -99,19 +151,102 @@ class Settings(BaseSettings):
     stream_redis_events: int = Field(10_000, ge=16, description="Events of a run kept in its Redis stream, at least.")
     stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a run's Redis stream stays after its end.")
     stream_watchers_max: int = Field(10_000, ge=1, description="Streams that one API process serves at once.")
-    events_flush_seconds: float = Field(
-        0.05, ge=0, description="How long events are gathered before the database write."
+    events_gather_seconds: float = Field(
+        0.005, ge=0, description="How long events that follow upon others are gathered before they are told."
     )
+    events_flush_seconds: float = Field(
+        0.02, ge=0, description="How long events are gathered before the database write."
+    )
+
+    # --- webhooks ---
+    webhook_allow_private: bool = Field(
+        False, description="Let webhooks reach private, loopback and other addresses that are not the Internet's."
+    )
+    webhook_poll_seconds: float = Field(1.0, gt=0, description="How often a controller looks for webhooks to send.")
+    webhook_concurrency: int = Field(16, ge=1, le=1000, description="Webhooks that a controller sends at once.")
+    webhook_user_concurrency: int = Field(4, ge=1, description="Of these, at most so many of one user.")
+    webhook_timeout_seconds: float = Field(10.0, gt=0, description="Limit of an attempt to send a webhook, in seconds.")
+    webhook_lease_seconds: float = Field(
+        60.0, gt=0, description="After so long, what a lost controller was sending is sent by another."
+    )
+    webhook_max_attempts: int = Field(8, ge=1, le=50, description="Attempts to send a webhook before it is given up.")
+    webhook_retry_base_seconds: float = Field(
+        120.0, gt=0, description="Pause before a webhook's second attempt, in seconds; doubles each time."
+    )
+    webhook_retry_max_seconds: float = Field(
+        14_400.0, gt=0, description="Longest pause between a webhook's attempts, also when it asks for more."
+    )
+    webhook_secret_overlap_seconds: float = Field(
+        86_400.0, ge=0, description="How long a rotated webhook secret still signs beside the new one."
+    )
+
+    # --- retention ---
+    retention_runs_days: float = Field(
+        30, ge=0, description="Runs that ended so many days ago are removed, with all that belongs to them; 0: never."
+    )
+    retention_created_days: float = Field(
+        30, ge=0, description="Runs that were created so many days ago and never started are removed; 0: never."
+    )
+    retention_events_days: float = Field(
+        30, ge=0, description="Events of runs that ended so many days ago are removed; 0: with the run."
+    )
+    retention_workspace_days: float = Field(
+        30, ge=0, description="Files of runs that ended so many days ago are removed; 0: with the run."
+    )
+    retention_batch: int = Field(200, ge=1, le=10_000, description="Events that are removed in one transaction.")
+    retention_pause_seconds: float = Field(0.05, ge=0, description="Pause between two such transactions.")
+    retention_seconds: float = Field(300.0, gt=0, description="How often a controller looks for what is past its time.")
 
     # --- the API ---
     token_cache_seconds: float = Field(
         5.0, ge=0, description="How long a checked token is trusted, so also how long a revoked one may live."
     )
+    api_rate_per_second: float = Field(
+        50.0, ge=0, description="Calls a second that a token may make in the long run, over all API processes; 0: any."
+    )
+    api_rate_burst: int = Field(100, ge=1, description="Calls that a token may make at once, after a pause.")
     log_format: Literal["console", "json"] = Field("console", description="Format of the process's own log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line that is logged."
     )
     single_process: bool = Field(False, description="`agentctl up` runs the API and one worker in one process.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _redis_url_of_host(cls, values: dict[str, Any]) -> dict[str, Any]:
+        port = str(values.get("redis_port") or "")
+        if port.startswith("tcp://"):
+            # Kubernetes says so to every pod beside a service that is named redis.
+            values = {name: value for name, value in values.items() if name != "redis_port"}
+            port = ""
+        if (host := values.get("redis_host")) and not values.get("redis_url"):
+            host = f"[{host}]" if ":" in host else host
+            url = f"redis://{host}:{port or 6379}/{values.get('redis_db') or 0}"
+            values = values | {"redis_url": url}
+        return values
+
+    @model_validator(mode="after")
+    def _redis_fits_together(self) -> Self:
+        scheme = self.redis_url.get_secret_value().partition("://")[0]
+        tags = re.findall(r"\{([^{}]+)\}", self.redis_key_prefix)
+        if scheme.endswith("+cluster") and (len(tags) != 1 or self.redis_key_prefix.count("{") != 1):
+            raise ValueError(
+                "REDIS_KEY_PREFIX must hold one hash tag on a Redis Cluster, so that all keys lie on one node; "
+                "set REDIS_KEY_PREFIX={agents}:"
+            )
+        files = {
+            "REDIS_TLS_CA_FILE": self.redis_tls_ca_file,
+            "REDIS_TLS_CERT_FILE": self.redis_tls_cert_file,
+            "REDIS_TLS_KEY_FILE": self.redis_tls_key_file,
+        }
+        for name, file in files.items():
+            if file and not scheme.startswith("rediss"):
+                raise ValueError(f"{name} is set, but REDIS_URL is without TLS; let it begin with rediss")
+            if file and not Path(file).is_file():
+                raise ValueError(f"{name} names no file that can be read; mount it, or set another path")
+        if bool(self.redis_tls_cert_file) != bool(self.redis_tls_key_file):
+            raise ValueError("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE go together: set both, or neither")
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -119,6 +254,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"LEASE_SECONDS ({self.lease_seconds}) must be at least twice HEARTBEAT_SECONDS "
                 f"({self.heartbeat_seconds}), or one late heartbeat costs a healthy worker its run"
+            )
+        if self.webhook_lease_seconds < 2 * self.webhook_timeout_seconds:
+            raise ValueError(
+                f"WEBHOOK_LEASE_SECONDS ({self.webhook_lease_seconds}) must be at least twice WEBHOOK_TIMEOUT_SECONDS "
+                f"({self.webhook_timeout_seconds}), or a slow receiver is sent the same webhook twice"
             )
         if self.run_timeout_seconds > self.run_timeout_max_seconds:
             raise ValueError("RUN_TIMEOUT_SECONDS must not be over RUN_TIMEOUT_MAX_SECONDS")

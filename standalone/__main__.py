@@ -1,8 +1,8 @@
-"""python -m standalone: the API and one worker in one process, on one event loop.
+"""python -m standalone: the API, one worker and the controller in one process, on one event loop.
 
 For machines where a second process is one too many, and for looking at a whole run in one debugger. It is the same code
-under the same settings, so further workers may join from outside; what it gives up is that API and worker scale, and
-crash, apart. `agentctl up` starts this one when SINGLE_PROCESS is set.
+under the same settings, so further workers may join from outside; what it gives up is that they scale, and crash,
+apart. `agentctl up` starts this one when SINGLE_PROCESS is set.
 """
 
 import argparse
@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from app.main import create_app
 from backplane.errors import PlatformError
 from backplane.settings import Settings, complaint
-from worker.service import serve
+from controller.service import serve as serve_controller
+from worker.service import serve as serve_worker
 
 GRACEFUL_SECONDS = 5
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m standalone", description="API and worker in one process.")
+    parser = argparse.ArgumentParser(prog="python -m standalone", description="API, worker and controller in one process.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
@@ -50,20 +51,26 @@ class _Server(uvicorn.Server):
 
 
 async def _run(settings: Settings, host: str, port: int) -> int:
-    """A signal ends the API; when it has ended, the worker drains. A worker that fails ends the API."""
+    """A signal ends the API; when it has ended, the others drain. One of them that fails ends the API."""
     server = _Server(
         uvicorn.Config(create_app(settings), host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()
-    working = asyncio.create_task(serve(settings, stop), name="worker")
-    working.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    others = [
+        asyncio.create_task(serve_worker(settings, stop), name="worker"),
+        asyncio.create_task(serve_controller(settings, stop), name="controller"),
+    ]
+    for task in others:
+        task.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         await server.serve()
     finally:
         stop.set()
-        await working
+        await asyncio.wait(others)
+        for task in others:
+            task.result()
     return 0 if server.started else 1
 
 

@@ -95,11 +95,12 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """Starts empty, unless it `keeps_data` over stop, kill and start."""
+    """Starts empty, unless it `keeps_data` over stop, kill and start; `appendfsync`: how soon that is on disk."""
 
-    def __init__(self, folder: Path, *, keeps_data: bool = False) -> None:
+    def __init__(self, folder: Path, *, keeps_data: bool = False, appendfsync: str = "always") -> None:
         super().__init__(folder)
         self.keeps_data = keeps_data
+        self.appendfsync = appendfsync
         found = find_redis_server()
         if found is None:
             raise Missing(
@@ -118,7 +119,7 @@ class RedisServer(Server):
             "--dir": str(self.folder),
             "--save": "",
             "--appendonly": "yes" if self.keeps_data else "no",
-            "--appendfsync": "always" if self.keeps_data else "no",
+            "--appendfsync": self.appendfsync,
         }
         return dies_with_parent([str(self.program), *(part for option in options.items() for part in option)])
 

@@ -5,7 +5,9 @@ It is kept between the steps of a run, so each step moves only what changed: `pu
 believed only where its status is the one recorded (size, times and inode; ctime cannot be set back) or its content is.
 
 What S3 cannot hold is not kept: empty folders go with the next pull, and modes are not stored. Files pulled are
-executable, so that a script runs also after another worker has taken the run over. Not safe for two calls at once.
+executable, so that a script runs also after another worker has taken the run over. Steps' logs (below `OUTPUT_FOLDER`)
+stay in the workspace: no command waits for them or can change them, and what one leaves under that name is not kept.
+Not safe for two calls at once.
 """
 
 import asyncio
@@ -34,6 +36,7 @@ from backplane.workspace.files import (
 )
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals
+from worker.step_output import OUTPUT_FOLDER
 
 T = TypeVar("T")
 
@@ -81,6 +84,7 @@ class Checkout:
         self._base = base
         self._parallel = parallel
         self._known: dict[str, _Known] = {}
+        self._left_there: list[FileInfo] = []
         # What is done to small files in several threads at once takes twice as long: they wait for one interpreter.
         self._disk = asyncio.Lock()
 
@@ -94,7 +98,13 @@ class Checkout:
 
         Raises Unavailable, and InvalidPath or Conflict when the workspace holds what a folder cannot.
         """
-        wanted = {file.path: file for file in await self._workspace.list()}
+        wanted: dict[str, FileInfo] = {}
+        self._left_there = []
+        for file in await self._workspace.list():
+            if file.path.split("/")[0] == OUTPUT_FOLDER:
+                self._left_there.append(file)
+            else:
+                wanted[file.path] = file
         missing = await in_thread(self._clear, wanted)
         await self._each(missing, self._fetch)
         await in_thread(self._empty_trash)
@@ -219,7 +229,8 @@ class Checkout:
     # --- folder to workspace ---
 
     def _scan(self) -> Changes:
-        files = folders = size = written_size = 0
+        files, size = len(self._left_there), sum(file.size for file in self._left_there)
+        folders = written_size = 0
         found: set[str] = set()
         written: list[str] = []
         with translated("", missing=DISTURBED), self._open_files() as root:
@@ -228,6 +239,8 @@ class Checkout:
                 above = stack.pop()
                 with open_folder(root, above) as folder, os.scandir(folder) as entries:
                     for entry in entries:
+                        if not above and entry.name == OUTPUT_FOLDER:
+                            continue
                         path = f"{above}/{entry.name}" if above else entry.name
                         check_path(path, max_depth=self._quota.max_depth)
                         status = os.lstat(entry.name, dir_fd=folder)

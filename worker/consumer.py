@@ -1,67 +1,128 @@
-"""The consumer: claims as many runs as it has free slots, carries them out on one event loop, and drains.
+"""The consumer: claims as many runs as it has free slots, carries them out on one event loop, settles and drains.
 
-With no free slot it does not claim; with nothing to claim it blocks on the doorbell. Draining: it claims no more, lets
-each step in hand end within the grace period, and hands the other runs back at the step boundary.
+With no free slot it does not claim; with nothing to claim it blocks on the doorbell. What runs leave behind is settled
+in batches: whatever ended while one call was under way goes in the next. Draining: it claims no more, lets each step in
+hand end within the grace period, and hands the other runs back at the step boundary.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol
 
 import structlog
 
 from backplane.errors import Unavailable
 from backplane.patience import pauses
-from backplane.queue.base import Claim, Queue
+from backplane.queue.base import Claim, Outcome, Queue, Settlement
 from backplane.tasks import end
-from worker.execution import Execution
-from worker.interruption import Cause
+from worker.interruption import Cause, Interruption
 
 log = structlog.get_logger()
 
-WAIT_SECONDS = 5.0
 GIVE_BACK_SECONDS = 10.0
 """After the grace period: how long handing a run back may take (a database write, a push)."""
 
 
-class Consumer:
-    """`held` maps run ids to the executions under way: the heartbeat reads it."""
+class Held(Protocol):
+    """What the consumer knows of a run that is carried out. `run` answers what becomes of the claim; None: it is in
+    newer hands."""
 
-    def __init__(self, queue: Queue, worker_id: str, slots: int, execute: Callable[[Claim], Execution]) -> None:
-        self.held: dict[str, Execution] = {}
+    claim: Claim
+    interruption: Interruption
+
+    def run(self) -> Coroutine[Any, Any, Settlement | None]: ...
+
+    def lease_renewed(self, asked_at: float) -> None: ...
+
+
+class Consumer:
+    """`held` maps run ids to what is carried out, kept here and read by the heartbeat. `wait_seconds`: how long one
+    call for runs may block. `postponed` is told the delay, in seconds, of each run that is put off."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        worker_id: str,
+        slots: int,
+        execute: Callable[[Claim], Held],
+        *,
+        held: dict[str, Held],
+        wait_seconds: float,
+        postponed: Callable[[float], object],
+    ) -> None:
+        self.held = held
         self._queue = queue
         self._worker_id = worker_id
         self._slots = slots
         self._execute = execute
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._wait_seconds = wait_seconds
+        self._postponed = postponed
+        self._tasks: set[asyncio.Task[Settlement | None]] = set()
         self._claiming: asyncio.Task[int] | None = None
+        self._leaving = False
         self._freed = asyncio.Event()
+        self._unsettled: list[Settlement] = []
+        self._to_settle = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     async def run(self) -> None:
         """Until cancelled; then `drain`."""
         waits = pauses()
+        wait_seconds = 0.0
         while True:
             free = self._slots - len(self._tasks)
             if not free:
                 self._freed.clear()
                 await self._freed.wait()
+                wait_seconds = 0.0
                 continue
+            # Should this process stand still when the bell rings, one run is stuck with it, not a slot's worth of all.
+            limit = 1 if wait_seconds else free
             try:
                 # A claim that is cut off may have taken runs that nobody would know of until their leases end.
-                self._claiming = asyncio.create_task(self._claim(free), name="claim")
-                if await asyncio.shield(self._claiming) < free:
-                    await self._queue.wait(WAIT_SECONDS)
+                self._claiming = asyncio.create_task(self._claim(limit, wait_seconds), name="claim")
+                claimed = await asyncio.shield(self._claiming)
+                wait_seconds = 0.0 if claimed == limit else self._wait_seconds
                 waits = pauses()
             except Unavailable as error:
                 pause = next(waits)
                 log.warning("cannot claim runs", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
 
-    async def _claim(self, free: int) -> int:
+    async def settle(self) -> None:
+        """Tell the queue what became of runs, until cancelled. Runs beside `run` and `drain`."""
+        waits = pauses()
+        while True:
+            await self._to_settle.wait()
+            self._to_settle.clear()
+            batch = self._unsettled[:]
+            try:
+                await self._queue.settle(batch)
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("cannot settle runs yet", error=error.message, runs=len(batch), pause=round(pause, 1))
+                self._to_settle.set()
+                await asyncio.sleep(pause)
+                continue
+            del self._unsettled[: len(batch)]
+            for settlement in batch:
+                if settlement.outcome is Outcome.POSTPONED:
+                    self._postponed(settlement.delay_seconds)
+            if not self._unsettled:
+                self._settled.set()
+
+    async def _claim(self, limit: int, wait_seconds: float) -> int:
         asked_at = time.monotonic()
-        claims = await self._queue.claim(self._worker_id, free)
+        claims = await self._queue.claim(self._worker_id, limit, wait_seconds)
         for claim in claims:
-            self._begin(claim, asked_at)
+            if self._leaving:
+                self._leave_behind(Settlement(claim, Outcome.HANDED_BACK))
+            else:
+                self._begin(claim, asked_at)
         return len(claims)
 
     def _begin(self, claim: Claim, asked_at: float) -> None:
@@ -70,22 +131,31 @@ class Consumer:
         if old := self.held.get(claim.run_id):
             old.interruption.set(Cause.SUPERSEDED)
         self.held[claim.run_id] = execution
-        task = asyncio.create_task(execution.run(), name=f"run {claim.run_id}")
+        task = asyncio.create_task(execution.run())
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(done, execution))
 
-    def _end(self, task: asyncio.Task[None], execution: Execution) -> None:
+    def _end(self, task: "asyncio.Task[Settlement | None]", execution: Held) -> None:
         self._tasks.discard(task)
         if self.held.get(execution.claim.run_id) is execution:
             del self.held[execution.claim.run_id]
         self._freed.set()
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled():
+            return
+        if error := task.exception():
             log.error("an execution ended by a fault; its lease will end", run=execution.claim.run_id, exc_info=error)
+        elif settlement := task.result():
+            self._leave_behind(settlement)
+
+    def _leave_behind(self, settlement: Settlement) -> None:
+        self._unsettled.append(settlement)
+        self._settled.clear()
+        self._to_settle.set()
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the steps in hand, then interrupt them; what cannot even be handed back is left to its lease."""
-        if self._claiming:
-            await asyncio.wait({self._claiming})
+        self._leaving = True
+        await self._end_claim()
         for execution in self.held.values():
             execution.interruption.leave()
         log.info("draining", runs=len(self._tasks), grace_seconds=grace_seconds)
@@ -94,6 +164,19 @@ class Consumer:
             execution.interruption.set(Cause.DRAINED)
         await self._wait(GIVE_BACK_SECONDS)
         await end(*self._tasks)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                await self._settled.wait()
+
+    async def _end_claim(self) -> None:
+        if self._claiming is None or self._claiming.done():
+            return
+        try:
+            await self._queue.end_wait(self._worker_id)
+        except Unavailable as error:
+            log.warning("cannot end the wait for runs", error=error.message)
+        await asyncio.wait({self._claiming}, timeout=GIVE_BACK_SECONDS)
+        await end(self._claiming)
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:

@@ -10,24 +10,26 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from backplane.dead_letters import dead_reason
 from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.events import EventType
 from backplane.logs.base import Batch
 from backplane.patience import until_available
 from backplane.plans import Plan
-from backplane.queue.base import Claim
+from backplane.queue.base import Claim, Outcome, Settlement
 from backplane.resources import Resources
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import CancelRequested, Taken
+from backplane.store.held import CancelRequested, HeldRun, Taken
 from backplane.store.journal import StepRecord, pending_steps
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
@@ -63,6 +65,7 @@ class Equipment:
     retry_max_seconds: float
     crash_limit: int
     lease_seconds: float
+    worker_id: str
 
 
 class Execution:
@@ -90,14 +93,13 @@ class Execution:
             self.interruption.set(Cause.SUPERSEDED)
             raise Superseded(f"run {run_id} is in newer hands")
 
-    async def run(self) -> None:
-        """Carry the run out. Raises nothing but CancelledError: whatever goes wrong becomes the run's end, or its next
-        try."""
+    async def run(self) -> Settlement | None:
+        """Carry the run out, and say what is to become of the claim; None: it is in newer hands. Raises nothing but
+        CancelledError: whatever goes wrong becomes the run's end, or its next try."""
         held, claim = self._with.resources.store.held, self.claim
         taken = await until_available(lambda: held.take(claim.run_id, claim.generation), self._tell_away)
         if taken is None:
-            await self._pass_on()
-            return
+            return await self._pass_on()
         events = self._with.events.open(
             claim.run_id,
             claim.generation,
@@ -106,15 +108,18 @@ class Execution:
         )
         try:
             await self._recover(events, taken)
-            await self._hold(events, taken)
+            settlement = await self._hold(events, taken)
+            await events.told.wait()
+            return settlement
         except Superseded:
             log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
+            return None
         finally:
             self._with.events.close(events)
             if self._checkout:
                 await asyncio.shield(self._checkout.discard())
 
-    async def _pass_on(self) -> None:
+    async def _pass_on(self) -> Settlement:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
         resources, run_id = self._with.resources, self.claim.run_id
 
@@ -125,10 +130,10 @@ class Execution:
             untold = await resources.store.events.after(run_id, last_told, RECOVERED_MAX)
             if untold:
                 await resources.event_log.append([Batch(run_id, self.claim.generation, untold)])
-            await resources.queue.finish(self.claim, None)
 
         await until_available(pass_on, self._tell_away)
         log.info("claimed a run that may not run", run=run_id)
+        return Settlement(self.claim, Outcome.FINISHED)
 
     async def _recover(self, events: RunEvents, taken: Taken) -> None:
         """Store what an earlier holder told to the watchers and could not store any more."""
@@ -144,7 +149,7 @@ class Execution:
             )
             events.continue_after(told)
 
-    async def _hold(self, events: RunEvents, taken: Taken) -> None:
+    async def _hold(self, events: RunEvents, taken: Taken) -> Settlement:
         run = taken.run
         running: dict[str, Any] = {"status": RunStatus.RUNNING, "attempt": run.attempt}
         if taken.from_lost_worker:
@@ -164,21 +169,23 @@ class Execution:
                 )
             await self._work(events, run)
         except Interrupted as interrupted:
-            await self._interrupted(events, run, interrupted.cause)
+            return await self._interrupted(events, run, interrupted.cause)
         except StepFailed as failed:
-            await self._fail(events, run, failed.error)
+            return await self._fail(events, run, failed.error)
         except StepUncertain as uncertain:
-            await self._wait_for_person(events, uncertain.error)
+            return await self._wait_for_person(events, uncertain.error)
         except Superseded:
             raise
         except PlatformError as error:
-            await self._fail(events, run, RunError(error.code, error.message, error.retryable))
+            return await self._fail(events, run, RunError(error.code, error.message, error.retryable))
         except Exception as error:
             log.error("run failed by a fault of the platform", run=run.id, error=traceback.format_exc())
             message = f"a fault of the platform: {type(error).__name__}; the worker's log has the details"
-            await self._fail(events, run, RunError("internal_error", message, retryable=True))
+            return await self._fail(
+                events, run, RunError("internal_error", message, retryable=True), traceback.format_exc()
+            )
         else:
-            await self._finish(events, RunStatus.COMPLETED, None)
+            return await self._finish(events, RunStatus.COMPLETED, None)
         finally:
             deadline.cancel()
 
@@ -217,81 +224,90 @@ class Execution:
         events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
         return plan, journal
 
-    async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> None:
-        if cause is Cause.SUPERSEDED:
-            raise Superseded(f"run {run.id} is in newer hands")
-        if cause is Cause.CANCELLED:
-            await self._finish(events, RunStatus.CANCELLED, None)
-        elif cause is Cause.TIMED_OUT:
-            message = (
-                f"the run took longer than its {run.timeout_seconds} s; give it more with timeout_seconds, or split it"
-            )
-            await self._finish(events, RunStatus.FAILED, RunError("run_timeout", message))
-        else:
-            await self._give_back(events, run)
+    async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:
+        match cause:
+            case Cause.SUPERSEDED:
+                raise Superseded(f"run {run.id} is in newer hands")
+            case Cause.CANCELLED:
+                return await self._finish(events, RunStatus.CANCELLED, None)
+            case Cause.TIMED_OUT:
+                message = (
+                    f"the run took longer than its {run.timeout_seconds} s; give it more with timeout_seconds, or "
+                    "split it"
+                )
+                return await self._fail(events, run, RunError("run_timeout", message))
+            case Cause.DRAINED:
+                return await self._give_back(events, run)
 
-    async def _fail(self, events: RunEvents, run: Run, error: RunError) -> None:
+    async def _fail(self, events: RunEvents, run: Run, error: RunError, trace: str = "") -> Settlement:
+        """The next attempt, or the end; what it died of is kept either way."""
+        note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._with.worker_id)
         policy = RetryPolicy(run.max_retries, self._with.retry_base_seconds, self._with.retry_max_seconds)
         pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
         if pause is None:
-            await self._finish(events, RunStatus.FAILED, error)
-            return
+            return await self._finish(events, RunStatus.FAILED, error, note)
         events.hold_back()
         line = f"attempt {run.attempt} failed: {error.message}; the next begins in {pause:.1f} s"
         events.emit(EventType.LOG, {"line": line, "level": "warning"})
         events.emit(
             EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         )
-
         try:
             await events.record(
                 lambda held: held.unless_cancelled(),
+                note,
                 lambda held: held.reopen_steps(),
                 lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
             )
         except CancelRequested:
-            await self._finish(events, RunStatus.CANCELLED, None)
-        else:
-            await self._release(events, pause)
+            return await self._finish(events, RunStatus.CANCELLED, None)
+        return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=pause)
 
-    async def _give_back(self, events: RunEvents, run: Run) -> None:
+    async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
         events.hold_back()
         events.emit(EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"})
         await events.record(lambda held: held.queue_again(attempt=None, error=None))
-        await self._release(events, 0.0)
+        return Settlement(self.claim, Outcome.HANDED_BACK)
 
-    async def _wait_for_person(self, events: RunEvents, error: RunError) -> None:
+    async def _wait_for_person(self, events: RunEvents, error: RunError) -> Settlement:
         events.hold_back()
         events.emit(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})
         try:
             await events.record(lambda held: held.unless_cancelled(), lambda held: held.wait_for_person(error))
         except CancelRequested:
-            await self._finish(events, RunStatus.CANCELLED, None)
-        else:
-            await self._settle(events, None)
+            return await self._finish(events, RunStatus.CANCELLED, None)
+        return Settlement(self.claim, Outcome.FINISHED, RunStatus.WAITING, error.code)
 
-    async def _finish(self, events: RunEvents, status: RunStatus, error: RunError | None) -> None:
+    async def _finish(
+        self, events: RunEvents, status: RunStatus, error: RunError | None, *writes: Callable[[HeldRun], None]
+    ) -> Settlement:
         body = {"status": status, "error": error.as_dict() if error else None}
+        reason = dead_reason(error) if error else None
         events.hold_back()
         events.emit(EventType.STATUS, body)
         events.emit(EventType.END, body)
         if status is not RunStatus.COMPLETED:
             events.defer(lambda held: held.skip_pending_steps())
-        await events.record(lambda held: held.finish(status, error))
-        await self._settle(events, time.monotonic() - self._began if status is RunStatus.COMPLETED else None)
-
-    async def _settle(self, events: RunEvents, duration: float | None) -> None:
-        await events.told.wait()
-        await until_available(lambda: self._with.resources.queue.finish(self.claim, duration), self._tell_away)
-
-    async def _release(self, events: RunEvents, pause: float) -> None:
-        await events.told.wait()
-        await until_available(lambda: self._with.resources.queue.release(self.claim, pause), self._tell_away)
+        if reason:
+            events.defer(lambda held: held.dead_letter(reason, self.claim.crashes))
+        await events.record(*writes, lambda held: held.finish(status, error))
+        return Settlement(
+            self.claim,
+            Outcome.FINISHED,
+            status,
+            error.code if error else "",
+            duration_seconds=None if status is RunStatus.CANCELLED else time.monotonic() - self._began,
+            is_dead=reason is not None,
+        )
 
     def _tell_away(self, error: Unavailable, pause: float) -> None:
         log.warning(
             "a part is away", run=self.claim.run_id, part=error.part, error=error.message, pause=round(pause, 1)
         )
+
+
+def _note_failure(held: HeldRun, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
+    held.note_failure(attempt, error, trace, worker_id)
 
 
 def _seconds_left(run: Run) -> float:

@@ -13,29 +13,32 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.resources import Resources
-from worker.execution import Execution
+from worker.consumer import Held
 from worker.interruption import Cause
 
 log = structlog.get_logger()
 
 
 class Heartbeat:
-    """`held` is the consumer's own table of executions by run id; it changes while this runs."""
+    """`held` is the consumer's own table of executions by run id; it changes while this runs. `leads`: this worker is
+    the one that compares the database with Redis."""
 
     def __init__(
-        self, resources: Resources, worker_id: str, slots: int, seconds: float, held: Mapping[str, Execution]
+        self, resources: Resources, worker_id: str, slots: int, seconds: float, held: Mapping[str, Held]
     ) -> None:
         self._resources = resources
         self._worker_id = worker_id
         self._slots = slots
         self._seconds = seconds
         self._held = held
+        self.leads = False
 
     async def run(self) -> None:
         while True:
             try:
                 await self.beat()
             except Unavailable as error:
+                self.leads = False
                 log.warning("heartbeat failed", part=error.part, error=error.message)
             await asyncio.sleep(self._seconds)
 
@@ -44,11 +47,12 @@ class Heartbeat:
         executions = dict(self._held)
         asked_at = time.monotonic()
         try:
-            lost = await self._resources.queue.renew(
+            renewed = await self._resources.queue.renew(
                 self._worker_id, self._slots, [execution.claim for execution in executions.values()]
             )
+            self.leads = renewed.leads
             for run_id, execution in executions.items():
-                if run_id in lost:
+                if run_id in renewed.lost:
                     execution.interruption.set(Cause.SUPERSEDED)
                 else:
                     execution.lease_renewed(asked_at)
@@ -67,7 +71,7 @@ class Heartbeat:
                     except Unavailable as error:
                         log.warning("cancel waits for the next heartbeat", run=run_id, error=error.message)
 
-    async def _obey(self, executions: Mapping[str, Execution], generations: Mapping[str, int]) -> None:
+    async def _obey(self, executions: Mapping[str, Held], generations: Mapping[str, int]) -> None:
         rights = await self._resources.store.held.rights(generations)
         for run_id in rights.cancelled:
             executions[run_id].interruption.set(Cause.CANCELLED)

@@ -1,8 +1,10 @@
 """From the bytes that a step writes to the lines that watchers see and the text that its result keeps.
 
-A step may write without end. So there are two limits: lines are emitted until the first is reached, then output is only
-counted, and one note says how much there was; the result keeps the beginning and the end. What is held in memory never
-depends on how much was written. Bytes that are not UTF-8 become U+FFFD; control characters stay.
+A step may write without end. So there are limits: lines are emitted as long as `may_emit` allows the next one (the
+run's rate) and until so many bytes are reached; from there on output is only counted. What was dropped is said: now and
+then while lines are dropped for the rate, and once, with the total, in the end. The result keeps the beginning and the
+end. What is held in memory never depends on how much was written. Bytes that are not UTF-8 become U+FFFD; control
+characters stay.
 """
 
 from collections.abc import Callable
@@ -12,27 +14,47 @@ from backplane.sizes import readable_size
 LINE_COST = 64
 """Bytes that a line counts for on top of its own: events have a frame, and a million empty lines are not free."""
 
+NOTICE_SECONDS = 1.0
+"""At most once in so long it is said how many lines have been dropped."""
+
 _CHARACTER_BYTES = 4
 
 
 class OutputCapture:
-    """`write` the chunks in order, then `finish` once. `emit` gets each line without its line break. All limits are in
-    bytes of output; `max_bytes` and `result_max_bytes` are for all of it, `line_max_bytes` for each line."""
+    """`write` the chunks in order, then `finish` once. `emit` gets each line without its line break, `warn` what is to
+    be said about lines that were dropped, and their number so far. All limits are in bytes of output; `max_bytes` and
+    `result_max_bytes` are for all of it, `line_max_bytes` for each line."""
 
     def __init__(
-        self, emit: Callable[[str], None], *, max_bytes: int, line_max_bytes: int, result_max_bytes: int
+        self,
+        emit: Callable[[str], None],
+        warn: Callable[[str, int], None],
+        *,
+        may_emit: Callable[[], bool],
+        clock: Callable[[], float],
+        max_bytes: int,
+        line_max_bytes: int,
+        result_max_bytes: int,
     ) -> None:
         self._emit = emit
+        self._warn = warn
+        self._may_emit = may_emit
+        self._clock = clock
         self._max_bytes = max_bytes
         self._line_max_bytes = line_max_bytes
         self._result_max_bytes = result_max_bytes
 
         self._pending = b""
         self._line_goes_on = False
+        self._line_is_whole = True
         self._full = False
+        self._too_fast = False
+        self._next_notice = 0.0
         self._cost = 0
         self._emitted_bytes = 0
         self._emitted_lines = 0
+        self.dropped_lines = 0
+        """Lines of which not all was emitted: all of them once it is finished, before that those over the rate."""
 
         self._total_bytes = 0
         self._line_breaks = 0
@@ -62,13 +84,17 @@ class OutputCapture:
         """Emit what is left and the note about what was not; returns the text for the result."""
         if self._pending and not self._full:
             self._take_line(self._pending, b"")
-        if self._full:
-            unfinished = not self._tail.endswith(b"\n")
-            lines = self._line_breaks + unfinished - self._emitted_lines
+        unfinished = self._total_bytes > 0 and not self._tail.endswith(b"\n")
+        self.dropped_lines = self._line_breaks + unfinished - self._emitted_lines
+        if self._full or self._too_fast:
             size = readable_size(self._total_bytes - self._emitted_bytes)
-            self._emit(
-                f"… {lines:,} more {'line' if lines == 1 else 'lines'} ({size}) not kept; "
-                "the limit is STEP_OUTPUT_MAX_BYTES"
+            limits = [
+                *(["STEP_OUTPUT_MAX_BYTES"] if self._full else []),
+                *(["RUN_LOG_LINES_PER_SECOND"] if self._too_fast else []),
+            ]
+            self._warn(
+                f"… {_lines(self.dropped_lines)} ({size}) not shown; the limit is {' and '.join(limits)}",
+                self.dropped_lines,
             )
         return self._text()
 
@@ -78,16 +104,33 @@ class OutputCapture:
             for piece in _cut(text, self._line_max_bytes):
                 self._take_piece(piece)
         self._line_goes_on = False
-        if not self._full:
+        if self._line_is_whole:
             self._emitted_bytes += len(line) - len(text) + len(line_break)
             self._emitted_lines += 1
+        elif not self._full:
+            self.dropped_lines += 1
+            self._line_is_whole = True
+            self._notice()
 
     def _take_piece(self, piece: bytes) -> None:
+        if not self._full and not self._may_emit():
+            self._too_fast = True
+            self._line_is_whole = False
+            return
         self._cost += len(piece) + LINE_COST
         self._full = self._full or self._cost > self._max_bytes
-        if not self._full:
+        if self._full:
+            self._line_is_whole = False
+        else:
             self._emit(piece.decode("utf-8", "replace"))
             self._emitted_bytes += len(piece)
+
+    def _notice(self) -> None:
+        now = self._clock()
+        if now >= self._next_notice:
+            self._next_notice = now + NOTICE_SECONDS
+            said = f"… {_lines(self.dropped_lines)} not shown so far; the limit is RUN_LOG_LINES_PER_SECOND"
+            self._warn(said, self.dropped_lines)
 
     def _text(self) -> str:
         if self._total_bytes <= self._result_max_bytes:
@@ -98,6 +141,10 @@ class OutputCapture:
         left_out = readable_size(self._total_bytes - len(head) - len(tail))
         note = f"\n… {left_out} left out here; the limit is STEP_RESULT_MAX_BYTES …\n"
         return head.decode("utf-8", "replace") + note + tail.decode("utf-8", "replace")
+
+
+def _lines(count: int) -> str:
+    return f"{count:,} {'line' if count == 1 else 'lines'}"
 
 
 def _cut(data: bytes, max_bytes: int) -> list[bytes]:

@@ -1,48 +1,68 @@
-"""The reaper: brings back what fell between the chairs. Every worker runs one; they do not get in each other's way.
+"""The reaper: brings back what fell between the chairs.
 
-It returns runs whose lease ended and attempts that are due (one script), and compares the database with Redis:
-a run that is queued in the one and unknown to the other (Redis was emptied, the API died between commit and push) is
-queued once more, which does nothing where another reaper was quicker. A run that is `running` and unknown to Redis has
-a worker that will tell Redis of it at its next heartbeat; only when none does for a whole lease it is queued.
+Every worker returns runs whose lease ended and attempts that are due (one script; they do not get in each other's way).
+One of them, the leader, compares the database with Redis: a run that is queued in the one and unknown to the other
+(Redis was emptied, the API died between commit and push) is queued once more. A run that is `running` and unknown to
+Redis has a worker that will tell Redis of it at its next heartbeat; only when none does for a whole lease it is queued.
+Two leaders, for the moment in which Redis was emptied, do no harm: a run is queued once, whoever asks for it.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
 from backplane.errors import Unavailable
 from backplane.queue.base import Job
 from backplane.resources import Resources
-from backplane.runs import Run, RunStatus
+from backplane.runs import RunStatus, UnfinishedRun
 from backplane.tasks import run_together
 
 log = structlog.get_logger()
 
-REAP_SECONDS = 1.0
+REAP_SECONDS = 5.0
+"""How long at most between two looks; what is known to come is looked for when it comes."""
+SHORTEST_PAUSE_SECONDS = 0.01
 BATCH = 500
 PUSH_SECONDS = 2.0
 """How long a run may be queued in the database before Redis has to know it: the API is between commit and push."""
+MIRROR_SECONDS = 60.0
 
 
 class Reaper:
-    """All times in seconds. `heartbeat_seconds`: after Redis was away, workers get so long to renew their leases."""
+    """All times in seconds. `heartbeat_seconds`: after Redis was away, workers get so long to renew their leases.
+    `leads` tells whether this worker is the leader now."""
 
     def __init__(
-        self, resources: Resources, *, lease_seconds: float, heartbeat_seconds: float, reconcile_seconds: float
+        self,
+        resources: Resources,
+        *,
+        lease_seconds: float,
+        heartbeat_seconds: float,
+        reconcile_seconds: float,
+        leads: Callable[[], bool],
     ) -> None:
         self._resources = resources
         self._lease_seconds = lease_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._reconcile_seconds = reconcile_seconds
+        self._leads = leads
+        self._look = asyncio.Event()
         self._missing_since: dict[str, float] = {}
+        self._mirrored_at = float("-inf")
 
     async def run(self) -> None:
         await run_together(reap=self._reap(), reconcile=self._reconcile())
 
+    def expect(self, delay_seconds: float) -> None:
+        """This worker has just put a run off for so long."""
+        asyncio.get_running_loop().call_later(delay_seconds, self._look.set)
+
     async def _reap(self) -> None:
         while True:
+            self._look.clear()
             try:
                 reaped = await self._resources.queue.reap(BATCH)
             except Unavailable as error:
@@ -50,16 +70,24 @@ class Reaper:
                 await asyncio.sleep(self._heartbeat_seconds)
                 continue
             if reaped.lost:
-                log.warning("workers were lost; their runs are queued again", runs=reaped.lost)
-            if max(reaped.lost, reaped.due) < BATCH:
-                await asyncio.sleep(REAP_SECONDS)
+                log.warning("workers were lost; their runs wait again", runs=reaped.lost)
+            if max(reaped.lost, reaped.due, reaped.let_in) >= BATCH:
+                continue
+            pause = REAP_SECONDS if reaped.next_seconds is None else min(reaped.next_seconds, REAP_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(pause, SHORTEST_PAUSE_SECONDS)):
+                    await self._look.wait()
 
     async def _reconcile(self) -> None:
         while True:
             # Something is missing: look again as soon as it can no longer be on its way.
             await asyncio.sleep(PUSH_SECONDS if self._missing_since else self._reconcile_seconds)
+            if not self._leads():
+                self._missing_since.clear()
+                continue
             try:
                 queued = await self.reconcile()
+                await self._mirror_dead_letters()
             except Unavailable as error:
                 log.warning("cannot compare the database with Redis", part=error.part, error=error.message)
                 continue
@@ -71,15 +99,22 @@ class Reaper:
         queued, cursor, missing = 0, "", dict[str, float]()
         while runs := await self._resources.store.runs.unfinished(after=cursor, limit=BATCH):
             cursor = runs[-1].id
+            again: list[Job] = []
             for run in await self._unknown(runs):
                 since = missing[run.id] = self._missing_since.get(run.id, time.monotonic())
                 grace = PUSH_SECONDS if run.status is RunStatus.QUEUED else self._lease_seconds
                 if time.monotonic() - since >= grace:
-                    job = Job(run.id, run.user_id, run.priority, run.generation)
-                    queued += await self._resources.queue.enqueue(job)
+                    again.append(Job(run.id, run.user_id, run.priority, run.generation, run.resource or ""))
+            if again:
+                queued += sum(await self._resources.queue.enqueue(again))
         self._missing_since = missing
         return queued
 
-    async def _unknown(self, runs: Sequence[Run]) -> list[Run]:
+    async def _unknown(self, runs: Sequence[UnfinishedRun]) -> list[UnfinishedRun]:
         known = await self._resources.queue.known([run.id for run in runs])
         return [run for run, is_known in zip(runs, known, strict=True) if not is_known]
+
+    async def _mirror_dead_letters(self) -> None:
+        if time.monotonic() - self._mirrored_at >= MIRROR_SECONDS:
+            await self._resources.queue.mirror_dead(await self._resources.store.dead_letters.newest())
+            self._mirrored_at = time.monotonic()

@@ -1,14 +1,16 @@
 """The events of the runs that this process holds, on their way to the watchers and to the database.
 
 A run's holder numbers its events itself: it is the only one who may. Two loops serve all runs of the process. One tells
-events to the live wire as soon as they are there (what comes up meanwhile goes in the next call); one stores them in
-the database in batches. A run with much to say cannot hold up another: each gets a bounded share of a call.
+events to the live wire: the first after a silence at once, and then every few milliseconds what has gathered; one
+stores them in the database in batches. A run with much to say cannot hold up another: each gets a bounded share of a
+call, in events and in bytes, and every run that has something to say is in every call.
 
 What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction, and
 told only then.
 """
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +26,29 @@ from backplane.tasks import run_together
 
 SHARE = 500
 """Events of one run in one call."""
+CALL_BYTES = 2 * 1024 * 1024
+"""All events of a call, about: each run that has something to say gets an equal part of it, and one event at least."""
 UNTOLD_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
 
 Write = Callable[[HeldRun], None]
 
 log = structlog.get_logger()
+
+
+def share(waiting: Sequence[Event], max_bytes: int) -> list[Event]:
+    """The first of these that go into one call: at most `SHARE`, and no more bytes than that, but one at least."""
+    size = 0
+    for count, event in enumerate(waiting[:SHARE]):
+        size += len(event.line.encode())
+        if size > max_bytes and count:
+            return list(waiting[:count])
+    return list(waiting[:SHARE])
+
+
+def _drop_until(waiting: list[Event], last_id: int) -> None:
+    """In place. Numbers rise, and the list may have been cut at its beginning meanwhile."""
+    del waiting[: bisect_right(waiting, last_id, key=lambda event: event.id)]
 
 
 class RunEvents:
@@ -122,12 +141,16 @@ class RunEvents:
 
 
 class EventWriter:
-    """The two loops. `run` them in a task for as long as runs are held."""
+    """The two loops. `run` them in a task for as long as runs are held. An event waits for at most `gather_seconds`
+    before it is told, and for `flush_seconds` before it is stored."""
 
-    def __init__(self, store: Store, event_log: EventLog, *, flush_seconds: float) -> None:
+    def __init__(
+        self, store: Store, event_log: EventLog, *, flush_seconds: float, gather_seconds: float = 0.005
+    ) -> None:
         self.store = store
         self._event_log = event_log
         self._flush_seconds = flush_seconds
+        self._gather_seconds = gather_seconds
         self._runs: dict[str, RunEvents] = {}
         self._to_tell = asyncio.Event()
         self._to_save = asyncio.Event()
@@ -153,12 +176,14 @@ class EventWriter:
         while True:
             await self._to_tell.wait()
             self._to_tell.clear()
-            shares = [(run, run.untold[:SHARE]) for run in self._runs.values() if run.untold]
-            if not shares:
+            talking = [run for run in self._runs.values() if run.untold]
+            if not talking:
                 continue
+            shares = [(run, share(run.untold, CALL_BYTES // len(talking))) for run in talking]
+            behind = any(len(run.untold) > len(events) for run, events in shares)
             try:
                 taken = await self._event_log.append(
-                    [Batch(run.run_id, run.generation, share) for run, share in shares]
+                    [Batch(run.run_id, run.generation, events) for run, events in shares]
                 )
                 waits = pauses()
             except Unavailable as error:
@@ -167,45 +192,51 @@ class EventWriter:
                 await asyncio.sleep(pause)
                 self._to_tell.set()
                 continue
-            for (run, share), accepted in zip(shares, taken, strict=True):
-                told = share[-1].id
-                run.untold = [event for event in run.untold if event.id > told]
+            for (run, events), accepted in zip(shares, taken, strict=True):
+                _drop_until(run.untold, events[-1].id)
                 if not accepted:
                     run.superseded()
                 if run.untold:
                     self._to_tell.set()
                 else:
                     run.told.set()
+            if not behind:
+                await asyncio.sleep(self._gather_seconds)
 
     async def _save_all(self) -> None:
-        waits = pauses()
+        waits, behind = pauses(), False
         while True:
             await self._to_save.wait()
-            await asyncio.sleep(self._flush_seconds)
+            if not behind:
+                await asyncio.sleep(self._flush_seconds)
             self._to_save.clear()
+            behind = False
             runs = [run for run in self._runs.values() if run.unsaved and not run.saving.locked()]
             if not runs:
                 continue
-            for run in runs:
-                await run.saving.acquire()
-            batches = {(run.run_id, run.generation): run.unsaved[:SHARE] for run in runs}
             try:
-                refused = await self.store.held.add_events(batches)
+                await self._save(runs)
                 waits = pauses()
             except Unavailable as error:
                 pause = next(waits)
                 log.warning("events are not in the database yet", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
+            behind = any(run.unsaved for run in runs)
+            if behind:
                 self._to_save.set()
-                continue
-            finally:
-                for run in runs:
-                    run.saving.release()
+
+    async def _save(self, runs: Sequence[RunEvents]) -> None:
+        part = CALL_BYTES // len(runs)
+        batches = {(run.run_id, run.generation): share(run.unsaved, part) for run in runs}
+        for run in runs:
+            await run.saving.acquire()
+        try:
+            refused = await self.store.held.add_events(batches)
+        finally:
             for run in runs:
-                saved = batches[run.run_id, run.generation][-1].id
-                run.unsaved = [event for event in run.unsaved if event.id > saved]
-                if run.run_id in refused:
-                    run.unsaved.clear()
-                    run.superseded()
-                if run.unsaved:
-                    self._to_save.set()
+                run.saving.release()
+        for run in runs:
+            _drop_until(run.unsaved, batches[run.run_id, run.generation][-1].id)
+            if run.run_id in refused:
+                run.unsaved.clear()
+                run.superseded()

@@ -18,7 +18,7 @@ from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.tasks import end
 from backplane.workspace.quota import Quota
-from worker.consumer import Consumer
+from worker.consumer import Consumer, Held
 from worker.execution import Equipment, Execution
 from worker.heartbeat import Heartbeat
 from worker.planner.given import GivenPlanner
@@ -32,6 +32,9 @@ from worker.supervisor import OutputLimits
 from worker.tools.registry import builtin_tools
 
 log = structlog.get_logger()
+
+WAIT_SECONDS = 5.0
+"""A bell may be lost (taken by a worker that stands still), so nobody trusts the silence for longer."""
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -91,15 +94,27 @@ async def _work(
         retry_max_seconds=settings.retry_max_seconds,
         crash_limit=settings.worker_crash_limit,
         lease_seconds=settings.lease_seconds,
+        worker_id=worker_id,
     )
     slots = settings.worker_concurrency
-    consumer = Consumer(resources.queue, worker_id, slots, lambda claim: Execution(claim, equipment))
-    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, consumer.held)
+    held: dict[str, Held] = {}
+    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, held)
     reaper = Reaper(
         resources,
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         reconcile_seconds=settings.reconcile_seconds,
+        leads=lambda: heartbeat.leads,
+    )
+    consumer = Consumer(
+        resources.queue,
+        worker_id,
+        slots,
+        lambda claim: Execution(claim, equipment),
+        held=held,
+        # A claim counts from when it was asked for, so a wait must leave it most of its lease.
+        wait_seconds=min(WAIT_SECONDS, settings.lease_seconds / 3),
+        postponed=reaper.expect,
     )
     loops = [
         asyncio.create_task(loop, name=name)
@@ -108,6 +123,7 @@ async def _work(
             ("heartbeat", heartbeat.run()),
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
+            ("settle", consumer.settle()),
         )
     ]
     consuming = asyncio.create_task(consumer.run(), name="consume")

@@ -27,9 +27,11 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
-from worker.output import OutputCapture
+from worker.line_rate import TokenBucket
 from worker.run_events import RunEvents, Write
 from worker.sandbox.base import Limits, Sandbox
+from worker.step_output import OutputLimits as OutputLimits
+from worker.step_output import StepOutput
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 
@@ -53,15 +55,6 @@ class StepUncertain(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputLimits:
-    """All in bytes: what of a step's output becomes events, what stays in its result, and the longest line."""
-
-    events: int
-    result: int
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
 class StepTools:
     """What the steps of one run work with. `limits.wall_seconds` holds for steps that name no time of their own."""
 
@@ -79,6 +72,8 @@ class Supervisor:
         self._events = events
         self._interruption = interruption
         self._with = step_tools
+        output = step_tools.output
+        self._lines = TokenBucket(output.lines_per_second, output.lines_burst, time.monotonic())
 
     def check(self, plan: Plan) -> None:
         """Raises InvalidPlan when a step names a tool that is not there, or arguments that it does not take."""
@@ -123,26 +118,39 @@ class Supervisor:
         attempt = 1
         while True:
             tries += 1
-            result, report = await self._try(step, tool, arguments, tries)
-            if result.exit_code == 0 and result.error is None:
-                self._note(step, StepStatus.COMPLETED, report)
-                return
-            error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
-            error = RunError(error.code, error.message, error.retryable, step.id)
-            report = {**report, "error": error.as_dict()}
-            pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
-            if pause is None:
-                self._note(step, StepStatus.FAILED, report)
-                raise StepFailed(error)
-            self._events.hold_back()
-            self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
-            # It is known to have failed: whoever takes the run over in the pause need not ask.
-            await self._events.record(_end_of(step, StepStatus.PENDING, report))
+            output = StepOutput(step.id, self._with.output, self._lines, self._events.emit)
+            try:
+                result, report = await self._try(step, tool, arguments, tries, output)
+                if result.exit_code == 0 and result.error is None:
+                    self._note(step, StepStatus.COMPLETED, report)
+                    await self._keep(output)
+                    return
+                error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
+                error = RunError(error.code, error.message, error.retryable, step.id)
+                report = {**report, "error": error.as_dict()}
+                pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
+                if pause is None:
+                    self._note(step, StepStatus.FAILED, report)
+                    await self._keep(output)
+                    raise StepFailed(error)
+                self._events.hold_back()
+                self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
+                # It is known to have failed: whoever takes the run over in the pause need not ask.
+                await self._events.record(_end_of(step, StepStatus.PENDING, report))
+                await self._keep(output)
+            finally:
+                output.discard()
             await self._interruption.pause(pause)
             attempt += 1
 
+    async def _keep(self, output: StepOutput) -> None:
+        if output.is_incomplete:
+            # The step's end first, so that it does not depend on the file; this also finds out newer hands.
+            await self._events.record()
+            await output.store(self._with.workspace, self._with.quota, self._interruption)
+
     async def _try(
-        self, step: Step, tool: Tool, arguments: ToolArguments, tries: int
+        self, step: Step, tool: Tool, arguments: ToolArguments, tries: int, output: StepOutput
     ) -> tuple[ToolResult, dict[str, Any]]:
         """One try, repeated while a part of the platform is away and repeating is safe."""
         waits = pauses()
@@ -151,15 +159,10 @@ class Supervisor:
             self._tell(step, StepStatus.STARTED)
             await self._events.record(lambda held: held.begin_step(step.id, tries))
             state = _StepState()
-            capture = OutputCapture(
-                lambda line: self._events.emit(EventType.LOG, {"line": line, "step": step.id}),
-                line_max_bytes=self._with.output.line,
-                max_bytes=self._with.output.events,
-                result_max_bytes=self._with.output.result,
-            )
+            output.restart()
             started = time.monotonic()
             try:
-                context = self._context(step, state, capture)
+                context = self._context(step, state, output)
                 result = await self._interruption.guard(tool.run(arguments, context))
             except Unavailable as error:
                 # A sandbox that is away was never entered.
@@ -174,18 +177,20 @@ class Supervisor:
             except PlatformError as error:
                 result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
             except Interrupted as interrupted:
-                capture.finish()
+                output.finish()
                 if interrupted.cause in (Cause.CANCELLED, Cause.TIMED_OUT):
+                    if output.is_incomplete:
+                        output.say_not_kept(f"the run was {interrupted.cause}")
                     self._tell(step, "interrupted", reason=interrupted.cause)
                 raise
             return result, {
                 "exit_code": result.exit_code,
-                "output": capture.finish(),
+                "output": output.finish(),
                 "duration_ms": round((time.monotonic() - started) * 1000),
                 "files_changed": list(result.files_changed),
             }
 
-    def _context(self, step: Step, state: "_StepState", capture: OutputCapture) -> ToolContext:
+    def _context(self, step: Step, state: "_StepState", output: StepOutput) -> ToolContext:
         async def about_to_change() -> None:
             self._interruption.changes_begin()
             await self._events.record(lambda held: held.step_is_changing(step.id))
@@ -198,7 +203,7 @@ class Supervisor:
             sandbox=self._with.sandbox,
             quota=self._with.quota,
             limits=replace(self._with.limits, wall_seconds=wall_seconds),
-            output=capture.write,
+            output=output.write,
             about_to_change=about_to_change,
         )
 

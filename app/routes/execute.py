@@ -1,6 +1,6 @@
 """POST /agent/execute: make, start, cancel, retry and look at runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Response
 
@@ -14,6 +14,7 @@ from app.models import (
     CreateAndStart,
     ExecuteRequest,
     ExecuteResponse,
+    QueueStanding,
     Retry,
     Start,
     UncertainStep,
@@ -64,16 +65,15 @@ async def execute(
         run = await submission.retry(user, body.run_id, uncertain_step_is_done=is_done)
     else:
         run = await services.resources.store.runs.get(user.id, body.run_id)
-    position, wait = await standing_of(services, run)
-    return ExecuteResponse(run_id=run.id, status=run.status, position=position, estimated_wait_seconds=wait)
+    return ExecuteResponse(run_id=run.id, status=run.status, **await standing_of(services, run))
 
 
-async def standing_of(services: Services, run: Run) -> tuple[int | None, float | None]:
-    """Position and estimated wait in seconds, while it is queued and Redis can tell."""
+async def standing_of(services: Services, run: Run) -> dict[str, Any]:
+    """The fields of QueueStanding, while the run is queued and the queue can tell."""
     if run.status is not RunStatus.QUEUED:
-        return None, None
+        return {}
     try:
         [standing] = await services.resources.queue.standing([run.id])
     except Unavailable:
-        return None, None
-    return (standing.position, round(standing.wait_seconds, 1)) if standing else (None, None)
+        return {}
+    return QueueStanding.standing_fields(standing) if standing else {}

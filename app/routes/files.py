@@ -11,6 +11,7 @@ from app.auth import CurrentUser
 from app.errors import problem, responses
 from app.models import FileList, FileView, RunId
 from app.services import Services, ServicesOf
+from backplane.errors import Conflict
 from backplane.users import User
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.paths import check_path
@@ -94,7 +95,10 @@ async def put_file(
     run_id: RunId, path: FilePath, request: Request, user: CurrentUser, services: ServicesOf
 ) -> FileView:
     """Write a file, before the run is started or at any other time. It is seen whole, or not at all."""
-    workspace = await _workspace(services, user, run_id)
+    run = await services.resources.store.runs.get(user.id, run_id)
+    if run.files_expired_at is not None:
+        raise Conflict(f"run {run_id} is past its time and its files are gone; make a new run")
+    workspace = services.resources.workspaces.workspace(run.user_id, run.id)
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdigit() else None
     room = await ensure_room(workspace, services.quota, path, size)

@@ -1,12 +1,15 @@
-"""GET /agent/queue: how long it is, and who works on it. GET /agent/me: whose token this is."""
+"""GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/me: whose token this is."""
+
+from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
 from app.auth import CurrentUser
 from app.errors import responses
-from app.models import QueueView, WhoAmI
+from app.models import FinishedJobs, FinishedJobView, QueueView, WhoAmI
 from app.services import ServicesOf
 from backplane.runs import Priority
+from backplane.users import Tier
 
 router = APIRouter(tags=["queue"])
 
@@ -15,15 +18,42 @@ router = APIRouter(tags=["queue"])
 async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
     """The whole platform's queue, in numbers."""
     found = await services.resources.queue.statistics()
+    waiting = {priority: found.queued[priority] + found.parked[priority] for priority in found.queued}
     ahead = sum(count for priority, count in found.queued.items() if priority >= Priority.NORMAL)
+    wait = found.wait(ahead + 1)
     return QueueView(
-        queued=sum(found.queued.values()),
+        queued=found.waiting,
         running=found.running,
-        queued_by_priority={priority.name.lower(): count for priority, count in found.queued.items()},
+        queued_by_priority={priority.name.lower(): count for priority, count in waiting.items()},
+        held_back_by_priority={priority.name.lower(): count for priority, count in found.parked.items()},
         scheduled=found.scheduled,
+        dead=found.dead,
+        max_waiting=services.settings.queue_max_waiting,
+        max_concurrent=found.slots,
         slots=found.slots,
         workers=found.workers,
-        estimated_wait_seconds=round(found.wait_seconds(ahead + 1), 1),
+        estimated_wait_seconds=round(wait.p50, 1),
+        estimated_wait_p90_seconds=round(wait.p90, 1),
+    )
+
+
+@router.get("/agent/queue/finished", responses=responses())
+async def list_finished(user: CurrentUser, services: ServicesOf) -> FinishedJobs:
+    """One's own among the last hundred runs that ended, newest first; for admins, all of them."""
+    jobs = await services.resources.queue.finished()
+    return FinishedJobs(
+        jobs=[
+            FinishedJobView(
+                run_id=job.run_id,
+                status=job.status,
+                error=job.error or None,
+                queued_at=_time(job.queued_at),
+                claimed_at=_time(job.claimed_at) if job.claimed_at else None,
+                finished_at=_time(job.finished_at),
+            )
+            for job in jobs
+            if user.tier is Tier.ADMIN or job.user_id == user.id
+        ]
     )
 
 
@@ -31,3 +61,7 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
 async def show_user(user: CurrentUser) -> WhoAmI:
     """Whose token this is."""
     return WhoAmI(user_id=user.id, name=user.name, tier=user.tier)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

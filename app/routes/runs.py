@@ -1,15 +1,31 @@
 """GET /agent/runs: what became of one's runs."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from app.auth import CurrentUser
 from app.errors import responses
-from app.models import RunId, RunPage, RunSummary, RunView, StepView
+from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
+from app.models import (
+    Explanation,
+    FailureView,
+    QueueStanding,
+    ReasonView,
+    RunId,
+    RunPage,
+    RunSummary,
+    RunView,
+    StepView,
+    WebhookView,
+)
 from app.routes.execute import standing_of
-from app.services import ServicesOf
-from backplane.runs import RunStatus
+from app.services import Services, ServicesOf
+from backplane.errors import Unavailable
+from backplane.runs import Run, RunStatus
+from backplane.users import Tier
+from backplane.webhooks import DeliveryStatus
 
 router = APIRouter(tags=["runs"])
 
@@ -38,7 +54,8 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
     store = services.resources.store
     run = await store.runs.get(user.id, run_id)
     steps = await store.journal.steps(run_id)
-    position, wait = await standing_of(services, run)
+    failures = await store.dead_letters.failures(run_id)
+    standing = await standing_of(services, run)
     return RunView(
         **RunSummary.fields_of(run),
         timeout_seconds=run.timeout_seconds,
@@ -58,6 +75,59 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
             )
             for step in steps
         ],
-        position=position,
-        estimated_wait_seconds=wait,
+        failures=[FailureView.of(failure, with_traceback=user.tier is Tier.ADMIN) for failure in failures],
+        webhook=await _webhook(services, run),
+        files_expired_at=run.files_expired_at,
+        **standing,
     )
+
+
+async def _webhook(services: Services, run: Run) -> WebhookView | None:
+    if run.webhook_url is None:
+        return None
+    state = await services.resources.store.webhooks.last_of(run.id)
+    if state is None:
+        return WebhookView(url=run.webhook_url)
+    return WebhookView(
+        url=run.webhook_url,
+        event=state.event,
+        status=state.status,
+        attempts=state.attempts,
+        last_error=state.last_error,
+        response_code=state.response_code,
+        next_at=state.next_at if state.status is DeliveryStatus.PENDING else None,
+    )
+
+
+@router.get("/agent/runs/{run_id}/explain", responses=responses(404, 422))
+async def explain_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Explanation:
+    """Why a run waits, in words and in fields."""
+    run = await services.resources.store.runs.get(user.id, run_id)
+    situation, now = await _situation(services, run), datetime.now(UTC)
+    found = reasons(run, situation, now)
+    statistics, standing = situation.statistics, situation.standing
+    return Explanation(
+        run_id=run.id,
+        status=run.status,
+        text=in_words(run, found),
+        reasons=[ReasonView(code=reason.code, text=reason.text) for reason in found],
+        priority=run.priority.name.lower(),
+        waiting_seconds=waiting_seconds(run, now),
+        ahead=standing.position - 1 if standing else None,
+        cap=standing.cap if standing and standing.gate else None,
+        next_attempt_at=situation.next_attempt_at,
+        free_slots=max(statistics.slots - statistics.running, 0) if statistics else None,
+        max_concurrent=statistics.slots if statistics else None,
+        workers=statistics.workers if statistics else None,
+        **(QueueStanding.standing_fields(standing) if standing else {}),
+    )
+
+
+async def _situation(services: Services, run: Run) -> Situation:
+    queue = services.resources.queue
+    try:
+        statistics = await queue.statistics()
+        [standing] = await queue.standing([run.id]) if run.status is RunStatus.QUEUED else [None]
+        return Situation(statistics, standing, moment(await queue.next_attempt(run.id)))
+    except Unavailable:
+        return Situation(None, None, None)

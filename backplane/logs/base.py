@@ -14,7 +14,8 @@ from backplane.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events of one run, in order, by the holder of this generation (0: nobody has held the run yet)."""
+    """Events of one run, in order, by the holder of this generation. Who holds nothing (the API) gives that of the
+    run's row: 0 until it is first taken."""
 
     run_id: str
     generation: int
@@ -46,7 +47,8 @@ class EventLog(ABC):
 
     @abstractmethod
     async def append(self, batches: Sequence[Batch]) -> list[bool]:
-        """Keep and tell events. False for a batch whose generation is not the newest: none of it was taken.
+        """Keep and tell events. False for a batch whose generation is not the newest that holds the run or has written
+        events of it that are still kept: none of it was taken.
 
         An event whose number is known already is not told again, so a call whose answer was lost can be repeated.
         """

@@ -13,7 +13,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from backplane import redis_keys as keys
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, decode
 from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
@@ -32,6 +31,7 @@ class RedisEventLog(EventLog):
     def __init__(self, clients: RedisClients, *, keep_events: int, keep_seconds: int, silent_seconds: int) -> None:
         self._clients = clients
         self._redis = clients.commands
+        self._keys = clients.keys
         self._keep_events = keep_events
         self._keep_seconds = keep_seconds
         self._silent_seconds = silent_seconds
@@ -42,23 +42,23 @@ class RedisEventLog(EventLog):
         for batch in batches:
             arguments: list[str | int] = [
                 batch.generation,
-                keys.channel(batch.run_id),
+                self._keys.channel(batch.run_id),
                 self._keep_events,
                 self._keep_seconds if batch.events[-1].type is EventType.END else self._silent_seconds,
             ]
             for event in batch.events:
                 arguments += [event.id, event.line]
-            calls.append(([keys.job(batch.run_id), keys.stream(batch.run_id)], arguments))
+            calls.append(([self._keys.job(batch.run_id), self._keys.stream(batch.run_id)], arguments))
         return [bool(taken) for taken in await self._append.batch(calls)]
 
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         with translated():
-            entries = await cast(Any, self._redis.xrange(keys.stream(run_id), min=f"({cursor}-0", count=limit))
+            entries = await cast(Any, self._redis.xrange(self._keys.stream(run_id), min=f"({cursor}-0", count=limit))
         return [decode(fields["e"]) for _, fields in entries]
 
     async def last_id(self, run_id: str) -> int | None:
         with translated():
-            entries = await cast(Any, self._redis.xrevrange(keys.stream(run_id), count=1))
+            entries = await cast(Any, self._redis.xrevrange(self._keys.stream(run_id), count=1))
         return int(entries[0][0].split("-")[0]) if entries else None
 
     @asynccontextmanager
@@ -73,14 +73,15 @@ class RedisSubscription(Subscription):
     """
 
     def __init__(self, clients: RedisClients) -> None:
-        self._pool = clients.blocking.connection_pool
+        self._keys = clients.keys
+        self._new_connection = clients.new_connection
         self._connection: AbstractConnection | None = None
         self._sending = asyncio.Lock()
         self._tried = asyncio.Event()
         self._confirmed: dict[str, asyncio.Event] = {}
 
     async def add(self, run_id: str) -> None:
-        channel = keys.channel(run_id)
+        channel = self._keys.channel(run_id)
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
@@ -94,7 +95,7 @@ class RedisSubscription(Subscription):
                 self._confirmed.pop(channel, None)
 
     async def remove(self, run_id: str) -> None:
-        channel = keys.channel(run_id)
+        channel = self._keys.channel(run_id)
         self._confirmed.pop(channel, None)
         await self._send("UNSUBSCRIBE", channel)
 
@@ -120,7 +121,7 @@ class RedisSubscription(Subscription):
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        connection: AbstractConnection = cast(Any, self._pool).make_connection()
+        connection = self._new_connection()
         connection.retry = Retry(NoBackoff(), 0)
         try:
             await cast(Any, connection).connect()

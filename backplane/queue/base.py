@@ -3,14 +3,39 @@
 The database knows what a run is; the queue only dispatches ids. Everything in it can be rebuilt from the database
 (`worker.reaper`), so no method here is the place where a run is kept. Times are the queue's own clock, in seconds.
 All methods raise Unavailable when it does not answer.
+
+Order. A run counts from when it may run. Each priority step is worth as much as `ageing_seconds` of waiting; critical
+runs come first whatever the others have waited. Where a cap is reached (runs of one user, of one tier, of one named
+resource, each counted from when they may run until they are settled) further runs are parked; each one that is settled
+lets the next one in. So a user with a thousand runs has only so many in everybody's way, and no claim has to look for
+one that may run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-from backplane.runs import Priority
+from backplane.queue.estimate import Wait, estimated_wait
+from backplane.runs import Priority, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many runs at once, by priority (each tier has one) or by resource; what is not named has no cap."""
+
+    user: Mapping[Priority, int] = field(default_factory=dict)
+    tier: Mapping[Priority, int] = field(default_factory=dict)
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many runs may wait; 0: no limit."""
+
+    overall: int = 0
+    tier: Mapping[Priority, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +46,7 @@ class Job:
     user_id: str
     priority: Priority
     generation: int = 0
+    resource: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,63 +68,137 @@ class Claim:
         return self.job.generation
 
 
+class Outcome(StrEnum):
+    FINISHED = "finished"
+    """Over, or waiting for a person."""
+    HANDED_BACK = "handed back"
+    """Waits again where it stood, as if nobody had taken it."""
+    POSTPONED = "postponed"
+    """Waits again after the delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of a claim. `status` and `error` (a code) are for those who look at finished jobs; the duration, in
+    seconds, counts for the estimate where there is one."""
+
+    claim: Claim
+    outcome: Outcome
+    status: RunStatus | None = None
+    error: str = ""
+    duration_seconds: float | None = None
+    delay_seconds: float = 0.0
+    is_dead: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """`lost`: runs whose lease had ended; `due`: runs whose next attempt had come. Both are queued again."""
+    """`lost`: runs whose lease had ended; `due`: runs whose next attempt had come; `let_in`: parked runs for which
+    there was room. All may be taken now. `next_seconds`: when the next lease or pause ends; None: there is none."""
 
     lost: int
     due: int
+    let_in: int
+    next_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """`lost`: the runs that are no longer the worker's own. `leads`: it is the one worker that compares the database
+    with the queue, until its next heartbeat is due."""
+
+    lost: frozenset[str]
+    leads: bool
+
+
+class Gate(StrEnum):
+    """What a parked run waits for."""
+
+    USER = "user"
+    TIER = "tier"
+    RESOURCE = "resource"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`position` from 1, in the order in which runs are taken; `wait_seconds` is an estimate."""
+    """`position` from 1, in the order in which runs are taken as things stand. `gate`: the cap that holds it back."""
 
     position: int
-    wait_seconds: float
+    wait: Wait
+    gate: Gate | None = None
+    cap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """Times are seconds since the epoch."""
+
+    run_id: str
+    user_id: str
+    status: RunStatus
+    error: str
+    queued_at: float
+    claimed_at: float
+    finished_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
+    """`queued` may be taken at once, `parked` wait for room under a cap; `durations` are those of the last runs, in
+    seconds."""
+
     queued: dict[Priority, int]
+    parked: dict[Priority, int]
     running: int
     scheduled: int
+    dead: int
     workers: int
     slots: int
-    run_seconds: float
-    """What a run takes: the mean of the last ones, or the initial estimate."""
+    durations: tuple[float, ...]
+    initial_run_seconds: float
 
-    def wait_seconds(self, position: int) -> float:
-        """About how long until the run at this position (from 1) is taken: free slots at once, then a slot at a
-        time."""
-        turns = max(0, position - (self.slots - self.running))
-        return turns * self.run_seconds / max(self.slots, 1)
+    @property
+    def waiting(self) -> int:
+        return sum(self.queued.values()) + sum(self.parked.values())
+
+    def wait(self, position: int) -> Wait:
+        """How long until the run at this position (from 1) is taken."""
+        return estimated_wait(
+            position - (self.slots - self.running), self.slots, self.durations or (self.initial_run_seconds,)
+        )
 
 
 class Queue(ABC):
     @abstractmethod
-    async def enqueue(self, job: Job) -> bool:
-        """Let a run wait. False when it waits or is held already."""
+    async def admit(self, run_id: str, priority: Priority) -> bool:
+        """Reserve a place for a run that is about to be queued; False: the queue is full. `enqueue` takes it up; left
+        alone it is free again after some seconds."""
 
     @abstractmethod
-    async def claim(self, worker_id: str, limit: int) -> list[Claim]:
-        """Take up to `limit` runs with their leases, highest priority first, oldest first. Does not block."""
+    async def give_up_place(self, run_id: str, priority: Priority) -> None:
+        """Free a reserved place that `enqueue` has not taken up."""
 
     @abstractmethod
-    async def wait(self, seconds: float) -> None:
-        """Return when a run may be waiting, or after so long."""
+    async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
+        """Let runs wait, in this order. False for one that waits or is held already."""
 
     @abstractmethod
-    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> frozenset[str]:
-        """Tell that this worker lives and renew its leases. Answers the ids of runs that are no longer its own."""
+    async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
+        """Take up to `limit` runs with their leases, in order. With nothing there, look once more when something may
+        be waiting, or after so long."""
 
     @abstractmethod
-    async def finish(self, claim: Claim, duration_seconds: float | None) -> None:
-        """The run is over, or waits for a person: give up the hold. The duration counts for the estimate."""
+    async def end_wait(self, worker_id: str) -> None:
+        """Let this worker's `claim` that waits return now."""
 
     @abstractmethod
-    async def release(self, claim: Claim, delay_seconds: float = 0.0) -> None:
-        """Queue the run again: at the front, or after the delay."""
+    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
+        """Tell that this worker lives and renew its leases."""
+
+    @abstractmethod
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Give up holds. Those that are no longer held in their generation are passed over, so a call whose answer was
+        lost can be repeated."""
 
     @abstractmethod
     async def forget(self, run_id: str) -> None:
@@ -106,7 +206,7 @@ class Queue(ABC):
 
     @abstractmethod
     async def reap(self, limit: int) -> Reaped:
-        """Queue again up to `limit` runs each whose lease ended or whose next attempt is due."""
+        """Let wait again up to `limit` runs each whose lease ended or whose next attempt is due."""
 
     @abstractmethod
     async def known(self, run_ids: Sequence[str]) -> list[bool]:
@@ -130,3 +230,15 @@ class Queue(ABC):
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
         """Where waiting runs stand; None for those that do not wait."""
+
+    @abstractmethod
+    async def next_attempt(self, run_id: str) -> float | None:
+        """When a run that was put off waits again, in seconds since the epoch; None: it was not."""
+
+    @abstractmethod
+    async def finished(self) -> list[FinishedJob]:
+        """The last ones, newest first."""
+
+    @abstractmethod
+    async def mirror_dead(self, dead: Mapping[str, float]) -> None:
+        """Make the list of dead runs (id → seconds since the epoch) that operators see in Redis this one."""

@@ -1,106 +1,191 @@
-"""The queue in Redis: lists of run ids, a hash a job, and sorted sets by time.
+"""The queue in Redis: lists of run ids, a hash a job, sets for what is capped, and sorted sets by time.
 
 Every step that must not be cut in two is one Lua script (`lua/`), so no worker can die between taking a run and holding
-its lease. Commands are those of Redis 6.2. Time is Redis's own, so the clocks of the machines do not matter.
+its lease. A claim takes from `jobs:order`, where nothing lies that may not run: caps are looked at when a run comes in
+and when one is settled, so its cost does not grow with what waits. Commands are those of Redis 6.2. Time is Redis's
+own, so the clocks of the machines do not matter.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
-from backplane import redis_keys as keys
+from redis.exceptions import NoScriptError
+
 from backplane.errors import Unavailable
-from backplane.queue.base import Claim, Job, Queue, Reaped, Standing, Statistics
+from backplane.queue.base import (
+    Caps,
+    Claim,
+    FinishedJob,
+    Gate,
+    Job,
+    Queue,
+    Reaped,
+    Renewed,
+    Room,
+    Settlement,
+    Standing,
+    Statistics,
+)
 from backplane.redis_client import RedisClients, Script, translated
-from backplane.runs import Priority
+from backplane.runs import Priority, RunStatus
 
 LUA = Path(__file__).parent / "lua"
-JOB_PREFIX = keys.job("")
 FINISHED_JOB_SECONDS = 3600
-LONGEST_WAIT_SECONDS = 5.0
+RESERVED_SECONDS = 10
+OWN_BELL_SECONDS = 60
+ENQUEUED_AT_ONCE = 500
+NO_ANSWER_SECONDS = 5.0
+DEAD_SHOWN = 1_000
+_GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
 
 
 class RedisQueue(Queue):
-    """`lease_seconds`: how long a claim holds; `initial_run_seconds`: the estimate before any run was measured."""
+    """`lease_seconds`: how long a claim holds; `initial_run_seconds`: the estimate before any run was measured;
+    `ageing_seconds`: so much waiting weighs as much as one step of priority (0: waiting does not count)."""
 
-    def __init__(self, clients: RedisClients, *, lease_seconds: float, initial_run_seconds: float) -> None:
+    def __init__(
+        self,
+        clients: RedisClients,
+        *,
+        lease_seconds: float,
+        initial_run_seconds: float,
+        ageing_seconds: float,
+        caps: Caps,
+        room: Room,
+    ) -> None:
         self._clients = clients
         self._redis = clients.commands
+        self._keys = clients.keys
         self._lease = int(lease_seconds * 1000)
         self._initial_run_seconds = initial_run_seconds
-        self._enqueue, self._claim, self._renew, self._finish, self._release, self._forget, self._reap = (
-            Script(self._redis, LUA / f"{name}.lua")
-            for name in ("enqueue", "claim", "renew", "finish", "release", "forget", "reap")
+        self._caps = caps
+        self._room = room
+        rules = {
+            "user": [caps.user.get(priority, 0) for priority in Priority],
+            "tier": [caps.tier.get(priority, 0) for priority in Priority],
+            "resources": dict(caps.resources),
+        }
+        self._rules: tuple[str | int, ...] = (json.dumps(rules), int(ageing_seconds * 1000))
+        self._admit, self._claim, self._standing = (
+            Script(self._redis, LUA / f"{name}.lua") for name in ("admit", "claim", "standing")
+        )
+        self._enqueue, self._settle, self._renew, self._forget, self._reap = (
+            Script(self._redis, LUA / f"{name}.lua", prelude=LUA / "places.lua")
+            for name in ("enqueue", "settle", "renew", "forget", "reap")
         )
 
-    async def enqueue(self, job: Job) -> bool:
-        pending = keys.PENDING[job.priority]
-        arguments: list[str | int] = [job.run_id, job.user_id, int(job.priority), job.generation]
-        return bool(await self._enqueue([keys.job(job.run_id), pending, keys.DOORBELL], arguments))
+    async def admit(self, run_id: str, priority: Priority) -> bool:
+        limits = (self._room.overall, self._room.tier.get(priority, 0))
+        if not any(limits):
+            return True
+        return bool(await self._admit([self._keys.jobs], [run_id, int(priority), *limits, RESERVED_SECONDS * 1000]))
 
-    async def claim(self, worker_id: str, limit: int) -> list[Claim]:
-        names = [keys.LEASES, keys.DOORBELL, *keys.PENDING.values()]
-        flat = await self._claim(names, [limit, self._lease, worker_id, JOB_PREFIX])
+    async def give_up_place(self, run_id: str, priority: Priority) -> None:
+        if self._room.overall or self._room.tier.get(priority):
+            with translated():
+                await self._redis.zrem(self._keys.admitted(priority), run_id)
+
+    async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
+        taken: list[bool] = []
+        for start in range(0, len(jobs), ENQUEUED_AT_ONCE):
+            batch = [
+                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation)
+                for job in jobs[start : start + ENQUEUED_AT_ONCE]
+            ]
+            taken += map(bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch)]))
+        return taken
+
+    async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
+        if wait_seconds:
+            flat = await self._claim_at_the_bell(worker_id, limit, wait_seconds)
+        else:
+            flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id])
         return [
-            Claim(Job(run_id, user_id, Priority(int(priority)), int(generation)), int(crashes))
-            for run_id, user_id, priority, generation, crashes in zip(*[iter(flat)] * 5, strict=True)
+            Claim(Job(run_id, user_id, Priority(int(priority)), int(generation), resource), int(crashes))
+            for run_id, user_id, priority, resource, generation, crashes in zip(*[iter(flat)] * 6, strict=True)
         ]
 
-    async def wait(self, seconds: float) -> None:
-        # A bell can be taken by a worker that dies before it claims, so nobody trusts the silence for long.
-        pause = min(seconds, LONGEST_WAIT_SECONDS)
+    async def _claim_at_the_bell(self, worker_id: str, limit: int, seconds: float) -> list[Any]:
+        """Both commands are sent at once: Redis carries the second out when the first ends, so a run that comes is
+        claimed without another round trip."""
+        bells = [self._keys.doorbell_of(worker_id), self._keys.doorbell]
+        arguments = [str(limit), str(self._lease), worker_id]
         with translated():
             try:
-                async with asyncio.timeout(pause + LONGEST_WAIT_SECONDS):
-                    await cast(Any, self._clients.blocking.brpop([keys.DOORBELL], timeout=pause))
+                async with asyncio.timeout(seconds + NO_ANSWER_SECONDS):
+                    async with self._clients.blocking.pipeline(transaction=False) as pipeline:
+                        pipeline.brpop(bells, timeout=seconds)
+                        pipeline.evalsha(self._claim.sha, 1, self._keys.jobs, *arguments)
+                        _, flat = await pipeline.execute()
+                        return cast(list[Any], flat)
+            except NoScriptError:
+                return cast(list[Any], await self._claim([self._keys.jobs], arguments))
             except TimeoutError as error:
                 raise Unavailable("Redis does not answer a blocking call", part="redis") from error
 
-    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> frozenset[str]:
-        arguments: list[str | int] = [self._lease, worker_id, slots, JOB_PREFIX]
-        for claim in claims:
-            job = claim.job
-            arguments += [job.run_id, job.generation, job.user_id, int(job.priority), keys.PENDING[job.priority]]
-        return frozenset(await self._renew([keys.LEASES, keys.WORKERS], arguments))
+    async def end_wait(self, worker_id: str) -> None:
+        bell = self._keys.doorbell_of(worker_id)
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                # One ends the wait, the other tells the claim behind it to take nothing.
+                pipeline.lpush(bell, "1", "1")
+                pipeline.expire(bell, OWN_BELL_SECONDS)
+                await pipeline.execute()
 
-    async def finish(self, claim: Claim, duration_seconds: float | None) -> None:
-        duration = "" if duration_seconds is None else f"{duration_seconds:.3f}"
-        names = [keys.job(claim.run_id), keys.LEASES, keys.DURATIONS]
-        await self._finish(names, [claim.run_id, claim.generation, duration, FINISHED_JOB_SECONDS])
+    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
+        held = [
+            (claim.run_id, claim.generation, claim.job.user_id, int(claim.job.priority), claim.job.resource)
+            for claim in claims
+        ]
+        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(held)]
+        leads, *lost = await self._renew([self._keys.jobs], arguments)
+        return Renewed(frozenset(lost), leads=bool(leads))
 
-    async def release(self, claim: Claim, delay_seconds: float = 0.0) -> None:
-        pending = keys.PENDING[claim.job.priority]
-        names = [keys.job(claim.run_id), keys.LEASES, pending, keys.SCHEDULED, keys.DOORBELL]
-        await self._release(names, [claim.run_id, claim.generation, int(delay_seconds * 1000)])
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        batch = [
+            (
+                settlement.claim.run_id,
+                settlement.claim.generation,
+                settlement.outcome.value,
+                settlement.status.value if settlement.status else "",
+                settlement.error,
+                settlement.duration_seconds,
+                int(settlement.delay_seconds * 1000),
+                int(settlement.is_dead),
+            )
+            for settlement in settlements
+        ]
+        if batch:
+            await self._settle([self._keys.jobs], [*self._rules, json.dumps(batch), FINISHED_JOB_SECONDS])
 
     async def forget(self, run_id: str) -> None:
-        await self._forget([keys.job(run_id), keys.SCHEDULED, *keys.PENDING.values()], [run_id])
+        await self._forget([self._keys.jobs], [*self._rules, run_id, FINISHED_JOB_SECONDS])
 
     async def reap(self, limit: int) -> Reaped:
-        names = [keys.LEASES, keys.SCHEDULED, keys.WORKERS, keys.DOORBELL]
-        lost, due = await self._reap(names, [limit, JOB_PREFIX])
-        return Reaped(lost, due)
+        lost, due, let_in, next_ms = await self._reap([self._keys.jobs], [*self._rules, limit])
+        return Reaped(lost, due, let_in, max(float(next_ms) / 1000, 0.0) if next_ms else None)
 
     async def known(self, run_ids: Sequence[str]) -> list[bool]:
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for run_id in run_ids:
-                    pipeline.hget(keys.job(run_id), "state")
-                return [state in ("queued", "running", "scheduled") for state in await pipeline.execute()]
+                    pipeline.hget(self._keys.job(run_id), "state")
+                return [state in ("queued", "parked", "running", "scheduled") for state in await pipeline.execute()]
 
     async def leave(self, worker_id: str) -> None:
         with translated():
-            members = await cast(Any, self._redis.zrange(keys.WORKERS, 0, -1))
+            members = await cast(Any, self._redis.zrange(self._keys.workers, 0, -1))
             own = [member for member in members if member.split("|")[0] == worker_id]
             if own:
-                await self._redis.zrem(keys.WORKERS, *own)
+                await self._redis.zrem(self._keys.workers, *own)
 
     async def announce_cancel(self, run_id: str) -> None:
         with translated():
-            await self._redis.publish(keys.CANCELS, run_id)
+            await self._redis.publish(self._keys.cancels, run_id)
 
     @asynccontextmanager
     async def cancels(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -109,7 +194,7 @@ class RedisQueue(Queue):
             async def announced() -> AsyncIterator[str]:
                 while True:
                     with suppress(Unavailable), translated():
-                        await pubsub.subscribe(keys.CANCELS)
+                        await pubsub.subscribe(self._keys.cancels)
                         async for message in pubsub.listen():
                             if message["type"] == "message":
                                 yield message["data"]
@@ -118,46 +203,83 @@ class RedisQueue(Queue):
             yield announced()
 
     async def statistics(self) -> Statistics:
-        statistics, _ = await self._look(())
-        return statistics
-
-    async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
-        statistics, found = await self._look(run_ids)
-        places = [found[start : start + len(keys.PENDING)] for start in range(0, len(found), len(keys.PENDING))]
-        return [_standing(statistics, place) for place in places]
-
-    async def _look(self, run_ids: Sequence[str]) -> tuple[Statistics, list[int | None]]:
-        """The numbers, and for each run its index in each pending list: in one round trip."""
+        keys = self._keys
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
-                for name in keys.PENDING.values():
+                for priority, name in keys.pending.items():
                     pipeline.llen(name)
-                pipeline.zcard(keys.LEASES)
-                pipeline.zcard(keys.SCHEDULED)
-                pipeline.zrange(keys.WORKERS, 0, -1)
-                pipeline.lrange(keys.DURATIONS, 0, -1)
-                for run_id in run_ids:
-                    for name in keys.PENDING.values():
-                        pipeline.lpos(name, run_id)
+                    pipeline.zcount(keys.parked, int(priority), int(priority))
+                for name in (keys.leases, keys.scheduled, keys.dead):
+                    pipeline.zcard(name)
+                pipeline.zrange(keys.workers, 0, -1)
+                pipeline.lrange(keys.durations, 0, -1)
                 answers = await pipeline.execute()
-        lengths, (running, scheduled, workers, durations), places = answers[:4], answers[4:8], answers[8:]
-        statistics = Statistics(
-            queued=dict(zip(keys.PENDING, lengths, strict=True)),
+        counts, (running, scheduled, dead, workers, durations) = answers[:-5], answers[-5:]
+        return Statistics(
+            queued=dict(zip(keys.pending, counts[::2], strict=True)),
+            parked=dict(zip(keys.pending, counts[1::2], strict=True)),
             running=running,
             scheduled=scheduled,
+            dead=dead,
             workers=len(workers),
             slots=sum(int(worker.split("|")[1]) for worker in workers),
-            run_seconds=fmean(map(float, durations)) if durations else self._initial_run_seconds,
+            durations=tuple(map(float, durations)),
+            initial_run_seconds=self._initial_run_seconds,
         )
-        return statistics, places
 
+    async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
+        if not run_ids:
+            return []
+        statistics, flat = await asyncio.gather(self.statistics(), self._standing([self._keys.jobs], list(run_ids)))
+        standings: list[Standing | None] = []
+        for _state, index, gate_index, priority, resource in zip(*[iter(flat)] * 5, strict=True):
+            if index < 0:
+                standings.append(None)
+                continue
+            gate = _GATES[gate_index]
+            cap = self._cap(gate, Priority(int(priority)), resource)
+            standings.append(Standing(index + 1, statistics.wait(index + 1), gate, cap))
+        return standings
 
-def _standing(statistics: Statistics, places: Sequence[int | None]) -> Standing | None:
-    """`places`: the index from the left in each list, highest priority first. Lists are taken from the right."""
-    before = 0
-    for length, index in zip(statistics.queued.values(), places, strict=True):
-        if index is not None:
-            position = before + max(length - index, 1)
-            return Standing(position, statistics.wait_seconds(position))
-        before += length
-    return None
+    def _cap(self, gate: Gate | None, priority: Priority, resource: str) -> int:
+        match gate:
+            case Gate.USER:
+                return self._caps.user.get(priority, 0)
+            case Gate.TIER:
+                return self._caps.tier.get(priority, 0)
+            case Gate.RESOURCE:
+                return self._caps.resources.get(resource, 0)
+        return 0
+
+    async def next_attempt(self, run_id: str) -> float | None:
+        with translated():
+            milliseconds = await self._redis.zscore(self._keys.scheduled, run_id)
+        return None if milliseconds is None else float(cast(Any, milliseconds)) / 1000
+
+    async def finished(self) -> list[FinishedJob]:
+        with translated():
+            run_ids = await cast(Any, self._redis.lrange(self._keys.finished, 0, -1))
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for run_id in run_ids:
+                    pipeline.hgetall(self._keys.job(run_id))
+                jobs = await pipeline.execute()
+        return [
+            FinishedJob(
+                run_id,
+                job["user"],
+                RunStatus(job["status"]),
+                job["error"],
+                *(float(job.get(name, 0)) / 1000 for name in ("queued_at", "claimed_at", "finished_at")),
+            )
+            for run_id, job in zip(run_ids, jobs, strict=True)
+            if job.get("state") == "finished"
+        ]
+
+    async def mirror_dead(self, dead: Mapping[str, float]) -> None:
+        newest = dict(sorted(dead.items(), key=lambda letter: letter[1])[-DEAD_SHOWN:])
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.delete(self._keys.dead)
+                if newest:
+                    pipeline.zadd(self._keys.dead, newest)
+                await pipeline.execute()

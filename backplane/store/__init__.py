@@ -1,12 +1,15 @@
 """The truth: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
 from backplane.store.database import Database
+from backplane.store.dead_letters import DeadLetters
 from backplane.store.events import Events
 from backplane.store.held import HeldRuns
 from backplane.store.journal import Journal
 from backplane.store.migrations import migrate
+from backplane.store.retention import Retention
 from backplane.store.runs import Runs
 from backplane.store.users import Users
+from backplane.store.webhooks import Webhooks
 
 
 class Store:
@@ -19,6 +22,9 @@ class Store:
         self.held = HeldRuns(database)
         self.journal = Journal(database)
         self.events = Events(database)
+        self.dead_letters = DeadLetters(database)
+        self.webhooks = Webhooks(database)
+        self.retention = Retention(database)
 
     async def migrate(self) -> None:
         """Bring the tables to the newest state. Any number of processes may do so at once."""

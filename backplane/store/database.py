@@ -5,26 +5,33 @@ asynchronous driver), SQLite in a thread: one hop a transaction, not one a state
 SQLite a write takes the write lock at once (BEGIN IMMEDIATE), because a read that later turns into a write cannot be
 waited for there.
 
+On PostgreSQL each statement is a round trip, and a round trip costs the client more than the server. So what every run
+does has a shorter way: `select` sends one query past SQLAlchemy's own machinery, and `change` one statement that is a
+whole transaction. SQLite has no such statements (and no round trips): there the same is done by `write`.
+
 What the driver raises when the database does not answer becomes `Unavailable`; statements never show their parameters,
 which are users' texts.
 """
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.engine import URL, Connection, make_url
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy import ColumnElement, Engine, Select, create_engine, event, text
+from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backplane.errors import InvalidInput, Unavailable
 
 Result = TypeVar("Result")
+Values = Mapping[str, Any]
 
 SQLITE_BUSY_SECONDS = 10
 CONNECT_SECONDS = 5
@@ -58,15 +65,50 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-class Database:
-    """Owns the connections: at most `pool_size` + `pool_overflow` of them."""
+class Columns:
+    """What turns a row of psycopg's into Python values, as SQLAlchemy would."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5) -> None:
+    def __init__(self, columns: Iterable[ColumnElement[Any]]) -> None:
+        self._types = {str(column.key): column.type for column in columns}
+        self._readers: dict[str, Callable[[Any], Any]] | None = None
+
+    def read(self, row: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+        if self._readers is None:
+            readers = {
+                name: type.dialect_impl(dialect).result_processor(dialect, None) for name, type in self._types.items()
+            }
+            self._readers = {name: reader for name, reader in readers.items() if reader is not None}
+        for name, reader in self._readers.items():
+            row[name] = reader(row[name])
+        return row
+
+
+class Query:
+    """A query that is compiled once. Its values are given by the names of its `bindparam`s."""
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.query = query
+        self.columns = Columns(query.selected_columns)
+        self._compiled: tuple[str, Values] | None = None
+
+    def compiled(self, dialect: Dialect) -> tuple[str, Values]:
+        """Its text for psycopg, and the values that stand in the query itself."""
+        if self._compiled is None:
+            compiled = self.query.compile(dialect=dialect)
+            self._compiled = str(compiled), compiled.params
+        return self._compiled
+
+
+class Database:
+    """Owns the connections: at most `pool_size` + `pool_overflow` of them. `prepares`: PostgreSQL is asked to keep
+    statements that come often prepared, which a proxy that shares connections by transaction may not bear."""
+
+    def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5, prepares: bool = True) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.drivername.startswith("sqlite")
         options = {"hide_parameters": True, "pool_size": pool_size, "max_overflow": pool_overflow}
-        kind = _Sqlite if self.is_sqlite else _Postgres
-        self._connections: _Sqlite | _Postgres = kind(self.url, options)
+        self._postgres = None if self.is_sqlite else _Postgres(self.url, options, prepares=prepares)
+        self._connections = self._postgres or _Sqlite(self.url, options)
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """What `work` gives. It sees what is committed, statement by statement, and changes nothing."""
@@ -78,6 +120,22 @@ class Database:
         with _translated():
             return await self._connections.write(work)
 
+    async def select(self, query: Query, values: Values) -> list[dict[str, Any]]:
+        """The rows of a query. What all runs ask, asked the shortest way."""
+        with _translated():
+            return await self._connections.select(query, values)
+
+    async def change(self, statement: str, values: Values, columns: Columns | None = None) -> list[dict[str, Any]]:
+        """One statement that is a transaction, and the rows that it returns. PostgreSQL only.
+
+        `statement` is psycopg's, with %(name)s. It may be carried out again when its answer was lost, so it must be one
+        that does nothing then.
+        """
+        if self._postgres is None:
+            raise TypeError("SQLite has no statement that could do this")
+        with _translated():
+            return await self._postgres.rows(statement, values, columns)
+
     async def check(self) -> None:
         """One cheap statement; raises Unavailable."""
         await self.read(lambda connection: connection.execute(text("SELECT 1")))
@@ -87,31 +145,26 @@ class Database:
 
 
 class _Postgres:
-    def __init__(self, url: URL, options: dict[str, Any]) -> None:
-        self._writing: AsyncEngine = create_async_engine(
-            url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_timeout=2 * CONNECT_SECONDS, **options
+    """Connections commit by themselves; `write` says BEGIN."""
+
+    def __init__(self, url: URL, options: dict[str, Any], *, prepares: bool) -> None:
+        arguments: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS}
+        if not prepares:
+            arguments["prepare_threshold"] = None
+        self._engine: AsyncEngine = create_async_engine(
+            url, connect_args=arguments, pool_timeout=2 * CONNECT_SECONDS, isolation_level="AUTOCOMMIT", **options
         )
-        self._reading = self._writing.execution_options(isolation_level="AUTOCOMMIT")
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        return await self._on_a_live_connection(self._reading, work)
+        return await self._on_a_live_connection(lambda connection: connection.run_sync(work))
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
-        return await self._on_a_live_connection(self._writing, work)
+        def begin_and_work(connection: Connection) -> Result:
+            connection.exec_driver_sql("BEGIN")
+            return work(connection)
 
-    async def _on_a_live_connection(self, engine: AsyncEngine, work: Callable[[Connection], Result]) -> Result:
-        """A pooled connection may have died with the server that it led to. Where that shows before the commit, nothing
-        has happened, and the work is done once more; asking each connection beforehand would cost every call."""
-        try:
-            return await self._once(engine, work)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        return await self._once(engine, work)
-
-    async def _once(self, engine: AsyncEngine, work: Callable[[Connection], Result]) -> Result:
-        async with engine.connect() as connection:
-            result = await connection.run_sync(work)
+        async def once(connection: AsyncConnection) -> Result:
+            result = await connection.run_sync(begin_and_work)
             try:
                 await connection.commit()
             except DBAPIError as error:
@@ -121,8 +174,46 @@ class _Postgres:
                 ) from error
             return result
 
+        return await self._on_a_live_connection(once)
+
+    async def select(self, query: Query, values: Values) -> list[dict[str, Any]]:
+        statement, constants = query.compiled(self._engine.dialect)
+        return await self.rows(statement, {**constants, **values}, query.columns)
+
+    async def rows(self, statement: str, values: Values, columns: Columns | None) -> list[dict[str, Any]]:
+        async def once(connection: AsyncConnection) -> list[dict[str, Any]]:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            try:
+                cursor = driver.cursor(row_factory=dict_row)
+                await cursor.execute(statement, values)
+                found: list[dict[str, Any]] = await cursor.fetchall() if cursor.description else []
+            except BaseException as error:
+                lost = driver.closed or not isinstance(error, Exception)
+                if lost:
+                    await connection.invalidate()
+                if not isinstance(error, psycopg.Error):
+                    raise
+                raise DBAPIError.instance(
+                    None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
+                ) from error
+            return [columns.read(row, connection.dialect) for row in found] if columns else found
+
+        return await self._on_a_live_connection(once)
+
+    async def _on_a_live_connection(self, once: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """A pooled connection may have died with the server that it led to. Where that shows before the commit, nothing
+        has happened, and the work is done once more; asking each connection beforehand would cost every call."""
+        try:
+            async with self._engine.connect() as connection:
+                return await once(connection)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        async with self._engine.connect() as connection:
+            return await once(connection)
+
     async def close(self) -> None:
-        await self._writing.dispose()
+        await self._engine.dispose()
 
 
 class _Sqlite:
@@ -144,6 +235,11 @@ class _Sqlite:
                 return work(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread)
+
+    async def select(self, query: Query, values: Values) -> list[dict[str, Any]]:
+        return await self.read(
+            lambda connection: [dict(row) for row in connection.execute(query.query, values).mappings()]
+        )
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
         def in_thread() -> Result:

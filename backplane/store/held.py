@@ -12,20 +12,24 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from backplane.dead_letters import DeadReason
 from backplane.errors import Superseded
 from backplane.events import Event
 from backplane.plans import Plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store.database import Database
+from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepRecord, StepStatus
+from backplane.store.one_statement import Gathered, NotGathered
 from backplane.store.runs import RUN_COLUMNS, run_of
 from backplane.store.tables import runs, steps
+from backplane.store.webhooks import add_delivery
 
 # Built once: to build a statement takes longer than to run it.
 _LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
 _HELD_IN = (
-    select(runs.c.generation)
+    select(runs.c.generation, runs.c.user_id, runs.c.webhook_url)
     .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.RUNNING.value)
     .with_for_update(read=True)
 )
@@ -76,24 +80,37 @@ class HeldRuns:
         return await self._database.write(write)
 
     async def write(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> None:
-        """A transaction on a run that is held in this generation. Raises Superseded when it no longer is."""
+        """A transaction on a run that is held in this generation. Raises Superseded when it no longer is. `work` may be
+        called twice."""
+        if not self._database.is_sqlite and await self._write_at_once(run_id, generation, work):
+            return
 
         def write(connection: Connection) -> None:
-            if connection.scalar(_HELD_IN, {"of_run": run_id}) != generation:
+            row = connection.execute(_HELD_IN, {"of_run": run_id}).one_or_none()
+            if row is None or row.generation != generation:
                 raise Superseded(f"run {run_id} is no longer held in generation {generation}")
-            work(HeldRun(connection, run_id))
+            work(HeldRun(connection, run_id, row.user_id, generation, has_webhook=row.webhook_url is not None))
 
         await self._database.write(write)
+
+    async def _write_at_once(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> bool:
+        """Whether it could be written as one statement, and was."""
+        gathered = Gathered()
+        try:
+            work(GatheringRun(gathered))
+            statement, values = gathered.statement(run_id, generation)
+        except NotGathered:
+            return False
+        return bool(await self._database.change(statement, values))
 
     async def add_events(self, batches: Mapping[tuple[str, int], Sequence[Event]]) -> frozenset[str]:
         """Store events of several runs, each by (run id, generation). Answers the runs whose generation was refused."""
 
         def write(connection: Connection) -> frozenset[str]:
-            held = _still_held(connection, dict(batches.keys()))
-            add_events(
-                connection, [event for (run_id, _), batch in batches.items() if run_id in held for event in batch]
-            )
-            return frozenset(run_id for run_id, _ in batches) - held
+            owners = _owners_of_held(connection, dict(batches.keys()))
+            new = [event for (run_id, _), batch in batches.items() if run_id in owners for event in batch]
+            add_events(connection, new, owners)
+            return frozenset(run_id for run_id, _ in batches) - owners.keys()
 
         return await self._database.write(write)
 
@@ -115,26 +132,32 @@ class HeldRuns:
         )
 
 
-def _still_held(connection: Connection, held: Mapping[str, int]) -> frozenset[str]:
-    """Of these runs by generation, those that are held so; their rows stay as they are until the transaction ends."""
+def _owners_of_held(connection: Connection, held: Mapping[str, int]) -> dict[str, str]:
+    """Of these runs by generation, those that are held so, each with its user; their rows stay as they are until the
+    transaction ends."""
     query = (
-        select(runs.c.id, runs.c.generation)
+        select(runs.c.id, runs.c.generation, runs.c.user_id)
         .where(runs.c.id.in_(held), runs.c.status == RunStatus.RUNNING.value)
         .order_by(runs.c.id)
         .with_for_update(read=True)
     )
-    return frozenset(row.id for row in connection.execute(query) if row.generation == held[row.id])
+    return {row.id: row.user_id for row in connection.execute(query) if row.generation == held[row.id]}
 
 
 class HeldRun:
     """One guarded transaction. What is written here is committed together, or not at all."""
 
-    def __init__(self, connection: Connection, run_id: str) -> None:
+    def __init__(
+        self, connection: Connection, run_id: str, user_id: str, generation: int, *, has_webhook: bool
+    ) -> None:
         self._connection = connection
         self._run_id = run_id
+        self._user_id = user_id
+        self._generation = generation
+        self._has_webhook = has_webhook
 
     def add_events(self, events: Iterable[Event]) -> None:
-        add_events(self._connection, events)
+        add_events(self._connection, events, {self._run_id: self._user_id})
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
         """Keep the plan, and its journal as it begins. Once: it may be asked for again when a commit's answer was
@@ -171,8 +194,17 @@ class HeldRun:
             .values(status=StepStatus.PENDING.value)
         )
 
+    def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
+        """Keep what this attempt died of. Written again, it replaces what was written."""
+        note_failure(self._connection, self._run_id, self._generation, attempt, error, traceback, worker_id)
+
+    def dead_letter(self, reason: DeadReason, crashes: int = 0) -> None:
+        """Leave the run to an operator; `finish` is still to be called. `crashes`: workers that were lost with it."""
+        add_dead_letter(self._connection, self._run_id, reason, crashes)
+
     def finish(self, status: RunStatus, error: RunError | None) -> None:
         self._run(status=status.value, finished_at=datetime.now(UTC), error=error.as_dict() if error else None)
+        self._tell_webhook()
 
     def unless_cancelled(self) -> None:
         """Raises CancelRequested when its user has asked for the end of the run; nothing is written then."""
@@ -181,6 +213,7 @@ class HeldRun:
 
     def wait_for_person(self, error: RunError) -> None:
         self._run(status=RunStatus.WAITING.value, error=error.as_dict())
+        self._tell_webhook()
 
     def queue_again(self, *, attempt: int | None, error: RunError | None) -> None:
         """Give the run back: for its next attempt, whose clock begins anew, or (None) in the middle of this one."""
@@ -189,8 +222,39 @@ class HeldRun:
             values |= {"attempt": attempt, "started_at": None}
         self._run(queued_at=datetime.now(UTC), **values)
 
+    def _tell_webhook(self) -> None:
+        if self._has_webhook:
+            row = self._connection.execute(_LOCKED_RUN, {"of_run": self._run_id}).one()
+            add_delivery(self._connection, run_of(row))
+
     def _run(self, **values: Any) -> None:
         self._connection.execute(_UPDATE_RUN, {"of_run": self._run_id, **values})
 
     def _step(self, step_id: str, **values: Any) -> None:
         self._connection.execute(_UPDATE_STEP, {"of_run": self._run_id, "of_step": step_id, **values})
+
+
+class GatheringRun(HeldRun):
+    """Notes what is to be written. Raises NotGathered for what asks the database first."""
+
+    def __init__(self, gathered: Gathered) -> None:
+        self._gathered = gathered
+
+    @property
+    def _connection(self) -> Connection:  # type: ignore[override]
+        raise NotGathered
+
+    def add_events(self, events: Iterable[Event]) -> None:
+        self._gathered.events.extend(events)
+
+    def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
+        self._gathered.save_plan(plan, journal)
+
+    def _tell_webhook(self) -> None:
+        self._gathered.tells_webhook = True
+
+    def _run(self, **values: Any) -> None:
+        self._gathered.run.update(values)
+
+    def _step(self, step_id: str, **values: Any) -> None:
+        self._gathered.change_step(step_id, values)

@@ -13,18 +13,29 @@ from sqlalchemy.exc import IntegrityError
 
 from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
-from backplane.runs import FINAL, Priority, Run, RunError, RunStatus, check_transition
-from backplane.store.database import Database
+from backplane.runs import FINAL, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
+from backplane.store.database import Database, Query
+from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
 from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepStatus
 from backplane.store.tables import runs, steps
+from backplane.store.webhooks import add_delivery
 
-# What a user sees and what a claim needs; the idempotency columns stay inside.
-RUN_COLUMNS = [column for column in runs.c if not column.name.startswith("idempotency")]
+# What a user sees and what a claim needs; the other columns stay inside.
+_INSIDE = {
+    "idempotency_key",
+    "idempotency_digest",
+    "files_removed_at",
+    "events_trimmed_at",
+    "retention_lease",
+}
+RUN_COLUMNS = [column for column in runs.c if column.name not in _INSIDE]
 
 # Built once: to build a statement takes longer than to run it.
 _USERS_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run"), runs.c.user_id == bindparam("of_user"))
+_GET_RUN = Query(_USERS_RUN)
 _LOCKED_RUN = _USERS_RUN.with_for_update()
+_ANYONES_LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run")).returning(*RUN_COLUMNS)
 
 Changed = tuple[Run, list[Event]]
@@ -32,13 +43,18 @@ Changed = tuple[Run, list[Event]]
 
 
 def run_of(row: Row[Any]) -> Run:
-    values = dict(row._mapping)
+    return run_from(dict(row._mapping))
+
+
+def run_from(values: Mapping[str, Any]) -> Run:
+    """`values` by column."""
+    error = values["error"]
     return Run(
         **{
             **values,
-            "status": RunStatus(row.status),
-            "priority": Priority(row.priority),
-            "error": RunError(**row.error) if row.error else None,
+            "status": RunStatus(values["status"]),
+            "priority": Priority(values["priority"]),
+            "error": RunError(**error) if error else None,
         }
     )
 
@@ -71,6 +87,8 @@ class Runs:
             "given_plan": run.given_plan,
             "timeout_seconds": run.timeout_seconds,
             "max_retries": run.max_retries,
+            "resource": run.resource,
+            "webhook_url": run.webhook_url,
             "created_at": run.created_at,
             "queued_at": run.created_at if start else None,
             "idempotency_key": key,
@@ -82,23 +100,26 @@ class Runs:
 
         def write(connection: Connection) -> Run:
             row = connection.execute(insert(runs).values(values).returning(*RUN_COLUMNS)).one()
-            add_events(connection, history)
+            add_events(connection, history, {run.id: run.user_id})
             return run_of(row)
 
         try:
             return await self._database.write(write)
         except IntegrityError:
-            if key is None:
+            earlier = await self.made_before(run.user_id, key, digest) if key else None
+            if earlier is None:
                 raise
-            return await self._made_before(run.user_id, key, digest)
+            return earlier
 
-    async def _made_before(self, user_id: str, key: str, digest: str | None) -> Run:
+    async def made_before(self, user_id: str, key: str, digest: str | None) -> Run | None:
+        """The run that this idempotency key has made. Raises IdempotencyKeyReused when it was for another request."""
         query = select(*RUN_COLUMNS, runs.c.idempotency_digest).where(
             runs.c.user_id == user_id, runs.c.idempotency_key == key
         )
-        row = await self._database.read(lambda connection: connection.execute(query).one())
-        values = dict(row._mapping)
-        if values.pop("idempotency_digest") != digest:
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            return None
+        if row.idempotency_digest != digest:
             raise IdempotencyKeyReused(
                 f"Idempotency-Key {key!r} was used for another request (run {row.id}); send a new key "
                 "with a new request"
@@ -108,10 +129,10 @@ class Runs:
     async def get(self, user_id: str, run_id: str) -> Run:
         """Raises NotFound, also for another user's run."""
         values = {"of_run": run_id, "of_user": user_id}
-        row = await self._database.read(lambda connection: connection.execute(_USERS_RUN, values).one_or_none())
-        if row is None:
+        rows = await self._database.select(_GET_RUN, values)
+        if not rows:
             raise _missing(run_id)
-        return run_of(row)
+        return run_from(rows[0])
 
     async def find(self, run_id: str) -> Run | None:
         """Whoever owns it: for workers."""
@@ -130,15 +151,21 @@ class Runs:
             query = query.where(runs.c.id < before)
         return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]
 
-    async def unfinished(self, *, after: str = "", limit: int = 500) -> list[Run]:
+    async def unfinished(self, *, after: str = "", limit: int = 500) -> list[UnfinishedRun]:
         """Runs that are queued or running, whoever owns them, by id: what Redis has to know."""
         query = (
-            select(*RUN_COLUMNS)
+            select(runs.c.id, runs.c.user_id, runs.c.status, runs.c.priority, runs.c.generation, runs.c.resource)
             .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
             .order_by(runs.c.id)
             .limit(limit)
         )
-        return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            UnfinishedRun(
+                row.id, row.user_id, RunStatus(row.status), Priority(row.priority), row.generation, row.resource
+            )
+            for row in rows
+        ]
 
     async def start(self, user_id: str, run_id: str) -> Changed:
         """created → queued. A run that is queued or running already is answered as it is, without an event."""
@@ -176,31 +203,50 @@ class Runs:
 
         def write(connection: Connection) -> Changed:
             run = _locked(connection, user_id, run_id)
-            if run.status not in (RunStatus.FAILED, RunStatus.WAITING):
-                raise TransitionNotAllowed(f"run {run_id} is {run.status}; only a failed or a waiting run is retried")
-            now = datetime.now(UTC)
-            again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
-            changes = {
-                StepStatus.UNCERTAIN: again,
-                StepStatus.FAILED: StepStatus.PENDING,
-                StepStatus.SKIPPED: StepStatus.PENDING,
-            }
-            for old, new in changes.items():
-                connection.execute(
-                    update(steps).where(steps.c.run_id == run_id, steps.c.status == old.value).values(status=new.value)
-                )
-            values = {
-                "status": RunStatus.QUEUED,
-                "attempt": 1,
-                "queued_at": now,
-                "started_at": None,
-                "finished_at": None,
-                "cancel_requested_at": None,
-                "error": None,
-            }
-            return _change(connection, run, values, now)
+            return _retried(connection, run, uncertain_step_is_done=uncertain_step_is_done)
 
         return await self._database.write(write)
+
+    async def redrive(self, run_id: str) -> Changed:
+        """Retry a dead-lettered run, whoever owns it. Raises NotFound when it is no dead letter (any more), and
+        TransitionNotAllowed when its files are gone."""
+
+        def write(connection: Connection) -> Changed:
+            row = connection.execute(_ANYONES_LOCKED_RUN, {"of_run": run_id}).one_or_none()
+            if row is None or not remove_dead_letter(connection, run_id):
+                raise no_dead_letter(run_id)
+            return _retried(connection, run_of(row), uncertain_step_is_done=False)
+
+        return await self._database.write(write)
+
+
+def _retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool) -> Changed:
+    """A locked row is queued as if for the first time. If it was a dead letter, it is none any more."""
+    if run.status not in (RunStatus.FAILED, RunStatus.WAITING):
+        raise TransitionNotAllowed(f"run {run.id} is {run.status}; only a failed or a waiting run is retried")
+    remove_dead_letter(connection, run.id)
+    now = datetime.now(UTC)
+    again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
+    changes = {
+        StepStatus.UNCERTAIN: again,
+        StepStatus.FAILED: StepStatus.PENDING,
+        StepStatus.SKIPPED: StepStatus.PENDING,
+    }
+    for old, new in changes.items():
+        connection.execute(
+            update(steps).where(steps.c.run_id == run.id, steps.c.status == old.value).values(status=new.value)
+        )
+    values = {
+        "status": RunStatus.QUEUED,
+        "attempt": 1,
+        "queued_at": now,
+        "started_at": None,
+        "finished_at": None,
+        "cancel_requested_at": None,
+        "error": None,
+        "events_trimmed_at": None,
+    }
+    return _change(connection, run, values, now)
 
 
 def _locked(connection: Connection, user_id: str, run_id: str) -> Run:
@@ -217,10 +263,15 @@ def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> R
 def _change(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
     """A transition of a locked row, with its events."""
     check_transition(run.id, run.status, values["status"])
+    if values["status"] is RunStatus.QUEUED and run.files_expired_at is not None:
+        raise TransitionNotAllowed(
+            f"run {run.id} is past its time and its files are gone (RETENTION_WORKSPACE_DAYS); make a new run"
+        )
     changed = _update(connection, run.id, {**values, "status": values["status"].value})
     number = last_event_id(connection, run.id) + 1
     told = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
     if changed.status in FINAL:
         told.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
-    add_events(connection, told)
+        add_delivery(connection, changed)
+    add_events(connection, told, {run.id: run.user_id})
     return changed, told

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -20,8 +22,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,6 +53,29 @@ class Json(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
+
+
+class writing_transaction(FunctionElement[int]):
+    """The number of the transaction that writes: later ones have higher numbers. On SQLite, which has one writer at a
+    time, 0."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(writing_transaction)
+def _(_element: writing_transaction, _compiler: Any, **_options: Any) -> str:
+    return "0"
+
+
+@compiles(writing_transaction, "postgresql")
+def _(_element: writing_transaction, _compiler: Any, **_options: Any) -> str:
+    return "((pg_current_xact_id())::text)::bigint"
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of those rows only."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
 metadata = MetaData(
@@ -94,6 +122,7 @@ runs = Table(
     Column("plan", Json),
     Column("timeout_seconds", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),
+    Column("resource", String(64)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime),
     Column("started_at", UtcDateTime),
@@ -102,9 +131,22 @@ runs = Table(
     Column("error", Json),
     Column("idempotency_key", String(255)),
     Column("idempotency_digest", String(64)),
+    Column("webhook_url", String(2048)),
+    Column("files_expired_at", UtcDateTime),
+    Column("files_removed_at", UtcDateTime),
+    Column("events_trimmed_at", UtcDateTime),
+    Column("retention_lease", UtcDateTime),
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_id", "user_id", "id"),
     Index("ix_runs_status_id", "status", "id"),
+    # What retention has still to look at, each by its age.
+    partial_index("ix_runs_finished", "finished_at", where="finished_at IS NOT NULL"),
+    partial_index(
+        "ix_runs_finished_with_files", "finished_at", where="finished_at IS NOT NULL AND files_removed_at IS NULL"
+    ),
+    partial_index(
+        "ix_runs_finished_with_events", "finished_at", where="finished_at IS NOT NULL AND events_trimmed_at IS NULL"
+    ),
 )
 
 steps = Table(
@@ -122,10 +164,72 @@ steps = Table(
     Column("result", Json),
 )
 
+# `tx` and `seq` are an event's place among all of its user's (`store.events`). SQLite gives no `seq` twice, because it
+# is told to (AUTOINCREMENT), which it does for a primary key only.
 events = Table(
     "events",
     metadata,
-    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), Identity(always=True), primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("id", Integer, nullable=False),
+    Column("user_id", String(36), nullable=False),
+    Column("tx", BigInteger, nullable=False, server_default=writing_transaction()),
     Column("line", Text, nullable=False),
+    UniqueConstraint("run_id", "id"),
+    Index("ix_events_user_id_tx_seq", "user_id", "tx", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# One row for each failed attempt; a claim fails once at most, so its generation names it.
+failures = Table(
+    "failures",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("worker_id", String(200)),
+    Column("error", Json, nullable=False),
+    Column("traceback", Json, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("reason", String(32), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Index("ix_dead_letters_at_run_id", "at", "run_id"),
+)
+
+# What is to be told to a run's webhook, committed with the state that it tells of. `body` is what is sent, as it is.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", String(36), nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("last_error", Text),
+    Column("response_code", Integer),
+    Index("ix_webhook_deliveries_run_id_id", "run_id", "id"),
+    partial_index("ix_webhook_deliveries_pending", "next_at", where="status = 'pending'"),
+)
+
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("secret", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("previous", String(64)),
+    Column("previous_until", UtcDateTime),
 )

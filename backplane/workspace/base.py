@@ -62,6 +62,10 @@ class WorkspaceStore(ABC):
     def workspace(self, user_id: str, run_id: str) -> Workspace: ...
 
     @abstractmethod
+    async def remove(self, user_id: str, run_id: str) -> None:
+        """Remove a run's workspace with all that is in it. Done again, and by several at once, it is no error."""
+
+    @abstractmethod
     async def prepare(self) -> None:
         """Make the store usable at start-up; raises Unavailable with what to do when it cannot be."""
 

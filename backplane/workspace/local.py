@@ -8,6 +8,7 @@ holds none. Folders come with their first file and go with their last.
 import asyncio
 import builtins
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from backplane.errors import NotFound, Unavailable
 from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore, run_prefix
-from backplane.workspace.files import CREATE_FILE, in_thread, open_folder, open_regular, split, translated
+from backplane.workspace.files import CREATE_FILE, empty, in_thread, open_folder, open_regular, split, translated
 
 CHUNK = 256 * 1024
 STALE_SECONDS = 24 * 3600
@@ -33,6 +34,9 @@ class LocalWorkspaceStore(WorkspaceStore):
 
     def workspace(self, user_id: str, run_id: str) -> Workspace:
         return LocalWorkspace(self._root, run_prefix(user_id, run_id).rstrip("/"))
+
+    async def remove(self, user_id: str, run_id: str) -> None:
+        await in_thread(self._remove, run_prefix(user_id, run_id).rstrip("/"))
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)
@@ -55,6 +59,25 @@ class LocalWorkspaceStore(WorkspaceStore):
                 os.close(os.open("probe", CREATE_FILE, 0o600, dir_fd=incoming))
         except OSError as error:
             raise self._unavailable(error) from error
+
+    def _remove(self, path: str) -> None:
+        """Emptied where it is, so that a crash in the middle leaves nothing where nobody looks."""
+        parent, name = split(path)
+        while True:
+            try:
+                with open_folder(self._root, parent) as runs:
+                    with open_folder(runs, name) as folder:
+                        empty(folder)
+                    os.rmdir(name, dir_fd=runs)
+            except FileNotFoundError:
+                # Somebody removes it at the same time, or it is gone.
+                if not os.path.lexists(self._root / path):
+                    return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise self._unavailable(error) from error
+            else:
+                return
 
     def _check(self) -> None:
         try:

@@ -92,6 +92,11 @@ class S3WorkspaceStore(WorkspaceStore):
     def workspace(self, user_id: str, run_id: str) -> Workspace:
         return S3Workspace(self._store, run_prefix(user_id, run_id))
 
+    async def remove(self, user_id: str, run_id: str) -> None:
+        with _translated("", missing=NO_BUCKET):
+            async for batch in obstore.list(self._store, run_prefix(user_id, run_id)):
+                await obstore.delete_async(self._store, [meta["path"] for meta in batch])
+
     async def prepare(self) -> None:
         await in_thread(self._prepare)
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from backplane import redis_keys
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
 from backplane.logs.redis import RedisEventLog
 from backplane.queue.base import Job
-from backplane.queue.redis import RedisQueue
 from backplane.redis_client import RedisClients
+from backplane.redis_keys import Keys
 from backplane.runs import Priority
+from tests.queues import hand_back, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -36,11 +36,11 @@ def batch(run_id: str, first: int, last: int, generation: int = 0) -> Batch:
 
 async def claims(clients: RedisClients, run_id: str, count: int) -> None:
     """Let the run be claimed so many times."""
-    queue = RedisQueue(clients, lease_seconds=600, initial_run_seconds=1)
-    await queue.enqueue(Job(run_id, "user-1", Priority.NORMAL))
+    queue = redis_queue(clients)
+    await queue.enqueue([Job(run_id, "user-1", Priority.NORMAL)])
     for _ in range(count):
         [claim] = await queue.claim("worker", 1)
-        await queue.release(claim)
+        await hand_back(queue, claim)
 
 
 class Listener:
@@ -135,6 +135,31 @@ async def test_a_generation_that_redis_forgot_is_not_refused(event_log: EventLog
     assert await event_log.append([batch("a", 1, 1, 2)]) == [True]
 
 
+async def test_an_older_generation_is_refused_also_when_the_job_is_gone(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    """As after a run's end, for a worker that stood still."""
+    await event_log.append([batch("a", 1, 2, 1), batch("a", 3, 4, 2)])
+    assert await clients.commands.exists(clients.keys.job("a")) == 0
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        assert await event_log.append([batch("a", 5, 6, 1), batch("b", 1, 1)]) == [False, True]
+        await listener.subscription.add("b")
+        await event_log.append([batch("b", 2, 2)])
+        await wait_until(lambda: listener.ids("b"))
+        assert listener.ids("a") == []
+    assert await event_log.last_id("a") == 4
+
+
+async def test_who_holds_nothing_is_not_refused_when_it_knows_the_rows_generation(event_log: EventLog) -> None:
+    """As the API, which tells of a retry after the run's end."""
+    assert await event_log.append([batch("a", 1, 2, 0)]) == [True]
+    assert await event_log.append([batch("a", 3, 4, 1)]) == [True]
+    assert await event_log.append([batch("a", 5, 5, 1)]) == [True]
+    assert await event_log.append([batch("a", 6, 6, 0)]) == [False]
+    assert await event_log.last_id("a") == 5
+
+
 async def test_the_newest_events_are_kept_and_the_oldest_go(clients: RedisClients) -> None:
     event_log = RedisEventLog(clients, keep_events=100, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
     await event_log.append([batch("a", 1, 1000)])
@@ -148,7 +173,7 @@ async def test_a_silent_run_keeps_its_events_longer_than_one_that_is_over(
 ) -> None:
     await event_log.append([batch("a", 1, 1)])
     [name] = await clients.commands.keys("*")
-    assert name == redis_keys.stream("a")
+    assert name == Keys().stream("a")
     assert KEEP_SECONDS < await clients.commands.ttl(name) <= 2 * KEEP_SECONDS
     await event_log.append([Batch("a", 0, [encode("a", 2, EventType.END, {"status": "completed"})])])
     assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
@@ -242,14 +267,14 @@ async def test_runs_are_added_and_removed_by_many_at_once_while_the_wire_is_cut_
 
 
 async def _is_heard(clients: RedisClients, run_id: str) -> bool:
-    return bool((await clients.commands.pubsub_numsub(redis_keys.channel(run_id)))[0][1])
+    return bool((await clients.commands.pubsub_numsub(Keys().channel(run_id)))[0][1])
 
 
 async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, clients: RedisClients) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         for noise in (b"noise", b"{}", b"\xff\xfe"):
-            await clients.commands.publish(redis_keys.channel("a"), noise)
+            await clients.commands.publish(Keys().channel("a"), noise)
             await wait_until(lambda: _is_heard(clients, "a"))
         await wait_until(lambda: listener.interruptions)
         await event_log.append([batch("a", 1, 1)])

@@ -8,13 +8,14 @@ import pytest
 
 from backplane import redis_keys
 from backplane.errors import Unavailable
-from backplane.queue.base import Claim, Job, Queue, Reaped
-from backplane.queue.redis import RedisQueue
+from backplane.queue.base import Caps, Claim, Job, Outcome, Queue, Renewed, Room, Settlement
 from backplane.redis_client import RedisClients
-from backplane.runs import Priority
+from backplane.runs import Priority, RunStatus
+from tests.queues import finish, hand_back, postpone, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
+KEYS = redis_keys.Keys()
 LEASE_SECONDS = 0.2
 RUN_SECONDS = 60.0
 
@@ -22,13 +23,13 @@ RUN_SECONDS = 60.0
 @pytest.fixture
 def queue(clients: RedisClients) -> Queue:
     """Leases so long that none ends in a test."""
-    return RedisQueue(clients, lease_seconds=600, initial_run_seconds=RUN_SECONDS)
+    return redis_queue(clients, run_seconds=RUN_SECONDS)
 
 
 @pytest.fixture
 def hasty(clients: RedisClients) -> Queue:
     """The same queue for a worker whose leases end at once."""
-    return RedisQueue(clients, lease_seconds=LEASE_SECONDS, initial_run_seconds=RUN_SECONDS)
+    return redis_queue(clients, lease_seconds=LEASE_SECONDS, run_seconds=RUN_SECONDS)
 
 
 def job(name: str, priority: Priority = Priority.NORMAL, generation: int = 0) -> Job:
@@ -36,8 +37,7 @@ def job(name: str, priority: Priority = Priority.NORMAL, generation: int = 0) ->
 
 
 async def enqueue(queue: Queue, *names: str, priority: Priority = Priority.NORMAL) -> None:
-    for name in names:
-        assert await queue.enqueue(job(name, priority))
+    assert all(await queue.enqueue([job(name, priority) for name in names]))
 
 
 async def claim(queue: Queue, limit: int = 100, worker: str = "worker-1") -> list[str]:
@@ -50,17 +50,17 @@ async def claim_one(queue: Queue, worker: str = "worker-1") -> Claim:
 
 
 async def until_reaped(queue: Queue, lost: int = 0, due: int = 0) -> None:
-    """Until so many were queued again; more would fail."""
-    total = Reaped(0, 0)
+    """Until so many wait again; more would fail."""
+    total = (0, 0)
 
-    async def all_are() -> bool:
+    async def all_do() -> bool:
         nonlocal total
         reaped = await queue.reap(100)
-        total = Reaped(total.lost + reaped.lost, total.due + reaped.due)
-        return total.lost >= lost and total.due >= due
+        total = (total[0] + reaped.lost, total[1] + reaped.due)
+        return total >= (lost, due)
 
-    await wait_until(all_are)
-    assert total == Reaped(lost, due)
+    await wait_until(all_do)
+    assert total == (lost, due)
 
 
 # --- order ---
@@ -84,20 +84,20 @@ async def test_no_more_are_taken_than_asked_for(queue: Queue) -> None:
 
 
 async def test_a_claim_knows_whose_run_it_is(queue: Queue) -> None:
-    await queue.enqueue(Job("a", "somebody", Priority.HIGH, 7))
+    await queue.enqueue([Job("a", "somebody", Priority.HIGH, 7)])
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, 8), crashes=0)
 
 
 async def test_a_run_is_queued_once_however_often_it_is_told(queue: Queue) -> None:
-    assert [await queue.enqueue(job("a")) for _ in range(3)] == [True, False, False]
+    assert [await queue.enqueue([job("a")]) for _ in range(3)] == [[True], [False], [False]]
     assert await claim(queue) == ["a"]
 
 
 async def test_a_run_that_is_held_or_scheduled_is_not_queued_beside(queue: Queue) -> None:
     await enqueue(queue, "is held", "is scheduled")
     _, scheduled = await queue.claim("worker-1", 2)
-    await queue.release(scheduled, 600)
-    assert [await queue.enqueue(job("is held")), await queue.enqueue(job("is scheduled"))] == [False, False]
+    await postpone(queue, scheduled, 600)
+    assert await queue.enqueue([job("is held"), job("is scheduled")]) == [False, False]
 
 
 # --- holding ---
@@ -118,15 +118,15 @@ async def test_each_claim_of_a_run_has_a_higher_generation(queue: Queue) -> None
     for _ in range(3):
         held = await claim_one(queue)
         generations.append(held.generation)
-        await queue.release(held)
+        await hand_back(queue, held)
     assert generations == [1, 2, 3]
 
 
 async def test_a_generation_of_the_database_is_never_given_again(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
-    await queue.release(await claim_one(queue))
+    await hand_back(queue, await claim_one(queue))
     await clients.commands.flushall()
-    await queue.enqueue(job("a", generation=5))
+    await queue.enqueue([job("a", generation=5)])
     assert (await claim_one(queue)).generation == 6
 
 
@@ -161,30 +161,30 @@ async def _reaps(queue: Queue, limit: int, lost: int) -> bool:
 async def test_a_lease_that_is_renewed_does_not_end(queue: Queue, hasty: Queue) -> None:
     await enqueue(queue, "renewed", "left alone")
     renewed, _ = await hasty.claim("worker-1", 2)
-    assert await queue.renew("worker-1", 10, [renewed]) == frozenset()
+    assert await queue.renew("worker-1", 10, [renewed]) == Renewed(frozenset(), leads=True)
     await until_reaped(queue, lost=1)
     assert await claim(queue) == ["left alone"]
 
 
 async def test_renewing_names_the_runs_that_are_in_other_hands(queue: Queue, hasty: Queue) -> None:
-    await enqueue(queue, "mine", "taken over", "finished")
+    await enqueue(queue, "mine", "taken over", "over")
     mine, taken_over, finished = await hasty.claim("worker-1", 3)
     await queue.renew("worker-1", 10, [mine, finished])
     await until_reaped(queue, lost=1)
     await claim_one(queue, "worker-2")
-    await queue.finish(finished, None)
-    assert await queue.renew("worker-1", 10, [mine, taken_over, finished]) == {"taken over", "finished"}
+    await finish(queue, finished, None)
+    assert (await queue.renew("worker-1", 10, [mine, taken_over, finished])).lost == {"taken over", "over"}
 
 
 async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, clients: RedisClients) -> None:
-    await queue.enqueue(Job("a", "somebody", Priority.HIGH))
+    await queue.enqueue([Job("a", "somebody", Priority.HIGH)])
     held = await claim_one(queue)
     await clients.commands.flushall()
     assert await queue.known(["a"]) == [False]
-    assert await queue.renew("worker-1", 10, [held]) == frozenset()
+    assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
     assert await queue.known(["a"]) == [True]
-    assert await queue.enqueue(job("a", generation=held.generation)) is False
-    await queue.release(held)
+    assert await queue.enqueue([job("a", generation=held.generation)]) == [False]
+    await hand_back(queue, held)
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, held.generation + 1))
 
 
@@ -193,15 +193,15 @@ async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, c
 
 async def test_a_run_that_is_given_back_is_the_next_one(queue: Queue) -> None:
     await enqueue(queue, "a", "b")
-    await queue.release(await claim_one(queue))
+    await hand_back(queue, await claim_one(queue))
     assert await claim(queue) == ["a", "b"]
 
 
 async def test_a_run_that_is_given_back_for_later_waits_until_then(queue: Queue) -> None:
     await enqueue(queue, "soon", "late")
     soon, late = await queue.claim("worker-1", 2)
-    await queue.release(late, 600)
-    await queue.release(soon, 0.05)
+    await postpone(queue, late, 600)
+    await postpone(queue, soon, 0.05)
     assert (await queue.statistics()).scheduled == 2
     await until_reaped(queue, due=1)
     assert await claim(queue) == ["soon"]
@@ -211,7 +211,7 @@ async def test_giving_back_forgives_crashes(queue: Queue, hasty: Queue) -> None:
     await enqueue(queue, "a")
     await claim_one(hasty)
     await until_reaped(queue, lost=1)
-    await queue.release(await claim_one(queue))
+    await hand_back(queue, await claim_one(queue))
     assert (await claim_one(queue)).crashes == 0
 
 
@@ -221,15 +221,15 @@ async def test_an_old_claim_can_let_nothing_go(queue: Queue, hasty: Queue, let_g
     old = await claim_one(hasty)
     await until_reaped(queue, lost=1)
     new = await claim_one(queue, "worker-2")
-    await (queue.finish(old, 1.0) if let_go == "finish" else queue.release(old))
-    assert await queue.renew("worker-2", 10, [new]) == frozenset()
+    await (finish(queue, old, 1.0) if let_go == "finish" else hand_back(queue, old))
+    assert await queue.renew("worker-2", 10, [new]) == Renewed(frozenset(), leads=True)
     assert await claim(queue) == []
     assert (await queue.statistics()).running == 1
 
 
 async def test_a_finished_run_may_be_queued_again_with_the_next_generation(queue: Queue) -> None:
     await enqueue(queue, "a")
-    await queue.finish(await claim_one(queue), 1.0)
+    await finish(queue, await claim_one(queue), 1.0)
     assert await queue.known(["a"]) == [False]
     await enqueue(queue, "a")
     assert (await claim_one(queue)).generation == 2
@@ -239,18 +239,18 @@ async def test_a_run_that_ends_while_it_waits_again_is_not_taken(queue: Queue, h
     await enqueue(queue, "a", "b")
     slow = await claim_one(hasty)
     await until_reaped(queue, lost=1)
-    await queue.finish(slow, 1.0)
+    await finish(queue, slow, 1.0)
     assert await claim(queue) == ["b"]
 
 
 async def test_a_forgotten_run_is_taken_by_nobody(queue: Queue) -> None:
     await enqueue(queue, "waits", "is scheduled", "stays")
     _, scheduled = await queue.claim("worker-1", 2)
-    await queue.release(scheduled, 0.01)
+    await postpone(queue, scheduled, 0.01)
     await enqueue(queue, "waits too")
     for name in ("is scheduled", "waits too", "never seen"):
         await queue.forget(name)
-    assert await queue.reap(100) == Reaped(0, 0)
+    assert (await queue.reap(100)).due == 0
     assert await claim(queue) == ["stays"]
 
 
@@ -258,22 +258,33 @@ async def test_a_held_run_is_not_forgotten(queue: Queue) -> None:
     await enqueue(queue, "a")
     held = await claim_one(queue)
     await queue.forget("a")
-    assert await queue.renew("worker-1", 10, [held]) == frozenset()
+    assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
 
 
 # --- waiting ---
 
 
-async def test_a_run_wakes_a_worker_that_waits(queue: Queue, clients: RedisClients) -> None:
-    waiting = asyncio.create_task(queue.wait(600))
-    await wait_until(lambda: _blocks(clients))
-    await enqueue(queue, "a")
+def waiting_worker(queue: Queue, limit: int = 1, worker: str = "waits") -> "asyncio.Task[list[Claim]]":
+    return asyncio.create_task(queue.claim(worker, limit, 600))
+
+
+async def until_blocked(clients: RedisClients, workers: int = 1) -> None:
+    async def blocked() -> bool:
+        return bool((await clients.commands.info("clients"))["blocked_clients"] == workers)
+
+    await wait_until(blocked)
+
+
+async def claimed_by(waiting: "asyncio.Task[list[Claim]]") -> list[str]:
     async with asyncio.timeout(3):
-        await waiting
+        return [found.run_id for found in await waiting]
 
 
-async def _blocks(clients: RedisClients) -> bool:
-    return bool((await clients.commands.info("clients"))["blocked_clients"])
+async def test_a_run_wakes_a_worker_that_waits_and_is_its_own(queue: Queue, clients: RedisClients) -> None:
+    waiting = waiting_worker(queue)
+    await until_blocked(clients)
+    await enqueue(queue, "a")
+    assert await claimed_by(waiting) == ["a"]
 
 
 @pytest.mark.parametrize("comes", ["back", "due", "lost"])
@@ -282,31 +293,60 @@ async def test_a_run_that_comes_again_wakes_a_worker_too(
 ) -> None:
     await enqueue(queue, "a")
     held = await claim_one(hasty if comes == "lost" else queue)
-    waiting = asyncio.create_task(queue.wait(600))
-    await wait_until(lambda: _blocks(clients))
+    waiting = waiting_worker(queue)
+    await until_blocked(clients)
     if comes == "back":
-        await queue.release(held)
+        await hand_back(queue, held)
     elif comes == "due":
-        await queue.release(held, 0.01)
+        await postpone(queue, held, 0.01)
         await until_reaped(queue, due=1)
     else:
         await until_reaped(queue, lost=1)
-    async with asyncio.timeout(3):
-        await waiting
+    assert await claimed_by(waiting) == ["a"]
 
 
-async def test_a_worker_that_leaves_runs_behind_wakes_another(queue: Queue) -> None:
+async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisClients) -> None:
+    waiting = [waiting_worker(queue, worker=f"worker-{number}") for number in range(3)]
+    await until_blocked(clients, 3)
+    await queue.enqueue([job("a"), job("b"), job("c")])
+    assert sorted([await claimed_by(one) for one in waiting]) == [["a"], ["b"], ["c"]]
+
+
+async def test_a_worker_that_leaves_runs_behind_wakes_another(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a", "b")
-    for _ in range(2):
-        await queue.wait(600)
+    await clients.commands.delete(KEYS.doorbell)
     assert await claim(queue, 1) == ["a"]
-    async with asyncio.timeout(3):
-        await queue.wait(600)
+    assert await claimed_by(waiting_worker(queue)) == ["b"]
 
 
 async def test_waiting_ends_by_itself(queue: Queue) -> None:
     async with asyncio.timeout(3):
-        await queue.wait(0.05)
+        assert await queue.claim("worker-1", 1, 0.05) == []
+
+
+async def test_a_wait_that_ends_without_a_bell_looks_once_more(queue: Queue, clients: RedisClients) -> None:
+    await enqueue(queue, "a")
+    await clients.commands.delete(KEYS.doorbell)
+    assert [found.run_id for found in await queue.claim("worker-1", 1, 0.05)] == ["a"]
+
+
+async def test_a_worker_that_is_told_to_leave_waits_no_longer_and_takes_nothing(
+    queue: Queue, clients: RedisClients
+) -> None:
+    leaves, stays = waiting_worker(queue, worker="leaves"), waiting_worker(queue, worker="stays")
+    await until_blocked(clients, 2)
+    await clients.commands.delete(KEYS.doorbell)
+    await queue.end_wait("leaves")
+    assert await claimed_by(leaves) == []
+    await enqueue(queue, "a")
+    assert await claimed_by(stays) == ["a"]
+
+
+async def test_a_run_that_comes_as_a_worker_leaves_is_for_the_next_one(queue: Queue) -> None:
+    await queue.end_wait("leaves")
+    await enqueue(queue, "a")
+    assert await queue.claim("leaves", 1, 600) == []
+    assert await claimed_by(waiting_worker(queue)) == ["a"]
 
 
 async def test_a_cancel_is_heard_by_all_workers(queue: Queue, clients: RedisClients) -> None:
@@ -314,7 +354,7 @@ async def test_a_cancel_is_heard_by_all_workers(queue: Queue, clients: RedisClie
         hearing = [asyncio.ensure_future(anext(announced)) for announced in (first, second)]
 
         async def both_listen() -> bool:
-            return bool((await clients.commands.pubsub_numsub(redis_keys.CANCELS))[0][1] == 2)
+            return bool((await clients.commands.pubsub_numsub(KEYS.cancels))[0][1] == 2)
 
         await wait_until(both_listen)
         await queue.announce_cancel("a")
@@ -341,26 +381,26 @@ async def test_a_held_run_stands_nowhere(queue: Queue) -> None:
 async def test_the_wait_is_estimated_from_the_slots_and_what_the_last_runs_took(queue: Queue) -> None:
     await enqueue(queue, "done", "held", "next", "after next")
     done, held = await queue.claim("worker-1", 2)
-    await queue.finish(done, 10.0)
+    await finish(queue, done, 10.0)
     await queue.renew("worker-1", 2, [held])
     numbers = await queue.statistics()
-    assert (numbers.run_seconds, numbers.slots, numbers.workers, numbers.running) == (10.0, 2, 1, 1)
+    assert (numbers.durations, numbers.slots, numbers.workers, numbers.running) == ((10.0,), 2, 1, 1)
     found = await queue.standing(["next", "after next"])
-    assert [standing and standing.wait_seconds for standing in found] == [0.0, 5.0]
+    assert [standing and standing.wait.p50 for standing in found] == [0.0, 5.0]
 
 
 async def test_without_a_worker_nothing_is_said_to_be_taken_at_once(queue: Queue) -> None:
     await enqueue(queue, "a")
     [standing] = await queue.standing(["a"])
     assert standing is not None
-    assert standing.wait_seconds == RUN_SECONDS
+    assert standing.wait.p50 == RUN_SECONDS
 
 
 async def test_the_numbers_of_the_queue_are_its_runs(queue: Queue) -> None:
     await enqueue(queue, "a", "b", "c")
     await enqueue(queue, "d", priority=Priority.LOW)
     _, b = await queue.claim("worker-1", 2)
-    await queue.release(b, 600)
+    await postpone(queue, b, 600)
     numbers = await queue.statistics()
     assert numbers.queued == {Priority.CRITICAL: 0, Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 1}
     assert (numbers.running, numbers.scheduled) == (1, 1)
@@ -387,17 +427,22 @@ async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, 
 async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     clients = RedisClients(server.url)
-    queue = RedisQueue(clients, lease_seconds=600, initial_run_seconds=1)
+    queue = redis_queue(clients, room=Room(overall=100))
     await enqueue(queue, "a")
     held = await claim_one(queue)
     server.kill()
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: queue.enqueue(job("b")),
+        lambda: queue.enqueue([job("b")]),
         lambda: queue.claim("worker-1", 1),
-        lambda: queue.wait(1),
+        lambda: queue.claim("worker-1", 1, 1.0),
+        lambda: queue.end_wait("worker-1"),
+        lambda: queue.give_up_place("b", Priority.NORMAL),
+        queue.finished,
+        lambda: queue.mirror_dead({"a": 1.0}),
+        lambda: queue.admit("b", Priority.NORMAL),
         lambda: queue.renew("worker-1", 1, [held]),
-        lambda: queue.finish(held, None),
-        lambda: queue.release(held),
+        lambda: finish(queue, held, None),
+        lambda: hand_back(queue, held),
         lambda: queue.forget("b"),
         lambda: queue.reap(1),
         lambda: queue.known(["a"]),
@@ -416,25 +461,34 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
     await clients.close()
 
 
-async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(queue: Queue, clients: RedisClients) -> None:
+async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(clients: RedisClients) -> None:
+    queue = redis_queue(clients, caps=Caps(user={Priority.LOW: 1}), room=Room(overall=100))
     for priority in Priority:
         await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
+    await queue.admit("to come", Priority.HIGH)
     finished, scheduled, *_ = await queue.claim("worker-1", 5)
     await queue.renew("worker-1", 10, [])
-    await queue.finish(finished, 1.0)
-    await queue.release(scheduled, 600)
+    await queue.settle([Settlement(finished, Outcome.FINISHED, RunStatus.FAILED, "x", 1.0, is_dead=True)])
+    await postpone(queue, scheduled, 600)
+    await queue.end_wait("worker-2")
     redis = clients.commands
+    lifetimes = {
+        KEYS.job(finished.run_id): 3600,
+        KEYS.doorbell_of("worker-2"): 60,
+        KEYS.admitted(Priority.HIGH): 10,
+        KEYS.leader: 600,
+    }
     seen = set()
     async for name in redis.scan_iter():
         entry = key_of(name)
         seen.add(entry.pattern)
         assert (await redis.type(name)) == {"sorted set": "zset"}.get(entry.type, entry.type), name
         seconds = await redis.ttl(name)
-        if name == redis_keys.job(finished.run_id):
-            assert 3500 < seconds <= 3600
+        if name in lifetimes:
+            assert lifetimes[name] - 5 < seconds <= lifetimes[name]
         else:
             assert seconds == -1, name
-            assert "permanent" in entry.lifetime or "while queued or held" in entry.lifetime
+            assert "permanent" in entry.lifetime or "while it waits or is held" in entry.lifetime
     assert seen == {key.pattern for key in redis_keys.KEYS if key.type != "channel" and key.pattern.startswith("jobs:")}
 
 
@@ -453,14 +507,14 @@ async def test_a_run_that_is_queued_again_outlives_the_lifetime_of_its_last_end(
     queue: Queue, clients: RedisClients
 ) -> None:
     await enqueue(queue, "a")
-    await queue.finish(await claim_one(queue), None)
+    await finish(queue, await claim_one(queue), None)
     await enqueue(queue, "a")
-    assert await clients.commands.ttl(redis_keys.job("a")) == -1
+    assert await clients.commands.ttl(KEYS.job("a")) == -1
 
 
 async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, *(f"run-{number}" for number in range(150)))
-    assert await clients.commands.llen(redis_keys.DOORBELL) == 100
+    assert await clients.commands.llen(KEYS.doorbell) == 100
     for held in await queue.claim("worker-1", 150):
-        await queue.finish(held, 1.0)
-    assert await clients.commands.llen(redis_keys.DURATIONS) == 100
+        await finish(queue, held, 1.0)
+    assert await clients.commands.llen(KEYS.durations) == 100

@@ -497,3 +497,44 @@ async def test_a_server_that_is_away_is_unavailable_and_used_again_when_it_is_ba
 
 def test_a_virtual_host_has_the_bucket_before_the_endpoints_name() -> None:
     assert bucket_endpoint("https://s3.example.org:9000", "b") == "https://b.s3.example.org:9000"
+
+
+# --- the whole workspace ---
+
+
+async def test_a_workspace_is_removed_with_all_that_is_in_it_and_no_other_is(store: WorkspaceStore) -> None:
+    gone, kept = store.workspace("user-1", "run-1"), store.workspace("user-1", "run-10")
+    for path in ("a.txt", "deep/er/b.txt", "deep/c.txt"):
+        await gone.write(path, chunks(b"x"))
+    await kept.write("a.txt", chunks(b"x"))
+    await store.remove("user-1", "run-1")
+    assert await paths(gone) == []
+    assert await paths(kept) == ["a.txt"]
+
+
+async def test_removing_a_workspace_again_or_one_that_never_was_is_no_error(store: WorkspaceStore) -> None:
+    await store.workspace("user-1", "run-1").write("a.txt", chunks(b"x"))
+    await store.remove("user-1", "run-1")
+    await store.remove("user-1", "run-1")
+    await store.remove("user-2", "run-2")
+
+
+async def test_several_may_remove_a_workspace_at_once(store: WorkspaceStore) -> None:
+    workspace = store.workspace("user-1", "run-1")
+    for number in range(30):
+        await workspace.write(f"{number % 3}/{number}.txt", chunks(b"x"))
+    await asyncio.gather(*(store.remove("user-1", "run-1") for _ in range(4)))
+    assert await paths(workspace) == []
+
+
+async def test_a_workspace_is_not_removed_through_a_link(tmp_path: Path) -> None:
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.txt").write_text("x")
+    runs = tmp_path / "workspaces" / "users" / "user-1" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "run-1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable):
+        await store.remove("user-1", "run-1")
+    assert (tmp_path / "elsewhere" / "kept.txt").exists()

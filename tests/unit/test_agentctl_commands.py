@@ -4,54 +4,18 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentctl import __main__, runs
+from agentctl import runs
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
-from tests.scripted_api import NOTHING, ScriptedApi, answer, problem, raw, scripted_api, stream
+from tests.scripted_api import NOTHING, answer, problem, raw, stream
+from tests.unit.conftest import Agentctl, Script
 
 RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 CREATED = answer(201, {"run_id": RUN, "status": "queued", "position": None, "estimated_wait_seconds": None})
-
-Script = Callable[..., ScriptedApi]
-Agentctl = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    """Makes the API that the commands of this test speak with."""
-    with ExitStack() as stack:
-
-        def start(*answers: bytes) -> ScriptedApi:
-            api = stack.enter_context(scripted_api(answers))
-            monkeypatch.setenv("AGENT_URL", api.url)
-            monkeypatch.setenv("AGENT_TOKEN", "agt_test")
-            return api
-
-        yield start
-
-
-@pytest.fixture
-def agentctl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
-    """Calls a command in an empty folder: its exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agentctl", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            __main__.main()
-        said = capsys.readouterr()
-        return int(ending.value.code or 0), said.out, said.err
-
-    return call
 
 
 def event(number: int, kind: str, **data: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """The one encoding of an event."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.events import EventType, decode, encode
+from backplane.events import Event, EventType, decode, encode
 from tests.event_data import data_of
 
+BEGUN = '{"id":1,"run_id":"run-1","type":"log","at":"2030-01-02T03:04:05+00:00","data":{"line":"cut he'
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -23,6 +25,20 @@ def test_what_is_encoded_can_be_read_back(number: int, type: EventType, data: di
     assert data_of(event) == data
 
 
+@given(st.integers(1, 2**31), st.sampled_from(EventType), st.dictionaries(st.text(), JSON, max_size=4))
+def test_an_event_that_others_encoded_in_another_form_is_read_too(
+    number: int, type: EventType, data: dict[str, object]
+) -> None:
+    line = json.dumps({"type": type, "data": data, "run_id": "run-1", "id": number})
+    assert decode(line) == Event("run-1", number, type, line)
+
+
+@given(st.text(min_size=1).filter(str.strip), st.text())
+def test_whatever_a_run_is_called_and_says_it_is_the_same_event(run_id: str, text: str) -> None:
+    event = encode(run_id, 7, EventType.LOG, {"line": text})
+    assert decode(event.line) == event
+
+
 @given(st.text())
 def test_a_line_has_no_line_break_inside(text: str) -> None:
     line = encode("run-1", 1, EventType.LOG, {"line": text}).line
@@ -35,7 +51,9 @@ def test_the_time_of_an_event_is_the_one_it_was_given() -> None:
     assert '"at":"2030-01-02T03:04:05+00:00"' in encode("run-1", 1, EventType.LOG, {}, moment).line
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null"])
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null", BEGUN]
+)
 def test_what_is_no_event_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - which of the many ways it is wrong does not matter
         decode(line)

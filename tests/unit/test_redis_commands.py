@@ -4,6 +4,7 @@ What blocks or races is tested on the real server; here only that every step of 
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -11,10 +12,10 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from backplane.events import EventType, encode
 from backplane.logs.base import Batch
 from backplane.logs.redis import RedisEventLog
-from backplane.queue.base import Job
-from backplane.queue.redis import RedisQueue
+from backplane.queue.base import Caps, Job, Room
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority
+from tests.queues import finish, hand_back, postpone, redis_queue
 
 JOB = Job("run-1", "user-1", Priority.HIGH)
 
@@ -28,23 +29,26 @@ async def clients() -> AsyncIterator[RedisClients]:
 
 
 async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
-    queue = RedisQueue(clients, lease_seconds=60, initial_run_seconds=120)
-    assert await queue.enqueue(JOB)
+    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(overall=5))
+    assert await queue.admit(JOB.run_id, JOB.priority)
+    assert await queue.enqueue([JOB, replace(JOB, run_id="run-2")]) == [True, True]
     [standing] = await queue.standing([JOB.run_id])
     assert standing is not None
     [claim] = await queue.claim("worker", 5)
-    assert await queue.renew("worker", 5, [claim]) == frozenset()
-    await queue.release(claim)
+    assert not (await queue.renew("worker", 5, [claim])).lost
+    await hand_back(queue, claim)
     [again] = await queue.claim("worker", 5)
     assert again.generation == claim.generation + 1
-    await queue.release(again, delay_seconds=60)
+    await postpone(queue, again, 60)
     assert (await queue.statistics()).scheduled == 1
     assert (await queue.reap(10)).due == 0
     await queue.forget(JOB.run_id)
     assert await queue.known([JOB.run_id]) == [False]
-    await queue.enqueue(JOB)
     [last] = await queue.claim("worker", 5)
-    await queue.finish(last, 1.5)
+    await finish(queue, last, 1.5)
+    assert [job.run_id for job in await queue.finished()] == [last.run_id, JOB.run_id]
+    await queue.mirror_dead({"run-1": 1.0})
+    await queue.end_wait("worker")
     await queue.leave("worker")
     assert (await queue.statistics()).workers == 0
 

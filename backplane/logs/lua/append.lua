@@ -2,15 +2,24 @@
 -- KEYS  1 jobs:{run_id}   2 agent:events:{run_id}
 -- ARGV  1 generation of the writer   2 channel agent:logs:{run_id}   3 entries to keep, about   4 seconds to keep them
 --       then for each event: its number, its line
--- gives 1, or 0 when a newer generation holds the run
--- The entry's id is the event's number, so Redis itself refuses a number that is not higher than the last.
+-- gives 1, or 0 when a newer generation holds the run, or has written here
+-- The entry's id is the event's number, so Redis itself refuses a number that is not higher than the last. Each entry has
+-- its writer's generation: the job is gone soon after the run's end, but a writer that stood still may wake up then.
 local newest = redis.call('HGET', KEYS[1], 'generation')
 if newest and tonumber(newest) > tonumber(ARGV[1]) then
   return 0
 end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if last then
+  for i = 1, #last[2], 2 do
+    if last[2][i] == 'g' and tonumber(last[2][i + 1]) > tonumber(ARGV[1]) then
+      return 0
+    end
+  end
+end
 local told = {}
 for i = 5, #ARGV, 2 do
-  local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], ARGV[i] .. '-0', 'e', ARGV[i + 1])
+  local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], ARGV[i] .. '-0', 'e', ARGV[i + 1], 'g', ARGV[1])
   if type(added) == 'string' then
     told[#told + 1] = ARGV[i + 1]
   elseif not string.find(added.err, 'equal or smaller', 1, true) then

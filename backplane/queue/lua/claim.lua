@@ -1,32 +1,39 @@
 -- Take the next runs and write their leases in the same step.
--- KEYS  1 jobs:leases   2 jobs:doorbell   3… the jobs:pending lists, highest priority first
--- ARGV  1 most runs to take   2 lease, ms   3 worker id   4 prefix of a job's key
--- gives run id, user id, priority, generation, crashes of each, in one flat list
+-- KEYS  1 what all keys of the queue begin with
+-- ARGV  1 most runs to take   2 lease, ms   3 worker id
+-- keys  {run_id}  order  pending[:critical|:high|:low]  leases  doorbell  doorbell:{worker_id}
+-- gives run id, user id, priority, resource, generation, crashes of each, in one flat list
+local base, worker = KEYS[1], ARGV[3]
 local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local limit, taken = tonumber(ARGV[1]), {}
-local left = 0
-for i = 3, #KEYS do
-  while #taken < limit * 5 do
-    local run = redis.call('RPOP', KEYS[i])
-    if not run then break end
-    local key = ARGV[4] .. run
-    local job = redis.call('HMGET', key, 'state', 'user', 'priority', 'crashes')
+local now = clock[1] * 1000 + clock[2] / 1000
+local PENDING = { ['0'] = base .. 'pending:low', ['1'] = base .. 'pending', ['2'] = base .. 'pending:high',
+  ['3'] = base .. 'pending:critical' }
+local taken, leases = {}, {}
+-- A worker that leaves has left a second ring at its own door, for this very call.
+if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
+  local ends = now + tonumber(ARGV[2])
+  local next_runs = redis.call('ZPOPMIN', base .. 'order', ARGV[1])
+  for i = 1, #next_runs, 2 do
+    local run = next_runs[i]
+    local key = base .. run
+    local job = redis.call('HMGET', key, 'state', 'user', 'priority', 'resource', 'generation', 'crashes')
     if job[1] == 'queued' then
-      local generation = redis.call('HINCRBY', key, 'generation', 1)
-      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[3])
-      redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), run)
-      for _, value in ipairs({ run, job[2], job[3], generation, job[4] or '0' }) do
-        taken[#taken + 1] = value
-      end
+      local generation = job[5] + 1
+      redis.call('LREM', PENDING[job[3]], -1, run)
+      redis.call('HSET', key, 'state', 'running', 'worker', worker, 'generation', generation, 'claimed_at', now)
+      leases[#leases + 1] = ends
+      leases[#leases + 1] = run
+      local n = #taken
+      taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = run, job[2], job[3], job[4]
+      taken[n + 5], taken[n + 6] = generation, job[6]
     end
   end
-  left = left + redis.call('LLEN', KEYS[i])
+  if #leases > 0 then redis.call('ZADD', base .. 'leases', unpack(leases)) end
 end
 -- A worker that took the bell may have had no slot for the rest, or died before it came here.
-if left == 0 then
-  redis.call('DEL', KEYS[2])
-elseif redis.call('LLEN', KEYS[2]) == 0 then
-  redis.call('LPUSH', KEYS[2], '1')
+if redis.call('EXISTS', base .. 'order') == 0 then
+  redis.call('DEL', base .. 'doorbell')
+elseif redis.call('EXISTS', base .. 'doorbell') == 0 then
+  redis.call('LPUSH', base .. 'doorbell', '1')
 end
 return taken

@@ -1,16 +1,29 @@
--- Let a run wait, once.
--- KEYS  1 jobs:{run_id}   2 its jobs:pending list   3 jobs:doorbell
--- ARGV  1 run id   2 user id   3 priority   4 generation that the database has
--- gives 1, or 0 when the run waits, is scheduled or is held already
-local state = redis.call('HGET', KEYS[1], 'state')
-if state == 'queued' or state == 'running' or state == 'scheduled' then
-  return 0
+-- Let runs wait, each once.
+-- ARGV  3 jobs, JSON [[run id, user id, priority, resource or "", generation that the database has], …]
+-- keys  those of places.lua, admitted:{priority}, dead
+-- gives for each 1, or 0 when it waits, is scheduled or is held already
+local answers = {}
+for i, new in ipairs(cjson.decode(ARGV[3])) do
+  local run, key = new[1], base .. new[1]
+  local old = redis.call('HMGET', key, 'state', 'generation')
+  local state = old[1]
+  if state == 'queued' or state == 'parked' or state == 'running' or state == 'scheduled' then
+    answers[i] = 0
+  else
+    local generation = math.max(tonumber(old[2] or 0), new[5])
+    -- In the order given, also where a whole batch has one time.
+    local job = { run = run, user = new[2], priority = new[3], resource = new[4], since = now + i * 0.004, places = 0 }
+    redis.call('HSET', key, 'user', job.user, 'priority', job.priority, 'resource', job.resource,
+      'generation', generation, 'crashes', 0, 'queued_at', now)
+    if state then
+      redis.call('HDEL', key, 'status', 'error', 'finished_at', 'claimed_at', 'worker')
+      redis.call('PERSIST', key)
+    end
+    enter(job, 1)
+    redis.call('ZREM', base .. 'admitted:' .. job.priority, run)
+    redis.call('ZREM', base .. 'dead', run)
+    answers[i] = 1
+  end
 end
-local generation = math.max(tonumber(redis.call('HGET', KEYS[1], 'generation') or 0), tonumber(ARGV[4]))
-redis.call('HSET', KEYS[1], 'state', 'queued', 'user', ARGV[2], 'priority', ARGV[3], 'generation', generation,
-  'list', KEYS[2], 'crashes', 0)
-redis.call('PERSIST', KEYS[1])
-redis.call('LPUSH', KEYS[2], ARGV[1])
-redis.call('LPUSH', KEYS[3], '1')
-redis.call('LTRIM', KEYS[3], 0, 99)
-return 1
+ring()
+return answers

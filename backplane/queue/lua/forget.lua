@@ -1,12 +1,14 @@
 -- Take a run that nobody holds out of the queue.
--- KEYS  1 jobs:{run_id}   2 jobs:scheduled   3… the jobs:pending lists
--- ARGV  1 run id
-if redis.call('HGET', KEYS[1], 'state') == 'running' then
-  return 0
-end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-for i = 3, #KEYS do
-  redis.call('LREM', KEYS[i], 0, ARGV[1])
-end
+-- ARGV  3 run id   4 seconds that a finished job stays
+-- keys  those of places.lua, finished
+local job = read(ARGV[3])
+if not job or job.state == 'running' or job.state == 'finished' then return 0 end
+withdraw(job)
+free(job)
+redis.call('HSET', base .. job.run, 'state', 'finished', 'status', 'cancelled', 'error', '', 'finished_at', now,
+  'places', 0)
+redis.call('EXPIRE', base .. job.run, ARGV[4])
+redis.call('LPUSH', base .. 'finished', job.run)
+keep_last_finished()
+ring()
 return 1

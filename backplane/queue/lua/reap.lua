@@ -1,27 +1,37 @@
--- Queue again what fell between the chairs: ended leases (at the front) and attempts that are due.
--- KEYS  1 jobs:leases   2 jobs:scheduled   3 jobs:workers   4 jobs:doorbell
--- ARGV  1 most runs of each kind   2 prefix of a job's key
--- gives the number of ended leases and of due attempts
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local function again(set, state, push)
-  local count = 0
-  for _, run in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, ARGV[1])) do
-    redis.call('ZREM', set, run)
-    local key = ARGV[2] .. run
-    local job = redis.call('HMGET', key, 'state', 'list')
-    if job[1] == state then
-      if state == 'running' then redis.call('HINCRBY', key, 'crashes', 1) end
-      redis.call('HSET', key, 'state', 'queued')
-      redis.call(push, job[2], run)
-      redis.call('LPUSH', KEYS[4], '1')
-      count = count + 1
-    end
+-- Let wait again what fell between the chairs: ended leases, attempts that are due, and parked runs for which there is
+-- room (a cap was raised).
+-- ARGV  3 most runs of each kind
+-- keys  those of places.lua, leases, workers, dead
+-- gives the numbers of ended leases, due attempts and runs let in, and the ms until the next of the first two ('': none)
+local lost, due, entered = 0, 0, 0
+for _, run in ipairs(redis.call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, ARGV[3])) do
+  redis.call('ZREM', base .. 'leases', run)
+  local job = read(run)
+  if job and job.state == 'running' then
+    redis.call('HINCRBY', base .. run, 'crashes', 1)
+    put_back(job)
+    lost = lost + 1
   end
-  return count
 end
-local lost = again(KEYS[1], 'running', 'RPUSH')
-local due = again(KEYS[2], 'scheduled', 'LPUSH')
-redis.call('LTRIM', KEYS[4], 0, 99)
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
-return { lost, due }
+for _, run in ipairs(redis.call('ZRANGEBYSCORE', base .. 'scheduled', '-inf', now, 'LIMIT', 0, ARGV[3])) do
+  redis.call('ZREM', base .. 'scheduled', run)
+  local job = read(run)
+  if job and job.state == 'scheduled' then
+    job.since, job.places = now, 0
+    enter(job, 1)
+    due = due + 1
+  end
+end
+if redis.call('EXISTS', base .. 'gates') == 1 then
+  for _, name in ipairs(redis.call('SRANDMEMBER', base .. 'gates', 50)) do
+    entered = entered + let_in(name, tonumber(ARGV[3]))
+  end
+end
+redis.call('ZREMRANGEBYSCORE', base .. 'workers', '-inf', now)
+ring()
+local next_end = ''
+for _, set in ipairs({ 'leases', 'scheduled' }) do
+  local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
+  if first[2] then next_end = math.min(tonumber(first[2]) - now, next_end == '' and math.huge or next_end) end
+end
+return { lost, due, entered, tostring(next_end) }

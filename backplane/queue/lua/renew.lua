@@ -1,25 +1,43 @@
 -- A worker's heartbeat: it lives, and so do its leases.
--- KEYS  1 jobs:leases   2 jobs:workers
--- ARGV  1 lease, ms   2 worker id   3 its slots   4 prefix of a job's key
---       then for each run: run id, generation, user id, priority, its pending list
--- gives the ids of the runs that are no longer the worker's
+-- ARGV  3 lease, ms   4 worker id   5 its slots
+--       6 JSON [[run id, generation, user id, priority, resource or ""], …]
+-- keys  those of places.lua, leases, workers, leader
+-- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
 -- A job that Redis forgot is written again: its holder knows it.
-local clock = redis.call('TIME')
-local ends = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[1])
-redis.call('ZADD', KEYS[2], ends, ARGV[2] .. '|' .. ARGV[3])
-local lost = {}
-for i = 5, #ARGV, 5 do
-  local run, generation = ARGV[i], tonumber(ARGV[i + 1])
-  local key = ARGV[4] .. run
+local ends = now + tonumber(ARGV[3])
+redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
+local leads = 0
+if redis.call('SET', base .. 'leader', ARGV[4], 'NX', 'PX', ARGV[3]) then
+  leads = 1
+elseif redis.call('GET', base .. 'leader') == ARGV[4] then
+  redis.call('PEXPIRE', base .. 'leader', ARGV[3])
+  leads = 1
+end
+local lost, renewed = { leads }, {}
+for _, c in ipairs(cjson.decode(ARGV[6])) do
+  local run, generation = c[1], c[2]
+  local key = base .. run
   local job = redis.call('HMGET', key, 'state', 'generation')
   if not job[2] then
-    redis.call('HSET', key, 'state', 'running', 'generation', generation, 'user', ARGV[i + 2],
-      'priority', ARGV[i + 3], 'list', ARGV[i + 4], 'crashes', 0, 'worker', ARGV[2])
-    redis.call('ZADD', KEYS[1], ends, run)
-  elseif job[1] == 'running' and tonumber(job[2]) == generation then
-    redis.call('ZADD', KEYS[1], ends, run)
+    local again = { run = run, user = c[3], priority = c[4], resource = c[5], since = now, places = 0 }
+    for i = 1, GATES do
+      local name, cap = gate(i, again)
+      if name and cap and cap > 0 then
+        redis.call('SADD', base .. 'held:' .. name, run)
+        take_place(again, i)
+      end
+    end
+    redis.call('HSET', key, 'state', 'running', 'generation', generation, 'user', again.user,
+      'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4], 'since', now,
+      'score', score_of(again), 'places', again.places, 'queued_at', now, 'claimed_at', now)
+    job = { 'running', generation }
+  end
+  if job[1] == 'running' and tonumber(job[2]) == generation then
+    renewed[#renewed + 1] = ends
+    renewed[#renewed + 1] = run
   else
     lost[#lost + 1] = run
   end
 end
+if #renewed > 0 then redis.call('ZADD', base .. 'leases', unpack(renewed)) end
 return lost

@@ -28,6 +28,7 @@ from backplane.settings import Settings
 from backplane.store.held import HeldRun
 from backplane.store.migrations import migrate
 from backplane.users import Tier
+from tests.queues import finish
 from tests.waiting import wait_until
 from worker.service import serve
 
@@ -271,4 +272,4 @@ class WorkerByHand:
         await self._resources.store.held.write(self.run_id, self.claim.generation, write)
         if told:
             await self.tell(ends)
-            await self._resources.queue.finish(self.claim, 1.0)
+            await finish(self._resources.queue, self.claim, 1.0)

@@ -10,7 +10,7 @@ import pytest
 from app import hub
 from app.services import Services
 from app.sse import stream
-from backplane import redis_keys
+from backplane.redis_keys import Keys
 from backplane.runs import RunStatus
 from tests.integration.api.running import Api, Frame, Person, StartApi
 from tests.waiting import wait_until
@@ -245,7 +245,7 @@ async def test_a_run_that_nobody_watches_any_more_is_no_longer_listened_to(
     redis = api.resources.redis.commands
 
     async def listeners() -> int:
-        [(_, count)] = await redis.pubsub_numsub(redis_keys.channel(run_id))
+        [(_, count)] = await redis.pubsub_numsub(Keys().channel(run_id))
         return int(count)
 
     async with person.stream(run_id) as stream:

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backplane import redis_keys
 from backplane.events import EventType
 from tests.integration.api.running import Api, Frame, Person, StartApi, WorkerByHand, frames
+from tests.queues import hand_back
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -49,10 +49,10 @@ async def test_nothing_is_missed_when_redis_loses_the_stream_of_a_run(api: Api, 
     worker = await api.worker()
     await worker.say("one", "two")
     watching = asyncio.create_task(person.watch(worker.run_id))
-    await api.resources.redis.commands.delete(redis_keys.stream(worker.run_id))
+    await api.resources.redis.commands.delete(api.resources.redis.keys.stream(worker.run_id))
     await worker.say("three", "four")
     late = asyncio.create_task(person.watch(worker.run_id))
-    await api.resources.redis.commands.delete(redis_keys.stream(worker.run_id))
+    await api.resources.redis.commands.delete(api.resources.redis.keys.stream(worker.run_id))
     await worker.end()
     assert numbers(await watching) == numbers(await late) == list(range(1, 9))
 
@@ -167,7 +167,7 @@ async def test_what_is_no_event_on_the_wire_harms_no_stream(api: Api, person: Pe
     async with person.stream(worker.run_id) as stream:
         assert [(await anext(stream)).id for _ in range(2)] == [1, 2]
         for noise in ("", "noise", "[]", "{}", '{"id": "x", "run_id": 1, "type": "log"}', "null"):
-            await api.resources.redis.commands.publish(redis_keys.channel(worker.run_id), noise)
+            await api.resources.redis.commands.publish(api.resources.redis.keys.channel(worker.run_id), noise)
         await worker.say("three")
         assert (await anext(stream)).id == 3
 
@@ -176,7 +176,7 @@ async def test_a_generation_that_was_replaced_reaches_no_stream(api: Api, person
     await person.make()
     old = await api.worker()
     queue = api.resources.queue
-    await queue.release(old.claim)
+    await hand_back(queue, old.claim)
     [claim] = await queue.claim("newer", 1)
     newer = await WorkerByHand.take(api.resources, claim)
     with pytest.raises(AssertionError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backplane.errors import Conflict, InvalidPath
+from backplane.errors import Conflict, InvalidPath, QuotaExceeded
 from backplane.workspace.base import FileInfo
 from backplane.workspace.paths import folders_above
 from backplane.workspace.quota import Quota
@@ -315,3 +315,43 @@ async def test_a_thousand_files_go_up_to_s3_and_down_on_another_worker(
     assert workspace.uploads == workspace.downloads == ["1/1"]
     assert on_disk(there.folder) == on_disk(here.folder)
     await store.close()
+
+
+# --- the logs of steps ---
+
+
+async def test_logs_of_steps_stay_in_the_workspace(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, ".output/a.log", b"log")
+    await put(workspace, ".outputs", b"1")
+    await put(workspace, "b/.output/c", b"2")
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {".outputs": b"1", "b/.output/c": b"2"}
+    assert await checkout.changes() == NOTHING
+
+
+async def test_a_command_can_neither_change_nor_delete_them(checkout: Checkout, workspace: Counting) -> None:
+    await put(workspace, ".output/a.log", b"log")
+    await checkout.pull()
+    (checkout.folder / ".output").mkdir()
+    (checkout.folder / ".output/a.log").write_bytes(b"forged")
+    (checkout.folder / ".output/link").symlink_to("/etc/passwd")
+    (checkout.folder / "made").write_bytes(b"here")
+    assert await pushed(checkout) == ("made",)
+    assert await contents(workspace) == {".output/a.log": b"log", "made": b"here"}
+    await checkout.pull()
+    assert on_disk(checkout.folder) == {"made": b"here"}
+
+
+async def test_they_count_for_the_quota(workspace: Counting, tmp_path: Path) -> None:
+    await put(workspace, ".output/a.log", b"x" * 60)
+    checkout = Checkout(workspace, Quota(max_bytes=100, max_files=2, max_depth=8), tmp_path / "checkout")
+    await checkout.pull()
+    (checkout.folder / "made").write_bytes(b"x" * 40)
+    await pushed(checkout)
+    (checkout.folder / "made").write_bytes(b"x" * 41)
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
+        await checkout.changes()
+    (checkout.folder / "made").write_bytes(b"")
+    (checkout.folder / "one more").write_bytes(b"")
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_FILES"):
+        await checkout.changes()

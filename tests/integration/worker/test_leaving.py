@@ -8,7 +8,6 @@ import pytest
 
 from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
-from backplane.redis_keys import LEASES
 from backplane.runs import RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
@@ -96,8 +95,8 @@ async def test_a_worker_that_leaves_while_it_claims_hands_back_what_it_was_given
     given, may_arrive = asyncio.Event(), asyncio.Event()
     claim = RedisQueue.claim
 
-    async def slowly(self: RedisQueue, worker_id: str, limit: int) -> list[Claim]:
-        claims = await claim(self, worker_id, limit)
+    async def slowly(self: RedisQueue, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
+        claims = await claim(self, worker_id, limit, wait_seconds)
         given.set()
         await may_arrive.wait()
         return claims
@@ -107,7 +106,7 @@ async def test_a_worker_that_leaves_while_it_claims_hands_back_what_it_was_given
     async with worker(platform.settings):
         await given.wait()
         asyncio.get_running_loop().call_later(0.1, may_arrive.set)
-    assert await platform.resources.redis.commands.zcard(LEASES) == 0
+    assert await platform.resources.redis.commands.zcard(platform.resources.redis.keys.leases) == 0
     assert (await platform.run(run_id)).status is RunStatus.QUEUED
 
 

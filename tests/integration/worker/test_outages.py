@@ -162,7 +162,10 @@ async def test_five_reapers_at_once_queue_a_forgotten_run_once(
     resources = platform.resources
     for _ in range(3):
         await resources.store.runs.create(new_run(platform.user, given_plan=plan(shell("a", "true"))), start=True)
-    reapers = [Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1) for _ in range(5)]
+    reapers = [
+        Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
+        for _ in range(5)
+    ]
     queued = await asyncio.gather(*(reaper.reconcile() for reaper in reapers))
     assert sum(queued) == 3
     assert sum((await resources.queue.statistics()).queued.values()) == 3
@@ -171,7 +174,7 @@ async def test_five_reapers_at_once_queue_a_forgotten_run_once(
 async def test_a_run_that_the_api_is_about_to_push_is_left_to_it(platform: Platform) -> None:
     resources = platform.resources
     await resources.store.runs.create(new_run(platform.user), start=True)
-    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
     assert [await reaper.reconcile(), await reaper.reconcile()] == [0, 0]
 
 
@@ -181,9 +184,11 @@ async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_
     claim = await platform.claimed()
     await platform.taken(claim)
     await resources.redis.commands.flushall()
-    patient = Reaper(resources, lease_seconds=600.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    patient = Reaper(resources, lease_seconds=600.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
     assert [await patient.reconcile(), await patient.reconcile()] == [0, 0]
-    after_a_lease = Reaper(resources, lease_seconds=0.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    after_a_lease = Reaper(
+        resources, lease_seconds=0.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True
+    )
     assert await after_a_lease.reconcile() == 1
     [again] = await resources.queue.claim("worker", 1)
     assert (again.run_id, again.generation) == (run_id, claim.generation + 1)
@@ -197,7 +202,7 @@ async def test_the_reaper_pages_through_all_unfinished_runs(
     resources = platform.resources
     for _ in range(5):
         await resources.store.runs.create(new_run(platform.user), start=True)
-    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1)
+    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
     assert await reaper.reconcile() == 5
 
 
@@ -206,7 +211,7 @@ async def test_a_run_that_redis_takes_for_queued_and_the_database_does_not_is_gi
 ) -> None:
     platform = working_platform
     run = await platform.resources.store.runs.create(new_run(platform.user))
-    await platform.resources.queue.enqueue(Job(run.id, run.user_id, run.priority))
+    await platform.resources.queue.enqueue([Job(run.id, run.user_id, run.priority)])
 
     async def is_given_up() -> bool:
         return (await platform.resources.queue.known([run.id])) == [False]

@@ -1,18 +1,18 @@
 """The events of held runs on their way: shared fairly, kept when a part is away, refused in newer hands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from backplane.events import Event, EventType
-from backplane.logs.base import Interrupted
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Batch, Interrupted
 from backplane.store.held import HeldRuns
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.run_events import SHARE, UNTOLD_MAX, EventWriter, RunEvents
+from worker.run_events import CALL_BYTES, SHARE, UNTOLD_MAX, EventWriter, RunEvents, share
 
 CHATTY = 10 * SHARE
 
@@ -68,6 +68,22 @@ async def listening(platform: Platform, *runs: RunEvents) -> AsyncIterator[Async
             await asyncio.wait({taking})
 
 
+def noted_calls(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None
+) -> list[dict[str, list[int]]]:
+    """The calls of the live wire from here on: the numbers of each run's events. `before` each of them is noted."""
+    calls: list[dict[str, list[int]]] = []
+    append = platform.resources.event_log.append
+
+    async def noted(batches: Sequence[Batch]) -> list[bool]:
+        before()
+        calls.append({batch.run_id: [event.id for event in batch.events] for batch in batches})
+        return await append(batches)
+
+    monkeypatch.setattr(platform.resources.event_log, "append", noted)
+    return calls
+
+
 async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
     platform: Platform, writer: EventWriter
 ) -> None:
@@ -82,6 +98,28 @@ async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
             before += 1
     assert before <= SHARE
     await chatty.told.wait()
+
+
+async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_in_the_next_call(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [await held(platform, writer) for _ in range(20)]
+    chatty, quiet = runs[:10], runs[-1]
+
+    def go_on() -> None:
+        for run in chatty:
+            say(run, SHARE)
+        if len(calls) == 3:
+            say(quiet)
+
+    async with listening(platform, quiet) as arriving:
+        calls = noted_calls(platform, monkeypatch, before=go_on)
+        go_on()
+        event = await anext(arriving)
+        assert [number for number, call in enumerate(calls) if quiet.run_id in call] == [4]
+        assert calls[4][quiet.run_id] == [event.id]
+        assert all(len(call) == 11 if number == 4 else 10 for number, call in enumerate(calls))
+        monkeypatch.undo()
 
 
 async def test_neither_does_it_hold_up_their_way_into_the_database(
@@ -102,6 +140,48 @@ async def test_neither_does_it_hold_up_their_way_into_the_database(
     assert stored[0] == {chatty.run_id: SHARE, quiet.run_id: 1}
     assert max(max(batch.values()) for batch in stored) <= SHARE
     assert [event.id for event in await platform.history(chatty.run_id)] == list(range(1, CHATTY + 3))
+
+
+def test_a_share_is_bounded_in_events_and_in_bytes_and_never_empty() -> None:
+    small = [encode("run", number, EventType.LOG, {}) for number in range(1, 2 * SHARE)]
+    assert share(small, CALL_BYTES) == small[:SHARE]
+    size = len(small[0].line)
+    assert share(small, 3 * size) == small[:3]
+    assert share(small, 3 * size - 1) == small[:2]
+    assert share(small, 0) == small[:1]
+
+
+def test_a_share_counts_bytes_and_not_characters() -> None:
+    wide = [encode("run", number, EventType.LOG, {"line": "€" * 1000}) for number in range(1, 9)]
+    assert len(share(wide, 3 * 3000 + 1000)) == 3
+
+
+async def test_a_burst_takes_as_many_calls_as_it_has_shares(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await held(platform, writer)
+    calls = noted_calls(platform, monkeypatch)
+    say(events, CHATTY)
+    await events.told.wait()
+    assert [len(call[events.run_id]) for call in calls] == [SHARE] * 10
+
+
+async def test_what_follows_within_the_gathering_time_is_one_call(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.5)
+    events = await held(platform, writer)
+    calls = noted_calls(platform, monkeypatch)
+    writing = asyncio.create_task(writer.run())
+    say(events)
+    await events.told.wait()
+    for _ in range(5):
+        say(events)
+        await asyncio.sleep(0)
+    await events.told.wait()
+    assert calls == [{events.run_id: [3]}, {events.run_id: [4, 5, 6, 7, 8]}]
+    writing.cancel()
+    await asyncio.wait({writing})
 
 
 async def test_events_reach_the_watchers_in_order_each_once(platform: Platform, writer: EventWriter) -> None:

@@ -64,6 +64,11 @@ async def test_watchers_and_the_database_get_the_same_events(working_platform: P
     run_id = await platform.submit(shell("one", "echo 1"))
     await platform.completed(run_id)
     history = await platform.history(run_id)
+
+    async def all_told() -> bool:
+        return await platform.resources.event_log.last_id(run_id) == history[-1].id
+
+    await wait_until(all_told)
     assert await platform.resources.event_log.after(run_id, 0, 1000) == history
 
 
@@ -170,8 +175,10 @@ async def test_output_without_end_is_kept_up_to_its_limit_with_a_note_of_what_wa
         await platform.completed(run_id)
     lines = await platform.lines(run_id)
     assert 100 < lines.count("y") <= 1024
-    assert "not kept; the limit is STEP_OUTPUT_MAX_BYTES" in lines[lines.count("y")]
+    assert "not shown; the limit is STEP_OUTPUT_MAX_BYTES" in lines[lines.count("y")]
+    assert "is in .output/chatty.log" in lines[lines.count("y") + 1]
     assert lines[-1] == "after"
+    assert await platform.read(run_id, ".output/chatty.log") == b"y\n" * 2_000_000
     [chatty, _] = await platform.journal(run_id)
     assert chatty.result is not None
     assert len(chatty.result["output"]) < 2048

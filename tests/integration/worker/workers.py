@@ -25,7 +25,6 @@ from app.submission import Submission
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType
 from backplane.queue.base import Claim
-from backplane.queue.redis import RedisQueue
 from backplane.resources import Resources
 from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
@@ -33,6 +32,7 @@ from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
 from backplane.users import User
 from tests.event_data import data_of
+from tests.queues import redis_queue
 from tests.waiting import wait_until
 from worker.sandbox.local import open_local_sandbox
 from worker.service import serve
@@ -164,7 +164,7 @@ class Platform:
 
     async def claimed(self, *, crashes: int = 0) -> Claim:
         """The next run, claimed for so short that the claim has ended; so many claims of it ended before."""
-        queue = RedisQueue(self.resources.redis, lease_seconds=0.001, initial_run_seconds=1.0)
+        queue = redis_queue(self.resources.redis, lease_seconds=0.001)
 
         async def next_claim() -> list[Claim]:
             await queue.reap(10)

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backplane import redis_keys
 from backplane.plans import Plan
 from backplane.runs import RunError, RunStatus
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.users import Tier
 from tests.integration.api.running import Api, Person
+from tests.queues import finish
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -73,7 +73,7 @@ async def _after_second_step(api: Api, person: Person, status: StepStatus) -> st
             held.finish(RunStatus.FAILED, ERROR)
 
     await api.resources.store.held.write(worker.run_id, worker.claim.generation, write)
-    await api.resources.queue.finish(worker.claim, None)
+    await finish(api.resources.queue, worker.claim)
     return worker.run_id
 
 
@@ -165,7 +165,7 @@ async def test_a_running_run_is_asked_to_end_and_shows_that_it_was(api: Api, per
     redis = api.resources.redis.commands
 
     async def listened_to() -> bool:
-        return (await redis.pubsub_numsub(redis_keys.CANCELS))[0][1] == 1
+        return (await redis.pubsub_numsub(api.resources.redis.keys.cancels))[0][1] == 1
 
     async with api.resources.queue.cancels() as announced:
         hearing = asyncio.ensure_future(anext(announced))

@@ -1,0 +1,102 @@
+"""Why a run waits: from what is known of it and of the queue to reasons that its user can act on. Pure."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backplane.queue.base import Gate, Standing, Statistics
+from backplane.runs import FINAL, Run, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`code` is stable; `text` is a sentence without its full stop."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """`statistics` is None when the queue does not answer; the others are None also where they do not apply."""
+
+    statistics: Statistics | None
+    standing: Standing | None
+    next_attempt_at: datetime | None
+
+
+def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
+    """What keeps the run from going on, the nearest first; that it goes on, or is over, is a reason too."""
+    match run.status:
+        case RunStatus.CREATED:
+            return [Reason("not_started", "it was created and not started; start it")]
+        case RunStatus.RUNNING if run.cancel_requested_at:
+            return [Reason("being_cancelled", "its worker was told to end it, and does so within a heartbeat")]
+        case RunStatus.RUNNING:
+            return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
+        case RunStatus.WAITING:
+            why = run.error.message if run.error else "it needs an answer"
+            return [Reason("waits_for_person", f"a person has to decide: {why}")]
+        case RunStatus.QUEUED:
+            return _queued(run, situation, now)
+    return [Reason("over", f"it is {run.status}" + (f": {run.error.message}" if run.error else ""))]
+
+
+def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
+    statistics, standing = situation.statistics, situation.standing
+    if statistics is None:
+        text = "the queue does not answer; the run is kept in the database and is queued again once it does"
+        return [Reason("queue_away", text)]
+    if situation.next_attempt_at:
+        seconds = max((situation.next_attempt_at - now).total_seconds(), 0.0)
+        failed = f" after it failed: {run.error.message}" if run.error else ""
+        return [Reason("next_attempt", f"attempt {run.attempt} begins in {seconds:.0f} s{failed}")]
+    if standing is None:
+        return [Reason("on_its_way", "it is on its way into the queue, or a worker takes it at this moment")]
+    found = []
+    if standing.gate:
+        found.append(_held_back(run, standing))
+    if statistics.workers == 0:
+        found.append(Reason("no_worker", "no worker is alive; start one"))
+    elif statistics.running >= statistics.slots:
+        text = f"all {statistics.slots} slots of {_count(statistics.workers, 'worker')} are taken"
+        found.append(Reason("no_free_slot", text))
+    if standing.position > 1:
+        ahead = standing.position - 1
+        found.append(Reason("runs_ahead", f"{_count(ahead, 'run')} {'is' if ahead == 1 else 'are'} taken before it"))
+    return found or [Reason("next", "it is the next one and is taken at once")]
+
+
+def _held_back(run: Run, standing: Standing) -> Reason:
+    tier = run.priority.name.lower()
+    match standing.gate:
+        case Gate.USER:
+            text = f"{_count(standing.cap, 'run')} of yours may be under way at once, and as many are"
+            return Reason("user_cap", text)
+        case Gate.TIER:
+            text = f"{_count(standing.cap, 'run')} of the priority {tier} may be under way at once, and as many are"
+            return Reason("tier_cap", text)
+    text = f"{_count(standing.cap, 'run')} may use {run.resource} at once, and as many do"
+    return Reason("resource_cap", text)
+
+
+def in_words(run: Run, found: list[Reason]) -> str:
+    """One sentence of all reasons."""
+    over = run.status in FINAL or run.status is RunStatus.RUNNING
+    beginning = "The run does not wait" if over else "The run waits"
+    return f"{beginning}: {'; '.join(reason.text for reason in found)}."
+
+
+def waiting_seconds(run: Run, now: datetime) -> float | None:
+    """How long a queued run has waited; None for others."""
+    if run.status is not RunStatus.QUEUED or run.queued_at is None:
+        return None
+    return round(max((now - run.queued_at).total_seconds(), 0.0), 1)
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Of seconds since the epoch."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,30 @@
+"""GET /agent/webhook-secret and its rotation: what a user's webhooks are signed with."""
+
+from fastapi import APIRouter, Response
+
+from app.auth import CurrentUser
+from app.errors import responses
+from app.models import WebhookSecretView
+from app.services import ServicesOf
+from backplane.webhooks import WebhookSecret
+
+router = APIRouter(tags=["webhooks"])
+
+
+@router.get("/agent/webhook-secret", responses=responses())
+async def show_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
+    """The secret that one's webhooks are signed with, after the Standard Webhooks specification. Made when there is
+    none yet."""
+    return _view(await services.resources.store.webhooks.secret(user.id), response)
+
+
+@router.post("/agent/webhook-secret/rotate", responses=responses(409, 413))
+async def rotate_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
+    """A new secret. The one before signs too for a while, so that receivers can be told the new one meanwhile."""
+    overlap = services.settings.webhook_secret_overlap_seconds
+    return _view(await services.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
+
+
+def _view(secret: WebhookSecret, response: Response) -> WebhookSecretView:
+    response.headers["Cache-Control"] = "no-store"
+    return WebhookSecretView(secret=secret.secret, previous_signs_until=secret.previous_until)

@@ -1,0 +1,154 @@
+-- What the scripts that move jobs share; each is loaded with this before it.
+-- KEYS  1 what all keys of the queue begin with, "jobs:" behind the prefix; the others are made from it
+-- ARGV  1 caps, JSON {"user": [4 by priority], "tier": [4], "resources": {name: cap}}, 0 is none   2 ageing, ms a step
+-- The header of each script lists its further arguments and the keys it touches; those of this part are
+--   {run_id}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates  held:{gate}  scheduled  doorbell
+local base, caps, ageing = KEYS[1], cjson.decode(ARGV[1]), tonumber(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + clock[2] / 1000
+
+local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
+local GATES = 3
+local rung = 0
+
+local function read(run)
+  local f = redis.call('HMGET', base .. run, 'state', 'generation', 'user', 'priority', 'resource', 'since', 'score',
+    'places', 'gate')
+  if not f[2] then return nil end
+  return { run = run, state = f[1], generation = tonumber(f[2]), user = f[3], priority = tonumber(f[4]),
+    resource = f[5], since = tonumber(f[6]), score = f[7], places = tonumber(f[8]), gate = tonumber(f[9]) }
+end
+
+-- The cap that is the i-th in a job's way: its name, and how many may pass (nil or 0: any number).
+local function gate(i, job)
+  if i == 1 then
+    return 'user:' .. job.priority .. ':' .. job.user, caps.user[job.priority + 1]
+  elseif i == 2 then
+    return 'tier:' .. job.priority, caps.tier[job.priority + 1]
+  elseif job.resource ~= '' then
+    return 'resource:' .. job.resource, caps.resources[job.resource]
+  end
+end
+
+local function cap_of(name)
+  local kind, rest = string.match(name, '^(%a+):(.*)$')
+  if kind == 'user' then return 1, caps.user[tonumber(string.sub(rest, 1, 1)) + 1] or 0 end
+  if kind == 'tier' then return 2, caps.tier[tonumber(rest) + 1] or 0 end
+  return 3, caps.resources[rest] or 0
+end
+
+-- Lower is sooner. A step of priority is worth `ageing` ms of waiting (without ageing: more than anybody waits);
+-- critical is not reached by any waiting.
+local function score_of(job)
+  if job.priority == 3 then return job.since - 1.6e13 end
+  return job.since - job.priority * (ageing > 0 and ageing or 4e12)
+end
+
+local function take_place(job, i)
+  local bit = 2 ^ (i - 1)
+  if math.floor(job.places / bit) % 2 == 0 then job.places = job.places + bit end
+end
+
+-- Let a job pass the gates from the i-th on; it waits to be taken, or is parked at the first gate that is full.
+local function enter(job, from)
+  local key = base .. job.run
+  for i = from, GATES do
+    local name, cap = gate(i, job)
+    if name and cap and cap > 0 then
+      local held = base .. 'held:' .. name
+      if redis.call('SCARD', held) >= cap and redis.call('SISMEMBER', held, job.run) == 0 then
+        redis.call('ZADD', base .. 'parked:' .. name, score_of(job), job.run)
+        redis.call('ZADD', base .. 'parked', job.priority, job.run)
+        redis.call('SADD', base .. 'gates', name)
+        redis.call('HSET', key, 'state', 'parked', 'gate', i, 'places', job.places, 'since', job.since)
+        return false
+      end
+      redis.call('SADD', held, job.run)
+      take_place(job, i)
+    end
+  end
+  job.score = score_of(job)
+  redis.call('HSET', key, 'state', 'queued', 'score', job.score, 'places', job.places, 'since', job.since)
+  redis.call('LPUSH', PENDING[job.priority], job.run)
+  redis.call('ZADD', base .. 'order', job.score, job.run)
+  rung = rung + 1
+  return true
+end
+
+-- Let parked jobs in while there is room, `most` at most. Answers how many may be taken now.
+local function let_in(name, most)
+  local i, cap = cap_of(name)
+  local held, parked, entered = base .. 'held:' .. name, base .. 'parked:' .. name, 0
+  for _ = 1, most do
+    if cap > 0 and redis.call('SCARD', held) >= cap then break end
+    local run = redis.call('ZPOPMIN', parked)[1]
+    if not run then break end
+    redis.call('ZREM', base .. 'parked', run)
+    local job = read(run)
+    if job and job.state == 'parked' then
+      if cap > 0 then
+        redis.call('SADD', held, run)
+        take_place(job, i)
+      end
+      -- What a user has parked counts from when it may run: a thousand old runs of one are not before all others.
+      if i == 1 then job.since = now end
+      if enter(job, i + 1) then entered = entered + 1 end
+    end
+  end
+  if redis.call('EXISTS', parked) == 0 then redis.call('SREM', base .. 'gates', name) end
+  return entered
+end
+
+-- Give up the places that a job has, and let the next in.
+local function free(job)
+  local places = job.places or 0
+  job.places = 0
+  if places == 0 then return end
+  for i = 1, GATES do
+    if math.floor(places / 2 ^ (i - 1)) % 2 == 1 then
+      local name = gate(i, job)
+      redis.call('SREM', base .. 'held:' .. name, job.run)
+      if redis.call('EXISTS', base .. 'parked:' .. name) == 1 then let_in(name, 1) end
+    end
+  end
+end
+
+-- Take a job out of wherever it waits.
+local function withdraw(job)
+  if job.state == 'queued' then
+    redis.call('ZREM', base .. 'order', job.run)
+    redis.call('LREM', PENDING[job.priority], -1, job.run)
+  elseif job.state == 'parked' then
+    redis.call('ZREM', base .. 'parked:' .. gate(job.gate, job), job.run)
+    redis.call('ZREM', base .. 'parked', job.run)
+  elseif job.state == 'scheduled' then
+    redis.call('ZREM', base .. 'scheduled', job.run)
+  end
+end
+
+-- Where it stood, as if nobody had taken it: its places are still its own.
+local function put_back(job)
+  redis.call('HSET', base .. job.run, 'state', 'queued')
+  redis.call('RPUSH', PENDING[job.priority], job.run)
+  redis.call('ZADD', base .. 'order', job.score, job.run)
+  rung = rung + 1
+end
+
+-- Of jobs that are over the last hundred stay.
+local function keep_last_finished()
+  local over = redis.call('LLEN', base .. 'finished') - 100
+  for _ = 1, over do
+    local run = redis.call('RPOP', base .. 'finished')
+    if redis.call('HGET', base .. run, 'state') == 'finished' then redis.call('DEL', base .. run) end
+  end
+end
+
+-- One ring wakes one worker, and a worker that leaves something behind rings again.
+local function ring()
+  if rung == 0 then return end
+  local rings = {}
+  for i = 1, math.min(rung, 100) do rings[i] = '1' end
+  if redis.call('LPUSH', base .. 'doorbell', unpack(rings)) > 100 then
+    redis.call('LTRIM', base .. 'doorbell', 0, 99)
+  end
+end

@@ -1,0 +1,41 @@
+-- Give up holds: the run is over (or waits for a person), waits again where it stood, or waits for its next attempt.
+-- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed", status, error, duration in s or null,
+--         delay in ms, 1 when it is dead], …]   4 seconds that a finished job stays
+-- keys  those of places.lua, leases, finished, durations, dead
+-- A job in another generation, or over already, is passed over.
+local over, took, released = {}, {}, {}
+for _, s in ipairs(cjson.decode(ARGV[3])) do
+  local run, outcome = s[1], s[3]
+  local key, job = base .. run, read(run)
+  if job and job.generation == s[2] and job.state ~= 'finished' then
+    released[#released + 1] = run
+    -- Its lease may have ended, and nobody has taken it yet.
+    if job.state ~= 'running' then withdraw(job) end
+    if outcome == 'handed back' then
+      redis.call('HSET', key, 'crashes', 0)
+      put_back(job)
+    elseif outcome == 'postponed' then
+      free(job)
+      redis.call('HSET', key, 'state', 'scheduled', 'crashes', 0, 'places', 0)
+      redis.call('ZADD', base .. 'scheduled', now + s[7], run)
+    else
+      free(job)
+      redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', now, 'places', 0)
+      redis.call('EXPIRE', key, ARGV[4])
+      over[#over + 1] = run
+      if s[6] ~= cjson.null then took[#took + 1] = s[6] end
+      if s[8] == 1 then redis.call('ZADD', base .. 'dead', now / 1000, run) end
+    end
+  end
+end
+if #released > 0 then redis.call('ZREM', base .. 'leases', unpack(released)) end
+if #over > 0 then
+  redis.call('LPUSH', base .. 'finished', unpack(over))
+  keep_last_finished()
+end
+if #took > 0 then
+  redis.call('LPUSH', base .. 'durations', unpack(took))
+  redis.call('LTRIM', base .. 'durations', 0, 99)
+end
+ring()
+return #released

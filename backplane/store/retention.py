@@ -1,0 +1,146 @@
+"""What is past its time: found, and removed in short transactions.
+
+Whoever removes something of a run first takes a lease on its row, so that any number of controllers may do so at once.
+A run whose files are to go is marked in the same moment (`files_expired_at`) and cannot be started or retried from then
+on. The files go before the row: after a crash in between, the row still says where they lie.
+
+The newest event of a run, its `end`, stays until the row goes, so that whoever watches the run still comes to an end.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
+
+from backplane.runs import FINAL, RunStatus
+from backplane.store.database import Database
+from backplane.store.tables import dead_letters, events, runs
+
+
+class Expired(Enum):
+    """What is removed of a run, and which runs are meant. Runs that are dead letters keep everything."""
+
+    RUN = "run"
+    """All of a run that is over."""
+    UNSTARTED_RUN = "unstarted run"
+    """All of a run that was created and never started."""
+    FILES = "files"
+    """The workspace of a run that is over."""
+    EVENTS = "events"
+    """The events of a run that is over, but for the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedRun:
+    id: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpan:
+    """Events of a run by number, `last` not included."""
+
+    run_id: str
+    first: int
+    last: int
+
+
+_OVER = runs.c.status.in_([status.value for status in FINAL])
+_UNSTARTED = runs.c.status == RunStatus.CREATED.value
+_SINCE = dict.fromkeys(Expired, runs.c.finished_at) | {Expired.UNSTARTED_RUN: runs.c.created_at}
+_MEANT: dict[Expired, ColumnElement[bool]] = {
+    Expired.RUN: _OVER,
+    Expired.UNSTARTED_RUN: _UNSTARTED,
+    Expired.FILES: _OVER & runs.c.files_removed_at.is_(None),
+    Expired.EVENTS: _OVER & runs.c.events_trimmed_at.is_(None),
+}
+
+
+class Retention:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def lease(self, expired: Expired, before: datetime, limit: int, *, seconds: float) -> list[LeasedRun]:
+        """Up to `limit` runs that were over (or created) before then, oldest first, for so many seconds."""
+        now = datetime.now(UTC)
+        due = (
+            select(runs.c.id)
+            .where(_SINCE[expired] < before, _MEANT[expired])
+            .where(or_(runs.c.retention_lease.is_(None), runs.c.retention_lease < now))
+            .where(~exists().where(dead_letters.c.run_id == runs.c.id))
+            .order_by(_SINCE[expired])
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=runs)
+        )
+        values: dict[str, object] = {"retention_lease": now + timedelta(seconds=seconds)}
+        if expired is not Expired.EVENTS:
+            values["files_expired_at"] = func.coalesce(runs.c.files_expired_at, now)
+
+        def write(connection: Connection) -> list[LeasedRun]:
+            ids = connection.scalars(due).all()
+            if not ids:
+                return []
+            leasing = update(runs).where(runs.c.id.in_(ids)).values(values).returning(runs.c.id, runs.c.user_id)
+            return [LeasedRun(row.id, row.user_id) for row in connection.execute(leasing)]
+
+        return await self._database.write(write)
+
+    async def spans(self, run_ids: Sequence[str]) -> list[EventSpan]:
+        """The events of these runs but for the newest of each; runs without any are left out."""
+        of_run = events.c.run_id == runs.c.id
+        query = select(
+            runs.c.id,
+            select(func.min(events.c.id)).where(of_run).scalar_subquery().label("first"),
+            select(func.max(events.c.id)).where(of_run).scalar_subquery().label("last"),
+        ).where(runs.c.id.in_(run_ids))
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [EventSpan(row.id, row.first, row.last) for row in rows if row.first != row.last]
+
+    async def delete_events(self, spans: Iterable[EventSpan]) -> int:
+        """In one transaction. Answers how many there were."""
+
+        def write(connection: Connection) -> int:
+            deleted = 0
+            for span in spans:
+                within = (events.c.run_id == span.run_id) & (events.c.id >= span.first) & (events.c.id < span.last)
+                deleted += connection.execute(delete(events).where(within)).rowcount
+            return deleted
+
+        return await self._database.write(write)
+
+    async def delete_runs(self, run_ids: Sequence[str]) -> int:
+        """The rows of runs that were leased, with all that hangs on them. Answers how many there were."""
+        leased = runs.c.id.in_(run_ids) & runs.c.files_expired_at.is_not(None) & (_OVER | _UNSTARTED)
+        statement = delete(runs).where(leased)
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+    async def files_removed(self, run_ids: Sequence[str]) -> None:
+        """The lease was used, and the files of these runs are gone."""
+        await self._mark(run_ids, {"files_removed_at": datetime.now(UTC)}, _OVER)
+
+    async def events_trimmed(self, run_ids: Sequence[str], before: datetime) -> None:
+        """The lease was used. One that was retried meanwhile was not over then, and is looked at again."""
+        await self._mark(run_ids, {"events_trimmed_at": datetime.now(UTC)}, _OVER & (runs.c.finished_at < before))
+
+    async def _mark(self, run_ids: Sequence[str], values: dict[str, datetime], meant: ColumnElement[bool]) -> None:
+        statement = update(runs).where(runs.c.id.in_(run_ids), meant).values({**values, "retention_lease": None})
+        await self._database.write(lambda connection: connection.execute(statement))
+
+
+def batches(spans: Iterable[EventSpan], size: int) -> Iterator[list[EventSpan]]:
+    """The same events in the same order, at most `size` in a batch."""
+    batch, room = list[EventSpan](), size
+    for span in spans:
+        first = span.first
+        while first < span.last:
+            last = min(span.last, first + room)
+            batch.append(EventSpan(span.run_id, first, last))
+            room -= last - first
+            first = last
+            if not room:
+                yield batch
+                batch, room = [], size
+    if batch:
+        yield batch

@@ -1,0 +1,113 @@
+"""Sends one webhook and says what came of it. It tells nobody, tries nothing twice and follows no redirect.
+
+Of the answer only the status and `Retry-After` count. Nothing of its body is kept: it would let users read what answers
+inside the platform's network, should an address get past the check.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from backplane import VERSION
+from backplane.errors import InvalidInput
+from backplane.webhooks import Delivery, check_url, sign
+from controller.egress import AddressRefused, CheckedTransport, Resolve, resolve
+
+READ_BYTES = 4096
+READ_SECONDS = 1.0
+"""What an answer's body is given, so that a receiver which has little to say can say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an attempt. `code` is the HTTP status; without one, `error` says why there is none. `final`: no
+    further attempt can go better. `retry_after`: what the receiver asks for, in seconds."""
+
+    code: int | None = None
+    error: str = ""
+    final: bool = False
+    retry_after: float = 0.0
+
+    @property
+    def delivered(self) -> bool:
+        return self.code is not None and 200 <= self.code < 300
+
+
+class Sender:
+    def __init__(self, client: httpx.AsyncClient, attempt_seconds: float) -> None:
+        self._client = client
+        self._attempt_seconds = attempt_seconds
+
+    async def send(self, delivery: Delivery) -> Answer:
+        try:
+            url = check_url(delivery.url)
+            async with asyncio.timeout(self._attempt_seconds):
+                return await self._post(url, delivery)
+        except InvalidInput as error:
+            return Answer(error=error.message, final=True)
+        except AddressRefused as error:
+            return Answer(error=str(error), final=True)
+        except TimeoutError:
+            return Answer(error=f"no answer within {self._attempt_seconds:g} s")
+        except httpx.ConnectError as error:
+            return Answer(error=f"no connection: {str(error) or type(error).__name__}"[:200])
+        except httpx.HTTPError as error:
+            return Answer(error=f"the connection failed: {type(error).__name__}")
+
+    async def _post(self, url: httpx.URL, delivery: Delivery) -> Answer:
+        body, timestamp = delivery.body.encode(), int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"agent-platform/{VERSION}",
+            "Webhook-Id": delivery.id,
+            "Webhook-Timestamp": str(timestamp),
+            "Webhook-Signature": sign(delivery.secrets, delivery.id, timestamp, body),
+        }
+        async with self._client.stream("POST", url, content=body, headers=headers) as response:
+            with suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout(READ_SECONDS):
+                    await _read_a_little(response)
+        code = response.status_code
+        retry_after = _seconds(response.headers.get("Retry-After", ""))
+        return Answer(code, f"it answered {code}", final=code == httpx.codes.GONE, retry_after=retry_after)
+
+
+@asynccontextmanager
+async def connect_sender(
+    *, allow_private: bool, attempt_seconds: float, resolver: Resolve = resolve
+) -> AsyncIterator[Sender]:
+    no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    async with httpx.AsyncClient(
+        transport=CheckedTransport(allow_private=allow_private, resolver=resolver),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=attempt_seconds,
+        cookies=no_cookies,
+    ) as client:
+        yield Sender(client, attempt_seconds)
+
+
+async def _read_a_little(response: httpx.Response) -> None:
+    read = 0
+    async for chunk in response.aiter_raw():
+        read += len(chunk)
+        if read >= READ_BYTES:
+            return
+
+
+def _seconds(retry_after: str) -> float:
+    """What the header asks for: a number of seconds, or a date; 0 where it is neither."""
+    if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
+        return float(retry_after)
+    try:
+        asked = parsedate_to_datetime(retry_after)
+        return max((asked.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0

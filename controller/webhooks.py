@@ -1,0 +1,116 @@
+"""Works the outbox of webhooks off: claim what is due, send it, enter what came of it.
+
+A claim is only as large as there are free places, so what is claimed is sent at once and a lease covers one attempt. A
+message whose answer is lost (this process is killed, the database is away for longer than a lease) is sent again under
+the same id: receivers know it by `Webhook-Id`. URLs are not logged, since many are as good as a password.
+"""
+
+import asyncio
+import random
+from collections import Counter
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.patience import pauses, until_available
+from backplane.retry import RetryPolicy
+from backplane.store.webhooks import Webhooks as Outbox
+from backplane.tasks import end
+from backplane.webhooks import Delivery
+from controller.sender import Answer, Sender
+
+LAST_WORDS_SECONDS = 2.0
+"""Beyond an attempt's own limit: for entering what came of it."""
+
+log = structlog.get_logger()
+
+
+class Webhooks:
+    """Times in seconds. `at_once` attempts are under way at most, `user_at_once` of them of one user."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sender: Sender,
+        policy: RetryPolicy,
+        *,
+        poll_seconds: float,
+        lease_seconds: float,
+        at_once: int,
+        user_at_once: int,
+    ) -> None:
+        self._outbox = outbox
+        self._sender = sender
+        self._policy = policy
+        self._poll_seconds = poll_seconds
+        self._lease_seconds = lease_seconds
+        self._at_once = at_once
+        self._user_at_once = user_at_once
+        self._sending: dict[asyncio.Task[None], str] = {}
+
+    async def run(self) -> None:
+        waits = pauses()
+        while True:
+            try:
+                claimed = await self._claim()
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("cannot look for webhooks", error=error.message, pause=round(pause, 1))
+                await asyncio.sleep(pause)
+                continue
+            for delivery in claimed:
+                task = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")
+                self._sending[task] = delivery.user_id
+                task.add_done_callback(self._sending.pop)
+            if claimed or len(self._sending) == self._at_once:
+                # Each place that gets free may be used at once.
+                await asyncio.wait(self._sending, timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(self._poll_seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is being sent be answered; what is not by then is sent again when its lease is over."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=seconds + LAST_WORDS_SECONDS)
+        await end(*self._sending)
+
+    async def _claim(self) -> list[Delivery]:
+        free = self._at_once - len(self._sending)
+        if not free:
+            return []
+        return await self._outbox.claim(
+            free,
+            lease_seconds=self._lease_seconds,
+            user_limit=self._user_at_once,
+            sending=Counter(self._sending.values()),
+        )
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        lines = log.bind(delivery=delivery.id, run=delivery.run_id, told=delivery.event, attempt=delivery.attempt)
+        try:
+            answer = await self._sender.send(delivery)
+        except Exception as error:
+            lines.error("webhook failed by a fault of the platform", exc_info=error)
+            answer = Answer(error="a fault of the platform")
+        if answer.delivered and answer.code is not None:
+            code = answer.code
+            await until_available(lambda: self._outbox.delivered(delivery, code), _tell_away)
+            lines.info("webhook delivered", code=code)
+            return
+        pause = pause_after(self._policy, delivery.attempt, answer, draw=random.random())  # noqa: S311 - jitter
+        await until_available(lambda: self._outbox.failed(delivery, answer.error, answer.code, pause), _tell_away)
+        if pause is None:
+            lines.warning("webhook given up", error=answer.error)
+        else:
+            lines.info("webhook failed", error=answer.error, pause=round(pause, 1))
+
+
+def pause_after(policy: RetryPolicy, attempt: int, answer: Answer, *, draw: float) -> float | None:
+    """Seconds until the next attempt; None: there is none. A receiver may ask for more, up to the longest pause."""
+    pause = policy.pause(attempt, retryable=not answer.final, draw=draw)
+    return None if pause is None else max(pause, min(answer.retry_after, policy.longest))
+
+
+def _tell_away(error: Unavailable, pause: float) -> None:
+    log.warning("what came of a webhook is entered late", error=error.message, pause=round(pause, 1))

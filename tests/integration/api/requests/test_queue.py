@@ -1,0 +1,229 @@
+"""What is refused when the queue is full, why a run waits, and what ended last."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backplane.runs import RunError, RunStatus
+from backplane.users import Tier
+from tests.integration.api.running import Api, Person, StartApi
+from tests.queues import postpone
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def full_api(start_api: StartApi, **settings: Any) -> tuple[Api, Person]:
+    """An API whose queue has room for one, and a person who has filled it."""
+    api = await start_api(**{"queue_max_waiting": 1, **settings})
+    person = await api.person()
+    await person.make()
+    return api, person
+
+
+# --- back-pressure ---
+
+
+@pytest.mark.parametrize("action", ["run", "start"])
+async def test_a_full_queue_refuses_a_run_and_says_when_to_come_back(start_api: StartApi, action: str) -> None:
+    _, person = await full_api(start_api)
+    run_id = await person.make("create") if action == "start" else None
+    answer = await person.act(action, run_id, **({} if run_id else {"prompt": "one more"}))
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+    assert answer.headers["Retry-After"] == "120"
+    assert "QUEUE_MAX_WAITING" in answer.json()["detail"]
+    if run_id:
+        assert (await person.show(run_id))["status"] == "created"
+    else:
+        assert len((await person.http.get("/agent/runs")).json()["runs"]) == 1
+
+
+async def test_what_is_refused_is_taken_once_there_is_room(start_api: StartApi) -> None:
+    api, person = await full_api(start_api)
+    run_id = await person.make("create")
+    assert (await person.act("start", run_id)).status_code == 503
+    await api.worker()
+    assert (await person.act("start", run_id)).status_code == 200
+
+
+async def test_the_time_to_come_back_follows_what_runs_take(start_api: StartApi) -> None:
+    api, person = await full_api(start_api)
+    await (await api.worker()).end()
+    await person.make()
+    answer = await person.act("run", prompt="one more")
+    assert answer.headers["Retry-After"] == "1"
+
+
+async def test_a_run_may_be_made_though_the_queue_is_full(start_api: StartApi) -> None:
+    _, person = await full_api(start_api)
+    assert (await person.act("create", prompt="for later")).status_code == 201
+
+
+async def test_starting_again_what_was_started_is_no_new_run(start_api: StartApi) -> None:
+    _, person = await full_api(start_api)
+    [queued] = (await person.http.get("/agent/runs")).json()["runs"]
+    assert (await person.act("start", queued["run_id"])).json()["status"] == "queued"
+
+
+async def test_a_repeated_request_gets_its_answer_though_the_queue_is_full(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=1)
+    person = await api.person()
+    body, key = {"action": "run", "prompt": "once"}, {"Idempotency-Key": "a"}
+    first = await person.http.post("/agent/execute", json=body, headers=key)
+    again = await person.http.post("/agent/execute", json=body, headers=key)
+    assert (first.status_code, again.json()["run_id"]) == (201, first.json()["run_id"])
+
+
+async def test_a_failed_run_is_not_retried_into_a_full_queue(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=1)
+    person = await api.person()
+    failed = await person.make()
+    await (await api.worker()).end(RunStatus.FAILED, RunError("step_failed", "exit code 1"))
+    await person.make()
+    assert (await person.act("retry", failed)).json()["code"] == "queue_full"
+    assert (await person.show(failed))["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("action", "run_id", "status"), [("start", "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c", 404), ("retry", None, 409)]
+)
+async def test_what_fails_for_another_reason_keeps_no_place(
+    start_api: StartApi, action: str, run_id: str | None, status: int
+) -> None:
+    api = await start_api(queue_max_waiting=1)
+    person = await api.person()
+    run_id = run_id or await person.make("create")
+    assert (await person.act(action, run_id)).status_code == status
+    await person.make()
+
+
+async def test_a_tier_may_have_less_room_than_all(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=10, queue_max_waiting_free=1)
+    free, standard = await api.person(Tier.FREE), await api.person()
+    await free.make()
+    assert (await free.act("run", prompt="one more")).json()["code"] == "queue_full"
+    await standard.make()
+
+
+async def test_without_a_limit_any_number_waits(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=0)
+    person = await api.person()
+    for _ in range(25):
+        await person.make()
+    assert (await person.http.get("/agent/queue")).json()["queued"] == 25
+
+
+async def test_by_default_twenty_wait_and_the_next_is_refused(api: Api) -> None:
+    person = await api.person()
+    for _ in range(20):
+        await person.make()
+    assert (await person.act("run", prompt="one more")).json()["code"] == "queue_full"
+
+
+async def test_while_redis_is_away_a_run_is_accepted_uncounted(
+    start_api: StartApi, own_redis: Callable[..., RedisServer]
+) -> None:
+    server = own_redis()
+    api = await start_api(queue_max_waiting=1, redis_url=server.url)
+    person = await api.person()
+    server.kill()
+    assert [(await person.act("run", prompt="kept")).status_code for _ in range(2)] == [201, 201]
+
+
+# --- resources ---
+
+
+async def test_a_run_may_need_a_resource_that_is_known(start_api: StartApi) -> None:
+    api = await start_api(resource_concurrency={"gpu": 1})
+    person = await api.person()
+    first, second = await person.make(resource="gpu"), await person.make(resource="gpu")
+    assert [claim.run_id for claim in await api.resources.queue.claim("worker", 10)] == [first]
+    [reason, *_] = (await explain(person, second))["reasons"]
+    assert reason == {"code": "resource_cap", "text": "1 run may use gpu at once, and as many do"}
+
+
+async def test_a_resource_that_is_not_known_is_refused_by_name(person: Person) -> None:
+    answer = await person.act("create", prompt="x", resource="gpu")
+    assert (answer.status_code, answer.json()["field"]) == (422, "resource")
+
+
+# --- explain ---
+
+
+async def explain(person: Person, run_id: str) -> Any:
+    answer = await person.http.get(f"/agent/runs/{run_id}/explain")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_waiting_run_says_why_in_words_and_fields(api: Api, person: Person) -> None:
+    await person.make()
+    run_id = await person.make()
+    found = await explain(person, run_id)
+    assert found["text"] == "The run waits: no worker is alive; start one; 1 run is taken before it."
+    assert (found["ahead"], found["position"], found["workers"], found["free_slots"]) == (1, 2, 0, 0)
+    assert (found["estimated_wait_seconds"], found["priority"], found["cap"]) == (240.0, "normal", None)
+
+
+async def test_a_run_over_its_users_cap_says_so(start_api: StartApi) -> None:
+    api = await start_api(user_concurrency_standard=1)
+    person = await api.person()
+    await person.make()
+    found = await explain(person, await person.make())
+    assert [reason["code"] for reason in found["reasons"]] == ["user_cap", "no_worker", "runs_ahead"]
+    assert found["cap"] == 1
+
+
+async def test_a_run_between_two_attempts_says_when_it_goes_on(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    worker = await api.worker()
+    await api.resources.store.held.write(
+        run_id,
+        worker.claim.generation,
+        lambda held: held.queue_again(attempt=2, error=RunError("part_unavailable", "the store was away", True)),
+    )
+    await postpone(api.resources.queue, worker.claim, 600)
+    found = await explain(person, run_id)
+    [reason] = found["reasons"]
+    assert reason["code"] == "next_attempt"
+    assert found["next_attempt_at"] is not None
+
+
+async def test_a_run_whose_queue_is_away_says_so(start_api: StartApi, own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    api = await start_api(redis_url=server.url)
+    person = await api.person()
+    run_id = await person.make()
+    server.kill()
+    found = await explain(person, run_id)
+    assert found["reasons"][0]["code"] == "queue_away"
+
+
+async def test_nobody_elses_run_is_explained(api: Api, person: Person) -> None:
+    other = await api.person()
+    assert (await other.http.get(f"/agent/runs/{await person.make()}/explain")).status_code == 404
+
+
+# --- what ended last ---
+
+
+async def test_ones_last_runs_are_at_hand_and_an_admin_sees_all(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    await (await api.worker()).end()
+    [job] = (await person.http.get("/agent/queue/finished")).json()["jobs"]
+    assert (job["run_id"], job["status"], job["error"]) == (run_id, "completed", None)
+    other, admin = await api.person(), await api.person(Tier.ADMIN)
+    assert (await other.http.get("/agent/queue/finished")).json() == {"jobs": []}
+    assert [job["run_id"] for job in (await admin.http.get("/agent/queue/finished")).json()["jobs"]] == [run_id]
+
+
+async def test_the_queues_numbers_tell_waiting_from_held_back(start_api: StartApi) -> None:
+    api = await start_api(user_concurrency_standard=1)
+    person = await api.person()
+    for _ in range(3):
+        await person.make()
+    numbers = (await person.http.get("/agent/queue")).json()
+    assert (numbers["queued"], numbers["queued_by_priority"]["normal"]) == (3, 3)
+    assert numbers["held_back_by_priority"]["normal"] == 2
+    assert (numbers["max_waiting"], numbers["max_concurrent"], numbers["dead"]) == (20, 0, 0)

@@ -1,0 +1,114 @@
+"""A database with a user, somewhere to send to, and controllers in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backplane.resources import connect_store, connect_workspaces
+from backplane.runs import Run, RunStatus
+from backplane.settings import Settings
+from backplane.store import Store
+from backplane.users import Tier, User
+from backplane.workspace.base import WorkspaceStore
+from controller.service import serve
+from tests.integration.controller.receiving import Receiver, receiving
+from tests.submitted import new_run
+
+QUICK = {
+    "webhook_allow_private": True,
+    "webhook_poll_seconds": 0.02,
+    "webhook_retry_base_seconds": 0.02,
+    "webhook_timeout_seconds": 5.0,
+    "webhook_lease_seconds": 10.0,
+    "retention_seconds": 0.05,
+    "retention_pause_seconds": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What controllers work on. A run here is made and ended by hand."""
+
+    settings: Settings
+    store: Store
+    workspaces: WorkspaceStore
+    user: User
+
+    async def ended_run(self, url: str | None, status: RunStatus = RunStatus.COMPLETED) -> Run:
+        run = await self.store.runs.create(new_run(self.user, webhook_url=url), start=True)
+        assert await self.store.held.take(run.id, 1)
+        await self.store.held.write(run.id, 1, lambda held: held.finish(status, None))
+        return run
+
+    async def state(self, run: Run) -> tuple[str, int]:
+        """Status and attempts of the run's newest delivery."""
+        state = await self.store.webhooks.last_of(run.id)
+        assert state
+        return str(state.status), state.attempts
+
+
+StartPlatform = Callable[..., Awaitable[Platform]]
+StartController = Callable[[Settings], "asyncio.Task[None]"]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+async def start_platform(tmp_path: Path) -> AsyncIterator[StartPlatform]:
+    """`await start_platform(webhook_max_attempts=2)`: on SQLite and a folder where nothing else is said."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**values: Any) -> Platform:
+            parts = {"database_url": f"sqlite:///{tmp_path / 'agent.db'}", "workspace_dir": tmp_path / "workspaces"}
+            settings = Settings.model_validate({**parts, **QUICK, **values})
+            store = await stack.enter_async_context(connect_store(settings))
+            workspaces = await stack.enter_async_context(connect_workspaces(settings))
+            await store.migrate()
+            await workspaces.prepare()
+            token, _ = await store.users.create_token("ada", Tier.STANDARD)
+            return Platform(settings, store, workspaces, token.user)
+
+        yield start
+
+
+@pytest.fixture
+async def platform(start_platform: StartPlatform) -> Platform:
+    return await start_platform()
+
+
+class Controllers:
+    """Controllers in this process; those that are left at the end of the test are stopped, as SIGTERM does."""
+
+    def __init__(self) -> None:
+        self._running: dict[asyncio.Task[None], asyncio.Event] = {}
+
+    def start(self, settings: Settings) -> "asyncio.Task[None]":
+        stop = asyncio.Event()
+        task = asyncio.create_task(serve(settings, stop))
+        self._running[task] = stop
+        return task
+
+    def stop(self, task: "asyncio.Task[None]") -> None:
+        self._running[task].set()
+
+    async def end(self) -> None:
+        for stop in self._running.values():
+            stop.set()
+        for task in self._running:
+            await task
+
+
+@pytest.fixture
+async def controllers() -> AsyncIterator[Controllers]:
+    made = Controllers()
+    yield made
+    await made.end()

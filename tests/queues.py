@@ -1,0 +1,41 @@
+"""A queue as tests want it: no caps, no limits, and one call for one run."""
+
+from backplane.queue.base import Caps, Claim, Outcome, Queue, Room, Settlement
+from backplane.queue.redis import RedisQueue
+from backplane.redis_client import RedisClients
+from backplane.runs import RunStatus
+
+NO_CAPS = Caps()
+NO_LIMITS = Room()
+
+
+def redis_queue(
+    clients: RedisClients,
+    *,
+    lease_seconds: float = 600,
+    run_seconds: float = 60,
+    ageing_seconds: float = 300,
+    caps: Caps = NO_CAPS,
+    room: Room = NO_LIMITS,
+) -> RedisQueue:
+    """Leases are so long that none ends in a test that does not say so."""
+    return RedisQueue(
+        clients,
+        lease_seconds=lease_seconds,
+        initial_run_seconds=run_seconds,
+        ageing_seconds=ageing_seconds,
+        caps=caps,
+        room=room,
+    )
+
+
+async def finish(queue: Queue, claim: Claim, seconds: float | None = None) -> None:
+    await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.COMPLETED, duration_seconds=seconds)])
+
+
+async def hand_back(queue: Queue, claim: Claim) -> None:
+    await queue.settle([Settlement(claim, Outcome.HANDED_BACK)])
+
+
+async def postpone(queue: Queue, claim: Claim, seconds: float) -> None:
+    await queue.settle([Settlement(claim, Outcome.POSTPONED, delay_seconds=seconds)])

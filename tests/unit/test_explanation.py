@@ -1,0 +1,116 @@
+"""Why a run waits, from what is known of it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.explanation import Situation, in_words, reasons, waiting_seconds
+from backplane.queue.base import Gate, Standing, Statistics
+from backplane.queue.estimate import Wait
+from backplane.runs import Priority, Run, RunError, RunStatus
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def run(status: RunStatus = RunStatus.QUEUED, **values: Any) -> Run:
+    given: dict[str, Any] = {
+        "id": "run-1",
+        "user_id": "user-1",
+        "status": status,
+        "priority": Priority.NORMAL,
+        "prompt": "a test",
+        "created_at": NOW,
+        "timeout_seconds": 60,
+        "max_retries": 3,
+        **values,
+    }
+    return Run(**given)
+
+
+def statistics(*, workers: int = 1, slots: int = 2, running: int = 2) -> Statistics:
+    none = dict.fromkeys(Priority, 0)
+    return Statistics(none, none, running, 0, 0, workers, slots, (), 120.0)
+
+
+def standing(position: int = 1, gate: Gate | None = None, cap: int = 0) -> Standing:
+    return Standing(position, Wait(1.0, 2.0), gate, cap)
+
+
+def codes(of: Run, situation: Situation) -> list[str]:
+    return [reason.code for reason in reasons(of, situation, NOW)]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (RunStatus.CREATED, "not_started"),
+        (RunStatus.RUNNING, "running"),
+        (RunStatus.WAITING, "waits_for_person"),
+        (RunStatus.COMPLETED, "over"),
+        (RunStatus.FAILED, "over"),
+        (RunStatus.CANCELLED, "over"),
+    ],
+)
+def test_a_run_that_is_not_queued_has_one_reason(status: RunStatus, code: str) -> None:
+    assert codes(run(status), Situation(statistics(), None, None)) == [code]
+
+
+def test_a_running_run_that_is_to_end_says_so() -> None:
+    assert codes(run(RunStatus.RUNNING, cancel_requested_at=NOW), Situation(None, None, None)) == ["being_cancelled"]
+
+
+def test_a_waiting_run_repeats_what_it_asks() -> None:
+    asks = run(RunStatus.WAITING, error=RunError("step_uncertain", "did step 'b' happen?"))
+    assert "did step 'b' happen?" in in_words(asks, reasons(asks, Situation(None, None, None), NOW))
+
+
+def test_a_queue_that_does_not_answer_is_the_reason() -> None:
+    assert codes(run(), Situation(None, None, None)) == ["queue_away"]
+
+
+def test_the_next_attempt_is_told_with_its_time_and_the_error_before() -> None:
+    failed = run(attempt=2, error=RunError("part_unavailable", "the store was away"))
+    [reason] = reasons(failed, Situation(statistics(), None, NOW + timedelta(seconds=8)), NOW)
+    assert (reason.code, reason.text) == (
+        "next_attempt",
+        "attempt 2 begins in 8 s after it failed: the store was away",
+    )
+
+
+def test_a_run_that_the_queue_does_not_know_yet_is_on_its_way() -> None:
+    assert codes(run(), Situation(statistics(), None, None)) == ["on_its_way"]
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    [
+        (Situation(statistics(running=1), standing(1), None), ["next"]),
+        (Situation(statistics(), standing(1), None), ["no_free_slot"]),
+        (Situation(statistics(), standing(3), None), ["no_free_slot", "runs_ahead"]),
+        (Situation(statistics(workers=0, slots=0, running=0), standing(1), None), ["no_worker"]),
+        (Situation(statistics(running=0), standing(2, Gate.USER, 2), None), ["user_cap", "runs_ahead"]),
+        (Situation(statistics(running=0), standing(1, Gate.TIER, 2), None), ["tier_cap"]),
+        (Situation(statistics(running=0), standing(1, Gate.RESOURCE, 2), None), ["resource_cap"]),
+    ],
+)
+def test_a_queued_run_says_what_it_waits_for_the_nearest_first(situation: Situation, expected: list[str]) -> None:
+    assert codes(run(resource="gpu"), situation) == expected
+
+
+def test_the_words_have_every_reason() -> None:
+    found = reasons(run(), Situation(statistics(), standing(3, Gate.USER, 2), None), NOW)
+    assert in_words(run(), found) == (
+        "The run waits: 2 runs of yours may be under way at once, and as many are; all 2 slots of 1 worker are taken; "
+        "2 runs are taken before it."
+    )
+
+
+def test_only_a_queued_run_has_waited() -> None:
+    since = NOW - timedelta(seconds=5)
+    assert waiting_seconds(run(queued_at=since), NOW) == 5.0
+    assert waiting_seconds(run(RunStatus.RUNNING, queued_at=since), NOW) is None
+
+
+def test_a_clock_that_is_behind_makes_no_negative_wait() -> None:
+    assert waiting_seconds(run(queued_at=NOW + timedelta(seconds=5)), NOW) == 0.0

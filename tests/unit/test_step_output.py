@@ -1,0 +1,214 @@
+"""What a step writes, when there is too much of it: what is told, and the whole as a file of the run."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backplane.errors import Superseded, Unavailable
+from backplane.events import EventType
+from backplane.workspace.base import Workspace
+from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.quota import Quota
+from worker.interruption import Cause, Interruption
+from worker.line_rate import TokenBucket
+from worker.patient_workspace import PatientWorkspace
+from worker.step_output import MEMORY_BYTES, OUTPUT_FOLDER, OutputLimits, StepOutput
+
+QUOTA = Quota(max_bytes=100_000_000, max_files=100, max_depth=8)
+FILE = f"{OUTPUT_FOLDER}/a.log"
+LIMITS = OutputLimits(events=1000, result=100, line=80)
+
+
+@pytest.fixture
+async def workspace(tmp_path: Path) -> AsyncIterator[Workspace]:
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    yield store.workspace("user", "run")
+    await store.close()
+
+
+@pytest.fixture
+def said() -> list[dict[str, Any]]:
+    """The data of the events."""
+    return []
+
+
+@pytest.fixture
+def make_output(said: list[dict[str, Any]]) -> Callable[..., StepOutput]:
+    def make(limits: OutputLimits = LIMITS, rate: int = 0, burst: int = 1) -> StepOutput:
+        def emit(type: EventType, data: dict[str, Any]) -> None:
+            assert type is EventType.LOG
+            said.append(data)
+
+        return StepOutput("a", limits, TokenBucket(rate, burst, 0.0), emit)
+
+    return make
+
+
+MakeOutput = Callable[..., StepOutput]
+Said = list[dict[str, Any]]
+
+
+async def read(workspace: Workspace, path: str = FILE) -> bytes:
+    return b"".join([chunk async for chunk in workspace.read(path)])
+
+
+async def stored(output: StepOutput, workspace: Workspace, quota: Quota = QUOTA) -> None:
+    await output.store(workspace, quota, Interruption())
+    output.discard()
+
+
+def test_a_step_whose_lines_were_all_told_is_complete(make_output: MakeOutput, said: Said) -> None:
+    output = make_output()
+    output.write(b"one\ntwo\n")
+    assert output.finish() == "one\ntwo\n"
+    assert not output.is_incomplete
+    assert said == [{"line": "one", "step": "a"}, {"line": "two", "step": "a"}]
+    output.discard()
+
+
+@pytest.mark.parametrize("size", [5000, MEMORY_BYTES - 1, MEMORY_BYTES + 1, 3 * MEMORY_BYTES])
+async def test_the_whole_is_a_file_when_lines_were_dropped(
+    make_output: MakeOutput, workspace: Workspace, said: Said, size: int
+) -> None:
+    data = (b"0123456789\n" * (size // 11 + 1))[:size]
+    output = make_output()
+    for start in range(0, size, 65_536):
+        output.write(data[start : start + 65_536])
+    output.finish()
+    assert output.is_incomplete
+    await stored(output, workspace)
+    assert await read(workspace) == data
+    assert said[-2]["dropped_lines"] > 0
+    assert (said[-1]["file"], said[-1]["level"], said[-1]["step"]) == (FILE, "warning", "a")
+
+
+async def test_lines_over_the_runs_rate_are_in_the_file(
+    make_output: MakeOutput, workspace: Workspace, said: Said
+) -> None:
+    output = make_output(rate=1, burst=3)
+    output.write(b"x\n" * 8)
+    output.finish()
+    await stored(output, workspace)
+    assert sum(data["line"] == "x" for data in said) < 8
+    assert await read(workspace) == b"x\n" * 8
+
+
+async def test_the_file_has_a_limit_and_says_where_it_ends(
+    make_output: MakeOutput, workspace: Workspace, said: Said
+) -> None:
+    output = make_output(OutputLimits(events=1000, result=100, line=80, file=3000))
+    output.write(b"x" * 2999)
+    output.write(b"yz" * 600)
+    output.finish()
+    await stored(output, workspace)
+    content = await read(workspace)
+    assert content.startswith(b"x" * 2999 + b"y\n\xe2\x80\xa6 1.2 KiB more left out")
+    assert content.endswith(b"the limit is STEP_OUTPUT_FILE_MAX_BYTES\n")
+    assert "1.2 KiB more are over STEP_OUTPUT_FILE_MAX_BYTES" in said[-1]["line"]
+
+
+async def test_a_workspace_without_room_for_the_file_is_told_and_nothing_else(
+    make_output: MakeOutput, workspace: Workspace, said: Said
+) -> None:
+    output = make_output()
+    output.write(b"x\n" * 5000)
+    output.finish()
+    await stored(output, workspace, Quota(max_bytes=9_999, max_files=100, max_depth=8))
+    assert "could not be kept" in said[-1]["line"]
+    assert "WORKSPACE_MAX_BYTES" in said[-1]["line"]
+    assert await workspace.list() == []
+
+
+async def test_a_store_that_is_away_is_waited_for_and_then_told(
+    make_output: MakeOutput, workspace: Workspace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(prefix: str = "") -> list[Any]:
+        raise Unavailable("the store is away", part="workspace")
+
+    monkeypatch.setattr(workspace, "list", away)
+    tries: list[Unavailable] = []
+
+    async def held() -> None: ...
+
+    patient = PatientWorkspace(workspace, lambda error, pause: tries.append(error), held)
+    output = make_output(OutputLimits(events=1000, result=100, line=80, file_seconds=0.3))
+    output.write(b"x\n" * 5000)
+    output.finish()
+    await stored(output, patient)
+    assert tries
+    assert "longer than 0.3 s (STEP_OUTPUT_FILE_SECONDS)" in said[-1]["line"]
+
+
+async def test_a_run_that_is_interrupted_does_not_wait_for_the_file(
+    make_output: MakeOutput, workspace: Workspace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def hangs(path: str, source: Path) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(workspace, "upload", hangs)
+    interruption = Interruption()
+    output = make_output()
+    output.write(b"x\n" * 5000)
+    output.finish()
+    storing = asyncio.create_task(output.store(workspace, QUOTA, interruption))
+    await begun.wait()
+    interruption.set(Cause.CANCELLED)
+    await storing
+    output.discard()
+    assert "cancelled" in said[-1]["line"]
+
+
+async def test_nothing_is_stored_in_a_run_that_is_in_newer_hands(make_output: MakeOutput, workspace: Workspace) -> None:
+    async def lost() -> None:
+        raise Superseded("the run is in newer hands")
+
+    output = make_output()
+    output.write(b"x\n" * 5000)
+    output.finish()
+    with pytest.raises(Superseded):
+        await output.store(PatientWorkspace(workspace, lambda error, pause: None, lost), QUOTA, Interruption())
+    output.discard()
+    assert await workspace.list() == []
+
+
+async def test_a_disk_that_is_full_costs_the_file_and_not_the_lines(
+    make_output: MakeOutput, workspace: Workspace, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
+    output = make_output(OutputLimits(events=100_000_000, result=100, line=80), rate=1, burst=10)
+    output.write(b"x\n" * MEMORY_BYTES)
+    output.write(b"end\n")
+    assert output.finish().endswith("end\n")
+    await stored(output, workspace)
+    assert sum(data["line"] == "x" for data in said) >= 10
+    assert "disk does not take part" in said[-1]["line"]
+
+
+async def test_a_step_that_begins_anew_has_the_output_of_its_last_try(
+    make_output: MakeOutput, workspace: Workspace
+) -> None:
+    output = make_output()
+    output.write(b"old\n" * 5000)
+    output.restart()
+    output.write(b"new\n" * 5000)
+    assert "old" not in output.finish()
+    await stored(output, workspace)
+    assert await read(workspace) == b"new\n" * 5000
+
+
+def test_nothing_is_left_on_the_disk_of_the_worker(
+    make_output: MakeOutput, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = make_output()
+    output.write(b"x" * (MEMORY_BYTES + 1))
+    assert list(tmp_path.iterdir()) == []
+    output.discard()

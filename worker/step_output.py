@@ -1,0 +1,162 @@
+"""What a step writes, on its three ways: lines for the watchers, a text for its result, and, when lines were dropped,
+the whole of it as a file in the run's workspace.
+
+So the whole is put aside while the step runs: in memory at first, then on the worker's disk, in a file without a name
+that the system removes together with the process. It goes into the workspace only when something is missing from the
+lines, and only after the step's end has been committed: a worker that is lost while a log is on its way has not lost
+the step. Nothing that goes wrong here fails the step; an event says so.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backplane.errors import PlatformError, Superseded
+from backplane.events import EventType
+from backplane.sizes import readable_size
+from backplane.workspace.base import Workspace
+from backplane.workspace.files import in_thread
+from backplane.workspace.quota import Quota, ensure_room
+from worker.interruption import Cause, Interrupted, Interruption
+from worker.line_rate import TokenBucket
+from worker.output import OutputCapture
+
+OUTPUT_FOLDER = ".output"
+"""In the workspace. Not in the checkout, where the run's code would find it."""
+
+MEMORY_BYTES = 1024 * 1024
+"""Of a step's output before it goes to the disk: most steps end below. Chunks go to the system's cache, which is
+quicker than to hand them to a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLimits:
+    """In bytes: what of a step's output becomes events, what stays in its result, the longest line, the file of the
+    whole. The run may tell `lines_per_second` (0: any number), and `lines_burst` at once. The file may take
+    `file_seconds` on its way."""
+
+    events: int
+    result: int
+    line: int
+    file: int = 64 * 1024 * 1024
+    file_seconds: float = 30.0
+    lines_per_second: int = 1000
+    lines_burst: int = 10_000
+
+
+class StepOutput:
+    """The output of a step. `emit` makes an event of the run. `discard` it in the end, whatever happened."""
+
+    def __init__(
+        self,
+        step_id: str,
+        limits: OutputLimits,
+        lines: TokenBucket,
+        emit: Callable[[EventType, dict[str, Any]], None],
+    ) -> None:
+        self._step_id = step_id
+        self._limits = limits
+        self._lines = lines
+        self._emit = emit
+        self._begin()
+
+    def _begin(self) -> None:
+        self._capture = OutputCapture(
+            lambda line: self._emit(EventType.LOG, {"line": line, "step": self._step_id}),
+            lambda line, dropped: self._warn(line, dropped_lines=dropped),
+            may_emit=lambda: self._lines.take(time.monotonic()),
+            clock=time.monotonic,
+            line_max_bytes=self._limits.line,
+            max_bytes=self._limits.events,
+            result_max_bytes=self._limits.result,
+        )
+        self._whole = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 - `discard` closes it
+        self._size = 0
+        self._left_out = 0
+        self._broken: OSError | None = None
+
+    def restart(self) -> None:
+        """Forget what came so far: the step begins anew."""
+        self.discard()
+        self._begin()
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Lines were dropped; known once it is finished."""
+        return self._capture.dropped_lines > 0
+
+    def write(self, chunk: bytes) -> None:
+        self._put_aside(chunk)
+        self._capture.write(chunk)
+
+    def finish(self) -> str:
+        """Tell what is left, and how much was dropped; returns the text for the result."""
+        return self._capture.finish()
+
+    async def store(self, workspace: Workspace, quota: Quota, interruption: Interruption) -> None:
+        """Put the whole into the workspace and say where it lies, or why not. Raises nothing but Superseded."""
+        path = f"{OUTPUT_FOLDER}/{self._step_id}.log"
+        try:
+            async with asyncio.timeout(self._limits.file_seconds):
+                size = await interruption.guard(self._store(path, workspace, quota))
+        except Superseded:
+            raise
+        except Interrupted as interrupted:
+            if interrupted.cause is Cause.SUPERSEDED:
+                raise Superseded("the run is in newer hands") from interrupted
+            self.say_not_kept(f"the run was interrupted ({interrupted.cause})")
+        except TimeoutError:
+            self.say_not_kept(f"it took longer than {self._limits.file_seconds:g} s (STEP_OUTPUT_FILE_SECONDS)")
+        except PlatformError as error:
+            self.say_not_kept(error.message)
+        except OSError as error:
+            self.say_not_kept(f"the worker's disk does not take part: {error.strerror or type(error).__name__}")
+        else:
+            part = f"; {readable_size(self._left_out)} more are over STEP_OUTPUT_FILE_MAX_BYTES"
+            line = f"the full output of the step ({readable_size(size)}) is in {path}{part if self._left_out else ''}"
+            self._warn(line, file=path)
+
+    def say_not_kept(self, reason: str) -> None:
+        self._warn(f"the full output of the step could not be kept: {reason}")
+
+    def discard(self) -> None:
+        self._whole.close()
+
+    def _put_aside(self, chunk: bytes) -> None:
+        kept = chunk[: self._limits.file - self._size]
+        self._left_out += len(chunk) - len(kept)
+        if kept and self._broken is None:
+            try:
+                self._whole.write(kept)
+            except OSError as error:
+                self._broken = error
+        self._size += len(kept)
+
+    async def _store(self, path: str, workspace: Workspace, quota: Quota) -> int:
+        file = await in_thread(self._on_disk)
+        size = self._size
+        await ensure_room(workspace, quota, path, size)
+        # By descriptor: the file has no name.
+        await workspace.upload(path, file)
+        return size
+
+    def _on_disk(self) -> Path:
+        if self._broken:
+            raise self._broken
+        if self._left_out:
+            note = (
+                f"\n… {readable_size(self._left_out)} more left out; the limit is STEP_OUTPUT_FILE_MAX_BYTES\n".encode()
+            )
+            self._whole.write(note)
+            self._size += len(note)
+        descriptor = self._whole.fileno()
+        self._whole.flush()
+        self._whole.seek(0)
+        return Path(f"/dev/fd/{descriptor}")
+
+    def _warn(self, line: str, **more: Any) -> None:
+        self._emit(EventType.LOG, {"line": line, "step": self._step_id, "level": "warning", **more})
