@@ -188,6 +188,16 @@ async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, c
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, held.generation + 1))
 
 
+async def test_one_worker_leads_until_it_is_lost(queue: Queue, hasty: Queue) -> None:
+    assert [(await hasty.renew(worker, 1, [])).leads for worker in ("first", "second", "first")] == [True, False, True]
+
+    async def second_leads() -> bool:
+        return (await queue.renew("second", 1, [])).leads
+
+    await wait_until(second_leads)
+    assert not (await hasty.renew("first", 1, [])).leads
+
+
 # --- letting go ---
 
 

@@ -194,6 +194,7 @@ async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
 
     async def older_hand(own: Store) -> None:
         def write(held: HeldRun) -> None:
+            held.unless_cancelled()  # asks first, so that there is a transaction to stay in
             held.add_events([log_event(run.id, 3)])
             transaction.stay()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backplane.redis_client import RedisClients
 from backplane.resources import connect
 from backplane.settings import Settings
 from backplane.users import Tier
@@ -72,3 +73,10 @@ async def start_process(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable
 @pytest.fixture
 async def isolated() -> None:
     await skip_without_isolation()
+
+
+@pytest.fixture
+async def clients(redis: str) -> AsyncIterator[RedisClients]:
+    clients = RedisClients(redis)
+    yield clients
+    await clients.close()

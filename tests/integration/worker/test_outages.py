@@ -10,8 +10,10 @@ from backplane.events import EventType
 from backplane.queue.base import Job
 from backplane.runs import Run
 from backplane.store.held import HeldRuns
+from backplane.tasks import end
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import UNTIL_GO, Platform, worker
+from tests.queues import postpone
 from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.submitted import new_run, plan, shell
 from tests.waiting import wait_until
@@ -192,6 +194,44 @@ async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_
     assert await after_a_lease.reconcile() == 1
     [again] = await resources.queue.claim("worker", 1)
     assert (again.run_id, again.generation) == (run_id, claim.generation + 1)
+
+
+async def test_only_the_leading_worker_compares_the_database_with_redis(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
+    resources, leads = platform.resources, False
+    run = await resources.store.runs.create(new_run(platform.user), start=True)
+    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.01, leads=lambda: leads)
+    reaping = asyncio.create_task(reaper.run())
+    await asyncio.sleep(0.1)  # several rounds; there is nothing to wait for that does not happen
+    assert await resources.queue.known([run.id]) == [False]
+    leads = True
+
+    async def is_queued() -> bool:
+        return await resources.queue.known([run.id]) == [True]
+
+    await wait_until(is_queued)
+    await end(reaping)
+
+
+async def test_a_run_that_was_put_off_is_taken_up_when_its_time_comes(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper_module, "REAP_SECONDS", 600.0)
+    resources = platform.resources
+    await platform.submit(shell("a", "true"))
+    [claim] = await resources.queue.claim("worker", 1)
+    reaper = Reaper(resources, lease_seconds=600.0, heartbeat_seconds=0.1, reconcile_seconds=600.0, leads=lambda: False)
+    reaping = asyncio.create_task(reaper.run())
+    await postpone(resources.queue, claim, 0.05)
+    reaper.expect(0.05)
+
+    async def waits_again() -> bool:
+        return sum((await resources.queue.statistics()).queued.values()) == 1
+
+    await wait_until(waits_again)
+    await end(reaping)
 
 
 async def test_the_reaper_pages_through_all_unfinished_runs(

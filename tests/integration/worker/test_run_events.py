@@ -9,6 +9,7 @@ import pytest
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch, Interrupted
 from backplane.store.held import HeldRuns
+from backplane.users import Tier, User
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
@@ -27,9 +28,11 @@ async def writer(platform: Platform) -> AsyncIterator[EventWriter]:
     assert writing.cancelled(), "the loops end only when they are told to"
 
 
-async def held(platform: Platform, writer: EventWriter, superseded: list[str] | None = None) -> RunEvents:
+async def held(
+    platform: Platform, writer: EventWriter, superseded: list[str] | None = None, user: User | None = None
+) -> RunEvents:
     """The events of a new run that this test holds."""
-    run_id = await platform.submit(shell("a", "true"))
+    run_id = await platform.submit(shell("a", "true"), user=user)
     [claim] = await platform.resources.queue.claim("by-hand", 1)
     taken = await platform.taken(claim)
     told = superseded if superseded is not None else []
@@ -103,8 +106,10 @@ async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
 async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_in_the_next_call(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [await held(platform, writer) for _ in range(20)]
-    chatty, quiet = runs[:10], runs[-1]
+    # More than one user may have at once.
+    token, _ = await platform.resources.store.users.create_token("bob", Tier.STANDARD)
+    chatty = [await held(platform, writer) for _ in range(10)]
+    quiet = [await held(platform, writer, user=token.user) for _ in range(10)][-1]
 
     def go_on() -> None:
         for run in chatty:
