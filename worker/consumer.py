@@ -119,7 +119,10 @@ class Consumer:
         asked_at = time.monotonic()
         claims = await self._queue.claim(self._worker_id, limit, wait_seconds)
         for claim in claims:
-            if self._leaving:
+            old = self.held.get(claim.run_id)
+            if old and old.claim.generation >= claim.generation:
+                self._leave_behind(Settlement(claim, Outcome.DISOWNED))
+            elif self._leaving:
                 self._leave_behind(Settlement(claim, Outcome.HANDED_BACK))
             else:
                 self._begin(claim, asked_at)

@@ -132,8 +132,12 @@ class Execution:
                 await resources.event_log.append([Batch(run_id, self.claim.generation, untold)])
 
         await until_available(pass_on, self._tell_away)
-        log.info("claimed a run that may not run", run=run_id)
-        return Settlement(self.claim, Outcome.FINISHED)
+        run = await until_available(lambda: resources.store.runs.find(run_id), self._tell_away)
+        log.info("claimed a run that may not run", run=run_id, status=run.status if run else None)
+        if run and run.status is RunStatus.RUNNING:
+            # Redis has failed over to a replica that did not know of the claim before.
+            return Settlement(self.claim, Outcome.DISOWNED)
+        return Settlement(self.claim, Outcome.FINISHED, run.status if run else None)
 
     async def _recover(self, events: RunEvents, taken: Taken) -> None:
         """Store what an earlier holder told to the watchers and could not store any more."""

@@ -75,6 +75,9 @@ class Outcome(StrEnum):
     """Waits again where it stood, as if nobody had taken it."""
     POSTPONED = "postponed"
     """Waits again after the delay."""
+    DISOWNED = "disowned"
+    """Somebody else holds it, of whom the queue does not know (it has lost what it was told last): it forgets the run,
+    and its holder's next heartbeat tells it again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,19 @@ async def test_a_held_run_is_not_forgotten(queue: Queue) -> None:
     assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
 
 
+async def test_a_run_that_is_disowned_is_its_holders_again(queue: Queue, clients: RedisClients) -> None:
+    await enqueue(queue, "a")
+    held = await claim_one(queue)
+    await clients.commands.flushall()  # as a replica that was told of nothing yet
+    await enqueue(queue, "a")
+    second = await claim_one(queue, "worker-2")
+    assert second.generation == held.generation
+    await queue.settle([Settlement(second, Outcome.DISOWNED)])
+    assert await queue.known(["a"]) == [False]
+    assert not (await queue.renew("worker-1", 1, [held])).lost
+    assert await queue.known(["a"]) == [True]
+
+
 # --- waiting ---
 
 

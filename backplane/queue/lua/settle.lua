@@ -1,6 +1,7 @@
--- Give up holds: the run is over (or waits for a person), waits again where it stood, or waits for its next attempt.
--- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed", status, error, duration in s or null,
---         delay in ms, 1 when it is dead], …]   4 seconds that a finished job stays
+-- Give up holds: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
+-- in hands that the queue does not know.
+-- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
+--         duration in s or null, delay in ms, 1 when it is dead], …]   4 seconds that a finished job stays
 -- keys  those of places.lua, leases, finished, durations, dead
 -- A job in another generation, or over already, is passed over.
 local over, took, released = {}, {}, {}
@@ -18,6 +19,9 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
       free(job)
       redis.call('HSET', key, 'state', 'scheduled', 'crashes', 0, 'places', 0)
       redis.call('ZADD', base .. 'scheduled', now + s[7], run)
+    elseif outcome == 'disowned' then
+      free(job)
+      redis.call('DEL', key)
     else
       free(job)
       redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', now, 'places', 0)

@@ -12,6 +12,7 @@ from backplane.errors import Superseded
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
 from backplane.plans import parse_plan
+from backplane.queue.base import Job
 from backplane.runs import RunStatus
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
@@ -328,3 +329,33 @@ async def test_a_holder_whose_lease_may_have_ended_asks_the_database(platform: P
     with pytest.raises(Superseded):
         await ended.still_held()
     assert ended.interruption.cause is Cause.SUPERSEDED
+
+
+@pytest.mark.parametrize("taken_by", ["its holder", "another worker"])
+async def test_a_run_goes_on_when_redis_forgets_its_claim_and_gives_it_out_again(
+    platform: Platform, start_process: StartProcess, taken_by: str
+) -> None:
+    resources = platform.resources
+    async with worker(
+        platform.settings.model_copy(update={"worker_concurrency": 2 if taken_by == "its holder" else 1})
+    ):
+        run_id = await platform.submit(shell("a", UNTIL_GO))
+        await platform.until_begun(run_id)
+        if taken_by == "another worker":
+            await start_process(platform)
+        run = await platform.run(run_id)
+        # A replica that was told of the run, and not of its claim, becomes the master.
+        await resources.redis.commands.flushall()
+        [is_queued] = await resources.queue.enqueue([Job(run_id, run.user_id, run.priority, 0)])
+
+        async def is_held_again() -> bool:
+            return (await resources.queue.statistics()).running == 1 and await resources.queue.standing([run_id]) == [
+                None
+            ]
+
+        if is_queued:  # else its holder's heartbeat was quicker
+            await wait_until(is_held_again)
+        await platform.let_go(run_id)
+        run = await platform.completed(run_id)
+    assert run.generation == 1
+    await platform.ends_whole(run_id)
