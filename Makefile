@@ -8,7 +8,7 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --requir
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all check bench requirements clean
+.PHONY: demo serve test test-all chaos check bench requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -25,6 +25,11 @@ test: .venv/installed-dev
 test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
+# Everything breaks, by a seed, for some minutes; then what came of every run, step and event is checked. One JSON line.
+# Again as it was: make chaos ARGS='--seed 7'
+chaos: .venv/installed-dev
+	$(PYTHON) -m tests.chaos $(ARGS)
+
 check: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -33,9 +38,9 @@ check: .venv/installed-dev
 	$(PYTHON) -m checks.dead_links
 	$(PYTHON) -m checks.key_table
 
-# One JSON line a benchmark.
-bench: .venv/installed-dev
-	@for file in bench/[a-z]*.py; do $(PYTHON) -m "bench.$$(basename "$$file" .py)" || exit 1; done
+# One JSON line a benchmark, and a table of all goals. One of them: make bench ARGS=queue_drain
+bench: .venv/installed-dev .venv-bench/installed
+	$(PYTHON) -m bench._table $(ARGS)
 
 # Pin what pyproject.toml lists. Needs uv (https://docs.astral.sh/uv/).
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -44,10 +49,11 @@ requirements:
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --group embedded -c requirements.txt -o requirements-embedded.txt
 	$(COMPILE) --group dev -c requirements.txt -c requirements-embedded.txt -o requirements-dev.txt
+	$(COMPILE) --group bench -o requirements-bench.txt
 
 # Everything but .data/, which holds runs.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: requirements.txt requirements-embedded.txt | $(PYTHON)
@@ -58,6 +64,12 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# The queues that are measured against, apart from what the project itself installs.
+.venv-bench/installed: requirements-bench.txt | $(PYTHON)
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@
 
 # The first interpreter that really runs: a version manager may have put one in PATH that does not.

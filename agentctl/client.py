@@ -298,7 +298,9 @@ class Client:
                 except ApiError as error:
                     # A full queue may take minutes: whoever waits for it should know, and choose to.
                     may_pass = error.status in {429, 503} and error.code != "queue_full"
-                    if not may_pass or not repeatable or (pause := next(pauses, None)) is None:
+                    # One that came too often was not looked at, so it can be sent again whatever it asks for.
+                    harmless = repeatable or error.code == "rate_limited"
+                    if not may_pass or not harmless or (pause := next(pauses, None)) is None:
                         raise
                     pause = max(pause, _retry_after(response))
                     self._notify(f"{error.detail} Trying again in {pause:g} s.")

@@ -1,13 +1,15 @@
 """Bearer token → User. A token that was checked is trusted for a few seconds, so a revoked one lives that long at
 most."""
 
+import math
 import time
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from backplane.errors import Forbidden, Unauthenticated
+from backplane.errors import Forbidden, RateLimited, Unauthenticated
+from backplane.rates.base import RateLimiter
 from backplane.store import Store
 from backplane.users import Tier, User, token_digest
 
@@ -19,13 +21,14 @@ _bearer = HTTPBearer(auto_error=False, description="A token as `agentctl token c
 class Authenticator:
     """`trust_seconds`: how long a check holds. Only digests are kept."""
 
-    def __init__(self, store: Store, trust_seconds: float) -> None:
+    def __init__(self, store: Store, rate_limiter: RateLimiter, trust_seconds: float) -> None:
         self._store = store
+        self._rate_limiter = rate_limiter
         self._trust_seconds = trust_seconds
         self._checked: dict[str, tuple[float, User]] = {}
 
     async def user_of(self, token: str) -> User:
-        """Raises Unauthenticated, or Unavailable when the database does not answer."""
+        """Raises Unauthenticated, RateLimited, or Unavailable when the database does not answer."""
         digest, now = token_digest(token), time.monotonic()
         until, user = self._checked.get(digest, (0.0, None))
         if user is None or until < now:
@@ -36,6 +39,11 @@ class Authenticator:
             if len(self._checked) >= CACHED_TOKENS:
                 self._checked.clear()
             self._checked[digest] = (now + self._trust_seconds, user)
+        if wait := await self._rate_limiter.take(f"token:{digest[:16]}"):
+            raise RateLimited(
+                "this token calls more often than API_RATE_PER_SECOND allows; wait as long as Retry-After says",
+                retry_after=math.ceil(wait),
+            )
         return user
 
 

@@ -21,6 +21,7 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.TooLarge, 413),
+    (errors.RateLimited, 429),
     (errors.Unavailable, 503),
 )
 
@@ -34,6 +35,7 @@ _MEANING = {
     413: "Over a limit; the detail names it.",
     416: "The range lies outside the file.",
     422: "A value is not accepted; `field` names it.",
+    429: "The token calls too often; try again after Retry-After seconds.",
     503: "A part of the platform does not answer; try again after Retry-After seconds.",
 }
 
@@ -47,9 +49,9 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {
             "description": _MEANING[status],
             "content": {"application/problem+json": {"schema": schema}},
-            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}),
+            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status in (429, 503) else {}),
         }
-        for status in (401, *statuses, 503)
+        for status in (401, *statuses, 429, 503)
     }
 
 
@@ -80,7 +82,7 @@ def problem(
 def of_platform_error(error: errors.PlatformError) -> JSONResponse:
     status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
     headers = {}
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable | errors.RateLimited):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,119 +1,80 @@
-"""Who watches which run: one Redis connection an API process, however many watchers.
+"""Who watches what: one Redis connection an API process, however many watchers.
 
-Each watched run has a ring of its newest frames, filled by one loop; a watcher is a cursor into it, and one wake-up
-serves all. Memory is bounded by the ring, not by the watchers: a watcher that falls out of the ring reads the history
-again (`app.sse`). Nothing here is history; a ring may be emptied at any moment.
-
-A run's subscription begins before its first watcher reads the history and lasts a little longer than its last watcher.
+Each watched run, and each user whose whole feed is watched, has a ring of its newest frames (`app.ring`), filled by one
+loop. Nothing here is history; a ring may be emptied at any moment. A subscription begins before the first watcher reads
+the history and lasts a little longer than the last watcher.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import TypeVar
 
 import structlog
 
+from app.feed import WatchedFeed
+from app.ring import Frame, Watched, Watcher
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType
-from backplane.logs.base import EventLog, Interrupted, Subscription
+from backplane.events import Event, EventType, encode
+from backplane.logs.base import Announced, EventLog, Interrupted, Subscription
 from backplane.queue.base import Queue, Standing
+from backplane.runs import RunStatus
 from backplane.store import Store
+from backplane.store.events import Place
 from backplane.tasks import run_together
 
 log = structlog.get_logger()
 
 LINGER_SECONDS = 5.0
 POSITION_SECONDS = 1.0
+LOOKS_A_HEARTBEAT = 4
+FEEDS_READ_AT_ONCE = 4
+"""Database connections that feeds use at most."""
+OUTAGE_SECONDS = 1.0
+
+W = TypeVar("W", "WatchedRun", WatchedFeed)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """An event as every watcher gets it; encoded once."""
-
-    id: int
-    body: bytes
-    is_end: bool
-
-
-def frame_of(event: Event) -> Frame:
+def frame_of(event: Event) -> Frame[int]:
     body = f"id: {event.id}\nevent: {event.type}\ndata: {event.line}\n\n".encode()
     return Frame(event.id, body, event.type is EventType.END)
 
 
-class WatchedRun:
-    """`epoch` counts how often the ring lost touch with the run: a watcher that sees it change reads the history.
-    `swept`: nobody watched it for a while, so it is listened to no longer."""
-
-    def __init__(self, run_id: str, ring_size: int) -> None:
+class WatchedRun(Watched[int]):
+    def __init__(self, run_id: str, ring_size: int, *, is_queued: bool = False) -> None:
+        super().__init__(0, ring_size)
         self.run_id = run_id
-        self.epoch = 0
-        self.newest = 0
-        self.standing: Standing | None = None
-        self.is_queued = False
-        self.watchers = 0
-        self.idle_since = 0.0
-        self.subscribed = False
-        self.swept = False
-        self.lock = asyncio.Lock()
-        self._ring_size = ring_size
-        self._ring: list[Frame] = []
-        self._changed = asyncio.Event()
+        self.is_queued = is_queued
 
     def add(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.id <= self.newest:
                 continue
             if event.id != self.newest + 1:
-                self._ring.clear()
-            self.newest = event.id
-            self._ring.append(frame_of(event))
+                self.restart(event.id - 1)
+            self.extend([frame_of(event)], event.id)
             if event.type is EventType.STATUS:
                 self.is_queued = '"status":"queued"' in event.line
-        if len(self._ring) > 2 * self._ring_size:
-            del self._ring[: -self._ring_size]
+                if not self.is_queued:
+                    self.withdraw(self.run_id)
         self.wake()
 
     def reached(self, last_id: int) -> None:
         """The run is known to have come so far. Watchers that have not are sent to the history; the others stay."""
         if last_id > self.newest:
-            self.newest = last_id
-            self._ring.clear()
+            self.restart(last_id)
             self.wake()
 
     def lost_touch(self) -> None:
         self.epoch += 1
         self.wake()
 
-    def wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    def after(self, cursor: int) -> Sequence[Frame] | None:
-        """The frames with an id over `cursor`, without a hole; None when the ring does not reach back so far."""
-        if cursor >= self.newest:
-            return ()
-        if not self._ring or self._ring[0].id > cursor + 1:
-            return None
-        return self._ring[cursor + 1 - self._ring[0].id :]
-
-    def next_change(self) -> asyncio.Event:
-        """Is set at the next change, whoever waits for it."""
-        return self._changed
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        self.watchers += 1
-        try:
-            yield
-        finally:
-            self.watchers -= 1
-            self.idle_since = asyncio.get_running_loop().time()
-
 
 class Hub:
-    """`run` it in a task for as long as the process serves. `check_seconds`: how often the database is asked whether a
-    watched run went on unheard (a worker that died between its commit and its word, with Redis emptied)."""
+    """`run` it in a task for as long as the process serves. `heartbeat_seconds`: silence after which a watcher gets a
+    comment, and how often the database is asked whether anything that is watched went on unheard (a worker that died
+    between its commit and its word, with Redis emptied)."""
 
     def __init__(
         self,
@@ -122,29 +83,41 @@ class Hub:
         queue: Queue,
         *,
         ring_size: int,
-        check_seconds: float,
+        heartbeat_seconds: float,
+        send_timeout_seconds: float,
         max_watchers: int,
+        positions_max: int,
     ) -> None:
         self._event_log = event_log
         self._store = store
         self._queue = queue
         self._ring_size = ring_size
-        self._check_seconds = check_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._send_timeout_seconds = send_timeout_seconds
         self._max_watchers = max_watchers
+        self._positions_max = positions_max
+        self._watchers = dict[Watcher, None]()
         self._runs: dict[str, WatchedRun] = {}
+        self._feeds: dict[str, WatchedFeed] = {}
         self._subscription: Subscription | None = None
         self._some_queued = asyncio.Event()
+        self._some_feed_due = asyncio.Event()
+
+    @property
+    def watchers(self) -> int:
+        return len(self._watchers)
+
+    @contextmanager
+    def watching(self, watcher: Watcher) -> Iterator[None]:
+        self._watchers[watcher] = None
+        try:
+            yield
+        finally:
+            del self._watchers[watcher]
 
     async def open(self, run_id: str, *, is_queued: bool) -> WatchedRun:
         """The run, listened to from now on. Raises Unavailable when Redis is away, or watchers are too many."""
-        if sum(run.watchers for run in self._runs.values()) >= self._max_watchers:
-            raise Unavailable(
-                f"this API process serves {self._max_watchers} streams already (STREAM_WATCHERS_MAX); try again, "
-                "or ask another one",
-                part="api",
-            )
-        if self._subscription is None:
-            raise Unavailable("the API is starting", part="redis", retry_after=1)
+        subscription = self._admit()
         while True:
             run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size))
             async with run.lock:
@@ -152,21 +125,58 @@ class Hub:
                     continue
                 run.idle_since = asyncio.get_running_loop().time()
                 if not run.subscribed:
-                    await self._subscription.add(run_id)
+                    await subscription.add(run_id)
                     run.subscribed = True
                     run.is_queued = is_queued
             if run.is_queued:
                 self._some_queued.set()
             return run
 
+    async def open_feed(self, user_id: str) -> WatchedFeed:
+        """All of the user's runs, listened to from now on. Raises Unavailable when Redis or the database is away, or
+        watchers are too many."""
+        subscription = self._admit()
+        while True:
+            feed = self._feeds.setdefault(
+                user_id, WatchedFeed(user_id, Place(0, 0), self._ring_size, self._positions_max)
+            )
+            async with feed.lock:
+                if feed.swept:
+                    continue
+                feed.idle_since = asyncio.get_running_loop().time()
+                if not feed.subscribed:
+                    await subscription.add_user(user_id)
+                    feed.restart(await self._store.events.present())
+                    queued = await self._store.runs.page(user_id, status=RunStatus.QUEUED, limit=self._positions_max)
+                    feed.queued = {run.id: None for run in queued}
+                    feed.subscribed = True
+                    feed.may_have_missed()
+                    self._some_feed_due.set()
+            if feed.queued:
+                self._some_queued.set()
+            return feed
+
+    def _admit(self) -> Subscription:
+        if len(self._watchers) >= self._max_watchers:
+            raise Unavailable(
+                f"this API process serves {self._max_watchers} streams already (STREAM_WATCHERS_MAX); try again, "
+                "or ask another one",
+                part="api",
+            )
+        if self._subscription is None:
+            raise Unavailable("the API is starting", part="redis", retry_after=1)
+        return self._subscription
+
     async def run(self) -> None:
         async with self._event_log.subscription() as subscription:
             self._subscription = subscription
             await run_together(
                 hear_events=self._hear(subscription),
-                sweep_watched_runs=self._sweep(subscription),
+                read_feeds=self._read_feeds(),
+                look_after_watchers=self._look_after_watchers(),
+                sweep=self._sweep(subscription),
                 tell_positions=self._tell_positions(),
-                check_watched_runs=self._check(),
+                check_what_is_watched=self._check(),
             )
 
     async def _hear(self, subscription: Subscription) -> None:
@@ -174,49 +184,91 @@ class Hub:
             if isinstance(heard, Interrupted):
                 for run in self._runs.values():
                     run.lost_touch()
+                for feed in self._feeds.values():
+                    feed.may_have_missed()
+                self._some_feed_due.set()
+            elif isinstance(heard, Announced):
+                if watched := self._feeds.get(heard.user_id):
+                    watched.announced(heard.run_id, heard.last_id)
+                    self._some_feed_due.set()
             elif run_heard := self._runs.get(heard[0].run_id):
                 run_heard.add(heard)
                 if run_heard.is_queued:
                     self._some_queued.set()
 
+    async def _read_feeds(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._some_feed_due.clear()
+            dues = {feed: feed.due_at for feed in self._feeds.values() if feed.due_at is not None}
+            now = loop.time()
+            due = iter([feed for feed, due_at in dues.items() if due_at <= now])
+            while some := list(islice(due, FEEDS_READ_AT_ONCE)):
+                await asyncio.gather(*map(self._read, some))
+                if any(feed.queued for feed in some):
+                    self._some_queued.set()
+            soonest = min((at for feed in self._feeds.values() if (at := feed.due_at) is not None), default=None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(soonest):
+                    await self._some_feed_due.wait()
+
+    async def _read(self, feed: WatchedFeed) -> None:
+        try:
+            await feed.read(self._store)
+        except Unavailable as error:
+            log.warning("a feed cannot be read", user=feed.user_id, error=error.message)
+            feed.due_at = asyncio.get_running_loop().time() + OUTAGE_SECONDS
+
+    async def _look_after_watchers(self) -> None:
+        shortest = min(self._heartbeat_seconds, self._send_timeout_seconds)
+        while True:
+            await asyncio.sleep(shortest / LOOKS_A_HEARTBEAT)
+            now = asyncio.get_running_loop().time()
+            for watcher in list(self._watchers):
+                silent = now - watcher.sent_at
+                if watcher.is_sending and silent >= self._send_timeout_seconds:
+                    watcher.cut_off()
+                elif not watcher.is_sending and silent >= self._heartbeat_seconds:
+                    watcher.remind()
+
     async def _sweep(self, subscription: Subscription) -> None:
         while True:
             await asyncio.sleep(LINGER_SECONDS)
-            for run in list(self._runs.values()):
-                async with run.lock:
-                    if run.watchers or asyncio.get_running_loop().time() - run.idle_since < LINGER_SECONDS:
-                        continue
-                    try:
-                        if run.subscribed:
-                            await subscription.remove(run.run_id)
-                    except Unavailable as error:
-                        log.warning("cannot end a subscription", run=run.run_id, error=error.message)
-                        continue
-                    run.swept = True
-                    del self._runs[run.run_id]
+            await _sweep(self._runs, subscription.remove)
+            await _sweep(self._feeds, subscription.remove_user)
 
     async def _tell_positions(self) -> None:
         while True:
             await self._some_queued.wait()
-            # A run that was opened a moment ago has no watcher yet.
-            queued = [run for run in self._runs.values() if run.is_queued]
-            if not queued:
+            # What was opened a moment ago has no watcher yet.
+            runs = {run.run_id: run for run in self._runs.values() if run.is_queued}
+            feeds = [feed for feed in self._feeds.values() if feed.queued]
+            if not runs and not feeds:
                 self._some_queued.clear()
-            watched = [run for run in queued if run.watchers]
+            asked = [run_id for run_id, run in runs.items() if run.watchers]
+            asked += [run_id for feed in feeds if feed.watchers for run_id in feed.queued]
             try:
-                standings = await self._queue.standing([run.run_id for run in watched]) if watched else []
+                standings = dict(zip(asked, await self._queue.standing(asked), strict=True)) if asked else {}
             except Unavailable as error:
                 log.warning("cannot tell positions", error=error.message)
-                standings = []
-            for run, standing in zip(watched, standings, strict=False):
-                if standing and (run.standing is None or standing.position != run.standing.position):
-                    run.standing = standing
-                    run.wake()
+                standings = {}
+            for run_id, standing in standings.items():
+                if standing is None:
+                    continue
+                body = _position(run_id, standing)
+                if (run := runs.get(run_id)) and run.is_queued:
+                    run.notice(run_id, standing.position, body)
+                for feed in feeds:
+                    if run_id in feed.queued:
+                        feed.notice(run_id, standing.position, body)
             await asyncio.sleep(POSITION_SECONDS)
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(self._check_seconds)
+            await asyncio.sleep(self._heartbeat_seconds)
+            for feed in self._feeds.values():
+                feed.look()
+            self._some_feed_due.set()
             watched = {run_id: run for run_id, run in self._runs.items() if run.watchers}
             try:
                 newest = await self._store.events.last_ids(list(watched)) if watched else {}
@@ -225,3 +277,29 @@ class Hub:
                 continue
             for run_id, last_id in newest.items():
                 watched[run_id].reached(last_id)
+
+
+async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[None]]) -> None:
+    for name, one in list(watched.items()):
+        async with one.lock:
+            if one.watchers or asyncio.get_running_loop().time() - one.idle_since < LINGER_SECONDS:
+                continue
+            try:
+                if one.subscribed:
+                    await unsubscribe(name)
+            except Unavailable as error:
+                log.warning("cannot end a subscription", of=name, error=error.message)
+                continue
+            one.swept = True
+            del watched[name]
+
+
+def _position(run_id: str, standing: Standing) -> bytes:
+    """Without an id: it is no part of the history, and a reconnecting client's cursor stays where it was."""
+    data = {
+        "position": standing.position,
+        "estimated_wait_seconds": round(standing.wait.p50, 1),
+        "estimated_wait_p90_seconds": round(standing.wait.p90, 1),
+    }
+    line = encode(run_id, 0, EventType.POSITION, data).line
+    return f"event: position\ndata: {line}\n\n".encode()

@@ -5,6 +5,7 @@ is down does not keep it from starting: `/health/ready` says what is missing, an
 """
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from app.auth import Authenticator
 from app.body_limit import BodyLimit
 from app.hub import Hub
 from app.models import Problem
-from app.routes import dead_letters, execute, files, health, logs, queue, runs, webhooks
+from app.routes import dead_letters, events, execute, files, health, logs, queue, runs, webhooks
 from app.services import Services
 from app.sse import History
 from app.submission import Submission
@@ -31,7 +32,9 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    settings = settings or Settings()
+    if settings is None:
+        settings = Settings()
+        gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
 
     @asynccontextmanager
@@ -39,7 +42,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with connect(settings) as resources:
             services = _services(settings, resources)
             app.state.services = services
-            app.state.authenticator = Authenticator(resources.store, settings.token_cache_seconds)
+            app.state.authenticator = Authenticator(
+                resources.store, resources.rate_limiter, settings.token_cache_seconds
+            )
             tasks = [
                 asyncio.create_task(services.hub.run(), name="hub"),
                 asyncio.create_task(resources.prepare(), name="prepare"),
@@ -59,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
-    for route in (execute, runs, dead_letters, logs, files, queue, webhooks, health):
+    for route in (execute, runs, dead_letters, logs, events, files, queue, webhooks, health):
         app.include_router(route.router)
     _describe_problem(app)
     return app
@@ -75,8 +80,10 @@ def _services(settings: Settings, resources: Resources) -> Services:
             resources.store,
             resources.queue,
             ring_size=settings.stream_ring_events,
-            check_seconds=settings.stream_heartbeat_seconds,
+            heartbeat_seconds=settings.stream_heartbeat_seconds,
+            send_timeout_seconds=settings.stream_send_timeout_seconds,
             max_watchers=settings.stream_watchers_max,
+            positions_max=settings.feed_positions_max,
         ),
         history=History(resources.store, resources.event_log),
         quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),

@@ -23,7 +23,8 @@ class Services:
     quota: Quota
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
+    # Asynchronous for its price alone: FastAPI calls a plain function in a thread.
     services: Services = request.app.state.services
     return services
 

@@ -13,6 +13,7 @@
     │   └── TooLarge            over a limit; the message names the limit and its setting
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
+    ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
 The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on
@@ -105,6 +106,17 @@ class Unavailable(PlatformError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class RateLimited(PlatformError):
+    """`retry_after` is in seconds."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Superseded(PlatformError):

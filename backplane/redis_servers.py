@@ -7,21 +7,24 @@ own cluster client would do each of them differently.
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 LOCATE_SECONDS = 1.0
 """How long a sentinel or a node may take to say which server is the one, before another is asked."""
+ASK_AGAIN_SECONDS = 2.0
 PORT = {"": 6379, "sentinel": 26379, "cluster": 6379}
 
 # What a command inside a script was answered stands in the middle of Redis 6.2's error.
@@ -92,6 +95,11 @@ class Server(ABC):
     async def address(self) -> Address:
         """Raises redis-py's ConnectionError when nobody can say."""
 
+    async def is_another_than(self, address: Address) -> bool:
+        """Asked before each command on a connection that stands: whether to leave it. A server that knows by itself
+        that it is not the one need not be watched."""
+        return False
+
     async def close(self) -> None:  # noqa: B027 - few have anything to close
         """Close the connections that it keeps of its own."""
 
@@ -107,16 +115,34 @@ class NamedServer(Server):
 
 
 class SentinelMaster(Server):
+    """A master that was replaced while it was well goes on taking writes, which get lost, until a sentinel tells it ten
+    seconds later. So a sentinel is asked again and again while there is something to do."""
+
     def __init__(self, sentinels: Sequence[Address], service: str, options: Mapping[str, Any]) -> None:
         quick = {"socket_timeout": LOCATE_SECONDS, "socket_connect_timeout": LOCATE_SECONDS}
         self._service = service
+        self._address: Address | None = None
+        self._asked_at = 0.0
         self._sentinel = cast(Any, Sentinel)(
             list(sentinels), sentinel_kwargs={**options, **quick, "retry": Retry(NoBackoff(), 0), "driver_info": None}
         )
 
     async def address(self) -> Address:
-        host, port = await self._sentinel.discover_master(self._service)
-        return str(host), int(port)
+        try:
+            host, port = await self._sentinel.discover_master(self._service)
+        except MasterNotFoundError:
+            message = f"no sentinel knows a master of {self._service!r} that is well"
+            raise RedisConnectionError(message) from None
+        self._asked_at = time.monotonic()
+        self._address = str(host), int(port)
+        return self._address
+
+    async def is_another_than(self, address: Address) -> bool:
+        if time.monotonic() - self._asked_at > ASK_AGAIN_SECONDS:
+            self._asked_at = time.monotonic()
+            with suppress(RedisError, OSError):
+                await self.address()
+        return self._address not in (None, address)
 
     async def close(self) -> None:
         await self._sentinel.aclose()
@@ -178,6 +204,11 @@ class _Located:
     def __init__(self, *, server: Server, **options: Any) -> None:
         self._server = server
         super().__init__(**options)
+
+    async def connect(self) -> None:
+        if cast(Any, self).is_connected and await self._server.is_another_than((self.host, self.port)):
+            await cast(Any, self).disconnect(nowait=True)
+        await cast(Any, super()).connect()
 
     async def _connect(self) -> None:
         self.host, self.port = await self._server.address()

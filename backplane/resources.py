@@ -19,6 +19,8 @@ from backplane.logs.redis import RedisEventLog
 from backplane.patience import until_available
 from backplane.queue.base import Caps, Queue, Room
 from backplane.queue.redis import RedisQueue
+from backplane.rates.base import RateLimiter
+from backplane.rates.redis import RedisRateLimiter
 from backplane.redis_client import Access, RedisClients
 from backplane.runs import Priority
 from backplane.settings import Settings
@@ -38,6 +40,7 @@ class Resources:
     event_log: EventLog
     store: Store
     workspaces: WorkspaceStore
+    rate_limiter: RateLimiter
 
     async def prepare(self) -> None:
         """Wait until every part is there and fit for use: its tables, its bucket. Says what it waits for."""
@@ -77,6 +80,9 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             ),
             store=store,
             workspaces=workspaces,
+            rate_limiter=RedisRateLimiter(
+                redis, per_second=settings.api_rate_per_second, burst=settings.api_rate_burst
+            ),
         )
 
 
@@ -87,6 +93,7 @@ async def connect_store(settings: Settings) -> AsyncIterator[Store]:
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
         pool_overflow=settings.database_pool_overflow,
+        prepares=settings.database_prepared_statements,
     )
     try:
         yield Store(database)

@@ -44,8 +44,15 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         SecretStr("sqlite:///.data/agent.db"), description="The truth: postgresql://… or sqlite:///path (one machine)."
     )
-    database_pool_size: int = Field(5, ge=1, le=100, description="Database connections a process keeps open.")
-    database_pool_overflow: int = Field(5, ge=0, le=100, description="Further database connections under load.")
+    database_pool_size: int = Field(
+        5, ge=1, le=100, description="Database connections a process keeps: so many, and as many for single statements."
+    )
+    database_pool_overflow: int = Field(
+        0, ge=0, le=100, description="Further database connections under load; each is opened anew, which is dear."
+    )
+    database_prepared_statements: bool = Field(
+        True, description="Let PostgreSQL keep frequent statements prepared; off behind PgBouncer's transaction mode."
+    )
     workspace_dir: Path = Field(
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."
     )
@@ -153,6 +160,9 @@ class Settings(BaseSettings):
     stream_watchers_max: int = Field(10_000, ge=1, description="Streams that one API process serves at once.")
     events_gather_seconds: float = Field(
         0.005, ge=0, description="How long events that follow upon others are gathered before they are told."
+    )
+    feed_positions_max: int = Field(
+        20, ge=0, le=1000, description="Queued runs of a user whose position the stream of all the user's runs tells."
     )
     events_flush_seconds: float = Field(
         0.02, ge=0, description="How long events are gathered before the database write."

@@ -1,6 +1,7 @@
 """What the benchmarks measure against: the platform's own processes, started as production starts them, on loopback.
 
-One Redis, one database, one API process, any number of workers. All of it ends with the block, and with this process.
+One Redis, one database, any number of API processes and of workers, and a folder or an S3 server for the workspaces.
+All of it ends with the block, and with this process.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from agentctl.embedded import dies_with_parent, free_port
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.users import Tier
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer, S3Server, Server
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
@@ -34,7 +35,10 @@ class Platform:
     token: str
     redis: RedisServer
     environment: dict[str, str]
+    servers: list[Server] = field(default_factory=list)
+    """Redis and PostgreSQL; the S3 server is not among them."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """The API, then the workers."""
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(HOST, self.port, timeout=30)
@@ -59,19 +63,24 @@ class Platform:
 
 
 @contextlib.contextmanager
-def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Platform]:
-    """`database` is sqlite or postgres. `settings` go to every process's environment."""
+def platform(
+    database: str, *, workers: int = 1, s3: bool = False, persistence: str = "none", **settings: str
+) -> Iterator[Platform]:
+    """`database` is sqlite or postgres, `persistence` (of Redis) none or aof. `settings` go to every process's
+    environment."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-bench-")))
         folder.chmod(0o755)
-        redis = RedisServer(folder / "redis")
+        redis = RedisServer(folder / "redis", keeps_data=persistence == "aof", appendfsync="everysec")
         redis.start()
         stack.callback(redis.stop)
+        servers: list[Server] = [redis]
         url = f"sqlite:///{folder / 'agent.db'}"
         if database == "postgres":
             postgres = PostgresServer(folder / "postgres")
             postgres.start()
             stack.callback(postgres.stop)
+            servers.append(postgres)
             url = postgres.url(postgres.create_database())
         environment = {
             "PATH": os.environ["PATH"],
@@ -79,10 +88,12 @@ def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Pl
             "DATABASE_URL": url,
             "WORKSPACE_DIR": str(folder / "workspaces"),
             "LOG_LEVEL": "warning",
+            "API_RATE_PER_SECOND": "0",
+            **(s3_environment(stack, folder) if s3 else {}),
             **settings,
         }
         port = free_port()
-        started = Platform(port, asyncio.run(_token(url)), redis, environment)
+        started = Platform(port, asyncio.run(_token(url)), redis, environment, servers)
         log = stack.enter_context((folder / "processes.log").open("ab"))
         api = ["uvicorn", "app.main:create_app", "--factory", "--host", HOST, "--port", str(port)]
         for command in ([*api, "--no-access-log", "--timeout-graceful-shutdown", "2"], *[["worker"]] * workers):
@@ -90,13 +101,26 @@ def platform(database: str, *, workers: int = 1, **settings: str) -> Iterator[Pl
                 dies_with_parent([sys.executable, "-m", *command]), env=environment, stdout=log, stderr=log
             )
             started.processes.append(process)
-            stack.callback(_stop, process)
+            stack.callback(stop, process)
         try:
             _wait_until_ready(started, workers)
         except BaseException:
             print((folder / "processes.log").read_text(errors="replace")[-2000:], file=sys.stderr)
             raise
         yield started
+
+
+def s3_environment(stack: contextlib.ExitStack, folder: Path) -> dict[str, str]:
+    server = S3Server(folder / "s3")
+    server.start()
+    stack.callback(server.stop)
+    return {
+        "S3_ENDPOINT": server.endpoint,
+        "S3_REGION": server.region,
+        "S3_BUCKET": server.create_bucket(),
+        "S3_ACCESS_KEY": server.access_key,
+        "S3_SECRET_KEY": server.secret_key,
+    }
 
 
 async def _token(url: str) -> str:
@@ -118,7 +142,7 @@ def _wait_until_ready(started: Platform, workers: int) -> None:
     raise RuntimeError("the platform did not start")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`goal` is the most that `value` may be."""
+    """`goal` is the most that `value` may be, or with `at_least` the least."""
 
     what: str
     value: float
     goal: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.goal if self.at_least else self.value <= self.goal
 
     def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "met": self.value <= self.goal}
+        return {"what": self.what, "value": self.value, "goal": self.goal, "met": self.met}
 
 
 def report(benchmark: str, values: Mapping[str, object], goals: Sequence[Goal]) -> None:

@@ -7,6 +7,7 @@ certificate is still that of the name. A connection serves one request: two name
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 
@@ -29,13 +30,16 @@ async def resolve(host: str, port: int) -> list[Address]:
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """Raises AddressRefused, before anything is sent, and httpx.ConnectError for a name that does not resolve."""
+    """Raises AddressRefused, before anything is sent, and httpx.ConnectError for a name that does not resolve.
 
-    def __init__(self, *, allow_private: bool, resolver: Resolve = resolve) -> None:
+    `tls`: which certificates are trusted; those that browsers trust when left out.
+    """
+
+    def __init__(self, *, allow_private: bool, resolver: Resolve = resolve, tls: ssl.SSLContext | None = None) -> None:
         self._allow_private = allow_private
         self._resolve = resolver
         no_reuse = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._inner = httpx.AsyncHTTPTransport(trust_env=False, limits=no_reuse)
+        self._inner = httpx.AsyncHTTPTransport(verify=tls or True, trust_env=False, limits=no_reuse)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url, host = request.url, request.url.raw_host.decode("ascii")

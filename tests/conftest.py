@@ -13,14 +13,20 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 import structlog
 
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
-S = TypeVar("S", bound=Server)
+
+class Startable(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,13 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from tests.servers import HOST, Missing, RedisServer, free_port
+from agentctl.embedded import free_port
+from tests.servers import HOST, Missing, RedisServer
 
 SLOTS = 16384
 BUS = 10_000
-NODE_TIMEOUT_SECONDS = 1.0
-DOWN_SECONDS = 0.3
+NODE_TIMEOUT_SECONDS = 0.5
+DOWN_SECONDS = 1.0
 SERVICE = "agents"
 WAIT_SECONDS = 30.0
 
@@ -87,6 +88,7 @@ class Cluster:
         self.masters = [ClusterMember(folder / f"master-{number}") for number in range(masters)]
         self.replica = ClusterMember(folder / "replica")
         self.nodes = [*self.masters, self.replica]
+        self._promoted = 0.0
         share = -(-SLOTS // masters)
         self._slots = [range(start, min(start + share, SLOTS)) for start in range(0, SLOTS, share)]
         self.owner = next(m for m, slots in zip(self.masters, self._slots, strict=True) if self.slot in slots)
@@ -137,8 +139,12 @@ class Cluster:
     def promote(self) -> None:
         """The replica and the owner of the key's slot change places, in order; returns when both have."""
         old, new = self.owner, self.replica
+        until(lambda: new.ask("ROLE")[3] == "connected", "the replica follows")
+        # The other masters vote for a replica of the same node only so often.
+        until(lambda: time.monotonic() > self._promoted + 2 * NODE_TIMEOUT_SECONDS + 0.1, "there can be a vote again")
         new.ask("CLUSTER FAILOVER")
         until(lambda: (old.role(), new.role()) == ("slave", "master"), "the replica is promoted")
+        self._promoted = time.monotonic()
         self.owner, self.replica = new, old
         self.masters[self.masters.index(old)] = new
 
@@ -163,8 +169,13 @@ class Cluster:
 class LoneMember(ClusterMember):
     """A cluster of one node, that tells clients to come to `announced` instead of its own port."""
 
-    def form(self, announced: int) -> None:
-        self.ask("CONFIG", "SET", "cluster-announce-port", announced)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.announced = free_port()
+        self.options = (*self.options, "--cluster-announce-port", str(self.announced))
+
+    def start(self) -> None:
+        super().start()
         self.ask("CLUSTER ADDSLOTS", *range(SLOTS))
         until(lambda: self.info()["cluster_state"] == "ok", "the cluster is whole")
 
@@ -219,10 +230,11 @@ class Watched:
         for node in (self.sentinel, self.replica, self.master):
             node.kill()
 
-    def change_places(self) -> None:
-        """The sentinel makes the replica the master, and the master the replica."""
-        self.sentinel.ask("SENTINEL FAILOVER", SERVICE)
-        until(lambda: (self.master.role(), self.replica.role()) == ("slave", "master"), "they have changed places")
+    def promote(self) -> None:
+        """The sentinel makes the replica a master, as if the master were gone. Of its own change the old master, which
+        is well, hears about ten seconds later."""
+        until(lambda: self.sentinel.ask("SENTINEL FAILOVER", SERVICE), "the sentinel may")
+        until(lambda: int(self._state()["port"]) == self.replica.port, "it did")
 
     def _state(self) -> dict[str, str]:
         said = self.sentinel.ask("SENTINEL MASTER", SERVICE)
@@ -248,7 +260,9 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextlib.asynccontextmanager
-async def tls_before(port: int, certificate: Path, key: Path, *, asks_for_one: bool = False) -> AsyncIterator[int]:
+async def tls_before(
+    port: int, certificate: Path, key: Path, *, asks_for_one: bool = False, listen: int = 0
+) -> AsyncIterator[int]:
     """A port that speaks TLS and hands on to `port`: the Redis of the wheel was built without TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
@@ -271,7 +285,7 @@ async def tls_before(port: int, certificate: Path, key: Path, *, asks_for_one: b
             open_ends.add(task)
             task.add_done_callback(open_ends.discard)
 
-    server = await asyncio.start_server(serve, HOST, 0, ssl=context)
+    server = await asyncio.start_server(serve, HOST, listen, ssl=context)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

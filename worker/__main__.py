@@ -6,6 +6,7 @@ offers to a worker as one JSON object and exits 1 when settings ask for more.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ def main() -> int:
         print(complaint(error), file=sys.stderr)
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process="worker")
+    gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
     try:
         uvloop.run(_check() if arguments.check else _serve(settings))
     except PlatformError as error:

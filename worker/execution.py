@@ -38,7 +38,8 @@ from worker.patient_workspace import PatientWorkspace
 from worker.planner.base import Planner, make_plan
 from worker.run_events import SHARE, EventWriter, RunEvents
 from worker.sandbox.base import Limits, Sandbox
-from worker.supervisor import OutputLimits, StepFailed, StepTools, StepUncertain, Supervisor
+from worker.step_output import OutputLimits
+from worker.supervisor import StepFailed, StepTools, StepUncertain, Supervisor
 from worker.tools.registry import ToolRegistry
 
 log = structlog.get_logger()

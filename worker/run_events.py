@@ -12,6 +12,7 @@ told only then.
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -77,14 +78,14 @@ class RunEvents:
             self._held_back.append(event)
         else:
             self.unsaved.append(event)
-            self._to_the_wire([event])
+            self._to_the_wire([event], can_wait=type is EventType.LOG)
 
-    def _to_the_wire(self, events: Sequence[Event]) -> None:
+    def _to_the_wire(self, events: Sequence[Event], *, can_wait: bool = False) -> None:
         self.untold.extend(events)
         if len(self.untold) > UNTOLD_MAX:
             del self.untold[: -UNTOLD_MAX // 2]
         self.told.clear()
-        self._writer.wake()
+        self._writer.wake(can_wait=can_wait)
 
     def hold_back(self) -> None:
         """What is emitted from here on is told when it is committed, by the next `record`: a state that watchers hear
@@ -141,18 +142,17 @@ class RunEvents:
 
 
 class EventWriter:
-    """The two loops. `run` them in a task for as long as runs are held. An event waits for at most `gather_seconds`
-    before it is told, and for `flush_seconds` before it is stored."""
+    """The two loops. `run` them in a task for as long as runs are held. A log line waits for at most `gather_seconds`
+    before it is told, anything else for nothing; either for `flush_seconds` before it is stored."""
 
-    def __init__(
-        self, store: Store, event_log: EventLog, *, flush_seconds: float, gather_seconds: float = 0.005
-    ) -> None:
+    def __init__(self, store: Store, event_log: EventLog, *, flush_seconds: float, gather_seconds: float) -> None:
         self.store = store
         self._event_log = event_log
         self._flush_seconds = flush_seconds
         self._gather_seconds = gather_seconds
         self._runs: dict[str, RunEvents] = {}
         self._to_tell = asyncio.Event()
+        self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
 
     def open(self, run_id: str, generation: int, last_id: int, superseded: Callable[[], None]) -> RunEvents:
@@ -164,7 +164,9 @@ class EventWriter:
         if self._runs.get(events.run_id) is events:
             del self._runs[events.run_id]
 
-    def wake(self) -> None:
+    def wake(self, *, can_wait: bool) -> None:
+        if not can_wait:
+            self._cannot_wait.set()
         self._to_tell.set()
         self._to_save.set()
 
@@ -176,6 +178,7 @@ class EventWriter:
         while True:
             await self._to_tell.wait()
             self._to_tell.clear()
+            self._cannot_wait.clear()
             talking = [run for run in self._runs.values() if run.untold]
             if not talking:
                 continue
@@ -201,7 +204,9 @@ class EventWriter:
                 else:
                     run.told.set()
             if not behind:
-                await asyncio.sleep(self._gather_seconds)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._gather_seconds):
+                        await self._cannot_wait.wait()
 
     async def _save_all(self) -> None:
         waits, behind = pauses(), False

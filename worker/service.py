@@ -28,7 +28,7 @@ from worker.run_events import EventWriter
 from worker.sandbox.base import Limits, Sandbox
 from worker.sandbox.local import open_local_sandbox
 from worker.scratch import scratch_folder
-from worker.supervisor import OutputLimits
+from worker.step_output import OutputLimits
 from worker.tools.registry import builtin_tools
 
 log = structlog.get_logger()
@@ -69,7 +69,12 @@ async def _work(
     scratch: Path,
     stopping: "asyncio.Task[bool]",
 ) -> None:
-    events = EventWriter(resources.store, resources.event_log, flush_seconds=settings.events_flush_seconds)
+    events = EventWriter(
+        resources.store,
+        resources.event_log,
+        flush_seconds=settings.events_flush_seconds,
+        gather_seconds=settings.events_gather_seconds,
+    )
     equipment = Equipment(
         resources=resources,
         events=events,
@@ -88,7 +93,13 @@ async def _work(
             files=settings.workspace_max_files,
         ),
         output=OutputLimits(
-            settings.step_output_max_bytes, settings.step_result_max_bytes, settings.log_line_max_bytes
+            events=settings.step_output_max_bytes,
+            result=settings.step_result_max_bytes,
+            line=settings.log_line_max_bytes,
+            file=settings.step_output_file_max_bytes,
+            file_seconds=settings.step_output_file_seconds,
+            lines_per_second=settings.run_log_lines_per_second,
+            lines_burst=settings.run_log_lines_burst,
         ),
         retry_base_seconds=settings.retry_base_seconds,
         retry_max_seconds=settings.retry_max_seconds,

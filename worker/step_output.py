@@ -42,10 +42,10 @@ class OutputLimits:
     events: int
     result: int
     line: int
-    file: int = 64 * 1024 * 1024
-    file_seconds: float = 30.0
-    lines_per_second: int = 1000
-    lines_burst: int = 10_000
+    file: int
+    file_seconds: float
+    lines_per_second: int
+    lines_burst: int
 
 
 class StepOutput:

@@ -30,8 +30,7 @@ from worker.interruption import Cause, Interrupted, Interruption
 from worker.line_rate import TokenBucket
 from worker.run_events import RunEvents, Write
 from worker.sandbox.base import Limits, Sandbox
-from worker.step_output import OutputLimits as OutputLimits
-from worker.step_output import StepOutput
+from worker.step_output import OutputLimits, StepOutput
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 

@@ -1,6 +1,7 @@
 """GET /agent/logs/{run_id}: a run's events, as pages or as they happen."""
 
 import json
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -10,8 +11,9 @@ from app.auth import CurrentUser
 from app.errors import responses
 from app.hub import frame_of
 from app.models import EventPage, RunId
+from app.ring import Watcher
 from app.services import ServicesOf
-from app.sse import PAGE, gap, stream
+from app.sse import PAGE, EventStream, gap, stream
 from backplane.errors import InvalidInput
 from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
@@ -92,13 +94,9 @@ async def stream_events(
             # Nobody can have seen such an event; going on from the last real one loses nothing.
             told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
             opening, cursor = frame_of(told).body, last
-    settings = services.settings
-    return EventSourceResponse(
-        stream(watched, services.history, cursor, opening),
-        ping=settings.stream_heartbeat_seconds,
-        send_timeout=settings.stream_send_timeout_seconds,
-        sep="\n",
-    )
+    watcher = Watcher()
+    history = partial(services.history.span, run_id)
+    return EventStream(stream(watched, history, cursor, watcher, opening), services.hub, watcher)
 
 
 def _cursor(last_event_id: str) -> int:

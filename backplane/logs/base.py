@@ -15,11 +15,13 @@ from backplane.events import Event
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Events of one run, in order, by the holder of this generation. Who holds nothing (the API) gives that of the
-    run's row: 0 until it is first taken."""
+    run's row: 0 until it is first taken. `user_id` is the run's user; where it is left out and the queue does not know
+    the run, its events are not announced to who listens to the user."""
 
     run_id: str
     generation: int
     events: Sequence[Event]
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,17 @@ class Interrupted:
     """The listener was cut off for a while: whatever it listened to may have gone on without it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A run of a user has got events, up to this number."""
+
+    user_id: str
+    run_id: str
+    last_id: int
+
+
 class Subscription(ABC):
-    """One connection for any number of runs."""
+    """One connection for any number of runs and users."""
 
     @abstractmethod
     async def add(self, run_id: str) -> None:
@@ -38,7 +49,14 @@ class Subscription(ABC):
     async def remove(self, run_id: str) -> None: ...
 
     @abstractmethod
-    def listen(self) -> AsyncIterator[list[Event] | Interrupted]:
+    async def add_user(self, user_id: str) -> None:
+        """Listen to what is announced of all of a user's runs. When this returns, all later ones will be heard."""
+
+    @abstractmethod
+    async def remove_user(self, user_id: str) -> None: ...
+
+    @abstractmethod
+    def listen(self) -> AsyncIterator[list[Event] | Announced | Interrupted]:
         """Events as they are told: lists of events of one run. Reconnects by itself and says so by Interrupted."""
 
 

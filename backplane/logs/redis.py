@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, decode
-from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
+from backplane.logs.base import Announced, Batch, EventLog, Interrupted, Subscription
 from backplane.redis_client import RedisClients, Script, translated
 
 APPEND = Path(__file__).parent / "lua" / "append.lua"
@@ -45,6 +45,9 @@ class RedisEventLog(EventLog):
                 self._keys.channel(batch.run_id),
                 self._keep_events,
                 self._keep_seconds if batch.events[-1].type is EventType.END else self._silent_seconds,
+                self._keys.user_channel(""),
+                batch.user_id,
+                batch.run_id,
             ]
             for event in batch.events:
                 arguments += [event.id, event.line]
@@ -81,7 +84,18 @@ class RedisSubscription(Subscription):
         self._confirmed: dict[str, asyncio.Event] = {}
 
     async def add(self, run_id: str) -> None:
-        channel = self._keys.channel(run_id)
+        await self._subscribe(self._keys.channel(run_id))
+
+    async def remove(self, run_id: str) -> None:
+        await self._unsubscribe(self._keys.channel(run_id))
+
+    async def add_user(self, user_id: str) -> None:
+        await self._subscribe(self._keys.user_channel(user_id))
+
+    async def remove_user(self, user_id: str) -> None:
+        await self._unsubscribe(self._keys.user_channel(user_id))
+
+    async def _subscribe(self, channel: str) -> None:
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
@@ -94,8 +108,7 @@ class RedisSubscription(Subscription):
             if not confirmed.is_set():
                 self._confirmed.pop(channel, None)
 
-    async def remove(self, run_id: str) -> None:
-        channel = self._keys.channel(run_id)
+    async def _unsubscribe(self, channel: str) -> None:
         self._confirmed.pop(channel, None)
         await self._send("UNSUBSCRIBE", channel)
 
@@ -108,7 +121,7 @@ class RedisSubscription(Subscription):
             with translated():
                 await self._connection.send_command(*command, check_health=False)
 
-    async def listen(self) -> AsyncIterator[list[Event] | Interrupted]:
+    async def listen(self) -> AsyncIterator[list[Event] | Announced | Interrupted]:
         while True:
             try:
                 with translated():
@@ -131,7 +144,8 @@ class RedisSubscription(Subscription):
             self._tried.set()
             await connection.disconnect(nowait=True)
 
-    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Interrupted]:
+    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Announced | Interrupted]:
+        users = self._keys.user_channel("")
         # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
         if missing:
@@ -140,7 +154,10 @@ class RedisSubscription(Subscription):
         self._tried.set()
         while True:
             kind, channel, content = await connection.read_response(timeout=math.inf, push_request=True)
-            if kind == "message":
+            if kind == "message" and channel.startswith(users):
+                run_id, last_id = content.split(" ")
+                yield Announced(channel.removeprefix(users), run_id, int(last_id))
+            elif kind == "message":
                 yield [decode(line) for line in content.split("\n")]
             elif kind == "subscribe":
                 if channel in self._confirmed:

@@ -26,7 +26,7 @@ from sqlalchemy import ColumnElement, Engine, Select, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backplane.errors import InvalidInput, Unavailable
 
@@ -100,8 +100,9 @@ class Query:
 
 
 class Database:
-    """Owns the connections: at most `pool_size` + `pool_overflow` of them. `prepares`: PostgreSQL is asked to keep
-    statements that come often prepared, which a proxy that shares connections by transaction may not bear."""
+    """Owns the connections: at most `pool_size` + `pool_overflow` for transactions, and (PostgreSQL) `pool_size` for
+    single statements. `prepares`: PostgreSQL is asked to keep statements that come often prepared, which a proxy that
+    shares connections by transaction may not bear."""
 
     def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5, prepares: bool = True) -> None:
         self.url = parse_url(url)
@@ -145,7 +146,7 @@ class Database:
 
 
 class _Postgres:
-    """Connections commit by themselves; `write` says BEGIN."""
+    """Transactions go through SQLAlchemy's pool, single statements over connections of their own (`_Singles`)."""
 
     def __init__(self, url: URL, options: dict[str, Any], *, prepares: bool) -> None:
         arguments: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS}
@@ -154,66 +155,117 @@ class _Postgres:
         self._engine: AsyncEngine = create_async_engine(
             url, connect_args=arguments, pool_timeout=2 * CONNECT_SECONDS, isolation_level="AUTOCOMMIT", **options
         )
+        self._dialect = self._engine.dialect
+        _, names = self._dialect.create_connect_args(url)
+        parameters: dict[str, Any] = {**names, **arguments}
+
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            return await psycopg.AsyncConnection.connect(autocommit=True, **parameters)
+
+        self._singles = _Singles(options["pool_size"], connect)
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        return await self._on_a_live_connection(lambda connection: connection.run_sync(work))
+        async def once() -> Result:
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(work)
+
+        return await _on_a_live_connection(once)
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
         def begin_and_work(connection: Connection) -> Result:
             connection.exec_driver_sql("BEGIN")
             return work(connection)
 
-        async def once(connection: AsyncConnection) -> Result:
-            result = await connection.run_sync(begin_and_work)
-            try:
-                await connection.commit()
-            except DBAPIError as error:
-                # It may have happened: whoever asked for it knows whether it may be done again.
-                raise Unavailable(
-                    f"the database left in the middle of a commit: {error.orig}", part="database"
-                ) from error
-            return result
+        async def once() -> Result:
+            async with self._engine.connect() as connection:
+                result = await connection.run_sync(begin_and_work)
+                try:
+                    await connection.commit()
+                except DBAPIError as error:
+                    # It may have happened: whoever asked for it knows whether it may be done again.
+                    raise Unavailable(
+                        f"the database left in the middle of a commit: {error.orig}", part="database"
+                    ) from error
+                return result
 
-        return await self._on_a_live_connection(once)
+        return await _on_a_live_connection(once)
 
     async def select(self, query: Query, values: Values) -> list[dict[str, Any]]:
-        statement, constants = query.compiled(self._engine.dialect)
+        statement, constants = query.compiled(self._dialect)
         return await self.rows(statement, {**constants, **values}, query.columns)
 
     async def rows(self, statement: str, values: Values, columns: Columns | None) -> list[dict[str, Any]]:
-        async def once(connection: AsyncConnection) -> list[dict[str, Any]]:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            try:
-                cursor = driver.cursor(row_factory=dict_row)
-                await cursor.execute(statement, values)
-                found: list[dict[str, Any]] = await cursor.fetchall() if cursor.description else []
-            except BaseException as error:
-                lost = driver.closed or not isinstance(error, Exception)
-                if lost:
-                    await connection.invalidate()
-                if not isinstance(error, psycopg.Error):
-                    raise
-                raise DBAPIError.instance(
-                    None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
-                ) from error
-            return [columns.read(row, connection.dialect) for row in found] if columns else found
-
-        return await self._on_a_live_connection(once)
-
-    async def _on_a_live_connection(self, once: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
-        """A pooled connection may have died with the server that it led to. Where that shows before the commit, nothing
-        has happened, and the work is done once more; asking each connection beforehand would cost every call."""
-        try:
-            async with self._engine.connect() as connection:
-                return await once(connection)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        async with self._engine.connect() as connection:
-            return await once(connection)
+        found = await _on_a_live_connection(lambda: self._singles.rows(statement, values))
+        return [columns.read(row, self._dialect) for row in found] if columns else found
 
     async def close(self) -> None:
+        await self._singles.close()
         await self._engine.dispose()
+
+
+async def _on_a_live_connection(once: Callable[[], Awaitable[Result]]) -> Result:
+    """A kept connection may have died with the server that it led to. Where that shows before the commit, nothing has
+    happened, and the work is done once more; asking each connection beforehand would cost every call."""
+    try:
+        return await once()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return await once()
+
+
+class _Singles:
+    """psycopg's own connections for single statements that commit by themselves, at most `size`."""
+
+    def __init__(self, size: int, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
+        self._connect = connect
+        self._idle: list[psycopg.AsyncConnection[Any]] = []
+        self._room = asyncio.Semaphore(size)
+
+    async def rows(self, statement: str, values: Values) -> list[dict[str, Any]]:
+        """Raises what SQLAlchemy would raise."""
+        if self._room.locked():
+            await self._wait_for_room()
+        async with self._room:
+            try:
+                # The last one back goes out first: it has the statements prepared and is warm in the server.
+                connection = self._idle.pop() if self._idle else await self._connect()
+            except psycopg.Error as error:
+                raise _as_sqlalchemys(error, lost=False) from error
+            try:
+                cursor = connection.cursor(row_factory=dict_row)
+                await cursor.execute(statement.encode(), values)
+                found = await cursor.fetchall() if cursor.description else []
+            except psycopg.Error as error:
+                lost = connection.closed
+                if lost:
+                    await self.close()  # the others lead to the same server
+                else:
+                    self._idle.append(connection)
+                raise _as_sqlalchemys(error, lost=lost) from error
+            except BaseException:
+                # Cut off in the middle: nobody knows what it would answer next.
+                await connection.close()
+                raise
+            self._idle.append(connection)
+            return found
+
+    async def _wait_for_room(self) -> None:
+        try:
+            async with asyncio.timeout(2 * CONNECT_SECONDS):
+                async with self._room:
+                    return
+        except TimeoutError:
+            message = "no connection to the database became free; is it slow, or DATABASE_POOL_SIZE too small?"
+            raise Unavailable(message, part="database") from None
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+
+def _as_sqlalchemys(error: psycopg.Error, *, lost: bool) -> BaseException:
+    return DBAPIError.instance(None, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost)
 
 
 class _Sqlite:

@@ -36,7 +36,8 @@ _AFTER = Query(
     .order_by(events.c.id)
     .limit(bindparam("most", type_=Integer))
 )
-_LAST = select(func.max(events.c.id)).where(events.c.run_id == bindparam("of_run"))
+_LAST = select(func.max(events.c.id).label("id")).where(events.c.run_id == bindparam("of_run"))
+LAST_EVENT = Query(_LAST)
 
 _PRESENT_ON_POSTGRES = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS tx, 0 AS seq")
 _PRESENT_ON_SQLITE = text("SELECT 0 AS tx, coalesce(max(seq), 0) AS seq FROM sqlite_sequence WHERE name = 'events'")

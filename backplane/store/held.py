@@ -19,10 +19,10 @@ from backplane.plans import Plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
-from backplane.store.events import add_events, last_event_id
+from backplane.store.events import LAST_EVENT, add_events, last_event_id
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.store.one_statement import Gathered, NotGathered
-from backplane.store.runs import RUN_COLUMNS, run_of
+from backplane.store.runs import RUN, RUN_COLUMNS, run_from, run_of
 from backplane.store.tables import runs, steps
 from backplane.store.webhooks import add_delivery
 
@@ -36,6 +36,11 @@ _HELD_IN = (
 _CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
+_TAKE = f"""
+WITH old AS MATERIALIZED (SELECT status FROM runs WHERE id = %(run_id)s FOR UPDATE)
+UPDATE runs SET status = 'running', generation = %(generation)s, started_at = coalesce(started_at, %(now)s)
+WHERE id = %(run_id)s AND generation < %(generation)s AND status IN ('queued', 'running') AND EXISTS (SELECT FROM old)
+RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was"""  # noqa: S608 - columns
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
@@ -66,6 +71,8 @@ class HeldRuns:
 
     async def take(self, run_id: str, generation: int) -> Taken | None:
         """Enter a claim in the row: it is running now, in this generation. None when it may not run (any more)."""
+        if not self._database.is_sqlite:
+            return await self._take_at_once(run_id, generation)
 
         def write(connection: Connection) -> Taken | None:
             row = connection.execute(_LOCKED_RUN, {"of_run": run_id}).one_or_none()
@@ -78,6 +85,16 @@ class HeldRuns:
             return Taken(run, last_event_id(connection, run_id), from_lost_worker=row.status == "running")
 
         return await self._database.write(write)
+
+    async def _take_at_once(self, run_id: str, generation: int) -> Taken | None:
+        values = {"run_id": run_id, "generation": generation, "now": datetime.now(UTC)}
+        rows = await self._database.change(_TAKE, values, RUN)
+        if not rows:
+            return None
+        # Asked after the row is entered: no older hand can write any more.
+        was = rows[0].pop("was")
+        [last] = await self._database.select(LAST_EVENT, {"of_run": run_id})
+        return Taken(run_from(rows[0]), last["id"] or 0, from_lost_worker=was == "running")
 
     async def write(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> None:
         """A transaction on a run that is held in this generation. Raises Superseded when it no longer is. `work` may be

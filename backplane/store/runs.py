@@ -5,6 +5,7 @@ worker writes while it holds a run is in `store.held`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from backplane.store.database import Database, Query
 from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
 from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepStatus
+from backplane.store.one_statement import create_run, start_run
 from backplane.store.tables import runs, steps
 from backplane.store.webhooks import add_delivery
 
@@ -34,6 +36,7 @@ RUN_COLUMNS = [column for column in runs.c if column.name not in _INSIDE]
 # Built once: to build a statement takes longer than to run it.
 _USERS_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run"), runs.c.user_id == bindparam("of_user"))
 _GET_RUN = Query(_USERS_RUN)
+RUN = _GET_RUN.columns
 _LOCKED_RUN = _USERS_RUN.with_for_update()
 _ANYONES_LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run")).returning(*RUN_COLUMNS)
@@ -98,13 +101,16 @@ class Runs:
         if start:
             history.append(encode(run.id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, run.created_at))
 
-        def write(connection: Connection) -> Run:
-            row = connection.execute(insert(runs).values(values).returning(*RUN_COLUMNS)).one()
+        def write(connection: Connection) -> None:
+            connection.execute(insert(runs), values)
             add_events(connection, history, {run.id: run.user_id})
-            return run_of(row)
 
         try:
-            return await self._database.write(write)
+            if self._database.is_sqlite:
+                await self._database.write(write)
+            else:
+                await self._database.change(*create_run(values, history))
+            return replace(run, status=status, queued_at=run.created_at if start else None)
         except IntegrityError:
             earlier = await self.made_before(run.user_id, key, digest) if key else None
             if earlier is None:
@@ -169,6 +175,12 @@ class Runs:
 
     async def start(self, user_id: str, run_id: str) -> Changed:
         """created → queued. A run that is queued or running already is answered as it is, without an event."""
+        if not self._database.is_sqlite:
+            now = datetime.now(UTC)
+            told = encode(run_id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, now)
+            rows = await self._database.change(*start_run(user_id, run_id, now, told, RUN_COLUMNS), RUN)
+            if rows:
+                return run_from(rows[0]), [told]
 
         def write(connection: Connection) -> Changed:
             run = _locked(connection, user_id, run_id)

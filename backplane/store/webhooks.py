@@ -69,8 +69,10 @@ class Webhooks:
         def write(connection: Connection) -> list[Delivery]:
             now, taken, shares = _now(connection), list[Row[Any]](), Counter(sending)
             while len(taken) < limit:
-                most = min(limit - len(taken), user_limit)
                 busy = [user_id for user_id, share in shares.items() if share >= user_limit]
+                # Whoever's they are, no user gets over the limit by so many more.
+                room = user_limit - max((share for share in shares.values() if share < user_limit), default=0)
+                most = min(limit - len(taken), room)
                 found = _claim(connection, most, busy, now, now + timedelta(seconds=lease_seconds))
                 if not found:
                     break
@@ -160,8 +162,10 @@ def _delivery(row: Row[Any], secrets: tuple[str, ...]) -> Delivery:
 
 
 def _secret(connection: Connection, user_id: str, now: datetime) -> WebhookSecret:
-    connection.execute(_ADD_SECRET, {"user_id": user_id, "secret": new_secret(), "now": now})
-    row = connection.execute(_SECRET, {"of_user": user_id}).one()
+    row = connection.execute(_SECRET, {"of_user": user_id}).one_or_none()
+    if row is None:
+        connection.execute(_ADD_SECRET, {"user_id": user_id, "secret": new_secret(), "now": now})
+        row = connection.execute(_SECRET, {"of_user": user_id}).one()
     if row.previous_until is None or row.previous_until <= now:
         return WebhookSecret(row.secret)
     return WebhookSecret(row.secret, row.previous, row.previous_until)

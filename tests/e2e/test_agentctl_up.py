@@ -148,13 +148,14 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
         assert (elsewhere.returncode, "--port" in elsewhere.stderr) == (1, True)
         assert not (tmp_path / "other").exists()
 
-        # A worker and an API that are killed come back, and work.
+        # An API, a worker and a controller that are killed come back, and work.
         for name, pid in running.ready["pids"].items():
             os.kill(pid, signal.SIGKILL)
             assert running.next("ended")["message"].startswith(f"{name} was ended by SIGKILL")
-        assert {running.next("started")["message"] for _ in range(2)} == {
+        assert {running.next("started")["message"] for _ in range(3)} == {
             "api is started again.",
             "worker-1 is started again.",
+            "controller is started again.",
         }
         for example in sorted((ROOT / "examples").iterdir()):
             what = ["--plan", str(example)] if example.suffix == ".yaml" else [str(example)]
@@ -164,7 +165,7 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
         # SIGTERM ends everything, and leaves nothing but the data.
         below = descendants(running.process.pid)
         lines = " ".join(below.values())
-        assert all(program in lines for program in ("redis-server", "uvicorn", "-m worker"))
+        assert all(program in lines for program in ("redis-server", "uvicorn", "-m worker", "-m controller"))
         assert running.stop() == 0
         assert [line for pid, line in below.items() if is_running(pid)] == []
         assert not (data / "lock").exists()

@@ -134,6 +134,15 @@ async def test_a_read_is_tried_again_until_the_part_is_back(script: Script, clie
     assert notes[0].startswith("The database does not answer.")
 
 
+@pytest.mark.parametrize("action", ["start", "retry"])
+async def test_a_call_that_came_too_often_is_made_again_after_a_while(
+    script: Script, client_of: Any, action: str
+) -> None:
+    api = script(problem(429, "rate_limited", "This token calls too often.", retry_after="0"), answer(200, {"a": 1}))
+    assert await client_of(api).execute(action, RUN) == {"a": 1}
+    assert len(api.requests) == 2
+
+
 async def test_a_part_that_stays_down_is_said_with_its_own_words(script: Script, client_of: Any) -> None:
     api = script(problem(503, "part_unavailable", "Redis does not answer.", retry_after="0"))
     with pytest.raises(ApiError, match="Redis does not answer") as failure:

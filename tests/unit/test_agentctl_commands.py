@@ -281,3 +281,26 @@ def test_the_commands_of_a_client_start_without_the_libraries_of_the_platform() 
 def test_the_documentation_has_the_same_exit_codes() -> None:
     text = (Path(__file__).parents[2] / "docs" / "agentctl.md").read_text()
     assert [code for code, meaning in MEANINGS.items() if f"| {code.value} | {meaning} |" not in text] == []
+
+
+# --- webhooks ---
+
+
+def test_the_webhook_secret_is_the_only_thing_on_standard_output(script: Script, agentctl: Agentctl) -> None:
+    api = script(answer(200, {"secret": "whsec_abc", "previous_signs_until": "2026-01-01T00:00:00+00:00"}))
+    code, out, told = agentctl("webhook-secret")
+    assert (code, out) == (0, "whsec_abc\n")
+    assert "too until 202" in told
+    assert [(request.method, request.path) for request in api.requests] == [("GET", "/agent/webhook-secret")]
+
+
+def test_a_rotation_is_not_sent_twice_when_it_may_have_arrived(script: Script, agentctl: Agentctl) -> None:
+    api = script(NOTHING, answer(200, {"secret": "whsec_abc", "previous_signs_until": None}))
+    assert agentctl("webhook-secret", "--rotate")[0] == 5
+    assert [(request.method, request.path) for request in api.requests] == [("POST", "/agent/webhook-secret/rotate")]
+
+
+def test_a_run_is_given_its_webhook(script: Script, agentctl: Agentctl) -> None:
+    api = script(CREATED)
+    assert agentctl("run", "# x", "--no-follow", "--webhook", "https://example.org/hook")[0] == 0
+    assert json.loads(api.requests[0].body)["webhook_url"] == "https://example.org/hook"

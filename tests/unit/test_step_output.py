@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from worker.line_rate import TokenBucket
 from worker.patient_workspace import PatientWorkspace
 from worker.step_output import MEMORY_BYTES, OUTPUT_FOLDER, OutputLimits, StepOutput
 
+MIB = 1024 * 1024
 QUOTA = Quota(max_bytes=100_000_000, max_files=100, max_depth=8)
 FILE = f"{OUTPUT_FOLDER}/a.log"
-LIMITS = OutputLimits(events=1000, result=100, line=80)
+LIMITS = OutputLimits(
+    events=1000, result=100, line=80, file=64 * MIB, file_seconds=30.0, lines_per_second=1000, lines_burst=10_000
+)
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ async def test_lines_over_the_runs_rate_are_in_the_file(
 async def test_the_file_has_a_limit_and_says_where_it_ends(
     make_output: MakeOutput, workspace: Workspace, said: Said
 ) -> None:
-    output = make_output(OutputLimits(events=1000, result=100, line=80, file=3000))
+    output = make_output(replace(LIMITS, file=3000))
     output.write(b"x" * 2999)
     output.write(b"yz" * 600)
     output.finish()
@@ -136,7 +140,7 @@ async def test_a_store_that_is_away_is_waited_for_and_then_told(
     async def held() -> None: ...
 
     patient = PatientWorkspace(workspace, lambda error, pause: tries.append(error), held)
-    output = make_output(OutputLimits(events=1000, result=100, line=80, file_seconds=0.3))
+    output = make_output(replace(LIMITS, file_seconds=0.3))
     output.write(b"x\n" * 5000)
     output.finish()
     await stored(output, patient)
@@ -183,7 +187,7 @@ async def test_a_disk_that_is_full_costs_the_file_and_not_the_lines(
     make_output: MakeOutput, workspace: Workspace, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
-    output = make_output(OutputLimits(events=100_000_000, result=100, line=80), rate=1, burst=10)
+    output = make_output(replace(LIMITS, events=100_000_000), rate=1, burst=10)
     output.write(b"x\n" * MEMORY_BYTES)
     output.write(b"end\n")
     assert output.finish().endswith("end\n")

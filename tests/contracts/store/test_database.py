@@ -3,7 +3,9 @@
 import asyncio
 import sqlite3
 import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,67 @@ async def test_a_restart_of_postgres_between_two_calls_is_not_noticed(
         await database.close()
 
 
+async def test_a_restart_of_postgres_between_two_single_statements_is_not_noticed(
+    own_postgres: Callable[[], PostgresServer],
+) -> None:
+    server = own_postgres()
+    database = Database(server.url(server.create_database()))
+    try:
+        # As many at once as leave several connections behind, which all die.
+        await asyncio.gather(*(database.change("SELECT pg_sleep(0.05)", {}) for _ in range(4)))
+        server.stop()
+        server.start()
+        assert await database.change("SELECT 1 AS one", {}) == [{"one": 1}]
+    finally:
+        await database.close()
+
+
+async def test_a_single_statement_that_is_cut_off_leaves_no_answer_to_the_next_one(
+    postgres_database: str,
+) -> None:
+    own = Database(postgres_database, pool_size=1)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await own.change("SELECT pg_sleep(60), 1 AS one", {})
+        assert await own.change("SELECT 2 AS two", {}) == [{"two": 2}]
+    finally:
+        await own.close()
+
+
+async def test_single_statements_wait_for_one_another_when_they_are_more_than_connections(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "CONNECT_SECONDS", 1)
+    own = Database(postgres_database, pool_size=1)
+    try:
+        short = [own.change("SELECT pg_sleep(0.01)::text", {}) for _ in range(5)]
+        assert len(await asyncio.gather(*short)) == 5
+        long = asyncio.create_task(own.change("SELECT pg_sleep(60)::text", {}))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="DATABASE_POOL_SIZE"):
+            await own.change("SELECT 1", {})
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+    finally:
+        await own.close()
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+async def test_frequent_statements_are_prepared_unless_it_is_switched_off(
+    postgres_database: str, prepares: bool
+) -> None:
+    own = Database(postgres_database, pool_size=1, prepares=prepares)
+    try:
+        for _ in range(10):
+            await own.change("SELECT 1", {})
+        [prepared] = await own.change("SELECT count(*) > 0 AS there FROM pg_prepared_statements", {})
+        assert prepared == {"there": prepares}
+    finally:
+        await own.close()
+
+
 async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:
@@ -194,9 +257,9 @@ async def test_a_folder_for_sqlite_that_cannot_be_made_is_told_as_such(tmp_path:
 
 
 async def test_a_refused_statement_shows_no_prompt(store: Store, user: User) -> None:
-    run = await store.runs.create(new_run(user, prompt=SECRET, metadata={"key": SECRET}))
+    stranger = replace(user, id=str(uuid.uuid4()))
     with pytest.raises(DBAPIError) as refused:
-        await store.runs.create(new_run(user, id=run.id, prompt=SECRET, metadata={"key": SECRET}))
+        await store.runs.create(new_run(stranger, prompt=SECRET, metadata={"key": SECRET}))
     assert SECRET not in f"{refused.value} {refused.value!r} {refused.value.orig}"
 
 

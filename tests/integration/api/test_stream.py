@@ -4,10 +4,12 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
 from app import hub
+from app.ring import Watcher
 from app.services import Services
 from app.sse import stream
 from backplane.redis_keys import Keys
@@ -33,8 +35,7 @@ async def until(stream: AsyncIterator[Frame], number: int) -> list[Frame]:
 
 async def watchers_are(api: Api, count: int) -> None:
     """That the hub counts so many is nothing a user sees, but where the test may go on."""
-    runs = api.app.state.services.hub._runs
-    await wait_until(lambda: sum(run.watchers for run in runs.values()) == count)
+    await wait_until(lambda: api.app.state.services.hub.watchers == count)
 
 
 async def test_a_stream_opened_before_start_has_the_whole_run(api: Api, person: Person) -> None:
@@ -307,7 +308,8 @@ async def test_a_run_that_nobody_watches_any_more_is_listened_to_anew_by_the_nex
     services: Services = api.app.state.services
     old = await services.hub.open(run_id, is_queued=True)
     await wait_until(lambda: old.swept)
-    assert [chunk async for chunk in stream(old, services.history, 0)] == []
+    history = partial(services.history.span, run_id)
+    assert [chunk async for chunk in stream(old, history, 0, Watcher())] == []
     new = await services.hub.open(run_id, is_queued=True)
     assert new is not old
     worker = await api.worker()

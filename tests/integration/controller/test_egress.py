@@ -1,15 +1,17 @@
 """What a name resolves to decides, and the connection goes there and nowhere else. The resolver is played; the
 connections are real."""
 
+import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 import httpx
 import pytest
+import trustme
 
 from backplane.webhooks import Address
 from controller.egress import AddressRefused, CheckedTransport, resolve
-from tests.integration.controller.receiving import Receiver
+from tests.integration.controller.receiving import Receiver, receiving
 
 PUBLIC, PUBLIC_6, PRIVATE, METADATA = "8.8.8.8", "2606:4700::1111", "10.0.0.1", "169.254.169.254"
 
@@ -89,6 +91,36 @@ async def test_names_that_share_an_address_do_not_share_a_connection(receiver: R
         "a.example.org",
         "b.example.org",
     ]
+
+
+@pytest.mark.parametrize(("name", "is_its_own"), [("hook.example.org", True), ("other.example.org", False)])
+async def test_a_certificate_must_be_that_of_the_name_and_not_of_the_address(name: str, is_its_own: bool) -> None:
+    authority, serving = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("hook.example.org").configure_cert(serving)
+    asked_for: list[str | None] = []
+    serving.sni_callback = lambda _socket, asked, _context: asked_for.append(asked)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    transport = CheckedTransport(allow_private=True, resolver=Names(["127.0.0.1"]), tls=trusting)
+    async with receiving(serving) as receiver:
+        url = f"https://{name}:{receiver.port}/"
+        if is_its_own:
+            assert (await get(transport, url)).status_code == 200
+        else:
+            with pytest.raises(httpx.ConnectError, match=r"not valid for 'other\.example\.org'"):
+                await get(transport, url)
+        assert asked_for == [name]
+        assert len(receiver.received) == is_its_own
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("hook.example.org").configure_cert(serving)
+    transport = CheckedTransport(allow_private=True, resolver=Names(["127.0.0.1"]))
+    async with receiving(serving) as receiver:
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            await get(transport, f"https://hook.example.org:{receiver.port}/")
+        assert receiver.received == []
 
 
 async def test_a_name_without_an_address_is_no_connection() -> None:

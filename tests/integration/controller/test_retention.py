@@ -1,7 +1,6 @@
 """Retention from the outside: what is old is gone everywhere, what is not is untouched, whoever looks and however
 often."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -239,7 +238,6 @@ async def test_a_workspace_that_cannot_be_removed_does_not_keep_others(
     other = await ended_run(platform, OLD)
     task = controllers.start(platform.settings)
     await wait_until(lambda: _is_leased(platform, stuck))
-    await asyncio.sleep(0)
     assert not task.done()
     ended = update(runs).where(runs.c.id == other.id).values(retention_lease=None)
     await platform.store.database.write(lambda connection: connection.execute(ended))

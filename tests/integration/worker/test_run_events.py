@@ -9,6 +9,7 @@ import pytest
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch, Interrupted
 from backplane.store.held import HeldRuns
+from backplane.tasks import end
 from backplane.users import Tier, User
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
@@ -20,7 +21,9 @@ CHATTY = 10 * SHARE
 
 @pytest.fixture
 async def writer(platform: Platform) -> AsyncIterator[EventWriter]:
-    writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0)
+    writer = EventWriter(
+        platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.005
+    )
     writing = asyncio.create_task(writer.run())
     yield writer
     writing.cancel()
@@ -120,7 +123,8 @@ async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_
     async with listening(platform, quiet) as arriving:
         calls = noted_calls(platform, monkeypatch, before=go_on)
         go_on()
-        event = await anext(arriving)
+        async with asyncio.timeout(30):
+            event = await anext(arriving)
         assert [number for number, call in enumerate(calls) if quiet.run_id in call] == [4]
         assert calls[4][quiet.run_id] == [event.id]
         assert all(len(call) == 11 if number == 4 else 10 for number, call in enumerate(calls))
@@ -226,7 +230,9 @@ async def test_the_holder_is_told_when_the_wire_or_the_database_finds_newer_hand
 
 async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_has_all(platform: Platform) -> None:
     """No loop is running: nothing is told."""
-    writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0)
+    writer = EventWriter(
+        platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.005
+    )
     events = await held(platform, writer)
     say(events, 3 * UNTOLD_MAX)
     assert len(events.untold) <= UNTOLD_MAX
@@ -250,3 +256,24 @@ async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
     await events.record()
     await events.told.wait()
     assert (await last_told(events.run_id), await last_stored(events.run_id)) == (5, 5)
+
+
+@pytest.mark.parametrize(("type", "waits"), [(EventType.LOG, True), (EventType.STEP, False)])
+async def test_a_log_line_may_wait_for_others_and_a_state_does_not(
+    platform: Platform, type: EventType, waits: bool
+) -> None:
+    writer = EventWriter(
+        platform.resources.store, platform.resources.event_log, flush_seconds=600.0, gather_seconds=600.0
+    )
+    writing = asyncio.create_task(writer.run())
+    events = await held(platform, writer)
+    events.emit(EventType.LOG, {"line": "after a silence"})
+    await wait_until(lambda: not events.untold)
+    events.emit(EventType.LOG, {"line": "gathered"})
+    events.emit(type, {})
+    if waits:
+        await asyncio.sleep(0.05)  # what is tested is that nothing happens
+        assert len(events.untold) == 2
+    else:
+        await wait_until(lambda: not events.untold)
+    await end(writing)

@@ -17,9 +17,7 @@ def upgrade() -> None:
         op.execute("ALTER INDEX pk_events RENAME TO pk_events_before")
     op.create_table(
         "events",
-        sa.Column(
-            "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), sa.Identity(always=True), primary_key=True
-        ),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
         sa.Column("run_id", sa.String(36), sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("user_id", sa.String(36), nullable=False),

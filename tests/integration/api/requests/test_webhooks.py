@@ -7,7 +7,9 @@ from sqlalchemy import update
 
 from backplane.store.retention import Expired
 from backplane.store.tables import runs
-from tests.integration.api.running import Api, Person
+from tests.integration.api.running import Api, Person, StartApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 URL = "https://example.org/hook?team=1"
 
@@ -36,8 +38,8 @@ async def test_a_url_that_is_not_taken_is_answered_422_with_its_field(person: Pe
     assert "secret" not in answer.text
 
 
-async def test_private_addresses_are_taken_where_the_operator_allows_it(start_api: object) -> None:
-    api: Api = await start_api(webhook_allow_private=True)  # type: ignore[operator]
+async def test_private_addresses_are_taken_where_the_operator_allows_it(start_api: StartApi) -> None:
+    api = await start_api(webhook_allow_private=True)
     person = await api.person()
     await person.make("create", webhook_url="http://127.0.0.1:8080/hook")
 

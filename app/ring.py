@@ -1,0 +1,166 @@
+"""The newest frames of something that is watched, and one wake-up for all who watch it.
+
+Memory is bounded by the ring, not by the watchers: each is a cursor into it, and watchers at the same cursor are given
+the same bytes, joined once. One that falls out of the ring reads the history (`app.sse`). A ring knows from where on it
+has everything (`floor`) and how far it is (`newest`); between the two nothing is missing.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from backplane.store.events import Place
+
+Cursor = TypeVar("Cursor", int, Place)
+
+SPAN_BYTES = 64 * 1024
+"""Of what is sent at once, about: what a reader that is too slow holds in memory."""
+SPANS_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(Generic[Cursor]):
+    """An event as every watcher gets it; encoded once."""
+
+    cursor: Cursor
+    body: bytes
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span(Generic[Cursor]):
+    """Frames to be sent at once, none perhaps, and the cursor behind them. `is_end`: the last of them is an end."""
+
+    body: bytes
+    cursor: Cursor
+    is_end: bool = False
+
+
+def span_of(frames: Sequence[Frame[Cursor]], cursor: Cursor) -> Span[Cursor]:
+    return Span(b"".join([frame.body for frame in frames]), cursor, bool(frames) and frames[-1].is_end)
+
+
+class Watched(Generic[Cursor]):
+    """`epoch` counts how often the ring lost touch: a watcher that sees it change reads the history. `swept`: nobody
+    watched it for a while, so it is listened to no longer."""
+
+    def __init__(self, at: Cursor, ring_size: int) -> None:
+        self.floor: Cursor = at
+        self.newest: Cursor = at
+        self.epoch = 0
+        self.watchers = 0
+        self.idle_since = 0.0
+        self.subscribed = False
+        self.swept = False
+        self.lock = asyncio.Lock()
+        self._ring_size = ring_size
+        self._frames: list[Frame[Cursor]] = []
+        self._spans: dict[Cursor, Span[Cursor]] = {}
+        self._notices: dict[str, tuple[int, int, bytes]] = {}
+        self._last_notice = 0
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    def extend(self, frames: Sequence[Frame[Cursor]], newest: Cursor) -> None:
+        """What comes after all before, up to `newest`."""
+        self._frames.extend(frames)
+        self.newest = newest
+        self._spans.clear()
+        if len(self._frames) > 2 * self._ring_size:
+            self.floor = self._frames[-self._ring_size - 1].cursor
+            del self._frames[: -self._ring_size]
+
+    def restart(self, at: Cursor) -> None:
+        """Begin anew behind `at`: what lies before is to be read from the history."""
+        self._frames.clear()
+        self._spans.clear()
+        self.floor = self.newest = at
+
+    def after(self, cursor: Cursor) -> Span[Cursor] | None:
+        """What comes next, empty when there is nothing yet; None when the ring does not reach back so far."""
+        if cursor >= self.newest:
+            return Span(b"", cursor)
+        if cursor < self.floor:
+            return None
+        span = self._spans.get(cursor)
+        if span is None:
+            if len(self._spans) >= SPANS_KEPT:
+                self._spans.clear()
+            span = self._spans[cursor] = self._join(cursor)
+        return span
+
+    def _join(self, cursor: Cursor) -> Span[Cursor]:
+        first = last = bisect_right(self._frames, cursor, key=lambda frame: frame.cursor)
+        size = 0
+        while last < len(self._frames) and size < SPAN_BYTES:
+            size += len(self._frames[last].body)
+            last += 1
+        behind = self._frames[last - 1].cursor if last < len(self._frames) else self.newest
+        return span_of(self._frames[first:last], behind)
+
+    def notice(self, about: str, value: int, body: bytes) -> None:
+        """Tell what is no event, and of which only the last counts. A value that stays the same is told once."""
+        if about in self._notices and self._notices[about][1] == value:
+            return
+        self._last_notice += 1
+        self._notices[about] = (self._last_notice, value, body)
+        self.wake()
+
+    def withdraw(self, about: str) -> None:
+        self._notices.pop(about, None)
+
+    def notices_after(self, last: int) -> tuple[bytes, int]:
+        """Those that still hold and are newer than `last`, and the new last."""
+        if last == self._last_notice:
+            return b"", last
+        return b"".join(body for number, _, body in self._notices.values() if number > last), self._last_notice
+
+    def wake(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, watcher: "Watcher") -> None:
+        """Until the next change, or until the watcher is to say something. Look, then wait, with no pause between."""
+        future = watcher.waiting = asyncio.get_running_loop().create_future()
+        self._waiting[future] = None
+        try:
+            await future
+        finally:
+            self._waiting.pop(future, None)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        self.watchers += 1
+        try:
+            yield
+        finally:
+            self.watchers -= 1
+            self.idle_since = asyncio.get_running_loop().time()
+
+
+class Watcher:
+    """A client of a stream. One loop of the process looks after all of them (`Hub`): who was told nothing for a while
+    gets a comment, and who takes nothing is cut off. `sent_at`: when the last send began, by the loop's clock."""
+
+    def __init__(self) -> None:
+        self.sent_at = asyncio.get_running_loop().time()
+        self.is_sending = False
+        self.is_due = False
+        self.is_cut_off = False
+        self.task: asyncio.Task[object] | None = None
+        self.waiting: asyncio.Future[None] | None = None
+
+    def cut_off(self) -> None:
+        self.is_cut_off = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def remind(self) -> None:
+        """Let it say something, though nothing happened."""
+        self.is_due = True
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(None)

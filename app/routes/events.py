@@ -1,0 +1,88 @@
+"""GET /agent/events: the events of all of a user's runs, in one stream."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse
+
+from app import feed
+from app.auth import CurrentUser
+from app.errors import responses
+from app.ring import Watcher
+from app.services import ServicesOf
+from app.sse import EventStream, stream
+from backplane.events import EventType, encode
+from backplane.store.events import Place
+
+router = APIRouter(tags=["logs"])
+
+NOW = "now"
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Frames `id`, `event`, `data`; the id is a cursor of this stream, the data is the event as the "
+        "run's own log has it, with the run's id and its number there. Events: those of a run's stream; position "
+        "without id. An `end` is that of a run; the stream goes on.",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+                        "event": {"type": "string", "enum": [type.value for type in EventType]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
+                "example": {
+                    "id": "0-4711",
+                    "event": "log",
+                    "data": '{"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c","type":"log",'
+                    '"at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}',
+                },
+            }
+        },
+    },
+}
+
+
+@router.get("/agent/events", responses={**_STREAM, **responses(422)}, response_class=EventSourceResponse)
+async def stream_all_events(
+    user: CurrentUser,
+    services: ServicesOf,
+    after: Annotated[
+        str | None,
+        Query(max_length=40, description="Only events behind this cursor; `now`: only what comes. Else: all."),
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last event that was received; goes before `after`.")
+    ] = None,
+) -> Response:
+    """Server-sent events of all your runs: the whole history after the cursor, then each event when it is stored.
+
+    Events of one run are in order; those of different runs are in the order in which they were stored.
+    """
+    store = services.resources.store
+    if last_event_id:
+        cursor = feed.cursor_of(last_event_id, "Last-Event-ID")
+    elif after and after != NOW:
+        cursor = feed.cursor_of(after, "after")
+    else:
+        cursor = Place(0, 0)
+    # Listened to first: what comes after the present is heard.
+    watched = await services.hub.open_feed(user.id)
+    opening = b""
+    present = await store.events.present()
+    if after == NOW and not last_event_id:
+        # An id alone is no event, but what a client goes on from that is cut off before the first.
+        cursor = present
+        opening = f"id: {feed.cursor_text(cursor)}\n\n".encode()
+    elif cursor > present:
+        # Such a place was never given, or by a database that was put back from a copy.
+        reason = f"there is no event {feed.cursor_text(cursor)} yet; the stream goes on with what comes"
+        cursor = present
+        told = encode("", 0, EventType.GAP, {"after": 0, "before": 1, "reason": reason})
+        opening = feed.frame_of(cursor, told).body
+    watcher = Watcher()
+    chunks = stream(watched, partial(feed.history, store, user.id), cursor, watcher, opening)
+    return EventStream(chunks, services.hub, watcher)

@@ -1,0 +1,145 @@
+"""What every run writes, as one statement each time, for PostgreSQL.
+
+Events, a plan, steps that begin and end, the end of the run: as a transaction they are six to eight round trips, each
+dearer than what the server does in it. Here they are parts of one statement, which is a transaction by itself. Its
+first part finds the row and locks it; every other part works on what that one found. So where it finds nothing, nothing
+is written, and the caller goes the long way, which knows why. No part is joined with the first: by what a join is
+planned on a young table, that would read the whole of it.
+
+What is rare (a failure, a cancel, a webhook) has no place here: `Gathered` then says so, and the long way is gone too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Table, TypeDecorator
+from sqlalchemy.dialects.postgresql.base import PGDialect
+
+from backplane.events import Event
+from backplane.plans import Plan
+from backplane.store.journal import StepRecord
+from backplane.store.tables import runs, steps
+
+_DIALECT = PGDialect()  # type: ignore[no-untyped-call]
+
+_HELD = """
+WITH held AS MATERIALIZED (
+  SELECT id, user_id FROM runs
+  WHERE id = %(run_id)s AND generation = %(generation)s AND status = 'running' AND {condition} FOR NO KEY UPDATE
+)"""
+# In the order of their numbers, as places rise with them.
+_EVENTS = """events_added AS (
+  INSERT INTO events (run_id, id, user_id, line)
+  SELECT %(run_id)s, new.id, (SELECT user_id FROM {run}), new.line
+  FROM unnest(%(event_ids)s::integer[], %(event_lines)s::text[]) AS new (id, line)
+  WHERE EXISTS (SELECT FROM {run}) ORDER BY new.id
+  ON CONFLICT (run_id, id) DO NOTHING
+)"""
+_PLAN = """planned AS (
+  UPDATE runs SET plan = %(plan)s WHERE id = %(run_id)s AND plan IS NULL AND EXISTS (SELECT FROM held) RETURNING id
+)"""
+_JOURNAL = """steps_added AS (
+  INSERT INTO steps (run_id, step_id, position, title, tool, status, tries, started_at, finished_at, result)
+  SELECT %(run_id)s, new.* FROM unnest(
+    %(new_step_id)s::text[], %(new_position)s::integer[], %(new_title)s::text[], %(new_tool)s::text[],
+    %(new_status)s::text[], %(new_tries)s::integer[], %(new_started_at)s::timestamptz[],
+    %(new_finished_at)s::timestamptz[], %(new_result)s::text[]
+  ) AS new WHERE EXISTS (SELECT FROM planned)
+)"""
+_CREATE = """
+WITH created AS (
+  INSERT INTO runs ({columns}) VALUES ({values}) ON CONFLICT (id) DO NOTHING RETURNING id, user_id
+), {events} SELECT 1 FROM created"""
+_START = """
+WITH started AS (
+  UPDATE runs SET status = 'queued', queued_at = %(now)s
+  WHERE id = %(run_id)s AND user_id = %(user_id)s AND status = 'created' AND files_expired_at IS NULL
+  RETURNING {columns}
+), {events} SELECT * FROM started"""
+
+
+class NotGathered(Exception):
+    """What is to be written does not fit into one statement."""
+
+
+class Gathered:
+    """What is to be written of a held run, by table. Column values are Python's."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.run: dict[str, Any] = {}
+        self.steps: dict[str, dict[str, Any]] = {}
+        self.plan: Plan | None = None
+        self.journal: dict[str, dict[str, Any]] = {}
+        self.tells_webhook = False
+
+    def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
+        self.plan = plan
+        self.journal = {record.step_id: asdict(record) for record in journal}
+
+    def change_step(self, step_id: str, values: Mapping[str, Any]) -> None:
+        # A statement does not see what it adds itself: a step that it adds is added as changed.
+        self.journal.get(step_id, {}).update(values)
+        self.steps.setdefault(step_id, {}).update(values)
+
+    def statement(self, run_id: str, generation: int) -> tuple[str, dict[str, Any]]:
+        """Gives one row when the run is held so. Raises NotGathered."""
+        if self.plan is not None and self.run:
+            raise NotGathered("the row would be changed twice")
+        values: dict[str, Any] = {"run_id": run_id, "generation": generation}
+        parts = [_HELD.format(condition="webhook_url IS NULL" if self.tells_webhook else "true")]
+        if self.events:
+            parts.append(_EVENTS.format(run="held"))
+            values |= _event_values(self.events)
+        if self.plan is not None:
+            parts += [_PLAN, _JOURNAL]
+            values["plan"] = stored(runs.c.plan, self.plan.model_dump(mode="json"))
+            for column in steps.c:
+                if column.name != "run_id":
+                    values[f"new_{column.name}"] = [
+                        stored(column, record[column.name]) for record in self.journal.values()
+                    ]
+        if self.run:
+            parts.append(_update("run", runs, self.run, "id = %(run_id)s", values))
+        for number, (step_id, changed) in enumerate(self.steps.items()):
+            name = f"step{number}"
+            values[name] = step_id
+            where = f"run_id = %(run_id)s AND step_id = %({name})s"
+            parts.append(_update(name, steps, changed, where, values))
+        return f"{', '.join(parts)} SELECT 1 FROM held", values  # noqa: S608 - names of columns, no values
+
+
+def create_run(run: Mapping[str, Any], told: Sequence[Event]) -> tuple[str, dict[str, Any]]:
+    """`run`: Python values by column. Nothing is written when the run is there."""
+    values = {name: stored(runs.c[name], value) for name, value in run.items()}
+    named = ", ".join(f"%({name})s" for name in run)
+    statement = _CREATE.format(columns=", ".join(run), values=named, events=_EVENTS.format(run="created"))
+    return statement, {**values, "run_id": values["id"], **_event_values(told)}
+
+
+def start_run(
+    user_id: str, run_id: str, now: datetime, told: Event, columns: Iterable[Column[Any]]
+) -> tuple[str, dict[str, Any]]:
+    """created → queued. Gives those columns of the row as it is then, or nothing when it cannot be done so simply."""
+    names = ", ".join(column.name for column in columns)
+    statement = _START.format(columns=names, events=_EVENTS.format(run="started"))
+    return statement, {"user_id": user_id, "run_id": run_id, "now": now, **_event_values([told])}
+
+
+def _event_values(new: Sequence[Event]) -> dict[str, Any]:
+    return {"event_ids": [event.id for event in new], "event_lines": [event.line for event in new]}
+
+
+def _update(name: str, table: Table, changed: Mapping[str, Any], where: str, values: dict[str, Any]) -> str:
+    for column, value in changed.items():
+        values[f"{name}_{column}"] = stored(table.c[column], value)
+    sets = ", ".join(f"{column} = %({name}_{column})s" for column in changed)
+    return f"{name} AS (UPDATE {table.name} SET {sets} WHERE {where} AND EXISTS (SELECT FROM held))"  # noqa: S608 - the same
+
+
+def stored(column: Column[Any], value: Any) -> Any:
+    """A value as the column's type keeps it."""
+    kind = column.type
+    return kind.process_bind_param(value, _DIALECT) if isinstance(kind, TypeDecorator) else value

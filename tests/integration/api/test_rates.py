@@ -1,0 +1,68 @@
+"""A token that calls too often is told to wait, on whichever API process it calls; nobody else is."""
+
+import asyncio
+
+import httpx
+
+from tests.integration.api.running import Api, Person, StartApi
+
+SLOW = {"api_rate_per_second": 0.01, "api_rate_burst": 20}
+
+
+async def statuses(*people: Person, path: str = "/agent/queue") -> list[int]:
+    return [answer.status_code for answer in await asyncio.gather(*(person.http.get(path) for person in people))]
+
+
+def at(api: Api, person: Person) -> Person:
+    """The same person, calling another API process."""
+    return Person(api.client({"Authorization": f"Bearer {person.token}"}), person.token, person.token_id)
+
+
+async def test_a_token_may_call_so_often_over_all_processes(start_api: StartApi) -> None:
+    one, other = await start_api(**SLOW), await start_api(**SLOW)
+    person = await one.person()
+    found = await statuses(*[person, at(other, person)] * 25)
+    assert sorted(found) == [200] * 20 + [429] * 30
+
+
+async def test_a_refusal_says_when_to_come_back(start_api: StartApi) -> None:
+    api = await start_api(api_rate_per_second=0.5, api_rate_burst=1)
+    person = await api.person()
+    first, second = [await person.http.get("/agent/queue") for _ in range(2)]
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert second.headers["Content-Type"] == "application/problem+json"
+    assert second.json()["code"] == "rate_limited"
+    assert second.headers["Retry-After"] == "2"
+
+
+async def test_another_token_is_not_affected(start_api: StartApi) -> None:
+    api = await start_api(**SLOW)
+    loud, quiet = await api.person(), await api.person()
+    assert 429 in await statuses(*[loud] * 25)
+    assert await statuses(quiet) == [200]
+
+
+async def test_health_is_not_limited(start_api: StartApi) -> None:
+    api = await start_api(**SLOW)
+    person = await api.person()
+    await statuses(*[person] * 25)
+    assert await statuses(*[person] * 25, path="/health/live") == [200] * 25
+
+
+async def test_an_unknown_token_is_told_that_it_is_unknown(start_api: StartApi) -> None:
+    api = await start_api(**SLOW)
+    stranger = Person(api.client({"Authorization": "Bearer agt_nobody"}), "agt_nobody", "")
+    assert set(await statuses(*[stranger] * 25)) == {401}
+
+
+async def test_without_a_limit_nobody_is_refused(start_api: StartApi) -> None:
+    api = await start_api(api_rate_per_second=0, api_rate_burst=1)
+    person = await api.person()
+    assert set(await statuses(*[person] * 50)) == {200}
+
+
+async def test_an_answer_that_says_to_wait_is_one_that_the_documentation_names(start_api: StartApi) -> None:
+    api = await start_api(**SLOW)
+    async with httpx.AsyncClient(base_url=api.url) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    assert "Retry-After" in paths["/agent/queue"]["get"]["responses"]["429"]["headers"]

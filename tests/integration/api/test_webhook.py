@@ -1,0 +1,44 @@
+"""A webhook's whole way: a run by HTTP, carried out by a worker, told of by a controller."""
+
+import asyncio
+
+import pytest
+
+from controller.service import serve
+from tests.integration.api.running import StartApi, StartWorker
+from tests.integration.controller.receiving import receiving
+from tests.waiting import wait_until
+
+FAILS = {"steps": [{"id": "only", "tool": "file_read", "arguments": {"path": "missing.txt"}}]}
+
+
+@pytest.mark.parametrize(("plan", "status"), [(None, "completed"), (FAILS, "failed")])
+async def test_a_run_tells_its_webhook_how_it_ended(
+    start_api: StartApi, start_worker: StartWorker, plan: object, status: str
+) -> None:
+    api = await start_api(webhook_allow_private=True, webhook_poll_seconds=0.02)
+    person, stop = await api.person(), asyncio.Event()
+    start_worker(api.settings)
+    controller = asyncio.create_task(serve(api.settings, stop))
+    try:
+        async with receiving() as receiver:
+            given = {"plan": plan} if plan else {}
+            run_id = await person.make(
+                "run", webhook_url=receiver.url(), max_retries=0, metadata={"ticket": 7}, **given
+            )
+            await wait_until(lambda: receiver.received, timeout=20.0)
+            [received] = receiver.received
+            secret = (await person.http.get("/agent/webhook-secret")).json()["secret"]
+            assert received.is_signed_with(secret)
+            run = await person.show(run_id)
+            told = received.json
+            assert (told["event"], told["run_id"], told["metadata"]) == (f"run.{status}", run_id, {"ticket": 7})
+            assert told["error"] == run["error"]
+
+            async def delivered() -> bool:
+                return bool((await person.show(run_id))["webhook"]["status"] == "delivered")
+
+            await wait_until(delivered)
+    finally:
+        stop.set()
+        await controller
