@@ -181,7 +181,11 @@ class Script:
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         with translated():
-            return await self._script(keys=list(keys), args=list(args))
+            try:
+                return await cast(Any, self._redis.evalsha(self._script.sha, len(keys), *keys, *args))
+            except NoScriptError:
+                await self._redis.script_load(self._script.script)
+                return await cast(Any, self._redis.evalsha(self._script.sha, len(keys), *keys, *args))
 
     async def batch(self, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
         """Several calls in one round trip, in order, not as one transaction. Safe to repeat only if each call is.

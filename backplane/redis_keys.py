@@ -99,7 +99,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "jobs:{run_id}",
         "hash",
-        "while it waits or is held; the last 100 that are over, 1 h at most",
+        "while it waits or is held, or is among the last 100 that are over",
         "API, worker",
         "worker, API",
         "the job: state, user, priority, resource, generation, crashes, worker, times; status and error once it is over",

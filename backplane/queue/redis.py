@@ -34,7 +34,6 @@ from backplane.redis_client import RedisClients, Script, translated
 from backplane.runs import Priority, RunStatus
 
 LUA = Path(__file__).parent / "lua"
-FINISHED_JOB_SECONDS = 3600
 RESERVED_SECONDS = 10
 OWN_BELL_SECONDS = 60
 ENQUEUED_AT_ONCE = 500
@@ -69,7 +68,9 @@ class RedisQueue(Queue):
             "tier": [caps.tier.get(priority, 0) for priority in Priority],
             "resources": dict(caps.resources),
         }
-        self._rules: tuple[str | int, ...] = (json.dumps(rules), int(ageing_seconds * 1000))
+        capped = any([*rules["user"], *rules["tier"], *caps.resources])
+        self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
+        self._reserves = int(bool(room.overall or any(room.tier.values())))
         self._admit, self._claim, self._standing = (
             Script(self._redis, LUA / f"{name}.lua") for name in ("admit", "claim", "standing")
         )
@@ -96,7 +97,9 @@ class RedisQueue(Queue):
                 (job.run_id, job.user_id, int(job.priority), job.resource, job.generation)
                 for job in jobs[start : start + ENQUEUED_AT_ONCE]
             ]
-            taken += map(bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch)]))
+            taken += map(
+                bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch), self._reserves])
+            )
         return taken
 
     async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
@@ -160,10 +163,10 @@ class RedisQueue(Queue):
             for settlement in settlements
         ]
         if batch:
-            await self._settle([self._keys.jobs], [*self._rules, json.dumps(batch), FINISHED_JOB_SECONDS])
+            await self._settle([self._keys.jobs], [*self._rules, json.dumps(batch)])
 
     async def forget(self, run_id: str) -> None:
-        await self._forget([self._keys.jobs], [*self._rules, run_id, FINISHED_JOB_SECONDS])
+        await self._forget([self._keys.jobs], [*self._rules, run_id])
 
     async def reap(self, limit: int) -> Reaped:
         lost, due, let_in, next_ms = await self._reap([self._keys.jobs], [*self._rules, limit])

@@ -496,7 +496,6 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     await queue.end_wait("worker-2")
     redis = clients.commands
     lifetimes = {
-        KEYS.job(finished.run_id): 3600,
         KEYS.doorbell_of("worker-2"): 60,
         KEYS.admitted(Priority.HIGH): 10,
         KEYS.leader: 600,
@@ -526,13 +525,17 @@ def key_of(name: str) -> redis_keys.Key:
     return min(fitting, key=lambda key: (key.pattern.count("{"), -len(key.pattern)))
 
 
-async def test_a_run_that_is_queued_again_outlives_the_lifetime_of_its_last_end(
-    queue: Queue, clients: RedisClients
-) -> None:
+async def test_a_run_that_is_queued_again_is_not_cleared_away_with_its_last_end(queue: Queue) -> None:
     await enqueue(queue, "a")
-    await finish(queue, await claim_one(queue), None)
+    await finish(queue, await claim_one(queue))
     await enqueue(queue, "a")
-    assert await clients.commands.ttl(KEYS.job("a")) == -1
+    [waiting] = await queue.claim("worker-1", 1)
+    await hand_back(queue, waiting)
+    others = [job(f"other-{number}", Priority.CRITICAL) for number in range(120)]
+    await queue.enqueue(others)
+    for held in await queue.claim("worker-1", 120):
+        await finish(queue, held)
+    assert await claim(queue) == ["a"]
 
 
 async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:

@@ -11,7 +11,8 @@ local PENDING = { ['0'] = base .. 'pending:low', ['1'] = base .. 'pending', ['2'
 local taken, leases = {}, {}
 -- A worker that leaves has left a second ring at its own door, for this very call.
 if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
-  local ends = now + tonumber(ARGV[2])
+  -- Written for each run, and a number costs more to write than a string.
+  local ends, stamp = string.format('%.0f', now + ARGV[2]), string.format('%.0f', now)
   local next_runs = redis.call('ZPOPMIN', base .. 'order', ARGV[1])
   for i = 1, #next_runs, 2 do
     local run = next_runs[i]
@@ -20,7 +21,7 @@ if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
     if job[1] == 'queued' then
       local generation = job[5] + 1
       redis.call('LREM', PENDING[job[3]], -1, run)
-      redis.call('HSET', key, 'state', 'running', 'worker', worker, 'generation', generation, 'claimed_at', now)
+      redis.call('HSET', key, 'state', 'running', 'worker', worker, 'generation', generation, 'claimed_at', stamp)
       leases[#leases + 1] = ends
       leases[#leases + 1] = run
       local n = #taken

@@ -1,5 +1,6 @@
 -- Let runs wait, each once.
 -- ARGV  3 jobs, JSON [[run id, user id, priority, resource or "", generation that the database has], …]
+--       4 1 when places are reserved
 -- keys  those of places.lua, admitted:{priority}, dead
 -- gives for each 1, or 0 when it waits, is scheduled or is held already
 local answers = {}
@@ -13,15 +14,13 @@ for i, new in ipairs(cjson.decode(ARGV[3])) do
     local generation = math.max(tonumber(old[2] or 0), new[5])
     -- In the order given, also where a whole batch has one time.
     local job = { run = run, user = new[2], priority = new[3], resource = new[4], since = now + i * 0.004, places = 0 }
-    redis.call('HSET', key, 'user', job.user, 'priority', job.priority, 'resource', job.resource,
-      'generation', generation, 'crashes', 0, 'queued_at', now)
     if state then
       redis.call('HDEL', key, 'status', 'error', 'finished_at', 'claimed_at', 'worker')
-      redis.call('PERSIST', key)
     end
-    enter(job, 1)
-    redis.call('ZREM', base .. 'admitted:' .. job.priority, run)
-    redis.call('ZREM', base .. 'dead', run)
+    enter(job, 1, 'user', job.user, 'priority', job.priority, 'resource', job.resource, 'generation', generation,
+      'crashes', '0', 'queued_at', stamp)
+    if ARGV[4] == '1' then redis.call('ZREM', base .. 'admitted:' .. job.priority, run) end
+    if new[5] > 0 then redis.call('ZREM', base .. 'dead', run) end
     answers[i] = 1
   end
 end

@@ -1,11 +1,15 @@
 -- What the scripts that move jobs share; each is loaded with this before it.
 -- KEYS  1 what all keys of the queue begin with, "jobs:" behind the prefix; the others are made from it
--- ARGV  1 caps, JSON {"user": [4 by priority], "tier": [4], "resources": {name: cap}}, 0 is none   2 ageing, ms a step
+-- ARGV  1 caps, JSON {"user": [4 by priority], "tier": [4], "resources": {name: cap}}, 0 is none; '' when all are none
+--       2 ageing, ms a step
 -- The header of each script lists its further arguments and the keys it touches; those of this part are
 --   {run_id}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates  held:{gate}  scheduled  doorbell
-local base, caps, ageing = KEYS[1], cjson.decode(ARGV[1]), tonumber(ARGV[2])
+local base, ageing = KEYS[1], tonumber(ARGV[2])
+local caps = ARGV[1] ~= '' and cjson.decode(ARGV[1]) or { user = {}, tier = {}, resources = {} }
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + clock[2] / 1000
+-- Written often, and a number costs more to write than a string.
+local stamp = string.format('%.0f', now)
 
 local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
 local GATES = 3
@@ -40,8 +44,8 @@ end
 -- Lower is sooner. A step of priority is worth `ageing` ms of waiting (without ageing: more than anybody waits);
 -- critical is not reached by any waiting.
 local function score_of(job)
-  if job.priority == 3 then return job.since - 1.6e13 end
-  return job.since - job.priority * (ageing > 0 and ageing or 4e12)
+  local ahead = job.priority == 3 and 1.6e13 or job.priority * (ageing > 0 and ageing or 4e12)
+  return string.format('%.3f', job.since - ahead)
 end
 
 local function take_place(job, i)
@@ -49,10 +53,11 @@ local function take_place(job, i)
   if math.floor(job.places / bit) % 2 == 0 then job.places = job.places + bit end
 end
 
--- Let a job pass the gates from the i-th on; it waits to be taken, or is parked at the first gate that is full.
-local function enter(job, from)
+-- Let a job pass the gates from the i-th on; it waits to be taken, or is parked at the first gate that is full. `...`:
+-- further fields to write.
+local function enter(job, from, ...)
   local key = base .. job.run
-  for i = from, GATES do
+  for i = from, ARGV[1] ~= '' and GATES or 0 do
     local name, cap = gate(i, job)
     if name and cap and cap > 0 then
       local held = base .. 'held:' .. name
@@ -60,7 +65,8 @@ local function enter(job, from)
         redis.call('ZADD', base .. 'parked:' .. name, score_of(job), job.run)
         redis.call('ZADD', base .. 'parked', job.priority, job.run)
         redis.call('SADD', base .. 'gates', name)
-        redis.call('HSET', key, 'state', 'parked', 'gate', i, 'places', job.places, 'since', job.since)
+        redis.call('HSET', key, 'state', 'parked', 'gate', i, 'places', job.places,
+          'since', string.format('%.3f', job.since), ...)
         return false
       end
       redis.call('SADD', held, job.run)
@@ -68,7 +74,8 @@ local function enter(job, from)
     end
   end
   job.score = score_of(job)
-  redis.call('HSET', key, 'state', 'queued', 'score', job.score, 'places', job.places, 'since', job.since)
+  redis.call('HSET', key, 'state', 'queued', 'score', job.score, 'places', job.places,
+    'since', string.format('%.3f', job.since), ...)
   redis.call('LPUSH', PENDING[job.priority], job.run)
   redis.call('ZADD', base .. 'order', job.score, job.run)
   rung = rung + 1
@@ -135,10 +142,11 @@ local function put_back(job)
 end
 
 -- Of jobs that are over the last hundred stay.
-local function keep_last_finished()
-  local over = redis.call('LLEN', base .. 'finished') - 100
-  for _ = 1, over do
-    local run = redis.call('RPOP', base .. 'finished')
+local function remember_finished(runs)
+  local over = redis.call('LPUSH', base .. 'finished', unpack(runs)) - 100
+  if over <= 0 then return end
+  for _, run in ipairs(redis.call('RPOP', base .. 'finished', over)) do
+    -- It may have been queued again.
     if redis.call('HGET', base .. run, 'state') == 'finished' then redis.call('DEL', base .. run) end
   end
 end
@@ -146,8 +154,8 @@ end
 -- One ring wakes one worker, and a worker that leaves something behind rings again.
 local function ring()
   if rung == 0 then return end
-  local rings = {}
-  for i = 1, math.min(rung, 100) do rings[i] = '1' end
+  local rings = { '1' }
+  for i = 2, math.min(rung, 100) do rings[i] = '1' end
   if redis.call('LPUSH', base .. 'doorbell', unpack(rings)) > 100 then
     redis.call('LTRIM', base .. 'doorbell', 0, 99)
   end

@@ -4,7 +4,7 @@
 -- keys  those of places.lua, leases, workers, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
 -- A job that Redis forgot is written again: its holder knows it.
-local ends = now + tonumber(ARGV[3])
+local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
 local leads = 0
 if redis.call('SET', base .. 'leader', ARGV[4], 'NX', 'PX', ARGV[3]) then
@@ -29,7 +29,7 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
     end
     redis.call('HSET', key, 'state', 'running', 'generation', generation, 'user', again.user,
       'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4], 'since', now,
-      'score', score_of(again), 'places', again.places, 'queued_at', now, 'claimed_at', now)
+      'score', score_of(again), 'places', again.places, 'queued_at', stamp, 'claimed_at', stamp)
     job = { 'running', generation }
   end
   if job[1] == 'running' and tonumber(job[2]) == generation then

@@ -1,7 +1,7 @@
 -- Give up holds: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
 -- in hands that the queue does not know.
 -- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
---         duration in s or null, delay in ms, 1 when it is dead], …]   4 seconds that a finished job stays
+--         duration in s or null, delay in ms, 1 when it is dead], …]
 -- keys  those of places.lua, leases, finished, durations, dead
 -- A job in another generation, or over already, is passed over.
 local over, took, released = {}, {}, {}
@@ -13,19 +13,18 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
     -- Its lease may have ended, and nobody has taken it yet.
     if job.state ~= 'running' then withdraw(job) end
     if outcome == 'handed back' then
-      redis.call('HSET', key, 'crashes', 0)
+      redis.call('HSET', key, 'crashes', '0')
       put_back(job)
     elseif outcome == 'postponed' then
       free(job)
-      redis.call('HSET', key, 'state', 'scheduled', 'crashes', 0, 'places', 0)
+      redis.call('HSET', key, 'state', 'scheduled', 'crashes', '0', 'places', '0')
       redis.call('ZADD', base .. 'scheduled', now + s[7], run)
     elseif outcome == 'disowned' then
       free(job)
       redis.call('DEL', key)
     else
       free(job)
-      redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', now, 'places', 0)
-      redis.call('EXPIRE', key, ARGV[4])
+      redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', stamp, 'places', '0')
       over[#over + 1] = run
       if s[6] ~= cjson.null then took[#took + 1] = s[6] end
       if s[8] == 1 then redis.call('ZADD', base .. 'dead', now / 1000, run) end
@@ -33,10 +32,7 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
   end
 end
 if #released > 0 then redis.call('ZREM', base .. 'leases', unpack(released)) end
-if #over > 0 then
-  redis.call('LPUSH', base .. 'finished', unpack(over))
-  keep_last_finished()
-end
+if #over > 0 then remember_finished(over) end
 if #took > 0 then
   redis.call('LPUSH', base .. 'durations', unpack(took))
   redis.call('LTRIM', base .. 'durations', 0, 99)
