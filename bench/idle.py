@@ -28,10 +28,13 @@ class Monitor:
 
     def __init__(self, started: Platform) -> None:
         self.by_port: Counter[int] = Counter()
-        self.names: Counter[str] = Counter()
-        self._client = redis.Redis(port=started.redis.port, decode_responses=True)
+        self._client = redis.Redis(port=started.redis.port, decode_responses=True, socket_timeout=None)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
+
+    @property
+    def listens(self) -> bool:
+        return self._thread.is_alive()
 
     def _listen(self) -> None:
         # Until the server is stopped.
@@ -40,7 +43,6 @@ class Monitor:
                 # Of a script's own calls the client's type is "lua".
                 if heard["client_type"] != "lua":
                     self.by_port[int(heard["client_port"])] += 1
-                    self.names[str(heard["command"]).split(" ", 1)[0].upper()] += 1
 
 
 def ports_of(pid: int) -> set[int]:
@@ -68,6 +70,8 @@ def measure() -> dict[str, dict[str, float]]:
         began = time.monotonic()
         time.sleep(SECONDS)
         seconds = time.monotonic() - began
+        if not monitor.listens:
+            raise RuntimeError("the count of commands broke off")
         counted = dict(monitor.by_port)
         found = {}
         for name, pid in pids.items():

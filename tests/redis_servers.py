@@ -4,19 +4,19 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
+import trustme
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
 from agentctl.embedded import free_port
-from tests.servers import HOST, Missing, RedisServer
+from tests.servers import HOST, RedisServer
 
 SLOTS = 16384
 BUS = 10_000
@@ -246,16 +246,13 @@ class Watched:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """A certificate for 127.0.0.1, with that of who signed it, and its key."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    extensions = [f"subjectAltName=IP:{HOST}", "keyUsage=digitalSignature,keyCertSign"]
-    made_for = ["-subj", "/CN=redis", *(part for extension in extensions for part in ("-addext", extension))]
-    options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", *made_for]
-    command = ["openssl", "req", *options, "-keyout", str(key), "-out", str(certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        raise Missing("openssl (Debian: apt install openssl)") from None
+    key.write_bytes(issued.private_key_pem.bytes())
+    chain = [*issued.cert_chain_pems, authority.cert_pem]
+    certificate.write_bytes(b"".join(part.bytes() for part in chain))
     return certificate, key
 
 

@@ -1,5 +1,6 @@
 """GET /agent/logs/{run_id}: a run's events, as pages or as they happen."""
 
+import asyncio
 import json
 from functools import partial
 from typing import Annotated, Any
@@ -12,13 +13,15 @@ from app.errors import responses
 from app.hub import frame_of
 from app.models import EventPage, RunId
 from app.ring import Watcher
-from app.services import ServicesOf
+from app.services import Services, ServicesOf
 from app.sse import PAGE, EventStream, gap, stream
 from backplane.errors import InvalidInput
 from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 
 router = APIRouter(tags=["logs"])
+
+CATCH_UP_LOOKS, CATCH_UP_PAUSE_SECONDS = 20, 0.1
 
 Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
 
@@ -91,12 +94,29 @@ async def stream_events(
         if cursor >= last and run.status in FINAL:
             return Response(status_code=204)
         if cursor > last:
+            last = await _caught_up(services, run_id, cursor)
+        if cursor > last:
             # Nobody can have seen such an event; going on from the last real one loses nothing.
             told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
             opening, cursor = frame_of(told).body, last
     watcher = Watcher()
     history = partial(services.history.span, run_id)
     return EventStream(stream(watched, history, cursor, watcher, opening), services.hub, watcher)
+
+
+async def _caught_up(services: Services, run_id: str, cursor: int) -> int:
+    """The last id, when it has come as far as the cursor or does not come in time.
+
+    A watcher hears of an event a moment before it is stored. When Redis is emptied within that moment, nobody knows of
+    it until its worker has stored it; to send the watcher back would tell it twice.
+    """
+    last = 0
+    for _ in range(CATCH_UP_LOOKS):
+        await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
+        last = await services.history.last_id(run_id)
+        if last >= cursor:
+            break
+    return last
 
 
 def _cursor(last_event_id: str) -> int:

@@ -1,8 +1,6 @@
 """Redis as its adapters get it: one server, and in the long suite a cluster too, where a script that touched two slots
 would be refused."""
 
-import inspect
-import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from tests.conftest import started
 from tests.redis_servers import Cluster
 
 PREFIX = "{agents}:"
-NAMES_A_KEY = re.compile(r"\bKEYS\b|\bKeys\(\)|\bjobs:|_is_heard")
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +22,6 @@ def cluster(servers_folder: Path) -> Iterator[Cluster]:
 @pytest.fixture(params=["one server", pytest.param("cluster", marks=pytest.mark.slow)])
 async def clients(request: pytest.FixtureRequest) -> AsyncIterator[RedisClients]:
     if request.param == "cluster":
-        if NAMES_A_KEY.search(inspect.getsource(request.function)):
-            pytest.skip("looks into keys by their names without a prefix")
         cluster: Cluster = request.getfixturevalue("cluster")
         cluster.flush()
         made = RedisClients(cluster.url(), prefix=PREFIX)

@@ -8,11 +8,10 @@ import pytest
 
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
+from backplane.logs.base import Announced, Batch, EventLog, Interrupted, Subscription
 from backplane.logs.redis import RedisEventLog
 from backplane.queue.base import Job
 from backplane.redis_client import RedisClients
-from backplane.redis_keys import Keys
 from backplane.runs import Priority
 from tests.queues import hand_back, redis_queue
 from tests.servers import RedisServer
@@ -48,14 +47,18 @@ class Listener:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.heard: list[Event | Interrupted] = []
+        self.heard: list[Event | Announced | Interrupted] = []
 
     async def listen(self) -> None:
         async for heard in self.subscription.listen():
-            self.heard += [heard] if isinstance(heard, Interrupted) else heard
+            self.heard += heard if isinstance(heard, list) else [heard]
 
     def ids(self, run_id: str = "a") -> list[int]:
         return [heard.id for heard in self.heard if isinstance(heard, Event) and heard.run_id == run_id]
+
+    @property
+    def announced(self) -> list[Announced]:
+        return [heard for heard in self.heard if isinstance(heard, Announced)]
 
     @property
     def interruptions(self) -> int:
@@ -173,7 +176,7 @@ async def test_a_silent_run_keeps_its_events_longer_than_one_that_is_over(
 ) -> None:
     await event_log.append([batch("a", 1, 1)])
     [name] = await clients.commands.keys("*")
-    assert name == Keys().stream("a")
+    assert name == clients.keys.stream("a")
     assert KEEP_SECONDS < await clients.commands.ttl(name) <= 2 * KEEP_SECONDS
     await event_log.append([Batch("a", 0, [encode("a", 2, EventType.END, {"status": "completed"})])])
     assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
@@ -267,14 +270,45 @@ async def test_runs_are_added_and_removed_by_many_at_once_while_the_wire_is_cut_
 
 
 async def _is_heard(clients: RedisClients, run_id: str) -> bool:
-    return bool((await clients.commands.pubsub_numsub(Keys().channel(run_id)))[0][1])
+    return bool((await clients.commands.pubsub_numsub(clients.keys.channel(run_id)))[0][1])
+
+
+async def test_who_listens_to_a_user_hears_that_a_run_of_the_user_has_events(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    await claims(clients, "queued", 0)
+    async with listening(event_log) as listener:
+        await listener.subscription.add_user("user-1")
+        await event_log.append([batch("queued", 1, 3)])
+        await event_log.append([Batch("named", 0, events("named", 1, 2), "user-1")])
+        await event_log.append([Batch("foreign", 0, events("foreign", 1, 2), "user-2"), batch("unknown", 1, 1)])
+        await event_log.append([batch("queued", 2, 3), batch("queued", 4, 4)])
+        expected = [("queued", 3), ("named", 2), ("queued", 4)]
+        await wait_until(lambda: len(listener.announced) >= len(expected))
+        assert listener.heard == [Announced("user-1", run_id, last_id) for run_id, last_id in expected]
+
+
+async def test_a_user_is_listened_to_again_after_a_cut_and_no_longer_when_removed(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add_user("user-1")
+        await clients.commands.client_kill_filter(_type="pubsub")
+        await wait_until(lambda: listener.interruptions == 1)
+        await event_log.append([Batch("a", 0, events("a", 1, 1), "user-1")])
+        await wait_until(lambda: listener.announced == [Announced("user-1", "a", 1)])
+        await listener.subscription.remove_user("user-1")
+        await listener.subscription.add("a")
+        await event_log.append([Batch("a", 0, events("a", 2, 2), "user-1")])
+        await wait_until(lambda: listener.ids() == [2])
+        assert len(listener.announced) == 1
 
 
 async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, clients: RedisClients) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         for noise in (b"noise", b"{}", b"\xff\xfe"):
-            await clients.commands.publish(Keys().channel("a"), noise)
+            await clients.commands.publish(clients.keys.channel("a"), noise)
             await wait_until(lambda: _is_heard(clients, "a"))
         await wait_until(lambda: listener.interruptions)
         await event_log.append([batch("a", 1, 1)])
@@ -293,6 +327,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
             lambda: event_log.after("a", 0, 1),
             lambda: event_log.last_id("a"),
             lambda: listener.subscription.add("b"),
+            lambda: listener.subscription.add_user("b"),
         ):
             with pytest.raises(Unavailable) as refused:
                 await call()

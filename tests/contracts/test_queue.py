@@ -15,7 +15,6 @@ from tests.queues import finish, hand_back, postpone, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
-KEYS = redis_keys.Keys()
 LEASE_SECONDS = 0.2
 RUN_SECONDS = 60.0
 
@@ -337,7 +336,7 @@ async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisCl
 
 async def test_a_worker_that_leaves_runs_behind_wakes_another(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a", "b")
-    await clients.commands.delete(KEYS.doorbell)
+    await clients.commands.delete(clients.keys.doorbell)
     assert await claim(queue, 1) == ["a"]
     assert await claimed_by(waiting_worker(queue)) == ["b"]
 
@@ -349,7 +348,7 @@ async def test_waiting_ends_by_itself(queue: Queue) -> None:
 
 async def test_a_wait_that_ends_without_a_bell_looks_once_more(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
-    await clients.commands.delete(KEYS.doorbell)
+    await clients.commands.delete(clients.keys.doorbell)
     assert [found.run_id for found in await queue.claim("worker-1", 1, 0.05)] == ["a"]
 
 
@@ -358,7 +357,7 @@ async def test_a_worker_that_is_told_to_leave_waits_no_longer_and_takes_nothing(
 ) -> None:
     leaves, stays = waiting_worker(queue, worker="leaves"), waiting_worker(queue, worker="stays")
     await until_blocked(clients, 2)
-    await clients.commands.delete(KEYS.doorbell)
+    await clients.commands.delete(clients.keys.doorbell)
     await queue.end_wait("leaves")
     assert await claimed_by(leaves) == []
     await enqueue(queue, "a")
@@ -377,7 +376,7 @@ async def test_a_cancel_is_heard_by_all_workers(queue: Queue, clients: RedisClie
         hearing = [asyncio.ensure_future(anext(announced)) for announced in (first, second)]
 
         async def both_listen() -> bool:
-            return bool((await clients.commands.pubsub_numsub(KEYS.cancels))[0][1] == 2)
+            return bool((await clients.commands.pubsub_numsub(clients.keys.cancels))[0][1] == 2)
 
         await wait_until(both_listen)
         await queue.announce_cancel("a")
@@ -496,13 +495,13 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     await queue.end_wait("worker-2")
     redis = clients.commands
     lifetimes = {
-        KEYS.doorbell_of("worker-2"): 60,
-        KEYS.admitted(Priority.HIGH): 10,
-        KEYS.leader: 600,
+        clients.keys.doorbell_of("worker-2"): 60,
+        clients.keys.admitted(Priority.HIGH): 10,
+        clients.keys.leader: 600,
     }
     seen = set()
     async for name in redis.scan_iter():
-        entry = key_of(name)
+        entry = key_of(name.removeprefix(clients.keys.prefix))
         seen.add(entry.pattern)
         assert (await redis.type(name)) == {"sorted set": "zset"}.get(entry.type, entry.type), name
         seconds = await redis.ttl(name)
@@ -540,7 +539,7 @@ async def test_a_run_that_is_queued_again_is_not_cleared_away_with_its_last_end(
 
 async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, *(f"run-{number}" for number in range(150)))
-    assert await clients.commands.llen(KEYS.doorbell) == 100
+    assert await clients.commands.llen(clients.keys.doorbell) == 100
     for held in await queue.claim("worker-1", 150):
         await finish(queue, held, 1.0)
-    assert await clients.commands.llen(KEYS.durations) == 100
+    assert await clients.commands.llen(clients.keys.durations) == 100

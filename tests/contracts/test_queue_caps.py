@@ -170,9 +170,9 @@ async def test_all_caps_hold_at_once_and_everything_gets_through(clients: RedisC
         await finish(queue, over)
         done.append(over.run_id)
     assert sorted(done) == sorted(one.run_id for one in jobs)
-    assert [key async for key in clients.commands.scan_iter("jobs:held:*")] == []
-    assert [key async for key in clients.commands.scan_iter("jobs:parked*")] == []
-    assert await clients.commands.exists("jobs:gates") == 0
+    assert [key async for key in clients.commands.scan_iter(f"{clients.keys.jobs}held:*")] == []
+    assert [key async for key in clients.commands.scan_iter(f"{clients.keys.jobs}parked*")] == []
+    assert await clients.commands.exists(f"{clients.keys.jobs}gates") == 0
 
 
 @pytest.mark.parametrize("leaves", ["cancelled", "put off", "handed back", "lost"])
@@ -337,7 +337,7 @@ async def test_the_last_hundred_that_ended_stay_at_hand_newest_first(clients: Re
     finished = await queue.finished()
     assert [one.run_id for one in finished] == [f"run-{number:03}" for number in range(129, 29, -1)]
     assert finished[0].queued_at <= finished[0].claimed_at <= finished[0].finished_at
-    assert await clients.commands.exists("jobs:run-029", "jobs:run-030") == 1
+    assert await clients.commands.exists(clients.keys.job("run-029"), clients.keys.job("run-030")) == 1
 
 
 async def test_a_finished_job_tells_how_it_ended(clients: RedisClients) -> None:
@@ -358,7 +358,7 @@ async def test_a_run_that_died_is_among_the_dead_until_it_is_said_otherwise(clie
     await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.FAILED, "worker_lost", is_dead=True)])
     assert (await queue.statistics()).dead == 1
     await queue.mirror_dead({"b": 2.0, "c": 1.0})
-    assert await clients.commands.zrange("jobs:dead", 0, -1) == ["c", "b"]
+    assert await clients.commands.zrange(clients.keys.dead, 0, -1) == ["c", "b"]
     await queue.mirror_dead({})
     assert (await queue.statistics()).dead == 0
 
