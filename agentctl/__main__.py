@@ -71,6 +71,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=RUNS)(runs.run)
 app.command(rich_help_panel=RUNS)(runs.logs)
+app.command(rich_help_panel=RUNS)(runs.events)
 app.command(rich_help_panel=RUNS)(runs.runs)
 app.command(rich_help_panel=RUNS)(runs.show)
 app.command(rich_help_panel=RUNS)(runs.cancel)

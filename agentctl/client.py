@@ -11,7 +11,8 @@ import json
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
@@ -82,6 +83,14 @@ def find_token(environment: Mapping[str, str] = os.environ, file: Path = DEFAULT
             ExitCode.USAGE, f"What {source} holds is no token; a token is one word that begins with agt_."
         )
     return token
+
+
+@dataclass
+class _Reading:
+    """Of a stream: the id of the last frame that was received, and whether it may end."""
+
+    cursor: str
+    ended: bool = False
 
 
 class Client:
@@ -204,15 +213,39 @@ class Client:
 
         `position` events have no number and may come again. Raises when the stream cannot be had any more.
         """
-        url, last, failures, ended = f"/agent/logs/{_segment(run_id)}/stream", after, 0, False
+        last, reading = after, _Reading(str(after) if after else "")
+        frames = self._frames(f"/agent/logs/{_segment(run_id)}/stream", f"The stream of run {run_id}", reading)
+        async with aclosing(frames):
+            async for event in frames:
+                if event["type"] != "position":
+                    if event["id"] <= last:
+                        continue
+                    last, reading.ended = event["id"], event["type"] == "end"
+                yield event
+
+    async def all_events(self, after: str = "") -> AsyncGenerator[tuple[str, JsonObject], None]:
+        """Every event of all the user's runs behind the cursor `after` ("": all that are kept, "now": those to come),
+        each with the cursor to go on from; reconnects by itself, and has no end. Raises when it cannot be had any more.
+        """
+        reading = _Reading("" if after == "now" else after)
+        url = "/agent/events?after=now" if after == "now" else "/agent/events"
+        frames = self._frames(url, "The stream of all runs", reading)
+        async with aclosing(frames):
+            async for event in frames:
+                yield reading.cursor, event
+
+    async def _frames(self, url: str, what: str, reading: "_Reading") -> AsyncGenerator[JsonObject, None]:
+        """The events of a stream, behind `reading.cursor`. It ends when the server ends it and `reading.ended` is
+        set."""
+        failures = 0
         pauses = self._call_pauses  # until it stood once: where nothing answers at all, a person is told soon
         clock = asyncio.get_running_loop().time
         while True:
             opened, asked_to_wait = clock(), 0.0
             try:
                 headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-                if last:
-                    headers["Last-Event-ID"] = str(last)
+                if reading.cursor:
+                    headers["Last-Event-ID"] = reading.cursor
                 request = self._http.build_request("GET", url, headers=headers, timeout=STREAM_TIMEOUT)
                 response = await self._http.send(request, stream=True)
                 try:
@@ -224,38 +257,37 @@ class Client:
                     frames = EventSource(response).aiter_sse()
                     while True:
                         try:
-                            async with asyncio.timeout(LINGER_SECONDS if ended else None):
+                            async with asyncio.timeout(LINGER_SECONDS if reading.ended else None):
                                 frame = await anext(frames)
                         except (StopAsyncIteration, TimeoutError):
                             break
-                        if not frame.data:  # a comment after a numbered frame looks like this to httpx-sse
+                        event = json.loads(frame.data or "null")
+                        reading.cursor = frame.id or reading.cursor
+                        if event is None:  # an id alone, or a comment, which after a numbered frame looks the same here
                             continue
-                        event: JsonObject = json.loads(frame.data)
-                        if event["type"] != "position":
-                            if event["id"] <= last:
-                                continue
-                            last, ended = event["id"], event["type"] == "end"
+                        if not (isinstance(event["type"], str) and isinstance(event["id"], int)):
+                            raise ValueError("what it sends is no event")
                         failures = 0
                         yield event
                 finally:
                     await response.aclose()
-                reason = "it was closed before the run's end"
+                reason = "it was closed before its end"
             except ApiError as error:
                 if error.status not in {429, 502, 503, 504}:
                     raise
                 reason = error.detail
             except (httpx.TransportError, SSEError, ValueError, KeyError) as error:
                 reason = _reason(error)
-            if ended:
+            if reading.ended:
                 return
             if clock() - opened >= STEADY_SECONDS:
                 failures = 0
             if failures >= len(pauses):
-                message = f"The stream of run {run_id} cannot be had: {reason}. Tried {failures + 1} times in a row."
+                message = f"{what} cannot be had: {reason}. Tried {failures + 1} times in a row."
                 raise CommandError(ExitCode.UNREACHABLE, message)
             pause = max(pauses[failures], asked_to_wait)
             failures += 1
-            self._notify(f"No stream ({reason}); connecting again after event {last} in {pause:g} s.")
+            self._notify(f"No stream ({reason}); connecting again after event {reading.cursor or 0} in {pause:g} s.")
             await asyncio.sleep(pause)
 
     async def _json(self, method: str, url: str, *, repeatable: bool = True, **request: Any) -> JsonObject:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 import yaml
+from rich.text import Text
 
 from agentctl.client import Client, JsonObject, connect, find_token, find_url
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import RunView, follow
-from agentctl.output import JsonFlag, Output, duration, local_time, program, short_time
+from agentctl.follow import RunView, describe, follow
+from agentctl.output import JsonFlag, Output, duration, local_time, printable, program, short_time
 from backplane.runs import RunStatus
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -178,6 +179,30 @@ def logs(
             cursor = page["next_after"]
 
     call(output, print_pages)
+
+
+def events(
+    after: Annotated[
+        str, typer.Option(help="`now`, `all` that are kept, or the cursor of an event, as --json shows it.")
+    ] = "now",
+    json_output: JsonFlag = False,
+) -> None:
+    """Show the events of all your runs as they happen, until Ctrl-C."""
+    output = Output(json_output)
+
+    async def show(client: Client) -> None:
+        async for cursor, event in client.all_events("" if after == "all" else after):
+            if output.json:
+                output.json_line({"cursor": cursor, **event})
+                continue
+            head = f"{short_time(event['at']):>10}  {printable(event['run_id'][-8:])}  "
+            for line in describe(event["type"], event["data"]):
+                output.line(Text.assemble((head, "dim"), line))
+
+    try:
+        call(output, show)
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _follow(output: Output, run_id: str, after: int, wait: float | None) -> None:

@@ -73,7 +73,10 @@ class Reaper:
                 log.warning("workers were lost; their runs wait again", runs=reaped.lost)
             if max(reaped.lost, reaped.due, reaped.let_in) >= BATCH:
                 continue
-            pause = REAP_SECONDS if reaped.next_seconds is None else min(reaped.next_seconds, REAP_SECONDS)
+            # A run that is claimed a moment from now has a lease that nobody here has heard of yet.
+            pause = min(REAP_SECONDS, self._lease_seconds)
+            if reaped.next_seconds is not None:
+                pause = min(pause, reaped.next_seconds)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(pause, SHORTEST_PAUSE_SECONDS)):
                     await self._look.wait()

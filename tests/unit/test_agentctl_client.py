@@ -2,6 +2,7 @@
 nothing."""
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -63,6 +64,28 @@ async def test_events_that_come_again_after_a_reconnect_are_dropped(script: Scri
 async def test_a_stream_that_ends_in_order_but_before_the_run_is_opened_again(script: Script, client_of: Any) -> None:
     api = script(stream(event(1)), stream(END))
     assert await numbers(client_of(api)) == [1, 5]
+
+
+def feed(*frames: str, whole: bool = True) -> bytes:
+    body = "".join(f"{frame}\n\n" for frame in frames).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + f"{len(body):x}\r\n".encode() + body + b"\r\n" + (b"0\r\n\r\n" if whole else b"")
+
+
+async def test_the_stream_of_all_runs_goes_on_behind_the_cursor_it_began_with_or_saw_last(
+    script: Script, client_of: Any
+) -> None:
+    data = [f"data: {json.dumps(event(number))}" for number in (1, 2)]
+    api = script(
+        feed("id: 7-1", whole=False),
+        feed(f"id: 8-4\n{data[0]}", ": nothing new", whole=False),
+        feed(f"id: 8-5\n{data[1]}"),
+    )
+    told = client_of(api).all_events("now")
+    assert [await anext(told), await anext(told)] == [("8-4", event(1)), ("8-5", event(2))]
+    await told.aclose()
+    assert [request.headers.get("Last-Event-ID") for request in api.requests] == [None, "7-1", "8-4"]
+    assert {request.path for request in api.requests} == {"/agent/events?after=now"}
 
 
 async def test_a_position_has_no_number_and_moves_no_cursor(script: Script, client_of: Any) -> None:

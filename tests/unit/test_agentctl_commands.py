@@ -134,6 +134,21 @@ def test_notes_about_a_broken_stream_stay_out_of_the_json(script: Script, agentc
     assert [json.loads(line)["id"] for line in printed.splitlines()] == [1, 2]
 
 
+def test_the_events_of_all_runs_are_shown_with_their_runs_and_in_json_with_their_cursors(
+    script: Script, agentctl: Agentctl
+) -> None:
+    told = stream(event(1, "log", line="a\x1b[2J"), event(2, "end", status="failed"))
+    refused = problem(401, "unauthenticated", "no")
+    script(told, refused)
+    code, printed, _ = agentctl("events", "--after", "all")
+    assert code != 0
+    assert [line.split()[-1] for line in printed.splitlines()] == ["a", "failed"]
+    assert all(RUN[-8:] in line for line in printed.splitlines())
+    script(told, refused)
+    _, printed, _ = agentctl("events", "--json")
+    assert [json.loads(line)["cursor"] for line in printed.splitlines()] == ["1", "2"]
+
+
 def test_logs_are_fetched_page_by_page(script: Script, agentctl: Agentctl) -> None:
     first = answer(200, {"events": [event(1, "log", line="a")], "next_after": 1, "ended": False})
     second = answer(200, {"events": [event(2, "log", line="b")], "next_after": 2, "ended": True})

@@ -1,0 +1,505 @@
+"""The whole of it: start the platform, give it runs and watchers, break things, wait, stop it, write down what is left.
+
+Nothing here judges: `run_chaos` gives the facts for `checker.check`, and counts. Runs are submitted as clients do it,
+over HTTP with an idempotency key, until they are accepted. Where a run waits because a step may or may not have
+happened, the driver looks for its mark, as a person would, and answers.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import httpx
+import redis.asyncio
+from sqlalchemy import select
+
+from agentctl.embedded import free_port
+from backplane.errors import NotFound, Unavailable
+from backplane.events import decode
+from backplane.redis_keys import KEYS
+from backplane.resources import Resources, connect
+from backplane.runs import Run, RunStatus
+from backplane.settings import Settings
+from backplane.store.tables import events as events_table
+from backplane.store.tables import runs as runs_table
+from backplane.users import Tier, User
+from tests.chaos import marks, processes
+from tests.chaos.checker import Event, Facts, Leftovers, PlannedStep, RunFacts
+from tests.chaos.faults import EMPTYING, Fault, Hands
+from tests.chaos.proxies import S3Proxy, TcpProxy
+from tests.chaos.watchers import Watcher, event_of
+from tests.servers import PostgresServer, RedisServer, S3Server
+
+LEASE_SECONDS = 2.0
+PLATFORM = {
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "HEARTBEAT_SECONDS": "0.5",
+    "RECONCILE_SECONDS": "1",
+    "RETRY_BASE_SECONDS": "0.2",
+    "RETRY_MAX_SECONDS": "1",
+    "WORKER_GRACE_SECONDS": "2",
+    # However often its worker is killed here, it is not the run's fault.
+    "WORKER_CRASH_LIMIT": "1000",
+    "STREAM_HEARTBEAT_SECONDS": "1",
+    "QUEUE_MAX_WAITING": "0",
+    "API_RATE_PER_SECOND": "0",
+    "LOG_FORMAT": "json",
+    "LOG_LEVEL": "info",
+    **{f"USER_CONCURRENCY_{tier}": "0" for tier in ("FREE", "STANDARD", "BETA", "ADMIN")},
+}
+"""So quick that what is broken is mended within seconds, and without the limits that would turn runs away."""
+
+ANSWER_SECONDS = 1.0
+"""A person does not answer sooner; longer than a mark can be on its way."""
+MAY_NAME_WHAT_IS_OVER = frozenset({"jobs:finished", "jobs:dead", "jobs:doorbell"})
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`submit_seconds`: over how long the runs are handed in. `recover_seconds`: how long after the last fault
+    everything may still take. `step_seconds`: what a step that marks takes before its mark, and again after it, is one
+    of these. `settings`: of the platform, above those of PLATFORM. `clock_off_seconds`: of the first
+    worker's host, from the start. `marks_twice`, `drops_frame`: the sabotage (see worker_with_marks, watchers)."""
+
+    seed: int
+    runs: int
+    workers: int
+    faults: Sequence[Fault]
+    submit_seconds: float
+    recover_seconds: float = 60.0
+    watchers_per_run: int = 2
+    cancels_per_run: float = 0.05
+    step_seconds: tuple[float, ...] = (0.0, 0.05, 0.2, 0.6)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    clock_off_seconds: float = 0.0
+    marks_twice: str = ""
+    drops_frame: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    redis: RedisServer
+    postgres: PostgresServer
+    s3: S3Server
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    facts: Facts
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    label: str
+    run_id: str
+    plan: tuple[dict[str, Any], ...]
+    is_cancelled: bool
+
+
+async def run_chaos(scenario: Scenario, servers: Servers, folder: Path) -> Outcome:
+    """`servers` run already; what the faults stop is running again at the end. `folder` is empty, and readable by
+    all. Raises RuntimeError when the platform does not come up in the first place."""
+    with ThreadPoolExecutor(1, thread_name_prefix="servers") as thread:
+        async with _platform(scenario, servers, folder, thread) as platform:
+            return await Driver(scenario, platform).run()
+
+
+# --- the platform ---
+
+
+@dataclass(frozen=True)
+class Platform:
+    hands: Hands
+    http: httpx.AsyncClient
+    direct: Resources
+    user: User
+    marker: str
+    folder: Path
+
+    @property
+    def marks(self) -> Path:
+        return self.folder / "marks"
+
+    @property
+    def processes(self) -> list[processes.Process]:
+        return [self.hands.api, *self.hands.workers]
+
+
+@asynccontextmanager
+async def _platform(
+    scenario: Scenario, servers: Servers, folder: Path, thread: ThreadPoolExecutor
+) -> AsyncIterator[Platform]:
+    marker = uuid4().hex
+    database = servers.postgres.create_database()
+    bucket = servers.s3.create_bucket()
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    own = {**PLATFORM, **scenario.settings}
+    s3 = {
+        "S3_BUCKET": bucket,
+        "S3_ENDPOINT": servers.s3.endpoint,
+        "S3_REGION": servers.s3.region,
+        "S3_ACCESS_KEY": servers.s3.access_key,
+        "S3_SECRET_KEY": servers.s3.secret_key,
+    }
+    straight = {"REDIS_URL": servers.redis.url, "DATABASE_URL": servers.postgres.url(database), **s3}
+    async with AsyncExitStack() as stack:
+        s3_proxy = await stack.enter_async_context(S3Proxy(servers.s3.port).running())
+        redis_proxies, postgres_proxies = [], []
+        environments = []
+        for _ in range(1 + scenario.workers):
+            redis_proxy = await stack.enter_async_context(TcpProxy(servers.redis.port).running())
+            postgres_proxy = await stack.enter_async_context(TcpProxy(servers.postgres.port).running())
+            redis_proxies.append(redis_proxy)
+            postgres_proxies.append(postgres_proxy)
+            environments.append(
+                {
+                    **processes.own_environment(marker, scratch),
+                    **own,
+                    **s3,
+                    "S3_ENDPOINT": f"http://{processes.HOST}:{s3_proxy.port}",
+                    "REDIS_URL": _at(servers.redis.url, servers.redis.port, redis_proxy.port),
+                    "DATABASE_URL": _at(servers.postgres.url(database), servers.postgres.port, postgres_proxy.port),
+                    "CHAOS_MARKS": str(folder / "marks"),
+                    "CHAOS_MARK_TWICE": scenario.marks_twice,
+                }
+            )
+        values = {name.lower(): value for name, value in {**own, **straight}.items()}
+        direct = await stack.enter_async_context(connect(Settings.model_validate(values)))
+        await direct.store.migrate()
+        token, plain = await direct.store.users.create_token("chaos", Tier.STANDARD)
+        port = free_port()
+        api = processes.api(environments[0], port, folder / "api.log")
+        workers = [
+            processes.worker(number, environment, folder / f"worker-{number}.log")
+            for number, environment in enumerate(environments[1:], start=1)
+        ]
+        if scenario.clock_off_seconds:
+            workers[0].set_clock(scenario.clock_off_seconds)
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://{processes.HOST}:{port}",
+                headers={"Authorization": f"Bearer {plain}"},
+                timeout=30.0,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            )
+        )
+        hands = Hands(
+            api,
+            workers,
+            servers.redis,
+            redis_proxies,
+            servers.postgres,
+            postgres_proxies,
+            s3_proxy,
+            thread,
+            Counter(),
+        )
+        for process in (api, *workers):
+            stack.push_async_callback(process.kill)
+            await process.start()
+        platform = Platform(hands, http, direct, token.user, marker, folder)
+        await _until_ready(platform, scenario.workers)
+        yield platform
+
+
+def _at(url: str, old_port: int, port: int) -> str:
+    return url.replace(f":{old_port}/", f":{port}/")
+
+
+async def _until_ready(platform: Platform, workers: int) -> None:
+    async def ready() -> bool:
+        with suppress(httpx.TransportError):
+            answer = await platform.http.get("/agent/queue")
+            return answer.status_code == 200 and answer.json()["workers"] >= workers
+        return False
+
+    if not await _within(30.0, ready):
+        logs = [path.read_text(errors="replace")[-1500:] for path in sorted(platform.folder.glob("*.log"))]
+        raise RuntimeError("the platform did not start:\n" + "\n".join(logs))
+
+
+async def _within(seconds: float, condition: Callable[[], Awaitable[bool]]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+# --- runs ---
+
+
+def plan_of(label: str, draw: random.Random, step_seconds: Sequence[float]) -> tuple[dict[str, Any], ...]:
+    """Two to five steps, of which at least the first leaves a mark outside."""
+    kinds = ["mark", *draw.choices(("mark", "repeatable", "file", "shell"), (5, 2, 3, 1), k=draw.randint(1, 4))]
+    return tuple(
+        _step(label, f"s{number}-{kind}", kind, draw, step_seconds) for number, kind in enumerate(kinds, start=1)
+    )
+
+
+def _step(label: str, id: str, kind: str, draw: random.Random, step_seconds: Sequence[float]) -> dict[str, Any]:
+    if kind == "file":
+        return {"id": id, "tool": "file_write", "arguments": {"path": id, "content": f"{label} {id}\n"}}
+    if kind == "shell":
+        return {"id": id, "tool": "shell", "arguments": {"script": f"echo {label} {id} >> {id}"}}
+    seconds, lines = draw.choice(step_seconds), draw.choice((0, 3, 40))
+    arguments = {"run": label, "step": id, "seconds": seconds, "lines": lines}
+    return {"id": id, "tool": "mark", "arguments": arguments, "repeatable": kind == "repeatable"}
+
+
+def planned(step: Mapping[str, Any]) -> PlannedStep:
+    is_mark = step["tool"] == "mark"
+    return PlannedStep(step["id"], step["tool"] == "file_write" or step.get("repeatable", False), is_mark)
+
+
+class Driver:
+    def __init__(self, scenario: Scenario, platform: Platform) -> None:
+        self._scenario = scenario
+        self._platform = platform
+        self._http = platform.http
+        self._submitted: list[Submitted] = []
+        self._watchers: list[Watcher] = []
+        self._answers: Counter[str] = Counter()
+        self._waiting_since: dict[tuple[str, int], float] = {}
+        self._retried_calls = 0
+
+    async def run(self) -> Outcome:
+        began = time.monotonic()
+        answering = asyncio.create_task(self._answer_uncertain(), name="answer uncertain steps")
+        runs = [asyncio.create_task(self._one(number), name=f"run {number}") for number in range(self._scenario.runs)]
+        try:
+            submitting = asyncio.create_task(asyncio.sleep(self._scenario.submit_seconds))
+            await self._platform.hands.inflict_all(self._scenario.faults)
+            await submitting
+            faults_over = time.monotonic()
+            await asyncio.wait(runs, timeout=self._scenario.recover_seconds)
+            recovered = time.monotonic()
+        finally:
+            left = [task for task in (answering, *runs) if not task.done()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        for task in (answering, *runs):
+            if not task.cancelled():
+                task.result()
+        await _within(2 * LEASE_SECONDS + 3, self._nothing_is_held)
+        facts = await self._facts()
+        return Outcome(facts, self._counts(facts, faults_over - began, recovered - faults_over))
+
+    async def _one(self, number: int) -> None:
+        """A run's whole life, seen by its users."""
+        scenario, label = self._scenario, f"run-{number}"
+        draw = random.Random(f"{scenario.seed} {label}")
+        await asyncio.sleep(scenario.submit_seconds * number / scenario.runs)
+        plan = plan_of(label, draw, scenario.step_seconds)
+        run_id = await self._submit(label, plan, in_two=draw.random() < 0.3)
+        is_cancelled = draw.random() < scenario.cancels_per_run
+        self._submitted.append(Submitted(label, run_id, plan, is_cancelled))
+        watchers = []
+        async with asyncio.TaskGroup() as tasks:
+            for place in range(scenario.watchers_per_run):
+                drops = scenario.drops_frame if place == number == 0 else 0
+                name, own = f"watcher {place}", random.Random(f"{scenario.seed} {label} {place}")
+                watchers.append(watcher := Watcher(self._http, name, run_id, own, drops))
+                late = 0.0 if place == 0 else draw.expovariate(1.0)
+                tasks.create_task(_later(late, watcher.watch))
+            self._watchers += watchers
+            if is_cancelled:
+                cancel = {"action": "cancel", "run_id": run_id}
+                tasks.create_task(_later(draw.uniform(0.0, 1.5), lambda: self._act(cancel)))
+
+    async def _submit(self, label: str, plan: Sequence[dict[str, Any]], *, in_two: bool) -> str:
+        body = {"action": "create" if in_two else "run", "prompt": label, "plan": {"steps": list(plan)}}
+        answer = await self._act(body, key=label)
+        run_id: str = answer["run_id"]
+        if in_two:
+            await self._act({"action": "start", "run_id": run_id})
+        return run_id
+
+    async def _act(self, body: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+        """Ask until it is done. A cancel of what is over, and the like, are no faults of anybody."""
+        headers = {"Idempotency-Key": key} if key else {}
+        while True:
+            with suppress(httpx.TransportError):
+                answer = await self._http.post("/agent/execute", json=body, headers=headers)
+                if answer.is_success or answer.status_code == 409:
+                    return cast(dict[str, Any], answer.json())
+                if answer.status_code < 500:
+                    raise AssertionError(f"{body['action']} was refused: {answer.status_code} {answer.text}")
+            self._retried_calls += 1
+            await asyncio.sleep(0.2)
+
+    # --- uncertain steps ---
+
+    async def _answer_uncertain(self) -> None:
+        while True:
+            await asyncio.sleep(0.3)
+            with suppress(Unavailable):
+                waiting = await self._platform.direct.store.runs.page(
+                    self._platform.user.id, status=RunStatus.WAITING, limit=500
+                )
+                now = time.monotonic()
+                for run in waiting:
+                    since = self._waiting_since.setdefault((run.id, run.generation), now)
+                    if now - since > ANSWER_SECONDS:
+                        await self._answer(run)
+
+    async def _answer(self, run: Run) -> None:
+        submitted = next((one for one in self._submitted if one.run_id == run.id), None)
+        if submitted is None or run.error is None:
+            return
+        step = next(step for step in submitted.plan if step["id"] == run.error.step)
+        label, id = submitted.label, step["id"]
+        if step["tool"] == "mark":
+            was_done = any((mark.label, mark.step) == (label, id) for mark in marks.read(self._platform.marks))
+        else:
+            was_done = bool(await self._lines(run.id, id))
+        answer = "done" if was_done else "repeat"
+        with suppress(httpx.TransportError):
+            body = {"action": "retry", "run_id": run.id, "uncertain_step": answer}
+            # Not again and again as the others: it is an answer to this question, not to the next.
+            if (await self._http.post("/agent/execute", json=body, timeout=60.0)).is_success:
+                self._answers[answer] += 1
+
+    async def _lines(self, run_id: str, path: str) -> list[str]:
+        workspace = self._platform.direct.workspaces.workspace(self._platform.user.id, run_id)
+        try:
+            return b"".join([chunk async for chunk in workspace.read(path)]).decode().splitlines()
+        except NotFound:
+            return []
+
+    # --- what is to be checked ---
+
+    async def _nothing_is_held(self) -> bool:
+        with suppress(redis.RedisError):
+            async with redis.asyncio.Redis(port=self._platform.hands.redis.port) as client:
+                return not await client.zcard("jobs:leases")
+        return False
+
+    async def _facts(self) -> Facts:
+        """Reads everything; stops the platform on the way, before it looks for what was left behind."""
+        runs = await self._run_facts()
+        for process in self._platform.processes:
+            await process.end()
+        return Facts(
+            runs=runs,
+            watchers=tuple(watcher.facts for watcher in self._watchers),
+            leftovers=await self._leftovers({run.id for run in runs}),
+            redis_was_emptied=bool(EMPTYING & self._platform.hands.done.keys()),
+        )
+
+    async def _run_facts(self) -> tuple[RunFacts, ...]:
+        database = self._platform.direct.store.database
+        rows = await database.read(
+            lambda connection: connection.execute(
+                select(runs_table.c.id, runs_table.c.status, runs_table.c.error, runs_table.c.given_plan)
+            ).all()
+        )
+        stored = await database.read(
+            lambda connection: connection.execute(
+                select(events_table.c.run_id, events_table.c.line).order_by(events_table.c.run_id, events_table.c.id)
+            ).all()
+        )
+        events: dict[str, list[Event]] = {}
+        for row in stored:
+            event = decode(row.line)
+            events.setdefault(row.run_id, []).append(event_of(event.id, event.type, event.line))
+        made: dict[str, list[str]] = {}
+        for mark in marks.read(self._platform.marks):
+            made.setdefault(mark.label, []).append(mark.step)
+        by_id = {row.id: row for row in rows}
+        facts = []
+        for one in self._submitted:
+            kept = by_id.get(one.run_id)
+            facts.append(
+                RunFacts(
+                    id=one.run_id,
+                    steps=tuple(map(planned, one.plan)),
+                    status=kept.status if kept else None,
+                    marks=(*made.get(one.label, ()), *await self._file_marks(one)),
+                    events=tuple(events.get(one.run_id, ())),
+                    is_cancelled=one.is_cancelled,
+                    error=str((kept.error or "") if kept else ""),
+                )
+            )
+        return tuple(facts)
+
+    async def _file_marks(self, one: Submitted) -> list[str]:
+        """A step that writes a file has done so as often as its line stands there."""
+        found = []
+        for step in one.plan:
+            if step["tool"] != "mark":
+                lines = await self._lines(one.run_id, step["id"])
+                found += [step["id"] if line == f"{one.label} {step['id']}" else line for line in lines]
+        return found
+
+    async def _leftovers(self, over: set[str]) -> Leftovers:
+        permanent = tuple(key.pattern for key in KEYS if key.lifetime.startswith("permanent"))
+        keys: dict[str, int] = {}
+        holding: dict[str, tuple[str, ...]] = {}
+        async with redis.asyncio.Redis(port=self._platform.hands.redis.port, decode_responses=True) as client:
+            # The jobs of the last runs that are over stay as long as this bounded list names them.
+            permanent += tuple(f"jobs:{run_id}" for run_id in await _members(client, "jobs:finished"))
+            async for key in client.scan_iter(count=1000):
+                keys[key] = await client.ttl(key)
+                if keys[key] < 0 and key not in MAY_NAME_WHAT_IS_OVER:
+                    named = tuple(member for member in await _members(client, key) if any(id in member for id in over))
+                    if named:
+                        holding[key] = named
+        leases = holding.pop("jobs:leases", ())
+        found = await asyncio.to_thread(processes.left_over, self._platform.marker, self._platform.folder)
+        overstayed = [
+            f"{one.name} did not end when it was asked to" for one in self._platform.processes if one.overstayed
+        ]
+        return Leftovers(keys, permanent, holding, leases, (*found, *overstayed))
+
+    def _counts(self, facts: Facts, chaos_seconds: float, recovery_seconds: float) -> dict[str, Any]:
+        statuses = Counter(run.status for run in facts.runs)
+        return {
+            "seed": self._scenario.seed,
+            "runs": len(facts.runs),
+            "statuses": {str(status): count for status, count in sorted(statuses.items(), key=str)},
+            "steps": sum(len(run.steps) for run in facts.runs),
+            "marks": sum(len(run.marks) for run in facts.runs),
+            "events": sum(len(run.events) for run in facts.runs),
+            "gaps": sum(event.type == "gap" for run in facts.runs for event in run.events),
+            "watchers": len(facts.watchers),
+            "frames": sum(len(watcher.events) for watcher in facts.watchers),
+            "connections": sum(watcher.connections for watcher in self._watchers),
+            "calls_repeated": self._retried_calls,
+            "uncertain_steps": dict(self._answers),
+            "overstayed": sum(process.overstayed for process in self._platform.processes),
+            "faults": dict(self._platform.hands.done),
+            "chaos_seconds": round(chaos_seconds, 1),
+            "recovery_seconds": round(recovery_seconds, 1),
+        }
+
+
+async def _later(seconds: float, work: Callable[[], Awaitable[Any]]) -> None:
+    await asyncio.sleep(seconds)
+    await work()
+
+
+async def _members(client: "redis.asyncio.Redis", key: str) -> list[str]:
+    """What a key holds, whatever its type, as texts."""
+    match await client.type(key):
+        case "list":
+            return [str(item) for item in await cast(Any, client.lrange(key, 0, -1))]
+        case "zset":
+            return [str(item) for item in await client.zrange(key, 0, -1)]
+        case "set":
+            return [str(item) for item in await cast(Any, client.smembers(key))]
+        case "hash":
+            return [str(item) for pair in (await cast(Any, client.hgetall(key))).items() for item in pair]
+    return []
