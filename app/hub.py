@@ -6,15 +6,18 @@ the history and lasts a little longer than the last watcher.
 """
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TypeVar
 
 import structlog
+import uvicorn
+from sse_starlette.sse import AppStatus
 
 from app.feed import WatchedFeed
-from app.ring import Frame, Watched, Watcher
+from app.ring import Frame, Leave, Watched, Watcher
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Announced, EventLog, Interrupted, Subscription
@@ -29,6 +32,7 @@ log = structlog.get_logger()
 LINGER_SECONDS = 5.0
 POSITION_SECONDS = 1.0
 LOOKS_A_HEARTBEAT = 4
+LOOK_SECONDS = 0.5
 FEEDS_READ_AT_ONCE = 4
 """Database connections that feeds use at most."""
 OUTAGE_SECONDS = 1.0
@@ -222,12 +226,14 @@ class Hub:
     async def _look_after_watchers(self) -> None:
         shortest = min(self._heartbeat_seconds, self._send_timeout_seconds)
         while True:
-            await asyncio.sleep(shortest / LOOKS_A_HEARTBEAT)
-            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(min(shortest / LOOKS_A_HEARTBEAT, LOOK_SECONDS))
+            now, leaving = asyncio.get_running_loop().time(), _server_leaves()
             for watcher in list(self._watchers):
                 silent = now - watcher.sent_at
-                if watcher.is_sending and silent >= self._send_timeout_seconds:
-                    watcher.cut_off()
+                if leaving:
+                    watcher.end(Leave.SHUTDOWN)
+                elif watcher.is_sending and silent >= self._send_timeout_seconds:
+                    watcher.end(Leave.TOO_SLOW)
                 elif not watcher.is_sending and silent >= self._heartbeat_seconds:
                     watcher.remind()
 
@@ -292,6 +298,13 @@ async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[N
                 continue
             one.swept = True
             del watched[name]
+
+
+def _server_leaves() -> bool:
+    """uvicorn waits for open streams to end before it tells the application of its own end. The library learns of it by
+    the server's signal handler where it could wrap that, else the handler leads to the server."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return AppStatus.should_exit or (isinstance(server, uvicorn.Server) and server.should_exit)
 
 
 def _position(run_id: str, standing: Standing) -> bytes:

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Generic, TypeVar
 
 from backplane.store.events import Place
@@ -142,6 +143,14 @@ class Watched(Generic[Cursor]):
             self.idle_since = asyncio.get_running_loop().time()
 
 
+class Leave(Enum):
+    """Why a stream ends before its end."""
+
+    GONE = "the client has gone"
+    TOO_SLOW = "the client takes nothing"
+    SHUTDOWN = "the API shuts down"
+
+
 class Watcher:
     """A client of a stream. One loop of the process looks after all of them (`Hub`): who was told nothing for a while
     gets a comment, and who takes nothing is cut off. `sent_at`: when the last send began, by the loop's clock."""
@@ -150,13 +159,14 @@ class Watcher:
         self.sent_at = asyncio.get_running_loop().time()
         self.is_sending = False
         self.is_due = False
-        self.is_cut_off = False
+        self.leave: Leave | None = None
         self.task: asyncio.Task[object] | None = None
         self.waiting: asyncio.Future[None] | None = None
 
-    def cut_off(self) -> None:
-        self.is_cut_off = True
-        if self.task is not None:
+    def end(self, reason: Leave) -> None:
+        """Interrupt it, wherever it is."""
+        if self.task is not None and self.leave is None:
+            self.leave = reason
             self.task.cancel()
 
     def remind(self) -> None:

@@ -11,19 +11,21 @@ no end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 import structlog
 from sse_starlette import EventSourceResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.hub import Hub, frame_of
-from app.ring import Cursor, Span, Watched, Watcher, span_of
+from app.ring import Cursor, Leave, Span, Watched, Watcher, span_of
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import EventLog
 from backplane.patience import pauses
 from backplane.store import Store
+from backplane.tasks import end
 
 log = structlog.get_logger()
 
@@ -76,7 +78,7 @@ class History:
 
 async def stream(
     watched: Watched[Cursor], history: ReadHistory[Cursor], cursor: Cursor, watcher: Watcher, opening: bytes = b""
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Frames after `cursor` until an end, several in one chunk where several are there.
 
     Ends at once, so that the client connects again, when what it watches was swept before the stream began.
@@ -127,32 +129,54 @@ async def stream(
 
 
 class EventStream(EventSourceResponse):
-    """Sends the chunks of `stream`. The hub looks after it: the library's own comments and time limits cost a task and
-    a timer for each watcher and chunk."""
+    """Sends the chunks of `stream`, and ends when its client has gone or the hub says so.
 
-    def __init__(self, chunks: AsyncIterator[bytes], hub: Hub, watcher: Watcher) -> None:
-        super().__init__(chunks, ping=0, sep="\n")
+    The library's own way to do this costs three tasks a client and a timer a chunk; here one task waits for the client
+    to go, and the hub looks after all clients at once.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], hub: Hub, watcher: Watcher) -> None:
+        super().__init__(chunks)
+        self._chunks = chunks
         self._hub = hub
         self._watcher = watcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher, loop, task = self._watcher, asyncio.get_running_loop(), asyncio.current_task()
+        watcher, task = self._watcher, asyncio.current_task()
         assert task is not None
-
-        async def noted(message: Message) -> None:
-            watcher.is_sending, watcher.sent_at = True, loop.time()
-            await send(message)
-            watcher.is_sending, watcher.is_due = False, False
-
-        watcher.task = task
+        waiting = asyncio.create_task(_wait_until_gone(receive, watcher), name="client of a stream")
         with self._hub.watching(watcher):
             try:
-                await super().__call__(scope, receive, noted)
+                watcher.task = task
+                async with aclosing(self._chunks):
+                    await self._send_all(send)
             except asyncio.CancelledError:
-                if not watcher.is_cut_off:
+                if watcher.leave is None:
                     raise
                 task.uncancel()
-                log.warning("a reader took nothing for too long and is cut off", path=scope["path"])
+            finally:
+                watcher.task = None
+                await end(waiting)
+        if watcher.leave is Leave.TOO_SLOW:
+            log.warning("a client took nothing for too long and is cut off", path=scope["path"])
+        elif watcher.leave is not Leave.GONE and not watcher.is_sending:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, send: Send) -> None:
+        watcher, now = self._watcher, asyncio.get_running_loop().time
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            watcher.is_sending, watcher.sent_at = True, now()
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            watcher.is_sending = watcher.is_due = False
+            if watcher.leave is not None:  # a cancellation may be lost on Python 3.11 (`backplane.tasks`)
+                return
+
+
+async def _wait_until_gone(receive: Receive, watcher: Watcher) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    watcher.end(Leave.GONE)
 
 
 def _with_gaps(run_id: str, cursor: int, events: Sequence[Event]) -> list[Event]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.sse import History
 from backplane.events import EventType
 from tests.integration.api.running import Api, Frame, Person, StartApi, WorkerByHand, frames
 from tests.queues import hand_back
@@ -159,6 +160,31 @@ async def test_the_end_comes_when_a_run_is_cancelled_while_redis_is_down(
         server.kill()
         assert (await person.act("cancel", run_id)).json()["status"] == "cancelled"
         assert [frame.event async for frame in stream if frame.id] == ["status", "end"]
+
+
+async def test_a_watcher_that_is_ahead_of_the_store_when_redis_is_emptied_hears_nothing_twice(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await person.make()
+    worker = await api.worker()
+    ahead = worker.lines("told, and not stored yet")
+    await worker.tell(ahead)
+    async with person.stream(worker.run_id) as stream:
+        while (await anext(stream)).id != ahead[-1].id:
+            pass
+    await api.resources.redis.commands.flushall()
+    last_id, asked = History.last_id, asyncio.Event()
+
+    async def noted(self: History, run_id: str) -> int:
+        asked.set()
+        return await last_id(self, run_id)
+
+    monkeypatch.setattr(History, "last_id", noted)
+    watching = asyncio.create_task(person.watch(worker.run_id, last_event_id=ahead[-1].id))
+    await asked.wait()
+    await worker.store(ahead)
+    await worker.end()
+    assert numbers(await watching) == [ahead[-1].id + 1, ahead[-1].id + 2]
 
 
 async def test_what_is_no_event_on_the_wire_harms_no_stream(api: Api, person: Person) -> None:
