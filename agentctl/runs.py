@@ -327,7 +327,8 @@ def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
         output.document(found)
         return
     output.line(found["text"])
-    output.fields({"position": _position(found), "waited": duration(found["waiting_seconds"] or 0)})
+    waited = found["waiting_seconds"]
+    output.fields({"position": _position(found), "waited": "" if waited is None else duration(waited)})
 
 
 def queue(json_output: JsonFlag = False) -> None:

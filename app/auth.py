@@ -61,7 +61,10 @@ CurrentUser = Annotated[User, Depends(current_user)]
 
 def admin_only(user: CurrentUser) -> User:
     if user.tier is not Tier.ADMIN:
-        raise Forbidden(f"this is for users of the tier admin, and {user.name} has the tier {user.tier}")
+        raise Forbidden(
+            f"this is for users of the tier admin, and {user.name} has the tier {user.tier}; whoever runs the platform "
+            "makes a token by `agentctl token create --user NAME --tier admin`"
+        )
     return user
 
 

@@ -205,6 +205,11 @@ class StepView(BaseModel):
     )
 
 
+class RunState(BaseModel):
+    run_id: RunId
+    status: RunStatus
+
+
 class QueueStanding(BaseModel):
     """All are null when the run is not queued."""
 
@@ -223,9 +228,7 @@ class QueueStanding(BaseModel):
         }
 
 
-class RunSummary(BaseModel):
-    run_id: RunId
-    status: RunStatus
+class RunSummary(RunState):
     created_at: datetime
     queued_at: datetime | None
     started_at: datetime | None
@@ -272,7 +275,7 @@ class WebhookSecretView(BaseModel):
     )
 
 
-class RunView(RunSummary, QueueStanding):
+class RunView(QueueStanding, RunSummary):
     timeout_seconds: int
     max_retries: int
     cancel_requested: bool
@@ -316,9 +319,8 @@ class Purged(BaseModel):
     purged: int
 
 
-class ExecuteResponse(QueueStanding):
-    run_id: RunId
-    status: RunStatus
+class ExecuteResponse(QueueStanding, RunState):
+    pass
 
 
 class RunPage(BaseModel):
@@ -387,11 +389,9 @@ class ReasonView(BaseModel):
     text: str = Field(examples=["4 runs are taken before it"])
 
 
-class Explanation(QueueStanding):
+class Explanation(QueueStanding, RunState):
     """Why a run does not go on, or that it does."""
 
-    run_id: RunId
-    status: RunStatus
     text: str = Field(description="All reasons in words.")
     reasons: list[ReasonView] = Field(description="What it waits for, the nearest first.")
     priority: str = Field(examples=["normal"])
