@@ -18,7 +18,7 @@ from typing import Any
 
 class EventType(StrEnum):
     STATUS = "status"  # {"status", "attempt", "error"?}
-    POSITION = "position"  # {"position", "estimated_wait_seconds", "estimated_wait_p90_seconds"}: while queued; sent live, not kept
+    POSITION = "position"  # {"position", "estimated_wait_seconds", "estimated_wait_p90_seconds"}: live only, not kept
     PLAN = "plan"  # {"planner", "steps": [{"id", "title", "tool"}]}
     STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?}
     LOG = "log"  # {"line", "step"?, "level"?, "dropped_lines"?, "file"?}

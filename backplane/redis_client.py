@@ -80,6 +80,7 @@ class RedisClients:
 
     def __init__(self, url: str, *, prefix: str = "", access: Access = AS_THE_URL_SAYS) -> None:
         self.keys = Keys(prefix)
+        self._own: list[OwnConnection] = []
         try:
             target = target_of(url)
         except ValueError:
@@ -122,12 +123,26 @@ class RedisClients:
         """One that the caller alone uses, connects and closes; for what blocks."""
         return cast(AbstractConnection, cast(Any, self.blocking.connection_pool).make_connection())
 
+    @asynccontextmanager
+    async def own_connection(self) -> AsyncIterator["OwnConnection"]:
+        """One that nobody else uses meanwhile, for what blocks and has to be quick; kept for the next who asks."""
+        own = self._own.pop() if self._own else OwnConnection(self.new_connection())
+        try:
+            yield own
+        except BaseException:
+            await own.close()
+            raise
+        finally:
+            self._own.append(own)
+
     async def check(self) -> None:
         """One cheap command; raises Unavailable."""
         with translated():
             await cast(Awaitable[Any], self.commands.ping())
 
     async def close(self) -> None:
+        for own in self._own:
+            await own.close()
         await cast(Any, self.commands).aclose()
         await cast(Any, self.blocking).aclose()
         if self._server:
@@ -140,6 +155,30 @@ class RedisClients:
             yield pubsub
         finally:
             await cast(Any, pubsub).aclose()
+
+
+class OwnConnection:
+    """A connection for one caller at a time. After a fault it is closed, and connects again at the next call."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection: Any = connection
+
+    async def ask(self, *commands: tuple[str | int | float, ...]) -> list[Any]:
+        """The answers to commands that are sent at once, once more where the connection broke. Raises the error that
+        one of them was answered with, and then the connection must be closed."""
+        try:
+            return await self._ask(commands)
+        except RedisConnectionError:
+            await self.close()
+            return await self._ask(commands)
+
+    async def _ask(self, commands: Sequence[tuple[str | int | float, ...]]) -> list[Any]:
+        await self._connection.connect()
+        await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        return [await self._connection.read_response() for _ in commands]
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
 
 
 def _server(target: Target, slot: int, options: dict[str, Any], access: Access) -> Server:

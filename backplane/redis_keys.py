@@ -102,7 +102,7 @@ KEYS: tuple[Key, ...] = (
         "while it waits or is held, or is among the last 100 that are over",
         "API, worker",
         "worker, API",
-        "the job: state, user, priority, resource, generation, crashes, worker, times; status and error once it is over",
+        "the job: state, user, priority, resource, generation, crashes, worker, times; how it ended",
     ),
     Key("jobs:leases", "sorted set", "permanent", "worker", "worker, API", "held runs by the time their lease ends"),
     Key("jobs:scheduled", "sorted set", "permanent", "worker", "worker, API", "runs by the time of their next attempt"),

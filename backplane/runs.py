@@ -85,8 +85,8 @@ class RunError:
 @dataclass(frozen=True, slots=True)
 class Run:
     """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1.
-    `resource`: what it needs that only so many runs may use at once. `files_expired_at`: since when its files are gone, or
-    going; such a run is not started or retried any more."""
+    `resource`: what it needs that only so many runs may use at once. `files_expired_at`: since when its files are gone,
+    or going; such a run is not started or retried any more."""
 
     id: str
     user_id: str

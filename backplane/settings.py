@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     user_concurrency_standard: int = Field(10, ge=0, description="Runs of one user at once, tier standard.")
     user_concurrency_beta: int = Field(20, ge=0, description="Runs of one user at once, tier beta.")
     user_concurrency_admin: int = Field(50, ge=0, description="Runs of one user at once, tier admin.")
-    tier_concurrency_free: int = Field(0, ge=0, description="Runs of all users of the tier free at once; 0: any number.")
+    tier_concurrency_free: int = Field(0, ge=0, description="Runs of all users of tier free at once; 0: any number.")
     tier_concurrency_standard: int = Field(0, ge=0, description="Runs of all users of the tier standard at once.")
     tier_concurrency_beta: int = Field(0, ge=0, description="Runs of all users of the tier beta at once.")
     tier_concurrency_admin: int = Field(0, ge=0, description="Runs of all users of the tier admin at once.")

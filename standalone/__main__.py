@@ -26,7 +26,7 @@ GRACEFUL_SECONDS = 5
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m standalone", description="API, worker and controller in one process.")
+    parser = argparse.ArgumentParser(prog="python -m standalone", description="API, worker, controller in one process.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()

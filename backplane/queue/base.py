@@ -164,11 +164,13 @@ class Statistics:
     def waiting(self) -> int:
         return sum(self.queued.values()) + sum(self.parked.values())
 
-    def wait(self, position: int) -> Wait:
-        """How long until the run at this position (from 1) is taken."""
-        return estimated_wait(
-            position - (self.slots - self.running), self.slots, self.durations or (self.initial_run_seconds,)
-        )
+    def wait(self, position: int, *, at_gate: int = 0, cap: int = 0) -> Wait:
+        """How long until the run at this position (from 1) is taken. `at_gate`: where it stands (from 1) among those
+        that a cap holds back; 0: nowhere."""
+        durations = self.durations or (self.initial_run_seconds,)
+        for_slot = estimated_wait(position - (self.slots - self.running), self.slots, durations)
+        for_room = estimated_wait(at_gate, cap, durations)
+        return Wait(max(for_slot.p50, for_room.p50), max(for_slot.p90, for_room.p90))
 
 
 class Queue(ABC):

@@ -282,6 +282,17 @@ async def test_a_parked_run_stands_behind_what_may_go_and_says_which_cap_holds_i
     assert (sum(numbers.queued.values()), sum(numbers.parked.values()), numbers.waiting) == (3, 3, 6)
 
 
+async def test_a_parked_run_waits_for_as_many_runs_as_are_before_it_though_slots_are_free(
+    clients: RedisClients,
+) -> None:
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), run_seconds=10.0)
+    await queue.enqueue([job(name) for name in ("a", "b", "c")])
+    claims = await queue.claim("worker-1", 1)
+    await queue.renew("worker-1", 10, claims)
+    found = await queue.standing(["b", "c"])
+    assert [standing and standing.wait.p50 for standing in found] == [10.0, 20.0]
+
+
 # --- the limit on what waits ---
 
 

@@ -1,9 +1,25 @@
--- Where runs stand.
+-- How many there are, and where runs stand.
 -- KEYS  1 what all keys of the queue begin with
--- ARGV  run ids
--- keys  {run_id}  order  parked:{gate}
--- gives for each: its state or '', its index in its order, the gate where it is parked (0: none), how many may be taken
-local base, standings = KEYS[1], {}
+-- ARGV  run ids, none perhaps
+-- keys  {run_id}  pending[:critical|:high|:low]  order  parked  parked:{gate}  leases  scheduled  dead  workers
+--       durations
+-- gives  1 how many are held, scheduled, dead; workers, their slots; then by priority, the highest first, how many may
+--          be taken and how many are parked
+--        2 the seconds that the last runs took, joined by spaces: a hundred values are dear to answer one by one
+--        3 for each run: its index in its order (-1: it does not wait), the gate where it is parked (0: none), its
+--          priority and its resource
+local base, slots, standings = KEYS[1], 0, {}
+local workers = redis.call('ZRANGE', base .. 'workers', 0, -1)
+for _, worker in ipairs(workers) do slots = slots + string.match(worker, '|(%d+)$') end
+local counts = {
+  redis.call('ZCARD', base .. 'leases'), redis.call('ZCARD', base .. 'scheduled'), redis.call('ZCARD', base .. 'dead'),
+  #workers, slots
+}
+for i, pending in ipairs({ 'pending:critical', 'pending:high', 'pending', 'pending:low' }) do
+  local n, priority = #counts, 4 - i
+  counts[n + 1] = redis.call('LLEN', base .. pending)
+  counts[n + 2] = redis.call('ZCOUNT', base .. 'parked', priority, priority)
+end
 local ready = redis.call('ZCARD', base .. 'order')
 for _, run in ipairs(ARGV) do
   local job = redis.call('HMGET', base .. run, 'state', 'gate', 'user', 'priority', 'resource')
@@ -16,7 +32,6 @@ for _, run in ipairs(ARGV) do
     index = ready + (redis.call('ZRANK', base .. 'parked:' .. names[gate], run) or 0)
   end
   local n = #standings
-  standings[n + 1], standings[n + 2], standings[n + 3] = job[1] or '', index, gate
-  standings[n + 4], standings[n + 5] = job[4] or '0', job[5] or ''
+  standings[n + 1], standings[n + 2], standings[n + 3], standings[n + 4] = index, gate, job[4] or '0', job[5] or ''
 end
-return standings
+return { counts, table.concat(redis.call('LRANGE', base .. 'durations', 0, -1), ' '), standings }
