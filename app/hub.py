@@ -33,7 +33,7 @@ LINGER_SECONDS = 5.0
 POSITION_SECONDS = 1.0
 LOOKS_A_HEARTBEAT = 4
 LOOK_SECONDS = 0.5
-FEEDS_READ_AT_ONCE = 4
+FEEDS_READ_AT_ONCE = 2
 """Database connections that feeds use at most."""
 OUTAGE_SECONDS = 1.0
 

@@ -17,8 +17,8 @@ from backplane.store.events import Place
 
 Cursor = TypeVar("Cursor", int, Place)
 
-SPAN_BYTES = 64 * 1024
-"""Of what is sent at once, about: what a reader that is too slow holds in memory."""
+CHUNK_BYTES = 64 * 1024
+"""Of what is sent at once, about: what a reader that is slow holds in memory, and has to take before it is too slow."""
 SPANS_KEPT = 16
 
 
@@ -33,15 +33,21 @@ class Frame(Generic[Cursor]):
 
 @dataclass(frozen=True, slots=True)
 class Span(Generic[Cursor]):
-    """Frames to be sent at once, none perhaps, and the cursor behind them. `is_end`: the last of them is an end."""
+    """Frames in chunks, none perhaps, and the cursor behind them. `is_end`: the last of them is an end."""
 
-    body: bytes
+    chunks: Sequence[bytes]
     cursor: Cursor
     is_end: bool = False
 
 
 def span_of(frames: Sequence[Frame[Cursor]], cursor: Cursor) -> Span[Cursor]:
-    return Span(b"".join([frame.body for frame in frames]), cursor, bool(frames) and frames[-1].is_end)
+    chunks, first, size = [], 0, 0
+    for number, frame in enumerate(frames, 1):
+        size += len(frame.body)
+        if size >= CHUNK_BYTES or number == len(frames):
+            chunks.append(b"".join([each.body for each in frames[first:number]]))
+            first, size = number, 0
+    return Span(chunks, cursor, bool(frames) and frames[-1].is_end)
 
 
 class Watched(Generic[Cursor]):
@@ -82,7 +88,7 @@ class Watched(Generic[Cursor]):
     def after(self, cursor: Cursor) -> Span[Cursor] | None:
         """What comes next, empty when there is nothing yet; None when the ring does not reach back so far."""
         if cursor >= self.newest:
-            return Span(b"", cursor)
+            return Span((), cursor)
         if cursor < self.floor:
             return None
         span = self._spans.get(cursor)
@@ -95,7 +101,7 @@ class Watched(Generic[Cursor]):
     def _join(self, cursor: Cursor) -> Span[Cursor]:
         first = last = bisect_right(self._frames, cursor, key=lambda frame: frame.cursor)
         size = 0
-        while last < len(self._frames) and size < SPAN_BYTES:
+        while last < len(self._frames) and size < CHUNK_BYTES:
             size += len(self._frames[last].body)
             last += 1
         behind = self._frames[last - 1].cursor if last < len(self._frames) else self.newest

@@ -44,28 +44,32 @@ class History:
         self._store = store
         self._event_log = event_log
 
-    async def after(self, run_id: str, cursor: int) -> Sequence[Event]:
-        """The next events over `cursor`, at most a page. Raises Unavailable when the database is away.
+    async def after(self, run_id: str, cursor: int) -> tuple[Sequence[Event], bool]:
+        """The next events over `cursor`, at most a page, and whether there may be more. Raises Unavailable when the
+        database is away.
 
         The database lags behind the wire by the time of a batch, so where its part ends the wire's begins.
         """
-        stored = await self._store.events.after(run_id, cursor, PAGE)
-        if stored:
-            return stored
+        events = await self._store.events.after(run_id, cursor, PAGE)
+        if not (room := PAGE - len(events)):
+            return events, True
+        last = events[-1].id if events else cursor
         try:
-            live = await self._event_log.after(run_id, cursor, PAGE)
+            live = await self._event_log.after(run_id, last, room)
         except Unavailable:
-            return ()
-        if live and live[0].id > cursor + 1:
+            return events, False
+        if live and live[0].id > last + 1:
             # The wire keeps the newest part only; what lies between may have been stored just now.
-            return await self._store.events.after(run_id, cursor, PAGE) or live
-        return live
+            stored = await self._store.events.after(run_id, last, room)
+            if stored:
+                return [*events, *stored], True
+        return [*events, *live], len(live) == room
 
     async def span(self, run_id: str, cursor: int) -> tuple[Span[int], bool]:
-        """The same as frames, with gaps, and whether there may be more."""
-        events = await self.after(run_id, cursor)
+        """The same as frames, with gaps."""
+        events, more = await self.after(run_id, cursor)
         frames = [frame_of(event) for event in _with_gaps(run_id, cursor, events)]
-        return span_of(frames, events[-1].id if events else cursor), bool(events)
+        return span_of(frames, events[-1].id if events else cursor), more
 
     async def last_id(self, run_id: str) -> int:
         """Of the last event that anybody can have seen."""
@@ -96,8 +100,9 @@ async def stream(
                 while more:
                     span, more = await history(cursor)
                     cursor = span.cursor
-                    if span.body:
-                        yield span.body
+                    for chunk in span.chunks:
+                        yield chunk
+                    if span.chunks:
                         # A failed run that was tried again goes on after its first end, which may close a page.
                         ended = span.is_end
                 if ended:
@@ -112,8 +117,9 @@ async def stream(
                 if live is None:
                     break
                 cursor = live.cursor
-                if live.body:
-                    yield live.body
+                if live.chunks:
+                    for chunk in live.chunks:
+                        yield chunk
                     waits = pauses()
                     if live.is_end:
                         return

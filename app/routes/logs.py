@@ -64,7 +64,8 @@ async def list_events(
 ) -> EventPage:
     """The events after a cursor, oldest first."""
     run = await services.resources.store.runs.get(user.id, run_id)
-    events = (await services.history.after(run_id, after))[:limit]
+    found, _ = await services.history.after(run_id, after)
+    events = found[:limit]
     last = events[-1].id if events else after
     ended = run.status in FINAL and last >= await services.history.last_id(run_id)
     return EventPage.model_validate(

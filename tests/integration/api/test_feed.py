@@ -247,9 +247,10 @@ async def test_what_is_no_cursor_is_refused(api: Api, person: Person, cursor: st
 async def test_a_feed_counts_among_the_streams_of_the_process(start_api: StartApi) -> None:
     api = await start_api(stream_watchers_max=1, stream_heartbeat_seconds=0.1)
     person = await api.person()
-    async with person.http.stream("GET", "/agent/events") as response:
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS), person.http.stream("GET", "/agent/events") as response:
         # Silent, but for the comments that keep it open.
-        assert (await anext(response.aiter_raw())).startswith(b":")
+        chunks = response.aiter_raw()
+        assert (await anext(chunks)).startswith(b":")
         answer = await person.http.get("/agent/events")
         assert answer.status_code == 503
 

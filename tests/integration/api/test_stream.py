@@ -219,6 +219,29 @@ async def test_a_reader_that_is_far_too_slow_still_has_everything(start_api: Sta
     assert [int(number) for number in re.findall(rb"^id: (\d+)$", received, re.MULTILINE)] == list(range(1, 2005))
 
 
+async def test_a_reader_that_takes_nothing_is_cut_off(start_api: StartApi) -> None:
+    api = await start_api(send_buffer=16_384, stream_send_timeout_seconds=0.5)
+    person = await api.person()
+    await person.make()
+    worker = await api.worker()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, ("127.0.0.1", int(api.url.rpartition(":")[2])))
+        request = f"GET /agent/logs/{worker.run_id}/stream HTTP/1.0\r\nAuthorization: Bearer {person.token}\r\n\r\n"
+        await loop.sock_sendall(connection, request.encode())
+        await watchers_are(api, 1)
+        for _ in range(10):
+            await worker.say(*("x" * 4000 for _ in range(100)))
+        await watchers_are(api, 0)
+    # Who takes what there is, be it little, is not.
+    async with person.stream(worker.run_id) as stream:
+        await until(stream, 1002)
+        await worker.end()
+        assert [frame.event async for frame in stream if frame.id] == ["status", "end"]
+
+
 async def test_watchers_share_one_connection_to_redis(api: Api, person: Person) -> None:
     runs = [await person.make("create") for _ in range(5)]
     redis = api.resources.redis.commands
