@@ -1,0 +1,49 @@
+"""What every process does around its work: settings, its own log, one event loop, and signals that ask it to end.
+
+SIGTERM and SIGINT ask; a second one ends the process at once, and leases do the rest.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+from pydantic import ValidationError
+
+from backplane import process_log
+from backplane.errors import PlatformError
+from backplane.settings import Settings, complaint
+
+
+def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
+    """The exit status: 2 when the settings cannot be used, 1 when the work could not go on, each with what to do on
+    stderr. `work` ends when the event is set."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(complaint(error), file=sys.stderr)
+        return 2
+    process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
+    gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
+    try:
+        uvloop.run(_until_asked_to_end(settings, work))
+    except PlatformError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    await work(settings, stop)
