@@ -4,7 +4,8 @@
 
 A process of its own, so that its work is in nobody's account, and no more of an HTTP client than is needed. Each run is
 followed by server-sent events until `end`; one that is not completed, or whose events have a hole, is an error.
-Prints {"seconds": of all runs, "events": of one run, "latencies": [seconds of each run from create to end]}.
+Prints {"seconds": of all runs, "cpu_seconds": of this process in that time, "machine_seconds": of CPU of the whole
+machine, "events": of one run, "latencies": [seconds of each run from create to end]}.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ import time
 from typing import Any
 
 import uvloop
+
+from bench._processes import machine_seconds
 
 HOST = "127.0.0.1"
 CONTENT = "0123456789abcdef" * 64
@@ -84,9 +87,15 @@ async def _all(port: int, token: str, count: int, runs: int) -> dict[str, object
         for _ in left:
             latencies.append(await client.run())
 
-    began = time.perf_counter()
+    began, worked, machine = time.perf_counter(), time.process_time(), machine_seconds()
     await asyncio.gather(*map(follow, clients))
-    return {"seconds": time.perf_counter() - began, "events": clients[0].events, "latencies": latencies}
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - worked,
+        "machine_seconds": machine_seconds() - machine,
+        "events": clients[0].events,
+        "latencies": latencies,
+    }
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from agentctl.embedded import dies_with_parent, free_port
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.users import Tier
+from bench._processes import children
 from tests.servers import PostgresServer, RedisServer, S3Server, Server
 
 HOST = "127.0.0.1"
@@ -38,7 +39,7 @@ class Platform:
     servers: list[Server] = field(default_factory=list)
     """Redis and PostgreSQL; the S3 server is not among them."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    """The API, then the workers."""
+    """The API (with several processes it is their parent), then the workers."""
 
     def connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(HOST, self.port, timeout=30)
@@ -64,10 +65,10 @@ class Platform:
 
 @contextlib.contextmanager
 def platform(
-    database: str, *, workers: int = 1, s3: bool = False, persistence: str = "none", **settings: str
+    database: str, *, apis: int = 1, workers: int = 1, s3: bool = False, persistence: str = "none", **settings: str
 ) -> Iterator[Platform]:
     """`database` is sqlite or postgres, `persistence` (of Redis) none or aof. `settings` go to every process's
-    environment."""
+    environment. Several API processes listen on the one port."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-bench-")))
         folder.chmod(0o755)
@@ -96,6 +97,7 @@ def platform(
         started = Platform(port, asyncio.run(_token(url)), redis, environment, servers)
         log = stack.enter_context((folder / "processes.log").open("ab"))
         api = ["uvicorn", "app.main:create_app", "--factory", "--host", HOST, "--port", str(port)]
+        api += ["--workers", str(apis)] if apis > 1 else []
         for command in ([*api, "--no-access-log", "--timeout-graceful-shutdown", "2"], *[["worker"]] * workers):
             process = subprocess.Popen(
                 dies_with_parent([sys.executable, "-m", *command]), env=environment, stdout=log, stderr=log
@@ -147,5 +149,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
+        for child in children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         process.kill()
         process.wait()

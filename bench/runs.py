@@ -2,8 +2,9 @@
 
 Clients in a process of their own each make, start and follow run after run to its end by server-sent events. CPU is
 what all server processes use together: API, workers, PostgreSQL with its backends, Redis; not the clients, and not the
-S3 server, which would be another machine's. In turns with it, on the same servers, the same flow written the plain way
-(`bench._plain`): as many events a run, the same file.
+S3 server, which would be another machine's. How many cores each part and the whole machine kept busy tells what held
+the rest up. In turns with it, on the same servers, the same flow written the plain way (`bench._plain`): as many events
+a run, the same file.
 """
 
 import contextlib
@@ -32,7 +33,8 @@ RUNS = 400
 PLAIN_WARM_UP = 8
 PLAIN_RUNS = 60
 ROUNDS = 5
-WORKERS = (1, 2, 4)
+PROCESSES = ((1, 1), (1, 2), (2, 2), (2, 4))
+"""API processes and workers; the goals are those of the first."""
 UNLIMITED = {
     "QUEUE_MAX_WAITING": "0",
     "USER_CONCURRENCY_FREE": "0",
@@ -60,10 +62,15 @@ class Measured:
     cpu_ms: dict[str, float]
     p50_ms: float
     events: int
+    clients_cpu_ms: float
+    machine_cpu_ms: float
 
     @property
     def whole_cpu_ms(self) -> float:
         return sum(self.cpu_ms.values())
+
+    def cores(self, cpu_ms: float) -> float:
+        return cpu_ms * self.runs_per_second / 1000
 
 
 def carry_out(subject: Subject, runs: int) -> Measured:
@@ -72,7 +79,14 @@ def carry_out(subject: Subject, runs: int) -> Measured:
     told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
     time.sleep(0.2)  # what is done behind the last `end` is part of it
     cpu = {part: (cpu_seconds(pids) - before[part]) * 1000 / runs for part, pids in subject.parts.items()}
-    return Measured(runs / told["seconds"], cpu, median(told["latencies"]) * 1000, told["events"])
+    return Measured(
+        runs / told["seconds"],
+        cpu,
+        median(told["latencies"]) * 1000,
+        told["events"],
+        told["cpu_seconds"] * 1000 / runs,
+        told["machine_seconds"] * 1000 / runs,
+    )
 
 
 def ours(started: Platform) -> Subject:
@@ -128,6 +142,9 @@ def _middle(measured: Sequence[Measured]) -> dict[str, object]:
         "runs_per_second": round(median(one.runs_per_second for one in measured), 1),
         "cpu_ms_a_run": round(median(one.whole_cpu_ms for one in measured), 2),
         **{f"{part}_cpu_ms": round(median(one.cpu_ms[part] for one in measured), 2) for part in parts},
+        **{f"{part}_cores": round(median(one.cores(one.cpu_ms[part]) for one in measured), 2) for part in parts},
+        "clients_cores": round(median(one.cores(one.clients_cpu_ms) for one in measured), 2),
+        "machine_cores": round(median(one.cores(one.machine_cpu_ms) for one in measured), 2),
         "p50_ms": round(median(one.p50_ms for one in measured), 1),
         "events_a_run": measured[0].events,
     }
@@ -136,22 +153,23 @@ def _middle(measured: Sequence[Measured]) -> dict[str, object]:
 def main() -> None:
     if not (PEERS / "python").exists():
         sys.exit("The peers are not installed: run `make .venv-bench/installed`.")
-    scaled: dict[int, list[Measured]] = {}
+    scaled: dict[tuple[int, int], list[Measured]] = {}
     plainly: list[Measured] = []
-    for workers in WORKERS:
+    for apis, workers in PROCESSES:
+        is_first = not scaled
         with contextlib.ExitStack() as stack:
-            started = stack.enter_context(platform("postgres", workers=workers, s3=True, **UNLIMITED))
+            started = stack.enter_context(platform("postgres", apis=apis, workers=workers, s3=True, **UNLIMITED))
             subject = ours(started)
-            carry_out(subject, WARM_UP)
-            peer = stack.enter_context(plain(started)) if workers == 1 else None
+            carry_out(subject, WARM_UP * apis)
+            peer = stack.enter_context(plain(started)) if is_first else None
             if peer:
                 carry_out(peer, PLAIN_WARM_UP)
-            scaled[workers] = []
-            for _ in range(ROUNDS if workers == 1 else ROUNDS - 2):
-                scaled[workers].append(carry_out(subject, RUNS))
+            measured = scaled[apis, workers] = []
+            for _ in range(ROUNDS if is_first else ROUNDS - 2):
+                measured.append(carry_out(subject, RUNS))
                 if peer:
                     plainly.append(carry_out(peer, PLAIN_RUNS))
-    one = scaled[1]
+    one = scaled[PROCESSES[0]]
     rate = median(measured.runs_per_second for measured in one)
     cpu = median(measured.whole_cpu_ms for measured in one)
     plain_rate = median(measured.runs_per_second for measured in plainly)
@@ -159,7 +177,7 @@ def main() -> None:
     values: dict[str, object] = {
         "clients": CLIENTS,
         "cores": os.cpu_count(),
-        **{f"workers_{workers}": _middle(measured) for workers, measured in scaled.items()},
+        **{f"api_{apis}_workers_{workers}": _middle(measured) for (apis, workers), measured in scaled.items()},
         "plain": _middle(plainly),
     }
     goals = [

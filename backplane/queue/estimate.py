@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import fmean, pstdev
+from statistics import fmean
 
 Z90 = 1.2816
 """The 90th percentile of the standard normal distribution."""
@@ -28,6 +28,7 @@ def estimated_wait(turns: int, slots: int, durations: Sequence[float]) -> Wait:
         return Wait(0.0, 0.0)
     at_once = max(slots, 1)
     mean = fmean(durations)
-    spread = pstdev(durations) if len(durations) > 1 else mean
+    # Not statistics.pstdev, whose exactness costs a start a tenth of a millisecond.
+    spread = sqrt(fmean([(one - mean) ** 2 for one in durations])) if len(durations) > 1 else mean
     middle = turns * mean / at_once
     return Wait(middle, middle + Z90 * spread * sqrt(turns) / at_once)
