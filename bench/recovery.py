@@ -73,7 +73,10 @@ def kill_again_and_again(kills: int, settings: dict[str, str]) -> list[float]:
     """Seconds, one for each run that a killed worker held."""
     settings |= {"USER_CONCURRENCY_STANDARD": "0", "WORKER_CRASH_LIMIT": "1000", "WORKER_CONCURRENCY": str(RUNS)}
     seconds = list[float]()
-    with platform("postgres", workers=WORKERS, apis=1, s3=False, **settings) as started, contextlib.ExitStack() as stack:
+    with (
+        platform("postgres", workers=WORKERS, apis=1, s3=False, **settings) as started,
+        contextlib.ExitStack() as stack,
+    ):
         workers = {process.pid: process for process in started.processes[1:]}
         with contextlib.closing(started.connection()) as control:
             watched = []
