@@ -4,6 +4,8 @@ Two clients: one for commands, which must answer within seconds, and one for wha
 may be silent for long and is watched by TCP keep-alive. `redis_servers` says which server they connect to.
 """
 
+import asyncio
+import hashlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -18,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -45,6 +47,7 @@ KEEP_ALIVE = {
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
+Argument = str | int | float
 REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN"}
 
 
@@ -80,6 +83,7 @@ class RedisClients:
 
     def __init__(self, url: str, *, prefix: str = "", access: Access = AS_THE_URL_SAYS) -> None:
         self.keys = Keys(prefix)
+        self.scripts_at_once = asyncio.Semaphore(COMMAND_CONNECTIONS)
         self._own: list[OwnConnection] = []
         try:
             target = target_of(url)
@@ -125,7 +129,8 @@ class RedisClients:
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator["OwnConnection"]:
-        """One that nobody else uses meanwhile, for what blocks and has to be quick; kept for the next who asks."""
+        """One that nobody else uses meanwhile; kept for the next who asks. The library's client takes as long again for
+        a command as the command takes."""
         own = self._own.pop() if self._own else OwnConnection(self.new_connection())
         try:
             yield own
@@ -163,19 +168,27 @@ class OwnConnection:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection: Any = connection
 
-    async def ask(self, *commands: tuple[str | int | float, ...]) -> list[Any]:
-        """The answers to commands that are sent at once, once more where the connection broke. Raises the error that
-        one of them was answered with, and then the connection must be closed."""
+    async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """The answers to commands that are sent at once, once more where the connection broke. Raises the first error
+        that one of them was answered with."""
         try:
             return await self._ask(commands)
         except RedisConnectionError:
             await self.close()
             return await self._ask(commands)
 
-    async def _ask(self, commands: Sequence[tuple[str | int | float, ...]]) -> list[Any]:
+    async def _ask(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         await self._connection.connect()
         await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
-        return [await self._connection.read_response() for _ in commands]
+        answers, refused = [], None
+        for _ in commands:
+            try:
+                answers.append(await self._connection.read_response())
+            except ResponseError as error:
+                refused = refused or error
+        if refused:
+            raise refused
+        return answers
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
@@ -209,37 +222,28 @@ def translated() -> Iterator[None]:
 class Script:
     """A Lua script of a file, run by its digest. A `prelude` is put before it: functions that several scripts share."""
 
-    def __init__(self, redis: "Redis", path: Path, prelude: Path | None = None) -> None:
-        self._redis = redis
+    def __init__(self, clients: RedisClients, path: Path, prelude: Path | None = None) -> None:
+        self._clients = clients
         shared = f"{prelude.read_text()}\n" if prelude else ""
-        self._script = redis.register_script(shared + path.read_text())
+        self._text = shared + path.read_text()
+        self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    @property
-    def sha(self) -> str:
-        return str(self._script.sha)
+    async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        [answer] = await self.batch([(keys, args)])
+        return answer
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
+    async def batch(self, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Several calls in one round trip, in order, not as one transaction. They are sent again where the connection
+        breaks, so it is only safe if each may be repeated."""
+        commands = [("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls]
         with translated():
-            try:
-                return await cast(Any, self._redis.evalsha(self._script.sha, len(keys), *keys, *args))
-            except NoScriptError:
-                await self._redis.script_load(self._script.script)
-                return await cast(Any, self._redis.evalsha(self._script.sha, len(keys), *keys, *args))
-
-    async def batch(self, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
-        """Several calls in one round trip, in order, not as one transaction. Safe to repeat only if each call is.
-
-        The library's own way would ask the server before each batch whether it has the script.
-        """
-        with translated():
-            try:
-                return await self._all(calls)
-            except NoScriptError:
-                await self._redis.script_load(self._script.script)
-                return await self._all(calls)
-
-    async def _all(self, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for keys, args in calls:
-                pipeline.evalsha(self._script.sha, len(keys), *keys, *map(str, args))
-            return await pipeline.execute()
+            async with (
+                asyncio.timeout(COMMAND_SECONDS),
+                self._clients.scripts_at_once,
+                self._clients.own_connection() as connection,
+            ):
+                try:
+                    return await connection.ask(*commands)
+                except NoScriptError:
+                    await connection.ask(("SCRIPT", "LOAD", self._text))
+                    return await connection.ask(*commands)

@@ -35,7 +35,7 @@ class RedisEventLog(EventLog):
         self._keep_events = keep_events
         self._keep_seconds = keep_seconds
         self._silent_seconds = silent_seconds
-        self._append = Script(self._redis, APPEND)
+        self._append = Script(clients, APPEND)
 
     async def append(self, batches: Sequence[Batch]) -> list[bool]:
         calls = []

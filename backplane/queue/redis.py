@@ -30,7 +30,7 @@ from backplane.queue.base import (
     Standing,
     Statistics,
 )
-from backplane.redis_client import RedisClients, Script, translated
+from backplane.redis_client import Argument, RedisClients, Script, translated
 from backplane.runs import Priority, RunStatus
 
 LUA = Path(__file__).parent / "lua"
@@ -72,10 +72,10 @@ class RedisQueue(Queue):
         self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
         self._reserves = int(bool(room.overall or any(room.tier.values())))
         self._admit, self._claim, self._standing = (
-            Script(self._redis, LUA / f"{name}.lua") for name in ("admit", "claim", "standing")
+            Script(clients, LUA / f"{name}.lua") for name in ("admit", "claim", "standing")
         )
         self._enqueue, self._settle, self._renew, self._forget, self._reap = (
-            Script(self._redis, LUA / f"{name}.lua", prelude=LUA / "places.lua")
+            Script(clients, LUA / f"{name}.lua", prelude=LUA / "places.lua")
             for name in ("enqueue", "settle", "renew", "forget", "reap")
         )
 
@@ -117,7 +117,7 @@ class RedisQueue(Queue):
         claimed without another round trip. On a connection of its own, because a pipeline of the library's takes
         longer to read the answer than Redis to give it."""
         bells = [self._keys.doorbell_of(worker_id), self._keys.doorbell]
-        arguments: list[str | int | float] = [limit, self._lease, worker_id]
+        arguments: list[Argument] = [limit, self._lease, worker_id]
         with translated():
             try:
                 async with asyncio.timeout(seconds + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:

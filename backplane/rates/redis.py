@@ -45,7 +45,7 @@ class RedisRateLimiter(RateLimiter):
 
     def __init__(self, clients: RedisClients, *, per_second: float, burst: int) -> None:
         self._keys = clients.keys
-        self._take = Script(clients.commands, TAKE)
+        self._take = Script(clients, TAKE)
         self._per_second = per_second
         self._burst = burst
         self._books: dict[str, _Book] = {}

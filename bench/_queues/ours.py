@@ -24,7 +24,7 @@ from worker.interruption import Interruption
 
 USERS = int(os.environ.get("BENCH_USERS", "1"))
 CAP = int(os.environ.get("BENCH_CAP", "0"))
-SLOTS = int(os.environ.get("BENCH_SLOTS", "100"))
+SLOTS = int(os.environ.get("BENCH_SLOTS", "400"))
 LEASE_SECONDS = 15.0
 BEAT_SECONDS = 5.0
 WORKER = "bench-worker"

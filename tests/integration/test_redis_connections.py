@@ -70,7 +70,7 @@ def acl_line() -> list[str]:
 def script(clients: RedisClients, tmp_path: Path) -> Script:
     file = tmp_path / "set.lua"
     file.write_text("return redis.call('SET', KEYS[1], ARGV[1])")
-    return Script(clients.commands, file)
+    return Script(clients, file)
 
 
 async def live_a_life(clients: RedisClients) -> None:
@@ -332,14 +332,21 @@ async def test_a_server_that_may_only_be_read_is_left_and_found_again(node: Node
     async with connected(node.url) as clients:
         put = script(clients, tmp_path)
         await put(["a"], ["1"])
-        connection = await clients.commands.client_id()
+        connection = await own_id(clients)
         node.ask("REPLICAOF", HOST, "1")
         for call in (put(["a"], ["2"]), put.batch([(["a"], ["2"])])):
             with pytest.raises(Unavailable, match="READONLY"):
                 await call
         node.ask("REPLICAOF", "NO", "ONE")
         await put(["a"], ["2"])
-        assert await clients.commands.client_id() != connection
+        assert await own_id(clients) != connection
+
+
+async def own_id(clients: RedisClients) -> int:
+    """Of the connection that scripts use one after another."""
+    async with clients.own_connection() as own:
+        [number] = await own.ask(("CLIENT", "ID"))
+        return int(number)
 
 
 async def test_a_full_server_is_unavailable(node: Node, tmp_path: Path) -> None:

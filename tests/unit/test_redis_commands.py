@@ -4,7 +4,9 @@ What blocks or races is tested on the real server; here only that every step of 
 """
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -20,10 +22,26 @@ from tests.queues import finish, hand_back, postpone, redis_queue
 JOB = Job("run-1", "user-1", Priority.HIGH)
 
 
+class ToTheFake:
+    """In the place of a connection of one's own."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    async def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        return [await self._redis.execute_command(*command) for command in commands]
+
+
 @pytest.fixture
-async def clients() -> AsyncIterator[RedisClients]:
+async def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisClients]:
     clients = RedisClients("redis://127.0.0.1:1/0")
     clients.commands = FakeAsyncRedis(server=FakeServer(version=(6, 2)), decode_responses=True)
+
+    @asynccontextmanager
+    async def own_connection() -> AsyncIterator[ToTheFake]:
+        yield ToTheFake(clients.commands)
+
+    monkeypatch.setattr(clients, "own_connection", own_connection)
     yield clients
     await clients.close()
 
