@@ -15,6 +15,8 @@ which are users' texts.
 
 import asyncio
 import re
+import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,7 @@ Result = TypeVar("Result")
 Values = Mapping[str, Any]
 
 SQLITE_BUSY_SECONDS = 10
+SQLITE_PAUSE_SECONDS = 0.01
 CONNECT_SECONDS = 5
 
 
@@ -60,9 +63,23 @@ def parse_url(url: str) -> URL:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    _write_ahead(cursor)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """The busy time-out does not hold for this one on a file that several open for the first time."""
+    deadline = time.monotonic() + SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(SQLITE_PAUSE_SECONDS)
 
 
 class Columns:
