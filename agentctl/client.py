@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,6 +353,24 @@ class Client:
             f"The API at {self._http.base_url} cannot be reached: {_reason(error)}. "
             "Is it running (`agentctl up`), and is AGENT_URL right?",
         )
+
+
+FetchPage = Callable[[str | None, int], Awaitable[JsonObject]]
+"""From a cursor (None: the first page), at most so many."""
+PAGE = 100
+
+
+async def newest(fetch: FetchPage, items: str, limit: int) -> list[JsonObject]:
+    """Up to `limit` of what pages have under `items`."""
+    found: list[JsonObject] = []
+    cursor = None
+    while len(found) < limit:
+        page = await fetch(cursor, min(PAGE, limit - len(found)))
+        found += page[items]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    return found
 
 
 @asynccontextmanager

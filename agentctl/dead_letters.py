@@ -4,13 +4,12 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import Client, JsonObject
+from agentctl.client import Client, FetchPage, JsonObject, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, local_time, printable, program, short_time
 from agentctl.runs import RunArgument, call, first_line
 from backplane.dead_letters import DeadReason
 
-PAGE = 100
 BATCH = 100
 
 OneRun = Annotated[str | None, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -27,18 +26,10 @@ def list_dead_letters(
     """List dead letters, the newest first."""
     output = Output(json_output)
 
-    async def newest(client: Client) -> list[JsonObject]:
-        found: list[JsonObject] = []
-        cursor = None
-        while len(found) < limit:
-            page = await client.dead_letters(reason.value if reason else None, cursor, min(PAGE, limit - len(found)))
-            found += page["dead_letters"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
-        return found
+    def page(client: Client) -> FetchPage:
+        return lambda cursor, most: client.dead_letters(reason.value if reason else None, cursor, most)
 
-    found = call(output, newest)
+    found = call(output, lambda client: newest(page(client), "dead_letters", limit))
     if output.json:
         output.document(found)
         return

@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.text import Text
 
-from agentctl.client import Client, JsonObject, connect, find_token, find_url
+from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, describe, follow
 from agentctl.output import JsonFlag, Output, duration, local_time, printable, program, short_time
@@ -223,18 +223,10 @@ def runs(
     """List runs, the newest first."""
     output = Output(json_output)
 
-    async def newest(client: Client) -> list[JsonObject]:
-        found: list[JsonObject] = []
-        cursor = None
-        while len(found) < limit:
-            page = await client.runs(status.value if status else None, cursor, min(100, limit - len(found)))
-            found += page["runs"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
-        return found
+    def page(client: Client) -> FetchPage:
+        return lambda cursor, most: client.runs(status.value if status else None, cursor, most)
 
-    found = call(output, newest)
+    found = call(output, lambda client: newest(page(client), "runs", limit))
     if output.json:
         output.document(found)
         return
@@ -345,7 +337,7 @@ def queue(json_output: JsonFlag = False) -> None:
             "held back": str(sum(view["held_back_by_priority"].values())),
             "scheduled": str(view["scheduled"]),
             "running": str(view["running"]),
-            "slots": f"{view['slots']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
+            "slots": f"{view['max_concurrent']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
             "dead letters": str(view["dead"]),
             "wait": f"{_wait(view)} for a run of normal priority",
         }

@@ -365,7 +365,6 @@ class QueueView(BaseModel):
     dead: int = Field(description="Dead letters.")
     max_waiting: int = Field(description="With so many waiting, new runs are refused; 0: no limit.")
     max_concurrent: int = Field(description="Runs that the live workers can hold at once.")
-    slots: int = Field(description="The same, by its older name.")
     workers: int = Field(description="Live worker processes.")
     estimated_wait_seconds: float = Field(description="For a run of normal priority that is started now.")
     estimated_wait_p90_seconds: float = Field(description="The same; nine of ten wait no longer.")

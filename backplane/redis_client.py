@@ -1,7 +1,8 @@
 """Redis connections as the adapters use them: one place for time-outs, error translation and scripts.
 
-Two clients: one for commands, which must answer within seconds, and one for what blocks (the doorbell, pub/sub), which
-may be silent for long and is watched by TCP keep-alive. `redis_servers` says which server they connect to.
+Three ways to the same server (`redis_servers` says which): the library's client for single commands, which must answer
+within seconds; one for pub/sub, which may be silent for long and is watched by TCP keep-alive; and connections that a
+caller has to itself for a moment, for scripts and the doorbell, where the library's client would take as long again.
 """
 
 import asyncio
@@ -76,7 +77,8 @@ AS_THE_URL_SAYS = Access()
 
 
 class RedisClients:
-    """`commands` and `blocking`, both on one URL; `keys` are the names there.
+    """`commands` and `blocking`, both on one URL; `keys` are the names there. `scripts_at_once` bounds the connections
+    that scripts are sent over.
 
     On a cluster `prefix` must hold a hash tag. Raises InvalidInput when the URL is none.
     """
@@ -129,8 +131,7 @@ class RedisClients:
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator["OwnConnection"]:
-        """One that nobody else uses meanwhile; kept for the next who asks. The library's client takes as long again for
-        a command as the command takes."""
+        """One that nobody else uses meanwhile; kept for the next who asks."""
         own = self._own.pop() if self._own else OwnConnection(self.new_connection())
         try:
             yield own

@@ -11,7 +11,7 @@ from app.auth import CurrentUser
 from app.errors import responses
 from app.ring import Watcher
 from app.services import ServicesOf
-from app.sse import EventStream, stream
+from app.sse import EventStream, described, stream
 from backplane.events import EventType, encode
 from backplane.store.events import Place
 
@@ -20,29 +20,14 @@ router = APIRouter(tags=["logs"])
 NOW = "now"
 
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Frames `id`, `event`, `data`; the id is a cursor of this stream, the data is the event as the "
+    200: described(
+        "Frames `id`, `event`, `data`; the id is a cursor of this stream, the data is the event as the "
         "run's own log has it, with the run's id and its number there. Events: those of a run's stream; position "
         "without id. An `end` is that of a run; the stream goes on.",
-        "content": {
-            "text/event-stream": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
-                        "event": {"type": "string", "enum": [type.value for type in EventType]},
-                        "data": {"type": "string", "contentMediaType": "application/json"},
-                    },
-                },
-                "example": {
-                    "id": "0-4711",
-                    "event": "log",
-                    "data": '{"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c","type":"log",'
-                    '"at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}',
-                },
-            }
-        },
-    },
+        id_pattern=r"^[0-9]+-[0-9]+$",
+        id_example="0-4711",
+        required=(),
+    ),
 }
 
 

@@ -14,9 +14,8 @@ from app.hub import frame_of
 from app.models import EventPage, RunId
 from app.ring import Watcher
 from app.services import Services, ServicesOf
-from app.sse import PAGE, EventStream, gap, stream
+from app.sse import PAGE, EventStream, described, gap, stream
 from backplane.errors import InvalidInput
-from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 
 router = APIRouter(tags=["logs"])
@@ -26,30 +25,13 @@ CATCH_UP_LOOKS, CATCH_UP_PAUSE_SECONDS = 20, 0.1
 Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
 
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Frames `id`, `event`, `data`; the data is the event as the JSON log has it. Events: "
+    200: described(
+        "Frames `id`, `event`, `data`; the data is the event as the JSON log has it. Events: "
         "status, position (while queued; without id), plan, step, log, gap (ids not to be had), end (the last).",
-        "content": {
-            "text/event-stream": {
-                # Of one frame, as OpenAPI has it for streams.
-                "schema": {
-                    "type": "object",
-                    "required": ["event", "data"],
-                    "properties": {
-                        "id": {"type": "string", "pattern": "^[0-9]+$"},
-                        "event": {"type": "string", "enum": [type.value for type in EventType]},
-                        "data": {"type": "string", "contentMediaType": "application/json"},
-                    },
-                },
-                "example": {
-                    "id": "7",
-                    "event": "log",
-                    "data": '{"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c","type":"log",'
-                    '"at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}',
-                },
-            }
-        },
-    },
+        id_pattern=r"^[0-9]+$",
+        id_example="7",
+        required=("event", "data"),
+    ),
     204: {"description": "The cursor is at the end of a run that is over: nothing more will come."},
 }
 

@@ -30,7 +30,6 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
         dead=found.dead,
         max_waiting=services.settings.queue_max_waiting,
         max_concurrent=found.slots,
-        slots=found.slots,
         workers=found.workers,
         estimated_wait_seconds=round(wait.p50, 1),
         estimated_wait_p90_seconds=round(wait.p90, 1),
