@@ -20,10 +20,10 @@ serve: .venv/installed
 
 # The default suite, on real servers that it starts and stops.
 test: .venv/installed-dev
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not kubernetes" $(ARGS)
 
 test-all: .venv/installed-dev
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not kubernetes" $(ARGS)
 
 # Everything breaks, by a seed, for some minutes; then what came of every run, step and event is checked. One JSON line.
 # Again as it was: make chaos ARGS='--seed 7'

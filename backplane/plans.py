@@ -28,6 +28,15 @@ class StepRetry(_Frozen):
     backoff_seconds: float = Field(1.0, ge=0, le=300, description="Seconds before the second try; doubles each time.")
 
 
+class StepLimits(_Frozen):
+    """What a step's command may use in its sandbox, where the server's own limits do not do."""
+
+    memory_bytes: int | None = Field(None, ge=16 * 1024**2, description="Memory; the server's when left out.")
+    cpus: float | None = Field(
+        None, gt=0, le=1024, description="Processors, in a container or Job; the server's when left out."
+    )
+
+
 class Step(_Frozen):
     id: StepId = Field(description="Unique in the plan.", examples=["write-input"])
     tool: str = Field(min_length=1, max_length=64, description="Name of a tool.", examples=["shell"])
@@ -39,6 +48,7 @@ class Step(_Frozen):
     timeout_seconds: int | None = Field(
         None, ge=1, le=86_400, description="Limit of each try; the server's when left out."
     )
+    limits: StepLimits = StepLimits()
     retry: StepRetry = StepRetry()
     repeatable: bool = Field(
         False,

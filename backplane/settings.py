@@ -119,14 +119,68 @@ class Settings(BaseSettings):
     )
 
     # --- steps and sandbox ---
-    sandbox: Literal["local"] = Field("local", description="Where foreign code runs.")
+    sandbox: Literal["local", "container", "kubernetes"] = Field(
+        "local", description="Where foreign code runs: bubblewrap, a Docker or Podman container, a Kubernetes Job."
+    )
     sandbox_require_isolation: bool = Field(
         False, description="Refuse to run foreign code where the machine cannot isolate it, instead of warning."
     )
     sandbox_memory_bytes: int = Field(1 * GIB, ge=16 * MIB, description="Memory of a sandboxed process, in bytes.")
+    sandbox_memory_max_bytes: int = Field(
+        4 * GIB, ge=16 * MIB, description="Most memory that a step may ask for, in bytes."
+    )
+    sandbox_cpus: float = Field(
+        1.0, gt=0, le=1024, description="Processors of a container or Job; local sandboxes share the machine's."
+    )
+    sandbox_cpus_max: float = Field(4.0, gt=0, le=1024, description="Most processors that a step may ask for.")
     sandbox_cpu_seconds: int = Field(600, ge=1, description="CPU time of a sandboxed process, in seconds.")
     sandbox_processes: int = Field(128, ge=1, description="Processes and threads at once in a sandbox.")
     sandbox_file_bytes: int = Field(1 * GIB, ge=1, description="Largest file that sandboxed code may write, in bytes.")
+    sandbox_tmp_bytes: int = Field(
+        256 * MIB, ge=1 * MIB, description="Size of /tmp in a container or Job, in bytes."
+    )
+    sandbox_image: str = Field(
+        "docker.io/library/python:3.12-slim",
+        min_length=1,
+        description="Image of containers and Jobs: any with sh and python3 (3.8 or newer) in its PATH.",
+    )
+    sandbox_start_seconds: float = Field(
+        120.0, gt=0, description="How long a container or Job may take from its creation to its first process."
+    )
+    sandbox_container_engine: Literal["", "docker", "podman"] = Field(
+        "", description="Program that runs containers; empty: podman or docker, whichever is found and works."
+    )
+    sandbox_container_runtime: str = Field("", description="OCI runtime of containers, e.g. runsc; empty: its own.")
+    sandbox_namespace: str = Field(
+        "agents-tools", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Kubernetes namespace of the Jobs."
+    )
+    sandbox_reuse: Literal["per_call", "per_run"] = Field(
+        "per_call", description="A Job for each command, or one that takes all commands of a run on a worker."
+    )
+    sandbox_pool_size: int = Field(
+        0, ge=0, le=100, description="Jobs that a worker keeps started ahead of their use; each is used by one run."
+    )
+    sandbox_idle_seconds: float = Field(
+        600.0, gt=0, description="A Job that no worker has talked to for so long ends; with a pool, its jobs' age."
+    )
+    sandbox_job_ttl_seconds: int = Field(300, ge=0, description="How long a finished Job stays to be looked at.")
+    sandbox_collect_seconds: float = Field(
+        30.0, gt=0, description="How often a controller removes Jobs whose run is over or in newer hands."
+    )
+    sandbox_runtime_class: str = Field("", description="runtimeClassName of the Jobs, e.g. gvisor or kata.")
+    sandbox_node_selector: dict[str, str] = Field(
+        default_factory=dict, description='Labels of the nodes that the Jobs may run on, as JSON: {"pool": "tools"}.'
+    )
+    sandbox_tolerations: list[dict[str, str | int]] = Field(
+        default_factory=list, description='Tolerations of the Jobs, as JSON: [{"key": "tools", "operator": "Exists"}].'
+    )
+    sandbox_pull_secrets: list[str] = Field(
+        default_factory=list, description='Secrets in SANDBOX_NAMESPACE to pull SANDBOX_IMAGE with, as JSON: ["name"].'
+    )
+    session_max_seconds: float = Field(
+        14_400.0, gt=0, description="Age at which a controller removes what a session left: folders, containers, Jobs."
+    )
+    session_check_seconds: float = Field(1800.0, gt=0, description="How often it looks for them.")
     step_timeout_seconds: int = Field(600, ge=1, description="Limit of a step that names none, in seconds.")
     step_output_max_bytes: int = Field(1 * MIB, ge=1, description="Output of a step that is kept as events, in bytes.")
     step_result_max_bytes: int = Field(
@@ -215,6 +269,10 @@ class Settings(BaseSettings):
         50.0, ge=0, description="Calls a second that a token may make in the long run, over all API processes; 0: any."
     )
     api_rate_burst: int = Field(100, ge=1, description="Calls that a token may make at once, after a pause.")
+    metrics_host: str = Field("127.0.0.1", description="Address that a worker's or controller's /metrics listens on.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port."
+    )
     log_format: Literal["console", "json"] = Field("console", description="Format of the process's own log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line that is logged."
@@ -270,6 +328,10 @@ class Settings(BaseSettings):
                 f"WEBHOOK_LEASE_SECONDS ({self.webhook_lease_seconds}) must be at least twice WEBHOOK_TIMEOUT_SECONDS "
                 f"({self.webhook_timeout_seconds}), or a slow receiver is sent the same webhook twice"
             )
+        if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
+            raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")
+        if self.sandbox_cpus > self.sandbox_cpus_max:
+            raise ValueError("SANDBOX_CPUS must not be over SANDBOX_CPUS_MAX")
         if self.run_timeout_seconds > self.run_timeout_max_seconds:
             raise ValueError("RUN_TIMEOUT_SECONDS must not be over RUN_TIMEOUT_MAX_SECONDS")
         if self.run_max_retries > self.run_max_retries_limit:

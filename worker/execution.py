@@ -61,6 +61,8 @@ class Equipment:
     scratch: Path
     quota: Quota
     limits: Limits
+    most_memory_bytes: int
+    most_cpus: float
     output: OutputLimits
     retry_base_seconds: float
     retry_max_seconds: float
@@ -118,7 +120,11 @@ class Execution:
         finally:
             self._with.events.close(events)
             if self._checkout:
-                await asyncio.shield(self._checkout.discard())
+                await asyncio.shield(self._leave(self._checkout))
+
+    async def _leave(self, checkout: Checkout) -> None:
+        await self._with.sandbox.release(self.claim.run_id)
+        await checkout.discard()
 
     async def _pass_on(self) -> Settlement:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
@@ -204,13 +210,18 @@ class Execution:
         checkout = Checkout(workspace, self._with.quota, self._with.scratch / f"{run.id}-{self.claim.generation}")
         self._checkout = checkout
         step_tools = StepTools(
-            self._with.tools,
-            workspace,
-            checkout,
-            self._with.sandbox,
-            self._with.quota,
-            self._with.limits,
-            self._with.output,
+            user_id=run.user_id,
+            run_id=run.id,
+            generation=self.claim.generation,
+            tools=self._with.tools,
+            workspace=workspace,
+            checkout=checkout,
+            sandbox=self._with.sandbox,
+            quota=self._with.quota,
+            limits=self._with.limits,
+            most_memory_bytes=self._with.most_memory_bytes,
+            most_cpus=self._with.most_cpus,
+            output=self._with.output,
         )
         supervisor = Supervisor(events, self.interruption, step_tools)
         plan, journal = await self._plan(events, run, supervisor)

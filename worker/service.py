@@ -86,12 +86,15 @@ async def _work(
         limits=Limits(
             wall_seconds=settings.step_timeout_seconds,
             memory_bytes=settings.sandbox_memory_bytes,
+            cpus=settings.sandbox_cpus,
             cpu_seconds=settings.sandbox_cpu_seconds,
             processes=settings.sandbox_processes,
             file_bytes=settings.sandbox_file_bytes,
             disk_bytes=settings.workspace_max_bytes,
             files=settings.workspace_max_files,
         ),
+        most_memory_bytes=settings.sandbox_memory_max_bytes,
+        most_cpus=settings.sandbox_cpus_max,
         output=OutputLimits(
             events=settings.step_output_max_bytes,
             result=settings.step_result_max_bytes,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from backplane.errors import PlatformError, Superseded, Unavailable
+from backplane.errors import InvalidPlan, PlatformError, Superseded, Unavailable
 from backplane.events import EventType
 from backplane.patience import pauses
 from backplane.plans import Plan, Step
@@ -29,7 +29,7 @@ from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.line_rate import TokenBucket
 from worker.run_events import RunEvents, Write
-from worker.sandbox.base import Limits, Sandbox
+from worker.sandbox.base import Call, Limits, Sandbox
 from worker.step_output import OutputLimits, StepOutput
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
@@ -55,14 +55,19 @@ class StepUncertain(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StepTools:
-    """What the steps of one run work with. `limits.wall_seconds` holds for steps that name no time of their own."""
+    """What the steps of one run work with. `limits` hold for steps that name none of their own, up to the most."""
 
+    user_id: str
+    run_id: str
+    generation: int
     tools: ToolRegistry
     workspace: Workspace
     checkout: Checkout
     sandbox: Sandbox
     quota: Quota
     limits: Limits
+    most_memory_bytes: int
+    most_cpus: float
     output: OutputLimits
 
 
@@ -75,9 +80,19 @@ class Supervisor:
         self._lines = TokenBucket(output.lines_per_second, output.lines_burst, time.monotonic())
 
     def check(self, plan: Plan) -> None:
-        """Raises InvalidPlan when a step names a tool that is not there, or arguments that it does not take."""
+        """Raises InvalidPlan when a step names a tool that is not there, arguments that it does not take, or limits
+        over what a step may have."""
         for index, step in enumerate(plan.steps):
-            self._with.tools.resolve(step.tool, step.arguments, field=f"plan.steps.{index}")
+            field = f"plan.steps.{index}"
+            self._with.tools.resolve(step.tool, step.arguments, field=field)
+            asked = {
+                "memory_bytes": (step.limits.memory_bytes, self._with.most_memory_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
+                "cpus": (step.limits.cpus, self._with.most_cpus, "SANDBOX_CPUS_MAX"),
+            }
+            for name, (wanted, most, setting) in asked.items():
+                if wanted is not None and wanted > most:
+                    where = f"{field}.limits.{name}"
+                    raise InvalidPlan(f"{where}: a step may have at most {most:,} ({setting})", field=where)
 
     async def carry_out(self, plan: Plan, journal: Sequence[StepRecord]) -> None:
         """Returns when every step is done. Raises StepFailed, StepUncertain, Interrupted or Superseded."""
@@ -161,7 +176,7 @@ class Supervisor:
             output.restart()
             started = time.monotonic()
             try:
-                context = self._context(step, state, output)
+                context = self._context(step, tries, state, output)
                 result = await self._interruption.guard(tool.run(arguments, context))
             except Unavailable as error:
                 # A sandbox that is away was never entered.
@@ -189,20 +204,27 @@ class Supervisor:
                 "files_changed": list(result.files_changed),
             }
 
-    def _context(self, step: Step, state: "_StepState", output: StepOutput) -> ToolContext:
+    def _context(self, step: Step, tries: int, state: "_StepState", output: StepOutput) -> ToolContext:
         async def about_to_change() -> None:
             self._interruption.changes_begin()
             await self._events.record(lambda held: held.step_is_changing(step.id))
             state.status = StepStatus.CHANGING
 
-        wall_seconds = step.timeout_seconds or self._with.limits.wall_seconds
+        limits = self._with.limits
         return ToolContext(
+            call=Call(self._with.user_id, self._with.run_id, step.id, self._with.generation, tries),
             workspace=self._with.workspace,
             checkout=self._with.checkout,
             sandbox=self._with.sandbox,
             quota=self._with.quota,
-            limits=replace(self._with.limits, wall_seconds=wall_seconds),
+            limits=replace(
+                limits,
+                wall_seconds=step.timeout_seconds or limits.wall_seconds,
+                memory_bytes=step.limits.memory_bytes or limits.memory_bytes,
+                cpus=step.limits.cpus or limits.cpus,
+            ),
             output=output.write,
+            notice=lambda line: self._warn(step, line),
             about_to_change=about_to_change,
         )
 

@@ -30,6 +30,7 @@ MIB = 1024 * 1024
 LIMITS = Limits(
     wall_seconds=30,
     memory_bytes=256 * MIB,
+    cpus=1,
     cpu_seconds=20,
     processes=32,
     file_bytes=64 * MIB,

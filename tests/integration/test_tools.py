@@ -12,7 +12,7 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
-from worker.sandbox.base import Limits
+from worker.sandbox.base import Call, Limits
 from worker.sandbox.local import open_local_sandbox
 from worker.tools.base import ToolContext, ToolResult
 from worker.tools.registry import builtin_tools
@@ -22,6 +22,7 @@ QUOTA = Quota(max_bytes=8 * MIB, max_files=100, max_depth=8)
 LIMITS = Limits(
     wall_seconds=30,
     memory_bytes=256 * MIB,
+    cpus=1,
     cpu_seconds=20,
     processes=32,
     file_bytes=64 * MIB,
@@ -68,7 +69,18 @@ async def bench(workspace: Workspace, tmp_path: Path) -> AsyncIterator[Bench]:
     async def about_to_change() -> None:
         changing.append("now")
 
-    yield Bench(ToolContext(workspace, checkout, sandbox, QUOTA, LIMITS, said.extend, about_to_change), said, changing)
+    context = ToolContext(
+        call=Call("user", "run", "step", 1, 1),
+        workspace=workspace,
+        checkout=checkout,
+        sandbox=sandbox,
+        quota=QUOTA,
+        limits=LIMITS,
+        output=said.extend,
+        notice=lambda line: None,
+        about_to_change=about_to_change,
+    )
+    yield Bench(context, said, changing)
     await checkout.discard()
     await sandbox.close()
 

@@ -1,8 +1,8 @@
 """The sandbox port: where foreign code runs.
 
 What runs here is hostile by default. A sandbox gets a folder, runs one command in it, passes its output on as it comes,
-and leaves the folder as the command left it. It gets no credential, no network and no environment but what is named.
-It does not know runs, steps, or where the folder's files come from and go to: that is `worker.checkout`.
+and leaves the folder as a command that succeeded left it. It gets no credential, no network and no environment but what
+is named. Where the folder's files come from and go to it does not know: that is `worker.checkout`.
 """
 
 from abc import ABC, abstractmethod
@@ -10,15 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
+
+from backplane.errors import PlatformError
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`wall_seconds` ends the command; `memory_bytes` and `cpu_seconds` hold for each process (or all, where the
-    sandbox can), `file_bytes` for each file, `disk_bytes` and `files` for the folder as a whole."""
+    sandbox can), `cpus` (processors, may be a fraction) where it can, `file_bytes` for each file, `disk_bytes` and
+    `files` for the folder as a whole."""
 
     wall_seconds: float
     memory_bytes: int
+    cpus: float
     cpu_seconds: int
     processes: int
     file_bytes: int
@@ -27,11 +32,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Which try of which step a command is. A sandbox that outlives its worker is found again by this, so two equal
+    calls are one; what runs of different users or runs share nothing."""
+
+    user_id: str
+    run_id: str
+    step_id: str
+    generation: int
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """`argv[0]` is looked up in the sandbox's own PATH; `stdin` is given whole, then closed."""
 
     argv: tuple[str, ...]
     limits: Limits
+    call: Call
     stdin: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,20 +81,61 @@ class Isolation:
     missing: str = ""
 
 
+class SandboxError(PlatformError):
+    """No command ran, or its end is not known, for a reason that lies with the sandbox's machine or its settings.
+
+    Unlike Unavailable it is final for this try of the step; `retryable` tells whether a later try of the run may pass.
+    """
+
+    code: ClassVar[str] = "sandbox_error"
+    retryable: ClassVar[bool] = True
+
+
+class SandboxEvicted(SandboxError):
+    code = "sandbox_evicted"
+
+
+class SandboxUnschedulable(SandboxError):
+    code = "sandbox_unschedulable"
+
+
+class SandboxQuotaExceeded(SandboxError):
+    code = "sandbox_quota_exceeded"
+
+
+class SandboxRefused(SandboxError):
+    """A sandbox with these settings can never start here."""
+
+    code = "sandbox_refused"
+    retryable = False
+
+
+class SandboxImageNotFound(SandboxRefused):
+    code = "sandbox_image_not_found"
+
+
 OutputSink = Callable[[bytes], None]
 """Takes output as it comes (standard output and error, merged in the order written). Returns at once."""
+
+NoticeSink = Callable[[str], None]
+"""Takes a line for people on why nothing happens yet: no place for the sandbox, a connection that was lost."""
 
 
 class Sandbox(ABC):
     isolation: Isolation
 
     @abstractmethod
-    async def run(self, command: Command, folder: Path, output: OutputSink) -> Outcome:
+    async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         """Run the command in `folder` (seen as /workspace where isolated) and wait for its end.
 
-        Cancelling this call kills the whole process tree before it raises CancelledError. Raises Unavailable when no
-        sandbox can be started; a command that fails is an Outcome, not an error.
+        After exit code 0 the folder is as the command left it; after anything else it may be in any state. Cancelling
+        this call kills the whole process tree before it raises CancelledError. Raises Unavailable when the sandbox
+        cannot be reached: the same call may be made again, and goes on with the command where it still runs. Raises
+        SandboxError when no sandbox can be had; a command that fails is an Outcome, not an error.
         """
+
+    async def release(self, run_id: str) -> None:
+        """The run has left this worker: what was kept for its next command goes. Nothing is kept by default."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -16,7 +16,7 @@ import structlog
 
 from backplane.errors import PlatformError, Unavailable
 from worker.sandbox import cgroup, disk
-from worker.sandbox.base import Command, Ending, Isolation, Limits, Outcome, OutputSink, Sandbox
+from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
 from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
 from worker.sandbox.pipes import InputPipe, OutputPipe
 from worker.sandbox.process import EXTRA_PROCESSES, ProcessTree, uninterrupted
@@ -44,7 +44,7 @@ class LocalSandbox(Sandbox):
         self._groups = groups
         self.isolation = isolation
 
-    async def run(self, command: Command, folder: Path, output: OutputSink) -> Outcome:
+    async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         group = self._make_group(command.limits)
         tree: ProcessTree = BubblewrapTree(self._bubblewrap) if self._bubblewrap else UnisolatedTree()
         try:
@@ -147,6 +147,7 @@ async def _try_out(sandbox: LocalSandbox) -> None:
     limits = Limits(
         wall_seconds=10,
         memory_bytes=256 * 1024**2,
+        cpus=1,
         cpu_seconds=5,
         processes=16,
         file_bytes=1024**2,
@@ -155,7 +156,8 @@ async def _try_out(sandbox: LocalSandbox) -> None:
     )
     said = bytearray()
     with tempfile.TemporaryDirectory(prefix="sandbox-probe-", ignore_cleanup_errors=True) as folder:
-        outcome = await sandbox.run(Command(("true",), limits), Path(folder), said.extend)
+        command = Command(("true",), limits, Call("", "probe", "probe", 0, 0))
+        outcome = await sandbox.run(command, Path(folder), said.extend, log.info)
     if outcome.exit_code != 0:
         raise Unavailable(
             f"a first command ended with {outcome.exit_code}: {said.decode('utf-8', 'replace')}", part="sandbox"

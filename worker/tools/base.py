@@ -16,7 +16,7 @@ from backplane.runs import RunError
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
-from worker.sandbox.base import Limits, Sandbox
+from worker.sandbox.base import Call, Limits, Sandbox
 
 
 class ToolArguments(BaseModel):
@@ -29,15 +29,17 @@ class ToolContext:
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
     run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
-    happened.
+    happened. `notice` takes a line for people on what is waited for.
     """
 
+    call: Call
     workspace: Workspace
     checkout: Checkout
     sandbox: Sandbox
     quota: Quota
     limits: Limits
     output: Callable[[bytes], None]
+    notice: Callable[[str], None]
     about_to_change: Callable[[], Awaitable[None]]
 
 

@@ -27,8 +27,8 @@ _WHAT_TO_DO = {
 async def run_in_sandbox(argv: tuple[str, ...], environment: Mapping[str, str], context: ToolContext) -> ToolResult:
     """Run the command over the run's files, and keep what it changed when it succeeds."""
     await context.checkout.pull()
-    command = Command(argv, context.limits, environment=environment)
-    outcome = await context.sandbox.run(command, context.checkout.folder, context.output)
+    command = Command(argv, context.limits, context.call, environment=environment)
+    outcome = await context.sandbox.run(command, context.checkout.folder, context.output, context.notice)
     if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
         return ToolResult(outcome.exit_code, error=_error(outcome))
     changes = await context.checkout.changes()
