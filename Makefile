@@ -8,7 +8,7 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --requir
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all chaos check bench requirements clean
+.PHONY: demo serve test test-all test-kubernetes chaos check bench image requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -25,6 +25,11 @@ test: .venv/installed-dev
 test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not kubernetes" $(ARGS)
 
+# On the cluster of KUBECONFIG: sandboxes as Jobs, and the platform as the scripts deploy it. The nodes must have the
+# images KUBERNETES_TEST_IMAGE and AGENT_IMAGE; for the platform this machine must be the node.
+test-kubernetes: .venv/installed-dev
+	$(PYTHON) -m pytest -m kubernetes $(ARGS)
+
 # Everything breaks, by a seed, for some minutes; then what came of every run, step and event is checked. One JSON line.
 # Again as it was: make chaos ARGS='--seed 7'
 chaos: .venv/installed-dev
@@ -37,6 +42,11 @@ check: .venv/installed-dev
 	.venv/bin/lint-imports
 	$(PYTHON) -m checks.dead_links
 	$(PYTHON) -m checks.key_table
+
+# The image agent-api, by Docker or Podman. Another name: make image IMAGE=registry.example.org/agent-api:1.0.0
+IMAGE ?= agent-api:dev
+image:
+	$(or $(shell command -v docker || command -v podman),docker) build --tag $(IMAGE) $(ARGS) .
 
 # One JSON line a benchmark, and a table of all goals. One of them: make bench ARGS=queue_drain
 bench: .venv/installed-dev .venv-bench/installed

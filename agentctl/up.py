@@ -268,14 +268,13 @@ def _children(place: Place, settings: Settings, environment: dict[str, str]) -> 
         return [ChildProcess("api", ["standalone", *listen], environment, logs / "api.log")]
     api = ["uvicorn", "app.main:create_app", "--factory", *listen]
     api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
-    return [
-        ChildProcess("api", api, environment, logs / "api.log"),
-        *(
-            ChildProcess(f"worker-{number}", ["worker"], environment, logs / f"worker-{number}.log")
-            for number in range(1, place.workers + 1)
-        ),
-        ChildProcess("controller", ["controller"], environment, logs / "controller.log"),
-    ]
+    children = [ChildProcess("api", api, environment, logs / "api.log")]
+    workers = [(f"worker-{number}", "worker") for number in range(1, place.workers + 1)]
+    for number, (name, module) in enumerate([*workers, ("controller", "controller")]):
+        # They share the machine, so each has the port after the one before.
+        own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
+        children.append(ChildProcess(name, [module], {**environment, **own}, logs / f"{name}.log"))
+    return children
 
 
 async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) -> None:

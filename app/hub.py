@@ -17,6 +17,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from app.feed import WatchedFeed
+from app.metrics import ApiMetrics
 from app.ring import Frame, Leave, Watched, Watcher
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
@@ -85,6 +86,7 @@ class Hub:
         event_log: EventLog,
         store: Store,
         queue: Queue,
+        metrics: ApiMetrics,
         *,
         ring_size: int,
         heartbeat_seconds: float,
@@ -95,6 +97,7 @@ class Hub:
         self._event_log = event_log
         self._store = store
         self._queue = queue
+        self._metrics = metrics
         self._ring_size = ring_size
         self._heartbeat_seconds = heartbeat_seconds
         self._send_timeout_seconds = send_timeout_seconds
@@ -196,6 +199,7 @@ class Hub:
                     watched.announced(heard.run_id, heard.last_id)
                     self._some_feed_due.set()
             elif run_heard := self._runs.get(heard[0].run_id):
+                self._metrics.heard(heard)
                 run_heard.add(heard)
                 if run_heard.is_queued:
                     self._some_queued.set()

@@ -17,12 +17,14 @@ from app import errors
 from app.auth import Authenticator
 from app.body_limit import BodyLimit
 from app.hub import Hub
+from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.models import Problem
-from app.routes import dead_letters, events, execute, files, health, logs, queue, runs, webhooks
+from app.routes import dead_letters, events, execute, files, health, logs, metrics, queue, runs, webhooks
 from app.services import Services
 from app.sse import History
 from app.submission import Submission
 from backplane import VERSION, process_log
+from backplane.metrics import process_registry
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.tasks import end
@@ -36,11 +38,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings = Settings()
         gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
+    registry = process_registry()
+    api_metrics = ApiMetrics(registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings) as resources:
-            services = _services(settings, resources)
+            platform_metrics = PlatformMetrics(resources, registry)
+            services = _services(settings, resources, api_metrics, platform_metrics)
+            api_metrics.watchers(lambda: services.hub.watchers)
             app.state.services = services
             app.state.authenticator = Authenticator(
                 resources.store, resources.rate_limiter, settings.token_cache_seconds
@@ -55,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 yield
             finally:
                 await end(*tasks)
+                await platform_metrics.close()
 
     app = FastAPI(
         title="Agent platform",
@@ -64,13 +71,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
+    app.add_middleware(RequestMetrics, metrics=api_metrics)
     for route in (execute, runs, dead_letters, logs, events, files, queue, webhooks, health):
         app.include_router(route.router)
+    if settings.api_metrics:
+        app.include_router(metrics.router)
     _describe_problem(app)
     return app
 
 
-def _services(settings: Settings, resources: Resources) -> Services:
+def _services(
+    settings: Settings, resources: Resources, api_metrics: ApiMetrics, platform_metrics: PlatformMetrics
+) -> Services:
     return Services(
         settings=settings,
         resources=resources,
@@ -79,6 +91,7 @@ def _services(settings: Settings, resources: Resources) -> Services:
             resources.event_log,
             resources.store,
             resources.queue,
+            api_metrics,
             ring_size=settings.stream_ring_events,
             heartbeat_seconds=settings.stream_heartbeat_seconds,
             send_timeout_seconds=settings.stream_send_timeout_seconds,
@@ -87,6 +100,7 @@ def _services(settings: Settings, resources: Resources) -> Services:
         ),
         history=History(resources.store, resources.event_log),
         quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+        platform_metrics=platform_metrics,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.hub import Hub
+from app.metrics import PlatformMetrics
 from app.sse import History
 from app.submission import Submission
 from backplane.resources import Resources
@@ -21,6 +22,7 @@ class Services:
     hub: Hub
     history: History
     quota: Quota
+    platform_metrics: PlatformMetrics
 
 
 async def services_of(request: Request) -> Services:

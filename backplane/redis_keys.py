@@ -61,6 +61,13 @@ class Keys:
     def rate(self, name: str) -> str:
         return f"{self.prefix}rates:{name}"
 
+    def cron(self, host: str) -> str:
+        return f"{self.prefix}controller:cron:{host}"
+
+    def controller_queue(self, host: str) -> str:
+        """Not a key, but the name by which RQ makes its keys, which begin with `rq:` whatever the prefix is."""
+        return f"{self.prefix}controller-{host}"
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -150,5 +157,157 @@ KEYS: tuple[Key, ...] = (
     Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
     Key(
         "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
+    ),
+    Key(
+        "controller:cron:{host}",
+        "string",
+        "one lease",
+        "controller",
+        "controller",
+        "the controller whose RQ processes do what is periodic on that machine",
+    ),
+    Key(
+        "rq:queues",
+        "set",
+        "permanent, a queue a machine; those of machines that are gone are removed",
+        "RQ in a controller",
+        "the same",
+        "names of RQ's queues. RQ's keys have no prefix, its queues' names do",
+    ),
+    Key(
+        "rq:queue:{queue}",
+        "list",
+        "permanent, empty but for a moment",
+        "RQ in a controller",
+        "the same",
+        "periodic tasks that wait: {prefix}controller-{host}",
+    ),
+    Key(
+        "rq:queue:{queue}:intermediate",
+        "list",
+        "permanent, empty but for a moment",
+        "RQ in a controller",
+        "the same",
+        "a task between the queue and its start",
+    ),
+    Key(
+        "rq:job:{id}",
+        "hash",
+        "about one period; ten when it failed",
+        "RQ in a controller",
+        "the same",
+        "a task and how it ended",
+    ),
+    Key(
+        "rq:results:{id}",
+        "stream",
+        "about one period; ten when it failed",
+        "RQ in a controller",
+        "the same",
+        "what a task gave back",
+    ),
+    Key(
+        "rq:executions:{id}",
+        "sorted set",
+        "as long as it is carried out",
+        "RQ in a controller",
+        "the same",
+        "that a task is being carried out",
+    ),
+    Key(
+        "rq:execution:{id}",
+        "hash",
+        "as long as it is carried out",
+        "RQ in a controller",
+        "the same",
+        "the same",
+    ),
+    Key(
+        "rq:wip:{queue}",
+        "sorted set",
+        "permanent, entries go with their task",
+        "RQ in a controller",
+        "the same",
+        "tasks that are being carried out",
+    ),
+    Key(
+        "rq:finished:{queue}",
+        "sorted set",
+        "permanent, entries go with their task",
+        "RQ in a controller",
+        "the same",
+        "tasks that ended well",
+    ),
+    Key(
+        "rq:failed:{queue}",
+        "sorted set",
+        "permanent, entries go with their task",
+        "RQ in a controller",
+        "the same",
+        "tasks that failed",
+    ),
+    Key(
+        "rq:workers",
+        "set",
+        "permanent, entries go with their worker",
+        "RQ in a controller",
+        "the same",
+        "RQ's workers: one a machine",
+    ),
+    Key(
+        "rq:workers:{queue}",
+        "set",
+        "permanent, entries go with their worker",
+        "RQ in a controller",
+        "the same",
+        "those of a queue",
+    ),
+    Key(
+        "rq:worker:{name}",
+        "hash",
+        "8 minutes after its last sign of life",
+        "RQ in a controller",
+        "the same",
+        "such a worker",
+    ),
+    Key(
+        "rq:clean_registries:{queue}",
+        "string",
+        "15 minutes",
+        "RQ in a controller",
+        "the same",
+        "that somebody tidies RQ's lists",
+    ),
+    Key(
+        "rq:cron_schedulers",
+        "sorted set",
+        "permanent, entries go 2 minutes after the last sign of life",
+        "RQ in a controller",
+        "the same",
+        "RQ's schedulers: one a machine",
+    ),
+    Key(
+        "rq:cron_scheduler:{name}",
+        "hash",
+        "2 minutes after its last sign of life",
+        "RQ in a controller",
+        "the same",
+        "such a scheduler",
+    ),
+    Key(
+        "rq:cron_jobs",
+        "sorted set",
+        "permanent, one entry a kind of task",
+        "RQ in a controller",
+        "the same",
+        "names of periodic tasks",
+    ),
+    Key(
+        "rq:cron_job:{name}:jobs",
+        "sorted set",
+        "a year, at most 1,000 entries",
+        "RQ in a controller",
+        "the same",
+        "ids of the tasks that were queued last",
     ),
 )

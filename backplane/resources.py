@@ -21,7 +21,8 @@ from backplane.queue.base import Caps, Queue, Room
 from backplane.queue.redis import RedisQueue
 from backplane.rates.base import RateLimiter
 from backplane.rates.redis import RedisRateLimiter
-from backplane.redis_client import Access, RedisClients
+from backplane.redis_access import redis_access
+from backplane.redis_client import RedisClients
 from backplane.runs import Priority
 from backplane.settings import Settings
 from backplane.store import Store
@@ -118,16 +119,8 @@ async def migrate(settings: Settings) -> None:
 
 
 def _redis(settings: Settings) -> RedisClients:
-    access = Access(
-        username=settings.redis_username,
-        password=settings.redis_password.get_secret_value(),
-        sentinel_username=settings.redis_sentinel_username,
-        sentinel_password=settings.redis_sentinel_password.get_secret_value(),
-        tls_ca=settings.redis_tls_ca_file,
-        tls_certificate=settings.redis_tls_cert_file,
-        tls_key=settings.redis_tls_key_file,
-    )
-    return RedisClients(settings.redis_url.get_secret_value(), prefix=settings.redis_key_prefix, access=access)
+    url = settings.redis_url.get_secret_value()
+    return RedisClients(url, prefix=settings.redis_key_prefix, access=redis_access(settings))
 
 
 def _caps(settings: Settings) -> Caps:

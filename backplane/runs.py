@@ -121,3 +121,15 @@ class UnfinishedRun:
     priority: Priority
     generation: int
     resource: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Whether a run is in somebody's hands, and in which generation."""
+
+    status: RunStatus
+    generation: int
+
+    def is_of(self, generation: int) -> bool:
+        """Whether the holder of this generation may still be at work: a newer one has taken the run from it."""
+        return self.status is RunStatus.RUNNING and self.generation <= generation

@@ -4,6 +4,9 @@ Written by the worker, read by the controller, which removes what nobody needs a
 digits, dashes, dots and underscores in a label's value; Docker and Podman take any.
 """
 
+import hashlib
+import re
+
 PART = "app.kubernetes.io/component"
 SANDBOX = "sandbox"
 """The value of PART of everything that is made for foreign code."""
@@ -16,4 +19,16 @@ POOL = "agent-platform/pool"
 CREATED = "agent-platform/created"
 """Seconds since 1970, on containers and volumes, whose own times engines write in different ways."""
 
+SCRATCH_PREFIX = "agent-worker-"
+"""How the folder in which a worker keeps its checkouts begins, below the machine's folder for temporary files."""
+
 LONGEST_VALUE = 63
+
+_SAFE_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def label_value(text: str) -> str:
+    """`text` as Kubernetes allows it as a label's value: itself where that may be, else a digest of it."""
+    if len(text) <= LONGEST_VALUE and _SAFE_VALUE.fullmatch(text):
+        return text
+    return "sha256-" + hashlib.sha256(f"{len(text)}:{text}".encode()).hexdigest()[:40]

@@ -6,6 +6,7 @@ Secrets are `SecretStr`, so that no repr, log or exception shows them.
 """
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -147,8 +148,10 @@ class Settings(BaseSettings):
     sandbox_start_seconds: float = Field(
         120.0, gt=0, description="How long a container or Job may take from its creation to its first process."
     )
-    sandbox_container_engine: Literal["", "docker", "podman"] = Field(
-        "", description="Program that runs containers; empty: podman or docker, whichever is found and works."
+    sandbox_container_engine: str = Field(
+        "",
+        description="Program that runs containers, with its own options: podman --cgroup-manager=cgroupfs; "
+        "empty: podman or docker, whichever works.",
     )
     sandbox_container_runtime: str = Field("", description="OCI runtime of containers, e.g. runsc; empty: its own.")
     sandbox_namespace: str = Field(
@@ -261,6 +264,16 @@ class Settings(BaseSettings):
     retention_pause_seconds: float = Field(0.05, ge=0, description="Pause between two such transactions.")
     retention_seconds: float = Field(300.0, gt=0, description="How often a controller looks for what is past its time.")
 
+    # --- Kubernetes ---
+    pod_namespace: str = Field("", description="Namespace of the platform's pods; empty: the one of this pod.")
+    pod_deletion_cost: bool = Field(
+        False, description="Let controllers tell Kubernetes which worker pods have the fewest runs, to be taken first."
+    )
+    pod_deletion_cost_selector: str = Field(
+        "app.kubernetes.io/name=agent-worker", min_length=1, description="Label selector of the worker pods."
+    )
+    pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers tell so.")
+
     # --- the API ---
     token_cache_seconds: float = Field(
         5.0, ge=0, description="How long a checked token is trusted, so also how long a revoked one may live."
@@ -272,6 +285,12 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address that a worker's or controller's /metrics listens on.")
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port."
+    )
+    metrics_storage_seconds: float = Field(
+        3600.0, ge=0, description="How often a controller measures what all workspaces hold; 0: never."
+    )
+    api_metrics: bool = Field(
+        True, description="Serve /metrics on the API's port, without a token; keep it off public addresses."
     )
     log_format: Literal["console", "json"] = Field("console", description="Format of the process's own log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -330,6 +349,10 @@ class Settings(BaseSettings):
             )
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")
+        try:
+            shlex.split(self.sandbox_container_engine)
+        except ValueError as error:
+            raise ValueError(f"SANDBOX_CONTAINER_ENGINE cannot be read as a shell would: {error}") from error
         if self.sandbox_cpus > self.sandbox_cpus_max:
             raise ValueError("SANDBOX_CPUS must not be over SANDBOX_CPUS_MAX")
         if self.run_timeout_seconds > self.run_timeout_max_seconds:

@@ -1,55 +1,78 @@
 """The controller as one coroutine: what is periodic or slow, and no run.
 
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
-number of them may run, and none is needed for runs to go on. It neither needs nor knows Redis.
+number of them may run, and none is needed for runs to go on. Neither needs Redis. What workers have left behind is
+removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ, where Redis is there.
 """
 
 import asyncio
+import os
+import socket
+import uuid
 from functools import partial
 
 import structlog
 
 from backplane.errors import Unavailable
+from backplane.leases.redis import RedisLease
+from backplane.metrics import metrics_served, process_registry
 from backplane.patience import until_available
-from backplane.resources import connect_store, connect_workspaces
+from backplane.resources import Resources, connect
 from backplane.retry import RetryPolicy
 from backplane.settings import Settings
-from backplane.store import Store
 from backplane.tasks import end
-from backplane.workspace.base import WorkspaceStore
+from controller.cluster import own_namespace
+from controller.cron import Cron, SweepTimer, environment_of, is_possible
+from controller.deletion_cost import DeletionCosts
+from controller.metrics import ControllerMetrics, measure_workspaces
 from controller.retention import Limits, Retention
+from controller.sandbox_jobs import SandboxJobCollector, Times
 from controller.sender import connect_sender
 from controller.webhooks import Webhooks
 
 log = structlog.get_logger()
 
 
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Work until `stop` is set, and until what is being sent then has been answered."""
-    async with connect_store(settings) as store, connect_workspaces(settings) as workspaces:
+async def serve(settings: Settings, stop: asyncio.Event, *, own_processes: bool = True) -> None:
+    """Work until `stop` is set, and until what is being sent then has been answered. Without `own_processes` all is
+    done in this one, also what RQ would do in its own."""
+    registry = process_registry()
+    metrics = ControllerMetrics(registry)
+    async with (
+        metrics_served(registry, settings.metrics_host, settings.metrics_port),
+        connect(settings) as resources,
+    ):
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        starting = asyncio.create_task(_prepare(store, workspaces), name="prepare")
+        starting = asyncio.create_task(_prepare(resources), name="prepare")
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
                 log.info("controller ready")
-                await _work(settings, store, workspaces, stopping)
+                await _work(settings, resources, metrics, stopping, own_processes=own_processes)
                 log.info("controller ended")
         finally:
             await end(starting, stopping)
 
 
-async def _prepare(store: Store, workspaces: WorkspaceStore) -> None:
-    await until_available(store.migrate, partial(_tell_waiting, "database"))
-    await until_available(workspaces.prepare, partial(_tell_waiting, "workspace"))
+async def _prepare(resources: Resources) -> None:
+    await until_available(resources.store.migrate, partial(_tell_waiting, "database"))
+    await until_available(resources.workspaces.prepare, partial(_tell_waiting, "workspace"))
 
 
 def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
     log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
 
 
-async def _work(settings: Settings, store: Store, workspaces: WorkspaceStore, stopping: "asyncio.Task[bool]") -> None:
+async def _work(
+    settings: Settings,
+    resources: Resources,
+    metrics: ControllerMetrics,
+    stopping: "asyncio.Task[bool]",
+    *,
+    own_processes: bool,
+) -> None:
+    store, workspaces = resources.store, resources.workspaces
     retention = Retention(
         store.retention,
         workspaces,
@@ -74,6 +97,7 @@ async def _work(settings: Settings, store: Store, workspaces: WorkspaceStore, st
                 settings.webhook_retry_base_seconds,
                 settings.webhook_retry_max_seconds,
             ),
+            metrics,
             poll_seconds=settings.webhook_poll_seconds,
             lease_seconds=settings.webhook_lease_seconds,
             at_once=settings.webhook_concurrency,
@@ -83,10 +107,66 @@ async def _work(settings: Settings, store: Store, workspaces: WorkspaceStore, st
             asyncio.create_task(webhooks.run(), name="webhooks"),
             asyncio.create_task(retention.run(), name="retention"),
         ]
+        if settings.metrics_storage_seconds:
+            measuring = measure_workspaces(workspaces, metrics, settings.metrics_storage_seconds)
+            loops.append(asyncio.create_task(measuring, name="measure workspaces"))
+        if settings.sandbox == "kubernetes":
+            collector = _collector(settings, resources, metrics)
+            loops.append(asyncio.create_task(collector.run(), name="sandbox jobs"))
+        if settings.pod_deletion_cost and (costs := _deletion_costs(settings, resources)):
+            loops.append(asyncio.create_task(costs.run(), name="deletion costs"))
+        cron = None
+        if own_processes and is_possible(settings):
+            cron = _cron(settings, resources, metrics)
+            loops.append(asyncio.create_task(cron.run(), name="cron"))
+        else:
+            if own_processes:
+                log.warning("RQ cannot use a Redis Cluster; what it would do is done by a timer of this process")
+            timer = SweepTimer(settings, store.runs, metrics.sessions_removed)
+            loops.append(asyncio.create_task(timer.run(), name="sweep"))
         try:
             done, _ = await asyncio.wait({stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()
         finally:
             await end(*loops)
+            if cron:
+                await cron.stop()
             await webhooks.drain(settings.webhook_timeout_seconds)
+
+
+def _collector(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> SandboxJobCollector:
+    return SandboxJobCollector(
+        resources.store.runs,
+        resources.queue,
+        settings.sandbox_namespace,
+        Times(
+            lease=settings.lease_seconds,
+            finished=settings.sandbox_job_ttl_seconds,
+            session=settings.session_max_seconds,
+        ),
+        period_seconds=settings.sandbox_collect_seconds,
+        collected=metrics.jobs_collected,
+    )
+
+
+def _deletion_costs(settings: Settings, resources: Resources) -> DeletionCosts | None:
+    namespace = settings.pod_namespace or own_namespace()
+    if not namespace:
+        log.error("POD_DELETION_COST is set outside of a pod; set POD_NAMESPACE to the namespace of the worker pods")
+        return None
+    return DeletionCosts(
+        resources.queue,
+        namespace,
+        settings.pod_deletion_cost_selector,
+        period_seconds=settings.pod_deletion_cost_seconds,
+    )
+
+
+def _cron(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> Cron:
+    host = socket.gethostname()
+    # What sessions leave is the machine's own, but for Jobs, which are the cluster's.
+    machine = "kubernetes" if settings.sandbox == "kubernetes" else host
+    redis, owner = resources.redis, f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    lease = RedisLease(redis, redis.keys.cron(machine), owner, seconds=settings.lease_seconds)
+    return Cron(lease, machine, environment_of(settings), metrics.sessions_removed)

@@ -17,6 +17,7 @@ from backplane.retry import RetryPolicy
 from backplane.store.webhooks import Webhooks as Outbox
 from backplane.tasks import end
 from backplane.webhooks import Delivery
+from controller.metrics import ControllerMetrics
 from controller.sender import Answer, Sender
 
 LAST_WORDS_SECONDS = 2.0
@@ -33,6 +34,7 @@ class Webhooks:
         outbox: Outbox,
         sender: Sender,
         policy: RetryPolicy,
+        metrics: ControllerMetrics,
         *,
         poll_seconds: float,
         lease_seconds: float,
@@ -42,6 +44,7 @@ class Webhooks:
         self._outbox = outbox
         self._sender = sender
         self._policy = policy
+        self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._lease_seconds = lease_seconds
         self._at_once = at_once
@@ -96,10 +99,12 @@ class Webhooks:
         if answer.delivered and answer.code is not None:
             code = answer.code
             await until_available(lambda: self._outbox.delivered(delivery, code), _tell_away)
+            self._metrics.webhook("delivered")
             lines.info("webhook delivered", code=code)
             return
         pause = pause_after(self._policy, delivery.attempt, answer, draw=random.random())  # noqa: S311 - jitter
         await until_available(lambda: self._outbox.failed(delivery, answer.error, answer.code, pause), _tell_away)
+        self._metrics.webhook("given_up" if pause is None else "failed")
         if pause is None:
             lines.warning("webhook given up", error=answer.error)
         else:

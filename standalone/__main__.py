@@ -58,9 +58,11 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()
+    next_port = {"metrics_port": settings.metrics_port + 1} if settings.metrics_port else {}
+    controller_settings = settings.model_copy(update=next_port)
     others = [
         asyncio.create_task(serve_worker(settings, stop), name="worker"),
-        asyncio.create_task(serve_controller(settings, stop), name="controller"),
+        asyncio.create_task(serve_controller(controller_settings, stop, own_processes=False), name="controller"),
     ]
     for task in others:
         task.add_done_callback(lambda _: setattr(server, "should_exit", True))

@@ -8,9 +8,12 @@ import asyncio
 import json
 import sys
 
+from prometheus_client import CollectorRegistry
+
 from backplane.process import run
 from backplane.settings import Settings
-from worker.sandbox.local import open_local_sandbox
+from worker.metrics import WorkerMetrics
+from worker.sandboxes import open_sandbox
 from worker.service import serve
 
 
@@ -21,10 +24,9 @@ def main() -> int:
     return run("worker", _check if arguments.check else serve)
 
 
-async def _check(_: Settings, __: asyncio.Event) -> None:
-    sandbox = await open_local_sandbox(require_isolation=False)
-    found = sandbox.isolation
-    await sandbox.close()
+async def _check(settings: Settings, _: asyncio.Event) -> None:
+    async with open_sandbox(settings, "check", WorkerMetrics(CollectorRegistry())) as sandbox:
+        found = sandbox.isolation
     print(json.dumps({"sandbox": {"name": found.name, "isolated": found.isolated, "missing": found.missing}}))
 
 

@@ -25,6 +25,8 @@ from typing import TypeVar
 from backplane.errors import Conflict, InvalidPath, NotFound
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import (
+    READ_FILE,
+    SerialThread,
     empty,
     in_thread,
     make_accessible,
@@ -39,6 +41,15 @@ from backplane.workspace.quota import Quota, check_totals
 from worker.step_output import OUTPUT_FOLDER
 
 T = TypeVar("T")
+
+LARGE = 1024 * 1024
+"""From this many bytes on a file is large: it is hashed in a thread of its own, and few are in transit at once."""
+
+LARGE_AT_ONCE = 4
+"""A store may hold several parts of each in memory."""
+
+READ_AT_ONCE = 16 * 1024
+"""Bytes of a file that are read and hashed without a buffer."""
 
 DISTURBED = (
     "The folder of the run was changed while its files were being moved: end what still runs there, then try again."
@@ -76,17 +87,18 @@ class _Known:
 
 
 class Checkout:
-    """`base` is this checkout's alone and is made when needed; `parallel` bounds the files in transit at once."""
+    """`base` is this checkout's alone and is made when needed; `parallel` bounds the files in transit at once, of which
+    LARGE_AT_ONCE may be large."""
 
-    def __init__(self, workspace: Workspace, quota: Quota, base: Path, parallel: int = 16) -> None:
+    def __init__(self, workspace: Workspace, quota: Quota, base: Path, parallel: int = 32) -> None:
         self._workspace = workspace
         self._quota = quota
         self._base = base
         self._parallel = parallel
         self._known: dict[str, _Known] = {}
         self._left_there: list[FileInfo] = []
-        # What is done to small files in several threads at once takes twice as long: they wait for one interpreter.
-        self._disk = asyncio.Lock()
+        self._disk = SerialThread()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     @property
     def folder(self) -> Path:
@@ -205,19 +217,22 @@ class Checkout:
     async def _fetch(self, file: FileInfo) -> None:
         incoming = self._base / "incoming" / secrets.token_hex(12)
         with suppress(NotFound):  # deleted since it was listed
-            arrived = await self._workspace.download(file.path, incoming)
-            async with self._disk:
-                await in_thread(self._place, arrived, incoming)
+            if file.size < LARGE:
+                arrived = await self._workspace.download(file.path, incoming)
+                await self._disk.run(self._place, arrived, incoming)
+            else:
+                async with self._large:
+                    arrived = await self._workspace.download(file.path, incoming)
+                    await in_thread(self._place, arrived, incoming)
 
     def _place(self, file: FileInfo, incoming: Path) -> None:
         above, name = split(file.path)
-        with translated(file.path, missing=DISTURBED):
-            with incoming.open("rb") as content:
-                digest = hashlib.file_digest(content, "blake2b").digest()
-                os.fchmod(content.fileno(), 0o700)
+        with translated(file.path, missing=DISTURBED), FileIO(os.open(incoming, READ_FILE)) as content:
+            digest = file.digest or _digest(content)
+            os.fchmod(content.fileno(), 0o700)
             with open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder:
                 os.replace(incoming, name, dst_dir_fd=folder)
-                status = os.lstat(name, dir_fd=folder)
+            status = os.fstat(content.fileno())
         self._known[file.path] = _Known(file.etag, file.size, _signature(status), digest)
 
     def _empty_trash(self) -> None:
@@ -283,32 +298,43 @@ class Checkout:
             return False
         with FileIO(open_regular(name, folder)) as content:
             now = os.fstat(content.fileno())
-            if hashlib.file_digest(content, "blake2b").digest() != known.digest:
+            if _digest(content) != known.digest:
                 return False
         self._known[path] = _Known(known.etag, known.size, _signature(now), known.digest)
         return True
 
     async def _send(self, path: str) -> None:
         with ExitStack() as opened:
-            async with self._disk:
-                content, digest = await in_thread(self._open, path, opened)
-            signature = _signature(os.fstat(content.fileno()))
+            content, signature, digest = await self._disk.run(self._open, path, opened)
             # By descriptor, so that it is this file that is sent, whatever has its name by now.
-            file = await self._workspace.upload(path, Path(f"/dev/fd/{content.fileno()}"))
+            source = Path(f"/dev/fd/{content.fileno()}")
+            if digest is not None:
+                file = await self._workspace.upload(path, source)
+            else:
+                async with self._large:
+                    file, digest = await self._send_large(path, source, content)
             if (file.size, signature) != (signature.size, _signature(os.fstat(content.fileno()))):
                 raise Conflict(DISTURBED)
             self._known[path] = _Known(file.etag, file.size, signature, digest)
 
-    def _open(self, path: str, opened: ExitStack) -> tuple[FileIO, bytes]:
+    async def _send_large(self, path: str, source: Path, content: FileIO) -> tuple[FileInfo, bytes]:
+        """Hashed while it is sent: that the file stays the same meanwhile is seen from its times."""
+        hashing = asyncio.ensure_future(in_thread(_digest, content))
+        try:
+            return await self._workspace.upload(path, source), await hashing
+        finally:
+            await asyncio.gather(hashing, return_exceptions=True)  # it reads from what is closed next
+
+    def _open(self, path: str, opened: ExitStack) -> tuple[FileIO, _Signature, bytes | None]:
+        """The file, how it looks, and its digest unless it is large."""
         above, name = split(path)
         with (
             translated(path, missing=DISTURBED),
             open_folder(self._base, f"files/{above}".rstrip("/")) as folder,
         ):
             content = opened.enter_context(FileIO(open_regular(name, folder)))
-            digest = hashlib.file_digest(content, "blake2b").digest()
-            content.seek(0)
-            return content, digest
+            signature = _signature(os.fstat(content.fileno()))
+            return content, signature, _digest(content) if signature.size < LARGE else None
 
     async def _remove(self, path: str) -> None:
         with suppress(NotFound):
@@ -347,6 +373,17 @@ def _waves(paths: Iterable[str], present: Iterable[str]) -> Iterator[list[str]]:
 
 def _signature(status: os.stat_result) -> _Signature:
     return _Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _digest(content: FileIO) -> bytes:
+    # `hashlib.file_digest` clears a buffer of 256 KiB for each file.
+    start = content.read(READ_AT_ONCE)
+    digest = hashlib.blake2b(start)
+    if len(start) == READ_AT_ONCE:
+        chunk = bytearray(LARGE)
+        while count := content.readinto(chunk):
+            digest.update(memoryview(chunk)[:count])
+    return digest.digest()
 
 
 def _kind(mode: int) -> str:

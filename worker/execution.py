@@ -34,6 +34,7 @@ from backplane.store.journal import StepRecord, pending_steps
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
+from worker.metrics import WorkerMetrics
 from worker.patient_workspace import PatientWorkspace
 from worker.planner.base import Planner, make_plan
 from worker.run_events import SHARE, EventWriter, RunEvents
@@ -55,6 +56,7 @@ class Equipment:
 
     resources: Resources
     events: EventWriter
+    metrics: WorkerMetrics
     planners: Sequence[Planner]
     tools: ToolRegistry
     sandbox: Sandbox
@@ -103,6 +105,9 @@ class Execution:
         taken = await until_available(lambda: held.take(claim.run_id, claim.generation), self._tell_away)
         if taken is None:
             return await self._pass_on()
+        if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:
+            waited = datetime.now(UTC) - taken.run.queued_at
+            self._with.metrics.run_taken(taken.run.priority, waited.total_seconds())
         events = self._with.events.open(
             claim.run_id,
             claim.generation,
@@ -116,6 +121,7 @@ class Execution:
             return settlement
         except Superseded:
             log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
+            self._with.metrics.run_superseded()
             return None
         finally:
             self._with.events.close(events)
@@ -206,7 +212,7 @@ class Execution:
             events.emit(EventType.LOG, {"line": line, "level": "warning"})
 
         stored = self._with.resources.workspaces.workspace(run.user_id, run.id)
-        workspace = PatientWorkspace(stored, tell_workspace, self.still_held)
+        workspace = PatientWorkspace(stored, tell_workspace, self.still_held, self._with.metrics.transferred)
         checkout = Checkout(workspace, self._with.quota, self._with.scratch / f"{run.id}-{self.claim.generation}")
         self._checkout = checkout
         step_tools = StepTools(
@@ -222,6 +228,7 @@ class Execution:
             most_memory_bytes=self._with.most_memory_bytes,
             most_cpus=self._with.most_cpus,
             output=self._with.output,
+            metrics=self._with.metrics,
         )
         supervisor = Supervisor(events, self.interruption, step_tools)
         plan, journal = await self._plan(events, run, supervisor)
@@ -277,6 +284,7 @@ class Execution:
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
+        self._with.metrics.run_retried(error.code)
         return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=pause)
 
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
@@ -307,12 +315,14 @@ class Execution:
         if reason:
             events.defer(lambda held: held.dead_letter(reason, self.claim.crashes))
         await events.record(*writes, lambda held: held.finish(status, error))
+        seconds = time.monotonic() - self._began
+        self._with.metrics.run_finished(status, seconds)
         return Settlement(
             self.claim,
             Outcome.FINISHED,
             status,
             error.code if error else "",
-            duration_seconds=None if status is RunStatus.CANCELLED else time.monotonic() - self._began,
+            duration_seconds=None if status is RunStatus.CANCELLED else seconds,
             is_dead=reason is not None,
         )
 

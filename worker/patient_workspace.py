@@ -6,6 +6,8 @@ when it goes on.
 
 Only calls that can be repeated wait here. Streams (`read`, `write`) cannot be replayed from the middle; a step that
 uses them fails with Unavailable, and the supervisor repeats the whole of it.
+
+What it moves is counted here, since all files of a run pass here.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
@@ -15,22 +17,26 @@ from typing import TypeVar
 from backplane.errors import Unavailable
 from backplane.patience import until_available
 from backplane.workspace.base import FileInfo, Workspace
+from worker.metrics import Direction
 
 Result = TypeVar("Result")
 
 
 class PatientWorkspace(Workspace):
-    """`tell` gets each failure and the pause after it, in seconds. `still_held` raises Superseded when it is not."""
+    """`tell` gets each failure and the pause after it, in seconds. `still_held` raises Superseded when it is not.
+    `moved` is told the bytes of each file, or piece of one, that has come down or gone up."""
 
     def __init__(
         self,
         inner: Workspace,
         tell: Callable[[Unavailable, float], None],
         still_held: Callable[[], Awaitable[None]],
+        moved: Callable[[Direction, int], object],
     ) -> None:
         self._inner = inner
         self._tell = tell
         self._still_held = still_held
+        self._moved = moved
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await self._patiently(lambda: self._inner.list(prefix))
@@ -38,12 +44,16 @@ class PatientWorkspace(Workspace):
     async def stat(self, path: str) -> FileInfo:
         return await self._patiently(lambda: self._inner.stat(path))
 
-    def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        return self._inner.read(path, start=start, end=end)
+    async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        async for chunk in self._inner.read(path, start=start, end=end):
+            self._moved("down", len(chunk))
+            yield chunk
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
         await self._still_held()
-        return await self._inner.write(path, chunks)
+        written = await self._inner.write(path, chunks)
+        self._moved("up", written.size)
+        return written
 
     async def delete(self, path: str) -> None:
         async def change() -> None:
@@ -53,14 +63,18 @@ class PatientWorkspace(Workspace):
         await self._patiently(change)
 
     async def download(self, path: str, target: Path) -> FileInfo:
-        return await self._patiently(lambda: self._inner.download(path, target))
+        file = await self._patiently(lambda: self._inner.download(path, target))
+        self._moved("down", file.size)
+        return file
 
     async def upload(self, path: str, source: Path) -> FileInfo:
         async def change() -> FileInfo:
             await self._still_held()
             return await self._inner.upload(path, source)
 
-        return await self._patiently(change)
+        file = await self._patiently(change)
+        self._moved("up", file.size)
+        return file
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
         return await until_available(call, self._tell)

@@ -33,7 +33,7 @@ MIRROR_SECONDS = 60.0
 
 class Reaper:
     """All times in seconds. `heartbeat_seconds`: after Redis was away, workers get so long to renew their leases.
-    `leads` tells whether this worker is the leader now."""
+    `leads` tells whether this worker is the leader now; `lost` is told how many leases have ended, when some have."""
 
     def __init__(
         self,
@@ -43,12 +43,14 @@ class Reaper:
         heartbeat_seconds: float,
         reconcile_seconds: float,
         leads: Callable[[], bool],
+        lost: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._resources = resources
         self._lease_seconds = lease_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._reconcile_seconds = reconcile_seconds
         self._leads = leads
+        self._lost = lost
         self._look = asyncio.Event()
         self._missing_since: dict[str, float] = {}
         self._mirrored_at = float("-inf")
@@ -70,6 +72,7 @@ class Reaper:
                 await asyncio.sleep(self._heartbeat_seconds)
                 continue
             if reaped.lost:
+                self._lost(reaped.lost)
                 log.warning("workers were lost; their runs wait again", runs=reaped.lost)
             if max(reaped.lost, reaped.due, reaped.let_in) >= BATCH:
                 continue

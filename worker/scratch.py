@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "agent-worker-"
+from backplane.sandbox_labels import SCRATCH_PREFIX
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def _make_locked(parent: Path) -> tuple[Path, int]:
     # Until it is locked, a worker that starts at the same moment takes the folder for an abandoned one.
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
         with suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,7 +40,7 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{SCRATCH_PREFIX}*"):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from backplane.errors import Unavailable
+from backplane.metrics import metrics_served, process_registry
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.tasks import end
@@ -21,12 +22,14 @@ from backplane.workspace.quota import Quota
 from worker.consumer import Consumer, Held
 from worker.execution import Equipment, Execution
 from worker.heartbeat import Heartbeat
+from worker.metrics import WorkerMetrics
 from worker.planner.given import GivenPlanner
 from worker.planner.runbook import RunbookPlanner
 from worker.reaper import Reaper
 from worker.run_events import EventWriter
-from worker.sandbox.base import Limits, Sandbox
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.base import Sandbox
+from worker.sandboxes import open_sandbox
+from worker.sandboxes.limits import limits_of
 from worker.scratch import scratch_folder
 from worker.step_output import OutputLimits
 from worker.tools.registry import builtin_tools
@@ -39,32 +42,35 @@ WAIT_SECONDS = 5.0
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Take and carry out runs until `stop` is set, then drain."""
+    registry = process_registry()
+    async with metrics_served(registry, settings.metrics_host, settings.metrics_port):
+        await _serve(settings, stop, WorkerMetrics(registry))
+
+
+async def _serve(settings: Settings, stop: asyncio.Event, metrics: WorkerMetrics) -> None:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    sandbox = await open_local_sandbox(require_isolation=settings.sandbox_require_isolation)
-    try:
-        async with connect(settings) as resources:
-            with scratch_folder(Path(tempfile.gettempdir())) as scratch:
-                starting = asyncio.create_task(resources.prepare(), name="prepare")
-                stopping = asyncio.create_task(stop.wait(), name="stop")
-                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if starting.done():
-                    starting.result()
-                    log.info(
-                        "worker ready",
-                        worker=worker_id,
-                        slots=settings.worker_concurrency,
-                        sandbox=sandbox.isolation.name,
-                    )
-                    await _work(settings, resources, sandbox, worker_id, scratch, stopping)
-                await end(starting, stopping)
-    finally:
-        await sandbox.close()
+    async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
+        with scratch_folder(Path(tempfile.gettempdir())) as scratch:
+            starting = asyncio.create_task(resources.prepare(), name="prepare")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                log.info(
+                    "worker ready",
+                    worker=worker_id,
+                    slots=settings.worker_concurrency,
+                    sandbox=sandbox.isolation.name,
+                )
+                await _work(settings, resources, sandbox, metrics, worker_id, scratch, stopping)
+            await end(starting, stopping)
 
 
 async def _work(
     settings: Settings,
     resources: Resources,
     sandbox: Sandbox,
+    metrics: WorkerMetrics,
     worker_id: str,
     scratch: Path,
     stopping: "asyncio.Task[bool]",
@@ -78,21 +84,13 @@ async def _work(
     equipment = Equipment(
         resources=resources,
         events=events,
+        metrics=metrics,
         planners=(GivenPlanner(), RunbookPlanner()),
         tools=builtin_tools(),
         sandbox=sandbox,
         scratch=scratch,
         quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
-        limits=Limits(
-            wall_seconds=settings.step_timeout_seconds,
-            memory_bytes=settings.sandbox_memory_bytes,
-            cpus=settings.sandbox_cpus,
-            cpu_seconds=settings.sandbox_cpu_seconds,
-            processes=settings.sandbox_processes,
-            file_bytes=settings.sandbox_file_bytes,
-            disk_bytes=settings.workspace_max_bytes,
-            files=settings.workspace_max_files,
-        ),
+        limits=limits_of(settings),
         most_memory_bytes=settings.sandbox_memory_max_bytes,
         most_cpus=settings.sandbox_cpus_max,
         output=OutputLimits(
@@ -112,6 +110,7 @@ async def _work(
     )
     slots = settings.worker_concurrency
     held: dict[str, Held] = {}
+    metrics.runs_in_hand(slots, lambda: len(held))
     heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, held)
     reaper = Reaper(
         resources,
@@ -119,6 +118,7 @@ async def _work(
         heartbeat_seconds=settings.heartbeat_seconds,
         reconcile_seconds=settings.reconcile_seconds,
         leads=lambda: heartbeat.leads,
+        lost=metrics.leases_lost,
     )
     consumer = Consumer(
         resources.queue,
@@ -144,6 +144,7 @@ async def _work(
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
+        sandbox.leave()
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:
             task.result()

@@ -28,6 +28,7 @@ from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.line_rate import TokenBucket
+from worker.metrics import WorkerMetrics
 from worker.run_events import RunEvents, Write
 from worker.sandbox.base import Call, Limits, Sandbox
 from worker.step_output import OutputLimits, StepOutput
@@ -69,6 +70,7 @@ class StepTools:
     most_memory_bytes: int
     most_cpus: float
     output: OutputLimits
+    metrics: WorkerMetrics
 
 
 class Supervisor:
@@ -179,7 +181,8 @@ class Supervisor:
                 context = self._context(step, tries, state, output)
                 result = await self._interruption.guard(tool.run(arguments, context))
             except Unavailable as error:
-                # A sandbox that is away was never entered.
+                self._with.metrics.step_ended(step.tool, "unavailable", time.monotonic() - started)
+                # A sandbox that is away was never entered, or goes on with the same call when it is back.
                 if error.part != "sandbox" and not self._may_repeat(step, tool, state.status):
                     await self._ask(step, error.message)
                 pause = next(waits)
@@ -191,16 +194,23 @@ class Supervisor:
             except PlatformError as error:
                 result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
             except Interrupted as interrupted:
+                self._with.metrics.step_ended(step.tool, "interrupted", time.monotonic() - started)
                 output.finish()
                 if interrupted.cause in (Cause.CANCELLED, Cause.TIMED_OUT):
                     if output.is_incomplete:
                         output.say_not_kept(f"the run was {interrupted.cause}")
                     self._tell(step, "interrupted", reason=interrupted.cause)
                 raise
+            except Exception:
+                self._with.metrics.step_ended(step.tool, "failed", time.monotonic() - started)
+                raise
+            seconds = time.monotonic() - started
+            succeeded = result.exit_code == 0 and result.error is None
+            self._with.metrics.step_ended(step.tool, "completed" if succeeded else "failed", seconds)
             return result, {
                 "exit_code": result.exit_code,
                 "output": output.finish(),
-                "duration_ms": round((time.monotonic() - started) * 1000),
+                "duration_ms": round(seconds * 1000),
                 "files_changed": list(result.files_changed),
             }
 

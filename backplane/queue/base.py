@@ -173,6 +173,25 @@ class Statistics:
         return Wait(max(for_slot.p50, for_room.p50), max(for_slot.p90, for_room.p90))
 
 
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker that told within one lease that it lives. `running`: the runs in its hands."""
+
+    id: str
+    slots: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Of one priority: how many runs may be taken, how many a cap holds back, and how long the one to be taken next has
+    been allowed to run; 0: there is none."""
+
+    waiting: int
+    parked: int
+    oldest_seconds: float
+
+
 class Queue(ABC):
     @abstractmethod
     async def admit(self, run_id: str, priority: Priority) -> bool:
@@ -230,7 +249,14 @@ class Queue(ABC):
         """The run ids that are announced, for as long as the context is open. Reconnects by itself."""
 
     @abstractmethod
+    async def workers(self) -> list[LiveWorker]: ...
+
+    @abstractmethod
     async def statistics(self) -> Statistics: ...
+
+    @abstractmethod
+    async def depths(self) -> dict[Priority, Depth]:
+        """Of every priority; as cheap with a million waiting runs as with one."""
 
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:

@@ -8,6 +8,7 @@ own, so the clocks of the machines do not matter.
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,9 +20,11 @@ from backplane.errors import Unavailable
 from backplane.queue.base import (
     Caps,
     Claim,
+    Depth,
     FinishedJob,
     Gate,
     Job,
+    LiveWorker,
     Queue,
     Reaped,
     Renewed,
@@ -71,8 +74,8 @@ class RedisQueue(Queue):
         capped = any([*rules["user"], *rules["tier"], *caps.resources])
         self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
         self._reserves = int(bool(room.overall or any(room.tier.values())))
-        self._admit, self._claim, self._standing = (
-            Script(clients, LUA / f"{name}.lua") for name in ("admit", "claim", "standing")
+        self._admit, self._claim, self._standing, self._depths = (
+            Script(clients, LUA / f"{name}.lua") for name in ("admit", "claim", "standing", "depths")
         )
         self._enqueue, self._settle, self._renew, self._forget, self._reap = (
             Script(clients, LUA / f"{name}.lua", prelude=LUA / "places.lua")
@@ -205,8 +208,29 @@ class RedisQueue(Queue):
 
             yield announced()
 
+    async def workers(self) -> list[LiveWorker]:
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                pipeline.zrange(self._keys.workers, 0, -1, withscores=True)
+                pipeline.zrange(self._keys.leases, 0, -1)
+                (seconds, microseconds), members, run_ids = await pipeline.execute()
+                for run_id in run_ids:
+                    pipeline.hget(self._keys.job(run_id), "worker")
+                running = Counter(await pipeline.execute() if run_ids else ())
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        live = [member.rpartition("|") for member, ends in members if ends > now]
+        return [LiveWorker(worker_id, int(slots), running[worker_id]) for worker_id, _, slots in live]
+
     async def statistics(self) -> Statistics:
         return (await self._numbers_and_standings(()))[0]
+
+    async def depths(self) -> dict[Priority, Depth]:
+        flat = await self._depths([self._keys.jobs], [])
+        return {
+            priority: Depth(waiting, parked, max(float(since), 0.0) / 1000 if since else 0.0)
+            for priority, waiting, parked, since in zip(self._keys.pending, *[iter(flat)] * 3, strict=True)
+        }
 
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
         return (await self._numbers_and_standings(run_ids))[1] if run_ids else []

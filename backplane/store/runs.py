@@ -4,17 +4,17 @@ Each change is one transaction: the row's new state, guarded by the old one, and
 worker writes while it holds a run is in `store.held`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
-from backplane.runs import FINAL, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
+from backplane.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
 from backplane.store.database import Database, Query
 from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
 from backplane.store.events import add_events, last_event_id
@@ -146,6 +146,12 @@ class Runs:
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return run_of(row) if row else None
 
+    async def holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
+        """Of those of these runs that there are, whoever owns them: who may carry them out."""
+        query = select(runs.c.id, runs.c.status, runs.c.generation).where(runs.c.id.in_(list(run_ids)))
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.id: Hold(RunStatus(row.status), row.generation) for row in rows}
+
     async def page(
         self, user_id: str, *, status: RunStatus | None = None, before: str | None = None, limit: int = 50
     ) -> list[Run]:
@@ -172,6 +178,17 @@ class Runs:
             )
             for row in rows
         ]
+
+    async def under_way(self) -> dict[RunStatus, int]:
+        """How many runs of all users are queued, running or waiting. Its cost does not grow with those that ended."""
+        counted = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+        query = (
+            select(runs.c.status, func.count())
+            .where(runs.c.status.in_([status.value for status in counted]))
+            .group_by(runs.c.status)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return dict.fromkeys(counted, 0) | {RunStatus(status): count for status, count in rows}
 
     async def start(self, user_id: str, run_id: str) -> Changed:
         """created → queued. A run that is queued or running already is answered as it is, without an event."""

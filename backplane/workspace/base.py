@@ -8,19 +8,31 @@ generation.
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """`etag` changes whenever the content does; it is opaque and only comparable with itself. `size` is in bytes."""
+    """`etag` changes whenever the content does; it is opaque and only comparable with itself. `size` is in bytes.
+
+    `digest`: BLAKE2b of the content, where a download computed it on the way.
+    """
 
     path: str
     size: int
     modified_at: datetime
     etag: str
+    digest: bytes | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What all workspaces hold together."""
+
+    files: int
+    bytes: int
 
 
 class Workspace(ABC):
@@ -64,6 +76,11 @@ class WorkspaceStore(ABC):
     @abstractmethod
     async def remove(self, user_id: str, run_id: str) -> None:
         """Remove a run's workspace with all that is in it. Done again, and by several at once, it is no error."""
+
+    @abstractmethod
+    async def usage(self) -> Usage:
+        """Count all files. Walks the whole store, a piece at a time, so it takes long, and is true only of a store in
+        which nothing changes meanwhile."""
 
     @abstractmethod
     async def prepare(self) -> None:

@@ -8,12 +8,13 @@ without recursion and without long paths, so neither depth nor a folder without 
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from backplane.errors import Conflict, InvalidPath, NotFound, Unavailable
 
@@ -37,16 +38,78 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         raise
 
 
+class SerialThread:
+    """Short blocking calls, one after another in one thread; what is asked for during one turn makes up the next.
+
+    A hop into a thread for each small file costs more than the file, and several threads at once take twice as long as
+    one: they wait for one interpreter. For what takes long there is `in_thread`.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = []
+        self._busy = False
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Cancelled before its turn, the call is left out; in its turn, the turn is waited for, as by `in_thread`."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        call = (outcome, functools.partial(function, *args, **kwargs))
+        self._waiting.append(call)
+        if not self._busy:
+            self._take_turn()
+        try:
+            return await asyncio.shield(outcome)
+        except asyncio.CancelledError:
+            if call in self._waiting:
+                self._waiting.remove(call)
+            else:
+                await asyncio.wait((outcome,))
+                if not outcome.cancelled():
+                    outcome.exception()
+            raise
+
+    def _take_turn(self) -> None:
+        outcomes, calls = zip(*self._waiting, strict=True)
+        turn = asyncio.get_running_loop().run_in_executor(None, _results, calls)
+        self._waiting, self._busy = [], True
+        turn.add_done_callback(functools.partial(self._turn_ended, outcomes))
+
+    def _turn_ended(
+        self, outcomes: tuple[asyncio.Future[Any], ...], turn: asyncio.Future[list[tuple[Any, Exception | None]]]
+    ) -> None:
+        self._busy = False
+        for outcome, (result, error) in zip(outcomes, turn.result(), strict=True):
+            if error is None:
+                outcome.set_result(result)
+            else:
+                outcome.set_exception(error)
+        if self._waiting:
+            self._take_turn()
+
+
+def _results(calls: Iterable[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+    results: list[tuple[Any, Exception | None]] = []
+    for call in calls:
+        try:
+            results.append((call(), None))
+        except Exception as error:
+            results.append((None, error))
+    return results
+
+
 @contextlib.contextmanager
 def open_folder(root: int | Path, path: str = "", *, create: bool = False) -> Iterator[int]:
     """A descriptor of the folder at `path` below `root`; `root` itself is the platform's and may be a link."""
     folder = os.dup(root) if isinstance(root, int) else os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in path.split("/") if path else ():
-            if create:
+            try:
+                inner = os.open(name, OPEN_FOLDER, dir_fd=folder)
+            except FileNotFoundError:
+                if not create:
+                    raise
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=folder)
-            inner = os.open(name, OPEN_FOLDER, dir_fd=folder)
+                inner = os.open(name, OPEN_FOLDER, dir_fd=folder)
             os.close(folder)
             folder = inner
         yield folder

@@ -19,11 +19,13 @@ from io import FileIO
 from pathlib import Path
 
 from backplane.errors import NotFound, Unavailable
-from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.base import FileInfo, Usage, Workspace, WorkspaceStore, run_prefix
 from backplane.workspace.files import CREATE_FILE, empty, in_thread, open_folder, open_regular, split, translated
 
 CHUNK = 256 * 1024
 STALE_SECONDS = 24 * 3600
+COUNTED_AT_ONCE = 2_000
+"""Files that one turn in a thread counts, at least; a whole walk in one would keep a process from ending."""
 
 
 class LocalWorkspaceStore(WorkspaceStore):
@@ -37,6 +39,15 @@ class LocalWorkspaceStore(WorkspaceStore):
 
     async def remove(self, user_id: str, run_id: str) -> None:
         await in_thread(self._remove, run_prefix(user_id, run_id).rstrip("/"))
+
+    async def usage(self) -> Usage:
+        await self.check()
+        files = size = 0
+        folders = ["users"]
+        while folders:
+            found = await in_thread(self._count, folders)
+            files, size = files + found.files, size + found.bytes
+        return Usage(files, size)
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)
@@ -78,6 +89,29 @@ class LocalWorkspaceStore(WorkspaceStore):
                     raise self._unavailable(error) from error
             else:
                 return
+
+    def _count(self, folders: list[str]) -> Usage:
+        """Of the last of these folders; those that lie in them are added to the list."""
+        files = size = 0
+        try:
+            while folders and files < COUNTED_AT_ONCE:
+                above = folders.pop()
+                # A folder may go while this looks.
+                with (
+                    contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                    open_folder(self._root, above) as folder,
+                    os.scandir(folder) as entries,
+                ):
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{above}/{entry.name}")
+                        elif entry.is_file(follow_symlinks=False):
+                            with contextlib.suppress(FileNotFoundError):
+                                size += entry.stat(follow_symlinks=False).st_size
+                                files += 1
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return Usage(files, size)
 
     def _check(self) -> None:
         try:

@@ -8,12 +8,15 @@ locks: conditional writes are not the same on every server.
 """
 
 import asyncio
+import hashlib
 import os
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,14 +29,16 @@ from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, U
 from obstore.store import S3Store
 
 from backplane.errors import InvalidPath, NotFound, Unavailable
-from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore, run_prefix
-from backplane.workspace.files import CREATE_FILE, in_thread, translated
+from backplane.workspace.base import FileInfo, Usage, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.files import CREATE_FILE, SerialThread, in_thread, translated
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only
-    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore import BytesStream, GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 CHUNK = 256 * 1024
+LARGE = 1024 * 1024
+"""From this many bytes on a file goes through memory in pieces."""
 PART = 8 * 1024 * 1024
 """Bytes of a part. S3 takes 10,000 parts, so the largest file is 80 GB; an upload holds about four parts in memory."""
 
@@ -48,7 +53,6 @@ RETRIES: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
 NO_BUCKET = "The bucket of the workspaces does not exist: create it, or set S3_CREATE_BUCKET=true and start again."
-APPEND_FILE = CREATE_FILE & ~os.O_TRUNC | os.O_APPEND
 CHECK_SECONDS = 5
 ABORT_SECONDS = 10
 
@@ -96,6 +100,14 @@ class S3WorkspaceStore(WorkspaceStore):
         with _translated("", missing=NO_BUCKET):
             async for batch in obstore.list(self._store, run_prefix(user_id, run_id)):
                 await obstore.delete_async(self._store, [meta["path"] for meta in batch])
+
+    async def usage(self) -> Usage:
+        files = size = 0
+        with _translated("", missing=NO_BUCKET):
+            async for batch in obstore.list(self._store, "users/", chunk_size=1000):
+                files += len(batch)
+                size += sum(meta["size"] for meta in batch)
+        return Usage(files, size)
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)
@@ -167,11 +179,14 @@ class S3Workspace(Workspace):
     def __init__(self, store: S3Store, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
+        self._disk = SerialThread()
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         with _translated(prefix, missing=NO_BUCKET):
             found = [
-                self._info(meta) async for batch in obstore.list(self._store, self._prefix + prefix) for meta in batch
+                self._info(meta)
+                async for batch in obstore.list(self._store, self._prefix + prefix, chunk_size=1000)
+                for meta in batch
             ]
         if prefix:
             with suppress(NotFound):
@@ -204,9 +219,7 @@ class S3Workspace(Workspace):
             first += chunk
             if len(first) > PART:
                 return await self._write_parts(path, bytes(first), source)
-        with _translated(path, missing=NO_BUCKET):
-            result = await obstore.put_async(self._store, self._prefix + path, bytes(first), use_multipart=False)
-        return FileInfo(path=path, size=len(first), modified_at=datetime.now(UTC), etag=_etag(result["e_tag"]))
+        return await self._write_whole(path, bytes(first))
 
     async def delete(self, path: str) -> None:
         await self.stat(path)  # S3 says yes to deleting what is not there
@@ -214,18 +227,20 @@ class S3Workspace(Workspace):
             await obstore.delete_async(self._store, self._prefix + path)
 
     async def download(self, path: str, target: Path) -> FileInfo:
-        flags = CREATE_FILE
         with _translated(path):
             result = await obstore.get_async(self._store, self._prefix + path)
             info = self._info(result.meta)
-            async for chunk in result.stream(min_chunk_size=4 * CHUNK):
-                await in_thread(_save, target, chunk, flags)
-                flags = APPEND_FILE
-        if flags == CREATE_FILE:
-            await in_thread(_save, target, b"", flags)
+            if info.size < LARGE:
+                await self._disk.run(_save, target, await result.bytes_async())
+            else:
+                digest = await _save_all(target, result.stream(min_chunk_size=4 * LARGE))
+                info = replace(info, digest=digest)
         return info
 
     async def upload(self, path: str, source: Path) -> FileInfo:
+        content = await self._disk.run(_whole, source)
+        if len(content) < LARGE:
+            return await self._write_whole(path, content)
         async with aclosing(_content(source)) as chunks:
             return await self.write(path, chunks)
 
@@ -239,6 +254,11 @@ class S3Workspace(Workspace):
                 options: GetOptions = {"range": {"offset": start} if end is None else (start, max(end, start + 1))}
                 return await obstore.get_async(self._store, key, options=options), 0
         return await obstore.get_async(self._store, key), start
+
+    async def _write_whole(self, path: str, content: bytes) -> FileInfo:
+        with _translated(path, missing=NO_BUCKET):
+            result = await obstore.put_async(self._store, self._prefix + path, content, use_multipart=False)
+        return FileInfo(path=path, size=len(content), modified_at=datetime.now(UTC), etag=_etag(result["e_tag"]))
 
     async def _write_parts(self, path: str, first: bytes, rest: AsyncIterator[bytes]) -> FileInfo:
         """`rest` is read here, in the caller's task, and handed over: obstore gives up the parts that it has sent when
@@ -310,9 +330,45 @@ async def _content(source: Path) -> AsyncGenerator[bytes]:
                 return
 
 
-def _save(target: Path, chunk: bytes, flags: int) -> None:
-    with translated(target.name), open(os.open(target, flags, 0o600), "wb") as file:
-        file.write(chunk)
+def _whole(source: Path) -> bytes:
+    """All of a file, or the first LARGE bytes."""
+    with source.open("rb", buffering=0) as file:
+        return file.read(LARGE)
+
+
+def _save(target: Path, content: obstore.Bytes) -> None:
+    with _created(target) as file:
+        _append(target, file, content)
+
+
+async def _save_all(target: Path, chunks: "BytesStream") -> bytes:
+    """The digest of what was written. One chunk is written and hashed while the next one arrives."""
+    digest = hashlib.blake2b()
+    with await in_thread(_created, target) as file:
+        under_way: asyncio.Future[Any] | None = None
+        try:
+            async for chunk in chunks:
+                if under_way:
+                    await under_way
+                under_way = asyncio.gather(in_thread(_append, target, file, chunk), in_thread(digest.update, chunk))
+            if under_way:
+                await under_way
+        finally:
+            if under_way:
+                await asyncio.gather(under_way, return_exceptions=True)
+    return digest.digest()
+
+
+def _created(target: Path) -> FileIO:
+    with translated(target.name):
+        return FileIO(os.open(target, CREATE_FILE, 0o600), "w")
+
+
+def _append(target: Path, file: FileIO, content: obstore.Bytes | bytes) -> None:
+    left = memoryview(content)
+    with translated(target.name):
+        while left:
+            left = left[file.write(left) :]
 
 
 def bucket_endpoint(endpoint: str, bucket: str) -> str:

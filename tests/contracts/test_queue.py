@@ -8,7 +8,7 @@ import pytest
 
 from backplane import redis_keys
 from backplane.errors import Unavailable
-from backplane.queue.base import Caps, Claim, Job, Outcome, Queue, Renewed, Room, Settlement
+from backplane.queue.base import Caps, Claim, Depth, Job, Outcome, Queue, Renewed, Room, Settlement
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority, RunStatus
 from tests.queues import finish, hand_back, postpone, redis_queue
@@ -543,3 +543,38 @@ async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients)
     for held in await queue.claim("worker-1", 150):
         await finish(queue, held, 1.0)
     assert await clients.commands.llen(clients.keys.durations) == 100
+
+
+# --- depths ---
+
+
+async def test_an_empty_queue_has_no_depth_in_any_priority(queue: Queue) -> None:
+    assert await queue.depths() == dict.fromkeys(Priority, Depth(0, 0, 0.0))
+
+
+async def test_the_depth_counts_what_may_be_taken_by_priority_and_not_what_is_held(queue: Queue) -> None:
+    await enqueue(queue, "a", "b", "c")
+    await enqueue(queue, "urgent", priority=Priority.CRITICAL)
+    await claim(queue, 2)
+    depths = await queue.depths()
+    assert {priority: depth.waiting for priority, depth in depths.items() if depth.waiting} == {Priority.NORMAL: 2}
+
+
+async def test_what_a_cap_holds_back_is_counted_apart(clients: RedisClients) -> None:
+    queue = redis_queue(clients, caps=Caps(user={Priority.NORMAL: 1}))
+    await enqueue(queue, "a", "b", "c")
+    depth = (await queue.depths())[Priority.NORMAL]
+    assert (depth.waiting, depth.parked) == (1, 2)
+
+
+async def test_the_oldest_is_the_one_to_be_taken_next(queue: Queue, clients: RedisClients) -> None:
+    await enqueue(queue, "old", "young")
+    await enqueue(queue, "urgent", priority=Priority.HIGH)
+    keys = clients.keys
+    an_hour_ago = float(await clients.commands.hget(keys.job("old"), "since") or 0) - 3_600_000
+    await clients.commands.hset(keys.job("old"), "since", str(an_hour_ago))
+    depths = await queue.depths()
+    assert 3600 <= depths[Priority.NORMAL].oldest_seconds < 3660
+    assert depths[Priority.HIGH].oldest_seconds < 60
+    await claim(queue, 2)
+    assert (await queue.depths())[Priority.NORMAL].oldest_seconds < 60

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Unavailable
-from backplane.workspace.base import Workspace, WorkspaceStore
+from backplane.workspace.base import Usage, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota, ensure_room, limited
-from backplane.workspace.s3 import PART, S3WorkspaceStore, bucket_endpoint
+from backplane.workspace.s3 import LARGE, PART, S3WorkspaceStore, bucket_endpoint
 from tests.servers import S3Server
 from tests.waiting import wait_until
 
@@ -190,6 +191,27 @@ async def test_a_file_goes_up_from_the_disk_and_down_again(workspace: Workspace,
     down = await workspace.download("a", tmp_path / "target")
     assert (up.size, up.etag) == (down.size, down.etag)
     assert (tmp_path / "target").read_bytes() == content
+
+
+async def test_a_digest_that_comes_with_a_download_is_that_of_what_arrived(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    for size in (5, LARGE - 1, LARGE, 9 * MIB + 1):
+        content = os.urandom(size)
+        await workspace.write("a", chunks(content))
+        down = await workspace.download("a", tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == content
+        assert down.digest in (None, hashlib.blake2b(content).digest())
+
+
+async def test_a_large_download_to_where_nothing_can_be_written_is_an_error(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    await workspace.write("a", chunks(b"x" * 9 * MIB))
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(InvalidPath):
+        await workspace.download("a", tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 async def test_a_download_replaces_a_longer_file(workspace: Workspace, tmp_path: Path) -> None:
@@ -525,6 +547,38 @@ async def test_several_may_remove_a_workspace_at_once(store: WorkspaceStore) -> 
         await workspace.write(f"{number % 3}/{number}.txt", chunks(b"x"))
     await asyncio.gather(*(store.remove("user-1", "run-1") for _ in range(4)))
     assert await paths(workspace) == []
+
+
+async def test_the_usage_is_that_of_all_files_of_all_runs(store: WorkspaceStore) -> None:
+    assert await store.usage() == Usage(0, 0)
+    for user, run, path in (("1", "1", "a.txt"), ("1", "2", "deep/er/b.txt"), ("2", "3", ".output/c"), ("2", "3", "d")):
+        await store.workspace(f"user-{user}", f"run-{run}").write(path, chunks(b"x" * 10))
+    await store.workspace("user-1", "run-1").write("empty", chunks())
+    assert await store.usage() == Usage(5, 40)
+    await store.remove("user-2", "run-3")
+    assert await store.usage() == Usage(3, 20)
+
+
+async def test_the_usage_is_counted_over_more_than_one_page(store: WorkspaceStore) -> None:
+    workspaces = [store.workspace("user-1", f"run-{number}") for number in range(11)]
+    await asyncio.gather(*(workspace.write(f"{n}", chunks(b"x")) for workspace in workspaces for n in range(95)))
+    assert await store.usage() == Usage(1045, 1045)
+
+
+async def test_a_store_that_is_away_has_no_usage(tmp_path: Path) -> None:
+    root = tmp_path / "workspaces"
+    root.write_bytes(b"no folder")
+    with pytest.raises(Unavailable):
+        await LocalWorkspaceStore(root).usage()
+
+
+async def test_a_link_in_the_tree_is_not_counted(tmp_path: Path) -> None:
+    store = LocalWorkspaceStore(tmp_path / "workspaces")
+    await store.prepare()
+    await store.workspace("user-1", "run-1").write("a", chunks(b"x"))
+    (tmp_path / "workspaces/users/user-1/runs/run-1/link").symlink_to("/etc")
+    (tmp_path / "workspaces/users/user-2").symlink_to(tmp_path / "workspaces/users/user-1")
+    assert await store.usage() == Usage(1, 1)
 
 
 async def test_a_workspace_is_not_removed_through_a_link(tmp_path: Path) -> None:

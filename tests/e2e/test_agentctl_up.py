@@ -67,10 +67,10 @@ def agentctl(*arguments: str, folder: Path, **more: str) -> "subprocess.Complete
 
 
 @contextlib.contextmanager
-def up(folder: Path, port: int, *, data: str = ".data") -> Iterator[Up]:
+def up(folder: Path, port: int, *, data: str = ".data", **more: str) -> Iterator[Up]:
     argv = [sys.executable, "-m", "agentctl", "up", "--json", "--port", str(port), "--data", data]
     with subprocess.Popen(
-        argv, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        argv, cwd=folder, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         started = Up(process, Queue())
         assert process.stdout is not None

@@ -33,7 +33,7 @@ def lost(stored: Workspace) -> PatientWorkspace:
     async def superseded() -> None:
         raise Superseded("the run is in newer hands")
 
-    return PatientWorkspace(stored, lambda error, pause: None, superseded)
+    return PatientWorkspace(stored, lambda error, pause: None, superseded, lambda direction, size: None)
 
 
 async def content(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.scratch import PREFIX, scratch_folder
+from backplane.sandbox_labels import SCRATCH_PREFIX as PREFIX
+from worker.scratch import scratch_folder
 
 
 def test_a_scratch_folder_is_there_for_its_block_and_gone_after_it(tmp_path: Path) -> None:

@@ -115,5 +115,11 @@ def test_a_complaint_about_the_whole_shows_no_secret(monkeypatch: pytest.MonkeyP
     assert SECRET not in complaint(refused.value)
 
 
+def test_an_engine_may_have_options_but_no_open_quote() -> None:
+    options = "podman --log-level 'error'"
+    assert Settings(sandbox_container_engine=options).sandbox_container_engine == options
+    assert "SANDBOX_CONTAINER_ENGINE" in complaint(wrong(sandbox_container_engine="podman --log-level 'error"))
+
+
 def test_every_setting_says_what_it_means() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []

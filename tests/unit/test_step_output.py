@@ -57,6 +57,9 @@ MakeOutput = Callable[..., StepOutput]
 Said = list[dict[str, Any]]
 
 
+def not_counted(direction: str, size: int) -> None: ...
+
+
 async def read(workspace: Workspace, path: str = FILE) -> bytes:
     return b"".join([chunk async for chunk in workspace.read(path)])
 
@@ -139,7 +142,7 @@ async def test_a_store_that_is_away_is_waited_for_and_then_told(
 
     async def held() -> None: ...
 
-    patient = PatientWorkspace(workspace, lambda error, pause: tries.append(error), held)
+    patient = PatientWorkspace(workspace, lambda error, pause: tries.append(error), held, not_counted)
     output = make_output(replace(LIMITS, file_seconds=0.3))
     output.write(b"x\n" * 5000)
     output.finish()
@@ -177,8 +180,9 @@ async def test_nothing_is_stored_in_a_run_that_is_in_newer_hands(make_output: Ma
     output = make_output()
     output.write(b"x\n" * 5000)
     output.finish()
+    patient = PatientWorkspace(workspace, lambda error, pause: None, lost, not_counted)
     with pytest.raises(Superseded):
-        await output.store(PatientWorkspace(workspace, lambda error, pause: None, lost), QUOTA, Interruption())
+        await output.store(patient, QUOTA, Interruption())
     output.discard()
     assert await workspace.list() == []
 

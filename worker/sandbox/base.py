@@ -134,8 +134,11 @@ class Sandbox(ABC):
         SandboxError when no sandbox can be had; a command that fails is an Outcome, not an error.
         """
 
-    async def release(self, run_id: str) -> None:
+    async def release(self, run_id: str) -> None:  # noqa: B027 - most keep nothing
         """The run has left this worker: what was kept for its next command goes. Nothing is kept by default."""
+
+    def leave(self) -> None:  # noqa: B027 - most cannot
+        """The worker is about to end: a command that is cut off from here on may go on for the run's next holder."""
 
     @abstractmethod
     async def close(self) -> None: ...

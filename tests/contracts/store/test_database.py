@@ -60,6 +60,18 @@ async def test_migrating_again_changes_nothing(store: Store, user: User) -> None
     assert await store.runs.get(user.id, run.id) == run
 
 
+async def test_a_release_that_was_rolled_back_works_on_the_newer_database(
+    store: Store, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = await store.runs.create(new_run(user))
+    await store.database.write(
+        lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    )
+    await migrate(store.database)
+    assert await store.runs.get(user.id, run.id) == run
+    assert "newer release" in capsys.readouterr().out
+
+
 async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
     program = (
         "import asyncio, sys\n"

@@ -318,3 +318,15 @@ async def test_of_a_start_and_a_cancel_at_once_both_are_told_in_the_order_they_h
         expected = ["created", "cancelled", "cancelled"] if refused else ["created", "queued", "cancelled", "cancelled"]
         assert history == expected
         assert (await store.runs.get(user.id, run.id)).status is RunStatus.CANCELLED
+
+
+async def test_runs_under_way_are_counted_by_status_and_no_others(store: Store, user: User, stranger: User) -> None:
+    assert await store.runs.under_way() == {RunStatus.QUEUED: 0, RunStatus.RUNNING: 0, RunStatus.WAITING: 0}
+    await store.runs.create(new_run(user))
+    for owner in (user, stranger):
+        await store.runs.create(new_run(owner), start=True)
+    await held_run(store, user)
+    waits, ended = await held_run(store, user), await held_run(store, user)
+    await store.held.write(waits.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.held.write(ended.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    assert await store.runs.under_way() == {RunStatus.QUEUED: 2, RunStatus.RUNNING: 1, RunStatus.WAITING: 1}

@@ -14,7 +14,7 @@ from backplane.workspace.quota import Quota
 from backplane.workspace.s3 import S3WorkspaceStore
 from tests.integration.checkout.counted import NOTHING, QUOTA, Counting, contents, on_disk, pushed, put
 from tests.servers import S3Server
-from worker.checkout import Changes, Checkout
+from worker.checkout import LARGE, LARGE_AT_ONCE, Changes, Checkout
 
 # --- down ---
 
@@ -213,6 +213,62 @@ async def test_a_folder_without_permissions_is_still_read(checkout: Checkout, wo
     checkout.folder.chmod(0)
     await pushed(checkout)
     assert await contents(workspace) == {"locked/file": b"x"}
+
+
+async def test_a_large_file_changed_while_it_is_sent_is_an_error_and_sent_by_the_next_push(
+    tmp_path: Path, workspace: Counting
+) -> None:
+    class Changing(Counting):
+        async def upload(self, path: str, source: Path) -> FileInfo:
+            if not self.uploads:
+                with (changing.folder / "large").open("r+b") as file:
+                    file.write(b"y")
+            return await super().upload(path, source)
+
+    changing = Checkout(Changing(workspace), Quota(10 * LARGE, 10, 8), tmp_path / "changing")
+    await changing.pull()
+    (changing.folder / "large").write_bytes(b"x" * LARGE)
+    with pytest.raises(Conflict):
+        await pushed(changing)
+    assert await pushed(changing) == ("large",)
+    assert await contents(workspace) == {"large": b"y" + b"x" * (LARGE - 1)}
+
+
+async def test_a_large_file_rewritten_with_the_same_content_is_not_uploaded(
+    tmp_path: Path, workspace: Counting
+) -> None:
+    here, there = (Checkout(workspace, Quota(10 * LARGE, 10, 8), tmp_path / name) for name in ("here", "there"))
+    content = os.urandom(3 * LARGE + 1)
+    await here.pull()
+    (here.folder / "large").write_bytes(content)
+    await pushed(here)
+    await there.pull()
+    for each in (here, there):
+        (each.folder / "large").write_bytes(content)
+        assert await each.changes() == NOTHING
+        (each.folder / "large").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert (await each.changes()).written == ("large",)
+
+
+async def test_only_a_few_large_files_are_sent_at_once(tmp_path: Path, workspace: Counting) -> None:
+    under_way: list[str] = []
+    most = 0
+
+    class Watching(Counting):
+        async def upload(self, path: str, source: Path) -> FileInfo:
+            nonlocal most
+            under_way.append(path)
+            most = max(most, len(under_way))
+            info = await super().upload(path, source)
+            under_way.remove(path)
+            return info
+
+    watching = Checkout(Watching(workspace), Quota(30 * LARGE, 30, 8), tmp_path / "watching")
+    await watching.pull()
+    for number in range(20):
+        (watching.folder / f"{number}").write_bytes(b"x" * LARGE)
+    await pushed(watching)
+    assert most == LARGE_AT_ONCE
 
 
 async def test_an_upload_that_fails_is_pushed_by_the_next_push(checkout: Checkout, workspace: Counting) -> None:

@@ -226,3 +226,18 @@ async def test_a_workspace_over_its_quota_fails_the_step_and_says_which_setting(
     assert run.error is not None
     assert run.error.code == "workspace_quota_exceeded"
     assert "WORKSPACE_MAX_BYTES" in run.error.message
+
+
+@pytest.mark.parametrize(("name", "most"), [("memory_bytes", 4 * 1024**3), ("cpus", 4)])
+async def test_a_step_may_ask_for_as_much_as_the_limit_and_no_more(
+    working_platform: Platform, name: str, most: int
+) -> None:
+    platform = working_platform
+    fine = {**shell("a", "true"), "limits": {name: most}}
+    await platform.completed(await platform.submit(fine))
+    run_id = await platform.submit({**fine, "limits": {name: most + 1}}, max_retries=3)
+    run = await platform.until(run_id, RunStatus.FAILED)
+    assert run.error is not None
+    assert (run.error.code, run.attempt) == ("invalid_plan", 1)
+    assert f"plan.steps.0.limits.{name}" in run.error.message
+    assert await platform.journal(run_id) == []

@@ -1,0 +1,214 @@
+"""What the API counts itself, and what it reads of the platform when it is asked for its metrics.
+
+The state of the queue and of the runs is read from Redis and the database by whichever API process is scraped, so every
+one of them tells the same: take the greatest, not the sum. It is read at most every few seconds, and an answer waits
+for no part longer than PART_SECONDS: while one is away its metrics are missing and `agent_part_up` says so.
+
+Labels have few values: the paths of routes with their `{parameters}`, never a path as it was called.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backplane.errors import PlatformError
+from backplane.events import Event
+from backplane.metrics import exposition
+from backplane.queue.base import Depth
+from backplane.resources import Resources
+from backplane.runs import Priority
+from backplane.tasks import end
+
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+NO_ROUTE = "none"
+OTHER = "other"
+FRESH_SECONDS = 3.0
+PART_SECONDS = 2.0
+
+Value = TypeVar("Value")
+
+log = structlog.get_logger()
+
+
+class ApiMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "agent_http_requests", "Requests that were answered.", ["method", "route", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "agent_http_request_seconds",
+            "From a request to the beginning of its answer, so that a stream counts as what it took to open.",
+            ["route"],
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._stream_lag = Histogram(
+            "agent_stream_lag_seconds",
+            "From an event being made by a worker to its being heard here; of each batch the first.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        self._watchers = Gauge("agent_stream_watchers", "Streams that are open.", registry=registry)
+
+    def watchers(self, count: Callable[[], int]) -> None:
+        """Tell at each scrape what `count` answers then."""
+        self._watchers.set_function(count)
+
+    def heard(self, events: Sequence[Event]) -> None:
+        """A batch of events of one run has come over the live wire."""
+        if made_at := _made_at(events[0].line):
+            self._stream_lag.observe(max((datetime.now(UTC) - made_at).total_seconds(), 0.0))
+
+    def answered(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", NO_ROUTE)
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+
+class RequestMetrics:
+    """ASGI middleware, the outermost: what others refuse is counted too."""
+
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, is_answered = time.monotonic(), False
+
+        # A plain function, since it is called for every chunk of a stream.
+        def observed(message: Message) -> Awaitable[None]:
+            nonlocal is_answered
+            if message["type"] == "http.response.start":
+                is_answered = True
+                self._metrics.answered(scope, message["status"], time.monotonic() - began)
+            return send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception:
+            if not is_answered:
+                self._metrics.answered(scope, 500, time.monotonic() - began)
+            raise
+
+
+class PlatformMetrics(Collector):
+    """The queue, the runs and the parts, as they were when they were read last. `close` it before the resources."""
+
+    def __init__(self, resources: Resources, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._depths = _Reading(resources.queue.depths)
+        self._runs = _Reading(resources.store.runs.under_way)
+        self._dead_letters = _Reading(resources.store.dead_letters.count)
+        self._workspace = _Reading(resources.workspaces.check)
+        self._parts: Mapping[str, tuple[_Reading[Any], ...]] = {
+            "redis": (self._depths,),
+            "database": (self._runs, self._dead_letters),
+            "workspace": (self._workspace,),
+        }
+        registry.register(self)
+
+    async def scrape(self) -> tuple[bytes, str]:
+        """All metrics of this process, and their content type."""
+        await asyncio.gather(*(reading.refresh() for readings in self._parts.values() for reading in readings))
+        return exposition(self._registry)
+
+    async def close(self) -> None:
+        for readings in self._parts.values():
+            for reading in readings:
+                await reading.close()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if self._depths.value is not None:
+            yield from _of_queue(self._depths.value)
+        if self._runs.value is not None:
+            runs = GaugeMetricFamily("agent_runs", "Runs that are not over.", labels=["status"])
+            for status, count in self._runs.value.items():
+                runs.add_metric([status.value], count)
+            yield runs
+        if self._dead_letters.value is not None:
+            yield GaugeMetricFamily(
+                "agent_dead_letters", "Failed runs that wait for an operator.", self._dead_letters.value
+            )
+        up = GaugeMetricFamily("agent_part_up", "Whether a part of the platform answered.", labels=["part"])
+        for part, readings in self._parts.items():
+            up.add_metric([part], float(all(reading.is_up for reading in readings)))
+        yield up
+
+
+def _of_queue(depths: Mapping[Priority, Depth]) -> Iterator[GaugeMetricFamily]:
+    depth = GaugeMetricFamily(
+        "agent_queue_depth",
+        "Runs that wait: may be taken (waiting), or are held back by a cap (parked).",
+        labels=["priority", "state"],
+    )
+    oldest = GaugeMetricFamily(
+        "agent_queue_oldest_seconds",
+        "How long the run to be taken next has been allowed to run; 0: none waits.",
+        labels=["priority"],
+    )
+    for priority, of in depths.items():
+        depth.add_metric([priority.name.lower(), "waiting"], of.waiting)
+        depth.add_metric([priority.name.lower(), "parked"], of.parked)
+        oldest.add_metric([priority.name.lower()], of.oldest_seconds)
+    return iter((depth, oldest))
+
+
+class _Reading(Generic[Value]):
+    """What one call answered last. `value` is None when it has not answered, or failed."""
+
+    def __init__(self, read: Callable[[], Awaitable[Value]]) -> None:
+        self.value: Value | None = None
+        self.is_up = False
+        self._read = read
+        self._read_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    async def refresh(self) -> None:
+        """Read again when it is time. A call that does not answer in PART_SECONDS goes on behind: many scrapes do not
+        make many calls."""
+        if self._task is None or self._task.done():
+            if time.monotonic() - self._read_at < FRESH_SECONDS:
+                return
+            self._task = asyncio.create_task(self._call(), name="read for metrics")
+        _, late = await asyncio.wait({self._task}, timeout=PART_SECONDS)
+        if late:
+            self.value, self.is_up = None, False
+
+    async def _call(self) -> None:
+        try:
+            self.value = await self._read()
+            self.is_up = True
+        except PlatformError as error:
+            log.warning("cannot read what metrics tell", error=error.message)
+            self.value, self.is_up = None, False
+        except Exception as error:
+            log.error("reading for metrics failed by a fault of the platform", exc_info=error)
+            self.value, self.is_up = None, False
+        self._read_at = time.monotonic()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end(self._task)
+
+
+def _made_at(line: str) -> datetime | None:
+    """The time in an encoded event, without parsing the rest."""
+    _, mark, rest = line.partition('"at":"')
+    try:
+        return datetime.fromisoformat(rest.partition('"')[0]) if mark else None
+    except ValueError:
+        return None

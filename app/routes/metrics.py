@@ -1,0 +1,13 @@
+"""GET /metrics: for Prometheus. Without a token and without a word about any user; API_METRICS=false takes it away."""
+
+from fastapi import APIRouter, Response
+
+from app.services import ServicesOf
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/metrics")
+async def show_metrics(services: ServicesOf) -> Response:
+    body, content_type = await services.platform_metrics.scrape()
+    return Response(body, headers={"Content-Type": content_type})

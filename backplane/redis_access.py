@@ -1,0 +1,26 @@
+"""What the settings say about Redis, as the adapters take it.
+
+Apart from `resources`, so that a small process that needs nothing but Redis does not load databases and object stores.
+"""
+
+from backplane.redis_blocking import BlockingRedis, blocking_redis
+from backplane.redis_client import Access
+from backplane.settings import Settings
+
+
+def redis_access(settings: Settings) -> Access:
+    """How to be let in, and by which certificates."""
+    return Access(
+        username=settings.redis_username,
+        password=settings.redis_password.get_secret_value(),
+        sentinel_username=settings.redis_sentinel_username,
+        sentinel_password=settings.redis_sentinel_password.get_secret_value(),
+        tls_ca=settings.redis_tls_ca_file,
+        tls_certificate=settings.redis_tls_cert_file,
+        tls_key=settings.redis_tls_key_file,
+    )
+
+
+def connect_blocking_redis(settings: Settings) -> BlockingRedis:
+    """For libraries that know no asyncio; the caller closes it. Raises InvalidInput for a cluster."""
+    return blocking_redis(settings.redis_url.get_secret_value(), redis_access(settings))

@@ -1,0 +1,77 @@
+"""What a controller counts, and the measure of what all workspaces hold together.
+
+That measure walks the whole store, so it is taken now and then, a piece at a time, and told with its time. Several
+controllers each tell it: take the newest, not the sum.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from backplane.errors import Unavailable
+from backplane.workspace.base import Usage, WorkspaceStore
+
+WebhookEnd = Literal["delivered", "failed", "given_up"]
+
+log = structlog.get_logger()
+
+
+class ControllerMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._jobs_collected = Counter(
+            "agent_sandbox_jobs_collected",
+            "Sandbox Jobs that were removed because nobody needed them any more.",
+            registry=registry,
+        )
+        self._sessions_removed = Counter(
+            "agent_sessions_removed", "What old sessions had left and was removed.", ["kind"], registry=registry
+        )
+        self._webhooks = Counter("agent_webhooks", "Attempts to send a webhook.", ["status"], registry=registry)
+        for status in ("delivered", "failed", "given_up"):
+            self._webhooks.labels(status)
+        self._stored = _Stored()
+        registry.register(self._stored)
+
+    def jobs_collected(self, count: int) -> None:
+        self._jobs_collected.inc(count)
+
+    def sessions_removed(self, kind: str, count: int) -> None:
+        """`kind`: folder, container, volume or job."""
+        self._sessions_removed.labels(kind).inc(count)
+
+    def webhook(self, status: WebhookEnd) -> None:
+        """`failed`: another attempt follows; `given_up`: none does."""
+        self._webhooks.labels(status).inc()
+
+    def workspaces_measured(self, usage: Usage) -> None:
+        self._stored.usage, self._stored.at = usage, time.time()
+
+
+async def measure_workspaces(workspaces: WorkspaceStore, metrics: ControllerMetrics, period_seconds: float) -> None:
+    """Now, and every so often, until cancelled."""
+    while True:
+        try:
+            metrics.workspaces_measured(await workspaces.usage())
+        except Unavailable as error:
+            log.warning("cannot measure the workspaces", error=error.message)
+        await asyncio.sleep(period_seconds)
+
+
+class _Stored(Collector):
+    """Tells nothing before the first measure: 0 would be a lie."""
+
+    usage: Usage | None = None
+    at = 0.0
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if self.usage is None:
+            return
+        yield GaugeMetricFamily("agent_workspace_stored_bytes", "Size of all files of all runs.", self.usage.bytes)
+        yield GaugeMetricFamily("agent_workspace_stored_files", "Number of all files of all runs.", self.usage.files)
+        yield GaugeMetricFamily("agent_workspace_measured_timestamp_seconds", "When these two were measured.", self.at)

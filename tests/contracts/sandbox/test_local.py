@@ -1,0 +1,93 @@
+"""What holds for the sandboxes of the worker's own machine only: how one is found, and that it dies with its worker."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from backplane.errors import Unavailable
+from tests.contracts.sandbox.conftest import Run
+from tests.contracts.sandbox.sandboxes import MIB, new_mark, processes_with
+from tests.waiting import wait_until
+from worker.sandbox import local
+from worker.sandbox.base import Sandbox
+from worker.sandbox.cgroup import ControlGroups
+from worker.sandbox.local import open_local_sandbox
+
+
+async def test_the_commands_of_a_worker_that_is_killed_go_with_it(tmp_path: Path, bubblewrap: Sandbox) -> None:
+    mark = new_mark()
+    program = f"""
+import asyncio, sys
+from pathlib import Path
+from tests.contracts.sandbox.sandboxes import ignore, new_command
+from worker.sandbox.local import open_local_sandbox
+
+async def main():
+    sandbox = await open_local_sandbox(require_isolation=True)
+    command = new_command("sh", "-c", "setsid sleep {mark} & echo on; wait")
+    await sandbox.run(command, Path({str(tmp_path)!r}), lambda chunk: print(chunk.decode(), flush=True), ignore)
+
+asyncio.run(main())
+"""
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3]
+    )
+    assert worker.stdout is not None
+    assert await worker.stdout.readline() == b"on\n"
+    worker.kill()
+    await worker.communicate()
+    await wait_until(lambda: processes_with(mark) == [])
+
+
+async def test_of_the_machine_only_what_is_harmless_is_there(bubblewrap: Sandbox, run: Run) -> None:
+    _, said = await run(bubblewrap, "sh", "-c", "cat /etc/shadow /etc/ssl/private/* /root/.ssh/*; ls /home /sys; true")
+    assert said.count("No such file") == 5
+
+
+async def test_the_environment_is_just_what_is_named(local_sandbox: Sandbox, run: Run) -> None:
+    _, said = await run(local_sandbox, "env", environment={"GREETING": "good day"})
+    names = {line.partition("=")[0] for line in said.splitlines()}
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "TERM", "GREETING"}
+
+
+# --- finding out ---
+
+
+async def test_required_isolation_that_cannot_be_had_is_refused_with_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(local, "find_bubblewrap", lambda: [broken])
+    with pytest.raises(Unavailable, match="no namespaces here") as refusal:
+        await open_local_sandbox(require_isolation=True)
+    assert refusal.value.part == "sandbox"
+    assert "apt install bubblewrap" in refusal.value.message
+
+
+async def test_isolation_that_is_not_required_and_cannot_be_had_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    monkeypatch.setattr(local, "find_bubblewrap", lambda: [])
+    sandbox = await open_local_sandbox(require_isolation=False)
+    assert not sandbox.isolation.isolated
+    assert "apt install bubblewrap" in sandbox.isolation.missing
+    said = capsys.readouterr()
+    assert "NOT ISOLATED" in said.out + said.err
+    outcome, _ = await run(sandbox, "true")
+    assert outcome.exit_code == 0
+
+
+async def test_a_control_group_is_gone_after_its_command(local_sandbox: Sandbox, run: Run) -> None:
+    groups = ControlGroups.find()
+    if not groups.controllers:
+        pytest.skip("no control group can be made here")
+    group = groups.create(memory_bytes=MIB, processes=1)
+    folders = [file.parents[1] for file in group.join_files]
+    assert group.remove()
+    await run(local_sandbox, "sh", "-c", "sleep 100 & echo on")
+    assert [left for folder in folders for left in folder.glob(f"sandbox-{os.getpid()}-*")] == []

@@ -1,0 +1,159 @@
+"""A folder and a pod's, brought in line; here the pod's side is played by whoever is hostile enough."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backplane.errors import InvalidPath
+from worker.sandbox.base import Limits
+from worker.sandbox.channel import NotUnderstood
+from worker.sandbox.mirror import Incoming, Mirror, TooMuch
+from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, HEADER, LINK
+
+LIMITS = Limits(
+    wall_seconds=1,
+    memory_bytes=1,
+    cpus=1,
+    cpu_seconds=1,
+    processes=1,
+    file_bytes=1,
+    disk_bytes=100,
+    files=5,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "files"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def incoming(folder: Path) -> Incoming:
+    return Mirror().incoming(folder, LIMITS)
+
+
+def file(path: str, content: bytes) -> list[tuple[bytes, bytes]]:
+    return [(FILE, json.dumps({"path": path, "size": len(content)}).encode()), (DATA, content)]
+
+
+def link(path: str, target: str) -> tuple[bytes, bytes]:
+    return LINK, json.dumps({"path": path, "what": "link", "target": target}).encode()
+
+
+async def sent(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
+    whole = b"".join([piece async for piece in mirror.outgoing(folder)])
+    frames = []
+    while whole:
+        kind, length = HEADER.unpack_from(whole)
+        frames.append((kind, whole[HEADER.size : HEADER.size + length]))
+        whole = whole[HEADER.size + length :]
+    return frames
+
+
+async def test_the_first_time_every_file_is_sent(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner/file").write_bytes(b"content")
+    assert await sent(Mirror(), folder) == file("inner/file", b"content")
+
+
+async def test_later_only_what_differs_is_sent(folder: Path) -> None:
+    for name in ("same", "changed", "gone"):
+        (folder / name).write_text(name)
+    mirror = Mirror()
+    await sent(mirror, folder)
+    (folder / "changed").write_text("anew")
+    (folder / "gone").unlink()
+    assert await sent(mirror, folder) == [(DELETE, b'["gone"]'), *file("changed", b"anew")]
+
+
+async def test_what_came_back_is_not_sent_again(folder: Path) -> None:
+    mirror = Mirror()
+    mirror.incoming(folder, LIMITS).take(file("new", b"1"))
+    assert await sent(mirror, folder) == []
+
+
+async def test_a_link_is_not_sent(folder: Path) -> None:
+    (folder / "link").symlink_to("/etc/passwd")
+    with pytest.raises(InvalidPath, match="no plain file"):
+        await sent(Mirror(), folder)
+
+
+def test_files_come_back_with_the_folders_above_them(incoming: Incoming, folder: Path) -> None:
+    incoming.take([*file("a/b/c", b"1"), *file("empty", b"")[:1]])
+    assert (folder / "a/b/c").read_bytes() == b"1"
+    assert (folder / "empty").read_bytes() == b""
+
+
+def test_a_file_takes_the_place_of_a_folder_and_a_folder_that_of_a_file(incoming: Incoming, folder: Path) -> None:
+    (folder / "was-folder/inner").mkdir(parents=True)
+    (folder / "was-folder/inner/file").touch()
+    (folder / "was-file").touch()
+    incoming.take([*file("was-folder", b"1"), *file("was-file/inner", b"2")])
+    assert (folder / "was-folder").read_bytes() == b"1"
+    assert (folder / "was-file/inner").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("path", ["../out", "/out", "a/../../out", "", ".", "a//b", "a\\b"])
+def test_a_path_that_leads_elsewhere_is_refused(incoming: Incoming, folder: Path, path: str) -> None:
+    with pytest.raises(InvalidPath):
+        incoming.take(file(path, b"1"))
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_nothing_is_written_through_a_link(incoming: Incoming, folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    incoming.take([link("way", str(outside)), *file("way/file", b"1"), link("way2", str(outside / "x"))])
+    incoming.take(file("way2", b"2"))
+    assert list(outside.iterdir()) == []
+    assert (folder / "way/file").read_bytes() == b"1"
+
+
+def test_a_pod_that_has_what_is_no_plain_file_is_no_copy_any_more(folder: Path) -> None:
+    mirror = Mirror()
+    mirror.incoming(folder, LIMITS).take([link("link", "target")])
+    assert not mirror.is_exact
+    assert (folder / "link").is_symlink()
+
+
+def test_only_what_was_sent_can_be_deleted(folder: Path) -> None:
+    (folder / "never-sent").touch()
+    Mirror().incoming(folder, LIMITS).take([(DELETED, b'["never-sent", "../files/never-sent", 7]')])
+    assert (folder / "never-sent").exists()
+
+
+def test_as_much_as_the_limit_comes_back_and_not_a_byte_more(folder: Path) -> None:
+    Mirror().incoming(folder, LIMITS).take(file("just", b"x" * 100))
+    with pytest.raises(TooMuch, match="more than 100 bytes"):
+        Mirror().incoming(folder, LIMITS).take([*file("half", b"x" * 50), *file("over", b"x" * 51)])
+
+
+def test_as_many_files_as_the_limit_come_back_and_not_one_more(folder: Path) -> None:
+    five = [frame for number in range(5) for frame in file(str(number), b"")[:1]]
+    Mirror().incoming(folder, LIMITS).take(five)
+    with pytest.raises(TooMuch, match="more than 5 files"):
+        Mirror().incoming(folder, LIMITS).take([*five, link("sixth", "x")])
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [(DATA, b"of no file")],
+        [(FILE, b'{"path": "a", "size": 1}'), (DATA, b"12")],
+        [(FILE, b'{"path": "a", "size": 1}'), (FILE, b'{"path": "b", "size": 1}')],
+        [(FILE, b'{"path": "a", "size": -1}')],
+        [(FILE, b'{"path": 1, "size": 1}')],
+        [(FILE, b"[]")],
+        [(FILE, b"\xff")],
+        [(LINK, b'{"path": "a"}')],
+        [(DELETED, b"{")],
+        [(b"?", b"")],
+    ],
+)
+def test_frames_that_make_no_sense_are_refused(incoming: Incoming, frames: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(NotUnderstood):
+        incoming.take(frames)
+    incoming.close()

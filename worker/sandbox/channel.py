@@ -1,0 +1,92 @@
+"""The conversation with the runner in a pod: frames over the stream that the API server carries.
+
+Whatever comes from there is hostile: a length, an order or a text that cannot be is an error, never trusted.
+"""
+
+import json
+from typing import Any, Protocol
+
+from backplane.errors import Superseded, Unavailable
+from worker.sandbox.pod.frames import ACKNOWLEDGE, FAULT, HEADER, HELLO, MAX_PAYLOAD, STATE, frame, json_frame
+
+ACKNOWLEDGE_BYTES = 256 * 1024
+
+
+class Stream(Protocol):
+    """Both ends raise Unavailable when the connection is lost; `receive` gives None at its orderly end."""
+
+    @property
+    def is_closed(self) -> bool: ...
+    async def send(self, data: bytes) -> None: ...
+    async def receive(self) -> bytes | None: ...
+
+
+class NotUnderstood(Exception):
+    """The other side said what its protocol does not know: it is not, or no longer, our runner."""
+
+
+class Channel:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._heard = bytearray()
+        self._acknowledged = 0
+
+    async def greet(self, *, generation: int, call: str, offset: int, peek: bool = False) -> dict[str, Any]:
+        """Say whose worker this is and how much of the call's output it has; answers where the runner is. With `peek`
+        nothing else comes over this channel, and whoever else speaks with the runner goes on."""
+        await self.tell(HELLO, {"generation": generation, "call": call, "from": offset, "peek": peek})
+        kind, payload = await self.hear()
+        if kind != STATE:
+            raise NotUnderstood(f"a greeting was answered by {kind!r}")
+        return parsed(payload)
+
+    @property
+    def is_closed(self) -> bool:
+        """As far as is known: the other end may be gone without a word."""
+        return self._stream.is_closed
+
+    async def tell(self, kind: bytes, value: Any) -> None:
+        await self.send(json_frame(kind, value))
+
+    async def send(self, frames: bytes) -> None:
+        await self._stream.send(frames)
+
+    async def acknowledge(self, offset: int, *, now: bool = False) -> None:
+        """All output up to there has arrived. Said now and then only, unless `now`."""
+        if offset - self._acknowledged >= ACKNOWLEDGE_BYTES or (now and offset > self._acknowledged):
+            self._acknowledged = offset
+            await self.send(frame(ACKNOWLEDGE, str(offset).encode()))
+
+    async def hear(self) -> tuple[bytes, bytes]:
+        """The next frame: kind and payload. Raises Unavailable when the connection ends, Superseded, NotUnderstood."""
+        while len(self._heard) < HEADER.size:
+            await self._more()
+        kind, length = HEADER.unpack_from(self._heard)
+        if length > MAX_PAYLOAD:
+            raise NotUnderstood("a frame is longer than any can be")
+        while len(self._heard) < HEADER.size + length:
+            await self._more()
+        payload = bytes(memoryview(self._heard)[HEADER.size : HEADER.size + length])
+        del self._heard[: HEADER.size + length]
+        if kind == FAULT:
+            fault = parsed(payload)
+            if fault.get("superseded"):
+                raise Superseded("another worker speaks with the sandbox")
+            raise NotUnderstood(str(fault.get("message"))[:500])
+        return kind, payload
+
+    async def _more(self) -> None:
+        data = await self._stream.receive()
+        if data is None:
+            raise Unavailable("the connection to the sandbox has ended", part="sandbox")
+        self._heard += data
+
+
+def parsed(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise NotUnderstood("a frame is no JSON") from error
+    if not isinstance(value, dict):
+        raise NotUnderstood("a frame is no object")
+    return value

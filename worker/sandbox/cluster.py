@@ -1,0 +1,395 @@
+"""The Jobs and pods of one worker on a Kubernetes cluster, as they are now: made, found, waited for, removed.
+
+One watch on all the worker's pods tells what any of them does; whoever waits for one is woken by it, so a hundred Jobs
+cost the API server no more than their own creation. For one command these are the requests: create, exec and delete,
+whatever it lasts; claiming a Job that was started ahead takes two patches instead of the create. A look at events is
+taken only while a Job has no pod.
+
+It knows nothing of commands, workspaces or what is said over a stream: that is `worker.sandbox.kubernetes`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from backplane.errors import PlatformError, Unavailable
+from backplane.patience import pauses
+from backplane.sandbox_labels import WORKER
+from worker.sandbox import pod_state
+from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
+from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
+from worker.sandbox.exec_stream import PROTOCOL, ExecStream
+from worker.sandbox.job import CONTAINER, label_value, selector, worker_labels
+from worker.sandbox.pod_state import EndReason, PodEnd, Running, Waiting
+
+FIRST_LOOK_SECONDS = 2.0
+"""A Job without a pod is looked at after so long, and nobody is told of an ordinary wait before."""
+NEXT_LOOK_SECONDS = 10.0
+LASTING_SECONDS = 5.0
+"""A watch that held so long was no failure: the pause after it is short again."""
+BEING_DELETED_TRIES = 8
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJob:
+    name: str
+    labels: Mapping[str, str]
+    is_finished: bool
+    created: datetime
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """What is known of a Job: its pod, and how that ended, which stays known after the pod is gone. `is_held` by
+    someone of this worker; else it is forgotten with its pod. `is_deleted` by this worker."""
+
+    pod: dict[str, Any] | None = None
+    end: PodEnd | None = None
+    is_held: bool = False
+    is_deleted: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Cluster:
+    """Made by `open_cluster`. Every method raises Unavailable when the API server cannot be reached."""
+
+    def __init__(self, api: ApiServer, namespace: str, worker_id: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._worker = label_value(worker_id)
+        self._selector = selector(worker_labels(worker_id))
+        self._jobs_path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        self._pods_path = f"/api/v1/namespaces/{namespace}/pods"
+        self._events_path = f"/api/v1/namespaces/{namespace}/events"
+        self._tracked: dict[str, _Tracked] = {}
+        self._version = ""
+        self._trouble = ""
+
+    @property
+    def requests(self) -> int:
+        """How many requests went to the API server so far."""
+        return self._api.requests
+
+    async def create(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether the Job is new: one of the same name that exists is taken for the same. Raises SandboxQuotaExceeded
+        and SandboxRefused."""
+        name = manifest["metadata"]["name"]
+        for number, pause in enumerate(pauses(), start=1):
+            try:
+                await self._api.call("POST", self._jobs_path, body=manifest)
+            except ApiRefused as refused:
+                if refused.status != 409:
+                    raise self._not_created(refused) from None
+                if "being deleted" not in refused.message:
+                    self._hold(name)
+                    return False
+                if number == BEING_DELETED_TRIES:
+                    raise Unavailable(f"the Job {name} of before is still being deleted", part="sandbox") from None
+                await asyncio.sleep(pause)
+            else:
+                self._hold(name)
+                return True
+        raise AssertionError("pauses never end")
+
+    async def started(self, name: str, seconds: float, notice: NoticeSink) -> str:
+        """The name of the Job's pod once its container runs. Raises the SandboxError that tells why it does not: at
+        once where no wait helps, else after `seconds`; what it waits for until then goes to `notice`."""
+        tracked = self._hold(name)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        look_at, told, waiting = begun + FIRST_LOOK_SECONDS, "", pod_state.no_pod("")
+        while True:
+            changed = tracked.changed
+            if tracked.end:
+                raise (await self._explained(name, tracked, tracked.end)).error()
+            state = pod_state.read(tracked.pod) if tracked.pod else None
+            if isinstance(state, Running):
+                return state.pod
+            if isinstance(state, Waiting):
+                waiting = state
+            elif clock() >= look_at:
+                waiting = await self._why_no_pod(name)
+                look_at = clock() + NEXT_LOOK_SECONDS
+            if waiting.is_final:
+                raise waiting.failure
+            over = begun + seconds
+            if clock() >= over:
+                raise Unavailable(self._trouble, part="sandbox") if self._trouble else waiting.failure
+            words = self._trouble or waiting.words
+            if words != told and clock() >= begun + FIRST_LOOK_SECONDS:
+                notice(words)
+                told = words
+            until = min(over, look_at) if state is None or not told else over
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), max(0.0, until - clock()))
+
+    async def ended(self, name: str) -> PodEnd:
+        """Why the Job's pod runs no more, once that is so; at once when there is no such Job."""
+        tracked = self._tracked.get(name)
+        if not tracked or not (tracked.pod or tracked.end):
+            job = await self._job(name)
+            if job is None or pod_state.is_finished(job):
+                return pod_state.deleted(job)
+            tracked = self._hold(name)
+        while True:
+            changed = tracked.changed
+            if tracked.end:
+                return await self._explained(name, tracked, tracked.end)
+            await changed.wait()
+
+    async def find(self, labels: Mapping[str, str]) -> list[FoundJob]:
+        """The Jobs, of whatever worker, that have these labels and are not being deleted."""
+        answer = await self._call("GET", self._jobs_path, [("labelSelector", selector(labels))])
+        return [_found(job) for job in answer["items"] if not job["metadata"].get("deletionTimestamp")]
+
+    async def relabel(self, name: str, labels: Mapping[str, str | None]) -> None:
+        """Set these labels on a Job and its pod, and take off those that are None. Raises SandboxError when either is
+        gone."""
+        patch = {"metadata": {"labels": dict(labels)}}
+        try:
+            await self._call("PATCH", f"{self._jobs_path}/{name}", body=patch)
+            for pod in await self._pod_names(name):
+                await self._call("PATCH", f"{self._pods_path}/{pod}", body=patch)
+        except ApiRefused as refused:
+            raise SandboxError(f"the Job {name} is gone; the step can be tried again") from refused
+
+    async def delete(self, name: str) -> None:
+        """Begin to remove the Job, which stays until its pod is gone. One that is gone already is fine."""
+        query = [("propagationPolicy", "Foreground")]
+        with contextlib.suppress(ApiRefused):
+            await self._call("DELETE", f"{self._jobs_path}/{name}", query)
+        self.let_go(name)
+
+    def let_go(self, name: str) -> None:
+        """Nobody here asks about the Job any more."""
+        if tracked := self._tracked.get(name):
+            tracked.is_held, tracked.is_deleted = False, True
+            self._forget(name, tracked)
+
+    async def deleted(self, name: str, seconds: float) -> bool:
+        """Whether the Job and its pod are gone before `seconds` are over."""
+        query = [("fieldSelector", f"metadata.name={name}")]
+        try:
+            async with asyncio.timeout(seconds):
+                for pause in pauses():
+                    with contextlib.suppress(Unavailable, ApiRefused):
+                        found = await self._api.call("GET", self._jobs_path, query)
+                        if not found["items"]:
+                            return True
+                        version = found["metadata"]["resourceVersion"]
+                        async with contextlib.aclosing(self._api.watch(self._jobs_path, query, version)) as events:
+                            async for kind, _ in events:
+                                if kind == "DELETED":
+                                    return True
+                    await asyncio.sleep(pause)
+        except TimeoutError:
+            pass
+        return False
+
+    @contextlib.asynccontextmanager
+    async def exec(self, pod: str, argv: Sequence[str]) -> AsyncIterator[ExecStream]:
+        """Run `argv` beside what runs in the pod's container, and speak with it; leaving closes both its pipes. Raises
+        SandboxRefused where the worker may not; the container's end before or while this lasts is Unavailable."""
+        path = f"{self._pods_path}/{pod}/exec"
+        query = [("container", CONTAINER), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", argument) for argument in argv]
+        try:
+            async with self._api.websocket(path, query, PROTOCOL) as socket:
+                yield ExecStream(socket, pod)
+        except ApiRefused as refused:
+            if refused.status == 403:
+                raise self._forbidden("create and get pods/exec") from None
+            raise Unavailable(
+                f"no process can be started in pod {pod} ({refused.message}): its container does not run yet, or no "
+                "more",
+                part="sandbox",
+            ) from None
+
+    # --- the watch ---
+
+    async def list_pods(self) -> None:
+        """Take over what pods there are. What is known of others ends here."""
+        answer = await self._call("GET", self._pods_path, [("labelSelector", self._selector)])
+        present = set()
+        for pod in answer["items"]:
+            self._take(pod)
+            present.add(pod["metadata"]["uid"])
+        for tracked in list(self._tracked.values()):
+            if tracked.pod and tracked.pod["metadata"]["uid"] not in present:
+                self._lose(tracked.pod)
+        self._version = answer["metadata"]["resourceVersion"]
+        self._trouble = ""
+
+    async def keep_watching(self) -> None:
+        """Follow the pods for ever, through every loss of the connection."""
+        clock = asyncio.get_running_loop().time
+        wait = pauses()
+        while True:
+            begun = clock()
+            try:
+                if not self._version:
+                    await self.list_pods()
+                await self._follow()
+            except ApiRefused as refused:
+                # Whatever it is that the server does not like about this watch, a new list is a clean start.
+                self._version = ""
+                log.info("the watch on the sandboxes' pods begins anew", cause=refused.message)
+            except PlatformError as error:
+                if not self._trouble:
+                    log.warning("the watch on the sandboxes' pods is interrupted", cause=error.message)
+                self._trouble = error.message
+            except Exception:
+                # Whatever the server said that cannot be read: without this watch nobody would ever be woken again.
+                self._version = ""
+                log.exception("the watch on the sandboxes' pods begins anew")
+            if clock() - begun > LASTING_SECONDS:
+                wait = pauses()
+            await asyncio.sleep(next(wait))
+
+    async def _follow(self) -> None:
+        query = [("labelSelector", self._selector)]
+        async with contextlib.aclosing(self._api.watch(self._pods_path, query, self._version)) as events:
+            async for kind, pod in events:
+                self._trouble = ""
+                if kind == "DELETED":
+                    self._lose(pod)
+                elif kind != "BOOKMARK":
+                    self._take(pod)
+                self._version = pod["metadata"]["resourceVersion"]
+
+    def _take(self, pod: dict[str, Any]) -> None:
+        name = _job_of(pod)
+        tracked = self._tracked.setdefault(name, _Tracked())
+        if tracked.end:
+            return  # a second pod of the same Job is none of ours: what was to run was in the first
+        tracked.pod = pod
+        state = pod_state.read(pod)
+        if isinstance(state, PodEnd):
+            tracked.end = state
+        tracked.wake()
+
+    def _lose(self, pod: dict[str, Any]) -> None:
+        name = _job_of(pod)
+        tracked = self._tracked.get(name)
+        if not tracked or not tracked.pod or tracked.pod["metadata"]["uid"] != pod["metadata"]["uid"]:
+            return
+        tracked.pod = None
+        tracked.end = tracked.end or pod_state.deleted(None)
+        tracked.wake()
+        self._forget(name, tracked)
+
+    def _hold(self, name: str) -> _Tracked:
+        tracked = self._tracked.setdefault(name, _Tracked())
+        tracked.is_held = True
+        return tracked
+
+    def _forget(self, name: str, tracked: _Tracked) -> None:
+        if not tracked.is_held and not tracked.pod:
+            self._tracked.pop(name, None)
+
+    # --- questions ---
+
+    async def _explained(self, name: str, tracked: _Tracked, end: PodEnd) -> PodEnd:
+        """A pod that is gone, from here at least, does not say why; its Job may."""
+        if end.reason is not EndReason.DELETED or tracked.is_deleted:
+            return end
+        job = await self._job(name)
+        labels = job["metadata"].get("labels", {}) if job else {}
+        if labels.get(WORKER, self._worker) != self._worker:
+            return PodEnd(EndReason.TAKEN, "another worker has taken the sandbox over")
+        return pod_state.deleted(job)
+
+    async def _why_no_pod(self, name: str) -> Waiting:
+        job = await self._job(name)
+        if job is None or pod_state.is_finished(job):
+            failure = pod_state.deleted(job).error()
+            return Waiting(failure.message, failure, is_final=True)
+        query = [("fieldSelector", f"involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate")]
+        events = (await self._call("GET", self._events_path, query))["items"]
+        latest: dict[str, Any] = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default={})
+        return pod_state.no_pod(str(latest.get("message") or ""))
+
+    async def _job(self, name: str) -> dict[str, Any] | None:
+        try:
+            job: dict[str, Any] = await self._call("GET", f"{self._jobs_path}/{name}")
+            return job
+        except ApiRefused:
+            return None
+
+    async def _pod_names(self, name: str) -> list[str]:
+        tracked = self._tracked.get(name)
+        if tracked and tracked.pod:
+            return [tracked.pod["metadata"]["name"]]
+        answer = await self._call("GET", self._pods_path, [("labelSelector", f"job-name={name}")])
+        return [pod["metadata"]["name"] for pod in answer["items"]]
+
+    async def _call(self, method: str, path: str, query: Sequence[tuple[str, str]] = (), body: Any = None) -> Any:
+        """Raises ApiRefused only for what does not exist (404)."""
+        try:
+            return await self._api.call(method, path, query, body)
+        except ApiRefused as refused:
+            if refused.status == 404:
+                raise
+            if refused.status == 403:
+                raise self._forbidden(refused.message) from None
+            raise SandboxError(f"the Kubernetes API server refuses {method} {path}: {refused.message}") from None
+
+    def _forbidden(self, what: str) -> SandboxRefused:
+        return SandboxRefused(
+            f"the worker's account may not do that in namespace {self._namespace}, or there is no such namespace: "
+            f"{what}; check SANDBOX_NAMESPACE, and the Role and RoleBinding there"
+        )
+
+    def _not_created(self, refused: ApiRefused) -> SandboxError:
+        if "exceeded quota" in refused.message:
+            return SandboxQuotaExceeded(
+                f"the quota of namespace {self._namespace} is used up: {refused.message}; it comes free as other "
+                "sandboxes end, or raise the ResourceQuota"
+            )
+        return SandboxRefused(
+            f"the cluster refuses the Job ({refused.status}): {refused.message}; check SANDBOX_NAMESPACE, what the "
+            "worker's account may do there, and the SANDBOX_* settings"
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_cluster(namespace: str, worker_id: str, kubeconfig: str = "") -> AsyncIterator[Cluster]:
+    """Jobs of the worker in the namespace; `kubeconfig` as for `open_api_server`. Raises Unavailable when there are no
+    credentials or the API server does not answer, SandboxRefused when it does not allow what is needed."""
+    async with open_api_server(kubeconfig) as api:
+        cluster = Cluster(api, namespace, worker_id)
+        await cluster.list_pods()
+        watching = asyncio.create_task(cluster.keep_watching())
+        try:
+            yield cluster
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+def _job_of(pod: Mapping[str, Any]) -> str:
+    for owner in pod["metadata"].get("ownerReferences") or ():
+        if owner["kind"] == "Job":
+            return str(owner["name"])
+    return ""
+
+
+def _found(job: Mapping[str, Any]) -> FoundJob:
+    metadata = job["metadata"]
+    return FoundJob(
+        name=metadata["name"],
+        labels=metadata.get("labels") or {},
+        is_finished=pod_state.is_finished(job),
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+    )

@@ -1,0 +1,242 @@
+"""Docker or Podman, asked through their command line: what differs between the two, and what their refusals mean.
+
+The command line and not a library, because it is the one interface that both have, that brings rootless Podman without
+a service, and that leaves it to the engine's own settings where its server is and who may talk to it.
+
+The program gets what it needs of this process's environment by name. Whatever else stands there is the platform's, and
+would be seen in the environment of the engine's helpers; proxies are kept away because engines hand them on inside.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from backplane.errors import InvalidInput, PlatformError, Unavailable
+from worker.sandbox.base import SandboxImageNotFound, SandboxRefused
+from worker.sandbox.process import COMMAND_TOO_LONG
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
+PROXY_NAMES = (*PROXIES, *(name.lower() for name in PROXIES))
+
+_HOSTS = Path(__file__).parent / "etc" / "hosts"
+_ANSWER_SECONDS = 60.0
+_PULL_SECONDS = 1800.0
+_SAID_CHARS = 500
+_NEEDED = re.compile(
+    r"HOME|PATH|USER|LOGNAME|LANG|TMPDIR|DBUS_SESSION_BUS_ADDRESS|REGISTRY_AUTH_FILE|SSL_CERT_\w+"
+    r"|(DOCKER|CONTAINER|CONTAINERS|PODMAN|STORAGE|XDG)_\w+"
+)
+_NO_IMAGE = re.compile(
+    r"no such image|image not known|unable to find image|manifest unknown|name unknown|repository does not exist"
+    r"|requested access to the resource is denied|invalid reference format",
+    re.IGNORECASE,
+)
+_NO_SHELL = re.compile(r'"?/bin/sh"?: (stat /bin/sh: )?no such file|exec: "/bin/sh"', re.IGNORECASE)
+_NO_SERVER = re.compile(
+    r"cannot connect to|is the docker daemon running|connection refused|docker\.sock", re.IGNORECASE
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Kind(StrEnum):
+    DOCKER = "docker"
+    PODMAN = "podman"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    code: int
+    output: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """`words` begin every call: the program and its own options. `runtime` is an OCI runtime's name, or empty.
+
+    `keeps_user`: user numbers inside are others outside, and the worker's has to be asked for. `system_calls`: path of
+    the list of those that are allowed, where it is Podman's and may be changed by a file of this process.
+    """
+
+    words: tuple[str, ...]
+    kind: Kind
+    runtime: str
+    keeps_user: bool = False
+    system_calls: str = ""
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
+
+    def run_words(self) -> list[str]:
+        """`run` with what only this kind of engine knows."""
+        if self.kind is Kind.DOCKER:
+            return [*self.words, "run", *(["--runtime", self.runtime] if self.runtime else [])]
+        words = [*self.words, *(["--runtime", self.runtime] if self.runtime else []), "run"]
+        # Its own defaults: folders without a limit in memory beside /tmp, proxies and the names of other machines.
+        words += ["--read-only-tmpfs=false", "--http-proxy=false", "--no-hosts", "--volume", f"{_HOSTS}:/etc/hosts:ro"]
+        return [*words, "--userns", "keep-id"] if self.keeps_user else words
+
+    async def start(
+        self, words: Sequence[str], *, stdout: int, stderr: int, pass_fds: Sequence[int]
+    ) -> asyncio.subprocess.Process:
+        """Raises InvalidInput for a command that is too long, Unavailable when the program cannot be started."""
+        try:
+            return await asyncio.create_subprocess_exec(
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                env=engine_environment(os.environ),
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise InvalidInput(COMMAND_TOO_LONG) from error
+            raise Unavailable(f"cannot start {words[0]}: {error.strerror}", part="sandbox") from error
+
+    async def ask(self, *arguments: str) -> Answer:
+        """Raises Unavailable when the engine does not answer."""
+        return await ask([*self.words, *arguments])
+
+    async def image_volumes(self, image: str) -> tuple[str, ...] | None:
+        """Folders for which the image asks for volumes; None when the image is not here."""
+        answer = await self.ask("image", "inspect", "--format", "{{json .Config.Volumes}}", image)
+        if answer.code == 0:
+            return tuple(json.loads(answer.output) or ())
+        if _NO_IMAGE.search(answer.error):
+            return None
+        raise refusal(self, image, answer.error)
+
+    async def pull(self, image: str) -> None:
+        """Raises SandboxImageNotFound, or Unavailable when the registry cannot be reached."""
+        answer = await ask([*self.words, "pull", "--quiet", image], seconds=_PULL_SECONDS, with_proxies=True)
+        if answer.code == 0:
+            return
+        if _NO_IMAGE.search(answer.error):
+            raise image_not_found(self, image, answer.error)
+        raise Unavailable(
+            f"cannot pull the image {image}: {_shortened(answer.error)}; mend that, load the image yourself "
+            f"({self.words[0]} load), or set SANDBOX_IMAGE to one that is here",
+            part="sandbox",
+        )
+
+    async def remove(self, *containers: str) -> bool:
+        """End and remove them at once; True when none is left. One that is not there is fine."""
+        try:
+            answer = await self.ask("rm", "--force", "--volumes", *containers)
+        except Unavailable as error:
+            log.error("a container could not be removed", engine=self.name, containers=containers, why=error.message)
+            return False
+        lines = [line for line in answer.error.splitlines() if "no such container" not in line.lower()]
+        if answer.code != 0 and lines:
+            why = _shortened("\n".join(lines))
+            log.error("a container could not be removed", engine=self.name, containers=containers, why=why)
+            return False
+        return True
+
+
+async def identify(words: Sequence[str], runtime: str) -> Engine:
+    """Which engine a program is; a `docker` may be Podman's. Raises Unavailable when it is neither, or fails."""
+    answer = await ask([*words, "--version"])
+    said = answer.output.lower()
+    if answer.code == 0 and Kind.PODMAN in said:
+        return await _identify_podman(Engine(tuple(words), Kind.PODMAN, runtime))
+    if answer.code == 0 and Kind.DOCKER in said:
+        return Engine(tuple(words), Kind.DOCKER, runtime)
+    said = answer.error or answer.output
+    raise Unavailable(
+        f"`{' '.join(words)} --version` names neither docker nor podman: {_shortened(said)}", part="sandbox"
+    )
+
+
+async def _identify_podman(engine: Engine) -> Engine:
+    answer = await engine.ask("info", "--format", "json")
+    try:
+        host = json.loads(answer.output)["host"]
+        security, is_service = host["security"], host["serviceIsRemote"]
+        # A service reads files by itself, and sees none of this process's.
+        changeable = security["seccompEnabled"] and not is_service
+        return replace(
+            engine,
+            keeps_user=security["rootless"],
+            system_calls=security.get("seccompProfilePath", "") if changeable else "",
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        why = _shortened(answer.error or f"`info` is not as expected ({error!r})")
+        raise Unavailable(f"{engine.name} does not say what it can: {why}", part="sandbox") from error
+
+
+async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_proxies: bool = False) -> Answer:
+    """Let the program do one thing and gather what it says. Raises Unavailable when it takes longer than `seconds`."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=engine_environment(os.environ, with_proxies=with_proxies),
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Unavailable(f"cannot start {words[0]}: {error.strerror}", part="sandbox") from error
+    try:
+        async with asyncio.timeout(seconds):
+            output, error_output = await process.communicate()
+    except TimeoutError as error:
+        raise Unavailable(f"{words[0]} has not answered for {seconds:g} seconds; restart it", part="sandbox") from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    assert process.returncode is not None
+    return Answer(process.returncode, output.decode("utf-8", "replace"), error_output.decode("utf-8", "replace"))
+
+
+def engine_environment(environment: Mapping[str, str], *, with_proxies: bool = False) -> dict[str, str]:
+    kept = {name: value for name, value in environment.items() if _NEEDED.fullmatch(name)}
+    if with_proxies:
+        kept |= {name: environment[name] for name in PROXY_NAMES if name in environment}
+    return kept
+
+
+def refusal(engine: Engine, image: str, said: str) -> PlatformError:
+    """What an engine means by the words with which it starts no container."""
+    if "argument list too long" in said.lower():
+        return InvalidInput(COMMAND_TOO_LONG)
+    if _NO_SHELL.search(said):
+        return SandboxRefused(f"the image {image} has no /bin/sh: set SANDBOX_IMAGE to one with sh and python3")
+    if _NO_IMAGE.search(said):
+        return image_not_found(engine, image, said)
+    if _NO_SERVER.search(said):
+        return Unavailable(
+            f"{engine.name} does not reach its engine: {_shortened(said)} Start it, and let this user talk to it",
+            part="sandbox",
+        )
+    return Unavailable(f"{engine.name} could not start a container: {_shortened(said)}", part="sandbox")
+
+
+def image_not_found(engine: Engine, image: str, said: str) -> SandboxImageNotFound:
+    return SandboxImageNotFound(
+        f"the image {image} is not to be had: {_shortened(said)}; `{engine.name} pull {image}`, or set SANDBOX_IMAGE "
+        "to one that exists (a worker pulls it when it starts)"
+    )
+
+
+def _shortened(said: str) -> str:
+    return " ".join(said.split())[-_SAID_CHARS:] or "it says nothing."

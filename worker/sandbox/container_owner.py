@@ -1,0 +1,44 @@
+"""Whose a container is, so that those of a worker that was killed can be told and removed.
+
+A worker's mark names its process: this start of the machine, its process namespace, its number there, and when it was
+started, for numbers come again. Only who sees the same processes can tell that one of them is gone; of others nothing
+is said, and what they leave behind goes by its age.
+"""
+
+import os
+from pathlib import Path
+
+_STATE, _START_TIME = 0, 19
+"""Positions in /proc/…/stat, counted after the name of the program."""
+
+
+def own_mark() -> str:
+    return f"{_machine()}.{_processes()}.{os.getpid()}.{_started(os.getpid())}"
+
+
+def is_gone(mark: str) -> bool:
+    """Whether the worker with this mark is certain to be no more."""
+    parts = mark.split(".")
+    if len(parts) != 4:
+        return False
+    machine, processes, pid, started = parts
+    if machine != _machine():
+        return True
+    return processes == _processes() and pid.isdecimal() and _started(int(pid)) != started
+
+
+def _machine() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
+def _processes() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)
+
+
+def _started(pid: int) -> str:
+    """When it was started, in the kernel's ticks; empty when it is gone, also where its parent has not noticed yet."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[_STATE] in "ZX" else fields[_START_TIME]

@@ -1,0 +1,235 @@
+"""A command in a pod, from the first file that goes in to the last that comes out, over as many streams as it takes.
+
+A stream that breaks is opened again; the runner says how far the command is, and the conversation goes on there. That
+the pod itself has ended the API server says, who is asked whenever a stream breaks.
+"""
+
+import asyncio
+import errno
+import hashlib
+import json
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backplane.errors import InvalidInput, PlatformError, Superseded, Unavailable
+from backplane.patience import pauses
+from backplane.workspace.files import in_thread
+from worker.sandbox.base import Command, Ending, NoticeSink, Outcome, OutputSink, SandboxError, SandboxEvicted
+from worker.sandbox.channel import Channel, NotUnderstood, parsed
+from worker.sandbox.cluster import Cluster
+from worker.sandbox.mirror import Mirror, TooMuch
+from worker.sandbox.pod.frames import BEGIN, CHUNK, COLLECT, DONE, ENDED, GO, HEADER, INPUT, OUTPUT, frame
+from worker.sandbox.pod.packed import PIPE_ARGV
+from worker.sandbox.pod_state import EndReason
+from worker.sandbox.process import COMMAND_TOO_LONG
+
+LOST_SECONDS = 30.0
+"""A stream that cannot be opened again for so long is told as an outage; the call may then be made again."""
+POD_END_SECONDS = 3.0
+"""After a stream broke, how long the API server may take to tell that the pod has ended."""
+OVERDUE_SECONDS = 30.0
+"""The runner ends a command in time; this much later it is taken not to."""
+BATCH_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Pod:
+    """One sandbox: its Job, and what this worker knows of it. `used`: a command has begun in it."""
+
+    job: str
+    pod: str
+    generation: int
+    mirror: Mirror = field(default_factory=Mirror)
+    used: bool = False
+    born: float = field(default_factory=time.monotonic)
+    channel: Channel | None = None
+    _stream: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def connect(self, cluster: Cluster) -> Channel:
+        if self.channel is None:
+            stream = await self._stream.enter_async_context(cluster.exec(self.pod, PIPE_ARGV))
+            self.channel = Channel(stream)
+        return self.channel
+
+    async def disconnect(self) -> None:
+        self.channel = None
+        stream, self._stream = self._stream, AsyncExitStack()
+        with suppress(PlatformError, OSError):
+            await stream.aclose()
+
+
+class Conversation:
+    """One command in one pod, over as many streams as it takes."""
+
+    def __init__(
+        self, cluster: Cluster, pod: Pod, command: Command, folder: Path, output: OutputSink, notice: NoticeSink
+    ) -> None:
+        self._cluster = cluster
+        self._pod = pod
+        self._command = command
+        self._folder = folder
+        self._output = output
+        self._notice = notice
+        self._call = digest(command)
+        self._offset = 0
+        self._began = time.monotonic()
+        self._overdue: float | None = None
+
+    async def hold(self) -> Outcome:
+        """The command's outcome, with its changes in the folder when it succeeded."""
+        waits, lost_at = pauses(), None
+        while True:
+            offset = self._offset
+            try:
+                return await self._speak(await self._pod.connect(self._cluster))
+            except NotUnderstood as error:
+                raise SandboxError(f"the sandbox does not keep to its protocol: {error}") from error
+            except Unavailable as error:
+                await self._pod.disconnect()
+                if ended := await self._outcome_of_ended_pod():
+                    return ended
+                if lost_at is None or self._offset != offset:
+                    waits, lost_at = pauses(), time.monotonic()
+                if time.monotonic() - lost_at > LOST_SECONDS:
+                    raise
+                pause = next(waits)
+                if pause > 1:
+                    self._notice(f"{error.message}; trying again in {pause:.1f} s")
+                await asyncio.sleep(pause)
+            except TimeoutError:
+                detail = f"it ran longer than {self._command.limits.wall_seconds:g} seconds and did not answer any more"
+                return Outcome(137, Ending.TIMEOUT, time.monotonic() - self._began, detail)
+
+    async def _speak(self, channel: Channel) -> Outcome:
+        call = self._command.call
+        state = await channel.greet(generation=call.generation, call=self._call, offset=self._offset)
+        if state.get("call") == self._call and state.get("state") in ("running", "ended"):
+            self._go_on_at(int(state.get("from") or 0))
+        elif state.get("state") == "running":
+            raise NotUnderstood("another command runs in it")
+        else:
+            await self._give(channel, clear=self._pod.used and state.get("state") != "ended")
+        self._pod.used = True
+        if self._overdue is None:
+            self._overdue = time.monotonic() + self._command.limits.wall_seconds + OVERDUE_SECONDS
+        async with asyncio.timeout(max(self._overdue - time.monotonic(), 0)):
+            ended = await self._follow(channel)
+        outcome = self._outcome(ended)
+        if outcome.exit_code == 0 and outcome.ending is Ending.EXITED:
+            try:
+                await self._collect(channel)
+            except TooMuch as too_much:
+                return Outcome(137, Ending.DISK, outcome.duration_seconds, f"the folder holds {too_much.what}")
+        return outcome
+
+    def _go_on_at(self, offset: int) -> None:
+        if offset > self._offset:
+            self._notice(f"{offset - self._offset:,} bytes of output are not told again: only the last of it is kept")
+            self._offset = offset
+
+    async def _give(self, channel: Channel, *, clear: bool) -> None:
+        command = self._command
+        if clear:
+            self._pod.mirror = Mirror()
+        self._pod.used = True
+        limits = command.limits
+        await channel.tell(
+            BEGIN,
+            {
+                "call": self._call,
+                "clear": clear,
+                "argv": command.argv,
+                "environment": dict(command.environment),
+                "stdin": len(command.stdin),
+                "limits": {
+                    "wall_seconds": limits.wall_seconds,
+                    "cpu_seconds": limits.cpu_seconds,
+                    "processes": limits.processes,
+                    "file_bytes": limits.file_bytes,
+                    "disk_bytes": limits.disk_bytes,
+                    "files": limits.files,
+                },
+            },
+        )
+        async for piece in self._pod.mirror.outgoing(self._folder):
+            await channel.send(piece)
+        for begin in range(0, len(command.stdin), CHUNK):
+            await channel.send(frame(INPUT, command.stdin[begin : begin + CHUNK]))
+        await channel.send(frame(GO))
+
+    async def _follow(self, channel: Channel) -> dict[str, Any]:
+        while True:
+            kind, payload = await channel.hear()
+            if kind == OUTPUT:
+                self._take_output(payload)
+                await channel.acknowledge(self._offset)
+            elif kind == ENDED:
+                return parsed(payload)
+            else:
+                raise NotUnderstood(f"{kind!r} while the command runs")
+
+    def _take_output(self, payload: bytes) -> None:
+        try:
+            at = int(payload[:20])
+        except ValueError as error:
+            raise NotUnderstood("output without its place") from error
+        chunk = payload[20 + max(self._offset - at, 0) :]
+        if at > self._offset:
+            raise NotUnderstood("output is missing")
+        if chunk:
+            self._output(chunk)
+            self._offset += len(chunk)
+
+    def _outcome(self, ended: dict[str, Any]) -> Outcome:
+        try:
+            if ended.get("start_error") == errno.E2BIG:
+                raise InvalidInput(COMMAND_TOO_LONG)
+            if ended["ending"] == "killed":
+                raise SandboxEvicted("the command was ended from outside; the step can be tried again")
+            return Outcome(
+                int(ended["exit_code"]), Ending(ended["ending"]), float(ended["seconds"]), str(ended["detail"])[:500]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise NotUnderstood("an end that cannot be") from error
+
+    async def _collect(self, channel: Channel) -> None:
+        await channel.send(frame(COLLECT))
+        incoming = self._pod.mirror.incoming(self._folder, self._command.limits)
+        try:
+            frames: list[tuple[bytes, bytes]] = []
+            size = 0
+            while True:
+                kind, payload = await channel.hear()
+                if kind != DONE:
+                    frames.append((kind, payload))
+                    size += len(payload) + HEADER.size
+                if kind == DONE or size >= BATCH_BYTES:
+                    await in_thread(incoming.take, frames)
+                    frames, size = [], 0
+                if kind == DONE:
+                    return
+        finally:
+            incoming.close()
+
+    async def _outcome_of_ended_pod(self) -> Outcome | None:
+        """None while it lives, or nobody can say. Raises SandboxError where its end is not the command's doing."""
+        try:
+            async with asyncio.timeout(POD_END_SECONDS):
+                ended = await self._cluster.ended(self._pod.job)
+        except (TimeoutError, Unavailable):
+            return None
+        if ended.reason is EndReason.TAKEN:
+            raise Superseded(ended.message)
+        if ended.reason is EndReason.EXITED:
+            raise SandboxEvicted(f"{ended.message}; the step can be tried again")
+        return ended.outcome(time.monotonic() - self._began)
+
+
+def digest(command: Command) -> str:
+    """Equal for the same command of the same step, whoever has the run."""
+    parts = [command.call.run_id, command.call.step_id, list(command.argv), sorted(command.environment.items())]
+    whole = json.dumps(parts).encode() + command.stdin
+    return hashlib.sha256(whole).hexdigest()

@@ -1,0 +1,259 @@
+"""A folder of this machine and one in a pod, brought in line with each other: only what differs goes over the wire.
+
+Which files the pod has is remembered by how they looked here when they were sent or fetched (size, times, inode), so a
+sandbox that takes several commands gets what changed since its last. Coming back, the runner tells what the command
+changed. It is written without following a link, below the folder, and only as much as the limits allow: what a pod
+sends is hostile.
+"""
+
+import json
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from backplane.errors import InvalidPath
+from backplane.workspace.files import (
+    CREATE_FILE,
+    empty,
+    in_thread,
+    make_accessible,
+    open_folder,
+    open_regular,
+    split,
+    translated,
+)
+from backplane.workspace.paths import check_path
+from worker.sandbox.base import Limits
+from worker.sandbox.channel import NotUnderstood, parsed
+from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, LINK, frame, json_frame
+from worker.sandbox.pod.machine import signature
+
+Seen = tuple[int, int, int, int]
+"""How a file looks: size, times and inode (`machine.signature`)."""
+
+CHUNK_BYTES = 256 * 1024
+MAX_DEPTH = 500
+DISTURBED = "The folder of the run was changed while its files were on their way into a sandbox: try again."
+
+
+class TooMuch(Exception):
+    """The pod sends more than the limits allow; `what` is for people."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+class Mirror:
+    """What one sandbox has of one folder. Not safe for two calls at once."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Seen] = {}
+        self.is_exact = True
+        """False once the pod holds something that the folder cannot be made equal to."""
+
+    async def outgoing(self, folder: Path) -> AsyncIterator[bytes]:
+        """Frames that make the pod's folder equal to this one, in pieces of about CHUNK_BYTES."""
+        parts = self._difference(folder)
+        while piece := await in_thread(_next_piece, parts):
+            yield piece
+
+    def _difference(self, folder: Path) -> Iterator[bytes]:
+        here: dict[str, Seen] = {}
+        with open_folder(folder) as root:
+            for path, status in _files(root):
+                here[path] = signature(status)
+            gone = sorted(self._there.keys() - here.keys())
+            for begin in range(0, len(gone), 500):
+                yield json_frame(DELETE, gone[begin : begin + 500])
+            for path in gone:
+                del self._there[path]
+            for path, seen in here.items():
+                if self._there.get(path) == seen:
+                    continue
+                above, name = split(path)
+                with (
+                    translated(path, missing=DISTURBED),
+                    open_folder(root, above) as holder,
+                    FileIO(open_regular(name, holder)) as content,
+                ):
+                    yield json_frame(FILE, {"path": path, "size": seen[0]})
+                    yield from _content(content, seen[0])
+                self._there[path] = seen
+
+    def look(self, folder: Path) -> dict[str, Seen]:
+        """Blocking: how all files in the folder look."""
+        with open_folder(folder) as root:
+            return {path: signature(status) for path, status in _files(root)}
+
+    def assume(self, there: dict[str, Seen]) -> None:
+        """The pod has what the folder has: another worker sent it from the same workspace."""
+        self._there = there
+
+    def incoming(self, folder: Path, limits: Limits) -> "Incoming":
+        return Incoming(folder, limits, self._there, self)
+
+
+class Incoming:
+    """Takes the frames of what a command changed. `close` it in the end."""
+
+    def __init__(self, folder: Path, limits: Limits, there: dict[str, Seen], mirror: Mirror) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._there = there
+        self._mirror = mirror
+        self._bytes = self._files = 0
+        self._file: FileIO | None = None
+        self._path = ""
+        self._left = 0
+
+    def take(self, frames: list[tuple[bytes, bytes]]) -> None:
+        """Blocking. Raises TooMuch, NotUnderstood, InvalidPath, and OSError's translations."""
+        with translated("", missing=DISTURBED), open_folder(self._folder) as root:
+            for kind, payload in frames:
+                if kind == DATA:
+                    self._write(payload)
+                elif kind == FILE:
+                    self._begin(root, parsed(payload))
+                elif kind == LINK:
+                    self._link(root, parsed(payload))
+                elif kind == DELETED:
+                    self._delete(root, payload)
+                else:
+                    raise NotUnderstood(f"{kind!r} among files")
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _begin(self, root: int, said: dict[str, Any]) -> None:
+        path, size = said.get("path"), said.get("size")
+        if self._file or not isinstance(path, str) or not isinstance(size, int) or size < 0:
+            raise NotUnderstood("a file that cannot be")
+        check_path(path, max_depth=MAX_DEPTH)
+        self._files += 1
+        self._bytes += size
+        if self._bytes > self._limits.disk_bytes:
+            raise TooMuch(f"more than {self._limits.disk_bytes:,} bytes")
+        if self._files > self._limits.files:
+            raise TooMuch(f"more than {self._limits.files:,} files or folders")
+        above, name = split(path)
+        with _folder_for(root, above) as holder:
+            _clear_name(name, holder)
+            self._file = FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=holder), "w")
+        self._path, self._left = path, size
+        if size == 0:
+            self._write(b"")
+
+    def _write(self, payload: bytes) -> None:
+        if not self._file or len(payload) > self._left:
+            raise NotUnderstood("content that belongs to no file")
+        view = memoryview(payload)
+        while view:
+            view = view[self._file.write(view) :]
+        self._left -= len(payload)
+        if self._left == 0:
+            self._there[self._path] = signature(os.fstat(self._file.fileno()))
+            self.close()
+
+    def _link(self, root: int, said: dict[str, Any]) -> None:
+        """As it is in the pod, so that whoever looks at the folder sees what the command left there."""
+        path, target = said.get("path"), said.get("target")
+        if not isinstance(path, str) or not isinstance(target, str):
+            raise NotUnderstood("a link that cannot be")
+        self._mirror.is_exact = False
+        check_path(path, max_depth=MAX_DEPTH)
+        self._files += 1
+        if self._files > self._limits.files:
+            raise TooMuch(f"more than {self._limits.files:,} files or folders")
+        above, name = split(path)
+        with _folder_for(root, above) as holder:
+            _clear_name(name, holder)
+            if said.get("what") == "link":
+                with suppress(ValueError):
+                    os.symlink(target, name, dir_fd=holder)
+            else:
+                os.mkfifo(name, 0o600, dir_fd=holder)
+
+    def _delete(self, root: int, payload: bytes) -> None:
+        try:
+            paths = json.loads(payload)
+        except ValueError as error:
+            raise NotUnderstood("a frame is no JSON") from error
+        for path in paths if isinstance(paths, list) else ():
+            # Only what was sent there can have been deleted there.
+            if self._there.pop(str(path), None) is None:
+                continue
+            above, name = split(str(path))
+            with suppress(FileNotFoundError, NotADirectoryError), open_folder(root, above) as holder:
+                os.unlink(name, dir_fd=holder)
+
+
+def _files(root: int) -> Iterator[tuple[str, os.stat_result]]:
+    """The plain files below; a checkout that was just made equal to a workspace holds nothing else."""
+    stack = [""]
+    while stack:
+        above = stack.pop()
+        with open_folder(root, above) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                path = f"{above}/{entry.name}" if above else entry.name
+                status = os.lstat(entry.name, dir_fd=folder)
+                if stat.S_ISDIR(status.st_mode):
+                    make_accessible(entry.name, folder, status.st_mode)
+                    stack.append(path)
+                elif stat.S_ISREG(status.st_mode):
+                    yield path, status
+                else:
+                    raise InvalidPath(f"{path!r} is no plain file: only these go into a sandbox.", field="path")
+
+
+def _content(file: FileIO, size: int) -> Iterator[bytes]:
+    left = size
+    while left:
+        chunk = file.read(min(left, CHUNK_BYTES))
+        if not chunk:
+            raise FileNotFoundError("the file became shorter")
+        left -= len(chunk)
+        yield frame(DATA, chunk)
+
+
+def _next_piece(parts: Iterator[bytes]) -> bytes:
+    piece = bytearray()
+    for part in parts:
+        piece += part
+        if len(piece) >= CHUNK_BYTES:
+            break
+    return bytes(piece)
+
+
+def _folder_for(root: int, above: str) -> Any:
+    """Open the folder, made where it is missing; what stands in its way (the command put a folder where a file or a
+    link was) goes."""
+    made = ""
+    for name in above.split("/") if above else ():
+        with open_folder(root, made) as holder, suppress(FileNotFoundError):
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=holder).st_mode):
+                os.unlink(name, dir_fd=holder)
+        made = f"{made}/{name}" if made else name
+        with open_folder(root, made, create=True):
+            pass
+    return open_folder(root, above, create=True)
+
+
+def _clear_name(name: str, holder: int) -> None:
+    try:
+        status = os.lstat(name, dir_fd=holder)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        make_accessible(name, holder, status.st_mode)
+        with open_folder(holder, name) as folder:
+            empty(folder)
+        os.rmdir(name, dir_fd=holder)
+    else:
+        os.unlink(name, dir_fd=holder)

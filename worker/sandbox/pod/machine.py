@@ -1,0 +1,144 @@
+"""What the runner asks of the system it runs on: its processes, its memory, its files."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import stat
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Signature = tuple[int, int, int, int]
+
+KILL_SECONDS = 5.0
+MAX_DEPTH = 500
+
+
+def signature(status: os.stat_result) -> Signature:
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def dumpable(yes: bool) -> None:
+    """Whether other processes of the same user may look into this one (prctl PR_SET_DUMPABLE)."""
+    ctypes.CDLL(None).prctl(4, 1 if yes else 0, 0, 0, 0)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """All processes here: parent and state."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+                found[int(name)] = (int(fields[1]), fields[0])
+    return found
+
+
+def processes_of_all() -> int:
+    count = 0
+    for pid in processes():
+        with contextlib.suppress(OSError):
+            count += len(os.listdir(f"/proc/{pid}/task"))
+    return count
+
+
+def kill_others() -> None:
+    """Kill all but this process and those that came from outside, which have no parent here."""
+    until = time.monotonic() + KILL_SECONDS
+    passes = 0
+    while True:
+        others = [
+            pid
+            for pid, (parent, state) in processes().items()
+            if pid != os.getpid() and parent != 0 and state not in "ZX"
+        ]
+        if not others:
+            return
+        if passes > 20:
+            # Something forks as fast as it is killed. This one call gets all, the worker's pipe too: it comes back.
+            os.kill(-1, signal.SIGKILL)
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > until:
+            return
+        passes += 1
+        time.sleep(0.001 if passes < 10 else 0.01)
+
+
+def out_of_memory_kills() -> int:
+    """How often the kernel ended a process here because memory was used up; control groups of version 2, then 1."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            for line in file:
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below but folders, by its path from there. Follows no link; gives itself the rights that it needs."""
+    stack = [""]
+    while stack:
+        above = stack.pop()
+        folder = os.path.join(root, above)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = above + "/" + entry.name if above else entry.name
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    if status.st_mode & 0o700 != 0o700:
+                        os.chmod(entry.path, 0o700)
+                    stack.append(path)
+                else:
+                    yield path, status
+
+
+def clear(root: str) -> None:
+    for _ in walk(root):
+        pass  # which makes every folder accessible
+    for entry in os.scandir(root):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def over_limit(root: str, most_bytes: int, most_files: int) -> str:
+    """What is over its limit, in words; the command may change the folder at the same time."""
+    size = files = folders = 0
+    stack = [root]
+    while stack:
+        above = stack.pop()
+        if above.count("/") > MAX_DEPTH:
+            return f"more than {MAX_DEPTH} folders inside each other"
+        with contextlib.suppress(OSError), os.scandir(above) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        if status.st_mode & 0o500 != 0o500:
+                            os.chmod(entry.path, 0o700)
+                        folders += 1
+                        stack.append(entry.path)
+                    else:
+                        files += 1
+                        size += status.st_size
+                if size > most_bytes:
+                    return f"more than {most_bytes:,} bytes"
+                if max(files, folders) > most_files:
+                    return f"more than {most_files:,} files or folders"
+    return ""
+
+
+def write_all(file: BinaryIO, payload: bytes) -> None:
+    view = memoryview(payload)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,411 @@
+"""The program inside a Job: waits for a command, runs it under its caps, keeps what it wrote until it was fetched.
+
+It is the first process of the container, handed over as text (`packed`), so that any image with Python 3.8
+will do and no image has to be built for it. A worker reaches it over `SOCKET`, through a process that the API server
+starts beside it (`PIPE`). What they say to each other are frames: a letter, the payload's length, the payload.
+
+A connection may break and another take its place, also one of another worker: the command goes on meanwhile, its output
+is numbered by the byte, and the last of it is kept. So whoever comes back misses nothing and gets nothing twice. Of two
+connections the one with the higher generation is right, then the later one.
+
+The command runs as the same user and may forge whatever is said here in its name: its own output, its exit code, its
+files. None of that gives it more than it has, and the worker believes nothing else. It cannot end this process (the
+first one of a process namespace) nor look into it (it is not dumpable), so it cannot get around its caps.
+
+Standard library only, and nothing newer than Python 3.8; it imports nothing of the platform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from worker.sandbox.pod.connection import Connection
+from worker.sandbox.pod.frames import (
+    ACKNOWLEDGE,
+    BEGIN,
+    CHUNK,
+    COLLECT,
+    DATA,
+    DELETE,
+    DELETED,
+    DONE,
+    ENDED,
+    FAULT,
+    FILE,
+    GO,
+    HELLO,
+    INPUT,
+    KILL,
+    LINK,
+    OUTPUT,
+    QUIT,
+    SOCKET,
+    STATE,
+    frame,
+    json_frame,
+)
+from worker.sandbox.pod.machine import (
+    clear,
+    dumpable,
+    kill_others,
+    out_of_memory_kills,
+    over_limit,
+    signature,
+    walk,
+    write_all,
+)
+from worker.sandbox.pod.process import Process
+from worker.sandbox.pod.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Signature = tuple[int, int, int, int]
+
+DISK_LOOK_SECONDS = 0.2
+DISK_SHARE_OF_TIME = 0.05
+
+
+class Runner:
+    def __init__(self, workspace: str, idle_seconds: float) -> None:
+        self._workspace = workspace
+        self._idle_seconds = idle_seconds
+        self._selector = selectors.DefaultSelector()
+        self._state = "idle"
+        self._call: dict[str, Any] = {}
+        self._given: BinaryIO | None = None
+        self._process: Process | None = None
+        self._reading_output = False
+        self._spool = Spool()
+        self._ended: dict[str, Any] = {}
+        self._full: list[str] = []
+        self._at_end_of_output = False
+        self._known: dict[str, Signature] = {}
+        self._collected: dict[str, Signature] = {}
+        self._generation = -1
+        self._connection: Connection | None = None
+        self._alone_since = time.monotonic()
+        self._exit: int | None = None
+        self._incoming: tuple[str, BinaryIO, int] | None = None
+
+    # --- the loop ---
+
+    def run(self) -> int:
+        wake_read, wake_write = socket.socketpair()
+        for end in (wake_read, wake_write):
+            end.setblocking(False)
+        self._wake = wake_write
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._quit(143))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(SOCKET)
+        listener.listen()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, lambda _: self._accept(listener))
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(4096))
+        while self._exit is None:
+            for key, events in self._selector.select(self._pause()):
+                key.data(events)
+            self._reap()
+            self._look_at_limits()
+            self._steer_output()
+            if self._connection:
+                self._connection.want()
+        kill_others()
+        return self._exit
+
+    def _pause(self) -> float:
+        until = [time.monotonic() + 60.0]
+        if self._process:
+            until.append(self._process.deadline)
+        elif not self._connection:
+            until.append(self._alone_since + self._idle_seconds)
+        return max(0.0, min(until) - time.monotonic())
+
+    def _look_at_limits(self) -> None:
+        if not self._process:
+            if not self._connection and time.monotonic() - self._alone_since >= self._idle_seconds:
+                self._quit(0)
+        elif self._full:
+            self._end(137, "disk", "the folder holds " + self._full[0])
+        elif time.monotonic() >= self._process.deadline:
+            self._end(137, "timeout", f"it ran longer than {self._process.limits['wall_seconds']:g} seconds")
+
+    def _quit(self, code: int) -> None:
+        self._exit = code
+
+    # --- the command ---
+
+    def _begin(self, call: dict[str, Any]) -> None:
+        if self._process:
+            raise ValueError("a command runs")
+        self._state, self._call, self._ended, self._full = "receiving", call, {}, []
+        if call["clear"]:
+            self._collected = {}
+            self._known = {}
+            clear(self._workspace)
+        self._known = self._collected or self._known
+        self._collected = {}
+        self._spool = Spool()
+        self._incoming = None
+        self._given = tempfile.TemporaryFile(dir="/tmp") if call["stdin"] else None  # noqa: SIM115
+
+    def _go(self) -> None:
+        if self._given:
+            self._given.flush()
+            self._given.seek(0)
+        self._process = Process(self._call, self._given, self._workspace)
+        if self._given:
+            self._given.close()
+            self._given = None
+        self._state = "running"
+        if self._process.start_error in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
+            why = "not found" if self._process.start_error != errno.EACCES else "permission denied"
+            self._spool.add(f"{self._call['argv'][0]}: {why}\n".encode("utf-8", "surrogateescape"))
+        self._selector.register(self._process.output, selectors.EVENT_READ, lambda _: self._take_output())
+        self._reading_output = True
+        limits = self._process.limits
+        threading.Thread(
+            target=self._watch_disk, args=(self._process, limits["disk_bytes"], limits["files"]), daemon=True
+        ).start()
+
+    def _take_output(self) -> bool:
+        if not self._process:
+            return False  # it ended by what was heard a moment ago
+        try:
+            chunk = os.read(self._process.output, CHUNK)
+        except BlockingIOError:
+            return False
+        if chunk:
+            self._spool.add(chunk)
+            return True
+        if self._reading_output:
+            self._selector.unregister(self._process.output)
+            self._reading_output = False
+        self._at_end_of_output = True
+        return False
+
+    def _steer_output(self) -> None:
+        """A command that is too far ahead of its reader is held up by its full pipe."""
+        if not self._process or self._at_end_of_output:
+            return
+        if self._reading_output and self._spool.full:
+            self._selector.unregister(self._process.output)
+            self._reading_output = False
+        elif not self._reading_output and not self._spool.full:
+            self._selector.register(self._process.output, selectors.EVENT_READ, lambda _: self._take_output())
+            self._reading_output = True
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._process and pid == self._process.pid:
+                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+                self._end(code, "exited", "")
+
+    def _end(self, code: int, ending: str, detail: str) -> None:
+        process = self._process
+        assert process
+        kill_others()
+        while self._take_output():
+            pass
+        if self._reading_output:
+            self._selector.unregister(process.output)
+            self._reading_output = False
+        self._at_end_of_output = False
+        os.close(process.output)
+        self._process = None
+        if ending == "exited" and code != 0 and out_of_memory_kills() > process.kills_before:
+            ending, detail = "memory", "it used all its memory (SANDBOX_MEMORY_BYTES)"
+        elif code == 128 + signal.SIGXCPU:
+            detail = "it used all its CPU time (SANDBOX_CPU_SECONDS)"
+        elif code == 128 + signal.SIGXFSZ:
+            detail = "it wrote a file that is too large (SANDBOX_FILE_BYTES)"
+        seconds = time.monotonic() - process.began
+        self._ended = {"exit_code": code, "ending": ending, "detail": detail, "seconds": seconds}
+        if process.start_error:
+            self._ended["start_error"] = process.start_error
+        self._state = "ended"
+
+    def _watch_disk(self, process: Process, most_bytes: int, most_files: int) -> None:
+        pause = DISK_LOOK_SECONDS
+        while True:
+            time.sleep(pause)
+            if self._process is not process:
+                return
+            began = time.monotonic()
+            found = over_limit(self._workspace, most_bytes, most_files)
+            if found:
+                if self._process is process:
+                    self._full.append(found)
+                    with contextlib.suppress(BlockingIOError):
+                        self._wake.send(b"!")
+                return
+            pause = max(DISK_LOOK_SECONDS, (time.monotonic() - began) / DISK_SHARE_OF_TIME)
+
+    # --- what the worker says ---
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            accepted, _ = listener.accept()
+            Connection(accepted, self, self._selector)
+
+    def hello(self, connection: Connection, said: dict[str, Any]) -> None:
+        if said["generation"] < self._generation:
+            connection.say(json_frame(FAULT, {"superseded": True, "message": "the run is in newer hands"}))
+            connection.end_after_saying = True
+            return
+        if said.get("peek"):
+            connection.say(json_frame(STATE, {"state": self._state, "call": self._call.get("call")}))
+            return
+        self._generation = said["generation"]
+        if self._connection and self._connection is not connection:
+            self._connection.close()
+        self._connection = connection
+        same = self._call.get("call") == said["call"]
+        connection.sent = max(said["from"] if same else 0, self._spool.start)
+        state = {"state": self._state, "call": self._call.get("call"), "from": connection.sent}
+        connection.say(json_frame(STATE, state))
+        connection.greeted = True
+
+    def left(self, connection: Connection) -> None:
+        if self._connection is connection:
+            self._connection = None
+            self._alone_since = time.monotonic()
+
+    def hear(self, connection: Connection, kind: bytes, payload: bytes) -> None:
+        if kind == HELLO:
+            self.hello(connection, json.loads(payload))
+        elif connection is not self._connection:
+            connection.close()
+        elif kind == BEGIN:
+            self._begin(json.loads(payload))
+        elif kind == FILE:
+            self._expect_file(json.loads(payload))
+        elif kind == DATA:
+            self._take_file(payload)
+        elif kind == DELETE:
+            for path in json.loads(payload):
+                self._known.pop(path, None)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path(path))
+        elif kind == INPUT:
+            assert self._given
+            self._given.write(payload)
+        elif kind == GO:
+            self._go()
+        elif kind == ACKNOWLEDGE:
+            self._spool.acknowledged = max(self._spool.acknowledged, int(payload))
+        elif kind == KILL:
+            if self._process:
+                self._end(137, "killed", "")
+        elif kind == COLLECT:
+            connection.source = self._collect()
+        elif kind == QUIT:
+            self._quit(min(self._ended.get("exit_code", 0), 255))
+
+    def _path(self, path: str) -> str:
+        return os.path.join(self._workspace, path)
+
+    def _expect_file(self, said: dict[str, Any]) -> None:
+        target = self._path(said["path"])
+        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700)
+        self._incoming = (said["path"], os.fdopen(descriptor, "wb", buffering=0), said["size"])
+        if said["size"] == 0:
+            self._take_file(b"")
+
+    def _take_file(self, payload: bytes) -> None:
+        assert self._incoming
+        path, file, left = self._incoming
+        write_all(file, payload)
+        left -= len(payload)
+        if left > 0:
+            self._incoming = (path, file, left)
+            return
+        self._known[path] = signature(os.fstat(file.fileno()))
+        file.close()
+        self._incoming = None
+
+    # --- what the worker is told ---
+
+    def next_to_say(self, connection: Connection) -> bytes:
+        """The next frames for a connection that has said all so far; empty when there is nothing to say."""
+        if not connection.greeted:
+            return b""
+        if connection.sent < self._spool.end:
+            chunk = self._spool.read(connection.sent)
+            said = frame(OUTPUT, b"%020d" % connection.sent + chunk)
+            connection.sent += len(chunk)
+            return said
+        if self._ended and connection.told_end is not self._ended:
+            connection.told_end = self._ended
+            return json_frame(ENDED, {**self._ended, "end": self._spool.end})
+        if connection.source:
+            parts = bytearray()
+            for part in connection.source:
+                parts += part
+                if len(parts) >= 4 * CHUNK:
+                    return bytes(parts)
+            connection.source = None
+            return bytes(parts)
+        return b""
+
+    def _collect(self) -> Iterator[bytes]:
+        """What the command changed since the files came: what is gone, then what is new or different."""
+        files: dict[str, Signature] = {}
+        others: list[tuple[str, str]] = []
+        for path, status in walk(self._workspace):
+            if stat.S_ISREG(status.st_mode):
+                files[path] = signature(status)
+            elif stat.S_ISLNK(status.st_mode):
+                others.append((path, "link"))
+            else:
+                others.append((path, "pipe"))
+        gone = sorted(set(self._known) - set(files))
+        for begin in range(0, len(gone), 500):
+            yield json_frame(DELETED, gone[begin : begin + 500])
+        for path, what in others:
+            target = os.readlink(self._path(path)) if what == "link" else ""
+            yield json_frame(LINK, {"path": path, "what": what, "target": target})
+        for path, seen in files.items():
+            if self._known.get(path) != seen:
+                yield from self._send_file(path, seen[0])
+        self._collected = files
+        yield frame(DONE)
+
+    def _send_file(self, path: str, size: int) -> Iterator[bytes]:
+        target = self._path(path)
+        with contextlib.suppress(OSError):
+            os.chmod(target, 0o600)
+        with open(target, "rb", buffering=0) as file:
+            yield json_frame(FILE, {"path": path, "size": size})
+            left = size
+            while left > 0:
+                chunk = file.read(min(left, 4 * CHUNK)) or b"\0" * min(left, CHUNK)
+                left -= len(chunk)
+                yield frame(DATA, chunk)
+
+
+def main(workspace: str, idle_seconds: str) -> int:
+    dumpable(False)
+    return Runner(workspace, float(idle_seconds)).run()

@@ -1,0 +1,19 @@
+"""The one place where the kind of sandbox is chosen; each kind has a module here that opens it from the settings.
+
+Only the chosen one is loaded: the Kubernetes client alone costs half a second and 50 MB, which a worker on a laptop
+should not pay for.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from typing import cast
+
+from backplane.settings import Settings
+from worker.metrics import WorkerMetrics
+from worker.sandbox.base import Sandbox
+
+
+def open_sandbox(settings: Settings, worker_id: str, metrics: WorkerMetrics) -> AbstractAsyncContextManager[Sandbox]:
+    """The sandbox that SANDBOX names. Entering raises Unavailable when it cannot be had here."""
+    chosen = import_module(f"{__name__}.{settings.sandbox}")
+    return cast(AbstractAsyncContextManager[Sandbox], chosen.open_sandbox(settings, worker_id, metrics))
