@@ -7,6 +7,7 @@ set -euo pipefail
 { set +x; } 2>/dev/null # a trace would show them
 
 readonly NAMESPACE=agents TOOLS_NAMESPACE=agents-tools SECRET=agent-credentials IMAGE_NAME=agent-api
+readonly FIRST=agent-api # of the Deployments
 readonly CREDENTIALS_VERSION=agent-platform/credentials-version
 readonly REQUIRED=(REDIS_URL DATABASE_URL S3_BUCKET S3_ENDPOINT S3_REGION S3_ACCESS_KEY S3_SECRET_KEY)
 readonly OPTIONAL=(REDIS_USERNAME REDIS_PASSWORD REDIS_SENTINEL_USERNAME REDIS_SENTINEL_PASSWORD)
@@ -63,7 +64,7 @@ fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 image=${IMAGE:-} overlay=$here/k8s/overlays/production credentials_file='' context='' timeout=300 dry_run=false
 declare -A credentials=()
-missing=() deployments=()
+missing=() deployments=() touched=() started=$SECONDS secret_changed=false
 rendered='' objects='' work=''
 
 main() {
@@ -78,7 +79,6 @@ main() {
     return
   fi
   apply
-  wait_until_running
   say_what_next
 }
 
@@ -367,12 +367,19 @@ objects_of() {
     END { told() }'
 }
 
-# What the others need to be there: without the class of its priority a pod is refused.
-first_of_all() {
-  awk '
-    function told() { if (is_first) printf "---\n%s", document; document = ""; is_first = 0 }
+# The rendered documents of one part: `basis` is what the others need to be there (without the class of its priority a
+# pod is refused), `first` is all but the Deployments that follow $FIRST.
+part() { # basis|first
+  awk -v part="$1" -v first="$FIRST" '
+    function told() { if (document && wanted()) printf "---\n%s", document; document = kind = name = "" }
+    function wanted() {
+      if (part == "basis") return kind == "Namespace" || kind == "PriorityClass"
+      return kind != "Deployment" || name == first
+    }
     /^---/ { told(); next }
-    /^kind: (Namespace|PriorityClass)$/ { is_first = 1 }
+    /^[a-zA-Z]/ { section = $1 }
+    /^kind:/ { kind = $2 }
+    section == "metadata:" && /^  name:/ { name = $2 }
     { document = document $0 "\n" }
     END { told() }' <<<"$rendered"
 }
@@ -408,33 +415,51 @@ show_changes() {
   say "Nothing was changed."
 }
 
+# The API first: its pods are ready when they reach the database, Redis and the bucket. So an image, credentials or
+# settings that do not work are found while the workers of before go on.
 apply() {
-  local applied
+  local told followers=() name
   say "Image $image, overlay $overlay, namespaces $NAMESPACE and $TOOLS_NAMESPACE."
-  first_of_all | k apply -f - >/dev/null
-  applied=$(secret_manifest | k apply -f -)
-  say "${applied//$'\n'/; }"
+  part basis | k apply -f - >/dev/null
+  told=$(secret_manifest | k apply -f -)
+  say "${told//$'\n'/; }"
+  [[ $told != *configured ]] || secret_changed=true
   rendered=$(render "$(secret_version)")
+  for name in "${deployments[@]}"; do [[ $name == "$FIRST" ]] || followers+=("$name"); done
+  if ((${#followers[@]} < ${#deployments[@]})); then
+    apply_documents "$(part first)"
+    touched=("$FIRST")
+    wait_until_running "$FIRST"
+  fi
+  if ((${#followers[@]} > 0)); then
+    apply_documents "$rendered"
+    touched=("${deployments[@]}")
+    wait_until_running "${followers[@]}"
+  fi
+}
+
+apply_documents() { # YAML
+  local told
   # That kubectl takes over an account which the cluster itself made is no news.
-  applied=$(k apply -f - <<<"$rendered" 2> >(grep -v last-applied-configuration >&2)) || {
-    say "$applied"
+  told=$(k apply -f - <<<"$1" 2> >(grep -v last-applied-configuration >&2)) || {
+    say "$told"
     say "The cluster refused what stands above; what came before it was applied. Mend it and run this again." >&2
     exit 1
   }
-  say "$(grep -c . <<<"$applied") objects applied, $(grep -cv 'unchanged$' <<<"$applied" || true) of them new or changed."
+  say "$(grep -c . <<<"$told") objects applied, $(grep -cv 'unchanged$' <<<"$told" || true) of them new or changed."
 }
 
 # --- waiting ---
 
-wait_until_running() {
-  local deadline=$((SECONDS + timeout)) began=$SECONDS name state trouble left=("${deployments[@]}") still
+wait_until_running() { # deployments…
+  local deadline=$((started + timeout)) name state trouble left=("$@") still
   declare -A told=()
   while ((${#left[@]} > 0)); do
     still=()
     for name in "${left[@]}"; do
       state=$(k rollout status "deployment/$name" -n "$NAMESPACE" --watch=false 2>&1 || true)
       if [[ $state == *"successfully rolled out"* ]]; then
-        say "  $name runs ($((SECONDS - began)) s)"
+        say "  $name runs ($((SECONDS - started)) s)"
         continue
       fi
       still+=("$name")
@@ -491,7 +516,8 @@ not_running() { # why deployments…
     for name in "$@"; do explain "$name"; done | without_secrets
     say ""
     say "To go back to what ran before (nothing to go back to after a first deployment):"
-    for name in "${deployments[@]}"; do say "  kubectl rollout undo deployment/$name -n $NAMESPACE"; done
+    for name in "${touched[@]}"; do say "  kubectl rollout undo deployment/$name -n $NAMESPACE"; done
+    ! $secret_changed || say "The Secret was changed as well and does not go back by this: deploy with the credentials of before."
     say "To stop taking runs meanwhile; they stay queued:"
     say "  kubectl scale deployment agent-worker --replicas=0 -n $NAMESPACE"
     say "Pods of the version before go on serving as long as the new ones are not ready. Mend it and run this again."
@@ -517,7 +543,7 @@ explain() { # deployment
   say "  latest warnings:"
   k get events -n "$NAMESPACE" --field-selector type=Warning --sort-by=.lastTimestamp \
     -o go-template='{{range .items}}{{.involvedObject.kind}}/{{.involvedObject.name}} {{.reason}}: {{.message}}{{"\n"}}{{end}}' |
-    grep -E "^[A-Za-z]+/$1(-$(newest_hash "$1"))?[- ]" | cut -c 1-400 | uniq | tail -n 8 | sed 's/^/    /' || say "    none"
+    grep -E "^[A-Za-z]+/$1(-$(newest_hash "$1")[^ ]*)? " | cut -c 1-400 | uniq | tail -n 8 | sed 's/^/    /' || say "    none"
 }
 
 log_of() { # pod container restarts

@@ -137,9 +137,7 @@ class Settings(BaseSettings):
     sandbox_cpu_seconds: int = Field(600, ge=1, description="CPU time of a sandboxed process, in seconds.")
     sandbox_processes: int = Field(128, ge=1, description="Processes and threads at once in a sandbox.")
     sandbox_file_bytes: int = Field(1 * GIB, ge=1, description="Largest file that sandboxed code may write, in bytes.")
-    sandbox_tmp_bytes: int = Field(
-        256 * MIB, ge=1 * MIB, description="Size of /tmp in a container or Job, in bytes."
-    )
+    sandbox_tmp_bytes: int = Field(256 * MIB, ge=1 * MIB, description="Size of /tmp in a container or Job, in bytes.")
     sandbox_image: str = Field(
         "docker.io/library/python:3.12-slim",
         min_length=1,
@@ -283,9 +281,7 @@ class Settings(BaseSettings):
     )
     api_rate_burst: int = Field(100, ge=1, description="Calls that a token may make at once, after a pause.")
     metrics_host: str = Field("127.0.0.1", description="Address that a worker's or controller's /metrics listens on.")
-    metrics_port: int = Field(
-        0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port."
-    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port.")
     metrics_storage_seconds: float = Field(
         3600.0, ge=0, description="How often a controller measures what all workspaces hold; 0: never."
     )

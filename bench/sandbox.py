@@ -15,6 +15,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 
+import structlog
 import uvloop
 
 from backplane.errors import PlatformError
@@ -37,8 +39,8 @@ from worker.sandbox.cluster import Cluster, open_cluster
 from worker.sandbox.container import open_container_sandbox
 from worker.sandbox.job import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes import KubernetesSandbox, Starts
-from worker.sandbox.pod.packed import runner_argv
 from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.pod.packed import runner_argv
 
 ROUNDS = 10
 CLAIMS_A_ROUND = 4
@@ -214,7 +216,7 @@ async def open_member(name: str, image: str, limits: Limits, *, reuses: bool, po
     jobs = JobSettings(
         namespace=NAMESPACE,
         image=image,
-        argv=runner_argv(WORKSPACE, IDLE_SECONDS),
+        argv=runner_argv(WORKSPACE, IDLE_SECONDS, TMP_BYTES),
         worker_id=f"bench-{name}",
         ttl_seconds=5,
         tmp_bytes=TMP_BYTES,
@@ -324,6 +326,7 @@ async def at_once(contest: Contest, namespace: Namespace, count: int) -> tuple[f
 
 async def requests_at_once(contest: Contest, namespace: Namespace, values: dict[str, object]) -> list[Goal]:
     few, many = AT_ONCE
+    await namespace.settled(0)
     fitting = await namespace.fitting(SMALL.cpus, SMALL.memory_bytes)
     if fitting < many:
         contest.skipped.append(f"{many} steps at once: only {fitting} more pods fit on the nodes")
@@ -392,6 +395,8 @@ async def measure(contest: Contest) -> tuple[dict[str, object], list[Goal]]:
 
 
 def main() -> None:
+    # What the sandboxes log is no part of the line that is printed.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with tempfile.TemporaryDirectory(prefix="agent-bench-") as name:
         folder = Path(name) / "files"
         (folder / "data").mkdir(parents=True)

@@ -5,18 +5,19 @@ Inside a cluster the pod's service account is used, outside the kubeconfig (KUBE
 
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, ApiException, Configuration
+from kubernetes.aio.client import ApiClient, ApiException, BatchV1Api, Configuration, CoreV1Api
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from backplane.errors import Unavailable
 
 REQUEST_SECONDS = 15.0
+_GONE, _GONE_OR_CHANGED = (404,), (404, 409)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -28,8 +29,78 @@ def own_namespace() -> str:
         return ""
 
 
+class Cluster:
+    """The calls that a controller makes. Each raises Unavailable, which says what right is missing if one is."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self.client = client
+        self._jobs: Any = BatchV1Api(client)
+        self._pods: Any = CoreV1Api(client)
+
+    async def jobs(self, namespace: str, selector: str, *, page: int) -> AsyncIterator[dict[str, Any]]:
+        """All Jobs that `selector` selects by their labels, so many in a request."""
+        following: dict[str, str] = {}
+        while True:
+            with _translated(f"list jobs in {namespace}"):
+                listed = await _answered(
+                    self._jobs.list_namespaced_job_without_preload_content(
+                        namespace, label_selector=selector, limit=page, _request_timeout=REQUEST_SECONDS, **following
+                    )
+                )
+            for item in listed["items"]:
+                yield item
+            if not listed["metadata"].get("continue"):
+                return
+            following = {"_continue": listed["metadata"]["continue"]}
+
+    async def delete_job(self, namespace: str, name: str, *, uid: str, version: str) -> bool:
+        """Delete a Job with its pods; False when it is gone, or another one, or was changed since that version."""
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid, "resourceVersion": version}}
+        return await self._unless(
+            _GONE_OR_CHANGED,
+            f"delete jobs in {namespace}",
+            self._jobs.delete_namespaced_job_without_preload_content(
+                name, namespace, body=body, _request_timeout=REQUEST_SECONDS
+            ),
+        )
+
+    async def pods(self, namespace: str, selector: str) -> list[dict[str, Any]]:
+        with _translated(f"list pods in {namespace}"):
+            listed = await _answered(
+                self._pods.list_namespaced_pod_without_preload_content(
+                    namespace, label_selector=selector, _request_timeout=REQUEST_SECONDS
+                )
+            )
+        found: list[dict[str, Any]] = listed["items"]
+        return found
+
+    async def annotate_pod(self, namespace: str, name: str, annotations: Mapping[str, str]) -> bool:
+        """False when it is gone."""
+        return await self._unless(
+            _GONE,
+            f"patch pods in {namespace}",
+            self._pods.patch_namespaced_pod_without_preload_content(
+                name,
+                namespace,
+                body={"metadata": {"annotations": dict(annotations)}},
+                _request_timeout=REQUEST_SECONDS,
+            ),
+        )
+
+    @staticmethod
+    async def _unless(expected: Collection[int], what: str, call: Awaitable[Any]) -> bool:
+        with _translated(what):
+            try:
+                await _answered(call)
+            except ApiException as error:
+                if error.status not in expected:
+                    raise
+                return False
+        return True
+
+
 @asynccontextmanager
-async def connect_cluster() -> AsyncIterator[ApiClient]:
+async def connect_cluster() -> AsyncIterator[Cluster]:
     """Raises Unavailable when nothing says where the API server is, or how to log in."""
     configuration = Configuration()
     try:
@@ -44,10 +115,10 @@ async def connect_cluster() -> AsyncIterator[ApiClient]:
             part="kubernetes",
         ) from error
     async with ApiClient(configuration=configuration) as client:
-        yield client
+        yield Cluster(client)
 
 
-async def answered(call: Awaitable[Any]) -> dict[str, Any]:
+async def _answered(call: Awaitable[Any]) -> dict[str, Any]:
     """The JSON that one of the client's calls `…_without_preload_content` was answered with. Raises ApiException.
 
     The client's own models check every field: that takes twenty times as long, all at once, and a server of another
@@ -62,7 +133,7 @@ async def answered(call: Awaitable[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def _translated(what: str) -> Iterator[None]:
     """`what` was asked for, such as "list jobs in agents-tools"; it stands in what Unavailable says."""
     try:
         yield

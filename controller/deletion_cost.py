@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
-from kubernetes.aio.client import ApiClient, ApiException, CoreV1Api
 
 from backplane.errors import PlatformError
 from backplane.queue.base import LiveWorker, Queue
-from controller.cluster import REQUEST_SECONDS, answered, connect_cluster, translated
+from controller.cluster import Cluster, connect_cluster
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -43,42 +42,22 @@ class DeletionCosts:
     async def run(self) -> None:
         while True:
             try:
-                async with connect_cluster() as client:
+                async with connect_cluster() as cluster:
                     while True:
-                        await self.update(client)
+                        await self.update(cluster)
                         await asyncio.sleep(self._period_seconds)
             except PlatformError as error:
                 log.warning("the deletion costs of worker pods are not told", error=error.message)
                 await asyncio.sleep(self._period_seconds)
 
-    async def update(self, client: ApiClient) -> None:
+    async def update(self, cluster: Cluster) -> None:
         """One pass. Raises PlatformError when the cluster or the queue does not answer."""
-        api: Any = CoreV1Api(client)
-        with translated(f"list pods in {self._namespace}"):
-            listed = await answered(
-                api.list_namespaced_pod_without_preload_content(
-                    self._namespace, label_selector=self._selector, _request_timeout=REQUEST_SECONDS
-                )
-            )
-        found = [pod["metadata"] for pod in listed["items"]]
+        found = [pod["metadata"] for pod in await cluster.pods(self._namespace, self._selector)]
         pods = {pod["name"]: _cost(pod) for pod in found if "deletionTimestamp" not in pod}
         if not pods:
             return
         for name, cost in costs(await self._queue.workers(), pods).items():
-            await self._write(api, name, cost)
-
-    async def _write(self, api: Any, pod: str, cost: str) -> None:
-        body = {"metadata": {"annotations": {ANNOTATION: cost}}}
-        with translated(f"patch pods in {self._namespace}"):
-            try:
-                await answered(
-                    api.patch_namespaced_pod_without_preload_content(
-                        pod, self._namespace, body=body, _request_timeout=REQUEST_SECONDS
-                    )
-                )
-            except ApiException as error:
-                if error.status != 404:  # it has ended meanwhile
-                    raise
+            await cluster.annotate_pod(self._namespace, name, {ANNOTATION: cost})
 
 
 def _cost(metadata: Mapping[str, Any]) -> str | None:

@@ -17,19 +17,17 @@ from enum import Enum
 from typing import Any
 
 import structlog
-from kubernetes.aio.client import ApiClient, ApiException, BatchV1Api
 
 from backplane.errors import PlatformError, Unavailable
 from backplane.queue.base import Queue
 from backplane.runs import Hold
 from backplane.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.store.runs import Runs
-from controller.cluster import REQUEST_SECONDS, answered, connect_cluster, translated
+from controller.cluster import Cluster, connect_cluster
 
 PAGE = 100
 """A Job holds the program that it runs, some 30 KB."""
 DELETES_AT_ONCE = 10
-_GONE_OR_CHANGED = (404, 409)
 
 log = structlog.get_logger()
 
@@ -144,23 +142,23 @@ class SandboxJobCollector:
     async def run(self) -> None:
         while True:
             try:
-                async with connect_cluster() as client:
+                async with connect_cluster() as cluster:
                     while True:
-                        await self.collect(client)
+                        await self.collect(cluster)
                         await self._pause()
             except PlatformError as error:
                 log.warning("sandbox jobs are not collected", error=error.message)
                 await self._pause()
 
-    async def collect(self, client: ApiClient) -> None:
+    async def collect(self, cluster: Cluster) -> None:
         """One pass. Raises PlatformError when the cluster or the database does not answer."""
-        jobs = await list_jobs(client, self._namespace)
+        jobs = await list_jobs(cluster, self._namespace)
         known = Known(
             await self._runs.holds({job.run_id for job in jobs if job.run_id}) if jobs else {},
             await self._live_workers() if any(job.is_warm for job in jobs) else frozenset(),
         )
         going, self._doubts = judge(jobs, known, self._times, self._doubts, time.monotonic())
-        if count := await delete_jobs(client, self._namespace, going):
+        if count := await delete_jobs(cluster, self._namespace, going):
             self._collected(count)
             log.info("removed sandbox jobs that nobody needs", jobs=count, names=[job.name for job in going[:10]])
 
@@ -176,51 +174,23 @@ class SandboxJobCollector:
         await asyncio.sleep(self._period_seconds * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
 
 
-async def list_jobs(client: ApiClient, namespace: str) -> list[SandboxJob]:
+async def list_jobs(cluster: Cluster, namespace: str) -> list[SandboxJob]:
     """All Jobs that are sandboxes, but for those that are being deleted. Raises Unavailable."""
-    api: Any = BatchV1Api(client)
-    found: list[SandboxJob] = []
-    following: dict[str, str] = {}
-    while True:
-        with translated(f"list jobs in {namespace}"):
-            page = await answered(
-                api.list_namespaced_job_without_preload_content(
-                    namespace,
-                    label_selector=f"{PART}={SANDBOX}",
-                    limit=PAGE,
-                    _request_timeout=REQUEST_SECONDS,
-                    **following,
-                )
-            )
-        now = datetime.now(UTC)
-        found += [sandbox_job(item, now) for item in page["items"] if "deletionTimestamp" not in item["metadata"]]
-        if not page["metadata"].get("continue"):
-            return found
-        following = {"_continue": page["metadata"]["continue"]}
+    return [
+        sandbox_job(item, datetime.now(UTC))
+        async for item in cluster.jobs(namespace, f"{PART}={SANDBOX}", page=PAGE)
+        if "deletionTimestamp" not in item["metadata"]
+    ]
 
 
-async def delete_jobs(client: ApiClient, namespace: str, jobs: Iterable[SandboxJob]) -> int:
+async def delete_jobs(cluster: Cluster, namespace: str, jobs: Iterable[SandboxJob]) -> int:
     """Delete these with their pods, and tell how many there were. One that has changed since it was listed stays, for
     it may have been adopted. Raises Unavailable; some may be deleted then."""
-    api: Any = BatchV1Api(client)
     some = asyncio.Semaphore(DELETES_AT_ONCE)
 
     async def delete(job: SandboxJob) -> bool:
-        as_it_was = {"uid": job.uid, "resourceVersion": job.version}
-        body = {"propagationPolicy": "Foreground", "preconditions": as_it_was}
         async with some:
-            with translated(f"delete jobs in {namespace}"):
-                try:
-                    await answered(
-                        api.delete_namespaced_job_without_preload_content(
-                            job.name, namespace, body=body, _request_timeout=REQUEST_SECONDS
-                        )
-                    )
-                except ApiException as error:
-                    if error.status not in _GONE_OR_CHANGED:
-                        raise
-                    return False
-        return True
+            return await cluster.delete_job(namespace, job.name, uid=job.uid, version=job.version)
 
     ended = await asyncio.gather(*map(delete, jobs), return_exceptions=True)
     for error in ended:

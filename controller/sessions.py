@@ -307,14 +307,16 @@ class Jobs(Place):
         self._namespace = namespace
 
     async def find(self) -> list[Leftover]:
-        async with connect_cluster() as client:
-            jobs = await list_jobs(client, self._namespace)
+        async with connect_cluster() as cluster:
+            jobs = await list_jobs(cluster, self._namespace)
         return [_job_left(job) for job in jobs]
 
     async def remove(self, leftover: Leftover) -> bool:
-        async with connect_cluster() as client:
-            jobs = await list_jobs(client, self._namespace)
-            return bool(await delete_jobs(client, self._namespace, [job for job in jobs if _job_left(job) == leftover]))
+        async with connect_cluster() as cluster:
+            jobs = await list_jobs(cluster, self._namespace)
+            return bool(
+                await delete_jobs(cluster, self._namespace, [job for job in jobs if _job_left(job) == leftover])
+            )
 
 
 def _job_left(job: SandboxJob) -> Leftover:

@@ -8,7 +8,7 @@ Process 1 of the container is a small shell script. It takes the exit status of 
 killed from within, joins output and error in one pipe (an engine moves the two apart, and mixes up their order), and
 says on its own standard error, which no command has, when the command begins, how it ended, and whether the kernel
 killed something for the container's memory. An end is believed only where that report and the exit code of the
-engine's program agree, for the code alone may as well be an engine's failure.
+engine's program do not contradict each other, for the code alone may as well be an engine's failure.
 
 What a command reads is a file that is mounted too, for Podman gives up the rest of the output when a command ends
 before it has read all that comes through a pipe.
@@ -295,23 +295,25 @@ class _Container:
         assert self._process is not None
         code = await self._process.wait()
         self._pipe.drain()
-        if (counted_from := self._own_end()) is None:
+        if (ended := self._own_end()) is None:
             said = self._report.replace(_STARTED, b"").decode("utf-8", "replace").strip()
             raise SandboxError(
                 f"a container was ended from outside ({self._engine.name}: {code} {said[-500:]}): somebody stopped it, "
                 "or the engine, or the machine has no memory left; how far the command came is not known"
             )
+        code = int(ended[1])
         # A command that coped with the loss of a process to its memory cap is fine.
-        if code != 0 and _OOM_KILLS.search(self._report, counted_from):
+        if code != 0 and _OOM_KILLS.search(self._report, ended.end()):
             return Ending.MEMORY, code, "it used all its memory (SANDBOX_MEMORY_BYTES)"
         return Ending.EXITED, code, _SIGNALS_OF_LIMITS.get(code, "")
 
-    def _own_end(self) -> int | None:
-        """Where the report of process 1 on its end stops, if both it and the engine tell of the same end."""
+    def _own_end(self) -> "re.Match[bytes] | None":
+        """What process 1 reports of its end, if it and the engine's program both tell of that end."""
         *_, ended = (None, *_ENDED.finditer(self._report))
-        if ended is None or self._process is None or self._process.returncode != int(ended[1]):
+        if ended is None or self._process is None:
             return None
-        return ended.end()
+        # Docker's program, talking to a service of Podman's, says 0 of any end.
+        return ended if self._process.returncode in (0, int(ended[1])) else None
 
     async def remove(self) -> None:
         """Leave nothing of it. The engine removes by itself what has ended by itself."""

@@ -21,7 +21,20 @@ from worker.sandbox.base import Command, Ending, NoticeSink, Outcome, OutputSink
 from worker.sandbox.channel import Channel, NotUnderstood, parsed
 from worker.sandbox.cluster import Cluster
 from worker.sandbox.mirror import Mirror, TooMuch
-from worker.sandbox.pod.frames import BEGIN, CHUNK, COLLECT, DONE, ENDED, GO, HEADER, INPUT, OUTPUT, frame
+from worker.sandbox.pod.frames import (
+    BEGIN,
+    CHUNK,
+    COLLECT,
+    DONE,
+    ENDED,
+    GO,
+    HEADER,
+    INPUT,
+    MAX_PAYLOAD,
+    OUTPUT,
+    frame,
+    json_frame,
+)
 from worker.sandbox.pod.packed import PIPE_ARGV
 from worker.sandbox.pod_state import EndReason
 from worker.sandbox.process import COMMAND_TOO_LONG
@@ -136,7 +149,7 @@ class Conversation:
             self._pod.mirror = Mirror()
         self._pod.used = True
         limits = command.limits
-        await channel.tell(
+        begin = json_frame(
             BEGIN,
             {
                 "call": self._call,
@@ -154,10 +167,13 @@ class Conversation:
                 },
             },
         )
+        if len(begin) > MAX_PAYLOAD:
+            raise InvalidInput(COMMAND_TOO_LONG)
+        await channel.send(begin)
         async for piece in self._pod.mirror.outgoing(self._folder):
             await channel.send(piece)
-        for begin in range(0, len(command.stdin), CHUNK):
-            await channel.send(frame(INPUT, command.stdin[begin : begin + CHUNK]))
+        for start in range(0, len(command.stdin), CHUNK):
+            await channel.send(frame(INPUT, command.stdin[start : start + CHUNK]))
         await channel.send(frame(GO))
 
     async def _follow(self, channel: Channel) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def open_sandbox(
     jobs = JobSettings(
         namespace=settings.sandbox_namespace,
         image=settings.sandbox_image,
-        argv=runner_argv(WORKSPACE, settings.sandbox_idle_seconds),
+        argv=runner_argv(WORKSPACE, settings.sandbox_idle_seconds, settings.sandbox_tmp_bytes),
         worker_id=worker_id,
         ttl_seconds=settings.sandbox_job_ttl_seconds,
         tmp_bytes=settings.sandbox_tmp_bytes,

@@ -1,27 +1,49 @@
 """A test says by its fixture which kinds it holds for: `sandbox` all, `isolated` those with walls, `nearby` those that
 can be watched from this machine, `local_sandbox` the two without an engine."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backplane.workspace.files import empty, open_folder
-from tests.contracts.sandbox.sandboxes import EVERY, ISOLATED, LOCAL, NEARBY, OPENERS, Running, kinds
+from tests.contracts.sandbox.sandboxes import EVERY, ISOLATED, LOCAL, NEARBY, OPENERS, Place, Running, kinds, opened
+from tests.kubernetes.conftest import kubeconfig, namespace, sandbox_image
 from worker.sandbox.base import Outcome, Sandbox
+
+__all__ = ["kubeconfig", "namespace", "sandbox_image"]
 
 Run = Callable[..., Coroutine[Any, Any, tuple[Outcome, str]]]
 
 
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param != "kubernetes":
+        return Place(request.param)
+    of_cluster = {name: request.getfixturevalue(name) for name in ("namespace", "kubeconfig")}
+    return Place(request.param, image=request.getfixturevalue("sandbox_image"), **of_cluster)
+
+
 @pytest.fixture(params=kinds(EVERY))
-async def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    return await OPENERS[request.param]()
+def every_place(request: pytest.FixtureRequest) -> Place:
+    return place(request)
 
 
 @pytest.fixture(params=kinds(ISOLATED))
-async def isolated(request: pytest.FixtureRequest) -> Sandbox:
-    return await OPENERS[request.param]()
+def isolated_place(request: pytest.FixtureRequest) -> Place:
+    return place(request)
+
+
+@pytest.fixture
+async def sandbox(every_place: Place) -> AsyncIterator[Sandbox]:
+    async with opened(every_place) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def isolated(isolated_place: Place) -> AsyncIterator[Sandbox]:
+    async with opened(isolated_place) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(params=kinds(NEARBY))

@@ -1,7 +1,8 @@
 """The kinds of sandbox that the contract holds for, and what its tests share.
 
 `bubblewrap` is the local sandbox as it should be, `unisolated` what it falls back to. `container` runs on whichever
-engine works here, or on the one that SANDBOX_CONTAINER_ENGINE names.
+engine works here, or on the one that SANDBOX_CONTAINER_ENGINE names; `kubernetes` in the cluster of KUBECONFIG, in a
+namespace of the tests' own.
 """
 
 import asyncio
@@ -9,8 +10,9 @@ import atexit
 import functools
 import os
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,16 @@ from tests.waiting import wait_until
 from worker.sandbox.base import Call, Command, Isolation, Limits, Outcome, Sandbox
 from worker.sandbox.cgroup import ControlGroups
 from worker.sandbox.container import ContainerSandbox, open_container_sandbox
+from worker.sandbox.job import WORKSPACE, JobSettings
+from worker.sandbox.kubernetes import Starts, open_kubernetes_sandbox
 from worker.sandbox.local import LocalSandbox, open_local_sandbox
+from worker.sandbox.pod.packed import runner_argv
 
 MIB = 1024 * 1024
 LIMITS = Limits(
     wall_seconds=60,
     memory_bytes=256 * MIB,
-    cpus=1,
+    cpus=0.5,
     cpu_seconds=20,
     processes=32,
     file_bytes=64 * MIB,
@@ -35,8 +40,8 @@ LIMITS = Limits(
     files=1000,
 )
 
-EVERY = ("bubblewrap", "unisolated", "container")
-ISOLATED = ("bubblewrap", "container")
+EVERY = ("bubblewrap", "unisolated", "container", "kubernetes")
+ISOLATED = ("bubblewrap", "container", "kubernetes")
 NEARBY = ("bubblewrap", "unisolated", "container")
 """Those whose processes run on this machine, in the very folder that they were given."""
 LOCAL = ("bubblewrap", "unisolated")
@@ -87,6 +92,44 @@ async def open_found_container() -> Sandbox:
     if isinstance(found, PlatformError):
         return cannot_be_had(found, required=bool(os.environ.get("CONTAINERS_REQUIRED")))
     return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sandbox of this kind is to be; what only a cluster needs is empty for the others."""
+
+    kind: str
+    namespace: str = ""
+    image: str = ""
+    kubeconfig: str = ""
+
+
+@asynccontextmanager
+async def opened(place: Place) -> AsyncIterator[Sandbox]:
+    if place.kind != "kubernetes":
+        yield await OPENERS[place.kind]()
+        return
+    jobs = JobSettings(
+        namespace=place.namespace,
+        image=place.image,
+        argv=runner_argv(WORKSPACE, 60, 16 * MIB),
+        worker_id=uuid.uuid4().hex,
+        ttl_seconds=1,
+        tmp_bytes=16 * MIB,
+    )
+    uncounted = Starts(lambda kind, start, seconds: None, lambda kind, reason: None, lambda count: None)
+    async with open_kubernetes_sandbox(
+        jobs,
+        uncounted,
+        own_limits=LIMITS,
+        start_seconds=120,
+        idle_seconds=60,
+        longest_run_seconds=600,
+        reuses=False,
+        pool_size=0,
+        kubeconfig=place.kubeconfig,
+    ) as sandbox:
+        yield sandbox
 
 
 def cannot_be_had(error: PlatformError, *, required: bool) -> Sandbox:

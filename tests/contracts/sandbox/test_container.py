@@ -212,8 +212,11 @@ async def test_a_volume_that_the_image_asks_for_is_bounded_like_tmp(
 ) -> None:
     made = subprocess.run([*engine.words, "create", "--network", "none", image], check=True, capture_output=True)
     name = made.stdout.decode().strip()
-    subprocess.run([*engine.words, "commit", "--change", "VOLUME /data", name, image], check=True, capture_output=True)
-    subprocess.run([*engine.words, "rm", name], check=True, capture_output=True)
+    try:
+        change = ["--change", "VOLUME /data"]
+        subprocess.run([*engine.words, "commit", *change, name, image], check=True, capture_output=True)
+    finally:
+        subprocess.run([*engine.words, "rm", name], check=True, capture_output=True)
     sandbox = await open_container(image=image, tmp_bytes=32 * MIB)
     _, said = await run(sandbox, "sh", "-c", "echo x > /data/x; grep -E '/(data|tmp) ' /proc/mounts")
     await sandbox.close()

@@ -153,10 +153,10 @@ print(found)
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "NO_PROXY"])
 async def test_a_proxy_of_the_machine_is_not_told_but_one_of_the_step_is(
-    isolated: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+    nearby: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://user:platform-secret@proxy")
-    _, said = await run(isolated, "sh", "-c", f'echo "[${{{name}-}}]"')
+    _, said = await run(nearby, "sh", "-c", f'echo "[${{{name}-}}]"')
     assert said == "[]\n"
-    _, said = await run(isolated, "sh", "-c", f'echo "[${{{name}-}}]"', environment={name: "own"})
+    _, said = await run(nearby, "sh", "-c", f'echo "[${{{name}-}}]"', environment={name: "own"})
     assert said == "[own]\n"

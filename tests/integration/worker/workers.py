@@ -196,7 +196,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, scratch: Path) -> None:
         self._environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "KUBECONFIG") if name in os.environ},
             **environment_of(settings),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(scratch),

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kubernetes.aio.client import ApiClient, BatchV1Api, CoreV1Api
+from kubernetes.aio.client import BatchV1Api, CoreV1Api
 
 from backplane.queue.base import Queue
 from backplane.redis_client import RedisClients
@@ -16,6 +16,7 @@ from backplane.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKE
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.users import Tier, User
+from controller.cluster import Cluster as ControllersCluster
 from controller.cluster import connect_cluster
 from tests.queues import redis_queue
 from tests.submitted import new_run
@@ -23,15 +24,15 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def cluster(kubeconfig: str) -> AsyncIterator[ApiClient]:
-    async with connect_cluster() as client:
-        yield client
+async def cluster(kubeconfig: str) -> AsyncIterator[ControllersCluster]:
+    async with connect_cluster() as made:
+        yield made
 
 
 @pytest.fixture
-async def namespace(cluster: ApiClient) -> AsyncIterator[str]:
+async def namespace(cluster: ControllersCluster) -> AsyncIterator[str]:
     """One of the test's own, ready for pods, and deleted with all that is in it."""
-    api: Any = CoreV1Api(cluster)
+    api: Any = CoreV1Api(cluster.client)
     name = f"t-controller-{uuid4().hex[:8]}"
     await api.create_namespace({"metadata": {"name": name}})
 
@@ -45,9 +46,9 @@ async def namespace(cluster: ApiClient) -> AsyncIterator[str]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Jobs and pods in one namespace."""
+    """Jobs and pods in one namespace. `own` is how a controller sees the cluster."""
 
-    client: ApiClient
+    own: ControllersCluster
     namespace: str
     image: str
 
@@ -111,15 +112,15 @@ class Cluster:
 
     @property
     def _batch(self) -> Any:
-        return BatchV1Api(self.client)
+        return BatchV1Api(self.own.client)
 
     @property
     def _core(self) -> Any:
-        return CoreV1Api(self.client)
+        return CoreV1Api(self.own.client)
 
 
 @pytest.fixture
-def kubernetes(cluster: ApiClient, namespace: str, sandbox_image: str) -> Cluster:
+def kubernetes(cluster: ControllersCluster, namespace: str, sandbox_image: str) -> Cluster:
     return Cluster(cluster, namespace, sandbox_image)
 
 

@@ -11,7 +11,7 @@ from tests.kubernetes.controller.conftest import Cluster, Platform
 from tests.metrics import scrape
 from tests.waiting import wait_until
 
-SOME_SECONDS = 30.0
+SOME_SECONDS = 90.0
 
 
 async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pods(
@@ -32,6 +32,7 @@ async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pod
             "lease_seconds": 2,
             "heartbeat_seconds": 1,
             "pod_deletion_cost": True,
+            "pod_deletion_cost_selector": "app=agent-worker",
             "pod_deletion_cost_seconds": 0.2,
             "pod_namespace": kubernetes.namespace,
             "metrics_port": free_port(),

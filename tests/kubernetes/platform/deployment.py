@@ -51,11 +51,13 @@ class Deployment:
     credentials: Path
     image: str
 
-    def deploy(self, *arguments: str, image: str | None = None, credentials: Path | None = None) -> Completed:
+    def deploy(
+        self, *arguments: str, image: str | None = None, credentials: Path | None = None, **environment: str
+    ) -> Completed:
         """deploy-phase2b.sh, as an operator would call it."""
         command = [str(PROJECT / "deploy-phase2b.sh"), "--image", image or self.image, "--overlay", str(self.overlay)]
         command += ["--credentials", str(credentials or self.credentials), *arguments]
-        return self._run(command, timeout=400)
+        return self._run(command, timeout=400, **environment)
 
     def verify(self, token: str, *arguments: str) -> Completed:
         return self._run([str(PROJECT / "verify-phase2b.sh"), *arguments], timeout=300, AGENT_API_TOKEN=token)

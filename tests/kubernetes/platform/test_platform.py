@@ -1,13 +1,18 @@
 """The platform on a real cluster, by the scripts that operators use: deployed, verified, changed under load, undone."""
 
 import asyncio
+import json
+import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+from backplane.sandbox_labels import RUN
 from tests.kubernetes.platform.deployment import (
     API,
     CONTROLLER,
     NAMESPACE,
+    TOOLS_NAMESPACE,
     WORKER,
     Deployment,
     JsonObject,
@@ -52,6 +57,40 @@ def test_verifying_with_a_wrong_token_says_what_to_do(deployment: Deployment, us
     assert done.returncode == 1
     assert "FAILED" in done.stderr
     assert "agentctl token create" in done.stderr
+
+
+def test_what_the_cluster_does_not_know_is_missing_before_anything_is_changed(
+    deployment: Deployment, first_deployment: Completed, tmp_path: Path
+) -> None:
+    folder = tmp_path.resolve()
+    bases = os.path.relpath(deployment.overlay, folder)
+    (folder / "kustomization.yaml").write_text(f"bases:\n  - {bases}\nresources:\n  - thing.yaml\n")
+    (folder / "thing.yaml").write_text("apiVersion: example.org/v1\nkind: Unheard\nmetadata: {name: of}\n")
+    before = deployment.get("deployment", API)["metadata"]["generation"]
+
+    done = replace(deployment, overlay=folder).deploy(image="agent-api:another")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("Nothing was changed.")
+    assert "it does not know Unheard (example.org/v1)" in done.stderr
+    assert deployment.get("deployment", API)["metadata"]["generation"] == before
+
+
+def test_what_the_user_may_not_do_is_missing_before_anything_is_changed(
+    deployment: Deployment, kubeconfig: str, tmp_path: Path
+) -> None:
+    nobody = json.loads(deployment.run("config", "view", "--raw", "--flatten", "-o", "json"))
+    for user in nobody["users"]:
+        user["user"]["as"] = "nobody"
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(nobody))
+
+    done = deployment.deploy(KUBECONFIG=str(file))
+
+    assert done.returncode == 2
+    assert "your user may not" in done.stderr
+    for right in ("patch deployments.apps in agents", "patch roles.rbac.authorization.k8s.io in agents-tools"):
+        assert right in done.stderr
 
 
 def test_deploying_again_changes_nothing(deployment: Deployment, first_deployment: Completed) -> None:
@@ -131,6 +170,8 @@ async def test_a_worker_that_is_killed_in_a_step_costs_no_run(deployment: Deploy
     assert [step["status"] for step in steps] == ["completed", "completed"]
     files = await user.ask("GET", f"/agent/runs/{run_id}/files")
     assert [file["path"] for file in files["files"]] == ["in.txt", "out.txt"]
+    jobs = deployment.get("jobs", "-l", f"{RUN}={run_id}", namespace=TOOLS_NAMESPACE)["items"]
+    assert len(jobs) == 1, "the next worker goes on with the command that runs"
 
 
 async def test_scaled_up_and_down_under_load(deployment: Deployment, user: User) -> None:
@@ -169,15 +210,16 @@ async def test_a_broken_image_is_told_and_undone_while_the_old_one_serves(deploy
         assert "localhost/agent-api:broken" in done.stderr
         assert "ErrImagePull" in done.stderr or "ImagePullBackOff" in done.stderr
         assert f"kubectl rollout undo deployment/{API} -n {NAMESPACE}" in done.stderr
+        assert f"deployment/{WORKER}" not in done.stderr, "it was not touched, so there is nothing to undo"
         await load.more(1)
-        for name in (API, WORKER, CONTROLLER):
-            await asyncio.to_thread(deployment.run, "rollout", "undo", f"deployment/{name}", "-n", NAMESPACE)
-            await deployment.settled(name)
+        await asyncio.to_thread(deployment.run, "rollout", "undo", f"deployment/{API}", "-n", NAMESPACE)
+        await deployment.settled(API)
         await load.more(1)
 
     load.check()
-    images = {pod["spec"]["containers"][0]["image"] for pod in deployment.pods(API)}
-    assert images == {deployment.image}
+    for name in (API, WORKER, CONTROLLER):
+        images = {pod["spec"]["containers"][0]["image"] for pod in deployment.pods(name)}
+        assert images == {deployment.image}
 
 
 async def test_wrong_credentials_are_told_without_being_shown(
@@ -188,12 +230,16 @@ async def test_wrong_credentials_are_told_without_being_shown(
     database = next(line for line in right.splitlines() if line.startswith("DATABASE_URL="))
     password = database.split("@")[0].rsplit(":", 1)[1]
     wrong.write_text(right.replace(f"{password}@", "not-the-password@"))
+    workers = [pod["metadata"]["name"] for pod in deployment.pods(WORKER)]
 
-    done = await asyncio.to_thread(deployment.deploy, "--timeout", "25", credentials=wrong)
+    done = await asyncio.to_thread(deployment.deploy, "--timeout", "35", credentials=wrong)
+    workers_then = [pod["metadata"]["name"] for pod in deployment.pods(WORKER)]
     again = await asyncio.to_thread(deployment.deploy)
 
     assert done.returncode == 1
     assert "container migrate" in done.stderr
+    assert "password authentication failed" in done.stderr
+    assert workers_then == workers, "those of before go on"
     assert "not-the-password" not in done.stdout + done.stderr
     assert again.returncode == 0, again.stdout + again.stderr
     assert await user.ask("GET", "/agent/me")

@@ -68,7 +68,7 @@ async def a_worker(
     jobs = JobSettings(
         namespace=namespace,
         image=image,
-        argv=runner_argv(WORKSPACE, 60),
+        argv=runner_argv(WORKSPACE, 60, 16 * MIB),
         worker_id=worker_id,
         ttl_seconds=60,
         tmp_bytes=16 * MIB,

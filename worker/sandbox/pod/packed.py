@@ -49,10 +49,11 @@ while True:
 PIPE_ARGV = ("python3", "-I", "-S", "-c", PIPE)
 
 
-def runner_argv(workspace: str, idle_seconds: float) -> tuple[str, ...]:
-    """The container's first process. After `idle_seconds` with no command and no worker it ends by itself."""
+def runner_argv(workspace: str, idle_seconds: float, tmp_bytes: int) -> tuple[str, ...]:
+    """The container's first process. After `idle_seconds` with no command and no worker it ends by itself;
+    a command that leaves more than `tmp_bytes` in /tmp is ended."""
     package = __name__.rpartition(".")[0]
     texts = [f"{package}.{name}\n{Path(__file__).with_name(name + '.py').read_text()}" for name in _MODULES]
     packed = b64encode(zlib.compress("\0".join(texts).encode(), 9)).decode()
     program = _START.format(packed=packed)
-    return ("python3", "-I", "-S", "-B", "-W", "ignore", "-c", program, workspace, str(idle_seconds))
+    return ("python3", "-I", "-S", "-B", "-W", "ignore", "-c", program, workspace, str(idle_seconds), str(tmp_bytes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -66,8 +67,9 @@ class Process:
                 os.execvpe(call["argv"][0], call["argv"], environment)  # noqa: S606
             except OSError as error:
                 os.write(tell, str(error.errno).encode())
+                os._exit(127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126)
             finally:
-                os._exit(127)
+                os._exit(126)
         os.close(tell)
         with os.fdopen(broken, "rb") as told:
             self.start_error = int(told.read() or 0)

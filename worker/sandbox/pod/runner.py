@@ -73,13 +73,15 @@ if TYPE_CHECKING:
 
     Signature = tuple[int, int, int, int]
 
+TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 DISK_LOOK_SECONDS = 0.2
 DISK_SHARE_OF_TIME = 0.05
 
 
 class Runner:
-    def __init__(self, workspace: str, idle_seconds: float) -> None:
+    def __init__(self, workspace: str, idle_seconds: float, tmp_bytes: int) -> None:
         self._workspace = workspace
+        self._tmp_bytes = tmp_bytes
         self._idle_seconds = idle_seconds
         self._selector = selectors.DefaultSelector()
         self._state = "idle"
@@ -139,7 +141,7 @@ class Runner:
             if not self._connection and time.monotonic() - self._alone_since >= self._idle_seconds:
                 self._quit(0)
         elif self._full:
-            self._end(137, "disk", "the folder holds " + self._full[0])
+            self._end(137, "disk", self._full[0])
         elif time.monotonic() >= self._process.deadline:
             self._end(137, "timeout", f"it ran longer than {self._process.limits['wall_seconds']:g} seconds")
 
@@ -160,7 +162,7 @@ class Runner:
         self._collected = {}
         self._spool = Spool()
         self._incoming = None
-        self._given = tempfile.TemporaryFile(dir="/tmp") if call["stdin"] else None  # noqa: SIM115
+        self._given = tempfile.TemporaryFile(dir=TMP) if call["stdin"] else None  # noqa: SIM115
 
     def _go(self) -> None:
         if self._given:
@@ -171,15 +173,13 @@ class Runner:
             self._given.close()
             self._given = None
         self._state = "running"
-        if self._process.start_error in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
-            why = "not found" if self._process.start_error != errno.EACCES else "permission denied"
+        number = self._process.start_error
+        if number and number != errno.E2BIG:
+            why = "not found" if number in (errno.ENOENT, errno.ENOTDIR) else os.strerror(number)
             self._spool.add(f"{self._call['argv'][0]}: {why}\n".encode("utf-8", "surrogateescape"))
         self._selector.register(self._process.output, selectors.EVENT_READ, lambda _: self._take_output())
         self._reading_output = True
-        limits = self._process.limits
-        threading.Thread(
-            target=self._watch_disk, args=(self._process, limits["disk_bytes"], limits["files"]), daemon=True
-        ).start()
+        threading.Thread(target=self._watch_disk, args=(self._process,), daemon=True).start()
 
     def _take_output(self) -> bool:
         if not self._process:
@@ -238,20 +238,32 @@ class Runner:
             detail = "it used all its CPU time (SANDBOX_CPU_SECONDS)"
         elif code == 128 + signal.SIGXFSZ:
             detail = "it wrote a file that is too large (SANDBOX_FILE_BYTES)"
+        elif ending == "exited" and code == 0:
+            # What was written since the last look; more than this the worker would not take.
+            detail = self._too_full(process.limits)
+            if detail:
+                code, ending = 137, "disk"
         seconds = time.monotonic() - process.began
         self._ended = {"exit_code": code, "ending": ending, "detail": detail, "seconds": seconds}
         if process.start_error:
             self._ended["start_error"] = process.start_error
         self._state = "ended"
 
-    def _watch_disk(self, process: Process, most_bytes: int, most_files: int) -> None:
+    def _too_full(self, limits: dict[str, Any]) -> str:
+        found = over_limit(self._workspace, limits["disk_bytes"], limits["files"])
+        if found:
+            return f"the folder holds {found}"
+        found = over_limit(TMP, self._tmp_bytes, limits["files"])
+        return f"{TMP} holds {found} (SANDBOX_TMP_BYTES)" if found else ""
+
+    def _watch_disk(self, process: Process) -> None:
         pause = DISK_LOOK_SECONDS
         while True:
             time.sleep(pause)
             if self._process is not process:
                 return
             began = time.monotonic()
-            found = over_limit(self._workspace, most_bytes, most_files)
+            found = self._too_full(process.limits)
             if found:
                 if self._process is process:
                     self._full.append(found)
@@ -406,6 +418,6 @@ class Runner:
                 yield frame(DATA, chunk)
 
 
-def main(workspace: str, idle_seconds: str) -> int:
+def main(workspace: str, idle_seconds: str, tmp_bytes: str) -> int:
     dumpable(False)
-    return Runner(workspace, float(idle_seconds)).run()
+    return Runner(workspace, float(idle_seconds), int(tmp_bytes)).run()
