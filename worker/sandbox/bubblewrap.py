@@ -165,7 +165,8 @@ class BubblewrapTree(ProcessTree):
                 raise self._cannot_start()
             first = int(json.loads(line)["child-pid"])
             self._first_process = os.pidfd_open(first)
-            group.join(first)
+            # The kernel may take its time (control groups of version 1), and the loop has others to serve.
+            await asyncio.to_thread(group.join, first)
             for kind, limit in resource_limits(command.limits, memory_is_capped=group.caps_memory).items():
                 _limit(first, kind, limit)
             os.write(go_write, b"\n")

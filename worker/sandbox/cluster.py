@@ -61,6 +61,15 @@ class _Tracked:
         self.changed = asyncio.Event()
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The worker's Jobs, and why no pod is made of some, at one moment of the loop's clock."""
+
+    at: float
+    jobs: Mapping[str, dict[str, Any]]
+    complaints: Mapping[str, str]
+
+
 class Cluster:
     """Made by `open_cluster`. Every method raises Unavailable when the API server cannot be reached."""
 
@@ -75,6 +84,8 @@ class Cluster:
         self._tracked: dict[str, _Tracked] = {}
         self._version = ""
         self._trouble = ""
+        self._looking = asyncio.Lock()
+        self._look = _Look(float("-inf"), {}, {})
 
     @property
     def requests(self) -> int:
@@ -158,9 +169,9 @@ class Cluster:
         gone."""
         patch = {"metadata": {"labels": dict(labels)}}
         try:
-            await self._call("PATCH", f"{self._jobs_path}/{name}", body=patch)
-            for pod in await self._pod_names(name):
-                await self._call("PATCH", f"{self._pods_path}/{pod}", body=patch)
+            pods = [f"{self._pods_path}/{pod}" for pod in await self._pod_names(name)]
+            paths = [f"{self._jobs_path}/{name}", *pods]
+            await asyncio.gather(*(self._call("PATCH", path, body=patch) for path in paths))
         except ApiRefused as refused:
             raise SandboxError(f"the Job {name} is gone; the step can be tried again") from refused
 
@@ -311,14 +322,27 @@ class Cluster:
         return pod_state.deleted(job)
 
     async def _why_no_pod(self, name: str) -> Waiting:
-        job = await self._job(name)
+        async with self._looking:
+            look = self._look
+            if name not in look.jobs or asyncio.get_running_loop().time() - look.at > NEXT_LOOK_SECONDS / 2:
+                look = self._look = await self._look_at_all()
+        job = look.jobs.get(name)
         if job is None or pod_state.is_finished(job):
             failure = pod_state.deleted(job).error()
             return Waiting(failure.message, failure, is_final=True)
-        query = [("fieldSelector", f"involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate")]
-        events = (await self._call("GET", self._events_path, query))["items"]
-        latest: dict[str, Any] = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default={})
-        return pod_state.no_pod(str(latest.get("message") or ""))
+        return pod_state.no_pod(look.complaints.get(name, ""))
+
+    async def _look_at_all(self) -> "_Look":
+        """One look for all that wait for a pod: a hundred that wait must not ask a hundred times."""
+        jobs = await self._call("GET", self._jobs_path, [("labelSelector", self._selector)])
+        failed = [("fieldSelector", "involvedObject.kind=Job,reason=FailedCreate")]
+        events = (await self._call("GET", self._events_path, failed))["items"]
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or ""))
+        return _Look(
+            asyncio.get_running_loop().time(),
+            {job["metadata"]["name"]: job for job in jobs["items"]},
+            {event["involvedObject"]["name"]: str(event.get("message") or "") for event in events},
+        )
 
     async def _job(self, name: str) -> dict[str, Any] | None:
         try:

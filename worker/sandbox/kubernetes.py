@@ -131,7 +131,7 @@ class KubernetesSandbox(Sandbox):
         if self._reuses and outcome.ending is Ending.EXITED and outcome.exit_code == 0 and pod.mirror.is_exact:
             self._kept[command.call.run_id] = pod
         else:
-            await self._dismiss(pod)
+            self._later(self._dismiss(pod))
         return outcome
 
     async def release(self, run_id: str) -> None:
@@ -141,7 +141,7 @@ class KubernetesSandbox(Sandbox):
             if not self._is_leaving:
                 await self._remove(pod, run_id)
         if kept := self._kept.pop(run_id, None):
-            await self._dismiss(kept)
+            self._later(self._dismiss(kept))
 
     def leave(self) -> None:
         self._is_leaving = True
@@ -151,7 +151,7 @@ class KubernetesSandbox(Sandbox):
         self._pool.clear()
         self._kept.clear()
         await asyncio.gather(*(self._dismiss(pod) for pod in pods))
-        await end(*self._closing)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     # --- ways to a pod ---
 
@@ -173,9 +173,11 @@ class KubernetesSandbox(Sandbox):
         labels = (job.run_labels if self._reuses else job.step_labels)(call, self._jobs.worker_id)
         while usual and (warm := self._take_warm()):
             try:
-                await self._cluster.relabel(warm.job, {**labels, sandbox_labels.POOL: None})
-            except SandboxError:
-                await self._remove(warm, "")  # it was deleted while it waited
+                await asyncio.gather(
+                    self._cluster.relabel(warm.job, {**labels, sandbox_labels.POOL: None}), self._answers(warm)
+                )
+            except (SandboxError, NotUnderstood, TimeoutError):
+                await self._remove(warm, "")  # it was deleted, or preempted, while it waited
             except BaseException:
                 await uninterrupted(self._remove(warm, ""))
                 raise
@@ -247,7 +249,8 @@ class KubernetesSandbox(Sandbox):
         except (SandboxError, NotUnderstood, Superseded, Unavailable) as error:
             log.info("cannot take a sandbox over", job=name, error=str(error))
             return None
-        if state.get("call") != digest(command) or state.get("state") not in ("running", "ended"):
+        goes_on = state.get("state") == "running" or (state.get("state") == "ended" and state.get("exit_code") == 0)
+        if state.get("call") != digest(command) or not goes_on:
             return None
         pod.used = True
         return pod
@@ -345,12 +348,19 @@ class KubernetesSandbox(Sandbox):
         self._pool.remove(pod)
         if time.monotonic() - pod.born < self._idle_seconds:
             with suppress(PlatformError, NotUnderstood, TimeoutError):
-                async with asyncio.timeout(KILL_SECONDS):
-                    channel = await pod.connect(self._cluster)
-                    await channel.greet(generation=0, call="", offset=0, peek=True)
+                await self._answers(pod)
                 self._pool.append(pod)
                 return
         self._later(self._dismiss(pod))
+
+    async def _answers(self, pod: Pod) -> None:
+        """Raises what is wrong with it: nobody notices a connection that ends while nobody listens."""
+        async with asyncio.timeout(KILL_SECONDS):
+            channel = await pod.connect(self._cluster)
+            try:
+                await channel.greet(generation=0, call="", offset=0, peek=True)
+            except Unavailable as error:
+                raise NotUnderstood(error.message) from error
 
     async def _warm_up(self) -> None:
         name = job.warm_name(str(uuid.uuid4()))
@@ -359,11 +369,24 @@ class KubernetesSandbox(Sandbox):
         try:
             await self._cluster.create(job.manifest(name, labels, self._own_limits, self._jobs, deadline))
             pod = Pod(name, await self._cluster.started(name, self._start_seconds, lambda line: None), 0)
-            await pod.connect(self._cluster)
+            await self._connected(pod)
         except BaseException:
             await uninterrupted(self._delete(name))
             raise
         self._pool.append(pod)
+
+    async def _connected(self, pod: Pod) -> None:
+        """A container that is said to run may for a moment not take a process yet."""
+        until, waits = time.monotonic() + KILL_SECONDS, pauses()
+        while True:
+            try:
+                await pod.connect(self._cluster)
+                return
+            except Unavailable:
+                await pod.disconnect()
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(next(waits))
 
 
 @asynccontextmanager

@@ -285,7 +285,8 @@ class Runner:
             connection.end_after_saying = True
             return
         if said.get("peek"):
-            connection.say(json_frame(STATE, {"state": self._state, "call": self._call.get("call")}))
+            self._alone_since = time.monotonic()
+            connection.say(json_frame(STATE, self._where()))
             return
         self._generation = said["generation"]
         if self._connection and self._connection is not connection:
@@ -293,9 +294,11 @@ class Runner:
         self._connection = connection
         same = self._call.get("call") == said["call"]
         connection.sent = max(said["from"] if same else 0, self._spool.start)
-        state = {"state": self._state, "call": self._call.get("call"), "from": connection.sent}
-        connection.say(json_frame(STATE, state))
+        connection.say(json_frame(STATE, {**self._where(), "from": connection.sent}))
         connection.greeted = True
+
+    def _where(self) -> dict[str, Any]:
+        return {"state": self._state, "call": self._call.get("call"), "exit_code": self._ended.get("exit_code")}
 
     def left(self, connection: Connection) -> None:
         if self._connection is connection:
