@@ -27,6 +27,10 @@ ATTEMPTS = 3
 QUOTA = Quota(max_bytes=10**10, max_files=100_000, max_depth=64)
 
 
+class PeerFailed(Exception):
+    """A program did not come to its end, however often it was tried."""
+
+
 class Syncer(ABC):
     """`name` is also the prefix in the bucket. Folders exist from the start and are removed with `folder`."""
 
@@ -122,7 +126,7 @@ class Program(Syncer):
             if done.returncode == 0:
                 return time.perf_counter() - began
             print(f"{self.name}, attempt {attempt + 1}: {done.stderr[-500:]}", file=sys.stderr)
-        raise RuntimeError(f"{self.name} ended with {done.returncode}")
+        raise PeerFailed(f"{self.name} ended with {done.returncode}")
 
 
 class Rclone(Program):

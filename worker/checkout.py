@@ -25,6 +25,7 @@ from typing import TypeVar
 from backplane.errors import Conflict, InvalidPath, NotFound
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import (
+    CREATE_FILE,
     READ_FILE,
     SerialThread,
     empty,
@@ -215,15 +216,29 @@ class Checkout:
         )
 
     async def _fetch(self, file: FileInfo) -> None:
-        incoming = self._base / "incoming" / secrets.token_hex(12)
         with suppress(NotFound):  # deleted since it was listed
             if file.size < LARGE:
+                arrived, content = await self._workspace.get(file.path)
+                await self._disk.run(self._make, arrived, content)
+                return
+            async with self._large:
+                incoming = self._base / "incoming" / secrets.token_hex(12)
                 arrived = await self._workspace.download(file.path, incoming)
-                await self._disk.run(self._place, arrived, incoming)
-            else:
-                async with self._large:
-                    arrived = await self._workspace.download(file.path, incoming)
-                    await in_thread(self._place, arrived, incoming)
+                await in_thread(self._place, arrived, incoming)
+
+    def _make(self, file: FileInfo, content: bytes) -> None:
+        """A small file is made where it belongs: it is all here, and making it elsewhere first takes twice as long."""
+        above, name = split(file.path)
+        with (
+            translated(file.path, missing=DISTURBED),
+            open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder,
+            FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=folder), "w") as made,
+        ):
+            made.write(content)
+            status = os.fstat(made.fileno())
+        if status.st_size != len(content):
+            raise Conflict(DISTURBED)
+        self._known[file.path] = _Known(file.etag, file.size, _signature(status), hashlib.blake2b(content).digest())
 
     def _place(self, file: FileInfo, incoming: Path) -> None:
         above, name = split(file.path)
@@ -305,17 +320,17 @@ class Checkout:
 
     async def _send(self, path: str) -> None:
         with ExitStack() as opened:
-            content, signature, digest = await self._disk.run(self._open, path, opened)
-            # By descriptor, so that it is this file that is sent, whatever has its name by now.
-            source = Path(f"/dev/fd/{content.fileno()}")
-            if digest is not None:
-                file = await self._workspace.upload(path, source)
-            else:
-                async with self._large:
-                    file, digest = await self._send_large(path, source, content)
-            if (file.size, signature) != (signature.size, _signature(os.fstat(content.fileno()))):
+            file, signature, small = await self._disk.run(self._open, path, opened)
+            if small is not None:
+                sent = await self._workspace.put(path, small)
+                self._known[path] = _Known(sent.etag, sent.size, signature, hashlib.blake2b(small).digest())
+                return
+            async with self._large:
+                # By descriptor, so that it is this file that is sent, whatever has its name by now.
+                sent, digest = await self._send_large(path, Path(f"/dev/fd/{file.fileno()}"), file)
+            if (sent.size, signature) != (signature.size, _signature(os.fstat(file.fileno()))):
                 raise Conflict(DISTURBED)
-            self._known[path] = _Known(file.etag, file.size, signature, digest)
+            self._known[path] = _Known(sent.etag, sent.size, signature, digest)
 
     async def _send_large(self, path: str, source: Path, content: FileIO) -> tuple[FileInfo, bytes]:
         """Hashed while it is sent: that the file stays the same meanwhile is seen from its times."""
@@ -326,15 +341,21 @@ class Checkout:
             await asyncio.gather(hashing, return_exceptions=True)  # it reads from what is closed next
 
     def _open(self, path: str, opened: ExitStack) -> tuple[FileIO, _Signature, bytes | None]:
-        """The file, how it looks, and its digest unless it is large."""
+        """The file, how it looks, and its content where it is small; then it is closed."""
         above, name = split(path)
         with (
             translated(path, missing=DISTURBED),
             open_folder(self._base, f"files/{above}".rstrip("/")) as folder,
         ):
-            content = opened.enter_context(FileIO(open_regular(name, folder)))
-            signature = _signature(os.fstat(content.fileno()))
-            return content, signature, _digest(content) if signature.size < LARGE else None
+            file = FileIO(open_regular(name, folder))
+            signature = _signature(os.fstat(file.fileno()))
+            if signature.size >= LARGE:
+                return opened.enter_context(file), signature, None
+            with file:
+                content = file.read()
+                if signature != _signature(os.fstat(file.fileno())) or len(content) != signature.size:
+                    raise Conflict(DISTURBED)
+            return file, signature, content
 
     async def _remove(self, path: str) -> None:
         with suppress(NotFound):

@@ -55,6 +55,20 @@ class PatientWorkspace(Workspace):
         self._moved("up", written.size)
         return written
 
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        file, content = await self._patiently(lambda: self._inner.get(path))
+        self._moved("down", file.size)
+        return file, content
+
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        async def change() -> FileInfo:
+            await self._still_held()
+            return await self._inner.put(path, content)
+
+        file = await self._patiently(change)
+        self._moved("up", file.size)
+        return file
+
     async def delete(self, path: str) -> None:
         async def change() -> None:
             await self._still_held()

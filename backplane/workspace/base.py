@@ -56,6 +56,14 @@ class Workspace(ABC):
         """Replace the file by what `chunks` gives. When `chunks` raises, the file stays as it was."""
 
     @abstractmethod
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        """The whole of a file, in memory: for small ones."""
+
+    @abstractmethod
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        """Replace the file by `content`."""
+
+    @abstractmethod
     async def delete(self, path: str) -> None: ...
 
     @abstractmethod

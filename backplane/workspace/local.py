@@ -20,7 +20,16 @@ from pathlib import Path
 
 from backplane.errors import NotFound, Unavailable
 from backplane.workspace.base import FileInfo, Usage, Workspace, WorkspaceStore, run_prefix
-from backplane.workspace.files import CREATE_FILE, empty, in_thread, open_folder, open_regular, split, translated
+from backplane.workspace.files import (
+    CREATE_FILE,
+    SerialThread,
+    empty,
+    in_thread,
+    open_folder,
+    open_regular,
+    split,
+    translated,
+)
 
 CHUNK = 256 * 1024
 STALE_SECONDS = 24 * 3600
@@ -134,6 +143,7 @@ class LocalWorkspace(Workspace):
         self._folder = folder
         # Copying in several threads at once takes twice as long: they wait for one interpreter.
         self._copying = asyncio.Lock()
+        self._disk = SerialThread()
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await in_thread(self._list, prefix)
@@ -157,6 +167,12 @@ class LocalWorkspace(Workspace):
             async for chunk in chunks:
                 await in_thread(_append, path, file, chunk)
             return await in_thread(self._place, path, file, incoming)
+
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        return await self._disk.run(self._get, path)
+
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        return await self._disk.run(self._put, path, content)
 
     async def delete(self, path: str) -> None:
         await in_thread(self._delete, path)
@@ -247,6 +263,18 @@ class LocalWorkspace(Workspace):
             with translated(path), FileIO(os.open(target, CREATE_FILE, 0o600), "w") as copy:
                 shutil.copyfileobj(source, copy, CHUNK)
                 return _info(path, os.fstat(source.fileno()))
+
+    def _get(self, path: str) -> tuple[FileInfo, bytes]:
+        with contextlib.ExitStack() as opened:
+            file = self._open(path, opened)
+            with translated(path):
+                return _info(path, os.fstat(file.fileno())), file.read()
+
+    def _put(self, path: str, content: bytes) -> FileInfo:
+        with contextlib.ExitStack() as opened:
+            file, incoming = self._create(path, opened)
+            _append(path, file, content)
+            return self._place(path, file, incoming)
 
     def _upload(self, path: str, source: Path) -> FileInfo:
         with source.open("rb") as content, contextlib.ExitStack() as opened:

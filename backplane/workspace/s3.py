@@ -221,6 +221,14 @@ class S3Workspace(Workspace):
                 return await self._write_parts(path, bytes(first), source)
         return await self._write_whole(path, bytes(first))
 
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        with _translated(path):
+            result = await obstore.get_async(self._store, self._prefix + path)
+            return self._info(result.meta), bytes(await result.bytes_async())
+
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        return await self._write_whole(path, content)
+
     async def delete(self, path: str) -> None:
         await self.stat(path)  # S3 says yes to deleting what is not there
         with _translated(path):

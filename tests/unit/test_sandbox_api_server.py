@@ -98,8 +98,8 @@ async def test_what_may_pass_is_tried_again(server: Script, passing: bytes) -> N
 async def test_credentials_that_have_run_out_are_read_again(server: Script) -> None:
     api, file = server(status(401, "Unauthorized"), answer(200, {}))
     async with open_api_server(file) as requests:
-        renewed = Path(file).read_text().replace(TOKEN, "renewed")  # noqa: ASYNC240
-        Path(file).write_text(renewed)  # noqa: ASYNC240
+        renewed = Path(file).read_text().replace(TOKEN, "renewed")
+        Path(file).write_text(renewed)
         await requests.call("GET", "/x")
     assert [request.headers["Authorization"] for request in api.requests] == [f"Bearer {TOKEN}", "Bearer renewed"]
 

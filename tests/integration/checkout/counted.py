@@ -10,9 +10,6 @@ from worker.checkout import Changes, Checkout
 QUOTA = Quota(max_bytes=1_000_000, max_files=100, max_depth=8)
 NOTHING = Changes((), (), 0)
 
-QUOTA = Quota(max_bytes=1_000_000, max_files=100, max_depth=8)
-NOTHING = Changes((), (), 0)
-
 
 class Counting(Workspace):
     """A workspace that notes what is moved."""
@@ -33,6 +30,14 @@ class Counting(Workspace):
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
         return await self._inner.write(path, chunks)
+
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        self.downloads.append(path)
+        return await self._inner.get(path)
+
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        self.uploads.append(path)
+        return await self._inner.put(path, content)
 
     async def delete(self, path: str) -> None:
         await self._inner.delete(path)

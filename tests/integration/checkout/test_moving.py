@@ -177,11 +177,11 @@ async def test_no_two_files_arrive_at_once_in_a_folder_that_is_new(tmp_path: Pat
     arriving: list[str] = []
 
     class MakingFolders(Counting):
-        async def upload(self, path: str, source: Path) -> FileInfo:
+        async def put(self, path: str, content: bytes) -> FileInfo:
             new = {"", *folders_above(path)} - made
             arriving.extend(new)
             assert len(arriving) == len(set(arriving)), arriving
-            info = await super().upload(path, source)
+            info = await super().put(path, content)
             made.update(new)
             return info
 
@@ -313,12 +313,12 @@ async def test_a_cancelled_pull_can_be_repeated(tmp_path: Path, workspace: Count
     started = asyncio.Event()
 
     class Hanging(Counting):
-        async def download(self, path: str, target: Path) -> FileInfo:
-            info = await super().download(path, target)
+        async def get(self, path: str) -> tuple[FileInfo, bytes]:
+            got = await super().get(path)
             if not started.is_set():
                 started.set()
                 await asyncio.Event().wait()
-            return info
+            return got
 
     for number in range(20):
         await put(workspace, f"{number}", b"x")
