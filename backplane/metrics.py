@@ -1,8 +1,8 @@
 """What every process's metrics share: a registry of its own, and for those without a web server a very small one.
 
 The registry is made where the process starts and handed on, so that several parts in one process (tests, `standalone`)
-count apart. The server answers `GET /metrics` and `GET /health/live` and nothing else; it runs on the loop that does
-the work, so an answer means that this loop turns. It is no web server: one request a connection, no bodies, no TLS, no
+count apart. The server answers `GET /metrics`, `GET /health/live` and `GET /health/ready` and nothing else; it runs on
+the loop that does the work, so an answer means that this loop turns. It is no web server: one request a connection, no bodies, no TLS, no
 tokens; who may reach the port is the network's to say. A port that is taken costs the metrics, not the work.
 """
 
@@ -46,12 +46,14 @@ def exposition(registry: CollectorRegistry) -> tuple[bytes, str]:
 
 
 @asynccontextmanager
-async def metrics_served(registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[None]:
-    """`/metrics` and `/health/live` for as long as the block runs; port 0: nothing. Raises nothing of its own."""
+async def metrics_served(registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[asyncio.Event]:
+    """The paths above for as long as the block runs; port 0: nothing. Raises nothing of its own. What it gives is to be
+    set while the process does its work: `/health/ready` answers 200 then, else 503."""
+    ready = asyncio.Event()
     if not port:
-        yield
+        yield ready
         return
-    requests = _Requests(registry)
+    requests = _Requests(registry, ready)
     try:
         server = await asyncio.start_server(requests.answer, host, port, limit=REQUEST_MAX_BYTES)
     except (OSError, OverflowError) as error:
@@ -61,18 +63,19 @@ async def metrics_served(registry: CollectorRegistry, host: str, port: int) -> A
             port=port,
             error=str(error),
         )
-        yield
+        yield ready
         return
     log.info("metrics are served", host=host, port=port)
     try:
-        yield
+        yield ready
     finally:
         server.close()
         await end(*requests.under_way)
 
 
 class _Requests:
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, ready: asyncio.Event) -> None:
+        self._ready = ready
         self.under_way = set[asyncio.Task[object]]()
         self._registry = registry
 
@@ -101,13 +104,15 @@ class _Requests:
             return _response("431 Request Header Fields Too Large")
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path not in (b"/metrics", b"/health/live"):
+        if path not in (b"/metrics", b"/health/live", b"/health/ready"):
             return _response("404 Not Found")
         if method != b"GET":
             return _response("405 Method Not Allowed", allow="GET")
         if path == b"/metrics":
             body, content_type = exposition(self._registry)
             return _response("200 OK", body, content_type=content_type)
+        if path == b"/health/ready" and not self._ready.is_set():
+            return _response("503 Service Unavailable", b'{"ok":false}', content_type="application/json")
         return _response("200 OK", b'{"ok":true}', content_type="application/json")
 
 

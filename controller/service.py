@@ -39,7 +39,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, own_processes: bool 
     registry = process_registry()
     metrics = ControllerMetrics(registry)
     async with (
-        metrics_served(registry, settings.metrics_host, settings.metrics_port),
+        metrics_served(registry, settings.metrics_host, settings.metrics_port) as ready,
         connect(settings) as resources,
     ):
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -48,6 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, own_processes: bool 
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                ready.set()
                 log.info("controller ready")
                 await _work(settings, resources, metrics, stopping, own_processes=own_processes)
                 log.info("controller ended")

@@ -43,11 +43,11 @@ WAIT_SECONDS = 5.0
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Take and carry out runs until `stop` is set, then drain."""
     registry = process_registry()
-    async with metrics_served(registry, settings.metrics_host, settings.metrics_port):
-        await _serve(settings, stop, WorkerMetrics(registry))
+    async with metrics_served(registry, settings.metrics_host, settings.metrics_port) as ready:
+        await _serve(settings, stop, ready, WorkerMetrics(registry))
 
 
-async def _serve(settings: Settings, stop: asyncio.Event, metrics: WorkerMetrics) -> None:
+async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, metrics: WorkerMetrics) -> None:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
@@ -56,6 +56,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, metrics: WorkerMetrics
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                ready.set()
                 log.info(
                     "worker ready",
                     worker=worker_id,

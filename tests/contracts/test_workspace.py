@@ -84,6 +84,26 @@ async def test_a_file_can_be_empty(workspace: Workspace, tmp_path: Path) -> None
     assert (tmp_path / "copy").read_bytes() == b""
 
 
+async def test_a_small_file_is_put_and_got_whole(workspace: Workspace) -> None:
+    put = await workspace.put("folder/file", b"one")
+    got, content = await workspace.get("folder/file")
+    assert (content, got.size, got.etag) == (b"one", 3, put.etag)
+    [listed] = await workspace.list()
+    assert (listed.path, listed.etag) == ("folder/file", put.etag)
+
+
+async def test_a_put_takes_the_place_of_what_was_there(workspace: Workspace) -> None:
+    first = await workspace.put("file", b"one")
+    second = await workspace.put("file", b"")
+    assert (await workspace.get("file"))[1] == b""
+    assert first.etag != second.etag
+
+
+async def test_what_is_not_there_cannot_be_got(workspace: Workspace) -> None:
+    with pytest.raises(NotFound):
+        await workspace.get("none")
+
+
 async def test_a_file_larger_than_one_part_keeps_every_byte(workspace: Workspace) -> None:
     content = os.urandom(2 * PART + 12_345)
     pieces = [content[at : at + 300_000] for at in range(0, len(content), 300_000)]

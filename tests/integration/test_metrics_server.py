@@ -43,11 +43,26 @@ async def test_it_tells_of_the_process(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/metrics?x=1", 200), ("GET", "/health/live", 200), ("GET", "/", 404), ("POST", "/metrics", 405)],
+    [
+        ("GET", "/metrics?x=1", 200),
+        ("GET", "/health/live", 200),
+        ("GET", "/health/ready", 503),
+        ("GET", "/", 404),
+        ("POST", "/metrics", 405),
+    ],
 )
-async def test_it_answers_two_paths_and_one_method(url: str, method: str, path: str, status: int) -> None:
+async def test_it_answers_three_paths_and_one_method(url: str, method: str, path: str, status: int) -> None:
     async with httpx.AsyncClient() as http:
         assert (await http.request(method, url + path)).status_code == status
+
+
+async def test_it_is_ready_once_it_was_said_to_be() -> None:
+    port = free_port()
+    async with metrics_served(CollectorRegistry(), "127.0.0.1", port) as ready, httpx.AsyncClient() as http:
+        url = f"http://127.0.0.1:{port}/health/ready"
+        assert (await http.get(url)).json() == {"ok": False}
+        ready.set()
+        assert ((await http.get(url)).status_code, (await http.get(url)).json()) == (200, {"ok": True})
 
 
 async def test_a_request_that_is_too_large_is_refused(url: str) -> None:

@@ -42,24 +42,6 @@ SETTINGS = {
 }
 """Of `agent-site`: a lost worker is noticed soon, and a small node has room for a dozen sandboxes."""
 
-READINESS = f"""\
----
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: agent-{{name}}
-  namespace: {NAMESPACE}
-spec:
-  template:
-    spec:
-      containers:
-        - name: {{name}}
-          readinessProbe:
-            httpGet: {{{{path: /health/live, port: metrics}}}}
-            periodSeconds: 2
-"""
-"""A kubelet before 1.21 sees that a container has started up to a minute and a half late, unless it is asked so."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -164,9 +146,7 @@ def write_overlay(folder: Path, settings: dict[str, str]) -> None:
     (folder / "kustomization.yaml").write_text(
         f"bases:\n  - {base}\n"
         f"configMapGenerator:\n  - name: agent-site\n    namespace: {NAMESPACE}\n    literals:\n{literals}"
-        "patchesStrategicMerge:\n  - probes.yaml\n"
     )
-    (folder / "probes.yaml").write_text("".join(READINESS.format(name=name) for name in ("worker", "controller")))
 
 
 @pytest.fixture(scope="session")
