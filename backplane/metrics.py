@@ -2,8 +2,9 @@
 
 The registry is made where the process starts and handed on, so that several parts in one process (tests, `standalone`)
 count apart. The server answers `GET /metrics`, `GET /health/live` and `GET /health/ready` and nothing else; it runs on
-the loop that does the work, so an answer means that this loop turns. It is no web server: one request a connection, no bodies, no TLS, no
-tokens; who may reach the port is the network's to say. A port that is taken costs the metrics, not the work.
+the loop that does the work, so an answer means that this loop turns. It is no web server: one request a connection, no
+bodies, no TLS, no tokens; who may reach the port is the network's to say. A port that is taken costs the metrics, not
+the work.
 """
 
 import asyncio

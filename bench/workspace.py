@@ -8,8 +8,8 @@ All sync with one S3 server, one after another in turns, the first one first in 
 after each round what arrived is compared byte by byte. What was written before is on the disk before the clock
 starts.
 
-The server may lose one of several files that are put at once into a new folder; ours never put them so. A peer that lost
-one in this way cannot end its round, and is left out of it.
+The server may lose one of several files that are put at once into a new folder; ours never put them so. A peer that
+lost one in this way cannot end its round, and is left out of it.
 """
 
 import asyncio

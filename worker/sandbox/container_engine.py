@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -100,7 +101,7 @@ class Engine:
                 stderr=stderr,
                 pass_fds=pass_fds,
                 env=engine_environment(os.environ),
-                cwd="/",
+                cwd=tempfile.gettempdir(),  # podman's monitor leaves a file `oom` where it was started
                 start_new_session=True,
             )
         except OSError as error:
@@ -189,7 +190,7 @@ async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_pr
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=engine_environment(os.environ, with_proxies=with_proxies),
-            cwd="/",
+            cwd=tempfile.gettempdir(),  # podman's monitor leaves a file `oom` where it was started
             start_new_session=True,
         )
     except OSError as error:
