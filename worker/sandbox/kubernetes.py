@@ -167,7 +167,15 @@ class KubernetesSandbox(Sandbox):
             return "adopted", cut_off
         usual = self._is_usual(command.limits)
         if usual and (kept := self._kept.pop(call.run_id, None)):
-            return "reused", kept
+            try:
+                await self._answers(kept)
+            except (SandboxError, NotUnderstood, Superseded, TimeoutError):
+                await self._remove(kept, call.run_id)  # it was deleted, or its node lost, since the last command
+            except BaseException:
+                await uninterrupted(self._remove(kept, call.run_id))
+                raise
+            else:
+                return "reused", kept
         if call.generation > 1 and (adopted := await self._adopt(command, folder, notice)):
             return "adopted", adopted
         labels = (job.run_labels if self._reuses else job.step_labels)(call, self._jobs.worker_id)
@@ -358,7 +366,7 @@ class KubernetesSandbox(Sandbox):
         async with asyncio.timeout(KILL_SECONDS):
             channel = await pod.connect(self._cluster)
             try:
-                await channel.greet(generation=0, call="", offset=0, peek=True)
+                await channel.greet(generation=pod.generation, call="", offset=0, peek=True)
             except Unavailable as error:
                 raise NotUnderstood(error.message) from error
 

@@ -230,6 +230,30 @@ async def test_the_commands_of_a_run_follow_each_other_in_one_job(namespace: str
         await worker.sandbox._cluster.ended(job.name)
 
 
+async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(namespace: str, tmp_path: Path) -> None:
+    call = new_call()
+    async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:
+        for number in range(3):
+            worker.said.clear()
+            step = new_call(run_id=call.run_id, step_id=str(number))
+            outcome = await worker.run(step, "sh", "-c", f"echo {number}; echo more of {number}")
+            assert (outcome.exit_code, worker.text) == (0, f"{number}\nmore of {number}\n")
+            if number == 1:
+                await worker.sandbox._kept[call.run_id].disconnect()
+        assert worker.starts == ["cold", "reused", "reused"]
+
+
+async def test_a_sandbox_that_is_lost_between_two_commands_is_replaced(namespace: str, tmp_path: Path) -> None:
+    call = new_call()
+    async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:
+        await worker.run(call, "touch", "kept")
+        [job] = await jobs_of(worker.sandbox, call.run_id)
+        await worker.sandbox._cluster.delete(job.name)
+        assert await worker.sandbox._cluster.deleted(job.name, 30)
+        outcome = await worker.run(new_call(run_id=call.run_id, step_id="second"), "cat", "kept")
+        assert (outcome.exit_code, worker.starts) == (0, ["cold", "cold"])
+
+
 async def test_after_a_command_that_failed_the_run_gets_a_new_sandbox(namespace: str, tmp_path: Path) -> None:
     call = new_call()
     async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:

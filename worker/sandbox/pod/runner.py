@@ -161,6 +161,8 @@ class Runner:
         self._known = self._collected or self._known
         self._collected = {}
         self._spool = Spool()
+        if self._connection:
+            self._connection.sent = 0
         self._incoming = None
         self._given = tempfile.TemporaryFile(dir=TMP) if call["stdin"] else None  # noqa: SIM115
 
@@ -292,8 +294,12 @@ class Runner:
         if self._connection and self._connection is not connection:
             self._connection.close()
         self._connection = connection
-        same = self._call.get("call") == said["call"]
-        connection.sent = max(said["from"] if same else 0, self._spool.start)
+        if self._call.get("call") == said["call"]:
+            connection.sent = max(said["from"], self._spool.start)
+            connection.told_end = None
+        else:
+            # What another command said and how it ended is not for this one to hear.
+            connection.sent, connection.told_end = self._spool.end, self._ended
         connection.say(json_frame(STATE, {**self._where(), "from": connection.sent}))
         connection.greeted = True
 
