@@ -43,13 +43,6 @@ SETTINGS = {
 """Of `agent-site`: a lost worker is noticed soon, and a small node has room for a dozen sandboxes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            # They share one deployment: pytest-xdist (--dist loadgroup) keeps them in one process, in order.
-            item.add_marker(pytest.mark.xdist_group("platform"))
-
-
 def lacking(what: str) -> None:
     """Skips on a machine without, and fails where it was promised."""
     message = f"needs {what}"
