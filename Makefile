@@ -26,8 +26,8 @@ test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not kubernetes" $(ARGS)
 
 # On the cluster of KUBECONFIG: sandboxes as Jobs, and the platform as the scripts deploy it. The nodes must have the
-# images KUBERNETES_TEST_IMAGE and AGENT_IMAGE; for the platform this machine must be the node. One after another, so that
-# a node of two processors has room; with more: make test-kubernetes ARGS='-n 2 --dist loadgroup'
+# images KUBERNETES_TEST_IMAGE and AGENT_IMAGE; for the platform this machine must be the node. One after another: they
+# share one deployment and one node.
 test-kubernetes: .venv/installed-dev
 	$(PYTHON) -m pytest -m kubernetes $(ARGS)
 

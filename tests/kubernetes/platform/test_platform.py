@@ -7,8 +7,6 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from backplane.sandbox_labels import RUN
 from tests.kubernetes.platform.deployment import (
     API,
@@ -23,9 +21,6 @@ from tests.kubernetes.platform.deployment import (
     shell_plan,
 )
 from tests.waiting import wait_until
-
-# They share one deployment: pytest-xdist (--dist loadgroup) keeps them in one process, in order.
-pytestmark = pytest.mark.xdist_group("platform")
 
 Completed = subprocess.CompletedProcess[str]
 
