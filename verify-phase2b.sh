@@ -152,6 +152,9 @@ since() { # a value of EPOCHREALTIME
 
 k() { "${KUBECTL:-kubectl}" ${context:+--context "$context"} "$@"; }
 
+# For the background: the process that is killed later is kubectl itself, not a shell that waits for it.
+become_k() { exec "${KUBECTL:-kubectl}" ${context:+--context "$context"} "$@"; }
+
 # A call of the API: the answer's body is in $work/body, its status in $status. The token is never an argument.
 call() { # method path [body]
   status=$(curl -sS -o "$work/body" -w '%{http_code}' --max-time 30 -X "$1" -H "@$work/right" \
@@ -210,7 +213,7 @@ pods_are_healthy() {
 forward() { # target port
   local log
   log=$(mktemp "$work/forward.XXXXXX")
-  k port-forward -n $NAMESPACE "$1" ":$2" --address 127.0.0.1 >"$log" 2>&1 &
+  become_k port-forward -n $NAMESPACE "$1" ":$2" --address 127.0.0.1 >"$log" 2>&1 &
   children+=($!)
   for _ in {1..150}; do
     port=$(sed -n 's/^Forwarding from 127\.0\.0\.1:\([0-9]*\) .*/\1/p' "$log" | head -n 1)
@@ -274,7 +277,7 @@ print(json.dumps({"action": "create", "prompt": "verify the deployment", "metada
 
 # Jobs of the run, from before it begins: one that is gone by the time of the check was seen all the same.
 watch_jobs() {
-  k get jobs -n $TOOLS_NAMESPACE -l "$RUN_LABEL=$run_id" --watch -o name >"$work/jobs" 2>"$work/jobs.error" &
+  become_k get jobs -n $TOOLS_NAMESPACE -l "$RUN_LABEL=$run_id" --watch -o name >"$work/jobs" 2>"$work/jobs.error" &
   children+=($!)
 }
 
