@@ -50,13 +50,15 @@ BATCH_BYTES = 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Pod:
-    """One sandbox: its Job, and what this worker knows of it. `used`: a command has begun in it."""
+    """One sandbox: its Job, and what this worker knows of it. `used`: a command has begun in it. `is_idle`: the last
+    one has ended and been fetched, so that the same command, given once more, begins anew."""
 
     job: str
     pod: str
     generation: int
     mirror: Mirror = field(default_factory=Mirror)
     used: bool = False
+    is_idle: bool = False
     born: float = field(default_factory=time.monotonic)
     channel: Channel | None = None
     _stream: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -118,8 +120,9 @@ class Conversation:
 
     async def _speak(self, channel: Channel) -> Outcome:
         call = self._command.call
-        state = await channel.greet(generation=call.generation, call=self._call, offset=self._offset)
-        if state.get("call") == self._call and state.get("state") in ("running", "ended"):
+        mine = "" if self._pod.is_idle else self._call
+        state = await channel.greet(generation=call.generation, call=mine, offset=self._offset)
+        if state.get("call") == mine and state.get("state") in ("running", "ended"):
             self._go_on_at(int(state.get("from") or 0))
         elif state.get("state") == "running":
             raise NotUnderstood("another command runs in it")
@@ -170,6 +173,7 @@ class Conversation:
         if len(begin) > MAX_PAYLOAD:
             raise InvalidInput(COMMAND_TOO_LONG)
         await channel.send(begin)
+        self._pod.is_idle = False
         async for piece in self._pod.mirror.outgoing(self._folder):
             await channel.send(piece)
         for start in range(0, len(command.stdin), CHUNK):

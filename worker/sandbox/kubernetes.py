@@ -129,6 +129,7 @@ class KubernetesSandbox(Sandbox):
             await uninterrupted(self._remove(pod, command.call.run_id))
             raise
         if self._reuses and outcome.ending is Ending.EXITED and outcome.exit_code == 0 and pod.mirror.is_exact:
+            pod.is_idle = True
             self._kept[command.call.run_id] = pod
         else:
             self._later(self._dismiss(pod))
@@ -231,7 +232,7 @@ class KubernetesSandbox(Sandbox):
     async def _adopt(self, command: Command, folder: Path, notice: NoticeSink) -> Pod | None:
         """The pod in which a worker that was lost began this very command. All else that it left of the run goes."""
         call, adopted = command.call, None
-        for found in await self._cluster.find({sandbox_labels.RUN: job.label_value(call.run_id)}):
+        for found in await self._cluster.find({sandbox_labels.RUN: sandbox_labels.label_value(call.run_id)}):
             if found.is_finished or int(found.labels.get(sandbox_labels.GENERATION, "0")) >= call.generation:
                 continue
             if adopted is None and (pod := await self._peek(found.name, command)):
@@ -245,7 +246,7 @@ class KubernetesSandbox(Sandbox):
     async def _peek(self, name: str, command: Command) -> Pod | None:
         call = command.call
         labels = {
-            sandbox_labels.WORKER: job.label_value(self._jobs.worker_id),
+            sandbox_labels.WORKER: sandbox_labels.label_value(self._jobs.worker_id),
             sandbox_labels.GENERATION: str(call.generation),
         }
         try:
@@ -299,7 +300,7 @@ class KubernetesSandbox(Sandbox):
         try:
             async with asyncio.timeout(DELETE_SECONDS):
                 mine = {sandbox_labels.GENERATION: str(pod.generation)} if run_id else {}
-                of_run = {sandbox_labels.RUN: job.label_value(run_id)} if run_id else {}
+                of_run = {sandbox_labels.RUN: sandbox_labels.label_value(run_id)} if run_id else {}
                 if not run_id or any(found.name == pod.job for found in await self._cluster.find({**of_run, **mine})):
                     await self._cluster.delete(pod.job)
         except (PlatformError, TimeoutError) as error:

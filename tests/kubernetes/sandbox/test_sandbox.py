@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -241,6 +242,16 @@ async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(nam
             if number == 1:
                 await worker.sandbox._kept[call.run_id].disconnect()
         assert worker.starts == ["cold", "reused", "reused"]
+
+
+async def test_a_step_that_is_tried_again_in_the_same_sandbox_runs_again(namespace: str, tmp_path: Path) -> None:
+    call = new_call()
+    async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:
+        for tries in (1, 2):
+            worker.said.clear()
+            outcome = await worker.run(replace(call, tries=tries), "sh", "-c", "echo x >> marks; wc -l < marks")
+            assert (outcome.exit_code, worker.text.strip()) == (0, str(tries))
+        assert worker.starts == ["cold", "reused"]
 
 
 async def test_a_sandbox_that_is_lost_between_two_commands_is_replaced(namespace: str, tmp_path: Path) -> None:
