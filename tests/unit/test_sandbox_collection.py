@@ -116,4 +116,4 @@ def test_an_old_warm_job_goes_though_its_worker_lives() -> None:
 
 @pytest.mark.parametrize("text", ["host-1-abcdef", "x" * 63, "x" * 64, "-leading", "", "ä"])
 def test_workers_and_controllers_write_a_label_alike(text: str) -> None:
-    assert sandbox_labels.label_value(text) == worker_job.label_value(text)
+    assert worker_job.worker_labels(text)[sandbox_labels.WORKER] == sandbox_labels.label_value(text)

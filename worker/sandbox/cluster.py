@@ -19,12 +19,12 @@ import structlog
 
 from backplane.errors import PlatformError, Unavailable
 from backplane.patience import pauses
-from backplane.sandbox_labels import WORKER
+from backplane.sandbox_labels import WORKER, label_value
 from worker.sandbox import pod_state
 from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
 from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
 from worker.sandbox.exec_stream import PROTOCOL, ExecStream
-from worker.sandbox.job import CONTAINER, label_value, selector, worker_labels
+from worker.sandbox.job import CONTAINER, selector, worker_labels
 from worker.sandbox.pod_state import EndReason, PodEnd, Running, Waiting
 
 FIRST_LOOK_SECONDS = 2.0

@@ -39,7 +39,6 @@ import structlog
 from backplane import sandbox_labels
 from backplane.errors import PlatformError, Unavailable
 from backplane.workspace.files import in_thread, open_folder
-from worker.sandbox import disk
 from worker.sandbox.base import (
     Call,
     Command,
@@ -57,8 +56,9 @@ from worker.sandbox.base import (
 from worker.sandbox.container_engine import PROXY_NAMES, Engine, identify, refusal
 from worker.sandbox.container_owner import is_gone, own_mark
 from worker.sandbox.container_seccomp import SystemCalls, without_namespaces
+from worker.sandbox.first_end import first_end
 from worker.sandbox.pipes import OutputPipe
-from worker.sandbox.process import EXTRA_PROCESSES, OPEN_FILES, uninterrupted
+from worker.sandbox.process import EXTRA_PROCESSES, OPEN_FILES, SIGNALS_OF_LIMITS, uninterrupted
 
 KIND = "container"
 USER_ID = 1000
@@ -89,11 +89,6 @@ _ENDED = re.compile(rb"^sandbox-ended (\d+)$", re.MULTILINE)
 _OOM_KILLS = re.compile(rb"^oom_kill [1-9]", re.MULTILINE)
 _REPORT_BYTES = 64 * 1024
 
-_KILLED = 128 + 9
-_SIGNALS_OF_LIMITS = {
-    128 + 24: "it used all its CPU time (SANDBOX_CPU_SECONDS)",
-    128 + 25: "it wrote a file that is too large (SANDBOX_FILE_BYTES)",
-}
 _SETTLE_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 2.0
 _MOST_PROCESSES = 2**20
@@ -150,7 +145,7 @@ class ContainerSandbox(Sandbox):
                 began = time.monotonic()
                 self._started(KIND, "cold", began - given_at)
                 out.close_write_end()
-                ending, code, detail = await _wait_for_end(container, command.limits, folder, out)
+                ending, code, detail = await first_end(container.exited(), command.limits, folder, out)
                 lasted = time.monotonic() - began
             finally:
                 await uninterrupted(container.remove())
@@ -305,7 +300,7 @@ class _Container:
         # A command that coped with the loss of a process to its memory cap is fine.
         if code != 0 and _OOM_KILLS.search(self._report, ended.end()):
             return Ending.MEMORY, code, "it used all its memory (SANDBOX_MEMORY_BYTES)"
-        return Ending.EXITED, code, _SIGNALS_OF_LIMITS.get(code, "")
+        return Ending.EXITED, code, SIGNALS_OF_LIMITS.get(code, "")
 
     def _own_end(self) -> "re.Match[bytes] | None":
         """What process 1 reports of its end, if it and the engine's program both tell of that end."""
@@ -331,26 +326,6 @@ class _Container:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-
-
-async def _wait_for_end(
-    container: _Container, limits: Limits, folder: Path, out: OutputPipe
-) -> tuple[Ending, int, str]:
-    """Whatever comes first: the command's own end, a full folder, a sink that raises, or the end of its time."""
-    exited = asyncio.create_task(container.exited())
-    full = asyncio.create_task(disk.watch(folder, limits.disk_bytes, limits.files))
-    first: set[asyncio.Future[Any]] = {exited, full, out.broken}
-    try:
-        await asyncio.wait(first, timeout=limits.wall_seconds, return_when=asyncio.FIRST_COMPLETED)
-        if exited.done():
-            return exited.result()
-        if full.done():
-            return Ending.DISK, _KILLED, f"the folder holds {full.result()}"
-        return Ending.TIMEOUT, _KILLED, f"it ran longer than {limits.wall_seconds:g} seconds"
-    finally:
-        exited.cancel()
-        full.cancel()
-        await asyncio.gather(exited, full, return_exceptions=True)
 
 
 def container_name(call: Call) -> str:

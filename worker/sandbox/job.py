@@ -8,12 +8,12 @@ cannot say it of itself.
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from backplane import sandbox_labels
+from backplane.sandbox_labels import label_value
 from worker.sandbox.base import Call, Limits
 
 CONTAINER = "sandbox"
@@ -22,7 +22,6 @@ USER_IDS = 2_000_000_000
 """Each Job has a user of its own: the kernel counts processes by user, and not by pod, for a limit on them."""
 WORKSPACE = "/workspace"
 
-_SAFE_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _BLOCK_BYTES = 4096
 _SLACK_BYTES = 64 * 1024**2
 
@@ -62,13 +61,6 @@ def warm_name(unique: str) -> str:
 def user_id(name: str) -> int:
     """The number of the user and group that a Job of this name runs as."""
     return FIRST_USER_ID + int(_digest(name)[:12], 16) % USER_IDS
-
-
-def label_value(text: str) -> str:
-    """`text` as Kubernetes allows it as a label's value: itself where that may be, else a digest of it."""
-    if len(text) <= sandbox_labels.LONGEST_VALUE and _SAFE_VALUE.fullmatch(text):
-        return text
-    return "sha256-" + _digest(text)
 
 
 def worker_labels(worker_id: str) -> dict[str, str]:

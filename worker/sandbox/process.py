@@ -17,6 +17,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1024
 EXTRA_PROCESSES = 2
 """What a limit on processes must allow on top of the command's own: the sandbox's first process, and a spare."""
+KILLED = 128 + 9
+SIGNALS_OF_LIMITS = {
+    128 + 24: "it used all its CPU time (SANDBOX_CPU_SECONDS)",
+    128 + 25: "it wrote a file that is too large (SANDBOX_FILE_BYTES)",
+}
+"""What an exit code says of the cap that was reached."""
 COMMAND_TOO_LONG = "the command is too long for this machine: put what is long into a file of the workspace first"
 
 
