@@ -76,6 +76,10 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             return [Text(printable(f"● plan: {count}, planner {data['planner']}"), "bold")]
         case "step":
             return _step(data)
+        case "decision":
+            return _decision(data)
+        case "model":
+            return _model(data)
         case "log":
             style = {"warning": "yellow", "error": "red"}.get(str(data.get("level")), "")
             return [Text.assemble(("  │ ", "dim"), (printable(str(data["line"])), style))]
@@ -86,6 +90,25 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             status = str(data["status"])
             return [Text(f"● {status}", f"bold {STATUS_STYLES.get(status, '')}"), *_error(data.get("error"))]
     return []
+
+
+def _decision(data: dict[str, Any]) -> list[Text]:
+    about = f"{data['kind']} of step {data['step']}" if data.get("step") else str(data["kind"])
+    if data["status"] != "pending":
+        return [Text(printable(f"● {about}: {data['status']}"), "bold")]
+    asked = data.get("asked") or {}
+    what = asked.get("question") or asked.get("reason") or asked.get("account") or ""
+    return [Text(printable(f"? {about} is asked for{f': {what}' if what else ''}  [{data['decision']}]"), "bold yellow")]
+
+
+def _model(data: dict[str, Any]) -> list[Text]:
+    tokens = f"{data.get('input_tokens', 0):,} + {data.get('output_tokens', 0):,} tokens"
+    details = [tokens, duration(data.get("duration_ms", 0) / 1000)]
+    if data.get("usd"):
+        details.append(f"${data['usd']:.6f}")
+    error = data.get("error")
+    mark = f"{data['status']}: {error['message']}" if error else f"({'; '.join(details)})"
+    return [Text(printable(f"  ◇ {data['purpose']} by {data['model']}  {mark}"), "yellow" if error else "dim")]
 
 
 def _step(data: dict[str, Any]) -> list[Text]:

@@ -9,11 +9,13 @@
     │   ├── Unauthenticated     no token, or one that is not known
     │   ├── Forbidden           the tier does not allow it
     │   ├── NotFound            it does not exist, or belongs to someone else
+    │   ├── BudgetExhausted     what it would cost is more than is left
     │   ├── Conflict            it exists, in a state that does not allow this
     │   └── TooLarge            over a limit; the message names the limit and its setting
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
     ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
+    ├── ModelError          a model gave no answer that can be used (`worker.llm.base` has its kinds)
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
 The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on
@@ -92,6 +94,18 @@ class QuotaExceeded(TooLarge):
     code = "workspace_quota_exceeded"
 
 
+class BudgetExhausted(Refused):
+    """`account` cannot pay `needed` units of its resource; it has `left`. The run can wait for a person to raise it."""
+
+    code = "budget_exhausted"
+
+    def __init__(self, message: str, *, account: str, needed: int, left: int) -> None:
+        super().__init__(message)
+        self.account = account
+        self.needed = needed
+        self.left = left
+
+
 class Unavailable(PlatformError):
     """`part` is redis, database, workspace or sandbox; `retry_after` is in seconds."""
 
@@ -117,6 +131,10 @@ class RateLimited(PlatformError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelError(PlatformError):
+    code = "model_error"
 
 
 class Superseded(PlatformError):

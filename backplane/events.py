@@ -19,11 +19,13 @@ from typing import Any
 class EventType(StrEnum):
     STATUS = "status"  # {"status", "attempt", "error"?}
     POSITION = "position"  # {"position", "estimated_wait_seconds", "estimated_wait_p90_seconds"}: live only, not kept
-    PLAN = "plan"  # {"planner", "steps": [{"id", "title", "tool"}]}
+    PLAN = "plan"  # {"planner", "version", "reason"?, "steps": [{"id", "title", "tool"}]}
     STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?}
+    DECISION = "decision"  # {"decision", "step", "kind", "status", "asked"?, "answer"?}: a person is asked, or has said
+    MODEL = "model"  # {"step", "purpose", "number", "model", "status", "input_tokens"?, "output_tokens"?, "usd"?, …}
     LOG = "log"  # {"line", "step"?, "level"?, "dropped_lines"?, "file"?}
     GAP = "gap"  # {"after", "before", "reason"}: the events between these two ids are not to be had
-    END = "end"  # {"status", "error"?}: the last, unless its user retries the run
+    END = "end"  # {"status", "error"?, "result"?}: the last, unless its user retries the run
 
 
 _BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')

@@ -5,6 +5,8 @@ Whether a tool exists and takes these arguments is not known here: the worker th
 first step.
 """
 
+import re
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from backplane.errors import InvalidPlan
 
 MAX_STEPS = 200
+
+REFERENCE = re.compile(r"(?<!\$)\$\{steps\.([A-Za-z0-9][A-Za-z0-9_.-]*)\.(output|exit_code|files)\}")
+"""In a string of a step's arguments: what another step gave. `$${steps…` stays as it is, without its first `$`."""
 
 StepId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -50,11 +55,19 @@ class Step(_Frozen):
     )
     limits: StepLimits = StepLimits()
     retry: StepRetry = StepRetry()
+    approval: bool = Field(False, description="Ask a person before it is carried out.")
     repeatable: bool = Field(
         False,
         description="Safe to carry out again when a crash left it unknown whether it happened. "
         "Where it is not, such a run waits for a person.",
     )
+
+    def requires(self) -> frozenset[str]:
+        """The steps that must have been completed before: those it names, and those whose results its arguments
+        refer to."""
+        return frozenset(self.needs).union(
+            match.group(1) for text in _strings(self.arguments) for match in REFERENCE.finditer(text)
+        )
 
 
 class Plan(_Frozen):
@@ -69,24 +82,38 @@ class Plan(_Frozen):
                 raise ValueError(f"two steps have the id {step.id!r}; give each its own")
             known.add(step.id)
         for step in self.steps:
-            missing = [need for need in step.needs if need not in known]
+            missing = sorted(step.requires() - known)
             if missing:
                 raise ValueError(f"step {step.id!r} needs {missing[0]!r}, which is no step of this plan")
         try:
-            TopologicalSorter({step.id: step.needs for step in self.steps}).prepare()
+            TopologicalSorter({step.id: step.requires() for step in self.steps}).prepare()
         except CycleError as error:
             raise ValueError(f"steps need each other in a circle: {' → '.join(error.args[1])}") from error
         return self
 
     def ordered(self) -> list[Step]:
-        """The steps as they are carried out: as written, each after those it needs."""
+        """The steps in an order in which they can be carried out: as written, each after those it requires."""
+        requires = {step.id: step.requires() for step in self.steps}
         pending, done, order = list(self.steps), set[str](), list[Step]()
         while pending:
-            step = next(step for step in pending if done.issuperset(step.needs))
+            step = next(step for step in pending if done.issuperset(requires[step.id]))
             pending.remove(step)
             done.add(step.id)
             order.append(step)
         return order
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, keys left out."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for inner in value.values():
+                yield from _strings(inner)
+        case list() | tuple():
+            for inner in value:
+                yield from _strings(inner)
 
 
 def parse_plan(value: Any, field: str = "plan") -> Plan:

@@ -86,7 +86,11 @@ class RunError:
 class Run:
     """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1.
     `resource`: what it needs that only so many runs may use at once. `files_expired_at`: since when its files are gone,
-    or going; such a run is not started or retried any more."""
+    or going; such a run is not started or retried any more.
+
+    `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
+    {"kind": "fork" | "replay", "run_id", "step"?}. `restore`: {"run_id", "steps"}: before it goes on, its files become
+    what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over."""
 
     id: str
     user_id: str
@@ -109,6 +113,15 @@ class Run:
     resource: str | None = None
     webhook_url: str | None = None
     files_expired_at: datetime | None = None
+    agent: str = "default"
+    model: str | None = None
+    planner: str | None = None
+    budget: dict[str, Any] | None = None
+    mcp_servers: list[str] | None = None
+    plan_version: int = 1
+    origin: dict[str, Any] | None = None
+    restore: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

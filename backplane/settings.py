@@ -199,10 +199,134 @@ class Settings(BaseSettings):
     run_log_lines_burst: int = Field(10_000, ge=1, description="Log lines that they may tell at once, after a silence.")
     log_line_max_bytes: int = Field(8 * KIB, ge=80, description="Longest log line, in bytes; a longer one is split.")
 
+    step_concurrency: int = Field(4, ge=1, le=100, description="Steps of one run that are carried out at once.")
+
+    # --- models ---
+    model: str = Field("", description="Default model, SERVER/NAME: ollama/qwen2.5:7b, openai/…; empty: no model.")
+    model_fallbacks: list[str] = Field(
+        default_factory=list,
+        description='Models that are tried in this order when MODEL cannot answer, as JSON: ["…"].',
+    )
+    model_servers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description='Further servers by name, as JSON: {"gpu": {"kind": "openai", "url": "http://10.0.0.10:8000/v1", '
+        '"slots": 8, "api_key_env": "GPU_KEY"}}; kinds: ollama, openai, anthropic.',
+    )
+    ollama_host: str = Field("", description="URL of the Ollama server; makes the server `ollama`.")
+    ollama_num_parallel: int = Field(4, ge=1, le=1000, description="Calls that Ollama gets at once, of all workers.")
+    ollama_max_loaded_models: int = Field(
+        2, ge=1, le=100, description="Different models that Ollama is asked for at once."
+    )
+    ollama_keep_alive: str = Field("5m", description="How long Ollama keeps a model loaded after a call.")
+    openai_base_url: str = Field("https://api.openai.com/v1", description="URL of the server `openai`.")
+    openai_api_key: SecretStr = Field(SecretStr(""), description="Its key; makes the server `openai`.")
+    anthropic_base_url: str = Field("https://api.anthropic.com", description="URL of the server `anthropic`.")
+    anthropic_api_key: SecretStr = Field(SecretStr(""), description="Its key; makes the server `anthropic`.")
+    model_timeout_seconds: float = Field(300.0, gt=0, description="Limit of one call of a model, its waiting left out.")
+    model_silence_seconds: float = Field(
+        120.0, gt=0, description="A server that sends nothing for so long is given up."
+    )
+    model_retries: int = Field(
+        3, ge=0, le=20, description="Further tries of a call at the same server, where one may help."
+    )
+    model_retry_max_seconds: float = Field(
+        60.0, gt=0, description="Longest pause between them, also when it asks for more."
+    )
+    model_max_output_tokens: int = Field(2048, ge=1, description="Most tokens of an answer, where a call names none.")
+    model_max_output_bytes: int = Field(
+        1 * MIB, ge=1, description="A server that sends more than this is cut off, in bytes."
+    )
+    model_max_input_bytes: int = Field(1 * MIB, ge=1, description="Longest prompt of a call, in bytes.")
+    model_prices: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description='Dollars for a million tokens, as JSON: {"openai/NAME": {"input": 1.25, "output": 10}}.',
+    )
+    model_record_max_bytes: int = Field(
+        256 * KIB, ge=0, description="Longest prompt or answer that is kept with a step; longer ones are cut, in bytes."
+    )
+    model_slot_lease_seconds: float = Field(
+        15.0, gt=0, description="A model slot whose worker is silent so long is free."
+    )
+    embedding_model: str = Field("", description="Model for embeddings, SERVER/NAME; empty: the built-in one.")
+    agent_tokens_per_second: float = Field(10.0, ge=0, description="Generated tokens a second of an agent; 0: any.")
+    agent_tokens_burst: float = Field(
+        100.0, gt=0, description="Generated tokens that it may have at once, after a pause."
+    )
+    user_tokens_per_second: float = Field(10.0, ge=0, description="The same of all agents of a user; 0: any.")
+    user_tokens_burst: float = Field(100.0, gt=0, description="The same of all agents of a user.")
+
+    # --- the planner and the agent ---
+    plan_repairs: int = Field(2, ge=0, le=10, description="How often a model may mend a plan that is not valid.")
+    plan_replans: int = Field(
+        2, ge=0, le=20, description="How often a model may replan the rest of a run after a failure."
+    )
+    plan_files_listed: int = Field(200, ge=0, description="Files of the workspace that a planner is told of.")
+    agent_max_turns: int = Field(20, ge=1, le=1000, description="Turns of an agent's step that names none.")
+    agent_max_tokens: int = Field(100_000, ge=1, description="Model tokens of an agent's step that names none.")
+    agent_max_usd: float = Field(1.0, ge=0, description="Dollars of an agent's step that names none.")
+    agent_max_seconds: float = Field(1800.0, gt=0, description="Seconds of an agent's step that names none.")
+    agent_result_chars: int = Field(20_000, ge=100, description="Of a tool's output, what a model is shown.")
+
+    # --- approvals and budgets ---
+    approval_tools: list[str] = Field(
+        default_factory=list, description='Tools whose every step a person approves first, as JSON: ["shell"].'
+    )
+    approval_risk: Literal["never", "high", "medium"] = Field(
+        "never", description="Steps whose tool has this risk or a higher one are approved by a person first."
+    )
+    approval_usd: float = Field(0.0, ge=0, description="Steps that may cost more dollars than this are too; 0: never.")
+    budget_run_tokens: int = Field(0, ge=0, description="Model tokens of a run that names no budget; 0: any number.")
+    budget_run_usd: float = Field(0.0, ge=0, description="Dollars of a run that names no budget; 0: any number.")
+    budget_run_steps: int = Field(0, ge=0, description="Steps of a run that names no budget; 0: any number.")
+    budget_run_seconds: int = Field(0, ge=0, description="Seconds of a run that names no budget; 0: any number.")
+
+    # --- tools ---
+    tools_disabled: list[str] = Field(
+        default_factory=list, description='Tools that no step may use, as JSON: ["shell"].'
+    )
+    outside_hosts: list[str] = Field(
+        default_factory=list,
+        description='Hosts that tools may reach, as JSON: ["example.org", "*.example.com"]; "*": all public ones.',
+    )
+    outside_allow_private: bool = Field(False, description="Let tools reach private and loopback addresses among them.")
+    outside_max_bytes: int = Field(
+        10 * MIB, ge=1, description="Largest answer that a tool takes from outside, in bytes."
+    )
+    outside_timeout_seconds: float = Field(30.0, gt=0, description="Limit of one request to the outside.")
+    outside_redirects: int = Field(5, ge=0, le=50, description="Redirects that are followed.")
+    secrets_key: SecretStr = Field(
+        SecretStr(""),
+        description="Seals users' secrets in the database (`agentctl secrets new-key`); empty: none are kept.",
+    )
+    browser_python: str = Field("", description="Python with Playwright inside the sandbox; empty: python3.")
+    browser_executable: str = Field("", description="Chromium inside the sandbox; empty: the one Playwright brought.")
+    memory_dir: Path = Field(Path(".data/memory"), description="Folder of the agents' memory when QDRANT_URL is empty.")
+    qdrant_url: str = Field("", description="URL of a Qdrant server for the agents' memory.")
+    qdrant_api_key: SecretStr = Field(SecretStr(""), description="Its key.")
+    memory_max_items: int = Field(10_000, ge=1, description="Memories that an agent keeps.")
+    memory_max_chars: int = Field(8000, ge=1, description="Longest memory, in characters.")
+    artifacts_dir: Path = Field(
+        Path(".data/artifacts"), description="Folder of the agents' artifacts: a Git repository each."
+    )
+    artifacts_max_bytes: int = Field(500_000, ge=1, description="Quota of an agent's artifacts, in bytes.")
+    artifacts_history_max_bytes: int = Field(
+        20_000_000, ge=1, description="Quota of an agent's artifacts with all their history, in bytes on disk."
+    )
+    mcp_servers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description='MCP servers that runs may name, as JSON: {"docs": {"url": "https://…"}} or {"calc": {"command": '
+        '["python3", "calc.py"]}}, which runs in the sandbox.',
+    )
+    mcp_timeout_seconds: float = Field(60.0, gt=0, description="Limit of one call to an MCP server.")
+
     # --- workspace ---
     workspace_max_bytes: int = Field(4 * GIB, ge=1, description="Quota of a run's workspace, in bytes.")
     workspace_max_files: int = Field(100_000, ge=1, description="Quota of a run's workspace, in files.")
     workspace_max_depth: int = Field(64, ge=1, description="Most folders above a file in a workspace.")
+
+    workspace_versions_max_bytes: int = Field(
+        4 * GIB, ge=0, description="Of a run's overwritten files, what is kept so that it can be forked; 0: nothing."
+    )
 
     # --- streams ---
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment line.")
@@ -273,6 +397,7 @@ class Settings(BaseSettings):
     pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers tell so.")
 
     # --- the API ---
+    api_mcp: bool = Field(True, description="Serve the platform itself as an MCP server at /mcp.")
     token_cache_seconds: float = Field(
         5.0, ge=0, description="How long a checked token is trusted, so also how long a revoked one may live."
     )

@@ -36,7 +36,7 @@ from worker.checkout import Checkout
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.metrics import WorkerMetrics
 from worker.patient_workspace import PatientWorkspace
-from worker.planner.base import Planner, make_plan
+from worker.planner.base import Planner, Planning, make_plan
 from worker.run_events import SHARE, EventWriter, RunEvents
 from worker.sandbox.base import Limits, Sandbox
 from worker.step_output import OutputLimits
@@ -218,6 +218,7 @@ class Execution:
         step_tools = StepTools(
             user_id=run.user_id,
             run_id=run.id,
+            agent=run.agent,
             generation=self.claim.generation,
             tools=self._with.tools,
             workspace=workspace,
@@ -231,20 +232,21 @@ class Execution:
             metrics=self._with.metrics,
         )
         supervisor = Supervisor(events, self.interruption, step_tools)
-        plan, journal = await self._plan(events, run, supervisor)
+        planning = Planning(None, self._with.tools, workspace, supervisor.check)
+        plan, journal = await self._plan(events, run, planning)
         await supervisor.carry_out(plan, journal)
 
-    async def _plan(self, events: RunEvents, run: Run, supervisor: Supervisor) -> tuple[Plan, list[StepRecord]]:
+    async def _plan(self, events: RunEvents, run: Run, planning: Planning) -> tuple[Plan, list[StepRecord]]:
         """The plan that was made before, with what became of its steps; else a new one, saved with its first step."""
         if run.plan is not None:
             kept = self._with.resources.store.journal
             return Plan.model_validate(run.plan), await until_available(lambda: kept.steps(run.id), self._tell_away)
-        plan = await self.interruption.guard(make_plan(self._with.planners, run))
-        supervisor.check(plan)
+        plan = await self.interruption.guard(make_plan(self._with.planners, run, planning))
+        planning.check(plan)
         steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
         journal = pending_steps(plan)
         events.defer(lambda held: held.save_plan(plan, journal))
-        events.emit(EventType.PLAN, {"planner": plan.planner, "steps": steps})
+        events.emit(EventType.PLAN, {"planner": plan.planner, "version": 1, "steps": steps})
         return plan, journal
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:

@@ -32,7 +32,7 @@ from worker.metrics import WorkerMetrics
 from worker.run_events import RunEvents, Write
 from worker.sandbox.base import Call, Limits, Sandbox
 from worker.step_output import OutputLimits, StepOutput
-from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import StepReport, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 
 LONGEST_STEP_PAUSE_SECONDS = 300.0
@@ -60,6 +60,7 @@ class StepTools:
 
     user_id: str
     run_id: str
+    agent: str
     generation: int
     tools: ToolRegistry
     workspace: Workspace
@@ -236,6 +237,11 @@ class Supervisor:
             output=output.write,
             notice=lambda line: self._warn(step, line),
             about_to_change=about_to_change,
+            agent=self._with.agent,
+            models=None,
+            sub_steps=_None(),
+            secrets=_None(),
+            answer=None,
         )
 
     def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
@@ -255,6 +261,14 @@ class Supervisor:
 
 def _end_of(step: Step, status: StepStatus, result: dict[str, Any]) -> Write:
     return lambda held: held.end_step(step.id, status, result)
+
+
+class _None:
+    async def run(self, step: Step) -> StepReport:
+        raise NotImplementedError
+
+    async def fill(self, text: str, *, host: str | None = None) -> str:
+        return text
 
 
 @dataclass(slots=True)

@@ -33,7 +33,8 @@ class StepStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """`result` is {"exit_code", "output", "duration_ms", "files_changed", "error"?} once there is one."""
+    """`result` is {"exit_code", "output", "duration_ms", "files_changed", "error"?} once there is one. `files`: what the
+    step changed in the workspace, each path with its etag, or None where it was deleted."""
 
     step_id: str
     position: int
@@ -44,6 +45,7 @@ class StepRecord:
     started_at: datetime | None
     finished_at: datetime | None
     result: dict[str, Any] | None
+    files: dict[str, str | None] | None = None
 
 
 def pending_steps(plan: Plan) -> list[StepRecord]:
@@ -73,6 +75,7 @@ class Journal:
                 row.started_at,
                 row.finished_at,
                 row.result,
+                row.files,
             )
             for row in rows
         ]

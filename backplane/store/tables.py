@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     DateTime,
     ForeignKey,
@@ -135,6 +136,15 @@ runs = Table(
     Column("files_removed_at", UtcDateTime),
     Column("events_trimmed_at", UtcDateTime),
     Column("retention_lease", UtcDateTime),
+    Column("agent", String(64), nullable=False, server_default="default"),
+    Column("model", String(200)),
+    Column("planner", String(16)),
+    Column("budget", Json),
+    Column("mcp_servers", Json),
+    Column("plan_version", Integer, nullable=False, server_default="1"),
+    Column("origin", Json),
+    Column("restore", Json),
+    Column("result", Json),
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_id", "user_id", "id"),
     Index("ix_runs_status_id", "status", "id"),
@@ -152,7 +162,7 @@ steps = Table(
     "steps",
     metadata,
     Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
-    Column("step_id", String(64), primary_key=True),
+    Column("step_id", String(128), primary_key=True),
     Column("position", Integer, nullable=False),
     Column("title", String(200), nullable=False),
     Column("tool", String(64), nullable=False),
@@ -161,6 +171,125 @@ steps = Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("result", Json),
+    Column("files", Json),
+)
+
+# The plans of a run that a newer one has replaced; the one in force is in the run's row.
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("plan", Json, nullable=False),
+    Column("replaced_at", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", String(36), nullable=False),
+    Column("step_id", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("asked", Json, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("answer", Json),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime),
+    Column("decided_by", String(36)),
+    Index("ix_decisions_run_id_id", "run_id", "id"),
+    partial_index("ix_decisions_pending", "user_id", "id", where="status = 'pending'"),
+)
+
+# Every call of a model: noted before it is made, with its answer after it. `number` counts the calls of one purpose of
+# one step (or of the run's planner: step_id is empty then), so that a resumed or replayed run finds the same call.
+model_calls = Table(
+    "model_calls",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step_id", String(128), primary_key=True),
+    Column("purpose", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("generation", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("server", String(64), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("request", Json, nullable=False),
+    Column("request_digest", String(64), nullable=False),
+    Column("response", Json),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("micro_usd", BigInteger),
+    Column("error", Json),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+)
+
+# What an owner (run:{id}, user:{id}, tier:{name}) may still spend of a resource. The checks are the promise.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("owner", String(96), nullable=False),
+    Column("resource", String(32), nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("balance >= 0", name="balance_not_negative"),
+    CheckConstraint("reserved >= 0", name="reserved_not_negative"),
+    Index("ix_accounts_owner", "owner"),
+)
+
+# Never changed and never removed with a run: an account's balance is the sum of its entries.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("transfer_id", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("balance_change", BigInteger, nullable=False),
+    Column("reserved_change", BigInteger, nullable=False),
+    Column("spent_change", BigInteger, nullable=False),
+    Column("balance_after", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("run_id", String(36)),
+    Column("step_id", String(128)),
+    Column("note", String(500), nullable=False),
+    UniqueConstraint("transfer_id", "account_id", "kind"),
+    Index("ix_ledger_entries_account_id_seq", "account_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# What is reserved and not settled yet: what a lost worker leaves behind is settled by whoever takes its run over.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("run_id", String(36), nullable=False),
+    Column("step_id", String(128), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("amounts", Json, nullable=False),
+    Column("accounts", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_reservations_run_id", "run_id"),
+)
+
+# Named values that steps may use without seeing them in a plan. Sealed by SECRETS_KEY.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("tools", Json, nullable=False),
+    Column("hosts", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 # `tx` and `seq` are an event's place among all of its user's (`store.events`). SQLite gives no `seq` twice, because it

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Superseded
+from backplane.plans import Step
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.sandbox.base import Call, Limits
 from worker.sandbox.local import open_local_sandbox
-from worker.tools.base import ToolContext, ToolResult
+from worker.tools.base import StepReport, ToolContext, ToolResult
 from worker.tools.registry import builtin_tools
 
 MIB = 1024 * 1024
@@ -59,6 +60,16 @@ async def workspace(tmp_path: Path) -> Workspace:
     return store.workspace("user", "run")
 
 
+class NoSubSteps:
+    async def run(self, step: Step) -> StepReport:
+        raise AssertionError("no tool here has steps below it")
+
+
+class NoSecrets:
+    async def fill(self, text: str, *, host: str | None = None) -> str:
+        return text
+
+
 @pytest.fixture
 async def bench(workspace: Workspace, tmp_path: Path) -> AsyncIterator[Bench]:
     sandbox = await open_local_sandbox(require_isolation=False)
@@ -79,6 +90,11 @@ async def bench(workspace: Workspace, tmp_path: Path) -> AsyncIterator[Bench]:
         output=said.extend,
         notice=lambda line: None,
         about_to_change=about_to_change,
+        agent="default",
+        models=None,
+        sub_steps=NoSubSteps(),
+        secrets=NoSecrets(),
+        answer=None,
     )
     yield Bench(context, said, changing)
     await checkout.discard()

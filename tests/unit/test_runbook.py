@@ -1,6 +1,7 @@
 """How a Markdown prompt becomes a plan."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from backplane.errors import InvalidPlan, PromptNotUnderstood
 from backplane.plans import Plan
 from backplane.runs import Priority, Run, RunStatus
-from worker.planner.base import make_plan
+from backplane.workspace.local import LocalWorkspaceStore
+from worker.planner.base import Planning, make_plan
 from worker.planner.given import GivenPlanner
 from worker.planner.runbook import RunbookPlanner
+from worker.tools.registry import ToolRegistry
 
 
 def run_of(prompt: str, given_plan: dict[str, Any] | None = None) -> Run:
@@ -27,8 +30,14 @@ def run_of(prompt: str, given_plan: dict[str, Any] | None = None) -> Run:
     )
 
 
+def planning() -> Planning:
+    """These planners look at the prompt alone."""
+    workspaces = LocalWorkspaceStore(Path("/nonexistent"))
+    return Planning(None, ToolRegistry(()), workspaces.workspace("user", "run"), lambda plan: None)
+
+
 async def plan_of(prompt: str) -> Plan:
-    plan = await RunbookPlanner().plan(run_of(prompt))
+    plan = await RunbookPlanner().plan(run_of(prompt), planning())
     assert plan is not None
     return plan
 
@@ -88,7 +97,7 @@ async def test_a_block_that_no_tool_takes_is_refused_with_its_line(info: str) ->
 
 @pytest.mark.parametrize("prompt", ["Count the words.", "# Title\n\nwords", block("text"), "    indented code\n", "\n"])
 async def test_a_prompt_without_a_step_is_not_this_planners(prompt: str) -> None:
-    assert await RunbookPlanner().plan(run_of(prompt)) is None
+    assert await RunbookPlanner().plan(run_of(prompt), planning()) is None
 
 
 async def test_a_runbook_has_200_steps_at_most() -> None:
@@ -104,11 +113,11 @@ async def test_a_longer_fence_holds_shorter_ones_inside() -> None:
 
 async def test_a_given_plan_goes_before_the_prompt() -> None:
     given = {"steps": [{"id": "a", "tool": "file_list"}], "planner": "somebody"}
-    plan = await make_plan((GivenPlanner(), RunbookPlanner()), run_of(block("sh"), given))
+    plan = await make_plan((GivenPlanner(), RunbookPlanner()), run_of(block("sh"), given), planning())
     assert [(step.id, plan.planner) for step in plan.steps] == [("a", "given")]
 
 
 async def test_a_prompt_that_no_planner_understands_says_what_to_write() -> None:
-    with pytest.raises(PromptNotUnderstood, match="Give a plan with the run") as refused:
-        await make_plan((GivenPlanner(), RunbookPlanner()), run_of("Count the words."))
+    with pytest.raises(PromptNotUnderstood, match="give a plan with the run") as refused:
+        await make_plan((GivenPlanner(), RunbookPlanner()), run_of("Count the words."), planning())
     assert refused.value.field == "prompt"

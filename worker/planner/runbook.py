@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from backplane.errors import InvalidPlan
 from backplane.plans import MAX_STEPS, Plan, parse_plan
 from backplane.runs import Run
-from worker.planner.base import Planner
+from worker.planner.base import Planner, Planning
 
 SHELL = frozenset({"sh", "bash", "shell"})
 PYTHON = frozenset({"python", "py", "python3"})
@@ -29,7 +29,7 @@ LANGUAGE = re.compile(r"^[A-Za-z0-9_+#-]+$")
 class RunbookPlanner(Planner):
     name = "runbook"
 
-    async def plan(self, run: Run) -> Plan | None:
+    async def plan(self, run: Run, planning: Planning) -> Plan | None:
         steps: list[dict[str, Any]] = []
         title = ""
         tokens = MarkdownIt("commonmark").parse(run.prompt)

@@ -6,16 +6,20 @@ touches no row, and does not retry: the supervisor does all that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from backplane.decisions import DecisionKind
+from backplane.plans import Step
 from backplane.runs import RunError
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
+from worker.llm.base import Models
 from worker.sandbox.base import Call, Limits, Sandbox
 
 
@@ -23,9 +27,58 @@ class ToolArguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Risk(IntEnum):
+    """What a step can do at worst: LOW stays in the run's own files, MEDIUM runs foreign code in a sandbox or reads
+    from outside, HIGH changes something outside."""
+
+    LOW = 0
+    MEDIUM = 1
+    HIGH = 2
+
+
+class NeedsPerson(Exception):
+    """Raised by a tool whose step cannot go on without a person. The step is called again with the answer, and must
+    have changed nothing before."""
+
+    def __init__(self, kind: DecisionKind, asked: Mapping[str, Any]) -> None:
+        super().__init__(kind.value)
+        self.kind = kind
+        self.asked = dict(asked)
+
+
+class Secrets(Protocol):
+    """The secrets of the run's user, as this tool may use them."""
+
+    async def fill(self, text: str, *, host: str | None = None) -> str:
+        """Replace each `${secrets.NAME}`. What is filled in is redacted from here on. Raises Forbidden when this tool
+        or host may not have it, NotFound when there is none of this name."""
+        ...
+
+
+class SubSteps(Protocol):
+    """Steps below a step, journalled like any other: one that was done before gives its result again."""
+
+    async def run(self, step: Step) -> "StepReport":
+        """`step.id` begins with the id of the step above and a slash. A step that fails is a report, not an error.
+        Raises what ends or suspends the step above too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """How a step ended. `output` is the text that its result keeps."""
+
+    succeeded: bool
+    output: str
+    files_changed: tuple[str, ...] = ()
+    error: RunError | None = None
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool may touch. `checkout` is the run's, shared by its steps on this worker.
+    """What a tool may touch. `checkout` is this step's while it runs. `agent` is the name under which the run keeps
+    memory and artifacts. `models` is None where none is set. `answer` is what a person said to the step's NeedsPerson.
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
     run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
@@ -41,6 +94,11 @@ class ToolContext:
     output: Callable[[bytes], None]
     notice: Callable[[str], None]
     about_to_change: Callable[[], Awaitable[None]]
+    agent: str
+    models: Models | None
+    sub_steps: SubSteps
+    secrets: Secrets
+    answer: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +116,7 @@ class Tool(ABC):
     arguments: ClassVar[type[ToolArguments]]
     repeatable: ClassVar[bool] = False
     """True: carrying it out twice has the same effect as once (a file written whole)."""
+    risk: ClassVar[Risk] = Risk.LOW
 
     @abstractmethod
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from worker.tools.arguments import CommandText, Environment, Program
-from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.in_sandbox import run_in_sandbox
 
 
@@ -17,6 +17,7 @@ class Python(Tool):
     name = "python"
     description = "Run Python code in the run's files, which it may import; sys.argv[1:] is `args`."
     arguments = PythonArguments
+    risk = Risk.MEDIUM
 
     async def run(self, arguments: PythonArguments, context: ToolContext) -> ToolResult:
         # Unbuffered, so that output is seen as it is printed; without compiled files, which nobody wants to keep.

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from worker.tools.arguments import Environment, Program
-from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.in_sandbox import run_in_sandbox
 
 # As CI systems do: the first command that fails ends the script, also inside a pipe.
@@ -22,6 +22,7 @@ class Shell(Tool):
     name = "shell"
     description = "Run a script with bash -eo pipefail (sh -e where there is no bash) in the run's files."
     arguments = ShellArguments
+    risk = Risk.MEDIUM
 
     async def run(self, arguments: ShellArguments, context: ToolContext) -> ToolResult:
         argv = ("sh", "-c", _FIND_A_SHELL, "sh", arguments.script)

@@ -103,7 +103,7 @@ async def test_a_prompt_that_no_planner_understands_fails_at_once_and_says_what_
     run = await platform.until(run_id, RunStatus.FAILED)
     assert run.error is not None
     assert (run.error.code, run.attempt) == ("prompt_not_understood", 1)
-    assert "Give a plan with the run" in run.error.message
+    assert "give a plan with the run" in run.error.message
     await platform.ends_whole(run_id)
 
 
