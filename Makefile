@@ -8,7 +8,7 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --requir
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all test-kubernetes chaos check bench image requirements clean
+.PHONY: demo serve test test-all test-kubernetes chaos check bench image browser-image requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -49,6 +49,10 @@ IMAGE ?= agent-api:dev
 image:
 	$(or $(shell command -v docker || command -v podman),docker) build --tag $(IMAGE) $(ARGS) .
 
+# The image of sandboxes with a browser (docs/tools.md).
+browser-image:
+	$(or $(shell command -v docker || command -v podman),docker) build --tag agent-browser:dev $(ARGS) images/browser
+
 # One JSON line a benchmark, and a table of all goals. One of them: make bench ARGS=queue_drain
 bench: .venv/installed-dev .venv-bench/installed
 	$(PYTHON) -m bench._table $(ARGS)
@@ -61,6 +65,7 @@ requirements:
 	$(COMPILE) --group embedded -c requirements.txt -o requirements-embedded.txt
 	$(COMPILE) --group dev -c requirements.txt -c requirements-embedded.txt -o requirements-dev.txt
 	$(COMPILE) --group bench -o requirements-bench.txt
+	$(COMPILE) --group browser -o images/browser/requirements.txt
 
 # Everything but .data/, which holds runs.
 clean:

@@ -10,7 +10,8 @@ readonly NAMESPACE=agents TOOLS_NAMESPACE=agents-tools SECRET=agent-credentials 
 readonly FIRST=agent-api # of the Deployments
 readonly CREDENTIALS_VERSION=agent-platform/credentials-version
 readonly REQUIRED=(REDIS_URL DATABASE_URL S3_BUCKET S3_ENDPOINT S3_REGION S3_ACCESS_KEY S3_SECRET_KEY)
-readonly OPTIONAL=(REDIS_USERNAME REDIS_PASSWORD REDIS_SENTINEL_USERNAME REDIS_SENTINEL_PASSWORD)
+readonly OPTIONAL=(REDIS_USERNAME REDIS_PASSWORD REDIS_SENTINEL_USERNAME REDIS_SENTINEL_PASSWORD
+  OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY)
 readonly HOPELESS_RESTARTS=3 LOG_LINES=15
 
 # shellcheck disable=SC2016 # the dollars are the templates' own
@@ -48,7 +49,8 @@ Usage: ./deploy-phase2b.sh --image NAME:VERSION [options]
   --help
 
 Credentials, from the environment or FILE: REDIS_URL, DATABASE_URL, S3_BUCKET, S3_ENDPOINT, S3_REGION, S3_ACCESS_KEY,
-S3_SECRET_KEY; where they are used also REDIS_USERNAME, REDIS_PASSWORD, REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD.
+S3_SECRET_KEY; where they are used also REDIS_USERNAME, REDIS_PASSWORD, REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD,
+OPENAI_API_KEY, ANTHROPIC_API_KEY, QDRANT_API_KEY, SECRETS_KEY.
 KUBECTL names another kubectl program than the one in PATH.
 
 Exit status: 0 all runs; 1 it was applied and does not run; 2 something is missing, nothing was changed.
@@ -558,7 +560,8 @@ log_of() { # pod container restarts
 # What goes through has no value of the credentials in it, and no password of their URLs.
 without_secrets() {
   local line name value secrets=()
-  for name in REDIS_URL DATABASE_URL S3_ACCESS_KEY S3_SECRET_KEY REDIS_PASSWORD REDIS_SENTINEL_PASSWORD; do
+  for name in REDIS_URL DATABASE_URL S3_ACCESS_KEY S3_SECRET_KEY REDIS_PASSWORD REDIS_SENTINEL_PASSWORD \
+    OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY; do
     value=${credentials[$name]:-}
     [[ -z $value ]] || secrets+=("$value")
     if [[ $value =~ ://[^/@]*:([^/]+)@ ]]; then secrets+=("${BASH_REMATCH[1]}"); fi

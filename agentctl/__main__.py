@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from agentctl import dead_letters, files, runs, webhooks
+from agentctl import dead_letters, decisions, derived_runs, files, runs, webhooks
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.output import Output
 from backplane.errors import PlatformError
@@ -28,6 +28,12 @@ LOADED_WHEN_CALLED = {
     "demo": ("agentctl.demo", "demo", HERE),
     "token": ("agentctl.admin", "tokens", OPERATORS),
     "migrate": ("agentctl.admin", "migrate", OPERATORS),
+    "artifacts": ("agentctl.artifacts", "app", RUNS),
+    "calibrate": ("agentctl.calibrate", "calibrate", OPERATORS),
+    "models": ("agentctl.models", "app", OPERATORS),
+    "budget": ("agentctl.ledger", "budget", RUNS),
+    "secrets": ("agentctl.secrets", "app", RUNS),
+    "ledger": ("agentctl.ledger", "app", OPERATORS),
     "doctor": ("agentctl.doctor", "doctor", OPERATORS),
     "settings": ("agentctl.about", "settings", OPERATORS),
     "version": ("agentctl.about", "show_version", OPERATORS),
@@ -78,6 +84,14 @@ app.command(rich_help_panel=RUNS)(runs.cancel)
 app.command(rich_help_panel=RUNS)(runs.retry)
 app.command(rich_help_panel=RUNS)(runs.explain)
 app.command(rich_help_panel=RUNS)(runs.queue)
+app.command(rich_help_panel=RUNS)(decisions.decisions)
+app.command(rich_help_panel=RUNS)(decisions.approve)
+app.command(rich_help_panel=RUNS)(decisions.reject)
+app.command(rich_help_panel=RUNS)(decisions.answer)
+app.command(rich_help_panel=RUNS)(derived_runs.fork)
+app.command(rich_help_panel=RUNS)(derived_runs.replay)
+app.command(rich_help_panel=RUNS)(derived_runs.plans)
+app.command("model-calls", rich_help_panel=RUNS)(derived_runs.model_calls)
 app.command("webhook-secret", rich_help_panel=RUNS)(webhooks.webhook_secret)
 app.add_typer(files.app, name="files", rich_help_panel=RUNS)
 app.add_typer(dead_letters.app, name="dlq", rich_help_panel=OPERATORS)

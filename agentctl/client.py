@@ -119,6 +119,45 @@ class Client:
         body = {"action": action, "run_id": run_id, **arguments}
         return await self._json("POST", "/agent/execute", repeatable=action != "retry", json=body)
 
+    async def derive(self, action: str, run_id: str, **arguments: Any) -> JsonObject:
+        """fork or replay. Safe to repeat, like `create`."""
+        body = {"action": action, "run_id": run_id, **arguments}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return await self._json("POST", "/agent/execute", json=body, headers=headers)
+
+    async def decisions(
+        self, run_id: str | None = None, status: str | None = None, cursor: str | None = None, limit: int = 50
+    ) -> JsonObject:
+        """Of a run, or of all."""
+        params = {"status": status, "cursor": cursor, "limit": limit}
+        given = {name: value for name, value in params.items() if value is not None}
+        path = f"/agent/runs/{_segment(run_id)}/decisions" if run_id is not None else "/agent/decisions"
+        return await self._json("GET", path, params=given)
+
+    async def decide(self, run_id: str, decision_id: str, answer: JsonObject) -> JsonObject:
+        """Safe to repeat: the same answer again changes nothing."""
+        return await self._json(
+            "POST", f"/agent/runs/{_segment(run_id)}/decisions/{_segment(decision_id)}", json=answer
+        )
+
+    async def plans(self, run_id: str) -> list[JsonObject]:
+        found: list[JsonObject] = (await self._json("GET", f"/agent/runs/{_segment(run_id)}/plans"))["plans"]
+        return found
+
+    async def model_calls(self, run_id: str) -> list[JsonObject]:
+        """All of them, without their texts."""
+        found: list[JsonObject] = []
+        cursor: int | None = 0
+        while cursor is not None:
+            params = {"cursor": cursor, "limit": 200}
+            page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/model-calls", params=params)
+            found += page["calls"]
+            cursor = page["next_cursor"]
+        return found
+
+    async def model_call(self, run_id: str, call_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/runs/{_segment(run_id)}/model-calls/{_segment(call_id)}")
+
     async def run(self, run_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/runs/{_segment(run_id)}")
 
@@ -163,6 +202,64 @@ class Client:
         """One dead letter, or with None all of them."""
         path = f"/{_segment(run_id)}" if run_id is not None else ""
         return await self._json("DELETE", f"/agent/dead-letters{path}", repeatable=False)
+
+    async def accounts(self, owner: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        params = {"owner": owner, "cursor": cursor, "limit": limit}
+        given = {name: value for name, value in params.items() if value is not None}
+        return await self._json("GET", "/agent/accounts", params=given)
+
+    async def account(self, account_id: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        params = {"limit": limit} if cursor is None else {"cursor": cursor, "limit": limit}
+        return await self._json("GET", f"/agent/accounts/{_segment(account_id)}", params=params)
+
+    async def move(self, action: str, account_id: str, movement: JsonObject) -> JsonObject:
+        """top-up or withdraw. The movement carries a transfer_id, so it is safe to repeat; so is a transfer."""
+        return await self._json("POST", f"/agent/accounts/{_segment(account_id)}/{action}", json=movement)
+
+    async def transfer(self, movement: JsonObject) -> JsonObject:
+        return await self._json("POST", "/agent/accounts/transfer", json=movement)
+
+    async def close_account(self, account_id: str) -> JsonObject:
+        return await self._json("DELETE", f"/agent/accounts/{_segment(account_id)}")
+
+    async def audit(self) -> JsonObject:
+        return await self._json("GET", "/agent/ledger/audit")
+
+    async def budget(self) -> JsonObject:
+        return await self._json("GET", "/agent/budget")
+
+    async def put_secret(self, name: str, secret: JsonObject) -> JsonObject:
+        return await self._json("PUT", f"/agent/secrets/{_segment(name)}", json=secret)
+
+    async def secrets(self) -> list[JsonObject]:
+        """Without their values."""
+        secrets: list[JsonObject] = (await self._json("GET", "/agent/secrets"))["secrets"]
+        return secrets
+
+    async def delete_secret(self, name: str) -> None:
+        """Sent again only when the first one cannot have arrived: the second would find nothing."""
+        response = await self._open("DELETE", f"/agent/secrets/{_segment(name)}", repeatable=False)
+        await response.aclose()
+
+    async def artifacts(self, agent: str) -> JsonObject:
+        return await self._json("GET", f"/agent/artifacts/{_segment(agent)}")
+
+    async def artifacts_at(self, user: str, agent: str, commit: str) -> JsonObject:
+        return await self._json("GET", f"{_artifacts_url(user, agent)}/files", params={"commit": commit})
+
+    async def artifact_log(self, user: str, agent: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
+        return await self._json("GET", f"{_artifacts_url(user, agent)}/log", params=params)
+
+    async def roll_back_artifacts(self, user: str, agent: str, commit: str) -> JsonObject:
+        """Safe to repeat: what is so already is left as it is."""
+        return await self._json("POST", f"{_artifacts_url(user, agent)}/rollback", json={"commit": commit})
+
+    async def artifact(self, agent: str, path: str) -> bytes:
+        return await self._bytes(f"/agent/artifacts/{_segment(agent)}/content", {"path": path})
+
+    async def artifact_at(self, user: str, agent: str, commit: str, path: str) -> bytes:
+        return await self._bytes(f"{_artifacts_url(user, agent)}/show", {"commit": commit, "path": path})
 
     async def webhook_secret(self) -> JsonObject:
         return await self._json("GET", "/agent/webhook-secret")
@@ -303,6 +400,16 @@ class Client:
             raise self._unreachable(ValueError("its answer is not that of this API"))
         return body
 
+    async def _bytes(self, url: str, params: Mapping[str, str]) -> bytes:
+        """The whole of something small."""
+        response = await self._open("GET", url, params=params)
+        try:
+            return await response.aread()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        finally:
+            await response.aclose()
+
     async def _open(
         self,
         method: str,
@@ -416,6 +523,10 @@ def _reason(error: Exception) -> str:
 
 def _segment(text: str) -> str:
     return quote(text, safe="")
+
+
+def _artifacts_url(user: str, agent: str) -> str:
+    return f"/agent/artifacts/{_segment(user)}/{_segment(agent)}"
 
 
 def _file_url(run_id: str, path: str) -> str:

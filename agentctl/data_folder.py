@@ -3,6 +3,7 @@
 token         the first user's bearer token         redis.url     the URL of Redis, password inside
 agent.db      the database (SQLite)                 redis/        the data of the embedded Redis
 workspaces/   the files of the runs                 logs/         what the processes print
+memory/       what agents remember                  artifacts/    what agents keep
 lock          the pid of the `agentctl up` that runs; gone with it
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from agentctl.exit_codes import CommandError, ExitCode
 
-_OURS = {"token", "agent.db", "redis", "redis.url", "logs", "lock", "workspaces"}
+_OURS = {"token", "agent.db", "redis", "redis.url", "logs", "lock", "workspaces", "memory", "artifacts"}
 
 
 def prepare(data: Path) -> None:

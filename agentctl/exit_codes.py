@@ -21,7 +21,9 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.OK: "done; a followed run has completed",
-    ExitCode.RUN_FAILED: "the followed run has failed, or `doctor`, `up` or `demo` found something wrong",
+    ExitCode.RUN_FAILED: (
+        "the followed run has failed, a replay differs, or `doctor`, `up`, `demo` or `ledger audit` found a fault"
+    ),
     ExitCode.USAGE: "the command line, the environment or a file it names is wrong",
     ExitCode.RUN_CANCELLED: "the followed run was cancelled",
     ExitCode.REFUSED: "refused: not found, not allowed, not possible in this state (a 4xx answer)",

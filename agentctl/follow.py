@@ -23,6 +23,12 @@ from backplane.runs import FINAL, RunStatus
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 _FILES_SHOWN = 5
+_ANSWERS = {
+    "approval_required": "approve {0}, or reject {0}",
+    "answer_required": "answer {0} TEXT",
+    "budget_exhausted": "approve {0} --add-tokens N (or --add-usd, --add-steps, --add-seconds), or reject {0}",
+}
+"""By the code of what a run waits for: how it goes on."""
 
 
 class RunView:
@@ -97,8 +103,9 @@ def _decision(data: dict[str, Any]) -> list[Text]:
     if data["status"] != "pending":
         return [Text(printable(f"● {about}: {data['status']}"), "bold")]
     asked = data.get("asked") or {}
-    what = asked.get("question") or asked.get("reason") or asked.get("account") or ""
-    return [Text(printable(f"? {about} is asked for{f': {what}' if what else ''}  [{data['decision']}]"), "bold yellow")]
+    what = asked.get("question") or asked.get("reason") or asked.get("message") or ""
+    told = f"? {about} is asked for{f': {what}' if what else ''}  [{data['decision']}]"
+    return [Text(printable(told), "bold yellow")]
 
 
 def _model(data: dict[str, Any]) -> list[Text]:
@@ -197,7 +204,7 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
                         async for event in events:
                             view.show(event)
                             after = max(after, event["id"])
-                            if event["data"].get("status") == "waiting" and await _still_waits(client, run_id):
+                            if await still_waits(client, run_id, event):
                                 break
                     status = (await client.run(run_id))["status"]
     except TimeoutError:
@@ -205,14 +212,28 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
             ExitCode.GAVE_UP, f"Not over after {wait:g} s; the run goes on. Follow it: {program()} logs -f {run_id}"
         ) from None
     if status == "waiting":
-        output.note(
-            f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: {program()} "
-            f"retry {run_id}   Or go on behind it: {program()} retry {run_id} --take-as-done",
-            style="magenta",
-        )
+        output.note(await _what_it_waits_for(client, run_id), style="magenta")
     return exit_code_of_status(status)
 
 
-async def _still_waits(client: Client, run_id: str) -> bool:
-    """An old event says what was; the run may have gone on since."""
-    return bool((await client.run(run_id))["status"] == "waiting")
+async def _what_it_waits_for(client: Client, run_id: str) -> str:
+    error = (await client.run(run_id)).get("error") or {}
+    if (code := error.get("code", "step_uncertain")) in _ANSWERS:
+        return (
+            f"The run waits for you: {error['message']}. See what it asks: {program()} decisions {run_id}   "
+            f"Then: {program()} {_ANSWERS[code].format(run_id)}"
+        )
+    return (
+        f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: {program()} "
+        f"retry {run_id}   Or go on behind it: {program()} retry {run_id} --take-as-done"
+    )
+
+
+async def still_waits(client: Client, run_id: str, event: JsonObject) -> bool:
+    """Whether this event says what the run waits for now. An old one says what was: the run may have gone on since, and
+    wait for something else."""
+    if event["data"].get("status") != "waiting":
+        return False
+    run = await client.run(run_id)
+    asked, told = run.get("error") or {}, event["data"].get("error") or {}
+    return bool(run["status"] == "waiting" and asked.get("message") == told.get("message"))

@@ -55,6 +55,16 @@ def run(
         str | None, typer.Option(metavar="URL", help="Is told by POST when the run is over, or waits for a person.")
     ] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
+    agent: Annotated[str | None, typer.Option(help="The agent's name: its memory and artifacts.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="SERVER/NAME", help="The model; else the server's own.")] = None,
+    planner: Annotated[str | None, typer.Option(metavar="runbook|model", help="Who makes the plan.")] = None,
+    mcp_server: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="An MCP server for its steps. May be given often.")
+    ] = None,
+    budget_usd: Annotated[float | None, typer.Option(min=0, help="The most dollars that it may spend.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(min=0, help="The most model tokens.")] = None,
+    budget_steps: Annotated[int | None, typer.Option(min=0, help="The most steps, each try counts.")] = None,
+    budget_seconds: Annotated[int | None, typer.Option(min=0, help="The most seconds of steps and calls.")] = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Start a run and follow it to its end.
@@ -66,6 +76,10 @@ def run(
     new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [])
     if webhook is not None:
         new_run["webhook_url"] = webhook
+    budget = {"usd": budget_usd, "tokens": budget_tokens, "steps": budget_steps, "seconds": budget_seconds}
+    given = {name: amount for name, amount in budget.items() if amount is not None}
+    more = {"agent": agent, "model": model, "planner": planner, "mcp_servers": mcp_server, "budget": given or None}
+    new_run |= {name: value for name, value in more.items() if value}
     with ExitStack() as opened:
         uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
         answer = call(output, lambda client: _submit(client, new_run, uploads))
@@ -74,7 +88,7 @@ def run(
         return
     if not output.json:
         output.note(f"run {answer['run_id']}")
-    _follow(output, answer["run_id"], 0, wait)
+    follow_to_its_end(output, answer["run_id"], 0, wait)
 
 
 async def _submit(client: Client, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]]) -> JsonObject:
@@ -168,7 +182,7 @@ def logs(
     """Show a run's events: those there are, or with -f all until its end."""
     output = Output(json_output)
     if follow_run:
-        _follow(output, run_id, after, wait)
+        follow_to_its_end(output, run_id, after, wait)
         return
 
     async def print_pages(client: Client) -> None:
@@ -205,7 +219,7 @@ def events(
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _follow(output: Output, run_id: str, after: int, wait: float | None) -> None:
+def follow_to_its_end(output: Output, run_id: str, after: int, wait: float | None) -> None:
     try:
         code = call(output, lambda client: follow(client, output, run_id, after, wait))
     except KeyboardInterrupt:
@@ -261,11 +275,23 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "timeout": duration(run["timeout_seconds"]),
             "priority": run["priority"],
             "metadata": json.dumps(run["metadata"]) if run["metadata"] else "",
+            "made from": _origin(run.get("origin")),
+            "agent": "" if run.get("agent") == "default" else run.get("agent", ""),
+            "model": run.get("model") or "",
+            "plan": f"version {run['plan_version']}" if run.get("plan_version", 1) > 1 else "",
+            "budget": json.dumps(run["budget"]) if run.get("budget") else "",
             "error": f"{error['message']} [{error['code']}]" if error else "",
             "webhook": _webhook(run.get("webhook")),
             "files": f"removed {local_time(run['files_expired_at'])}" if run.get("files_expired_at") else "",
         }
     )
+    result = run.get("result") or {}
+    if result.get("summary"):
+        output.line()
+        for line in result["summary"].splitlines():
+            output.line(printable(line))
+        output.line()
+    output.fields({"files made": ", ".join(result.get("files") or ()), "cost": cost_in_words(result.get("cost"))})
     if len(run.get("failures", [])) > 1:
         output.line()
         failures = [
@@ -280,6 +306,22 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             [_step_row(step) for step in run["steps"]],
             folding=["TITLE"],
         )
+
+
+def _origin(origin: JsonObject | None) -> str:
+    if origin is None:
+        return ""
+    after = f" after step {origin['step']}" if origin.get("step") else ""
+    return f"{origin['kind']} of {origin['run_id']}{after}"
+
+
+def cost_in_words(cost: JsonObject | None) -> str:
+    """Of a run's result; empty when no model was asked."""
+    if not cost or not cost.get("model_calls"):
+        return ""
+    usd = "at an unknown price" if cost.get("usd") is None else f"${cost['usd']:.6f}"
+    tokens = f"{cost.get('input_tokens', 0):,} + {cost.get('output_tokens', 0):,} tokens"
+    return f"{usd}, {tokens} in {cost['model_calls']} model call{'' if cost['model_calls'] == 1 else 's'}"
 
 
 def _webhook(webhook: JsonObject | None) -> str:
@@ -303,11 +345,19 @@ def retry(
     take_as_done: Annotated[
         bool, typer.Option(help="For a waiting run: take the uncertain step as done, instead of repeating it.")
     ] = False,
+    from_step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP", help="Do this step and all that need it again, with the files as they were; also when done."
+        ),
+    ] = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Put a failed run in the queue again, or let a waiting one go on. Completed steps are not repeated."""
     output = Output(json_output)
     arguments = {"uncertain_step": "done"} if take_as_done else {}
+    if from_step is not None:
+        arguments["from_step"] = from_step
     _print_answer(output, call(output, lambda client: client.execute("retry", run_id, **arguments)))
 
 

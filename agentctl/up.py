@@ -229,6 +229,9 @@ def _embedded_settings(
     else:
         variables |= {"WORKSPACE_DIR": str(data / "workspaces"), "S3_BUCKET": ""}
         parts["workspaces"] = str(place.data / "workspaces")
+    for setting in ("memory_dir", "artifacts_dir"):
+        if setting not in given:
+            variables[setting.upper()] = str(data / setting.removesuffix("_dir"))
     return variables, parts
 
 

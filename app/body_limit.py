@@ -4,16 +4,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import problem
 
+FILES = "/agent/runs/"
+
 
 class BodyLimit:
-    """ASGI middleware. `max_bytes` holds for every request but PUT, which only files use."""
+    """ASGI middleware. `max_bytes` holds for every request but the PUT of a file."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        is_file = scope["type"] == "http" and scope["method"] == "PUT" and scope["path"].startswith(FILES)
+        if scope["type"] != "http" or is_file:
             await self._app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")

@@ -20,18 +20,23 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.BudgetExhausted, 409),
     (errors.TooLarge, 413),
     (errors.RateLimited, 429),
     (errors.Unavailable, 503),
 )
 
-ACTIONS = ("create", "run", "start", "cancel", "retry", "status")
+TAGS = {
+    "action": ("create", "run", "start", "cancel", "retry", "fork", "replay", "status"),
+    "decision": ("approve", "reject", "answer"),
+}
+"""What tells the members of a union of requests apart."""
 
 _MEANING = {
     401: "No bearer token, or one that is unknown or revoked.",
     403: "The token's tier does not allow it.",
     404: "There is no such thing, or it belongs to another user.",
-    409: "The state it is in does not allow this.",
+    409: "The state it is in does not allow this; or there is too little left for it.",
     413: "Over a limit; the detail names it.",
     416: "The range lies outside the file.",
     422: "A value is not accepted; `field` names it.",
@@ -98,11 +103,12 @@ def of_validation(error: RequestValidationError) -> JSONResponse:
         return problem(422, "malformed_json", f"the body is not JSON: {fault.get('ctx', {}).get('error', '')}")
     if place and place[0] in ("body", "query", "path", "header"):
         place = place[1:]
-    # Under the body stands the action, which is how the union of requests is told apart, not a field.
-    if fault["loc"][0] == "body" and place and place[0] in ACTIONS:
+    # Under the body stands the tag, which is how the union of requests is told apart, not a field.
+    if fault["loc"][0] == "body" and place and any(place[0] in tags for tags in TAGS.values()):
         place = place[1:]
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return problem(422, "invalid_input", f"action: send one of {', '.join(ACTIONS)}", field="action")
+        name = fault["ctx"]["discriminator"].strip("'")
+        return problem(422, "invalid_input", f"{name}: send one of {', '.join(TAGS[name])}", field=name)
     if not place:
         detail = "the body: send a JSON object, with the header Content-Type: application/json"
         return problem(422, "invalid_input", detail, field="body")

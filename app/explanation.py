@@ -3,8 +3,15 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from backplane.decisions import Decision, DecisionKind
 from backplane.queue.base import Gate, Standing, Statistics
 from backplane.runs import FINAL, Run, RunStatus
+from backplane.slots.base import WaitingForModel
+
+WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_for_model_tokens"
+WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
+
+_QUESTION_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +24,14 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """`statistics` is None when the queue does not answer; the others are None also where they do not apply."""
+    """`statistics` is None when the queue does not answer; the others are None also where they do not apply. `asked`:
+    what a person has to decide."""
 
     statistics: Statistics | None
     standing: Standing | None
     next_attempt_at: datetime | None
+    model: WaitingForModel | None = None
+    asked: tuple[Decision, ...] = ()
 
 
 def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -31,14 +41,36 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             return [Reason("not_started", "it was created and not started; start it")]
         case RunStatus.RUNNING if run.cancel_requested_at:
             return [Reason("being_cancelled", "its worker was told to end it, and does so within a heartbeat")]
+        case RunStatus.RUNNING if situation.model:
+            return [_waits_for_model(situation.model)]
         case RunStatus.RUNNING:
             return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
+        case RunStatus.WAITING if situation.asked:
+            return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
         case RunStatus.WAITING:
             why = run.error.message if run.error else "it needs an answer"
             return [Reason("waits_for_person", f"a person has to decide: {why}")]
         case RunStatus.QUEUED:
             return _queued(run, situation, now)
     return [Reason("over", f"it is {run.status}" + (f": {run.error.message}" if run.error else ""))]
+
+
+def _asks(decision: Decision) -> str:
+    """What a run wants to know, and how to say it."""
+    where = f"{decision.run_id} {decision.id}"
+    of_step = f"step {decision.step_id}" if decision.step_id else "its planner"
+    asked = decision.asked
+    match decision.kind:
+        case DecisionKind.QUESTION:
+            question = str(asked.get("question", ""))
+            shown = question if len(question) <= _QUESTION_CHARS else f"{question[:_QUESTION_CHARS]}…"
+            return f'{of_step} asks: "{shown}" (agentctl answer {decision.run_id} TEXT --decision {decision.id})'
+        case DecisionKind.BUDGET:
+            text = f"{of_step} needs {asked.get('needed')} {asked.get('resource')} and {asked.get('account')} has "
+            return text + f"{asked.get('left')} left (agentctl approve {where} --add-…, or agentctl reject {where})"
+    reason = f", because {asked['reason']}" if asked.get("reason") else ""
+    allow = f"agentctl approve {where}, or agentctl reject {where}"
+    return f"{of_step} is to be approved, which uses {asked.get('tool')}{reason} ({allow})"
 
 
 def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -79,10 +111,21 @@ def _held_back(run: Run, standing: Standing) -> Reason:
     return Reason("resource_cap", text)
 
 
+def _waits_for_model(waiting: WaitingForModel) -> Reason:
+    if waiting.what == "tokens":
+        soon = f", for about {waiting.seconds:.0f} s" if waiting.seconds is not None else ""
+        text = f"its agent or its user has used up the model tokens that it may have at once; it waits for more{soon}"
+        return Reason(WAITS_FOR_MODEL_TOKENS, text)
+    place = f": place {waiting.position}" if waiting.position else ""
+    place += f" of {waiting.waiting}" if place and waiting.waiting else ""
+    taken = f", all {waiting.slots} are taken" if waiting.slots else ""
+    return Reason(WAITS_FOR_MODEL_SLOT, f"it waits for a slot of the model server {waiting.server}{place}{taken}")
+
+
 def in_words(run: Run, found: list[Reason]) -> str:
     """One sentence of all reasons."""
-    over = run.status in FINAL or run.status is RunStatus.RUNNING
-    beginning = "The run does not wait" if over else "The run waits"
+    goes_on = run.status is RunStatus.RUNNING and not {reason.code for reason in found} & WAITS_FOR_MODEL
+    beginning = "The run does not wait" if goes_on or run.status in FINAL else "The run waits"
     return f"{beginning}: {'; '.join(reason.text for reason in found)}."
 
 

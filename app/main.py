@@ -12,14 +12,31 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from app import errors
 from app.auth import Authenticator
 from app.body_limit import BodyLimit
 from app.hub import Hub
+from app.mcp_endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.models import Problem
-from app.routes import dead_letters, events, execute, files, health, logs, metrics, queue, runs, webhooks
+from app.routes import (
+    accounts,
+    artifacts,
+    dead_letters,
+    decisions,
+    events,
+    execute,
+    files,
+    health,
+    logs,
+    metrics,
+    queue,
+    runs,
+    secrets,
+    webhooks,
+)
 from app.services import Services
 from app.sse import History
 from app.submission import Submission
@@ -40,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
     registry = process_registry()
     api_metrics = ApiMetrics(registry)
+    mcp_endpoint = McpEndpoint(settings.request_max_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for task in tasks:
                 task.add_done_callback(_end_on_fault)
             try:
-                yield
+                async with mcp_endpoint.running():
+                    yield
             finally:
                 await end(*tasks)
                 await platform_metrics.close()
@@ -72,10 +91,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
     app.add_middleware(RequestMetrics, metrics=api_metrics)
-    for route in (execute, runs, dead_letters, logs, events, files, queue, webhooks, health):
+    routes = (
+        execute,
+        runs,
+        decisions,
+        dead_letters,
+        accounts,
+        secrets,
+        logs,
+        events,
+        files,
+        artifacts,
+        queue,
+        webhooks,
+        health,
+    )
+    for route in routes:
         app.include_router(route.router)
     if settings.api_metrics:
         app.include_router(metrics.router)
+    if settings.api_mcp:
+        app.router.routes.append(Route("/mcp", mcp_endpoint))
     _describe_problem(app)
     return app
 

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from backplane.budgets import MICRO, RunBudget
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
 from backplane.queue.base import Standing
 from backplane.runs import Run, RunStatus
 from backplane.store.dead_letters import Failure
+from backplane.store.model_calls import RecordedCall
 from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
 RunId = Annotated[
@@ -75,11 +77,30 @@ def _webhook_url(url: str) -> str:
 WebhookUrl = Annotated[Text, AfterValidator(_webhook_url)]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class NewRun(_Request):
+class GivenBudget(RunBudget):
+    model_config = ConfigDict(strict=True)
+
+
+class PlannerName(StrEnum):
+    RUNBOOK = "runbook"
+    MODEL = "model"
+
+
+AgentName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        examples=["researcher"],
+        description="The agent's name among its user's: its memory and its artifacts are kept under it.",
+    ),
+]
+
+
+class NewRun(StrictRequest):
     prompt: Text = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
     plan: JsonObject | None = Field(
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
@@ -105,6 +126,23 @@ class NewRun(_Request):
         max_length=64,
         description="A named resource that it needs and that only so many runs may use at once (RESOURCE_CONCURRENCY).",
     )
+    agent: AgentName = "default"
+    model: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[!-~]{1,135}$",
+        description="SERVER/NAME of the model for its planner and agents; the server's own (MODEL) when left out.",
+        examples=["ollama/qwen2.5:7b"],
+    )
+    planner: PlannerName | None = Field(
+        None, strict=False, description="Who makes the plan, when none is given; found by the prompt when left out."
+    )
+    budget: GivenBudget | None = Field(
+        None, description="The most that it may spend; it asks a person when that is used up.", examples=[{"usd": 0.5}]
+    )
+    mcp_servers: list[Annotated[Text, Field(min_length=1, max_length=64)]] | None = Field(
+        None, max_length=10, description="Names of MCP servers (MCP_SERVERS) whose tools its steps may use."
+    )
 
 
 class Create(NewRun):
@@ -119,14 +157,14 @@ class CreateAndStart(NewRun):
     action: Literal["run"]
 
 
-class Start(_Request):
+class Start(StrictRequest):
     """Put a created run in the queue. Starting a queued or running one again changes nothing."""
 
     action: Literal["start"]
     run_id: RunId
 
 
-class Cancel(_Request):
+class Cancel(StrictRequest):
     """End a run. A queued one ends at once; a running one within a heartbeat, its sandboxes with it."""
 
     action: Literal["cancel"]
@@ -140,7 +178,7 @@ class UncertainStep(StrEnum):
     DONE = "done"
 
 
-class Retry(_Request):
+class Retry(StrictRequest):
     """Put a failed run in the queue again, or let a waiting one go on. Steps that were completed are not repeated."""
 
     action: Literal["retry"]
@@ -148,9 +186,42 @@ class Retry(_Request):
     uncertain_step: UncertainStep = Field(
         UncertainStep.REPEAT, strict=False, description="For a waiting run: repeat the step, or take it as done."
     )
+    from_step: Text | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Do this step and all that require it again, with the files as they were without them. A completed "
+        "run is retried only so. What is uncertain is repeated then.",
+    )
 
 
-class Status(_Request):
+class Fork(StrictRequest):
+    """Make a new run that goes on from where a step of another had ended, with the files as they were then."""
+
+    action: Literal["fork"]
+    run_id: RunId
+    step: Text | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="The last step that is taken over, with all that had ended by then; null: none.",
+        examples=["write"],
+    )
+    prompt: Text | None = Field(None, min_length=1, description="In place of the run's own.")
+    plan: JsonObject | None = Field(
+        None, description="In place of the run's own; the steps that are taken over must be in it as they were."
+    )
+    start: bool = Field(True, description="Put it in the queue at once.")
+
+
+class Replay(StrictRequest):
+    """Make a new run that does what another did, its models' answers and people's decisions taken from there."""
+
+    action: Literal["replay"]
+    run_id: RunId
+
+
+class Status(StrictRequest):
     """Answer the state of a run."""
 
     action: Literal["status"]
@@ -158,7 +229,7 @@ class Status(_Request):
 
 
 ExecuteRequest = Annotated[
-    Create | CreateAndStart | Start | Cancel | Retry | Status,
+    Create | CreateAndStart | Start | Cancel | Retry | Fork | Replay | Status,
     Field(discriminator="action"),
 ]
 
@@ -228,6 +299,14 @@ class QueueStanding(BaseModel):
         }
 
 
+class OriginView(BaseModel):
+    """What a run was made from."""
+
+    kind: str = Field(examples=["fork"], description="fork or replay.")
+    run_id: RunId
+    step: str | None = Field(None, description="The last step that was taken over.")
+
+
 class RunSummary(RunState):
     created_at: datetime
     queued_at: datetime | None
@@ -238,6 +317,9 @@ class RunSummary(RunState):
     prompt: str = Field(description="In lists: its first 200 characters.")
     metadata: dict[str, Any]
     error: ErrorView | None
+    agent: str = Field("default", examples=["default"])
+    model: str | None = Field(None, description="As the run names it; null: the server's own.")
+    origin: OriginView | None = None
 
     @classmethod
     def fields_of(cls, run: Run) -> dict[str, Any]:
@@ -253,6 +335,9 @@ class RunSummary(RunState):
             "prompt": run.prompt,
             "metadata": run.metadata,
             "error": run.error.as_dict() if run.error else None,
+            "agent": run.agent,
+            "model": run.model,
+            "origin": run.origin,
         }
 
 
@@ -280,12 +365,75 @@ class RunView(QueueStanding, RunSummary):
     max_retries: int
     cancel_requested: bool
     plan: dict[str, Any] | None
+    plan_version: int = Field(description="From 1; GET /agent/runs/{run_id}/plans has the earlier ones.")
     steps: list[StepView]
+    result: dict[str, Any] | None = Field(
+        description="Once it is over: what came of it, in words, and what it took.",
+        examples=[{"summary": "3 words were counted.", "files": ["words.txt"], "cost": {"usd": 0.0}}],
+    )
+    budget: dict[str, Any] | None = Field(description="As the run names it.")
+    mcp_servers: list[str] = Field(description="As the run names them.")
     failures: list[FailureView] = Field(description="What its failed attempts died of, oldest first.")
     webhook: WebhookView | None = Field(None, description="When the run names a webhook_url.")
     files_expired_at: datetime | None = Field(
         None, description="Since when its files are gone, because it ended too long ago; it is not started any more."
     )
+
+
+class PlanVersionView(BaseModel):
+    version: int
+    plan: dict[str, Any]
+    replaced_at: datetime | None = Field(None, description="Null for the plan in force.")
+    reason: str | None = Field(None, description="Why it was replaced.")
+
+
+class PlanVersions(BaseModel):
+    plans: list[PlanVersionView] = Field(description="Oldest first; none before there is a plan.")
+
+
+class ModelCallView(BaseModel):
+    call_id: str
+    step: str = Field(description="Empty for the planner.")
+    purpose: str = Field(examples=["plan"])
+    number: int = Field(description="Counts the calls of this step and purpose, from 1.")
+    status: str = Field(description="started, completed or failed.", examples=["completed"])
+    server: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    usd: float | None = Field(description="Dollars; null where the price is not known.")
+    started_at: datetime
+    finished_at: datetime | None
+    error: ErrorView | None
+
+    @classmethod
+    def fields_of(cls, call: RecordedCall) -> dict[str, Any]:
+        totals = call.totals
+        return {
+            "call_id": call.id,
+            "step": call.key.step_id,
+            "purpose": call.key.purpose,
+            "number": call.key.number,
+            "status": call.status,
+            "server": call.server,
+            "model": call.model,
+            "input_tokens": totals.input_tokens,
+            "output_tokens": totals.output_tokens,
+            "usd": None if totals.micro_usd is None else totals.micro_usd / MICRO,
+            "started_at": call.started_at,
+            "finished_at": call.finished_at,
+            "error": call.error.as_dict() if call.error else None,
+        }
+
+
+class ModelCallDetails(ModelCallView):
+    request: dict[str, Any] | None = Field(description="What the model was asked, as it was sent but for secrets.")
+    response: dict[str, Any] | None = Field(description="Null while there is none.")
+
+
+class ModelCallPage(BaseModel):
+    calls: list[ModelCallView]
+    next_cursor: int | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
 
 
 class DeadLetterSummary(BaseModel):

@@ -7,14 +7,16 @@ it queued in the database and unknown to Redis, and pushes it. What is told to w
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from math import ceil
+from typing import Any
 
 import structlog
 
-from app.models import NewRun
+from app.models import Fork, NewRun
+from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import InvalidInput, QueueFull, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
@@ -23,6 +25,8 @@ from backplane.queue.base import Job, Queue
 from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
 from backplane.store import Store
+from backplane.store.derived_runs import NewFork
+from backplane.store.runs import Changed
 from backplane.users import User
 from backplane.webhooks import check_public_url
 
@@ -57,6 +61,11 @@ class Submission:
             given_plan=plan,
             resource=new.resource,
             webhook_url=new.webhook_url,
+            agent=new.agent,
+            model=new.model,
+            planner=new.planner,
+            budget=new.budget.model_dump(exclude_none=True) if new.budget else None,
+            mcp_servers=new.mcp_servers,
         )
         if not start:
             return await self._store.runs.create(run, idempotency=idempotency)
@@ -93,6 +102,68 @@ class Submission:
             run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
             await self.push(run, told)
             return run
+
+    async def retry_from(self, user: User, run_id: str, step: str) -> Run:
+        """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        async with self._place(run_id, user.priority):
+            run, told = await self._store.derived_runs.retry_from(user.id, run_id, step)
+            await self.push(run, told)
+            return run
+
+    async def fork(self, user: User, fork: Fork, idempotency_key: str | None) -> Run:
+        """Raises NotFound, FilesGone, Conflict, InvalidPlan, IdempotencyKeyReused, QueueFull, Unavailable
+        (database)."""
+        if fork.prompt is not None:
+            self._check_prompt(fork.prompt)
+        plan = parse_plan(fork.plan) if fork.plan is not None else None
+        new = NewFork(new_run_id(), user.priority, fork.step, fork.prompt, plan)
+        idempotency = _idempotency(idempotency_key, fork.model_dump(mode="json"))
+
+        async def make() -> Changed:
+            return await self._store.derived_runs.fork(
+                user.id, fork.run_id, new, start=fork.start, idempotency=idempotency
+            )
+
+        return await self._derive(user, new.id, make, idempotency) if fork.start else (await make())[0]
+
+    async def replay(self, user: User, run_id: str, idempotency_key: str | None) -> Run:
+        """Raises NotFound, FilesGone, TransitionNotAllowed, IdempotencyKeyReused, QueueFull, Unavailable (database)."""
+        new_id = new_run_id()
+        idempotency = _idempotency(idempotency_key, ["replay", run_id])
+
+        async def make() -> Changed:
+            return await self._store.derived_runs.replay(
+                user.id, run_id, new_id, user.priority, idempotency=idempotency
+            )
+
+        return await self._derive(user, new_id, make, idempotency)
+
+    async def _derive(
+        self, user: User, new_id: str, make: Callable[[], Awaitable[Changed]], idempotency: tuple[str, str] | None
+    ) -> Run:
+        try:
+            async with self._place(new_id, user.priority):
+                run, told = await make()
+                if run.id == new_id:
+                    await self.push(run, told)
+                return run
+        except QueueFull:
+            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
+                return earlier
+            raise
+
+    async def decide(
+        self, user: User, run_id: str, decision_id: str, status: DecisionStatus, answer: Mapping[str, Any]
+    ) -> Decision:
+        """Raises NotFound, Conflict, InvalidInput, Unavailable (database). However full the queue is, a run that waited
+        for this goes on: it was admitted once."""
+        decided = await self._store.decisions.decide(user.id, run_id, decision_id, status, answer, user.id)
+        if decided.goes_on:
+            await self.push(decided.run, decided.told)
+        else:
+            with suppress(Unavailable):
+                await self._tell(decided.run, decided.told)
+        return decided.decision
 
     async def redrive(self, run_id: str) -> Run:
         """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
@@ -158,12 +229,7 @@ class Submission:
 
     def _check(self, new: NewRun) -> None:
         settings = self._settings
-        if len(new.prompt) > settings.prompt_max_chars:
-            raise InvalidInput(
-                f"prompt: {len(new.prompt)} characters; at most {settings.prompt_max_chars} are taken "
-                "(PROMPT_MAX_CHARS): put long texts into files of the workspace",
-                field="prompt",
-            )
+        self._check_prompt(new.prompt)
         if (new.timeout_seconds or 0) > settings.run_timeout_max_seconds:
             raise InvalidInput(
                 f"timeout_seconds: at most {settings.run_timeout_max_seconds} (RUN_TIMEOUT_MAX_SECONDS)",
@@ -181,10 +247,49 @@ class Submission:
             raise InvalidInput(
                 f"max_retries: at most {settings.run_max_retries_limit} (RUN_MAX_RETRIES_LIMIT)", field="max_retries"
             )
+        if new.model is not None:
+            self._check_model(new.model)
+        unknown = [name for name in new.mcp_servers or () if name not in settings.mcp_servers]
+        if unknown:
+            there = ", ".join(sorted(settings.mcp_servers)) or "none"
+            raise InvalidInput(
+                f"mcp_servers: there is no {unknown[0]!r}; known (MCP_SERVERS): {there}", field="mcp_servers"
+            )
         if len(json.dumps(new.metadata)) > settings.metadata_max_bytes:
             raise TooLarge(f"metadata: at most {settings.metadata_max_bytes} bytes of JSON (METADATA_MAX_BYTES)")
 
+    def _check_prompt(self, prompt: str) -> None:
+        most = self._settings.prompt_max_chars
+        if len(prompt) > most:
+            raise InvalidInput(
+                f"prompt: {len(prompt)} characters; at most {most} are taken (PROMPT_MAX_CHARS): put long texts into "
+                "files of the workspace",
+                field="prompt",
+            )
+
+    def _check_model(self, model: str) -> None:
+        """Whether its server is known, where this process knows of any: keys may be the workers' alone."""
+        settings = self._settings
+        known = set(settings.model_servers)
+        known |= {"ollama"} if settings.ollama_host else set()
+        known |= {"openai"} if settings.openai_api_key.get_secret_value() else set()
+        known |= {"anthropic"} if settings.anthropic_api_key.get_secret_value() else set()
+        server = model.partition("/")[0]
+        if known and server not in known:
+            raise InvalidInput(
+                f"model: there is no model server {server!r}; known (MODEL_SERVERS): {', '.join(sorted(known))}",
+                field="model",
+            )
+
+
+def _idempotency(key: str | None, body: Any) -> tuple[str, str] | None:
+    return (key, _digest_of(body)) if key else None
+
 
 def _digest(new: NewRun, start: bool) -> str:
-    body = json.dumps([new.model_dump(mode="json"), start], sort_keys=True)
+    return _digest_of([new.model_dump(mode="json"), start])
+
+
+def _digest_of(value: Any) -> str:
+    body = json.dumps(value, sort_keys=True)
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,14 +4,19 @@ Everything is counted in whole numbers; dollars in millionths, so that sums are 
 run, a user, a tier) and one resource; an owner without one has no limit of that resource.
 """
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backplane.errors import InvalidInput
+
 MICRO = 1_000_000
 """Millionths of a dollar in a dollar."""
+AMOUNT_MAX = 10**15
+"""The most that one movement may bring into an account or take from it, and the most that an account may hold."""
 
 
 class Resource(StrEnum):
@@ -61,3 +66,51 @@ class RunBudget(BaseModel):
 def account_id(owner: str, resource: Resource) -> str:
     """`owner` is `run:{id}`, `user:{id}` or `tier:{name}`."""
     return f"{owner}:{resource.value}"
+
+
+def run_owner(run_id: str) -> str:
+    return f"run:{run_id}"
+
+
+def user_owner(user_id: str) -> str:
+    return f"user:{user_id}"
+
+
+def tier_owner(tier: str) -> str:
+    return f"tier:{tier}"
+
+
+def amount_text(resource: Resource, amount: int) -> str:
+    """As people and the API write it: a whole number, or dollars with at most six places (`12.5`)."""
+    if resource is not Resource.MICRO_USD:
+        return str(amount)
+    whole, millionths = divmod(abs(amount), MICRO)
+    text = f"{whole}.{millionths:06}".rstrip("0").rstrip(".")
+    return f"-{text}" if amount < 0 else text
+
+
+def amount_of(resource: Resource, text: str) -> int:
+    """What `amount_text` wrote, in units of the resource. Raises InvalidInput unless it is in 1…AMOUNT_MAX."""
+    found = re.fullmatch(r"([0-9]{1,16})(?:\.([0-9]{1,6}))?", text, re.ASCII)
+    if found is None:
+        raise InvalidInput("amount: send digits, for dollars with at most six places: 12.5", field="amount")
+    whole, places = found.groups()
+    if places is not None and resource is not Resource.MICRO_USD:
+        raise InvalidInput(f"amount: {resource} are counted in whole numbers", field="amount")
+    amount = (
+        int(whole) if resource is not Resource.MICRO_USD else int(whole) * MICRO + int((places or "").ljust(6, "0"))
+    )
+    if not 0 < amount <= AMOUNT_MAX:
+        most = amount_text(resource, AMOUNT_MAX)
+        raise InvalidInput(f"amount: it must be more than 0 and at most {most}", field="amount")
+    return amount
+
+
+def in_words(resource: Resource, amount: int) -> str:
+    """`120 tokens`, `$0.05`."""
+    text = amount_text(resource, amount)
+    return f"${text}" if resource is Resource.MICRO_USD else f"{text} {resource}"
+
+
+def top_up_command(owner: str, resource: Resource) -> str:
+    return f"agentctl ledger top-up {owner} {'usd' if resource is Resource.MICRO_USD else resource} AMOUNT"

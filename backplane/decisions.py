@@ -4,10 +4,13 @@ A run that has nothing else to do while it waits for the answer is `waiting` and
 committed with the state; so is the answer, which queues the run again. Both outlive every process.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from backplane.errors import Conflict, InvalidInput
 
 
 class DecisionKind(StrEnum):
@@ -18,7 +21,7 @@ class DecisionKind(StrEnum):
 
 class DecisionStatus(StrEnum):
     PENDING = "pending"
-    APPROVED = "approved"  # answer: {} or {"arguments"}: carried out with those instead
+    APPROVED = "approved"  # answer: {}, {"arguments"}: carried out with those instead, or {"budget"}: so much was added
     REJECTED = "rejected"  # answer: {"reason"}
     ANSWERED = "answered"  # answer: {"text"}
 
@@ -38,3 +41,26 @@ class Decision:
     answer: dict[str, Any] | None = None
     decided_at: datetime | None = None
     decided_by: str | None = None
+
+
+_FITS = {
+    DecisionKind.APPROVAL: (DecisionStatus.APPROVED, DecisionStatus.REJECTED),
+    DecisionKind.QUESTION: (DecisionStatus.ANSWERED, DecisionStatus.REJECTED),
+    DecisionKind.BUDGET: (DecisionStatus.APPROVED, DecisionStatus.REJECTED),
+}
+_HOW = {DecisionStatus.APPROVED: "approve", DecisionStatus.REJECTED: "reject", DecisionStatus.ANSWERED: "answer"}
+
+
+def check_answer(decision: Decision, status: DecisionStatus, answer: Mapping[str, Any]) -> None:
+    """Raises Conflict when the decision takes no such answer, and InvalidInput when a part of it does not fit."""
+    fits = _FITS[decision.kind]
+    if status not in fits:
+        possible = " or ".join(_HOW[one] for one in fits)
+        raise Conflict(f"decision {decision.id} is of the kind {decision.kind}: {possible} it")
+    if "arguments" in answer and decision.kind is not DecisionKind.APPROVAL:
+        raise InvalidInput("arguments: only the approval of a step can change its arguments", field="arguments")
+    if "budget" in answer and decision.kind is not DecisionKind.BUDGET:
+        raise InvalidInput("budget: only a decision of the kind budget takes amounts to add", field="budget")
+    choices = decision.asked.get("choices")
+    if status is DecisionStatus.ANSWERED and choices and answer.get("text") not in choices:
+        raise InvalidInput(f"text: answer with one of: {', '.join(map(str, choices))}", field="text")

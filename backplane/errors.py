@@ -78,6 +78,12 @@ class Conflict(Refused):
     code = "conflict"
 
 
+class FilesGone(Conflict):
+    """Files as they were at some time before cannot be had any more."""
+
+    code = "files_gone"
+
+
 class TransitionNotAllowed(Conflict):
     code = "transition_not_allowed"
 
@@ -107,7 +113,7 @@ class BudgetExhausted(Refused):
 
 
 class Unavailable(PlatformError):
-    """`part` is redis, database, workspace or sandbox; `retry_after` is in seconds."""
+    """`part` is redis, database, workspace, sandbox, memory or artifacts; `retry_after` is in seconds."""
 
     code = "part_unavailable"
     retryable = True

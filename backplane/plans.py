@@ -47,8 +47,11 @@ class Step(_Frozen):
     tool: str = Field(min_length=1, max_length=64, description="Name of a tool.", examples=["shell"])
     arguments: dict[str, Any] = Field(default_factory=dict, examples=[{"script": "wc -l input.txt"}])
     title: str = Field("", max_length=200, description="What a person reads.")
-    needs: tuple[StepId, ...] = Field(
-        (), max_length=MAX_STEPS, description="Steps that must have been completed before."
+    needs: tuple[StepId, ...] | None = Field(
+        None,
+        max_length=MAX_STEPS,
+        description="Steps that must have been completed before; all that are written before it when left out. "
+        "Steps that do not need each other are carried out at the same time.",
     )
     timeout_seconds: int | None = Field(
         None, ge=1, le=86_400, description="Limit of each try; the server's when left out."
@@ -63,11 +66,19 @@ class Step(_Frozen):
     )
 
     def requires(self) -> frozenset[str]:
-        """The steps that must have been completed before: those it names, and those whose results its arguments
-        refer to."""
-        return frozenset(self.needs).union(
+        """The steps that it names: those that it needs, and those whose results its arguments refer to."""
+        return frozenset(self.needs or ()).union(
             match.group(1) for text in _strings(self.arguments) for match in REFERENCE.finditer(text)
         )
+
+
+SUB_STEP_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$"
+
+
+class SubStep(Step):
+    """A step that another one has carried out below itself. No plan holds one, and nothing in it is a reference."""
+
+    id: str = Field(pattern=SUB_STEP_ID)
 
 
 class Plan(_Frozen):
@@ -90,6 +101,16 @@ class Plan(_Frozen):
         except CycleError as error:
             raise ValueError(f"steps need each other in a circle: {' → '.join(error.args[1])}") from error
         return self
+
+    def requirements(self) -> dict[str, frozenset[str]]:
+        """Of each step, those that must have been completed before: those it names; where it does not say what it
+        needs, all that come before it in the order."""
+        before: set[str] = set()
+        requirements = {}
+        for step in self.ordered():
+            requirements[step.id] = step.requires() | before if step.needs is None else step.requires()
+            before.add(step.id)
+        return requirements
 
     def ordered(self) -> list[Step]:
         """The steps in an order in which they can be carried out: as written, each after those it requires."""

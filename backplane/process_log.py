@@ -28,4 +28,6 @@ def configure(*, format: str, level: str, process: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    # What libraries warn of, a line each; and none of them finds the standard log without an owner and takes it over.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     structlog.contextvars.bind_contextvars(process=process)

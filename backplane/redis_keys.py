@@ -39,6 +39,7 @@ class Keys:
         self.workers = f"{self.jobs}workers"
         self.leader = f"{self.jobs}leader"
         self.cancels = f"{self.jobs}cancels"
+        self.models = f"{prefix}models:"
 
     def job(self, run_id: str) -> str:
         return f"{self.jobs}{run_id}"
@@ -60,6 +61,15 @@ class Keys:
 
     def rate(self, name: str) -> str:
         return f"{self.prefix}rates:{name}"
+
+    def model_bell(self, worker: str) -> str:
+        return f"{self.models}bell:{worker}"
+
+    def model_waits(self, run_id: str) -> str:
+        return f"{self.models}waits:{run_id}"
+
+    def model_tokens(self, bucket: str) -> str:
+        return f"{self.models}tokens:{bucket}"
 
     def cron(self, host: str) -> str:
         return f"{self.prefix}controller:cron:{host}"
@@ -157,6 +167,39 @@ KEYS: tuple[Key, ...] = (
     Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
     Key(
         "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
+    ),
+    Key(
+        "models:server:{server}",
+        "hash",
+        "permanent, one a model server; calls go with their end or their worker's lease",
+        "worker",
+        "worker",
+        "the slots of a model server: who holds one, who waits, whose turn it is",
+    ),
+    Key("models:bell:{worker}", "list", "one lease", "worker", "worker", "wakes a worker whose calls were granted"),
+    Key(
+        "models:waits:{run_id}",
+        "hash",
+        "one lease, renewed while a call waits",
+        "worker",
+        "API",
+        "what the model calls of a run wait for, for `explain`",
+    ),
+    Key(
+        "models:tokens:{bucket}",
+        "hash",
+        "5 s after it is full again",
+        "worker",
+        "worker",
+        "a token bucket of an agent or a user: when it is full again, and who is next",
+    ),
+    Key(
+        "models:done:{ticket}",
+        "string",
+        "60 s",
+        "worker",
+        "worker",
+        "that tokens were taken or settled: a script that is sent again does it once",
     ),
     Key(
         "controller:cron:{host}",

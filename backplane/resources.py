@@ -10,9 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 
+from backplane.artifacts.base import Artifacts
+from backplane.artifacts.git import GitArtifacts
+from backplane.buckets.base import TokenBuckets
+from backplane.buckets.redis import RedisTokenBuckets
 from backplane.errors import Unavailable
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
@@ -24,7 +29,10 @@ from backplane.rates.redis import RedisRateLimiter
 from backplane.redis_access import redis_access
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority
+from backplane.sealing import Seal
 from backplane.settings import Settings
+from backplane.slots.base import Slots
+from backplane.slots.redis import RedisSlots
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.workspace.base import WorkspaceStore
@@ -42,6 +50,10 @@ class Resources:
     store: Store
     workspaces: WorkspaceStore
     rate_limiter: RateLimiter
+    slots: Slots
+    buckets: TokenBuckets
+    artifacts: Artifacts | None
+    seal: Seal | None
 
     async def prepare(self) -> None:
         """Wait until every part is there and fit for use: its tables, its bucket. Says what it waits for."""
@@ -84,6 +96,12 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             rate_limiter=RedisRateLimiter(
                 redis, per_second=settings.api_rate_per_second, burst=settings.api_rate_burst
             ),
+            slots=RedisSlots(
+                redis, lease_seconds=settings.model_slot_lease_seconds, turn_seconds=settings.model_turn_seconds
+            ),
+            buckets=RedisTokenBuckets(redis),
+            artifacts=_artifacts(settings),
+            seal=Seal.of(settings.secrets_key.get_secret_value()),
         )
 
 
@@ -150,6 +168,17 @@ def _room(settings: Settings) -> Room:
             Priority.HIGH: settings.queue_max_waiting_beta,
             Priority.CRITICAL: settings.queue_max_waiting_admin,
         },
+    )
+
+
+def _artifacts(settings: Settings) -> Artifacts | None:
+    if not settings.artifacts_dir:
+        return None
+    return GitArtifacts(
+        Path(settings.artifacts_dir),
+        max_bytes=settings.artifacts_max_bytes,
+        history_max_bytes=settings.artifacts_history_max_bytes,
+        wait_seconds=settings.artifacts_wait_seconds,
     )
 
 

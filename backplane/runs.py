@@ -4,6 +4,7 @@
               queued ← running            handed back by a worker that leaves, or until its next attempt
                        running → waiting  a person has to decide; waiting holds no worker
     failed | waiting → queued             its user said how to go on
+    completed → queued                    its user wants it done again from one of its steps on
     created | queued | waiting → cancelled
 
 A transition that is not drawn here raises; nothing else decides about states. `queued → failed` and `waiting → failed`
@@ -45,7 +46,7 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
         {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.WAITING, RunStatus.QUEUED}
     ),
     RunStatus.WAITING: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
-    RunStatus.COMPLETED: frozenset(),
+    RunStatus.COMPLETED: frozenset({RunStatus.QUEUED}),
     RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
     RunStatus.CANCELLED: frozenset(),
 }
@@ -57,6 +58,8 @@ def check_transition(run_id: str, old: RunStatus, new: RunStatus) -> None:
     """Raises TransitionNotAllowed, naming what would be possible instead."""
     if new not in TRANSITIONS[old]:
         possible = ", ".join(sorted(TRANSITIONS[old])) or "nothing: it is over"
+        if old is RunStatus.COMPLETED:
+            possible = "nothing but queued: it is over, unless a step of it is to be done again"
         raise TransitionNotAllowed(f"run {run_id} is {old} and cannot become {new}; from here it can become {possible}")
 
 

@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     sandbox_processes: int = Field(128, ge=1, description="Processes and threads at once in a sandbox.")
     sandbox_file_bytes: int = Field(1 * GIB, ge=1, description="Largest file that sandboxed code may write, in bytes.")
     sandbox_tmp_bytes: int = Field(256 * MIB, ge=1 * MIB, description="Size of /tmp in a container or Job, in bytes.")
+    sandbox_folders: list[Path] = Field(
+        default_factory=list,
+        description='Folders of this machine that local sandboxes show too, read-only, as JSON: ["/opt/browser"].',
+    )
     sandbox_image: str = Field(
         "docker.io/library/python:3.12-slim",
         min_length=1,
@@ -247,6 +251,11 @@ class Settings(BaseSettings):
     model_slot_lease_seconds: float = Field(
         15.0, gt=0, description="A model slot whose worker is silent so long is free."
     )
+    model_turn_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="So long a model at a full server goes on before another that waits may take its place.",
+    )
     embedding_model: str = Field("", description="Model for embeddings, SERVER/NAME; empty: the built-in one.")
     agent_tokens_per_second: float = Field(10.0, ge=0, description="Generated tokens a second of an agent; 0: any.")
     agent_tokens_burst: float = Field(
@@ -261,10 +270,10 @@ class Settings(BaseSettings):
         2, ge=0, le=20, description="How often a model may replan the rest of a run after a failure."
     )
     plan_files_listed: int = Field(200, ge=0, description="Files of the workspace that a planner is told of.")
-    agent_max_turns: int = Field(20, ge=1, le=1000, description="Turns of an agent's step that names none.")
-    agent_max_tokens: int = Field(100_000, ge=1, description="Model tokens of an agent's step that names none.")
-    agent_max_usd: float = Field(1.0, ge=0, description="Dollars of an agent's step that names none.")
-    agent_max_seconds: float = Field(1800.0, gt=0, description="Seconds of an agent's step that names none.")
+    agent_max_turns: int = Field(20, ge=1, le=1000, description="Most turns of an agent's step, and its default.")
+    agent_max_tokens: int = Field(100_000, ge=1, description="Most model tokens of an agent's step, and its default.")
+    agent_max_usd: float = Field(1.0, ge=0, description="Most dollars of an agent's step, and its default.")
+    agent_max_seconds: float = Field(1800.0, gt=0, description="Most seconds of an agent's step, and its default.")
     agent_result_chars: int = Field(20_000, ge=100, description="Of a tool's output, what a model is shown.")
 
     # --- approvals and budgets ---
@@ -275,10 +284,16 @@ class Settings(BaseSettings):
         "never", description="Steps whose tool has this risk or a higher one are approved by a person first."
     )
     approval_usd: float = Field(0.0, ge=0, description="Steps that may cost more dollars than this are too; 0: never.")
-    budget_run_tokens: int = Field(0, ge=0, description="Model tokens of a run that names no budget; 0: any number.")
-    budget_run_usd: float = Field(0.0, ge=0, description="Dollars of a run that names no budget; 0: any number.")
-    budget_run_steps: int = Field(0, ge=0, description="Steps of a run that names no budget; 0: any number.")
-    budget_run_seconds: int = Field(0, ge=0, description="Seconds of a run that names no budget; 0: any number.")
+    budget_run_tokens: int = Field(
+        0, ge=0, le=10**12, description="Model tokens of a run that names no budget; 0: any number."
+    )
+    budget_run_usd: float = Field(
+        0.0, ge=0, le=10**6, description="Dollars of a run that names no budget; 0: any number."
+    )
+    budget_run_steps: int = Field(0, ge=0, le=10**6, description="Steps of a run that names no budget; 0: any number.")
+    budget_run_seconds: int = Field(
+        0, ge=0, le=10**9, description="Seconds of a run that names no budget; 0: any number."
+    )
 
     # --- tools ---
     tools_disabled: list[str] = Field(
@@ -299,14 +314,30 @@ class Settings(BaseSettings):
         description="Seals users' secrets in the database (`agentctl secrets new-key`); empty: none are kept.",
     )
     browser_python: str = Field("", description="Python with Playwright inside the sandbox; empty: python3.")
-    browser_executable: str = Field("", description="Chromium inside the sandbox; empty: the one Playwright brought.")
-    memory_dir: Path = Field(Path(".data/memory"), description="Folder of the agents' memory when QDRANT_URL is empty.")
+    browser_executable: str = Field(
+        "", description="Chromium inside the sandbox. With neither of the two there is no tool `browser`."
+    )
+    browser_max_bytes: int = Field(
+        100 * MIB, ge=1, description="All that a step's browser may send and receive, in bytes."
+    )
+    memory_dir: str = Field(
+        ".data/memory",
+        description="Folder of the agents' memory when QDRANT_URL is empty (one machine); both empty: no memory.",
+    )
     qdrant_url: str = Field("", description="URL of a Qdrant server for the agents' memory.")
     qdrant_api_key: SecretStr = Field(SecretStr(""), description="Its key.")
     memory_max_items: int = Field(10_000, ge=1, description="Memories that an agent keeps.")
     memory_max_chars: int = Field(8000, ge=1, description="Longest memory, in characters.")
-    artifacts_dir: Path = Field(
-        Path(".data/artifacts"), description="Folder of the agents' artifacts: a Git repository each."
+    memory_timeout_seconds: float = Field(
+        10.0, gt=0, description="Limit of one call to Qdrant, or of the wait for others who use the folder."
+    )
+    artifacts_dir: str = Field(
+        ".data/artifacts",
+        description="Folder of the agents' artifacts, a Git repository each, shared by the API and all workers; "
+        "empty: no artifacts.",
+    )
+    artifacts_wait_seconds: float = Field(
+        10.0, gt=0, description="How long a change of an agent's artifacts waits for others at the same time."
     )
     artifacts_max_bytes: int = Field(500_000, ge=1, description="Quota of an agent's artifacts, in bytes.")
     artifacts_history_max_bytes: int = Field(

@@ -141,14 +141,16 @@ async def add_local(contest: Contest, stack: AsyncExitStack) -> None:
     status, go = os.open(os.devnull, os.O_WRONLY), os.open("/dev/zero", os.O_RDONLY)
     stack.callback(os.close, status)
     stack.callback(os.close, go)
+    variables = os.open(os.devnull, os.O_RDONLY)
+    stack.callback(os.close, variables)
     command = Command(("true",), LIMITS, Call("", "", "", 1, 1))
     for binary in find_bubblewrap():
         for nested in (False, True):
             bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested)
-            words = bubblewrap.arguments(command, contest.folder, status=status, go=go)
+            words = bubblewrap.arguments(command, contest.folder, status=status, go=go, variables=variables)
 
             def bare(words: Sequence[str] = words) -> Awaitable[float]:
-                return process(words, pass_fds=(status, go), env={}, stderr=subprocess.DEVNULL)
+                return process(words, pass_fds=(status, go, variables), env={}, stderr=subprocess.DEVNULL)
 
             try:
                 await bare()

@@ -16,9 +16,9 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from backplane import VERSION
+from backplane.egress import AddressRefused, CheckedTransport, Resolve, resolve
 from backplane.errors import InvalidInput
 from backplane.webhooks import Delivery, check_url, sign
-from controller.egress import AddressRefused, CheckedTransport, Resolve, resolve
 
 READ_BYTES = 4096
 READ_SECONDS = 1.0

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 import pytest
 import structlog
 
+from tests.model_server import ModelHttpServer
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
 
@@ -140,6 +141,16 @@ def own_s3(tmp_path: Path) -> Iterator[Callable[[], S3Server]]:
     """Makes a running S3 server that the test may stop, start and kill."""
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(started(lambda: S3Server(Path(tempfile.mkdtemp(dir=tmp_path)))))
+
+
+# --- models ---
+
+
+@pytest.fixture(scope="session")
+def model_server(servers_folder: Path) -> Iterator[ModelHttpServer]:
+    """A real one that says nothing that makes sense; `tests.model_server` has what it can."""
+    with started(lambda: ModelHttpServer(servers_folder / "models")) as server:
+        yield server
 
 
 # --- nothing is left behind ---

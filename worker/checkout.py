@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from backplane.errors import Conflict, InvalidPath, NotFound
 from backplane.workspace.base import FileInfo, Workspace
@@ -85,6 +85,19 @@ class _Known:
     size: int
     signature: _Signature
     digest: bytes
+
+
+class StepFiles(Protocol):
+    """The files of a run as a step's command may use them."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    async def pull(self) -> None: ...
+
+    async def changes(self) -> Changes: ...
+
+    async def push(self, changes: Changes) -> tuple[str, ...]: ...
 
 
 class Checkout:

@@ -1,6 +1,6 @@
 """One run, from its claim to its end. While it runs, nobody else writes its status.
 
-    take the row → recover what a lost worker told → plan → carry out → settle
+    take the row → recover what a lost worker told → open its parts → plan → carry out → settle
 
 Every way out of here is one of: finished (completed, failed, cancelled), waiting for a person, given back to the queue,
 or superseded; the last writes nothing at all.
@@ -10,11 +10,9 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,53 +22,23 @@ from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.events import EventType
 from backplane.logs.base import Batch
 from backplane.patience import until_available
-from backplane.plans import Plan
 from backplane.queue.base import Claim, Outcome, Settlement
-from backplane.resources import Resources
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import CancelRequested, HeldRun, Taken
-from backplane.store.journal import StepRecord, pending_steps
-from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
+from backplane.store.held import CancelRequested, DecisionMade, HeldRun, Taken
+from worker.checkouts import Checkouts
+from worker.equipment import Equipment
 from worker.interruption import Cause, Interrupted, Interruption
-from worker.metrics import WorkerMetrics
-from worker.patient_workspace import PatientWorkspace
-from worker.planner.base import Planner, Planning, make_plan
-from worker.run_events import SHARE, EventWriter, RunEvents
-from worker.sandbox.base import Limits, Sandbox
-from worker.step_output import OutputLimits
-from worker.supervisor import StepFailed, StepTools, StepUncertain, Supervisor
-from worker.tools.registry import ToolRegistry
+from worker.people import why_waiting
+from worker.run_events import SHARE, RunEvents, Write
+from worker.run_work import RunWork, open_work
+from worker.step_ends import RunWaits, StepFailed, StepUncertain
 
 log = structlog.get_logger()
 
 NUMBERS_SKIPPED = 1_000
 """Left out when events may have been told that nobody kept: more than a worker tells between two database writes."""
 RECOVERED_MAX = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Equipment:
-    """What all executions of a worker process share."""
-
-    resources: Resources
-    events: EventWriter
-    metrics: WorkerMetrics
-    planners: Sequence[Planner]
-    tools: ToolRegistry
-    sandbox: Sandbox
-    scratch: Path
-    quota: Quota
-    limits: Limits
-    most_memory_bytes: int
-    most_cpus: float
-    output: OutputLimits
-    retry_base_seconds: float
-    retry_max_seconds: float
-    crash_limit: int
-    lease_seconds: float
-    worker_id: str
 
 
 class Execution:
@@ -82,7 +50,8 @@ class Execution:
         self._with = equipment
         self._began = time.monotonic()
         self._lease_ends = 0.0
-        self._checkout: Checkout | None = None
+        self._checkouts: Checkouts | None = None
+        self._work: RunWork | None = None
 
     def lease_renewed(self, asked_at: float) -> None:
         """Redis has confirmed what was asked of it then (`time.monotonic()`): the lease holds from there on."""
@@ -125,12 +94,12 @@ class Execution:
             return None
         finally:
             self._with.events.close(events)
-            if self._checkout:
-                await asyncio.shield(self._leave(self._checkout))
+            if self._checkouts:
+                await asyncio.shield(self._leave(self._checkouts))
 
-    async def _leave(self, checkout: Checkout) -> None:
+    async def _leave(self, checkouts: Checkouts) -> None:
         await self._with.sandbox.release(self.claim.run_id)
-        await checkout.discard()
+        await checkouts.discard()
 
     async def _pass_on(self) -> Settlement:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
@@ -184,7 +153,8 @@ class Execution:
                         "Look at what its steps ask of the worker's machine, then retry it.",
                     )
                 )
-            await self._work(events, run)
+            work = await self._open(events, taken)
+            return await self._carry_out(work)
         except Interrupted as interrupted:
             return await self._interrupted(events, run, interrupted.cause)
         except StepFailed as failed:
@@ -201,53 +171,30 @@ class Execution:
             return await self._fail(
                 events, run, RunError("internal_error", message, retryable=True), traceback.format_exc()
             )
-        else:
-            return await self._finish(events, RunStatus.COMPLETED, None)
         finally:
             deadline.cancel()
 
-    async def _work(self, events: RunEvents, run: Run) -> None:
-        def tell_workspace(error: Unavailable, pause: float) -> None:
-            line = f"{error.message}; trying again in {pause:.1f} s"
-            events.emit(EventType.LOG, {"line": line, "level": "warning"})
-
-        stored = self._with.resources.workspaces.workspace(run.user_id, run.id)
-        workspace = PatientWorkspace(stored, tell_workspace, self.still_held, self._with.metrics.transferred)
-        checkout = Checkout(workspace, self._with.quota, self._with.scratch / f"{run.id}-{self.claim.generation}")
-        self._checkout = checkout
-        step_tools = StepTools(
-            user_id=run.user_id,
-            run_id=run.id,
-            agent=run.agent,
-            generation=self.claim.generation,
-            tools=self._with.tools,
-            workspace=workspace,
-            checkout=checkout,
-            sandbox=self._with.sandbox,
-            quota=self._with.quota,
-            limits=self._with.limits,
-            most_memory_bytes=self._with.most_memory_bytes,
-            most_cpus=self._with.most_cpus,
-            output=self._with.output,
-            metrics=self._with.metrics,
+    async def _open(self, events: RunEvents, taken: Taken) -> RunWork:
+        work = await open_work(
+            self._with, events, taken, self.interruption, still_held=self.still_held, tell_away=self._tell_away
         )
-        supervisor = Supervisor(events, self.interruption, step_tools)
-        planning = Planning(None, self._with.tools, workspace, supervisor.check)
-        plan, journal = await self._plan(events, run, planning)
-        await supervisor.carry_out(plan, journal)
+        self._work, self._checkouts = work, work.checkouts
+        await work.restore_files()
+        return work
 
-    async def _plan(self, events: RunEvents, run: Run, planning: Planning) -> tuple[Plan, list[StepRecord]]:
-        """The plan that was made before, with what became of its steps; else a new one, saved with its first step."""
-        if run.plan is not None:
-            kept = self._with.resources.store.journal
-            return Plan.model_validate(run.plan), await until_available(lambda: kept.steps(run.id), self._tell_away)
-        plan = await self.interruption.guard(make_plan(self._with.planners, run, planning))
-        planning.check(plan)
-        steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
-        journal = pending_steps(plan)
-        events.defer(lambda held: held.save_plan(plan, journal))
-        events.emit(EventType.PLAN, {"planner": plan.planner, "version": 1, "steps": steps})
-        return plan, journal
+    async def _carry_out(self, work: RunWork) -> Settlement:
+        """Carry it out as far as it goes without a person."""
+        while True:
+            try:
+                await work.carry_out()
+                return await self._finish(work.events, RunStatus.COMPLETED, None, summary=await work.summary())
+            except RunWaits as waits:
+                try:
+                    return await self._wait_for_person(
+                        work.events, why_waiting(waits.decisions), [decision.id for decision in waits.decisions]
+                    )
+                except DecisionMade:
+                    await work.people.look()
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:
         match cause:
@@ -271,18 +218,15 @@ class Execution:
         pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
         if pause is None:
             return await self._finish(events, RunStatus.FAILED, error, note)
-        events.hold_back()
         line = f"attempt {run.attempt} failed: {error.message}; the next begins in {pause:.1f} s"
-        events.emit(EventType.LOG, {"line": line, "level": "warning"})
-        events.emit(
-            EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
-        )
+        queued = {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         try:
             await events.record(
                 lambda held: held.unless_cancelled(),
                 note,
                 lambda held: held.reopen_steps(),
                 lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
+                tell=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
@@ -290,33 +234,45 @@ class Execution:
         return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=pause)
 
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
-        events.hold_back()
-        events.emit(EventType.STATUS, {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"})
-        await events.record(lambda held: held.queue_again(attempt=None, error=None))
+        queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}
+        await events.record(lambda held: held.queue_again(attempt=None, error=None), tell=[(EventType.STATUS, queued)])
         return Settlement(self.claim, Outcome.HANDED_BACK)
 
-    async def _wait_for_person(self, events: RunEvents, error: RunError) -> Settlement:
-        events.hold_back()
-        events.emit(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})
+    async def _wait_for_person(
+        self, events: RunEvents, error: RunError, decision_ids: Sequence[str] = ()
+    ) -> Settlement:
+        """Raises DecisionMade when one of these has been decided: then it need not wait."""
+        waiting = {"status": RunStatus.WAITING, "error": error.as_dict()}
         try:
-            await events.record(lambda held: held.unless_cancelled(), lambda held: held.wait_for_person(error))
+            await events.record(
+                lambda held: held.unless_cancelled(),
+                lambda held: held.wait_for_person(error, decision_ids),
+                tell=[(EventType.STATUS, waiting)],
+            )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
         return Settlement(self.claim, Outcome.FINISHED, RunStatus.WAITING, error.code)
 
     async def _finish(
-        self, events: RunEvents, status: RunStatus, error: RunError | None, *writes: Callable[[HeldRun], None]
+        self,
+        events: RunEvents,
+        status: RunStatus,
+        error: RunError | None,
+        *writes: Write,
+        summary: str | None = None,
     ) -> Settlement:
+        result = self._work.result(summary) if self._work else None
         body = {"status": status, "error": error.as_dict() if error else None}
         reason = dead_reason(error) if error else None
-        events.hold_back()
-        events.emit(EventType.STATUS, body)
-        events.emit(EventType.END, body)
         if status is not RunStatus.COMPLETED:
             events.defer(lambda held: held.skip_pending_steps())
         if reason:
             events.defer(lambda held: held.dead_letter(reason, self.claim.crashes))
-        await events.record(*writes, lambda held: held.finish(status, error))
+        await events.record(
+            *writes,
+            lambda held: held.finish(status, error, result),
+            tell=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
+        )
         seconds = time.monotonic() - self._began
         self._with.metrics.run_finished(status, seconds)
         return Settlement(

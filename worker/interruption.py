@@ -1,8 +1,13 @@
-"""What can end a run's work from outside, and who wins when several come at once: the first one set."""
+"""What can end a run's work from outside, and who wins when several come at once: the first one set.
+
+Several pieces of work may run under one interruption at once, also one below another (an agent's step and the tool
+calls in it): each is guarded by itself, and those above one whose changes are on their way wait for it.
+"""
 
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import TypeVar
 
@@ -25,6 +30,32 @@ class Interrupted(Exception):
         self.cause = cause
 
 
+class _Guarded:
+    """A piece of work, and how many in it (itself, those below it) have changes on their way."""
+
+    def __init__(self, above: "_Guarded | None") -> None:
+        self._above = above
+        self._is_changing = False
+        self.changing = 0
+
+    def changes_begin(self) -> None:
+        if not self._is_changing:
+            self._is_changing = True
+            self._count(1)
+
+    def end(self) -> None:
+        if self._is_changing:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.changing += change
+        if self._above:
+            self._above._count(change)
+
+
+_guarded: ContextVar[_Guarded | None] = ContextVar("guarded work", default=None)
+
+
 class Interruption:
     """Set once, from anywhere on the loop; then the work that runs under it ends by raising Interrupted."""
 
@@ -32,7 +63,6 @@ class Interruption:
         self.cause: Cause | None = None
         self._set = asyncio.Event()
         self._pause_over = asyncio.Event()
-        self._changing = False
         self._leaving = False
 
     def leave(self) -> None:
@@ -59,7 +89,8 @@ class Interruption:
         """
         if self.cause:
             raise Interrupted(self.cause)
-        self._changing = True
+        if guarded := _guarded.get():
+            guarded.changes_begin()
 
     async def pause(self, seconds: float) -> None:
         """Between two pieces of work: nothing is in hand, so leaving ends it too."""
@@ -70,11 +101,13 @@ class Interruption:
 
     async def guard(self, work: Awaitable[Result]) -> Result:
         """Do the work; when interrupted, cancel it, wait until it has ended, and raise Interrupted."""
-        self._changing = False
+        guarded = _Guarded(_guarded.get())
+        token = _guarded.set(guarded)
         task, interrupted = asyncio.ensure_future(work), asyncio.ensure_future(self._set.wait())
+        _guarded.reset(token)
         try:
             await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and self._changing and self.cause is not Cause.SUPERSEDED:
+            if not task.done() and guarded.changing and self.cause is not Cause.SUPERSEDED:
                 await asyncio.wait({task}, timeout=CHANGES_GRACE_SECONDS)
             if task.done():
                 return task.result()
@@ -83,5 +116,6 @@ class Interruption:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+            guarded.end()
         self.check()
         raise AssertionError("the wait ended without a result and without a cause")

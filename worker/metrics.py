@@ -14,6 +14,7 @@ from backplane.runs import FINAL, Priority, RunStatus
 
 RUN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 1800, 3600, 14_400)
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+MODEL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 START_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 OTHER = "other"
@@ -23,7 +24,8 @@ REASONS_OF_RUNS = frozenset(
 """Codes that a run's error may have beside those of the error tree. Another one, of a new tool perhaps, is OTHER."""
 
 Direction = Literal["down", "up"]
-StepEnd = Literal["completed", "failed", "interrupted", "unavailable"]
+ModelWait = Literal["slot", "tokens"]
+StepEnd = Literal["completed", "failed", "interrupted", "suspended", "unavailable"]
 
 
 class WorkerMetrics:
@@ -85,6 +87,38 @@ class WorkerMetrics:
             ["direction"],
             registry=registry,
         )
+        self._model_calls = Counter(
+            "agent_model_calls", "Tries of model calls that ended.", ["server", "model", "status"], registry=registry
+        )
+        self._model_seconds = Histogram(
+            "agent_model_seconds",
+            "Duration of one try of a model call, its waiting left out.",
+            ["server", "model"],
+            buckets=MODEL_BUCKETS,
+            registry=registry,
+        )
+        self._model_tokens = Counter(
+            "agent_model_tokens",
+            "Tokens of models, as their servers count them.",
+            ["server", "model", "direction"],
+            registry=registry,
+        )
+        self._model_cost = Counter(
+            "agent_model_cost_dollars",
+            "Dollars for models that have a price.",
+            ["server", "model"],
+            registry=registry,
+        )
+        self._model_wait_seconds = Histogram(
+            "agent_model_wait_seconds",
+            "How long a model call waited for its turn at the server (slot), or for its user's tokens.",
+            ["server", "for"],
+            buckets=MODEL_BUCKETS,
+            registry=registry,
+        )
+        self._model_retries = Counter(
+            "agent_model_retries", "Model calls that are tried again.", ["server", "reason"], registry=registry
+        )
         # So that the first of a kind is a step from 0, which an alert on an increase can see.
         for status in FINAL:
             self._runs_finished.labels(status.value)
@@ -131,6 +165,23 @@ class WorkerMetrics:
 
     def pool_ready(self, count: int) -> None:
         self._pool_ready.set(count)
+
+    def model_called(self, server: str, model: str, status: str, seconds: float) -> None:
+        """`model`: one that settings name, or `other`; `status`: completed, cancelled, or the code of the error."""
+        self._model_calls.labels(server, model, status).inc()
+        self._model_seconds.labels(server, model).observe(seconds)
+
+    def model_spent(self, server: str, model: str, input_tokens: int, output_tokens: int, dollars: float) -> None:
+        self._model_tokens.labels(server, model, "input").inc(input_tokens)
+        self._model_tokens.labels(server, model, "output").inc(output_tokens)
+        self._model_cost.labels(server, model).inc(dollars)
+
+    def model_waited(self, server: str, waited_for: ModelWait, seconds: float) -> None:
+        self._model_wait_seconds.labels(server, waited_for).observe(seconds)
+
+    def model_retried(self, server: str, reason: str) -> None:
+        """`reason`: the code of the error of the try before."""
+        self._model_retries.labels(server, reason).inc()
 
     def transferred(self, direction: Direction, size: int) -> None:
         self._transferred.labels(direction).inc(size)

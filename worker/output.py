@@ -98,6 +98,11 @@ class OutputCapture:
             )
         return self._text()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text for the result is not the whole."""
+        return self._total_bytes > self._result_max_bytes
+
     def _take_line(self, line: bytes, line_break: bytes) -> None:
         text = line.removesuffix(b"\r")
         if text or not self._line_goes_on:

@@ -6,13 +6,15 @@ stores them in the database in batches. A run with much to say cannot hold up an
 call, in events and in bytes, and every run that has something to say is in every call.
 
 What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction, and
-told only then.
+told only then. Such events get their numbers when they are written: where the transaction is refused (no budget,
+decided meanwhile), they have never been, and no number is missing.
 """
 
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -33,6 +35,8 @@ UNTOLD_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
 
 Write = Callable[[HeldRun], None]
+Told = tuple[EventType, Mapping[str, Any]]
+"""An event that has no number yet."""
 
 log = structlog.get_logger()
 
@@ -67,20 +71,30 @@ class RunEvents:
         self.told = asyncio.Event()
         self._writer = writer
         self._deferred: list[Write] = []
-        self._held_back: list[Event] = []
-        self._holding_back = False
+        self._held_back: list[tuple[datetime, Told]] = []
+        self._holds = 0
+        """How often it was asked to hold back since nothing was held back."""
         self._last_id = last_id
 
     def emit(self, type: EventType, data: Mapping[str, Any]) -> None:
-        self._last_id += 1
-        event = encode(self.run_id, self._last_id, type, data)
-        if self._holding_back:
-            self._held_back.append(event)
-        else:
-            self.unsaved.append(event)
-            self._to_the_wire([event], can_wait=type is EventType.LOG)
+        now = datetime.now(UTC)
+        if self._holds:
+            self._held_back.append((now, (type, data)))
+            return
+        [event] = self._numbered([(now, (type, data))])
+        self.unsaved.append(event)
+        self._to_the_wire([event], can_wait=type is EventType.LOG)
+
+    def _numbered(self, told: Sequence[tuple[datetime, Told]]) -> list[Event]:
+        first = self._last_id + 1
+        self._last_id += len(told)
+        return [
+            encode(self.run_id, number, type, data, at) for number, (at, (type, data)) in enumerate(told, start=first)
+        ]
 
     def _to_the_wire(self, events: Sequence[Event], *, can_wait: bool = False) -> None:
+        if not events:
+            return
         self.untold.extend(events)
         if len(self.untold) > UNTOLD_MAX:
             del self.untold[: -UNTOLD_MAX // 2]
@@ -90,7 +104,7 @@ class RunEvents:
     def hold_back(self) -> None:
         """What is emitted from here on is told when it is committed, by the next `record`: a state that watchers hear
         of is one that no crash can undo."""
-        self._holding_back = True
+        self._holds += 1
 
     def skip_numbers(self, count: int, reason: str) -> None:
         """Leave out numbers that watchers may have seen with events that are lost, and say so."""
@@ -109,36 +123,69 @@ class RunEvents:
         self.hold_back()
         self._deferred.append(write)
 
-    async def record(self, *writes: Write) -> None:
-        """One transaction: the events so far, what was deferred, and these. Waits while the database is away.
+    async def record(self, *writes: Write, tell: Sequence[Told] = ()) -> None:
+        """One transaction: the events so far, what was deferred, these writes, and the events `tell`, which are told
+        when it is committed. Waits while the database is away. Steps that run at once may each call it.
 
-        Raises Superseded when the run is no longer held. A write may be called again, after a failure.
+        Raises Superseded when the run is no longer held, and what a write raises to refuse the whole: then nothing is
+        written, `tell` is forgotten, and the rest is left for the next. A write may be called again, after a failure.
         """
+        now = datetime.now(UTC)
+        async with self.saving:
+            # Nothing else is numbered until this is over, so that a number can be taken back.
+            self.hold_back()
+            holds, last_id = self._holds, self._last_id
+            events, deferred, held_back = self.unsaved, self._deferred, self._held_back
+            self.unsaved, self._deferred, self._held_back = [], [], []
+            told = self._numbered([*held_back, *((now, event) for event in tell)])
 
-        async def once() -> None:
-            async with self.saving:
-                events, held_back, deferred = self.unsaved, self._held_back, self._deferred
-                self.unsaved, self._held_back, self._deferred = [], [], []
+            def write(held: HeldRun) -> None:
+                held.add_events(events + told)
+                for part in (*deferred, *writes):
+                    part(held)
 
-                def write(held: HeldRun) -> None:
-                    held.add_events(events + held_back)
-                    for part in (*deferred, *writes):
-                        part(held)
+            store = self._writer.store.held
+            writing = asyncio.ensure_future(
+                until_available(lambda: store.write(self.run_id, self.generation, write), self._tell)
+            )
+            cancelled = await _ended(writing)
+            if error := writing.exception():
+                self._last_id = last_id
+                self.unsaved, self._deferred = events + self.unsaved, deferred + self._deferred
+                self._held_back = held_back + self._held_back
+                if not deferred and not held_back:
+                    self._release(holds)
+                raise cancelled or error
+            self._to_the_wire(told)
+            self._release(holds)
+            if cancelled:
+                raise cancelled
 
-                try:
-                    await self._writer.store.held.write(self.run_id, self.generation, write)
-                except BaseException:
-                    self.unsaved, self._deferred = events + self.unsaved, deferred + self._deferred
-                    self._held_back = held_back + self._held_back
-                    raise
-                meanwhile, self._held_back, self._holding_back = self._held_back, [], False
-                self.unsaved.extend(meanwhile)
-                self._to_the_wire(held_back + meanwhile)
-
-        await until_available(once, self._tell)
+    def _release(self, holds: int) -> None:
+        """Tell what was held back meanwhile, unless more was asked to be held back since."""
+        if self._holds == holds:
+            self._holds = 0
+            events, self._held_back = self._numbered(self._held_back), []
+            self.unsaved.extend(events)
+            self._to_the_wire(events)
 
     def _tell(self, error: Unavailable, pause: float) -> None:
         log.warning("database away, trying again", run=self.run_id, error=error.message, pause=round(pause, 1))
+
+
+async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | None:
+    """Wait for it. Whether a transaction is committed decides what was told, so that the first cancellation waits until
+    it is known; it is the answer then. The second one ends both."""
+    try:
+        await asyncio.wait({writing})
+    except asyncio.CancelledError as cancelled:
+        try:
+            await asyncio.wait({writing})
+        except asyncio.CancelledError:
+            writing.cancel()
+            raise
+        return cancelled
+    return None
 
 
 class EventWriter:

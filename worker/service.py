@@ -18,20 +18,17 @@ from backplane.metrics import metrics_served, process_registry
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.tasks import end
-from backplane.workspace.quota import Quota
 from worker.consumer import Consumer, Held
-from worker.execution import Equipment, Execution
+from worker.equipment import Equipment, open_equipment
+from worker.execution import Execution
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
-from worker.planner.given import GivenPlanner
-from worker.planner.runbook import RunbookPlanner
+from worker.plugins import with_plugins
 from worker.reaper import Reaper
 from worker.run_events import EventWriter
 from worker.sandbox.base import Sandbox
 from worker.sandboxes import open_sandbox
-from worker.sandboxes.limits import limits_of
 from worker.scratch import scratch_folder
-from worker.step_output import OutputLimits
 from worker.tools.registry import builtin_tools
 
 log = structlog.get_logger()
@@ -48,6 +45,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, metrics: WorkerMetrics) -> None:
+    with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
@@ -56,14 +54,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                ready.set()
-                log.info(
-                    "worker ready",
-                    worker=worker_id,
-                    slots=settings.worker_concurrency,
-                    sandbox=sandbox.isolation.name,
-                )
-                await _work(settings, resources, sandbox, metrics, worker_id, scratch, stopping)
+                await _work(settings, resources, sandbox, metrics, worker_id, scratch, ready, stopping)
             await end(starting, stopping)
 
 
@@ -74,6 +65,7 @@ async def _work(
     metrics: WorkerMetrics,
     worker_id: str,
     scratch: Path,
+    ready: asyncio.Event,
     stopping: "asyncio.Task[bool]",
 ) -> None:
     events = EventWriter(
@@ -82,33 +74,15 @@ async def _work(
         flush_seconds=settings.events_flush_seconds,
         gather_seconds=settings.events_gather_seconds,
     )
-    equipment = Equipment(
-        resources=resources,
-        events=events,
-        metrics=metrics,
-        planners=(GivenPlanner(), RunbookPlanner()),
-        tools=builtin_tools(),
-        sandbox=sandbox,
-        scratch=scratch,
-        quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
-        limits=limits_of(settings),
-        most_memory_bytes=settings.sandbox_memory_max_bytes,
-        most_cpus=settings.sandbox_cpus_max,
-        output=OutputLimits(
-            events=settings.step_output_max_bytes,
-            result=settings.step_result_max_bytes,
-            line=settings.log_line_max_bytes,
-            file=settings.step_output_file_max_bytes,
-            file_seconds=settings.step_output_file_seconds,
-            lines_per_second=settings.run_log_lines_per_second,
-            lines_burst=settings.run_log_lines_burst,
-        ),
-        retry_base_seconds=settings.retry_base_seconds,
-        retry_max_seconds=settings.retry_max_seconds,
-        crash_limit=settings.worker_crash_limit,
-        lease_seconds=settings.lease_seconds,
-        worker_id=worker_id,
-    )
+    builtin = builtin_tools()
+    async with open_equipment(settings, resources, events, sandbox, metrics, worker_id, scratch, builtin) as equipment:
+        ready.set()  # not before its models are known to be what can be asked
+        log.info("worker ready", worker=worker_id, slots=settings.worker_concurrency, sandbox=sandbox.isolation.name)
+        await _consume(settings, equipment, stopping)
+
+
+async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.Task[bool]") -> None:
+    resources, metrics, worker_id = equipment.resources, equipment.metrics, equipment.worker_id
     slots = settings.worker_concurrency
     held: dict[str, Held] = {}
     metrics.runs_in_hand(slots, lambda: len(held))
@@ -134,7 +108,8 @@ async def _work(
     loops = [
         asyncio.create_task(loop, name=name)
         for name, loop in (
-            ("events", events.run()),
+            ("events", equipment.events.run()),
+            ("model slots", resources.slots.run()),
             ("heartbeat", heartbeat.run()),
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
@@ -145,7 +120,7 @@ async def _work(
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
-        sandbox.leave()
+        equipment.sandbox.leave()
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:
             task.result()

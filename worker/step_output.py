@@ -77,6 +77,7 @@ class StepOutput:
         self._whole = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 - `discard` closes it
         self._size = 0
         self._left_out = 0
+        self._is_cut: bool | None = None
         self._broken: OSError | None = None
 
     def restart(self) -> None:
@@ -88,6 +89,17 @@ class StepOutput:
     def is_incomplete(self) -> bool:
         """Lines were dropped; known once it is finished."""
         return self._capture.dropped_lines > 0
+
+    @property
+    def is_cut(self) -> bool:
+        """The text for the result is not the whole."""
+        return self._capture.is_cut if self._is_cut is None else self._is_cut
+
+    def cut(self, text: str) -> str:
+        """Another text for the result, as much of it as a result keeps."""
+        kept = text.encode()[: self._limits.result].decode("utf-8", "ignore")
+        self._is_cut = len(kept) < len(text)
+        return kept
 
     def write(self, chunk: bytes) -> None:
         self._put_aside(chunk)

@@ -1,93 +1,86 @@
-"""The supervisor: walks a plan, one step after another, and keeps the journal.
+"""The supervisor: carries out a plan, as much of it at once as its steps allow, and knows when it cannot go on.
 
-Each step is noted before and after. A run that is taken over goes on at the first step without a result. What a step
-was doing when its worker was lost decides whether it is repeated:
+Every step whose requirements are completed is started, in the plan's order, a few at once (STEP_CONCURRENCY). What
+stops one step does not stop the others:
 
-    started    nothing has reached the workspace: repeated if the tool, the plan or the sandbox's isolation make it safe
-    changing   changes were on their way: repeated only if the tool or the plan says that this is safe
-    otherwise  nobody guesses: the step is `uncertain` and the run waits for a person
+    failed       steps in hand come to their end, no other is started; then the rest is planned anew, or the run fails
+    uncertain    the same; then the run waits for a person
+    suspended    it waits for a person; the others go on; when none is left that can, the run waits and holds nothing
+    no budget    it is tried again when another one has ended and may have given something back; else a person is asked
+    interrupted  all end
 
-A step that finds a part of the platform away is repeated under the same rule until the run's time is up.
+How one step is carried out is `worker.step_runner`'s.
 """
 
-import random
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from backplane.errors import InvalidPlan, PlatformError, Superseded, Unavailable
-from backplane.events import EventType
-from backplane.patience import pauses
+from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.errors import BudgetExhausted, InvalidPlan, Superseded
 from backplane.plans import Plan, Step
-from backplane.retry import RetryPolicy
 from backplane.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
-from backplane.workspace.base import Workspace
-from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
+from backplane.tasks import end
 from worker.interruption import Cause, Interrupted, Interruption
-from worker.line_rate import TokenBucket
-from worker.metrics import WorkerMetrics
-from worker.run_events import RunEvents, Write
-from worker.sandbox.base import Call, Limits, Sandbox
-from worker.step_output import OutputLimits, StepOutput
-from worker.tools.base import StepReport, Tool, ToolArguments, ToolContext, ToolResult
+from worker.people import People, asked_for_budget
+from worker.references import check_arguments, check_references
+from worker.run_events import RunEvents
+from worker.step_ends import RunWaits, StepFailed, StepUncertain, Suspended
+from worker.step_runner import StepRunner, StepTools
 from worker.tools.registry import ToolRegistry
 
-LONGEST_STEP_PAUSE_SECONDS = 300.0
+Replan = Callable[[Plan, Sequence[StepRecord], RunError], Awaitable[Plan | None]]
+"""The plan that the run goes on with after this failure, saved and told; None: it does not."""
 
-
-class StepFailed(Exception):
-    """A step failed for good; the run cannot go on."""
-
-    def __init__(self, error: RunError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-class StepUncertain(Exception):
-    """It is not known whether a step happened, and repeating it may not be safe."""
-
-    def __init__(self, error: RunError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class StepTools:
-    """What the steps of one run work with. `limits` hold for steps that name none of their own, up to the most."""
-
-    user_id: str
-    run_id: str
-    agent: str
-    generation: int
-    tools: ToolRegistry
-    workspace: Workspace
-    checkout: Checkout
-    sandbox: Sandbox
-    quota: Quota
-    limits: Limits
-    most_memory_bytes: int
-    most_cpus: float
-    output: OutputLimits
-    metrics: WorkerMetrics
+_DONE = (StepStatus.COMPLETED, StepStatus.SKIPPED)
+_BEGUN = (StepStatus.STARTED, StepStatus.CHANGING)
 
 
 class Supervisor:
-    def __init__(self, events: RunEvents, interruption: Interruption, step_tools: StepTools) -> None:
+    """Of one held run; `concurrency`: steps at once."""
+
+    def __init__(
+        self,
+        events: RunEvents,
+        interruption: Interruption,
+        people: People,
+        step_tools: StepTools,
+        *,
+        concurrency: int,
+    ) -> None:
+        self.records: dict[str, StepRecord] = {}
         self._events = events
         self._interruption = interruption
+        self._people = people
         self._with = step_tools
-        output = step_tools.output
-        self._lines = TokenBucket(output.lines_per_second, output.lines_burst, time.monotonic())
+        self._concurrency = concurrency
+        self._runner = StepRunner(events, interruption, people, step_tools, self.records, self._may_defer)
+        self._hand: dict[asyncio.Task[None], Step] = {}
+        self._suspended: dict[str, Decision] = {}
+
+    @property
+    def tools(self) -> ToolRegistry:
+        return self._with.tools
+
+    @property
+    def journal(self) -> list[StepRecord]:
+        return sorted(self.records.values(), key=lambda record: record.position)
 
     def check(self, plan: Plan) -> None:
-        """Raises InvalidPlan when a step names a tool that is not there, arguments that it does not take, or limits
-        over what a step may have."""
+        """Raises InvalidPlan when a step names a tool that is not there or not allowed, arguments that it does not
+        take, references where none may stand, or limits over what a step may have."""
         for index, step in enumerate(plan.steps):
             field = f"plan.steps.{index}"
-            self._with.tools.resolve(step.tool, step.arguments, field=field)
+            if step.tool in self._with.disabled:
+                raise InvalidPlan(
+                    f"{field}.tool: the tool {step.tool!r} may not be used here (TOOLS_DISABLED)", field=f"{field}.tool"
+                )
+            tool = self._with.tools.get(step.tool)
+            if tool is None:
+                self._with.tools.resolve(step.tool, step.arguments, field=field)
+                continue
+            check_arguments(step, tool, field)
+            check_references(step, tool, field)
             asked = {
                 "memory_bytes": (step.limits.memory_bytes, self._with.most_memory_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
                 "cpus": (step.limits.cpus, self._with.most_cpus, "SANDBOX_CPUS_MAX"),
@@ -97,182 +90,175 @@ class Supervisor:
                     where = f"{field}.limits.{name}"
                     raise InvalidPlan(f"{where}: a step may have at most {most:,} ({setting})", field=where)
 
-    async def carry_out(self, plan: Plan, journal: Sequence[StepRecord]) -> None:
-        """Returns when every step is done. Raises StepFailed, StepUncertain, Interrupted or Superseded."""
-        records = {record.step_id: record for record in journal}
-        for step in plan.ordered():
-            record = records[step.id]
-            if record.status in (StepStatus.COMPLETED, StepStatus.SKIPPED):
-                continue
-            self._interruption.check()
-            tool, arguments = self._with.tools.resolve(step.tool, step.arguments, field=f"plan.{step.id}")
-            if record.status in (StepStatus.STARTED, StepStatus.CHANGING) and not self._may_repeat(
-                step, tool, record.status
-            ):
-                await self._ask(step, "the worker was lost")
-            await self._step(step, tool, arguments, tries=record.tries)
+    def know(self, journal: Sequence[StepRecord]) -> None:
+        """What became of the run's steps so far."""
+        self.records.update((record.step_id, record) for record in journal)
 
-    def _may_repeat(self, step: Step, tool: Tool, status: StepStatus) -> bool:
-        untouched = status is StepStatus.STARTED and self._with.sandbox.isolation.isolated
-        return step.repeatable or tool.repeatable or untouched
-
-    async def _ask(self, step: Step, reason: str) -> NoReturn:
-        error = RunError(
-            "step_uncertain",
-            f"{reason} while step {step.id!r} ran, and it may or may not have happened. Look at the "
-            'workspace, then retry the run with uncertain_step "repeat" or "done", or cancel it. Mark steps that are '
-            "safe to carry out twice as repeatable to avoid the question.",
-            step=step.id,
-        )
-        self._events.hold_back()
-        self._tell(step, StepStatus.UNCERTAIN, error=error.as_dict())
-        result = {"error": error.as_dict()}
-        await self._events.record(_end_of(step, StepStatus.UNCERTAIN, result))
-        raise StepUncertain(error)
-
-    async def _step(self, step: Step, tool: Tool, arguments: ToolArguments, tries: int) -> None:
-        policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
-        attempt = 1
+    async def carry_out(self, plan: Plan, replan: Replan) -> Plan:
+        """Returns when every step is done, with the plan that was the last. Raises StepFailed, StepUncertain, RunWaits,
+        Interrupted or Superseded; after RunWaits it may be called again, with what has been decided."""
         while True:
-            tries += 1
-            output = StepOutput(step.id, self._with.output, self._lines, self._events.emit)
             try:
-                result, report = await self._try(step, tool, arguments, tries, output)
-                if result.exit_code == 0 and result.error is None:
-                    self._note(step, StepStatus.COMPLETED, report)
-                    await self._keep(output)
-                    return
-                error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
-                error = RunError(error.code, error.message, error.retryable, step.id)
-                report = {**report, "error": error.as_dict()}
-                pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
-                if pause is None:
-                    self._note(step, StepStatus.FAILED, report)
-                    await self._keep(output)
-                    raise StepFailed(error)
-                self._events.hold_back()
-                self._tell(step, "retrying", **report, pause_seconds=round(pause, 1))
-                # It is known to have failed: whoever takes the run over in the pause need not ask.
-                await self._events.record(_end_of(step, StepStatus.PENDING, report))
-                await self._keep(output)
+                await self._walk(plan)
+                return plan
+            except StepFailed as failed:
+                try:
+                    newer = await replan(plan, self.journal, failed.error)
+                except BudgetExhausted as error:
+                    decision = await self.ask_for_budget(failed.error.step or "", error)
+                    if decision is None:
+                        raise failed from None
+                    raise RunWaits([decision]) from error
+                if newer is None:
+                    raise
+                plan = newer
             finally:
-                output.discard()
-            await self._interruption.pause(pause)
-            attempt += 1
+                self._runner.leave()
 
-    async def _keep(self, output: StepOutput) -> None:
-        if output.is_incomplete:
-            # The step's end first, so that it does not depend on the file; this also finds out newer hands.
-            await self._events.record()
-            await output.store(self._with.workspace, self._with.quota, self._interruption)
+    # --- one plan ---
 
-    async def _try(
-        self, step: Step, tool: Tool, arguments: ToolArguments, tries: int, output: StepOutput
-    ) -> tuple[ToolResult, dict[str, Any]]:
-        """One try, repeated while a part of the platform is away and repeating is safe."""
-        waits = pauses()
-        while True:
-            self._events.hold_back()
-            self._tell(step, StepStatus.STARTED)
-            await self._events.record(lambda held: held.begin_step(step.id, tries))
-            state = _StepState()
-            output.restart()
-            started = time.monotonic()
-            try:
-                context = self._context(step, tries, state, output)
-                result = await self._interruption.guard(tool.run(arguments, context))
-            except Unavailable as error:
-                self._with.metrics.step_ended(step.tool, "unavailable", time.monotonic() - started)
-                # A sandbox that is away was never entered, or goes on with the same call when it is back.
-                if error.part != "sandbox" and not self._may_repeat(step, tool, state.status):
-                    await self._ask(step, error.message)
-                pause = next(waits)
-                self._warn(step, f"{error.message}; trying again in {pause:.1f} s")
-                await self._interruption.pause(pause)
+    async def _walk(self, plan: Plan) -> None:
+        """Carry out what is left of it."""
+        order, requirements = plan.ordered(), plan.requirements()
+        await self._look_at_what_was_begun(order)
+        self._suspended.clear()
+        stop: Exception | None = None
+        starved: dict[str, BudgetExhausted] = {}
+        try:
+            while True:
+                if stop is None:
+                    stop = self._start(order, requirements, starved)
+                if not self._hand:
+                    if stop is not None:
+                        raise stop
+                    if self._has_ended(order):
+                        return
+                    if starved:
+                        await self._ask_or_fail(order, starved)
+                        starved.clear()
+                    elif self._suspended:
+                        raise RunWaits(list(self._suspended.values()))
+                    continue
+                done, _ = await asyncio.wait(self._hand, return_when=asyncio.FIRST_COMPLETED)
+                starved.clear()
+                for task in done:
+                    step, error = self._hand.pop(task), task.exception()
+                    match error:
+                        case None:
+                            pass
+                        case Suspended():
+                            self._suspended[step.id] = error.decision
+                        case BudgetExhausted():
+                            starved[step.id] = error
+                        case Exception():
+                            stop = _graver(stop, error)
+                        case _:
+                            raise error
+                if isinstance(stop, Superseded):
+                    self._interruption.set(Cause.SUPERSEDED)
+                if self._suspended and self._hand and stop is None:
+                    await self._look_again()
+        finally:
+            await end(*self._hand)
+            self._hand.clear()
+
+    def _start(
+        self,
+        order: Sequence[Step],
+        requirements: Mapping[str, frozenset[str]],
+        starved: Mapping[str, BudgetExhausted],
+    ) -> Exception | None:
+        """Start what can be started; answers what forbids it."""
+        for step in order:
+            if len(self._hand) >= self._concurrency:
+                break
+            if step.id in starved or not self._is_ready(step, requirements[step.id]):
                 continue
-            except Superseded:
-                raise
-            except PlatformError as error:
-                result = ToolResult(1, error=RunError(error.code, error.message, error.retryable))
+            try:
+                self._interruption.check()
             except Interrupted as interrupted:
-                self._with.metrics.step_ended(step.tool, "interrupted", time.monotonic() - started)
-                output.finish()
-                if interrupted.cause in (Cause.CANCELLED, Cause.TIMED_OUT):
-                    if output.is_incomplete:
-                        output.say_not_kept(f"the run was {interrupted.cause}")
-                    self._tell(step, "interrupted", reason=interrupted.cause)
-                raise
-            except Exception:
-                self._with.metrics.step_ended(step.tool, "failed", time.monotonic() - started)
-                raise
-            seconds = time.monotonic() - started
-            succeeded = result.exit_code == 0 and result.error is None
-            self._with.metrics.step_ended(step.tool, "completed" if succeeded else "failed", seconds)
-            return result, {
-                "exit_code": result.exit_code,
-                "output": output.finish(),
-                "duration_ms": round(seconds * 1000),
-                "files_changed": list(result.files_changed),
-            }
+                return interrupted
+            task = asyncio.create_task(self._runner.run(step), name=f"step {step.id}")
+            self._hand[task] = step
+        return None
 
-    def _context(self, step: Step, tries: int, state: "_StepState", output: StepOutput) -> ToolContext:
-        async def about_to_change() -> None:
-            self._interruption.changes_begin()
-            await self._events.record(lambda held: held.step_is_changing(step.id))
-            state.status = StepStatus.CHANGING
+    def _is_ready(self, step: Step, requirements: frozenset[str]) -> bool:
+        if self.records[step.id].status in _DONE or step.id in self._suspended or step in self._hand.values():
+            return False
+        return all(self.records[needed].status in _DONE for needed in requirements)
 
-        limits = self._with.limits
-        return ToolContext(
-            call=Call(self._with.user_id, self._with.run_id, step.id, self._with.generation, tries),
-            workspace=self._with.workspace,
-            checkout=self._with.checkout,
-            sandbox=self._with.sandbox,
-            quota=self._with.quota,
-            limits=replace(
-                limits,
-                wall_seconds=step.timeout_seconds or limits.wall_seconds,
-                memory_bytes=step.limits.memory_bytes or limits.memory_bytes,
-                cpus=step.limits.cpus or limits.cpus,
-            ),
-            output=output.write,
-            notice=lambda line: self._warn(step, line),
-            about_to_change=about_to_change,
-            agent=self._with.agent,
-            models=None,
-            sub_steps=_None(),
-            secrets=_None(),
-            answer=None,
-        )
+    def _has_ended(self, order: Sequence[Step]) -> bool:
+        return all(self.records[step.id].status in _DONE for step in order)
 
-    def _note(self, step: Step, status: StepStatus, report: dict[str, Any]) -> None:
-        """Written together with what comes next: the following step's begin, or the end of the run."""
-        self._events.defer(_end_of(step, status, report))
-        self._tell(step, status, **report)
+    def _may_defer(self) -> bool:
+        """A step's end waits for the next begin, or for the run's end, only where nothing else may come in between."""
+        return len(self._hand) == 1 and not self._suspended
 
-    def _tell(self, step: Step, status: str, **more: Any) -> None:
-        # The output has been told line by line.
-        told = {key: value for key, value in more.items() if key != "output"}
-        whole = {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **told}
-        self._events.emit(EventType.STEP, whole)
+    async def _look_at_what_was_begun(self, order: Sequence[Step]) -> None:
+        """What an earlier holder left: a failure that was not answered yet, and steps of which nobody knows."""
+        asked: list[Step] = []
+        for step in order:
+            record = self.records[step.id]
+            error = (record.result or {}).get("error")
+            if record.status is StepStatus.UNCERTAIN and error:
+                raise StepUncertain(RunError(**error))
+            if record.status is StepStatus.FAILED and error:
+                raise StepFailed(RunError(**error))
+            tool = self._with.tools.get(step.tool)
+            if record.status in _BEGUN and tool and not self._runner.may_repeat(step, tool, record.status):
+                asked.append(step)
+        if asked:
+            self._interruption.check()
+            await self._runner.ask_whether_done(asked, "the worker was lost")
 
-    def _warn(self, step: Step, line: str) -> None:
-        self._events.emit(EventType.LOG, {"line": line, "step": step.id, "level": "warning"})
+    # --- people ---
 
+    async def _look_again(self) -> None:
+        await self._people.look()
+        self._suspended = {
+            step_id: decision
+            for step_id, decision in self._suspended.items()
+            if self._people.get(decision.id).status is DecisionStatus.PENDING
+        }
 
-def _end_of(step: Step, status: StepStatus, result: dict[str, Any]) -> Write:
-    return lambda held: held.end_step(step.id, status, result)
+    async def _ask_or_fail(self, order: Sequence[Step], starved: dict[str, BudgetExhausted]) -> None:
+        """Nothing gives anything back any more: a person has to raise the budget, or has said no."""
+        step = next(step for step in order if step.id in starved)
+        error = starved[step.id]
+        decision = await self.ask_for_budget(step.id, error)
+        if decision is None:
+            await self._runner.fail(step, RunError(error.code, error.message, step=step.id))
+        else:
+            self._suspended[step.id] = decision
 
-
-class _None:
-    async def run(self, step: Step) -> StepReport:
-        raise NotImplementedError
-
-    async def fill(self, text: str, *, host: str | None = None) -> str:
-        return text
+    async def ask_for_budget(self, step_id: str, error: BudgetExhausted) -> Decision | None:
+        """The open question whether there is to be more, for a step or (empty) the planner; None: a person has said
+        no."""
+        last, record = self._people.last(step_id, DecisionKind.BUDGET), self.records.get(step_id)
+        if last is not None and last.status is DecisionStatus.PENDING:
+            return last
+        # A planner has no tries: the answer is for the claim that follows it, and a retried run asks anew.
+        generation = self._with.generation
+        asked_in, answered_in = (generation, generation - 1) if record is None else (record.failed_tries,) * 2
+        if last is not None and last.status is DecisionStatus.REJECTED and last.asked.get("round") == answered_in:
+            return None
+        return await self._people.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
 
 
-@dataclass(slots=True)
-class _StepState:
-    """How far a try has come: it may be repeated only from where it began."""
+def _graver(one: Exception | None, other: Exception) -> Exception:
+    """Of two that stop a run: newer hands before a fault of the platform, that before what was asked from outside, that
+    before what a person has to look at, that before a failure; of two alike the first."""
 
-    status: StepStatus = StepStatus.STARTED
+    def gravity(error: Exception) -> int:
+        match error:
+            case Superseded():
+                return 4
+            case Interrupted():
+                return 2
+            case StepUncertain():
+                return 1
+            case StepFailed():
+                return 0
+        return 3
+
+    return other if one is None or gravity(other) > gravity(one) else one

@@ -1,4 +1,4 @@
-"""POST /agent/execute: make, start, cancel, retry and look at runs."""
+"""POST /agent/execute: make, start, cancel, retry, fork, replay and look at runs."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,9 @@ from app.models import (
     CreateAndStart,
     ExecuteRequest,
     ExecuteResponse,
+    Fork,
     QueueStanding,
+    Replay,
     Retry,
     Start,
     UncertainStep,
@@ -32,6 +34,9 @@ _EXAMPLES = {
     "start": {"value": {"action": "start", "run_id": _ID}},
     "cancel": {"value": {"action": "cancel", "run_id": _ID}},
     "retry": {"value": {"action": "retry", "run_id": _ID}},
+    "retry from a step": {"value": {"action": "retry", "run_id": _ID, "from_step": "count"}},
+    "fork": {"value": {"action": "fork", "run_id": _ID, "step": "write"}},
+    "replay": {"value": {"action": "replay", "run_id": _ID}},
     "status": {"value": {"action": "status", "run_id": _ID}},
 }
 
@@ -47,11 +52,12 @@ async def execute(
         Header(
             min_length=1,
             max_length=255,
-            description="For create and run: the same key and body answer the same run; another body is refused.",
+            description="For create, run, fork and replay: the same key and body answer the same run; another body is "
+            "refused.",
         ),
     ] = None,
 ) -> ExecuteResponse:
-    """Act on a run. `create` and `run` answer 201, the others 200."""
+    """Act on a run. `create`, `run`, `fork` and `replay` answer 201, the others 200."""
     submission = services.submission
     if isinstance(body, Create | CreateAndStart):
         response.status_code = 201
@@ -60,6 +66,14 @@ async def execute(
         run = await submission.start(user, body.run_id)
     elif isinstance(body, Cancel):
         run = await submission.cancel(user, body.run_id)
+    elif isinstance(body, Fork):
+        response.status_code = 201
+        run = await submission.fork(user, body, idempotency_key)
+    elif isinstance(body, Replay):
+        response.status_code = 201
+        run = await submission.replay(user, body.run_id, idempotency_key)
+    elif isinstance(body, Retry) and body.from_step is not None:
+        run = await submission.retry_from(user, body.run_id, body.from_step)
     elif isinstance(body, Retry):
         is_done = body.uncertain_step is UncertainStep.DONE
         run = await submission.retry(user, body.run_id, uncertain_step_is_done=is_done)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from app.auth import CurrentUser
 from app.errors import responses
@@ -11,6 +11,11 @@ from app.explanation import Situation, in_words, moment, reasons, waiting_second
 from app.models import (
     Explanation,
     FailureView,
+    ModelCallDetails,
+    ModelCallPage,
+    ModelCallView,
+    PlanVersions,
+    PlanVersionView,
     QueueStanding,
     ReasonView,
     RunId,
@@ -22,14 +27,19 @@ from app.models import (
 )
 from app.routes.execute import standing_of
 from app.services import Services, ServicesOf
-from backplane.errors import Unavailable
+from backplane.decisions import Decision, DecisionStatus
+from backplane.errors import NotFound, Unavailable
 from backplane.runs import Run, RunStatus
 from backplane.users import Tier
 from backplane.webhooks import DeliveryStatus
 
 router = APIRouter(tags=["runs"])
 
+CallId = Annotated[str, Path(max_length=64, description="`call_id` of one of the run's calls.")]
+
 LISTED_PROMPT_CHARS = 200
+_ASKED_MAX = 20
+"""Open questions that an explanation names."""
 
 
 @router.get("/agent/runs", responses=responses(422))
@@ -62,6 +72,10 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
         max_retries=run.max_retries,
         cancel_requested=run.cancel_requested_at is not None,
         plan=run.plan or run.given_plan,
+        plan_version=run.plan_version,
+        result=run.result,
+        budget=run.budget,
+        mcp_servers=run.mcp_servers or [],
         steps=[
             StepView(
                 id=step.step_id,
@@ -99,11 +113,56 @@ async def _webhook(services: Services, run: Run) -> WebhookView | None:
     )
 
 
+@router.get("/agent/runs/{run_id}/plans", responses=responses(404, 422))
+async def list_plans(run_id: RunId, user: CurrentUser, services: ServicesOf) -> PlanVersions:
+    """All plans of a run: those that a newer one has replaced, each with the reason, and the one in force."""
+    store = services.resources.store
+    run = await store.runs.get(user.id, run_id)
+    plans = [
+        PlanVersionView(version=old.version, plan=old.plan, replaced_at=old.replaced_at, reason=old.reason)
+        for old in await store.plans.replaced(run_id)
+    ]
+    if run.plan is not None:
+        plans.append(PlanVersionView(version=run.plan_version, plan=run.plan))
+    return PlanVersions(plans=plans)
+
+
+@router.get("/agent/runs/{run_id}/model-calls", responses=responses(404, 422))
+async def list_model_calls(
+    run_id: RunId,
+    user: CurrentUser,
+    services: ServicesOf,
+    cursor: Annotated[int, Query(ge=0, le=10**9, description="`next_cursor` of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+) -> ModelCallPage:
+    """The calls of models that a run has made, in their order, without their texts."""
+    store = services.resources.store
+    await store.runs.get(user.id, run_id)
+    calls = await store.model_calls.of_run(run_id)
+    until = cursor + limit
+    return ModelCallPage(
+        calls=[ModelCallView(**ModelCallView.fields_of(call)) for call in calls[cursor:until]],
+        next_cursor=until if len(calls) > until else None,
+    )
+
+
+@router.get("/agent/runs/{run_id}/model-calls/{call_id}", responses=responses(404, 422))
+async def show_model_call(run_id: RunId, call_id: CallId, user: CurrentUser, services: ServicesOf) -> ModelCallDetails:
+    """What a model was asked and what it answered, without secrets."""
+    store = services.resources.store
+    await store.runs.get(user.id, run_id)
+    found = next((call for call in await store.model_calls.of_run(run_id) if call.id == call_id), None)
+    call = await store.model_calls.find(run_id, found.key) if found else None
+    if call is None:
+        raise NotFound(f"run {run_id} has no such call; GET /agent/runs/{run_id}/model-calls lists those it has")
+    return ModelCallDetails(**ModelCallView.fields_of(call), request=call.request, response=call.response)
+
+
 @router.get("/agent/runs/{run_id}/explain", responses=responses(404, 422))
 async def explain_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Explanation:
     """Why a run waits, in words and in fields."""
     run = await services.resources.store.runs.get(user.id, run_id)
-    situation, now = await _situation(services, run), datetime.now(UTC)
+    situation, now = await situation_of(services, run), datetime.now(UTC)
     found = reasons(run, situation, now)
     statistics, standing = situation.statistics, situation.standing
     return Explanation(
@@ -123,11 +182,16 @@ async def explain_run(run_id: RunId, user: CurrentUser, services: ServicesOf) ->
     )
 
 
-async def _situation(services: Services, run: Run) -> Situation:
-    queue = services.resources.queue
+async def situation_of(services: Services, run: Run) -> Situation:
+    queue, slots = services.resources.queue, services.resources.slots
+    asked: list[Decision] = []
+    if run.status is RunStatus.WAITING:
+        decisions = services.resources.store.decisions
+        asked = await decisions.page(run.user_id, run_id=run.id, status=DecisionStatus.PENDING, limit=_ASKED_MAX)
     try:
         statistics = await queue.statistics()
         [standing] = await queue.standing([run.id]) if run.status is RunStatus.QUEUED else [None]
-        return Situation(statistics, standing, moment(await queue.next_attempt(run.id)))
+        model = await slots.waiting(run.id) if run.status is RunStatus.RUNNING else None
+        return Situation(statistics, standing, moment(await queue.next_attempt(run.id)), model, tuple(asked))
     except Unavailable:
-        return Situation(None, None, None)
+        return Situation(None, None, None, asked=tuple(asked))

@@ -2,12 +2,18 @@
 
 from backplane.store.database import Database
 from backplane.store.dead_letters import DeadLetters
+from backplane.store.decisions import Decisions
+from backplane.store.derived_runs import DerivedRuns
 from backplane.store.events import Events
 from backplane.store.held import HeldRuns
 from backplane.store.journal import Journal
+from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
+from backplane.store.model_calls import ModelCalls
+from backplane.store.plans import Plans
 from backplane.store.retention import Retention
 from backplane.store.runs import Runs
+from backplane.store.secrets import SecretStore
 from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
 
@@ -22,8 +28,14 @@ class Store:
         self.held = HeldRuns(database)
         self.journal = Journal(database)
         self.events = Events(database)
+        self.model_calls = ModelCalls(database)
         self.dead_letters = DeadLetters(database)
+        self.decisions = Decisions(database)
+        self.derived_runs = DerivedRuns(database)
+        self.plans = Plans(database)
+        self.ledger = Ledger(database)
         self.webhooks = Webhooks(database)
+        self.secrets = SecretStore(database)
         self.retention = Retention(database)
 
     async def migrate(self) -> None:

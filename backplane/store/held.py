@@ -12,18 +12,40 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from backplane.budgets import Amounts, Resource
 from backplane.dead_letters import DeadReason
+from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import Superseded
 from backplane.events import Event
 from backplane.plans import Plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
+from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import LAST_EVENT, add_events, last_event_id
-from backplane.store.journal import StepRecord, StepStatus
+from backplane.store.journal import StepRecord, StepStatus, to_be_done_again
+from backplane.store.model_calls import (
+    BeginningCall,
+    CallKey,
+    CallStatus,
+    CallTotals,
+    begin_model_call,
+    end_model_call,
+    plan_anew,
+)
 from backplane.store.one_statement import Gathered, NotGathered
+from backplane.store.reservations import (
+    Spender,
+    has_accounts,
+    open_budget,
+    release,
+    reserve,
+    settle,
+    settle_lost,
+    settle_rest,
+)
 from backplane.store.runs import RUN, RUN_COLUMNS, run_from, run_of
-from backplane.store.tables import runs, steps
+from backplane.store.tables import decisions, plan_versions, runs, steps, users
 from backplane.store.webhooks import add_delivery
 
 # Built once: to build a statement takes longer than to run it.
@@ -34,18 +56,26 @@ _HELD_IN = (
     .with_for_update(read=True)
 )
 _CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
+_TIER = select(users.c.tier).where(users.c.id == bindparam("of_user"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _TAKE = f"""
 WITH old AS MATERIALIZED (SELECT status FROM runs WHERE id = %(run_id)s FOR UPDATE)
 UPDATE runs SET status = 'running', generation = %(generation)s, started_at = coalesce(started_at, %(now)s)
 WHERE id = %(run_id)s AND generation < %(generation)s AND status IN ('queued', 'running') AND EXISTS (SELECT FROM old)
-RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was"""  # noqa: S608 - columns
+RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was,
+  (SELECT tier FROM users WHERE users.id = runs.user_id) AS tier,
+  EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
+    'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts"""  # noqa: S608 - columns
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
 class CancelRequested(Exception):
     """A run that is about to be left to the queue or to a person is to be cancelled instead."""
+
+
+class DecisionMade(Exception):
+    """What a run is about to wait for has been decided meanwhile: it goes on instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +88,14 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A run as it was when it was taken. `last_event_id`: the last in the database."""
+    """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
+    whether the run, its user or the tier has an account in the ledger."""
 
     run: Run
     last_event_id: int
     from_lost_worker: bool
+    tier: str
+    has_accounts: bool
 
 
 class HeldRuns:
@@ -82,7 +115,10 @@ class HeldRuns:
             values = {"status": "running", "generation": generation, "started_at": started}
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
             run = replace(run_of(row), status=RunStatus.RUNNING, generation=generation, started_at=started)
-            return Taken(run, last_event_id(connection, run_id), from_lost_worker=row.status == "running")
+            tier = connection.execute(_TIER, {"of_user": run.user_id}).scalar_one()
+            bound = has_accounts(connection, Spender(run_id, run.user_id, tier, generation))
+            last, was_held = last_event_id(connection, run_id), row.status == "running"
+            return Taken(run, last, was_held, tier, bound)
 
         return await self._database.write(write)
 
@@ -92,9 +128,9 @@ class HeldRuns:
         if not rows:
             return None
         # Asked after the row is entered: no older hand can write any more.
-        was = rows[0].pop("was")
+        was, tier, bound = (rows[0].pop(name) for name in ("was", "tier", "has_accounts"))
         [last] = await self._database.select(LAST_EVENT, {"of_run": run_id})
-        return Taken(run_from(rows[0]), last["id"] or 0, from_lost_worker=was == "running")
+        return Taken(run_from(rows[0]), last["id"] or 0, was == "running", tier, bound)
 
     async def write(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> None:
         """A transaction on a run that is held in this generation. Raises Superseded when it no longer is. `work` may be
@@ -189,8 +225,110 @@ class HeldRun:
     def step_is_changing(self, step_id: str) -> None:
         self._step(step_id, status=StepStatus.CHANGING.value)
 
-    def end_step(self, step_id: str, status: StepStatus, result: Mapping[str, Any] | None = None) -> None:
-        self._step(step_id, status=status.value, result=result, finished_at=datetime.now(UTC))
+    def end_step(
+        self,
+        step_id: str,
+        status: StepStatus,
+        result: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | None] | None = None,
+        failed_tries: int | None = None,
+    ) -> None:
+        """`files`: what changed in the workspace since the step before it ended (`StepRecord.files`)."""
+        values: dict[str, Any] = {} if files is None else {"files": dict(files)}
+        if failed_tries is not None:
+            values["failed_tries"] = failed_tries
+        self._step(step_id, status=status.value, result=result, finished_at=datetime.now(UTC), **values)
+
+    def begin_model_call(self, call: BeginningCall) -> None:
+        begin_model_call(self._connection, self._run_id, self._generation, call)
+
+    def end_model_call(
+        self,
+        key: CallKey,
+        status: CallStatus,
+        totals: CallTotals,
+        *,
+        response: Mapping[str, Any] | None = None,
+        error: RunError | None = None,
+    ) -> None:
+        """A call that stays `started` is tried again."""
+        end_model_call(self._connection, self._run_id, key, status, totals, response=response, error=error)
+
+    def open_budget(self, tier: str, limits: Mapping[Resource, int]) -> None:
+        """Give the run accounts of its own. Once, however often it is held. `tier`, here and below: its user's."""
+        open_budget(self._connection, self._spender(tier), limits)
+
+    def reserve_budget(self, tier: str, reservation_id: str, step_id: str, amounts: Amounts) -> None:
+        """Raises BudgetExhausted; nothing of the transaction is written then. While a reservation of this id is open,
+        it changes nothing."""
+        reserve(self._connection, self._spender(tier), reservation_id, step_id, amounts)
+
+    def settle_budget(self, tier: str, reservation_id: str, spent: Amounts) -> None:
+        """Changes nothing when there is no such reservation (any more); so does a release."""
+        settle(self._connection, self._spender(tier), reservation_id, spent)
+
+    def release_budget(self, tier: str, reservation_id: str) -> None:
+        release(self._connection, self._spender(tier), reservation_id)
+
+    def settle_lost_budget(self, tier: str) -> None:
+        """What older generations left reserved: tokens and dollars count as spent, steps and seconds go back."""
+        settle_lost(self._connection, self._spender(tier))
+
+    def _spender(self, tier: str) -> Spender:
+        return Spender(self._run_id, self._user_id, tier, self._generation)
+
+    def suspend_step(self, step_id: str) -> None:
+        """It is to be called again when a person has decided what it waits for; nothing of it is in doubt."""
+        self._step(step_id, status=StepStatus.PENDING.value)
+
+    def add_step(self, record: StepRecord) -> None:
+        """One below another step, which no plan holds. Once."""
+        connection = self._connection
+        there = select(steps.c.step_id).where(steps.c.run_id == self._run_id, steps.c.step_id == record.step_id)
+        if connection.execute(there).one_or_none() is None:
+            connection.execute(insert(steps), {"run_id": self._run_id, **asdict(record)})
+
+    def replace_plan(self, plan: Plan, version: int, reason: str, journal: Iterable[StepRecord]) -> None:
+        """Go on with another plan, the run's `version`th, and keep the one before. `journal`: the steps that are new in
+        it. Those that are not in it and were not begun are skipped; what they asked a person is rejected. Once."""
+        row = self._connection.execute(_LOCKED_RUN, {"of_run": self._run_id}).one()
+        if row.plan_version >= version:
+            return
+        now = datetime.now(UTC)
+        self._connection.execute(
+            insert(plan_versions),
+            {
+                "run_id": self._run_id,
+                "version": row.plan_version,
+                "plan": row.plan,
+                "replaced_at": now,
+                "reason": reason,
+            },
+        )
+        kept = [step.id for step in plan.steps]
+        dropped = select(steps.c.step_id).where(
+            steps.c.run_id == self._run_id,
+            steps.c.step_id.not_in(kept),
+            steps.c.status == StepStatus.PENDING.value,
+        )
+        self._connection.execute(
+            update(decisions)
+            .where(
+                decisions.c.run_id == self._run_id,
+                decisions.c.step_id.in_(dropped),
+                decisions.c.status == DecisionStatus.PENDING.value,
+            )
+            .values(status=DecisionStatus.REJECTED.value, answer={"reason": "the plan was replaced"}, decided_at=now)
+        )
+        self._connection.execute(
+            update(steps)
+            .where(steps.c.run_id == self._run_id, steps.c.step_id.in_(dropped))
+            .values(status=StepStatus.SKIPPED.value)
+        )
+        new = [{"run_id": self._run_id, **asdict(record)} for record in journal]
+        if new:
+            self._connection.execute(insert(steps), new)
+        self._run(plan=plan.model_dump(mode="json"), plan_version=version)
 
     def skip_pending_steps(self) -> None:
         self._connection.execute(
@@ -202,14 +340,9 @@ class HeldRun:
     def reopen_steps(self) -> None:
         """Before another attempt: what failed or was skipped is to be done again. What was cut off stays as it is, so
         that the supervisor decides whether it may be repeated."""
-        self._connection.execute(
-            update(steps)
-            .where(
-                steps.c.run_id == self._run_id,
-                steps.c.status.in_([StepStatus.FAILED.value, StepStatus.SKIPPED.value]),
-            )
-            .values(status=StepStatus.PENDING.value)
-        )
+        row = self._connection.execute(_LOCKED_RUN, {"of_run": self._run_id}).one()
+        again = update(steps).where(steps.c.run_id == self._run_id, to_be_done_again(row.plan))
+        self._connection.execute(again.values(status=StepStatus.PENDING.value))
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
         """Keep what this attempt died of. Written again, it replaces what was written."""
@@ -219,8 +352,14 @@ class HeldRun:
         """Leave the run to an operator; `finish` is still to be called. `crashes`: workers that were lost with it."""
         add_dead_letter(self._connection, self._run_id, reason, crashes)
 
-    def finish(self, status: RunStatus, error: RunError | None) -> None:
-        self._run(status=status.value, finished_at=datetime.now(UTC), error=error.as_dict() if error else None)
+    def finish(self, status: RunStatus, error: RunError | None, result: Mapping[str, Any] | None = None) -> None:
+        self._run(
+            status=status.value,
+            finished_at=datetime.now(UTC),
+            error=error.as_dict() if error else None,
+            result=dict(result) if result is not None else None,
+        )
+        self._let_go()
         self._tell_webhook()
 
     def unless_cancelled(self) -> None:
@@ -228,8 +367,27 @@ class HeldRun:
         if self._connection.scalar(_CANCEL_REQUESTED, {"of_run": self._run_id}) is not None:
             raise CancelRequested(f"run {self._run_id} is to be cancelled")
 
-    def wait_for_person(self, error: RunError) -> None:
+    def ask(self, decision: Decision) -> None:
+        """Write down what a person is asked. Asked again, by its id, it changes nothing."""
+        add_decision(self._connection, decision)
+
+    def unless_decided(self, decision_ids: Iterable[str]) -> None:
+        """Raises DecisionMade when one of these is not pending any more; nothing is written then. Its event is to be
+        told by whoever holds the run, as the answer came while it was held."""
+        awaited = set(decision_ids)
+        for decision in decisions_of_run(self._connection, self._run_id) if awaited else ():
+            if decision.id in awaited and decision.status is not DecisionStatus.PENDING:
+                raise DecisionMade(f"decision {decision.id} of run {self._run_id} is {decision.status}")
+
+    def restored(self) -> None:
+        """The files are what `Run.restore` asked for."""
+        self._run(restore=None)
+
+    def wait_for_person(self, error: RunError, decision_ids: Iterable[str] = ()) -> None:
+        """Raises DecisionMade when one of these decisions, which it would wait for, is made already."""
+        self.unless_decided(decision_ids)
         self._run(status=RunStatus.WAITING.value, error=error.as_dict())
+        self._let_go()
         self._tell_webhook()
 
     def queue_again(self, *, attempt: int | None, error: RunError | None) -> None:
@@ -237,7 +395,13 @@ class HeldRun:
         values: dict[str, Any] = {"status": RunStatus.QUEUED.value, "error": error.as_dict() if error else None}
         if attempt is not None:
             values |= {"attempt": attempt, "started_at": None}
+            plan_anew(self._connection, self._run_id)
         self._run(queued_at=datetime.now(UTC), **values)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing stays reserved for a run that nobody holds."""
+        settle_rest(self._connection, self._run_id, self._user_id, self._generation)
 
     def _tell_webhook(self) -> None:
         if self._has_webhook:
@@ -261,11 +425,17 @@ class GatheringRun(HeldRun):
     def _connection(self) -> Connection:  # type: ignore[override]
         raise NotGathered
 
+    def _spender(self, tier: str) -> Spender:
+        raise NotGathered
+
     def add_events(self, events: Iterable[Event]) -> None:
         self._gathered.events.extend(events)
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
         self._gathered.save_plan(plan, journal)
+
+    def _let_go(self) -> None:
+        self._gathered.lets_go = True
 
     def _tell_webhook(self) -> None:
         self._gathered.tells_webhook = True

@@ -9,12 +9,13 @@ The order of states tells a worker that takes a run over what it may do:
     uncertain  it was cut off where it may have happened; a person decides
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from backplane.plans import Plan
 from backplane.store.database import Database
@@ -33,8 +34,9 @@ class StepStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """`result` is {"exit_code", "output", "duration_ms", "files_changed", "error"?} once there is one. `files`: what the
-    step changed in the workspace, each path with its etag, or None where it was deleted."""
+    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "error"?} once there is one.
+    `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
+    `failed_tries`: those that ended, and not well."""
 
     step_id: str
     position: int
@@ -46,6 +48,20 @@ class StepRecord:
     finished_at: datetime | None
     result: dict[str, Any] | None
     files: dict[str, str | None] | None = None
+    failed_tries: int = 0
+
+
+_RECORDED = [field.name for field in fields(StepRecord)]
+
+
+def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
+    """Of a run with this plan, the steps that another attempt does: what failed, and what was skipped after it. That a
+    step below another one failed is known to the one above, which went on from there; what only an older plan held
+    stays as it is."""
+    ids = [step["id"] for step in (plan or {}).get("steps", ())]
+    below = steps.c.step_id.like("%/%")
+    skipped, failed = (steps.c.status == status.value for status in (StepStatus.SKIPPED, StepStatus.FAILED))
+    return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, below))
 
 
 def pending_steps(plan: Plan) -> list[StepRecord]:
@@ -62,20 +78,12 @@ class Journal:
 
     async def steps(self, run_id: str) -> list[StepRecord]:
         """In the order in which they are carried out; empty before there is a plan."""
-        query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.position)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [
-            StepRecord(
-                row.step_id,
-                row.position,
-                row.title,
-                row.tool,
-                StepStatus(row.status),
-                row.tries,
-                row.started_at,
-                row.finished_at,
-                row.result,
-                row.files,
-            )
-            for row in rows
-        ]
+        return await self._database.read(lambda connection: records_of(connection, run_id))
+
+
+def records_of(connection: Connection, run_id: str) -> list[StepRecord]:
+    query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.position)
+    return [
+        StepRecord(**{**{name: row._mapping[name] for name in _RECORDED}, "status": StepStatus(row.status)})
+        for row in connection.execute(query)
+    ]

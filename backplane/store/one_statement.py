@@ -6,7 +6,8 @@ first part finds the row and locks it; every other part works on what that one f
 is written, and the caller goes the long way, which knows why. No part is joined with the first: by what a join is
 planned on a young table, that would read the whole of it.
 
-What is rare (a failure, a cancel, a webhook) has no place here: `Gathered` then says so, and the long way is gone too.
+What is rare (a failure, a cancel, a webhook, money that is still reserved) has no place here: `Gathered` then says so,
+or the statement finds nothing, and the long way is gone too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ WITH created AS (
 _START = """
 WITH started AS (
   UPDATE runs SET status = 'queued', queued_at = %(now)s
-  WHERE id = %(run_id)s AND user_id = %(user_id)s AND status = 'created' AND files_expired_at IS NULL
+  WHERE id = %(run_id)s AND user_id = %(user_id)s AND status = 'created' AND files_expired_at IS NULL AND origin IS NULL
   RETURNING {columns}
 ), {events} SELECT * FROM started"""
 
@@ -74,6 +75,7 @@ class Gathered:
         self.plan: Plan | None = None
         self.journal: dict[str, dict[str, Any]] = {}
         self.tells_webhook = False
+        self.lets_go = False
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
         self.plan = plan
@@ -89,7 +91,10 @@ class Gathered:
         if self.plan is not None and self.run:
             raise NotGathered("the row would be changed twice")
         values: dict[str, Any] = {"run_id": run_id, "generation": generation}
-        parts = [_HELD.format(condition="webhook_url IS NULL" if self.tells_webhook else "true")]
+        conditions = ["webhook_url IS NULL"] if self.tells_webhook else []
+        if self.lets_go:
+            conditions.append("NOT EXISTS (SELECT FROM reservations WHERE run_id = %(run_id)s)")
+        parts = [_HELD.format(condition=" AND ".join(conditions) or "true")]
         if self.events:
             parts.append(_EVENTS.format(run="held"))
             values |= _event_values(self.events)

@@ -18,7 +18,8 @@ from backplane.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, Unfi
 from backplane.store.database import Database, Query
 from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
 from backplane.store.events import add_events, last_event_id
-from backplane.store.journal import StepStatus
+from backplane.store.journal import StepStatus, to_be_done_again
+from backplane.store.model_calls import plan_anew
 from backplane.store.one_statement import create_run, start_run
 from backplane.store.tables import runs, steps
 from backplane.store.webhooks import add_delivery
@@ -76,34 +77,8 @@ class Runs:
         Answers the run that the same key and digest made before, where there is one. Raises IdempotencyKeyReused when
         the key was used for another request.
         """
-        key, digest = idempotency or (None, None)
         status = RunStatus.QUEUED if start else RunStatus.CREATED
-        values = {
-            "id": run.id,
-            "user_id": run.user_id,
-            "status": status.value,
-            "priority": int(run.priority),
-            "generation": 0,
-            "attempt": 1,
-            "prompt": run.prompt,
-            "metadata": run.metadata,
-            "given_plan": run.given_plan,
-            "timeout_seconds": run.timeout_seconds,
-            "max_retries": run.max_retries,
-            "resource": run.resource,
-            "agent": run.agent,
-            "model": run.model,
-            "planner": run.planner,
-            "budget": run.budget,
-            "mcp_servers": run.mcp_servers,
-            "origin": run.origin,
-            "restore": run.restore,
-            "webhook_url": run.webhook_url,
-            "created_at": run.created_at,
-            "queued_at": run.created_at if start else None,
-            "idempotency_key": key,
-            "idempotency_digest": digest,
-        }
+        values = values_of(run, status, idempotency)
         history = [encode(run.id, 1, EventType.STATUS, {"status": "created", "attempt": 1}, run.created_at)]
         if start:
             history.append(encode(run.id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, run.created_at))
@@ -119,7 +94,7 @@ class Runs:
                 await self._database.change(*create_run(values, history))
             return replace(run, status=status, queued_at=run.created_at if start else None)
         except IntegrityError:
-            earlier = await self.made_before(run.user_id, key, digest) if key else None
+            earlier = await self.made_before(run.user_id, *idempotency) if idempotency else None
             if earlier is None:
                 raise
             return earlier
@@ -207,14 +182,14 @@ class Runs:
                 return run_from(rows[0]), [told]
 
         def write(connection: Connection) -> Changed:
-            run = _locked(connection, user_id, run_id)
+            run = locked_run(connection, user_id, run_id)
             if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
                 return run, []
             if run.status is not RunStatus.CREATED:
                 hint = "retry it" if run.status in (RunStatus.FAILED, RunStatus.WAITING) else "create a new run"
                 raise TransitionNotAllowed(f"run {run_id} is {run.status} and was started before; {hint} instead")
             now = datetime.now(UTC)
-            return _change(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
+            return change_run(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
 
         return await self._database.write(write)
 
@@ -223,14 +198,14 @@ class Runs:
         lasts."""
 
         def write(connection: Connection) -> Changed:
-            run = _locked(connection, user_id, run_id)
+            run = locked_run(connection, user_id, run_id)
             now = datetime.now(UTC)
             if run.status is RunStatus.CANCELLED or (run.status is RunStatus.RUNNING and run.cancel_requested_at):
                 return run, []
             if run.status is RunStatus.RUNNING:
                 return _update(connection, run_id, {"cancel_requested_at": now}), []
             values = {"status": RunStatus.CANCELLED, "cancel_requested_at": now, "finished_at": now}
-            return _change(connection, run, values, now)
+            return change_run(connection, run, values, now)
 
         return await self._database.write(write)
 
@@ -238,8 +213,8 @@ class Runs:
         """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated."""
 
         def write(connection: Connection) -> Changed:
-            run = _locked(connection, user_id, run_id)
-            return _retried(connection, run, uncertain_step_is_done=uncertain_step_is_done)
+            run = locked_run(connection, user_id, run_id)
+            return retried(connection, run, uncertain_step_is_done=uncertain_step_is_done)
 
         return await self._database.write(write)
 
@@ -251,27 +226,28 @@ class Runs:
             row = connection.execute(_ANYONES_LOCKED_RUN, {"of_run": run_id}).one_or_none()
             if row is None or not remove_dead_letter(connection, run_id):
                 raise no_dead_letter(run_id)
-            return _retried(connection, run_of(row), uncertain_step_is_done=False)
+            return retried(connection, run_of(row), uncertain_step_is_done=False)
 
         return await self._database.write(write)
 
 
-def _retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool) -> Changed:
-    """A locked row is queued as if for the first time. If it was a dead letter, it is none any more."""
-    if run.status not in (RunStatus.FAILED, RunStatus.WAITING):
+def retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool, from_a_step: bool = False) -> Changed:
+    """A locked row is queued as if for the first time. If it was a dead letter, it is none any more. A completed run
+    goes on only `from_a_step` that is to be done again."""
+    if run.status is RunStatus.COMPLETED and not from_a_step:
+        raise TransitionNotAllowed(f"run {run.id} is completed; name a step to do it again from there, or make a fork")
+    if run.status not in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
         raise TransitionNotAllowed(f"run {run.id} is {run.status}; only a failed or a waiting run is retried")
     remove_dead_letter(connection, run.id)
+    plan_anew(connection, run.id)
     now = datetime.now(UTC)
     again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
     changes = {
-        StepStatus.UNCERTAIN: again,
-        StepStatus.FAILED: StepStatus.PENDING,
-        StepStatus.SKIPPED: StepStatus.PENDING,
+        steps.c.status == StepStatus.UNCERTAIN.value: again,
+        to_be_done_again(run.plan): StepStatus.PENDING,
     }
     for old, new in changes.items():
-        connection.execute(
-            update(steps).where(steps.c.run_id == run.id, steps.c.status == old.value).values(status=new.value)
-        )
+        connection.execute(update(steps).where(steps.c.run_id == run.id, old).values(status=new.value))
     values = {
         "status": RunStatus.QUEUED,
         "attempt": 1,
@@ -280,12 +256,46 @@ def _retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool) 
         "finished_at": None,
         "cancel_requested_at": None,
         "error": None,
+        "result": None,
         "events_trimmed_at": None,
     }
-    return _change(connection, run, values, now)
+    return change_run(connection, run, values, now)
 
 
-def _locked(connection: Connection, user_id: str, run_id: str) -> Run:
+def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) -> dict[str, Any]:
+    """A new run by column."""
+    key, digest = idempotency or (None, None)
+    return {
+        "id": run.id,
+        "user_id": run.user_id,
+        "status": status.value,
+        "priority": int(run.priority),
+        "generation": 0,
+        "attempt": 1,
+        "prompt": run.prompt,
+        "metadata": run.metadata,
+        "given_plan": run.given_plan,
+        "plan": run.plan,
+        "timeout_seconds": run.timeout_seconds,
+        "max_retries": run.max_retries,
+        "resource": run.resource,
+        "agent": run.agent,
+        "model": run.model,
+        "planner": run.planner,
+        "budget": run.budget,
+        "mcp_servers": run.mcp_servers,
+        "origin": run.origin,
+        "restore": run.restore,
+        "webhook_url": run.webhook_url,
+        "created_at": run.created_at,
+        "queued_at": run.created_at if status is RunStatus.QUEUED else None,
+        "idempotency_key": key,
+        "idempotency_digest": digest,
+    }
+
+
+def locked_run(connection: Connection, user_id: str, run_id: str) -> Run:
+    """The user's run, which nobody else changes until the transaction ends. Raises NotFound."""
     row = connection.execute(_LOCKED_RUN, {"of_run": run_id, "of_user": user_id}).one_or_none()
     if row is None:
         raise _missing(run_id)
@@ -296,7 +306,7 @@ def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> R
     return run_of(connection.execute(_UPDATE_RUN, {"of_run": run_id, **values}).one())
 
 
-def _change(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
+def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
     """A transition of a locked row, with its events."""
     check_transition(run.id, run.status, values["status"])
     if values["status"] is RunStatus.QUEUED and run.files_expired_at is not None:

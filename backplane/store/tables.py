@@ -73,9 +73,9 @@ def _(_element: writing_transaction, _compiler: Any, **_options: Any) -> str:
     return "((pg_current_xact_id())::text)::bigint"
 
 
-def partial_index(name: str, *columns: str, where: str) -> Index:
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of those rows only."""
-    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
 metadata = MetaData(
@@ -172,6 +172,7 @@ steps = Table(
     Column("finished_at", UtcDateTime),
     Column("result", Json),
     Column("files", Json),
+    Column("failed_tries", Integer, nullable=False, server_default="0"),
 )
 
 # The plans of a run that a newer one has replaced; the one in force is in the run's row.
@@ -239,8 +240,10 @@ accounts = Table(
     Column("reserved", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
     CheckConstraint("balance >= 0", name="balance_not_negative"),
     CheckConstraint("reserved >= 0", name="reserved_not_negative"),
+    CheckConstraint("spent >= 0", name="spent_not_negative"),
     Index("ix_accounts_owner", "owner"),
 )
 
@@ -250,7 +253,7 @@ ledger_entries = Table(
     metadata,
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
-    Column("transfer_id", String(64), nullable=False),
+    Column("transfer_id", String(200), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("balance_change", BigInteger, nullable=False),
     Column("reserved_change", BigInteger, nullable=False),
@@ -260,8 +263,15 @@ ledger_entries = Table(
     Column("run_id", String(36)),
     Column("step_id", String(128)),
     Column("note", String(500), nullable=False),
-    UniqueConstraint("transfer_id", "account_id", "kind"),
     Index("ix_ledger_entries_account_id_seq", "account_id", "seq"),
+    # A movement happens once. What runs reserve may come again under one name, once it was settled.
+    partial_index(
+        "uq_ledger_entries_movement",
+        "transfer_id",
+        "account_id",
+        where="kind IN ('deposit', 'withdraw', 'transfer')",
+        unique=True,
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -269,7 +279,7 @@ ledger_entries = Table(
 reservations = Table(
     "reservations",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", String(200), primary_key=True),
     Column("run_id", String(36), nullable=False),
     Column("step_id", String(128), nullable=False),
     Column("generation", Integer, nullable=False),

@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
@@ -55,6 +55,15 @@ class Users:
         query = _TOKEN.where(tokens.c.digest == token_digest(plain), tokens.c.revoked_at.is_(None))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return _token(row).user if row else None
+
+    async def find(self, name_or_id: str) -> User:
+        """A name that is somebody's id names that one. Raises NotFound."""
+        by_id = users.c.id == name_or_id
+        query = select(users).where(or_(by_id, users.c.name == name_or_id)).order_by(by_id.desc()).limit(1)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise NotFound(f"there is no user {name_or_id}; `agentctl token list` shows them")
+        return User(row.id, row.name, Tier(row.tier))
 
 
 def _token(row: Row[Any]) -> Token:

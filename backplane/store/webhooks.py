@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
 
-from backplane.runs import Run, new_run_id
+from backplane.runs import Run, RunStatus, new_run_id
 from backplane.store.database import Database
-from backplane.store.tables import UtcDateTime, webhook_deliveries, webhook_secrets
+from backplane.store.tables import UtcDateTime, decisions, webhook_deliveries, webhook_secrets
 from backplane.webhooks import Delivery, DeliveryState, DeliveryStatus, WebhookSecret, event_of, message, new_secret
 
 _PENDING = webhook_deliveries.c.status == text("'pending'")  # as the index has it
@@ -27,6 +27,13 @@ _SECRET = select(webhook_secrets).where(webhook_secrets.c.user_id == bindparam("
 _ADD_SECRET = text(
     "INSERT INTO webhook_secrets (user_id, secret, created_at) VALUES (:user_id, :secret, :now) ON CONFLICT DO NOTHING"
 ).bindparams(bindparam("now", type_=UtcDateTime))
+
+_OPEN_DECISIONS = (
+    select(decisions.c.id, decisions.c.kind, decisions.c.step_id)
+    .where(decisions.c.run_id == bindparam("of_run"), decisions.c.status == text("'pending'"))
+    .order_by(decisions.c.id)
+    .limit(100)
+)
 
 
 def add_delivery(connection: Connection, run: Run) -> None:
@@ -41,13 +48,21 @@ def add_delivery(connection: Connection, run: Run) -> None:
             user_id=run.user_id,
             url=run.webhook_url,
             event=event_of(run),
-            body=message(run, delivery_id),
+            body=message(run, delivery_id, _asked(connection, run)),
             created_at=datetime.now(UTC),
             next_at=func.now(),
             attempts=0,
             status=DeliveryStatus.PENDING.value,
         )
     )
+
+
+def _asked(connection: Connection, run: Run) -> list[dict[str, str]]:
+    """What a waiting run wants to be decided. What exactly, the receiver asks the API: it may be long, and secret."""
+    if run.status is not RunStatus.WAITING:
+        return []
+    rows = connection.execute(_OPEN_DECISIONS, {"of_run": run.id})
+    return [{"decision_id": row.id, "kind": row.kind, "step": row.step_id} for row in rows]
 
 
 class Webhooks:

@@ -4,11 +4,16 @@ A run's files live under `users/{user_id}/runs/{run_id}/` of a store (an S3 buck
 forward slashes, and already checked by `paths.check_path`; adapters may rely on that. A file becomes visible whole or
 not at all. This port neither locks nor counts: quotas are `quota.py`'s, and who may write is decided by the run's
 generation.
+
+What files were before they changed lies beside them, under `users/{user_id}/versions/{run_id}/` (`Versions`). Nothing
+is kept by itself: whoever changes a file says what is worth keeping.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -75,6 +80,49 @@ class Workspace(ABC):
         """Replace the file by the content of `source`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The files that a run began with, each with its etag. `runs`: where they came from, when they are another run's:
+    the nearest first."""
+
+    files: dict[str, str]
+    runs: tuple[str, ...] = ()
+
+    def encoded(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decoded(cls, content: bytes) -> "Beginning":
+        found = json.loads(content)
+        return cls(found["files"], tuple(found["runs"]))
+
+
+class Versions(ABC):
+    """What files of one run were. A version is named by its path and the etag that the file had. Raises Unavailable
+    when the store does not answer."""
+
+    @abstractmethod
+    async def keep(self, path: str, etag: str) -> None:
+        """Keep the present content of a file, which has this etag. Kept again, nothing changes. Raises NotFound when
+        the file is not there, or has another etag by now."""
+
+    @abstractmethod
+    async def bring_back(self, path: str, etag: str, run_id: str) -> bool:
+        """Make the file of that run (of the same user, or this one) what it was here in this version. False, and
+        nothing is changed, when this run neither keeps the version nor has it at present."""
+
+    @abstractmethod
+    async def size(self) -> int:
+        """Bytes of all kept versions. Costs one listing."""
+
+    @abstractmethod
+    async def beginning(self) -> Beginning | None:
+        """What was noted with `begin`."""
+
+    @abstractmethod
+    async def begin(self, beginning: Beginning) -> None: ...
+
+
 class WorkspaceStore(ABC):
     """Where all workspaces lie. Opened and closed by `backplane.resources`."""
 
@@ -82,8 +130,12 @@ class WorkspaceStore(ABC):
     def workspace(self, user_id: str, run_id: str) -> Workspace: ...
 
     @abstractmethod
+    def versions(self, user_id: str, run_id: str) -> Versions: ...
+
+    @abstractmethod
     async def remove(self, user_id: str, run_id: str) -> None:
-        """Remove a run's workspace with all that is in it. Done again, and by several at once, it is no error."""
+        """Remove a run's workspace with all that is in it, and its versions. Done again, and by several at once, it is
+        no error."""
 
     @abstractmethod
     async def usage(self) -> Usage:
@@ -104,3 +156,20 @@ class WorkspaceStore(ABC):
 
 def run_prefix(user_id: str, run_id: str) -> str:
     return f"users/{user_id}/runs/{run_id}/"
+
+
+BEGINNING = "beginning.json"
+"""Among the versions of a run."""
+
+
+def versions_prefix(user_id: str, run_id: str) -> str:
+    return f"users/{user_id}/versions/{run_id}/"
+
+
+def version_name(path: str, etag: str) -> str:
+    """Of one length, whatever the path: a key of S3 has room for one path, not for what is added to it."""
+    return f"{_digest(path)}-{_digest(etag)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()

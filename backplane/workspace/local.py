@@ -19,7 +19,18 @@ from io import FileIO
 from pathlib import Path
 
 from backplane.errors import NotFound, Unavailable
-from backplane.workspace.base import FileInfo, Usage, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.base import (
+    BEGINNING,
+    Beginning,
+    FileInfo,
+    Usage,
+    Versions,
+    Workspace,
+    WorkspaceStore,
+    run_prefix,
+    version_name,
+    versions_prefix,
+)
 from backplane.workspace.files import (
     CREATE_FILE,
     SerialThread,
@@ -46,8 +57,12 @@ class LocalWorkspaceStore(WorkspaceStore):
     def workspace(self, user_id: str, run_id: str) -> Workspace:
         return LocalWorkspace(self._root, run_prefix(user_id, run_id).rstrip("/"))
 
+    def versions(self, user_id: str, run_id: str) -> Versions:
+        return LocalVersions(self._root, user_id, run_id)
+
     async def remove(self, user_id: str, run_id: str) -> None:
-        await in_thread(self._remove, run_prefix(user_id, run_id).rstrip("/"))
+        for prefix in (run_prefix(user_id, run_id), versions_prefix(user_id, run_id)):
+            await in_thread(self._remove, prefix.rstrip("/"))
 
     async def usage(self) -> Usage:
         await self.check()
@@ -223,26 +238,14 @@ class LocalWorkspace(Workspace):
             return opened.enter_context(FileIO(open_regular(name, folder)))
 
     def _create(self, path: str, opened: contextlib.ExitStack) -> tuple[FileIO, Path]:
-        incoming = self._root / ".incoming" / secrets.token_hex(16)
-        opened.callback(incoming.unlink, missing_ok=True)
+        incoming = _incoming(self._root, opened)
         with translated(path):
-            incoming.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return opened.enter_context(FileIO(os.open(incoming, CREATE_FILE, 0o600), "w")), incoming
 
     def _place(self, path: str, file: FileIO, incoming: Path) -> FileInfo:
-        folder, name = split(path)
         info = _info(path, os.fstat(file.fileno()))
-        with translated(path, missing=f"{path!r} cannot be written: it is a folder, or a folder in it is a file."):
-            while True:
-                with open_folder(self._root, f"{self._folder}/{folder}".rstrip("/"), create=True) as opened:
-                    try:
-                        os.replace(incoming, name, dst_dir_fd=opened)
-                    except FileNotFoundError:
-                        # A delete at the same moment took the folder away while it was still empty.
-                        if os.fstat(opened).st_nlink:
-                            raise
-                        continue
-                    return info
+        _place(self._root, f"{self._folder}/", path, incoming)
+        return info
 
     def _delete(self, path: str) -> None:
         folder, name = split(path)
@@ -288,6 +291,119 @@ class LocalWorkspace(Workspace):
         folder, name = split(f"{self._folder}/{path}")
         with open_folder(self._root, folder) as opened:
             yield opened, name
+
+
+class LocalVersions(Versions):
+    """Files are replaced, never changed, so a version is one more name of the same file (a hard link); where the disk
+    has none, a copy."""
+
+    def __init__(self, root: Path, user_id: str, run_id: str) -> None:
+        self._root = root
+        self._user_id = user_id
+        self._run_id = run_id
+        self._folder = versions_prefix(user_id, run_id).rstrip("/")
+        self._present = run_prefix(user_id, run_id)
+
+    async def keep(self, path: str, etag: str) -> None:
+        await in_thread(self._keep, path, etag)
+
+    async def bring_back(self, path: str, etag: str, run_id: str) -> bool:
+        return await in_thread(self._bring_back, path, etag, run_prefix(self._user_id, run_id))
+
+    async def size(self) -> int:
+        return await in_thread(self._size)
+
+    async def beginning(self) -> Beginning | None:
+        try:
+            return Beginning.decoded((await self._notes().get(BEGINNING))[1])
+        except NotFound:
+            return None
+
+    async def begin(self, beginning: Beginning) -> None:
+        await self._notes().put(BEGINNING, beginning.encoded())
+
+    def _notes(self) -> LocalWorkspace:
+        return LocalWorkspace(self._root, self._folder)
+
+    def _keep(self, path: str, etag: str) -> None:
+        with contextlib.ExitStack() as opened:
+            incoming = self._another_name(path, self._present + path, etag, opened)
+            with translated(path), open_folder(self._root, self._folder, create=True) as versions:
+                os.replace(incoming, version_name(path, etag), dst_dir_fd=versions)
+
+    def _bring_back(self, path: str, etag: str, prefix: str) -> bool:
+        with contextlib.ExitStack() as opened:
+            try:
+                kept = f"{self._folder}/{version_name(path, etag)}"
+                try:
+                    incoming = self._another_name(path, kept, None, opened)
+                except NotFound:
+                    incoming = self._another_name(path, self._present + path, etag, opened)
+            except NotFound:
+                return False
+            _place(self._root, prefix, path, incoming)
+            return True
+
+    def _another_name(self, path: str, source: str, etag: str | None, opened: contextlib.ExitStack) -> Path:
+        """One in `.incoming/`, removed in the end. Raises NotFound when the source has another etag, if one is
+        given."""
+        incoming = _incoming(self._root, opened)
+        folder, name = split(source)
+        with translated(path), open_folder(self._root, folder) as parent:
+            if not stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
+                raise IsADirectoryError(path)
+            try:
+                os.link(name, incoming, src_dir_fd=parent, follow_symlinks=False)
+                status = os.lstat(incoming)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EXDEV):
+                    raise
+                with (
+                    FileIO(open_regular(name, parent)) as original,
+                    FileIO(os.open(incoming, CREATE_FILE, 0o600), "w") as copy,
+                ):
+                    shutil.copyfileobj(original, copy, CHUNK)
+                    status = os.fstat(original.fileno())
+        if etag is not None and _info(path, status).etag != etag:
+            raise NotFound(f"The file {path!a} has changed.")
+        return incoming
+
+    def _size(self) -> int:
+        size = 0
+        with (
+            translated(self._folder),
+            contextlib.suppress(FileNotFoundError),
+            open_folder(self._root, self._folder) as folder,
+            os.scandir(folder) as entries,
+        ):
+            for entry in entries:
+                if entry.name != BEGINNING:
+                    size += entry.stat(follow_symlinks=False).st_size
+        return size
+
+
+def _incoming(root: Path, opened: contextlib.ExitStack) -> Path:
+    """The path of a file to be, removed in the end unless it has been moved."""
+    incoming = root / ".incoming" / secrets.token_hex(16)
+    opened.callback(incoming.unlink, missing_ok=True)
+    with translated(incoming.name):
+        incoming.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return incoming
+
+
+def _place(root: Path, prefix: str, path: str, incoming: Path) -> None:
+    folder, name = split(prefix + path)
+    with translated(path, missing=f"{path!r} cannot be written: it is a folder, or a folder in it is a file."):
+        while True:
+            with open_folder(root, folder, create=True) as opened:
+                try:
+                    os.replace(incoming, name, dst_dir_fd=opened)
+                except FileNotFoundError:
+                    # A delete at the same moment took the folder away while it was still empty.
+                    if os.fstat(opened).st_nlink:
+                        raise
+                    continue
+                return
 
 
 def _read(path: str, file: FileIO, count: int) -> bytes:

@@ -29,7 +29,18 @@ from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, U
 from obstore.store import S3Store
 
 from backplane.errors import InvalidPath, NotFound, Unavailable
-from backplane.workspace.base import FileInfo, Usage, Workspace, WorkspaceStore, run_prefix
+from backplane.workspace.base import (
+    BEGINNING,
+    Beginning,
+    FileInfo,
+    Usage,
+    Versions,
+    Workspace,
+    WorkspaceStore,
+    run_prefix,
+    version_name,
+    versions_prefix,
+)
 from backplane.workspace.files import CREATE_FILE, SerialThread, in_thread, translated
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only
@@ -96,10 +107,14 @@ class S3WorkspaceStore(WorkspaceStore):
     def workspace(self, user_id: str, run_id: str) -> Workspace:
         return S3Workspace(self._store, run_prefix(user_id, run_id))
 
+    def versions(self, user_id: str, run_id: str) -> Versions:
+        return S3Versions(self._store, user_id, run_id)
+
     async def remove(self, user_id: str, run_id: str) -> None:
         with _translated("", missing=NO_BUCKET):
-            async for batch in obstore.list(self._store, run_prefix(user_id, run_id)):
-                await obstore.delete_async(self._store, [meta["path"] for meta in batch])
+            for prefix in (run_prefix(user_id, run_id), versions_prefix(user_id, run_id)):
+                async for batch in obstore.list(self._store, prefix):
+                    await obstore.delete_async(self._store, [meta["path"] for meta in batch])
 
     async def usage(self) -> Usage:
         files = size = 0
@@ -306,6 +321,52 @@ class S3Workspace(Workspace):
             modified_at=meta["last_modified"],
             etag=_etag(meta["e_tag"]),
         )
+
+
+class S3Versions(Versions):
+    """The server copies, up to the 5 GB that it copies in one call. Not every server compares etags while it does, so
+    that is done before; what is replaced in the moment between is kept under the wrong etag."""
+
+    def __init__(self, store: S3Store, user_id: str, run_id: str) -> None:
+        self._store = store
+        self._user_id = user_id
+        self._folder = versions_prefix(user_id, run_id)
+        self._present = S3Workspace(store, run_prefix(user_id, run_id))
+        self._notes = S3Workspace(store, self._folder)
+        self._run_prefix = run_prefix(user_id, run_id)
+
+    async def keep(self, path: str, etag: str) -> None:
+        if (await self._present.stat(path)).etag != etag:
+            raise NotFound(f"The file {path!r} has changed.")
+        await self._copy(path, self._run_prefix + path, self._folder + version_name(path, etag))
+
+    async def bring_back(self, path: str, etag: str, run_id: str) -> bool:
+        target = run_prefix(self._user_id, run_id) + path
+        with suppress(NotFound):
+            await self._copy(path, self._folder + version_name(path, etag), target)
+            return True
+        with suppress(NotFound):
+            if (await self._present.stat(path)).etag == etag:
+                if target != self._run_prefix + path:
+                    await self._copy(path, self._run_prefix + path, target)
+                return True
+        return False
+
+    async def size(self) -> int:
+        return sum(file.size for file in await self._notes.list() if file.path != BEGINNING)
+
+    async def beginning(self) -> Beginning | None:
+        try:
+            return Beginning.decoded((await self._notes.get(BEGINNING))[1])
+        except NotFound:
+            return None
+
+    async def begin(self, beginning: Beginning) -> None:
+        await self._notes.put(BEGINNING, beginning.encoded())
+
+    async def _copy(self, path: str, source: str, target: str) -> None:
+        with _translated(path):
+            await obstore.copy_async(self._store, source, target)
 
 
 class _GivenUp(Exception):

@@ -9,6 +9,7 @@ from app.explanation import Situation, in_words, reasons, waiting_seconds
 from backplane.queue.base import Gate, Standing, Statistics
 from backplane.queue.estimate import Wait
 from backplane.runs import Priority, Run, RunError, RunStatus
+from backplane.slots.base import WaitingForModel
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -58,6 +59,24 @@ def test_a_run_that_is_not_queued_has_one_reason(status: RunStatus, code: str) -
 
 def test_a_running_run_that_is_to_end_says_so() -> None:
     assert codes(run(RunStatus.RUNNING, cancel_requested_at=NOW), Situation(None, None, None)) == ["being_cancelled"]
+
+
+def waits_for(waiting: WaitingForModel) -> tuple[str, str]:
+    running = run(RunStatus.RUNNING)
+    found = reasons(running, Situation(statistics(), None, None, waiting), NOW)
+    return found[0].code, in_words(running, found)
+
+
+def test_a_running_run_that_waits_for_a_model_server_says_how_many_are_before_it() -> None:
+    waiting = WaitingForModel("slot", "ollama", "m", 3, NOW, None, waiting=17, slots=4)
+    text = "The run waits: it waits for a slot of the model server ollama: place 3 of 17, all 4 are taken."
+    assert waits_for(waiting) == ("waits_for_model_slot", text)
+
+
+def test_a_running_run_that_waits_for_model_tokens_says_how_long() -> None:
+    code, text = waits_for(WaitingForModel("tokens", "", "", None, NOW, 12.3))
+    assert code == "waits_for_model_tokens"
+    assert "for about 12 s" in text
 
 
 def test_a_waiting_run_repeats_what_it_asks() -> None:

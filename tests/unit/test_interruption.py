@@ -173,3 +173,44 @@ async def test_a_pause_ends_when_the_worker_leaves(interruption: Interruption) -
 
 async def test_a_pause_that_nobody_interrupts_just_ends(interruption: Interruption) -> None:
     await interruption.pause(0)
+
+
+async def test_of_two_at_once_only_the_one_that_changes_something_may_end(interruption: Interruption) -> None:
+    idle, busy = Work(), Work()
+
+    async def changing() -> str:
+        interruption.changes_begin()
+        return await busy()
+
+    cut_off, finishing = (asyncio.create_task(interruption.guard(work)) for work in (idle(), changing()))
+    await idle.begun.wait()
+    await busy.begun.wait()
+    interruption.set(Cause.CANCELLED)
+    with pytest.raises(Interrupted):
+        await cut_off
+    busy.let_go.set()
+    assert await finishing == "done"
+
+
+async def test_work_above_one_that_changes_something_waits_for_it_and_not_longer(interruption: Interruption) -> None:
+    below, rest = Work(), Work()
+
+    async def changing() -> str:
+        interruption.changes_begin()
+        return await below()
+
+    async def above() -> str:
+        done = await interruption.guard(changing())
+        interruption.check()
+        return done + await rest()
+
+    guarded = asyncio.create_task(interruption.guard(above()))
+    await below.begun.wait()
+    interruption.set(Cause.CANCELLED)
+    await asyncio.sleep(0)
+    assert not guarded.done()
+    below.let_go.set()
+    with pytest.raises(Interrupted):
+        await guarded
+    assert not below.cut_off
+    assert not rest.begun.is_set()

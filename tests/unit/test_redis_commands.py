@@ -3,6 +3,7 @@
 What blocks or races is tested on the real server; here only that every step of a job's life is understood.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,13 +12,18 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
+from backplane.buckets.base import Bucket
+from backplane.buckets.redis import RedisTokenBuckets
 from backplane.events import EventType, encode
 from backplane.logs.base import Batch
 from backplane.logs.redis import RedisEventLog
 from backplane.queue.base import Caps, Job, Room
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority
+from backplane.slots.base import SlotRequest
+from backplane.slots.redis import RedisSlots
 from tests.queues import finish, hand_back, postpone, redis_queue
+from tests.waiting import wait_until
 
 JOB = Job("run-1", "user-1", Priority.HIGH)
 
@@ -77,3 +83,31 @@ async def test_an_event_needs_no_command_that_redis_6_2_lacks(clients: RedisClie
     assert await event_log.append([Batch("run-1", 1, [event])]) == [True]
     assert await event_log.after("run-1", 0, 10) == [event]
     assert await event_log.last_id("run-1") == 1
+
+
+async def test_a_model_slot_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
+    slots = RedisSlots(clients, lease_seconds=15, turn_seconds=10)
+    places: list[int] = []
+
+    async def call(name: str) -> None:
+        request = SlotRequest("server", "model", "user-1", f"run-{name}", name)
+        async with slots.hold(request, parallel=1, models=1, on_wait=places.append):
+            pass
+
+    request = SlotRequest("server", "model", "user-1", "run-a", "a")
+    async with slots.hold(request, parallel=1, models=1, on_wait=places.append):
+        waiting = asyncio.create_task(call("b"))
+        await wait_until(lambda: places)
+        assert await slots.waiting("run-b")
+        await slots._renew_at("server")
+    await slots._renew_at("server")
+    await waiting
+    assert places == [1]
+
+
+async def test_a_token_bucket_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
+    buckets, bucket = RedisTokenBuckets(clients), Bucket("user-1/agent", 1, 100)
+    assert await buckets.ask("one", 0, [bucket], 150, "run-1") == 0
+    assert await buckets.ask("other", 0, [bucket], 150, "run-1") > 0
+    await buckets.settle([bucket], 150, 50)
+    assert 50 <= await buckets.level(bucket) < 60

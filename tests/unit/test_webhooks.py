@@ -4,9 +4,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from backplane.addresses import is_public
 from backplane.errors import InvalidInput
 from backplane.retry import RetryPolicy
-from backplane.webhooks import URL_MAX_CHARS, check_public_url, check_url, is_public, new_secret, sign
+from backplane.webhooks import URL_MAX_CHARS, check_public_url, check_url, new_secret, sign
 from controller.sender import Answer
 from controller.webhooks import pause_after
 

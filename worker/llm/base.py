@@ -42,7 +42,8 @@ class ToolSchema:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """`schema`: the JSON schema that the answer's text must have. `temperature` and `seed`: the server's when None.
+    """`schema`: the JSON schema that the answer's text must have. `temperature` and `seed`: the server's when None,
+    or where its wire does not have them.
     `max_output_tokens` bounds the answer, and with it what is reserved for it."""
 
     messages: Sequence[Message]
@@ -64,24 +65,30 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """`finish`: `length` is an answer that was cut at its most tokens."""
+    """`finish`: `length` is an answer that was cut at its most tokens. What follows it is filled in by `Models.ask`,
+    from the record where there is one, so that it is the same for a resumed run: the model that answered
+    (SERVER/NAME), what that cost (None: it has no price), and how long it took, its waiting left out."""
 
     text: str
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
     finish: Literal["stop", "length", "tool_calls"] = "stop"
+    model: str = ""
+    micro_usd: int | None = None
+    seconds: float = 0.0
 
 
 class ModelUnavailable(ModelError):
     """The server does not answer, breaks off, answers 5xx, or is too busy: the same call may be made again.
-    `retry_after` is in seconds, where the server says."""
+    `retry_after` is in seconds, where the server says. `usage`: what it may charge for all the same, estimated."""
 
     code: ClassVar[str] = "model_unavailable"
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, usage: Usage | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.usage = usage
 
 
 class ModelTimeout(ModelUnavailable):
@@ -109,10 +116,21 @@ class ModelContextTooLong(ModelRefused):
 
 
 class ModelOutputInvalid(ModelError):
-    """The answer is not what the wire promises, is over MODEL_MAX_OUTPUT_BYTES, or does not fit the schema."""
+    """The answer is not what the wire promises, or does not fit the schema. `usage`: what the server may charge for it
+    all the same, estimated."""
 
     code = "model_output_invalid"
     retryable = True
+
+    def __init__(self, message: str, *, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class ModelOutputTooLong(ModelOutputInvalid):
+    """It is over MODEL_MAX_OUTPUT_BYTES: the server does not keep to `max_output_tokens`, and was cut off."""
+
+    retryable = False
 
 
 TextSink = Callable[[str], None]

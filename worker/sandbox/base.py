@@ -5,12 +5,13 @@ and leaves the folder as a command that succeeded left it. It gets no credential
 is named. Where the folder's files come from and go to it does not know: that is `worker.checkout`.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from backplane.errors import PlatformError
 
@@ -43,15 +44,34 @@ class Call:
     tries: int
 
 
+class EgressWriter(Protocol):
+    """What an `asyncio.StreamWriter` has of it."""
+
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def can_write_eof(self) -> bool: ...
+    def write_eof(self) -> None: ...
+    def close(self) -> None: ...
+
+
+Egress = Callable[[asyncio.StreamReader, EgressWriter], Awaitable[None]]
+"""Answers one connection that a command has made to its way out, to the end; closes the writer."""
+
+EGRESS_VARIABLE = "SANDBOX_EGRESS"
+"""Names, inside, the Unix socket that leads to the command's `egress`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`argv[0]` is looked up in the sandbox's own PATH; `stdin` is given whole, then closed."""
+    """`argv[0]` is looked up in the sandbox's own PATH; `stdin` is given whole, then closed. `egress`: the only way out
+    that it has, where a tool gives it one; what goes through it is the tool's to judge."""
 
     argv: tuple[str, ...]
     limits: Limits
     call: Call
     stdin: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict)
+    egress: Egress | None = None
 
 
 class Ending(StrEnum):

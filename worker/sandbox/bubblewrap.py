@@ -7,7 +7,8 @@ kill that first process is to kill the whole process namespace, whatever daemons
 nobody is asked to stop first: a sandboxed command has nothing that it could still save.
 
 bubblewrap's own environment is empty and every variable of the command goes through its arguments: a command's
-LD_PRELOAD must not reach the program that builds its walls. The arguments can be seen inside, with the folder's path.
+LD_PRELOAD must not reach the program that builds its walls. The arguments can be seen inside, with the folder's path,
+and by every user of the machine; so those with variables, which may be secrets, are given in a file without a name.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import resource
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -27,6 +29,7 @@ import structlog
 from backplane.errors import InvalidInput, Unavailable
 from worker.sandbox.base import Command, Limits
 from worker.sandbox.cgroup import ControlGroup
+from worker.sandbox.egress_socket import INSIDE
 from worker.sandbox.pipes import InputPipe, OutputPipe
 from worker.sandbox.process import COMMAND_TOO_LONG, EXTRA_PROCESSES, OPEN_FILES, SYSTEM_PATH, ProcessTree
 
@@ -116,18 +119,22 @@ def resource_limits(limits: Limits, *, memory_is_capped: bool) -> dict[int, int]
 
 
 class Bubblewrap:
-    """A binary and the arguments that work with it on this machine."""
+    """A binary and the arguments that work with it on this machine. `folders` are shown inside too, read-only."""
 
-    def __init__(self, binary: Path, *, nested_user_namespaces: bool) -> None:
+    def __init__(self, binary: Path, *, nested_user_namespaces: bool, folders: Sequence[Path] = ()) -> None:
         self.binary = binary
         self._arguments = [str(binary), "--unshare-all", "--unshare-user"]
         self._arguments += [] if nested_user_namespaces else ["--disable-userns"]
         self._arguments += ["--uid", str(USER_ID), "--gid", str(USER_ID), "--hostname", "sandbox", "--cap-drop", "ALL"]
         self._arguments += ["--die-with-parent", "--new-session", "--clearenv", *system_arguments()]
+        for folder in folders:
+            self._arguments += ["--ro-bind", str(folder), str(folder)]
         self._environment = {"PATH": sandbox_path(), "HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb"}
 
-    def arguments(self, command: Command, folder: Path, *, status: int, go: int) -> list[str]:
-        """The whole command line. `status` and `go` are file descriptors."""
+    def arguments(
+        self, command: Command, folder: Path, *, status: int, go: int, variables: int, egress: Path | None = None
+    ) -> list[str]:
+        """The whole command line. `status`, `go` and `variables` are file descriptors; `egress` a socket."""
         arguments = [
             *self._arguments,
             "--bind",
@@ -135,19 +142,25 @@ class Bubblewrap:
             "/workspace",
             "--chdir",
             "/workspace",
+            *(("--bind", str(egress), INSIDE) if egress else ()),
             "--remount-ro",
             "/",
         ]
-        for name, value in {**self._environment, **command.environment}.items():
-            arguments += ["--setenv", name, value]
-        arguments += ["--json-status-fd", str(status), "--block-fd", str(go)]
+        arguments += ["--args", str(variables), "--json-status-fd", str(status), "--block-fd", str(go)]
         # A shell in between says "not found" the way people know it, and exits with 127 or 126.
         return [*arguments, "/bin/sh", "-c", 'exec "$@"', "sh", *command.argv]
 
+    def variables(self, command: Command) -> bytes:
+        """The arguments with the command's environment, as `--args` reads them."""
+        environment = {**self._environment, **command.environment}
+        words = [word for name, value in environment.items() for word in ("--setenv", name, value)]
+        return b"".join(os.fsencode(word) + b"\0" for word in words)
+
 
 class BubblewrapTree(ProcessTree):
-    def __init__(self, bubblewrap: Bubblewrap) -> None:
+    def __init__(self, bubblewrap: Bubblewrap, egress: Path | None = None) -> None:
         self._bubblewrap = bubblewrap
+        self._egress = egress
         self._process: asyncio.subprocess.Process | None = None
         self._first_process = -1
         self._status: tuple[asyncio.StreamReader, asyncio.BaseTransport] | None = None
@@ -182,14 +195,17 @@ class BubblewrapTree(ProcessTree):
         self, command: Command, folder: Path, given: InputPipe, output: OutputPipe, go: int
     ) -> asyncio.StreamReader:
         read_end, write_end = os.pipe()
+        variables = _nameless_file(self._bubblewrap.variables(command))
         try:
             self._status = await _stream(read_end)
             self._process = await asyncio.create_subprocess_exec(
-                *self._bubblewrap.arguments(command, folder, status=write_end, go=go),
+                *self._bubblewrap.arguments(
+                    command, folder, status=write_end, go=go, variables=variables, egress=self._egress
+                ),
                 stdin=given.read_end,
                 stdout=output.write_end,
                 stderr=output.write_end,
-                pass_fds=(write_end, go),
+                pass_fds=(write_end, go, variables),
                 env={},
                 cwd="/",
                 start_new_session=True,
@@ -200,6 +216,7 @@ class BubblewrapTree(ProcessTree):
             raise
         finally:
             os.close(write_end)
+            os.close(variables)
         given.close_read_end()
         output.close_write_end()
         return self._status[0]
@@ -238,6 +255,15 @@ class BubblewrapTree(ProcessTree):
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+
+
+def _nameless_file(content: bytes) -> int:
+    """A file in memory to be read from its beginning."""
+    file = os.memfd_create("variables")
+    with open(file, "wb", closefd=False) as writing:
+        writing.write(content)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def _limit(pid: int, kind: int, limit: int) -> None:

@@ -3,6 +3,7 @@
 Whatever comes from there is hostile: a length, an order or a text that cannot be is an error, never trusted.
 """
 
+import asyncio
 import json
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ class Channel:
         self._stream = stream
         self._heard = bytearray()
         self._acknowledged = 0
+        self._sending = asyncio.Lock()
 
     async def greet(self, *, generation: int, call: str, offset: int, peek: bool = False) -> dict[str, Any]:
         """Say whose worker this is and how much of the call's output it has; answers where the runner is. With `peek`
@@ -49,7 +51,9 @@ class Channel:
         await self.send(json_frame(kind, value))
 
     async def send(self, frames: bytes) -> None:
-        await self._stream.send(frames)
+        # A stream may send in pieces, and what several say must not be mixed.
+        async with self._sending:
+            await self._stream.send(frames)
 
     async def acknowledge(self, offset: int, *, now: bool = False) -> None:
         """All output up to there has arrived. Said now and then only, unless `now`."""

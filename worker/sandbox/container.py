@@ -11,7 +11,8 @@ killed something for the container's memory. An end is believed only where that 
 engine's program do not contradict each other, for the code alone may as well be an engine's failure.
 
 What a command reads is a file that is mounted too, for Podman gives up the rest of the output when a command ends
-before it has read all that comes through a pipe.
+before it has read all that comes through a pipe. So are its variables: they may be secrets, and what the engine is told
+can be seen by every user of the machine (its arguments) or whoever may ask the engine (`inspect`).
 
 A container is named after its call. A call that comes a second time ends what the first had left, and begins anew; the
 output that the first had given is not told twice, because a call whose command has begun fails for good when the
@@ -29,7 +30,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -56,6 +57,7 @@ from worker.sandbox.base import (
 from worker.sandbox.container_engine import PROXY_NAMES, Engine, identify, refusal
 from worker.sandbox.container_owner import is_gone, own_mark
 from worker.sandbox.container_seccomp import SystemCalls, without_namespaces
+from worker.sandbox.egress_socket import INSIDE, egress_socket
 from worker.sandbox.first_end import first_end
 from worker.sandbox.pipes import OutputPipe
 from worker.sandbox.process import EXTRA_PROCESSES, OPEN_FILES, SIGNALS_OF_LIMITS, uninterrupted
@@ -72,11 +74,12 @@ GET_ENGINE = (
 )
 
 _INPUT = "/run/sandbox-input"
+_VARIABLES = "/run/sandbox-variables"
 _FIRST_PROCESS = f"""
 exec 9>&2 2>/dev/null
 [ -e {_INPUT} ] && exec < {_INPUT}
 echo sandbox-started >&9
-(exec "$@" 2>&1 9>&-)
+([ -e {_VARIABLES} ] && . {_VARIABLES}; exec "$@" 2>&1 9>&-)
 code=$?
 echo "sandbox-ended $code" >&9
 for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
@@ -132,11 +135,24 @@ class ContainerSandbox(Sandbox):
 
     async def _run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         given_at = time.monotonic()
+        async with egress_socket(command, INSIDE) as (with_egress, egress):
+            return await self._run_in(with_egress, folder, output, notice, egress, given_at)
+
+    async def _run_in(
+        self,
+        command: Command,
+        folder: Path,
+        output: OutputSink,
+        notice: NoticeSink,
+        egress: Path | None,
+        given_at: float,
+    ) -> Outcome:
         await in_thread(_hand_over, folder)
         with ExitStack() as opened:
             out = opened.enter_context(OutputPipe(output))
             given = await in_thread(_input_file, command.stdin, opened) if command.stdin else None
-            name, words = container_name(command.call), self._words(command, folder, given)
+            variables = await in_thread(_variables_file, command.environment, opened) if command.environment else None
+            name, words = container_name(command.call), self._words(command, folder, given, variables, egress)
             container = opened.enter_context(_Container(self.engine, self.image, name, words, self._inherited()))
             try:
                 if not await container.start(out, self._start_seconds):
@@ -179,9 +195,11 @@ class ContainerSandbox(Sandbox):
     def _inherited(self) -> tuple[int, ...]:
         return () if self._system_calls is None else (self._system_calls.file,)
 
-    def _words(self, command: Command, folder: Path, given: Path | None) -> list[str]:
+    def _words(
+        self, command: Command, folder: Path, given: Path | None, variables: Path | None, egress: Path | None
+    ) -> list[str]:
         """The whole command line."""
-        for path in (folder, given):
+        for path in (folder, given, variables, egress):
             if ":" in str(path):
                 raise SandboxRefused(f"what has a colon in its path cannot be mounted: {path}; set another TMPDIR")
         limits, call = command.limits, command.call
@@ -198,7 +216,7 @@ class ContainerSandbox(Sandbox):
             sandbox_labels.WORKER: self._mark,
             sandbox_labels.CREATED: int(time.time()),
         }
-        environment = {"HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb", **command.environment}
+        environment = {"HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb"}
         words = self.engine.run_words()
         words += ["--rm", "--pull", "never", "--name", container_name(call), "--log-driver", "none"]
         words += ["--network", "none", "--hostname", "sandbox", "--read-only", "--no-healthcheck"]
@@ -213,13 +231,15 @@ class ContainerSandbox(Sandbox):
             words += ["--tmpfs", f"{place}:rw,exec,nosuid,nodev,mode=1777,size={self._tmp_bytes}"]
         words += ["--volume", f"{folder}:/workspace:rw,Z", "--workdir", "/workspace"]
         words += ["--volume", f"{given}:{_INPUT}:ro,Z"] if given else []
+        words += ["--volume", f"{variables}:{_VARIABLES}:ro,Z"] if variables else []
+        words += ["--volume", f"{egress}:{INSIDE}:rw,Z"] if egress else []
         for name, value in labels.items():
             words += ["--label", f"{name}={value}"]
         for name, value in environment.items():
             words += ["--env", f"{name}={value}"]
         # By name alone: as in the engine's environment, where they are not. Docker has proxies in its own settings too.
         for name in PROXY_NAMES:
-            words += [] if name in environment else ["--env", name]
+            words += ["--env", name]
         return [*words, "--entrypoint", "/bin/sh", self.image, "-c", _FIRST_PROCESS, "sh", *command.argv]
 
 
@@ -348,6 +368,13 @@ def _ulimits(limits: Limits) -> dict[str, str]:
         "nofile": f"{OPEN_FILES}:{OPEN_FILES}",
         "nproc": f"{processes}:{processes}",
     }
+
+
+def _variables_file(environment: Mapping[str, str], opened: ExitStack) -> Path:
+    """What a shell reads to have these variables. `command`: so that a name which a shell keeps for itself is left out
+    and does not end it."""
+    lines = [f"command export {name}={shlex.quote(value)} || :\n" for name, value in environment.items()]
+    return _input_file(os.fsencode("".join(lines)), opened)
 
 
 def _input_file(data: bytes, opened: ExitStack) -> Path:

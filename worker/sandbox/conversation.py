@@ -17,7 +17,16 @@ from typing import Any
 from backplane.errors import InvalidInput, PlatformError, Superseded, Unavailable
 from backplane.patience import pauses
 from backplane.workspace.files import in_thread
-from worker.sandbox.base import Command, Ending, NoticeSink, Outcome, OutputSink, SandboxError, SandboxEvicted
+from worker.sandbox.base import (
+    EGRESS_VARIABLE,
+    Command,
+    Ending,
+    NoticeSink,
+    Outcome,
+    OutputSink,
+    SandboxError,
+    SandboxEvicted,
+)
 from worker.sandbox.channel import Channel, NotUnderstood, parsed
 from worker.sandbox.cluster import Cluster
 from worker.sandbox.mirror import Mirror, TooMuch
@@ -26,6 +35,7 @@ from worker.sandbox.pod.frames import (
     CHUNK,
     COLLECT,
     DONE,
+    EGRESS,
     ENDED,
     GO,
     HEADER,
@@ -38,6 +48,8 @@ from worker.sandbox.pod.frames import (
 from worker.sandbox.pod.packed import PIPE_ARGV
 from worker.sandbox.pod_state import EndReason
 from worker.sandbox.process import COMMAND_TOO_LONG
+from worker.sandbox.tunnels import KINDS as TUNNEL_KINDS
+from worker.sandbox.tunnels import Tunnels
 
 LOST_SECONDS = 30.0
 """A stream that cannot be opened again for so long is told as an outage; the call may then be made again."""
@@ -158,8 +170,9 @@ class Conversation:
                 "call": self._call,
                 "clear": clear,
                 "argv": command.argv,
-                "environment": dict(command.environment),
+                "environment": {**command.environment, **({EGRESS_VARIABLE: EGRESS} if command.egress else {})},
                 "stdin": len(command.stdin),
+                "egress": command.egress is not None,
                 "limits": {
                     "wall_seconds": limits.wall_seconds,
                     "cpu_seconds": limits.cpu_seconds,
@@ -181,15 +194,21 @@ class Conversation:
         await channel.send(frame(GO))
 
     async def _follow(self, channel: Channel) -> dict[str, Any]:
-        while True:
-            kind, payload = await channel.hear()
-            if kind == OUTPUT:
-                self._take_output(payload)
-                await channel.acknowledge(self._offset)
-            elif kind == ENDED:
-                return parsed(payload)
-            else:
-                raise NotUnderstood(f"{kind!r} while the command runs")
+        tunnels = Tunnels(channel, self._command.egress)
+        try:
+            while True:
+                kind, payload = await channel.hear()
+                if kind == OUTPUT:
+                    self._take_output(payload)
+                    await channel.acknowledge(self._offset)
+                elif kind == ENDED:
+                    return parsed(payload)
+                elif kind in TUNNEL_KINDS:
+                    tunnels.hear(kind, payload)
+                else:
+                    raise NotUnderstood(f"{kind!r} while the command runs")
+        finally:
+            await tunnels.close()
 
     def _take_output(self, payload: bytes) -> None:
         try:

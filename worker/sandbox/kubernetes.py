@@ -97,7 +97,9 @@ class KubernetesSandbox(Sandbox):
         self._reuses = reuses
         self._pool_size = pool_size
         self._pool: list[Pod] = []
-        self._kept: dict[str, Pod] = {}
+        self._kept: dict[str, list[Pod]] = {}
+        self._left: dict[str, dict[str, Pod]] = {}
+        self._looking: dict[str, asyncio.Lock] = {}
         self._cut_off: dict[Call, Pod] = {}
         self._made_for_run: dict[str, int] = {}
         self._is_leaving = False
@@ -130,7 +132,7 @@ class KubernetesSandbox(Sandbox):
             raise
         if self._reuses and outcome.ending is Ending.EXITED and outcome.exit_code == 0 and pod.mirror.is_exact:
             pod.is_idle = True
-            self._kept[command.call.run_id] = pod
+            self._kept.setdefault(command.call.run_id, []).append(pod)
         else:
             self._later(self._dismiss(pod))
         return outcome
@@ -141,14 +143,18 @@ class KubernetesSandbox(Sandbox):
             pod = self._cut_off.pop(call)
             if not self._is_leaving:
                 await self._remove(pod, run_id)
-        if kept := self._kept.pop(run_id, None):
+        self._looking.pop(run_id, None)
+        for pod in self._left.pop(run_id, {}).values():
+            if not self._is_leaving:
+                await self._remove(pod, run_id)
+        for kept in self._kept.pop(run_id, []):
             self._later(self._dismiss(kept))
 
     def leave(self) -> None:
         self._is_leaving = True
 
     async def close(self) -> None:
-        pods = [*self._pool, *self._kept.values()]
+        pods = [*self._pool, *(pod for kept in self._kept.values() for pod in kept)]
         self._pool.clear()
         self._kept.clear()
         await asyncio.gather(*(self._dismiss(pod) for pod in pods))
@@ -167,7 +173,7 @@ class KubernetesSandbox(Sandbox):
         if cut_off := self._cut_off.pop(call, None):
             return "adopted", cut_off
         usual = self._is_usual(command.limits)
-        if usual and (kept := self._kept.pop(call.run_id, None)):
+        while usual and (kept := self._take_kept(call.run_id)):
             try:
                 await self._answers(kept)
             except (SandboxError, NotUnderstood, Superseded, TimeoutError):
@@ -230,21 +236,35 @@ class KubernetesSandbox(Sandbox):
             await asyncio.sleep(next(waits))
 
     async def _adopt(self, command: Command, folder: Path, notice: NoticeSink) -> Pod | None:
-        """The pod in which a worker that was lost began this very command. All else that it left of the run goes."""
-        call, adopted = command.call, None
+        """The pod in which a worker that was lost began this very command. Several commands of the run may ask at once:
+        the first looks for all of them."""
+        call = command.call
+        async with self._looking.setdefault(call.run_id, asyncio.Lock()):
+            if call.run_id not in self._left:
+                self._left[call.run_id] = await self._taken_over(call)
+        pod = self._left[call.run_id].pop(digest(command), None)
+        if pod is None:
+            return None
+        pod.mirror.assume(await in_thread(pod.mirror.look, folder))
+        notice("a worker was lost; its sandbox still has the step and is taken over")
+        return pod
+
+    async def _taken_over(self, call: Call) -> dict[str, Pod]:
+        """What commands of lost workers still run in, by command; what no step asks for goes when the run leaves. All
+        else that was left of the run goes now."""
+        left: dict[str, Pod] = {}
         for found in await self._cluster.find({sandbox_labels.RUN: sandbox_labels.label_value(call.run_id)}):
             if found.is_finished or int(found.labels.get(sandbox_labels.GENERATION, "0")) >= call.generation:
                 continue
-            if adopted is None and (pod := await self._peek(found.name, command)):
-                pod.mirror.assume(await in_thread(pod.mirror.look, folder))
-                adopted = pod
-                notice("a worker was lost; its sandbox still has the step and is taken over")
+            command, pod = await self._peek(found.name, call)
+            if pod is not None and command not in left:
+                left[command] = pod
             else:
                 await self._delete(found.name)
-        return adopted
+        return left
 
-    async def _peek(self, name: str, command: Command) -> Pod | None:
-        call = command.call
+    async def _peek(self, name: str, call: Call) -> tuple[str, Pod | None]:
+        """The command in it, and the pod where that goes on or has ended well."""
         labels = {
             sandbox_labels.WORKER: sandbox_labels.label_value(self._jobs.worker_id),
             sandbox_labels.GENERATION: str(call.generation),
@@ -253,16 +273,16 @@ class KubernetesSandbox(Sandbox):
             await self._cluster.relabel(name, labels)
             pod = Pod(name, await self._cluster.started(name, POD_END_SECONDS, lambda line: None), call.generation)
             channel = await pod.connect(self._cluster)
-            state = await channel.greet(generation=call.generation, call=digest(command), offset=0, peek=True)
+            state = await channel.greet(generation=call.generation, call="", offset=0, peek=True)
             await pod.disconnect()
         except (SandboxError, NotUnderstood, Superseded, Unavailable) as error:
             log.info("cannot take a sandbox over", job=name, error=str(error))
-            return None
+            return "", None
         goes_on = state.get("state") == "running" or (state.get("state") == "ended" and state.get("exit_code") == 0)
-        if state.get("call") != digest(command) or not goes_on:
-            return None
+        if not goes_on:
+            return "", None
         pod.used = True
-        return pod
+        return str(state.get("call")), pod
 
     def _is_usual(self, limits: Limits) -> bool:
         usual = self._own_limits
@@ -316,6 +336,11 @@ class KubernetesSandbox(Sandbox):
             log.warning("a sandbox is left for the controller to remove", job=name, error=str(error))
 
     # --- the pool ---
+
+    def _take_kept(self, run_id: str) -> Pod | None:
+        """The one that was used last: its files are the nearest to the run's."""
+        kept = self._kept.get(run_id)
+        return kept.pop() if kept else None
 
     def _take_warm(self) -> Pod | None:
         while self._pool:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from backplane.errors import PlatformError, Unavailable
 from worker.sandbox import cgroup
 from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
 from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
+from worker.sandbox.egress_socket import INSIDE, egress_socket
 from worker.sandbox.first_end import End, first_end
 from worker.sandbox.pipes import InputPipe, OutputPipe
 from worker.sandbox.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, ProcessTree, uninterrupted
@@ -40,22 +42,29 @@ class LocalSandbox(Sandbox):
 
     async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         group = self._make_group(command.limits)
-        tree: ProcessTree = BubblewrapTree(self._bubblewrap) if self._bubblewrap else UnisolatedTree()
+        inside = INSIDE if self._bubblewrap else None
         try:
-            with OutputPipe(output) as out, InputPipe(command.stdin) as given:
-                try:
-                    began = time.monotonic()
-                    await uninterrupted(tree.start(command, folder, given, out, group))
-                    ending, code, detail = await first_end(_own_end(tree, group), command.limits, folder, out)
-                finally:
-                    await uninterrupted(tree.kill())
-                out.drain()
-                if out.broken.done():
-                    out.broken.result()
-                return Outcome(code, ending, time.monotonic() - began, detail)
+            async with egress_socket(command, inside) as (command, socket):
+                tree: ProcessTree = BubblewrapTree(self._bubblewrap, socket) if self._bubblewrap else UnisolatedTree()
+                return await self._run(tree, group, command, folder, output)
         finally:
             if not group.remove():
                 await uninterrupted(asyncio.to_thread(cgroup.wait_until_removed, group))
+
+    async def _run(
+        self, tree: ProcessTree, group: cgroup.ControlGroup, command: Command, folder: Path, output: OutputSink
+    ) -> Outcome:
+        with OutputPipe(output) as out, InputPipe(command.stdin) as given:
+            try:
+                began = time.monotonic()
+                await uninterrupted(tree.start(command, folder, given, out, group))
+                ending, code, detail = await first_end(_own_end(tree, group), command.limits, folder, out)
+            finally:
+                await uninterrupted(tree.kill())
+            out.drain()
+            if out.broken.done():
+                out.broken.result()
+            return Outcome(code, ending, time.monotonic() - began, detail)
 
     async def close(self) -> None:
         """Nothing is kept between commands."""
@@ -78,15 +87,15 @@ def _judge(code: int, group: cgroup.ControlGroup) -> End:
     return Ending.EXITED, code, SIGNALS_OF_LIMITS.get(code, "")
 
 
-async def open_local_sandbox(*, require_isolation: bool) -> LocalSandbox:
-    """The best sandbox that this machine allows, tried out. Without isolation it warns, or raises Unavailable when
+async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path] = ()) -> LocalSandbox:
+    """The best sandbox that this machine allows, tried out. `folders` are shown inside, read-only. Without isolation it warns, or raises Unavailable when
     isolation is required."""
     groups = cgroup.ControlGroups.find()
     reasons = []
     for binary in find_bubblewrap():
         # Forbidding namespaces inside is not possible everywhere, and not what isolation rests on.
         for nested in (False, True):
-            bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested)
+            bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested, folders=folders)
             sandbox = LocalSandbox(bubblewrap, groups, Isolation("bubblewrap", isolated=True, missing=_lacking(groups)))
             try:
                 await _try_out(sandbox)

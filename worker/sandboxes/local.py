@@ -11,7 +11,9 @@ from worker.sandbox.local import open_local_sandbox
 
 @asynccontextmanager
 async def open_sandbox(settings: Settings, worker_id: str, metrics: WorkerMetrics) -> AsyncIterator[Sandbox]:
-    sandbox = await open_local_sandbox(require_isolation=settings.sandbox_require_isolation)
+    sandbox = await open_local_sandbox(
+        require_isolation=settings.sandbox_require_isolation, folders=settings.sandbox_folders
+    )
     try:
         yield sandbox
     finally:

@@ -6,7 +6,7 @@ touches no row, and does not retry: the supervisor does all that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from backplane.decisions import DecisionKind
-from backplane.plans import Step
+from backplane.plans import SubStep
 from backplane.runs import RunError
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
+from worker.checkout import StepFiles
 from worker.llm.base import Models
 from worker.sandbox.base import Call, Limits, Sandbox
 
@@ -28,8 +28,8 @@ class ToolArguments(BaseModel):
 
 
 class Risk(IntEnum):
-    """What a step can do at worst: LOW stays in the run's own files, MEDIUM runs foreign code in a sandbox or reads
-    from outside, HIGH changes something outside."""
+    """What a step can do at worst: LOW stays in the run's own files, MEDIUM runs foreign code in a sandbox, reads
+    from outside or changes what later runs find, HIGH changes something outside."""
 
     LOW = 0
     MEDIUM = 1
@@ -58,10 +58,20 @@ class Secrets(Protocol):
 class SubSteps(Protocol):
     """Steps below a step, journalled like any other: one that was done before gives its result again."""
 
-    async def run(self, step: Step) -> "StepReport":
-        """`step.id` begins with the id of the step above and a slash. A step that fails is a report, not an error.
-        Raises what ends or suspends the step above too."""
+    async def run(self, step: SubStep) -> "StepReport":
+        """The step's id is `{step}/{round}.{turn}.{n}`: the id of the step above, its `ToolContext.round`, two numbers
+        from 1; so another try does not find what was done below one that failed. A step that fails is a report, not an
+        error; so is one whose tool or arguments are wrong. Several may run at once. Raises what ends or suspends the
+        step above too: let it pass."""
         ...
+
+
+class Tools(Protocol):
+    """The tools of the run: a `ToolRegistry`."""
+
+    def get(self, name: str) -> "Tool | None": ...
+
+    def tools(self) -> Iterable["Tool"]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,9 @@ class StepReport:
 class ToolContext:
     """What a tool may touch. `checkout` is this step's while it runs. `agent` is the name under which the run keeps
     memory and artifacts. `models` is None where none is set. `answer` is what a person said to the step's NeedsPerson.
+    `round` counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
+    cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`).
+    `tools` are those that the steps below may use.
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
     run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
@@ -87,7 +100,7 @@ class ToolContext:
 
     call: Call
     workspace: Workspace
-    checkout: Checkout
+    checkout: StepFiles
     sandbox: Sandbox
     quota: Quota
     limits: Limits
@@ -99,15 +112,19 @@ class ToolContext:
     sub_steps: SubSteps
     secrets: Secrets
     answer: Mapping[str, Any] | None
+    round: int = 0
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code."""
+    """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code. `output` is
+    the text that the step's result keeps, where it is not what was written on the way."""
 
     exit_code: int = 0
     files_changed: tuple[str, ...] = ()
     error: RunError | None = None
+    output: str | None = None
 
 
 class Tool(ABC):
@@ -116,7 +133,15 @@ class Tool(ABC):
     arguments: ClassVar[type[ToolArguments]]
     repeatable: ClassVar[bool] = False
     """True: carrying it out twice has the same effect as once (a file written whole)."""
+    read_only: ClassVar[bool] = False
+    """True: it changes nothing anywhere, so an agent may have several carried out at once."""
     risk: ClassVar[Risk] = Risk.LOW
+    delegates: ClassVar[bool] = False
+    """True: its time is that of the steps and model calls below it, so a budget of seconds does not count it again."""
+
+    def may_cost_usd(self, arguments: Any) -> float:
+        """What a step with these arguments may spend on models, in dollars; a person may have to approve it first."""
+        return 0.0
 
     @abstractmethod
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:

@@ -17,6 +17,7 @@ class FileList(Tool):
     description = "Print size in bytes and path of every file, or of those in one folder."
     arguments = FileListArguments
     repeatable = True
+    read_only = True
 
     async def run(self, arguments: FileListArguments, context: ToolContext) -> ToolResult:
         files = await context.workspace.list(arguments.prefix or "")

@@ -19,6 +19,7 @@ class FileRead(Tool):
     description = "Print a file as text, from byte `start`, at most `max_bytes` of it."
     arguments = FileReadArguments
     repeatable = True
+    read_only = True
 
     async def run(self, arguments: FileReadArguments, context: ToolContext) -> ToolResult:
         file = await context.workspace.stat(arguments.path)

@@ -2,13 +2,19 @@
 
 A command that failed leaves the workspace as it was: its changes stay in the checkout, where the next `pull` undoes
 them. So a step that is tried again, or a run that is, starts from what the last step that succeeded had left.
+
+Secrets are put into the variables here, at the sandbox's edge: no sandbox has them in a command line that others see.
 """
 
 from collections.abc import Mapping
 
+from backplane.errors import InvalidInput
 from backplane.runs import RunError
 from worker.sandbox.base import Command, Ending, Outcome
 from worker.tools.base import ToolContext, ToolResult
+
+MAX_FILLED_ENVIRONMENT_BYTES = 128 * 1024
+"""With the secrets in it."""
 
 _CODES = {
     Ending.EXITED: "command_failed",
@@ -25,9 +31,15 @@ _WHAT_TO_DO = {
 
 
 async def run_in_sandbox(argv: tuple[str, ...], environment: Mapping[str, str], context: ToolContext) -> ToolResult:
-    """Run the command over the run's files, and keep what it changed when it succeeds."""
+    """Run the command over the run's files, and keep what it changed when it succeeds. `environment` may have
+    `${secrets.NAME}` in its values."""
+    variables = await _filled(environment, context)
+    return await run_command(Command(argv, context.limits, context.call, environment=variables), context)
+
+
+async def run_command(command: Command, context: ToolContext) -> ToolResult:
+    """The same, of a command that is ready: nothing is filled in any more."""
     await context.checkout.pull()
-    command = Command(argv, context.limits, context.call, environment=environment)
     outcome = await context.sandbox.run(command, context.checkout.folder, context.output, context.notice)
     if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
         return ToolResult(outcome.exit_code, error=_error(outcome))
@@ -36,6 +48,20 @@ async def run_in_sandbox(argv: tuple[str, ...], environment: Mapping[str, str], 
         return ToolResult()
     await context.about_to_change()
     return ToolResult(files_changed=await context.checkout.push(changes))
+
+
+async def _filled(environment: Mapping[str, str], context: ToolContext) -> dict[str, str]:
+    variables = {name: await context.secrets.fill(value) for name, value in environment.items()}
+    if (
+        sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
+        > MAX_FILLED_ENVIRONMENT_BYTES
+    ):
+        raise InvalidInput(
+            f"the environment is larger than {MAX_FILLED_ENVIRONMENT_BYTES:,} bytes with its secrets: give the step "
+            "fewer of them",
+            field="environment",
+        )
+    return variables
 
 
 def _error(outcome: Outcome) -> RunError:

@@ -2,14 +2,14 @@
 
 from pydantic import Field
 
-from worker.tools.arguments import CommandText, Environment, Program
+from worker.tools.arguments import CommandArgument, Environment, Program
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.in_sandbox import run_in_sandbox
 
 
 class PythonArguments(ToolArguments):
     code: Program
-    args: list[CommandText] = Field([], max_length=100)
+    args: list[CommandArgument] = Field([], max_length=100)
     environment: Environment = Field({})
 
 

@@ -1,23 +1,60 @@
-"""The tools by name. A new tool is a file beside this one and a line here."""
+"""The tools by name. A new tool is a file beside this one and a line here, or a plug-in (`worker.plugins`).
+
+A registry never changes: what a run has beyond the worker's tools (those of its MCP servers) makes a new one. It knows
+nothing of policy, which is the supervisor's.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from backplane.errors import InvalidPlan
+from worker.tools.apply_patch import ApplyPatch
+from worker.tools.ask_person import AskPerson
 from worker.tools.base import Tool, ToolArguments
 from worker.tools.file_delete import FileDelete
 from worker.tools.file_list import FileList
 from worker.tools.file_read import FileRead
 from worker.tools.file_write import FileWrite
 from worker.tools.python import Python
+from worker.tools.search_files import SearchFiles
 from worker.tools.shell import Shell
 
 
 class ToolRegistry:
     def __init__(self, tools: Iterable[Tool]) -> None:
-        self._tools = {tool.name: tool for tool in tools}
+        self._tools: dict[str, Tool] = {}
+        for tool in tools:
+            if tool.name in self._tools:
+                raise ValueError(f"two tools have the name {tool.name!r}: rename one, or leave it out")
+            self._tools[tool.name] = tool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tools)
+
+    def tools(self) -> Iterable[Tool]:
+        """In the order in which they were given."""
+        return self._tools.values()
+
+    def get(self, name: str) -> Tool | None:
+        return self._tools.get(name)
+
+    def schemas(self, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """For models and people: `name`, `description`, `parameters` (the JSON schema of the arguments), `risk` (low,
+        medium, high) and `repeatable` of all tools, or of those named; names that are not there are left out."""
+        wanted = self.names if names is None else set(names)
+        return [describe(tool) for tool in self._tools.values() if tool.name in wanted]
+
+    def with_tools(self, extra: Iterable[Tool]) -> "ToolRegistry":
+        """These and others. Raises ValueError when a name is taken."""
+        return ToolRegistry((*self._tools.values(), *extra))
+
+    def without(self, names: Iterable[str]) -> "ToolRegistry":
+        left_out = set(names)
+        return ToolRegistry(tool for tool in self._tools.values() if tool.name not in left_out)
 
     def resolve(self, name: str, arguments: Mapping[str, Any], *, field: str) -> tuple[Tool, ToolArguments]:
         """The tool of a step and its validated arguments. `field` says where the step stands, e.g. `plan.steps.3`;
@@ -29,8 +66,20 @@ class ToolRegistry:
         return tool, validate_arguments(tool, arguments, f"{field}.arguments")
 
 
+def describe(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.arguments.model_json_schema(),
+        "risk": tool.risk.name.lower(),
+        "repeatable": tool.repeatable,
+    }
+
+
 def builtin_tools() -> ToolRegistry:
-    return ToolRegistry((Shell(), Python(), FileWrite(), FileRead(), FileList(), FileDelete()))
+    """Those that need nothing but the run's own parts."""
+    files = (FileWrite(), FileRead(), FileList(), FileDelete(), SearchFiles(), ApplyPatch())
+    return ToolRegistry((Shell(), Python(), *files, AskPerson()))
 
 
 def validate_arguments(tool: Tool, raw: Mapping[str, Any], field: str) -> ToolArguments:
@@ -39,8 +88,13 @@ def validate_arguments(tool: Tool, raw: Mapping[str, Any], field: str) -> ToolAr
         return tool.arguments.model_validate(dict(raw))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join([field, *(str(part) for part in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"the tool {tool.name} does not take this; it takes {', '.join(tool.arguments.model_fields)}"
-        raise InvalidPlan(f"{where}: {message}", field=where) from error
+        raise invalid_arguments(tool, first, field) from error
+
+
+def invalid_arguments(tool: Tool, fault: ErrorDetails, field: str) -> InvalidPlan:
+    """What is wrong, in words that say what would be right."""
+    where = ".".join([field, *(str(part) for part in fault["loc"])])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        message = f"the tool {tool.name} does not take this; it takes {', '.join(tool.arguments.model_fields)}"
+    return InvalidPlan(f"{where}: {message}", field=where)

@@ -20,7 +20,7 @@ import pytest
 
 from backplane.errors import PlatformError, Unavailable
 from tests.waiting import wait_until
-from worker.sandbox.base import Call, Command, Isolation, Limits, Outcome, Sandbox
+from worker.sandbox.base import Call, Command, Egress, Isolation, Limits, Outcome, Sandbox
 from worker.sandbox.cgroup import ControlGroups
 from worker.sandbox.container import ContainerSandbox, open_container_sandbox
 from worker.sandbox.job import WORKSPACE, JobSettings
@@ -149,8 +149,14 @@ def new_call() -> Call:
     return Call("user", uuid.uuid4().hex, "1", 1, 1)
 
 
-def new_command(*argv: str, stdin: bytes = b"", environment: dict[str, str] | None = None, **limits: Any) -> Command:
-    return Command(argv, replace(LIMITS, **limits), new_call(), stdin, environment or {})
+def new_command(
+    *argv: str,
+    stdin: bytes = b"",
+    environment: dict[str, str] | None = None,
+    egress: Egress | None = None,
+    **limits: Any,
+) -> Command:
+    return Command(argv, replace(LIMITS, **limits), new_call(), stdin, environment or {}, egress)
 
 
 def ignore(_: bytes | str) -> None:

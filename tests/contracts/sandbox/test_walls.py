@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.sandbox.conftest import Run
-from tests.contracts.sandbox.sandboxes import MIB, Running, new_mark
+from tests.contracts.sandbox.sandboxes import MIB, Running, new_mark, processes_with
 from worker.sandbox.base import Sandbox
 
 
@@ -56,6 +56,24 @@ async def test_no_token_is_there(isolated: Sandbox, run: Run) -> None:
     places = "/var/run/secrets /run/secrets /run/containerd /run/podman /run/docker.sock /var/run/docker.sock"
     _, said = await run(isolated, "sh", "-c", f"for place in {places}; do [ -e $place ] && echo $place; done; true")
     assert said == ""
+
+
+async def test_a_commands_variables_stand_in_no_command_line_of_the_machine(nearby: Sandbox, folder: Path) -> None:
+    mark = new_mark()
+    script = 'printf "%s" "$KEY" | wc -c; sleep 1000'
+    running = Running(nearby, folder, "sh", "-c", script, environment={"KEY": mark})
+    await running.says(f"{len(mark)}\n".encode())
+    assert processes_with(mark) == []
+    await running.cancel()
+
+
+async def test_a_variable_that_a_shell_keeps_for_itself_keeps_no_command_from_running(
+    nearby: Sandbox, run: Run
+) -> None:
+    outcome, said = await run(
+        nearby, "sh", "-c", 'echo "$AFTER"', environment={"UID": "7", "PPID": "8", "AFTER": "yes"}
+    )
+    assert (outcome.exit_code, said) == (0, "yes\n")
 
 
 async def test_the_platforms_environment_cannot_be_read_from_any_process(

@@ -33,6 +33,7 @@ async def start_platform(
             if "redis_url" not in values:
                 values["redis_url"] = request.getfixturevalue("redis")
             parts = {"database_url": f"sqlite:///{tmp_path / 'agent.db'}", "workspace_dir": tmp_path / "workspaces"}
+            parts |= {"memory_dir": str(tmp_path / "memory"), "artifacts_dir": str(tmp_path / "artifacts")}
             settings = Settings.model_validate({**parts, **QUICK, **values})
             resources = await stack.enter_async_context(connect(settings))
             await resources.store.migrate()

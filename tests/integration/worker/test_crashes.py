@@ -21,7 +21,8 @@ from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until
-from worker.execution import Equipment, Execution
+from worker.equipment import Equipment
+from worker.execution import Execution
 from worker.interruption import Cause
 from worker.sandbox import local
 from worker.tools.base import ToolContext, ToolResult

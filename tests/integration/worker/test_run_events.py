@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
-from backplane.store.held import HeldRuns
+from backplane.store.held import HeldRun, HeldRuns
 from backplane.tasks import end
 from backplane.users import Tier, User
 from tests.integration.worker.workers import Platform
@@ -256,6 +257,90 @@ async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
     await events.record()
     await events.told.wait()
     assert (await last_told(events.run_id), await last_stored(events.run_id)) == (5, 5)
+
+
+class Refused(Exception):
+    pass
+
+
+def _refuse(_held: HeldRun) -> None:
+    raise Refused
+
+
+async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: Platform, writer: EventWriter) -> None:
+    events = await held(platform, writer)
+    with pytest.raises(Refused):
+        await events.record(_refuse, tell=[(EventType.STEP, {"status": "started"})])
+    say(events)
+    await events.record(tell=[(EventType.STEP, {"status": "failed"})])
+    history = await platform.history(events.run_id)
+    assert [(event.id, event.type.value) for event in history[2:]] == [(3, "log"), (4, "step")]
+    assert '"failed"' in history[-1].line
+
+
+async def test_what_was_deferred_is_written_after_another_transaction_was_refused(
+    platform: Platform, writer: EventWriter
+) -> None:
+    events = await held(platform, writer)
+    written: list[str] = []
+    events.defer(lambda _: written.append("deferred"))
+    events.emit(EventType.STEP, {"status": "completed"})
+    with pytest.raises(Refused):
+        await events.record(_refuse)
+    written.clear()
+    await events.record()
+    assert written == ["deferred"]
+    assert [event.id for event in await platform.history(events.run_id)] == [1, 2, 3]
+
+
+async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await held(platform, writer)
+    write, committing = HeldRuns.write, asyncio.Semaphore(0)
+
+    async def slowly(self: HeldRuns, *asked: Any) -> None:
+        await committing.acquire()
+        await write(self, *asked)
+
+    monkeypatch.setattr(HeldRuns, "write", slowly)
+    first = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "a"})]))
+    second = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "b"})]))
+    await asyncio.sleep(0)
+    say(events)
+    committing.release()
+    await first
+    await wait_until(lambda: not events.untold)
+    last_told = platform.resources.event_log.last_id
+    assert await last_told(events.run_id) == 4
+    assert not second.done()
+    committing.release()
+    await second
+    types = [event.type.value for event in await platform.history(events.run_id)]
+    assert types[2:] == ["step", "log", "step"]
+
+
+async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_written(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await held(platform, writer)
+    write, go, begun = HeldRuns.write, asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: HeldRuns, *asked: Any) -> None:
+        begun.set()
+        await go.wait()
+        await write(self, *asked)
+
+    monkeypatch.setattr(HeldRuns, "write", slowly)
+    writing = asyncio.create_task(events.record(tell=[(EventType.STEP, {})]))
+    await begun.wait()
+    writing.cancel()
+    go.set()
+    await asyncio.wait({writing})
+    assert writing.cancelled()
+    say(events)
+    await events.record()
+    assert [event.id for event in await platform.history(events.run_id)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("type", "waits"), [(EventType.LOG, True), (EventType.STEP, False)])

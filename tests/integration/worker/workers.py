@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,15 +192,24 @@ async def worker(settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
 
 
 class WorkerProcess:
-    """`python -m worker` with these settings."""
+    """`python -m worker` with these settings, or another module that works as that does."""
 
-    def __init__(self, settings: Settings, scratch: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scratch: Path,
+        *,
+        module: str = "worker",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "KUBECONFIG") if name in os.environ},
             **environment_of(settings),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(scratch),
+            **(environment or {}),
         }
+        self._module = module
         self._scratch = scratch
         self._log = scratch.parent / "workers.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -210,7 +219,13 @@ class WorkerProcess:
         self._log = self._log.with_name(f"worker-{len(list(self._log.parent.glob('worker-*.log')))}.log")
         with self._log.open("wb") as output:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "worker", cwd=self._scratch, env=self._environment, stdout=output, stderr=output
+                sys.executable,
+                "-m",
+                self._module,
+                cwd=self._scratch,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
             )
         await self.until_it_says("worker ready")
 
@@ -247,11 +262,16 @@ class WorkerProcess:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The variables that make these settings; only those that are not the default."""
-    values = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return {
-        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in values.items()
-    }
+
+    def text_of(value: object) -> str:
+        match value:
+            case SecretStr():
+                return value.get_secret_value()
+            case dict() | list():
+                return json.dumps(value)
+        return str(value)
+
+    return {name.upper(): text_of(getattr(settings, name)) for name in settings.model_fields_set}
 
 
 def processes_with(text: str) -> list[int]:

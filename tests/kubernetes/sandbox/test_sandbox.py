@@ -137,7 +137,9 @@ async def test_a_worker_that_goes_on_too_late_takes_nothing_from_the_one_that_ha
         assert second.said == b"on\n"
 
 
-async def test_the_command_of_another_step_is_not_taken_over_but_removed(namespace: str, tmp_path: Path) -> None:
+async def test_the_command_of_a_step_that_does_not_come_again_is_removed_when_the_run_leaves(
+    namespace: str, tmp_path: Path
+) -> None:
     call = new_call()
     async with (
         a_worker(namespace, tmp_path / "first") as first,
@@ -152,8 +154,32 @@ async def test_the_command_of_another_step_is_not_taken_over_but_removed(namespa
         next_call = new_call(run_id=call.run_id, step_id="other", generation=2)
         assert (await second.run(next_call, "true")).exit_code == 0
         assert second.starts == ["cold"]
+        await second.sandbox.release(call.run_id)
         [job] = await jobs_of(second.sandbox, call.run_id)
         assert job.labels[sandbox_labels.STEP] == "other"
+
+
+async def test_commands_of_steps_at_once_are_each_taken_over(namespace: str, tmp_path: Path) -> None:
+    call = new_call()
+    steps = ["a", "b"]
+    async with (
+        a_worker(namespace, tmp_path / "first") as first,
+        a_worker(namespace, tmp_path / "second") as second,
+    ):
+        script = "echo $0; until [ -e go ]; do sleep 0.1; [ $((n += 1)) -lt 100 ] || exit 0; done"
+        running = [first.begin(replace(call, step_id=step), "sh", "-c", script, step) for step in steps]
+        await wait_until(lambda: sorted(first.text.split()) == steps, 60)
+        first.sandbox.leave()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        again = [
+            second.begin(replace(call, step_id=step, generation=2, tries=2), "sh", "-c", script, step) for step in steps
+        ]
+        outcomes = await asyncio.gather(*again)
+        assert [outcome.exit_code for outcome in outcomes] == [0, 0]
+        assert second.starts == ["adopted", "adopted"]
+        assert sorted(second.text.split()) == steps
 
 
 # --- cancel, ends, errors ---
@@ -240,7 +266,7 @@ async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(nam
             outcome = await worker.run(step, "sh", "-c", f"echo {number}; echo more of {number}")
             assert (outcome.exit_code, worker.text) == (0, f"{number}\nmore of {number}\n")
             if number == 1:
-                await worker.sandbox._kept[call.run_id].disconnect()
+                await worker.sandbox._kept[call.run_id][0].disconnect()
         assert worker.starts == ["cold", "reused", "reused"]
 
 

@@ -34,6 +34,10 @@ class Connection:
         self.source: Iterator[bytes] | None = None
         selector.register(joined, selectors.EVENT_READ, self._ready)
 
+    @property
+    def unsaid_bytes(self) -> int:
+        return len(self._unsaid)
+
     def say(self, frames: bytes) -> None:
         self._unsaid += frames
         self.want()

@@ -18,6 +18,10 @@ HELLO, BEGIN, DELETE, INPUT, GO, ACKNOWLEDGE, KILL, COLLECT, QUIT = b"H", b"B", 
 STATE, OUTPUT, ENDED, DELETED, LINK, DONE, FAULT = b"S", b"O", b"E", b"R", b"L", b"Z", b"W"
 # Both ways: a file's path and size, then its content.
 FILE, DATA = b"F", b"D"
+# A connection that the command makes (to the worker), what it carries and its end (both ways): a number, then bytes.
+TUNNEL, TUNNEL_DATA, TUNNEL_END = b"T", b"U", b"V"
+
+EGRESS = "/tmp/.egress.sock"  # noqa: S108 - a volume of the pod's own
 
 CHUNK = 64 * 1024
 

@@ -40,6 +40,7 @@ from worker.sandbox.pod.frames import (
     DELETE,
     DELETED,
     DONE,
+    EGRESS,
     ENDED,
     FAULT,
     FILE,
@@ -52,6 +53,8 @@ from worker.sandbox.pod.frames import (
     QUIT,
     SOCKET,
     STATE,
+    TUNNEL_DATA,
+    TUNNEL_END,
     frame,
     json_frame,
 )
@@ -67,6 +70,7 @@ from worker.sandbox.pod.machine import (
 )
 from worker.sandbox.pod.process import Process
 from worker.sandbox.pod.spool import Spool
+from worker.sandbox.pod.tunnels import Tunnels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +104,7 @@ class Runner:
         self._alone_since = time.monotonic()
         self._exit: int | None = None
         self._incoming: tuple[str, BinaryIO, int] | None = None
+        self._tunnels: Tunnels | None = None
 
     # --- the loop ---
 
@@ -123,6 +128,8 @@ class Runner:
             self._reap()
             self._look_at_limits()
             self._steer_output()
+            if self._tunnels:
+                self._tunnels.steer()
             if self._connection:
                 self._connection.want()
         kill_others()
@@ -170,6 +177,8 @@ class Runner:
         if self._given:
             self._given.flush()
             self._given.seek(0)
+        if self._call.get("egress"):
+            self._tunnels = Tunnels(self._selector, EGRESS, self._say, self._unsaid)
         self._process = Process(self._call, self._given, self._workspace)
         if self._given:
             self._given.close()
@@ -226,6 +235,9 @@ class Runner:
         process = self._process
         assert process
         kill_others()
+        if self._tunnels:
+            self._tunnels.close()
+            self._tunnels = None
         while self._take_output():
             pass
         if self._reading_output:
@@ -291,8 +303,11 @@ class Runner:
             connection.say(json_frame(STATE, self._where()))
             return
         self._generation = said["generation"]
-        if self._connection and self._connection is not connection:
-            self._connection.close()
+        if self._connection is not connection:
+            if self._tunnels:
+                self._tunnels.drop_all()
+            if self._connection:
+                self._connection.close()
         self._connection = connection
         if self._call.get("call") == said["call"]:
             connection.sent = max(said["from"], self._spool.start)
@@ -310,6 +325,15 @@ class Runner:
         if self._connection is connection:
             self._connection = None
             self._alone_since = time.monotonic()
+            if self._tunnels:
+                self._tunnels.drop_all()
+
+    def _say(self, frames: bytes) -> None:
+        if self._connection:
+            self._connection.say(frames)
+
+    def _unsaid(self) -> int:
+        return self._connection.unsaid_bytes if self._connection else 0
 
     def hear(self, connection: Connection, kind: bytes, payload: bytes) -> None:
         if kind == HELLO:
@@ -334,6 +358,9 @@ class Runner:
             self._go()
         elif kind == ACKNOWLEDGE:
             self._spool.acknowledged = max(self._spool.acknowledged, int(payload))
+        elif kind in (TUNNEL_DATA, TUNNEL_END):
+            if self._tunnels:
+                self._tunnels.hear(kind, payload)
         elif kind == KILL:
             if self._process:
                 self._end(137, "killed", "")

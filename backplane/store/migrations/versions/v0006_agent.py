@@ -21,8 +21,11 @@ def upgrade() -> None:
     for name in ("budget", "mcp_servers", "origin", "restore", "result"):
         op.add_column("runs", sa.Column(name, sa.Text))
     op.add_column("steps", sa.Column("files", sa.Text))
+    op.add_column("steps", sa.Column("failed_tries", sa.Integer, nullable=False, server_default="0"))
     with op.batch_alter_table("steps") as steps:
         steps.alter_column("step_id", type_=sa.String(128), existing_nullable=False)
+    # A step of an older plan had always to wait for all before it: now it says so by leaving `needs` out.
+    _replace_in_plans('"needs":[]', '"needs":null')
     op.create_table(
         "plan_versions",
         _run_id(primary_key=True),
@@ -100,15 +103,17 @@ def _ledger() -> None:
         sa.Column("reserved", sa.BigInteger, nullable=False),
         sa.Column("spent", sa.BigInteger, nullable=False),
         sa.Column("created_at", UTC_TIME, nullable=False),
+        sa.Column("closed_at", UTC_TIME),
         sa.CheckConstraint("balance >= 0", name="balance_not_negative"),
         sa.CheckConstraint("reserved >= 0", name="reserved_not_negative"),
+        sa.CheckConstraint("spent >= 0", name="spent_not_negative"),
     )
     op.create_index("ix_accounts_owner", "accounts", ["owner"])
     op.create_table(
         "ledger_entries",
         sa.Column("seq", SEQUENCE, primary_key=True),
         sa.Column("account_id", sa.String(128), sa.ForeignKey("accounts.id"), nullable=False),
-        sa.Column("transfer_id", sa.String(64), nullable=False),
+        sa.Column("transfer_id", sa.String(200), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("balance_change", sa.BigInteger, nullable=False),
         sa.Column("reserved_change", sa.BigInteger, nullable=False),
@@ -118,13 +123,21 @@ def _ledger() -> None:
         sa.Column("run_id", sa.String(36)),
         sa.Column("step_id", sa.String(128)),
         sa.Column("note", sa.String(500), nullable=False),
-        sa.UniqueConstraint("transfer_id", "account_id", "kind"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_ledger_entries_account_id_seq", "ledger_entries", ["account_id", "seq"])
+    movements = sa.text("kind IN ('deposit', 'withdraw', 'transfer')")
+    op.create_index(
+        "uq_ledger_entries_movement",
+        "ledger_entries",
+        ["transfer_id", "account_id"],
+        unique=True,
+        postgresql_where=movements,
+        sqlite_where=movements,
+    )
     op.create_table(
         "reservations",
-        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("id", sa.String(200), primary_key=True),
         sa.Column("run_id", sa.String(36), nullable=False),
         sa.Column("step_id", sa.String(128), nullable=False),
         sa.Column("generation", sa.Integer, nullable=False),
@@ -135,9 +148,19 @@ def _ledger() -> None:
     op.create_index("ix_reservations_run_id", "reservations", ["run_id"])
 
 
+def _replace_in_plans(old: str, new: str) -> None:
+    for name in ("plan", "given_plan"):
+        column: sa.ColumnClause[str] = sa.column(name, sa.Text)
+        runs = sa.table("runs", column)
+        changed = sa.func.replace(column, old, new)
+        op.execute(sa.update(runs).where(column.like(f"%{old}%")).values({name: changed}))
+
+
 def downgrade() -> None:
+    _replace_in_plans('"needs":null', '"needs":[]')
     for table in ("secrets", "reservations", "ledger_entries", "accounts", "model_calls", "decisions", "plan_versions"):
         op.drop_table(table)
+    op.drop_column("steps", "failed_tries")
     op.drop_column("steps", "files")
     for name in ("result", "restore", "origin", "mcp_servers", "budget", "plan_version", "planner", "model", "agent"):
         op.drop_column("runs", name)

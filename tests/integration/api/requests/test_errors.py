@@ -16,7 +16,17 @@ from tests.integration.api.running import Api, Person, StartApi
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PUBLIC = {"/health/live", "/health/ready"}
-ACTIONS = ("start", "cancel", "retry", "status")
+ACTIONS = ("start", "cancel", "retry", "fork", "replay", "status")
+VALUES = {
+    "{name}": "TOKEN",
+    "{path}": "a.txt",
+    "{agent}": "default",
+    "{user}": "ada",
+    "{account_id}": "user:ada:tokens",
+    "{decision_id}": "00000000-0000-7000-8000-000000000001",
+    "{call_id}": "00000000-0000-7000-8000-000000000002",
+}
+"""Of the parameters of paths, but for the run."""
 
 
 def operations(app: FastAPI) -> Iterator[tuple[str, str]]:
@@ -40,9 +50,13 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
 
 
 async def call(http: httpx.AsyncClient, method: str, path: str, run_id: str) -> httpx.Response:
-    filled = path.replace("{run_id}", run_id).replace("{path}", "a.txt")
+    filled = path.replace("{run_id}", run_id)
+    for name, value in VALUES.items():
+        filled = filled.replace(name, value)
     assert "{" not in filled, f"give {path} a value for its parameters here"
     body = {"action": "status", "run_id": run_id} if path == "/agent/execute" else None
+    if path.endswith("/{decision_id}"):
+        body = {"decision": "approve"}
     return await http.request(method, filled, json=body)
 
 

@@ -1,15 +1,18 @@
 """What is refused when the queue is full, why a run waits, and what ended last."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from backplane.runs import RunError, RunStatus
+from backplane.slots.base import SlotRequest
 from backplane.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 from tests.queues import postpone
 from tests.servers import RedisServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -198,6 +201,26 @@ async def test_a_run_whose_queue_is_away_says_so(start_api: StartApi, own_redis:
     server.kill()
     found = await explain(person, run_id)
     assert found["reasons"][0]["code"] == "queue_away"
+
+
+async def test_a_run_that_waits_for_a_model_server_says_so(api: Api, person: Person) -> None:
+    run_id, slots = await person.make(), api.resources.slots
+    await api.worker()
+    told: list[int] = []
+
+    async def call() -> None:
+        async with slots.hold(SlotRequest("gpu", "m", "u", run_id, "waits"), parallel=1, models=1, on_wait=told.append):
+            pass
+
+    async with slots.hold(SlotRequest("gpu", "m", "u", "run", "holds"), parallel=1, models=1, on_wait=told.append):
+        waiting = asyncio.create_task(call())
+        await wait_until(lambda: told)
+        found = await explain(person, run_id)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    text = "it waits for a slot of the model server gpu: place 1 of 1, all 1 are taken"
+    assert found["reasons"] == [{"code": "waits_for_model_slot", "text": text}]
+    assert (await explain(person, run_id))["reasons"][0]["code"] == "running"
 
 
 async def test_nobody_elses_run_is_explained(api: Api, person: Person) -> None:

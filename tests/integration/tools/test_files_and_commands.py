@@ -1,105 +1,13 @@
-"""The tools over a real workspace, a real checkout and the best sandbox that the machine allows."""
+"""Tools of files and commands over a real workspace, a real checkout and the best sandbox that the machine allows."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Superseded
-from backplane.plans import Step
-from backplane.workspace.base import Workspace
-from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
-from worker.sandbox.base import Call, Limits
-from worker.sandbox.local import open_local_sandbox
-from worker.tools.base import StepReport, ToolContext, ToolResult
-from worker.tools.registry import builtin_tools
-
-MIB = 1024 * 1024
-QUOTA = Quota(max_bytes=8 * MIB, max_files=100, max_depth=8)
-LIMITS = Limits(
-    wall_seconds=30,
-    memory_bytes=256 * MIB,
-    cpus=1,
-    cpu_seconds=20,
-    processes=32,
-    file_bytes=64 * MIB,
-    disk_bytes=QUOTA.max_bytes,
-    files=QUOTA.max_files,
-)
-
-
-@dataclass
-class Bench:
-    """One run's workspace, and a way to carry a step out in it."""
-
-    context: ToolContext
-    said: bytearray
-    changing: list[str]
-
-    async def step(self, tool: str, **arguments: Any) -> ToolResult:
-        self.said.clear()
-        self.changing.clear()
-        found, valid = builtin_tools().resolve(tool, arguments, field="plan.steps.0")
-        return await found.run(valid, self.context)
-
-    async def files(self) -> dict[str, bytes]:
-        workspace = self.context.workspace
-        return {
-            file.path: b"".join([chunk async for chunk in workspace.read(file.path)]) for file in await workspace.list()
-        }
-
-
-@pytest.fixture
-async def workspace(tmp_path: Path) -> Workspace:
-    store = LocalWorkspaceStore(tmp_path / "store")
-    await store.prepare()
-    return store.workspace("user", "run")
-
-
-class NoSubSteps:
-    async def run(self, step: Step) -> StepReport:
-        raise AssertionError("no tool here has steps below it")
-
-
-class NoSecrets:
-    async def fill(self, text: str, *, host: str | None = None) -> str:
-        return text
-
-
-@pytest.fixture
-async def bench(workspace: Workspace, tmp_path: Path) -> AsyncIterator[Bench]:
-    sandbox = await open_local_sandbox(require_isolation=False)
-    checkout = Checkout(workspace, QUOTA, tmp_path / "checkout")
-    said = bytearray()
-    changing: list[str] = []
-
-    async def about_to_change() -> None:
-        changing.append("now")
-
-    context = ToolContext(
-        call=Call("user", "run", "step", 1, 1),
-        workspace=workspace,
-        checkout=checkout,
-        sandbox=sandbox,
-        quota=QUOTA,
-        limits=LIMITS,
-        output=said.extend,
-        notice=lambda line: None,
-        about_to_change=about_to_change,
-        agent="default",
-        models=None,
-        sub_steps=NoSubSteps(),
-        secrets=NoSecrets(),
-        answer=None,
-    )
-    yield Bench(context, said, changing)
-    await checkout.discard()
-    await sandbox.close()
-
+from tests.integration.tools.bench import LIMITS, Bench
 
 # --- files ---
 

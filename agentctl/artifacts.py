@@ -1,0 +1,106 @@
+"""The commands about what agents keep from run to run: artifacts list and get for everybody; log, files, show and
+rollback for admins."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from agentctl.client import Client, FetchPage, newest
+from agentctl.output import JsonFlag, Output, printable, short_time
+from agentctl.runs import call
+from backplane.sizes import readable_size
+
+Agent = Annotated[str, typer.Argument(metavar="AGENT", help="Name of the agent, as its runs give it.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the user.")]
+Commit = Annotated[str, typer.Argument(metavar="COMMIT", help="Id of a commit, or how it begins (7 digits or more).")]
+FilePath = Annotated[str, typer.Argument(metavar="PATH", help="Path of the artifact.")]
+
+app = typer.Typer(help="See what agents keep from run to run, and take it back (admins).", no_args_is_help=True)
+
+
+@app.command("list")
+def list_artifacts(agent: Agent = "default", json_output: JsonFlag = False) -> None:
+    """List the files that an agent of yours keeps."""
+    output = Output(json_output)
+    _print_files(output, call(output, lambda client: client.artifacts(agent))["artifacts"])
+
+
+@app.command()
+def get(agent: Agent, path: FilePath) -> None:
+    """Print a file that an agent of yours keeps."""
+    _print_bytes(call(Output(), lambda client: client.artifact(agent, path)))
+
+
+@app.command()
+def log(
+    user: User,
+    agent: Agent,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    json_output: JsonFlag = False,
+) -> None:
+    """List the changes of an agent's files, the newest first."""
+    output = Output(json_output)
+
+    def page(client: Client) -> FetchPage:
+        return lambda cursor, most: client.artifact_log(user, agent, cursor, most)
+
+    changes = call(output, lambda client: newest(page(client), "changes", limit))
+    if output.json:
+        output.document(changes)
+        return
+    rows = [
+        [
+            change["commit"][:12],
+            short_time(change["at"]),
+            change["run_id"] or f"by {change['administrator'] or 'nobody'}",
+            change["step_id"] or "",
+            change["summary"],
+        ]
+        for change in changes
+    ]
+    output.table(["COMMIT", "AT", "RUN", "STEP", "WHAT"], rows, folding=["WHAT"])
+
+
+@app.command()
+def files(user: User, agent: Agent, commit: Commit, json_output: JsonFlag = False) -> None:
+    """List an agent's files as they were after a commit."""
+    output = Output(json_output)
+    _print_files(output, call(output, lambda client: client.artifacts_at(user, agent, commit))["artifacts"])
+
+
+@app.command()
+def show(user: User, agent: Agent, commit: Commit, path: FilePath) -> None:
+    """Print a file as it was after a commit."""
+    _print_bytes(call(Output(), lambda client: client.artifact_at(user, agent, commit, path)))
+
+
+@app.command()
+def rollback(user: User, agent: Agent, commit: Commit, json_output: JsonFlag = False) -> None:
+    """Make an agent's files what they were after a commit. Nothing is lost: it is one more entry in the log."""
+    output = Output(json_output)
+    answer = call(output, lambda client: client.roll_back_artifacts(user, agent, commit))
+    if output.json:
+        output.document(answer)
+    elif answer["commit"]:
+        output.fields({"rolled back to": commit, "as commit": answer["commit"]})
+    else:
+        output.line("The files are so already.")
+
+
+def _print_files(output: Output, files: list[dict[str, object]]) -> None:
+    if output.json:
+        output.document(files)
+        return
+    rows = [[str(file["path"]), readable_size(int(str(file["size"])))] for file in files]
+    output.table(["PATH", "SIZE"], rows, folding=["PATH"])
+
+
+def _print_bytes(data: bytes) -> None:
+    """As they are; for a terminal without what would steer it."""
+    if sys.stdout.isatty():
+        for line in data.decode(errors="replace").splitlines():
+            sys.stdout.write(f"{printable(line)}\n")
+        return
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,154 @@
+"""What runs ask people: decisions, approve, reject, answer."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.output import JsonFlag, Output, short_time
+from agentctl.runs import RunArgument, call
+
+DecisionArgument = Annotated[
+    str | None, typer.Argument(metavar="DECISION", help="May be left out when the run asks one thing.")
+]
+
+
+def decisions(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Only of this run, the answered ones too.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what has been decided.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
+    json_output: JsonFlag = False,
+) -> None:
+    """List what your runs ask you, the newest first."""
+    output = Output(json_output)
+    status = None if everything or run_id is not None else "pending"
+
+    def page(client: Client) -> FetchPage:
+        return lambda cursor, most: client.decisions(run_id, status, cursor, most)
+
+    found = call(output, lambda client: newest(page(client), "decisions", limit))
+    if output.json:
+        output.document(found)
+        return
+    rows = [
+        [
+            decision["run_id"],
+            decision["decision_id"],
+            decision["status"],
+            short_time(decision["created_at"]),
+            decision["step"],
+            asked_in_words(decision),
+        ]
+        for decision in found
+    ]
+    output.table(["RUN", "DECISION", "STATUS", "ASKED", "STEP", "WHAT"], rows, folding=["WHAT"])
+
+
+def approve(
+    run_id: RunArgument,
+    decision_id: DecisionArgument = None,
+    arguments: Annotated[
+        str | None,
+        typer.Option(metavar="JSON|@FILE", help="Carry the step out with these arguments instead of its own."),
+    ] = None,
+    add_usd: Annotated[float | None, typer.Option(min=0, help="Add so many dollars to the run's budget.")] = None,
+    add_tokens: Annotated[int | None, typer.Option(min=0, help="Add so many tokens to it.")] = None,
+    add_steps: Annotated[int | None, typer.Option(min=0, help="Add so many steps to it.")] = None,
+    add_seconds: Annotated[int | None, typer.Option(min=0, help="Add so many seconds to it.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Let a step be carried out, or a run go on whose budget is used up. The run goes on by itself."""
+    answer: JsonObject = {"decision": "approve"}
+    if arguments is not None:
+        answer["arguments"] = json_object_of(arguments)
+    added = {"usd": add_usd, "tokens": add_tokens, "steps": add_steps, "seconds": add_seconds}
+    if any(amount is not None for amount in added.values()):
+        answer["budget"] = {name: amount for name, amount in added.items() if amount is not None}
+    _decide(run_id, decision_id, answer, json_output)
+
+
+def reject(
+    run_id: RunArgument,
+    decision_id: DecisionArgument = None,
+    reason: Annotated[str, typer.Option(help="Is told to the run.")] = "",
+    json_output: JsonFlag = False,
+) -> None:
+    """Refuse what a run asks for."""
+    _decide(run_id, decision_id, {"decision": "reject", "reason": reason}, json_output)
+
+
+def answer(
+    run_id: RunArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The answer.")],
+    decision_id: Annotated[
+        str | None, typer.Option("--decision", metavar="DECISION", help="Which, when the run asks several things.")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Answer a question of a run."""
+    _decide(run_id, decision_id, {"decision": "answer", "text": text}, json_output)
+
+
+def _decide(run_id: str, decision_id: str | None, answer: JsonObject, json_output: bool) -> None:
+    output = Output(json_output)
+
+    async def work(client: Client) -> JsonObject:
+        chosen = decision_id or only_one((await client.decisions(run_id, "pending"))["decisions"], run_id)
+        return await client.decide(run_id, chosen, answer)
+
+    made = call(output, work)
+    if output.json:
+        output.document(made)
+        return
+    output.fields(
+        {
+            "run": made["run_id"],
+            "decision": made["decision_id"],
+            "step": made["step"],
+            "what": asked_in_words(made),
+            "status": made["status"],
+        }
+    )
+
+
+def only_one(pending: list[JsonObject], run_id: str) -> str:
+    """The id of the only decision. Raises CommandError."""
+    if not pending:
+        raise CommandError(ExitCode.REFUSED, f"Run {run_id} asks nothing at present.")
+    if len(pending) > 1:
+        listed = "\n".join(f"  {decision['decision_id']}  {asked_in_words(decision)}" for decision in pending)
+        raise CommandError(ExitCode.USAGE, f"Run {run_id} asks several things; name one of them:\n{listed}")
+    chosen: str = pending[0]["decision_id"]
+    return chosen
+
+
+def asked_in_words(decision: JsonObject) -> str:
+    """One line of what is asked."""
+    asked = decision["asked"]
+    match decision["kind"]:
+        case "approval":
+            # Whole, however long: it is what a person answers for.
+            reason = f" ({asked['reason']})" if asked.get("reason") else ""
+            return f"use {asked.get('tool')} {json.dumps(asked.get('arguments') or {}, ensure_ascii=False)}{reason}"
+        case "question":
+            choices = f" [{', '.join(map(str, asked['choices']))}]" if asked.get("choices") else ""
+            return f"{asked.get('question')}{choices}"
+        case "budget":
+            return str(asked.get("message") or f"{asked.get('account')} is used up")
+    return str(decision["kind"])
+
+
+def json_object_of(text: str) -> dict[str, Any]:
+    """Given as it is, or as @FILE. Raises CommandError(USAGE)."""
+    try:
+        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise CommandError(ExitCode.USAGE, f"--arguments wants JSON, or @FILE with it: {error}") from None
+    if not isinstance(found, dict):
+        raise CommandError(ExitCode.USAGE, '--arguments wants a JSON object, like {"script": "true"}.')
+    return found

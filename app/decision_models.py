@@ -1,0 +1,83 @@
+"""What the API takes and gives of decisions: what runs ask people, and the answers."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.models import GivenBudget, JsonObject, RunId, StrictRequest, Text
+from backplane.decisions import Decision, DecisionKind, DecisionStatus
+
+DecisionId = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        examples=["01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6d"],
+        description="Id of a decision.",
+    ),
+]
+
+
+class Approve(StrictRequest):
+    """Let the step be carried out, or the run go on with a budget that is empty."""
+
+    decision: Literal["approve"]
+    arguments: JsonObject | None = Field(
+        None,
+        description="Carry the step out with these instead of its own.",
+        examples=[{"script": "wc -l words.txt"}],
+    )
+    budget: GivenBudget | None = Field(
+        None, description="For a budget: so much is added to the run's.", examples=[{"usd": 1.0}]
+    )
+
+
+class Reject(StrictRequest):
+    decision: Literal["reject"]
+    reason: Text = Field("", max_length=2000, description="Is told to the run.")
+
+
+class Answer(StrictRequest):
+    """Answer a question."""
+
+    decision: Literal["answer"]
+    text: Text = Field(min_length=1, max_length=20_000)
+
+
+DecideRequest = Annotated[Approve | Reject | Answer, Field(discriminator="decision")]
+
+
+class DecisionView(BaseModel):
+    decision_id: str
+    run_id: RunId
+    step: str = Field(description="The step that asks; of an agent's step, what it is about to do within.")
+    kind: DecisionKind
+    asked: dict[str, Any] = Field(
+        description="approval: tool, arguments, reason; question: question, choices; budget: what is empty.",
+        examples=[{"tool": "shell", "arguments": {"script": "rm -r build"}, "reason": "its risk is high"}],
+    )
+    status: DecisionStatus
+    answer: dict[str, Any] | None
+    created_at: datetime
+    decided_at: datetime | None
+    decided_by: str | None = Field(description="Id of a user.")
+
+    @classmethod
+    def of(cls, decision: Decision) -> "DecisionView":
+        return cls(
+            decision_id=decision.id,
+            run_id=decision.run_id,
+            step=decision.step_id,
+            kind=decision.kind,
+            asked=decision.asked,
+            status=decision.status,
+            answer=decision.answer,
+            created_at=decision.created_at,
+            decided_at=decision.decided_at,
+            decided_by=decision.decided_by,
+        )
+
+
+class DecisionPage(BaseModel):
+    decisions: list[DecisionView]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")

@@ -1,0 +1,106 @@
+"""/agent/artifacts: what agents keep from run to run. Its user sees the present files; admins see and change the
+history of everybody's."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from app.artifact_models import (
+    COMMIT_PATTERN,
+    AgentName,
+    ArtifactChange,
+    ArtifactFiles,
+    ArtifactLog,
+    ArtifactPath,
+    CommitId,
+    RollBack,
+    RolledBack,
+    UserRef,
+)
+from app.auth import Admin, CurrentUser
+from app.errors import responses
+from app.services import Services, ServicesOf
+from backplane.artifacts.base import Agent, Artifacts, Author
+from backplane.errors import NotFound
+
+router = APIRouter(tags=["artifacts"])
+
+_BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.get("/agent/artifacts/{agent}", responses=responses(404, 422))
+async def list_artifacts(agent: AgentName, user: CurrentUser, services: ServicesOf) -> ArtifactFiles:
+    """The files that an agent of yours keeps, by path; none for one that has never kept any."""
+    return ArtifactFiles.of(await _artifacts(services).files(Agent(user.id, agent)))
+
+
+@router.get("/agent/artifacts/{agent}/content", responses={**_BYTES, **responses(404, 422)}, response_class=Response)
+async def get_artifact(agent: AgentName, path: ArtifactPath, user: CurrentUser, services: ServicesOf) -> Response:
+    """One file that an agent of yours keeps."""
+    return _bytes(await _artifacts(services).read(Agent(user.id, agent), path))
+
+
+@router.get("/agent/artifacts/{user}/{agent}/log", responses=responses(403, 404, 422))
+async def log_artifacts(
+    user: UserRef,
+    agent: AgentName,
+    _: Admin,
+    services: ServicesOf,
+    cursor: Annotated[
+        str | None, Query(pattern=COMMIT_PATTERN, description="`next_cursor` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+) -> ArtifactLog:
+    """Every change of an agent's files."""
+    changes = await _artifacts(services).log(await _agent(services, user, agent), before=cursor, limit=limit + 1)
+    listed = changes[:limit]
+    return ArtifactLog(
+        changes=[ArtifactChange.of(change) for change in listed],
+        next_cursor=listed[-1].commit if len(changes) > limit else None,
+    )
+
+
+@router.get("/agent/artifacts/{user}/{agent}/files", responses=responses(403, 404, 422))
+async def list_artifacts_at(
+    user: UserRef, agent: AgentName, commit: CommitId, _: Admin, services: ServicesOf
+) -> ArtifactFiles:
+    """An agent's files as they were after a commit."""
+    return ArtifactFiles.of(await _artifacts(services).files_at(await _agent(services, user, agent), commit))
+
+
+@router.get(
+    "/agent/artifacts/{user}/{agent}/show", responses={**_BYTES, **responses(403, 404, 422)}, response_class=Response
+)
+async def show_artifact(
+    user: UserRef, agent: AgentName, commit: CommitId, path: ArtifactPath, _: Admin, services: ServicesOf
+) -> Response:
+    """One file as it was after a commit."""
+    return _bytes(await _artifacts(services).read_at(await _agent(services, user, agent), commit, path))
+
+
+@router.post("/agent/artifacts/{user}/{agent}/rollback", responses=responses(403, 404, 409, 413, 422))
+async def roll_back_artifacts(
+    user: UserRef, agent: AgentName, body: RollBack, admin: Admin, services: ServicesOf
+) -> RolledBack:
+    """Make an agent's files what they were after a commit. The history stays, with the rollback as its newest entry;
+    runs see the files so from here on."""
+    author = Author(administrator=admin.name)
+    found = await _agent(services, user, agent)
+    return RolledBack(commit=await _artifacts(services).roll_back(found, body.commit, author))
+
+
+def _artifacts(services: Services) -> Artifacts:
+    if services.resources.artifacts is None:
+        raise NotFound("this platform keeps no artifacts: ARTIFACTS_DIR is empty")
+    return services.resources.artifacts
+
+
+async def _agent(services: Services, user: str, agent: str) -> Agent:
+    return Agent((await services.resources.store.users.find(user)).id, agent)
+
+
+def _bytes(data: bytes) -> Response:
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
+    return Response(data, headers=headers, media_type="application/octet-stream")

@@ -1,0 +1,39 @@
+"""/agent/secrets: named values that steps may use without anybody seeing them."""
+
+from fastapi import APIRouter, Response
+
+from app.auth import CurrentUser
+from app.errors import responses
+from app.secret_models import NewSecret, SecretList, SecretName, SecretView
+from app.services import ServicesOf
+from backplane.sealing import no_key
+from backplane.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
+
+router = APIRouter(tags=["secrets"])
+
+
+@router.put("/agent/secrets/{name}", responses=responses(409, 413, 422))
+async def put_secret(name: SecretName, new: NewSecret, user: CurrentUser, services: ServicesOf) -> SecretView:
+    """Keep a secret, in place of one of the same name. Steps use it as `${secrets.NAME}`: in the environment of `shell`
+    and `python`, and in headers of what reaches the hosts that it names."""
+    tools, hosts = check_tools(new.tools), check_hosts(new.hosts)
+    value = check_value(new.value.get_secret_value())
+    if services.resources.seal is None:
+        raise no_key()
+    sealed = services.resources.seal.seal(value, user_id=user.id, name=name)
+    kept = await services.resources.store.secrets.put(user.id, Secret(name, sealed, tools, hosts), most=MAX_SECRETS)
+    return SecretView.of(kept)
+
+
+@router.get("/agent/secrets", responses=responses())
+async def list_secrets(user: CurrentUser, services: ServicesOf) -> SecretList:
+    """One's secrets by name, without their values."""
+    found = await services.resources.store.secrets.list_of(user.id)
+    return SecretList(secrets=[SecretView.of(secret) for secret in found])
+
+
+@router.delete("/agent/secrets/{name}", status_code=204, responses=responses(404, 422))
+async def delete_secret(name: SecretName, user: CurrentUser, services: ServicesOf) -> Response:
+    """Forget a secret. Steps that are carried out from now on do not get it any more."""
+    await services.resources.store.secrets.delete(user.id, name)
+    return Response(status_code=204)

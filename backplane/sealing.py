@@ -1,0 +1,67 @@
+"""Seals users' secrets for the database, by SECRETS_KEY.
+
+Fernet (AES-128-CBC with HMAC-SHA256, random each time). Whose secret it is and its name are sealed with it, so that a
+row which somebody moves in the database opens for nobody. Several keys, separated by commas, are for changing them:
+the first seals, all open; a secret is sealed anew when it is set anew.
+"""
+
+import json
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from backplane.errors import Conflict, InvalidInput
+
+
+class SecretsNotKept(Conflict):
+    """There is no key to seal secrets with, or not the one that this secret was sealed with."""
+
+    code = "secrets_not_kept"
+
+
+def no_key() -> SecretsNotKept:
+    return SecretsNotKept(
+        "the platform keeps no secrets, because it has no key to seal them with: set SECRETS_KEY of the API and the "
+        "workers to what `agentctl secrets new-key` prints"
+    )
+
+
+def new_key() -> str:
+    return Fernet.generate_key().decode("ascii")
+
+
+class Seal:
+    """`keys`: SECRETS_KEY. Raises InvalidInput, which does not tell it, when it is none."""
+
+    def __init__(self, keys: str) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key.strip()) for key in keys.split(",") if key.strip()])
+        except ValueError:
+            raise InvalidInput(
+                "SECRETS_KEY is no key: set it to what `agentctl secrets new-key` prints (the new one first and a "
+                "comma between them, when you change it)",
+                field="SECRETS_KEY",
+            ) from None
+
+    @classmethod
+    def of(cls, keys: str) -> "Seal | None":
+        """None when there is no key."""
+        return cls(keys) if keys.strip() else None
+
+    def seal(self, value: str, *, user_id: str, name: str) -> str:
+        return self._fernet.encrypt(json.dumps([user_id, name, value]).encode("ascii")).decode("ascii")
+
+    def open(self, sealed: str, *, user_id: str, name: str) -> str:
+        """Raises SecretsNotKept when no key opens it, or it is another's."""
+        try:
+            owner, named, value = json.loads(self._fernet.decrypt(sealed))
+        except InvalidToken:
+            owner, named, value = None, None, ""
+        if (owner, named) != (user_id, name):
+            raise SecretsNotKept(
+                f"the secret {name} was sealed with a key that SECRETS_KEY has no more: set the secret anew, or put "
+                "that key back, behind a comma"
+            )
+        return str(value)
+
+    def __repr__(self) -> str:
+        return "Seal(…)"

@@ -1,0 +1,205 @@
+"""What runs ask people, and what they said.
+
+A question is written by whoever holds the run (`store.held`); the answer here, by its user, in one transaction with the
+state that it leads to: a run that waits is queued again, and whoever takes it finds out what can go on. The events of a
+run that is held are numbered by its holder, so an answer that comes meanwhile has no event yet; the holder tells of it
+when it reads it (`HeldRun.unless_decided`).
+
+Nothing is written about the open questions of a run that is over: they are answered as rejected when they are read, and
+are open again when its user retries the run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
+
+from backplane.budgets import RunBudget
+from backplane.decisions import Decision, DecisionKind, DecisionStatus, check_answer
+from backplane.errors import Conflict, NotFound
+from backplane.events import Event, EventType, encode
+from backplane.runs import FINAL, Run, RunStatus, new_run_id
+from backplane.store.database import Database
+from backplane.store.events import add_events, last_event_id
+from backplane.store.ledger import raise_run_budget
+from backplane.store.runs import change_run, locked_run
+from backplane.store.tables import decisions, runs
+
+RUN_IS_OVER = {"reason": "the run is over"}
+_OF_RUN = (
+    select(decisions).where(decisions.c.run_id == bindparam("of_run")).order_by(decisions.c.created_at, decisions.c.id)
+)
+_ONE = select(decisions).where(decisions.c.run_id == bindparam("of_run"), decisions.c.id == bindparam("of_decision"))
+_IS_OPEN = decisions.c.status == text("'pending'")  # as the index has it
+_IS_OVER = runs.c.status.in_([status.value for status in FINAL])
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """`told`: the new events of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
+
+    decision: Decision
+    run: Run
+    told: list[Event]
+    goes_on: bool = False
+
+
+def decision_of(row: Row[Any]) -> Decision:
+    values = {column.name: row._mapping[column.name] for column in decisions.c}
+    return Decision(**{**values, "kind": DecisionKind(row.kind), "status": DecisionStatus(row.status)})
+
+
+def add_decision(connection: Connection, decision: Decision) -> None:
+    """Once: asked again, it changes nothing."""
+    there = select(decisions.c.id).where(decisions.c.id == decision.id)
+    if connection.execute(there).one_or_none() is not None:
+        return
+    connection.execute(
+        insert(decisions),
+        {
+            "id": decision.id,
+            "run_id": decision.run_id,
+            "user_id": decision.user_id,
+            "step_id": decision.step_id,
+            "kind": decision.kind.value,
+            "asked": decision.asked,
+            "status": decision.status.value,
+            "answer": decision.answer,
+            "created_at": decision.created_at,
+            "decided_at": decision.decided_at,
+            "decided_by": decision.decided_by,
+        },
+    )
+
+
+def decisions_of_run(connection: Connection, run_id: str) -> list[Decision]:
+    return [decision_of(row) for row in connection.execute(_OF_RUN, {"of_run": run_id})]
+
+
+def copy_decided(connection: Connection, run_id: str, copy_id: str) -> None:
+    """What was decided in one run holds in the other, when the same step asks; but for budgets, which are not one."""
+    decided = [
+        decision
+        for decision in decisions_of_run(connection, run_id)
+        if decision.status is not DecisionStatus.PENDING and decision.kind is not DecisionKind.BUDGET
+    ]
+    # Ids rise with the time of asking, also where many are made at once.
+    for decision, new_id in zip(decided, sorted(new_run_id() for _ in decided), strict=True):
+        add_decision(connection, replace(decision, id=new_id, run_id=copy_id))
+
+
+def as_told(decision: Decision) -> dict[str, Any]:
+    """A decision that was made, as an event."""
+    return {
+        "decision": decision.id,
+        "step": decision.step_id,
+        "kind": decision.kind,
+        "status": decision.status,
+        "answer": decision.answer,
+    }
+
+
+class Decisions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_run(self, run_id: str) -> list[Decision]:
+        """All of a run, whoever owns it, oldest first, as they are in the database: for workers."""
+        return await self._database.read(lambda connection: decisions_of_run(connection, run_id))
+
+    async def page(
+        self,
+        user_id: str,
+        *,
+        run_id: str | None = None,
+        status: DecisionStatus | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Decision]:
+        """A user's, of all runs or one, by id from the last. `before` is the last id of the page before."""
+        query = (
+            select(decisions, _IS_OVER.label("is_over"))
+            .join(runs, runs.c.id == decisions.c.run_id)
+            .where(decisions.c.user_id == user_id)
+            .order_by(decisions.c.id.desc())
+            .limit(limit)
+        )
+        if run_id is not None:
+            query = query.where(decisions.c.run_id == run_id)
+        if before is not None:
+            query = query.where(decisions.c.id < before)
+        if status is DecisionStatus.PENDING:
+            query = query.where(_IS_OPEN, ~_IS_OVER)
+        elif status is DecisionStatus.REJECTED:
+            query = query.where(or_(decisions.c.status == status.value, and_(_IS_OPEN, _IS_OVER)))
+        elif status is not None:
+            query = query.where(decisions.c.status == status.value)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_as_read(decision_of(row), is_over=bool(row.is_over)) for row in rows]
+
+    async def decide(
+        self,
+        user_id: str,
+        run_id: str,
+        decision_id: str,
+        status: DecisionStatus,
+        answer: Mapping[str, Any],
+        decided_by: str,
+    ) -> Decided:
+        """Say what a person has decided; `answer` is as DecisionStatus has it. Said again, it is answered as it is.
+
+        Raises NotFound, Conflict (decided otherwise, or the run is over, or the kind does not take it) and
+        InvalidInput.
+        """
+
+        def write(connection: Connection) -> Decided:
+            run = locked_run(connection, user_id, run_id)
+            row = connection.execute(_ONE, {"of_run": run_id, "of_decision": decision_id}).one_or_none()
+            if row is None:
+                raise NotFound(f"run {run_id} has no decision {decision_id}; GET /agent/runs/{run_id}/decisions")
+            decision = decision_of(row)
+            if decision.status is status and decision.answer == dict(answer):
+                return Decided(decision, run, [])
+            if decision.status is not DecisionStatus.PENDING:
+                when = decision.decided_at.isoformat(timespec="seconds") if decision.decided_at else "before"
+                raise Conflict(f"decision {decision_id} was {decision.status} already ({when})")
+            if run.status in FINAL:
+                raise Conflict(f"run {run_id} is {run.status}, so nothing can be decided; retry or fork it first")
+            check_answer(decision, status, answer)
+            made = replace(
+                decision, status=status, answer=dict(answer), decided_at=datetime.now(UTC), decided_by=decided_by
+            )
+            changed, told = _write(connection, run, made)
+            return Decided(made, changed, told, goes_on=run.status is RunStatus.WAITING)
+
+        return await self._database.write(write)
+
+
+def _as_read(decision: Decision, *, is_over: bool) -> Decision:
+    if not is_over or decision.status is not DecisionStatus.PENDING:
+        return decision
+    return replace(decision, status=DecisionStatus.REJECTED, answer=RUN_IS_OVER)
+
+
+def _write(connection: Connection, run: Run, made: Decision) -> tuple[Run, list[Event]]:
+    now = made.decided_at or datetime.now(UTC)
+    connection.execute(
+        update(decisions)
+        .where(decisions.c.id == made.id)
+        .values(status=made.status.value, answer=made.answer, decided_at=now, decided_by=made.decided_by)
+    )
+    added = (made.answer or {}).get("budget")
+    if added is not None:
+        raise_run_budget(connection, run.id, RunBudget(**added), f"decision:{made.id}", "approved")
+    if run.status is RunStatus.RUNNING:
+        return run, []
+    told = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_told(made), now)]
+    add_events(connection, told, {run.id: run.user_id})
+    if run.status is not RunStatus.WAITING:
+        return run, told
+    # The attempt's clock begins anew: the time in which a person thought is not the run's.
+    values = {"status": RunStatus.QUEUED, "queued_at": now, "started_at": None, "error": None}
+    queued, more = change_run(connection, run, values, now)
+    return queued, told + more

@@ -1,0 +1,285 @@
+"""Runs that are made from runs: forks and replays; and runs that go back to one of their own steps.
+
+What is copied is rows only, in one transaction with the source locked, so that the copy is of one moment. Files are
+brought by the worker that takes the run, as `Run.restore` says; nothing is said here about whether they can be had.
+
+Steps count as done before another in the order in which they ended: that is the order in which their files became what
+they are. What a step that failed had changed by then stays, as a part of the next one that is copied.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, update
+from sqlalchemy.exc import IntegrityError
+
+from backplane.errors import Conflict, FilesGone, InvalidPlan, NotFound, TransitionNotAllowed
+from backplane.events import Event, EventType, encode
+from backplane.plans import Plan
+from backplane.runs import Priority, Run, RunStatus
+from backplane.store.database import Database
+from backplane.store.decisions import copy_decided
+from backplane.store.events import add_events
+from backplane.store.journal import StepRecord, StepStatus, pending_steps, records_of
+from backplane.store.runs import Changed, Runs, locked_run, retried, values_of
+from backplane.store.tables import decisions, model_calls, runs, steps
+
+Idempotency = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewFork:
+    """`step`: the last that is taken over, None for none. `prompt` and `plan`: in place of the source's. With another
+    prompt and no plan, a fork that takes no step over is planned anew."""
+
+    id: str
+    priority: Priority
+    step: str | None = None
+    prompt: str | None = None
+    plan: Plan | None = None
+
+
+class DerivedRuns:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def fork(
+        self, user_id: str, source_id: str, new: NewFork, *, start: bool, idempotency: Idempotency | None = None
+    ) -> Changed:
+        """A new run that goes on from where `new.step` of the source had ended. Answers also its events, none where
+        the idempotency key had made it before.
+
+        Raises NotFound, FilesGone, Conflict (the step has not been completed), InvalidPlan (the steps that were taken
+        over are others in the new plan), IdempotencyKeyReused.
+        """
+
+        def make(connection: Connection) -> tuple[Run, list[StepRecord], str]:
+            source = _source(connection, user_id, source_id)
+            run = _derived(source, new.id, new.priority, "fork", new.step)
+            run = replace(run, prompt=new.prompt if new.prompt is not None else source.prompt)
+            if new.step is None:
+                given = new.plan.model_dump(mode="json") if new.plan else None
+                kept = source.given_plan if new.prompt is not None else source.plan or source.given_plan
+                return replace(run, given_plan=given or kept), [], f"made from the beginning of run {source_id}"
+            if source.plan is None:
+                raise Conflict(f"run {source_id} has no plan yet, so it has no step {new.step!r}")
+            done = _done_with(records_of(connection, source_id), new.step)
+            old, plan = Plan.model_validate(source.plan), new.plan or Plan.model_validate(source.plan)
+            _check_prefix(old, plan, done)
+            body = plan.model_dump(mode="json")
+            told = f"made from run {source_id} after its step {new.step}; done already: {_names(done)}"
+            return replace(run, given_plan=body, plan=body), _journal(plan, done), told
+
+        return await self._make(user_id, make, start, idempotency)
+
+    async def replay(
+        self, user_id: str, source_id: str, new_id: str, priority: Priority, *, idempotency: Idempotency | None = None
+    ) -> Changed:
+        """A new run, queued, that does all that the source did: its model calls are answered from the source's, and
+        its questions as they were there. Raises NotFound, FilesGone, IdempotencyKeyReused, and TransitionNotAllowed
+        for a source that is not over."""
+
+        def make(connection: Connection) -> tuple[Run, list[StepRecord], str]:
+            source = _source(connection, user_id, source_id)
+            if source.status not in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED):
+                raise TransitionNotAllowed(f"run {source_id} is {source.status}; only a run that is over is replayed")
+            # What a fork took over when it was made is no work of its own.
+            taken_over = (source.origin or {}).get("step")
+            # What it costs was paid, and what was approved meanwhile would be missing.
+            run = replace(_derived(source, new_id, priority, "replay", taken_over), budget=None)
+            journal: list[StepRecord] = []
+            if taken_over is not None and source.given_plan is not None:
+                done = _done_with(records_of(connection, source_id), taken_over)
+                run = replace(run, plan=source.given_plan)
+                journal = _journal(Plan.model_validate(source.given_plan), done)
+            return run, journal, f"replays run {source_id}"
+
+        def copy(connection: Connection) -> None:
+            copy_decided(connection, source_id, new_id)
+
+        return await self._make(user_id, make, True, idempotency, copy)
+
+    async def retry_from(self, user_id: str, run_id: str, step: str) -> Changed:
+        """Put a run that failed, waits or was completed in the queue again, to do this step and all that require it
+        once more, with the files as they were without them. Raises NotFound, FilesGone, Conflict,
+        TransitionNotAllowed."""
+
+        def write(connection: Connection) -> Changed:
+            run = _source(connection, user_id, run_id)
+            plan = Plan.model_validate(run.plan) if run.plan is not None else None
+            records = {record.step_id: record for record in records_of(connection, run_id)}
+            if plan is None or step not in {planned.id for planned in plan.steps}:
+                raise NotFound(f"run {run_id} has no step {step!r}; GET /agent/runs/{run_id} shows those it has")
+            if step in records and not records[step].tries:
+                raise Conflict(f"step {step!r} of run {run_id} has not been begun yet; retry the run instead")
+            again = _requiring(plan, step)
+            queued, told = retried(connection, run, uncertain_step_is_done=False, from_a_step=True)
+            _forget(connection, run_id, again)
+            restore = run.restore or {"run_id": run_id, "steps": []}
+            connection.execute(update(runs).where(runs.c.id == run_id).values(restore=restore))
+            return replace(queued, restore=restore), told
+
+        return await self._database.write(write)
+
+    async def _make(
+        self,
+        user_id: str,
+        make: Callable[[Connection], tuple[Run, list[StepRecord], str]],
+        start: bool,
+        idempotency: Idempotency | None,
+        and_then: Callable[[Connection], None] | None = None,
+    ) -> Changed:
+        """`make` gives the run, its journal, and a line that says where it comes from."""
+
+        def write(connection: Connection) -> Changed:
+            run, journal, line = make(connection)
+            status = RunStatus.QUEUED if start else RunStatus.CREATED
+            told = _history(run, line, journal, status)
+            connection.execute(insert(runs), values_of(run, status, idempotency))
+            if journal:
+                connection.execute(insert(steps), [{"run_id": run.id, **asdict(record)} for record in journal])
+            if and_then is not None:
+                and_then(connection)
+            add_events(connection, told, {run.id: user_id})
+            return replace(run, status=status, queued_at=run.created_at if start else None), told
+
+        try:
+            return await self._database.write(write)
+        except IntegrityError:
+            earlier = await Runs(self._database).made_before(user_id, *idempotency) if idempotency else None
+            if earlier is None:
+                raise
+            return earlier, []
+
+
+def _source(connection: Connection, user_id: str, run_id: str) -> Run:
+    run = locked_run(connection, user_id, run_id)
+    if run.files_expired_at is not None:
+        raise FilesGone(f"run {run_id} is past its time and its files are gone (RETENTION_WORKSPACE_DAYS)")
+    return run
+
+
+def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str | None) -> Run:
+    origin = {"kind": kind, "run_id": source.id, **({"step": step} if step is not None else {})}
+    return Run(
+        id=new_id,
+        user_id=source.user_id,
+        status=RunStatus.CREATED,
+        priority=priority,
+        prompt=source.prompt,
+        created_at=datetime.now(UTC),
+        timeout_seconds=source.timeout_seconds,
+        max_retries=source.max_retries,
+        metadata=source.metadata,
+        given_plan=source.given_plan,
+        resource=source.resource,
+        webhook_url=source.webhook_url,
+        agent=source.agent,
+        model=source.model,
+        planner=source.planner,
+        budget=source.budget,
+        mcp_servers=source.mcp_servers,
+        origin=origin,
+        # A source that has not got its own files yet gets them from where this one gets them too.
+        restore={"run_id": (source.restore or {}).get("run_id", source.id), "steps": []},
+    )
+
+
+def _done_with(records: Sequence[StepRecord], step: str) -> list[StepRecord]:
+    """Those that were completed when this one was, in the order in which they ended, each with all files that had
+    changed since the one before."""
+    last = next((record for record in records if record.step_id == step), None)
+    if last is None or last.status is not StepStatus.COMPLETED or last.finished_at is None:
+        possible = _names([record for record in records if record.status is StepStatus.COMPLETED]) or "none"
+        state = "is not there" if last is None else f"is {last.status}"
+        raise Conflict(f"step {step!r} {state}; a fork goes on after a step that was completed: {possible}")
+    until = (last.finished_at, last.position)
+    ended = [
+        (finished_at, record.position, record) for record in records if (finished_at := record.finished_at) is not None
+    ]
+    done, changed = list[StepRecord](), dict[str, str | None]()
+    for finished_at, position, record in sorted(ended, key=lambda one: one[:2]):
+        if (finished_at, position) > until:
+            break
+        changed |= record.files or {}
+        if record.status is StepStatus.COMPLETED:
+            done.append(replace(record, files=changed or None))
+            changed = {}
+    return done
+
+
+def _check_prefix(old: Plan, new: Plan, done: Sequence[StepRecord]) -> None:
+    before, after = ({step.id: step for step in plan.steps} for plan in (old, new))
+    for record in done:
+        if record.step_id in before and after.get(record.step_id) != before[record.step_id]:
+            raise InvalidPlan(
+                f"plan: step {record.step_id!r} was carried out already, so the new plan must have it as it was",
+                field="plan",
+            )
+
+
+def _journal(plan: Plan, done: Sequence[StepRecord]) -> list[StepRecord]:
+    """The plan's steps, with what was done; with what steps did within them, and those of earlier plans, too."""
+    by_id = {record.step_id: record for record in done}
+    planned = [
+        replace(by_id[record.step_id], position=record.position) if record.step_id in by_id else record
+        for record in pending_steps(plan)
+    ]
+    known = {record.step_id for record in planned}
+    return planned + [record for record in done if record.step_id not in known]
+
+
+def _requiring(plan: Plan, step: str) -> set[str]:
+    """The step, and all that cannot be done without it."""
+    found = {step}
+    for planned, requires in plan.requirements().items():
+        if not found.isdisjoint(requires):
+            found.add(planned)
+    return found
+
+
+def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
+    """These steps as if they had not been done, but for the count of their tries."""
+    names = sorted(step_ids)
+    connection.execute(
+        update(steps)
+        .where(steps.c.run_id == run_id, steps.c.step_id.in_(names))
+        .values(
+            status=StepStatus.PENDING.value,
+            failed_tries=0,
+            started_at=None,
+            finished_at=None,
+            result=None,
+            files=None,
+        )
+    )
+    within = [steps.c.step_id.startswith(f"{name}/", autoescape=True) for name in names]
+    connection.execute(delete(steps).where(steps.c.run_id == run_id, or_(*within)))
+    # The run is summed up anew, too.
+    connection.execute(
+        delete(model_calls).where(
+            model_calls.c.run_id == run_id, model_calls.c.step_id == "", model_calls.c.purpose == "summary"
+        )
+    )
+    for table in (model_calls, decisions):
+        of_steps = [table.c.step_id.startswith(f"{name}/", autoescape=True) for name in names]
+        connection.execute(delete(table).where(table.c.run_id == run_id, or_(table.c.step_id.in_(names), *of_steps)))
+
+
+def _history(run: Run, line: str, journal: Sequence[StepRecord], status: RunStatus) -> list[Event]:
+    told: list[tuple[EventType, dict[str, Any]]] = [
+        (EventType.STATUS, {"status": "created", "attempt": 1, "origin": run.origin}),
+        (EventType.LOG, {"line": line}),
+    ]
+    if run.plan is not None:
+        planned = [{"id": step["id"], "title": step["title"], "tool": step["tool"]} for step in run.plan["steps"]]
+        told.append((EventType.PLAN, {"planner": run.plan["planner"], "version": 1, "steps": planned}))
+    if status is RunStatus.QUEUED:
+        told.append((EventType.STATUS, {"status": "queued", "attempt": 1}))
+    return [encode(run.id, number, kind, data, run.created_at) for number, (kind, data) in enumerate(told, 1)]
+
+
+def _names(records: Sequence[StepRecord]) -> str:
+    return ", ".join(record.step_id for record in records if "/" not in record.step_id)

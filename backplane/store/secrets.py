@@ -1,0 +1,72 @@
+"""Users' secrets, sealed: the store never has a value in plain text, nor a key."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from backplane.errors import NotFound, TooLarge
+from backplane.secrets import Secret, SecretInfo
+from backplane.store.database import Database
+from backplane.store.tables import secrets, users
+
+_ONE = (secrets.c.user_id == bindparam("of_user"), secrets.c.name == bindparam("of_name"))
+_INFO = select(secrets.c.name, secrets.c.tools, secrets.c.hosts, secrets.c.created_at, secrets.c.updated_at)
+
+
+class SecretStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, user_id: str, secret: Secret, *, most: int) -> SecretInfo:
+        """Keep it, in place of one of the same name. Raises TooLarge when that makes more than `most` of the user."""
+        now = datetime.now(UTC)
+        values = {
+            "sealed": secret.sealed,
+            "tools": list(secret.tools),
+            "hosts": list(secret.hosts),
+            "updated_at": now,
+        }
+
+        def write(connection: Connection) -> SecretInfo:
+            # One writer a user at a time, so that two of them cannot both be the last that fits.
+            connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+            which = {"of_user": user_id, "of_name": secret.name}
+            created = connection.scalar(select(secrets.c.created_at).where(*_ONE), which)
+            if created is not None:
+                connection.execute(update(secrets).where(*_ONE), {**which, **values})
+                return SecretInfo(secret.name, secret.tools, secret.hosts, created, now)
+            count = connection.scalar(select(func.count()).where(secrets.c.user_id == user_id)) or 0
+            if count >= most:
+                raise TooLarge(f"a user has at most {most} secrets: delete one that is not needed any more")
+            connection.execute(insert(secrets).values(user_id=user_id, name=secret.name, created_at=now, **values))
+            return SecretInfo(secret.name, secret.tools, secret.hosts, now, now)
+
+        return await self._database.write(write)
+
+    async def list_of(self, user_id: str) -> list[SecretInfo]:
+        query = _INFO.where(secrets.c.user_id == user_id).order_by(secrets.c.name)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            SecretInfo(row.name, tuple(row.tools), tuple(row.hosts), row.created_at, row.updated_at) for row in rows
+        ]
+
+    async def get(self, user_id: str, name: str) -> Secret:
+        """Raises NotFound."""
+        which = {"of_user": user_id, "of_name": name}
+        row = await self._database.read(
+            lambda connection: connection.execute(select(secrets).where(*_ONE), which).one_or_none()
+        )
+        if row is None:
+            raise _not_found(name)
+        return Secret(row.name, row.sealed, tuple(row.tools), tuple(row.hosts))
+
+    async def delete(self, user_id: str, name: str) -> None:
+        """Raises NotFound."""
+        statement = delete(secrets).where(*_ONE)
+        which = {"of_user": user_id, "of_name": name}
+        if not await self._database.write(lambda connection: connection.execute(statement, which).rowcount):
+            raise _not_found(name)
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"there is no secret {name}: `agentctl secrets list` shows them, `agentctl secrets set` keeps one")

@@ -1,0 +1,75 @@
+"""Agents over the wire of a real model server, whose model says what it likes."""
+
+from typing import Any
+
+import pytest
+
+from agentctl.embedded import free_port
+from backplane.events import EventType
+from backplane.runs import RunStatus
+from tests.integration.agent.conftest import UNLIMITED
+from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.workers import Platform, worker
+from tests.model_server import KEY, MODEL, ModelHttpServer
+
+THINK = {
+    "id": "think",
+    "tool": "agent",
+    "arguments": {"goal": "Say what comes to mind.", "tools": ["file_read"], "max_turns": 2},
+}
+KEEP = {"id": "keep", "tool": "file_write", "arguments": {"path": "said.txt", "content": "${steps.think.output}"}}
+
+
+@pytest.fixture
+async def platform(
+    start_platform: StartPlatform, model_server: ModelHttpServer, monkeypatch: pytest.MonkeyPatch
+) -> Platform:
+    monkeypatch.setenv("LOCAL_KEY", KEY)
+    return await start_platform(
+        model_servers=servers_at(model_server.url),
+        model=f"local/{MODEL}",
+        model_prices={f"local/{MODEL}": {"input": 1.0, "output": 2.0}},
+        model_max_output_tokens=40,
+        plan_repairs=1,
+        **UNLIMITED,
+    )
+
+
+def servers_at(url: str) -> dict[str, dict[str, Any]]:
+    return {"local": {"kind": "openai", "url": url, "api_key_env": "LOCAL_KEY"}}
+
+
+async def test_a_run_over_the_real_wire_is_replayed_offline_to_the_same_end(platform: Platform) -> None:
+    async with worker(platform.settings):
+        run_id = await platform.submit(THINK, KEEP)
+        run = await platform.completed(run_id)
+    said = await platform.read(run_id, "said.txt")
+    assert len(said) > 10
+    assert run.result is not None
+    cost = run.result["cost"]
+    # At its two prices, as many tokens as the server counted.
+    assert cost["usd"] == pytest.approx((cost["input_tokens"] + 2 * cost["output_tokens"]) / 1e6)
+    assert 0 < cost["output_tokens"] <= 40
+    [call] = await platform.told(run_id, EventType.MODEL)
+    assert (call["step"], call["purpose"], call["status"]) == ("think", "turn", "completed")
+
+    nowhere = servers_at(f"http://127.0.0.1:{free_port()}")
+    async with worker(platform.settings.model_copy(update={"model_servers": nowhere})):
+        replay = await platform.submission.replay(platform.user, run_id, None)
+        again = await platform.completed(replay.id)
+    assert await platform.read(replay.id, "said.txt") == said
+    assert again.result is not None
+    assert again.result["cost"]["usd"] == 0.0
+    [call] = await platform.told(replay.id, EventType.MODEL)
+    assert call["replayed"] is True
+
+
+async def test_a_plan_by_a_model_that_knows_nothing_is_refused(platform: Platform) -> None:
+    async with worker(platform.settings):
+        run_id = await platform.submit(prompt="Sort the files by size.")
+        run = await platform.until(run_id, RunStatus.FAILED)
+    assert run.error is not None
+    assert run.error.code == "invalid_plan"
+    purposes = [call["purpose"] for call in await platform.told(run_id, EventType.MODEL)]
+    # An answer that is cut at its most tokens is another attempt's.
+    assert purposes[:2] == ["plan", "repair"]

@@ -1,0 +1,138 @@
+"""The platform as an MCP server, used by the official client."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import TextContent
+
+from backplane.runs import RunStatus
+from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
+
+
+@asynccontextmanager
+async def connected(api: Api, person: Person) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {person.token}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(f"{api.url}/mcp", http_client=http)) as client,
+    ):
+        yield client
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> Any:
+    """What the tool answers, which must be no error."""
+    result = await client.call_tool(tool, arguments)
+    text = said(result)
+    assert not result.is_error, text
+    return text if tool == "explain_run" else json.loads(text)
+
+
+def said(result: Any) -> str:
+    assert isinstance(result.content[0], TextContent)
+    return result.content[0].text
+
+
+async def refusal(client: Client, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return said(result)
+
+
+async def test_a_run_is_made_followed_to_its_end_and_its_files_read(
+    api: Api, person: Person, start_worker: StartWorker
+) -> None:
+    start_worker(api.settings)
+    async with connected(api, person) as client:
+        made = await call(client, "create_run", prompt="say hello", plan=PLAN)
+        events: list[Any] = []
+        after, ended = 0, False
+        while not ended:
+            told = await call(client, "follow_run", run_id=made["run_id"], after=after)
+            events += told["events"]
+            after, ended = told["next_after"], told["ended"]
+        assert [event["id"] for event in events] == list(range(1, len(events) + 1))
+        assert events[-1]["type"] == "end"
+        status = await call(client, "run_status", run_id=made["run_id"])
+        assert (status["status"], status["steps"][0]["status"]) == ("completed", "completed")
+        assert await call(client, "list_files", run_id=made["run_id"]) == {
+            "files": [{"path": "a.txt", "size": 1}],
+            "more": 0,
+        }
+        read = await call(client, "read_file", run_id=made["run_id"], path="a.txt")
+        assert read == {"text": "a", "start": 0, "end": 1, "size": 1}
+
+
+async def test_its_tools_say_what_they_are_for(api: Api, person: Person) -> None:
+    async with connected(api, person) as client:
+        tools = (await client.list_tools()).tools
+    assert {tool.name for tool in tools} == {
+        "create_run", "follow_run", "run_status", "explain_run", "cancel_run", "list_files", "read_file",
+    }  # fmt: skip
+    assert all(tool.description and "ctx" not in tool.input_schema["properties"] for tool in tools)
+
+
+async def test_following_waits_for_what_comes(api: Api, person: Person) -> None:
+    run_id = await person.make()
+    worker = await api.worker()
+    async with connected(api, person) as client:
+        before = await call(client, "follow_run", run_id=run_id)
+        waiting = asyncio.create_task(call(client, "follow_run", run_id=run_id, after=before["next_after"]))
+        await worker.say("hello")
+        told = await waiting
+    assert [event["data"]["line"] for event in told["events"]] == ["hello"]
+    assert (told["ended"], told["status"]) == (False, "running")
+
+
+async def test_nothing_new_within_the_time_is_no_error(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    async with connected(api, person) as client:
+        told = await call(client, "follow_run", run_id=run_id, after=1, wait_seconds=0.05)
+    assert told == {"events": [], "next_after": 1, "ended": False, "status": "created"}
+
+
+async def test_a_run_is_cancelled_and_explained(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    async with connected(api, person) as client:
+        assert "created and not started" in await call(client, "explain_run", run_id=run_id)
+        assert (await call(client, "cancel_run", run_id=run_id))["status"] == RunStatus.CANCELLED
+
+
+@pytest.mark.parametrize("tool", ["follow_run", "run_status", "explain_run", "cancel_run", "list_files"])
+async def test_another_users_run_is_not_there(api: Api, person: Person, tool: str) -> None:
+    run_id = await person.make("create")
+    async with connected(api, await api.person()) as client:
+        assert "not_found" in await refusal(client, tool, run_id=run_id)
+
+
+async def test_a_file_that_is_no_text_comes_as_base64(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    await person.http.put(f"/agent/runs/{run_id}/files/x.bin", content=b"\xff\x00")
+    async with connected(api, person) as client:
+        read = await call(client, "read_file", run_id=run_id, path="x.bin")
+        assert "not_found" in await refusal(client, "read_file", run_id=run_id, path="y.bin")
+        assert "invalid_path" in await refusal(client, "read_file", run_id=run_id, path="../x")
+    assert read == {"base64": "/wA=", "start": 0, "end": 2, "size": 2}
+
+
+async def test_a_plan_that_is_none_says_what_is_wrong(api: Api, person: Person) -> None:
+    async with connected(api, person) as client:
+        assert "[invalid_plan]" in await refusal(client, "create_run", prompt="x", plan={"steps": []})
+
+
+async def test_without_a_token_nothing_is_told(api: Api) -> None:
+    answer = await api.client().post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    answer = await api.client({"Authorization": "Bearer agt_x"}).post("/mcp", json={})
+    assert answer.status_code == 401
+
+
+async def test_it_can_be_switched_off(start_api: StartApi) -> None:
+    api = await start_api(api_mcp=False)
+    assert (await (await api.person()).http.post("/mcp", json={})).status_code == 404

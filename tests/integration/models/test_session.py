@@ -1,0 +1,460 @@
+"""What a run's calls of models leave behind, and what they cost, whatever comes in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backplane.budgets import MICRO
+from backplane.errors import BudgetExhausted, InvalidInput, ModelError, Superseded
+from backplane.events import EventType
+from backplane.resources import Resources
+from backplane.store.model_calls import CallStatus
+from backplane.tasks import end
+from backplane.users import User
+from tests.integration.models.conftest import asking as request_of
+from tests.integration.models.runs import Asking, HeldModels, asking
+from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said
+from tests.waiting import wait_until
+from worker.interruption import Cause, Interrupted
+from worker.llm import waiting
+from worker.llm.base import (
+    AskedFor,
+    Message,
+    ModelContextTooLong,
+    ModelRateLimited,
+    ModelRefused,
+    ModelUnavailable,
+)
+from worker.llm.session import ReplayDiverged
+
+PLAN = AskedFor("", "plan", 1)
+OPENAI = {"content-type": TYPES["openai"]}
+
+
+def servers(scripted: ScriptedModels, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "one/m",
+        "model_servers": {
+            "one": {"kind": "openai", "url": scripted.url, "slots": 0},
+            "two": {"kind": "ollama", "url": scripted.url, "slots": 0},
+        },
+        "model_prices": {"one/m": {"input": 1, "output": 10}},
+        **more,
+    }
+
+
+@pytest.fixture
+async def world(resources: Resources, user: User, scripted: ScriptedModels) -> AsyncIterator[Asking]:
+    async with asking(resources, user, **servers(scripted)) as world:
+        yield world
+
+
+async def test_an_answer_is_written_down_with_its_question_and_its_cost(
+    world: Asking, scripted: ScriptedModels
+) -> None:
+    scripted.script(said("openai", "Hel", "lo"))
+    held = await world.held()
+    heard: list[str] = []
+    response = await held.models.ask(request_of("Say hello."), PLAN, on_text=heard.append)
+    assert (response.text, response.model, response.micro_usd, heard) == ("Hello", "one/m", 81, ["Hel", "lo"])
+    [call] = await held.calls()
+    assert (call.status, call.server, call.model, call.totals.micro_usd) == (CallStatus.COMPLETED, "one", "m", 81)
+    assert call.request is not None
+    assert [message["content"] for message in call.request["messages"]] == ["Be brief.", "Say hello."]
+    assert call.response is not None
+    assert call.response["text"] == "Hello"
+    [told] = await held.told()
+    assert told | {"duration_ms": 0} == {
+        "step": "",
+        "purpose": "plan",
+        "number": 1,
+        "model": "one/m",
+        "status": "completed",
+        "duration_ms": 0,
+        "input_tokens": 11,
+        "output_tokens": 7,
+        "usd": 0.000081,
+    }
+    labels = {"server": "one", "model": "m"}
+    assert world.sample("agent_model_cost_dollars_total", **labels) == pytest.approx(0.000081)
+    assert world.sample("agent_model_tokens_total", **labels, direction="output") == 7
+    assert world.sample("agent_model_seconds_count", **labels) == 1
+
+
+async def test_what_was_answered_is_not_asked_again(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "Yes.", calls=[("look_up", {"word": "ox"})]))
+    first = await world.held()
+    answered = await first.models.ask(request_of(), PLAN)
+    later = await world.held(first.run, generation=2)
+    assert await later.models.ask(request_of(), PLAN) == answered
+    assert len(scripted.asked) == 1
+    assert later.models.spent() == first.models.spent()
+
+
+async def test_another_question_in_its_place_is_asked(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "First."), said("openai", "Second."))
+    held = await world.held()
+    await held.models.ask(request_of("One?"), PLAN)
+    assert (await held.models.ask(request_of("Two?"), PLAN)).text == "Second."
+    spent = held.models.spent()
+    assert (spent.calls, spent.output_tokens) == (1, 14)  # paid for is paid for
+
+
+async def test_what_was_lost_in_the_middle_is_asked_again_and_counted_as_spent(
+    world: Asking, scripted: ScriptedModels
+) -> None:
+    scripted.script(Reply(pieces_of("openai", Said(["Hel"]))[:2], headers=OPENAI, ending="hang"))
+    lost = await world.held(budget={"tokens": 10_000})
+    call = asyncio.create_task(lost.models.ask(request_of(), PLAN))
+    await wait_until(lambda: scripted.in_hand == 1)
+    # Another worker takes the run over, and the first never hears of it.
+    scripted.script(said("openai", "Hello"))
+    held = await world.held(lost.run, generation=2)
+    assert (await held.models.ask(request_of(), PLAN)).text == "Hello"
+    await end(call)
+    balance, reserved, spent = (await held.balances())["run:tokens"]
+    assert (balance + spent, reserved) == (10_000, 0)
+    told = held.models.spent()
+    assert told.input_tokens + told.output_tokens == spent
+    assert told.output_tokens == 50 + 7  # as many as it may have had, and what the second had
+
+
+async def test_an_error_that_may_pass_is_tried_again(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(refusal("openai", 500, "out of order"), said("openai", "Hello"))
+    held = await world.held()
+    assert (await held.models.ask(request_of(), PLAN)).text == "Hello"
+    assert [told["status"] for told in await held.told()] == ["retrying", "completed"]
+    [line] = [told["line"] for told in await held.told(EventType.LOG)]
+    assert "out of order; trying again in" in line
+    assert world.sample("agent_model_retries_total", server="one", reason="model_unavailable") == 1
+
+
+async def test_a_server_that_is_always_too_busy_is_given_up(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(refusal("openai", 429, "later", retry_after="0"))
+    held = await world.held()
+    with pytest.raises(ModelRateLimited, match=r"later \(tried: one/m 4×\)"):
+        await held.models.ask(request_of(), PLAN)
+    assert len(scripted.asked) == 4
+    [call] = await held.calls()
+    assert call.status is CallStatus.FAILED
+    assert call.error is not None
+    assert call.error.code == "model_rate_limited"
+    assert call.totals.micro_usd == 0
+
+
+async def test_a_call_that_failed_may_be_made_again(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(refusal("openai", 400, "no"), said("openai", "Yes"))
+    held = await world.held()
+    with pytest.raises(ModelRefused):
+        await held.models.ask(request_of(), PLAN)
+    assert (await held.models.ask(request_of(), PLAN)).text == "Yes"
+
+
+async def test_the_next_model_answers_where_one_refuses(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(refusal("openai", 404, "no such model"), said("ollama", "Here."))
+    async with asking(resources, user, **servers(scripted, model_fallbacks=["two/n"])) as world:
+        held = await world.held()
+        response = await held.models.ask(request_of(), PLAN)
+    assert (response.text, response.model, response.micro_usd) == ("Here.", "two/n", 0)
+    [call] = await held.calls()
+    assert (call.server, call.model) == ("two", "n")
+
+
+async def test_when_all_have_failed_it_is_told_what_was_tried(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(refusal("openai", 400, "maximum context length is 8"), refusal("ollama", 404, "not found"))
+    async with asking(resources, user, **servers(scripted, model_fallbacks=["two/n"])) as world:
+        held = await world.held()
+        # Of the two errors, the one that the caller can do something about.
+        with pytest.raises(ModelContextTooLong, match=r"tried: one/m 1×, two/n 1×"):
+            await held.models.ask(request_of(), PLAN)
+
+
+async def test_a_run_may_name_its_model(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("ollama", "Hello"))
+    held = await world.held(model="two/other")
+    assert (await held.models.ask(request_of(), PLAN)).model == "two/other"
+    assert world.sample("agent_model_calls_total", server="two", model="other", status="completed") == 1
+    with pytest.raises(ModelRefused, match="there are: one, two"):
+        await held.models.ask(request_of(), replace(PLAN, number=2), model="three/x")
+
+
+async def test_a_model_without_a_price_is_not_asked_within_a_budget_of_dollars(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    async with asking(resources, user, **servers(scripted, model_prices={})) as world:
+        held = await world.held(budget={"usd": 1})
+        with pytest.raises(ModelRefused, match="MODEL_PRICES"):
+            await held.models.ask(request_of(), PLAN)
+    assert scripted.asked == []
+
+
+async def test_a_model_without_a_price_says_so_where_nobody_counts(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(said("openai", "Hello"))
+    async with asking(resources, user, **servers(scripted, model_prices={})) as world:
+        held = await world.held()
+        assert (await held.models.ask(request_of(), PLAN)).micro_usd is None
+        assert held.models.estimate_micro_usd(1, 1) is None
+    [told] = await held.told()
+    assert told["usd"] is None
+    assert held.models.spent().micro_usd is None
+
+
+async def test_a_call_that_cannot_be_paid_is_not_made(world: Asking, scripted: ScriptedModels) -> None:
+    held = await world.held(budget={"tokens": 40})
+    with pytest.raises(BudgetExhausted):
+        await held.models.ask(request_of(), PLAN)
+    assert scripted.asked == []
+    assert await held.calls() == []
+    assert (await held.balances())["run:tokens"] == (40, 0, 0)
+
+
+async def test_what_a_call_took_is_settled_to_the_token(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "Hello"))
+    held = await world.held(budget={"tokens": 1000, "usd": 1})
+    await held.models.ask(request_of(), PLAN)
+    assert await held.balances() == {
+        "run:tokens": (1000 - 18, 0, 18),
+        "run:micro_usd": (MICRO - 81, 0, 81),
+    }
+
+
+async def test_what_broke_off_is_paid_as_far_as_it_came(world: Asking, scripted: ScriptedModels) -> None:
+    broken = Reply(pieces_of("openai", Said(["w" * 60]))[:2], headers=OPENAI, ending="cut")
+    scripted.script(broken, refusal("openai", 503, "away"), said("openai", "Hello"))
+    held = await world.held(budget={"tokens": 1000})
+    await held.models.ask(request_of(), PLAN)
+    spent = held.models.spent()
+    assert spent.output_tokens == 20 + 0 + 7
+    assert (await held.balances())["run:tokens"] == (
+        1000 - spent.input_tokens - spent.output_tokens,
+        0,
+        spent.input_tokens + spent.output_tokens,
+    )
+
+
+async def test_a_cancelled_call_is_settled_with_the_runs_next_write(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(Reply(pieces_of("openai", Said(["w" * 60]))[:2], headers=OPENAI, ending="hang"))
+    held = await world.held(budget={"tokens": 1000})
+    heard: list[str] = []
+    call = asyncio.create_task(held.interruption.guard(held.models.ask(request_of(), PLAN, on_text=heard.append)))
+    await wait_until(lambda: heard)
+    held.interruption.set(Cause.CANCELLED)
+    with pytest.raises(Interrupted):
+        await call
+    await wait_until(lambda: scripted.left == 1)
+    assert [told["status"] for told in await held.told()] == ["cancelled"]
+    balance, reserved, spent = (await held.balances())["run:tokens"]
+    assert (balance + spent, reserved) == (1000, 0)
+    assert spent > 20
+    # It ended in these hands, so nobody takes it for lost later.
+    later = await world.held(held.run, generation=2)
+    await later.models.load()
+    told = later.models.spent()
+    assert told.input_tokens + told.output_tokens == spent
+
+
+async def test_secrets_are_neither_sent_nor_kept(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "It is hunter2.", calls=[("look_up", {"word": "hunter2"})]))
+    held = await world.held(redact=lambda text: text.replace("hunter2", "[secret PASSWORD]"))
+    response = await held.models.ask(request_of("What about hunter2?"), PLAN)
+    assert "hunter2" not in str(scripted.asked[0].body)
+    assert "hunter2" not in str(await held.calls())
+    assert "hunter2" not in str(response)
+
+
+async def test_a_long_prompt_is_cut_where_it_is_kept_but_not_where_it_is_known_by(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(said("openai", "a" * 9000), said("openai", "other"))
+    async with asking(resources, user, **servers(scripted, model_record_max_bytes=1000)) as world:
+        held = await world.held()
+        long = "x" * 50_000
+        answered = await held.models.ask(request_of(f"{long}1{long}"), PLAN)
+        assert (await held.models.ask(request_of(f"{long}1{long}"), PLAN)).text == answered.text == "a" * 9000
+        assert (await held.models.ask(request_of(f"{long}2{long}"), PLAN)).text == "other"
+    [call] = await held.calls()
+    assert len(str(call.request)) < 2000
+    assert "were not kept" in str(call.request)
+
+
+async def test_a_prompt_over_the_limit_is_not_sent(resources: Resources, user: User, scripted: ScriptedModels) -> None:
+    async with asking(resources, user, **servers(scripted, model_max_input_bytes=100)) as world:
+        held = await world.held()
+        with pytest.raises(ModelContextTooLong, match="MODEL_MAX_INPUT_BYTES allows 100"):
+            await held.models.ask(request_of("x" * 92), PLAN)
+        scripted.script(said("openai", "Hello"))
+        await held.models.ask(request_of("x" * 91), PLAN)
+
+
+async def test_a_worker_that_lost_the_run_asks_nobody(world: Asking, scripted: ScriptedModels) -> None:
+    held = await world.held()
+    await world.held(held.run, generation=2)
+    with pytest.raises(Superseded):
+        await held.models.ask(request_of(), PLAN)
+    assert scripted.asked == []
+
+
+async def test_what_a_step_spent_is_told_with_what_is_below_it(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "Hello"))
+    held = await world.held()
+    for step in ("", "a", "a/0", "ab/0"):
+        await held.models.ask(request_of(), AskedFor(step, "turn", 1))
+    assert held.models.spent("a").calls == 2
+    assert held.models.spent().calls == 4
+
+
+async def test_a_wait_for_a_turn_is_told_and_ends_when_the_worker_leaves(
+    resources: Resources, user: User, scripted: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MOMENT_SECONDS", 0.0)
+    scripted.script(Reply(status=0, ending="hang"))
+    one = {"one": {"kind": "openai", "url": scripted.url, "slots": 1}}
+    slots = asyncio.create_task(resources.slots.run())
+    async with asking(resources, user, **servers(scripted, model_servers=one)) as world:
+        first, second = await world.held(), await world.held()
+        calls = [asyncio.create_task(first.models.ask(request_of(), PLAN))]
+        await wait_until(lambda: scripted.in_hand == 1)
+        calls.append(asyncio.create_task(second.models.ask(request_of(), PLAN)))
+
+        async def told() -> bool:
+            return any("1 in line" in told["line"] for told in await second.told(EventType.LOG))
+
+        await wait_until(told)
+        second.interruption.leave()
+        with pytest.raises(Interrupted, match="drained"):
+            await calls[1]
+        await end(*calls)
+    await end(slots)
+    assert scripted.most_at_once == 1
+    assert world.sample("agent_model_wait_seconds_count", **{"server": "one", "for": "slot"}) == 1  # the first's
+    assert await second.calls() == []
+
+
+async def test_token_buckets_are_charged_for_what_was_generated(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(said("openai", "Hello", output_tokens=40))
+    rates = {"user_tokens_per_second": 0.001, "user_tokens_burst": 100.0}
+    async with asking(resources, user, **servers(scripted, **rates)) as world:
+        held = await world.held()
+        await held.models.ask(request_of(), PLAN)
+        [bucket] = world.gateway.limits.rates.buckets(user.id, "default")
+        assert await resources.buckets.level(bucket) == pytest.approx(60, abs=1)
+
+
+# --- replay ---
+
+
+async def replayed(world: Asking, original: HeldModels) -> HeldModels:
+    return await world.held(origin={"kind": "replay", "run_id": original.run.id})
+
+
+async def test_a_replay_has_the_same_answers_without_a_server(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "One."), said("openai", "Two."))
+    original = await world.held()
+    first = await original.models.ask(request_of(), PLAN)
+    second = await original.models.ask(request_of("And then?"), replace(PLAN, number=2))
+    replay = await replayed(world, original)
+    assert await replay.models.ask(request_of(), PLAN) == first
+    assert await replay.models.ask(request_of("And then?"), replace(PLAN, number=2)) == second
+    assert len(scripted.asked) == 2
+    assert replay.models.spent().micro_usd == 0
+    assert [told["replayed"] for told in await replay.told()] == [True, True]
+
+
+async def test_a_replay_that_asks_something_else_says_where_they_part(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(said("openai", "One."))
+    original = await world.held()
+    await original.models.ask(request_of("How many files are there?"), PLAN)
+    replay = await replayed(world, original)
+    with pytest.raises(ReplayDiverged, match=r"plan 1: message 2 \(user\) was ….*files.*now is ….*lines"):
+        await replay.models.ask(request_of("How many lines are there?"), PLAN)
+    with pytest.raises(ReplayDiverged, match="it asks a model for plan 2"):
+        await replay.models.ask(request_of("How many files are there?"), replace(PLAN, number=2))
+
+
+async def test_a_replay_fails_where_the_run_failed(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(refusal("openai", 400, "not today"))
+    original = await world.held()
+    with pytest.raises(ModelRefused):
+        await original.models.ask(request_of(), PLAN)
+    replay = await replayed(world, original)
+    with pytest.raises(ModelError, match="not today"):
+        await replay.models.ask(request_of(), PLAN)
+    assert len(scripted.asked) == 1
+
+
+async def test_a_replay_is_told_again_that_a_prompt_was_too_long(world: Asking, scripted: ScriptedModels) -> None:
+    scripted.script(refusal("openai", 400, "maximum context length is 8"))
+    original = await world.held()
+    replay = await replayed(world, original)
+    for held in (original, replay):
+        with pytest.raises(ModelContextTooLong, match="maximum context length"):
+            await held.models.ask(request_of(), PLAN)
+
+
+async def test_a_last_model_that_may_not_be_asked_ends_the_call(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(refusal("openai", 404, "no such model"))
+    settings = servers(scripted, model_fallbacks=["one/dear"])
+    async with asking(resources, user, **settings) as world:
+        held = await world.held(budget={"usd": 1})
+        with pytest.raises(ModelRefused, match="MODEL_PRICES"):
+            await held.models.ask(request_of(), PLAN)
+    [call] = await held.calls()
+    assert (call.status, call.model) == (CallStatus.FAILED, "m")
+    assert call.error is not None
+    assert "MODEL_PRICES" in call.error.message
+
+
+async def test_a_model_that_nobody_has_set_is_told(resources: Resources, user: User) -> None:
+    async with asking(resources, user) as world:
+        held = await world.held()
+        assert not world.gateway.is_set
+        with pytest.raises(ModelRefused, match="set MODEL"):
+            await held.models.ask(request_of(), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("model", "gone/m"), ("model_fallbacks", ["gone/m"]), ("embedding_model", "gone/m")]
+)
+async def test_a_setting_that_names_no_server_is_told_before_any_run(
+    resources: Resources, user: User, setting: str, value: Any
+) -> None:
+    with pytest.raises(InvalidInput, match=f"{setting.upper()}: there is no model server 'gone'"):
+        async with asking(resources, user, **{setting: value}):
+            pass
+
+
+async def test_calls_of_steps_that_run_at_once_are_kept_apart(world: Asking, scripted: ScriptedModels) -> None:
+    def echo(asked: Asked) -> Reply:
+        return said("openai", asked.body["messages"][-1]["content"])
+
+    scripted.answer(echo)
+    held = await world.held(budget={"tokens": 100_000})
+    asked = [held.models.ask(request_of(f"n{number}"), AskedFor(f"s{number}", "turn", 1)) for number in range(8)]
+    assert [answer.text for answer in await asyncio.gather(*asked)] == [f"n{number}" for number in range(8)]
+    assert {call.key.step_id: (call.response or {})["text"] for call in await held.calls()} == {
+        f"s{number}": f"n{number}" for number in range(8)
+    }
+    assert (await held.balances())["run:tokens"] == (100_000 - 8 * 18, 0, 8 * 18)
+
+
+async def test_a_server_that_is_gone_is_unavailable_to_the_run(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    gone = {"one": {"kind": "openai", "url": "http://127.0.0.1:9", "slots": 0}}
+    async with asking(resources, user, **servers(scripted, model_servers=gone, model_retries=1)) as world:
+        held = await world.held()
+        with pytest.raises(ModelUnavailable, match="cannot be reached"):
+            await held.models.ask(replace(request_of(), messages=[Message("user", "?")]), PLAN)

@@ -1,0 +1,171 @@
+"""From the sealed row to the command's environment, and out of all that it says again."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backplane.errors import Forbidden, InvalidInput, InvalidPlan, NotFound
+from backplane.sealing import Seal, SecretsNotKept, new_key
+from backplane.secrets import Secret
+from backplane.store import Store
+from backplane.store.database import Database
+from backplane.users import Tier
+from tests.integration.tools.bench import Bench
+from worker.interruption import Interruption
+from worker.line_rate import TokenBucket
+from worker.redaction import Redactor
+from worker.secrets import RunSecrets
+from worker.step_output import OutputLimits, StepOutput
+
+VALUE = "s3cr3t with $pecial 'quotes' \"and\" ünicode"
+LIMITS = OutputLimits(
+    events=10_000, result=10_000, line=200, file=1_000_000, file_seconds=30.0, lines_per_second=0, lines_burst=1
+)
+
+
+class Keeper:
+    """A user with secrets."""
+
+    def __init__(self, store: Store, user_id: str) -> None:
+        self.store = store
+        self.user_id = user_id
+        self.seal = Seal(new_key())
+        self.redactor = Redactor()
+
+    async def keep(
+        self, name: str, value: str = VALUE, tools: tuple[str, ...] = ("shell", "python"), hosts: tuple[str, ...] = ()
+    ) -> None:
+        sealed = self.seal.seal(value, user_id=self.user_id, name=name)
+        await self.store.secrets.put(self.user_id, Secret(name, sealed, tools, hosts), most=10)
+
+    def of(self, tool: str, written: Any = None) -> Any:
+        return RunSecrets(self.store.secrets, self.seal, self.user_id, self.redactor).of_tool(tool, written)
+
+
+@pytest.fixture
+async def keeper(tmp_path: Path) -> AsyncIterator[Keeper]:
+    store = Store(Database(f"sqlite:///{tmp_path}/agent.db"))
+    await store.migrate()
+    token, _ = await store.users.create_token("ada", Tier.STANDARD)
+    yield Keeper(store, token.user.id)
+    await store.database.close()
+
+
+@pytest.fixture
+async def shell(bench: Bench, keeper: Keeper) -> Bench:
+    bench.context = replace(bench.context, secrets=keeper.of("shell"))
+    return bench
+
+
+async def test_a_command_gets_the_value_as_it_is(shell: Bench, keeper: Keeper) -> None:
+    await keeper.keep("TOKEN")
+    await shell.step("shell", script='printf "%s" "$KEY"', environment={"KEY": "<${secrets.TOKEN}> $${secrets.TOKEN}"})
+    assert shell.said.decode() == f"<{VALUE}> ${{secrets.TOKEN}}"
+
+
+async def test_what_a_program_prints_of_it_in_pieces_is_neither_in_events_nor_result_nor_file(
+    shell: Bench, keeper: Keeper
+) -> None:
+    await keeper.keep("TOKEN", "abcdefghijklmnop")
+    said: list[Any] = []
+    output = StepOutput("step", replace(LIMITS, events=300), TokenBucket(0, 1, 0.0), lambda _, data: said.append(data))
+    stream = keeper.redactor.stream(output.write)
+    shell.context = replace(shell.context, output=stream.write)
+    code = (
+        "import os, sys, time, base64\n"
+        "for letter in os.environ['KEY'] * 3:\n"
+        "    sys.stdout.write(letter); sys.stdout.flush(); time.sleep(0.002)\n"
+        "print()\nprint(base64.b64encode(('user:' + os.environ['KEY']).encode()).decode())\nprint('x' * 2000)\n"
+        "print(os.environ['KEY'])"
+    )
+    shell.context = replace(shell.context, secrets=keeper.of("python"))
+    await shell.step("python", code=code, environment={"KEY": "${secrets.TOKEN}"})
+    stream.close()
+    result = output.finish()
+    assert output.is_incomplete
+    await output.store(shell.context.workspace, shell.context.quota, Interruption())
+    file = (await shell.files())[".output/step.log"].decode()
+    for text in (str(said), result, file):
+        assert "abcdefghijklmnop" not in text
+        assert "YWJjZGVmZ2hpamtsbW5vc" not in text
+        assert "abcdefgh" not in text
+        assert text.count("[secret TOKEN]") >= 3
+    assert file == "[secret TOKEN]" * 3 + "\ndXNlcjp[secret TOKEN]\n" + "x" * 2000 + "\n[secret TOKEN]\n"
+    output.discard()
+
+
+async def test_a_tool_or_host_that_it_is_not_for_does_not_get_it(keeper: Keeper) -> None:
+    await keeper.keep("TOKEN", tools=("http_fetch",), hosts=("api.example.org", "*.example.com:8443"))
+    fetch = keeper.of("http_fetch")
+    for host in ("api.example.org", "a.example.com:8443"):
+        assert await fetch.fill("${secrets.TOKEN}", host=host) == VALUE
+    for host in ("example.org", "api.example.org:8080", "a.example.com", "api.example.org.evil.example", "", "a b"):
+        with pytest.raises(Forbidden, match="--host"):
+            await fetch.fill("${secrets.TOKEN}", host=host)
+    with pytest.raises(Forbidden, match="--tool shell"):
+        await keeper.of("shell").fill("${secrets.TOKEN}")
+
+
+async def test_one_that_is_not_there_is_said_and_a_text_without_any_costs_nothing(keeper: Keeper) -> None:
+    with pytest.raises(NotFound, match="OTHER"):
+        await keeper.of("shell").fill("${secrets.OTHER}")
+    without_key = RunSecrets(keeper.store.secrets, None, keeper.user_id, keeper.redactor).of_tool("shell")
+    assert await without_key.fill("${HOME} $${secrets.TOKEN} ${secrets.lower}") == (
+        "${HOME} ${secrets.TOKEN} ${secrets.lower}"
+    )
+    with pytest.raises(SecretsNotKept, match="SECRETS_KEY"):
+        await without_key.fill("${secrets.TOKEN}")
+
+
+async def test_a_secret_that_only_what_was_read_names_is_not_filled_in(keeper: Keeper) -> None:
+    await keeper.keep("TOKEN")
+    await keeper.keep("OTHER", "other-value")
+    secrets = keeper.of("shell", [{"environment": {"A": "${secrets.OTHER}", "B": "${steps.read.output}"}}, None])
+    assert await secrets.fill("${secrets.TOKEN} ${secrets.OTHER}") == "${secrets.TOKEN} other-value"
+
+
+async def test_one_that_was_changed_holds_from_the_next_use_on(keeper: Keeper) -> None:
+    secrets = keeper.of("shell")
+    await keeper.keep("TOKEN", "first-value")
+    assert await secrets.fill("${secrets.TOKEN}") == "first-value"
+    await keeper.keep("TOKEN", "second-value")
+    assert await secrets.fill("${secrets.TOKEN}") == "second-value"
+    assert keeper.redactor.text("first-value second-value") == "[secret TOKEN] [secret TOKEN]"
+
+
+async def test_more_than_an_environment_holds_is_refused_untold(shell: Bench, keeper: Keeper) -> None:
+    await keeper.keep("BIG", "x" * 32_000)
+    with pytest.raises(InvalidInput, match="environment") as raised:
+        await shell.step("shell", script=":", environment={"A": "${secrets.BIG}" * 5})
+    assert "xxx" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("shell", {"script": "echo ${secrets.TOKEN}"}),
+        ("python", {"code": "print('${secrets.TOKEN}')"}),
+        ("python", {"code": "1", "args": ["${secrets.TOKEN}"]}),
+        ("shell", {"script": ":", "environment": {"A": "${secrets.token}"}}),
+        ("shell", {"script": ":", "environment": {"A": "${secrets.TOKEN"}}),
+    ],
+)
+async def test_where_it_cannot_be_put_in_it_is_refused_with_the_plan(
+    bench: Bench, tool: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidPlan, match=re.escape("secret")):
+        await bench.step(tool, **arguments)
+
+
+async def test_what_looks_like_one_can_be_written_in_a_program(bench: Bench) -> None:
+    await bench.step("python", code="print('$${secrets.TOKEN} ${{ secrets.TOKEN }}')")
+    assert bench.said.decode() == "${secrets.TOKEN} ${{ secrets.TOKEN }}\n"
+
+
+async def test_elsewhere_it_stays_as_it_is(bench: Bench) -> None:
+    await bench.step("file_write", path="a", content="${secrets.TOKEN}")
+    assert await bench.files() == {"a": b"${secrets.TOKEN}"}

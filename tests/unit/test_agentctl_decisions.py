@@ -1,0 +1,191 @@
+"""Deciding, forking and replaying on the command line: what is sent, and what is printed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentctl.derived_runs import compared
+from tests.scripted_api import answer, stream
+from tests.unit.conftest import Agentctl, Script
+
+RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
+NEW = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6f"
+
+
+def decision(number: int = 1, kind: str = "approval", status: str = "pending", **asked: Any) -> dict[str, Any]:
+    return {
+        "decision_id": f"01936f7e-9f5c-7b3a-8c41-00000000000{number}",
+        "run_id": RUN,
+        "step": "a",
+        "kind": kind,
+        "asked": asked or {"tool": "shell", "arguments": {"script": "true"}},
+        "status": status,
+        "answer": None,
+        "created_at": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def listed(*decisions: dict[str, Any]) -> bytes:
+    return answer(200, {"decisions": list(decisions), "next_cursor": None})
+
+
+@pytest.mark.parametrize(
+    ("command", "body"),
+    [
+        (["approve", RUN], {"decision": "approve"}),
+        (["approve", RUN, "--arguments", '{"a": 1}'], {"decision": "approve", "arguments": {"a": 1}}),
+        (
+            ["approve", RUN, "--add-usd", "1.5", "--add-steps", "3"],
+            {"decision": "approve", "budget": {"usd": 1.5, "steps": 3}},
+        ),
+        (["reject", RUN, "--reason", "no"], {"decision": "reject", "reason": "no"}),
+        (["answer", RUN, "blue"], {"decision": "answer", "text": "blue"}),
+    ],
+)
+def test_the_only_decision_need_not_be_named(
+    script: Script, agentctl: Agentctl, command: list[str], body: dict[str, Any]
+) -> None:
+    api = script(listed(decision()), answer(200, decision(status="approved")))
+    assert agentctl(*command)[0] == 0
+    assert api.requests[1].path == f"/agent/runs/{RUN}/decisions/{decision()['decision_id']}"
+    assert json.loads(api.requests[1].body) == body
+
+
+def test_of_several_one_is_to_be_named(script: Script, agentctl: Agentctl) -> None:
+    script(listed(decision(1), decision(2, "question", question="red?")))
+    code, _, told = agentctl("approve", RUN)
+    assert (code, decision(1)["decision_id"] in told, "red?" in told) == (2, True, True)
+
+
+def test_a_run_that_asks_nothing_cannot_be_answered(script: Script, agentctl: Agentctl) -> None:
+    script(listed())
+    assert agentctl("reject", RUN)[0] == 4
+
+
+def test_arguments_come_from_a_file(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
+    (tmp_path / "new.json").write_text('{"script": "ls"}')
+    api = script(answer(200, decision(status="approved")))
+    assert agentctl("approve", RUN, decision()["decision_id"], "--arguments", f"@{tmp_path / 'new.json'}")[0] == 0
+    assert json.loads(api.requests[0].body)["arguments"] == {"script": "ls"}
+
+
+@pytest.mark.parametrize("given", ["nonsense", "[1]", "@/nowhere/at/all"])
+def test_arguments_that_are_no_object_are_refused_here(agentctl: Agentctl, given: str) -> None:
+    assert agentctl("approve", RUN, decision()["decision_id"], "--arguments", given)[0] == 2
+
+
+def test_pending_decisions_are_listed_with_what_is_asked(script: Script, agentctl: Agentctl) -> None:
+    api = script(listed(decision(), decision(2, "question", question="red?", choices=["yes", "no"])))
+    code, printed, _ = agentctl("decisions")
+    assert code == 0
+    assert "status=pending" in api.requests[0].path
+    for expected in ("use shell", "red? [yes, no]", decision(2)["decision_id"]):
+        assert expected in printed
+
+
+# --- fork, replay ---
+
+
+def run_view(run_id: str = RUN, **values: Any) -> dict[str, Any]:
+    step = {"id": "a", "status": "completed", "result": {"exit_code": 0, "output": "1\n", "files_changed": ["a.txt"]}}
+    whole = {"run_id": run_id, "status": "completed", "steps": [step], "error": None, "result": {"summary": "done"}}
+    return {**whole, **values}
+
+
+PLANS = {"plans": [{"version": 1, "plan": {"steps": []}, "replaced_at": None, "reason": None}]}
+END = stream(
+    {"id": 1, "run_id": NEW, "type": "end", "at": "2026-01-01T00:00:00+00:00", "data": {"status": "completed"}}
+)
+MADE = answer(201, {"run_id": NEW, "status": "queued"})
+
+
+def replayed(script: Script, again: dict[str, Any]) -> None:
+    views = [answer(200, body) for body in (run_view(), PLANS, again, PLANS)]
+    script(MADE, END, answer(200, again), *views)
+
+
+def test_a_replay_that_is_equal_ends_well(script: Script, agentctl: Agentctl) -> None:
+    replayed(script, run_view(NEW))
+    code, printed, told = agentctl("replay", RUN)
+    assert (code, "= step a: output" in printed, "all is equal" in told) == (0, True, True)
+
+
+def test_a_replay_that_differs_says_where_and_fails(script: Script, agentctl: Agentctl) -> None:
+    step = {"id": "a", "status": "completed", "result": {"exit_code": 0, "output": "2\n", "files_changed": ["a.txt"]}}
+    replayed(script, run_view(NEW, steps=[step]))
+    code, printed, _ = agentctl("replay", RUN)
+    assert (code, '≠ step a: output: "2\\n", was "1\\n"' in printed) == (1, True)
+
+
+def test_a_replay_as_json_is_one_document(script: Script, agentctl: Agentctl) -> None:
+    replayed(script, run_view(NEW, status="failed"))
+    code, printed, _ = agentctl("replay", RUN, "--json")
+    found = json.loads(printed)
+    assert (code, found["equal"], found["run_id"]) == (1, False, NEW)
+    assert found["differences"] == [{"what": "status", "original": "completed", "replayed": "failed"}]
+
+
+def test_steps_and_plans_that_only_one_has_differ() -> None:
+    first = (run_view(), PLANS["plans"])
+    second: tuple[dict[str, Any], list[dict[str, Any]]] = (run_view(steps=[]), [])
+    assert [one.what for one in compared(first, second) if not one.is_equal] == [
+        "plan 1",
+        "step a: status",
+        "step a: exit code",
+        "step a: output",
+        "step a: files changed",
+    ]
+
+
+def test_a_fork_names_its_step_and_is_followed(script: Script, agentctl: Agentctl) -> None:
+    api = script(MADE, END, answer(200, run_view(NEW)))
+    assert agentctl("fork", RUN, "--step", "a", "--prompt", "again")[0] == 0
+    assert json.loads(api.requests[0].body) == {
+        "action": "fork",
+        "run_id": RUN,
+        "step": "a",
+        "start": True,
+        "prompt": "again",
+    }
+    assert api.requests[0].headers["Idempotency-Key"]
+
+
+def test_a_retry_can_name_a_step(script: Script, agentctl: Agentctl) -> None:
+    api = script(answer(200, {"run_id": RUN, "status": "queued"}))
+    assert agentctl("retry", RUN, "--from-step", "a")[0] == 0
+    assert json.loads(api.requests[0].body) == {"action": "retry", "run_id": RUN, "from_step": "a"}
+
+
+def test_a_run_names_its_agent_model_and_budget(script: Script, agentctl: Agentctl) -> None:
+    api = script(MADE)
+    options = [
+        "--agent",
+        "helper",
+        "--model",
+        "s/m",
+        "--planner",
+        "model",
+        "--budget-usd",
+        "0.5",
+        "--budget-steps",
+        "9",
+    ]
+    assert agentctl("run", "x", "--no-follow", *options)[0] == 0
+    assert json.loads(api.requests[0].body) == {
+        "action": "run",
+        "prompt": "x",
+        "agent": "helper",
+        "model": "s/m",
+        "planner": "model",
+        "budget": {"usd": 0.5, "steps": 9},
+    }
+
+
+def test_a_model_s_call_is_shown_with_its_texts(script: Script, agentctl: Agentctl) -> None:
+    call = {"call_id": "c1", "request": {"messages": []}, "response": {"text": "hello"}}
+    api = script(answer(200, call))
+    code, printed, _ = agentctl("model-calls", RUN, "c1")
+    assert (code, json.loads(printed)) == (0, call)
+    assert api.requests[0].path == f"/agent/runs/{RUN}/model-calls/c1"

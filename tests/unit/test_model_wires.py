@@ -1,0 +1,31 @@
+"""What needs no server to be seen of the wires."""
+
+import subprocess
+import sys
+
+import pytest
+
+from worker.llm.openai import base_url_of
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://gpu:8000", "http://gpu:8000/v1"),
+        ("http://gpu:8000/v1", "http://gpu:8000/v1"),
+        ("http://gpu:8000/openai", "http://gpu:8000/openai/v1"),
+        ("http://gpu/api/v3", "http://gpu/api/v3"),
+        ("http://v1:8000", "http://v1:8000/v1"),
+    ],
+)
+def test_a_url_gets_the_version_that_it_lacks(given: str, used: str) -> None:
+    assert base_url_of(given) == used
+
+
+def test_a_worker_without_models_loads_no_client_library() -> None:
+    code = (
+        "import sys, worker.llm.gateway, worker.llm.session, worker.llm.embedding; "
+        "print(sorted({'openai', 'anthropic', 'httpx2'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,97 @@
+"""The budgets that bind one held run, as the supervisor and the model calls use them.
+
+What is to be spent is reserved in the transaction that writes down the intent, and settled in the one that writes down
+the result, so these are writes for `RunEvents.record`. Where nobody has an account they do nothing, and a run costs no
+statement more than without budgets. An account that an administrator makes binds the runs that are taken from then on.
+"""
+
+import structlog
+
+from backplane.budgets import Amounts, Resource, RunBudget
+from backplane.errors import Unavailable
+from backplane.patience import until_available
+from backplane.runs import Run
+from backplane.settings import Settings
+from backplane.store import Store
+from backplane.store.held import HeldRun
+from backplane.store.reservations import Spender
+from worker.run_events import Write
+
+log = structlog.get_logger()
+
+
+def default_budget(settings: Settings) -> RunBudget:
+    """Of runs that name none."""
+    return RunBudget(
+        tokens=settings.budget_run_tokens or None,
+        usd=settings.budget_run_usd or None,
+        steps=settings.budget_run_steps or None,
+        seconds=settings.budget_run_seconds or None,
+    )
+
+
+def _nothing(_held: HeldRun) -> None:
+    pass
+
+
+class Budget:
+    """Of one held run. `active`: False when nobody has an account."""
+
+    def __init__(self, store: Store, run: Run, tier: str, *, active: bool) -> None:
+        self.active = active
+        self._store = store
+        self._run_id = run.id
+        self._tier = tier
+        self._owners = Spender(run.id, run.user_id, tier, run.generation).owners
+
+    @classmethod
+    async def open(
+        cls, store: Store, run: Run, tier: str, defaults: RunBudget, *, has_accounts: bool = True
+    ) -> "Budget":
+        """`run` as it was taken, `tier` and `has_accounts` as in `Taken`. Opens the accounts of the run's own limits,
+        and settles what an older generation left reserved. Waits while the database is away. Raises Superseded."""
+        given = RunBudget.model_validate(run.budget) if run.budget is not None else defaults
+        limits = given.limits()
+        budget = cls(store, run, tier, active=bool(limits) or has_accounts)
+        if limits or (has_accounts and run.generation > 1):
+
+            def write(held: HeldRun) -> None:
+                held.open_budget(tier, limits)
+                held.settle_lost_budget(tier)
+
+            await until_available(lambda: store.held.write(run.id, run.generation, write), budget._tell_away)
+        return budget
+
+    def reserve(self, reservation_id: str, step_id: str, amounts: Amounts) -> Write:
+        """Raises BudgetExhausted in the transaction, of which nothing is written then. `reservation_id` is of this
+        run and this generation; once settled or released, it may be used again."""
+        if not self.active:
+            return _nothing
+        return lambda held: held.reserve_budget(self._tier, reservation_id, step_id, amounts)
+
+    def settle(self, reservation_id: str, spent: Amounts) -> Write:
+        """`spent` may be more than was reserved, also of resources of which nothing was."""
+        if not self.active:
+            return _nothing
+        return lambda held: held.settle_budget(self._tier, reservation_id, spent)
+
+    def release(self, reservation_id: str) -> Write:
+        if not self.active:
+            return _nothing
+        return lambda held: held.release_budget(self._tier, reservation_id)
+
+    def settle_lost(self) -> Write:
+        """What older generations left reserved: tokens and dollars as spent, steps and seconds given back."""
+        if not self.active:
+            return _nothing
+        return lambda held: held.settle_lost_budget(self._tier)
+
+    async def left(self, resource: Resource) -> int | None:
+        """The least that run, user and tier have left; None: no limit. Waits while the database is away."""
+        if not self.active:
+            return None
+        accounts = await until_available(lambda: self._store.ledger.of_owners(self._owners), self._tell_away)
+        return min((account.balance for account in accounts if account.resource is resource), default=None)
+
+    def _tell_away(self, error: Unavailable, pause: float) -> None:
+        log.warning("the database is away", run=self._run_id, error=error.message, pause=round(pause, 1))

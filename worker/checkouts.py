@@ -1,0 +1,76 @@
+"""The checkouts of a run: one for each command that runs at a time, used again by later ones.
+
+A step takes one at its first `pull` and gives it back when it has ended. The one that was used last is the nearest to
+the workspace, so it is taken first: a run that does one thing after another has one. Files go down and up under one
+lock of the run, so a step finds what another one left either whole or not at all.
+"""
+
+import asyncio
+from pathlib import Path
+
+from backplane.workspace.base import Workspace
+from backplane.workspace.quota import Quota
+from worker.checkout import Changes, Checkout, StepFiles
+
+
+class Checkouts:
+    """`base`, and names that begin with it, are this run's alone."""
+
+    def __init__(self, workspace: Workspace, quota: Quota, base: Path) -> None:
+        self.moving = asyncio.Lock()
+        self._workspace = workspace
+        self._quota = quota
+        self._base = base
+        self._all: list[Checkout] = []
+        self._free: list[Checkout] = []
+
+    def take(self) -> Checkout:
+        if self._free:
+            return self._free.pop()
+        number = len(self._all) + 1
+        base = self._base if number == 1 else self._base.with_name(f"{self._base.name}.{number}")
+        checkout = Checkout(self._workspace, self._quota, base)
+        self._all.append(checkout)
+        return checkout
+
+    def give_back(self, checkout: Checkout) -> None:
+        self._free.append(checkout)
+
+    async def discard(self) -> None:
+        """Delete them. No step of the run is carried out any more."""
+        for checkout in self._all:
+            await checkout.discard()
+
+
+class StepCheckout(StepFiles):
+    """A step's way to one of them. `close` it when the step has ended; one that pulled nothing took none."""
+
+    def __init__(self, checkouts: Checkouts) -> None:
+        self._checkouts = checkouts
+        self._taken: Checkout | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self._checkout.folder
+
+    @property
+    def _checkout(self) -> Checkout:
+        if self._taken is None:
+            self._taken = self._checkouts.take()
+        return self._taken
+
+    async def pull(self) -> None:
+        async with self._checkouts.moving:
+            await self._checkout.pull()
+
+    async def changes(self) -> Changes:
+        return await self._checkout.changes()
+
+    async def push(self, changes: Changes) -> tuple[str, ...]:
+        async with self._checkouts.moving:
+            return await self._checkout.push(changes)
+
+    def close(self) -> None:
+        if self._taken is not None:
+            self._checkouts.give_back(self._taken)
+            self._taken = None

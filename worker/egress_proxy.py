@@ -1,0 +1,203 @@
+"""An HTTP proxy for a program in a sandbox that may reach some hosts: the only way out that it has.
+
+The sandbox has no network. What it has, where a tool allows it, is a socket whose other end is here, so every
+connection is asked for by name, held against the operator's policy, and made by the worker to an address that was
+checked. TLS passes through as it is (`CONNECT`): the worker sees names and sizes, no content.
+
+It cannot see what is asked for inside TLS. A host that is allowed and shares its addresses with others (a content
+network) may let a hostile program reach those too; name hosts with that in mind.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+
+from backplane.egress import OutsidePolicy
+from backplane.errors import PlatformError
+from backplane.hosts import STANDARD_PORTS, normal_host, split_port
+from backplane.tasks import end
+from worker.sandbox.base import EgressWriter
+
+HEAD_MAX_BYTES = 64 * 1024
+CHUNK_BYTES = 64 * 1024
+HEAD_SECONDS = 30.0
+REFUSALS_TOLD = 20
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"proxy-authorization", b"keep-alive", b"te", b"upgrade"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLimits:
+    """`connections` at once; `bytes` of all of them together, both ways; `idle_seconds` without a byte either way."""
+
+    connections: int
+    bytes: int
+    connect_seconds: float
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal(Exception):
+    status: int
+    message: str
+
+
+class EgressProxy:
+    """Of one command. `refused` is told each kind of refusal once, a sentence for people."""
+
+    def __init__(self, policy: OutsidePolicy, limits: ProxyLimits, refused: Callable[[str], None]) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._refused = refused
+        self._told: set[str] = set()
+        self._open = 0
+        self._left = limits.bytes
+
+    async def serve(self, reader: asyncio.StreamReader, writer: EgressWriter) -> None:
+        """One connection from the sandbox, to its end. Closes `writer`; raises nothing but CancelledError."""
+        self._open += 1
+        try:
+            await self._serve(reader, writer)
+        except _Refusal as refusal:
+            # A browser asks again and again.
+            if refusal.message not in self._told and len(self._told) < REFUSALS_TOLD:
+                self._told.add(refusal.message)
+                self._refused(refusal.message)
+            with suppress(OSError):
+                await _answer(writer, refusal.status, refusal.message)
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: EgressWriter) -> None:
+        async with asyncio.timeout(HEAD_SECONDS):
+            head = await _head(reader)
+        if self._open > self._limits.connections:
+            raise _Refusal(503, f"more than {self._limits.connections} connections at once")
+        request, *fields = head.split(b"\r\n")
+        try:
+            method, target, version = request.split(b" ")
+        except ValueError:
+            raise _Refusal(400, "that is no request") from None
+        if not _TOKEN.fullmatch(method) or version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise _Refusal(400, "that is no request")
+        if method == b"CONNECT":
+            host, port = _authority(target)
+            theirs = await self._connect(host, port)
+            first, hello = b"", b"HTTP/1.1 200 Connection established\r\n\r\n"
+        else:
+            url = self._url(target)
+            theirs = await self._connect(url.raw_host.decode("ascii"), url.port or STANDARD_PORTS["http"])
+            first, hello = _forwarded(method, url, fields), b""
+        their_reader, their_writer = theirs
+        try:
+            their_writer.write(first)
+            writer.write(hello)
+            await self._join(reader, writer, their_reader, their_writer)
+        finally:
+            their_writer.close()
+
+    def _url(self, target: bytes) -> httpx.URL:
+        try:
+            url = self._policy.check(target.decode("ascii"))
+        except UnicodeDecodeError:
+            raise _Refusal(400, "that is no URL") from None
+        except PlatformError as error:
+            raise _Refusal(403, error.message) from None
+        if url.scheme != "http":
+            raise _Refusal(400, "https goes by CONNECT")
+        return url
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            addresses = await self._policy.resolve(host, port)
+        except PlatformError as error:
+            raise _Refusal(403, error.message) from None
+        except (OSError, UnicodeError):
+            raise _Refusal(502, f"{host} does not resolve") from None
+        for address in addresses:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(self._limits.connect_seconds):
+                    return await asyncio.open_connection(str(address), port)
+        raise _Refusal(502, f"{host} cannot be reached on port {port}")
+
+    async def _join(
+        self,
+        reader: asyncio.StreamReader,
+        writer: EgressWriter,
+        their_reader: asyncio.StreamReader,
+        their_writer: asyncio.StreamWriter,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        seconds = self._limits.idle_seconds
+
+        async def move(source: asyncio.StreamReader, sink: EgressWriter, idle: asyncio.Timeout) -> None:
+            while chunk := await source.read(CHUNK_BYTES):
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise _Refusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
+                idle.reschedule(clock() + seconds)
+                sink.write(chunk)
+                await sink.drain()
+            if sink.can_write_eof():
+                sink.write_eof()
+                await sink.drain()
+
+        async with asyncio.timeout(seconds) as idle:
+            ways = [
+                asyncio.create_task(move(reader, their_writer, idle), name="out of a sandbox"),
+                asyncio.create_task(move(their_reader, writer, idle), name="into a sandbox"),
+            ]
+            try:
+                await asyncio.gather(*ways)
+            finally:
+                await end(*ways)
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        whole = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        raise EOFError from None
+    except asyncio.LimitOverrunError:
+        raise _Refusal(431, f"the head has more than {HEAD_MAX_BYTES:,} bytes") from None
+    return whole[:-4]
+
+
+def _authority(target: bytes) -> tuple[str, int]:
+    try:
+        host, port = split_port(target.decode("ascii"))
+        if port is None:
+            raise _Refusal(400, "CONNECT wants HOST:PORT")
+        return normal_host(host), port
+    except UnicodeDecodeError:
+        raise _Refusal(400, "that is no host") from None
+    except PlatformError as error:
+        raise _Refusal(403, error.message) from None
+
+
+def _forwarded(method: bytes, url: httpx.URL, fields: list[bytes]) -> bytes:
+    """The head as the server gets it: for one request, with the host that was checked and nothing meant for a proxy."""
+    host = url.netloc
+    kept = [
+        field
+        for field in fields
+        if (name := field.partition(b":")[0].strip().lower()) not in _HOP_BY_HOP and name != b"host" and name
+    ]
+    lines = [method + b" " + url.raw_path + b" HTTP/1.1", b"Host: " + host, *kept, b"Connection: close"]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def _answer(writer: EgressWriter, status: int, message: str) -> None:
+    body = message.encode() + b"\n"
+    writer.write(
+        b"HTTP/1.1 %d Refused\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
+        b"Connection: close\r\n\r\n" % (status, len(body)) + body
+    )
+    await writer.drain()

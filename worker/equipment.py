@@ -1,0 +1,180 @@
+"""What all executions of a worker process share, made of the settings once."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backplane.budgets import RunBudget
+from backplane.resources import Resources
+from backplane.sealing import Seal
+from backplane.settings import Settings
+from backplane.workspace.quota import Quota
+from worker.approval import ApprovalPolicy
+from worker.budget import default_budget
+from worker.llm.embedding import embedder_of
+from worker.llm.gateway import ModelGateway, open_gateway
+from worker.mcp.offered import McpServers
+from worker.mcp.servers import servers_of
+from worker.metrics import WorkerMetrics
+from worker.outside import limits_of as outside_limits_of
+from worker.outside import policy_of
+from worker.planner.base import Planner, Replanner
+from worker.planner.given import GivenPlanner
+from worker.planner.model import ModelPlanner
+from worker.planner.runbook import RunbookPlanner
+from worker.run_events import EventWriter
+from worker.sandbox.base import Limits, Sandbox
+from worker.sandboxes.limits import limits_of
+from worker.step_output import OutputLimits
+from worker.toolbox import open_tools
+from worker.tools.agent import Agent, AgentLimits
+from worker.tools.base import Risk, Tool
+from worker.tools.browser import Browser
+from worker.tools.http_fetch import http_tools
+from worker.tools.registry import ToolRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """`budget` is that of runs that name none; `seal` opens users' secrets; `replanner` is asked at most `replans`
+    times a run; `versions_max_bytes` of what files were are kept with a run."""
+
+    resources: Resources
+    events: EventWriter
+    metrics: WorkerMetrics
+    gateway: ModelGateway
+    planners: Sequence[Planner]
+    replanner: Replanner | None
+    replans: int
+    tools: ToolRegistry
+    tools_disabled: frozenset[str]
+    mcp: McpServers
+    approval: ApprovalPolicy
+    budget: RunBudget
+    seal: Seal | None
+    sandbox: Sandbox
+    scratch: Path
+    quota: Quota
+    versions_max_bytes: int
+    limits: Limits
+    most_memory_bytes: int
+    most_cpus: float
+    output: OutputLimits
+    step_concurrency: int
+    retry_base_seconds: float
+    retry_max_seconds: float
+    crash_limit: int
+    lease_seconds: float
+    worker_id: str
+
+
+@asynccontextmanager
+async def open_equipment(
+    settings: Settings,
+    resources: Resources,
+    events: EventWriter,
+    sandbox: Sandbox,
+    metrics: WorkerMetrics,
+    worker_id: str,
+    scratch: Path,
+    builtin: ToolRegistry,
+) -> AsyncIterator[Equipment]:
+    """Raises InvalidInput when the settings cannot be used, PluginRefused. `resources.slots` must run by the time when
+    a model is asked."""
+    planner = _model_planner(settings)
+    risk = None if settings.approval_risk == "never" else Risk[settings.approval_risk.upper()]
+    async with (
+        open_gateway(settings, resources.slots, resources.buckets, metrics) as gateway,
+        open_tools(
+            settings,
+            builtin.with_tools([_agent(settings), *_outside(settings)]),
+            resources.artifacts,
+            embedder_of(settings, gateway),
+        ) as tools,
+    ):
+        yield Equipment(
+            resources=resources,
+            events=events,
+            metrics=metrics,
+            gateway=gateway,
+            planners=(GivenPlanner(), RunbookPlanner(), planner),
+            replanner=planner,
+            replans=settings.plan_replans,
+            tools=tools,
+            tools_disabled=frozenset(settings.tools_disabled),
+            mcp=McpServers(
+                servers_of(settings.mcp_servers),
+                allow_private=settings.outside_allow_private,
+                timeout_seconds=settings.mcp_timeout_seconds,
+                max_bytes=settings.outside_max_bytes,
+            ),
+            approval=ApprovalPolicy(frozenset(settings.approval_tools), risk, settings.approval_usd),
+            budget=default_budget(settings),
+            seal=resources.seal,
+            sandbox=sandbox,
+            scratch=scratch,
+            quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+            versions_max_bytes=settings.workspace_versions_max_bytes,
+            limits=limits_of(settings),
+            most_memory_bytes=settings.sandbox_memory_max_bytes,
+            most_cpus=settings.sandbox_cpus_max,
+            output=_output_limits(settings),
+            step_concurrency=settings.step_concurrency,
+            retry_base_seconds=settings.retry_base_seconds,
+            retry_max_seconds=settings.retry_max_seconds,
+            crash_limit=settings.worker_crash_limit,
+            lease_seconds=settings.lease_seconds,
+            worker_id=worker_id,
+        )
+
+
+def _output_limits(settings: Settings) -> OutputLimits:
+    return OutputLimits(
+        events=settings.step_output_max_bytes,
+        result=settings.step_result_max_bytes,
+        line=settings.log_line_max_bytes,
+        file=settings.step_output_file_max_bytes,
+        file_seconds=settings.step_output_file_seconds,
+        lines_per_second=settings.run_log_lines_per_second,
+        lines_burst=settings.run_log_lines_burst,
+    )
+
+
+def _model_planner(settings: Settings) -> ModelPlanner:
+    return ModelPlanner(
+        repairs=settings.plan_repairs,
+        files_listed=settings.plan_files_listed,
+        output_tokens=settings.model_max_output_tokens,
+    )
+
+
+def _outside(settings: Settings) -> list[Tool]:
+    policy = policy_of(settings)
+    tools: list[Tool] = [*http_tools(policy, outside_limits_of(settings))]
+    # Where neither is named, no sandbox is known to have a browser, and no planner should be told of one.
+    if settings.browser_python or settings.browser_executable:
+        tools.append(
+            Browser(
+                policy,
+                python=settings.browser_python,
+                executable=settings.browser_executable,
+                max_bytes=settings.browser_max_bytes,
+                timeout_seconds=settings.outside_timeout_seconds,
+            )
+        )
+    return tools
+
+
+def _agent(settings: Settings) -> Agent:
+    return Agent(
+        AgentLimits(
+            turns=settings.agent_max_turns,
+            tokens=settings.agent_max_tokens,
+            usd=settings.agent_max_usd,
+            seconds=settings.agent_max_seconds,
+            result_chars=settings.agent_result_chars,
+            output_tokens=settings.model_max_output_tokens,
+            input_bytes=settings.model_max_input_bytes,
+        )
+    )

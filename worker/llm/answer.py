@@ -1,0 +1,148 @@
+"""An answer as it comes, in pieces: what every adapter gathers in the same way, within the same bounds."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worker.llm.base import (
+    CallLimits,
+    ModelOutputTooLong,
+    ModelRequest,
+    ModelResponse,
+    TextSink,
+    ToolCall,
+    Usage,
+)
+
+Finish = Literal["stop", "length", "tool_calls"]
+
+BYTES_PER_TOKEN = 3
+"""Where nobody has counted. English has about four; code, other scripts and JSON have fewer."""
+MESSAGE_TOKENS = 8
+"""What a server adds around each message and each tool."""
+MOST_TOKENS = 2**31 - 1
+CALL_BYTES = 64
+"""What a tool call counts for beside its texts, so that empty ones have an end too."""
+
+
+def estimated_tokens(text_bytes: int) -> int:
+    return -(-text_bytes // BYTES_PER_TOKEN)
+
+
+def size_of(request: ModelRequest) -> int:
+    """What is sent, in bytes."""
+    size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
+    size += sum(
+        len((call.name + call.arguments).encode("utf-8", "surrogatepass"))
+        for message in request.messages
+        for call in message.tool_calls
+    )
+    size += sum(
+        len(json.dumps([tool.name, tool.description, dict(tool.parameters)]).encode()) for tool in request.tools
+    )
+    return size + (len(json.dumps(dict(request.schema)).encode()) if request.schema else 0)
+
+
+def estimated_input_tokens(request: ModelRequest) -> int:
+    return estimated_tokens(size_of(request)) + MESSAGE_TOKENS * (len(request.messages) + len(request.tools))
+
+
+def whole_number(value: Any) -> int | None:
+    """A count that a server tells; None when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return min(value, MOST_TOKENS)
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    arguments: str
+
+
+class Answer:
+    """Gathers one answer. Raises ModelOutputTooLong from whatever brings it over the limit."""
+
+    def __init__(self, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> None:
+        self._request = request
+        self._most = limits.max_output_bytes
+        self._on_text = on_text
+        self._text: list[str] = []
+        self._calls: list[_Call] = []
+        self._bytes = 0
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._bytes > 0
+
+    def text(self, piece: str) -> None:
+        if piece:
+            self._count(piece)
+            self._text.append(piece)
+            self._on_text(piece)
+
+    def thought(self, piece: str) -> None:
+        """What a model says to itself is counted and left out."""
+        self._count(piece)
+
+    def call(self, id: str | None, name: str, arguments: str) -> int:
+        """A tool call, or its first piece; the number of it."""
+        self._count(name + arguments, CALL_BYTES)
+        self._calls.append(_Call(id or f"call_{len(self._calls) + 1}", name, arguments))
+        return len(self._calls) - 1
+
+    def more_of_call(self, number: int, name: str, arguments: str) -> None:
+        self._count(name + arguments)
+        self._calls[number].name += name
+        self._calls[number].arguments += arguments
+
+    def id_of_call(self, number: int) -> str:
+        return self._calls[number].id
+
+    def usage(self) -> Usage:
+        """As far as it has come. What the server did not count is estimated."""
+        known = self.input_tokens is not None and self.output_tokens is not None
+        return Usage(
+            estimated_input_tokens(self._request) if self.input_tokens is None else self.input_tokens,
+            estimated_tokens(self._bytes) if self.output_tokens is None else self.output_tokens,
+            is_estimate=not known,
+        )
+
+    def whole(self, finish: Finish) -> ModelResponse:
+        calls = tuple(ToolCall(call.id, call.name, call.arguments or "{}") for call in self._calls)
+        ended: Finish = "tool_calls" if calls and finish == "stop" else finish
+        return ModelResponse("".join(self._text), self.usage(), calls, ended)
+
+    def _count(self, piece: str, extra: int = 0) -> None:
+        self._bytes += len(piece.encode("utf-8", "surrogatepass")) + extra
+        if self._bytes > self._most:
+            raise ModelOutputTooLong(
+                f"the model's answer was cut off at {self._most} bytes: the server does not keep to the limit of "
+                f"{self._request.max_output_tokens} tokens; MODEL_MAX_OUTPUT_BYTES sets the bytes",
+                usage=self.usage(),
+            )
+
+
+def vectors_of(value: Any, texts: Sequence[str]) -> list[list[float]] | None:
+    """One vector of numbers a text, all of one length; None when it is anything else."""
+    if not isinstance(value, list) or len(value) != len(texts):
+        return None
+    lengths = {len(vector) if isinstance(vector, list) else 0 for vector in value}
+    if len(lengths) != 1 or 0 in lengths:
+        return None
+    if not all(isinstance(number, int | float) for vector in value for number in vector):
+        return None
+    return [[float(number) for number in vector] for vector in value]
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """What a model gave as arguments, for a wire that wants an object: what is none is shown to it as it was."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    return value if isinstance(value, dict) else {"arguments": value}

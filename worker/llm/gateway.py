@@ -1,0 +1,319 @@
+"""The model servers of one worker process: which there are, in which order they are tried, what they cost, and how a
+call of one is made, within its turn and its bounds.
+
+What belongs to a run (its record, its budget, its events) is `session`'s. Here is what all runs share.
+
+An adapter, and with it its client library, is loaded when a server of its kind is configured: a worker without models
+does not pay for them.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+from uuid import uuid4
+
+import structlog
+
+from backplane.buckets.base import Bucket, TokenBuckets
+from backplane.budgets import MICRO
+from backplane.errors import InvalidInput, ModelError, Unavailable
+from backplane.settings import Settings
+from backplane.slots.base import SlotRequest, Slots
+from worker.llm.base import (
+    CallLimits,
+    ModelRefused,
+    ModelRequest,
+    ModelResponse,
+    ModelServer,
+    TextSink,
+    Usage,
+)
+from worker.llm.catalogue import ModelName, Price, Prices, ServerSpec, prices_of, servers_of
+from worker.llm.retries import RetryPolicy, pause_before_next
+from worker.metrics import WorkerMetrics
+
+log = structlog.get_logger()
+
+FIRST_OUTPUT_ESTIMATE = 256
+"""Tokens that an answer is taken to have before any of the model was seen."""
+ESTIMATE_WEIGHT = 0.2
+"""Of the newest answer, against all before it."""
+OTHER = "other"
+"""In metrics: a model that a run has named and no setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may be asked. `price` is None when it is not known."""
+
+    name: ModelName
+    spec: ServerSpec
+    server: ModelServer
+    price: Price | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRates:
+    """What an agent, and all agents of a user, may have generated: tokens a second (0: any number), and at once."""
+
+    agent_per_second: float
+    agent_burst: float
+    user_per_second: float
+    user_burst: float
+
+    def buckets(self, user_id: str, agent: str) -> list[Bucket]:
+        wanted = (
+            Bucket(f"agent:{user_id}/{agent}", self.agent_per_second, self.agent_burst),
+            Bucket(f"user:{user_id}", self.user_per_second, self.user_burst),
+        )
+        return [bucket for bucket in wanted if bucket.per_second]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """`record_bytes`: of a prompt, what is kept."""
+
+    call: CallLimits
+    retry: RetryPolicy
+    input_bytes: int
+    record_bytes: int
+    rates: TokenRates
+
+
+class ModelGateway:
+    """One a process. `servers`: each with its adapter, open. `configured`: the models that settings name."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, tuple[ServerSpec, ModelServer]],
+        prices: Prices,
+        default: ModelName | None,
+        fallbacks: Sequence[ModelName],
+        configured: frozenset[ModelName],
+        limits: GatewayLimits,
+        slots: Slots,
+        buckets: TokenBuckets,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self.limits = limits
+        self._servers = servers
+        self._prices = prices
+        self._default = default
+        self._fallbacks = fallbacks
+        self._configured = configured
+        self._slots = slots
+        self._buckets = buckets
+        self._metrics = metrics
+        self._usual_output: dict[str, float] = {}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a run that names no model has one."""
+        return self._default is not None
+
+    def candidates(self, model: str | None) -> list[Candidate]:
+        """The models to try, in this order: MODEL, then MODEL_FALLBACKS; only the one named, where one is: whoever
+        chose it may not want to be answered elsewhere. Raises ModelRefused when there is none, or its server is not
+        known."""
+        if model is None and self._default is None:
+            raise ModelRefused("no model is set: name one for the run as SERVER/NAME, or set MODEL")
+        try:
+            first = self._default if model is None else ModelName.parse(model)
+        except InvalidInput as error:
+            raise ModelRefused(error.message) from error
+        others = self._fallbacks if model is None else ()
+        names = dict.fromkeys(name for name in (first, *others) if name is not None)
+        return [self.candidate(name) for name in names]
+
+    def candidate(self, name: ModelName) -> Candidate:
+        """Raises ModelRefused."""
+        if name.server not in self._servers:
+            known = ", ".join(sorted(self._servers)) or "none"
+            raise ModelRefused(
+                f"there is no model server {name.server[:64]!r} (there are: {known}); name the model as SERVER/NAME, "
+                "or add the server to MODEL_SERVERS"
+            )
+        spec, server = self._servers[name.server]
+        return Candidate(name, spec, server, self._prices.of(name))
+
+    def pause_before_next(self, candidate: Candidate, error: ModelError, tries: int) -> float | None:
+        """Seconds until it is tried again; None: the next model's turn."""
+        jitter = random.random()  # noqa: S311 - jitter, no secret
+        pause = pause_before_next(error, tries, self.limits.retry, jitter)
+        if pause is not None:
+            self._metrics.model_retried(candidate.name.server, error.code)
+        return pause
+
+    def usual_output(self, candidate: Candidate, most: int) -> int:
+        """Tokens that an answer of this model is likely to have."""
+        usual = self._usual_output.get(self._usual_key(candidate), FIRST_OUTPUT_ESTIMATE)
+        return max(min(round(usual), most), 1)
+
+    @asynccontextmanager
+    async def tokens(
+        self,
+        candidate: Candidate,
+        buckets: Sequence[Bucket],
+        run_id: str,
+        estimate: int,
+        on_wait: Callable[[float], None],
+    ) -> AsyncIterator[Callable[[int], None]]:
+        """Waits until so many tokens may be generated. The block is told how to say what it took; else it took none."""
+        if not buckets:
+            yield lambda _: None
+            return
+        began = time.monotonic()
+        await self._buckets.take(run_id, buckets, estimate, on_wait)
+        self._metrics.model_waited(candidate.name.server, "tokens", time.monotonic() - began)
+        actual = 0
+
+        def took(tokens: int) -> None:
+            nonlocal actual
+            actual = tokens
+
+        try:
+            yield took
+        finally:
+            try:
+                await self._buckets.settle(buckets, estimate, actual)
+            except Unavailable as error:
+                log.warning("the token buckets keep an estimate", run=run_id, error=error.message)
+
+    @asynccontextmanager
+    async def turn(
+        self, candidate: Candidate, user_id: str, run_id: str, call_id: str, on_wait: Callable[[int], None]
+    ) -> AsyncIterator[None]:
+        """Waits until the server takes a call; the block is the call."""
+        if not candidate.spec.slots:
+            yield
+            return
+        request = SlotRequest(candidate.name.server, candidate.name.model, user_id, run_id, call_id)
+        spec, began = candidate.spec, time.monotonic()
+        async with self._slots.hold(request, parallel=spec.slots, models=spec.max_loaded, on_wait=on_wait):
+            self._metrics.model_waited(candidate.name.server, "slot", time.monotonic() - began)
+            yield
+
+    async def complete(self, candidate: Candidate, request: ModelRequest, on_text: TextSink) -> ModelResponse:
+        """One try, now. Raises ModelError."""
+        began, status = time.monotonic(), "completed"
+        try:
+            response = await candidate.server.complete(candidate.name.model, request, self.limits.call, on_text)
+        except ModelError as error:
+            status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        finally:
+            self._count(candidate, status, time.monotonic() - began)
+        key, tokens = self._usual_key(candidate), float(response.usage.output_tokens)
+        usual = self._usual_output.get(key, tokens)
+        self._usual_output[key] = usual + ESTIMATE_WEIGHT * (tokens - usual)
+        return response
+
+    def spent(self, candidate: Candidate, usage: Usage) -> int | None:
+        """Count what a try took; its price in millionths of a dollar, None where it is not known."""
+        price = candidate.price
+        micro_usd = price.micro_usd(usage.input_tokens, usage.output_tokens) if price else None
+        label = self._model_label(candidate)
+        self._metrics.model_spent(
+            candidate.name.server, label, usage.input_tokens, usage.output_tokens, (micro_usd or 0) / MICRO
+        )
+        return micro_usd
+
+    async def embed(self, name: ModelName, texts: Sequence[str], user_id: str, run_id: str) -> list[list[float]]:
+        """One vector a text, of this model alone: vectors of another would not fit. Raises ModelError."""
+        candidate, tries = self.candidate(name), 0
+        while True:
+            tries += 1
+            try:
+                async with self.turn(candidate, user_id, run_id, str(uuid4()), lambda _: None):
+                    return await self._embed_once(candidate, texts)
+            except ModelError as error:
+                pause = self.pause_before_next(candidate, error, tries)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _embed_once(self, candidate: Candidate, texts: Sequence[str]) -> list[list[float]]:
+        began, status = time.monotonic(), "completed"
+        try:
+            vectors, usage = await candidate.server.embed(candidate.name.model, texts, self.limits.call)
+        except ModelError as error:
+            status = error.code
+            raise
+        finally:
+            self._count(candidate, status, time.monotonic() - began)
+        self.spent(candidate, usage)
+        return vectors
+
+    def _count(self, candidate: Candidate, status: str, seconds: float) -> None:
+        self._metrics.model_called(candidate.name.server, self._model_label(candidate), status, seconds)
+
+    def _usual_key(self, candidate: Candidate) -> str:
+        return f"{candidate.name.server}/{self._model_label(candidate)}"
+
+    def _model_label(self, candidate: Candidate) -> str:
+        return candidate.name.model if candidate.name in self._configured else OTHER
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: Settings, slots: Slots, buckets: TokenBuckets, metrics: WorkerMetrics
+) -> AsyncIterator[ModelGateway]:
+    """Raises InvalidInput when the settings cannot be used; no server is asked. `slots` must be running."""
+    specs, prices = servers_of(settings), prices_of(settings)
+    default = _known(settings.model, "MODEL", specs) if settings.model else None
+    fallbacks = [_known(name, "MODEL_FALLBACKS", specs) for name in settings.model_fallbacks]
+    configured = {name for name in (default, *fallbacks) if name is not None}
+    if settings.embedding_model:
+        configured.add(_known(settings.embedding_model, "EMBEDDING_MODEL", specs))
+    configured.update(ModelName.parse(name, "MODEL_PRICES") for name in settings.model_prices)
+    limits = _limits_of(settings)
+    async with AsyncExitStack() as stack:
+        servers: dict[str, tuple[ServerSpec, ModelServer]] = {}
+        for spec in specs.values():
+            server = _open_server(spec, limits.call)
+            stack.push_async_callback(server.close)
+            servers[spec.name] = (spec, server)
+        yield ModelGateway(servers, prices, default, fallbacks, frozenset(configured), limits, slots, buckets, metrics)
+
+
+def _limits_of(settings: Settings) -> GatewayLimits:
+    return GatewayLimits(
+        call=CallLimits(
+            settings.model_timeout_seconds, settings.model_silence_seconds, settings.model_max_output_bytes
+        ),
+        retry=RetryPolicy(settings.model_retries, settings.model_retry_max_seconds),
+        input_bytes=settings.model_max_input_bytes,
+        record_bytes=settings.model_record_max_bytes,
+        rates=TokenRates(
+            settings.agent_tokens_per_second,
+            settings.agent_tokens_burst,
+            settings.user_tokens_per_second,
+            settings.user_tokens_burst,
+        ),
+    )
+
+
+def _known(text: str, setting: str, specs: Mapping[str, ServerSpec]) -> ModelName:
+    name = ModelName.parse(text, setting)
+    if name.server not in specs:
+        known = ", ".join(sorted(specs)) or "none"
+        raise InvalidInput(
+            f"{setting}: there is no model server {name.server!r} (there are: {known}); set OLLAMA_HOST, "
+            "OPENAI_API_KEY, ANTHROPIC_API_KEY or MODEL_SERVERS",
+            field=setting,
+        )
+    return name
+
+
+def _open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
+    # The one place where a wire is chosen, and its library loaded.
+    adapter = import_module(f"worker.llm.{spec.kind}")
+    return cast(ModelServer, adapter.open_server(spec, limits))

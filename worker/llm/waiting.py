@@ -1,0 +1,50 @@
+"""Tells the watchers of a run that its model call waits, once that takes longer than a moment."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+MOMENT_SECONDS = 1.0
+AGAIN_SECONDS = 15.0
+"""A place in line changes often; it is told no more often than this."""
+
+
+class WaitNotice:
+    """For the time of a wait, in a `with`. `tell` gets a line."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._line = ""
+        self._told_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def turn(self, server: str, position: int) -> None:
+        self._say(f"waiting for a turn at model server {server}, {position} in line")
+
+    def tokens(self, seconds: float) -> None:
+        self._say(
+            f"waiting for model tokens: this agent or its user has had as many as it may, for {seconds:.0f} s yet"
+        )
+
+    def _say(self, line: str) -> None:
+        self._line = line
+        if self._timer is None:
+            since = time.monotonic() - self._told_at if self._told_at is not None else None
+            pause = MOMENT_SECONDS if since is None else max(AGAIN_SECONDS - since, 0.0)
+            self._timer = asyncio.get_running_loop().call_later(pause, self._now)
+
+    def _now(self) -> None:
+        self._timer = None
+        self._told_at = time.monotonic()
+        self._tell(self._line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

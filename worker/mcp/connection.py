@@ -1,0 +1,78 @@
+"""The port to one MCP server: what it offers, and a call. A connection lasts for one of these, so that nothing is held
+between the steps of a run, and a run that moves to another worker notices nothing.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backplane.errors import Unavailable
+from worker.tools.base import ToolContext
+
+SCHEMA_MAX_BYTES = 32 * 1024
+DESCRIPTION_MAX_CHARS = 1000
+TOOLS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTool:
+    """As the server describes it: words of a stranger. `schema` is a JSON schema of an object."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteResult:
+    text: str
+    is_error: bool
+
+
+class McpConnection(ABC):
+    """Raises Unavailable (part `mcp`) when the server cannot be reached, breaks off or answers what is no answer."""
+
+    @abstractmethod
+    async def list_tools(self, context: ToolContext) -> list[RemoteTool]: ...
+
+    @abstractmethod
+    async def call(self, tool: str, arguments: Mapping[str, Any], context: ToolContext) -> RemoteResult: ...
+
+
+def unavailable(server: str, why: str) -> Unavailable:
+    return Unavailable(
+        f"the MCP server {server} {why}; see that it runs, and its entry in MCP_SERVERS", part="mcp", retry_after=5
+    )
+
+
+def tools_from(server: str, listed: Any) -> list[RemoteTool]:
+    """Of the result of tools/list. What cannot be offered (no name, a schema too large) is left out."""
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise unavailable(server, "lists its tools in a form that is none")
+    found = []
+    for raw in listed[:TOOLS_MAX]:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
+            continue
+        schema = raw.get("inputSchema")
+        if not isinstance(schema, Mapping) or len(json.dumps(schema)) > SCHEMA_MAX_BYTES:
+            continue
+        description = raw.get("description")
+        words = description[:DESCRIPTION_MAX_CHARS] if isinstance(description, str) else ""
+        found.append(RemoteTool(raw["name"], words, dict(schema)))
+    return found
+
+
+def result_from(server: str, answer: Any) -> RemoteResult:
+    """Of the result of tools/call: its texts; other parts are named, not kept."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("content"), Sequence):
+        raise unavailable(server, "answers in a form that is none")
+    parts = []
+    for part in answer["content"]:
+        kind = str(part.get("type")) if isinstance(part, Mapping) else "unknown"
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        else:
+            parts.append(f"[a part of the kind {kind[:32]} is left out]")
+    return RemoteResult("\n".join(parts), bool(answer.get("isError")))

@@ -1,0 +1,58 @@
+"""What the MCP servers that a run names offer it, asked anew at each claim: a server may have changed meanwhile."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from backplane.egress import OutsidePolicy, parse_url
+from backplane.errors import InvalidInput
+from backplane.hosts import host_and_port
+from worker.mcp.connection import McpConnection
+from worker.mcp.in_sandbox import SandboxedConnection
+from worker.mcp.over_http import HttpConnection
+from worker.mcp.servers import McpServer
+from worker.mcp.tools import tools_of
+from worker.tools.base import Secrets, Tool, ToolContext
+
+
+class McpServers:
+    """`allow_private`: let servers over HTTP be on private and loopback addresses (OUTSIDE_ALLOW_PRIVATE)."""
+
+    def __init__(
+        self, servers: Mapping[str, McpServer], *, allow_private: bool, timeout_seconds: float, max_bytes: int
+    ) -> None:
+        self._servers = servers
+        self._allow_private = allow_private
+        self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_bytes
+
+    async def tools(self, names: Iterable[str], context: ToolContext) -> list[Tool]:
+        """All tools of these servers, which keep the context's secrets: what an entry of MCP_SERVERS names is the
+        operator's word, not the step's. Programs are asked one after another, since they share the run's files. Raises
+        InvalidInput for a server that is not configured, Unavailable for one that does not answer."""
+        chosen = [self._server(name) for name in names]
+        connections = [self._connection(server, context.secrets) for server in chosen]
+        over_http = [connection for server, connection in zip(chosen, connections, strict=True) if server.url]
+        listed = dict(
+            zip(over_http, await asyncio.gather(*(one.list_tools(context) for one in over_http)), strict=True)
+        )
+        found: list[Tool] = []
+        for server, connection in zip(chosen, connections, strict=True):
+            remote = listed[connection] if connection in listed else await connection.list_tools(context)
+            found += tools_of(server, remote, connection)
+        return found
+
+    def _server(self, name: str) -> McpServer:
+        if name not in self._servers:
+            there = ", ".join(self._servers) or "none"
+            raise InvalidInput(f"mcp_servers: {name!r} is not configured here (MCP_SERVERS); there are: {there}")
+        return self._servers[name]
+
+    def _connection(self, server: McpServer, secrets: Secrets) -> McpConnection:
+        if server.url is None:
+            return SandboxedConnection(
+                server, secrets, timeout_seconds=self._timeout_seconds, max_bytes=self._max_bytes
+            )
+        # The operator has named this one host, so it need not stand in OUTSIDE_HOSTS as well.
+        host = host_and_port(parse_url(server.url))
+        policy = OutsidePolicy([host], allow_private=self._allow_private)
+        return HttpConnection(server, policy, secrets, timeout_seconds=self._timeout_seconds, max_bytes=self._max_bytes)

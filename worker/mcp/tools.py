@@ -1,0 +1,103 @@
+"""Tools of MCP servers as tools of a run: `{server}__{tool}`, under the policy that the operator wrote for the server.
+
+A server may say anything of its tools; it decides about nothing. Their risk, whether a call may be repeated and which
+of them there are is the operator's entry; arguments are checked against the server's schema before it is asked, so that
+a plan is refused before its first step.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import validator_for
+from pydantic import ConfigDict, model_validator
+
+from backplane.runs import RunError
+from worker.mcp.connection import McpConnection, RemoteTool
+from worker.mcp.servers import McpServer
+from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME_MAX_CHARS = 64
+"""As a step's `tool` has."""
+
+
+def tools_of(server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection) -> list[Tool]:
+    """Those that runs may use and that can be offered: with a name that fits, and a schema that is one."""
+    found: list[Tool] = []
+    for tool in remote:
+        name = f"{server.name}__{tool.name}"
+        allowed = server.tools is None or tool.name in server.tools
+        if allowed and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS and _is_schema(tool.schema):
+            found.append(_tool(server, tool, name, connection))
+    return found
+
+
+def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: McpConnection) -> Tool:
+    may_repeat = remote.name in server.repeatable
+
+    class McpTool(Tool):
+        name = full_name
+        description = remote.description or f"{remote.name} of the MCP server {server.name}."
+        arguments = _arguments_of(remote.schema)
+        repeatable = may_repeat
+        risk = server.risk
+
+        async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
+            if server.url is not None and not may_repeat:
+                # Nobody knows what it does out there: from here on it may have happened.
+                await context.about_to_change()
+            answer = await connection.call(remote.name, arguments.model_dump(), context)
+            context.output(answer.text.encode("utf-8", "replace") + (b"" if answer.text.endswith("\n") else b"\n"))
+            if answer.is_error:
+                return ToolResult(
+                    1, error=RunError("mcp_tool_failed", f"{full_name} says that it failed; see its output")
+                )
+            return ToolResult()
+
+    return McpTool()
+
+
+def _is_schema(schema: Mapping[str, Any]) -> bool:
+    try:
+        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+    except SchemaError:
+        return False
+    # What it refers to would have to be fetched; only what lies within it is known.
+    return schema.get("type") == "object" and not _refers_outside(schema)
+
+
+def _refers_outside(part: Any) -> bool:
+    if isinstance(part, Mapping):
+        reference = part.get("$ref")
+        if isinstance(reference, str) and not reference.startswith("#"):
+            return True
+        return any(map(_refers_outside, part.values()))
+    return isinstance(part, list) and any(map(_refers_outside, part))
+
+
+def _arguments_of(schema: Mapping[str, Any]) -> type[ToolArguments]:
+    validator = validator_for(schema, default=jsonschema.Draft202012Validator)(schema)
+
+    class McpArguments(ToolArguments):
+        model_config = ConfigDict(extra="allow")
+
+        @model_validator(mode="before")
+        @classmethod
+        def _fit(cls, value: Any) -> Any:
+            try:
+                validator.validate(value)
+            except ValidationError as error:
+                where = ".".join(str(part) for part in error.absolute_path)
+                raise ValueError(f"{where}: {error.message[:300]}" if where else error.message[:300]) from None
+            except RecursionError:
+                raise ValueError("is nested too deeply") from None
+            return value
+
+        @classmethod
+        def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+            return dict(schema)
+
+    return McpArguments

@@ -1,0 +1,136 @@
+"""What the run asks people, and what they said.
+
+A question is written in one transaction with the state that it leaves the step in, and told with it. An answer may come
+at any moment: it is read when the run is taken, when a step ends, and at last in the transaction that would make the
+run wait (`HeldRun.unless_decided`). So nobody polls, and no answer is overlooked.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.errors import BudgetExhausted, Unavailable
+from backplane.events import EventType
+from backplane.patience import until_available
+from backplane.runs import Run, RunError, new_run_id
+from backplane.store.decisions import Decisions
+from worker.run_events import RunEvents, Write
+
+log = structlog.get_logger()
+
+CODES = {
+    DecisionKind.APPROVAL: "approval_required",
+    DecisionKind.QUESTION: "answer_required",
+    DecisionKind.BUDGET: "budget_exhausted",
+}
+BY_TOOL = "tool"
+"""Value of `by` in what was asked because the step's tool wanted it, and not the policy."""
+
+TOLD_MAX_CHARS = 1000
+"""Of each text in what is asked, in the event; the decision has it whole."""
+
+
+class People:
+    """Of one held run."""
+
+    def __init__(self, events: RunEvents, decisions: Decisions, run: Run) -> None:
+        self._events = events
+        self._store = decisions
+        self._run = run
+        self._decisions: dict[str, Decision] = {}
+
+    async def look(self) -> None:
+        """Read all decisions; tell of those that were made while the run was held. Waits while the database is away."""
+        decisions = await until_available(lambda: self._store.of_run(self._run.id), self._tell_away)
+        for decision in decisions:
+            before = self._decisions.get(decision.id)
+            self._decisions[decision.id] = decision
+            if before and before.status is DecisionStatus.PENDING and decision.status is not DecisionStatus.PENDING:
+                self._events.emit(EventType.DECISION, {**_named(decision), "answer": decision.answer})
+
+    def get(self, decision_id: str) -> Decision:
+        return self._decisions[decision_id]
+
+    def last(self, step_id: str, kind: DecisionKind, *, by_tool: bool = False) -> Decision | None:
+        """The newest of this kind of the step, of its tool or of the platform."""
+        found = [
+            decision
+            for decision in self._decisions.values()
+            if (decision.step_id, decision.kind, decision.asked.get("by") == BY_TOOL) == (step_id, kind, by_tool)
+        ]
+        return max(found, key=lambda decision: decision.id, default=None)
+
+    def last_of_tool(self, step_id: str) -> Decision | None:
+        """The newest that the step's tool asked for, of whatever kind."""
+        found = [self.last(step_id, kind, by_tool=True) for kind in DecisionKind]
+        return max((decision for decision in found if decision), key=lambda decision: decision.id, default=None)
+
+    async def ask(self, step_id: str, kind: DecisionKind, asked: Mapping[str, Any], *writes: Write) -> Decision:
+        """Ask, in one transaction with these writes. Raises Superseded."""
+        decision = Decision(
+            id=new_run_id(),
+            run_id=self._run.id,
+            user_id=self._run.user_id,
+            step_id=step_id,
+            kind=kind,
+            asked=dict(asked),
+            status=DecisionStatus.PENDING,
+            created_at=datetime.now(UTC),
+        )
+        told = {**_named(decision), "asked": _shortened(decision.asked)}
+        await self._events.record(*writes, lambda held: held.ask(decision), tell=[(EventType.DECISION, told)])
+        self._decisions[decision.id] = decision
+        return decision
+
+    def _tell_away(self, error: Unavailable, pause: float) -> None:
+        log.warning("the database is away", run=self._run.id, error=error.message, pause=round(pause, 1))
+
+
+def asked_for_budget(error: BudgetExhausted, round: int) -> dict[str, Any]:
+    return {
+        "resource": error.account.rpartition(":")[2],
+        "account": error.account,
+        "needed": error.needed,
+        "left": error.left,
+        "round": round,
+        "message": error.message,
+    }
+
+
+def why_waiting(decisions: Sequence[Decision]) -> RunError:
+    """What a run says that waits for these, of which there is one at least."""
+    first = decisions[0]
+    what = {
+        DecisionKind.APPROVAL: f"step {first.step_id!r} is to be approved or rejected",
+        DecisionKind.QUESTION: f"step {first.step_id!r} asks a question",
+        DecisionKind.BUDGET: str(first.asked.get("message", "a budget is used up")),
+    }[first.kind]
+    more = f", and {len(decisions) - 1} more to decide" if len(decisions) > 1 else ""
+    return RunError(
+        CODES[first.kind],
+        f"{what} (decision {first.id}){more}; the run goes on when it is decided",
+        step=first.step_id or None,
+    )
+
+
+def _named(decision: Decision) -> dict[str, Any]:
+    return {
+        "decision": decision.id,
+        "step": decision.step_id,
+        "kind": decision.kind.value,
+        "status": decision.status.value,
+    }
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case str():
+            return value if len(value) <= TOLD_MAX_CHARS else f"{value[:TOLD_MAX_CHARS]}…"
+        case dict():
+            return {key: _shortened(inner) for key, inner in value.items()}
+        case list():
+            return [_shortened(inner) for inner in value]
+    return value

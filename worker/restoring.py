@@ -1,0 +1,167 @@
+"""Give a run the files that it goes on from: those of a fork or a replay, or what they were before a step.
+
+`Run.restore` names the run whose files they are. What each file was is known from what that run began with and from
+what the steps in this run's own journal left (`StepRecord.files`), in the order in which they ended. A file is looked
+for in that run, and then in those where that run's files came from.
+
+A new run keeps the files that its user has put there before it was started; a run that goes back to a step of its own
+loses what came after it, which is kept as versions first.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from backplane.errors import FilesGone, NotFound, Unavailable
+from backplane.patience import until_available
+from backplane.runs import Run
+from backplane.store.journal import StepRecord
+from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
+from worker.versioned_workspace import is_log, state_after
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AT_ONCE = 16
+_NAMED = 5
+"""Missing files that an error names."""
+
+
+async def restore(
+    workspaces: WorkspaceStore,
+    workspace: Workspace,
+    run: Run,
+    journal: Sequence[StepRecord],
+    *,
+    still_held: Callable[[], Awaitable[None]],
+    tell: Callable[[str], None],
+    tell_away: Callable[[Unavailable, float], None],
+) -> None:
+    """Carry out `run.restore`, which is not None. Done again, also after a crash in the middle, it ends the same; then
+    `HeldRun.restored` is to be written. To be called before anything else is done with the files.
+
+    `workspace`: the run's own, patient with its store, and not yet a VersionedWorkspace. `tell` gets lines for the log.
+    Raises FilesGone when a file cannot be had any more.
+    """
+    assert run.restore is not None
+    source = str(run.restore["run_id"])
+    restoring = _Restoring(workspaces, workspace, run, source, still_held, tell_away)
+    beginning = await restoring.beginning(source)
+    if beginning is None:
+        if source == run.id:
+            return  # it has never changed a file
+        files = await restoring.listed(workspaces.workspace(run.user_id, source))
+        beginning = Beginning({path: file.etag for path, file in files.items()})
+    if source == run.id:
+        changed = await restoring.go_back(state_after(beginning.files, journal), beginning.runs)
+        if changed:
+            tell(f"{changed} file{' is' if changed == 1 else 's are'} as before what is to be done again")
+    else:
+        came_from = tuple(dict.fromkeys((source, *beginning.runs)))
+        there = await restoring.listed(workspace)
+        changed_since = {path for record in journal for path in record.files or ()}
+        own = {path: file.etag for path, file in there.items() if path not in changed_since}
+        await restoring.begin(Beginning({**beginning.files, **own}, came_from))
+        state = state_after(beginning.files, journal)
+        brought = await restoring.bring([(path, etag) for path, etag in state.items() if path not in there], came_from)
+        if brought:
+            tell(f"{brought} file{'' if brought == 1 else 's'} taken over from run {source}")
+
+
+class _Restoring:
+    def __init__(
+        self,
+        workspaces: WorkspaceStore,
+        workspace: Workspace,
+        run: Run,
+        source: str,
+        still_held: Callable[[], Awaitable[None]],
+        tell_away: Callable[[Unavailable, float], None],
+    ) -> None:
+        self._workspaces = workspaces
+        self._workspace = workspace
+        self._run = run
+        self._source = source
+        self._still_held = still_held
+        self._tell_away = tell_away
+
+    async def beginning(self, run_id: str) -> Beginning | None:
+        return await self._patiently(self._versions(run_id).beginning)
+
+    async def begin(self, beginning: Beginning) -> None:
+        await self._patiently(lambda: self._versions(self._run.id).begin(beginning))
+
+    async def listed(self, workspace: Workspace) -> dict[str, FileInfo]:
+        return {file.path: file for file in await self._patiently(workspace.list) if not is_log(file.path)}
+
+    async def bring(self, wanted: Sequence[tuple[str, str]], came_from: Sequence[str]) -> int:
+        """Into a new run, whose user may have put files there before."""
+        await self._bring_back(wanted, came_from)
+        return len(wanted)
+
+    async def go_back(self, state: dict[str, str], came_from: Sequence[str]) -> int:
+        """In the run itself."""
+        there = await self.listed(self._workspace)
+        wanted = [(path, etag) for path, etag in state.items() if path not in there or there[path].etag != etag]
+        replaced = [there[path] for path, _ in wanted if path in there]
+        removed = [file for path, file in there.items() if path not in state]
+        await self._each([*replaced, *removed], self._keep)
+        await self._each(removed, self._remove)
+        await self._bring_back(wanted, (self._run.id, *came_from))
+        return len(wanted) + len(removed)
+
+    async def _bring_back(self, wanted: Sequence[tuple[str, str]], came_from: Sequence[str]) -> None:
+        missing: list[str] = []
+
+        async def one(item: tuple[str, str]) -> None:
+            path, etag = item
+            await self._still_held()
+            for run_id in came_from:
+                if await self._patiently(partial(self._versions(run_id).bring_back, path, etag, self._run.id)):
+                    return
+            missing.append(path)
+
+        await self._each(wanted, one)
+        if missing:
+            named = ", ".join(sorted(missing)[:_NAMED])
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise FilesGone(
+                f"{named}{more}: what they were is not kept any more (they were replaced from outside, "
+                "WORKSPACE_VERSIONS_MAX_BYTES was reached, or the other run's files have been removed). Fork from a "
+                "later step, or put the files into a new run yourself."
+            )
+
+    async def _keep(self, file: FileInfo) -> None:
+        try:
+            await self._patiently(lambda: self._versions(self._run.id).keep(file.path, file.etag))
+        except NotFound:
+            return  # replaced from outside at this moment
+
+    async def _remove(self, file: FileInfo) -> None:
+        try:
+            await self._workspace.delete(file.path)
+        except NotFound:
+            return
+
+    def _versions(self, run_id: str) -> Versions:
+        return self._workspaces.versions(self._run.user_id, run_id)
+
+    async def _each(self, items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
+        """Several at once. When one fails, none is left under way."""
+        waiting = iter(list(items))
+
+        async def hand() -> None:
+            for item in waiting:
+                await work(item)
+
+        tasks = [asyncio.ensure_future(hand()) for _ in range(_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        return await until_available(call, self._tell_away)

@@ -1,0 +1,324 @@
+"""A held run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
+`worker.execution`'s."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from backplane.budgets import MICRO
+from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, Unavailable
+from backplane.events import EventType
+from backplane.patience import until_available
+from backplane.plans import Plan
+from backplane.runs import Run, RunError
+from backplane.store.held import Taken
+from backplane.store.journal import StepRecord, StepStatus, pending_steps
+from worker.budget import Budget
+from worker.checkouts import Checkouts, StepCheckout
+from worker.equipment import Equipment
+from worker.interruption import Cause, Interrupted, Interruption
+from worker.llm.base import Models, Spent
+from worker.llm.session import RunModels
+from worker.patient_workspace import PatientWorkspace
+from worker.people import People
+from worker.planner.base import Planning, make_plan
+from worker.planner.model import ModelPlanner
+from worker.redaction import Redactor
+from worker.restoring import restore
+from worker.run_events import RunEvents
+from worker.sandbox.base import Call
+from worker.secrets import RunSecrets
+from worker.step_ends import RunWaits
+from worker.step_runner import StepTools
+from worker.sub_steps import NoSubSteps
+from worker.summary import summarize
+from worker.supervisor import Supervisor
+from worker.tools.base import ToolContext
+from worker.tools.registry import ToolRegistry
+from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
+
+RESULT_FILES = 1_000
+"""Paths in a run's result."""
+
+MCP_STEP = "mcp"
+"""In place of a step's id, where servers are asked what they offer."""
+
+TellAway = Callable[[Unavailable, float], None]
+
+
+async def open_work(
+    equipment: Equipment,
+    events: RunEvents,
+    taken: Taken,
+    interruption: Interruption,
+    *,
+    still_held: Callable[[], Awaitable[None]],
+    tell_away: TellAway,
+) -> "RunWork":
+    """Waits while the database is away. Raises Superseded."""
+    run, resources = taken.run, equipment.resources
+    redactor = Redactor()
+    budget = await Budget.open(resources.store, run, taken.tier, equipment.budget, has_accounts=taken.has_accounts)
+    models = None
+    replays = (run.origin or {}).get("kind") == "replay"
+    if equipment.gateway.is_set or run.model is not None or replays:
+        models = RunModels(
+            equipment.gateway, resources.store.model_calls, run, events, budget, redactor.text, interruption
+        )
+        if run.generation > 1:
+            await models.load()
+    people = People(events, resources.store.decisions, run)
+    if run.generation > 1 or run.origin is not None:
+        await people.look()
+    journal: list[StepRecord] = []
+    if run.plan is not None:
+        journal = await until_available(lambda: resources.store.journal.steps(run.id), tell_away)
+    return RunWork(
+        equipment, events, run, interruption, journal, models, budget, people, redactor, still_held, tell_away
+    )
+
+
+class RunWork:
+    """Of one held run. `journal`: as it was when the run was taken."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        events: RunEvents,
+        run: Run,
+        interruption: Interruption,
+        journal: Sequence[StepRecord],
+        models: Models | None,
+        budget: Budget,
+        people: People,
+        redactor: Redactor,
+        still_held: Callable[[], Awaitable[None]],
+        tell_away: TellAway,
+    ) -> None:
+        self.events = events
+        self.people = people
+        self._with = equipment
+        self._run = run
+        self._interruption = interruption
+        self._journal = list(journal)
+        self._models = models
+        self._budget = budget
+        self._redactor = redactor
+        self._still_held = still_held
+        self._tell_away = tell_away
+        self._plan: Plan | None = None
+        self._supervisor: Supervisor | None = None
+        workspaces = equipment.resources.workspaces
+        stored = workspaces.workspace(run.user_id, run.id)
+        self._patient = PatientWorkspace(stored, self._tell_workspace, still_held, equipment.metrics.transferred)
+        self._workspace = VersionedWorkspace(
+            self._patient,
+            workspaces.versions(run.user_id, run.id),
+            self._journal,
+            begun=has_begun(run, journal),
+            max_bytes=equipment.versions_max_bytes,
+            tell=self._warn,
+            tell_away=self._tell_workspace,
+        )
+        base = equipment.scratch / f"{run.id}-{run.generation}"
+        self.checkouts = Checkouts(self._workspace, equipment.quota, base)
+        self._secrets = RunSecrets(equipment.resources.store.secrets, equipment.seal, run.user_id, redactor)
+
+    async def restore_files(self) -> None:
+        """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
+        if self._run.restore is None:
+            return
+        await self._interruption.guard(
+            restore(
+                self._with.resources.workspaces,
+                self._patient,
+                self._run,
+                self._journal,
+                still_held=self._still_held,
+                tell=lambda line: self.events.emit(EventType.LOG, {"line": line}),
+                tell_away=self._tell_workspace,
+            )
+        )
+        await self.events.record(lambda held: held.restored())
+
+    async def carry_out(self) -> None:
+        """Plan it, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out does, and what a
+        planner does; after RunWaits it may be called again."""
+        if self._supervisor is None:
+            self._supervisor = self._opened(await self._tools())
+            self._supervisor.know(self._journal)
+        if self._plan is None:
+            self._plan = await self._planned(self._supervisor)
+        self._plan = await self._supervisor.carry_out(self._plan, self._replan)
+
+    async def summary(self) -> str | None:
+        """Of a run that a model planned and that is done, in a model's words. Raises Interrupted, but for a run whose
+        time is up: it is done without one."""
+        if self._plan is None or self._supervisor is None or self._plan.planner != ModelPlanner.name:
+            return None
+        # What is done is kept before anything else is waited for.
+        await self.events.record()
+        asked = summarize(self._run, self._plan, self._supervisor.journal, self._models)
+        try:
+            return await self._interruption.guard(asked)
+        except Interrupted as interrupted:
+            if interrupted.cause is Cause.TIMED_OUT:
+                return None
+            raise
+
+    def result(self, summary: str | None) -> dict[str, Any]:
+        """What the run leaves behind, and what it took."""
+        journal = self._supervisor.journal if self._supervisor else self._journal
+        spent = self._models.spent() if self._models else Spent()
+        seconds = sum((record.result or {}).get("duration_ms", 0) for record in journal if "/" not in record.step_id)
+        cost = {
+            "input_tokens": spent.input_tokens,
+            "output_tokens": spent.output_tokens,
+            "usd": None if spent.micro_usd is None else spent.micro_usd / MICRO,
+            "model_calls": spent.calls,
+            "seconds": round(seconds / 1000, 3),
+        }
+        files = sorted(state_after({}, journal))
+        left_out = {"files_left_out": len(files) - RESULT_FILES} if len(files) > RESULT_FILES else {}
+        return {"summary": summary, "files": files[:RESULT_FILES], **left_out, "cost": cost}
+
+    # --- its plans ---
+
+    def _planning(self, supervisor: Supervisor) -> Planning:
+        return Planning(self._models, supervisor.tools, self._workspace, supervisor.check)
+
+    async def _planned(self, supervisor: Supervisor) -> Plan:
+        """The plan that was made before, else a new one, saved with its first step."""
+        if self._run.plan is not None:
+            return Plan.model_validate(self._run.plan)
+        planning = self._planning(supervisor)
+        try:
+            plan = await self._interruption.guard(make_plan(self._with.planners, self._run, planning))
+        except BudgetExhausted as error:
+            decision = await supervisor.ask_for_budget("", error)
+            if decision is None:
+                raise
+            raise RunWaits([decision]) from error
+        planning.check(plan)
+        journal = pending_steps(plan)
+        supervisor.know(journal)
+        self.events.defer(lambda held: held.save_plan(plan, journal))
+        self.events.emit(EventType.PLAN, _told(plan, 1))
+        return plan
+
+    async def _replan(self, plan: Plan, journal: Sequence[StepRecord], error: RunError) -> Plan | None:
+        replanner, supervisor = self._with.replanner, self._supervisor
+        may = plan.planner == ModelPlanner.name and self._run.plan_version <= self._with.replans
+        if replanner is None or supervisor is None or self._models is None or not may:
+            return None
+        # The failure is kept before anything else is waited for.
+        await self.events.record()
+        planning = self._planning(supervisor)
+        try:
+            newer = await self._interruption.guard(replanner.replan(self._run, plan, journal, error, planning))
+        except (ModelError, InvalidPlan) as failed:
+            self._warn(f"the run cannot be planned anew: {failed.message}")
+            return None
+        if newer is None:
+            return None
+        version = self._run.plan_version + 1
+        known = {record.step_id for record in journal}
+        following = 1 + max((record.position for record in journal), default=-1)
+        added = [
+            replace(record, position=following + number)
+            for number, record in enumerate(record for record in pending_steps(newer) if record.step_id not in known)
+        ]
+        reason = f"step {error.step} failed: {error.message}" if error.step else error.message
+        await self.events.record(
+            lambda held: held.replace_plan(newer, version, reason, added),
+            tell=[(EventType.PLAN, {**_told(newer, version), "reason": reason})],
+        )
+        kept = {step.id for step in newer.steps}
+        supervisor.know(added)
+        supervisor.know(
+            [
+                replace(record, status=StepStatus.SKIPPED)
+                for record in journal
+                if record.status is StepStatus.PENDING and record.step_id not in kept
+            ]
+        )
+        self._run = replace(self._run, plan=newer.model_dump(mode="json"), plan_version=version)
+        return newer
+
+    # --- its parts ---
+
+    async def _tools(self) -> ToolRegistry:
+        """The worker's, and those of the MCP servers that the run names."""
+        if not self._run.mcp_servers:
+            return self._with.tools
+        files = StepCheckout(self.checkouts)
+        try:
+            found = await self._interruption.guard(
+                self._with.mcp.tools(self._run.mcp_servers, self._context_for_mcp(files))
+            )
+        finally:
+            files.close()
+        return self._with.tools.with_tools(found).without(self._with.tools_disabled)
+
+    def _context_for_mcp(self, files: StepCheckout) -> ToolContext:
+        run = self._run
+
+        async def nothing_changes() -> None:
+            raise InvalidPlan("a server may change nothing while it is asked what it offers")
+
+        return ToolContext(
+            call=Call(run.user_id, run.id, MCP_STEP, run.generation, 1),
+            workspace=self._workspace,
+            checkout=files,
+            sandbox=self._with.sandbox,
+            quota=self._with.quota,
+            limits=self._with.limits,
+            output=lambda _: None,
+            notice=self._warn,
+            about_to_change=nothing_changes,
+            agent=run.agent,
+            models=self._models,
+            sub_steps=NoSubSteps(),
+            secrets=self._secrets.of_tool(MCP_STEP),
+            answer=None,
+        )
+
+    def _opened(self, tools: ToolRegistry) -> Supervisor:
+        equipment, run = self._with, self._run
+        step_tools = StepTools(
+            user_id=run.user_id,
+            run_id=run.id,
+            agent=run.agent,
+            generation=run.generation,
+            tools=tools,
+            disabled=equipment.tools_disabled,
+            approval=equipment.approval,
+            budget=self._budget,
+            models=self._models,
+            redactor=self._redactor,
+            secrets=self._secrets,
+            workspace=self._workspace,
+            take_changes=self._workspace.take_changes,
+            checkouts=self.checkouts,
+            sandbox=equipment.sandbox,
+            quota=equipment.quota,
+            limits=equipment.limits,
+            most_memory_bytes=equipment.most_memory_bytes,
+            most_cpus=equipment.most_cpus,
+            output=equipment.output,
+            metrics=equipment.metrics,
+        )
+        return Supervisor(
+            self.events, self._interruption, self.people, step_tools, concurrency=equipment.step_concurrency
+        )
+
+    def _tell_workspace(self, error: Unavailable, pause: float) -> None:
+        self._warn(f"{error.message}; trying again in {pause:.1f} s")
+
+    def _warn(self, line: str) -> None:
+        self.events.emit(EventType.LOG, {"line": self._redactor.text(line), "level": "warning"})
+
+
+def _told(plan: Plan, version: int) -> dict[str, Any]:
+    steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
+    return {"planner": plan.planner, "version": version, "steps": steps}

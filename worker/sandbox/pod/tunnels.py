@@ -1,0 +1,192 @@
+"""The command's way out: connections to a socket in the pod, each carried over the worker's stream and answered there.
+
+The pod has no network; this gives it none. What comes through is the worker's to judge. Connections last no longer than
+the stream that carries them, nor than the command: a broken one is for the command to make again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from worker.sandbox.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NUMBER = struct.Struct(">I")
+MOST_AT_ONCE = 256
+UNSAID_MAX = 1024 * 1024
+"""As much may wait for the stream; then nothing more is read from the command."""
+UNTAKEN_MAX = 8 * 1024 * 1024
+"""A connection whose command does not take so much is closed."""
+
+
+class Tunnels:
+    """`say` puts frames on the stream; `unsaid` is how many bytes wait there."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        path: str,
+        say: Callable[[bytes], None],
+        unsaid: Callable[[], int],
+    ) -> None:
+        self._selector = selector
+        self._path = path
+        self._say = say
+        self._unsaid = unsaid
+        self._open: dict[int, _Tunnel] = {}
+        self._last = 0
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(64)
+        self._listener.setblocking(False)
+        selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            accepted, _ = self._listener.accept()
+            if len(self._open) >= MOST_AT_ONCE:
+                accepted.close()
+                return
+            accepted.setblocking(False)
+            self._last += 1
+            self._open[self._last] = _Tunnel(self._last, accepted, self)
+            self._say(frame(TUNNEL, NUMBER.pack(self._last)))
+            self.steer()
+
+    def hear(self, kind: bytes, payload: bytes) -> None:
+        """From the worker. A number that is not open any more is passed over: both ends may close at once."""
+        (number,) = NUMBER.unpack_from(payload)
+        tunnel = self._open.get(number)
+        if tunnel is None:
+            return
+        if kind == TUNNEL_DATA:
+            tunnel.give(payload[NUMBER.size :])
+        else:
+            tunnel.finish()
+
+    def steer(self) -> None:
+        """Called on each turn of the loop: read on only while the stream takes it."""
+        reads = self._unsaid() < UNSAID_MAX
+        for tunnel in list(self._open.values()):
+            tunnel.want(reads)
+
+    def drop_all(self) -> None:
+        """The stream that carried them is gone."""
+        for tunnel in list(self._open.values()):
+            tunnel.close(tell=False)
+
+    def close(self) -> None:
+        self.drop_all()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    def say(self, kind: bytes, number: int, data: bytes = b"") -> None:
+        self._say(frame(kind, NUMBER.pack(number) + data))
+
+    def forget(self, number: int) -> None:
+        self._open.pop(number, None)
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        return self._selector
+
+
+class _Tunnel:
+    def __init__(self, number: int, joined: socket.socket, tunnels: Tunnels) -> None:
+        self._number = number
+        self._joined = joined
+        self._tunnels = tunnels
+        self._untaken = bytearray()
+        self._finished = False
+        self._said_all = False
+        self._hears_no_more = False
+        self._closed = False
+        self._events = 0
+
+    def give(self, data: bytes) -> None:
+        """Nothing: the other end says no more, and still hears."""
+        self._hears_no_more = not data
+        self._untaken += data
+        self._put()
+        if len(self._untaken) > UNTAKEN_MAX:
+            self.close()
+
+    def finish(self) -> None:
+        """The other end has said all and hears no more."""
+        self._finished = True
+        self._put()
+
+    def want(self, reads: bool) -> None:
+        if self._closed:
+            return
+        events = (selectors.EVENT_READ if reads and not self._said_all else 0) | (
+            selectors.EVENT_WRITE if self._untaken else 0
+        )
+        if events == self._events:
+            return
+        if not self._events:
+            self._tunnels.selector.register(self._joined, events, self._ready)
+        elif events:
+            self._tunnels.selector.modify(self._joined, events, self._ready)
+        else:
+            self._tunnels.selector.unregister(self._joined)
+        self._events = events
+
+    def close(self, tell: bool = True) -> None:
+        if self._closed:
+            return
+        if self._events:
+            self._tunnels.selector.unregister(self._joined)
+        self._closed = True
+        self._joined.close()
+        self._tunnels.forget(self._number)
+        if tell and not self._finished:
+            self._tunnels.say(TUNNEL_END, self._number)
+
+    def _ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE and not self._closed:
+            self._put()
+        if events & selectors.EVENT_READ and not self._closed:
+            self._take()
+
+    def _put(self) -> None:
+        try:
+            while self._untaken and not self._closed:
+                count = self._joined.send(self._untaken[:CHUNK])
+                del self._untaken[:count]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if self._finished:
+            self.close()
+        elif self._hears_no_more:
+            with contextlib.suppress(OSError):
+                self._joined.shutdown(socket.SHUT_WR)
+
+    def _take(self) -> None:
+        try:
+            data = self._joined.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+            self.close()
+        if data:
+            self._tunnels.say(TUNNEL_DATA, self._number, data)
+        elif not self._closed:
+            # It says no more, and may still hear the answer.
+            self._said_all = True
+            self._tunnels.say(TUNNEL_DATA, self._number)

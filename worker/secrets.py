@@ -1,0 +1,88 @@
+"""A run's way to its user's secrets: `${secrets.NAME}` becomes the value where a tool hands it on, and nowhere before.
+
+Plans, prompts, events and the journal hold the name. The value is read and opened at each use, so that one that was
+changed holds from the next step on, and it is told to the run's redactor before it is given out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from backplane.errors import Forbidden
+from backplane.hosts import HostRules
+from backplane.sealing import Seal, no_key
+from backplane.secrets import SECRET_REFERENCE, Secret, unescaped
+from backplane.store.secrets import SecretStore
+from worker.redaction import Redactor
+
+
+class RunSecrets:
+    """`seal` is None where SECRETS_KEY is not set: then nothing can be filled in, and texts without a secret stay as
+    they are."""
+
+    def __init__(self, secrets: SecretStore, seal: Seal | None, user_id: str, redactor: Redactor) -> None:
+        self._secrets = secrets
+        self._seal = seal
+        self._user_id = user_id
+        self._redactor = redactor
+
+    def of_tool(self, tool: str, written: Any = None) -> "ToolSecrets":
+        """A `worker.tools.base.Secrets`: what this tool may have. `written`, any JSON value, is what the plan
+        (or a person) wrote as the step's arguments, before results of other steps are put in: only secrets that are
+        named there are filled in, for what a step read somewhere must not be able to ask for one. All, when it is left
+        out."""
+        return ToolSecrets(self, tool, None if written is None else frozenset(_named_in(written)))
+
+    async def value_of(self, name: str, tool: str, host: str | None) -> str:
+        """Raises NotFound, Forbidden, or Conflict when it cannot be opened."""
+        if self._seal is None:
+            raise no_key()
+        secret = await self._secrets.get(self._user_id, name)
+        _check(secret, tool, host)
+        value = self._seal.open(secret.sealed, user_id=self._user_id, name=name)
+        self._redactor.learn(name, value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSecrets:
+    run: RunSecrets
+    tool: str
+    named: frozenset[str] | None
+
+    async def fill(self, text: str, *, host: str | None = None) -> str:
+        """Replace each `${secrets.NAME}`; `$${secrets.NAME}` loses its first `$`. `host` (`name` or `name:port`) is
+        where the text is to be sent; None: into the sandbox, which has no network."""
+        parts, done = [], 0
+        for match in SECRET_REFERENCE.finditer(text):
+            if self.named is not None and match[1] not in self.named:
+                continue
+            value = await self.run.value_of(match[1], self.tool, host)
+            parts += [unescaped(text[done : match.start()]), value]
+            done = match.end()
+        return "".join([*parts, unescaped(text[done:])])
+
+
+def _named_in(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield from SECRET_REFERENCE.findall(value)
+        case dict():
+            for inner in value.values():
+                yield from _named_in(inner)
+        case list() | tuple():
+            for inner in value:
+                yield from _named_in(inner)
+
+
+def _check(secret: Secret, tool: str, host: str | None) -> None:
+    if tool not in secret.tools:
+        raise Forbidden(
+            f"the secret {secret.name} may not be used by the tool {tool}; its owner may allow it: agentctl secrets "
+            f"set {secret.name} --tool {tool}"
+        )
+    if host is not None and not HostRules.of(secret.hosts).allow_host(host):
+        raise Forbidden(
+            f"the secret {secret.name} may not be sent to {host}; its owner may allow it: agentctl secrets set "
+            f"{secret.name} --host {host}"
+        )

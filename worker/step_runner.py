@@ -1,0 +1,489 @@
+"""One step, from the question whether it may be carried out to its end in the journal.
+
+    fill in → approve → (begin → carry out → end), as often as its retries allow
+
+Each try is noted before and after, together with what it takes from the budget. What a step was doing when its worker
+was lost decides whether it is repeated:
+
+    started    nothing has reached the workspace: repeated if the tool, the plan or the sandbox's isolation make it safe
+    changing   changes were on their way: repeated only if the tool or the plan says that this is safe
+    otherwise  nobody guesses: the step is `uncertain` and the run waits for a person
+
+A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Steps below a
+step (`worker.sub_steps`) come this way too.
+"""
+
+import asyncio
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from backplane.budgets import Amounts, Resource
+from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.errors import BudgetExhausted, PlatformError, Refused, Superseded, Unavailable
+from backplane.events import EventType
+from backplane.patience import pauses
+from backplane.plans import Step, SubStep
+from backplane.retry import RetryPolicy
+from backplane.runs import RunError
+from backplane.store.journal import StepRecord, StepStatus
+from backplane.workspace.base import Workspace
+from backplane.workspace.quota import Quota
+from worker.approval import ApprovalPolicy, why_ask
+from worker.budget import Budget
+from worker.checkouts import Checkouts, StepCheckout
+from worker.interruption import Cause, Interrupted, Interruption
+from worker.line_rate import TokenBucket
+from worker.llm.base import Models
+from worker.metrics import StepEnd, WorkerMetrics
+from worker.people import BY_TOOL, People
+from worker.redaction import Redactor
+from worker.references import fill
+from worker.run_events import RunEvents, Told, Write
+from worker.sandbox.base import Call, Limits, Sandbox
+from worker.secrets import RunSecrets
+from worker.step_ends import StepFailed, StepUncertain, Suspended
+from worker.step_output import OutputLimits, StepOutput
+from worker.sub_steps import RunSubSteps
+from worker.tools.base import NeedsPerson, Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.registry import ToolRegistry
+
+LONGEST_STEP_PAUSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTools:
+    """What the steps of one run work with. `limits` hold for steps that name none of their own, up to the most.
+    `take_changes`: what changed in the workspace since it was last asked. `disabled`: tools that no step may use."""
+
+    user_id: str
+    run_id: str
+    agent: str
+    generation: int
+    tools: ToolRegistry
+    disabled: frozenset[str]
+    approval: ApprovalPolicy
+    budget: Budget
+    models: Models | None
+    redactor: Redactor
+    secrets: RunSecrets
+    workspace: Workspace
+    take_changes: Callable[[Mapping[str, str | None] | None], dict[str, str | None] | None]
+    checkouts: Checkouts
+    sandbox: Sandbox
+    quota: Quota
+    limits: Limits
+    most_memory_bytes: int
+    most_cpus: float
+    output: OutputLimits
+    metrics: WorkerMetrics
+
+
+@dataclass(slots=True)
+class _Try:
+    """How far a try has come: it may be repeated only from where it began. `reservation` is what it may spend.
+    `halted`: what a step below it met that ends or suspends this one too."""
+
+    reservation: str
+    wall_seconds: float
+    status: StepStatus = StepStatus.STARTED
+    halted: Exception | None = None
+    began: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def halt(self, error: Exception) -> None:
+        self.halted = self.halted or error
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A try that came to its end, well where there is no error. `writes` settle what it took."""
+
+    report: dict[str, Any]
+    error: RunError | None
+    writes: Sequence[Write]
+
+
+class StepRunner:
+    """Of one held run. `records` is the journal as it is, by step; it is kept up to date here. `may_defer`: whether a
+    step's end is followed at once by something that is recorded."""
+
+    def __init__(
+        self,
+        events: RunEvents,
+        interruption: Interruption,
+        people: People,
+        step_tools: StepTools,
+        records: dict[str, StepRecord],
+        may_defer: Callable[[], bool],
+    ) -> None:
+        self.records = records
+        self.interruption = interruption
+        self._events = events
+        self._people = people
+        self._with = step_tools
+        self._may_defer = may_defer
+        self._owed: list[Write] = []
+        self._reservations = itertools.count(1)
+        output = step_tools.output
+        self._lines = TokenBucket(output.lines_per_second, output.lines_burst, time.monotonic())
+
+    async def run(self, step: Step) -> None:
+        """Returns when it is completed. Raises StepFailed, StepUncertain, Suspended, BudgetExhausted (nothing was
+        done), Interrupted or Superseded."""
+        record = self.records[step.id]
+        try:
+            tool, arguments = await self._approved(step, record)
+        except Refused as error:
+            await self.fail(step, RunError(error.code, error.message, step=step.id))
+        else:
+            if record.status in (StepStatus.STARTED, StepStatus.CHANGING) and not self.may_repeat(
+                step, tool, record.status
+            ):
+                await self.ask_whether_done([step], "the worker was lost")
+            await self._carry_out(step, tool, arguments)
+
+    def may_repeat(self, step: Step, tool: Tool, status: StepStatus) -> bool:
+        # A tool that reaches outside is not held by the sandbox.
+        isolated = self._with.sandbox.isolation.isolated and tool.risk < Risk.HIGH
+        return step.repeatable or tool.repeatable or (status is StepStatus.STARTED and isolated)
+
+    async def ask_whether_done(self, steps: Sequence[Step], reason: str, *writes: Write) -> None:
+        """Note that nobody knows whether these happened. Raises StepUncertain."""
+        named = ", ".join(repr(step.id) for step in steps)
+        ran = f"step {named} ran, and it" if len(steps) == 1 else f"steps {named} ran, and each"
+        error = RunError(
+            "step_uncertain",
+            f"{reason} while {ran} may or may not have happened. Look at the "
+            'workspace, then retry the run with uncertain_step "repeat" or "done", or cancel it. Mark steps that are '
+            "safe to carry out twice as repeatable to avoid the question.",
+            step=steps[0].id,
+        )
+        result = {"error": error.as_dict()}
+        await self._record(
+            *(_end_of(step, StepStatus.UNCERTAIN, result) for step in steps),
+            *writes,
+            tell=[self._told(step, StepStatus.UNCERTAIN, error=error.as_dict()) for step in steps],
+        )
+        for step in steps:
+            self._change(step, status=StepStatus.UNCERTAIN, result=result)
+        raise StepUncertain(error)
+
+    async def fail(self, step: Step, error: RunError) -> None:
+        """End it without carrying it out. Raises StepFailed."""
+        report = {"exit_code": 1, "output": "", "duration_ms": 0, "files_changed": [], "error": error.as_dict()}
+        await self._end(step, StepStatus.FAILED, _Ended(self._with.redactor.value(report), error, ()))
+        raise StepFailed(error)
+
+    def add(self, record: StepRecord) -> None:
+        """A step below another one. It is entered in the journal together with the first that is said of it."""
+        self.records[record.step_id] = record
+        self._owed.append(lambda held: held.add_step(record))
+
+    def leave(self) -> None:
+        """No step is carried out any more: what is still owed is written with the run's next record."""
+        owed, self._owed = self._owed, []
+        for write in owed:
+            self._events.defer(write)
+
+    # --- before it is carried out ---
+
+    async def _approved(self, step: Step, record: StepRecord) -> tuple[Tool, ToolArguments]:
+        """The tool and its arguments, as a person may have changed them. Raises Refused, Suspended."""
+        raw = step.arguments if isinstance(step, SubStep) else fill(step, self.records)
+        tool, arguments = self._with.tools.resolve(step.tool, raw, field=f"plan.{step.id}")
+        by_tool = self._people.last_of_tool(step.id)
+        if by_tool is not None:
+            _unless_open(by_tool, record)
+        reason = why_ask(step, tool, self._with.approval, tool.may_cost_usd(arguments))
+        last = self._people.last(step.id, DecisionKind.APPROVAL)
+        shown = self._with.redactor.value(raw)
+        if last is not None and last.asked["arguments"] == shown:
+            _unless_open(last, record)
+            if last.status is not DecisionStatus.REJECTED:
+                changed = (last.answer or {}).get("arguments")
+                if changed is None:
+                    return tool, arguments
+                return self._with.tools.resolve(step.tool, changed, field=f"decision.{last.id}")
+        if reason is None:
+            return tool, arguments
+        asked = {"tool": step.tool, "arguments": shown, "reason": reason, "round": record.failed_tries}
+        raise Suspended(await self._people.ask(step.id, DecisionKind.APPROVAL, asked, *self._debts()))
+
+    # --- its tries ---
+
+    async def _carry_out(self, step: Step, tool: Tool, arguments: ToolArguments) -> None:
+        policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
+        for attempt in itertools.count(1):
+            output = StepOutput(step.id, self._with.output, self._lines, self._events.emit)
+            try:
+                ended = await self._try(step, tool, arguments, output)
+                if ended.error is None:
+                    await self._end(step, StepStatus.COMPLETED, ended)
+                    await self._keep(output)
+                    return
+                pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
+                if pause is None:
+                    await self._end(step, StepStatus.FAILED, ended)
+                    await self._keep(output)
+                    raise StepFailed(ended.error)
+                # It is known to have failed: whoever takes the run over in the pause need not ask.
+                await self._end(step, StepStatus.PENDING, ended, pause_seconds=round(pause, 1))
+                await self._keep(output)
+            finally:
+                output.discard()
+            await self.interruption.pause(pause)
+
+    async def _try(self, step: Step, tool: Tool, arguments: ToolArguments, output: StepOutput) -> _Ended:
+        """One try, repeated while a part of the platform is away and repeating is safe."""
+        waits = pauses()
+        while True:
+            this = await self._begin(step, tool)
+            output.restart()
+            redacted = self._with.redactor.stream(output.write)
+            files = StepCheckout(self._with.checkouts)
+            failure: Exception | asyncio.CancelledError | None = None
+            result = ToolResult()
+            try:
+                context = self._context(step, tool, this, files, redacted.write)
+                result = await self.interruption.guard(tool.run(arguments, context))
+            except (Exception, asyncio.CancelledError) as error:
+                failure = error
+            finally:
+                files.close()
+                redacted.close()
+            seconds = this.seconds
+            settled = self._settled(tool, this)
+            if not isinstance(failure, Interrupted | Superseded | asyncio.CancelledError):
+                failure = this.halted or failure
+
+            match failure:
+                case None:
+                    pass
+                case Superseded():
+                    raise failure
+                case Interrupted():
+                    self._cut_off(step, output, seconds, settled, failure.cause)
+                    raise failure
+                case asyncio.CancelledError():
+                    # A step above this one was interrupted.
+                    self._cut_off(step, output, seconds, settled, self.interruption.cause)
+                    raise failure
+                case NeedsPerson():
+                    self._count(step, "suspended", seconds)
+                    raise Suspended(await self._ask_for(step, failure, settled))
+                case Suspended() | StepUncertain() | BudgetExhausted():
+                    self._count(step, "suspended", seconds)
+                    await self._suspend(step, settled)
+                    raise failure
+                case Unavailable():
+                    self._count(step, "unavailable", seconds)
+                    # A sandbox that is away was never entered, or goes on with the same call when it is back.
+                    if failure.part != "sandbox" and not self.may_repeat(step, tool, this.status):
+                        await self.ask_whether_done([step], failure.message, settled)
+                    self._owed.append(settled)
+                    pause = next(waits)
+                    self._warn(step, f"{failure.message}; trying again in {pause:.1f} s")
+                    await self.interruption.pause(pause)
+                    continue
+                case PlatformError():
+                    result = ToolResult(1, error=RunError(failure.code, failure.message, failure.retryable))
+                case _:
+                    self._count(step, "failed", seconds)
+                    self._owed.append(settled)
+                    raise failure
+            return self._ended(step, result, output, seconds, settled)
+
+    def _cut_off(self, step: Step, output: StepOutput, seconds: float, settled: Write, cause: Cause | None) -> None:
+        self._count(step, "interrupted", seconds)
+        self._owed.append(settled)
+        output.finish()
+        if cause in (Cause.CANCELLED, Cause.TIMED_OUT):
+            if output.is_incomplete:
+                output.say_not_kept(f"the run was {cause}")
+            self._events.emit(*self._told(step, "interrupted", reason=cause))
+
+    async def _begin(self, step: Step, tool: Tool) -> _Try:
+        """Note that it begins, and reserve what it may spend. Raises BudgetExhausted; then it has not begun."""
+        wall = float(step.timeout_seconds or self._with.limits.wall_seconds)
+        reserved = Amounts(steps=1)
+        if self._with.budget.active and not tool.delegates:
+            left = await self._with.budget.left(Resource.SECONDS)
+            seconds = math.ceil(wall)
+            if left is not None:
+                seconds = max(min(seconds, left), 1)
+                wall = min(wall, float(seconds))
+            reserved = Amounts(steps=1, seconds=seconds)
+        this = _Try(f"step-{next(self._reservations)}", wall)
+        tries = self.records[step.id].tries + 1
+        await self._record(
+            self._with.budget.reserve(this.reservation, step.id, reserved),
+            lambda held: held.begin_step(step.id, tries),
+            tell=[self._told(step, StepStatus.STARTED)],
+        )
+        self._change(step, status=StepStatus.STARTED, tries=tries)
+        this.began = time.monotonic()
+        return this
+
+    def _settled(self, tool: Tool, this: _Try) -> Write:
+        seconds = 0 if tool.delegates else math.ceil(this.seconds)
+        return self._with.budget.settle(this.reservation, Amounts(steps=1, seconds=seconds))
+
+    def _ended(self, step: Step, result: ToolResult, output: StepOutput, seconds: float, settled: Write) -> _Ended:
+        succeeded = result.exit_code == 0 and result.error is None
+        self._count(step, "completed" if succeeded else "failed", seconds)
+        written = output.finish()
+        if result.output is not None:
+            written = output.cut(result.output)
+        report = {
+            "exit_code": result.exit_code,
+            "output": written,
+            **({"output_cut": True} if output.is_cut else {}),
+            "duration_ms": round(seconds * 1000),
+            "files_changed": list(result.files_changed),
+        }
+        if succeeded:
+            return _Ended(self._with.redactor.value(report), None, [settled])
+        error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
+        message = self._with.redactor.text(error.message)
+        error = RunError(error.code, message, error.retryable, step.id)
+        return _Ended(self._with.redactor.value({**report, "error": error.as_dict()}), error, [settled])
+
+    async def _ask_for(self, step: Step, needs: NeedsPerson, settled: Write) -> Decision:
+        asked = self._with.redactor.value({**needs.asked, "by": BY_TOOL})
+        asked["round"] = self.records[step.id].failed_tries
+        decision = await self._people.ask(
+            step.id, needs.kind, asked, *self._debts(), lambda held: held.suspend_step(step.id), settled
+        )
+        self._change(step, status=StepStatus.PENDING)
+        return decision
+
+    async def _suspend(self, step: Step, settled: Write) -> None:
+        """Nothing of it is lost or in doubt: when it is called again, it finds what was done below it."""
+        await self._record(lambda held: held.suspend_step(step.id), settled)
+        self._change(step, status=StepStatus.PENDING)
+
+    async def _keep(self, output: StepOutput) -> None:
+        if output.is_incomplete:
+            # The step's end first, so that it does not depend on the file; this also finds out newer hands.
+            await self._record()
+            await output.store(self._with.workspace, self._with.quota, self.interruption)
+
+    def _context(
+        self, step: Step, tool: Tool, this: _Try, files: StepCheckout, output: Callable[[bytes], None]
+    ) -> ToolContext:
+        async def about_to_change() -> None:
+            self.interruption.changes_begin()
+            await self._record(lambda held: held.step_is_changing(step.id))
+            this.status = StepStatus.CHANGING
+            self._change(step, status=StepStatus.CHANGING)
+
+        limits, record = self._with.limits, self.records[step.id]
+        said = self._people.last_of_tool(step.id)
+        approved = self._people.last(step.id, DecisionKind.APPROVAL)
+        return ToolContext(
+            call=Call(self._with.user_id, self._with.run_id, step.id, self._with.generation, record.tries),
+            workspace=self._with.workspace,
+            checkout=files,
+            sandbox=self._with.sandbox,
+            quota=self._with.quota,
+            limits=replace(
+                limits,
+                wall_seconds=this.wall_seconds,
+                memory_bytes=step.limits.memory_bytes or limits.memory_bytes,
+                cpus=step.limits.cpus or limits.cpus,
+            ),
+            output=output,
+            notice=lambda line: self._warn(step, line),
+            about_to_change=about_to_change,
+            agent=self._with.agent,
+            models=self._with.models,
+            sub_steps=RunSubSteps(self, step, this.halt),
+            secrets=self._with.secrets.of_tool(tool.name, [step.arguments, approved and approved.answer]),
+            answer=said.answer if said and said.status is not DecisionStatus.REJECTED else None,
+            round=record.failed_tries,
+            tools=self._with.tools.without(self._with.disabled),
+        )
+
+    # --- what is written and told ---
+
+    async def _end(self, step: Step, status: StepStatus, ended: _Ended, **told: Any) -> None:
+        """Written together with what comes next (the following step's begin, the end of the run) where that follows at
+        once."""
+        report = ended.report
+        record = self.records[step.id]
+        failed = record.failed_tries + (ended.error is not None)
+        files = self._with.take_changes(record.files)
+        end = _end_of(step, status, report, files, failed)
+        retried = "retrying" if status is StepStatus.PENDING else status
+        event = self._told(step, retried, **report, **told)
+        if status is not StepStatus.PENDING and not isinstance(step, SubStep) and self._may_defer():
+            for write in (*self._debts(), end, *ended.writes):
+                self._events.defer(write)
+            self._events.emit(*event)
+        else:
+            await self._record(end, *ended.writes, tell=[event])
+        self._change(
+            step, status=status, result=report, failed_tries=failed, files=files, finished_at=datetime.now(UTC)
+        )
+
+    async def _record(self, *writes: Write, tell: Sequence[Told] = ()) -> None:
+        owed = self._debts()
+        try:
+            await self._events.record(*owed, *writes, tell=tell)
+        except BudgetExhausted:
+            self._owed = [*owed, *self._owed]
+            raise
+
+    def _debts(self) -> list[Write]:
+        """What tries that were cut off took, for the next record."""
+        owed, self._owed = self._owed, []
+        return owed
+
+    def _change(self, step: Step, **values: Any) -> None:
+        self.records[step.id] = replace(self.records[step.id], **values)
+
+    def _told(self, step: Step, status: str, **more: Any) -> Told:
+        # The output has been told line by line.
+        told = {key: value for key, value in more.items() if key not in ("output", "output_cut")}
+        return EventType.STEP, {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **told}
+
+    def _warn(self, step: Step, line: str) -> None:
+        said = self._with.redactor.text(line)
+        self._events.emit(EventType.LOG, {"line": said, "step": step.id, "level": "warning"})
+
+    def _count(self, step: Step, outcome: StepEnd, seconds: float) -> None:
+        self._with.metrics.step_ended(step.tool, outcome, seconds)
+
+
+def _unless_open(decision: Decision, record: StepRecord) -> None:
+    """Raises Suspended while it is not decided, Rejected when it was refused since the step last failed."""
+    if decision.status is DecisionStatus.PENDING:
+        raise Suspended(decision)
+    if decision.status is DecisionStatus.REJECTED and decision.asked.get("round", 0) == record.failed_tries:
+        reason = (decision.answer or {}).get("reason")
+        raise Rejected(f"a person rejected step {record.step_id!r}" + (f": {reason}" if reason else ""))
+
+
+class Rejected(Refused):
+    """By a person. The step fails, and is not tried again by itself."""
+
+    code = "rejected"
+
+
+def _end_of(
+    step: Step,
+    status: StepStatus,
+    result: dict[str, Any],
+    files: Mapping[str, str | None] | None = None,
+    failed_tries: int | None = None,
+) -> Write:
+    return lambda held: held.end_step(step.id, status, result, files, failed_tries)

@@ -1,0 +1,106 @@
+"""Steps below a step: what an agent has done on the way, each journalled and carried out as any other step.
+
+Their ids come from the step above, so a step that is called again, because its worker was lost or because it waited for
+a person, finds what was done below it and does not repeat it. What was not finished is repeated, asked about or waited
+for by the same rules as a step of the plan.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from backplane.errors import PlatformError
+from backplane.plans import Step, SubStep
+from backplane.runs import RunError
+from backplane.store.journal import StepRecord, StepStatus
+from worker.interruption import Interruption
+from worker.step_ends import StepFailed
+from worker.tools.base import StepReport, SubSteps
+
+PERSON_SAID_DONE = "(cut off; a person looked, and said that it was done)"
+
+
+class Runner(Protocol):
+    """Carries steps out (`worker.step_runner`). `records`: the journal as it is, by step."""
+
+    interruption: Interruption
+    records: dict[str, StepRecord]
+
+    async def run(self, step: Step) -> None: ...
+
+    def add(self, record: StepRecord) -> None: ...
+
+
+class StepChanged(PlatformError):
+    """A model was asked anew, because what it is asked has changed with the worker's version, and wants something else
+    in the place of what was done: that has no result to give."""
+
+    code = "step_changed"
+    retryable = True
+
+
+class RunSubSteps(SubSteps):
+    """Of one try of a step. `halt` is told what ends or suspends that step too, whatever its tool makes of it."""
+
+    def __init__(self, runner: Runner, above: Step, halt: Callable[[Exception], None]) -> None:
+        self._runner = runner
+        self._above = above
+        self._halt = halt
+
+    async def run(self, step: SubStep) -> StepReport:
+        if not step.id.startswith(f"{self._above.id}/"):
+            raise ValueError(f"{step.id!r} is no step below {self._above.id!r}")
+        try:
+            self._runner.interruption.check()
+            await self._carry_out(step)
+            # Its end is kept. What comes next in the tool is another piece of work, which may not begin any more.
+            self._runner.interruption.check()
+        except Exception as error:
+            self._halt(error)
+            raise
+        return report_of(self._runner.records[step.id])
+
+    async def _carry_out(self, step: SubStep) -> None:
+        records = self._runner.records
+        known = records.get(step.id)
+        if known is not None and (known.tool, known.title) != (step.tool, step.title):
+            raise StepChanged(
+                f"step {step.id!r} was another one before the run changed hands ({known.tool} {known.title!r}); "
+                "the step above begins anew when it is tried again"
+            )
+        if known is None:
+            position = 1 + max(record.position for record in records.values())
+            self._runner.add(
+                StepRecord(step.id, position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
+            )
+        if records[step.id].status not in (StepStatus.COMPLETED, StepStatus.FAILED):
+            try:
+                await self._runner.run(step)
+            except StepFailed:
+                return
+
+
+class NoSubSteps(SubSteps):
+    """Where there is no step that one could be below of."""
+
+    async def run(self, step: SubStep) -> StepReport:
+        raise ValueError(f"{step.id!r}: no step is carried out here")
+
+
+def report_of(record: StepRecord) -> StepReport:
+    """Of a step that has ended."""
+    result = record.result or {}
+    error = result.get("error")
+    if record.status is StepStatus.COMPLETED:
+        return StepReport(
+            True,
+            str(result.get("output", PERSON_SAID_DONE)),
+            tuple(result.get("files_changed", ())),
+            seconds=result.get("duration_ms", 0) / 1000,
+        )
+    return StepReport(
+        False,
+        str(result.get("output", "")),
+        tuple(result.get("files_changed", ())),
+        RunError(**error) if error else None,
+        result.get("duration_ms", 0) / 1000,
+    )

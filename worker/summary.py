@@ -1,0 +1,60 @@
+"""The summary of a run that is over, for people. It is a courtesy: no run fails for want of one."""
+
+from collections.abc import Sequence
+
+from backplane.errors import BudgetExhausted, ModelError
+from backplane.plans import Plan
+from backplane.runs import Run
+from backplane.store.journal import StepRecord, StepStatus
+from worker import prompts
+from worker.llm.base import AskedFor, Message, ModelRequest, Models
+from worker.untrusted_json import storable
+
+PROMPT_CHARS = 8_000
+RESULTS_CHARS = 24_000
+"""Of the results of all steps together, what the model is shown; each step has its share."""
+
+OUTPUT_TOKENS = 400
+SUMMARY_CHARS = 4_000
+
+
+async def summarize(run: Run, plan: Plan, journal: Sequence[StepRecord], models: Models | None) -> str | None:
+    """A few sentences; None without a model, or where it gave none or may not be paid. Raises Superseded."""
+    if models is None:
+        return None
+    messages = (Message("system", prompts.SUMMARY), Message("user", _notes(run, plan, journal)))
+    try:
+        response = await models.ask(
+            ModelRequest(messages, OUTPUT_TOKENS), AskedFor("", "summary", _number(plan, journal))
+        )
+    except (ModelError, BudgetExhausted):
+        return None
+    text = storable(response.text).strip()
+    return prompts.head_and_tail(text, SUMMARY_CHARS) or None
+
+
+def _number(plan: Plan, journal: Sequence[StepRecord]) -> int:
+    """1 for the end of a run that was completed, which comes once. One that failed may be retried, and is then summed
+    up anew: its steps have been tried more often by then."""
+    done = {record.step_id for record in journal if record.status in (StepStatus.COMPLETED, StepStatus.SKIPPED)}
+    return 1 if done.issuperset(step.id for step in plan.steps) else 2 + sum(record.tries for record in journal)
+
+
+def _notes(run: Run, plan: Plan, journal: Sequence[StepRecord]) -> str:
+    records = {record.step_id: record for record in journal}
+    share = max(100, RESULTS_CHARS // len(plan.steps))
+    lines = [f"What was asked:\n\n{prompts.head_and_tail(storable(run.prompt), PROMPT_CHARS)}\n\nWhat was done:\n"]
+    for step in plan.ordered():
+        record = records.get(step.id)
+        result = (record.result if record else None) or {}
+        status = record.status if record else StepStatus.PENDING
+        # A plan may be a model's: what its steps are called is data as well.
+        notes = [step.title, *(f"changed {path}" for path in result.get("files_changed", [])), result.get("output", "")]
+        error = result.get("error")
+        if error:
+            notes.append(f"error {error.get('code')}: {error.get('message')}")
+        text = prompts.head_and_tail("\n".join(part for part in notes if part), share)
+        lines.append(f"- step {step.id} ({step.tool}): {status}")
+        if text:
+            lines.append(prompts.data(text, source=step.tool, place=f"step {step.id}"))
+    return "\n".join(lines)

@@ -1,0 +1,313 @@
+"""Requests to the outside: `http_fetch` reads, `http_request` changes something there.
+
+Where to is the operator's to say (OUTSIDE_HOSTS, `backplane.egress`), and each redirect is asked about anew. Headers
+may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another origin. What
+comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not, and in so much
+time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at all.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import httpx
+from pydantic import Field
+
+from backplane import VERSION
+from backplane.egress import OutsidePolicy
+from backplane.errors import InvalidInput, TooLarge
+from backplane.hosts import host_and_port
+from backplane.runs import RunError
+from backplane.secrets import SECRET_REFERENCE
+from backplane.sizes import readable_size
+from backplane.workspace.files import in_thread
+from backplane.workspace.quota import ensure_room, limited
+from worker.tools.arguments import Headers, Url, WorkspacePath, is_header_value
+from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.page_text import MAX_PAGE_BYTES, text_of_page
+
+MIB = 1024**2
+MAX_SHOWN_BYTES = MIB
+MAX_BODY_CHARS = 4 * MIB
+PIECE_BYTES = 64 * 1024
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_KEEP_METHOD = frozenset((307, 308))
+_PERSONAL = frozenset(("authorization", "cookie"))
+
+
+class OutsideFailed(Exception):
+    """What became of a request that has no usable answer."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class HttpFetchArguments(ToolArguments):
+    url: Url = Field(description="http or https.")
+    method: Literal["GET", "HEAD"] = "GET"
+    headers: Headers = Field({}, description="${secrets.NAME} may stand in values.")
+    max_bytes: int = Field(64 * 1024, ge=1, le=MAX_SHOWN_BYTES, description="Of the text, what is printed at most.")
+    save_as: WorkspacePath | None = Field(None, description="Write the body to this file instead of printing it.")
+
+
+class HttpRequestArguments(ToolArguments):
+    url: Url = Field(description="http or https.")
+    method: Literal["POST", "PUT", "PATCH", "DELETE"]
+    headers: Headers = Field({}, description="${secrets.NAME} may stand in values.")
+    body: str = Field("", max_length=MAX_BODY_CHARS, description="Sent as UTF-8; name its type in Content-Type.")
+    max_bytes: int = Field(64 * 1024, ge=1, le=MAX_SHOWN_BYTES, description="Of the text, what is printed at most.")
+    save_as: WorkspacePath | None = Field(None, description="Write the answer to this file instead of printing it.")
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideLimits:
+    """`max_bytes`: of an answer, as it is when it is unpacked. `timeout_seconds`: of a request with its redirects and
+    the whole answer."""
+
+    max_bytes: int
+    timeout_seconds: float
+    redirects: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: httpx.URL
+    headers: Mapping[str, str]
+    body: bytes
+    secret_headers: frozenset[str]
+
+    def redirected(self, status: int, url: httpx.URL) -> "_Request":
+        """As it goes to where a redirect points. What is meant for one origin is not told another."""
+        method, body, headers = self.method, self.body, dict(self.headers)
+        if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
+            method, body = "GET", b""
+            headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
+        if _origin(url) != _origin(self.url):
+            private = self.secret_headers | _PERSONAL
+            headers = {name: value for name, value in headers.items() if name.lower() not in private}
+        return _Request(method, url, headers, body, self.secret_headers)
+
+
+class _OutsideTool(Tool):
+    changes_outside: ClassVar[bool]
+
+    def __init__(self, policy: OutsidePolicy, limits: OutsideLimits) -> None:
+        self._policy = policy
+        self._limits = limits
+
+    async def _carry_out(
+        self, arguments: HttpFetchArguments | HttpRequestArguments, body: bytes, context: ToolContext
+    ) -> ToolResult:
+        request = await self._request(arguments, body, context)
+        room = self._limits.max_bytes
+        if arguments.save_as is not None:
+            room = await ensure_room(context.workspace, context.quota, arguments.save_as, None)
+        if self.changes_outside:
+            # It may have happened from here on, whatever becomes of the answer.
+            await context.about_to_change()
+        seconds = self._limits.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds), self._answer(request) as (response, final):
+                says = f"{response.status_code} {_printable(response.reason_phrase)}".strip()
+                context.output(f"{says}\n{final.method} {final.url}\n".encode())
+                if _content_type(response):
+                    context.output(f"{_content_type(response)}\n".encode())
+                context.output(b"\n")
+                if arguments.save_as is not None and response.is_success:
+                    return await self._save(response, arguments.save_as, room, context)
+                await self._show(response, arguments.max_bytes, context)
+        except TimeoutError:
+            return _failed("outside_timeout", f"no whole answer within {seconds:g} s (OUTSIDE_TIMEOUT_SECONDS)", True)
+        except OutsideFailed as failed:
+            return ToolResult(1, error=failed.error)
+        except httpx.HTTPError as error:
+            why = _printable(str(error)) or type(error).__name__
+            return _failed("outside_unreachable", f"no answer from {request.url.host}: {why[:300]}", True)
+        if response.is_success:
+            return ToolResult()
+        again = response.status_code in (408, 429) or response.status_code >= 500
+        return _failed("outside_status", f"the answer's status is {says}; the output has its body", again)
+
+    async def _request(
+        self, arguments: HttpFetchArguments | HttpRequestArguments, body: bytes, context: ToolContext
+    ) -> _Request:
+        url = self._policy.check(arguments.url)
+        with_secrets = frozenset(
+            name.lower() for name, value in arguments.headers.items() if SECRET_REFERENCE.search(value)
+        )
+        if with_secrets and url.scheme != "https" and not self._policy.allow_private:
+            raise InvalidInput("url: secrets are sent by https only", field="url")
+        headers = {"accept-encoding": "gzip", "accept": "*/*", "user-agent": f"agent-platform/{VERSION}"}
+        for name, value in arguments.headers.items():
+            filled = (await context.secrets.fill(value, host=host_and_port(url))).strip()
+            if not is_header_value(filled):
+                raise InvalidInput(
+                    f"headers.{name}: with its secret, the value is not one line of printable ASCII characters",
+                    field="headers",
+                )
+            headers = {other: kept for other, kept in headers.items() if other != name.lower()} | {name: filled}
+        return _Request(arguments.method, url, headers, body, with_secrets)
+
+    @asynccontextmanager
+    async def _answer(self, request: _Request) -> AsyncIterator[tuple[httpx.Response, _Request]]:
+        """The first answer that is no redirect, and the request that it is of."""
+        async with self._policy.client(self._limits.timeout_seconds) as client:
+            for _ in range(self._limits.redirects + 1):
+                sent = httpx.Request(
+                    request.method, request.url, headers=dict(request.headers), content=request.body or None
+                )
+                try:
+                    response = await client.send(sent, stream=True)
+                except httpx.InvalidURL:
+                    raise _redirected_to_no_url() from None
+                try:
+                    location = response.headers.get("location")
+                    if response.status_code not in _REDIRECTS or not location:
+                        yield response, request
+                        return
+                finally:
+                    await response.aclose()
+                request = request.redirected(response.status_code, self._policy.check(_joined(request.url, location)))
+        raise OutsideFailed(
+            RunError("outside_redirects", f"more than {self._limits.redirects} redirects (OUTSIDE_REDIRECTS)")
+        )
+
+    async def _show(self, response: httpx.Response, max_bytes: int, context: ToolContext) -> None:
+        is_page = _content_type(response).startswith(("text/html", "application/xhtml+xml"))
+        most = min(MAX_PAGE_BYTES if is_page else max_bytes, self._limits.max_bytes)
+        body, is_cut = bytearray(), False
+        async for piece in _unpacked(response):
+            body += piece
+            if len(body) > most:
+                del body[most:]
+                is_cut = True
+                break
+        if b"\0" in body[:8192] and not _content_type(response).startswith("text/"):
+            context.output(b"(not text: fetch it with save_as)\n")
+            return
+        text = bytes(body).decode(_charset(response), "replace")
+        shown = (await in_thread(text_of_page, text) if is_page else text).encode("utf-8", "replace")
+        context.output(shown[:max_bytes])
+        if is_cut or len(shown) > max_bytes:
+            context.output("\n… cut here; for all of it, give save_as, or a larger max_bytes\n".encode())
+
+    async def _save(self, response: httpx.Response, path: str, room: int, context: ToolContext) -> ToolResult:
+        if not self.changes_outside:
+            await context.about_to_change()
+        body = _at_most(_unpacked(response), self._limits.max_bytes)
+        file = await context.workspace.write(path, limited(body, room))
+        context.output(f"wrote {file.size:,} bytes to {path}\n".encode())
+        return ToolResult(files_changed=(path,))
+
+
+class HttpFetch(_OutsideTool):
+    name = "http_fetch"
+    description = (
+        "Fetch a URL by GET or HEAD. Prints status, final URL and text (of HTML, what a reader sees), or writes the "
+        "body to the file `save_as`. Reaches only hosts that the platform's operator allows."
+    )
+    arguments = HttpFetchArguments
+    changes_outside = False
+    repeatable = True
+    risk = Risk.MEDIUM
+
+    async def run(self, arguments: HttpFetchArguments, context: ToolContext) -> ToolResult:
+        return await self._carry_out(arguments, b"", context)
+
+
+class HttpRequest(_OutsideTool):
+    name = "http_request"
+    description = (
+        "Send a POST, PUT, PATCH or DELETE request with a body of text. Prints status, final URL and text of the "
+        "answer, or writes it to the file `save_as`. Reaches only hosts that the platform's operator allows."
+    )
+    arguments = HttpRequestArguments
+    changes_outside = True
+    risk = Risk.HIGH
+
+    async def run(self, arguments: HttpRequestArguments, context: ToolContext) -> ToolResult:
+        return await self._carry_out(arguments, arguments.body.encode("utf-8", "replace"), context)
+
+
+def http_tools(policy: OutsidePolicy, limits: OutsideLimits) -> tuple[Tool, ...]:
+    return HttpFetch(policy, limits), HttpRequest(policy, limits)
+
+
+async def _unpacked(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body, gzip taken off, in pieces of a bounded size however well it was packed."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        async for piece in response.aiter_raw(PIECE_BYTES):
+            yield piece
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise OutsideFailed(
+            RunError(
+                "outside_encoding", f"the answer is packed in a way that was not asked for: {_printable(encoding)}"
+            )
+        )
+    unpacker, is_begun = zlib.decompressobj(zlib.MAX_WBITS | 16), False
+    try:
+        async for piece in response.aiter_raw(PIECE_BYTES):
+            is_begun = True
+            while piece:
+                if unpacker.eof:  # another member begins
+                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                if text := unpacker.decompress(piece, PIECE_BYTES):
+                    yield text
+                piece = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise OutsideFailed(RunError("outside_encoding", "the answer says that it is gzip, and is not")) from error
+    if is_begun and not unpacker.eof:
+        raise OutsideFailed(RunError("outside_unreachable", "the answer breaks off in the middle", retryable=True))
+
+
+async def _at_most(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    passed = 0
+    async for piece in pieces:
+        passed += len(piece)
+        if passed > max_bytes:
+            raise TooLarge(f"the answer is larger than {readable_size(max_bytes)} (OUTSIDE_MAX_BYTES)")
+        yield piece
+
+
+def _joined(url: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return url.join(location)
+    except (httpx.InvalidURL, ValueError):
+        raise _redirected_to_no_url() from None
+
+
+def _redirected_to_no_url() -> OutsideFailed:
+    return OutsideFailed(RunError("outside_redirects", "it redirects to what is no URL"))
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _content_type(response: httpx.Response) -> str:
+    return _printable(response.headers.get("content-type", ""))[:200].lower()
+
+
+def _charset(response: httpx.Response) -> str:
+    """One that Python has and that decodes any bytes to text (`zlib` and `idna` do not); else UTF-8."""
+    named = response.charset_encoding or "utf-8"
+    try:
+        b"\xff".decode(named, "replace")
+    except (LookupError, ValueError):
+        return "utf-8"
+    return named
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _failed(code: str, message: str, retryable: bool) -> ToolResult:
+    return ToolResult(1, error=RunError(code, message, retryable))

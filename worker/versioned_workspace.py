@@ -1,0 +1,189 @@
+"""The workspace of a held run, in which what was can be had again.
+
+Each step's end is bound to what it changed (`take_changes`, kept in `steps.files`), and a file that is part of a state
+which some step left, or which the run began with, is kept aside before it is replaced or removed. So a fork or a retry
+from a step finds the files as they were then. A run that changes no file costs nothing here; one that does, one listing
+(a checkout's own will do) and one small file that says what it began with, before its first change.
+
+Changes that came from outside, or from a worker that was lost before it could note them, are found by that listing and
+belong to the step that ends next; so do those of steps that are carried out at the same time. Step logs are no state.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from backplane.errors import NotFound, Unavailable
+from backplane.patience import until_available
+from backplane.runs import Run
+from backplane.sizes import readable_size
+from backplane.store.journal import StepRecord
+from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
+from worker.step_output import OUTPUT_FOLDER
+
+Result = TypeVar("Result")
+
+_AT_ONCE = 16
+"""Changes under way at once; a checkout brings more, but each version kept holds a thread or a connection."""
+
+
+def state_after(beginning: dict[str, str], journal: Iterable[StepRecord]) -> dict[str, str]:
+    """The files that the steps with an end have left, each with its etag."""
+    state = dict(beginning)
+    ended = [record for record in journal if record.finished_at is not None and record.files]
+    for record in sorted(ended, key=lambda record: (record.finished_at, record.position)):
+        for path, etag in (record.files or {}).items():
+            if etag is None:
+                state.pop(path, None)
+            else:
+                state[path] = etag
+    return state
+
+
+def is_log(path: str) -> bool:
+    return path.split("/", 1)[0] == OUTPUT_FOLDER
+
+
+def has_begun(run: Run, journal: Iterable[StepRecord]) -> bool:
+    """Whether files may have been changed already, by whoever held the run before or by `restore`."""
+    return run.origin is not None or any(record.tries for record in journal)
+
+
+class VersionedWorkspace(Workspace):
+    """`inner` is patient with its store, and what is done with `versions` is so here (`tell_away` gets each failure
+    and the pause after it, in seconds). `journal`: the run's steps when it was taken (and after `restore`). `begun`:
+    see `has_begun`. `tell` gets a line for the log once no more versions can be kept, as there are `max_bytes` of
+    them; 0: none are kept."""
+
+    def __init__(
+        self,
+        inner: Workspace,
+        versions: Versions,
+        journal: Sequence[StepRecord],
+        *,
+        begun: bool,
+        max_bytes: int,
+        tell: Callable[[str], None],
+        tell_away: Callable[[Unavailable, float], None],
+    ) -> None:
+        self._inner = inner
+        self._versions = versions
+        self._journal = journal
+        self._begun = begun
+        self._max_bytes = max_bytes
+        self._tell = tell
+        self._tell_away = tell_away
+        self._listed: dict[str, FileInfo] | None = None
+        self._present: dict[str, FileInfo] | None = None
+        """As listed before the first change, and changed since."""
+        self._changes: dict[str, str | None] = {}
+        self._kept_bytes: int | None = None
+        self._is_full = False
+        self._beginning = asyncio.Lock()
+        self._keeping = asyncio.Semaphore(_AT_ONCE)
+
+    def take_changes(self, earlier: Mapping[str, str | None] | None = None) -> dict[str, str | None] | None:
+        """What changed since this was last asked: each path with its etag, or None where it was deleted. None: nothing
+        did. To be called at each step's end, for `HeldRun.end_step`.
+
+        `earlier`: what the journal has of the step already, from tries before; it stays a part of it.
+        """
+        changes, self._changes = self._changes, {}
+        before = dict(earlier or {})
+        if self._present is not None:
+            before = {path: self._present[path].etag if path in self._present else None for path in before}
+        return {**before, **changes} or None
+
+    async def list(self, prefix: str = "") -> list[FileInfo]:
+        found = await self._inner.list(prefix)
+        if not prefix and self._present is None:
+            self._listed = {file.path: file for file in found}
+        return found
+
+    async def stat(self, path: str) -> FileInfo:
+        return await self._inner.stat(path)
+
+    async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        async for chunk in self._inner.read(path, start=start, end=end):
+            yield chunk
+
+    async def get(self, path: str) -> tuple[FileInfo, bytes]:
+        return await self._inner.get(path)
+
+    async def download(self, path: str, target: Path) -> FileInfo:
+        return await self._inner.download(path, target)
+
+    async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+        return await self._changing(path, lambda: self._inner.write(path, chunks))
+
+    async def put(self, path: str, content: bytes) -> FileInfo:
+        return await self._changing(path, lambda: self._inner.put(path, content))
+
+    async def upload(self, path: str, source: Path) -> FileInfo:
+        return await self._changing(path, lambda: self._inner.upload(path, source))
+
+    async def delete(self, path: str) -> None:
+        await self._changing(path, lambda: self._inner.delete(path))
+
+    async def _changing(self, path: str, change: Callable[[], Awaitable[Result]]) -> Result:
+        if is_log(path):
+            return await change()
+        present = self._present if self._present is not None else await self._begin()
+        before = present.get(path)
+        if before is not None and path not in self._changes:
+            async with self._keeping:
+                await self._keep(before)
+        done = await change()
+        if isinstance(done, FileInfo):
+            present[path], self._changes[path] = done, done.etag
+        else:
+            present.pop(path, None)
+            self._changes[path] = None
+        return done
+
+    async def _begin(self) -> dict[str, FileInfo]:
+        """What is there, and was noted as there when the run began; what differs from what its steps left is a change
+        already."""
+        async with self._beginning:
+            if self._present is not None:
+                return self._present
+            if self._listed is None:
+                self._listed = {file.path: file for file in await self._inner.list()}
+            present = {path: file for path, file in self._listed.items() if not is_log(path)}
+            self._listed = None
+            beginning = await self._patiently(self._versions.beginning) if self._begun else None
+            if beginning is None:
+                noted = Beginning({path: file.etag for path, file in present.items()})
+                await self._patiently(lambda: self._versions.begin(noted))
+            else:
+                expected = state_after(beginning.files, self._journal)
+                for path in expected.keys() | present.keys():
+                    etag = present[path].etag if path in present else None
+                    if etag != expected.get(path):
+                        self._changes[path] = etag
+            self._present = present
+            return present
+
+    async def _keep(self, file: FileInfo) -> None:
+        if not self._max_bytes:
+            return
+        if self._kept_bytes is None:
+            self._kept_bytes = await self._patiently(self._versions.size) if self._begun else 0
+        if self._is_full or self._kept_bytes + file.size > self._max_bytes:
+            if not self._is_full:
+                self._is_full = True
+                self._tell(
+                    f"no more of what files were is kept: {readable_size(self._max_bytes)} of it is there "
+                    "(WORKSPACE_VERSIONS_MAX_BYTES); forks and retries from before this step may not be possible"
+                )
+            return
+        self._kept_bytes += file.size
+        try:
+            await self._patiently(lambda: self._versions.keep(file.path, file.etag))
+        except NotFound:
+            # Somebody outside has replaced it since it was listed: what it was is gone.
+            self._kept_bytes -= file.size
+
+    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        return await until_available(call, self._tell_away)
