@@ -129,8 +129,7 @@ class Client:
         self, run_id: str | None = None, status: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> JsonObject:
         """Of a run, or of all."""
-        params = {"status": status, "cursor": cursor, "limit": limit}
-        given = {name: value for name, value in params.items() if value is not None}
+        given = _given(status=status, cursor=cursor, limit=limit)
         path = f"/agent/runs/{_segment(run_id)}/decisions" if run_id is not None else "/agent/decisions"
         return await self._json("GET", path, params=given)
 
@@ -162,8 +161,7 @@ class Client:
         return await self._json("GET", f"/agent/runs/{_segment(run_id)}")
 
     async def runs(self, status: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        params = {"status": status, "cursor": cursor, "limit": limit}
-        given = {name: value for name, value in params.items() if value is not None}
+        given = _given(status=status, cursor=cursor, limit=limit)
         return await self._json("GET", "/agent/runs", params=given)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
@@ -183,8 +181,7 @@ class Client:
         return await self._json("GET", "/agent/queue")
 
     async def dead_letters(self, reason: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        params = {"reason": reason, "cursor": cursor, "limit": limit}
-        given = {name: value for name, value in params.items() if value is not None}
+        given = _given(reason=reason, cursor=cursor, limit=limit)
         return await self._json("GET", "/agent/dead-letters", params=given)
 
     async def dead_letter(self, run_id: str) -> JsonObject:
@@ -204,13 +201,12 @@ class Client:
         return await self._json("DELETE", f"/agent/dead-letters{path}", repeatable=False)
 
     async def accounts(self, owner: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        params = {"owner": owner, "cursor": cursor, "limit": limit}
-        given = {name: value for name, value in params.items() if value is not None}
+        given = _given(owner=owner, cursor=cursor, limit=limit)
         return await self._json("GET", "/agent/accounts", params=given)
 
     async def account(self, account_id: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        params = {"limit": limit} if cursor is None else {"cursor": cursor, "limit": limit}
-        return await self._json("GET", f"/agent/accounts/{_segment(account_id)}", params=params)
+        given = _given(cursor=cursor, limit=limit)
+        return await self._json("GET", f"/agent/accounts/{_segment(account_id)}", params=given)
 
     async def move(self, action: str, account_id: str, movement: JsonObject) -> JsonObject:
         """top-up or withdraw. The movement carries a transfer_id, so it is safe to repeat; so is a transfer."""
@@ -248,8 +244,8 @@ class Client:
         return await self._json("GET", f"{_artifacts_url(user, agent)}/files", params={"commit": commit})
 
     async def artifact_log(self, user: str, agent: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
-        return await self._json("GET", f"{_artifacts_url(user, agent)}/log", params=params)
+        given = _given(cursor=cursor, limit=limit)
+        return await self._json("GET", f"{_artifacts_url(user, agent)}/log", params=given)
 
     async def roll_back_artifacts(self, user: str, agent: str, commit: str) -> JsonObject:
         """Safe to repeat: what is so already is left as it is."""
@@ -519,6 +515,11 @@ def _retry_after(response: httpx.Response) -> float:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _given(**parameters: Any) -> dict[str, Any]:
+    """Those that are not left out."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _segment(text: str) -> str:

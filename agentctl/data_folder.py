@@ -4,18 +4,19 @@ token         the first user's bearer token         redis.url     the URL of Red
 agent.db      the database (SQLite)                 redis/        the data of the embedded Redis
 workspaces/   the files of the runs                 logs/         what the processes print
 memory/       what agents remember                  artifacts/    what agents keep
+secrets.key   seals the users' secrets
 lock          the pid of the `agentctl up` that runs; gone with it
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agentctl.exit_codes import CommandError, ExitCode
 
-_OURS = {"token", "agent.db", "redis", "redis.url", "logs", "lock", "workspaces", "memory", "artifacts"}
+_OURS = {"token", "agent.db", "redis", "redis.url", "logs", "lock", "workspaces", "memory", "artifacts", "secrets.key"}
 
 
 def prepare(data: Path) -> None:
@@ -66,6 +67,14 @@ def _take(path: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(descriptor)
+
+
+def kept_secret(path: Path, make: Callable[[], str]) -> str:
+    """What the file holds; a new one is made and kept where there is none."""
+    if not path.exists():
+        write_secret(path, f"{make()}\n")
+    path.chmod(0o600)
+    return path.read_text("ascii").strip()
 
 
 def write_secret(path: Path, text: str) -> None:

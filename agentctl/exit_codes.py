@@ -28,7 +28,10 @@ MEANINGS = {
     ExitCode.RUN_CANCELLED: "the followed run was cancelled",
     ExitCode.REFUSED: "refused: not found, not allowed, not possible in this state (a 4xx answer)",
     ExitCode.UNREACHABLE: "the API, or a part it needs, cannot be reached",
-    ExitCode.GAVE_UP: "following ended before the run did: `--wait` is over, or the run waits for a decision",
+    ExitCode.GAVE_UP: (
+        "following ended before the run did: `--wait` is over, or the run waits for a decision; "
+        "`calibrate` did not settle"
+    ),
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed run goes on",
 }
 

@@ -102,10 +102,16 @@ def _decision(data: dict[str, Any]) -> list[Text]:
     about = f"{data['kind']} of step {data['step']}" if data.get("step") else str(data["kind"])
     if data["status"] != "pending":
         return [Text(printable(f"● {about}: {data['status']}"), "bold")]
-    asked = data.get("asked") or {}
-    what = asked.get("question") or asked.get("reason") or asked.get("message") or ""
-    told = f"? {about} is asked for{f': {what}' if what else ''}  [{data['decision']}]"
-    return [Text(printable(told), "bold yellow")]
+    asked, of_step = data.get("asked") or {}, f"step {data['step']}" if data.get("step") else "the planner"
+    match data["kind"]:
+        case "question":
+            what = f"{of_step} asks: {asked.get('question')}"
+        case "budget":
+            what = f"{of_step} needs more: {asked.get('message')}"
+        case _:
+            reason = f", because {asked['reason']}" if asked.get("reason") else ""
+            what = f"{of_step} is to be approved, which uses {asked.get('tool')}{reason}"
+    return [Text(printable(f"? {what}  [{data['decision']}]"), "bold yellow")]
 
 
 def _model(data: dict[str, Any]) -> list[Text]:

@@ -258,7 +258,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     if output.json:
         output.document(run)
         return
-    error = run["error"]
+    error, error_name = run["error"], "waits" if run["status"] == "waiting" else "error"
     output.fields(
         {
             "run": run["run_id"],
@@ -280,7 +280,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "model": run.get("model") or "",
             "plan": f"version {run['plan_version']}" if run.get("plan_version", 1) > 1 else "",
             "budget": json.dumps(run["budget"]) if run.get("budget") else "",
-            "error": f"{error['message']} [{error['code']}]" if error else "",
+            error_name: f"{error['message']} [{error['code']}]" if error else "",
             "webhook": _webhook(run.get("webhook")),
             "files": f"removed {local_time(run['files_expired_at'])}" if run.get("files_expired_at") else "",
         }

@@ -33,6 +33,7 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from backplane.resources import connect_store, migrate
+from backplane.sealing import new_key
 from backplane.settings import Settings
 from backplane.users import Tier
 
@@ -164,6 +165,8 @@ async def running(
         stack.enter_context(data_folder.locked(place.data))
         given = frozenset[str]() if embedded_only else frozenset(settings.model_fields_set)
         variables, parts = _embedded_settings(place, settings, given)
+        if "secrets_key" not in given:
+            variables["SECRETS_KEY"] = data_folder.kept_secret(place.data / "secrets.key", new_key)
         redis = None if "redis_url" in given else await _redis(place, stack)
         if redis is not None:
             variables["REDIS_URL"] = redis.url

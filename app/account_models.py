@@ -4,9 +4,9 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.models import Text
+from app.models import StrictRequest, Text
 from backplane.budgets import Resource
 from backplane.store.ledger import EntryKind
 
@@ -34,9 +34,7 @@ Amount = Annotated[
 GivenAmount = Annotated[str, Field(examples=["12.5"], description="In units of the resource; micro_usd in dollars.")]
 
 
-class Movement(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class Movement(StrictRequest):
     amount: Amount
     transfer_id: str | None = Field(
         None,

@@ -4,9 +4,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from app.models import StrictRequest
 from backplane.artifacts.base import Artifact, Change
+from backplane.runs import AGENT_PATTERN
 
 COMMIT_PATTERN = r"^[0-9a-f]{7,40}$"
 EXAMPLE_COMMIT = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad"
@@ -14,7 +16,7 @@ EXAMPLE_COMMIT = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad"
 AgentName = Annotated[
     str,
     Path(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        pattern=AGENT_PATTERN,
         description="Name of an agent, as its runs give it.",
         examples=["default"],
     ),
@@ -68,9 +70,7 @@ class ArtifactLog(BaseModel):
     next_cursor: str | None = Field(description="For the next page; null on the last.")
 
 
-class RollBack(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class RollBack(StrictRequest):
     commit: str = Field(
         pattern=COMMIT_PATTERN,
         description="After which commit the files were as they are to be.",

@@ -193,13 +193,13 @@ async def _next_events(services: Services, run: Run, after: int, wait_seconds: f
     if events or run.status in FINAL or not wait_seconds:
         return events
     watched = await services.hub.open(run.id, is_queued=run.status is RunStatus.QUEUED)
-    with watched.watched():
+    watcher = Watcher()
+    with watched.watched(), services.hub.watching(watcher):
         epoch = watched.epoch
         # What came before it was listened to.
         events, _ = await services.history.after(run.id, after)
         if events:
             return events
-        watcher = Watcher()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_seconds):
                 while watched.newest <= after and watched.epoch == epoch and not watched.swept:

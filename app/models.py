@@ -8,13 +8,14 @@ from enum import StrEnum
 from math import isfinite
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backplane.budgets import MICRO, RunBudget
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
 from backplane.queue.base import Standing
-from backplane.runs import Run, RunStatus
+from backplane.runs import AGENT_PATTERN, Run, RunStatus
 from backplane.store.dead_letters import Failure
 from backplane.store.model_calls import RecordedCall
 from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
@@ -27,6 +28,9 @@ RunId = Annotated[
         description="Id of a run, as `create` gave it.",
     ),
 ]
+
+Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
+"""Entries on a page of a list."""
 
 EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w words.txt\n```\n"
 EXAMPLE_PLAN = {
@@ -93,7 +97,7 @@ class PlannerName(StrEnum):
 AgentName = Annotated[
     str,
     Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        pattern=AGENT_PATTERN,
         examples=["researcher"],
         description="The agent's name among its user's: its memory and its artifacts are kept under it.",
     ),

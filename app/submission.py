@@ -46,7 +46,7 @@ class Submission:
         """Raises InvalidInput, InvalidPlan, TooLarge, IdempotencyKeyReused, QueueFull, Unavailable
         (database)."""
         self._check(new)
-        idempotency = (idempotency_key, _digest(new, start)) if idempotency_key else None
+        idempotency = _idempotency(idempotency_key, [new.model_dump(mode="json"), start])
         plan = parse_plan(new.plan).model_dump(mode="json") if new.plan is not None else None
         run = Run(
             id=new_run_id(),
@@ -282,14 +282,9 @@ class Submission:
             )
 
 
-def _idempotency(key: str | None, body: Any) -> tuple[str, str] | None:
-    return (key, _digest_of(body)) if key else None
-
-
-def _digest(new: NewRun, start: bool) -> str:
-    return _digest_of([new.model_dump(mode="json"), start])
-
-
-def _digest_of(value: Any) -> str:
-    body = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
+def _idempotency(key: str | None, request: Any) -> tuple[str, str] | None:
+    """The key, and a digest of the request that it stands for."""
+    if key is None:
+        return None
+    body = json.dumps(request, sort_keys=True)
+    return key, hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()

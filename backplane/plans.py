@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from backplane.errors import InvalidPlan
 
@@ -64,6 +72,13 @@ class Step(_Frozen):
         description="Safe to carry out again when a crash left it unknown whether it happened. "
         "Where it is not, such a run waits for a person.",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a release which knows fewer fields reads the plan too, as long as it uses none of the new ones."""
+        said: dict[str, Any] = serialize(self)
+        left_out = {"needs": self.needs is None, "approval": not self.approval}
+        return {name: value for name, value in said.items() if not left_out.get(name)}
 
     def requires(self) -> frozenset[str]:
         """The steps that it names: those that it needs, and those whose results its arguments refer to."""

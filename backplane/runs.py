@@ -21,6 +21,12 @@ from typing import Any
 
 from backplane.errors import TransitionNotAllowed
 
+AGENT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""Names of agents. They become names of folders too (`backplane.artifacts`)."""
+
+MESSAGE_CHARS = 4_000
+"""Of an error's message, what is kept with a run or a step."""
+
 
 class RunStatus(StrEnum):
     CREATED = "created"
@@ -82,7 +88,14 @@ class RunError:
     step: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"code": self.code, "message": self.message, "retryable": self.retryable, "step": self.step}
+        """As it is kept and told."""
+        return {"code": self.code, "message": self.kept_message, "retryable": self.retryable, "step": self.step}
+
+    @property
+    def kept_message(self) -> str:
+        """Its begin and its end: what somebody named, at any length, may be part of it."""
+        message, half = self.message, MESSAGE_CHARS // 2
+        return message if len(message) <= MESSAGE_CHARS else f"{message[:half]} … {message[-half:]}"
 
 
 @dataclass(frozen=True, slots=True)

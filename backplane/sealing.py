@@ -3,13 +3,16 @@
 Fernet (AES-128-CBC with HMAC-SHA256, random each time). Whose secret it is and its name are sealed with it, so that a
 row which somebody moves in the database opens for nobody. Several keys, separated by commas, are for changing them:
 the first seals, all open; a secret is sealed anew when it is set anew.
+
+The library takes 7 MB, so it is loaded where there is a key, or one is made.
 """
 
 import json
-
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from importlib import import_module
 
 from backplane.errors import Conflict, InvalidInput
+
+_LIBRARY = "cryptography.fernet"
 
 
 class SecretsNotKept(Conflict):
@@ -26,15 +29,18 @@ def no_key() -> SecretsNotKept:
 
 
 def new_key() -> str:
-    return Fernet.generate_key().decode("ascii")
+    key: bytes = import_module(_LIBRARY).Fernet.generate_key()
+    return key.decode("ascii")
 
 
 class Seal:
     """`keys`: SECRETS_KEY. Raises InvalidInput, which does not tell it, when it is none."""
 
     def __init__(self, keys: str) -> None:
+        library = import_module(_LIBRARY)
+        self._invalid_token: type[Exception] = library.InvalidToken
         try:
-            self._fernet = MultiFernet([Fernet(key.strip()) for key in keys.split(",") if key.strip()])
+            self._fernet = library.MultiFernet([library.Fernet(key.strip()) for key in keys.split(",") if key.strip()])
         except ValueError:
             raise InvalidInput(
                 "SECRETS_KEY is no key: set it to what `agentctl secrets new-key` prints (the new one first and a "
@@ -48,13 +54,14 @@ class Seal:
         return cls(keys) if keys.strip() else None
 
     def seal(self, value: str, *, user_id: str, name: str) -> str:
-        return self._fernet.encrypt(json.dumps([user_id, name, value]).encode("ascii")).decode("ascii")
+        sealed: bytes = self._fernet.encrypt(json.dumps([user_id, name, value]).encode("ascii"))
+        return sealed.decode("ascii")
 
     def open(self, sealed: str, *, user_id: str, name: str) -> str:
         """Raises SecretsNotKept when no key opens it, or it is another's."""
         try:
             owner, named, value = json.loads(self._fernet.decrypt(sealed))
-        except InvalidToken:
+        except self._invalid_token:
             owner, named, value = None, None, ""
         if (owner, named) != (user_id, name):
             raise SecretsNotKept(

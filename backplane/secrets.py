@@ -24,7 +24,6 @@ DEFAULT_TOOLS = ("shell", "python", "http_fetch")
 SECRET_REFERENCE = re.compile(r"(?<!\$)\$\{secrets\.([A-Z][A-Z0-9_]{0,63})\}")
 """In a text: a secret's value is to stand here. `$${secrets…` stays as it is, without its first `$`."""
 
-_NAME = re.compile(NAME_PATTERN)
 _TOOL = re.compile(r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -50,15 +49,6 @@ class Secret:
 
     def __repr__(self) -> str:
         return f"Secret({self.name})"
-
-
-def check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(
-            "name: a secret's name has capital letters, digits and _, begins with a letter, and has at most 64 of them",
-            field="name",
-        )
-    return name
 
 
 def check_value(value: str) -> str:

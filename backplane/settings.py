@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     model: str = Field("", description="Default model, SERVER/NAME: ollama/qwen2.5:7b, openai/…; empty: no model.")
     model_fallbacks: list[str] = Field(
         default_factory=list,
-        description='Models that are tried in this order when MODEL cannot answer, as JSON: ["…"].',
+        description="Models that are tried in this order when MODEL cannot answer a call that names no model of its "
+        'own, as JSON: ["…"].',
     )
     model_servers: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

@@ -4,21 +4,19 @@ import http.server
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backplane.egress import OutsidePolicy
-from backplane.plans import SubStep
-from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
-from worker.sandbox.base import Call, Limits, Sandbox
-from worker.tools.base import StepReport, ToolContext, ToolResult
+from tests.tool_bench import MIB, Bench, OneSecret, tool_bench
+from worker.sandbox.base import Limits, Sandbox
+from worker.tools.base import ToolResult
 from worker.tools.browser import Browser
 from worker.tools.registry import ToolRegistry
 
 CHROMIUM = Path("/usr/lib/chromium/chromium")
-MIB = 1024 * 1024
 QUOTA = Quota(max_bytes=64 * MIB, max_files=1000, max_depth=16)
 LIMITS = Limits(120, 2048 * MIB, 2, 60, 512, 256 * MIB, QUOTA.max_bytes, QUOTA.max_files)
 
@@ -59,58 +57,24 @@ def served_pages() -> Iterator[str]:
         server.shutdown()
 
 
-class NoSubSteps:
-    async def run(self, step: SubStep) -> StepReport:
-        raise AssertionError("no tool here has steps below it")
+@dataclass
+class Visitor:
+    """`python` is one with Playwright inside the sandbox."""
 
-
-class OneSecret:
-    """`${secrets.WHO}`, noting for whom it was opened."""
-
-    def __init__(self) -> None:
-        self.hosts: list[str | None] = []
-
-    async def fill(self, text: str, *, host: str | None = None) -> str:
-        self.hosts.append(host)
-        return text.replace("${secrets.WHO}", "opened")
-
-
-class Bench:
-    def __init__(
-        self, context: ToolContext, secrets: OneSecret, said: bytearray, notices: list[str], python: str
-    ) -> None:
-        self.python = python
-        self.context = context
-        self.secrets = secrets
-        self.said = said
-        self.notices = notices
+    bench: Bench
+    secrets: OneSecret
+    python: str
 
     async def browse(self, site: str, *actions: dict[str, Any], **more: Any) -> tuple[ToolResult, str]:
-        self.said.clear()
         policy = OutsidePolicy([site], allow_private=True)
         tool = Browser(policy, python=self.python, executable=str(CHROMIUM), max_bytes=64 * MIB, timeout_seconds=10)
-        arguments = {"actions": list(actions), **more}
-        found, valid = ToolRegistry((tool,)).resolve("browser", arguments, field="plan.steps.0")
-        result = await found.run(valid, self.context)
-        return result, self.said.decode()
+        self.bench.tools = ToolRegistry((tool,))
+        result = await self.bench.step("browser", actions=list(actions), **more)
+        return result, self.bench.said.decode()
 
 
 @asynccontextmanager
-async def visiting(sandbox: Sandbox, folder: Path, python: str) -> AsyncIterator[Bench]:
-    """`python` is one with Playwright inside the sandbox."""
-    store = LocalWorkspaceStore(folder / "store")
-    await store.prepare()
-    workspace = store.workspace("user", "run")
-    checkout = Checkout(workspace, QUOTA, folder / "checkout")
-    said, notices, secrets = bytearray(), list[str](), OneSecret()
-
-    async def about_to_change() -> None:
-        pass
-
-    context = ToolContext(
-        call=Call("user", "run", "step", 1, 1), workspace=workspace, checkout=checkout, sandbox=sandbox, quota=QUOTA,
-        limits=LIMITS, output=said.extend, notice=notices.append, about_to_change=about_to_change, agent="default",
-        models=None, sub_steps=NoSubSteps(), secrets=secrets, answer=None,
-    )  # fmt: skip
-    yield Bench(context, secrets, said, notices, python)
-    await checkout.discard()
+async def visiting(sandbox: Sandbox, folder: Path, python: str) -> AsyncIterator[Visitor]:
+    secrets = OneSecret()
+    async with tool_bench(sandbox, folder, secrets, quota=QUOTA, limits=LIMITS) as bench:
+        yield Visitor(bench, secrets, python)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,6 +19,8 @@ from typing import Protocol, TypeVar
 import pytest
 import structlog
 
+from backplane.store.database import Database
+from backplane.store.migrations import migrate
 from tests.model_server import ModelHttpServer
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
@@ -93,12 +96,38 @@ def postgres_server(servers_folder: Path) -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """URL (postgresql+psycopg://) of an empty database of the test's own."""
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_server: PostgresServer) -> str:
+    """Name of a database with the platform's tables. To empty it takes a hundredth of what a new one takes."""
     name = postgres_server.create_database()
-    yield postgres_server.url(name)
-    postgres_server.drop_database(name)
+    _migrate(postgres_server.url(name))
+    return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(servers_folder: Path) -> Path:
+    """A database file with the platform's tables, to be copied: the migrations take a hundred times as long."""
+    path = servers_folder / "tables.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    async def migrated() -> None:
+        database = Database(url)
+        await migrate(database)
+        await database.close()
+
+    # A test's loop may be running in this thread.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, migrated()).result()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer, postgres_tables: str) -> Iterator[str]:
+    """URL (postgresql+psycopg://) of a database with the platform's tables, which are empty."""
+    yield postgres_server.url(postgres_tables)
+    postgres_server.empty_database(postgres_tables)
 
 
 @pytest.fixture
@@ -109,16 +138,28 @@ def own_postgres(tmp_path: Path) -> Iterator[Callable[[], PostgresServer]]:
 
 
 @pytest.fixture
-def sqlite_database(tmp_path: Path) -> str:
-    """URL of a database file that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'agent.db'}"
+def sqlite_database(sqlite_tables: Path, tmp_path: Path) -> str:
+    """The same, as a file of the test's own."""
+    return f"sqlite:///{shutil.copyfile(sqlite_tables, tmp_path / 'agent.db')}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database of either kind: a test that asks for it runs once on each."""
+    """URL of such a database of either kind: a test that asks for it runs once on each."""
     url: str = request.getfixturevalue(f"{request.param}_database")
     return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database of either kind that has no tables and is the test's own."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create_database()
+    yield server.url(name)
+    server.drop_database(name)
 
 
 # --- S3 ---
@@ -161,6 +202,10 @@ def own_process_log() -> Iterator[None]:
     """A process that a test starts in its own process configures the log of all."""
     yield
     structlog.reset_defaults()
+    # Tracebacks as structlog shows them by itself, with every variable, take seconds.
+    *processors, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
     structlog.contextvars.clear_contextvars()
 
 

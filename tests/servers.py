@@ -135,6 +135,20 @@ class RedisServer(Server):
             client.flushall()
 
 
+_EMPTY = b"""
+DO $$
+DECLARE this record;
+BEGIN
+  PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+  SET LOCAL session_replication_role = replica;  -- rows may go before what refers to them
+  FOR this IN SELECT * FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+    EXECUTE format('DELETE FROM %I', this.tablename);
+  END LOOP;
+  PERFORM setval(format('%I', sequencename)::regclass, start_value, false) FROM pg_sequences;
+END $$"""
+
+
 class PostgresServer(Server):
     """A cluster in `folder`, made at the first start. `kill` is PostgreSQL's own immediate shutdown: what clients and
     the next start see of it is a crash."""
@@ -190,9 +204,14 @@ class PostgresServer(Server):
         with self._connect() as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
-    def _connect(self) -> psycopg.Connection:
+    def empty_database(self, name: str) -> None:
+        """Take all rows out of its tables; which migration made them stays known. Whoever is connected is cut off."""
+        with self._connect(name) as connection:
+            connection.execute(_EMPTY)
+
+    def _connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(
-            host=HOST, port=self.port, user="postgres", dbname="postgres", connect_timeout=2, autocommit=True
+            host=HOST, port=self.port, user="postgres", dbname=database, connect_timeout=2, autocommit=True
         )
 
 

@@ -218,7 +218,7 @@ class Execution:
         pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
         if pause is None:
             return await self._finish(events, RunStatus.FAILED, error, note)
-        line = f"attempt {run.attempt} failed: {error.message}; the next begins in {pause:.1f} s"
+        line = f"attempt {run.attempt} failed: {error.kept_message}; the next begins in {pause:.1f} s"
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         try:
             await events.record(

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-MIN_SECRET_CHARS = 6
-"""What is shorter stands in every other word, and to take it out would say more than to leave it."""
+from backplane.secrets import MIN_VALUE_CHARS
 
 MIN_PART_BYTES = 16
 """Of a secret of several lines, each line of so many bytes counts as the secret."""
@@ -31,9 +30,9 @@ class Redactor:
         self._forms: dict[bytes, bytes] = {}
 
     def learn(self, name: str, value: str) -> None:
-        """From here on the value and its forms become `[secret NAME]`. Values of fewer than MIN_SECRET_CHARS, which
+        """From here on the value and its forms become `[secret NAME]`. Values of fewer than MIN_VALUE_CHARS, which
         cannot be stored, are left alone."""
-        if len(value) < MIN_SECRET_CHARS:
+        if len(value) < MIN_VALUE_CHARS:
             return
         replacement = f"[secret {name}]".encode()
         for form in _forms(value):

@@ -228,7 +228,7 @@ class RunWork:
             replace(record, position=following + number)
             for number, record in enumerate(record for record in pending_steps(newer) if record.step_id not in known)
         ]
-        reason = f"step {error.step} failed: {error.message}" if error.step else error.message
+        reason = f"step {error.step} failed: {error.kept_message}" if error.step else error.kept_message
         await self.events.record(
             lambda held: held.replace_plan(newer, version, reason, added),
             tell=[(EventType.PLAN, {**_told(newer, version), "reason": reason})],

@@ -51,11 +51,13 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
             starting = asyncio.create_task(resources.prepare(), name="prepare")
             stopping = asyncio.create_task(stop.wait(), name="stop")
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                await _work(settings, resources, sandbox, metrics, worker_id, scratch, ready, stopping)
-            await end(starting, stopping)
+            try:
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    await _work(settings, resources, sandbox, metrics, worker_id, scratch, ready, stopping)
+            finally:
+                await end(starting, stopping)
 
 
 async def _work(

@@ -133,6 +133,7 @@ class StepRunner:
         self._may_defer = may_defer
         self._owed: list[Write] = []
         self._reservations = itertools.count(1)
+        self._tools_below = step_tools.tools.without(step_tools.disabled)
         output = step_tools.output
         self._lines = TokenBucket(output.lines_per_second, output.lines_burst, time.monotonic())
 
@@ -262,6 +263,7 @@ class StepRunner:
                 redacted.close()
             seconds = this.seconds
             settled = self._settled(tool, this)
+            paused = self._settled(tool, this, steps=0)
             if not isinstance(failure, Interrupted | Superseded | asyncio.CancelledError):
                 failure = this.halted or failure
 
@@ -279,10 +281,10 @@ class StepRunner:
                     raise failure
                 case NeedsPerson():
                     self._count(step, "suspended", seconds)
-                    raise Suspended(await self._ask_for(step, failure, settled))
+                    raise Suspended(await self._ask_for(step, failure, paused))
                 case Suspended() | StepUncertain() | BudgetExhausted():
                     self._count(step, "suspended", seconds)
-                    await self._suspend(step, settled)
+                    await self._suspend(step, paused)
                     raise failure
                 case Unavailable():
                     self._count(step, "unavailable", seconds)
@@ -333,9 +335,11 @@ class StepRunner:
         this.began = time.monotonic()
         return this
 
-    def _settled(self, tool: Tool, this: _Try) -> Write:
+    def _settled(self, tool: Tool, this: _Try, *, steps: int = 1) -> Write:
+        """`steps` is 0 for a pause: the step is counted when it goes on. Else what a person adds would be taken by the
+        step that paused, before the one below it for which it was needed."""
         seconds = 0 if tool.delegates else math.ceil(this.seconds)
-        return self._with.budget.settle(this.reservation, Amounts(steps=1, seconds=seconds))
+        return self._with.budget.settle(this.reservation, Amounts(steps=steps, seconds=seconds))
 
     def _ended(self, step: Step, result: ToolResult, output: StepOutput, seconds: float, settled: Write) -> _Ended:
         succeeded = result.exit_code == 0 and result.error is None
@@ -410,7 +414,7 @@ class StepRunner:
             secrets=self._with.secrets.of_tool(tool.name, [step.arguments, approved and approved.answer]),
             answer=said.answer if said and said.status is not DecisionStatus.REJECTED else None,
             round=record.failed_tries,
-            tools=self._with.tools.without(self._with.disabled),
+            tools=self._tools_below,
         )
 
     # --- what is written and told ---

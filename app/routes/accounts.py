@@ -23,6 +23,7 @@ from app.account_models import (
 )
 from app.auth import Admin, CurrentUser
 from app.errors import responses
+from app.models import Limit
 from app.services import ServicesOf
 from backplane.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.store.ledger import Account, Entry, Ledger
@@ -41,7 +42,7 @@ async def list_accounts(
     cursor: Annotated[
         str | None, Query(pattern=ACCOUNT_PATTERN, description="`next_cursor` of the page before.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+    limit: Limit = 50,
 ) -> AccountPage:
     """Everybody's accounts, by their ids; closed ones too."""
     ledger = services.resources.store.ledger
@@ -59,7 +60,7 @@ async def show_account(
     cursor: Annotated[
         str | None, Query(pattern=r"^[0-9]{1,18}$", description="`next_cursor` of the page before.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many entries.")] = 50,
+    limit: Limit = 50,
 ) -> AccountDetails:
     """An account, with what changed it."""
     ledger = services.resources.store.ledger

@@ -19,6 +19,7 @@ from app.artifact_models import (
 )
 from app.auth import Admin, CurrentUser
 from app.errors import responses
+from app.models import Limit
 from app.services import Services, ServicesOf
 from backplane.artifacts.base import Agent, Artifacts, Author
 from backplane.errors import NotFound
@@ -51,7 +52,7 @@ async def log_artifacts(
     cursor: Annotated[
         str | None, Query(pattern=COMMIT_PATTERN, description="`next_cursor` of the page before.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+    limit: Limit = 50,
 ) -> ArtifactLog:
     """Every change of an agent's files."""
     changes = await _artifacts(services).log(await _agent(services, user, agent), before=cursor, limit=limit + 1)

@@ -13,6 +13,7 @@ from app.models import (
     DeadLetterSummary,
     DeadLetterView,
     FailureView,
+    Limit,
     Purged,
     Redriven,
     RunId,
@@ -42,7 +43,7 @@ async def list_dead_letters(
     services: ServicesOf,
     reason: Annotated[DeadReason | None, Query(description="Only those with this reason.")] = None,
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+    limit: Limit = 50,
 ) -> DeadLetterPage:
     """Everybody's dead letters, newest first."""
     store = services.resources.store.dead_letters

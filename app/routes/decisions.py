@@ -15,7 +15,7 @@ from app.decision_models import (
     DecisionView,
 )
 from app.errors import responses
-from app.models import RunId
+from app.models import Limit, RunId
 from app.services import ServicesOf
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
@@ -33,7 +33,6 @@ _EXAMPLES: Any = {
 
 Status = Annotated[DecisionStatus | None, Query(description="Only those in this state.")]
 Cursor = Annotated[DecisionId | None, Query(description="`next_cursor` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
 
 
 @router.get("/agent/decisions", responses=responses(422))

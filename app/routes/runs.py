@@ -11,6 +11,7 @@ from app.explanation import Situation, in_words, moment, reasons, waiting_second
 from app.models import (
     Explanation,
     FailureView,
+    Limit,
     ModelCallDetails,
     ModelCallPage,
     ModelCallView,
@@ -48,7 +49,7 @@ async def list_runs(
     services: ServicesOf,
     status: Annotated[RunStatus | None, Query(description="Only runs in this state.")] = None,
     cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+    limit: Limit = 50,
 ) -> RunPage:
     """One's runs, newest first."""
     found = await services.resources.store.runs.page(user.id, status=status, before=cursor, limit=limit + 1)
@@ -133,7 +134,7 @@ async def list_model_calls(
     user: CurrentUser,
     services: ServicesOf,
     cursor: Annotated[int, Query(ge=0, le=10**9, description="`next_cursor` of the page before.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=200, description="At most so many.")] = 50,
+    limit: Limit = 50,
 ) -> ModelCallPage:
     """The calls of models that a run has made, in their order, without their texts."""
     store = services.resources.store

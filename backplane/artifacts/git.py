@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from backplane.artifacts.base import Agent, Artifact, Artifacts, Author, Change
 from backplane.errors import InvalidInput, NotFound, PlatformError, Unavailable
 from backplane.file_lock import LockBusy, file_lock
+from backplane.runs import AGENT_PATTERN
 from backplane.workspace.files import in_thread
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _USER = re.compile(r"[A-Za-z0-9-]{1,64}")
-_AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_AGENT = re.compile(AGENT_PATTERN)
 
 
 class GitArtifacts(Artifacts):
@@ -106,7 +107,7 @@ class GitArtifacts(Artifacts):
     def _path(self, agent: Agent, suffix: str) -> Path:
         if not _USER.fullmatch(agent.user_id) or not _AGENT.fullmatch(agent.name):
             raise InvalidInput(
-                "an agent's name has letters, digits, '.', '_' and '-', at most 64, and begins with a letter or digit",
+                "an agent's name has at most 64 small letters, digits, '.', '_' and '-', and begins with no sign",
                 field="agent",
             )
         return self._folder / agent.user_id / f"{agent.name}{suffix}"

@@ -173,6 +173,7 @@ class Repository:
         shutil.rmtree(packing, ignore_errors=True)
         packing.mkdir()
         replaced = [path for path in objects.glob("*/*") if path.parent.name != "info"]
+        replaced += objects.glob("tmp_object_*")  # of a writer that was killed
         if (commit := self._head()) is not None:
             builder = pygit2.PackBuilder(self._git)
             builder.set_threads(1)
@@ -242,9 +243,7 @@ def _change(commit: pygit2.Commit) -> Change:
 def _on_disk(folder: Path) -> tuple[int, int]:
     """Loose objects, and bytes of all files."""
     count, size = 0, 0
-    for name in os.listdir(folder):
-        with os.scandir(folder / name) as entries:
-            files = [entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file()]
-        size += sum(files)
-        count += len(files) if len(name) == 2 else 0
+    for below, _, names in os.walk(folder):
+        size += sum(os.lstat(os.path.join(below, name)).st_size for name in names)
+        count += len(names) if len(os.path.basename(below)) == 2 else 0
     return count, size

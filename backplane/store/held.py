@@ -6,11 +6,11 @@ The row, the journal and the events of a run are written together, so that no cr
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from backplane.budgets import Amounts, Resource
 from backplane.dead_letters import DeadReason
@@ -22,7 +22,7 @@ from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
-from backplane.store.events import LAST_EVENT, add_events, last_event_id
+from backplane.store.events import LAST_EVENT, add_events
 from backplane.store.journal import StepRecord, StepStatus, to_be_done_again
 from backplane.store.model_calls import (
     BeginningCall,
@@ -36,7 +36,6 @@ from backplane.store.model_calls import (
 from backplane.store.one_statement import Gathered, NotGathered
 from backplane.store.reservations import (
     Spender,
-    has_accounts,
     open_budget,
     release,
     reserve,
@@ -45,7 +44,7 @@ from backplane.store.reservations import (
     settle_rest,
 )
 from backplane.store.runs import RUN, RUN_COLUMNS, run_from, run_of
-from backplane.store.tables import decisions, plan_versions, runs, steps, users
+from backplane.store.tables import accounts, decisions, events, plan_versions, runs, steps, users
 from backplane.store.webhooks import add_delivery
 
 # Built once: to build a statement takes longer than to run it.
@@ -56,7 +55,16 @@ _HELD_IN = (
     .with_for_update(read=True)
 )
 _CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
-_TIER = select(users.c.tier).where(users.c.id == bindparam("of_user"))
+_ITS_TIER = select(users.c.tier).where(users.c.id == runs.c.user_id).scalar_subquery()
+_RUN_TO_TAKE = select(
+    *RUN_COLUMNS,
+    _ITS_TIER.label("tier"),
+    select(accounts.c.id)
+    .where(accounts.c.owner.in_(["run:" + runs.c.id, "user:" + runs.c.user_id, "tier:" + _ITS_TIER]))
+    .exists()
+    .label("has_accounts"),
+    select(func.max(events.c.id)).where(events.c.run_id == runs.c.id).scalar_subquery().label("last_event_id"),
+).where(runs.c.id == bindparam("of_run"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _TAKE = f"""
@@ -108,17 +116,15 @@ class HeldRuns:
             return await self._take_at_once(run_id, generation)
 
         def write(connection: Connection) -> Taken | None:
-            row = connection.execute(_LOCKED_RUN, {"of_run": run_id}).one_or_none()
-            if row is None or row.generation >= generation or row.status not in ("queued", "running"):
+            row = connection.execute(_RUN_TO_TAKE, {"of_run": run_id}).mappings().one_or_none()
+            if row is None or row["generation"] >= generation or row["status"] not in ("queued", "running"):
                 return None
-            started = row.started_at or datetime.now(UTC)
+            found = dict(row)
+            tier, bound, last = (found.pop(name) for name in ("tier", "has_accounts", "last_event_id"))
+            started = row["started_at"] or datetime.now(UTC)
             values = {"status": "running", "generation": generation, "started_at": started}
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
-            run = replace(run_of(row), status=RunStatus.RUNNING, generation=generation, started_at=started)
-            tier = connection.execute(_TIER, {"of_user": run.user_id}).scalar_one()
-            bound = has_accounts(connection, Spender(run_id, run.user_id, tier, generation))
-            last, was_held = last_event_id(connection, run_id), row.status == "running"
-            return Taken(run, last, was_held, tier, bound)
+            return Taken(run_from({**found, **values}), last or 0, row["status"] == "running", tier, bound)
 
         return await self._database.write(write)
 

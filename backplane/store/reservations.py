@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, insert, select
 
 from backplane.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
 from backplane.store.ledger import Account, Change, EntryKind, book, deposit, exhausted, locked
-from backplane.store.tables import accounts, ledger_entries, reservations, users
+from backplane.store.tables import ledger_entries, reservations, users
+
+# Built once, as every run asks it at its end.
+_IS_RESERVED = select(exists().where(reservations.c.run_id == bindparam("of_run")))
 
 COUNTED_WHEN_LOST = (Resource.TOKENS, Resource.MICRO_USD)
 """What a lost worker had reserved of these counts as spent: the provider may have charged for it."""
@@ -38,12 +41,6 @@ class Spender:
     def key(self, reservation_id: str) -> str:
         """What another generation reserved under the same name is another reservation, settled as lost."""
         return f"{self.run_id}/{self.generation}/{reservation_id}"
-
-
-def has_accounts(connection: Connection, spender: Spender) -> bool:
-    """Closed ones too: what a lost worker reserved there is still to be settled."""
-    query = select(accounts.c.id).where(accounts.c.owner.in_(spender.owners)).limit(1)
-    return connection.execute(query).one_or_none() is not None
 
 
 def open_budget(connection: Connection, spender: Spender, limits: Mapping[Resource, int]) -> None:
@@ -114,8 +111,7 @@ def settle_lost(connection: Connection, spender: Spender) -> None:
 
 def settle_rest(connection: Connection, run_id: str, user_id: str, generation: int) -> None:
     """The same, and what this generation has not settled: whoever lets the run go leaves nothing reserved."""
-    there = select(reservations.c.id).where(reservations.c.run_id == run_id).limit(1)
-    if connection.execute(there).one_or_none() is None:
+    if not connection.scalar(_IS_RESERVED, {"of_run": run_id}):
         return
     tier = connection.execute(select(users.c.tier).where(users.c.id == user_id)).scalar_one()
     spender = Spender(run_id, user_id, tier, generation)

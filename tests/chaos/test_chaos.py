@@ -51,6 +51,7 @@ async def test_no_run_step_or_event_is_lost_or_doubled_whatever_breaks(servers: 
     assert outcome.counts["faults"] == {fault.kind: 1 for fault in FAULTS}
 
 
+@pytest.mark.slow
 async def test_a_worker_that_does_steps_twice_and_a_watcher_that_drops_a_frame_are_found(
     servers: Servers, folder: Path
 ) -> None:

@@ -120,7 +120,8 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
     client = {"AGENT_URL": f"http://127.0.0.1:{port}"}
     with up(tmp_path, port) as running:
         # Secrets are their owner's alone.
-        assert (mode(data), mode(data / "token"), mode(data / "redis.url")) == (0o700, 0o600, 0o600)
+        secret = ("token", "redis.url", "secrets.key")
+        assert (mode(data), *(mode(data / name) for name in secret)) == (0o700, 0o600, 0o600, 0o600)
         assert (data / "lock").read_text() == f"{running.process.pid}\n"
         token = (data / "token").read_text()
 
@@ -198,7 +199,7 @@ def test_a_part_that_does_not_come_up_is_named_and_nothing_stays(tmp_path: Path)
     assert not (tmp_path / ".data" / "lock").exists()
 
 
-@pytest.mark.parametrize("single_process", ["false", "true"])
+@pytest.mark.parametrize("single_process", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_the_demo_carries_out_the_example_and_leaves_nothing(tmp_path: Path, single_process: str) -> None:
     # Settings that name real parts are left aside.
     theirs = {"REDIS_URL": "redis://127.0.0.1:1/0", "S3_BUCKET": "theirs"}

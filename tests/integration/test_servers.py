@@ -27,10 +27,29 @@ def test_each_test_finds_redis_empty(redis: str, round: int) -> None:
         client.set("left", round)
 
 
+ADD_USER = "INSERT INTO users (id, name, tier, created_at) VALUES ('a', 'a', 'free', now())"
+ADD_EVENT = "INSERT INTO events (run_id, id, user_id, line) VALUES ('none', 1, 'a', '') RETURNING seq"
+
+
 @pytest.mark.parametrize("round", [1, 2])
-def test_each_test_has_a_postgres_database_of_its_own(postgres_database: str, round: int) -> None:
+def test_each_test_finds_the_tables_of_postgres_empty(postgres_database: str, round: int) -> None:
     with psycopg.connect(postgres_database.replace("+psycopg", "")) as connection:
-        connection.execute("CREATE TABLE left_behind (id int)")
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(ADD_USER)
+        assert connection.execute(ADD_EVENT).fetchone() == (1,)
+
+
+def test_a_database_is_emptied_though_somebody_has_its_tables_locked(
+    postgres_server: PostgresServer, postgres_tables: str, postgres_database: str
+) -> None:
+    url = postgres_database.replace("+psycopg", "")
+    with closing(psycopg.connect(url)) as holder:
+        holder.execute(ADD_USER)
+        holder.commit()
+        holder.execute("LOCK TABLE users")
+        postgres_server.empty_database(postgres_tables)
+        with psycopg.connect(url) as other:
+            assert other.execute("SELECT count(*) FROM users").fetchone() == (0,)
 
 
 def test_the_bucket_takes_a_file_and_gives_it_back(s3_server: S3Server, bucket: str) -> None:

@@ -1,8 +1,5 @@
 """What needs no server to be seen of the wires."""
 
-import subprocess
-import sys
-
 import pytest
 
 from worker.llm.openai import base_url_of
@@ -20,12 +17,3 @@ from worker.llm.openai import base_url_of
 )
 def test_a_url_gets_the_version_that_it_lacks(given: str, used: str) -> None:
     assert base_url_of(given) == used
-
-
-def test_a_worker_without_models_loads_no_client_library() -> None:
-    code = (
-        "import sys, worker.llm.gateway, worker.llm.session, worker.llm.embedding; "
-        "print(sorted({'openai', 'anthropic', 'httpx2'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "[]"

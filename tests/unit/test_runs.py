@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from backplane.errors import TransitionNotAllowed
-from backplane.runs import RunStatus, check_transition, new_run_id
+from backplane.runs import MESSAGE_CHARS, RunError, RunStatus, check_transition, new_run_id
 
 ALLOWED = {
     ("created", "queued"),
@@ -61,3 +61,11 @@ def test_a_run_id_is_a_uuid_of_version_7_and_never_the_same_twice() -> None:
     ids = {new_run_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {(uuid.UUID(run_id).version, uuid.UUID(run_id).variant) for run_id in ids} == {(7, uuid.RFC_4122)}
+
+
+def test_of_an_error_that_names_something_endless_the_begin_and_the_end_are_kept() -> None:
+    whole = RunError("invalid_plan", "x" * MESSAGE_CHARS)
+    assert whole.as_dict()["message"] == whole.message
+    endless = RunError("invalid_plan", f"plan: {'x' * 10**6} is not taken").as_dict()["message"]
+    assert len(endless) == MESSAGE_CHARS + 3
+    assert (endless[:7], endless[-12:]) == ("plan: x", "is not taken")

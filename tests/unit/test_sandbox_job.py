@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backplane.sandbox_labels import label_value
@@ -56,6 +56,7 @@ def test_parts_that_read_alike_when_joined_give_different_names() -> None:
     )
 
 
+@settings(max_examples=30)
 @given(text=st.text(max_size=200), number=st.integers(0, 10**9))
 def test_whatever_the_ids_are_names_and_labels_are_ones_that_kubernetes_takes(text: str, number: int) -> None:
     call = Call(text, text, text, number, number)

@@ -192,7 +192,7 @@ async def test_a_disk_that_is_full_costs_the_file_and_not_the_lines(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
     output = make_output(replace(LIMITS, events=100_000_000), rate=1, burst=10)
-    output.write(b"x\n" * MEMORY_BYTES)
+    output.write(b"x\n" * (MEMORY_BYTES // 2 + 1))
     output.write(b"end\n")
     assert output.finish().endswith("end\n")
     await stored(output, workspace)

@@ -3,6 +3,7 @@ between the steps of a run, and a run that moves to another worker notices nothi
 """
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,12 +57,20 @@ def tools_from(server: str, listed: Any) -> list[RemoteTool]:
         if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
             continue
         schema = raw.get("inputSchema")
-        if not isinstance(schema, Mapping) or len(json.dumps(schema)) > SCHEMA_MAX_BYTES:
+        if not isinstance(schema, Mapping) or _size(schema) > SCHEMA_MAX_BYTES:
             continue
         description = raw.get("description")
         words = description[:DESCRIPTION_MAX_CHARS] if isinstance(description, str) else ""
         found.append(RemoteTool(raw["name"], words, dict(schema)))
     return found
+
+
+def _size(schema: Mapping[str, Any]) -> float:
+    """In bytes of JSON; no end of them when it is nested too deeply to be counted."""
+    try:
+        return len(json.dumps(schema))
+    except RecursionError:
+        return math.inf
 
 
 def result_from(server: str, answer: Any) -> RemoteResult:

@@ -65,14 +65,15 @@ class SandboxedConnection(McpConnection):
         return answer
 
     def _answer(self, line: bytes) -> Mapping[str, Any]:
+        # The program can write this line as well as the driver can.
         try:
             told = json.loads(line)
             answers, failure = told["answers"], told["failure"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise unavailable(self._server.name, f"sent more than {self._max_bytes:,} bytes, or no answer") from None
-        if failure is not None or not answers:
+        if failure is not None or not isinstance(answers, list) or not answers:
             raise unavailable(self._server.name, f"gave no answer: {str(failure)[:300]}")
-        answer = answers[0]
+        answer = answers[0] if isinstance(answers[0], Mapping) else {}
         if isinstance(answer.get("error"), Mapping):
             raise _refused(self._server.name, answer["error"])
         if not isinstance(answer.get("result"), Mapping):

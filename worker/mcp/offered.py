@@ -1,16 +1,20 @@
-"""What the MCP servers that a run names offer it, asked anew at each claim: a server may have changed meanwhile."""
+"""What the MCP servers that a run names offer it, asked anew at each claim: a server may have changed meanwhile.
+
+The libraries behind it cost a second and 35 MB, so they are loaded when a run first names a server.
+"""
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from importlib import import_module
+from types import ModuleType
 
 from backplane.egress import OutsidePolicy, parse_url
 from backplane.errors import InvalidInput
 from backplane.hosts import host_and_port
+from backplane.workspace.files import in_thread
 from worker.mcp.connection import McpConnection
 from worker.mcp.in_sandbox import SandboxedConnection
-from worker.mcp.over_http import HttpConnection
 from worker.mcp.servers import McpServer
-from worker.mcp.tools import tools_of
 from worker.tools.base import Secrets, Tool, ToolContext
 
 
@@ -30,15 +34,14 @@ class McpServers:
         operator's word, not the step's. Programs are asked one after another, since they share the run's files. Raises
         InvalidInput for a server that is not configured, Unavailable for one that does not answer."""
         chosen = [self._server(name) for name in names]
-        connections = [self._connection(server, context.secrets) for server in chosen]
-        over_http = [connection for server, connection in zip(chosen, connections, strict=True) if server.url]
-        listed = dict(
-            zip(over_http, await asyncio.gather(*(one.list_tools(context) for one in over_http)), strict=True)
-        )
+        over_http, as_tools = await in_thread(_libraries)
+        connections = [self._connection(server, context.secrets, over_http) for server in chosen]
+        remote = [connection for server, connection in zip(chosen, connections, strict=True) if server.url]
+        listed = dict(zip(remote, await asyncio.gather(*(one.list_tools(context) for one in remote)), strict=True))
         found: list[Tool] = []
         for server, connection in zip(chosen, connections, strict=True):
-            remote = listed[connection] if connection in listed else await connection.list_tools(context)
-            found += tools_of(server, remote, connection)
+            offered = listed[connection] if connection in listed else await connection.list_tools(context)
+            found += as_tools.tools_of(server, offered, connection)
         return found
 
     def _server(self, name: str) -> McpServer:
@@ -47,7 +50,7 @@ class McpServers:
             raise InvalidInput(f"mcp_servers: {name!r} is not configured here (MCP_SERVERS); there are: {there}")
         return self._servers[name]
 
-    def _connection(self, server: McpServer, secrets: Secrets) -> McpConnection:
+    def _connection(self, server: McpServer, secrets: Secrets, over_http: ModuleType) -> McpConnection:
         if server.url is None:
             return SandboxedConnection(
                 server, secrets, timeout_seconds=self._timeout_seconds, max_bytes=self._max_bytes
@@ -55,4 +58,11 @@ class McpServers:
         # The operator has named this one host, so it need not stand in OUTSIDE_HOSTS as well.
         host = host_and_port(parse_url(server.url))
         policy = OutsidePolicy([host], allow_private=self._allow_private)
-        return HttpConnection(server, policy, secrets, timeout_seconds=self._timeout_seconds, max_bytes=self._max_bytes)
+        connection: McpConnection = over_http.HttpConnection(
+            server, policy, secrets, timeout_seconds=self._timeout_seconds, max_bytes=self._max_bytes
+        )
+        return connection
+
+
+def _libraries() -> tuple[ModuleType, ModuleType]:
+    return import_module("worker.mcp.over_http"), import_module("worker.mcp.tools")

@@ -17,8 +17,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from backplane.egress import OutsidePolicy
-from backplane.errors import PlatformError
+from backplane.errors import InvalidInput, PlatformError
 from backplane.hosts import host_and_port
+from backplane.secrets import SECRET_REFERENCE
 from worker.mcp.connection import McpConnection, RemoteResult, RemoteTool, result_from, tools_from, unavailable
 from worker.mcp.servers import McpServer
 from worker.tools.base import Secrets, ToolContext
@@ -56,7 +57,11 @@ class HttpConnection(McpConnection):
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
-        host = host_and_port(self._policy.check(self._url))
+        url = self._policy.check(self._url)
+        has_secrets = any(map(SECRET_REFERENCE.search, self._server.headers.values()))
+        if has_secrets and url.scheme != "https" and not self._policy.allow_private:
+            raise InvalidInput(f"MCP_SERVERS.{self._server.name}: secrets are sent by https only", field="MCP_SERVERS")
+        host = host_and_port(url)
         headers = {name: await self._secrets.fill(value, host=host) for name, value in self._server.headers.items()}
         transport = _Bridge(self._policy.transport(), self._max_bytes)
         try:

@@ -7,15 +7,15 @@ a plan is refused before its first step.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import jsonschema
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import validator_for
 from pydantic import ConfigDict, model_validator
 
+from backplane.errors import InvalidInput
 from backplane.runs import RunError
 from worker.mcp.connection import McpConnection, RemoteTool
+from worker.mcp.schemas import ArgumentsSchema
 from worker.mcp.servers import McpServer
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 
@@ -25,17 +25,20 @@ NAME_MAX_CHARS = 64
 
 
 def tools_of(server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection) -> list[Tool]:
-    """Those that runs may use and that can be offered: with a name that fits, and a schema that is one."""
-    found: list[Tool] = []
+    """Those that runs may use and that can be offered: with a name that fits, and a schema that is one. Of those with
+    the same name, the first."""
+    found: dict[str, Tool] = {}
     for tool in remote:
         name = f"{server.name}__{tool.name}"
         allowed = server.tools is None or tool.name in server.tools
-        if allowed and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS and _is_schema(tool.schema):
-            found.append(_tool(server, tool, name, connection))
-    return found
+        if allowed and name not in found and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS:
+            with suppress(InvalidInput):
+                found[name] = _tool(server, tool, name, connection)
+    return list(found.values())
 
 
 def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: McpConnection) -> Tool:
+    """Raises InvalidInput when its schema is none."""
     may_repeat = remote.name in server.repeatable
 
     class McpTool(Tool):
@@ -60,26 +63,8 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
     return McpTool()
 
 
-def _is_schema(schema: Mapping[str, Any]) -> bool:
-    try:
-        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
-    except SchemaError:
-        return False
-    # What it refers to would have to be fetched; only what lies within it is known.
-    return schema.get("type") == "object" and not _refers_outside(schema)
-
-
-def _refers_outside(part: Any) -> bool:
-    if isinstance(part, Mapping):
-        reference = part.get("$ref")
-        if isinstance(reference, str) and not reference.startswith("#"):
-            return True
-        return any(map(_refers_outside, part.values()))
-    return isinstance(part, list) and any(map(_refers_outside, part))
-
-
-def _arguments_of(schema: Mapping[str, Any]) -> type[ToolArguments]:
-    validator = validator_for(schema, default=jsonschema.Draft202012Validator)(schema)
+def _arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:
+    schema = ArgumentsSchema(given)
 
     class McpArguments(ToolArguments):
         model_config = ConfigDict(extra="allow")
@@ -87,17 +72,11 @@ def _arguments_of(schema: Mapping[str, Any]) -> type[ToolArguments]:
         @model_validator(mode="before")
         @classmethod
         def _fit(cls, value: Any) -> Any:
-            try:
-                validator.validate(value)
-            except ValidationError as error:
-                where = ".".join(str(part) for part in error.absolute_path)
-                raise ValueError(f"{where}: {error.message[:300]}" if where else error.message[:300]) from None
-            except RecursionError:
-                raise ValueError("is nested too deeply") from None
+            schema.check(value)
             return value
 
         @classmethod
         def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
-            return dict(schema)
+            return dict(given)
 
     return McpArguments

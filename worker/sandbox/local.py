@@ -88,8 +88,8 @@ def _judge(code: int, group: cgroup.ControlGroup) -> End:
 
 
 async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path] = ()) -> LocalSandbox:
-    """The best sandbox that this machine allows, tried out. `folders` are shown inside, read-only. Without isolation it warns, or raises Unavailable when
-    isolation is required."""
+    """The best sandbox that this machine allows, tried out. `folders` are shown inside, read-only. Without isolation it
+    warns, or raises Unavailable when isolation is required."""
     groups = cgroup.ControlGroups.find()
     reasons = []
     for binary in find_bubblewrap():

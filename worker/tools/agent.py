@@ -72,7 +72,7 @@ class AgentArguments(ToolArguments):
     max_tokens: int | None = Field(None, ge=1, description="Most model tokens, prompts and answers.")
     max_usd: float | None = Field(None, ge=0, description="Most dollars for model calls.")
     max_seconds: float | None = Field(None, gt=0, description="Most seconds of model calls and tools together.")
-    model: str | None = Field(None, max_length=200, description="Model to ask first; the run's by default.")
+    model: str | None = Field(None, max_length=200, description="The model to ask; the run's by default.")
     system: Instruction = Field("", max_length=20_000, description="Further standing instructions.")
 
 

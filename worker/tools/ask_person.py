@@ -13,7 +13,7 @@ MAX_QUESTION_CHARS = 4000
 class AskPersonArguments(ToolArguments):
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARS)
     choices: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
-        [], max_length=20, description="Answers to choose from; the person may still write something else."
+        [], max_length=20, description="Answers to choose from; no other is taken."
     )
 
 

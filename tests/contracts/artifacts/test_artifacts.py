@@ -220,10 +220,13 @@ async def test_many_small_files_on_disk_are_packed_and_what_was_begun_and_not_en
     monkeypatch.setattr(repository, "LOOSE_OBJECTS_MAX", 20)
     await artifacts.write(AGENT, "kept/a", b"x", STEP)
     begun = pygit2.Repository(str(folder(tmp_path))).create_blob(b"of a writer that was killed")
+    half_written = folder(tmp_path) / "objects" / "tmp_object_git2_ab12"
+    half_written.touch()
     for number in range(15):
         await artifacts.write(AGENT, "b", str(number).encode(), STEP)
     git = pygit2.Repository(str(folder(tmp_path)))
     assert begun not in git
+    assert not half_written.exists()
     assert len(list(folder(tmp_path).glob("objects/pack/*.pack"))) == 1
     assert len(list(folder(tmp_path).glob("objects/??/*"))) <= 23
     assert await artifacts.read(AGENT, "kept/a") == b"x"
@@ -395,8 +398,8 @@ async def test_a_writer_that_is_killed_blocks_nobody_and_leaves_a_whole_state(
     assert len(await artifacts.log(AGENT, limit=1000)) == len(before) + 1
 
 
-@pytest.mark.parametrize("left", ["refs/heads/main.lock", "packed-refs.lock"])
-async def test_a_lock_file_that_a_killed_writer_left_in_the_repository_blocks_nobody(
+@pytest.mark.parametrize("left", ["refs/heads/main.lock", "packed-refs.lock", "objects/tmp_object_git2_ab12"])
+async def test_a_file_that_a_killed_writer_left_in_the_repository_blocks_nobody(
     artifacts: Artifacts, tmp_path: Path, left: str
 ) -> None:
     await artifacts.write(AGENT, "a", b"1", STEP)

@@ -5,7 +5,6 @@ import fcntl
 import http.server
 import os
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -198,6 +197,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 async def test_workers_in_several_processes_share_a_folder(memory: AgentMemory, tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", REMEMBERING, str(tmp_path / "memory"), name] for name in ("x", "y")]
     processes = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for command in commands]
@@ -307,10 +307,3 @@ async def test_a_server_that_refuses_is_quoted_in_short(refusing_server: str) ->
     error = await unavailable(refusing_server)
     assert "401" in error.message
     assert len(error.message) < 500
-
-
-def test_the_library_is_loaded_when_it_is_first_needed() -> None:
-    heavy = "{'qdrant_client', 'numpy', 'pygit2'}"
-    program = f"import sys, worker.service, worker.toolbox; print(sorted({heavy} & set(sys.modules)))"
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (ended.stdout.strip(), ended.returncode) == ("[]", 0), ended.stderr

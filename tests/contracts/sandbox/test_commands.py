@@ -171,6 +171,7 @@ async def test_two_commands_of_one_sandbox_run_at_once(sandbox: Sandbox, folder:
 # --- ends ---
 
 
+@pytest.mark.slow
 async def test_a_gigabyte_of_output_passes_through_without_being_held(nearby: Sandbox, folder: Path) -> None:
     passed = 0
     largest = 0

@@ -6,14 +6,12 @@ import pytest
 
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.migrations import migrate
 from backplane.users import Tier, User
 
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
     database = Database(database_url)
-    await migrate(database)
     yield Store(database)
     await database.close()
 

@@ -61,18 +61,23 @@ async def test_migrating_again_changes_nothing(store: Store, user: User) -> None
 
 
 async def test_a_release_that_was_rolled_back_works_on_the_newer_database(
-    store: Store, user: User, capsys: pytest.CaptureFixture[str]
+    empty_database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = await store.runs.create(new_run(user))
+    store = Store(Database(empty_database_url))
+    await store.migrate()
+    token, _ = await store.users.create_token("ada", Tier.FREE)
+    run = await store.runs.create(new_run(token.user))
     await store.database.write(
         lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     )
-    await migrate(store.database)
-    assert await store.runs.get(user.id, run.id) == run
+    await store.migrate()
+    assert await store.runs.get(token.user.id, run.id) == run
     assert "newer release" in capsys.readouterr().out
+    await store.database.close()
 
 
-async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
+@pytest.mark.slow
+async def test_five_processes_may_migrate_at_once(empty_database_url: str) -> None:
     program = (
         "import asyncio, sys\n"
         "from backplane.store.database import Database\n"
@@ -86,7 +91,7 @@ async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
     )
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, database_url, cwd=ROOT, stdin=asyncio.subprocess.PIPE,
+            sys.executable, "-c", program, empty_database_url, cwd=ROOT, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )
         for _ in range(5)
@@ -95,8 +100,8 @@ async def test_five_processes_may_migrate_at_once(database_url: str) -> None:
     assert [process.returncode for process in processes] == [0] * 5, said
 
 
-async def test_ten_tasks_of_one_process_may_migrate_at_once(database_url: str) -> None:
-    databases = [Database(database_url) for _ in range(10)]
+async def test_ten_tasks_of_one_process_may_migrate_at_once(empty_database_url: str) -> None:
+    databases = [Database(empty_database_url) for _ in range(10)]
     await asyncio.gather(*(migrate(one) for one in databases))
     token, _ = await Store(databases[0]).users.create_token("ada", Tier.FREE)
     assert token.user.name == "ada"

@@ -1,5 +1,6 @@
 """A newer plan takes the place of one that failed, and what there was before can still be seen."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -7,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.plans import parse_plan
+from backplane.plans import Step, parse_plan
 from backplane.runs import Run, RunError, RunStatus, new_run_id
 from backplane.store import Store
 from backplane.store.held import HeldRun
@@ -112,12 +113,14 @@ async def test_a_step_below_another_one_is_added_once_and_its_failure_stays(stor
     assert failed.failed_tries == 1
 
 
-async def test_steps_of_plans_from_before_needs_could_be_left_out_wait_for_all_before_them(
-    store: Store, run: Run
-) -> None:
+async def test_a_plan_lies_in_the_database_as_an_older_release_reads_it(store: Store, run: Run) -> None:
     def read(connection: Connection) -> str:
         query = text("SELECT plan FROM runs WHERE id = :id")
         return str(connection.execute(query, {"id": run.id}).scalar_one())
 
-    # What the migration looks for is how a plan lies in the database.
-    assert (await store.database.read(read)).count('"needs":null') == 3
+    kept = await store.database.read(read)
+    assert "needs" not in kept
+    assert "approval" not in kept
+    # What the migration of older plans looks for, and takes out.
+    old = Step(id="a", tool="shell", needs=()).model_dump(mode="json")
+    assert '"needs":[],"timeout_seconds":' in json.dumps(old, separators=(",", ":"))

@@ -102,8 +102,8 @@ async def test_an_event_whose_transaction_is_open_is_waited_for_by_those_behind_
     await store.database.close()
 
 
-async def test_events_of_before_get_places_in_the_order_of_their_runs(database_url: str) -> None:
-    database = Database(database_url)
+async def test_events_of_before_get_places_in_the_order_of_their_runs(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
 
     def as_it_was(connection: Connection) -> None:
         config = Config()

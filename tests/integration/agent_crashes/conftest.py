@@ -31,8 +31,14 @@ async def settings_of(models: ScriptedModels) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def platform(start_platform: StartPlatform, model: Marking, settings_of: dict[str, Any]) -> Platform:
-    platform = await start_platform(**settings_of)
+async def platform(
+    request: pytest.FixtureRequest, start_platform: StartPlatform, model: Marking, settings_of: dict[str, Any]
+) -> Platform:
+    """Parameter `postgres`: on that; else on SQLite."""
+    values = dict(settings_of)
+    if getattr(request, "param", "sqlite") == "postgres":
+        values["database_url"] = request.getfixturevalue("postgres_database")
+    platform = await start_platform(**values)
     await fund(platform)
     return platform
 

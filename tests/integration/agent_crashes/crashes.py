@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backplane.budgets import Resource, account_id, run_owner, user_owner
+from backplane.decisions import DecisionKind, DecisionStatus
 from backplane.runs import Run, RunStatus
 from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
@@ -68,19 +69,29 @@ async def answered(platform: Platform, run_id: str) -> int:
 
 
 async def over(platform: Platform, run_id: str) -> Run:
-    """The run, completed. Where it is not known whether a step happened, a person looks at the marks and says so."""
+    """The run, completed; a person gives whatever answers it waits for."""
     while True:
         run = await platform.until(run_id, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.WAITING)
         if run.status is not RunStatus.WAITING:
             assert run.status is RunStatus.COMPLETED, run.error
             return run
-        assert run.error is not None
-        assert run.error.code == "step_uncertain", run.error
-        [unknown] = [step for step in await platform.journal(run_id) if step.status is StepStatus.UNCERTAIN]
-        mark = {"work/0.1.1": "1", "work/0.1.2": "2", "work/0.2.1": "3", "last": "4"}[unknown.step_id]
-        await platform.submission.retry(
-            platform.user, run_id, uncertain_step_is_done=mark in await marks(platform, run_id)
-        )
+        await answer(platform, run)
+
+
+async def answer(platform: Platform, run: Run) -> None:
+    """What a person says to a run that waits: yes; a step more; and where it is not known whether a step happened, they
+    look at the marks."""
+    assert run.error is not None
+    if run.error.code != "step_uncertain":
+        for decision in await platform.resources.store.decisions.of_run(run.id):
+            if decision.status is DecisionStatus.PENDING:
+                more = {"budget": {"steps": 1}} if decision.kind is DecisionKind.BUDGET else {}
+                await platform.submission.decide(platform.user, run.id, decision.id, DecisionStatus.APPROVED, more)
+        return
+    [unknown] = [step for step in await platform.journal(run.id) if step.status is StepStatus.UNCERTAIN]
+    mark = {"work/0.1.1": "1", "work/0.1.2": "2", "work/0.2.1": "3", "last": "4"}[unknown.step_id]
+    is_done = mark in await marks(platform, run.id)
+    await platform.submission.retry(platform.user, run.id, uncertain_step_is_done=is_done)
 
 
 async def marks(platform: Platform, run_id: str) -> list[str]:

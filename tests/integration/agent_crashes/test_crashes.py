@@ -13,6 +13,7 @@ from tests.integration.agent_crashes.crashes import (
     BUDGET,
     LAST,
     Marking,
+    answer,
     answered,
     mark,
     marks,
@@ -34,10 +35,13 @@ async def killed(platform: Platform, run_id: str, process: WorkerProcess, model:
 
 
 async def dies(platform: Platform, process: WorkerProcess, run_id: str) -> bool:
-    """Whether it dies before the run is over."""
+    """Whether it dies before the run is over; a person answers what the run asks meanwhile."""
 
     async def either() -> bool:
-        return not process.is_running or (await platform.run(run_id)).status in (RunStatus.COMPLETED, RunStatus.FAILED)
+        run = await platform.run(run_id)
+        if process.is_running and run.status is RunStatus.WAITING:
+            await answer(platform, run)
+        return not process.is_running or run.status in (RunStatus.COMPLETED, RunStatus.FAILED)
 
     await wait_until(either, LONG_SECONDS)
     return not process.is_running
@@ -49,7 +53,9 @@ async def goes_on(platform: Platform, run_id: str, model: Marking, at_crash: dic
     await nothing_is_lost_or_done_twice(platform, run, model, **at_crash)
 
 
-@pytest.mark.parametrize("number", [1, 3], ids=["the planner's", "an agent's"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(1, id="the planner's", marks=pytest.mark.slow), pytest.param(3, id="an agent's")]
+)
 async def test_in_the_middle_of_a_model_call(
     platform: Platform, start_process: StartProcess, model: Marking, number: int
 ) -> None:
@@ -72,21 +78,16 @@ async def test_in_the_middle_of_an_agents_tool_call(
     await goes_on(platform, run_id, model, at_crash)
 
 
-WINDOWS = {
-    "between a model's answer and its tool calls": "after end_model_call 2",
-    "between two tool calls of a turn": "after begin_step 4",
-    "while the plan is written down": "before save_plan 1",
-}
-
-
-@pytest.mark.parametrize("at", WINDOWS.values(), ids=WINDOWS.keys())
-async def test_in_a_moment_between(platform: Platform, start_dying: StartDying, model: Marking, at: str) -> None:
-    process = await start_dying(at)
+async def test_between_a_models_answer_and_its_tool_calls(
+    platform: Platform, start_dying: StartDying, model: Marking
+) -> None:
+    process = await start_dying("after end_model_call 2")
     run_id = await platform.submit(prompt="Mark.", budget=BUDGET)
     assert await dies(platform, process, run_id)
     await goes_on(platform, run_id, model, await killed(platform, run_id, process, model))
 
 
+@pytest.mark.slow
 async def test_while_a_person_is_asked(platform: Platform, start_process: StartProcess, model: Marking) -> None:
     model.last = {**LAST, "approval": True}
     process = await start_process(platform)
@@ -98,6 +99,7 @@ async def test_while_a_person_is_asked(platform: Platform, start_process: StartP
     await goes_on(platform, run_id, model, at_crash)
 
 
+@pytest.mark.slow
 async def test_between_a_persons_answer_and_what_was_allowed(
     platform: Platform, start_process: StartProcess, start_dying: StartDying, model: Marking
 ) -> None:
@@ -124,18 +126,41 @@ async def test_while_there_is_no_budget_left(platform: Platform, start_process: 
     assert await marks(platform, run_id) == ["1", "2"]
     [decision] = await platform.resources.store.decisions.of_run(run_id)
     assert (decision.kind, decision.asked["left"]) == (DecisionKind.BUDGET, 0)
+    # One more below the agent's, which itself was counted once, and the last.
     more = {"budget": {"steps": 2}}
     await platform.submission.decide(platform.user, run_id, decision.id, DecisionStatus.APPROVED, more)
     await goes_on(platform, run_id, model, at_crash)
 
 
+PARTS = 6
+"""In which all commits are looked at, so that none takes too long."""
+WITH_PEOPLE = {**BUDGET, "steps": 2}
+CASES = {
+    "after": ("sqlite", "after", False, BUDGET),
+    "before": ("postgres", "before", False, BUDGET),
+    "before, with people": ("sqlite", "before", True, WITH_PEOPLE),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("side", ["before", "after"])
-async def test_at_every_single_commit(platform: Platform, start_dying: StartDying, model: Marking, side: str) -> None:
-    for number in count(1):
+@pytest.mark.parametrize(
+    ("platform", "side", "asks", "budget"), CASES.values(), ids=CASES.keys(), indirect=["platform"]
+)
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_at_every_single_commit(
+    platform: Platform,
+    start_dying: StartDying,
+    model: Marking,
+    part: int,
+    side: str,
+    asks: bool,
+    budget: dict[str, int],
+) -> None:
+    model.last = {**LAST, "approval": asks}
+    for number in count(1 + part, PARTS):
         model.asked.clear()
         process = await start_dying(f"{side} any {number}")
-        run_id = await platform.submit(prompt="Mark.", budget=BUDGET)
+        run_id = await platform.submit(prompt="Mark.", budget=budget)
         if not await dies(platform, process, run_id):
             break
         await goes_on(platform, run_id, model, await killed(platform, run_id, process, model))

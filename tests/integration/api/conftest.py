@@ -19,13 +19,13 @@ from tests.integration.api.running import (
 
 
 @pytest.fixture
-def settings_with(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Settings]:
+def settings_with(tmp_path: Path, request: pytest.FixtureRequest, sqlite_database: str) -> Callable[..., Settings]:
     """Settings on an empty Redis, SQLite and a folder, with what the test says."""
 
     def made(**values: Any) -> Settings:
         if "redis_url" not in values:
             values["redis_url"] = request.getfixturevalue("redis")
-        return settings_on(tmp_path, **values)
+        return settings_on(tmp_path, **{"database_url": sqlite_database, **values})
 
     return made
 

@@ -14,6 +14,7 @@ from mcp_types import TextContent
 
 from backplane.runs import RunStatus
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
+from tests.waiting import wait_until
 
 
 @asynccontextmanager
@@ -88,6 +89,18 @@ async def test_following_waits_for_what_comes(api: Api, person: Person) -> None:
         told = await waiting
     assert [event["data"]["line"] for event in told["events"]] == ["hello"]
     assert (told["ended"], told["status"]) == (False, "running")
+
+
+async def test_who_follows_is_counted_as_a_watcher(start_api: StartApi) -> None:
+    api = await start_api(stream_watchers_max=1)
+    person = await api.person()
+    run_id = await person.make("create")
+    async with connected(api, person) as client:
+        waiting = asyncio.create_task(call(client, "follow_run", run_id=run_id, after=1))
+        await wait_until(lambda: api.app.state.services.hub.watchers == 1)
+        assert "STREAM_WATCHERS_MAX" in await refusal(client, "follow_run", run_id=run_id, after=1)
+        await person.act("cancel", run_id)
+        assert (await waiting)["status"] == "cancelled"
 
 
 async def test_nothing_new_within_the_time_is_no_error(api: Api, person: Person) -> None:

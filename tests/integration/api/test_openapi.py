@@ -89,10 +89,15 @@ def test_the_example_of_an_event_is_an_event(described: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "phases", ["examples,fuzzing", pytest.param("coverage", marks=pytest.mark.slow)], ids=lambda phases: phases
+    ("phases", "examples"),
+    [
+        ("examples,fuzzing", 2),
+        pytest.param("examples,fuzzing", 10, marks=pytest.mark.slow),
+        pytest.param("coverage", 10, marks=pytest.mark.slow),
+    ],
 )
 async def test_the_api_keeps_its_description_whatever_it_is_sent(
-    api: Api, person: Person, tmp_path: Path, phases: str
+    api: Api, person: Person, tmp_path: Path, phases: str, examples: int
 ) -> None:
     await person.make()
     worker = await api.worker()
@@ -101,7 +106,7 @@ async def test_the_api_keeps_its_description_whatever_it_is_sent(
     await person.http.put(f"/agent/runs/{worker.run_id}/files/a.txt", content=b"x")
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(f'[parameters]\nrun_id = "{worker.run_id}"\n')
-    options = ["--phases", phases, "--max-examples", "10", "--seed", "1", "--exclude-checks", LEFT_OUT]
+    options = ["--phases", phases, "--max-examples", str(examples), "--seed", "1", "--exclude-checks", LEFT_OUT]
     # Its answers have no end.
     options += ["--exclude-path", "/agent/events"]
     process = await asyncio.create_subprocess_exec(

@@ -63,12 +63,12 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def start_platform(tmp_path: Path) -> AsyncIterator[StartPlatform]:
+async def start_platform(tmp_path: Path, sqlite_database: str) -> AsyncIterator[StartPlatform]:
     """`await start_platform(webhook_max_attempts=2)`: on SQLite and a folder where nothing else is said."""
     async with AsyncExitStack() as stack:
 
         async def start(**values: Any) -> Platform:
-            parts = {"database_url": f"sqlite:///{tmp_path / 'agent.db'}", "workspace_dir": tmp_path / "workspaces"}
+            parts = {"database_url": sqlite_database, "workspace_dir": tmp_path / "workspaces"}
             settings = Settings.model_validate({**parts, **QUICK, **values})
             store = await stack.enter_async_context(connect_store(settings))
             workspaces = await stack.enter_async_context(connect_workspaces(settings))

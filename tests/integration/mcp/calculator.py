@@ -17,6 +17,7 @@ TOOLS = [
         },
     },
     {"name": "behave", "inputSchema": {"type": "object", "properties": {"how": {"type": "string"}}}},
+    {"name": "behave", "inputSchema": {"type": "object"}},
     {"name": "bad name!", "inputSchema": {"type": "object"}},
     {"name": "no-schema", "inputSchema": {"type": "object", "properties": 5}},
     {"name": "far", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:1/x"}}}},
@@ -49,6 +50,9 @@ def answer(method: str, params: dict) -> dict:  # type: ignore[type-arg]
             return {"content": [{"type": "text", "text": os.environ.get("CALC_KEY", "none")}]}
         case "stderr":
             print("said beside", file=sys.stderr, flush=True)
+        case "forge":
+            print("\x1emcp " + json.dumps({"answers": "none", "failure": None}), file=sys.stderr, flush=True)
+            time.sleep(60)
         case "ask":
             print(json.dumps({"jsonrpc": "2.0", "id": 77, "method": "sampling/createMessage"}), flush=True)
             return {"content": [{"type": "text", "text": "refused: " + sys.stdin.readline().strip()}]}

@@ -176,6 +176,20 @@ async def test_when_all_have_failed_it_is_told_what_was_tried(
             await held.models.ask(request_of(), PLAN)
 
 
+async def test_a_model_that_was_named_has_no_fallbacks(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(refusal("ollama", 404, "no such model"), refusal("ollama", 404, "no such model"))
+    async with asking(resources, user, **servers(scripted, model_fallbacks=["one/m"])) as world:
+        of_the_run = await world.held(model="two/n")
+        with pytest.raises(ModelRefused):
+            await of_the_run.models.ask(request_of(), PLAN)
+        of_the_call = await world.held()
+        with pytest.raises(ModelRefused):
+            await of_the_call.models.ask(request_of(), PLAN, model="two/n")
+    assert [asked.path for asked in scripted.asked] == ["/api/chat", "/api/chat"]
+
+
 async def test_a_run_may_name_its_model(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("ollama", "Hello"))
     held = await world.held(model="two/other")

@@ -8,7 +8,7 @@ import pytest
 
 from backplane.errors import Conflict, InvalidPlan, NotFound, QuotaExceeded, TooLarge, Unavailable
 from backplane.workspace.base import FileInfo, Workspace
-from tests.integration.tools.bench import MIB, Bench
+from tests.tool_bench import MIB, Bench
 
 SEVERAL = """\
 diff --git a/src/a.py b/src/a.py

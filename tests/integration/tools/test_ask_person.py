@@ -6,7 +6,7 @@ import pytest
 
 from backplane.decisions import DecisionKind
 from backplane.errors import InvalidPlan
-from tests.integration.tools.bench import Bench
+from tests.tool_bench import Bench
 from worker.tools.base import NeedsPerson
 
 

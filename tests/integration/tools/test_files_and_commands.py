@@ -7,7 +7,7 @@ import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded, Superseded
 from backplane.workspace.quota import Quota
-from tests.integration.tools.bench import LIMITS, Bench
+from tests.tool_bench import LIMITS, Bench
 
 # --- files ---
 
@@ -61,9 +61,9 @@ async def test_deleting_twice_is_as_good_as_once(bench: Bench) -> None:
 
 
 async def test_writing_over_the_quota_changes_nothing_and_announces_nothing(bench: Bench) -> None:
-    small = replace(bench.context, quota=Quota(max_bytes=5, max_files=10, max_depth=8))
+    small = bench.but(quota=Quota(max_bytes=5, max_files=10, max_depth=8))
     with pytest.raises(QuotaExceeded):
-        await Bench(small, bench.said, bench.changing).step("file_write", path="a", content="123456")
+        await small.step("file_write", path="a", content="123456")
     assert await bench.files() == {}
     assert bench.changing == []
 
@@ -91,7 +91,7 @@ async def test_nothing_is_changed_once_another_worker_holds_the_run(
         raise Superseded("another worker holds the run")
 
     with pytest.raises(Superseded):
-        await Bench(replace(bench.context, about_to_change=superseded), bench.said, []).step(tool, **arguments)
+        await bench.but(about_to_change=superseded).step(tool, **arguments)
     assert await bench.files() == {"a": b"old"}
 
 
@@ -158,8 +158,8 @@ async def test_the_step_after_one_that_failed_starts_from_the_workspace_again(be
 async def test_the_error_says_what_ended_the_command(
     bench: Bench, script: str, limits: dict[str, float], code: str
 ) -> None:
-    context = replace(bench.context, limits=replace(LIMITS, **limits))  # type: ignore[arg-type]
-    result = await Bench(context, bench.said, bench.changing).step("shell", script=script)
+    limited = bench.but(limits=replace(LIMITS, **limits))  # type: ignore[arg-type]
+    result = await limited.step("shell", script=script)
     assert result.error is not None
     assert (result.error.code, await bench.files()) == (code, {})
 

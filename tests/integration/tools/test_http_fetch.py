@@ -15,8 +15,8 @@ import trustme
 from backplane.addresses import Address
 from backplane.egress import OutsidePolicy, OutsideRefused
 from backplane.errors import Forbidden, InvalidInput, InvalidPlan, QuotaExceeded, Superseded, TooLarge
-from tests.integration.tools.bench import MIB, Bench
 from tests.integration.tools.site import Site, site_on
+from tests.tool_bench import MIB, Bench
 from worker.tools.base import Risk
 from worker.tools.http_fetch import OutsideLimits, http_tools
 from worker.tools.registry import builtin_tools

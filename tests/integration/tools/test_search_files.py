@@ -3,7 +3,7 @@
 import pytest
 
 from backplane.errors import InvalidInput, InvalidPlan
-from tests.integration.tools.bench import MIB, Bench
+from tests.tool_bench import MIB, Bench
 from worker.tools import search_files
 
 

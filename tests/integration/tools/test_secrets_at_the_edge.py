@@ -3,7 +3,6 @@
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from backplane.secrets import Secret
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.users import Tier
-from tests.integration.tools.bench import Bench
+from tests.tool_bench import Bench
 from worker.interruption import Interruption
 from worker.line_rate import TokenBucket
 from worker.redaction import Redactor
@@ -47,9 +46,8 @@ class Keeper:
 
 
 @pytest.fixture
-async def keeper(tmp_path: Path) -> AsyncIterator[Keeper]:
-    store = Store(Database(f"sqlite:///{tmp_path}/agent.db"))
-    await store.migrate()
+async def keeper(sqlite_database: str) -> AsyncIterator[Keeper]:
+    store = Store(Database(sqlite_database))
     token, _ = await store.users.create_token("ada", Tier.STANDARD)
     yield Keeper(store, token.user.id)
     await store.database.close()

@@ -19,7 +19,11 @@ StartPlatform = Callable[..., Awaitable[Platform]]
 
 @pytest.fixture
 async def start_platform(
-    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, servers_folder: Path
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    servers_folder: Path,
+    sqlite_database: str,
 ) -> AsyncIterator[StartPlatform]:
     """`await start_platform(worker_concurrency=1)`: on an empty Redis, SQLite and a folder where nothing else is said;
     the environment is not read."""
@@ -32,7 +36,7 @@ async def start_platform(
         async def start(**values: Any) -> Platform:
             if "redis_url" not in values:
                 values["redis_url"] = request.getfixturevalue("redis")
-            parts = {"database_url": f"sqlite:///{tmp_path / 'agent.db'}", "workspace_dir": tmp_path / "workspaces"}
+            parts = {"database_url": sqlite_database, "workspace_dir": tmp_path / "workspaces"}
             parts |= {"memory_dir": str(tmp_path / "memory"), "artifacts_dir": str(tmp_path / "artifacts")}
             settings = Settings.model_validate({**parts, **QUICK, **values})
             resources = await stack.enter_async_context(connect(settings))

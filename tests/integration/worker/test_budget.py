@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +23,9 @@ NONE = RunBudget()
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    database = Database(f"sqlite:///{tmp_path / 'agent.db'}")
-    store = Store(database)
-    await store.migrate()
-    yield store
+async def store(sqlite_database: str) -> AsyncIterator[Store]:
+    database = Database(sqlite_database)
+    yield Store(database)
     await database.close()
 
 

@@ -73,8 +73,8 @@ class NodePostgres(PostgresServer):
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return as_nobody() + dies_with_parent([str(self.programs / "postgres"), "-D", str(data), *options], self.ending)
 
-    def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.url(), connect_timeout=2, autocommit=True)
+    def _connect(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(self.url(database), connect_timeout=2, autocommit=True)
 
 
 class NodeS3(S3Server):

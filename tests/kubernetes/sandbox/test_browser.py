@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import Bench, served_pages, visiting
+from tests.browsing import Visitor, served_pages, visiting
 from tests.contracts.sandbox.sandboxes import Place, opened
 
 pytestmark = pytest.mark.kubernetes
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, namespace: str, kubeconfig: str) -> AsyncIterator[Bench]:
+async def visitor(tmp_path: Path, namespace: str, kubeconfig: str) -> AsyncIterator[Visitor]:
     image = os.environ.get("KUBERNETES_BROWSER_IMAGE")
     if not image:
         pytest.skip("KUBERNETES_BROWSER_IMAGE names no image with a browser (make browser-image)")
     async with (
         opened(Place("kubernetes", namespace=namespace, image=image, kubeconfig=kubeconfig)) as sandbox,
-        visiting(sandbox, tmp_path, "python3") as bench,
+        visiting(sandbox, tmp_path, "python3") as visitor,
     ):
-        yield bench
+        yield visitor
 
 
-async def test_a_page_is_visited_from_a_pod_without_a_network(bench: Bench) -> None:
+async def test_a_page_is_visited_from_a_pod_without_a_network(visitor: Visitor) -> None:
     with served_pages() as site:
-        result, said = await bench.browse(
+        result, said = await visitor.browse(
             site,
             {"do": "open", "url": f"http://{site}/"},
             {"do": "fill", "selector": "[name=who]", "value": "pod"},

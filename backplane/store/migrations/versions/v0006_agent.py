@@ -24,8 +24,9 @@ def upgrade() -> None:
     op.add_column("steps", sa.Column("failed_tries", sa.Integer, nullable=False, server_default="0"))
     with op.batch_alter_table("steps") as steps:
         steps.alter_column("step_id", type_=sa.String(128), existing_nullable=False)
-    # A step of an older plan had always to wait for all before it: now it says so by leaving `needs` out.
-    _replace_in_plans('"needs":[]', '"needs":null')
+    # A step of an older plan had always to wait for all before it: now it says so by leaving `needs` out, as an older
+    # release reads it too. The field behind it is named so that no step's arguments are meant.
+    _replace_in_plans('"needs":[],"timeout_seconds":', '"timeout_seconds":')
     op.create_table(
         "plan_versions",
         _run_id(primary_key=True),
@@ -157,7 +158,6 @@ def _replace_in_plans(old: str, new: str) -> None:
 
 
 def downgrade() -> None:
-    _replace_in_plans('"needs":null', '"needs":[]')
     for table in ("secrets", "reservations", "ledger_entries", "accounts", "model_calls", "decisions", "plan_versions"):
         op.drop_table(table)
     op.drop_column("steps", "failed_tries")

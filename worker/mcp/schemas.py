@@ -1,0 +1,72 @@
+"""Checks arguments against the JSON schema that an MCP server gave: a stranger's schema, on the worker's event loop.
+
+So nothing is fetched, and the work is counted. What one keyword alone can make long is left to the server, which checks
+its arguments itself: regular expressions, the comparison of all items with each other, and what depends on both.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend, validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from backplane.errors import InvalidInput
+
+MOST_CHECKS = 50_000
+"""Of single keywords, for one set of arguments: some tenths of a second at worst."""
+
+_LEFT_TO_THE_SERVER = frozenset(
+    {"pattern", "patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
+)
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
+
+
+class ArgumentsSchema:
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        """Raises InvalidInput when it is no schema of an object."""
+        known = validator_for(schema, default=jsonschema.Draft202012Validator)
+        try:
+            known.check_schema(schema)
+        except (SchemaError, RecursionError):
+            raise InvalidInput("it is no JSON schema") from None
+        if schema.get("type") != "object" or _refers_outside(schema):
+            raise InvalidInput("it is no schema of an object that stands for itself")
+        keywords = {name: self._counted(name, check) for name, check in known.VALIDATORS.items()}
+        self._validator = extend(known, keywords)(schema, registry=Registry())
+        self._left = 0
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError, which says where the value does not fit."""
+        self._left = MOST_CHECKS
+        try:
+            self._validator.validate(value)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.absolute_path)
+            raise ValueError(f"{where}: {error.message[:300]}" if where else error.message[:300]) from None
+        except Unresolvable:
+            raise ValueError("cannot be checked: the server's schema refers to what is not there") from None
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+
+    def _counted(self, name: str, check: Keyword) -> Keyword:
+        def counted(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterable[ValidationError] | None:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"is too much to check: more than {MOST_CHECKS:,} steps of the server's schema")
+            # It needs the regular expressions to know which properties are additional.
+            needs_patterns = name == "additionalProperties" and "patternProperties" in schema
+            return () if needs_patterns or name in _LEFT_TO_THE_SERVER else check(validator, wanted, instance, schema)
+
+        return counted
+
+
+def _refers_outside(part: Any) -> bool:
+    """What it refers to would have to be fetched."""
+    if isinstance(part, Mapping):
+        named = [part.get(keyword, "#") for keyword in _REFERENCES]
+        return not all(str(name).startswith("#") for name in named) or any(map(_refers_outside, part.values()))
+    return isinstance(part, list) and any(map(_refers_outside, part))
