@@ -44,6 +44,7 @@ def servers(own_redis: Callable[..., RedisServer], postgres_server: PostgresServ
     return Servers(own_redis(), postgres_server, s3_server)
 
 
+@pytest.mark.slow
 async def test_no_run_step_or_event_is_lost_or_doubled_whatever_breaks(servers: Servers, folder: Path) -> None:
     outcome = await run_chaos(SHORT, servers, folder)
     assert check(outcome.facts) == [], outcome.counts

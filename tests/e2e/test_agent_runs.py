@@ -102,6 +102,7 @@ def own_model_server(tmp_path: Path) -> Iterator[ModelHttpServer]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_runs_of_a_real_model_are_replayed_when_it_is_gone(tmp_path: Path, own_model_server: ModelHttpServer) -> None:
     port = free_port()
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))

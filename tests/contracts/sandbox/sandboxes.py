@@ -45,7 +45,11 @@ ISOLATED = ("bubblewrap", "container", "kubernetes")
 NEARBY = ("bubblewrap", "unisolated", "container")
 """Those whose processes run on this machine, in the very folder that they were given."""
 LOCAL = ("bubblewrap", "unisolated")
-MARKS: dict[str, tuple[pytest.MarkDecorator, ...]] = {"kubernetes": (pytest.mark.kubernetes,)}
+# A container costs a second where bubblewrap costs some milliseconds; what is its own is in test_container.py.
+MARKS: dict[str, tuple[pytest.MarkDecorator, ...]] = {
+    "kubernetes": (pytest.mark.kubernetes,),
+    "container": (pytest.mark.slow,),
+}
 
 
 def kinds(names: tuple[str, ...]) -> list[Any]:

@@ -91,7 +91,7 @@ def test_the_example_of_an_event_is_an_event(described: Any) -> None:
 @pytest.mark.parametrize(
     ("phases", "examples"),
     [
-        ("examples,fuzzing", 2),
+        ("examples,fuzzing", 1),
         pytest.param("examples,fuzzing", 10, marks=pytest.mark.slow),
         pytest.param("coverage", 10, marks=pytest.mark.slow),
     ],

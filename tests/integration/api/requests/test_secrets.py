@@ -124,6 +124,7 @@ async def test_a_body_over_the_limit_is_refused_though_it_is_a_put(start_api: St
     assert (await put(person, value="x" * 1024)).status_code == 413
 
 
+@pytest.mark.slow
 async def test_there_are_a_hundred_at_most(ada: Person) -> None:
     for number in range(100):
         assert (await put(ada, f"T{number}")).status_code == 200
