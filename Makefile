@@ -18,12 +18,13 @@ demo: .venv/installed
 serve: .venv/installed
 	$(PYTHON) -m agentctl up
 
-# The default suite, on real servers that it starts and stops.
+# The default suite, on real servers that it starts and stops. Its tests wait for others about as long as they work, so
+# four processes do where there are two processors.
 test: .venv/installed-dev
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not kubernetes" $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not slow and not kubernetes" $(ARGS)
 
 test-all: .venv/installed-dev
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not kubernetes" $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" $(ARGS)
 
 # On the cluster of KUBECONFIG: sandboxes as Jobs, and the platform as the scripts deploy it. The nodes must have the
 # images KUBERNETES_TEST_IMAGE and AGENT_IMAGE; for the platform this machine must be the node. One after another: they

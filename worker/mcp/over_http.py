@@ -67,7 +67,7 @@ class HttpConnection(McpConnection):
         try:
             async with (
                 asyncio.timeout(self._timeout_seconds),
-                httpx2.AsyncClient(transport=transport, headers=headers, timeout=self._timeout_seconds) as http,
+                httpx2.AsyncClient(transport=transport, headers=headers, timeout=None) as http,
                 Client(streamable_http_client(self._url, http_client=http)) as client,
             ):
                 yield client

@@ -44,7 +44,7 @@ async def test_a_run_over_the_real_wire_is_replayed_offline_to_the_same_end(plat
         run_id = await platform.submit(THINK, KEEP)
         run = await platform.completed(run_id)
     said = await platform.read(run_id, "said.txt")
-    assert len(said) > 10
+    assert said
     assert run.result is not None
     cost = run.result["cost"]
     # At its two prices, as many tokens as the server counted.
