@@ -401,6 +401,7 @@ async def test_the_slots_and_the_places_of_a_worker_that_dies_are_free_when_its_
     await clients.close()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_stood_still_does_not_take_a_slot_that_was_granted_and_lost(
     redis: str, serving: Serving
 ) -> None:

@@ -28,6 +28,7 @@ def redis_program(redis_server: RedisServer) -> None:
     """Without a redis-server there is nothing to embed: skipped as every test that needs one is."""
 
 
+@pytest.mark.slow
 async def test_only_the_password_opens_it_and_only_its_user_can_read_the_password(tmp_path: Path) -> None:
     async with EmbeddedRedis(tmp_path / "redis") as server:
         with Redis.from_url(server.url) as client:

@@ -167,6 +167,7 @@ async def writes(clients: RedisClients) -> bool:
 # --- a cluster ---
 
 
+@pytest.mark.slow
 async def test_a_life_on_a_cluster_by_a_user_who_may_do_no_more_than_the_documentation_says(cluster: Cluster) -> None:
     for node in cluster.nodes:
         node.ask(*acl_line())

@@ -184,6 +184,7 @@ async def test_a_single_statement_that_is_cut_off_leaves_no_answer_to_the_next_o
         await own.close()
 
 
+@pytest.mark.slow
 async def test_single_statements_wait_for_one_another_when_they_are_more_than_connections(
     postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

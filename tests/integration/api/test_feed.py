@@ -174,6 +174,7 @@ async def test_a_feed_outlives_a_redis_that_comes_back_empty(
     assert numbers(seen, worker.run_id) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 async def test_nothing_is_missed_or_repeated_by_watchers_that_come_and_go_under_many_writers(
     start_api: StartApi, postgres_database: str
 ) -> None:

@@ -43,6 +43,7 @@ async def test_an_api_without_redis_is_live_and_names_redis(
     assert (await readiness(api))[0] == 200
 
 
+@pytest.mark.slow
 async def test_an_api_without_its_object_store_names_the_workspace(
     start_api: StartApi, own_s3: Callable[[], S3Server]
 ) -> None:
@@ -93,6 +94,7 @@ def assert_unavailable(answer: httpx.Response) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.slow
 async def test_a_part_that_hangs_does_not_hang_the_health_check(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.routes.health.PART_SECONDS", 0.1)
     redis = api.resources.redis.commands

@@ -219,6 +219,7 @@ async def test_rq_finds_its_server_by_a_sentinel(
         await wait_until(lambda: ticks(watched.replica) > before, SOME_SECONDS)
 
 
+@pytest.mark.slow
 async def test_every_key_of_rq_is_declared_with_its_lifetime(
     with_redis: Platform, controllers: Controllers, server: RedisServer
 ) -> None:

@@ -167,6 +167,7 @@ async def test_a_worker_that_waits_for_a_part_is_alive(start_platform: StartPlat
         await wait_until(alive)
 
 
+@pytest.mark.slow
 async def test_a_worker_whose_metrics_port_is_taken_works_on_and_says_so(
     start_process: StartProcess, platform: Platform
 ) -> None:
