@@ -213,6 +213,7 @@ async def test_a_batch_meets_a_promotion(cluster: Cluster, tmp_path: Path) -> No
         assert await cast(Any, clients.commands.mget(names)) == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 async def test_a_worker_that_waits_gets_what_comes_after_a_promotion(cluster: Cluster) -> None:
     cluster.flush()
     async with connected(cluster.url(), prefix=PREFIX) as clients:
@@ -224,6 +225,7 @@ async def test_a_worker_that_waits_gets_what_comes_after_a_promotion(cluster: Cl
             assert [claim.run_id for claim in await waiting] == [JOB.run_id]
 
 
+@pytest.mark.slow
 async def test_what_is_told_after_a_promotion_is_heard(cluster: Cluster) -> None:
     cluster.flush()
     async with connected(cluster.url(), prefix=PREFIX) as clients:
