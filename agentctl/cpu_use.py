@@ -4,6 +4,7 @@ that it started. In seconds of one processor, rising; and how many processors it
 
 import os
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -71,17 +72,12 @@ def find_worker() -> int:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(pair in (["-m", "worker"], ["-m", "standalone"]) for pair in _neighbours(words)):
+        if any(pair in (("-m", "worker"), ("-m", "standalone")) for pair in pairwise(words)):
             found.append(process.pid)
     if len(found) == 1:
         return int(found[0])
     many = f"several workers run here ({', '.join(map(str, found))})" if found else "no worker runs here"
     raise CommandError(ExitCode.USAGE, f"{many}: name what to measure with --pid or --cgroup".capitalize() + ".")
-
-
-def _neighbours(words: list[str]) -> list[list[str]]:
-    """Each two neighbours."""
-    return [words[index : index + 2] for index in range(len(words) - 1)]
 
 
 def _cores_of(folder: Path) -> float:

@@ -17,8 +17,6 @@ from worker.llm.gateway import ModelGateway, open_gateway
 from worker.mcp.offered import McpServers
 from worker.mcp.servers import servers_of
 from worker.metrics import WorkerMetrics
-from worker.outside import limits_of as outside_limits_of
-from worker.outside import policy_of
 from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
@@ -28,10 +26,7 @@ from worker.sandbox.base import Limits, Sandbox
 from worker.sandboxes.limits import limits_of
 from worker.step_output import OutputLimits
 from worker.toolbox import open_tools
-from worker.tools.agent import Agent, AgentLimits
-from worker.tools.base import Risk, Tool
-from worker.tools.browser import Browser
-from worker.tools.http_fetch import http_tools
+from worker.tools.base import Risk
 from worker.tools.registry import ToolRegistry
 
 
@@ -86,12 +81,7 @@ async def open_equipment(
     risk = None if settings.approval_risk == "never" else Risk[settings.approval_risk.upper()]
     async with (
         open_gateway(settings, resources.slots, resources.buckets, metrics) as gateway,
-        open_tools(
-            settings,
-            builtin.with_tools([_agent(settings), *_outside(settings)]),
-            resources.artifacts,
-            embedder_of(settings, gateway),
-        ) as tools,
+        open_tools(settings, builtin, resources.artifacts, embedder_of(settings, gateway)) as tools,
     ):
         yield Equipment(
             resources=resources,
@@ -146,35 +136,4 @@ def _model_planner(settings: Settings) -> ModelPlanner:
         repairs=settings.plan_repairs,
         files_listed=settings.plan_files_listed,
         output_tokens=settings.model_max_output_tokens,
-    )
-
-
-def _outside(settings: Settings) -> list[Tool]:
-    policy = policy_of(settings)
-    tools: list[Tool] = [*http_tools(policy, outside_limits_of(settings))]
-    # Where neither is named, no sandbox is known to have a browser, and no planner should be told of one.
-    if settings.browser_python or settings.browser_executable:
-        tools.append(
-            Browser(
-                policy,
-                python=settings.browser_python,
-                executable=settings.browser_executable,
-                max_bytes=settings.browser_max_bytes,
-                timeout_seconds=settings.outside_timeout_seconds,
-            )
-        )
-    return tools
-
-
-def _agent(settings: Settings) -> Agent:
-    return Agent(
-        AgentLimits(
-            turns=settings.agent_max_turns,
-            tokens=settings.agent_max_tokens,
-            usd=settings.agent_max_usd,
-            seconds=settings.agent_max_seconds,
-            result_chars=settings.agent_result_chars,
-            output_tokens=settings.model_max_output_tokens,
-            input_bytes=settings.model_max_input_bytes,
-        )
     )

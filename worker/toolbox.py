@@ -1,4 +1,5 @@
-"""All tools of a worker, from the settings: the built-in ones, those over memory and artifacts, and the plug-ins."""
+"""All tools of a worker, from the settings: the built-in ones, agents, those that reach outside, those over memory and
+artifacts, and the plug-ins."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,12 +11,17 @@ from backplane.settings import Settings
 from worker.llm.embedding import Embedder
 from worker.memory import memory_of
 from worker.memory.base import AgentMemory
+from worker.outside import limits_of, policy_of
 from worker.plugins import with_plugins
+from worker.tools.agent import Agent, AgentLimits
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
 from worker.tools.artifact_read import ArtifactRead
 from worker.tools.artifact_write import ArtifactWrite
+from worker.tools.base import Tool
+from worker.tools.browser import Browser
 from worker.tools.forget import Forget
+from worker.tools.http_fetch import http_tools
 from worker.tools.recall import Recall
 from worker.tools.registry import ToolRegistry
 from worker.tools.remember import Remember
@@ -31,7 +37,11 @@ async def open_tools(
     they keep. Raises PluginRefused."""
     memory = memory_of(settings, embedder)
     try:
-        tools = with_plugins(builtin.with_tools([*_memory_tools(memory), *_artifact_tools(artifacts)]))
+        tools = with_plugins(
+            builtin.with_tools(
+                [_agent(settings), *_outside(settings), *_memory_tools(memory), *_artifact_tools(artifacts)]
+            )
+        )
         if unknown := sorted(set(settings.tools_disabled) - set(tools.names)):
             log.warning("TOOLS_DISABLED names tools that are not there", tools=unknown)
         yield tools.without(settings.tools_disabled)
@@ -48,3 +58,34 @@ def _artifact_tools(artifacts: Artifacts | None) -> list[ArtifactWrite | Artifac
     if artifacts is None:
         return []
     return [ArtifactWrite(artifacts), ArtifactRead(artifacts), ArtifactList(artifacts), ArtifactDelete(artifacts)]
+
+
+def _outside(settings: Settings) -> list[Tool]:
+    policy = policy_of(settings)
+    tools: list[Tool] = [*http_tools(policy, limits_of(settings))]
+    # Where neither is named, no sandbox is known to have a browser, and no planner should be told of one.
+    if settings.browser_python or settings.browser_executable:
+        tools.append(
+            Browser(
+                policy,
+                python=settings.browser_python,
+                executable=settings.browser_executable,
+                max_bytes=settings.browser_max_bytes,
+                timeout_seconds=settings.outside_timeout_seconds,
+            )
+        )
+    return tools
+
+
+def _agent(settings: Settings) -> Agent:
+    return Agent(
+        AgentLimits(
+            turns=settings.agent_max_turns,
+            tokens=settings.agent_max_tokens,
+            usd=settings.agent_max_usd,
+            seconds=settings.agent_max_seconds,
+            result_chars=settings.agent_result_chars,
+            output_tokens=settings.model_max_output_tokens,
+            input_bytes=settings.model_max_input_bytes,
+        )
+    )
