@@ -41,6 +41,7 @@ from app.services import Services
 from app.sse import History
 from app.submission import Submission
 from backplane import VERSION, process_log
+from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
@@ -76,8 +77,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for task in tasks:
                 task.add_done_callback(_end_on_fault)
             try:
-                async with mcp_endpoint.running():
-                    yield
+                with watched():
+                    async with mcp_endpoint.running():
+                        yield
             finally:
                 await end(*tasks)
                 await platform_metrics.close()

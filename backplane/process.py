@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from backplane import process_log
 from backplane.errors import PlatformError
+from backplane.loop_watchdog import watched
 from backplane.settings import Settings, complaint
 
 
@@ -46,4 +47,5 @@ async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyn
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    await work(settings, stop)
+    with watched():
+        await work(settings, stop)

@@ -24,6 +24,7 @@ from backplane.budgets import MICRO
 from backplane.errors import InvalidInput, ModelError, Unavailable
 from backplane.settings import Settings
 from backplane.slots.base import SlotRequest, Slots
+from backplane.workspace.files import in_thread
 from worker.llm.base import (
     CallLimits,
     ModelRefused,
@@ -278,7 +279,7 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         servers: dict[str, tuple[ServerSpec, ModelServer]] = {}
         for spec in specs.values():
-            server = _open_server(spec, limits.call)
+            server = await _open_server(spec, limits.call)
             stack.push_async_callback(server.close)
             servers[spec.name] = (spec, server)
         yield ModelGateway(servers, prices, default, fallbacks, frozenset(configured), limits, slots, buckets, metrics)
@@ -313,7 +314,7 @@ def _known(text: str, setting: str, specs: Mapping[str, ServerSpec]) -> ModelNam
     return name
 
 
-def _open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
-    # The one place where a wire is chosen, and its library loaded.
-    adapter = import_module(f"worker.llm.{spec.kind}")
+async def _open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
+    # The one place where a wire is chosen, and its library loaded, which takes up to a second.
+    adapter = await in_thread(import_module, f"worker.llm.{spec.kind}")
     return cast(ModelServer, adapter.open_server(spec, limits))

@@ -1,10 +1,11 @@
-"""Checks arguments against the JSON schema that an MCP server gave: a stranger's schema, on the worker's event loop.
+"""Checks arguments against the JSON schema that an MCP server gave: a stranger's schema.
 
-So nothing is fetched, and the work is counted. What one keyword alone can make long is left to the server, which checks
+Nothing is fetched. Whether a schema is one is found out apart from the event loop (`worker.parsing`); arguments are
+checked on it, and the work is counted. What one keyword alone can make long is left to the server, which checks
 its arguments itself: regular expressions, the comparison of all items with each other, and what depends on both.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -12,8 +13,6 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
-
-from backplane.errors import InvalidInput
 
 MOST_CHECKS = 50_000
 """Of single keywords, for one set of arguments: some tenths of a second at worst."""
@@ -25,16 +24,25 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
 
+def are_usable(schemas: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of each, whether it is a JSON schema of an object that refers to nothing outside. A schema of 30 KB may take half
+    a second."""
+    return [_is_usable(schema) for schema in schemas]
+
+
+def _is_usable(schema: Mapping[str, Any]) -> bool:
+    try:
+        validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+        return schema.get("type") == "object" and not _refers_outside(schema)
+    except (SchemaError, RecursionError, ValueError, TypeError):
+        return False
+
+
 class ArgumentsSchema:
+    """Of a schema that is usable."""
+
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Raises InvalidInput when it is no schema of an object."""
         known = validator_for(schema, default=jsonschema.Draft202012Validator)
-        try:
-            known.check_schema(schema)
-        except (SchemaError, RecursionError):
-            raise InvalidInput("it is no JSON schema") from None
-        if schema.get("type") != "object" or _refers_outside(schema):
-            raise InvalidInput("it is no schema of an object that stands for itself")
         keywords = {name: self._counted(name, check) for name, check in known.VALIDATORS.items()}
         self._validator = extend(known, keywords)(schema, registry=Registry())
         self._left = 0

@@ -5,18 +5,18 @@ of them there are is the operator's entry; arguments are checked against the ser
 a plan is refused before its first step.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
-from backplane.errors import InvalidInput
 from backplane.runs import RunError
 from worker.mcp.connection import McpConnection, RemoteTool
-from worker.mcp.schemas import ArgumentsSchema
+from worker.mcp.schemas import ArgumentsSchema, are_usable
 from worker.mcp.servers import McpServer
+from worker.parsing import Parser
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -24,21 +24,24 @@ NAME_MAX_CHARS = 64
 """As a step's `tool` has."""
 
 
-def tools_of(server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection) -> list[Tool]:
+async def tools_of(
+    server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection, parser: Parser
+) -> list[Tool]:
     """Those that runs may use and that can be offered: with a name that fits, and a schema that is one. Of those with
-    the same name, the first."""
+    the same name, the first. Raises InvalidInput when the schemas together take too long to check."""
+    schemas = [tool.schema for tool in remote]
+    chars = sum(len(json.dumps(schema)) for schema in schemas)
+    usable = await parser.call(f"what the MCP server {server.name} offers", chars, are_usable, schemas)
     found: dict[str, Tool] = {}
-    for tool in remote:
+    for tool, is_usable in zip(remote, usable, strict=True):
         name = f"{server.name}__{tool.name}"
         allowed = server.tools is None or tool.name in server.tools
-        if allowed and name not in found and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS:
-            with suppress(InvalidInput):
-                found[name] = _tool(server, tool, name, connection)
+        if allowed and is_usable and name not in found and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS:
+            found[name] = _tool(server, tool, name, connection)
     return list(found.values())
 
 
 def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: McpConnection) -> Tool:
-    """Raises InvalidInput when its schema is none."""
     may_repeat = remote.name in server.repeatable
 
     class McpTool(Tool):

@@ -1,51 +1,21 @@
-"""A runbook: a Markdown prompt whose fenced blocks are the steps, in their order. Needs no model.
-
-    # Count words                     the heading above a block is its title
-    ```data/words.txt                 a path in the info string: the block is written to that file
-    ```python src/count.py            the same; the language is only for the reader
-    ```sh                             sh, bash, shell: run by the shell tool
-    ```python                         python, py: run by the Python tool
-
-Blocks without an info string, and those marked text, output or console, are for the reader. Any other info string is an
-error: a step that was meant to happen must not be passed over in silence.
-"""
-
-import re
-from typing import Any
-
-from markdown_it import MarkdownIt
+"""The planner of runbooks: Markdown prompts whose fenced blocks are the steps. Needs no model."""
 
 from backplane.errors import InvalidPlan
 from backplane.plans import MAX_STEPS, Plan, parse_plan
 from backplane.runs import Run
+from worker.parsing import Parser
 from worker.planner.base import Planner, Planning
-
-SHELL = frozenset({"sh", "bash", "shell"})
-PYTHON = frozenset({"python", "py", "python3"})
-PROSE = frozenset({"", "text", "txt", "output", "console"})
-LANGUAGE = re.compile(r"^[A-Za-z0-9_+#-]+$")
+from worker.planner.markdown import steps_of
 
 
 class RunbookPlanner(Planner):
     name = "runbook"
 
+    def __init__(self) -> None:
+        self._parser = Parser()
+
     async def plan(self, run: Run, planning: Planning) -> Plan | None:
-        steps: list[dict[str, Any]] = []
-        title = ""
-        tokens = MarkdownIt("commonmark").parse(run.prompt)
-        for index, token in enumerate(tokens):
-            if token.type == "heading_open":
-                title = tokens[index + 1].content.strip()
-            if token.type != "fence":
-                continue
-            line = token.map[0] + 1 if token.map else 0
-            call = _tool_call(token.info.strip(), token.content, line)
-            if call:
-                tool, arguments = call
-                step_title = title or f"block at line {line}"
-                steps.append(
-                    {"id": f"step-{len(steps) + 1}", "tool": tool, "arguments": arguments, "title": step_title[:200]}
-                )
+        steps = await self._parser.call("the prompt", len(run.prompt), steps_of, run.prompt)
         if not steps:
             return None
         if len(steps) > MAX_STEPS:
@@ -55,22 +25,3 @@ class RunbookPlanner(Planner):
                 field="prompt",
             )
         return parse_plan({"steps": steps, "planner": self.name}, field="prompt")
-
-
-def _tool_call(info: str, content: str, line: int) -> tuple[str, dict[str, str]] | None:
-    words = info.split()
-    path = next((word for word in words if "/" in word or "." in word), None)
-    if path:
-        return "file_write", {"path": path, "content": content}
-    language = words[0].lower() if words else ""
-    if language in PROSE:
-        return None
-    if language in SHELL:
-        return "shell", {"script": content}
-    if language in PYTHON:
-        return "python", {"code": content}
-    raise InvalidPlan(
-        f"the block at line {line} is marked {info!r}, which is no step: write sh, python, or a path such as "
-        f"data/{language if LANGUAGE.match(language) else 'file'}.txt; mark it text when it is only to be read",
-        field="prompt",
-    )

@@ -23,8 +23,8 @@ from backplane.hosts import host_and_port
 from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import readable_size
-from backplane.workspace.files import in_thread
 from backplane.workspace.quota import ensure_room, limited
+from worker.parsing import Parser
 from worker.tools.arguments import Headers, Url, WorkspacePath, is_header_value
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.page_text import MAX_PAGE_BYTES, text_of_page
@@ -99,6 +99,7 @@ class _OutsideTool(Tool):
     def __init__(self, policy: OutsidePolicy, limits: OutsideLimits) -> None:
         self._policy = policy
         self._limits = limits
+        self._parser = Parser()
 
     async def _carry_out(
         self, arguments: HttpFetchArguments | HttpRequestArguments, body: bytes, context: ToolContext
@@ -191,7 +192,9 @@ class _OutsideTool(Tool):
             context.output(b"(not text: fetch it with save_as)\n")
             return
         text = bytes(body).decode(_charset(response), "replace")
-        shown = (await in_thread(text_of_page, text) if is_page else text).encode("utf-8", "replace")
+        if is_page:
+            text = await self._parser.call("the page", len(text), text_of_page, text)
+        shown = text.encode("utf-8", "replace")
         context.output(shown[:max_bytes])
         if is_cut or len(shown) > max_bytes:
             context.output("\n… cut here; for all of it, give save_as, or a larger max_bytes\n".encode())

@@ -5,13 +5,14 @@ nothing. Pages are hostile, and the standard library's parser takes minutes for 
 each character a bounded number of times and takes what it cannot read for text.
 """
 
+import html
 import re
-from html import unescape
 
 MAX_PAGE_BYTES = 1024**2
 """What is read of a page at most."""
 
 _TAG_CHARS = 8192
+_NO_CHARACTER = re.compile(r"&#[0-9]{100,};?")
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]{0,62})(?![a-zA-Z0-9:-])")
 _HREF = re.compile(r"""\shref\s{0,10}=\s{0,10}(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 _ENDS_OF_SKIPPED = {
@@ -31,7 +32,7 @@ def text_of_page(page: str) -> str:
     parts: list[str] = []
     link, at = "", 0
     while (start := page.find("<", at)) >= 0:
-        parts.append(unescape(page[at:start]))
+        parts.append(_unescaped(page[at:start]))
         if page.startswith("<!--", start):
             at = _after(page.find("-->", start + 4), 3, page)
             continue
@@ -58,9 +59,14 @@ def text_of_page(page: str) -> str:
             parts.append("\n")
         elif name in _STANDS_FOR:
             parts.append("\n" if closes and name == "li" else "" if closes else _STANDS_FOR[name])
-    parts.append(unescape(page[at:]))
+    parts.append(_unescaped(page[at:]))
     lines = (" ".join(line.split()) for line in "".join(parts).split("\n"))
     return "\n".join(line for line in lines if line and line != "-") + "\n"
+
+
+def _unescaped(text: str) -> str:
+    """Python turns no text of more than 4,300 digits into a number, and no character has a number of 100."""
+    return html.unescape(_NO_CHARACTER.sub("\ufffd", text) if "&#" in text else text)
 
 
 def _after(found: int, length: int, page: str) -> int:
@@ -69,5 +75,5 @@ def _after(found: int, length: int, page: str) -> int:
 
 def _link(tag: str) -> str:
     match = _HREF.search(tag)
-    target = unescape(match[1] or match[2] or match[3] or "").strip() if match else ""
+    target = _unescaped(match[1] or match[2] or match[3] or "").strip() if match else ""
     return "" if target.startswith(("#", "javascript:", "data:")) else target

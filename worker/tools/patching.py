@@ -14,14 +14,20 @@ from typing import Any, Literal
 from unidiff.errors import UnidiffParseError
 from unidiff.patch import PatchSet
 
-from backplane.errors import Conflict, InvalidInput
+from backplane.errors import Conflict, InvalidInput, NotFound
+from backplane.workspace.paths import check_path
 
 MAX_FILES = 100
 MAX_HUNKS = 500
 MAX_OFFSET_LINES = 1000
 _DEV_NULL = "/dev/null"
 _SYMLINK, _SUBMODULE = "120000", "160000"
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _PREFIXED = re.compile(r"[abciow12]/.")
+
+
+Files = dict[str, bytes | None]
+"""Contents by path; None: there is no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,10 @@ class FilePatch:
 
 
 def parse_patch(text: str) -> list[FilePatch]:
-    """Raises InvalidInput for what is no unified diff, or holds what cannot be applied."""
+    """Raises InvalidInput for what is no unified diff, or holds what cannot be applied; InvalidPath for a name that a
+    workspace cannot hold."""
+    if _NO_TEXT.search(text):
+        raise _invalid("it holds half of a character (a lone surrogate), which no file can hold")
     lines = text.split("\n")
     if all(line.endswith("\r") for line in lines[:-1]):
         text = text.replace("\r\n", "\n")
@@ -59,7 +68,60 @@ def parse_patch(text: str) -> list[FilePatch]:
         raise _invalid("it names no file: begin each with the lines --- a/PATH and +++ b/PATH")
     if len(parsed) > MAX_FILES or sum(len(file) for file in parsed) > MAX_HUNKS:
         raise _invalid(f"it has more than {MAX_FILES} files or {MAX_HUNKS} hunks: send it in parts")
-    return [_file_patch(file) for file in parsed]
+    patches = [_file_patch(file) for file in parsed]
+    for patch in patches:
+        for path in (patch.before, patch.after):
+            if path is not None:
+                check_path(path)
+    return patches
+
+
+def apply_patches(patches: Sequence[FilePatch], before: Files) -> Files:
+    """All files as they are after the patch. Raises Conflict when one does not fit."""
+    files = dict(before)
+    for patch in patches:
+        if patch.before is None and patch.after is not None:
+            files[patch.after] = _made(patch, patch.after, files[patch.after])
+        elif patch.after is None and patch.before is not None:
+            _check_deleted(patch, patch.before, files[patch.before])
+            files[patch.before] = None
+        elif patch.before == patch.after and patch.before is not None:
+            files[patch.before] = _changed(patch, patch.before, files[patch.before])
+        elif patch.before is not None and patch.after is not None:
+            files[patch.after] = _renamed(patch, patch.before, patch.after, files)
+            files[patch.before] = None
+    return files
+
+
+def _made(patch: FilePatch, path: str, present: bytes | None) -> bytes:
+    new = text_of_new_file(patch)
+    if present is not None and present != new:
+        raise Conflict(f"{path} is a new file in the patch, and is there already with other content")
+    return new
+
+
+def _check_deleted(patch: FilePatch, path: str, present: bytes | None) -> None:
+    if present is not None and not deletes(patch, present):
+        raise Conflict(f"{path} is to be deleted, and its content is not what the patch says; nothing was changed")
+
+
+def _changed(patch: FilePatch, path: str, present: bytes | None) -> bytes:
+    if present is None:
+        raise NotFound(f"there is no file {path}, which the patch changes; nothing was changed")
+    new = apply_hunks(patch.hunks, present, path)
+    return present if new is None else new
+
+
+def _renamed(patch: FilePatch, before: str, after: str, files: Files) -> bytes:
+    source, target = files[before], files[after]
+    if source is None:
+        if target is None or (patch.hunks and apply_hunks(patch.hunks, target, after) is not None):
+            raise NotFound(f"there is no file {before}, which the patch renames; nothing was changed")
+        return target
+    new = _changed(patch, before, source) if patch.hunks else source
+    if target is not None and target != new:
+        raise Conflict(f"{before} is to become {after}, which is there already; nothing was changed")
+    return new
 
 
 def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str) -> bytes | None:
@@ -208,7 +270,7 @@ def _hunk(hunk: Any) -> Hunk:
             continue
         last = {"-": [source], "+": [target]}.get(line.line_type, [source, target])
         for side in last:
-            side.append(str(line.value).removesuffix("\n").encode("utf-8", "surrogateescape") + b"\n")
+            side.append(str(line.value).removesuffix("\n").encode() + b"\n")
     if source == target:
         raise _invalid("a hunk changes nothing: begin the lines to take away with - and those to add with +")
     # A side without lines is told by the line before it.

@@ -1,0 +1,79 @@
+"""What holds the loop is reported with the place in the code; a loop that turns is not."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+import structlog
+
+from backplane.loop_watchdog import watched
+from tests.waiting import wait_until
+
+
+class Lines:
+    """The process's log, in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.arrived = threading.Event()
+
+    def __call__(self, logger: Any, method: str, line: Any) -> Any:
+        self.lines.append(dict(line))
+        self.arrived.set()
+        raise structlog.DropEvent
+
+
+@pytest.fixture
+def lines() -> Any:
+    found = Lines()
+    before = structlog.get_config()
+    structlog.configure(processors=[found])
+    yield found
+    structlog.configure(**before)
+
+
+def hold_until(reported: threading.Event) -> None:
+    assert reported.wait(30)
+
+
+async def test_a_held_loop_is_reported_with_the_stack_while_it_is_held(lines: Lines) -> None:
+    with watched(held_seconds=0.05, period_seconds=0.01):
+        hold_until(lines.arrived)
+    assert lines.lines[0]["event"] == "the event loop is held"
+    assert "hold_until" in lines.lines[0]["stack"]
+
+
+async def test_the_end_of_a_hold_is_reported_with_its_length(lines: Lines) -> None:
+    with watched(held_seconds=0.05, period_seconds=0.01):
+        hold_until(lines.arrived)
+        lines.arrived.clear()
+        await wait_until(lines.arrived.is_set)
+    assert [line["event"] for line in lines.lines[:2]] == ["the event loop is held", "the event loop goes on"]
+    assert lines.lines[1]["held_seconds"] >= 0.05
+
+
+async def test_a_loop_that_turns_is_not_reported(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, looks = asyncio.get_running_loop(), 0
+    schedule = loop.call_soon_threadsafe
+    enough = asyncio.Event()
+
+    def counted(callback: Any, *args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 20:
+            schedule(enough.set)
+        return schedule(callback, *args, **options)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    with watched(held_seconds=5, period_seconds=0.001):
+        async with asyncio.timeout(30):
+            await enough.wait()
+    assert lines.lines == []
+
+
+async def test_the_thread_ends_with_the_block() -> None:
+    with watched(period_seconds=0.01):
+        [thread] = [one for one in threading.enumerate() if one.name == "loop watchdog"]
+    await asyncio.to_thread(thread.join, 30)
+    assert not thread.is_alive()
