@@ -284,7 +284,7 @@ watch_jobs() {
 run_is_started() {
   call POST /agent/execute "{\"action\": \"start\", \"run_id\": \"$run_id\"}"
   if [[ $status == 503 ]]; then
-    fail "$(answered)" "the queue is full or Redis is away: wait, add workers (kubectl scale deployment $WORKER --replicas=4 -n $NAMESPACE), or raise QUEUE_MAX_WAITING"
+    fail "$(answered)" "the queue is full or Redis is away: wait, add workers (kubectl scale deployment $WORKER --replicas=4 -n $NAMESPACE), or raise QUEUE_MAX_WAITING (a user's own) or QUEUE_MAX_WAITING_ALL"
   fi
   [[ $status == 200 ]] || fail "$(answered)" "read the answer; kubectl logs deployment/$API -n $NAMESPACE --tail=30 has more"
   detail="answered $(field 'body["status"]')"

@@ -315,8 +315,8 @@ def _position(run_id: str, standing: Standing) -> bytes:
     """Without an id: it is no part of the history, and a reconnecting client's cursor stays where it was."""
     data = {
         "position": standing.position,
-        "estimated_wait_seconds": round(standing.wait.p50, 1),
-        "estimated_wait_p90_seconds": round(standing.wait.p90, 1),
+        "estimated_wait_seconds": round(standing.wait.p50, 1) if standing.wait else None,
+        "estimated_wait_p90_seconds": round(standing.wait.p90, 1) if standing.wait else None,
     }
     line = encode(run_id, 0, EventType.POSITION, data).line
     return f"event: position\ndata: {line}\n\n".encode()

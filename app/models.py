@@ -290,16 +290,18 @@ class QueueStanding(BaseModel):
 
     position: int | None = Field(None, description="Place in the queue, from 1.")
     estimated_wait_seconds: float | None = Field(
-        None, description="Until it is taken: half of such runs wait no longer."
+        None, description="Until it is taken: half of such runs wait no longer. Null while no worker is alive."
     )
-    estimated_wait_p90_seconds: float | None = Field(None, description="Nine of ten such runs wait no longer.")
+    estimated_wait_p90_seconds: float | None = Field(
+        None, description="Nine of ten such runs wait no longer. Null while no worker is alive."
+    )
 
     @classmethod
     def standing_fields(cls, standing: Standing) -> dict[str, Any]:
         return {
             "position": standing.position,
-            "estimated_wait_seconds": round(standing.wait.p50, 1),
-            "estimated_wait_p90_seconds": round(standing.wait.p90, 1),
+            "estimated_wait_seconds": round(standing.wait.p50, 1) if standing.wait else None,
+            "estimated_wait_p90_seconds": round(standing.wait.p90, 1) if standing.wait else None,
         }
 
 
@@ -515,11 +517,16 @@ class QueueView(BaseModel):
     )
     scheduled: int = Field(description="Runs that wait for their next attempt.")
     dead: int = Field(description="Dead letters.")
-    max_waiting: int = Field(description="With so many waiting, new runs are refused; 0: no limit.")
+    max_waiting: int = Field(description="With so many of a user's own waiting, new ones are refused; 0: no limit.")
+    max_waiting_all: int = Field(
+        description="The same of all users; what a user's own cap holds back is not counted. 0: no limit."
+    )
     max_concurrent: int = Field(description="Runs that the live workers can hold at once.")
     workers: int = Field(description="Live worker processes.")
-    estimated_wait_seconds: float = Field(description="For a run of normal priority that is started now.")
-    estimated_wait_p90_seconds: float = Field(description="The same; nine of ten wait no longer.")
+    estimated_wait_seconds: float | None = Field(
+        description="For a run of normal priority that is started now. Null while no worker is alive."
+    )
+    estimated_wait_p90_seconds: float | None = Field(description="The same; nine of ten wait no longer.")
 
 
 class FinishedJobView(BaseModel):

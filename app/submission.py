@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
 from typing import Any
@@ -21,10 +22,11 @@ from backplane.errors import InvalidInput, QueueFull, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
 from backplane.plans import parse_plan
-from backplane.queue.base import Job, Queue
+from backplane.queue.base import Full, Job, Limit, Queue
 from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
 from backplane.store import Store
+from backplane.store.dead_letters import no_dead_letter
 from backplane.store.derived_runs import NewFork
 from backplane.store.runs import Changed
 from backplane.users import User
@@ -33,6 +35,14 @@ from backplane.webhooks import check_public_url
 log = structlog.get_logger()
 
 RETRY_AFTER_MAX_SECONDS = 3600
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place in the queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
+
+    priority: Priority
+    is_used: bool = False
 
 
 class Submission:
@@ -70,10 +80,10 @@ class Submission:
         if not start:
             return await self._store.runs.create(run, idempotency=idempotency)
         try:
-            async with self._place(run.id, run.priority):
+            async with self._place(user.id, run.id, run.priority) as place:
                 stored = await self._store.runs.create(run, idempotency=idempotency, start=True)
                 if stored.id == run.id:
-                    await self.push(stored, await self._store.events.after(stored.id, 0, 2))
+                    await self.push(stored, await self._store.events.after(stored.id, 0, 2), place)
                 return stored
         except QueueFull:
             # Asked again, a request gets the answer that it got, however full the queue is by now.
@@ -84,10 +94,10 @@ class Submission:
     async def start(self, user: User, run_id: str) -> Run:
         """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
         try:
-            async with self._place(run_id, user.priority):
+            async with self._place(user.id, run_id, user.priority) as place:
                 run, told = await self._store.runs.start(user.id, run_id)
                 if told:
-                    await self.push(run, told)
+                    await self.push(run, told, place)
                 return run
         except QueueFull:
             run = await self._store.runs.get(user.id, run_id)
@@ -98,16 +108,16 @@ class Submission:
 
     async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool) -> Run:
         """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
-        async with self._place(run_id, user.priority):
+        async with self._place(user.id, run_id, user.priority) as place:
             run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
-            await self.push(run, told)
+            await self.push(run, told, place)
             return run
 
     async def retry_from(self, user: User, run_id: str, step: str) -> Run:
         """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, QueueFull, Unavailable (database)."""
-        async with self._place(run_id, user.priority):
+        async with self._place(user.id, run_id, user.priority) as place:
             run, told = await self._store.derived_runs.retry_from(user.id, run_id, step)
-            await self.push(run, told)
+            await self.push(run, told, place)
             return run
 
     async def fork(self, user: User, fork: Fork, idempotency_key: str | None) -> Run:
@@ -142,10 +152,10 @@ class Submission:
         self, user: User, new_id: str, make: Callable[[], Awaitable[Changed]], idempotency: tuple[str, str] | None
     ) -> Run:
         try:
-            async with self._place(new_id, user.priority):
+            async with self._place(user.id, new_id, user.priority) as place:
                 run, told = await make()
                 if run.id == new_id:
-                    await self.push(run, told)
+                    await self.push(run, told, place)
                 return run
         except QueueFull:
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
@@ -168,39 +178,39 @@ class Submission:
     async def redrive(self, run_id: str) -> Run:
         """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
         found = await self._store.runs.find(run_id)
-        async with self._place(run_id, found.priority if found else Priority.LOW):
+        if found is None:
+            raise no_dead_letter(run_id)
+        async with self._place(found.user_id, run_id, found.priority) as place:
             run, told = await self._store.runs.redrive(run_id)
-            await self.push(run, told)
+            await self.push(run, told, place)
             return run
 
     @asynccontextmanager
-    async def _place(self, run_id: str, priority: Priority) -> AsyncIterator[None]:
+    async def _place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator["_Place"]:
         """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
+        place = _Place(priority)
         try:
-            admitted = await self._queue.admit(run_id, priority)
+            full = await self._queue.admit(run_id, user_id, priority)
         except Unavailable:
             # It cannot be counted now, and what is accepted is not lost: a reaper will push it.
-            yield
+            yield place
             return
-        if not admitted:
-            raise await self._queue_full(priority)
+        if full:
+            raise await self._queue_full(full, priority)
         try:
-            yield
+            yield place
         finally:
-            with suppress(Unavailable):
-                await self._queue.give_up_place(run_id, priority)
+            if not place.is_used:
+                with suppress(Unavailable):
+                    await self._queue.give_up_place(run_id, user_id, priority)
 
-    async def _queue_full(self, priority: Priority) -> QueueFull:
+    async def _queue_full(self, full: Full, priority: Priority) -> QueueFull:
         statistics = await self._queue.statistics()
-        of_tier = statistics.queued[priority] + statistics.parked[priority]
-        # There is room again when the next of them is taken.
-        seconds = min(max(ceil(statistics.wait(1).p50), 1), RETRY_AFTER_MAX_SECONDS)
-        return QueueFull(
-            f"the queue is full: {statistics.waiting} runs wait ({of_tier} of your priority), and no more may "
-            f"(QUEUE_MAX_WAITING); come back in about {seconds} s",
-            part="queue",
-            retry_after=seconds,
-        )
+        cap = full.cap if full.limit is Limit.USER else 0
+        # There is room again when the next of them is taken, or one of this user ends and lets the next in.
+        wait = statistics.wait(1, at_gate=1 if cap else 0, cap=cap)
+        seconds = min(max(ceil(wait.p50), 1), RETRY_AFTER_MAX_SECONDS)
+        return QueueFull(f"{queue_full(full, priority)}; come back in about {seconds} s", full.limit, seconds)
 
     async def cancel(self, user: User, run_id: str) -> Run:
         run, told = await self._store.runs.cancel(user.id, run_id)
@@ -214,12 +224,14 @@ class Submission:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
         return run
 
-    async def push(self, run: Run, told: Sequence[Event]) -> None:
+    async def push(self, run: Run, told: Sequence[Event], place: "_Place | None" = None) -> None:
         """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
         try:
             # Side by side: should a worker be quicker than the word, watchers find it in the database.
             job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
-            await asyncio.gather(self._tell(run, told), self._queue.enqueue([job]))
+            _, [queued] = await asyncio.gather(self._tell(run, told), self._queue.enqueue([job]))
+            if place is not None:
+                place.is_used = queued and place.priority is run.priority
         except Unavailable as error:
             log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
 
@@ -280,6 +292,32 @@ class Submission:
                 f"model: there is no model server {server!r}; known (MODEL_SERVERS): {', '.join(sorted(known))}",
                 field="model",
             )
+
+
+def queue_full(full: Full, priority: Priority) -> str:
+    """Which limit is reached, and what helps."""
+    tier = priority.name.lower()
+    match full.limit:
+        case Limit.USER:
+            return (
+                f"{full.waiting} runs of yours wait already, and {full.most} may (QUEUE_MAX_WAITING): let some end, or "
+                "cancel some"
+            )
+        case Limit.TIER:
+            return (
+                f"{full.waiting} runs of the priority {tier} wait already, of all users, and {full.most} may "
+                "(QUEUE_MAX_WAITING_FREE, _STANDARD, _BETA, _ADMIN): try again later"
+            )
+        case Limit.SHARE:
+            return (
+                f"{full.waiting} runs of yours stand in the queue of all users, and no user may have more than "
+                f"{full.most} there (half of QUEUE_MAX_WAITING_ALL, or of the priority's own limit): let some end, or "
+                "cancel some"
+            )
+    return (
+        f"the platform's queue is full: {full.waiting} runs of all users wait, and {full.most} may before one of the "
+        f"priority {tier} is refused (QUEUE_MAX_WAITING_ALL): try again later"
+    )
 
 
 def _idempotency(key: str | None, request: Any) -> tuple[str, str] | None:

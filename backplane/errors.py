@@ -125,7 +125,13 @@ class Unavailable(PlatformError):
 
 
 class QueueFull(Unavailable):
+    """`limit` says which one is reached, as `backplane.queue.base.Limit` names it: `user` is the caller's own."""
+
     code = "queue_full"
+
+    def __init__(self, message: str, limit: str, retry_after: int) -> None:
+        super().__init__(message, part="queue", retry_after=retry_after)
+        self.limit = limit
 
 
 class RateLimited(PlatformError):

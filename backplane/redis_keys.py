@@ -50,6 +50,9 @@ class Keys:
     def admitted(self, priority: Priority) -> str:
         return f"{self.jobs}admitted:{int(priority)}"
 
+    def admitted_of(self, user_id: str) -> str:
+        return f"{self.jobs}admitted:user:{user_id}"
+
     def stream(self, run_id: str) -> str:
         return f"{self.prefix}agent:events:{run_id}"
 
@@ -126,6 +129,15 @@ KEYS: tuple[Key, ...] = (
     Key("jobs:doorbell", "list", "permanent, at most 100 entries", "API, worker", "worker", "wakes waiting workers"),
     Key("jobs:doorbell:{worker_id}", "list", "60 s", "worker", "worker", "wakes one that is to leave"),
     Key("jobs:admitted:{priority}", "sorted set", "10 s", "API", "API", "places reserved for runs about to be queued"),
+    Key("jobs:admitted:user:{user_id}", "sorted set", "10 s", "API", "API", "the same places, by user"),
+    Key(
+        "jobs:waiting:{user_id}",
+        "set",
+        "permanent, entries go as runs are taken",
+        "API, worker",
+        "API",
+        "a user's runs that wait, to be taken or held back by a cap: the user's own limit",
+    ),
     Key(
         "jobs:durations",
         "list",

@@ -161,7 +161,8 @@ def _caps(settings: Settings) -> Caps:
 
 def _room(settings: Settings) -> Room:
     return Room(
-        overall=settings.queue_max_waiting,
+        user=settings.queue_max_waiting,
+        overall=settings.queue_max_waiting_all,
         tier={
             Priority.LOW: settings.queue_max_waiting_free,
             Priority.NORMAL: settings.queue_max_waiting_standard,

@@ -98,8 +98,18 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(5.0, gt=0, description="How often runs that Redis forgot are looked for.")
 
     # --- the queue ---
-    queue_max_waiting: int = Field(20, ge=0, description="Most runs that wait at once, of all users; 0: no limit.")
-    queue_max_waiting_free: int = Field(0, ge=0, description="The same of the tier free; 0: no limit of its own.")
+    queue_max_waiting: int = Field(
+        20, ge=0, description="Most runs of one user that wait at once, those that a cap holds back too; 0: no limit."
+    )
+    queue_max_waiting_all: int = Field(
+        5000,
+        ge=0,
+        description="Most runs that wait at once, of all users, without those that a user's own cap holds back: tiers "
+        "free, standard and beta fill 70, 80 and 90 % of it, one user half of it; 0: no limit.",
+    )
+    queue_max_waiting_free: int = Field(
+        0, ge=0, description="The same of all users of the tier free; 0: no limit of its own."
+    )
     queue_max_waiting_standard: int = Field(0, ge=0, description="The same of the tier standard.")
     queue_max_waiting_beta: int = Field(0, ge=0, description="The same of the tier beta.")
     queue_max_waiting_admin: int = Field(0, ge=0, description="The same of the tier admin.")

@@ -37,6 +37,7 @@ PROCESSES = ((1, 1), (1, 2), (2, 2), (2, 4))
 """API processes and workers; the goals are those of the first."""
 UNLIMITED = {
     "QUEUE_MAX_WAITING": "0",
+    "QUEUE_MAX_WAITING_ALL": "0",
     "USER_CONCURRENCY_FREE": "0",
     "USER_CONCURRENCY_STANDARD": "0",
     "USER_CONCURRENCY_BETA": "0",

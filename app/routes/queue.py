@@ -20,7 +20,7 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
     found = await services.resources.queue.statistics()
     waiting = {priority: found.queued[priority] + found.parked[priority] for priority in found.queued}
     ahead = sum(count for priority, count in found.queued.items() if priority >= Priority.NORMAL)
-    wait = found.wait(ahead + 1)
+    wait = found.wait(ahead + 1) if found.workers else None
     return QueueView(
         queued=found.waiting,
         running=found.running,
@@ -29,10 +29,11 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
         scheduled=found.scheduled,
         dead=found.dead,
         max_waiting=services.settings.queue_max_waiting,
+        max_waiting_all=services.settings.queue_max_waiting_all,
         max_concurrent=found.slots,
         workers=found.workers,
-        estimated_wait_seconds=round(wait.p50, 1),
-        estimated_wait_p90_seconds=round(wait.p90, 1),
+        estimated_wait_seconds=round(wait.p50, 1) if wait else None,
+        estimated_wait_p90_seconds=round(wait.p90, 1) if wait else None,
     )
 
 

@@ -32,10 +32,36 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many runs may wait; 0: no limit."""
+    """How many runs may wait: of one user, of all users, of all users of a priority; 0: no limit.
 
+    Runs that a user's own cap holds back count for that user alone. Of the other two no user gets more than half, and
+    the last tenths of `overall` are kept for higher priorities: low fills seven of them, normal eight, high nine.
+    """
+
+    user: int = 0
     overall: int = 0
     tier: Mapping[Priority, int] = field(default_factory=dict)
+
+
+class Limit(StrEnum):
+    """Which limit of what may wait is reached."""
+
+    USER = "user"
+    TIER = "tier"
+    OVERALL = "overall"
+    SHARE = "share"
+    """What one user may take of TIER or OVERALL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """There is no room for one more run: `waiting` of them count under this limit, and `most` may. `cap`: how many runs
+    of the user may be under way at once (0: any number)."""
+
+    limit: Limit
+    waiting: int
+    most: int
+    cap: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +150,11 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`position` from 1, in the order in which runs are taken as things stand. `gate`: the cap that holds it back."""
+    """`position` from 1, in the order in which runs are taken as things stand. `wait` is None while no worker is alive:
+    nobody knows when one comes. `gate`: the cap that holds it back."""
 
     position: int
-    wait: Wait
+    wait: Wait | None
     gate: Gate | None = None
     cap: int = 0
 
@@ -194,12 +221,12 @@ class Depth:
 
 class Queue(ABC):
     @abstractmethod
-    async def admit(self, run_id: str, priority: Priority) -> bool:
-        """Reserve a place for a run that is about to be queued; False: the queue is full. `enqueue` takes it up; left
-        alone it is free again after some seconds."""
+    async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
+        """Reserve a place for a run that is about to be queued; None: it has one. `enqueue` takes it up; left alone it
+        is free again after some seconds."""
 
     @abstractmethod
-    async def give_up_place(self, run_id: str, priority: Priority) -> None:
+    async def give_up_place(self, run_id: str, user_id: str, priority: Priority) -> None:
         """Free a reserved place that `enqueue` has not taken up."""
 
     @abstractmethod

@@ -22,8 +22,10 @@ from backplane.queue.base import (
     Claim,
     Depth,
     FinishedJob,
+    Full,
     Gate,
     Job,
+    Limit,
     LiveWorker,
     Queue,
     Reaped,
@@ -43,6 +45,7 @@ ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
 _GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
+_LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
 
 class RedisQueue(Queue):
@@ -73,7 +76,7 @@ class RedisQueue(Queue):
         }
         capped = any([*rules["user"], *rules["tier"], *caps.resources])
         self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
-        self._reserves = int(bool(room.overall or any(room.tier.values())))
+        self._reserves = bool(room.user or room.overall or any(room.tier.values()))
         self._admit, self._claim, self._standing, self._depths = (
             Script(clients, LUA / f"{name}.lua") for name in ("admit", "claim", "standing", "depths")
         )
@@ -82,16 +85,26 @@ class RedisQueue(Queue):
             for name in ("enqueue", "settle", "renew", "forget", "reap")
         )
 
-    async def admit(self, run_id: str, priority: Priority) -> bool:
-        limits = (self._room.overall, self._room.tier.get(priority, 0))
+    async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
+        room = self._room
+        limits = (room.user, room.overall, room.tier.get(priority, 0))
         if not any(limits):
-            return True
-        return bool(await self._admit([self._keys.jobs], [run_id, int(priority), *limits, RESERVED_SECONDS * 1000]))
+            return None
+        arguments: list[Argument] = [run_id, user_id, int(priority), *limits, RESERVED_SECONDS * 1000]
+        reached, *numbers = await self._admit([self._keys.jobs], [*arguments, *self._caps.resources])
+        if (limit := _LIMITS[reached]) is None:
+            return None
+        waiting, most = numbers
+        return Full(limit, waiting, most, self._caps.user.get(priority, 0))
 
-    async def give_up_place(self, run_id: str, priority: Priority) -> None:
-        if self._room.overall or self._room.tier.get(priority):
-            with translated():
-                await self._redis.zrem(self._keys.admitted(priority), run_id)
+    async def give_up_place(self, run_id: str, user_id: str, priority: Priority) -> None:
+        if not self._reserves:
+            return
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.zrem(self._keys.admitted(priority), run_id)
+                pipeline.zrem(self._keys.admitted_of(user_id), run_id)
+                await pipeline.execute()
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
         taken: list[bool] = []
@@ -101,7 +114,7 @@ class RedisQueue(Queue):
                 for job in jobs[start : start + ENQUEUED_AT_ONCE]
             ]
             taken += map(
-                bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch), self._reserves])
+                bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch), int(self._reserves)])
             )
         return taken
 
@@ -257,7 +270,7 @@ class RedisQueue(Queue):
             gate = _GATES[gate_index]
             cap = self._cap(gate, Priority(int(priority)), resource)
             at_gate = index - sum(statistics.queued.values()) + 1 if gate else 0
-            wait = statistics.wait(index + 1, at_gate=at_gate, cap=cap)
+            wait = statistics.wait(index + 1, at_gate=at_gate, cap=cap) if statistics.workers else None
             standings.append(Standing(index + 1, wait, gate, cap))
         return statistics, standings
 

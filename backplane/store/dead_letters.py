@@ -5,6 +5,7 @@ in `store.runs`, with the run's transition), or purged, which leaves the run fai
 through `store.held`, in the transaction of its end or of its next attempt.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -145,17 +146,17 @@ class DeadLetters:
             raise no_dead_letter(run_id)
         return _dead_letter(row)
 
-    async def oldest(self, limit: int) -> list[str]:
-        """Run ids of those that can be redriven: a run whose files are gone cannot."""
+    async def oldest(self, limit: int, *, without_users: Collection[str] = ()) -> list[tuple[str, str]]:
+        """Ids of runs that can be redriven, each with its user: a run whose files are gone cannot."""
         query = (
-            select(dead_letters.c.run_id)
+            select(dead_letters.c.run_id, runs.c.user_id)
             .join(runs, runs.c.id == dead_letters.c.run_id)
-            .where(runs.c.files_expired_at.is_(None))
+            .where(runs.c.files_expired_at.is_(None), runs.c.user_id.not_in(without_users))
             .order_by(dead_letters.c.at, dead_letters.c.run_id)
             .limit(limit)
         )
-        rows = await self._database.read(lambda connection: connection.execute(query).scalars().all())
-        return list(rows)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [(row.run_id, row.user_id) for row in rows]
 
     async def newest(self, limit: int = 1000) -> dict[str, float]:
         """Run ids with the time when they were dead-lettered, in seconds since the epoch."""

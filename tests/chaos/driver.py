@@ -50,6 +50,7 @@ PLATFORM = {
     "WORKER_CRASH_LIMIT": "1000",
     "STREAM_HEARTBEAT_SECONDS": "1",
     "QUEUE_MAX_WAITING": "0",
+    "QUEUE_MAX_WAITING_ALL": "0",
     "API_RATE_PER_SECOND": "0",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "info",

@@ -408,13 +408,22 @@ async def test_the_wait_is_estimated_from_the_slots_and_what_the_last_runs_took(
     numbers = await queue.statistics()
     assert (numbers.durations, numbers.slots, numbers.workers, numbers.running) == ((10.0,), 2, 1, 1)
     found = await queue.standing(["next", "after next"])
-    assert [standing and standing.wait.p50 for standing in found] == [0.0, 5.0]
+    assert [standing and standing.wait and standing.wait.p50 for standing in found] == [0.0, 5.0]
 
 
-async def test_without_a_worker_nothing_is_said_to_be_taken_at_once(queue: Queue) -> None:
+async def test_while_no_worker_is_alive_no_wait_is_estimated(queue: Queue) -> None:
     await enqueue(queue, "a")
     [standing] = await queue.standing(["a"])
     assert standing is not None
+    assert standing.wait is None
+
+
+async def test_before_any_run_was_measured_one_counts_as_long_as_is_set(queue: Queue) -> None:
+    await enqueue(queue, "held", "next")
+    await queue.renew("worker-1", 1, await queue.claim("worker-1", 1))
+    [standing] = await queue.standing(["next"])
+    assert standing is not None
+    assert standing.wait is not None
     assert standing.wait.p50 == RUN_SECONDS
 
 
@@ -458,10 +467,10 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
         lambda: queue.claim("worker-1", 1),
         lambda: queue.claim("worker-1", 1, 1.0),
         lambda: queue.end_wait("worker-1"),
-        lambda: queue.give_up_place("b", Priority.NORMAL),
+        lambda: queue.give_up_place("b", "user-1", Priority.NORMAL),
         queue.finished,
         lambda: queue.mirror_dead({"a": 1.0}),
-        lambda: queue.admit("b", Priority.NORMAL),
+        lambda: queue.admit("b", "user-1", Priority.NORMAL),
         lambda: queue.renew("worker-1", 1, [held]),
         lambda: finish(queue, held, None),
         lambda: hand_back(queue, held),
@@ -487,7 +496,7 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     queue = redis_queue(clients, caps=Caps(user={Priority.LOW: 1}), room=Room(overall=100))
     for priority in Priority:
         await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
-    await queue.admit("to come", Priority.HIGH)
+    await queue.admit("to come", "user-1", Priority.HIGH)
     finished, scheduled, *_ = await queue.claim("worker-1", 5)
     await queue.renew("worker-1", 10, [])
     await queue.settle([Settlement(finished, Outcome.FINISHED, RunStatus.FAILED, "x", 1.0, is_dead=True)])
@@ -497,6 +506,7 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     lifetimes = {
         clients.keys.doorbell_of("worker-2"): 60,
         clients.keys.admitted(Priority.HIGH): 10,
+        clients.keys.admitted_of("user-1"): 10,
         clients.keys.leader: 600,
     }
     seen = set()

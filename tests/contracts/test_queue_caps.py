@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from backplane.queue.base import Caps, Claim, Gate, Job, Outcome, Queue, Room, Settlement
+from backplane.queue.base import Caps, Claim, Full, Gate, Job, Limit, Outcome, Queue, Room, Settlement
+from backplane.queue.redis import RedisQueue
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority, RunStatus
 from tests.queues import finish, hand_back, postpone, redis_queue
@@ -290,48 +291,111 @@ async def test_a_parked_run_waits_for_as_many_runs_as_are_before_it_though_slots
     claims = await queue.claim("worker-1", 1)
     await queue.renew("worker-1", 10, claims)
     found = await queue.standing(["b", "c"])
-    assert [standing and standing.wait.p50 for standing in found] == [10.0, 20.0]
+    assert [standing and standing.wait and standing.wait.p50 for standing in found] == [10.0, 20.0]
 
 
-# --- the limit on what waits ---
+# --- the limits on what waits ---
 
 
-async def test_as_many_may_wait_as_there_is_room_and_no_more(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=2))
-    assert [await queue.admit(name, NORMAL) for name in ("a", "b", "c")] == [True, True, False]
+async def has_room(queue: RedisQueue, run_id: str, user: str = "user-1", priority: Priority = NORMAL) -> bool:
+    return await queue.admit(run_id, user, priority) is None
+
+
+async def test_as_many_of_a_user_may_wait_as_there_is_room_and_no_more(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(user=2))
+    assert [await has_room(queue, name) for name in ("a", "b", "c")] == [True, True, False]
     await queue.enqueue([job("a"), job("b")])
-    assert await queue.admit("c", HIGH) is False
+    assert await queue.admit("c", "user-1", HIGH) == Full(Limit.USER, 2, 2)
     await queue.claim("worker-1", 1)
-    assert await queue.admit("c", HIGH) is True
+    assert await has_room(queue, "c", priority=HIGH)
+
+
+async def test_what_one_user_has_waiting_takes_no_place_from_another(clients: RedisClients) -> None:
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=Room(user=3, overall=3))
+    await queue.enqueue([job(name, user="bob") for name in ("a", "b", "c")])
+    assert not await has_room(queue, "d", "bob")
+    assert await has_room(queue, "d", "user-1")
+
+
+async def test_runs_that_a_users_own_cap_holds_back_count_for_that_user(clients: RedisClients) -> None:
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=Room(user=2))
+    await queue.enqueue([job("a"), job("b")])
+    assert await queue.admit("c", "user-1", NORMAL) == Full(Limit.USER, 2, 2, cap=1)
+
+
+async def test_a_run_counts_as_waiting_until_it_is_taken_and_again_when_it_comes_back(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(user=1))
+    await queue.enqueue([job("a")])
+    [held] = await queue.claim("worker-1", 1)
+    assert await has_room(queue, "b")
+    await queue.give_up_place("b", "user-1", NORMAL)
+    await hand_back(queue, held)
+    assert not await has_room(queue, "b")
+    await queue.forget("a")
+    assert await has_room(queue, "b")
+
+
+async def test_a_run_that_redis_lost_on_its_way_keeps_no_place(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(user=1))
+    await queue.enqueue([job("a")])
+    await clients.commands.delete(clients.keys.job("a"))
+    assert await has_room(queue, "b")
+
+
+async def test_the_whole_queue_has_a_limit_of_its_own(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(overall=10))
+    await queue.enqueue([job(str(number), user=f"user-{number}") for number in range(8)])
+    assert await queue.admit("one more", "user-1", NORMAL) == Full(Limit.OVERALL, 8, 8)
+
+
+@pytest.mark.parametrize(("priority", "waiting"), [(LOW, 7), (NORMAL, 8), (HIGH, 9), (CRITICAL, 10)])
+async def test_the_last_tenths_of_the_queue_are_kept_for_higher_priorities(
+    clients: RedisClients, priority: Priority, waiting: int
+) -> None:
+    queue = redis_queue(clients, room=Room(overall=10))
+    await queue.enqueue([job(str(number), user=f"user-{number}") for number in range(waiting - 1)])
+    assert await has_room(queue, "fits", "user-1", priority)
+    assert await queue.admit("one more", "bob", priority) == Full(Limit.OVERALL, waiting, waiting)
+
+
+async def test_no_user_takes_more_than_half_of_what_is_for_all(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(overall=10))
+    await queue.enqueue([job(str(number)) for number in range(5)])
+    assert await queue.admit("one more", "user-1", CRITICAL) == Full(Limit.SHARE, 5, 5)
+    assert await has_room(queue, "one more", "bob")
 
 
 async def test_a_tier_has_room_of_its_own(clients: RedisClients) -> None:
     queue = redis_queue(clients, room=Room(tier={LOW: 1}))
     await queue.enqueue([job("a", priority=LOW), job("b"), job("c")])
-    assert [await queue.admit("d", LOW), await queue.admit("e", NORMAL)] == [False, True]
+    assert await queue.admit("d", "bob", LOW) == Full(Limit.TIER, 1, 1)
+    assert await has_room(queue, "e")
 
 
-async def test_parked_runs_wait_too(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=Room(overall=2))
-    await queue.enqueue([job("a"), job("b")])
-    assert await queue.admit("c", NORMAL) is False
+@pytest.mark.parametrize("cap", [Caps(tier={NORMAL: 1}), Caps(resources={"gpu": 1})])
+async def test_runs_that_wait_for_others_than_their_users_own_count_for_all(clients: RedisClients, cap: Caps) -> None:
+    queue = redis_queue(clients, caps=cap, room=Room(overall=5))
+    await queue.enqueue([job(str(number), user=f"user-{number}", resource="gpu") for number in range(4)])
+    assert await queue.admit("one more", "user-1", NORMAL) == Full(Limit.OVERALL, 4, 4)
 
 
 async def test_a_place_that_is_given_up_is_free_again(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=1))
-    assert await queue.admit("a", NORMAL)
-    await queue.give_up_place("a", NORMAL)
-    assert await queue.admit("b", NORMAL)
+    queue = redis_queue(clients, room=Room(user=1, overall=1))
+    assert await has_room(queue, "a")
+    await queue.give_up_place("a", "user-1", NORMAL)
+    assert await has_room(queue, "b")
 
 
 async def test_who_asks_twice_has_one_place(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=2))
-    assert [await queue.admit(name, NORMAL) for name in ("a", "a", "b")] == [True, True, True]
+    queue = redis_queue(clients, room=Room(user=2))
+    assert [await has_room(queue, name) for name in ("a", "a", "b")] == [True, True, True]
 
 
-async def test_many_who_ask_at_once_get_no_more_places_than_there_are(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=20))
-    admitted = await asyncio.gather(*(queue.admit(f"run-{number}", NORMAL) for number in range(100)))
+@pytest.mark.parametrize("room", [Room(user=20), Room(overall=25)])
+async def test_many_who_ask_at_once_get_no_more_places_than_there_are(clients: RedisClients, room: Room) -> None:
+    queue = redis_queue(clients, room=room)
+    users = ["user-1" if room.user else f"user-{number}" for number in range(100)]
+    admitted = await asyncio.gather(*(has_room(queue, f"run-{n}", user) for n, user in enumerate(users)))
     assert sum(admitted) == 20
 
 

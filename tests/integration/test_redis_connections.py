@@ -75,9 +75,9 @@ def script(clients: RedisClients, tmp_path: Path) -> Script:
 
 async def live_a_life(clients: RedisClients) -> None:
     """Every step of a job's life and of its events'."""
-    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(overall=5))
-    assert await queue.admit(JOB.run_id, JOB.priority)
-    await queue.give_up_place(JOB.run_id, JOB.priority)
+    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(user=5, overall=10))
+    assert await queue.admit(JOB.run_id, JOB.user_id, JOB.priority) is None
+    await queue.give_up_place(JOB.run_id, JOB.user_id, JOB.priority)
     assert await queue.enqueue([JOB, replace(JOB, run_id="run-2")]) == [True, True]
     [standing] = await queue.standing([JOB.run_id])
     assert standing is not None

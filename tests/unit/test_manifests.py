@@ -460,10 +460,10 @@ def test_rules_and_dashboard_name_metrics_that_are_told(production: list[Object]
 def test_the_alert_of_a_full_queue_comes_before_runs_are_refused(production: list[Object]) -> None:
     groups = named(production, "PrometheusRule", "agent-platform")["spec"]["groups"]
     (rule,) = [rule for group in groups for rule in group["rules"] if rule.get("alert") == "AgentQueueNearlyFull"]
-    most = int(settings_of(production).get("QUEUE_MAX_WAITING", Settings().queue_max_waiting))
+    most = int(settings_of(production).get("QUEUE_MAX_WAITING_ALL", Settings().queue_max_waiting_all))
 
-    assert most / 2 < int(rule["expr"].rpartition("> ")[2]) < most
-    assert f"QUEUE_MAX_WAITING ({most})" in rule["annotations"]["summary"]
+    assert most / 2 < int(rule["expr"].rpartition("> ")[2]) < most * 0.7
+    assert f"QUEUE_MAX_WAITING_ALL ({most})" in rule["annotations"]["summary"]
 
 
 def test_keda_looks_at_every_list_of_waiting_runs(overlays: dict[str, list[Object]]) -> None:

@@ -53,8 +53,8 @@ async def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisClients
 
 
 async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(overall=5))
-    assert await queue.admit(JOB.run_id, JOB.priority)
+    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(user=5, overall=10))
+    assert await queue.admit(JOB.run_id, JOB.user_id, JOB.priority) is None
     assert await queue.enqueue([JOB, replace(JOB, run_id="run-2")]) == [True, True]
     [standing] = await queue.standing([JOB.run_id])
     assert standing is not None

@@ -1,22 +1,56 @@
 -- Reserve a place for a run that is about to wait.
 -- KEYS  1 what all keys of the queue begin with
--- ARGV  1 run id   2 priority   3 most that may wait, 0: any number   4 the same of its priority   5 reserved for, ms
--- keys  pending[:critical|:high|:low]  parked  admitted:{priority}
--- gives 1, or 0 when there is no room
-local base, run, priority, most, most_of_tier = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- ARGV  1 run id   2 user id   3 priority   4 most of this user that may wait   5 most of all users   6 most of all
+--       users of this priority (each 0: any number)   7 reserved for, ms   8… the resources that have a cap
+-- keys  {run_id}  waiting:{user}  admitted:user:{user}  admitted:{priority}  order  pending[:critical|:high|:low]
+--       parked:{gate}
+-- gives {0}, or {which limit is reached, how many wait, how many may}: 1 the user's own, 2 the priority's, 3 that of all
+-- users, 4 the user's share of those two
+-- What a user's own cap holds back counts for that user alone: it is in nobody else's way.
+local base, run, user, priority = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local most_of_user, most, most_of_tier = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local PENDING = { ['0'] = 'pending:low', ['1'] = 'pending', ['2'] = 'pending:high', ['3'] = 'pending:critical' }
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + clock[2] / 1000
-local admitted = base .. 'admitted:' .. priority
-if redis.call('ZSCORE', admitted, run) then return 1 end
-local all, of_tier = 0, 0
-for p, list in pairs({ ['0'] = 'pending:low', ['1'] = 'pending', ['2'] = 'pending:high', ['3'] = 'pending:critical' }) do
-  redis.call('ZREMRANGEBYSCORE', base .. 'admitted:' .. p, '-inf', now)
-  local waiting = redis.call('LLEN', base .. list) + redis.call('ZCOUNT', base .. 'parked', p, p)
-    + redis.call('ZCARD', base .. 'admitted:' .. p)
-  all = all + waiting
-  if p == priority then of_tier = waiting end
+local admitted, own_admitted, own = base .. 'admitted:' .. priority, base .. 'admitted:user:' .. user,
+  base .. 'waiting:' .. user
+if redis.call('ZSCORE', admitted, run) then return { 0 } end
+
+redis.call('ZREMRANGEBYSCORE', own_admitted, '-inf', now)
+local of_user = redis.call('SCARD', own) + redis.call('ZCARD', own_admitted)
+if most_of_user > 0 and of_user >= most_of_user then
+  -- A run that was lost on the way (its hash was evicted) must not take a place for ever.
+  for _, other in ipairs(redis.call('SRANDMEMBER', own, 100)) do
+    local state = redis.call('HGET', base .. other, 'state')
+    if state ~= 'queued' and state ~= 'parked' then of_user = of_user - redis.call('SREM', own, other) end
+  end
+  if of_user >= most_of_user then return { 1, of_user, most_of_user } end
 end
-if (most > 0 and all >= most) or (most_of_tier > 0 and of_tier >= most_of_tier) then return 0 end
-redis.call('ZADD', admitted, now + tonumber(ARGV[5]), run)
-redis.call('PEXPIRE', admitted, ARGV[5])
-return 1
+
+if most > 0 or most_of_tier > 0 then
+  local of_tier = redis.call('LLEN', base .. PENDING[priority]) + redis.call('ZCARD', base .. 'parked:tier:' .. priority)
+  local all = redis.call('ZCARD', base .. 'order')
+  for p in pairs(PENDING) do
+    redis.call('ZREMRANGEBYSCORE', base .. 'admitted:' .. p, '-inf', now)
+    local about_to = redis.call('ZCARD', base .. 'admitted:' .. p)
+    all = all + about_to + redis.call('ZCARD', base .. 'parked:tier:' .. p)
+    if p == priority then of_tier = of_tier + about_to end
+  end
+  for i = 8, #ARGV do all = all + redis.call('ZCARD', base .. 'parked:resource:' .. ARGV[i]) end
+  -- The last tenths are kept for higher priorities.
+  local room = math.max(math.floor(most * (7 + priority) / 10), 1)
+  if most_of_tier > 0 and of_tier >= most_of_tier then return { 2, of_tier, most_of_tier } end
+  if most > 0 and all >= room then return { 3, all, room } end
+  local part = of_user - redis.call('ZCARD', base .. 'parked:user:' .. priority .. ':' .. user)
+  for _, limit in ipairs({ most_of_tier, most }) do
+    local share = math.max(math.floor(limit / 2), 1)
+    if limit > 0 and part >= share then return { 4, part, share } end
+  end
+end
+
+local ends = now + tonumber(ARGV[7])
+for _, places in ipairs({ admitted, own_admitted }) do
+  redis.call('ZADD', places, ends, run)
+  redis.call('PEXPIRE', places, ARGV[7])
+end
+return { 0 }

@@ -1,7 +1,7 @@
 -- Take the next runs and write their leases in the same step.
 -- KEYS  1 what all keys of the queue begin with
 -- ARGV  1 most runs to take   2 lease, ms   3 worker id
--- keys  {run_id}  order  pending[:critical|:high|:low]  leases  doorbell  doorbell:{worker_id}
+-- keys  {run_id}  waiting:{user}  order  pending[:critical|:high|:low]  leases  doorbell  doorbell:{worker_id}
 -- gives run id, user id, priority, resource, generation, crashes of each, in one flat list
 local base, worker = KEYS[1], ARGV[3]
 local clock = redis.call('TIME')
@@ -21,6 +21,7 @@ if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
     if job[1] == 'queued' then
       local generation = job[5] + 1
       redis.call('LREM', PENDING[job[3]], -1, run)
+      redis.call('SREM', base .. 'waiting:' .. job[2], run)
       redis.call('HSET', key, 'state', 'running', 'worker', worker, 'generation', generation, 'claimed_at', stamp)
       leases[#leases + 1] = ends
       leases[#leases + 1] = run

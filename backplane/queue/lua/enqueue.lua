@@ -1,7 +1,7 @@
 -- Let runs wait, each once.
 -- ARGV  3 jobs, JSON [[run id, user id, priority, resource or "", generation that the database has], …]
 --       4 1 when places are reserved
--- keys  those of places.lua, admitted:{priority}, dead
+-- keys  those of places.lua, admitted:{priority}, admitted:user:{user}, dead
 -- gives for each 1, or 0 when it waits, is scheduled or is held already
 local answers = {}
 for i, new in ipairs(cjson.decode(ARGV[3])) do
@@ -19,7 +19,10 @@ for i, new in ipairs(cjson.decode(ARGV[3])) do
     end
     enter(job, 1, 'user', job.user, 'priority', job.priority, 'resource', job.resource, 'generation', generation,
       'crashes', '0', 'queued_at', stamp)
-    if ARGV[4] == '1' then redis.call('ZREM', base .. 'admitted:' .. job.priority, run) end
+    if ARGV[4] == '1' then
+      redis.call('ZREM', base .. 'admitted:' .. job.priority, run)
+      redis.call('ZREM', base .. 'admitted:user:' .. job.user, run)
+    end
     if new[5] > 0 then redis.call('ZREM', base .. 'dead', run) end
     answers[i] = 1
   end

@@ -3,7 +3,8 @@
 -- ARGV  1 caps, JSON {"user": [4 by priority], "tier": [4], "resources": {name: cap}}, 0 is none; '' when all are none
 --       2 ageing, ms a step
 -- The header of each script lists its further arguments and the keys it touches; those of this part are
---   {run_id}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates  held:{gate}  scheduled  doorbell
+--   {run_id}  waiting:{user}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates  held:{gate}
+--   scheduled  doorbell
 local base, ageing = KEYS[1], tonumber(ARGV[2])
 local caps = ARGV[1] ~= '' and cjson.decode(ARGV[1]) or { user = {}, tier = {}, resources = {} }
 local clock = redis.call('TIME')
@@ -57,6 +58,7 @@ end
 -- further fields to write.
 local function enter(job, from, ...)
   local key = base .. job.run
+  redis.call('SADD', base .. 'waiting:' .. job.user, job.run)
   for i = from, ARGV[1] ~= '' and GATES or 0 do
     local name, cap = gate(i, job)
     if name and cap and cap > 0 then
@@ -131,11 +133,13 @@ local function withdraw(job)
   elseif job.state == 'scheduled' then
     redis.call('ZREM', base .. 'scheduled', job.run)
   end
+  redis.call('SREM', base .. 'waiting:' .. job.user, job.run)
 end
 
 -- Where it stood, as if nobody had taken it: its places are still its own.
 local function put_back(job)
   redis.call('HSET', base .. job.run, 'state', 'queued')
+  redis.call('SADD', base .. 'waiting:' .. job.user, job.run)
   redis.call('RPUSH', PENDING[job.priority], job.run)
   redis.call('ZADD', base .. 'order', job.score, job.run)
   rung = rung + 1

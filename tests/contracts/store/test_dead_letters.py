@@ -144,7 +144,7 @@ async def test_dead_letters_are_listed_newest_first_page_by_page(store: Store, u
         seen += [letter.run_id for letter in page]
         before = DeadCursor(page[-1].at, page[-1].run_id)
     assert seen == made[::-1]
-    assert await store.dead_letters.oldest(3) == made[:3]
+    assert [run_id for run_id, _ in await store.dead_letters.oldest(3)] == made[:3]
 
 
 async def test_a_run_whose_files_are_gone_is_not_among_those_to_redrive(store: Store, user: User) -> None:
@@ -154,7 +154,7 @@ async def test_a_run_whose_files_are_gone_is_not_among_those_to_redrive(store: S
             update(runs).where(runs.c.id == gone.id).values(files_expired_at=datetime.now(UTC))
         )
     )
-    assert await store.dead_letters.oldest(10) == [kept.id]
+    assert await store.dead_letters.oldest(10) == [(kept.id, kept.user_id)]
     with pytest.raises(TransitionNotAllowed):
         await store.runs.redrive(gone.id)
     assert await store.dead_letters.count() == 2
@@ -242,7 +242,7 @@ async def test_purging_one_leaves_its_run_failed_and_the_others_dead(store: Stor
     first, second = [await dead(store, user) for _ in range(2)]
     await store.dead_letters.purge(first.id)
     assert await store.runs.find(first.id) == first
-    assert await store.dead_letters.oldest(10) == [second.id]
+    assert await store.dead_letters.oldest(10) == [(second.id, second.user_id)]
     with pytest.raises(NotFound):
         await store.dead_letters.purge(first.id)
     with pytest.raises(NotFound):

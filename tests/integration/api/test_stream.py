@@ -148,6 +148,7 @@ async def test_a_queued_run_tells_its_position_as_it_changes(
     api = await start_api()
     person = await api.person()
     first, second = await person.make(), await person.make()
+    await api.resources.queue.renew("worker", 1, [])
     async with person.stream(second) as stream:
         assert [(await anext(stream)).event for _ in range(2)] == ["status", "status"]
         waiting = await anext(stream)

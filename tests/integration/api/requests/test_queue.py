@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def full_api(start_api: StartApi, **settings: Any) -> tuple[Api, Person]:
-    """An API whose queue has room for one, and a person who has filled it."""
+    """An API whose queue has room for one run of each user, and a person who has filled it."""
     api = await start_api(**{"queue_max_waiting": 1, **settings})
     person = await api.person()
     await person.make()
@@ -109,8 +109,27 @@ async def test_a_tier_may_have_less_room_than_all(start_api: StartApi) -> None:
     await standard.make()
 
 
+async def test_a_refusal_says_which_limit_is_reached_and_what_helps(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=2, queue_max_waiting_all=4, queue_max_waiting_free=1)
+    first, second, free, other_free = (
+        await api.person(),
+        await api.person(),
+        await api.person(Tier.FREE),
+        await api.person(Tier.FREE),
+    )
+    details = {}
+    await free.make()
+    details["priority"] = (await other_free.act("run", prompt="one more")).json()["detail"]
+    await first.make()
+    await second.make()
+    details["all"] = (await second.act("run", prompt="one more")).json()["detail"]
+    assert "1 runs of the priority low wait already" in details["priority"]
+    assert "3 runs of all users wait" in details["all"]
+    assert "QUEUE_MAX_WAITING_ALL" in details["all"]
+
+
 async def test_without_a_limit_any_number_waits(start_api: StartApi) -> None:
-    api = await start_api(queue_max_waiting=0)
+    api = await start_api(queue_max_waiting=0, queue_max_waiting_all=0)
     person = await api.person()
     for _ in range(25):
         await person.make()
@@ -166,7 +185,26 @@ async def test_a_waiting_run_says_why_in_words_and_fields(api: Api, person: Pers
     found = await explain(person, run_id)
     assert found["text"] == "The run waits: no worker is alive; start one; 1 run is taken before it."
     assert (found["ahead"], found["position"], found["workers"], found["free_slots"]) == (1, 2, 0, 0)
-    assert (found["estimated_wait_seconds"], found["priority"], found["cap"]) == (240.0, "normal", None)
+    assert (found["priority"], found["cap"]) == ("normal", None)
+
+
+async def test_how_long_a_run_waits_is_estimated_only_while_a_worker_is_alive(api: Api, person: Person) -> None:
+    run_id = await person.make()
+
+    async def estimates() -> list[float | None]:
+        answers = [
+            await explain(person, run_id),
+            await person.show(run_id),
+            (await person.act("status", run_id)).json(),
+            (await person.http.get("/agent/queue")).json(),
+        ]
+        return [answer["estimated_wait_seconds"] for answer in answers]
+
+    assert await estimates() == [None, None, None, None]
+    other = await api.resources.queue.claim("worker", 1)
+    run_id = await person.make()
+    await api.resources.queue.renew("worker", 1, other)
+    assert await estimates() == [120.0, 120.0, 120.0, 240.0]
 
 
 async def test_a_run_over_its_users_cap_says_so(start_api: StartApi) -> None:

@@ -212,7 +212,9 @@ async def test_a_decision_that_does_not_exist_is_refused(api: Api, person: Perso
     assert (answer.status_code, answer.json()["field"]) == (422, "uncertain_step")
 
 
-async def test_a_queued_run_shows_where_it_stands(person: Person) -> None:
+async def test_a_queued_run_shows_where_it_stands(api: Api, person: Person) -> None:
+    await person.make()
+    await api.resources.queue.renew("worker", 1, await api.resources.queue.claim("worker", 1))
     first, second = await person.make(), await person.make()
     for run_id, position in ((first, 1), (second, 2)):
         answer = (await person.act("status", run_id)).json()
