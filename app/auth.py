@@ -3,6 +3,8 @@ most."""
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -57,6 +59,26 @@ async def current_user(
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whose token a request carries, and the digest of that token: what a stream needs to be checked again."""
+
+    user: User
+    digest: str
+
+    @classmethod
+    def of(cls, user: User, headers: Mapping[str, str]) -> "Access":
+        """`headers` are those of a request whose token was found to be this user's."""
+        return cls(user, token_digest(headers.get("authorization", "").partition(" ")[2].strip()))
+
+
+async def current_access(request: Request, user: CurrentUser) -> Access:
+    return Access.of(user, request.headers)
+
+
+CurrentAccess = Annotated[Access, Depends(current_access)]
 
 
 def admin_only(user: CurrentUser) -> User:

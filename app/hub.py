@@ -7,9 +7,11 @@ the history and lasts a little longer than the last watcher.
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
+from math import ceil
 from typing import TypeVar
 
 import structlog
@@ -19,7 +21,7 @@ from sse_starlette.sse import AppStatus
 from app.feed import WatchedFeed
 from app.metrics import ApiMetrics
 from app.ring import Frame, Leave, Watched, Watcher
-from backplane.errors import Unavailable
+from backplane.errors import TooManyStreams, Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Announced, EventLog, Interrupted, Subscription
 from backplane.queue.base import Queue, Standing
@@ -27,6 +29,7 @@ from backplane.runs import RunStatus
 from backplane.store import Store
 from backplane.store.events import Place
 from backplane.tasks import run_together
+from backplane.users import User
 
 log = structlog.get_logger()
 
@@ -37,6 +40,7 @@ LOOK_SECONDS = 0.5
 FEEDS_READ_AT_ONCE = 2
 """Database connections that feeds use at most."""
 OUTAGE_SECONDS = 1.0
+SHORTEST_TOKEN_CHECK_SECONDS = 0.5
 
 W = TypeVar("W", "WatchedRun", WatchedFeed)
 
@@ -79,7 +83,11 @@ class WatchedRun(Watched[int]):
 class Hub:
     """`run` it in a task for as long as the process serves. `heartbeat_seconds`: silence after which a watcher gets a
     comment, and how often the database is asked whether anything that is watched went on unheard (a worker that died
-    between its commit and its word, with Redis emptied)."""
+    between its commit and its word, with Redis emptied). `token_check_seconds`: how often the tokens of all streams are
+    looked up again, in one query; a stream whose token was revoked ends.
+
+    `max_watchers` are for all users: the last tenths are kept for higher priorities, and one user gets half of them at
+    most, or `max_watchers_of_user`."""
 
     def __init__(
         self,
@@ -92,6 +100,8 @@ class Hub:
         heartbeat_seconds: float,
         send_timeout_seconds: float,
         max_watchers: int,
+        max_watchers_of_user: int,
+        token_check_seconds: float,
         positions_max: int,
     ) -> None:
         self._event_log = event_log
@@ -102,8 +112,11 @@ class Hub:
         self._heartbeat_seconds = heartbeat_seconds
         self._send_timeout_seconds = send_timeout_seconds
         self._max_watchers = max_watchers
+        self._max_watchers_of_user = min(max_watchers_of_user, max(max_watchers // 2, 1))
+        self._token_check_seconds = max(token_check_seconds, SHORTEST_TOKEN_CHECK_SECONDS)
         self._positions_max = positions_max
         self._watchers = dict[Watcher, None]()
+        self._watchers_of = Counter[str]()
         self._runs: dict[str, WatchedRun] = {}
         self._feeds: dict[str, WatchedFeed] = {}
         self._subscription: Subscription | None = None
@@ -116,15 +129,23 @@ class Hub:
 
     @contextmanager
     def watching(self, watcher: Watcher) -> Iterator[None]:
+        """Count it as a stream. Raises Unavailable or TooManyStreams: many may have been let in by `open` at once."""
+        user = watcher.access.user
+        self._check_room(user)
         self._watchers[watcher] = None
+        self._watchers_of[user.id] += 1
         try:
             yield
         finally:
             del self._watchers[watcher]
+            self._watchers_of[user.id] -= 1
+            if not self._watchers_of[user.id]:
+                del self._watchers_of[user.id]
 
-    async def open(self, run_id: str, *, is_queued: bool) -> WatchedRun:
-        """The run, listened to from now on. Raises Unavailable when Redis is away, or watchers are too many."""
-        subscription = self._admit()
+    async def open(self, user: User, run_id: str, *, is_queued: bool) -> WatchedRun:
+        """The run, which this user may see, listened to from now on. Raises Unavailable when Redis is away or there are
+        too many watchers, TooManyStreams when there are too many of this user."""
+        subscription = self._admit(user)
         while True:
             run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size))
             async with run.lock:
@@ -139,10 +160,10 @@ class Hub:
                 self._some_queued.set()
             return run
 
-    async def open_feed(self, user_id: str) -> WatchedFeed:
-        """All of the user's runs, listened to from now on. Raises Unavailable when Redis or the database is away, or
-        watchers are too many."""
-        subscription = self._admit()
+    async def open_feed(self, user: User) -> WatchedFeed:
+        """All of the user's runs, listened to from now on. Raises Unavailable when Redis or the database is away or
+        there are too many watchers, TooManyStreams when there are too many of this user."""
+        subscription, user_id = self._admit(user), user.id
         while True:
             feed = self._feeds.setdefault(
                 user_id, WatchedFeed(user_id, Place(0, 0), self._ring_size, self._positions_max)
@@ -163,13 +184,23 @@ class Hub:
                 self._some_queued.set()
             return feed
 
-    def _admit(self) -> Subscription:
-        if len(self._watchers) >= self._max_watchers:
+    def _check_room(self, user: User) -> None:
+        room = ceil(self._max_watchers * (7 + user.priority) / 10)
+        if len(self._watchers) >= room:
             raise Unavailable(
-                f"this API process serves {self._max_watchers} streams already (STREAM_WATCHERS_MAX); try again, "
-                "or ask another one",
+                f"this API process serves {len(self._watchers)} streams already, and more than {room} are not for the "
+                f"tier {user.tier} (STREAM_WATCHERS_MAX); try again, or ask another one",
                 part="api",
             )
+        if self._watchers_of[user.id] >= self._max_watchers_of_user:
+            raise TooManyStreams(
+                f"you have {self._watchers_of[user.id]} streams open at this API process, and no more may be "
+                "(STREAM_WATCHERS_USER_MAX); close some, or watch all your runs in one: GET /agent/events",
+                retry_after=5,
+            )
+
+    def _admit(self, user: User) -> Subscription:
+        self._check_room(user)
         if self._subscription is None:
             raise Unavailable("the API is starting", part="redis", retry_after=1)
         return self._subscription
@@ -184,6 +215,7 @@ class Hub:
                 sweep=self._sweep(subscription),
                 tell_positions=self._tell_positions(),
                 check_what_is_watched=self._check(),
+                check_tokens=self._check_tokens(),
             )
 
     async def _hear(self, subscription: Subscription) -> None:
@@ -287,6 +319,23 @@ class Hub:
                 continue
             for run_id, last_id in newest.items():
                 watched[run_id].reached(last_id)
+
+    async def _check_tokens(self) -> None:
+        """While the database is away nothing is known, and streams go on."""
+        while True:
+            await asyncio.sleep(self._token_check_seconds)
+            digests = {watcher.access.digest for watcher in self._watchers}
+            if not digests:
+                continue
+            try:
+                users = await self._store.users.of_digests(digests)
+            except Unavailable as error:
+                log.warning("cannot check the tokens of streams", error=error.message)
+                continue
+            for watcher in list(self._watchers):
+                access = watcher.access
+                if access.digest in digests and users.get(access.digest) != access.user:
+                    watcher.end(Leave.REVOKED)
 
 
 async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[None]]) -> None:

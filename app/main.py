@@ -134,6 +134,8 @@ def _services(
             heartbeat_seconds=settings.stream_heartbeat_seconds,
             send_timeout_seconds=settings.stream_send_timeout_seconds,
             max_watchers=settings.stream_watchers_max,
+            max_watchers_of_user=settings.stream_watchers_user_max,
+            token_check_seconds=settings.token_cache_seconds,
             positions_max=settings.feed_positions_max,
         ),
         history=History(resources.store, resources.event_log),

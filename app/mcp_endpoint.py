@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth import Authenticator
+from app.errors import problem
 from backplane.errors import Unauthenticated
 from backplane.tasks import end
 
@@ -57,6 +58,11 @@ class McpEndpoint:
             raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
         authenticator: Authenticator = request.app.state.authenticator
         scope[SCOPE_USER] = await authenticator.user_of(token.strip())
+        if scope["method"] == "GET":
+            # Such a stream would only hold a connection: without sessions there is nothing that the server could send.
+            detail = "this server sends nothing by itself; follow a run by the tool follow_run, or by GET /agent/events"
+            await problem(405, "method_not_allowed", detail, headers={"Allow": "POST"})(scope, receive, send)
+            return
         scope[SCOPE_SERVICES] = request.app.state.services
         assert self._started is not None, "requests come while the API runs"
         self._wanted.set()

@@ -19,14 +19,15 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import Field, ValidationError
 from starlette.types import ASGIApp
 
+from app.auth import Access
 from app.explanation import in_words, reasons
 from app.mcp_endpoint import SCOPE_SERVICES, SCOPE_USER
 from app.models import NewRun, RunId
-from app.ring import Watcher
+from app.ring import Leave, Watcher
 from app.routes.runs import situation_of
 from app.services import Services
 from backplane import VERSION
-from backplane.errors import PlatformError
+from backplane.errors import PlatformError, Unauthenticated
 from backplane.events import Event
 from backplane.runs import FINAL, Run, RunStatus
 from backplane.users import User
@@ -108,7 +109,8 @@ async def follow_run(
     services, user = _of(ctx)
     async with _told():
         run = await services.resources.store.runs.get(user.id, run_id)
-        events = await _next_events(services, run, after, wait_seconds)
+        access = Access.of(user, ctx.request_context.request.headers)  # type: ignore[union-attr]
+        events = await _next_events(services, access, run, after, wait_seconds)
         run = await services.resources.store.runs.get(user.id, run_id)
         last = events[-1].id if events else after
         ended = run.status in FINAL and last >= await services.history.last_id(run_id)
@@ -187,13 +189,15 @@ async def _workspace(context: Context[Any, Any], run_id: str) -> tuple[Services,
     return services, services.resources.workspaces.workspace(run.user_id, run.id)
 
 
-async def _next_events(services: Services, run: Run, after: int, wait_seconds: float) -> Sequence[Event]:
+async def _next_events(
+    services: Services, access: Access, run: Run, after: int, wait_seconds: float
+) -> Sequence[Event]:
     """Those there are, else the first that come within that time."""
     events, _ = await services.history.after(run.id, after)
     if events or run.status in FINAL or not wait_seconds:
         return events
-    watched = await services.hub.open(run.id, is_queued=run.status is RunStatus.QUEUED)
-    watcher = Watcher()
+    watched = await services.hub.open(access.user, run.id, is_queued=run.status is RunStatus.QUEUED)
+    watcher = Watcher(access)
     with watched.watched(), services.hub.watching(watcher):
         epoch = watched.epoch
         # What came before it was listened to.
@@ -202,8 +206,10 @@ async def _next_events(services: Services, run: Run, after: int, wait_seconds: f
             return events
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_seconds):
-                while watched.newest <= after and watched.epoch == epoch and not watched.swept:
+                while watched.newest <= after and watched.epoch == epoch and not (watched.swept or watcher.leave):
                     await watched.wait(watcher)
+    if watcher.leave is Leave.REVOKED:
+        raise Unauthenticated("this token was revoked, or its user has another tier now")
     events, _ = await services.history.after(run.id, after)
     return events
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
+from app.auth import Access
 from backplane.store.events import Place
 
 Cursor = TypeVar("Cursor", int, Place)
@@ -155,13 +156,15 @@ class Leave(Enum):
     GONE = "the client has gone"
     TOO_SLOW = "the client takes nothing"
     SHUTDOWN = "the API shuts down"
+    REVOKED = "the token was revoked, or its user has another tier now"
 
 
 class Watcher:
     """A client of a stream. One loop of the process looks after all of them (`Hub`): who was told nothing for a while
     gets a comment, and who takes nothing is cut off. `sent_at`: when the last send began, by the loop's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access) -> None:
+        self.access = access
         self.sent_at = asyncio.get_running_loop().time()
         self.is_sending = False
         self.is_due = False
@@ -171,12 +174,19 @@ class Watcher:
 
     def end(self, reason: Leave) -> None:
         """Interrupt it, wherever it is."""
-        if self.task is not None and self.leave is None:
-            self.leave = reason
+        if self.leave is not None:
+            return
+        self.leave = reason
+        if self.task is not None:
             self.task.cancel()
+        else:
+            self._wake()
 
     def remind(self) -> None:
         """Let it say something, though nothing happened."""
         self.is_due = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_result(None)

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 PAGE = 500
 """Events that are read at once, and the most that one call of the JSON log gives."""
 COMMENT = b": nothing new\n\n"
+REVOKED = b": this stream ends: its token was revoked, or its user has another tier now\n\n"
 
 ReadHistory = Callable[[Cursor], Awaitable[tuple[Span[Cursor], bool]]]
 """What is kept after the cursor, at most a page, and whether there may be more. Raises Unavailable."""
@@ -187,7 +188,8 @@ class EventStream(EventSourceResponse):
         if watcher.leave is Leave.TOO_SLOW:
             log.warning("a client took nothing for too long and is cut off", path=scope["path"])
         elif watcher.leave is not Leave.GONE and not watcher.is_sending:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = REVOKED if watcher.leave is Leave.REVOKED else b""
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
         watcher, now = self._watcher, asyncio.get_running_loop().time

@@ -15,6 +15,7 @@
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
     ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
+    │   └── TooManyStreams      as many streams of the user are open as may be
     ├── ModelError          a model gave no answer that can be used (`worker.llm.base` has its kinds)
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
@@ -143,6 +144,10 @@ class RateLimited(PlatformError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyStreams(RateLimited):
+    code = "too_many_streams"
 
 
 class ModelError(PlatformError):

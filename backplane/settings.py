@@ -378,7 +378,14 @@ class Settings(BaseSettings):
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
     stream_redis_events: int = Field(10_000, ge=16, description="Events of a run kept in its Redis stream, at least.")
     stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a run's Redis stream stays after its end.")
-    stream_watchers_max: int = Field(10_000, ge=1, description="Streams that one API process serves at once.")
+    stream_watchers_max: int = Field(
+        10_000,
+        ge=1,
+        description="Streams that one API process serves at once; free, standard and beta fill 70, 80 and 90 % of it.",
+    )
+    stream_watchers_user_max: int = Field(
+        200, ge=1, description="Of these, at most so many of one user, and never more than half."
+    )
     events_gather_seconds: float = Field(
         0.005, ge=0, description="How long events that follow upon others are gathered before they are told."
     )

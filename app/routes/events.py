@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app import feed
-from app.auth import CurrentUser
+from app.auth import CurrentAccess
 from app.errors import responses
 from app.ring import Watcher
 from app.services import ServicesOf
@@ -33,7 +33,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.get("/agent/events", responses={**_STREAM, **responses(422)}, response_class=EventSourceResponse)
 async def stream_all_events(
-    user: CurrentUser,
+    access: CurrentAccess,
     services: ServicesOf,
     after: Annotated[
         str | None,
@@ -47,7 +47,7 @@ async def stream_all_events(
 
     Events of one run are in order; those of different runs are in the order in which they were stored.
     """
-    store = services.resources.store
+    store, user = services.resources.store, access.user
     if last_event_id:
         cursor = feed.cursor_of(last_event_id, "Last-Event-ID")
     elif after and after != NOW:
@@ -55,7 +55,7 @@ async def stream_all_events(
     else:
         cursor = Place(0, 0)
     # Listened to first: what comes after the present is heard.
-    watched = await services.hub.open_feed(user.id)
+    watched = await services.hub.open_feed(user)
     opening = b""
     present = await store.events.present()
     if after == NOW and not last_event_id:
@@ -68,6 +68,6 @@ async def stream_all_events(
         cursor = present
         told = encode("", 0, EventType.GAP, {"after": 0, "before": 1, "reason": reason})
         opening = feed.frame_of(cursor, told).body
-    watcher = Watcher()
+    watcher = Watcher(access)
     chunks = stream(watched, partial(feed.history, store, user.id), cursor, watcher, opening)
     return EventStream(chunks, services.hub, watcher)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
-from app.auth import CurrentUser
+from app.auth import CurrentAccess, CurrentUser
 from app.errors import responses
 from app.hub import frame_of
 from app.models import EventPage, RunId
@@ -60,7 +60,7 @@ async def list_events(
 )
 async def stream_events(
     run_id: RunId,
-    user: CurrentUser,
+    access: CurrentAccess,
     services: ServicesOf,
     after: Cursor = 0,
     last_event_id: Annotated[
@@ -69,8 +69,8 @@ async def stream_events(
 ) -> Response:
     """Server-sent events: the whole history after the cursor, then each event the moment it is written."""
     cursor = _cursor(last_event_id) if last_event_id else after
-    run = await services.resources.store.runs.get(user.id, run_id)
-    watched = await services.hub.open(run_id, is_queued=run.status is RunStatus.QUEUED)
+    run = await services.resources.store.runs.get(access.user.id, run_id)
+    watched = await services.hub.open(access.user, run_id, is_queued=run.status is RunStatus.QUEUED)
     opening = b""
     if cursor:
         last = await services.history.last_id(run_id)
@@ -82,7 +82,7 @@ async def stream_events(
             # Nobody can have seen such an event; going on from the last real one loses nothing.
             told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
             opening, cursor = frame_of(told).body, last
-    watcher = Watcher()
+    watcher = Watcher(access)
     history = partial(services.history.span, run_id)
     return EventStream(stream(watched, history, cursor, watcher, opening), services.hub, watcher)
 

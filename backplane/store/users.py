@@ -1,6 +1,7 @@
 """Users and their tokens. A token's plain text exists only in the answer that made it; the row holds its digest."""
 
 import uuid
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,8 @@ from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
 from backplane.store.tables import tokens, users
 from backplane.users import Tier, Token, User, new_token, token_digest
+
+DIGESTS_AT_ONCE = 1000
 
 _TOKEN = select(tokens, users.c.name, users.c.tier).join(users)
 
@@ -55,6 +58,19 @@ class Users:
         query = _TOKEN.where(tokens.c.digest == token_digest(plain), tokens.c.revoked_at.is_(None))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return _token(row).user if row else None
+
+    async def of_digests(self, digests: Collection[str]) -> dict[str, User]:
+        """The users of those of these tokens that are known and not revoked, by the token's digest."""
+        asked = list(digests)
+        queries = [
+            _TOKEN.where(tokens.c.digest.in_(asked[start : start + DIGESTS_AT_ONCE]), tokens.c.revoked_at.is_(None))
+            for start in range(0, len(asked), DIGESTS_AT_ONCE)
+        ]
+
+        def read(connection: Connection) -> dict[str, User]:
+            return {row.digest: _token(row).user for query in queries for row in connection.execute(query)}
+
+        return await self._database.read(read)
 
     async def find(self, name_or_id: str) -> User:
         """A name that is somebody's id names that one. Raises NotFound."""

@@ -18,6 +18,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from app.auth import Access
 from app.main import create_app
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
@@ -27,7 +28,7 @@ from backplane.runs import RunError, RunStatus
 from backplane.settings import Settings
 from backplane.store.held import HeldRun
 from backplane.store.migrations import migrate
-from backplane.users import Tier
+from backplane.users import Tier, token_digest
 from tests.queues import finish
 from tests.waiting import wait_until
 from worker.service import serve
@@ -81,6 +82,12 @@ class Person:
         self.http = http
         self.token = token
         self.token_id = token_id
+
+    async def access(self, api: "Api") -> Access:
+        """What a stream of this person is opened with."""
+        user = await api.resources.store.users.user_of(self.token)
+        assert user is not None
+        return Access(user, token_digest(self.token))
 
     async def act(self, action: str, run_id: str | None = None, **fields: Any) -> httpx.Response:
         body = {"action": action, **({"run_id": run_id} if run_id else {}), **fields}

@@ -285,9 +285,9 @@ async def test_a_run_that_nobody_watches_any_more_is_no_longer_listened_to(
 
 async def test_more_watchers_than_the_process_serves_are_told_to_come_again(start_api: StartApi) -> None:
     api = await start_api(stream_watchers_max=2)
-    person = await api.person()
-    run_id = await person.make("create")
-    async with person.stream(run_id) as one, person.stream(run_id) as two:
+    person, other = await api.person(), await api.person()
+    run_id, others = await person.make("create"), await other.make("create")
+    async with person.stream(run_id) as one, other.stream(others) as two:
         await asyncio.gather(anext(one), anext(two))
         answer = await person.http.get(f"/agent/logs/{run_id}/stream")
         assert answer.status_code == 503
@@ -330,11 +330,12 @@ async def test_a_run_that_nobody_watches_any_more_is_listened_to_anew_by_the_nex
     person = await api.person()
     run_id = await person.make()
     services: Services = api.app.state.services
-    old = await services.hub.open(run_id, is_queued=True)
+    access = await person.access(api)
+    old = await services.hub.open(access.user, run_id, is_queued=True)
     await wait_until(lambda: old.swept)
     history = partial(services.history.span, run_id)
-    assert [chunk async for chunk in stream(old, history, 0, Watcher())] == []
-    new = await services.hub.open(run_id, is_queued=True)
+    assert [chunk async for chunk in stream(old, history, 0, Watcher(access))] == []
+    new = await services.hub.open(access.user, run_id, is_queued=True)
     assert new is not old
     worker = await api.worker()
     await worker.end()
