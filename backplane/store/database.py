@@ -9,6 +9,10 @@ On PostgreSQL each statement is a round trip, and a round trip costs the client 
 does has a shorter way: `select` sends one query past SQLAlchemy's own machinery, and `change` one statement that is a
 whole transaction. SQLite has no such statements (and no round trips): there the same is done by `write`.
 
+What a role, the database or the environment sets for sessions (PGCLIENTENCODING, ALTER ROLE … SET DateStyle) may not
+change what comes back: each new connection is brought to the settings that this code reads and writes by. The server
+reports them when a connection opens, so that costs a statement only where one of them differs.
+
 What the driver raises when the database does not answer becomes `Unavailable`; statements never show their parameters,
 which are users' texts.
 """
@@ -38,6 +42,9 @@ Values = Mapping[str, Any]
 SQLITE_BUSY_SECONDS = 10
 SQLITE_PAUSE_SECONDS = 0.01
 CONNECT_SECONDS = 5
+SESSION_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_conforming_strings": "on"}
+"""Of PostgreSQL: how its values begin where the driver can read them. Any TimeZone will do, as times carry their
+offset; `client_encoding` is part of the connection's parameters, because PgBouncer takes it there and no `options`."""
 
 
 def parse_url(url: str) -> URL:
@@ -166,20 +173,30 @@ class _Postgres:
     """Transactions go through SQLAlchemy's pool, single statements over connections of their own (`_Singles`)."""
 
     def __init__(self, url: URL, options: dict[str, Any], *, prepares: bool) -> None:
-        arguments: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS}
+        self._parameters: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8"}
         if not prepares:
-            arguments["prepare_threshold"] = None
+            self._parameters["prepare_threshold"] = None
         self._engine: AsyncEngine = create_async_engine(
-            url, connect_args=arguments, pool_timeout=2 * CONNECT_SECONDS, isolation_level="AUTOCOMMIT", **options
+            url,
+            async_creator=self._connect,
+            pool_timeout=2 * CONNECT_SECONDS,
+            isolation_level="AUTOCOMMIT",
+            **options,
         )
         self._dialect = self._engine.dialect
-        _, names = self._dialect.create_connect_args(url)
-        parameters: dict[str, Any] = {**names, **arguments}
+        _, named = self._dialect.create_connect_args(url)
+        self._parameters = {**named, **self._parameters}
+        self._singles = _Singles(options["pool_size"], self._connect)
 
-        async def connect() -> psycopg.AsyncConnection[Any]:
-            return await psycopg.AsyncConnection.connect(autocommit=True, **parameters)
-
-        self._singles = _Singles(options["pool_size"], connect)
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        """For both. Raises InvalidInput for a database that cannot hold every text."""
+        connection = await psycopg.AsyncConnection.connect(autocommit=True, **self._parameters)
+        try:
+            await _prepare_postgres(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         async def once() -> Result:
@@ -229,6 +246,21 @@ async def _on_a_live_connection(once: Callable[[], Awaitable[Result]]) -> Result
         if not error.connection_invalidated:
             raise
     return await once()
+
+
+async def _prepare_postgres(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Bring the session to what this code expects. Raises InvalidInput for a database that is not UTF-8."""
+    reported = connection.info.parameter_status
+    encoding = reported("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise InvalidInput(
+            f"DATABASE_URL names a database in the encoding {encoding}, which cannot hold every text that a run may "
+            "say; create one with CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, and name that.",
+            field="DATABASE_URL",
+        )
+    for setting, value in SESSION_SETTINGS.items():
+        if not (reported(setting) or value).startswith(value):
+            await connection.execute(f"SET {setting} = '{value}'".encode())
 
 
 class _Singles:
@@ -325,19 +357,31 @@ class _Sqlite:
         self._engine.dispose()
 
 
-_NO_TABLE = re.compile(r"no such table|relation \"\w+\" does not exist")
+_NO_TABLE = re.compile(r"no such table")
+# Server messages come in the server's language, these do not.
+_UNDEFINED_TABLE, _NOT_ALLOWED = "42P01", "42501"
 
 
 class _translated:
-    """Turns what drivers raise when the database is away, full or busy into Unavailable."""
+    """Turns what drivers raise when the database is away, full, busy or not made ready into Unavailable."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if isinstance(error, OperationalError | ProgrammingError) and _NO_TABLE.search(str(error.orig)):
-            message = "the database has no tables yet: an API or a worker makes them at its start, or agentctl migrate"
-            raise Unavailable(message, part="database") from error
+        if isinstance(error, OperationalError | ProgrammingError):
+            state = getattr(error.orig, "sqlstate", None)
+            if state == _UNDEFINED_TABLE or _NO_TABLE.search(str(error.orig)):
+                message = (
+                    "the database has no tables yet: an API or a worker makes them at its start, or agentctl migrate"
+                )
+                raise Unavailable(message, part="database") from error
+            if state == _NOT_ALLOWED:
+                reason = str(error.orig).splitlines()[0][:200]
+                message = (
+                    f"the database does not let its user do this ({reason}): make that user the owner of all tables"
+                )
+                raise Unavailable(message, part="database") from error
         gone = isinstance(error, OperationalError | InterfaceError | InternalError | PoolTimeout | ConnectionError)
         if gone or (isinstance(error, DBAPIError) and error.connection_invalidated):
             reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
