@@ -41,6 +41,7 @@ from app.services import Services
 from app.sse import History
 from app.submission import Submission
 from backplane import VERSION, process_log
+from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
 from backplane.resources import Resources, connect
@@ -147,9 +148,13 @@ def _services(
 def _end_on_fault(task: "asyncio.Task[None]") -> None:
     """A part that must not end has: so that no stream hangs on it, the process ends, and whoever runs it starts it
     again."""
-    if not task.cancelled() and (error := task.exception()):
+    if task.cancelled() or not (error := task.exception()):
+        return
+    if isinstance(error, PlatformError):
+        log.critical("the API cannot work as it is set up, so it ends", part=task.get_name(), error=error.message)
+    else:
         log.critical("a part of the API ended by a fault, so the API ends", part=task.get_name(), exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _describe_problem(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ through.
 import re
 from enum import StrEnum
 
+from backplane.events import whole_characters
 from backplane.runs import RunError
 
 TRACEBACK_MAX_CHARS = 16 * 1024
@@ -22,7 +23,7 @@ class DeadReason(StrEnum):
     POISON = "poison"
     """Its workers were lost while they held it, again and again."""
     INTERNAL_ERROR = "internal_error"
-    """A fault of the platform, again at the last attempt."""
+    """A fault of the platform, again at the last attempt; or one that kept what became of the run from being stored."""
 
 
 def dead_reason(error: RunError) -> DeadReason | None:
@@ -30,7 +31,7 @@ def dead_reason(error: RunError) -> DeadReason | None:
     failure."""
     if error.code == "worker_lost":
         return DeadReason.POISON
-    if error.code == "internal_error":
+    if error.code in ("internal_error", "not_stored"):
         return DeadReason.INTERNAL_ERROR
     return DeadReason.RETRIES_EXHAUSTED if error.retryable else None
 
@@ -38,7 +39,7 @@ def dead_reason(error: RunError) -> DeadReason | None:
 def kept_traceback(text: str) -> str:
     """A traceback as it is stored: without passwords in URLs and tokens, which messages of libraries may repeat, and
     without its beginning where it is longer than TRACEBACK_MAX_CHARS."""
-    clean = _TOKEN.sub("agt_***", _PASSWORD_IN_URL.sub(r"\1***", text))
+    clean = whole_characters(_TOKEN.sub("agt_***", _PASSWORD_IN_URL.sub(r"\1***", text)))
     if len(clean) <= TRACEBACK_MAX_CHARS:
         return clean
     return f"… {len(clean) - TRACEBACK_MAX_CHARS} characters before this are left out\n{clean[-TRACEBACK_MAX_CHARS:]}"

@@ -30,6 +30,7 @@ class EventType(StrEnum):
 
 _BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')
 _TYPES = {type.value: type for type in EventType}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,18 @@ class Event:
 
 
 def encode(run_id: str, number: int, type: EventType, data: Mapping[str, Any], at: datetime | None = None) -> Event:
-    """Number and encode an event. `data` must be JSON-serialisable; `at` is now when left out."""
+    """Number and encode an event. `at` is now when left out. Raises TypeError or ValueError for `data` that JSON cannot
+    hold. Whatever text is in it, the line can be stored and sent."""
     moment = at or datetime.now(UTC)
     body = {"id": number, "run_id": run_id, "type": type.value, "at": moment.isoformat(), "data": data}
-    return Event(run_id, number, type, json.dumps(body, ensure_ascii=False, separators=(",", ":")))
+    line = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Event(run_id, number, type, line if line.isascii() else whole_characters(line))
+
+
+def whole_characters(text: str) -> str:
+    """The text with a sign in place of each half of a character, which no encoding has: neither Redis nor a database
+    nor an answer of the API could hold it."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def decode(line: str) -> Event:

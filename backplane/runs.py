@@ -12,6 +12,7 @@ do not exist: only the worker that holds a run can say that it failed.
 """
 
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from backplane.errors import TransitionNotAllowed
+from backplane.events import whole_characters
 
 AGENT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of agents. They become names of folders too (`backplane.artifacts`)."""
@@ -78,6 +80,11 @@ def new_run_id() -> str:
     return str(uuid.UUID(int=value))
 
 
+CODE_CHARS = 64
+_CODE = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_NOT_IN_CODE = re.compile(r"[^\w.-]", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class RunError:
     """Why a run or a step failed, as users see it. `retryable`: the same run may succeed later."""
@@ -86,6 +93,13 @@ class RunError:
     message: str
     retryable: bool = False
     step: str | None = None
+
+    def __post_init__(self) -> None:
+        """Tools and plug-ins word errors: what is kept of them is a word and a text that every part can store."""
+        if not _CODE.fullmatch(self.code):
+            object.__setattr__(self, "code", _NOT_IN_CODE.sub("_", self.code)[:CODE_CHARS] or "failed")
+        if not self.message.isascii():
+            object.__setattr__(self, "message", whole_characters(self.message))
 
     def as_dict(self) -> dict[str, Any]:
         """As it is kept and told."""

@@ -25,7 +25,7 @@ from backplane.patience import until_available
 from backplane.queue.base import Claim, Outcome, Settlement
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import CancelRequested, DecisionMade, HeldRun, Taken
+from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun, Taken
 from worker.checkouts import Checkouts
 from worker.equipment import Equipment
 from worker.interruption import Cause, Interrupted, Interruption
@@ -36,9 +36,11 @@ from worker.step_ends import RunWaits, StepFailed, StepUncertain
 
 log = structlog.get_logger()
 
-NUMBERS_SKIPPED = 1_000
-"""Left out when events may have been told that nobody kept: more than a worker tells between two database writes."""
 RECOVERED_MAX = 100_000
+
+
+class EventsRefused(Exception):
+    """What a run has published cannot be stored."""
 
 
 class Execution:
@@ -70,6 +72,16 @@ class Execution:
     async def run(self) -> Settlement | None:
         """Carry the run out, and say what is to become of the claim; None: it is in newer hands. Raises nothing but
         CancelledError: whatever goes wrong becomes the run's end, or its next try."""
+        try:
+            return await self._run()
+        except Superseded:
+            log.info("run is in newer hands", run=self.claim.run_id, generation=self.claim.generation)
+            self._with.metrics.run_superseded()
+            return None
+        except Exception as error:
+            return await self._end_by_row(error, None)
+
+    async def _run(self) -> Settlement | None:
         held, claim = self._with.resources.store.held, self.claim
         taken = await until_available(lambda: held.take(claim.run_id, claim.generation), self._tell_away)
         if taken is None:
@@ -82,16 +94,18 @@ class Execution:
             claim.generation,
             taken.last_event_id,
             superseded=lambda: self.interruption.set(Cause.SUPERSEDED),
+            not_stored=lambda: self.interruption.set(Cause.NOT_STORED),
         )
         try:
-            await self._recover(events, taken)
-            settlement = await self._hold(events, taken)
+            try:
+                await self._recover(events, taken)
+                settlement = await self._hold(events, taken)
+            except Superseded:
+                raise
+            except Exception as error:
+                settlement = await self._end_without_details(events, error)
             await events.told.wait()
             return settlement
-        except Superseded:
-            log.info("run is in newer hands", run=claim.run_id, generation=claim.generation)
-            self._with.metrics.run_superseded()
-            return None
         finally:
             self._with.events.close(events)
             if self._checkouts:
@@ -210,6 +224,8 @@ class Execution:
                 return await self._fail(events, run, RunError("run_timeout", message))
             case Cause.DRAINED:
                 return await self._give_back(events, run)
+            case Cause.NOT_STORED:
+                raise EventsRefused("the database refuses events of this run")
 
     async def _fail(self, events: RunEvents, run: Run, error: RunError, trace: str = "") -> Settlement:
         """The next attempt, or the end; what it died of is kept either way."""
@@ -260,8 +276,9 @@ class Execution:
         error: RunError | None,
         *writes: Write,
         summary: str | None = None,
+        with_result: bool = True,
     ) -> Settlement:
-        result = self._work.result(summary) if self._work else None
+        result = self._work.result(summary) if self._work and with_result else None
         body = {"status": status, "error": error.as_dict() if error else None}
         reason = dead_reason(error) if error else None
         if status is not RunStatus.COMPLETED:
@@ -284,6 +301,40 @@ class Execution:
             is_dead=reason is not None,
         )
 
+    # --- when not even its end can be stored ---
+
+    async def _end_without_details(self, events: RunEvents, error: Exception) -> Settlement:
+        """The run fails, and what the database refused is left out: to try it again would fail again."""
+        run_id = self.claim.run_id
+        log.error("what became of a run cannot be stored", run=run_id, error=traceback.format_exc())
+        try:
+            await events.forget_unsaved("the database refused what was to be stored")
+            return await self._finish(events, RunStatus.FAILED, _not_stored(error), with_result=False)
+        except Superseded:
+            raise
+        except Exception as again:
+            return await self._end_by_row(again, events.last_id)
+
+    async def _end_by_row(self, error: Exception, last_id: int | None) -> Settlement:
+        """End the run by its row, with as much else as can be stored. `last_id`: of its last event, where it is known.
+        Where not even that is possible, it is tried again after the longest pause between attempts."""
+        resources, claim, reason = self._with.resources, self.claim, _not_stored(error)
+        log.error("a run is ended by its row alone", run=claim.run_id, error=traceback.format_exc())
+        try:
+            ended = await until_available(
+                lambda: resources.store.held.end_by_row(claim.run_id, claim.generation, reason, last_id),
+                self._tell_away,
+            )
+            if ended.events:
+                batch = Batch(claim.run_id, claim.generation, ended.events)
+                await until_available(lambda: resources.event_log.append([batch]), self._tell_away)
+        except Superseded:
+            return Settlement(claim, Outcome.DISOWNED)
+        except Exception:
+            log.critical("a run cannot be ended", run=claim.run_id, error=traceback.format_exc())
+            return Settlement(claim, Outcome.POSTPONED, delay_seconds=self._with.retry_max_seconds)
+        return Settlement(claim, Outcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED)
+
     def _tell_away(self, error: Unavailable, pause: float) -> None:
         log.warning(
             "a part is away", run=self.claim.run_id, part=error.part, error=error.message, pause=round(pause, 1)
@@ -292,6 +343,15 @@ class Execution:
 
 def _note_failure(held: HeldRun, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
     held.note_failure(attempt, error, trace, worker_id)
+
+
+def _not_stored(error: Exception) -> RunError:
+    """Nothing that somebody else has written is part of it, so that it can be stored whatever was refused."""
+    return RunError(
+        "not_stored",
+        f"what became of this run could not be stored ({type(error).__name__}), so it was ended, and what is missing "
+        "is lost. The worker's log says what was refused; an administrator may redrive the run when that is mended.",
+    )
 
 
 def _seconds_left(run: Run) -> float:

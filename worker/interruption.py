@@ -22,6 +22,8 @@ class Cause(StrEnum):
     SUPERSEDED = "superseded"
     TIMED_OUT = "timed out"
     DRAINED = "drained"
+    NOT_STORED = "not stored"
+    """The database refuses what the run has published."""
 
 
 class Interrupted(Exception):

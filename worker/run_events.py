@@ -57,14 +57,24 @@ def _drop_until(waiting: list[Event], last_id: int) -> None:
 
 
 class RunEvents:
-    """The events of one held run. `superseded` is called once when the run is found to be in newer hands."""
+    """The events of one held run. `superseded` is called once when the run is found to be in newer hands, `not_stored`
+    when the database refuses its events for good."""
 
     def __init__(
-        self, writer: "EventWriter", run_id: str, generation: int, last_id: int, superseded: Callable[[], None]
+        self,
+        writer: "EventWriter",
+        run_id: str,
+        generation: int,
+        last_id: int,
+        superseded: Callable[[], None],
+        not_stored: Callable[[], None],
     ) -> None:
         self.run_id = run_id
         self.generation = generation
         self.superseded = superseded
+        self.not_stored = not_stored
+        self.is_refused = False
+        """The database refuses its events: they are not offered again by themselves."""
         self.untold: list[Event] = []
         self.unsaved: list[Event] = []
         self.saving = asyncio.Lock()
@@ -85,12 +95,18 @@ class RunEvents:
         self.unsaved.append(event)
         self._to_the_wire([event], can_wait=type is EventType.LOG)
 
+    @property
+    def last_id(self) -> int:
+        return self._last_id
+
     def _numbered(self, told: Sequence[tuple[datetime, Told]]) -> list[Event]:
+        """Raises TypeError or ValueError for what JSON cannot hold; then no number is used."""
         first = self._last_id + 1
-        self._last_id += len(told)
-        return [
+        events = [
             encode(self.run_id, number, type, data, at) for number, (at, (type, data)) in enumerate(told, start=first)
         ]
+        self._last_id += len(told)
+        return events
 
     def _to_the_wire(self, events: Sequence[Event], *, can_wait: bool = False) -> None:
         if not events:
@@ -117,6 +133,15 @@ class RunEvents:
         self._last_id = told[-1].id
         self.unsaved.extend(told)
 
+    async def forget_unsaved(self, reason: str) -> None:
+        """Drop everything that is not stored yet, for the database refuses it; a `gap` says which events those were."""
+        async with self.saving:
+            after = self.unsaved[0].id - 1 if self.unsaved else self._last_id
+            self.unsaved, self._deferred, self._held_back, self._holds = [], [], [], 0
+            self.is_refused = False
+            if after < self._last_id:
+                self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
+
     def defer(self, write: Write) -> None:
         """Let this be written with the next `record`, which must follow at once: nothing may be done in between. What
         is emitted meanwhile is held back."""
@@ -132,12 +157,13 @@ class RunEvents:
         """
         now = datetime.now(UTC)
         async with self.saving:
+            last_id = self._last_id
+            told = self._numbered([*self._held_back, *((now, event) for event in tell)])
             # Nothing else is numbered until this is over, so that a number can be taken back.
             self.hold_back()
-            holds, last_id = self._holds, self._last_id
+            holds = self._holds
             events, deferred, held_back = self.unsaved, self._deferred, self._held_back
             self.unsaved, self._deferred, self._held_back = [], [], []
-            told = self._numbered([*held_back, *((now, event) for event in tell)])
 
             def write(held: HeldRun) -> None:
                 held.add_events(events + told)
@@ -202,8 +228,15 @@ class EventWriter:
         self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
 
-    def open(self, run_id: str, generation: int, last_id: int, superseded: Callable[[], None]) -> RunEvents:
-        events = RunEvents(self, run_id, generation, last_id, superseded)
+    def open(
+        self,
+        run_id: str,
+        generation: int,
+        last_id: int,
+        superseded: Callable[[], None],
+        not_stored: Callable[[], None] = lambda: None,
+    ) -> RunEvents:
+        events = RunEvents(self, run_id, generation, last_id, superseded, not_stored)
         self._runs[run_id] = events
         return events
 
@@ -263,7 +296,9 @@ class EventWriter:
                 await asyncio.sleep(self._flush_seconds)
             self._to_save.clear()
             behind = False
-            runs = [run for run in self._runs.values() if run.unsaved and not run.saving.locked()]
+            runs = [
+                run for run in self._runs.values() if run.unsaved and not run.is_refused and not run.saving.locked()
+            ]
             if not runs:
                 continue
             try:
@@ -273,7 +308,7 @@ class EventWriter:
                 pause = next(waits)
                 log.warning("events are not in the database yet", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
-            behind = any(run.unsaved for run in runs)
+            behind = any(run.unsaved and not run.is_refused for run in runs)
             if behind:
                 self._to_save.set()
 
@@ -283,12 +318,31 @@ class EventWriter:
         for run in runs:
             await run.saving.acquire()
         try:
-            refused = await self.store.held.add_events(batches)
+            superseded, refused = await self._add(batches)
         finally:
             for run in runs:
                 run.saving.release()
         for run in runs:
-            _drop_until(run.unsaved, batches[run.run_id, run.generation][-1].id)
             if run.run_id in refused:
+                run.is_refused = True
+                run.not_stored()
+                continue
+            _drop_until(run.unsaved, batches[run.run_id, run.generation][-1].id)
+            if run.run_id in superseded:
                 run.unsaved.clear()
                 run.superseded()
+
+    async def _add(self, batches: Mapping[tuple[str, int], Sequence[Event]]) -> tuple[frozenset[str], frozenset[str]]:
+        """The runs whose generation is over, and those whose events the database refuses. One that is refused takes no
+        other with it: then each is stored by itself."""
+        try:
+            return await self.store.held.add_events(batches), frozenset()
+        except Unavailable:
+            raise
+        except Exception as error:
+            if len(batches) == 1:
+                run_ids = frozenset(run_id for run_id, _ in batches)
+                log.error("the database refuses events", run=min(run_ids), error=type(error).__name__)
+                return frozenset(), run_ids
+        found = [await self._add({key: batch}) for key, batch in batches.items()]
+        return frozenset().union(*(one for one, _ in found)), frozenset().union(*(one for _, one in found))

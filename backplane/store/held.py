@@ -6,17 +6,19 @@ The row, the journal and the events of a run are written together, so that no cr
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from backplane.budgets import Amounts, Resource
-from backplane.dead_letters import DeadReason
+from backplane.dead_letters import DeadReason, dead_reason
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import Superseded
-from backplane.events import Event
+from backplane.events import Event, EventType, encode
 from backplane.plans import Plan
 from backplane.runs import FINAL, Run, RunError, RunStatus
 from backplane.store.database import Database
@@ -54,6 +56,11 @@ _HELD_IN = (
     .where(runs.c.id == bindparam("of_run"), runs.c.status == RunStatus.RUNNING.value)
     .with_for_update(read=True)
 )
+_STATE_OF_RUN = (
+    select(runs.c.generation, runs.c.status, runs.c.user_id, runs.c.webhook_url)
+    .where(runs.c.id == bindparam("of_run"))
+    .with_for_update()
+)
 _CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
 _ITS_TIER = select(users.c.tier).where(users.c.id == runs.c.user_id).scalar_subquery()
 _RUN_TO_TAKE = select(
@@ -76,6 +83,11 @@ RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FRO
   EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
     'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts"""  # noqa: S608 - columns
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
+
+
+NUMBERS_SKIPPED = 1_000
+"""Left out when events may have been published that nobody kept: more than a worker publishes between two database
+writes."""
 
 
 class CancelRequested(Exception):
@@ -104,6 +116,14 @@ class Taken:
     from_lost_worker: bool
     tier: str
     has_accounts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: its status, None when there is no such run, and the events that say so."""
+
+    status: RunStatus | None
+    events: tuple[Event, ...] = ()
 
 
 class HeldRuns:
@@ -162,6 +182,42 @@ class HeldRuns:
             return False
         return bool(await self._database.change(statement, values))
 
+    async def end_by_row(self, run_id: str, generation: int, error: RunError, last_id: int | None) -> Ended:
+        """Fail a run of which more cannot be stored: its row by all means, the rest where the database takes it.
+        `last_id`: of the last event that watchers may have seen; None: not known.
+
+        Raises Superseded when another worker has the run. A run that is not queued or running stays as it is.
+        """
+
+        def write(connection: Connection) -> Ended:
+            row = connection.execute(_STATE_OF_RUN, {"of_run": run_id}).one_or_none()
+            if row is None:
+                return Ended(None)
+            if row.generation > generation:
+                raise Superseded(f"run {run_id} is no longer held in generation {generation}")
+            if row.status not in (RunStatus.QUEUED.value, RunStatus.RUNNING.value):
+                return Ended(RunStatus(row.status))
+            now = datetime.now(UTC)
+            values = {"status": RunStatus.FAILED.value, "generation": generation, "finished_at": now}
+            connection.execute(_UPDATE_RUN, {"of_run": run_id, **values, "error": error.as_dict(), "result": None})
+            held = HeldRun(connection, run_id, row.user_id, generation, has_webhook=row.webhook_url is not None)
+            stored = connection.scalar(LAST_EVENT.query, {"of_run": run_id}) or 0
+            events = _last_events(run_id, stored, stored + NUMBERS_SKIPPED if last_id is None else last_id, error)
+            parts: list[Callable[[], object]] = [
+                lambda: held.add_events(events),
+                held.skip_pending_steps,
+                held._let_go,
+                held._tell_webhook,
+            ]
+            if reason := dead_reason(error):
+                parts.append(lambda: held.dead_letter(reason))
+            for part in parts:
+                with suppress(DBAPIError, ValueError, TypeError), connection.begin_nested():
+                    part()
+            return Ended(RunStatus.FAILED, events)
+
+        return await self._database.write(write)
+
     async def add_events(self, batches: Mapping[tuple[str, int], Sequence[Event]]) -> frozenset[str]:
         """Store events of several runs, each by (run id, generation). Answers the runs whose generation was refused."""
 
@@ -189,6 +245,16 @@ class HeldRuns:
             frozenset(superseded),
             frozenset(run_id for run_id, row in rows.items() if row.cancel_requested_at and run_id not in superseded),
         )
+
+
+def _last_events(run_id: str, stored: int, last_id: int, error: RunError) -> tuple[Event, ...]:
+    """The end of a run, and before it the gap where events up to `last_id` are not stored."""
+    body = {"status": RunStatus.FAILED, "error": error.as_dict()}
+    told: list[tuple[EventType, dict[str, Any]]] = [(EventType.STATUS, body), (EventType.END, {**body, "result": None})]
+    first = max(stored, last_id) + 1
+    if first > stored + 1:
+        told.insert(0, (EventType.GAP, {"after": stored, "before": first, "reason": "the database refused them"}))
+    return tuple(encode(run_id, number, type, data) for number, (type, data) in enumerate(told, start=first))
 
 
 def _owners_of_held(connection: Connection, held: Mapping[str, int]) -> dict[str, str]:

@@ -5,6 +5,7 @@ characters (U+0000) that a program's output may contain. Times are UTC.
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+_REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -53,6 +56,16 @@ class Json(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
+
+
+class ForeignText(TypeDecorator[str]):
+    """Text that somebody else has worded (an exception, a server): characters that a database refuses are replaced."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else _REFUSED.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 class writing_transaction(FunctionElement[int]):
@@ -183,7 +196,7 @@ plan_versions = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("plan", Json, nullable=False),
     Column("replaced_at", UtcDateTime, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", ForeignText, nullable=False),
 )
 
 decisions = Table(
@@ -356,7 +369,7 @@ webhook_deliveries = Table(
     Column("next_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("status", String(16), nullable=False),
-    Column("last_error", Text),
+    Column("last_error", ForeignText),
     Column("response_code", Integer),
     Index("ix_webhook_deliveries_run_id_id", "run_id", "id"),
     partial_index("ix_webhook_deliveries_pending", "next_at", where="status = 'pending'"),

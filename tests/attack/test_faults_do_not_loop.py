@@ -4,21 +4,38 @@ The database: what the environment or a role sets, an encoding that cannot hold 
 store of the workspaces: one that answers, and refuses.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
+from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
 from backplane.events import EventType, encode
+from backplane.logs.base import Batch
+from backplane.runs import RunError, RunStatus
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.users import Tier, User
+from backplane.users import Tier
+from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.tools import Scripted, equip
+from tests.integration.worker.workers import UNTIL_GO, Platform, worker
 from tests.servers import PostgresServer
-from tests.submitted import new_run
+from tests.submitted import new_run, shell
+from tests.waiting import wait_until
+from worker.tools.base import ToolContext, ToolResult
+
+
+def one_quick(cases: Iterable[str], quick: str) -> list[Any]:
+    """All cases, of which the default suite runs one."""
+    return [case if case == quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
 
 HELLO = "你好 \\ '' \" \n 🙂"
 
@@ -60,14 +77,14 @@ def role_that_sets(postgres_server: PostgresServer, postgres_database: str) -> I
         admin.execute(f"DROP ROLE {name}".encode())
 
 
-@pytest.mark.parametrize("setting", SESSION_SETTINGS)
+@pytest.mark.parametrize("setting", one_quick(SESSION_SETTINGS, "client_encoding"))
 async def test_what_a_role_sets_for_its_sessions_changes_nothing_that_is_kept(
     role_that_sets: Callable[[str, str], str], setting: str
 ) -> None:
     await keeps_everything(role_that_sets(setting, SESSION_SETTINGS[setting]))
 
 
-@pytest.mark.parametrize("variable", ENVIRONMENT)
+@pytest.mark.parametrize("variable", one_quick(ENVIRONMENT, "PGDATESTYLE"))
 async def test_what_the_environment_sets_for_sessions_changes_nothing_that_is_kept(
     postgres_database: str, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
@@ -75,6 +92,7 @@ async def test_what_the_environment_sets_for_sessions_changes_nothing_that_is_ke
     await keeps_everything(postgres_database)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["client_encoding=latin1", "options=-c%20DateStyle%3DGerman"])
 async def test_what_the_url_sets_for_sessions_changes_nothing_that_is_kept(postgres_database: str, query: str) -> None:
     await keeps_everything(f"{postgres_database}?{query}")
@@ -119,14 +137,162 @@ def database_in(server: PostgresServer, encoding: str) -> Iterator[str]:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
-@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
+@pytest.mark.parametrize("encoding", one_quick(["SQL_ASCII", "LATIN1", "EUC_JP"], "SQL_ASCII"))
 async def test_a_database_that_is_not_utf_8_is_refused_and_the_error_says_how_to_make_one(
     postgres_server: PostgresServer, encoding: str
 ) -> None:
     with database_in(postgres_server, encoding) as url:
         database = Database(url)
         store = Store(database)
-        for call in (store.migrate, database.check, lambda: store.held.take("a", 1)):
+        for call in (store.migrate(), database.check(), store.held.take("a", 1)):
             with pytest.raises(InvalidInput, match=rf"{encoding}.*CREATE DATABASE .*UTF8.*template0"):
-                await call()
+                await call
         await database.close()
+
+
+# --- what a run says that a database, Redis or JSON refuses ---
+
+NUL, HALF = "a\0b", "a\udc80b"
+SAID: dict[str, Callable[[], ToolResult]] = {
+    "an output with NUL": lambda: ToolResult(output=NUL),
+    "an output with half a character": lambda: ToolResult(output=HALF),
+    "an error with NUL": lambda: ToolResult(1, error=RunError(NUL, NUL)),
+    "an error with half a character": lambda: ToolResult(1, error=RunError(HALF, HALF)),
+    "a file name that is not UTF-8": lambda: ToolResult(files_changed=(HALF, NUL)),
+    "an exit code that is no number": lambda: ToolResult(exit_code=cast(int, object())),
+    "a number that JSON has not": lambda: ToolResult(exit_code=cast(int, float("nan"))),
+    "an exception with NUL": lambda: raised(RuntimeError(NUL)),
+    "an exception with half a character": lambda: raised(RuntimeError(HALF)),
+    "an exception of a megabyte": lambda: raised(RuntimeError("x" * 2**20)),
+}
+
+
+def raised(error: Exception) -> ToolResult:
+    raise error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", SAID)
+async def test_whatever_a_tool_says_its_run_ends_at_its_first_claim_and_the_worker_goes_on(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch, database_url: str, said: str
+) -> None:
+    platform = await start_platform(database_url=database_url)
+
+    async def act(call: int, context: ToolContext) -> ToolResult:
+        context.notice(f"{NUL}{HALF}")
+        context.output(b"\xff\0\xed\xb2\x80\n")
+        return SAID[said]()
+
+    equip(monkeypatch, Scripted(act))
+    async with worker(platform.settings) as working:
+        run_id = await platform.submit({"id": "scripted", "tool": "scripted"}, max_retries=0)
+        run = await platform.until(run_id, RunStatus.COMPLETED, RunStatus.FAILED)
+        await platform.completed(await platform.submit(shell("a", "true")))
+        assert not working.done()
+    assert run.generation == 1
+    assert [event.type for event in await platform.history(run_id)].count(EventType.END) == 1
+
+
+REFUSED_EVENTS = {
+    "postgres": (
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused' USING ERRCODE = '22021'; END $$ "
+        "LANGUAGE plpgsql",
+        "CREATE TRIGGER refuse BEFORE {what} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()",
+        "DROP FUNCTION refuse CASCADE",
+    ),
+    "sqlite": (
+        "SELECT 1",
+        "CREATE TRIGGER refuse BEFORE {what} FOR EACH ROW WHEN {condition} BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        "DROP TRIGGER refuse",
+    ),
+}
+
+
+@asynccontextmanager
+async def refusing(platform: Platform, what: str, condition: str) -> AsyncIterator[None]:
+    """The database refuses rows of this kind, as it refuses characters that its encoding does not have."""
+    database = platform.resources.store.database
+    function, trigger, drop = REFUSED_EVENTS["sqlite" if database.is_sqlite else "postgres"]
+
+    async def run(statement: str) -> None:
+        await database.write(lambda connection: connection.execute(text(statement)))
+
+    await run(function)
+    await run(trigger.format(what=what, condition=condition))
+    try:
+        yield
+    finally:
+        await run(drop)
+
+
+async def test_a_run_whose_events_are_refused_fails_with_what_is_known_and_a_gap(
+    start_platform: StartPlatform, database_url: str
+) -> None:
+    platform = await start_platform(database_url=database_url)
+    async with refusing(platform, "INSERT ON events", "NEW.line LIKE '%poison%'"), worker(platform.settings) as working:
+        run_id = await platform.submit(shell("a", "echo poison; sleep 600"), max_retries=3)
+        run = await platform.until(run_id, RunStatus.FAILED)
+        await platform.completed(await platform.submit(shell("a", "true")))
+        assert not working.done()
+    assert run.error is not None
+    assert (run.error.code, run.generation) == ("not_stored", 1)
+    assert [event.type for event in await platform.history(run_id)][-3:] == ["gap", "status", "end"]
+    assert (await platform.resources.store.dead_letters.get(run_id)).reason is DeadReason.INTERNAL_ERROR
+
+
+@pytest.mark.slow
+async def test_a_run_of_which_no_event_can_be_stored_is_ended_by_its_row(
+    start_platform: StartPlatform, database_url: str
+) -> None:
+    platform = await start_platform(database_url=database_url)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", UNTIL_GO))
+        await platform.until_begun(run_id)
+        async with refusing(platform, "INSERT ON events", f"NEW.run_id = '{run_id}'"):
+            await platform.let_go(run_id)
+            run = await platform.until(run_id, RunStatus.FAILED)
+        live = await platform.resources.event_log.after(run_id, 0, 1000)
+    assert run.error is not None
+    assert (run.error.code, run.generation) == ("not_stored", 1)
+    assert live[-1].type is EventType.END
+
+
+@pytest.mark.slow
+async def test_a_run_that_was_taken_over_with_events_that_are_refused_ends_all_the_same(
+    start_platform: StartPlatform, database_url: str
+) -> None:
+    platform = await start_platform(database_url=database_url)
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    taken = await platform.taken(claim)
+    poison = encode(run_id, taken.last_event_id + 1, EventType.LOG, {"line": "poison"})
+    await platform.resources.event_log.append([Batch(run_id, claim.generation, [poison])])
+    async with refusing(platform, "INSERT ON events", "NEW.line LIKE '%poison%'"), worker(platform.settings):
+        run = await platform.until(run_id, RunStatus.FAILED)
+    assert run.error is not None
+    assert (run.error.code, run.generation) == ("not_stored", claim.generation + 1)
+    assert (await platform.history(run_id))[-1].type is EventType.END
+
+
+@pytest.mark.slow
+async def test_a_run_that_cannot_be_ended_at_all_is_tried_again_after_a_pause_and_not_at_each_lease(
+    start_platform: StartPlatform, database_url: str
+) -> None:
+    platform = await start_platform(
+        database_url=database_url, lease_seconds=0.4, heartbeat_seconds=0.1, retry_max_seconds=30.0
+    )
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", UNTIL_GO))
+        await platform.until_begun(run_id)
+        async with refusing(platform, "UPDATE ON runs", f"NEW.id = '{run_id}'"):
+            await platform.let_go(run_id)
+            queue = platform.resources.queue
+
+            async def is_put_off() -> bool:
+                return (await queue.reap(10)).next_seconds is not None
+
+            await wait_until(is_put_off)
+            until = asyncio.get_running_loop().time() + 4 * platform.settings.lease_seconds
+            await wait_until(lambda: asyncio.get_running_loop().time() > until)
+            assert (await platform.run(run_id)).generation == 1
+            assert ((await queue.reap(10)).next_seconds or 0) > 20

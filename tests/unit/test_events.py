@@ -12,7 +12,7 @@ from tests.event_data import data_of
 
 BEGUN = '{"id":1,"run_id":"run-1","type":"log","at":"2030-01-02T03:04:05+00:00","data":{"line":"cut he'
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
