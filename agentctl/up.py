@@ -34,7 +34,7 @@ from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from backplane.resources import connect_store, migrate
 from backplane.sealing import new_key
-from backplane.settings import Settings
+from backplane.settings import Settings, credentials_withheld_from
 from backplane.users import Tier
 
 START_SECONDS = 60.0
@@ -274,13 +274,21 @@ def _children(place: Place, settings: Settings, environment: dict[str, str]) -> 
         return [ChildProcess("api", ["standalone", *listen], environment, logs / "api.log")]
     api = ["uvicorn", "app.main:create_app", "--factory", *listen]
     api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
-    children = [ChildProcess("api", api, environment, logs / "api.log")]
+    children = [ChildProcess("api", api, _for(environment, "api", settings), logs / "api.log")]
     workers = [(f"worker-{number}", "worker") for number in range(1, place.workers + 1)]
     for number, (name, module) in enumerate([*workers, ("controller", "controller")]):
         # They share the machine, so each has the port after the one before.
         own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
-        children.append(ChildProcess(name, [module], {**environment, **own}, logs / f"{name}.log"))
+        children.append(
+            ChildProcess(name, [module], {**_for(environment, module, settings), **own}, logs / f"{name}.log")
+        )
     return children
+
+
+def _for(environment: dict[str, str], process: str, settings: Settings) -> dict[str, str]:
+    """Without the credentials that the process does not need. They are empty, not left out: the process reads `.env`
+    too, which has a say where the environment has none."""
+    return {**environment, **dict.fromkeys(credentials_withheld_from(process, settings), "")}
 
 
 async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) -> None:

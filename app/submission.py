@@ -36,6 +36,9 @@ log = structlog.get_logger()
 
 RETRY_AFTER_MAX_SECONDS = 3600
 
+_HOSTED_SERVERS = frozenset({"openai", "anthropic"})
+"""Those that a key alone makes known."""
+
 
 @dataclass(slots=True)
 class _Place:
@@ -280,16 +283,15 @@ class Submission:
             )
 
     def _check_model(self, model: str) -> None:
-        """Whether its server is known, where this process knows of any: keys may be the workers' alone."""
+        """Whether its server can be known, where servers are named here. Which of the hosted ones have a key, only the
+        workers know."""
         settings = self._settings
-        known = set(settings.model_servers)
-        known |= {"ollama"} if settings.ollama_host else set()
-        known |= {"openai"} if settings.openai_api_key.get_secret_value() else set()
-        known |= {"anthropic"} if settings.anthropic_api_key.get_secret_value() else set()
+        named = {*settings.model_servers, *({"ollama"} if settings.ollama_host else ())}
         server = model.partition("/")[0]
-        if known and server not in known:
+        if named and server not in named | _HOSTED_SERVERS:
             raise InvalidInput(
-                f"model: there is no model server {server!r}; known (MODEL_SERVERS): {', '.join(sorted(known))}",
+                f"model: there is no model server {server!r}; known (MODEL_SERVERS): "
+                f"{', '.join(sorted(named | _HOSTED_SERVERS))}",
                 field="model",
             )
 

@@ -75,11 +75,12 @@ class Cluster:
         return found
 
     async def annotate_pod(self, namespace: str, name: str, annotations: Mapping[str, str]) -> bool:
-        """False when it is gone."""
+        """False when it is gone. By way of the pod's status, whose right does not include its specification: who may
+        patch pods themselves may give them another image."""
         return await self._unless(
             _GONE,
-            f"patch pods in {namespace}",
-            self._pods.patch_namespaced_pod_without_preload_content(
+            f"patch pods/status in {namespace}",
+            self._pods.patch_namespaced_pod_status_without_preload_content(
                 name,
                 namespace,
                 body={"metadata": {"annotations": dict(annotations)}},

@@ -2,7 +2,8 @@
 
 The sandbox has no network. What it has, where a tool allows it, is a socket whose other end is here, so every
 connection is asked for by name, held against the operator's policy, and made by the worker to an address that was
-checked. TLS passes through as it is (`CONNECT`): the worker sees names and sizes, no content.
+checked. TLS passes through as it is (`CONNECT`): the worker sees names and sizes, no content. Without TLS a connection
+carries one request, with the body that its head announces: what follows could name another host of the same address.
 
 It cannot see what is asked for inside TLS. A host that is allowed and shares its addresses with others (a content
 network) may let a hostile program reach those too; name hosts with that in mind.
@@ -10,7 +11,7 @@ network) may let a hostile program reach those too; name hosts with that in mind
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ HEAD_MAX_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 REFUSALS_TOLD = 20
+CHUNK_LINE_BYTES = 256
+TRAILERS_MAX = 20
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(;[^\r\n]*)?\r\n")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"proxy-authorization", b"keep-alive", b"te", b"upgrade"})
 
@@ -91,15 +96,17 @@ class EgressProxy:
             host, port = _authority(target)
             theirs = await self._connect(host, port)
             first, hello = b"", b"HTTP/1.1 200 Connection established\r\n\r\n"
+            outward, is_tunnel = _pieces(reader), True
         else:
             url = self._url(target)
+            outward, is_tunnel = _body(reader, fields), False
             theirs = await self._connect(url.raw_host.decode("ascii"), url.port or STANDARD_PORTS["http"])
             first, hello = _forwarded(method, url, fields), b""
         their_reader, their_writer = theirs
         try:
             their_writer.write(first)
             writer.write(hello)
-            await self._join(reader, writer, their_reader, their_writer)
+            await self._join(outward, writer, their_reader, their_writer, is_tunnel=is_tunnel)
         finally:
             their_writer.close()
 
@@ -129,35 +136,103 @@ class EgressProxy:
 
     async def _join(
         self,
-        reader: asyncio.StreamReader,
+        outward: AsyncIterator[bytes],
         writer: EgressWriter,
         their_reader: asyncio.StreamReader,
         their_writer: asyncio.StreamWriter,
+        *,
+        is_tunnel: bool,
     ) -> None:
         clock = asyncio.get_running_loop().time
         seconds = self._limits.idle_seconds
 
-        async def move(source: asyncio.StreamReader, sink: EgressWriter, idle: asyncio.Timeout) -> None:
-            while chunk := await source.read(CHUNK_BYTES):
+        async def move(source: AsyncIterator[bytes], sink: EgressWriter, idle: asyncio.Timeout, ends: bool) -> None:
+            async for chunk in source:
                 self._left -= len(chunk)
                 if self._left < 0:
                     raise _Refusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
                 idle.reschedule(clock() + seconds)
                 sink.write(chunk)
                 await sink.drain()
-            if sink.can_write_eof():
+            if ends and sink.can_write_eof():
                 sink.write_eof()
                 await sink.drain()
 
         async with asyncio.timeout(seconds) as idle:
             ways = [
-                asyncio.create_task(move(reader, their_writer, idle), name="out of a sandbox"),
-                asyncio.create_task(move(their_reader, writer, idle), name="into a sandbox"),
+                asyncio.create_task(move(outward, their_writer, idle, is_tunnel), name="out of a sandbox"),
+                asyncio.create_task(move(_pieces(their_reader), writer, idle, True), name="into a sandbox"),
             ]
             try:
                 await asyncio.gather(*ways)
             finally:
                 await end(*ways)
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while piece := await reader.read(CHUNK_BYTES):
+        yield piece
+
+
+def _body(reader: asyncio.StreamReader, fields: list[bytes]) -> AsyncIterator[bytes]:
+    """What follows the head and belongs to its request. Raises _Refusal for a head that two servers could read in
+    different ways: where the body ends must not be in doubt."""
+    named: dict[bytes, list[bytes]] = {}
+    for field in fields:
+        name, colon, value = field.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name) or any(byte in field for byte in b"\r\n\0"):
+            raise _Refusal(400, "that is no request")
+        named.setdefault(name.lower(), []).append(value.strip())
+    lengths, codings = named.get(b"content-length", []), named.get(b"transfer-encoding", [])
+    if len(lengths) + len(codings) > 1:
+        raise _Refusal(400, "the length of the body is given twice")
+    if codings:
+        if codings[0].lower() != b"chunked":
+            raise _Refusal(400, "the body has a transfer coding other than chunked")
+        return _chunked(reader)
+    if lengths and not _LENGTH.fullmatch(lengths[0]):
+        raise _Refusal(400, "the length of the body is no number")
+    return _exactly(reader, int(lengths[0]) if lengths else 0)
+
+
+async def _exactly(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
+    while size:
+        piece = await reader.read(min(size, CHUNK_BYTES))
+        if not piece:
+            raise EOFError
+        size -= len(piece)
+        yield piece
+
+
+async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Written anew, without extensions and trailers."""
+    while True:
+        size = _CHUNK_SIZE.fullmatch(await _line(reader))
+        if not size:
+            raise _Refusal(400, "the body is not chunked as its head says")
+        if not (left := int(size[1], 16)):
+            break
+        yield b"%x\r\n" % left
+        async for piece in _exactly(reader, left):
+            yield piece
+        if await _line(reader) != b"\r\n":
+            raise _Refusal(400, "the body is not chunked as its head says")
+        yield b"\r\n"
+    for _ in range(TRAILERS_MAX):
+        if await _line(reader) == b"\r\n":
+            yield b"0\r\n\r\n"
+            return
+    raise _Refusal(400, f"the body has more than {TRAILERS_MAX} trailers")
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        line = await reader.readuntil(b"\r\n")
+    except asyncio.IncompleteReadError:
+        raise EOFError from None
+    if len(line) > CHUNK_LINE_BYTES:
+        raise _Refusal(400, "the body is not chunked as its head says")
+    return line
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

@@ -1,14 +1,16 @@
 """What docker-compose.yml promises of the platform on one machine."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from backplane.settings import Settings
+from backplane.settings import CREDENTIALS, Settings
 
 PROJECT = Path(__file__).parents[2]
 
@@ -49,6 +51,28 @@ def test_images_of_others_are_pinned_by_version(compose: Object) -> None:
         if not service["image"].startswith("agent-"):
             _, _, tag = service["image"].rpartition(":")
             assert re.search(r"\d+\.\d+", tag), service["image"]
+
+
+@pytest.mark.parametrize("process", ["api", "worker", "controller"])
+def test_every_process_gets_the_credentials_that_it_needs_and_no_others(compose: Object, process: str) -> None:
+    given = {name.lower() for name in compose["services"][process]["environment"]} & set(CREDENTIALS)
+    # The password of Redis stands in its URL; there are no sentinels.
+    needed = {name for name, processes in CREDENTIALS.items() if process in processes}
+
+    assert given == needed - {"redis_password", "redis_sentinel_password"}
+
+
+@pytest.mark.parametrize(("key", "starts"), [("", False), ("a-key", True)])
+def test_qdrant_does_not_start_without_a_key(compose: Object, tmp_path: Path, key: str, starts: bool) -> None:
+    command = [part.replace("$$", "$") for part in compose["services"]["qdrant"]["command"]]
+    program = tmp_path / "entrypoint.sh"
+    program.write_text("#!/bin/sh\necho started\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "QDRANT__SERVICE__API_KEY": key}, capture_output=True
+    )
+
+    assert (done.returncode == 0, done.stdout == b"started\n") == (starts, starts)
 
 
 def test_redis_keeps_what_it_is_given_and_evicts_nothing(compose: Object) -> None:

@@ -84,6 +84,69 @@ async def test_a_plain_request_goes_on_without_what_was_meant_for_the_proxy() ->
     assert head == expected
 
 
+async def everything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers at once, then sends back all that still comes."""
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.3):
+            while piece := await reader.read(4096):
+                writer.write(piece)
+                await writer.drain()
+    writer.close()
+
+
+REQUEST = b"POST http://site.test:%d/ HTTP/1.1\r\nHost: site.test\r\n"
+ANOTHER = b"GET /secret HTTP/1.1\r\nHost: internal.test\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "arrives"),
+    [
+        (b"", b"", b""),
+        (b"Content-Length: 5\r\n", b"hello", b"hello"),
+        (b"Content-Length: 0\r\n", b"", b""),
+        (b"Transfer-Encoding: chunked\r\n", b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+)
+async def test_a_second_request_on_a_connection_reaches_nobody(framing: bytes, body: bytes, arrives: bytes) -> None:
+    async with listening(everything) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(REQUEST % port, framing, b"\r\n", body, ANOTHER)
+    heard = said.partition(b"\r\n\r\n")[2]
+    assert heard.partition(b"\r\n\r\n")[2] == arrives
+    assert b"internal.test" not in said
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length : 5\r\n",
+        b"X: y\r\n Content-Length: 5\r\n",
+        b"X: y\nHost: internal.test\r\n",
+        b"X: y\rHost: internal.test\r\n",
+        b"X\0: y\r\n",
+        b"no colon\r\n",
+    ],
+)
+async def test_a_head_that_leaves_the_end_of_the_body_in_doubt_is_refused(framing: bytes) -> None:
+    async with listening(everything) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(REQUEST % port, framing, b"\r\n", b"hello")
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("body", [b"x\r\n", b"-5\r\nhello\r\n", b"5\r\nhello!\r\n", b"5" + b" " * 300 + b"\r\n"])
+async def test_a_body_that_is_not_chunked_as_announced_ends_the_connection(body: bytes) -> None:
+    async with listening(everything) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(REQUEST % port, b"Transfer-Encoding: chunked\r\n\r\n", body, ANOTHER)
+    assert b"internal.test" not in said
+    assert any("not chunked" in line for line in through.refused)
+
+
 @pytest.mark.parametrize(
     "request_line",
     [

@@ -15,7 +15,7 @@ import yaml
 from kubernetes import client as kubernetes_models
 from pydantic import SecretStr
 
-from backplane.settings import GIB, Settings
+from backplane.settings import CREDENTIALS, GIB, Settings
 from worker.sandbox.base import Limits
 from worker.sandbox.job import JobSettings, manifest
 
@@ -224,10 +224,38 @@ def test_no_secret_is_in_a_config_map(production: list[Object]) -> None:
 def test_every_process_reads_settings_then_the_sites_own_then_credentials(production: list[Object]) -> None:
     for deployment in of_kind(production, "Deployment"):
         for container in containers_of(pod_of(deployment)):
-            settings, site, credentials = container["envFrom"]
+            settings, site = [source for source in container["envFrom"] if "configMapRef" in source]
             assert settings["configMapRef"]["name"].startswith("agent-settings-")
             assert site == {"configMapRef": {"name": "agent-site", "optional": True}}
-            assert credentials == {"secretRef": {"name": "agent-credentials"}}
+            # What stands in `env` goes before what `envFrom` brings.
+            assert {source["valueFrom"]["secretKeyRef"]["name"] for source in container["env"]} == {"agent-credentials"}
+
+
+def test_every_process_gets_the_credentials_that_it_needs_and_no_others(production: list[Object]) -> None:
+    for process in ("api", "worker", "controller"):
+        [container] = pod_of(named(production, "Deployment", f"agent-{process}"))["containers"]
+        given = {source["name"].lower() for source in container["env"]} & set(CREDENTIALS)
+
+        assert given == {name for name, processes in CREDENTIALS.items() if process in processes}
+        assert all(source["valueFrom"]["secretKeyRef"]["key"] == source["name"] for source in container["env"])
+
+
+def test_only_workers_get_the_keys_of_further_model_servers(production: list[Object]) -> None:
+    given = {
+        made["metadata"]["name"]
+        for made in of_kind(production, "Deployment")
+        for container in containers_of(pod_of(made))
+        for source in container["envFrom"]
+        if "secretRef" in source
+    }
+
+    assert given == {"agent-worker"}
+
+
+def test_the_migration_gets_the_database_and_nothing_else(production: list[Object]) -> None:
+    [migration] = pod_of(named(production, "Deployment", "agent-api"))["initContainers"]
+
+    assert [source["name"] for source in migration["env"]] == ["DATABASE_URL"]
 
 
 # --- pods ---
@@ -355,7 +383,7 @@ def test_each_account_has_the_verbs_that_its_process_uses_and_no_more(production
         "events": {"list"},
     }
     assert rights("agent-controller", "agents-tools") == {"jobs": {"list", "delete"}}
-    assert rights("agent-controller", "agents") == {"pods": {"list", "patch"}}
+    assert rights("agent-controller", "agents") == {"pods": {"list"}, "pods/status": {"patch"}}
     assert len(of_kind(production, "Role")) == 3
     assert not [made for made in production if made["kind"].startswith("ClusterRole")]
 
