@@ -49,6 +49,9 @@ _ETC_OF_HOST = (
     "/etc/ssl/openssl.cnf",
 )
 
+_HIDDEN = ("cmdline", "key-users", "keys", "sched_debug")
+"""Files of /proc that everybody may read, and that tell of the machine's start, of its users and of their processes."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -85,8 +88,21 @@ def system_arguments() -> list[str]:
     arguments += ["--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
     # Outside, a command of a worker that is root still has root's number, and the kernel lets that number write to
     # /proc/sys without any capability: read-only is what keeps core_pattern and its like out of reach.
-    arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--remount-ro", "/dev"]
+    arguments += ["--proc", "/proc"]
+    for hidden in _hidden():
+        arguments += ["--ro-bind", "/dev/null", hidden]
+    arguments += ["--remount-ro", "/proc", "--remount-ro", "/dev"]
     return arguments
+
+
+def _hidden() -> list[str]:
+    """Files of /proc that are not divided by namespaces and not for everybody. What only root may read a command may
+    read too where the worker is root, for outside it has root's number."""
+    with os.scandir("/proc") as entries:
+        files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+    return sorted(
+        file.path for file in files if file.name in _HIDDEN or (os.geteuid() == 0 and not file.stat().st_mode & 0o004)
+    )
 
 
 def _python_folders() -> list[Path]:
@@ -119,10 +135,19 @@ def resource_limits(limits: Limits, *, memory_is_capped: bool) -> dict[int, int]
 
 
 class Bubblewrap:
-    """A binary and the arguments that work with it on this machine. `folders` are shown inside too, read-only."""
+    """A binary and the arguments that work with it on this machine. `system_calls` is the kernel's filter for a command
+    (`worker.sandbox.system_calls`), None for none. `folders` are shown inside too, read-only."""
 
-    def __init__(self, binary: Path, *, nested_user_namespaces: bool, folders: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        *,
+        nested_user_namespaces: bool,
+        system_calls: bytes | None,
+        folders: Sequence[Path] = (),
+    ) -> None:
         self.binary = binary
+        self.system_calls = system_calls
         self._arguments = [str(binary), "--unshare-all", "--unshare-user"]
         self._arguments += [] if nested_user_namespaces else ["--disable-userns"]
         self._arguments += ["--uid", str(USER_ID), "--gid", str(USER_ID), "--hostname", "sandbox", "--cap-drop", "ALL"]
@@ -132,9 +157,18 @@ class Bubblewrap:
         self._environment = {"PATH": sandbox_path(), "HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb"}
 
     def arguments(
-        self, command: Command, folder: Path, *, status: int, go: int, variables: int, egress: Path | None = None
+        self,
+        command: Command,
+        folder: Path,
+        *,
+        status: int,
+        go: int,
+        variables: int,
+        system_calls: int | None = None,
+        egress: Path | None = None,
     ) -> list[str]:
-        """The whole command line. `status`, `go` and `variables` are file descriptors; `egress` a socket."""
+        """The whole command line. `status`, `go`, `variables` and `system_calls` are file descriptors; `egress` a
+        socket."""
         arguments = [
             *self._arguments,
             "--bind",
@@ -147,6 +181,8 @@ class Bubblewrap:
             "/",
         ]
         arguments += ["--args", str(variables), "--json-status-fd", str(status), "--block-fd", str(go)]
+        # In force when all walls stand: bubblewrap itself makes calls that are refused to the command.
+        arguments += ["--seccomp", str(system_calls)] if system_calls is not None else []
         # A shell in between says "not found" the way people know it, and exits with 127 or 126.
         return [*arguments, "/bin/sh", "-c", 'exec "$@"', "sh", *command.argv]
 
@@ -196,16 +232,25 @@ class BubblewrapTree(ProcessTree):
     ) -> asyncio.StreamReader:
         read_end, write_end = os.pipe()
         variables = _nameless_file(self._bubblewrap.variables(command))
+        program = self._bubblewrap.system_calls
+        system_calls = None if program is None else _nameless_file(program)
+        files = [write_end, variables, *([] if system_calls is None else [system_calls])]
         try:
             self._status = await _stream(read_end)
             self._process = await asyncio.create_subprocess_exec(
                 *self._bubblewrap.arguments(
-                    command, folder, status=write_end, go=go, variables=variables, egress=self._egress
+                    command,
+                    folder,
+                    status=write_end,
+                    go=go,
+                    variables=variables,
+                    system_calls=system_calls,
+                    egress=self._egress,
                 ),
                 stdin=given.read_end,
                 stdout=output.write_end,
                 stderr=output.write_end,
-                pass_fds=(write_end, go, variables),
+                pass_fds=(go, *files),
                 env={},
                 cwd="/",
                 start_new_session=True,
@@ -215,8 +260,8 @@ class BubblewrapTree(ProcessTree):
                 raise InvalidInput(COMMAND_TOO_LONG) from error
             raise
         finally:
-            os.close(write_end)
-            os.close(variables)
+            for file in files:
+                os.close(file)
         given.close_read_end()
         output.close_write_end()
         return self._status[0]
@@ -259,7 +304,7 @@ class BubblewrapTree(ProcessTree):
 
 def _nameless_file(content: bytes) -> int:
     """A file in memory to be read from its beginning."""
-    file = os.memfd_create("variables")
+    file = os.memfd_create("arguments")
     with open(file, "wb", closefd=False) as writing:
         writing.write(content)
     os.lseek(file, 0, os.SEEK_SET)

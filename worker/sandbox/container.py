@@ -54,9 +54,9 @@ from worker.sandbox.base import (
     SandboxImageNotFound,
     SandboxRefused,
 )
-from worker.sandbox.container_engine import PROXY_NAMES, Engine, identify, refusal
+from worker.sandbox.container_engine import PROXY_NAMES, Engine, Kind, identify, refusal
 from worker.sandbox.container_owner import is_gone, own_mark
-from worker.sandbox.container_seccomp import SystemCalls, without_namespaces
+from worker.sandbox.container_seccomp import SystemCalls, strengthened
 from worker.sandbox.egress_socket import INSIDE, egress_socket
 from worker.sandbox.first_end import first_end
 from worker.sandbox.pipes import OutputPipe
@@ -222,6 +222,7 @@ class ContainerSandbox(Sandbox):
         words += ["--network", "none", "--hostname", "sandbox", "--read-only", "--no-healthcheck"]
         words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{user[0]}:{user[1]}"]
         words += ["--security-opt", f"seccomp={self._system_calls.path}"] if self._system_calls else []
+        words += ["--security-opt", "mask=/proc/cmdline:/proc/key-users"] if self.engine.kind is Kind.PODMAN else []
         words += ["--pids-limit", str(max(limits.processes + EXTRA_PROCESSES, LEAST_PROCESSES))]
         words += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
         words += ["--cpus", f"{limits.cpus:g}", "--stop-signal", "SIGKILL", "--shm-size", str(SHARED_MEMORY_BYTES)]
@@ -467,8 +468,8 @@ async def _system_calls(engine: Engine) -> SystemCalls | None:
     if not engine.system_calls:
         return None
     try:
-        return await in_thread(lambda: SystemCalls(without_namespaces(Path(engine.system_calls).read_text())))
-    except (OSError, ValueError, LookupError) as error:
+        return await in_thread(lambda: SystemCalls(strengthened(Path(engine.system_calls).read_text())))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         message = f"cannot use the list of system calls in {engine.system_calls}: {error}"
         raise Unavailable(message, part="sandbox") from error
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import time
+from base64 import b64encode
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ from worker.sandbox.pod.frames import (
 from worker.sandbox.pod.packed import PIPE_ARGV
 from worker.sandbox.pod_state import EndReason
 from worker.sandbox.process import COMMAND_TOO_LONG
+from worker.sandbox.system_calls import NUMBERS, compiled
 from worker.sandbox.tunnels import KINDS as TUNNEL_KINDS
 from worker.sandbox.tunnels import Tunnels
 
@@ -58,6 +60,8 @@ POD_END_SECONDS = 3.0
 OVERDUE_SECONDS = 30.0
 """The runner ends a command in time; this much later it is taken not to."""
 BATCH_BYTES = 1024 * 1024
+_FILTERS = {machine: b64encode(program).decode() for machine in NUMBERS if (program := compiled(machine)) is not None}
+"""What a pod's commands are not to ask of the kernel, whatever the cluster's own filter (RuntimeDefault) allows."""
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +177,7 @@ class Conversation:
                 "environment": {**command.environment, **({EGRESS_VARIABLE: EGRESS} if command.egress else {})},
                 "stdin": len(command.stdin),
                 "egress": command.egress is not None,
+                "filters": _FILTERS,
                 "limits": {
                     "wall_seconds": limits.wall_seconds,
                     "cpu_seconds": limits.cpu_seconds,

