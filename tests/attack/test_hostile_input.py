@@ -16,7 +16,7 @@ from worker.mcp.schemas import are_usable
 from worker.parsing import SHORT_CHARS, VERY_SHORT_CHARS, Parser
 from worker.planner.markdown import steps_of
 from worker.tools.page_text import text_of_page
-from worker.tools.patching import parse_patch
+from worker.tools.unified_diff import parse_patch
 
 MIB = 1024**2
 HEAD = "--- a/x\n+++ b/x\n"

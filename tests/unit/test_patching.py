@@ -6,7 +6,8 @@ import random
 import pytest
 
 from backplane.errors import Conflict, InvalidInput
-from worker.tools.patching import apply_hunks, parse_patch
+from worker.tools.patching import apply_hunks
+from worker.tools.unified_diff import parse_patch
 
 BEFORE = b"".join(b"line %d\n" % number for number in range(1, 41))
 

@@ -16,7 +16,8 @@ from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals
 from worker.parsing import Parser
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
-from worker.tools.patching import FilePatch, Files, apply_patches, parse_patch
+from worker.tools.patching import Files, apply_patches
+from worker.tools.unified_diff import FilePatch, parse_patch
 
 MAX_PATCH_CHARS = 1024**2
 MAX_FILE_BYTES = 4 * 1024**2
@@ -28,7 +29,7 @@ class ApplyPatchArguments(ToolArguments):
         min_length=1,
         max_length=MAX_PATCH_CHARS,
         description="A unified diff of one or several files, as `git diff` prints it; /dev/null for new and deleted "
-        "files; exact context.",
+        "files; exact context. Counts in the heads of hunks may be wrong; line numbers say where to look first.",
     )
 
 
@@ -50,6 +51,9 @@ class ApplyPatch(Tool):
         before = await _contents(context.workspace, patches)
         chars += sum(len(content or b"") for content in before.values())
         after = await self._parser.call("the patch", chars, apply_patches, patches, before)
+        for patch in patches:
+            if patch.changes_mode:
+                context.output(f"{patch.after}: its mode is left as it is; a workspace keeps none\n".encode())
         changes = {path: content for path, content in after.items() if content != before[path]}
         if not changes:
             context.output(b"all of the patch is applied already; nothing was changed\n")

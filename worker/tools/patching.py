@@ -1,79 +1,24 @@
-"""Unified diffs, read and applied to texts: pure, so that a patch is known to fit before anything is written.
+"""Applies unified diffs to texts: pure, so that a patch is known to fit before anything is written.
 
 Context has to be there exactly; where the file has moved on, a hunk is looked for nearby. There is no fuzz: a patch
-that does not fit as it is fits by luck. A patch may be applied to what it was applied to before (a worker was lost in
-the middle of several files): each file says by itself whether it is as before the patch or as after it. Where it could
-be both, nothing is done.
+that does not fit as it is fits by luck. Every line of a patch is applied, or none is, and the error shows the line that
+did not fit. A patch may be applied to what it was applied to before (a worker was lost in the middle of several files):
+each file shows by itself whether it is as before the patch or as after it. Where it could be both, nothing is done.
 """
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from unidiff.errors import UnidiffParseError
-from unidiff.patch import PatchSet
+from backplane.errors import Conflict, NotFound
+from worker.tools.unified_diff import FilePatch, Hunk
 
-from backplane.errors import Conflict, InvalidInput, NotFound
-from backplane.workspace.paths import check_path
-
-MAX_FILES = 100
-MAX_HUNKS = 500
 MAX_OFFSET_LINES = 1000
-_DEV_NULL = "/dev/null"
-_SYMLINK, _SUBMODULE = "120000", "160000"
-_NO_TEXT = re.compile("[\ud800-\udfff]")
-_PREFIXED = re.compile(r"[abciow12]/.")
-
+SHOWN_LINES = 3
+SHOWN_CHARS = 120
 
 Files = dict[str, bytes | None]
 """Contents by path; None: there is no such file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hunk:
-    """Lines with their line breaks; `source_at` and `target_at` count from 0. `leading` and `trailing` are the lines of
-    context at its ends."""
-
-    source_at: int
-    source: tuple[bytes, ...]
-    target_at: int
-    target: tuple[bytes, ...]
-    leading: int
-    trailing: int
-
-
-@dataclass(frozen=True, slots=True)
-class FilePatch:
-    """`before` is None for a new file, `after` for one that is deleted; they differ where it is renamed."""
-
-    before: str | None
-    after: str | None
-    hunks: tuple[Hunk, ...]
-
-
-def parse_patch(text: str) -> list[FilePatch]:
-    """Raises InvalidInput for what is no unified diff, or holds what cannot be applied; InvalidPath for a name that a
-    workspace cannot hold."""
-    if _NO_TEXT.search(text):
-        raise _invalid("it holds half of a character (a lone surrogate), which no file can hold")
-    lines = text.split("\n")
-    if all(line.endswith("\r") for line in lines[:-1]):
-        text = text.replace("\r\n", "\n")
-    try:
-        parsed = PatchSet(text)
-    except (UnidiffParseError, ValueError, AssertionError, IndexError) as error:
-        raise _invalid(f"it is no unified diff: {str(error).strip()[:300]}") from error
-    if not parsed:
-        raise _invalid("it names no file: begin each with the lines --- a/PATH and +++ b/PATH")
-    if len(parsed) > MAX_FILES or sum(len(file) for file in parsed) > MAX_HUNKS:
-        raise _invalid(f"it has more than {MAX_FILES} files or {MAX_HUNKS} hunks: send it in parts")
-    patches = [_file_patch(file) for file in parsed]
-    for patch in patches:
-        for path in (patch.before, patch.after):
-            if path is not None:
-                check_path(path)
-    return patches
 
 
 def apply_patches(patches: Sequence[FilePatch], before: Files) -> Files:
@@ -133,24 +78,27 @@ def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str) -> bytes | Non
         raise Conflict(
             f"a hunk adds lines to {path} without a line of context, so that where is not known; give it some"
         )
-    forward, backward = _places(lines, hunks, "source", edges=True), _places(lines, hunks, "target", edges=True)
-    if isinstance(forward, int) and isinstance(backward, int):
-        forward, backward = _places(lines, hunks, "source", edges=False), _places(lines, hunks, "target", edges=False)
-    if isinstance(forward, int) and isinstance(backward, int):
-        hunk = hunks[forward]
-        raise Conflict(
-            f"hunk {forward + 1} does not fit {path}: around line {hunk.source_at + 1} there is other text than it "
-            "says; read the file and make the patch anew. Nothing was changed"
-        )
+    if lines and not lines[-1].endswith(b"\n"):
+        hunks = [_without_last_break(hunk, lines) for hunk in hunks]
+    forward, is_applied = _places(lines, hunks, edges=True), _is_applied(lines, hunks, edges=True)
+    if isinstance(forward, int) and not is_applied:
+        forward, is_applied = _places(lines, hunks, edges=False), _is_applied(lines, hunks, edges=False)
     if isinstance(forward, int):
-        return None
-    if not isinstance(backward, int) and _drift(backward) <= _drift(forward) and not all(map(_only_deletes, hunks)):
+        if is_applied:
+            return None
+        raise Conflict(_does_not_fit(lines, hunks, forward, path))
+    if is_applied and not all(map(_only_deletes, hunks)):
         raise Conflict(
-            f"{path} is as before the patch and as after it, both: it cannot be told whether it was applied; give the "
+            f"{path} is as before the patch and as after it, both: it cannot be known whether it was applied; give the "
             "hunks more lines of context. Nothing was changed"
         )
     result, done = [], 0
-    for hunk, (at, _) in zip(hunks, forward, strict=True):
+    for hunk, at in zip(hunks, forward, strict=True):
+        if _count(lines, hunk.source, done) > 1 and hunk.source_at is None:
+            raise Conflict(
+                f"the hunk of line {hunk.line} of the patch fits {path} in several places, and its head has no line "
+                "number; give it one (@@ -LINE,COUNT +LINE,COUNT @@), or more context. Nothing was changed"
+            )
         result += [*lines[done:at], *hunk.target]
         done = at + len(hunk.source)
     return b"".join([*result, *lines[done:]])
@@ -166,31 +114,60 @@ def deletes(patch: FilePatch, content: bytes) -> bool:
     return text in (content, content.replace(b"\r\n", b"\n"))
 
 
-_Place = tuple[int, int]
-"""A line, and how far it is from where it was looked for."""
-
-
-def _places(
-    lines: Sequence[bytes], hunks: Sequence[Hunk], side: Literal["source", "target"], *, edges: bool
-) -> list[_Place] | int:
-    """Where this side of each hunk stands, in this order, none in another; else which of them is nowhere. `edges`: what
-    has no context before or after it stands at the file's beginning or end, as in the diffs of whole files."""
-    found: list[_Place] = []
+def _places(lines: Sequence[bytes], hunks: Sequence[Hunk], *, edges: bool) -> list[int] | int:
+    """The line where each hunk's source stands, in this order, none in another; else which of them is nowhere. `edges`:
+    what has no context before or after it stands at the file's beginning or end, as in the diffs of whole files."""
+    found: list[int] = []
     first, drift = 0, 0
     for number, hunk in enumerate(hunks):
-        at, sought = (hunk.source_at, hunk.source) if side == "source" else (hunk.target_at, hunk.target)
-        place = _nearest(lines, sought, at + drift, first)
-        if edges and place is not None:
-            if not hunk.leading and min(hunk.source_at, hunk.target_at) == 0 and sought:
-                place = 0 if tuple(lines[: len(sought)]) == sought else None
-            if not hunk.trailing and place is not None and sought:
-                end = len(lines) - len(sought)
-                place = end if end >= first and tuple(lines[end:]) == sought else None
+        sought = hunk.source
+        if hunk.source_at is None:
+            place = next(_all_places(lines, sought, first), None) if sought else None if lines else 0
+        else:
+            place = _nearest(lines, sought, hunk.source_at + drift, first)
+            if edges and place is not None:
+                place = _at_its_edge(lines, hunk, place, first)
         if place is None:
             return number
-        found.append((place, place - at))
-        first, drift = place + len(sought), place - at
+        found.append(place)
+        first = place + len(sought)
+        drift = place - hunk.source_at if hunk.source_at is not None else drift
     return found
+
+
+def _at_its_edge(lines: Sequence[bytes], hunk: Hunk, place: int, first: int) -> int | None:
+    sought = hunk.source
+    if not sought or hunk.source_at is None or hunk.target_at is None:
+        return place
+    if not hunk.leading and min(hunk.source_at, hunk.target_at) == 0:
+        place = 0
+        if tuple(lines[: len(sought)]) != sought:
+            return None
+    if not hunk.trailing:
+        place = len(lines) - len(sought)
+        if place < first or tuple(lines[place:]) != sought:
+            return None
+    return place
+
+
+def _is_applied(lines: Sequence[bytes], hunks: Sequence[Hunk], *, edges: bool) -> bool:
+    """Whether each hunk's target stands just where the patch puts it; what happens to fit elsewhere shows nothing. One
+    without numbers shows it only by lines that it adds, in the one place where they are."""
+    first = 0
+    for hunk in hunks:
+        at, target = hunk.target_at, hunk.target
+        if at is None:
+            places = list(itertools.islice(_all_places(lines, target, first), 2)) if target else []
+            if len(places) != 1 or len(target) == hunk.leading + hunk.trailing:
+                return False
+            at = places[0]
+        end = at + len(target)
+        if at < first or tuple(lines[at:end]) != target or (not target and lines):
+            return False
+        if edges and hunk.target_at is not None and not hunk.trailing and end != len(lines):
+            return False
+        first = end
+    return True
 
 
 def _nearest(lines: Sequence[bytes], sought: tuple[bytes, ...], at: int, first: int) -> int | None:
@@ -199,12 +176,58 @@ def _nearest(lines: Sequence[bytes], sought: tuple[bytes, ...], at: int, first: 
         # Nothing is nowhere but in nothing: it would fit every place.
         return None if lines else 0
     for distance in range(MAX_OFFSET_LINES + 1):
-        for place in {at - distance, at + distance}:
+        for place in (at + distance, at - distance):
             if not first <= place <= last or lines[place] != sought[0]:
                 continue
             if tuple(lines[place : place + len(sought)]) == sought:
                 return place
     return None
+
+
+def _all_places(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int) -> Iterator[int]:
+    for place in range(first, len(lines) - len(sought) + 1):
+        if lines[place] == sought[0] and tuple(lines[place : place + len(sought)]) == sought:
+            yield place
+
+
+def _count(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int) -> int:
+    """1 or 2; 2 stands for more."""
+    return len(list(itertools.islice(_all_places(lines, sought, first), 2))) if sought else 1
+
+
+def _does_not_fit(lines: Sequence[bytes], hunks: Sequence[Hunk], number: int, path: str) -> str:
+    """Which line of the file is another than the patch says, and what stands around it."""
+    hunk = hunks[number]
+    at = _most_alike(lines, hunk)
+    same = _alike(lines, hunk.source, at)
+    wanted = _shown(hunk.source[same]) if same < len(hunk.source) else ""
+    there = f"has {_shown(lines[at + same])}" if at + same < len(lines) else "is past the end of the file"
+    around = range(max(0, at + same - SHOWN_LINES), min(len(lines), at + same + SHOWN_LINES + 1))
+    shown = "\n".join(f"{line + 1:>6}  {_shown(lines[line], quoted=False)}" for line in around)
+    return (
+        f"hunk {number + 1} (line {hunk.line} of the patch) does not fit {path}: line {at + same + 1} {there}, where "
+        f"the patch says {wanted}. Nothing was changed. The file there:\n{shown or '      (empty)'}"
+    )
+
+
+def _most_alike(lines: Sequence[bytes], hunk: Hunk) -> int:
+    """Where most of the hunk's first lines stand, the nearest of these to where it should be."""
+    expected = min(hunk.source_at or 0, len(lines))
+    near = range(max(0, expected - MAX_OFFSET_LINES), min(len(lines), expected + MAX_OFFSET_LINES))
+    return max(near, key=lambda at: (_alike(lines, hunk.source, at), -abs(at - expected)), default=expected)
+
+
+def _alike(lines: Sequence[bytes], sought: Sequence[bytes], at: int) -> int:
+    same = 0
+    while same < len(sought) and at + same < len(lines) and lines[at + same] == sought[same]:
+        same += 1
+    return same
+
+
+def _shown(line: bytes, *, quoted: bool = True) -> str:
+    text = line.decode("utf-8", "replace").rstrip("\r\n")
+    text = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+    return repr(text) if quoted else text
 
 
 def _only_deletes(hunk: Hunk) -> bool:
@@ -213,8 +236,17 @@ def _only_deletes(hunk: Hunk) -> bool:
     return len(hunk.target) == kept < len(hunk.source) and not (hunk.leading and hunk.trailing)
 
 
-def _drift(places: Sequence[_Place]) -> int:
-    return max((abs(drift) for _, drift in places), default=0)
+def _without_last_break(hunk: Hunk, lines: Sequence[bytes]) -> Hunk:
+    """The hunk for a file whose last line has no line break, where the hunk ends with that line and does not say so."""
+    last = lines[-1]
+    if not hunk.source or hunk.source[-1] != last + b"\n" or not hunk.target or not hunk.target[-1].endswith(b"\n"):
+        return hunk
+    at = len(lines) - len(hunk.source)
+    if at < 0 or tuple(lines[at:-1]) != hunk.source[:-1]:
+        return hunk
+    return replace(
+        hunk, source=(*hunk.source[:-1], last), target=(*hunk.target[:-1], hunk.target[-1].removesuffix(b"\n"))
+    )
 
 
 def _split(content: bytes) -> list[bytes]:
@@ -233,81 +265,3 @@ def _with_crlf(hunk: Hunk) -> Hunk:
         return tuple(line[:-1] + b"\r\n" if line.endswith(b"\n") else line for line in lines)
 
     return replace(hunk, source=changed(hunk.source), target=changed(hunk.target))
-
-
-def _file_patch(file: Any) -> FilePatch:
-    info = [str(line) for line in file.patch_info or ()]
-    if file.is_binary_file or any(line.startswith(("GIT binary patch", "Binary file")) for line in info):
-        raise _invalid(f"{file.path} is binary; write it with file_write instead")
-    if {file.source_mode, file.target_mode} & {_SYMLINK, _SUBMODULE}:
-        raise _invalid(f"{file.path} is a link or a submodule, which a workspace does not have")
-    if any(line.startswith("copy from ") for line in info):
-        raise _invalid(f"{file.path} is a copy: give it as a new file")
-    before, after = _names(_unquoted(file.source_file), _unquoted(file.target_file))
-    renamed = any(line.startswith("rename from ") for line in info)
-    if before is not None and after is not None and before != after and not renamed:
-        raise _invalid(
-            f"{before} becomes {after} without the lines `rename from` and `rename to`: use one name for both"
-        )
-    if before is None and after is None:
-        raise _invalid("a file is /dev/null on both sides")
-    hunks = tuple(_hunk(hunk) for hunk in file)
-    if not hunks and before == after:
-        raise _invalid(f"there is nothing to do for {before}: a change needs a hunk, which begins with @@")
-    return FilePatch(before, after, hunks)
-
-
-def _hunk(hunk: Any) -> Hunk:
-    source: list[bytes] = []
-    target: list[bytes] = []
-    last: list[list[bytes]] = []
-    for line in hunk:
-        if line.line_type == "\\":
-            for side in last:
-                side[-1] = side[-1].removesuffix(b"\n")
-            continue
-        if not line.line_type:  # an empty line between this hunk and what comes next
-            continue
-        last = {"-": [source], "+": [target]}.get(line.line_type, [source, target])
-        for side in last:
-            side.append(str(line.value).removesuffix("\n").encode() + b"\n")
-    if source == target:
-        raise _invalid("a hunk changes nothing: begin the lines to take away with - and those to add with +")
-    # A side without lines is told by the line before it.
-    return Hunk(
-        hunk.source_start - 1 if source else hunk.source_start,
-        tuple(source),
-        hunk.target_start - 1 if target else hunk.target_start,
-        tuple(target),
-        _context(hunk),
-        _context(reversed(hunk)),
-    )
-
-
-def _context(lines: Iterable[Any]) -> int:
-    """How many lines of context come first."""
-    kinds = [line.line_type for line in lines if line.line_type not in ("", "\\")]
-    return next((number for number, kind in enumerate(kinds) if kind != " "), len(kinds))
-
-
-def _names(source: str, target: str) -> tuple[str | None, str | None]:
-    """Without `a/` and `b/`, where all that are there have them."""
-    named = [name for name in (source, target) if name != _DEV_NULL]
-    prefixed = all(_PREFIXED.match(name) for name in named) and (len(named) < 2 or source[:2] != target[:2])
-    names = [None if name == _DEV_NULL else name[2:] if prefixed else name for name in (source, target)]
-    return names[0], names[1]
-
-
-def _unquoted(name: str) -> str:
-    """A name as Git writes it when it is not plain ASCII: in quotes, its bytes as octal numbers."""
-    name = name.strip()
-    if len(name) < 2 or not (name.startswith('"') and name.endswith('"')):
-        return name
-    try:
-        return name[1:-1].encode("ascii").decode("unicode_escape").encode("latin-1").decode("utf-8")
-    except UnicodeError as error:
-        raise _invalid(f"the name {name[:200]} cannot be read: write it as it is, without quotes") from error
-
-
-def _invalid(what: str) -> InvalidInput:
-    return InvalidInput(f"patch: {what}", field="patch")
