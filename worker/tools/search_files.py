@@ -9,17 +9,17 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Self
 
 import regex
 from pydantic import Field, model_validator
 
-from backplane.errors import InvalidInput
+from backplane.errors import InvalidInput, NotFound
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import in_thread
 from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.globs import compile_glob
 
 MAX_SECONDS = 10.0
 """Of matching alone."""
@@ -28,6 +28,7 @@ MAX_SCANNED_BYTES = 256 * 1024**2
 MAX_LINE_BYTES = 64 * 1024
 """Of a longer line, this much is searched."""
 SHOWN_CHARS = 400
+NAMED_FILES = 10
 MAX_REPETITIONS = 1000
 """A counted repetition is written out when it is compiled: `((a{1000}){1000}){1000}` would take all memory."""
 
@@ -45,7 +46,7 @@ class SearchFilesArguments(ToolArguments):
     ignore_case: bool = False
     folder: WorkspacePath | None = Field(None, description="Only in this folder or file.")
     glob: str | None = Field(
-        None, max_length=300, description="Only files whose name (or whose path, with a / in it) fits: *.py, src/*.py."
+        None, max_length=300, description="Only files that fit: *.py by name, src/**/*.{py,pyi} by path."
     )
     context: int = Field(0, ge=0, le=20, description="Lines to print before and after each match.")
     max_matches: int = Field(100, ge=1, le=1000, description="Lines with a match, at most.")
@@ -53,6 +54,8 @@ class SearchFilesArguments(ToolArguments):
     @model_validator(mode="after")
     def _compiles(self) -> Self:
         _search(self)
+        if self.glob is not None:
+            compile_glob(self.glob)
         return self
 
 
@@ -68,9 +71,7 @@ class SearchFiles(Tool):
 
     async def run(self, arguments: SearchFilesArguments, context: ToolContext) -> ToolResult:
         found = _Found(arguments.context, arguments.max_matches, _search(arguments))
-        for file in await context.workspace.list(arguments.folder or ""):
-            if arguments.glob is not None and not _fits(file.path, arguments.glob):
-                continue
+        for file in await _selected(context.workspace, arguments):
             if file.size > MAX_FILE_BYTES:
                 found.too_large += 1
                 continue
@@ -83,6 +84,21 @@ class SearchFiles(Tool):
                 break
         context.output(f"{found.summary()}\n".encode())
         return ToolResult()
+
+
+async def _selected(workspace: Workspace, arguments: SearchFilesArguments) -> list[FileInfo]:
+    """Raises NotFound when a folder or a glob selects nothing: no match in no file would look like an answer."""
+    files = await workspace.list(arguments.folder or "")
+    if arguments.folder is not None and not files:
+        raise NotFound(f"folder: there is no file below {arguments.folder!r}")
+    if arguments.glob is None:
+        return files
+    fits = compile_glob(arguments.glob)
+    selected = [file for file in files if fits(file.path)]
+    if not selected:
+        some = ", ".join(file.path for file in files[:NAMED_FILES]) or "none"
+        raise NotFound(f"glob: none of the {len(files):,} files fits {arguments.glob!r}; there are: {some}")
+    return selected
 
 
 @dataclass
@@ -198,10 +214,6 @@ def _compiled(arguments: SearchFilesArguments) -> "regex.Pattern[str]":
         raise ValueError(
             f"pattern: it is no regular expression ({str(error)[:200]}); with literal it is taken as it is"
         ) from error
-
-
-def _fits(path: str, glob: str) -> bool:
-    return fnmatchcase(path if "/" in glob else path.rpartition("/")[2], glob)
 
 
 def _around(text: str, at: int) -> str:

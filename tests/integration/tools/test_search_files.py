@@ -2,7 +2,7 @@
 
 import pytest
 
-from backplane.errors import InvalidInput, InvalidPlan
+from backplane.errors import InvalidInput, InvalidPlan, NotFound
 from tests.tool_bench import MIB, Bench
 from worker.tools import search_files
 
@@ -35,6 +35,8 @@ async def test_lines_are_told_with_their_files_and_numbers(bench: Bench) -> None
         ({"pattern": "import", "glob": "*.py", "folder": "src"}, 1),
         ({"pattern": "import", "glob": "src/*.py"}, 1),
         ({"pattern": "import", "glob": "*.md"}, 0),
+        ({"pattern": "import", "glob": "**/*.py"}, 2),
+        ({"pattern": "import", "glob": "./src/**/*.{py,pyi}"}, 1),
         ({"pattern": "import", "max_matches": 1}, 1),
         ({"pattern": "x.", "literal": True}, 0),
         ({"pattern": "= 1", "literal": True}, 1),
@@ -47,6 +49,27 @@ async def test_what_is_searched_for_and_where_can_be_said(
 ) -> None:
     await fill(bench, a_py=b"import os\nx = 1\n", src__b_py=b"y = 2\r\nimport sys", c_md="GRÜN\n".encode())
     assert len(await said(bench, **arguments)) == lines + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"glob": "*.rs"}, r"none of the 2 files fits '\*\.rs'; there are: a\.py, src/b\.py"),
+        ({"glob": "*.py", "folder": "docs"}, "no file below 'docs'"),
+        ({"folder": "sr"}, "no file below 'sr'"),
+    ],
+)
+async def test_a_search_in_no_file_is_an_error_that_names_what_there_is(
+    bench: Bench, arguments: dict[str, object], words: str
+) -> None:
+    await fill(bench, a_py=b"x\n", src__b_py=b"x\n")
+    with pytest.raises(NotFound, match=words):
+        await bench.step("search_files", pattern="x", **arguments)
+
+
+async def test_a_glob_with_too_many_alternatives_is_refused_with_the_plan(bench: Bench) -> None:
+    with pytest.raises(InvalidPlan, match="more than 100 globs"):
+        await bench.step("search_files", pattern="x", glob="{a,b}" * 20)
 
 
 async def test_context_is_told_once_and_gaps_are_marked(bench: Bench) -> None:
