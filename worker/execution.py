@@ -11,12 +11,14 @@ import random
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import structlog
 
+from backplane import process_log
 from backplane.dead_letters import dead_reason
 from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.events import EventType
@@ -96,6 +98,7 @@ class Execution:
             superseded=lambda: self.interruption.set(Cause.SUPERSEDED),
             not_stored=lambda: self.interruption.set(Cause.NOT_STORED),
         )
+        process_log.clean_texts_of_this_task(events.redactor.text)
         try:
             try:
                 await self._recover(events, taken)
@@ -229,6 +232,7 @@ class Execution:
 
     async def _fail(self, events: RunEvents, run: Run, error: RunError, trace: str = "") -> Settlement:
         """The next attempt, or the end; what it died of is kept either way."""
+        error = _redacted(events, error)
         note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._with.worker_id)
         policy = RetryPolicy(run.max_retries, self._with.retry_base_seconds, self._with.retry_max_seconds)
         pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
@@ -258,6 +262,7 @@ class Execution:
         self, events: RunEvents, error: RunError, decision_ids: Sequence[str] = ()
     ) -> Settlement:
         """Raises DecisionMade when one of these has been decided: then it need not wait."""
+        error = _redacted(events, error)
         waiting = {"status": RunStatus.WAITING, "error": error.as_dict()}
         try:
             await events.record(
@@ -339,6 +344,11 @@ class Execution:
         log.warning(
             "a part is away", run=self.claim.run_id, part=error.part, error=error.message, pause=round(pause, 1)
         )
+
+
+def _redacted(events: RunEvents, error: RunError) -> RunError:
+    """Before its message is cut, and perhaps in the middle of a secret."""
+    return replace(error, message=events.redactor.text(error.message))
 
 
 def _note_failure(held: HeldRun, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:

@@ -76,7 +76,8 @@ class People:
             user_id=self._run.user_id,
             step_id=step_id,
             kind=kind,
-            asked=dict(asked),
+            # Before its texts are cut for the event, and perhaps in the middle of a secret.
+            asked=self._events.redactor.value(dict(asked)),
             status=DecisionStatus.PENDING,
             created_at=datetime.now(UTC),
         )

@@ -1,105 +1,306 @@
 """Keeps secrets out of what a run says: what was filled in somewhere is taken out of everything that comes back.
 
-A value is looked for as it is and in the forms in which programs repeat what they were given: base64 (wherever in a
-longer text it began, in one line or in several), URL-encoded, JSON-escaped, and line by line where it has several. A
-program that wants to give a secret away can still do so in another form (reversed, encrypted, a letter at a time):
-whoever may run code that is given a secret may know it. This guards against accidents and against careless models.
+A value is looked for in the forms in which programs write what they were given (`worker.secret_forms`), in one pass
+over the text, however many secrets there are: the text is folded once, and read eight bytes at a time. Any 15 bytes of
+it hold eight that begin at a multiple of eight, so a form of 15 bytes or more is there only if one of eight known
+numbers is. Only then is it searched for. Shorter forms are found so by four bytes. A run without secrets passes its
+very bytes on.
+
+What is written (events, results, errors, questions, records of model calls) is redacted where it is written:
+`worker.run_events` for events, `backplane.store.held` for the database, `backplane.process_log` for the worker's own
+log. What is handed on before that (a step's output, what a model is told) is redacted where it arises, too.
+
+This guards against accidents and careless models. A program that wants to give a secret away can write it in another
+form: whoever may run code that is given a secret may know it.
 """
 
-import base64
-import heapq
-import json
-from collections.abc import Callable, Iterator
-from typing import Any
-from urllib.parse import quote, quote_plus
+import re
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, TypeVar
 
 from backplane.secrets import MIN_VALUE_CHARS
+from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of
 
-MIN_PART_BYTES = 16
-"""Of a secret of several lines, each line of so many bytes counts as the secret."""
+Value = TypeVar("Value")
 
-_BASE64_LINES = (76, 64)
-_HEAD_BYTES = 8
+BEGINNING_BYTES = 8
+"""So much of the beginning of a form counts as the secret where the text ends, or a line does: it was cut there."""
+
+_REST_BYTES = 24
+"""A form of so many bytes is found without its first BEGINNING_BYTES, too: it may be wrapped within these."""
+_REST_MAX_BYTES = 4096
+_HEAD_BYTES = 4
+_NEAR_BYTES = 512
+"""Beginnings of forms are looked for position by position in so much of the end of a text."""
 _CANDIDATES = 64
+_SLACK_BYTES = 1024
+_FREE_NAMES = frozenset({"arguments", "answer"})
+"""Under these names of an event or a record stands what a plan, a model or a person wrote: numbers there are theirs,
+and may be a secret. Elsewhere they are the platform's counts."""
+
+_COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
+_COLOUR_BEGINS = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*)?\Z")
+_LEFT_OUT = re.compile(rb"[" + re.escape(DELETED) + rb"]+|" + _COLOUR.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needle:
+    form: Form
+    marker: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """`data[start:end]`."""
+
+    start: int
+    end: int
+    marker: bytes
 
 
 class Redactor:
     """One a run. What it was told once it takes out from then on."""
 
     def __init__(self) -> None:
-        self._forms: dict[bytes, bytes] = {}
+        self._needles: dict[bytes, _Needle] = {}
+        self._blocks = (_Blocks(8, "Q"), _Blocks(4, "I"))
+        self._short: list[_Needle] = []
+        self._as_is: dict[bytes, bytes] = {}
+        self._heads: dict[bytes, list[_Needle]] = {}
+        self._head_letters: set[tuple[int, ...]] = set()
+        self._first_bytes: dict[bytes, _Needle] = {}
+        self._long: list[_Needle] = []
+        self._longest = 0
+        self._markers: re.Pattern[bytes] | None = None
+        self._names: set[bytes] = set()
 
     def learn(self, name: str, value: str) -> None:
         """From here on the value and its forms become `[secret NAME]`. Values of fewer than MIN_VALUE_CHARS, which
         cannot be stored, are left alone."""
         if len(value) < MIN_VALUE_CHARS:
             return
-        replacement = f"[secret {name}]".encode()
-        for form in _forms(value):
-            self._forms.setdefault(form, replacement)
+        marker = f"[secret {name}]".encode()
+        self._names.add(marker)
+        self._markers = re.compile(b"|".join(map(re.escape, sorted(self._names))))
+        for form in forms_of(value):
+            if len(form.folded) >= MIN_VALUE_CHARS:
+                self._add(_Needle(form, marker))
+                if _REST_BYTES <= len(form.folded) <= _REST_MAX_BYTES:
+                    self._add(_Needle(Form(form.folded[BEGINNING_BYTES:], frozenset()), marker))
+        raw = value.encode("utf-8", "surrogatepass")
+        if len(folded(raw)) < MIN_VALUE_CHARS:
+            # Little but quotes and line breaks.
+            self._as_is.setdefault(raw, marker)
+            self._longest = max(self._longest, len(raw))
+
+    def _add(self, needle: _Needle) -> None:
+        form = needle.form.folded
+        known = self._needles.get(form)
+        if known is not None:
+            return
+        self._needles[form] = needle
+        self._longest = max(self._longest, len(form))
+        blocks = next((blocks for blocks in self._blocks if blocks.take(form)), None)
+        if blocks is None:
+            self._short.append(needle)
+        else:
+            blocks.add(needle)
+        self._head_letters.add(tuple(form[:_HEAD_BYTES]))
+        self._heads.setdefault(form[:_HEAD_BYTES], []).append(needle)
+        for size in range(1, _HEAD_BYTES):
+            self._first_bytes.setdefault(form[:size], needle)
+        if len(form) > _NEAR_BYTES:
+            self._long.append(needle)
 
     def text(self, text: str) -> str:
-        if not self._forms:
+        if self.knows_nothing:
             return text
-        return self._bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "surrogatepass")
+        redacted, _ = self.redact(data, is_whole=True)
+        return text if redacted is data else redacted.decode("utf-8", "surrogatepass")
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Value) -> Value:
         """The same JSON value without secrets, in keys neither."""
-        if not self._forms:
+        if self.knows_nothing:
             return value
+        redacted: Value = self._value(value, are_free=False)
+        return redacted
+
+    def _value(self, value: Any, *, are_free: bool) -> Any:
         match value:
             case str():
                 return self.text(value)
-            case dict():
+            case bool() | None:
+                return value
+            case dict() | Mapping():
                 return {
-                    self.text(key) if isinstance(key, str) else key: self.value(inner) for key, inner in value.items()
+                    self.text(key) if isinstance(key, str) else key: self._value(
+                        inner, are_free=are_free or key in _FREE_NAMES
+                    )
+                    for key, inner in value.items()
                 }
             case list() | tuple():
-                return [self.value(inner) for inner in value]
+                return [self._value(inner, are_free=are_free) for inner in value]
+            case int() | float() if are_free:
+                text = str(value)
+                redacted = self.text(text)
+                return value if redacted == text else redacted
         return value
 
     def stream(self, sink: Callable[[bytes], None]) -> "RedactedStream":
         """For what comes in pieces: a secret may begin in one and end in another."""
         return RedactedStream(self, sink)
 
-    def _bytes(self, data: bytes) -> bytes:
-        redacted, _ = self.redact(data, is_whole=True)
-        return redacted
-
     @property
     def knows_nothing(self) -> bool:
-        return not self._forms
+        return not self._names
 
     def redact(self, data: bytes, *, is_whole: bool) -> tuple[bytes, bytes]:
         """What can be said of `data` already, and the rest of it, which may be the beginning of a secret. With
-        `is_whole` nothing comes after it, and there is no rest. The first secret counts, and of those the longest."""
-        found = [(at, -len(form), form) for form in self._forms if (at := data.find(form)) >= 0]
-        heapq.heapify(found)
-        end = len(data) if is_whole else self._earliest_beginning(data, 0)
-        said, done = [], 0
-        while found:
-            at, _, form = found[0]
-            if at < done:
-                # It began within the one before.
-                if (at := data.find(form, done)) >= 0:
-                    heapq.heapreplace(found, (at, -len(form), form))
-                else:
-                    heapq.heappop(found)
-                continue
-            if at >= end:
+        `is_whole` nothing comes after it, and there is no rest. Secrets that overlap become one, called by the
+        longest."""
+        cut_colour = _COLOUR_BEGINS.search(data) if b"\x1b" in data else None
+        looked_at = data[: cut_colour.start()] if cut_colour else data
+        text = folded(_COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
+        hits = [*self._blocks[0].found(text), *self._blocks[1].found(text), *self._found_short(text)]
+        ends_in_text = not is_whole and not data.endswith(b"\n")
+        beginnings = list(self._beginnings(text, short_ones_too=ends_in_text))
+        if not hits and not beginnings and not self._as_is:
+            return data, b""
+        place = _Places(looked_at)
+        found = [hit for start, needle in hits if (hit := _found(looked_at, place, start, needle)) is not None]
+        end = len(data)
+        for start, needle in beginnings:
+            at = place.of(start)
+            counts = len(text) - start >= BEGINNING_BYTES and len(needle.form.folded) >= ANY_CASE_BYTES
+            if is_whole and counts:
+                found.append(_Found(at, place.of(len(text) - 1) + 1, needle.marker))
                 break
-            said += [data[done:at], self._forms[form]]
-            done = at + len(form)
-            if done > end:
-                end = self._earliest_beginning(data, done)
+            if not is_whole and (counts or b"\n" not in looked_at[at:]):
+                end = at
+                break
+        found += self._found_as_is(data)
+        if not is_whole and self._as_is:
+            end = min(end, self._beginning_as_is(data))
+        return self._replaced(data, self._merged(data, found), end)
+
+    def _replaced(self, data: bytes, found: list[_Found], end: int) -> tuple[bytes, bytes]:
+        """`end`: from where on `data` may be the beginning of a secret. No more is held back than the longest form may
+        take: what is wrapped a letter a line is said."""
+        if end < len(data):
+            end = max(end, len(data) - 4 * self._longest - _SLACK_BYTES)
+            for one in reversed(found):
+                if one.start < end < one.end:
+                    held_back = len(data) - one.start <= 2 * self._longest
+                    end = one.start if held_back else one.end
+        if not found and end >= len(data):
+            return data, b""
+        said, done = [], 0
+        for one in found:
+            if one.start >= end:
+                break
+            said += [data[done : one.start], one.marker]
+            done = one.end
+        end = max(end, done)
         return b"".join([*said, data[done:end]]), data[end:]
 
-    def _earliest_beginning(self, data: bytes, start: int) -> int:
-        """From where on `data` may be the beginning of a secret that goes on after it; its length when nowhere."""
-        earliest = len(data)
-        for form in self._forms:
-            earliest = min(earliest, _beginning_of(form, data, start, earliest))
-        return earliest
+    def _found_short(self, text: bytes) -> Iterator[tuple[int, _Needle]]:
+        for needle in self._short:
+            yield from ((at, needle) for at in _all_of(needle.form.folded, text))
+
+    def _found_as_is(self, data: bytes) -> list[_Found]:
+        return [_Found(at, at + len(raw), marker) for raw, marker in self._as_is.items() for at in _all_of(raw, data)]
+
+    def _beginnings(self, text: bytes, *, short_ones_too: bool) -> Iterator[tuple[int, _Needle]]:
+        """Positions from which all of `text` is the beginning of a form, and that form; those far from its end first,
+        then in order. Of fewer than _HEAD_BYTES only where they are asked for."""
+        size = len(text)
+        for needle in self._long:
+            # May be too early where very many positions look like one.
+            form = needle.form.folded
+            head, far = form[:BEGINNING_BYTES], max(0, size - _NEAR_BYTES)
+            at = text.find(head, max(0, size - len(form) + 1), far + BEGINNING_BYTES)
+            for _ in range(_CANDIDATES):
+                if at < 0 or form.startswith(text[at:]):
+                    break
+                at = text.find(head, at + 1)
+            if at >= 0:
+                yield at, needle
+        near = text[-_NEAR_BYTES:]
+        if not self._head_letters.isdisjoint(zip(near, near[1:], near[2:], near[3:], strict=False)):
+            for at in range(max(0, size - _NEAR_BYTES), size - _HEAD_BYTES + 1):
+                for needle in self._heads.get(text[at : at + _HEAD_BYTES], ()):
+                    if len(needle.form.folded) > size - at and needle.form.folded.startswith(text[at:]):
+                        yield at, needle
+        if short_ones_too:
+            for at in range(max(0, size - _HEAD_BYTES + 1), size):
+                if (begun := self._first_bytes.get(text[at:])) is not None:
+                    yield at, begun
+
+    def _beginning_as_is(self, data: bytes) -> int:
+        starts = (
+            at
+            for raw in self._as_is
+            for at in range(max(0, len(data) - len(raw) + 1), len(data))
+            if raw.startswith(data[at:])
+        )
+        return min(starts, default=len(data))
+
+    def _merged(self, data: bytes, found: list[_Found]) -> list[_Found]:
+        """In order, those that overlap as one; without what stands in a marker that was put in before."""
+        if not found:
+            return found
+        assert self._markers is not None
+        put_in = [match.span() for match in self._markers.finditer(data)]
+        merged: list[_Found] = []
+        size = 0
+        for one in sorted(found, key=lambda one: (one.start, -one.end)):
+            if any(start <= one.start and one.end <= end for start, end in put_in):
+                continue
+            if merged and one.start < merged[-1].end:
+                last = merged[-1]
+                longer = one.end - one.start > size
+                merged[-1] = _Found(last.start, max(last.end, one.end), one.marker if longer else last.marker)
+                size = max(size, one.end - one.start)
+            else:
+                merged.append(one)
+                size = one.end - one.start
+        return merged
+
+
+class _Blocks:
+    """Forms by what must stand at a multiple of `width` bytes of a text that holds them: any 2 * width - 1 bytes of it
+    hold `width` that begin there."""
+
+    def __init__(self, width: int, kind: Literal["Q", "I"]) -> None:
+        self._width = width
+        self._kind = kind
+        self._needles: dict[int, list[_Needle]] = {}
+
+    def take(self, form: bytes) -> bool:
+        return len(form) >= 2 * self._width - 1
+
+    def add(self, needle: _Needle) -> None:
+        form = needle.form.folded
+        for at in range(self._width):
+            block = int.from_bytes(form[at : at + self._width], sys.byteorder)
+            self._needles.setdefault(block, []).append(needle)
+
+    def found(self, text: bytes) -> Iterator[tuple[int, _Needle]]:
+        if not self._needles or len(text) < 2 * self._width - 1:
+            return
+        there = memoryview(text)[: len(text) // self._width * self._width].cast(self._kind)
+        if self._needles.keys().isdisjoint(there):
+            return
+        needles = {
+            needle.form.folded: needle for block in self._needles.keys() & set(there) for needle in self._needles[block]
+        }
+        for form, needle in needles.items():
+            yield from ((at, needle) for at in _all_of(form, text))
 
 
 class RedactedStream:
@@ -126,53 +327,35 @@ class RedactedStream:
             self._sink(said)
 
 
-def _beginning_of(form: bytes, data: bytes, start: int, end: int) -> int:
-    """The first position in `data[start:end]` from which all of it is a beginning of `form`, else `end`. May be too
-    early where very many positions look like one: what is held back too long is still said in the end."""
-    first = max(start, len(data) - len(form) + 1)
-    head = form[:_HEAD_BYTES]
-    at = data.find(head, first)
-    for _ in range(_CANDIDATES):
-        if at < 0 or at >= end or form.startswith(data[at:]):
-            break
-        at = data.find(head, at + 1)
-    if 0 <= at < end:
-        return at
-    for at in range(max(first, len(data) - len(head) + 1), end):
-        if head.startswith(data[at:]):
-            return at
-    return end
+class _Places:
+    """From positions in the folded text to those in the text as it is. Worked out when it is first asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at: list[int] | None = None
+        self._left_out: list[int] = []
+
+    def of(self, position: int) -> int:
+        if self._at is None:
+            gaps = [match.span() for match in _LEFT_OUT.finditer(self._data)]
+            self._left_out = [0, *accumulate(end - start for start, end in gaps)]
+            self._at = [start - before for (start, _), before in zip(gaps, self._left_out, strict=False)]
+        return position + self._left_out[bisect_right(self._at, position)]
 
 
-def _forms(value: str) -> Iterator[bytes]:
-    raw = value.encode("utf-8", "surrogatepass")
-    yield raw
-    for before in range(3):
-        yield from _base64_forms(raw, before)
-    for encoded in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
-        yield encoded.encode()
-        yield _lower_escapes(encoded).encode()
-    for ascii_only in (True, False):
-        yield json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
-    for line in value.splitlines():
-        part = line.strip().encode("utf-8", "surrogatepass")
-        if len(part) >= MIN_PART_BYTES:
-            yield part
+def _found(data: bytes, place: _Places, start: int, needle: _Needle) -> _Found | None:
+    size = len(needle.form.folded)
+    one = _Found(place.of(start), place.of(start + size - 1) + 1, needle.marker)
+    if needle.form.exact:
+        as_written = data[one.start : one.end]
+        if b"\n" in as_written or _COLOUR.sub(b"", as_written).translate(None, DELETED) not in needle.form.exact:
+            return None
+    return one
 
 
-def _base64_forms(raw: bytes, before: int) -> Iterator[bytes]:
-    """What base64 of a text holds for sure that has `raw` in it after 3n + `before` bytes: the characters that come of
-    `raw` alone. Several lines of it only where it begins the text."""
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        text = encode(b"\0" * before + raw)
-        whole = text[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
-        yield whole
-        if before == 0:
-            for columns in _BASE64_LINES:
-                lines = [whole[at : at + columns] for at in range(0, len(whole), columns)]
-                yield from (line for line in lines if len(line) >= MIN_PART_BYTES)
-
-
-def _lower_escapes(encoded: str) -> str:
-    first, *rest = encoded.split("%")
-    return "".join([first, *(f"%{part[:2].lower()}{part[2:]}" for part in rest)])
+def _all_of(form: bytes, text: bytes) -> Iterator[int]:
+    """Where it stands; of places that overlap the first."""
+    at = text.find(form)
+    while at >= 0:
+        yield at
+        at = text.find(form, at + len(form))

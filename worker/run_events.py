@@ -24,8 +24,9 @@ from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch, EventLog
 from backplane.patience import pauses, until_available
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.held import HeldRun, Redact
 from backplane.tasks import run_together
+from worker.redaction import Redactor
 
 SHARE = 500
 """Events of one run in one call."""
@@ -58,7 +59,8 @@ def _drop_until(waiting: list[Event], last_id: int) -> None:
 
 class RunEvents:
     """The events of one held run. `superseded` is called once when the run is found to be in newer hands, `not_stored`
-    when the database refuses its events for good."""
+    when the database refuses its events for good. All that the run says comes this way: what its `redactor` knows is
+    taken out of events and of what is written with them."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class RunEvents:
         self.run_id = run_id
         self.generation = generation
         self.superseded = superseded
+        self.redactor = Redactor()
         self.not_stored = not_stored
         self.is_refused = False
         """The database refuses its events: they are not offered again by themselves."""
@@ -103,7 +106,8 @@ class RunEvents:
         """Raises TypeError or ValueError for what JSON cannot hold; then no number is used."""
         first = self._last_id + 1
         events = [
-            encode(self.run_id, number, type, data, at) for number, (at, (type, data)) in enumerate(told, start=first)
+            encode(self.run_id, number, type, self.redactor.value(data), at)
+            for number, (at, (type, data)) in enumerate(told, start=first)
         ]
         self._last_id += len(told)
         return events
@@ -172,7 +176,7 @@ class RunEvents:
 
             store = self._writer.store.held
             writing = asyncio.ensure_future(
-                until_available(lambda: store.write(self.run_id, self.generation, write), self._tell)
+                until_available(lambda: store.write(self.run_id, self.generation, write, self._redact()), self._tell)
             )
             cancelled = await _ended(writing)
             if error := writing.exception():
@@ -194,6 +198,9 @@ class RunEvents:
             events, self._held_back = self._numbered(self._held_back), []
             self.unsaved.extend(events)
             self._to_the_wire(events)
+
+    def _redact(self) -> Redact | None:
+        return None if self.redactor.knows_nothing else self.redactor.value
 
     def _tell(self, error: Unavailable, pause: float) -> None:
         log.warning("database away, trying again", run=self.run_id, error=error.message, pause=round(pause, 1))

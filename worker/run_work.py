@@ -23,11 +23,10 @@ from worker.patient_workspace import PatientWorkspace
 from worker.people import People
 from worker.planner.base import Planning, make_plan
 from worker.planner.model import ModelPlanner
-from worker.redaction import Redactor
 from worker.restoring import restore
 from worker.run_events import RunEvents
 from worker.sandbox.base import Call
-from worker.secrets import RunSecrets
+from worker.secrets import RunSecrets, named_in_run
 from worker.step_ends import RunWaits
 from worker.step_runner import StepTools
 from worker.sub_steps import NoSubSteps
@@ -55,15 +54,18 @@ async def open_work(
     still_held: Callable[[], Awaitable[None]],
     tell_away: TellAway,
 ) -> "RunWork":
-    """Waits while the database is away. Raises Superseded."""
+    """Waits while the database is away. Raises Superseded, SecretsNotKept."""
     run, resources = taken.run, equipment.resources
-    redactor = Redactor()
+    secrets = RunSecrets(resources.store.secrets, equipment.seal, run.id, run.user_id, events.redactor)
+    names = named_in_run(run)
+    if names or taken.knows_secrets:
+        await until_available(lambda: secrets.learn(names, was_given_some=taken.knows_secrets), tell_away)
     budget = await Budget.open(resources.store, run, taken.tier, equipment.budget, has_accounts=taken.has_accounts)
     models = None
     replays = (run.origin or {}).get("kind") == "replay"
     if equipment.gateway.is_set or run.model is not None or replays:
         models = RunModels(
-            equipment.gateway, resources.store.model_calls, run, events, budget, redactor.text, interruption
+            equipment.gateway, resources.store.model_calls, run, events, budget, events.redactor.text, interruption
         )
         if run.generation > 1:
             await models.load()
@@ -74,7 +76,7 @@ async def open_work(
     if run.plan is not None:
         journal = await until_available(lambda: resources.store.journal.steps(run.id), tell_away)
     return RunWork(
-        equipment, events, run, interruption, journal, models, budget, people, redactor, still_held, tell_away
+        equipment, events, run, interruption, journal, models, budget, people, secrets, still_held, tell_away
     )
 
 
@@ -91,7 +93,7 @@ class RunWork:
         models: Models | None,
         budget: Budget,
         people: People,
-        redactor: Redactor,
+        secrets: RunSecrets,
         still_held: Callable[[], Awaitable[None]],
         tell_away: TellAway,
     ) -> None:
@@ -103,7 +105,7 @@ class RunWork:
         self._journal = list(journal)
         self._models = models
         self._budget = budget
-        self._redactor = redactor
+        self._secrets = secrets
         self._still_held = still_held
         self._tell_away = tell_away
         self._plan: Plan | None = None
@@ -122,7 +124,6 @@ class RunWork:
         )
         base = equipment.scratch / f"{run.id}-{run.generation}"
         self.checkouts = Checkouts(self._workspace, equipment.quota, base)
-        self._secrets = RunSecrets(equipment.resources.store.secrets, equipment.seal, run.user_id, redactor)
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -295,7 +296,7 @@ class RunWork:
             approval=equipment.approval,
             budget=self._budget,
             models=self._models,
-            redactor=self._redactor,
+            redactor=self.events.redactor,
             secrets=self._secrets,
             workspace=self._workspace,
             take_changes=self._workspace.take_changes,
@@ -316,7 +317,7 @@ class RunWork:
         self._warn(f"{error.message}; trying again in {pause:.1f} s")
 
     def _warn(self, line: str) -> None:
-        self.events.emit(EventType.LOG, {"line": self._redactor.text(line), "level": "warning"})
+        self.events.emit(EventType.LOG, {"line": line, "level": "warning"})
 
 
 def _told(plan: Plan, version: int) -> dict[str, Any]:

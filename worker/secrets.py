@@ -1,18 +1,22 @@
 """A run's way to its user's secrets: `${secrets.NAME}` becomes the value where a tool hands it on, and nowhere before.
 
 Plans, prompts, events and the journal hold the name. The value is read and opened at each use, so that one that was
-changed holds from the next step on, and it is told to the run's redactor before it is given out.
+changed holds from the next step on. Before it is given out, the run's redactor learns it, and it is kept with the run,
+sealed as it was: whoever takes the run over, and a run that is made from it, redacts it too, also when the secret has
+been changed or deleted since.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from backplane.errors import Forbidden
 from backplane.hosts import HostRules
-from backplane.sealing import Seal, no_key
+from backplane.runs import Run
+from backplane.sealing import Seal, SecretsNotKept, no_key
 from backplane.secrets import SECRET_REFERENCE, Secret, unescaped
-from backplane.store.secrets import SecretStore
+from backplane.store.secrets import SealedValue, SecretStore
 from worker.redaction import Redactor
 
 
@@ -20,11 +24,45 @@ class RunSecrets:
     """`seal` is None where SECRETS_KEY is not set: then nothing can be filled in, and texts without a secret stay as
     they are."""
 
-    def __init__(self, secrets: SecretStore, seal: Seal | None, user_id: str, redactor: Redactor) -> None:
+    def __init__(self, secrets: SecretStore, seal: Seal | None, run_id: str, user_id: str, redactor: Redactor) -> None:
         self._secrets = secrets
         self._seal = seal
+        self._run_id = run_id
         self._user_id = user_id
         self._redactor = redactor
+        self._known: set[SealedValue] = set()
+
+    async def learn(self, names: Collection[str], *, was_given_some: bool) -> None:
+        """The secrets of these names, as they are now, since a file may hold a value before a step uses it; and with
+        `was_given_some` all that the run was given before.
+
+        Raises SecretsNotKept when one that the run was given cannot be opened any more: it could not be redacted.
+        """
+        if was_given_some:
+            for value in await self._secrets.kept_with_run(self._run_id):
+                try:
+                    self._learn(value)
+                except SecretsNotKept as error:
+                    raise SecretsNotKept(
+                        f"this run was given the secret {value.name}, and the platform cannot redact it any more: put "
+                        "the key that SECRETS_KEY had then back, behind a comma, or start the work as a new run"
+                    ) from error
+        now = await self._secrets.named(self._user_id, names) if names and self._seal else frozenset()
+        new = now - self._known
+        for value in new:
+            # What cannot be opened says so in the step that uses it.
+            with suppress(SecretsNotKept):
+                self._learn(value)
+        if new & self._known:
+            await self._secrets.keep_with_run(self._run_id, new & self._known)
+
+    def _learn(self, value: SealedValue) -> str:
+        if self._seal is None:
+            raise no_key()
+        opened = self._seal.open(value.sealed, user_id=self._user_id, name=value.name)
+        self._redactor.learn(value.name, opened)
+        self._known.add(value)
+        return opened
 
     def of_tool(self, tool: str, written: Any = None) -> "ToolSecrets":
         """A `worker.tools.base.Secrets`: what this tool may have. `written`, any JSON value, is what the plan
@@ -39,8 +77,11 @@ class RunSecrets:
             raise no_key()
         secret = await self._secrets.get(self._user_id, name)
         _check(secret, tool, host)
-        value = self._seal.open(secret.sealed, user_id=self._user_id, name=name)
-        self._redactor.learn(name, value)
+        sealed = SealedValue(name, secret.sealed)
+        is_new = sealed not in self._known
+        value = self._learn(sealed)
+        if is_new:
+            await self._secrets.keep_with_run(self._run_id, [sealed])
         return value
 
 
@@ -63,9 +104,14 @@ class ToolSecrets:
         return "".join([*parts, unescaped(text[done:])])
 
 
+def named_in_run(run: Run) -> frozenset[str]:
+    """The secrets that its prompt and its plans name."""
+    return frozenset(_named_in([run.prompt, run.given_plan, run.plan]))
+
+
 def _named_in(value: Any) -> Iterator[str]:
     match value:
-        case str():
+        case str() if "${secrets." in value:
             yield from SECRET_REFERENCE.findall(value)
         case dict():
             for inner in value.values():

@@ -24,6 +24,7 @@ from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
 from backplane.store.journal import StepRecord, StepStatus, pending_steps, records_of
 from backplane.store.runs import Changed, Runs, locked_run, retried, values_of
+from backplane.store.secrets import copy_run_secrets
 from backplane.store.tables import decisions, model_calls, runs, steps
 
 Idempotency = tuple[str, str]
@@ -72,7 +73,7 @@ class DerivedRuns:
             told = f"made from run {source_id} after its step {new.step}; done already: {_names(done)}"
             return replace(run, given_plan=body, plan=body), _journal(plan, done), told
 
-        return await self._make(user_id, make, start, idempotency)
+        return await self._make(user_id, source_id, make, start, idempotency)
 
     async def replay(
         self, user_id: str, source_id: str, new_id: str, priority: Priority, *, idempotency: Idempotency | None = None
@@ -99,7 +100,7 @@ class DerivedRuns:
         def copy(connection: Connection) -> None:
             copy_decided(connection, source_id, new_id)
 
-        return await self._make(user_id, make, True, idempotency, copy)
+        return await self._make(user_id, source_id, make, True, idempotency, copy)
 
     async def retry_from(self, user_id: str, run_id: str, step: str) -> Changed:
         """Put a run that failed, waits or was completed in the queue again, to do this step and all that require it
@@ -126,6 +127,7 @@ class DerivedRuns:
     async def _make(
         self,
         user_id: str,
+        source_id: str,
         make: Callable[[Connection], tuple[Run, list[StepRecord], str]],
         start: bool,
         idempotency: Idempotency | None,
@@ -138,6 +140,7 @@ class DerivedRuns:
             status = RunStatus.QUEUED if start else RunStatus.CREATED
             told = _history(run, line, journal, status)
             connection.execute(insert(runs), values_of(run, status, idempotency))
+            copy_run_secrets(connection, source_id, run.id)
             if journal:
                 connection.execute(insert(steps), [{"run_id": run.id, **asdict(record)} for record in journal])
             if and_then is not None:

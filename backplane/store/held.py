@@ -3,13 +3,18 @@
 Each claim of a run has a generation. `take` enters it in the row, and from then on every write of an older generation
 is refused: each transaction here first reads the row's generation and keeps it from changing until it has committed.
 The row, the journal and the events of a run are written together, so that no crash can part them.
+
+Texts of a run are redacted here, on their way into the database: results, errors, questions, records of model calls,
+titles. Not so its plan, which is what is carried out (a model's was redacted when it was answered, a person's is
+theirs), and not the paths in `steps.files`, by which files are found again and which nobody is shown. Events are
+redacted before they are numbered (`worker.run_events`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar, overload
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -46,8 +51,10 @@ from backplane.store.reservations import (
     settle_rest,
 )
 from backplane.store.runs import RUN, RUN_COLUMNS, run_from, run_of
-from backplane.store.tables import accounts, decisions, events, plan_versions, runs, steps, users
+from backplane.store.tables import accounts, decisions, events, plan_versions, run_secrets, runs, steps, users
 from backplane.store.webhooks import add_delivery
+
+Value = TypeVar("Value")
 
 # Built once: to build a statement takes longer than to run it.
 _LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
@@ -70,6 +77,7 @@ _RUN_TO_TAKE = select(
     .where(accounts.c.owner.in_(["run:" + runs.c.id, "user:" + runs.c.user_id, "tier:" + _ITS_TIER]))
     .exists()
     .label("has_accounts"),
+    select(run_secrets.c.run_id).where(run_secrets.c.run_id == runs.c.id).exists().label("knows_secrets"),
     select(func.max(events.c.id)).where(events.c.run_id == runs.c.id).scalar_subquery().label("last_event_id"),
 ).where(runs.c.id == bindparam("of_run"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
@@ -81,13 +89,24 @@ WHERE id = %(run_id)s AND generation < %(generation)s AND status IN ('queued', '
 RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was,
   (SELECT tier FROM users WHERE users.id = runs.user_id) AS tier,
   EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
-    'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts"""  # noqa: S608 - columns
+    'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts,
+  EXISTS (SELECT FROM run_secrets WHERE run_secrets.run_id = runs.id) AS knows_secrets"""  # noqa: S608 - columns
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
 NUMBERS_SKIPPED = 1_000
 """Left out when events may have been published that nobody kept: more than a worker publishes between two database
 writes."""
+
+
+class Redact(Protocol):
+    """Gives the same JSON value without secrets."""
+
+    def __call__(self, value: Value, /) -> Value: ...
+
+
+def _as_it_is(value: Value, /) -> Value:
+    return value
 
 
 class CancelRequested(Exception):
@@ -109,13 +128,15 @@ class Rights:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
-    whether the run, its user or the tier has an account in the ledger."""
+    whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
+    kept with it (`SecretStore.of_run`)."""
 
     run: Run
     last_event_id: int
     from_lost_worker: bool
     tier: str
     has_accounts: bool
+    knows_secrets: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +161,13 @@ class HeldRuns:
             if row is None or row["generation"] >= generation or row["status"] not in ("queued", "running"):
                 return None
             found = dict(row)
-            tier, bound, last = (found.pop(name) for name in ("tier", "has_accounts", "last_event_id"))
+            tier, bound, secret, last = (
+                found.pop(name) for name in ("tier", "has_accounts", "knows_secrets", "last_event_id")
+            )
             started = row["started_at"] or datetime.now(UTC)
             values = {"status": "running", "generation": generation, "started_at": started}
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
-            return Taken(run_from({**found, **values}), last or 0, row["status"] == "running", tier, bound)
+            return Taken(run_from({**found, **values}), last or 0, row["status"] == "running", tier, bound, secret)
 
         return await self._database.write(write)
 
@@ -154,29 +177,35 @@ class HeldRuns:
         if not rows:
             return None
         # Asked after the row is entered: no older hand can write any more.
-        was, tier, bound = (rows[0].pop(name) for name in ("was", "tier", "has_accounts"))
+        was, tier, bound, secret = (rows[0].pop(name) for name in ("was", "tier", "has_accounts", "knows_secrets"))
         [last] = await self._database.select(LAST_EVENT, {"of_run": run_id})
-        return Taken(run_from(rows[0]), last["id"] or 0, was == "running", tier, bound)
+        return Taken(run_from(rows[0]), last["id"] or 0, was == "running", tier, bound, secret)
 
-    async def write(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> None:
+    async def write(
+        self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact | None = None
+    ) -> None:
         """A transaction on a run that is held in this generation. Raises Superseded when it no longer is. `work` may be
-        called twice."""
-        if not self._database.is_sqlite and await self._write_at_once(run_id, generation, work):
+        called twice. `redact`: takes the run's secrets out of a JSON value; None: it has none."""
+        redact = redact or _as_it_is
+        if not self._database.is_sqlite and await self._write_at_once(run_id, generation, work, redact):
             return
 
         def write(connection: Connection) -> None:
             row = connection.execute(_HELD_IN, {"of_run": run_id}).one_or_none()
             if row is None or row.generation != generation:
                 raise Superseded(f"run {run_id} is no longer held in generation {generation}")
-            work(HeldRun(connection, run_id, row.user_id, generation, has_webhook=row.webhook_url is not None))
+            has_webhook = row.webhook_url is not None
+            work(HeldRun(connection, run_id, row.user_id, generation, redact, has_webhook=has_webhook))
 
         await self._database.write(write)
 
-    async def _write_at_once(self, run_id: str, generation: int, work: Callable[["HeldRun"], None]) -> bool:
+    async def _write_at_once(
+        self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact
+    ) -> bool:
         """Whether it could be written as one statement, and was."""
         gathered = Gathered()
         try:
-            work(GatheringRun(gathered))
+            work(GatheringRun(gathered, redact))
             statement, values = gathered.statement(run_id, generation)
         except NotGathered:
             return False
@@ -273,12 +302,20 @@ class HeldRun:
     """One guarded transaction. What is written here is committed together, or not at all."""
 
     def __init__(
-        self, connection: Connection, run_id: str, user_id: str, generation: int, *, has_webhook: bool
+        self,
+        connection: Connection,
+        run_id: str,
+        user_id: str,
+        generation: int,
+        redact: Redact,
+        *,
+        has_webhook: bool,
     ) -> None:
         self._connection = connection
         self._run_id = run_id
         self._user_id = user_id
         self._generation = generation
+        self._redact = redact
         self._has_webhook = has_webhook
 
     def add_events(self, events: Iterable[Event]) -> None:
@@ -289,7 +326,7 @@ class HeldRun:
         lost."""
         values = {"of_run": self._run_id, "plan": plan.model_dump(mode="json")}
         if self._connection.execute(_SAVE_PLAN, values).rowcount:
-            self._connection.execute(insert(steps), [{"run_id": self._run_id, **asdict(record)} for record in journal])
+            self._connection.execute(insert(steps), [self._row_of(record) for record in journal])
 
     def begin_step(self, step_id: str, tries: int) -> None:
         self._step(step_id, status=StepStatus.STARTED.value, tries=tries, started_at=datetime.now(UTC))
@@ -309,9 +346,11 @@ class HeldRun:
         values: dict[str, Any] = {} if files is None else {"files": dict(files)}
         if failed_tries is not None:
             values["failed_tries"] = failed_tries
+        result = self._redact(result)
         self._step(step_id, status=status.value, result=result, finished_at=datetime.now(UTC), **values)
 
     def begin_model_call(self, call: BeginningCall) -> None:
+        call = replace(call, request=self._redact(call.request))
         begin_model_call(self._connection, self._run_id, self._generation, call)
 
     def end_model_call(
@@ -324,6 +363,7 @@ class HeldRun:
         error: RunError | None = None,
     ) -> None:
         """A call that stays `started` is tried again."""
+        response, error = self._redact(response), self._redacted_error(error)
         end_model_call(self._connection, self._run_id, key, status, totals, response=response, error=error)
 
     def open_budget(self, tier: str, limits: Mapping[Resource, int]) -> None:
@@ -358,7 +398,7 @@ class HeldRun:
         connection = self._connection
         there = select(steps.c.step_id).where(steps.c.run_id == self._run_id, steps.c.step_id == record.step_id)
         if connection.execute(there).one_or_none() is None:
-            connection.execute(insert(steps), {"run_id": self._run_id, **asdict(record)})
+            connection.execute(insert(steps), self._row_of(record))
 
     def replace_plan(self, plan: Plan, version: int, reason: str, journal: Iterable[StepRecord]) -> None:
         """Go on with another plan, the run's `version`th, and keep the one before. `journal`: the steps that are new in
@@ -374,7 +414,7 @@ class HeldRun:
                 "version": row.plan_version,
                 "plan": row.plan,
                 "replaced_at": now,
-                "reason": reason,
+                "reason": self._redact(reason),
             },
         )
         kept = [step.id for step in plan.steps]
@@ -397,7 +437,7 @@ class HeldRun:
             .where(steps.c.run_id == self._run_id, steps.c.step_id.in_(dropped))
             .values(status=StepStatus.SKIPPED.value)
         )
-        new = [{"run_id": self._run_id, **asdict(record)} for record in journal]
+        new = [self._row_of(record) for record in journal]
         if new:
             self._connection.execute(insert(steps), new)
         self._run(plan=plan.model_dump(mode="json"), plan_version=version)
@@ -418,7 +458,8 @@ class HeldRun:
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
         """Keep what this attempt died of. Written again, it replaces what was written."""
-        note_failure(self._connection, self._run_id, self._generation, attempt, error, traceback, worker_id)
+        error, trace = self._redacted_error(error), self._redact(traceback)
+        note_failure(self._connection, self._run_id, self._generation, attempt, error, trace, worker_id)
 
     def dead_letter(self, reason: DeadReason, crashes: int = 0) -> None:
         """Leave the run to an operator; `finish` is still to be called. `crashes`: workers that were lost with it."""
@@ -428,8 +469,8 @@ class HeldRun:
         self._run(
             status=status.value,
             finished_at=datetime.now(UTC),
-            error=error.as_dict() if error else None,
-            result=dict(result) if result is not None else None,
+            error=self._kept_error(error),
+            result=self._redact(dict(result)) if result is not None else None,
         )
         self._let_go()
         self._tell_webhook()
@@ -441,7 +482,7 @@ class HeldRun:
 
     def ask(self, decision: Decision) -> None:
         """Write down what a person is asked. Asked again, by its id, it changes nothing."""
-        add_decision(self._connection, decision)
+        add_decision(self._connection, replace(decision, asked=self._redact(decision.asked)))
 
     def unless_decided(self, decision_ids: Iterable[str]) -> None:
         """Raises DecisionMade when one of these is not pending any more; nothing is written then. Its event is to be
@@ -458,18 +499,36 @@ class HeldRun:
     def wait_for_person(self, error: RunError, decision_ids: Iterable[str] = ()) -> None:
         """Raises DecisionMade when one of these decisions, which it would wait for, is made already."""
         self.unless_decided(decision_ids)
-        self._run(status=RunStatus.WAITING.value, error=error.as_dict())
+        self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))
         self._let_go()
         self._tell_webhook()
 
     def queue_again(self, *, attempt: int | None, error: RunError | None) -> None:
         """Give the run back: for its next attempt, whose clock begins anew, or (None) in the middle of this one."""
-        values: dict[str, Any] = {"status": RunStatus.QUEUED.value, "error": error.as_dict() if error else None}
+        values: dict[str, Any] = {"status": RunStatus.QUEUED.value, "error": self._kept_error(error)}
         if attempt is not None:
             values |= {"attempt": attempt, "started_at": None}
             plan_anew(self._connection, self._run_id)
         self._run(queued_at=datetime.now(UTC), **values)
         self._let_go()
+
+    def _row_of(self, record: StepRecord) -> dict[str, Any]:
+        return {"run_id": self._run_id, **asdict(self._redacted_record(record))}
+
+    def _redacted_record(self, record: StepRecord) -> StepRecord:
+        if self._redact is _as_it_is:
+            return record
+        return replace(record, title=self._redact(record.title), result=self._redact(record.result))
+
+    @overload
+    def _redacted_error(self, error: RunError) -> RunError: ...
+    @overload
+    def _redacted_error(self, error: RunError | None) -> RunError | None: ...
+    def _redacted_error(self, error: RunError | None) -> RunError | None:
+        return replace(error, message=self._redact(error.message)) if error else None
+
+    def _kept_error(self, error: RunError | None) -> dict[str, Any] | None:
+        return self._redacted_error(error).as_dict() if error else None
 
     def _let_go(self) -> None:
         """Nothing stays reserved for a run that nobody holds."""
@@ -490,8 +549,9 @@ class HeldRun:
 class GatheringRun(HeldRun):
     """Notes what is to be written. Raises NotGathered for what asks the database first."""
 
-    def __init__(self, gathered: Gathered) -> None:
+    def __init__(self, gathered: Gathered, redact: Redact) -> None:
         self._gathered = gathered
+        self._redact = redact
 
     @property
     def _connection(self) -> Connection:  # type: ignore[override]
@@ -504,7 +564,7 @@ class GatheringRun(HeldRun):
         self._gathered.events.extend(events)
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
-        self._gathered.save_plan(plan, journal)
+        self._gathered.save_plan(plan, [self._redacted_record(record) for record in journal])
 
     def _let_go(self) -> None:
         self._gathered.lets_go = True

@@ -1,16 +1,28 @@
-"""Users' secrets, sealed: the store never has a value in plain text, nor a key."""
+"""Users' secrets, sealed: the store never has a value in plain text, nor a key.
 
+What a run was given is kept with the run as well, as it was sealed then. Whoever takes the run over, or a run that was
+made from it, has its files and its results, and must know what to redact in them.
+"""
+
+from collections.abc import Collection
 from datetime import UTC, datetime
+from hashlib import sha256
+from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
 
 from backplane.errors import NotFound, TooLarge
 from backplane.secrets import Secret, SecretInfo
 from backplane.store.database import Database
-from backplane.store.tables import secrets, users
+from backplane.store.tables import run_secrets, secrets, users
 
 _ONE = (secrets.c.user_id == bindparam("of_user"), secrets.c.name == bindparam("of_name"))
 _INFO = select(secrets.c.name, secrets.c.tools, secrets.c.hosts, secrets.c.created_at, secrets.c.updated_at)
+
+
+class SealedValue(NamedTuple):
+    name: str
+    sealed: str
 
 
 class SecretStore:
@@ -66,6 +78,37 @@ class SecretStore:
         which = {"of_user": user_id, "of_name": name}
         if not await self._database.write(lambda connection: connection.execute(statement, which).rowcount):
             raise _not_found(name)
+
+    async def kept_with_run(self, run_id: str) -> frozenset[SealedValue]:
+        return await self._database.read(lambda connection: _kept_with(connection, run_id))
+
+    async def named(self, user_id: str, names: Collection[str]) -> frozenset[SealedValue]:
+        """The user's secrets of these names, as they are now; names of which there is none are left out."""
+        query = select(secrets.c.name, secrets.c.sealed).where(secrets.c.user_id == user_id, secrets.c.name.in_(names))
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return frozenset(SealedValue(row.name, row.sealed) for row in rows)
+
+    async def keep_with_run(self, run_id: str, values: Collection[SealedValue]) -> None:
+        """Until the run is removed. Those that are kept already stay as they are."""
+
+        def write(connection: Connection) -> None:
+            for value in frozenset(values) - _kept_with(connection, run_id):
+                version = sha256(value.sealed.encode()).hexdigest()
+                connection.execute(insert(run_secrets), {"run_id": run_id, "version": version, **value._asdict()})
+
+        await self._database.write(write)
+
+
+def copy_run_secrets(connection: Connection, source_id: str, run_id: str) -> None:
+    """What a run knows, a run that is made from it knows too."""
+    copied = select(literal(run_id), run_secrets.c.name, run_secrets.c.version, run_secrets.c.sealed)
+    columns = ["run_id", "name", "version", "sealed"]
+    connection.execute(insert(run_secrets).from_select(columns, copied.where(run_secrets.c.run_id == source_id)))
+
+
+def _kept_with(connection: Connection, run_id: str) -> frozenset[SealedValue]:
+    query = select(run_secrets.c.name, run_secrets.c.sealed).where(run_secrets.c.run_id == run_id)
+    return frozenset(SealedValue(row.name, row.sealed) for row in connection.execute(query))
 
 
 def _not_found(name: str) -> NotFound:

@@ -302,6 +302,17 @@ reservations = Table(
     Index("ix_reservations_run_id", "run_id"),
 )
 
+# Every value that a run was given, or that its plan named, sealed as the secret was then: also after the secret was
+# changed or deleted, what the run says is redacted. `version` is a digest of `sealed`. They go with the run.
+run_secrets = Table(
+    "run_secrets",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("sealed", Text, nullable=False),
+)
+
 # Named values that steps may use without seeing them in a plan. Sealed by SECRETS_KEY.
 secrets = Table(
     "secrets",

@@ -54,7 +54,7 @@ def test_base64_in_lines_is_taken_out_too(redactor: Redactor) -> None:
     long = "".join(random.Random(7).choices("abcdefghijklmnop", k=300))
     redactor.learn("KEY", long)
     text = redactor.text(base64.encodebytes(long.encode()).decode())
-    assert text.count("[secret KEY]") == 6
+    assert text == "[secret KEY]\n"
 
 
 def test_each_line_of_a_secret_of_several_counts_as_the_secret() -> None:
@@ -127,7 +127,7 @@ def test_random_cuts_never_change_what_is_said(redactor: Redactor) -> None:
     redactor.learn("AS", "a" * 40 + "b")
     redactor.learn("OTHER", "abcabcabcabd")
     choice = random.Random(5)
-    parts = [SECRET, "a" * 40 + "b", "a" * 39, "abcabcabd", "abcabcabcabd", "s3cr3t/", " ", "\n", "abc"]
+    parts = [SECRET, "a" * 40 + "b", "a" * 39, "abcabcabd", "abcabcabcabd", "s3cr3t/", " ", ".", "abc"]
     for _ in range(200):
         text = "".join(choice.choices(parts, k=20)).encode()
         cuts = sorted(choice.choices(range(len(text)), k=8))

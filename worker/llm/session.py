@@ -364,7 +364,7 @@ class RunModels(Models):
             # None: it has a cost, and nobody knows which.
             told["usd"] = None if one.micro_usd is None else one.micro_usd / MICRO
         if one.error is not None:
-            told["error"] = {"code": one.error.code, "message": self._redact(one.error.message)}
+            told["error"] = {"code": one.error.code, "message": one.error.message}
         return EventType.MODEL, told
 
     async def _replayed(self, call: _Call, run_id: str) -> ModelResponse:
@@ -416,11 +416,11 @@ class RunModels(Models):
         return await until_available(call, tell)
 
     def _run_error(self, error: ModelError, call: _Call) -> RunError:
-        return RunError(error.code, self._redact(error.message), error.retryable, _step_of(call.key) or None)
+        return RunError(error.code, error.message, error.retryable, _step_of(call.key) or None)
 
     def _notice(self, call: _Call, line: str, level: str) -> Told:
         step = {"step": _step_of(call.key)} if call.key.step_id else {}
-        return EventType.LOG, {"line": self._redact(line), "level": level, **step}
+        return EventType.LOG, {"line": line, "level": level, **step}
 
 
 def _unheard(_: str) -> None:

@@ -1,0 +1,111 @@
+"""How programs write a value: what a text that holds a secret looks like.
+
+Two things keep the list short. Texts are compared folded: without quotes, backslashes, line breaks and NULs, in lower
+case, and with the two characters that URL-safe base64 has of its own as those of the usual one. So one needle finds a
+value as it is, quoted by a shell or by `set -x`, escaped in JSON (also in JSON within JSON), wrapped at any column, in
+UTF-16, or in capital letters. And what encodes bytes by position (base64) is looked for at each of its three phases.
+
+Not here: what a program makes of a value by a key or a rule of its own (reversed, encrypted, packed, a letter at a
+time with others in between).
+"""
+
+import base64
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, quote_plus
+
+DELETED = b"\r\n\0'\"\\"
+_FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
+
+ANY_CASE_BYTES = 12
+"""A folded form of so many bytes counts in any case and across line breaks. A shorter one stands by chance in other
+texts, so it must be there as it is, but for quotes and backslashes."""
+LINE_BYTES = 8
+"""Of a secret of several lines, each line of so many bytes counts as the secret."""
+LONG_BYTES = 1024
+"""Of a longer value, the forms that write a byte at a time with something in between are left out: nobody prints a key
+file so, and they are four times as long as it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """`folded`: what is looked for. `exact`: as it must be written, without DELETED; empty: in any case."""
+
+    folded: bytes
+    exact: frozenset[bytes]
+
+
+def folded(data: bytes) -> bytes:
+    return data.translate(_FOLDED, DELETED)
+
+
+def forms_of(value: str) -> list[Form]:
+    """Without those of which nothing is left when they are folded."""
+    exact: dict[bytes, set[bytes]] = {}
+    for written in _written(value):
+        short = folded(written)
+        exact.setdefault(short, set()).add(written.translate(None, DELETED))
+    return [
+        Form(short, frozenset() if len(short) >= ANY_CASE_BYTES else frozenset(as_written))
+        for short, as_written in exact.items()
+        if short
+    ]
+
+
+def _written(value: str) -> Iterator[bytes]:
+    raw = value.encode("utf-8", "surrogatepass")
+    yield raw
+    yield from _escaped(value, raw)
+    yield from _base64(raw)
+    yield raw.hex().encode()
+    yield raw.hex().upper().encode()
+    if len(raw) <= LONG_BYTES:
+        yield from _byte_by_byte(value, raw)
+    lines = value.splitlines()
+    for line in lines if len(lines) > 1 else []:
+        part = line.strip().encode("utf-8", "surrogatepass")
+        if len(part) >= LINE_BYTES:
+            yield part
+            yield from _base64(part)
+
+
+def _escaped(value: str, raw: bytes) -> Iterator[bytes]:
+    for ascii_only in (True, False):
+        yield json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
+    for text in (repr(value)[1:-1], ascii(value)[1:-1], html.escape(value), html.escape(value, quote=False)):
+        yield text.encode("utf-8", "surrogatepass")
+    yield repr(raw)[2:-1].encode()
+    # As a shell that knows no UTF-8, or `git` and `ls -b`, write it.
+    yield "".join(chr(byte) if 32 <= byte < 127 else f"{byte:03o}" for byte in raw).encode()
+    for encoded in (quote(raw, safe=""), quote(raw), quote_plus(raw), quote(quote(raw, safe=""), safe="")):
+        yield encoded.encode()
+        yield _lower_escapes(encoded).encode()
+    if not value.isascii():
+        yield value.encode("utf-16-le", "surrogatepass")
+        yield value.encode("latin-1", "replace")
+
+
+def _byte_by_byte(value: str, raw: bytes) -> Iterator[bytes]:
+    pairs = [f"{byte:02x}" for byte in raw]
+    # 73 33 · 73:33 · \x73\x33 · %73%33 · 0x73, 0x33 · 73-33
+    for separator in (" ", ":", "x", "%", ", 0x", ",0x", "-"):
+        yield separator.join(pairs).encode()
+    for separator in (", ", ",", " "):
+        yield separator.join(map(str, raw)).encode()
+    yield "".join(f"u{ord(character):04x}" for character in value).encode()
+
+
+def _base64(raw: bytes) -> Iterator[bytes]:
+    """What base64 of a text holds for sure that has `raw` in it after 3n, 3n + 1 or 3n + 2 bytes: the characters that
+    come of `raw` alone."""
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(b"\0" * before + raw)
+            yield text[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
+
+
+def _lower_escapes(encoded: str) -> str:
+    first, *rest = encoded.split("%")
+    return "".join([first, *(f"%{part[:2].lower()}{part[2:]}" for part in rest)])
