@@ -9,7 +9,7 @@ the two joiners without which Persian, Hindi and many emoji are not written righ
 import re
 
 _SEQUENCE = re.compile(
-    # CSI, with its introducer in one character too; then strings (OSC, DCS, SOS, PM, APC) up to their end; then the rest.
+    # CSI, also with its introducer in one character; strings (OSC, DCS, SOS, PM, APC) up to their end; the rest.
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]"

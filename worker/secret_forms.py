@@ -83,6 +83,8 @@ def _escaped(value: str, raw: bytes) -> Iterator[bytes]:
         yield encoded.encode()
         yield _lower_escapes(encoded).encode()
     if not value.isascii():
+        for text in (value, value.upper(), value.lower()):
+            yield text.encode("utf-8", "surrogatepass")
         yield value.encode("utf-16-le", "surrogatepass")
         yield value.encode("latin-1", "replace")
 

@@ -213,7 +213,8 @@ class HeldRuns:
 
     async def end_by_row(self, run_id: str, generation: int, error: RunError, last_id: int | None) -> Ended:
         """Fail a run of which more cannot be stored: its row by all means, the rest where the database takes it.
-        `last_id`: of the last event that watchers may have seen; None: not known.
+        `last_id`: of the last event that watchers may have seen; None: not known. `error` is kept as it is: it must
+        hold nothing that a run said.
 
         Raises Superseded when another worker has the run. A run that is not queued or running stays as it is.
         """
@@ -229,7 +230,8 @@ class HeldRuns:
             now = datetime.now(UTC)
             values = {"status": RunStatus.FAILED.value, "generation": generation, "finished_at": now}
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values, "error": error.as_dict(), "result": None})
-            held = HeldRun(connection, run_id, row.user_id, generation, has_webhook=row.webhook_url is not None)
+            has_webhook = row.webhook_url is not None
+            held = HeldRun(connection, run_id, row.user_id, generation, _as_it_is, has_webhook=has_webhook)
             stored = connection.scalar(LAST_EVENT.query, {"of_run": run_id}) or 0
             events = _last_events(run_id, stored, stored + NUMBERS_SKIPPED if last_id is None else last_id, error)
             parts: list[Callable[[], object]] = [
