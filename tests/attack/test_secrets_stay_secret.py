@@ -1,5 +1,5 @@
-"""Against what an agent runs, and against accidents: a value that a run was given stands in nothing that is kept, shown,
-logged, or sent to a model, through all claims of the run and in all runs that are made from it.
+"""Against what an agent runs, and against accidents: a value that a run was given stands in nothing that is kept,
+shown, logged, or sent to a model, through all claims of the run and in all runs that are made from it.
 
 The database is searched as a file, so that no table is forgotten.
 """
@@ -17,13 +17,16 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
 
 from app.models import Fork, NewRun
 from backplane import process_log
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.runs import Run, RunStatus
+from backplane.runs import Run, RunError, RunStatus
 from backplane.sealing import Seal, new_key
 from backplane.secrets import Secret
+from backplane.store.tables import webhook_deliveries
 from tests.integration.agent.conftest import StartWithModels, models, plan_of, says, start_with_models
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
@@ -86,7 +89,9 @@ FORMS: dict[str, Callable[[str], str]] = {
     "hex as an array": lambda value: "0x" + hexed(", 0x")(value),
     "bytes as numbers": lambda value: str(list(value.encode())),
     "percent-encoded": lambda value: quote(value, safe=""),
-    "percent-encoded in small letters": lambda value: re.sub("%..", lambda code: code[0].lower(), quote(value, safe="")),
+    "percent-encoded in small letters": lambda value: re.sub(
+        "%..", lambda code: code[0].lower(), quote(value, safe="")
+    ),
     "percent-encoded but for slashes": quote,
     "of a form": quote_plus,
     "percent-encoded twice": lambda value: quote(quote(value, safe=""), safe=""),
@@ -324,6 +329,7 @@ async def failed_twice(platform: Platform, run_id: str) -> bool:
     return run.status is RunStatus.FAILED and run.generation == 2
 
 
+@pytest.mark.slow
 async def test_the_next_attempt_of_a_run_redacts_what_the_one_before_was_given(working: Platform) -> None:
     failing = shell("fail", "cat token.txt; exit 1", needs=["save"])
     run_id = await working.submit(SAVE, failing, shell("x", "true", needs=["save"]))
@@ -333,7 +339,7 @@ async def test_the_next_attempt_of_a_run_redacts_what_the_one_before_was_given(w
     await shows_nothing_of(working, run_id, VALUE)
 
 
-@pytest.mark.parametrize("kind", ["fork", "replay", "fork of a fork"])
+@pytest.mark.parametrize("kind", ["fork", "replay", pytest.param("fork of a fork", marks=pytest.mark.slow)])
 async def test_a_run_that_is_made_from_a_run_redacts_what_that_one_was_given(platform: Platform, kind: str) -> None:
     async with worker(platform.settings):
         source = await platform.completed(await platform.submit(SAVE, SHOW))
@@ -376,6 +382,7 @@ async def test_a_value_that_a_file_holds_before_a_step_has_used_it_is_redacted(p
     await shows_nothing_of(platform, run.id, VALUE)
 
 
+@pytest.mark.slow
 async def test_a_secret_that_a_person_named_when_they_approved_is_redacted_in_later_claims(working: Platform) -> None:
     await keep(working, "EDITED", OTHER)
     run_id = await working.submit(
@@ -388,9 +395,6 @@ async def test_a_secret_that_a_person_named_when_they_approved_is_redacted_in_la
     await working.completed(run_id)
     assert (await working.lines(run_id))[-1] == "[secret EDITED]"
     await shows_nothing_of(working, run_id, OTHER)
-
-
-SCRIPTED = {"id": "s", "tool": "scripted", "arguments": {}}
 
 
 async def test_errors_tracebacks_dead_letters_and_the_workers_log_are_redacted(
@@ -413,11 +417,12 @@ async def test_errors_tracebacks_dead_letters_and_the_workers_log_are_redacted(
     assert VALUE not in logged
 
 
-async def run_with(platform: Platform, tool: str, *until: RunStatus) -> str:
-    """A run of one step, whose arguments name the secret."""
-    arguments = {"note": "${secrets.TOKEN}"} if tool != "scripted" else {}
+async def run_with(platform: Platform, tool: str, *until: RunStatus, **values: Any) -> str:
+    """A run of one step, whose prompt names the secret."""
     async with worker(platform.settings):
-        run_id = await platform.submit({"id": "s", "tool": tool, "arguments": arguments}, prompt="${secrets.TOKEN}")
+        run_id = await platform.submit(
+            {"id": "s", "tool": tool, "arguments": {}}, prompt="With ${secrets.TOKEN}.", **values
+        )
         await platform.until(run_id, *until)
     return run_id
 
@@ -453,30 +458,25 @@ async def test_a_models_plan_prompts_answers_and_summary_are_redacted(
 
 
 async def test_a_webhook_is_not_told_a_secret(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with worker(platform.settings):
-        run_id = await platform.submit(
-            using("s", 'echo x > "$KEY"; exit 0'),
-            webhook_url="https://hooks.example/x",
-        )
-        await platform.completed(run_id)
-    kept = database_of(platform)
-    assert b"hooks.example" in kept
-    told = [
-        line
-        for line in kept.split(b'"run_id"')
-        if VALUE.encode() in line and b'"files":{' not in line and b'{"%s":' % VALUE.encode() not in line
-    ]
-    assert told == []
+    async def act(call: int, context: ToolContext) -> ToolResult:
+        return ToolResult(1, error=RunError("refused", f"they refused {VALUE}"))
+
+    equip(monkeypatch, Scripted(act))
+    run_id = await run_with(platform, "scripted", RunStatus.FAILED, webhook_url="https://hooks.example/x")
+    query = select(webhook_deliveries.c.body).where(webhook_deliveries.c.run_id == run_id)
+    [body] = await platform.resources.store.database.read(lambda connection: connection.scalars(query).all())
+    assert "they refused [secret TOKEN]" in body
+    await shows_nothing_of(platform, run_id, VALUE)
 
 
 async def test_a_run_whose_secrets_cannot_be_opened_any_more_fails_and_prints_nothing(
-    platform: Platform, start_platform: StartPlatform
+    platform: Platform,
 ) -> None:
     async with worker(platform.settings):
         run_id = await platform.submit(SAVE, shell("fail", "exit 1", needs=["save"]))
         await platform.until(run_id, RunStatus.FAILED)
     await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=False)
-    with_another_key = platform.settings.model_copy(update={"secrets_key": type(platform.settings.secrets_key)(new_key())})
+    with_another_key = platform.settings.model_copy(update={"secrets_key": SecretStr(new_key())})
     async with worker(with_another_key):
         await wait_until(lambda: failed_twice(platform, run_id))
     run = await platform.run(run_id)

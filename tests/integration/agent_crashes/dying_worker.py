@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from backplane.store.held import HeldRun, HeldRuns
+from backplane.store.held import HeldRun, HeldRuns, Redact
 from worker.__main__ import main
 
 
@@ -30,7 +30,9 @@ def kill_at(side: str, name: str, number: int) -> None:
     """Let this process die there."""
     whole, seen = HeldRuns.write, 0
 
-    async def write(self: HeldRuns, run_id: str, generation: int, work: Callable[[HeldRun], None]) -> None:
+    async def write(
+        self: HeldRuns, run_id: str, generation: int, work: Callable[[HeldRun], None], redact: Redact | None = None
+    ) -> None:
         called: set[str] = set()
 
         def is_there() -> bool:
@@ -43,7 +45,7 @@ def kill_at(side: str, name: str, number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         nonlocal seen
-        await whole(self, run_id, generation, cut_off)
+        await whole(self, run_id, generation, cut_off, redact)
         if side == "after" and is_there():
             os.kill(os.getpid(), signal.SIGKILL)
         seen += name in ("any", *called)

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from backplane.errors import Forbidden, InvalidInput, InvalidPlan, NotFound
+from backplane.runs import Run
 from backplane.sealing import Seal, SecretsNotKept, new_key
 from backplane.secrets import Secret
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.users import Tier
+from tests.submitted import new_run
 from tests.tool_bench import Bench
 from worker.interruption import Interruption
 from worker.line_rate import TokenBucket
@@ -27,11 +29,12 @@ LIMITS = OutputLimits(
 
 
 class Keeper:
-    """A user with secrets."""
+    """A user with secrets, and a run."""
 
-    def __init__(self, store: Store, user_id: str) -> None:
+    def __init__(self, store: Store, run: Run) -> None:
         self.store = store
-        self.user_id = user_id
+        self.run_id = run.id
+        self.user_id = run.user_id
         self.seal = Seal(new_key())
         self.redactor = Redactor()
 
@@ -42,14 +45,17 @@ class Keeper:
         await self.store.secrets.put(self.user_id, Secret(name, sealed, tools, hosts), most=10)
 
     def of(self, tool: str, written: Any = None) -> Any:
-        return RunSecrets(self.store.secrets, self.seal, self.user_id, self.redactor).of_tool(tool, written)
+        return self.run_secrets(self.seal).of_tool(tool, written)
+
+    def run_secrets(self, seal: Seal | None) -> RunSecrets:
+        return RunSecrets(self.store.secrets, seal, self.run_id, self.user_id, self.redactor)
 
 
 @pytest.fixture
 async def keeper(sqlite_database: str) -> AsyncIterator[Keeper]:
     store = Store(Database(sqlite_database))
     token, _ = await store.users.create_token("ada", Tier.STANDARD)
-    yield Keeper(store, token.user.id)
+    yield Keeper(store, await store.runs.create(new_run(token.user)))
     await store.database.close()
 
 
@@ -111,7 +117,7 @@ async def test_a_tool_or_host_that_it_is_not_for_does_not_get_it(keeper: Keeper)
 async def test_one_that_is_not_there_is_said_and_a_text_without_any_costs_nothing(keeper: Keeper) -> None:
     with pytest.raises(NotFound, match="OTHER"):
         await keeper.of("shell").fill("${secrets.OTHER}")
-    without_key = RunSecrets(keeper.store.secrets, None, keeper.user_id, keeper.redactor).of_tool("shell")
+    without_key = keeper.run_secrets(None).of_tool("shell")
     assert await without_key.fill("${HOME} $${secrets.TOKEN} ${secrets.lower}") == (
         "${HOME} ${secrets.TOKEN} ${secrets.lower}"
     )
