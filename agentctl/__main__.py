@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from agentctl import dead_letters, decisions, derived_runs, files, runs, webhooks
+from agentctl import dead_letters, decisions, derived_runs, files, runs, storage, webhooks
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.output import Output
 from backplane.errors import PlatformError
@@ -84,6 +84,8 @@ app.command(rich_help_panel=RUNS)(runs.cancel)
 app.command(rich_help_panel=RUNS)(runs.retry)
 app.command(rich_help_panel=RUNS)(runs.explain)
 app.command(rich_help_panel=RUNS)(runs.queue)
+app.command(rich_help_panel=RUNS)(storage.usage)
+app.command(rich_help_panel=RUNS)(storage.delete)
 app.command(rich_help_panel=RUNS)(decisions.decisions)
 app.command(rich_help_panel=RUNS)(decisions.approve)
 app.command(rich_help_panel=RUNS)(decisions.reject)

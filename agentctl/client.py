@@ -224,6 +224,14 @@ class Client:
     async def budget(self) -> JsonObject:
         return await self._json("GET", "/agent/budget")
 
+    async def usage(self) -> JsonObject:
+        return await self._json("GET", "/agent/usage")
+
+    async def delete(self, run_id: str) -> None:
+        """Sent again only when the first one cannot have arrived: the second would find nothing."""
+        response = await self._open("DELETE", f"/agent/runs/{_segment(run_id)}", repeatable=False)
+        await response.aclose()
+
     async def put_secret(self, name: str, secret: JsonObject) -> JsonObject:
         return await self._json("PUT", f"/agent/secrets/{_segment(name)}", json=secret)
 

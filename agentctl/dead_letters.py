@@ -131,7 +131,7 @@ def purge(
     _one_or_all("purge", run_id, everything)
     what = "all dead letters" if everything else f"the dead letter of run {run_id}"
     if not yes:
-        _confirm(f"Forget {what}?")
+        confirm(f"Forget {what}?")
     answer = call(output, lambda client: client.purge(run_id))
     if output.json:
         output.document(answer)
@@ -139,7 +139,7 @@ def purge(
         output.fields({"purged": str(answer["purged"])})
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
     try:
         confirmed = typer.confirm(question, err=True)
     except typer.Abort:  # nobody is there to answer

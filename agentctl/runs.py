@@ -389,7 +389,9 @@ def queue(json_output: JsonFlag = False) -> None:
             "running": str(view["running"]),
             "slots": f"{view['max_concurrent']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
             "dead letters": str(view["dead"]),
-            "wait": f"{_wait(view)} for a run of normal priority",
+            "wait": "nobody knows: no worker is alive"
+            if view["estimated_wait_seconds"] is None
+            else f"{_wait(view)} for a run of normal priority",
         }
     )
 

@@ -39,12 +39,14 @@ from app.routes import (
 )
 from app.services import Services
 from app.sse import History
+from app.storage_limits import StorageLimits
 from app.submission import Submission
+from app.transfers import Transfers
 from backplane import VERSION, process_log
 from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
-from backplane.resources import Resources, connect
+from backplane.resources import Resources, connect, storage_quota
 from backplane.settings import Settings
 from backplane.tasks import end
 from backplane.workspace.quota import Quota
@@ -122,10 +124,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _services(
     settings: Settings, resources: Resources, api_metrics: ApiMetrics, platform_metrics: PlatformMetrics
 ) -> Services:
+    quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
+    user_quota = storage_quota(settings)
     return Services(
         settings=settings,
         resources=resources,
-        submission=Submission(settings, resources.store, resources.queue, resources.event_log),
+        submission=Submission(
+            settings,
+            resources.store,
+            resources.queue,
+            resources.event_log,
+            StorageLimits(resources.storage, user_quota),
+        ),
         hub=Hub(
             resources.event_log,
             resources.store,
@@ -140,7 +150,8 @@ def _services(
             positions_max=settings.feed_positions_max,
         ),
         history=History(resources.store, resources.event_log),
-        quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+        quota=quota,
+        transfers=Transfers(resources.storage, quota, user_quota, most_of_user=settings.transfers_user_max),
         platform_metrics=platform_metrics,
     )
 

@@ -579,6 +579,17 @@ class WhoAmI(BaseModel):
     tier: str
 
 
+class UsageOf(BaseModel):
+    used: int | None = Field(description="As counted last, with what came since; null: not counted yet.")
+    limit: int = Field(description="0: no limit.")
+
+
+class UsageView(BaseModel):
+    runs: UsageOf
+    events: UsageOf
+    bytes: UsageOf = Field(description="Of files.")
+
+
 class Problem(BaseModel):
     """RFC 9457. `code` is stable; `detail` says what to do."""
 

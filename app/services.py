@@ -9,6 +9,7 @@ from app.hub import Hub
 from app.metrics import PlatformMetrics
 from app.sse import History
 from app.submission import Submission
+from app.transfers import Transfers
 from backplane.resources import Resources
 from backplane.settings import Settings
 from backplane.workspace.quota import Quota
@@ -22,6 +23,7 @@ class Services:
     hub: Hub
     history: History
     quota: Quota
+    transfers: Transfers
     platform_metrics: PlatformMetrics
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import structlog
 
 from app.models import Fork, NewRun
+from app.storage_limits import StorageLimits
 from backplane.decisions import Decision, DecisionStatus
-from backplane.errors import InvalidInput, QueueFull, TooLarge, Unavailable
+from backplane.errors import InvalidInput, QueueFull, StorageExceeded, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
 from backplane.plans import parse_plan
@@ -49,14 +50,17 @@ class _Place:
 
 
 class Submission:
-    def __init__(self, settings: Settings, store: Store, queue: Queue, event_log: EventLog) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, queue: Queue, event_log: EventLog, storage_limits: StorageLimits
+    ) -> None:
+        self._storage_limits = storage_limits
         self._settings = settings
         self._store = store
         self._queue = queue
         self._event_log = event_log
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
-        """Raises InvalidInput, InvalidPlan, TooLarge, IdempotencyKeyReused, QueueFull, Unavailable
+        """Raises InvalidInput, InvalidPlan, TooLarge, StorageExceeded, IdempotencyKeyReused, QueueFull, Unavailable
         (database)."""
         self._check(new)
         idempotency = _idempotency(idempotency_key, [new.model_dump(mode="json"), start])
@@ -80,29 +84,31 @@ class Submission:
             budget=new.budget.model_dump(exclude_none=True) if new.budget else None,
             mcp_servers=new.mcp_servers,
         )
-        if not start:
-            return await self._store.runs.create(run, idempotency=idempotency)
         try:
+            await self._storage_limits.check_new_run(user.id)
+            if not start:
+                return await self._store.runs.create(run, idempotency=idempotency)
             async with self._place(user.id, run.id, run.priority) as place:
                 stored = await self._store.runs.create(run, idempotency=idempotency, start=True)
                 if stored.id == run.id:
                     await self.push(stored, await self._store.events.after(stored.id, 0, 2), place)
                 return stored
-        except QueueFull:
-            # Asked again, a request gets the answer that it got, however full the queue is by now.
+        except (QueueFull, StorageExceeded):
+            # Asked again, a request gets the answer that it got, however full the queue or the store is by now.
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
                 return earlier
             raise
 
     async def start(self, user: User, run_id: str) -> Run:
-        """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
         try:
+            await self._storage_limits.check_start(user.id)
             async with self._place(user.id, run_id, user.priority) as place:
                 run, told = await self._store.runs.start(user.id, run_id)
                 if told:
                     await self.push(run, told, place)
                 return run
-        except QueueFull:
+        except (QueueFull, StorageExceeded):
             run = await self._store.runs.get(user.id, run_id)
             if run.status is RunStatus.CREATED:
                 raise
@@ -110,22 +116,25 @@ class Submission:
             return run
 
     async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool) -> Run:
-        """Raises NotFound, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
+        await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
             run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
             await self.push(run, told, place)
             return run
 
     async def retry_from(self, user: User, run_id: str, step: str) -> Run:
-        """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, QueueFull, Unavailable (database)."""
+        """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable
+        (database)."""
+        await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
             run, told = await self._store.derived_runs.retry_from(user.id, run_id, step)
             await self.push(run, told, place)
             return run
 
     async def fork(self, user: User, fork: Fork, idempotency_key: str | None) -> Run:
-        """Raises NotFound, FilesGone, Conflict, InvalidPlan, IdempotencyKeyReused, QueueFull, Unavailable
-        (database)."""
+        """Raises NotFound, FilesGone, Conflict, InvalidPlan, StorageExceeded, IdempotencyKeyReused, QueueFull,
+        Unavailable (database)."""
         if fork.prompt is not None:
             self._check_prompt(fork.prompt)
         plan = parse_plan(fork.plan) if fork.plan is not None else None
@@ -137,10 +146,11 @@ class Submission:
                 user.id, fork.run_id, new, start=fork.start, idempotency=idempotency
             )
 
-        return await self._derive(user, new.id, make, idempotency) if fork.start else (await make())[0]
+        return await self._derive(user, new.id, make, idempotency, start=fork.start)
 
     async def replay(self, user: User, run_id: str, idempotency_key: str | None) -> Run:
-        """Raises NotFound, FilesGone, TransitionNotAllowed, IdempotencyKeyReused, QueueFull, Unavailable (database)."""
+        """Raises NotFound, FilesGone, TransitionNotAllowed, StorageExceeded, IdempotencyKeyReused, QueueFull,
+        Unavailable (database)."""
         new_id = new_run_id()
         idempotency = _idempotency(idempotency_key, ["replay", run_id])
 
@@ -149,18 +159,27 @@ class Submission:
                 user.id, run_id, new_id, user.priority, idempotency=idempotency
             )
 
-        return await self._derive(user, new_id, make, idempotency)
+        return await self._derive(user, new_id, make, idempotency, start=True)
 
     async def _derive(
-        self, user: User, new_id: str, make: Callable[[], Awaitable[Changed]], idempotency: tuple[str, str] | None
+        self,
+        user: User,
+        new_id: str,
+        make: Callable[[], Awaitable[Changed]],
+        idempotency: tuple[str, str] | None,
+        *,
+        start: bool,
     ) -> Run:
         try:
+            await self._storage_limits.check_new_run(user.id)
+            if not start:
+                return (await make())[0]
             async with self._place(user.id, new_id, user.priority) as place:
                 run, told = await make()
                 if run.id == new_id:
                     await self.push(run, told, place)
                 return run
-        except QueueFull:
+        except (QueueFull, StorageExceeded):
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
                 return earlier
             raise

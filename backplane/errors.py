@@ -15,7 +15,8 @@
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
     ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
-    │   └── TooManyStreams      as many streams of the user are open as may be
+    │   ├── TooManyStreams      as many streams of the user are open as may be
+    │   └── TooManyTransfers    as many files of the user are on their way as may be
     ├── ModelError          a model gave no answer that can be used (`worker.llm.base` has its kinds)
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
@@ -101,6 +102,10 @@ class QuotaExceeded(TooLarge):
     code = "workspace_quota_exceeded"
 
 
+class StorageExceeded(TooLarge):
+    code = "storage_quota_exceeded"
+
+
 class BudgetExhausted(Refused):
     """`account` cannot pay `needed` units of its resource; it has `left`. The run can wait for a person to raise it."""
 
@@ -148,6 +153,10 @@ class RateLimited(PlatformError):
 
 class TooManyStreams(RateLimited):
     code = "too_many_streams"
+
+
+class TooManyTransfers(RateLimited):
+    code = "too_many_transfers"
 
 
 class ModelError(PlatformError):

@@ -65,6 +65,12 @@ class Keys:
     def rate(self, name: str) -> str:
         return f"{self.prefix}rates:{name}"
 
+    def storage(self, user_id: str) -> str:
+        return f"{self.prefix}storage:{user_id}"
+
+    def uploads(self, run_id: str) -> str:
+        return f"{self.prefix}storage:uploads:{run_id}"
+
     def model_bell(self, worker: str) -> str:
         return f"{self.models}bell:{worker}"
 
@@ -179,6 +185,22 @@ KEYS: tuple[Key, ...] = (
     Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
     Key(
         "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
+    ),
+    Key(
+        "storage:{user_id}",
+        "hash",
+        "a day after it was counted last",
+        "API, worker, controller",
+        "API, worker",
+        "runs, events and bytes of files that a user has; a copy, which controllers count anew",
+    ),
+    Key(
+        "storage:uploads:{run_id}",
+        "hash",
+        "120 s after the last upload has shown itself",
+        "API",
+        "API",
+        "bytes reserved for files that are being uploaded",
     ),
     Key(
         "models:server:{server}",

@@ -33,8 +33,11 @@ from backplane.sealing import Seal
 from backplane.settings import Settings
 from backplane.slots.base import Slots
 from backplane.slots.redis import RedisSlots
+from backplane.storage.base import Storage
+from backplane.storage.redis import RedisStorage
 from backplane.store import Store
 from backplane.store.database import Database
+from backplane.stored import StorageQuota
 from backplane.workspace.base import WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.s3 import S3WorkspaceStore
@@ -50,6 +53,7 @@ class Resources:
     store: Store
     workspaces: WorkspaceStore
     rate_limiter: RateLimiter
+    storage: Storage
     slots: Slots
     buckets: TokenBuckets
     artifacts: Artifacts | None
@@ -96,6 +100,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             rate_limiter=RedisRateLimiter(
                 redis, per_second=settings.api_rate_per_second, burst=settings.api_rate_burst
             ),
+            storage=RedisStorage(redis),
             slots=RedisSlots(
                 redis, lease_seconds=settings.model_slot_lease_seconds, turn_seconds=settings.model_turn_seconds
             ),
@@ -170,6 +175,10 @@ def _room(settings: Settings) -> Room:
             Priority.CRITICAL: settings.queue_max_waiting_admin,
         },
     )
+
+
+def storage_quota(settings: Settings) -> StorageQuota:
+    return StorageQuota(settings.user_max_runs, settings.user_max_events, settings.user_max_bytes)
 
 
 def _artifacts(settings: Settings) -> Artifacts | None:

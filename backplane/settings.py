@@ -386,6 +386,21 @@ class Settings(BaseSettings):
         4 * GIB, ge=0, description="Of a run's overwritten files, what is kept so that it can be forked; 0: nothing."
     )
 
+    # --- what a user may keep ---
+    user_max_runs: int = Field(100_000, ge=0, description="Runs of one user that are kept; 0: any number.")
+    user_max_events: int = Field(
+        20_000_000, ge=0, description="Events of one user's runs that are kept; 0: any number."
+    )
+    user_max_bytes: int = Field(
+        100 * GIB, ge=0, description="Files of one user's runs that are kept, in bytes; 0: any number."
+    )
+    usage_seconds: float = Field(
+        600.0, gt=0, description="How often a controller counts users' runs and events; files: METRICS_STORAGE_SECONDS."
+    )
+    transfers_user_max: int = Field(
+        16, ge=1, description="Files of one user that an API process sends and takes at once."
+    )
+
     # --- streams ---
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment line.")
     stream_send_timeout_seconds: float = Field(

@@ -4,22 +4,17 @@ That measure walks the whole store, so it is taken now and then, a piece at a ti
 controllers each tell it: take the newest, not the sum.
 """
 
-import asyncio
 import time
 from collections.abc import Iterator
 from typing import Literal
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from backplane.errors import Unavailable
-from backplane.workspace.base import Usage, WorkspaceStore
+from backplane.workspace.base import Usage
 
 WebhookEnd = Literal["delivered", "failed", "given_up"]
-
-log = structlog.get_logger()
 
 
 class ControllerMetrics:
@@ -51,16 +46,6 @@ class ControllerMetrics:
 
     def workspaces_measured(self, usage: Usage) -> None:
         self._stored.usage, self._stored.at = usage, time.time()
-
-
-async def measure_workspaces(workspaces: WorkspaceStore, metrics: ControllerMetrics, period_seconds: float) -> None:
-    """Now, and every so often, until cancelled."""
-    while True:
-        try:
-            metrics.workspaces_measured(await workspaces.usage())
-        except Unavailable as error:
-            log.warning("cannot measure the workspaces", error=error.message)
-        await asyncio.sleep(period_seconds)
 
 
 class _Stored(Collector):

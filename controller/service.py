@@ -1,8 +1,9 @@
 """The controller as one coroutine: what is periodic or slow, and no run.
 
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
-number of them may run, and none is needed for runs to go on. Neither needs Redis. What workers have left behind is
-removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ, where Redis is there.
+number of them may run, and none is needed for runs to go on. Neither needs Redis. It counts what users have stored.
+What workers have left behind is removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ,
+where Redis is there.
 """
 
 import asyncio
@@ -24,10 +25,11 @@ from backplane.tasks import end
 from controller.cluster import own_namespace
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
 from controller.deletion_cost import DeletionCosts
-from controller.metrics import ControllerMetrics, measure_workspaces
+from controller.metrics import ControllerMetrics
 from controller.retention import Limits, Retention
 from controller.sandbox_jobs import SandboxJobCollector, Times
 from controller.sender import connect_sender
+from controller.usage import count_files, count_rows
 from controller.webhooks import Webhooks
 
 log = structlog.get_logger()
@@ -107,10 +109,13 @@ async def _work(
         loops = [
             asyncio.create_task(webhooks.run(), name="webhooks"),
             asyncio.create_task(retention.run(), name="retention"),
+            asyncio.create_task(
+                count_rows(store.usage_counts, resources.storage, settings.usage_seconds), name="count rows"
+            ),
         ]
         if settings.metrics_storage_seconds:
-            measuring = measure_workspaces(workspaces, metrics, settings.metrics_storage_seconds)
-            loops.append(asyncio.create_task(measuring, name="measure workspaces"))
+            counting = count_files(workspaces, resources.storage, metrics, settings.metrics_storage_seconds)
+            loops.append(asyncio.create_task(counting, name="count files"))
         if settings.sandbox == "kubernetes":
             collector = _collector(settings, resources, metrics)
             loops.append(asyncio.create_task(collector.run(), name="sandbox jobs"))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backplane.budgets import RunBudget
-from backplane.resources import Resources
+from backplane.resources import Resources, storage_quota
 from backplane.sealing import Seal
 from backplane.settings import Settings
+from backplane.stored import StorageQuota
 from backplane.workspace.quota import Quota
 from worker.approval import ApprovalPolicy
 from worker.budget import default_budget
@@ -51,6 +52,7 @@ class Equipment:
     sandbox: Sandbox
     scratch: Path
     quota: Quota
+    user_quota: StorageQuota
     versions_max_bytes: int
     limits: Limits
     most_memory_bytes: int
@@ -105,6 +107,7 @@ async def open_equipment(
             sandbox=sandbox,
             scratch=scratch,
             quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+            user_quota=storage_quota(settings),
             versions_max_bytes=settings.workspace_versions_max_bytes,
             limits=limits_of(settings),
             most_memory_bytes=settings.sandbox_memory_max_bytes,

@@ -15,6 +15,7 @@ from backplane.store.held import Taken
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from worker.budget import Budget
 from worker.checkouts import Checkouts, StepCheckout
+from worker.counted_workspace import CountedWorkspace
 from worker.equipment import Equipment
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.llm.base import Models, Spent
@@ -111,7 +112,9 @@ class RunWork:
         self._plan: Plan | None = None
         self._supervisor: Supervisor | None = None
         workspaces = equipment.resources.workspaces
-        stored = workspaces.workspace(run.user_id, run.id)
+        stored = CountedWorkspace(
+            workspaces.workspace(run.user_id, run.id), equipment.resources.storage, equipment.user_quota, run.user_id
+        )
         self._patient = PatientWorkspace(stored, self._tell_workspace, still_held, equipment.metrics.transferred)
         self._workspace = VersionedWorkspace(
             self._patient,

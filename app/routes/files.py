@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.auth import CurrentUser
 from app.errors import problem, responses
@@ -15,7 +16,6 @@ from backplane.errors import Conflict
 from backplane.users import User
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.paths import check_path
-from backplane.workspace.quota import ensure_room, limited
 
 router = APIRouter(tags=["files"])
 
@@ -25,6 +25,21 @@ FilePath = Annotated[
 
 _RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+class _Download(StreamingResponse):
+    """Counts as a transfer of its user for as long as it is sent."""
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, services: Services, user: User, body: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(body, **options)
+        self._transfers = services.transfers
+        self._user_id = user.id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._transfers.counted(self._user_id):
+            await super().__call__(scope, receive, send)
 
 
 async def _workspace(services: Services, user: User, run_id: str) -> Workspace:
@@ -75,14 +90,14 @@ async def get_file(
     if span is None:
         headers["Content-Length"] = str(file.size)
         body = _body(workspace, file, 0, file.size)
-        return StreamingResponse(body, headers=headers, media_type="application/octet-stream")
+        return _Download(services, user, body, headers=headers)
     first, end = span
     if first >= end:
         detail = f"the file has {file.size} bytes; ask for a range inside"
         return problem(416, "range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{file.size}"})
     headers |= {"Content-Length": str(end - first), "Content-Range": f"bytes {first}-{end - 1}/{file.size}"}
     body = _body(workspace, file, first, end)
-    return StreamingResponse(body, status_code=206, headers=headers, media_type="application/octet-stream")
+    return _Download(services, user, body, status_code=206, headers=headers)
 
 
 @router.put(
@@ -101,8 +116,16 @@ async def put_file(
     workspace = services.resources.workspaces.workspace(run.user_id, run.id)
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdigit() else None
-    room = await ensure_room(workspace, services.quota, path, size)
-    return _view(await workspace.write(path, limited(request.stream(), room)))
+    return _view(await services.transfers.upload(workspace, user.id, run_id, path, request.stream(), size))
+
+
+@router.delete("/agent/runs/{run_id}/files/{path:path}", status_code=204, responses=responses(404, 422))
+async def delete_file(run_id: RunId, path: FilePath, user: CurrentUser, services: ServicesOf) -> None:
+    """Delete one file of a workspace."""
+    workspace = await _workspace(services, user, run_id)
+    file = await workspace.stat(check_path(path, max_depth=services.quota.max_depth))
+    await workspace.delete(path)
+    await services.transfers.removed(user.id, file.size)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -1,4 +1,5 @@
-"""GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/me: whose token this is."""
+"""GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/me: whose token this is.
+GET /agent/usage: what one has stored."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +7,7 @@ from fastapi import APIRouter
 
 from app.auth import CurrentUser
 from app.errors import responses
-from app.models import FinishedJobs, FinishedJobView, QueueView, WhoAmI
+from app.models import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
 from app.services import ServicesOf
 from backplane.runs import Priority
 from backplane.users import Tier
@@ -61,6 +62,18 @@ async def list_finished(user: CurrentUser, services: ServicesOf) -> FinishedJobs
 async def show_user(user: CurrentUser) -> WhoAmI:
     """Whose token this is."""
     return WhoAmI(user_id=user.id, name=user.name, tier=user.tier)
+
+
+@router.get("/agent/usage", responses=responses())
+async def show_usage(user: CurrentUser, services: ServicesOf) -> UsageView:
+    """What you have stored, and how much you may. Counted now and then; null: not yet."""
+    stored = await services.resources.storage.of(user.id)
+    settings = services.settings
+    return UsageView(
+        runs=UsageOf(used=stored.runs, limit=settings.user_max_runs),
+        events=UsageOf(used=stored.events, limit=settings.user_max_events),
+        bytes=UsageOf(used=stored.bytes, limit=settings.user_max_bytes),
+    )
 
 
 def _time(seconds: float) -> datetime:

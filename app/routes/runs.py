@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from app.auth import CurrentUser
+from app.deletion import delete_run
 from app.errors import responses
 from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
 from app.models import (
@@ -95,6 +96,12 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
         files_expired_at=run.files_expired_at,
         **standing,
     )
+
+
+@router.delete("/agent/runs/{run_id}", status_code=204, responses=responses(404, 409, 422))
+async def delete_one(run_id: RunId, user: CurrentUser, services: ServicesOf) -> None:
+    """Delete a run that is over, with its events and files, for good."""
+    await delete_run(services.resources, user.id, run_id)
 
 
 async def _webhook(services: Services, run: Run) -> WebhookView | None:

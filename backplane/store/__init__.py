@@ -14,6 +14,7 @@ from backplane.store.plans import Plans
 from backplane.store.retention import Retention
 from backplane.store.runs import Runs
 from backplane.store.secrets import SecretStore
+from backplane.store.usage import UsageCounts
 from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
 
@@ -37,6 +38,7 @@ class Store:
         self.webhooks = Webhooks(database)
         self.secrets = SecretStore(database)
         self.retention = Retention(database)
+        self.usage_counts = UsageCounts(database)
 
     async def migrate(self) -> None:
         """Bring the tables to the newest state. Any number of processes may do so at once."""

@@ -14,6 +14,7 @@ from enum import Enum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
 
+from backplane.errors import Conflict, NotFound
 from backplane.runs import FINAL, RunStatus
 from backplane.store.database import Database
 from backplane.store.tables import dead_letters, events, runs
@@ -84,6 +85,29 @@ class Retention:
                 return []
             leasing = update(runs).where(runs.c.id.in_(ids)).values(values).returning(runs.c.id, runs.c.user_id)
             return [LeasedRun(row.id, row.user_id) for row in connection.execute(leasing)]
+
+        return await self._database.write(write)
+
+    async def lease_one(self, user_id: str, run_id: str, *, seconds: float) -> LeasedRun:
+        """A run of this user that is over, to be deleted now: for so many seconds. Raises NotFound, and Conflict when
+        it is not over, or somebody deletes it at this moment."""
+        now = datetime.now(UTC)
+
+        def write(connection: Connection) -> LeasedRun:
+            query = select(runs.c.status, runs.c.retention_lease).where(runs.c.id == run_id, runs.c.user_id == user_id)
+            row = connection.execute(query.with_for_update()).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no run {run_id} of yours; GET /agent/runs lists those there are")
+            if RunStatus(row.status) not in FINAL:
+                raise Conflict(f"run {run_id} is {row.status} and cannot be deleted; cancel it first")
+            if row.retention_lease is not None and row.retention_lease > now:
+                raise Conflict(f"run {run_id} is being deleted already; look again in some minutes")
+            values = {
+                "retention_lease": now + timedelta(seconds=seconds),
+                "files_expired_at": func.coalesce(runs.c.files_expired_at, now),
+            }
+            connection.execute(update(runs).where(runs.c.id == run_id).values(values))
+            return LeasedRun(run_id, user_id)
 
         return await self._database.write(write)
 

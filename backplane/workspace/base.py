@@ -34,7 +34,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What all workspaces hold together."""
+    """What all workspaces hold together, or those of one user."""
 
     files: int
     bytes: int
@@ -138,9 +138,14 @@ class WorkspaceStore(ABC):
         no error."""
 
     @abstractmethod
+    async def usage_by_user(self) -> dict[str, Usage]:
+        """Count all files, those of kept versions too. Walks the whole store, a piece at a time, so it takes long, and
+        is true only of a store in which nothing changes meanwhile."""
+
     async def usage(self) -> Usage:
-        """Count all files. Walks the whole store, a piece at a time, so it takes long, and is true only of a store in
-        which nothing changes meanwhile."""
+        """The same of all users together."""
+        users = (await self.usage_by_user()).values()
+        return Usage(sum(one.files for one in users), sum(one.bytes for one in users))
 
     @abstractmethod
     async def prepare(self) -> None:

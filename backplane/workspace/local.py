@@ -64,14 +64,17 @@ class LocalWorkspaceStore(WorkspaceStore):
         for prefix in (run_prefix(user_id, run_id), versions_prefix(user_id, run_id)):
             await in_thread(self._remove, prefix.rstrip("/"))
 
-    async def usage(self) -> Usage:
+    async def usage_by_user(self) -> dict[str, Usage]:
         await self.check()
-        files = size = 0
-        folders = ["users"]
-        while folders:
-            found = await in_thread(self._count, folders)
-            files, size = files + found.files, size + found.bytes
-        return Usage(files, size)
+        usage: dict[str, Usage] = {}
+        for user_id in await in_thread(self._users):
+            files = size = 0
+            folders = [f"users/{user_id}"]
+            while folders:
+                found = await in_thread(self._count, folders)
+                files, size = files + found.files, size + found.bytes
+            usage[user_id] = Usage(files, size)
+        return usage
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)
@@ -113,6 +116,15 @@ class LocalWorkspaceStore(WorkspaceStore):
                     raise self._unavailable(error) from error
             else:
                 return
+
+    def _users(self) -> list[str]:
+        try:
+            with open_folder(self._root, "users") as folder, os.scandir(folder) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def _count(self, folders: list[str]) -> Usage:
         """Of the last of these folders; those that lie in them are added to the list."""

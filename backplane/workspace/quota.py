@@ -2,15 +2,19 @@
 
 Three moments: `ensure_room` before one file is written, `limited` while its bytes arrive (what a header announced is
 no proof), `check_totals` for what a command left in a checkout. Nothing is counted between calls: the store's listing
-is the truth. So two writes at the same moment can each be allowed; the next one after them is not.
+is the truth. So two writes at the same moment can each be allowed, unless each reserves its room first and says what
+others had `reserved` before (`backplane.storage`), as uploads do.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 
 from backplane.errors import Conflict, QuotaExceeded
+from backplane.stored import Reserved
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
+
+NOTHING_RESERVED = Reserved()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,18 @@ def check_totals(quota: Quota, *, files: int, size: int) -> None:
         )
 
 
-async def ensure_room(workspace: Workspace, quota: Quota, path: str, size: int | None) -> int:
-    """The most bytes that `path` may have once written; `size` is what was announced, None when nothing was.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For one file: the most bytes that it may have once written, and those that it has now (0: it is not there)."""
+
+    bytes: int
+    replaced: int
+
+
+async def ensure_room(
+    workspace: Workspace, quota: Quota, path: str, size: int | None, reserved: Reserved = NOTHING_RESERVED
+) -> Room:
+    """The room for `path`; `size` is what was announced, None when nothing was. `reserved` is for other files.
 
     Raises InvalidPath, QuotaExceeded, and Conflict where a file would have to be a folder too. Costs one listing
     (one request to S3 per 1,000 files).
@@ -45,7 +59,8 @@ async def ensure_room(workspace: Workspace, quota: Quota, path: str, size: int |
     if size is not None:
         check_totals(quota, files=1, size=size)
 
-    others = {file.path: file.size for file in await workspace.list() if file.path != path}
+    others = {file.path: file.size for file in await workspace.list()}
+    replaced = others.pop(path, 0)
     for folder in folders_above(path):
         if folder in others:
             raise Conflict(
@@ -54,9 +69,9 @@ async def ensure_room(workspace: Workspace, quota: Quota, path: str, size: int |
     if any(other.startswith(f"{path}/") for other in others):
         raise Conflict(f"{path!r} is a folder with files in it: delete them or choose another name.")
 
-    used = sum(others.values())
-    check_totals(quota, files=len(others) + 1, size=used + (size or 0))
-    return max(quota.max_bytes - used, 0)
+    used = sum(others.values()) + reserved.bytes
+    check_totals(quota, files=len(others) + reserved.files + 1, size=used + (size or 0))
+    return Room(max(quota.max_bytes - used, 0), replaced)
 
 
 async def limited(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
@@ -116,13 +117,15 @@ class S3WorkspaceStore(WorkspaceStore):
                 async for batch in obstore.list(self._store, prefix):
                     await obstore.delete_async(self._store, [meta["path"] for meta in batch])
 
-    async def usage(self) -> Usage:
-        files = size = 0
+    async def usage_by_user(self) -> dict[str, Usage]:
+        files, size = Counter[str](), Counter[str]()
         with _translated("", missing=NO_BUCKET):
             async for batch in obstore.list(self._store, "users/", chunk_size=1000):
-                files += len(batch)
-                size += sum(meta["size"] for meta in batch)
-        return Usage(files, size)
+                for meta in batch:
+                    user_id = meta["path"].split("/", 2)[1]
+                    files[user_id] += 1
+                    size[user_id] += meta["size"]
+        return {user_id: Usage(count, size[user_id]) for user_id, count in files.items()}
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)

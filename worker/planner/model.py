@@ -48,6 +48,7 @@ _POINTLESS = frozenset(
         "internal_error",
         "part_unavailable",
         "workspace_quota_exceeded",
+        "storage_quota_exceeded",
         "forbidden",
         "unauthenticated",
         "rate_limited",

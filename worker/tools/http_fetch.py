@@ -107,7 +107,7 @@ class _OutsideTool(Tool):
         request = await self._request(arguments, body, context)
         room = self._limits.max_bytes
         if arguments.save_as is not None:
-            room = await ensure_room(context.workspace, context.quota, arguments.save_as, None)
+            room = (await ensure_room(context.workspace, context.quota, arguments.save_as, None)).bytes
         if self.changes_outside:
             # It may have happened from here on, whatever becomes of the answer.
             await context.about_to_change()

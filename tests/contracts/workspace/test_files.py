@@ -11,7 +11,7 @@ import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded
 from backplane.workspace.base import Workspace, WorkspaceStore
-from backplane.workspace.quota import Quota, ensure_room, limited
+from backplane.workspace.quota import Quota, Room, ensure_room, limited
 from backplane.workspace.s3 import LARGE, PART
 from tests.contracts.workspace.workspaces import MIB, chunks, paths, read
 
@@ -265,10 +265,10 @@ async def test_the_last_of_many_writers_at_once_is_whole(workspace: Workspace) -
 
 
 async def test_room_is_what_the_other_files_leave(workspace: Workspace) -> None:
-    assert await ensure_room(workspace, QUOTA, "a", None) == 100
+    assert await ensure_room(workspace, QUOTA, "a", None) == Room(100, 0)
     await workspace.write("a", chunks(b"x" * 40))
-    assert await ensure_room(workspace, QUOTA, "b", 60) == 60
-    assert await ensure_room(workspace, QUOTA, "a", 100) == 100  # replaces the 40
+    assert await ensure_room(workspace, QUOTA, "b", 60) == Room(60, 0)
+    assert await ensure_room(workspace, QUOTA, "a", 100) == Room(100, 40)
 
 
 async def test_bytes_over_the_quota_are_refused_before_they_are_sent(workspace: Workspace) -> None:
@@ -289,7 +289,7 @@ async def test_one_file_over_the_quota_is_refused_and_an_old_one_is_not(workspac
 
 async def test_more_bytes_than_announced_stop_the_write_and_keep_the_old_file(workspace: Workspace) -> None:
     await workspace.write("a", chunks(b"old"))
-    room = await ensure_room(workspace, QUOTA, "a", None)
+    room = (await ensure_room(workspace, QUOTA, "a", None)).bytes
     with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_BYTES"):
         await workspace.write("a", limited(chunks(b"x" * 60, b"x" * 41), room))
     assert await read(workspace, "a") == b"old"

@@ -1,11 +1,13 @@
 """What a controller counts, seen by scraping it."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agentctl.embedded import free_port
+from backplane.resources import connect
 from controller.metrics import ControllerMetrics
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
 from tests.integration.controller.receiving import Receiver, answer
@@ -61,6 +63,25 @@ async def test_what_is_stored_is_measured_again_and_again(
     assert broken_conventions(found.families) == []
     await workspace.write("b", chunks(b"x" * 10))
     await until(platform, "agent_workspace_stored_bytes", 20)
+
+
+async def test_what_each_user_has_stored_is_counted_again_and_again(
+    start_platform: StartPlatform, receiver: Receiver, controllers: Controllers, redis: str
+) -> None:
+    platform = await start_platform(metrics_storage_seconds=0.05, usage_seconds=0.05, redis_url=redis)
+    workspace = platform.workspaces.workspace(platform.user.id, "run-1")
+    await workspace.write("a", chunks(b"x" * 10))
+    await platform.ended_run(receiver.url())
+    controllers.start(platform.settings)
+
+    async def counted(*, size: int) -> bool:
+        async with connect(platform.settings) as resources:
+            stored = await resources.storage.of(platform.user.id)
+        return (stored.runs, stored.bytes) == (1, size) and (stored.events or 0) > 0
+
+    await wait_until(partial(counted, size=10))
+    await workspace.delete("a")
+    await wait_until(partial(counted, size=0))
 
 
 async def test_without_a_period_nothing_is_measured_and_nothing_told(

@@ -21,11 +21,12 @@ import pytest
 from pydantic import SecretStr
 
 from app.models import NewRun
+from app.storage_limits import StorageLimits
 from app.submission import Submission
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType
 from backplane.queue.base import Claim
-from backplane.resources import Resources
+from backplane.resources import Resources, storage_quota
 from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
 from backplane.store.held import Taken
@@ -68,7 +69,8 @@ class Platform:
     @cached_property
     def submission(self) -> Submission:
         resources = self.resources
-        return Submission(self.settings, resources.store, resources.queue, resources.event_log)
+        limits = StorageLimits(resources.storage, storage_quota(self.settings))
+        return Submission(self.settings, resources.store, resources.queue, resources.event_log, limits)
 
     async def submit(self, *steps: dict[str, Any], user: User | None = None, **values: Any) -> str:
         """The id of a new run, queued, with these steps as its plan; `values` are fields of the API's `create`."""

@@ -1,0 +1,41 @@
+"""The port of what users have stored: how much of runs, events and files each has, and room for what is uploaded now.
+
+The numbers are a copy. The database and the workspaces are the truth, which a controller counts now and then; between
+two counts this knows what was uploaded and written since. So a number may be wrong for that long, and one that is
+missing limits nobody. All methods raise Unavailable.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from backplane.stored import Reserved, StorageQuota, Stored
+
+
+class Storage(ABC):
+    @abstractmethod
+    async def of(self, user_id: str) -> Stored: ...
+
+    @abstractmethod
+    async def reserve(self, user_id: str, run_id: str, upload: str, size: int, quota: StorageQuota) -> Reserved:
+        """Reserve `size` bytes for an upload, for RESERVED_SECONDS; again, to change the size or to have longer. Who
+        reserves first has it: the answer is what others have reserved. Raises StorageExceeded."""
+
+    @abstractmethod
+    async def release(self, user_id: str, run_id: str, upload: str, grown: int = 0) -> None:
+        """The upload is over; the user's files have grown by so many bytes."""
+
+    @abstractmethod
+    async def grow(self, user_id: str, size: int, quota: StorageQuota) -> None:
+        """Count `size` more bytes of files, or fewer. Raises StorageExceeded, and then counts nothing."""
+
+    @abstractmethod
+    async def known(self) -> dict[str, Stored]:
+        """Of all users of whom anything is known."""
+
+    @abstractmethod
+    async def count_rows(self, counted: Mapping[str, Stored]) -> None:
+        """The numbers of runs and events are these now; of users who are not named they are 0."""
+
+    @abstractmethod
+    async def count_files(self, before: Mapping[str, Stored], bytes: Mapping[str, int]) -> None:
+        """The files were counted. `before`: what was known when that began; what came meanwhile is kept."""

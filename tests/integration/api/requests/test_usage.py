@@ -1,0 +1,71 @@
+"""What a user has stored, and how runs and files are deleted."""
+
+import pytest
+
+from tests.integration.api.running import Api, Person
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NOBODYS = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
+
+
+async def test_what_was_not_counted_yet_is_null(person: Person) -> None:
+    usage = (await person.http.get("/agent/usage")).json()
+    assert usage["runs"] == {"used": None, "limit": 100_000}
+    assert usage["bytes"]["used"] is None
+
+
+async def test_a_user_sees_what_was_counted(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    await person.http.put(f"/agent/runs/{run_id}/files/a", content=b"12345")
+    await api.resources.storage.count_rows(await api.resources.store.usage_counts.of_users())
+    usage = (await person.http.get("/agent/usage")).json()
+    assert {name: one["used"] for name, one in usage.items()} == {"runs": 1, "events": 1, "bytes": 5}
+
+
+async def test_a_run_that_is_over_is_deleted_with_all_that_belongs_to_it(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    await person.http.put(f"/agent/runs/{run_id}/files/a", content=b"12345")
+    await person.act("cancel", run_id)
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 204
+    assert (await person.http.get(f"/agent/runs/{run_id}")).status_code == 404
+    user_id = (await person.access(api)).user.id
+    assert await api.resources.workspaces.workspace(user_id, run_id).list() == []
+    assert await api.resources.store.events.last_id(run_id) == 0
+    assert (await person.http.get("/agent/usage")).json()["bytes"]["used"] == 0
+
+
+async def test_a_run_that_is_not_over_is_not_deleted(person: Person) -> None:
+    for action in ("create", "run"):
+        run_id = await person.make(action)
+        answer = await person.http.delete(f"/agent/runs/{run_id}")
+        assert answer.status_code == 409
+        assert "cancel it first" in answer.json()["detail"]
+
+
+async def test_a_run_that_is_being_deleted_cannot_be_retried_and_is_deleted_once(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    await person.act("cancel", run_id)
+    user_id = (await person.access(api)).user.id
+    await api.resources.store.retention.lease_one(user_id, run_id, seconds=60)
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 409
+    assert (await person.act("retry", run_id)).status_code == 409
+
+
+async def test_nobody_elses_run_or_file_is_deleted(api: Api, person: Person) -> None:
+    other = await api.person()
+    run_id = await other.make("create")
+    await other.http.put(f"/agent/runs/{run_id}/files/a", content=b"kept")
+    await other.act("cancel", run_id)
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 404
+    assert (await person.http.delete(f"/agent/runs/{run_id}/files/a")).status_code == 404
+    assert (await person.http.delete(f"/agent/runs/{NOBODYS}")).status_code == 404
+    assert (await other.http.get(f"/agent/runs/{run_id}/files/a")).content == b"kept"
+
+
+async def test_a_file_is_deleted_once(person: Person) -> None:
+    url = f"/agent/runs/{await person.make('create')}/files"
+    await person.http.put(f"{url}/a/b", content=b"x")
+    assert (await person.http.delete(f"{url}/a/b")).status_code == 204
+    assert (await person.http.delete(f"{url}/a/b")).status_code == 404
+    assert (await person.http.get(url)).json() == {"files": []}

@@ -1,0 +1,46 @@
+"""`agentctl usage` and `agentctl delete`."""
+
+import io
+import sys
+
+import pytest
+
+from tests.scripted_api import answer, problem, raw
+from tests.unit.conftest import Agentctl, Script
+
+RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
+
+
+def test_usage_shows_what_is_stored_and_what_may_be(script: Script, agentctl: Agentctl) -> None:
+    view = {
+        "runs": {"used": 1234, "limit": 100000},
+        "events": {"used": None, "limit": 5},
+        "bytes": {"used": 7, "limit": 0},
+    }
+    script(answer(200, view))
+    code, printed, _ = agentctl("usage")
+    assert code == 0
+    assert "1,234 of 100,000" in printed
+    assert "not counted yet of 5" in printed
+    assert "7, without a limit" in printed
+
+
+def test_a_run_is_deleted_when_the_user_says_so(script: Script, agentctl: Agentctl) -> None:
+    api = script(raw(204, b""))
+    assert agentctl("delete", RUN, "--yes")[0] == 0
+    assert [(request.method, request.path) for request in api.requests] == [("DELETE", f"/agent/runs/{RUN}")]
+
+
+def test_deleting_asks_first(script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = script(raw(204, b""))
+    for said, code, requests in (("n\n", 2, 0), ("", 2, 0), ("y\n", 0, 1)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        assert agentctl("delete", RUN)[0] == code
+        assert len(api.requests) == requests
+
+
+def test_a_run_that_is_not_over_is_reported(script: Script, agentctl: Agentctl) -> None:
+    script(problem(409, "conflict", "run r is running and cannot be deleted; cancel it first"))
+    code, _, noted = agentctl("delete", RUN, "--yes")
+    assert code != 0
+    assert "cancel it first" in noted
