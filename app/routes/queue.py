@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from app.auth import CurrentUser
 from app.errors import responses
-from app.models import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
+from app.queue_models import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
 from app.services import ServicesOf
 from backplane.runs import Priority
 from backplane.users import Tier

@@ -1,0 +1,60 @@
+"""What the API says of the queue, of whose a token is, and of what a user has stored."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from app.models import RunId
+from backplane.runs import RunStatus
+
+
+class QueueView(BaseModel):
+    queued: int = Field(description="Runs that wait, also those that a cap holds back.")
+    running: int = Field(description="Runs that a worker holds.")
+    queued_by_priority: dict[str, int] = Field(examples=[{"critical": 0, "high": 0, "normal": 3, "low": 1}])
+    held_back_by_priority: dict[str, int] = Field(
+        description="Of those, the ones that wait for a run of the same user, tier or resource to end.",
+        examples=[{"critical": 0, "high": 0, "normal": 0, "low": 1}],
+    )
+    scheduled: int = Field(description="Runs that wait for their next attempt.")
+    dead: int = Field(description="Dead letters.")
+    max_waiting: int = Field(description="With so many of a user's own waiting, new ones are refused; 0: no limit.")
+    max_waiting_all: int = Field(
+        description="The same of all users; what a user's own cap holds back is not counted. 0: no limit."
+    )
+    max_concurrent: int = Field(description="Runs that the live workers can hold at once.")
+    workers: int = Field(description="Live worker processes.")
+    estimated_wait_seconds: float | None = Field(
+        description="For a run of normal priority that is started now. Null while no worker is alive."
+    )
+    estimated_wait_p90_seconds: float | None = Field(description="The same; nine of ten wait no longer.")
+
+
+class FinishedJobView(BaseModel):
+    run_id: RunId
+    status: RunStatus
+    error: str | None = Field(description="The error's code.")
+    queued_at: datetime
+    claimed_at: datetime | None
+    finished_at: datetime
+
+
+class FinishedJobs(BaseModel):
+    jobs: list[FinishedJobView]
+
+
+class WhoAmI(BaseModel):
+    user_id: str
+    name: str
+    tier: str
+
+
+class UsageOf(BaseModel):
+    used: int | None = Field(description="As counted last, with what came since; null: not counted yet.")
+    limit: int = Field(description="0: no limit.")
+
+
+class UsageView(BaseModel):
+    runs: UsageOf
+    events: UsageOf
+    bytes: UsageOf = Field(description="Of files.")
