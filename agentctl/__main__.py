@@ -6,6 +6,7 @@ A client of the API, and of the database where there is no API to ask. It starts
 
 import contextlib
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -109,6 +110,10 @@ def main() -> None:
         _fail(error.message, error.exit_code)
     except PlatformError as error:
         _fail(error.message, exit_code_of_error(error))
+    except BrokenPipeError:
+        # Its reader has gone (`agentctl runs | head -1`): nobody hears of it, and what is left to write goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(ExitCode.RUN_FAILED)
     except OSError as error:
         _fail(f"This machine refuses: {error}", ExitCode.UNREACHABLE)
 

@@ -6,6 +6,10 @@ workers and the controller are processes with settings in their environment, so 
 Order: the port and the folder are checked before anything starts; Redis, tables, token; then API, workers and
 controller. Back: the API first, so that nothing new comes in; then the workers, which get their grace for the steps in
 hand, and the controller; Redis last, since API and workers speak with it to their end.
+
+It ends in that order on SIGINT, SIGTERM and SIGHUP, the last being what a terminal sends that is closed; under `nohup`,
+which ignores SIGHUP, it goes on. When only its reader is gone (`agentctl up | head -1`), or what it prints can be
+written nowhere any more, it goes on too, without printing.
 """
 
 import asyncio
@@ -32,6 +36,7 @@ from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
+from backplane.log_stream import LogStream
 from backplane.resources import connect_store, migrate
 from backplane.sealing import new_key
 from backplane.settings import Settings, credentials_withheld_from
@@ -93,6 +98,7 @@ def up(
     REDIS_URL, DATABASE_URL and S3_BUCKET, where they are set, are used instead of what is embedded. The data stays, and
     the next start goes on with it.
     """
+    sys.stdout, sys.stderr = LogStream(sys.stdout), LogStream(sys.stderr)
     output = Output(json_output)
     asyncio.run(_until_told(Place(host, port, data, workers), load_settings(), output))
 
@@ -122,25 +128,30 @@ def teller(output: Output) -> Tell:
 
 @contextlib.contextmanager
 def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block, the second kills `children`."""
+    """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block; a second SIGINT or SIGTERM kills
+    `children`. A terminal that is closed may send SIGHUP twice, by the kernel and by its shell."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     if task is None:
         raise RuntimeError("not in a task")
-    told = False
+    stopping = asked = False
 
-    def on_signal() -> None:
-        nonlocal told
-        if not told:
-            told = True
-            tell("stopping", "Stopping; steps in hand may still end. Once more ends everything at once.")
-            task.cancel()
-        else:
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal stopping, asked
+        if not stopping:
+            stopping = True
+            task.cancel()  # before anything is printed, which may fail
+            with contextlib.suppress(OSError, SystemExit):
+                tell("stopping", "Stopping; steps in hand may still end. Once more ends everything at once.")
+        elif asked and number != signal.SIGHUP:
             for child in children:
                 child.kill()
+        asked = asked or number != signal.SIGHUP
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has asked to go on
+        signals.append(signal.SIGHUP)
     for number in signals:
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     try:
         yield
     finally:

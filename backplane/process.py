@@ -7,13 +7,12 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 
 import uvloop
 from pydantic import ValidationError
 
-from backplane import process_log
+from backplane import log_stream, process_log
 from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
 from backplane.settings import Settings, complaint
@@ -22,17 +21,18 @@ from backplane.settings import Settings, complaint
 def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
     """The exit status: 2 when the settings cannot be used, 1 when the work could not go on, each with what to do on
     stderr. `work` ends when the event is set."""
+    log_stream.keep_standard_descriptors()
     try:
         settings = Settings()
     except ValidationError as error:
-        print(complaint(error), file=sys.stderr)
+        log_stream.last_words(complaint(error))
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
     gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
     try:
         uvloop.run(_until_asked_to_end(settings, work))
     except PlatformError as error:
-        print(error.message, file=sys.stderr)
+        log_stream.last_words(error.message)
         return 1
     return 0
 

@@ -10,11 +10,14 @@ import logging
 import sys
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
+from backplane.log_stream import LogStream
 from backplane.terminal_text import escaped
+
+SERVER_LOGS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 _clean_text: ContextVar[Callable[[str], str] | None] = ContextVar("clean_text", default=None)
 
@@ -27,10 +30,11 @@ def clean_texts_of_this_task(clean: Callable[[str], str]) -> None:
 
 def configure(*, format: str, level: str, process: str) -> None:
     """`format` is console or json; `process` names the process in each line."""
+    stream = LogStream(sys.stderr, as_json=format == "json")
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     structlog.configure(
         processors=[
@@ -43,14 +47,23 @@ def configure(*, format: str, level: str, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, stream)),
         cache_logger_on_first_use=False,
     )
     # What libraries warn of, a line each; and none of them finds the standard log without an owner and takes it over.
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_LibraryLine("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    guard_server_logs()
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def guard_server_logs() -> None:
+    """Let the HTTP server's own log be written as this one is. It sets that up by itself, before or after this."""
+    for name in SERVER_LOGS:
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler.stream, LogStream):
+                handler.setStream(LogStream(handler.stream))
 
 
 def _clean(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

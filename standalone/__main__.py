@@ -17,6 +17,7 @@ import uvloop
 from pydantic import ValidationError
 
 from app.main import create_app
+from backplane import log_stream, process_log
 from backplane.errors import PlatformError
 from backplane.settings import Settings, complaint
 from controller.service import serve as serve_controller
@@ -30,15 +31,16 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
+    log_stream.keep_standard_descriptors()
     try:
         settings = Settings()
     except ValidationError as error:
-        print(complaint(error), file=sys.stderr)
+        log_stream.last_words(complaint(error))
         return 2
     try:
         return uvloop.run(_run(settings, arguments.host, arguments.port))
     except PlatformError as error:
-        print(error.message, file=sys.stderr)
+        log_stream.last_words(error.message)
         return 1
 
 
@@ -55,6 +57,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     server = _Server(
         uvicorn.Config(create_app(settings), host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     )
+    process_log.guard_server_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()

@@ -204,7 +204,7 @@ class WorkerProcess:
         module: str = "worker",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._environment = {
+        self.environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "KUBECONFIG") if name in os.environ},
             **environment_of(settings),
             "PYTHONPATH": str(ROOT),
@@ -225,7 +225,7 @@ class WorkerProcess:
                 "-m",
                 self._module,
                 cwd=self._scratch,
-                env=self._environment,
+                env=self.environment,
                 stdout=output,
                 stderr=output,
             )
