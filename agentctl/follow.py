@@ -230,8 +230,8 @@ async def _what_it_waits_for(client: Client, run_id: str) -> str:
             f"Then: {program()} {_ANSWERS[code].format(run_id)}"
         )
     return (
-        f"The run waits for you: a crash left unknown whether its last step happened. Repeat the step: {program()} "
-        f"retry {run_id}   Or go on behind it: {program()} retry {run_id} --take-as-done"
+        f"The run waits for you: {error.get('message', 'it is not known whether a step happened')}. Repeat the step: "
+        f"{program()} retry {run_id} --repeat   Or go on behind it: {program()} retry {run_id} --take-as-done"
     )
 
 

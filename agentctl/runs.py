@@ -342,9 +342,8 @@ def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:
 
 def retry(
     run_id: RunArgument,
-    take_as_done: Annotated[
-        bool, typer.Option(help="For a waiting run: take the uncertain step as done, instead of repeating it.")
-    ] = False,
+    take_as_done: Annotated[bool, typer.Option(help="A step may have happened: take it as done.")] = False,
+    repeat: Annotated[bool, typer.Option(help="A step may have happened: do it again.")] = False,
     from_step: Annotated[
         str | None,
         typer.Option(
@@ -353,9 +352,12 @@ def retry(
     ] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Put a failed run in the queue again, or let a waiting one go on. Completed steps are not repeated."""
+    """Put a failed run in the queue again, or let a waiting one go on. Completed steps are not repeated. Where a step
+    may have happened, say what becomes of it."""
     output = Output(json_output)
-    arguments = {"uncertain_step": "done"} if take_as_done else {}
+    if take_as_done and repeat:
+        raise CommandError(ExitCode.USAGE, "Give one of --take-as-done and --repeat.")
+    arguments = {"uncertain_step": "done"} if take_as_done else {"uncertain_step": "repeat"} if repeat else {}
     if from_step is not None:
         arguments["from_step"] = from_step
     _print_answer(output, call(output, lambda client: client.execute("retry", run_id, **arguments)))

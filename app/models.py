@@ -176,7 +176,7 @@ class Cancel(StrictRequest):
 
 
 class UncertainStep(StrEnum):
-    """What to do with a step of which a crash left unknown whether it happened."""
+    """What to do with a step that may have happened, or has, and did not end well."""
 
     REPEAT = "repeat"
     DONE = "done"
@@ -187,15 +187,19 @@ class Retry(StrictRequest):
 
     action: Literal["retry"]
     run_id: RunId
-    uncertain_step: UncertainStep = Field(
-        UncertainStep.REPEAT, strict=False, description="For a waiting run: repeat the step, or take it as done."
+    uncertain_step: UncertainStep | None = Field(
+        None,
+        strict=False,
+        description="Of a run with a step that may have happened: repeat the step, or take it as done. It has to be "
+        "said where there is one (409).",
     )
     from_step: Text | None = Field(
         None,
         min_length=1,
         max_length=64,
         description="Do this step and all that require it again, with the files as they were without them. A completed "
-        "run is retried only so. What is uncertain is repeated then.",
+        "run is retried only so. It is done again also where it may have happened; of other uncertain steps, "
+        "uncertain_step says what becomes.",
     )
 
 

@@ -115,20 +115,25 @@ class Submission:
             run, _ = await self._store.runs.start(user.id, run_id)
             return run
 
-    async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool) -> Run:
-        """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
+    async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool | None) -> Run:
+        """Raises NotFound, Conflict (a step is uncertain and nothing is said of it), TransitionNotAllowed,
+        StorageExceeded, QueueFull, Unavailable (database)."""
         await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
             run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
             await self.push(run, told, place)
             return run
 
-    async def retry_from(self, user: User, run_id: str, step: str) -> Run:
+    async def retry_from(
+        self, user: User, run_id: str, step: str, *, uncertain_step_is_done: bool | None = None
+    ) -> Run:
         """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable
         (database)."""
         await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
-            run, told = await self._store.derived_runs.retry_from(user.id, run_id, step)
+            run, told = await self._store.derived_runs.retry_from(
+                user.id, run_id, step, uncertain_step_is_done=uncertain_step_is_done
+            )
             await self.push(run, told, place)
             return run
 

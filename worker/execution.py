@@ -34,7 +34,7 @@ from worker.interruption import Cause, Interrupted, Interruption
 from worker.people import why_waiting
 from worker.run_events import SHARE, RunEvents, Write
 from worker.run_work import RunWork, open_work
-from worker.step_ends import RunWaits, StepFailed, StepUncertain
+from worker.step_ends import RunWaits, StepFailed, StepUncertain, ToolFault
 
 log = structlog.get_logger()
 
@@ -177,11 +177,14 @@ class Execution:
         except StepFailed as failed:
             return await self._fail(events, run, failed.error)
         except StepUncertain as uncertain:
-            return await self._wait_for_person(events, uncertain.error)
+            return await self._ask_whether_done(events, run, uncertain)
         except Superseded:
             raise
         except PlatformError as error:
             return await self._fail(events, run, RunError(error.code, error.message, error.retryable))
+        except ToolFault as fault:
+            log.error("run failed by a fault of a tool", run=run.id, error=fault.trace)
+            return await self._fail(events, run, fault.error, fault.trace)
         except Exception as error:
             log.error("run failed by a fault of the platform", run=run.id, error=traceback.format_exc())
             message = f"a fault of the platform: {type(error).__name__}; the worker's log has the details"
@@ -252,6 +255,19 @@ class Execution:
             return await self._finish(events, RunStatus.CANCELLED, None)
         self._with.metrics.run_retried(error.code)
         return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=pause)
+
+    async def _ask_whether_done(self, events: RunEvents, run: Run, uncertain: StepUncertain) -> Settlement:
+        if uncertain.trace:
+            log.error("a step is uncertain by a fault of its tool", run=run.id, error=uncertain.trace)
+            note = partial(
+                _note_failure,
+                attempt=run.attempt,
+                error=uncertain.error,
+                trace=uncertain.trace,
+                worker_id=self._with.worker_id,
+            )
+            events.defer(note)
+        return await self._wait_for_person(events, uncertain.error)
 
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}

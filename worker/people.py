@@ -81,13 +81,18 @@ class People:
             status=DecisionStatus.PENDING,
             created_at=datetime.now(UTC),
         )
-        told = {**_named(decision), "asked": _shortened(decision.asked)}
+        told = {**_named(decision), "asked": _shortened(_without_schema(asked))}
         await self._events.record(*writes, lambda held: held.ask(decision), tell=[(EventType.DECISION, told)])
         self._decisions[decision.id] = decision
         return decision
 
     def _tell_away(self, error: Unavailable, pause: float) -> None:
         log.warning("the database is away", run=self._run.id, error=error.message, pause=round(pause, 1))
+
+
+def _without_schema(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """It is for whoever answers, and may be large."""
+    return {name: value for name, value in asked.items() if name != "schema"}
 
 
 def asked_for_budget(error: BudgetExhausted, round: int) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint] | None = No
     installed = entry_points(group=GROUP) if found is None else found
     for entry_point in sorted(installed, key=lambda one: (_package(one), one.name)):
         for tool in _tools(entry_point):
+            # Also of a tool that is frozen.
+            object.__setattr__(tool, "package", _package(entry_point))
             if registry.get(tool.name) is not None:
                 raise _refused(entry_point, f"there is a tool named {tool.name!r} already; give it another name")
             registry = registry.with_tools([tool])
@@ -63,6 +65,8 @@ def _fault(tool: Tool) -> str:
         return f"the arguments of the tool {tool.name} are no subclass of worker.tools.base.ToolArguments"
     if not isinstance(what["risk"], Risk):
         return f"the risk of the tool {tool.name} is no worker.tools.base.Risk"
+    if tool.changes_outside not in (None, True, False):
+        return f"changes_outside of the tool {tool.name} is neither True nor False"
     return ""
 
 

@@ -13,6 +13,7 @@ from backplane.plans import Plan
 from backplane.runs import Run, RunError
 from backplane.store.held import Taken
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
+from worker import step_effects
 from worker.budget import Budget
 from worker.checkouts import Checkouts, StepCheckout
 from worker.counted_workspace import CountedWorkspace
@@ -29,7 +30,7 @@ from worker.run_events import RunEvents
 from worker.sandbox.base import Call
 from worker.secrets import RunSecrets, named_in_run
 from worker.step_ends import RunWaits
-from worker.step_runner import StepTools
+from worker.step_tools import StepTools
 from worker.sub_steps import NoSubSteps
 from worker.summary import summarize
 from worker.supervisor import Supervisor
@@ -217,6 +218,15 @@ class RunWork:
             return None
         # The failure is kept before anything else is waited for.
         await self.events.record()
+        hiding = step_effects.step_with_effects_below(
+            plan, journal, supervisor.tools.get, isolated=self._with.sandbox.isolation.isolated
+        )
+        if hiding is not None:
+            self._warn(
+                f"the run is not planned anew: steps below {hiding!r} have changed something outside, which a new plan "
+                "would do again"
+            )
+            return None
         planning = self._planning(supervisor)
         try:
             newer = await self._interruption.guard(replanner.replan(self._run, plan, journal, error, planning))

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from backplane.decisions import Decision
+from backplane.decisions import Decision, DecisionStatus
+from backplane.errors import Refused
 from backplane.runs import RunError
+from backplane.store.journal import StepRecord
 
 
 class StepFailed(Exception):
@@ -15,11 +17,23 @@ class StepFailed(Exception):
 
 
 class StepUncertain(Exception):
-    """It is not known whether a step happened, and repeating it may not be safe."""
+    """A step may have happened, or has, and repeating it may not be safe. `trace`: of what it raised, for the
+    operator."""
 
-    def __init__(self, error: RunError) -> None:
+    def __init__(self, error: RunError, trace: str = "") -> None:
         super().__init__(error.message)
         self.error = error
+        self.trace = trace
+
+
+class ToolFault(Exception):
+    """A tool raised what no tool may, and has done nothing that could not be repeated. `error` says whose fault it is;
+    `trace` is of what it raised, for the operator."""
+
+    def __init__(self, error: RunError, trace: str) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.trace = trace
 
 
 class Suspended(Exception):
@@ -36,3 +50,18 @@ class RunWaits(Exception):
     def __init__(self, decisions: Sequence[Decision]) -> None:
         super().__init__(", ".join(decision.id for decision in decisions))
         self.decisions = decisions
+
+
+class Rejected(Refused):
+    """By a person. The step fails, and is not tried again by itself."""
+
+    code = "rejected"
+
+
+def unless_open(decision: Decision, record: StepRecord) -> None:
+    """Raises Suspended while it is not decided, Rejected when it was refused since the step last failed."""
+    if decision.status is DecisionStatus.PENDING:
+        raise Suspended(decision)
+    if decision.status is DecisionStatus.REJECTED and decision.asked.get("round", 0) == record.failed_tries:
+        reason = (decision.answer or {}).get("reason")
+        raise Rejected(f"a person rejected step {record.step_id!r}" + (f": {reason}" if reason else ""))

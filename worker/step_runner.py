@@ -2,12 +2,13 @@
 
     fill in → approve → (begin → carry out → end), as often as its retries allow
 
-Each try is noted before and after, together with what it takes from the budget. What a step was doing when its worker
-was lost decides whether it is repeated:
+Each try is noted before and after, together with what it takes from the budget. What a try that did not end well may
+have done, and so whether it is made again, is asked of `worker.step_effects` and of nobody else; so is what a step was
+doing when its worker was lost:
 
-    started    nothing has reached the workspace: repeated if the tool, the plan or the sandbox's isolation make it safe
-    changing   changes were on their way: repeated only if the tool or the plan says that this is safe
-    otherwise  nobody guesses: the step is `uncertain` and the run waits for a person
+    started    nothing has reached the workspace, or outside where the tool announces that
+    changing   changes were on their way
+    otherwise  it has ended, or a person is asked: it is `uncertain`
 
 A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Steps below a
 step (`worker.sub_steps`) come this way too.
@@ -18,6 +19,7 @@ import itertools
 import math
 import random
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,63 +27,34 @@ from typing import Any
 
 from backplane.budgets import Amounts, Resource
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.errors import BudgetExhausted, PlatformError, Refused, Superseded, Unavailable
+from backplane.errors import BudgetExhausted, InvalidPlan, PlatformError, Refused, Superseded, Unavailable
 from backplane.events import EventType
 from backplane.patience import pauses
 from backplane.plans import Step, SubStep
 from backplane.retry import RetryPolicy
 from backplane.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
-from backplane.workspace.base import Workspace
-from backplane.workspace.quota import Quota
-from worker.approval import ApprovalPolicy, why_ask
-from worker.budget import Budget
-from worker.checkouts import Checkouts, StepCheckout
+from worker import step_effects
+from worker.approval import why_ask
+from worker.checkouts import StepCheckout
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.line_rate import TokenBucket
-from worker.llm.base import Models
-from worker.metrics import StepEnd, WorkerMetrics
+from worker.metrics import StepEnd
 from worker.people import BY_TOOL, People
-from worker.redaction import Redactor
 from worker.references import fill
 from worker.run_events import RunEvents, Told, Write
-from worker.sandbox.base import Call, Limits, Sandbox
-from worker.secrets import RunSecrets
-from worker.step_ends import StepFailed, StepUncertain, Suspended
-from worker.step_output import OutputLimits, StepOutput
+from worker.sandbox.base import Call
+from worker.step_effects import Next
+from worker.step_ends import StepFailed, StepUncertain, Suspended, ToolFault, unless_open
+from worker.step_output import StepOutput
+from worker.step_tools import StepTools
 from worker.sub_steps import RunSubSteps
-from worker.tools.base import NeedsPerson, Risk, Tool, ToolArguments, ToolContext, ToolResult
-from worker.tools.registry import ToolRegistry
+from worker.tools.base import Effect, NeedsPerson, Tool, ToolArguments, ToolContext, ToolResult
 
 LONGEST_STEP_PAUSE_SECONDS = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class StepTools:
-    """What the steps of one run work with. `limits` hold for steps that name none of their own, up to the most.
-    `take_changes`: what changed in the workspace since it was last asked. `disabled`: tools that no step may use."""
-
-    user_id: str
-    run_id: str
-    agent: str
-    generation: int
-    tools: ToolRegistry
-    disabled: frozenset[str]
-    approval: ApprovalPolicy
-    budget: Budget
-    models: Models | None
-    redactor: Redactor
-    secrets: RunSecrets
-    workspace: Workspace
-    take_changes: Callable[[Mapping[str, str | None] | None], dict[str, str | None] | None]
-    checkouts: Checkouts
-    sandbox: Sandbox
-    quota: Quota
-    limits: Limits
-    most_memory_bytes: int
-    most_cpus: float
-    output: OutputLimits
-    metrics: WorkerMetrics
+BEGUN = (StepStatus.STARTED, StepStatus.CHANGING)
+_KNOWN = ("output", "output_cut", "duration_ms", "files_changed", "effect")
+"""What the result of an uncertain step keeps of its try: a person looks at it, and may take the step as done."""
 
 
 @dataclass(slots=True)
@@ -104,12 +77,24 @@ class _Try:
 
 
 @dataclass(frozen=True, slots=True)
+class _Ready:
+    """A step that may be carried out. `is_repeatable`: twice is as good as once."""
+
+    tool: Tool
+    arguments: ToolArguments
+    is_repeatable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Ended:
-    """A try that came to its end, well where there is no error. `writes` settle what it took."""
+    """A try that came to its end, well where there is no error; else `effect` is what it has done outside, and
+    `follows` what follows from that. `writes` settle what it took."""
 
     report: dict[str, Any]
     error: RunError | None
     writes: Sequence[Write]
+    effect: Effect = Effect.NONE
+    follows: Next = Next.AGAIN
 
 
 class StepRunner:
@@ -142,41 +127,55 @@ class StepRunner:
         done), Interrupted or Superseded."""
         record = self.records[step.id]
         try:
-            tool, arguments = await self._approved(step, record)
+            ready = await self._approved(step, record)
         except Refused as error:
             await self.fail(step, RunError(error.code, error.message, step=step.id))
         else:
-            if record.status in (StepStatus.STARTED, StepStatus.CHANGING) and not self.may_repeat(
-                step, tool, record.status
-            ):
-                await self.ask_whether_done([step], "the worker was lost")
-            await self._carry_out(step, tool, arguments)
+            if self._was_in_doubt(record, ready.tool, is_repeatable=ready.is_repeatable):
+                await self.ask_whether_done([step], step_effects.CUT_OFF)
+            await self._carry_out(step, ready)
 
-    def may_repeat(self, step: Step, tool: Tool, status: StepStatus) -> bool:
-        # A tool that reaches outside is not held by the sandbox.
-        isolated = self._with.sandbox.isolation.isolated and tool.risk < Risk.HIGH
-        return step.repeatable or tool.repeatable or (status is StepStatus.STARTED and isolated)
+    def is_in_doubt(self, step: Step) -> bool:
+        """Whether an earlier holder left it where it may have happened, and must not happen twice."""
+        tool = self._with.tools.get(step.tool)
+        if tool is None:
+            return False
+        is_repeatable = step.repeatable or tool.is_repeatable(step.arguments)
+        return self._was_in_doubt(self.records[step.id], tool, is_repeatable=is_repeatable)
 
-    async def ask_whether_done(self, steps: Sequence[Step], reason: str, *writes: Write) -> None:
-        """Note that nobody knows whether these happened. Raises StepUncertain."""
-        named = ", ".join(repr(step.id) for step in steps)
-        ran = f"step {named} ran, and it" if len(steps) == 1 else f"steps {named} ran, and each"
-        error = RunError(
-            "step_uncertain",
-            f"{reason} while {ran} may or may not have happened. Look at the "
-            'workspace, then retry the run with uncertain_step "repeat" or "done", or cancel it. Mark steps that are '
-            "safe to carry out twice as repeatable to avoid the question.",
-            step=steps[0].id,
-        )
-        result = {"error": error.as_dict()}
+    def _was_in_doubt(self, record: StepRecord, tool: Tool, *, is_repeatable: bool) -> bool:
+        return record.status in BEGUN and self._after_cut_off(tool, record.status, is_repeatable) is Next.ASK
+
+    def _after_cut_off(self, tool: Tool, status: StepStatus, is_repeatable: bool) -> Next:
+        effect = step_effects.of_cut_off(tool, status, isolated=self._is_isolated)
+        return step_effects.after(effect, is_repeatable=is_repeatable)
+
+    @property
+    def _is_isolated(self) -> bool:
+        return self._with.sandbox.isolation.isolated
+
+    async def ask_whether_done(
+        self,
+        steps: Sequence[Step],
+        reason: str,
+        *writes: Write,
+        effect: Effect = Effect.POSSIBLE,
+        result: Mapping[str, Any] | None = None,
+        trace: str = "",
+    ) -> None:
+        """Note that these may have happened, or have, and did not end well. `result`: what is known of the end of the
+        one that there is. Raises StepUncertain."""
+        message = step_effects.question([step.id for step in steps], self._with.redactor.text(reason), effect)
+        error = RunError("step_uncertain", message, step=steps[0].id)
+        kept = {**(result or {}), "error": error.as_dict()}
         await self._record(
-            *(_end_of(step, StepStatus.UNCERTAIN, result) for step in steps),
+            *(_end_of(step, StepStatus.UNCERTAIN, kept) for step in steps),
             *writes,
-            tell=[self._told(step, StepStatus.UNCERTAIN, error=error.as_dict()) for step in steps],
+            tell=[self._told(step, StepStatus.UNCERTAIN, **kept) for step in steps],
         )
         for step in steps:
-            self._change(step, status=StepStatus.UNCERTAIN, result=result)
-        raise StepUncertain(error)
+            self._change(step, status=StepStatus.UNCERTAIN, result=kept)
+        raise StepUncertain(error, trace)
 
     async def fail(self, step: Step, error: RunError) -> None:
         """End it without carrying it out. Raises StepFailed."""
@@ -197,45 +196,60 @@ class StepRunner:
 
     # --- before it is carried out ---
 
-    async def _approved(self, step: Step, record: StepRecord) -> tuple[Tool, ToolArguments]:
-        """The tool and its arguments, as a person may have changed them. Raises Refused, Suspended."""
+    async def _approved(self, step: Step, record: StepRecord) -> _Ready:
+        """With the arguments as a person may have changed them. Raises Refused, Suspended."""
         raw = step.arguments if isinstance(step, SubStep) else fill(step, self.records)
         tool, arguments = self._with.tools.resolve(step.tool, raw, field=f"plan.{step.id}")
         by_tool = self._people.last_of_tool(step.id)
         if by_tool is not None:
-            _unless_open(by_tool, record)
+            unless_open(by_tool, record)
         reason = why_ask(step, tool, self._with.approval, tool.may_cost_usd(arguments))
         last = self._people.last(step.id, DecisionKind.APPROVAL)
         shown = self._with.redactor.value(raw)
         if last is not None and last.asked["arguments"] == shown:
-            _unless_open(last, record)
+            unless_open(last, record)
             if last.status is not DecisionStatus.REJECTED:
                 changed = (last.answer or {}).get("arguments")
-                if changed is None:
-                    return tool, arguments
-                return self._with.tools.resolve(step.tool, changed, field=f"decision.{last.id}")
+                reason = None
+                if changed is not None:
+                    try:
+                        tool, arguments = self._with.tools.resolve(step.tool, changed, field="decision")
+                        raw = changed
+                    except InvalidPlan as error:
+                        reason = f"the arguments that were given instead do not fit ({error.message})"
         if reason is None:
-            return tool, arguments
+            return _Ready(tool, arguments, step.repeatable or tool.is_repeatable(raw))
         asked = {"tool": step.tool, "arguments": shown, "reason": reason, "round": record.failed_tries}
+        asked["schema"] = tool.arguments.model_json_schema()
         raise Suspended(await self._people.ask(step.id, DecisionKind.APPROVAL, asked, *self._debts()))
 
     # --- its tries ---
 
-    async def _carry_out(self, step: Step, tool: Tool, arguments: ToolArguments) -> None:
+    async def _carry_out(self, step: Step, ready: _Ready) -> None:
         policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
         for attempt in itertools.count(1):
             output = StepOutput(step.id, self._with.output, self._lines, self._events.emit)
             try:
-                ended = await self._try(step, tool, arguments, output)
-                if ended.error is None:
+                ended = await self._try(step, ready, output)
+                error = ended.error
+                if error is None:
                     await self._end(step, StepStatus.COMPLETED, ended)
                     await self._keep(output)
                     return
+                if ended.follows is Next.ASK:
+                    await self._keep(output)
+                    known = {key: ended.report[key] for key in _KNOWN if key in ended.report}
+                    await self.ask_whether_done([step], error.message, *ended.writes, effect=ended.effect, result=known)
                 pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
+                if ended.follows is Next.FAILED:
+                    if pause is not None or error.retryable:
+                        error = step_effects.not_tried_again(error, ready.tool)
+                        ended = replace(ended, report={**ended.report, "error": error.as_dict()})
+                    pause = None
                 if pause is None:
                     await self._end(step, StepStatus.FAILED, ended)
                     await self._keep(output)
-                    raise StepFailed(ended.error)
+                    raise StepFailed(error)
                 # It is known to have failed: whoever takes the run over in the pause need not ask.
                 await self._end(step, StepStatus.PENDING, ended, pause_seconds=round(pause, 1))
                 await self._keep(output)
@@ -243,9 +257,9 @@ class StepRunner:
                 output.discard()
             await self.interruption.pause(pause)
 
-    async def _try(self, step: Step, tool: Tool, arguments: ToolArguments, output: StepOutput) -> _Ended:
+    async def _try(self, step: Step, ready: _Ready, output: StepOutput) -> _Ended:
         """One try, repeated while a part of the platform is away and repeating is safe."""
-        waits = pauses()
+        tool, waits = ready.tool, pauses()
         while True:
             this = await self._begin(step, tool)
             output.restart()
@@ -255,7 +269,7 @@ class StepRunner:
             result = ToolResult()
             try:
                 context = self._context(step, tool, this, files, redacted.write)
-                result = await self.interruption.guard(tool.run(arguments, context))
+                result = await self.interruption.guard(tool.run(ready.arguments, context))
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
             finally:
@@ -289,7 +303,10 @@ class StepRunner:
                 case Unavailable():
                     self._count(step, "unavailable", seconds)
                     # A sandbox that is away was never entered, or goes on with the same call when it is back.
-                    if failure.part != "sandbox" and not self.may_repeat(step, tool, this.status):
+                    if (
+                        failure.part != "sandbox"
+                        and self._after_cut_off(tool, this.status, ready.is_repeatable) is not Next.AGAIN
+                    ):
                         await self.ask_whether_done([step], failure.message, settled)
                     self._owed.append(settled)
                     pause = next(waits)
@@ -297,12 +314,22 @@ class StepRunner:
                     await self.interruption.pause(pause)
                     continue
                 case PlatformError():
-                    result = ToolResult(1, error=RunError(failure.code, failure.message, failure.retryable))
-                case _:
+                    effect = step_effects.of_error(tool, failure, this.status, isolated=self._is_isolated)
+                    result = ToolResult(
+                        1, error=RunError(failure.code, failure.message, failure.retryable), effect=effect
+                    )
+                case ToolFault():
                     self._count(step, "failed", seconds)
                     self._owed.append(settled)
                     raise failure
-            return self._ended(step, result, output, seconds, settled)
+                case _:
+                    self._count(step, "failed", seconds)
+                    fault, trace = step_effects.fault_of(tool, failure), "".join(traceback.format_exception(failure))
+                    if self._after_cut_off(tool, this.status, ready.is_repeatable) is not Next.AGAIN:
+                        await self.ask_whether_done([step], fault.message, settled, trace=trace)
+                    self._owed.append(settled)
+                    raise ToolFault(fault, trace) from failure
+            return self._ended(step, ready, result, this.status, output, seconds, settled)
 
     def _cut_off(self, step: Step, output: StepOutput, seconds: float, settled: Write, cause: Cause | None) -> None:
         self._count(step, "interrupted", seconds)
@@ -341,7 +368,16 @@ class StepRunner:
         seconds = 0 if tool.delegates else math.ceil(this.seconds)
         return self._with.budget.settle(this.reservation, Amounts(steps=steps, seconds=seconds))
 
-    def _ended(self, step: Step, result: ToolResult, output: StepOutput, seconds: float, settled: Write) -> _Ended:
+    def _ended(
+        self,
+        step: Step,
+        ready: _Ready,
+        result: ToolResult,
+        status: StepStatus,
+        output: StepOutput,
+        seconds: float,
+        settled: Write,
+    ) -> _Ended:
         succeeded = result.exit_code == 0 and result.error is None
         self._count(step, "completed" if succeeded else "failed", seconds)
         written = output.finish()
@@ -356,10 +392,22 @@ class StepRunner:
         }
         if succeeded:
             return _Ended(self._with.redactor.value(report), None, [settled])
+        effect, follows = self._after_failure(step, ready, result, status)
         error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
         message = self._with.redactor.text(error.message)
         error = RunError(error.code, message, error.retryable, step.id)
-        return _Ended(self._with.redactor.value({**report, "error": error.as_dict()}), error, [settled])
+        report |= {"error": error.as_dict(), **step_effects.kept(effect, follows)}
+        return _Ended(self._with.redactor.value(report), error, [settled], effect, follows)
+
+    def _after_failure(self, step: Step, ready: _Ready, result: ToolResult, status: StepStatus) -> tuple[Effect, Next]:
+        tool, isolated = ready.tool, self._is_isolated
+        if not tool.delegates:
+            effect = step_effects.of_result(tool, result, status, isolated=isolated)
+            return effect, step_effects.after(effect, is_repeatable=ready.is_repeatable)
+        # That it can be called again is said of the same try, which finds what was done below it.
+        round, records = self.records[step.id].failed_tries, self.records.values()
+        effect = step_effects.of_steps_below(step.id, records, self._with.tools.get, isolated=isolated, round=round)
+        return effect, step_effects.after(effect, is_repeatable=step.repeatable)
 
     async def _ask_for(self, step: Step, needs: NeedsPerson, settled: Write) -> Decision:
         asked = self._with.redactor.value({**needs.asked, "by": BY_TOOL})
@@ -466,21 +514,6 @@ class StepRunner:
 
     def _count(self, step: Step, outcome: StepEnd, seconds: float) -> None:
         self._with.metrics.step_ended(step.tool, outcome, seconds)
-
-
-def _unless_open(decision: Decision, record: StepRecord) -> None:
-    """Raises Suspended while it is not decided, Rejected when it was refused since the step last failed."""
-    if decision.status is DecisionStatus.PENDING:
-        raise Suspended(decision)
-    if decision.status is DecisionStatus.REJECTED and decision.asked.get("round", 0) == record.failed_tries:
-        reason = (decision.answer or {}).get("reason")
-        raise Rejected(f"a person rejected step {record.step_id!r}" + (f": {reason}" if reason else ""))
-
-
-class Rejected(Refused):
-    """By a person. The step fails, and is not tried again by itself."""
-
-    code = "rejected"
 
 
 def _end_of(

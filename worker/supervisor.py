@@ -25,15 +25,16 @@ from worker.interruption import Cause, Interrupted, Interruption
 from worker.people import People, asked_for_budget
 from worker.references import check_arguments, check_references
 from worker.run_events import RunEvents
+from worker.step_effects import CUT_OFF
 from worker.step_ends import RunWaits, StepFailed, StepUncertain, Suspended
-from worker.step_runner import StepRunner, StepTools
+from worker.step_runner import StepRunner
+from worker.step_tools import StepTools
 from worker.tools.registry import ToolRegistry
 
 Replan = Callable[[Plan, Sequence[StepRecord], RunError], Awaitable[Plan | None]]
 """The plan that the run goes on with after this failure, saved and told; None: it does not."""
 
 _DONE = (StepStatus.COMPLETED, StepStatus.SKIPPED)
-_BEGUN = (StepStatus.STARTED, StepStatus.CHANGING)
 
 
 class Supervisor:
@@ -195,21 +196,22 @@ class Supervisor:
         return len(self._hand) == 1 and not self._suspended
 
     async def _look_at_what_was_begun(self, order: Sequence[Step]) -> None:
-        """What an earlier holder left: a failure that was not answered yet, and steps of which nobody knows."""
-        asked: list[Step] = []
-        for step in order:
-            record = self.records[step.id]
-            error = (record.result or {}).get("error")
-            if record.status is StepStatus.UNCERTAIN and error:
-                raise StepUncertain(RunError(**error))
-            if record.status is StepStatus.FAILED and error:
-                raise StepFailed(RunError(**error))
-            tool = self._with.tools.get(step.tool)
-            if record.status in _BEGUN and tool and not self._runner.may_repeat(step, tool, record.status):
-                asked.append(step)
+        """What an earlier holder left: steps of which nobody knows whether they happened, and a failure that was not
+        answered yet. In this order: what answers a failure (another plan) must not do again what may have happened."""
+        uncertain, failed = self._errors_of(order, StepStatus.UNCERTAIN), self._errors_of(order, StepStatus.FAILED)
+        if uncertain:
+            raise StepUncertain(uncertain[0])
+        asked = [step for step in order if self._runner.is_in_doubt(step)]
         if asked:
             self._interruption.check()
-            await self._runner.ask_whether_done(asked, "the worker was lost")
+            await self._runner.ask_whether_done(asked, CUT_OFF)
+        if failed:
+            raise StepFailed(failed[0])
+
+    def _errors_of(self, order: Sequence[Step], status: StepStatus) -> list[RunError]:
+        records = [self.records[step.id] for step in order]
+        errors = [(record.result or {}).get("error") for record in records if record.status is status]
+        return [RunError(**error) for error in errors if error]
 
     # --- people ---
 

@@ -73,13 +73,16 @@ async def execute(
         response.status_code = 201
         run = await submission.replay(user, body.run_id, idempotency_key)
     elif isinstance(body, Retry) and body.from_step is not None:
-        run = await submission.retry_from(user, body.run_id, body.from_step)
+        run = await submission.retry_from(user, body.run_id, body.from_step, uncertain_step_is_done=_is_done(body))
     elif isinstance(body, Retry):
-        is_done = body.uncertain_step is UncertainStep.DONE
-        run = await submission.retry(user, body.run_id, uncertain_step_is_done=is_done)
+        run = await submission.retry(user, body.run_id, uncertain_step_is_done=_is_done(body))
     else:
         run = await services.resources.store.runs.get(user.id, body.run_id)
     return ExecuteResponse(run_id=run.id, status=run.status, **await standing_of(services, run))
+
+
+def _is_done(body: Retry) -> bool | None:
+    return None if body.uncertain_step is None else body.uncertain_step is UncertainStep.DONE
 
 
 async def standing_of(services: Services, run: Run) -> dict[str, Any]:

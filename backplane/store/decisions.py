@@ -9,6 +9,7 @@ Nothing is written about the open questions of a run that is over: they are answ
 are open again when its user retries the run.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,16 +17,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
 
-from backplane.budgets import RunBudget
-from backplane.decisions import Decision, DecisionKind, DecisionStatus, check_answer
-from backplane.errors import Conflict, NotFound
+from backplane.budgets import RunBudget, run_owner
+from backplane.decisions import Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
+from backplane.errors import Conflict, InvalidInput, NotFound
 from backplane.events import Event, EventType, encode
 from backplane.runs import FINAL, Run, RunStatus, new_run_id
 from backplane.store.database import Database
 from backplane.store.events import add_events, last_event_id
 from backplane.store.ledger import raise_run_budget
 from backplane.store.runs import change_run, locked_run
-from backplane.store.tables import decisions, runs
+from backplane.store.tables import accounts, decisions, runs
 
 RUN_IS_OVER = {"reason": "the run is over"}
 _OF_RUN = (
@@ -151,8 +152,10 @@ class Decisions:
         """Say what a person has decided; `answer` is as DecisionStatus has it. Said again, it is answered as it is.
 
         Raises NotFound, Conflict (decided otherwise, or the run is over, or the kind does not take it) and
-        InvalidInput.
+        InvalidInput; nothing is decided then.
         """
+        if "arguments" in answer:
+            await self._check_arguments(user_id, run_id, decision_id, answer["arguments"])
 
         def write(connection: Connection) -> Decided:
             run = locked_run(connection, user_id, run_id)
@@ -168,6 +171,8 @@ class Decisions:
             if run.status in FINAL:
                 raise Conflict(f"run {run_id} is {run.status}, so nothing can be decided; retry or fork it first")
             check_answer(decision, status, answer)
+            if decision.kind is DecisionKind.BUDGET and status is DecisionStatus.APPROVED and "budget" not in answer:
+                _check_it_can_pay(connection, decision)
             made = replace(
                 decision, status=status, answer=dict(answer), decided_at=datetime.now(UTC), decided_by=decided_by
             )
@@ -175,6 +180,31 @@ class Decisions:
             return Decided(made, changed, told, goes_on=run.status is RunStatus.WAITING)
 
         return await self._database.write(write)
+
+    async def _check_arguments(self, user_id: str, run_id: str, decision_id: str, arguments: Any) -> None:
+        """Before the transaction, and apart from the loop: it may take a while. What is asked never changes."""
+        query = _ONE.where(decisions.c.user_id == user_id)
+        values = {"of_run": run_id, "of_decision": decision_id}
+        row = await self._database.read(lambda connection: connection.execute(query, values).one_or_none())
+        if row is not None and row.status == DecisionStatus.PENDING.value and "schema" in row.asked:
+            await asyncio.to_thread(check_arguments, row.asked["schema"], arguments)
+
+
+def _check_it_can_pay(connection: Connection, decision: Decision) -> None:
+    """Raises InvalidInput for an account of the run that cannot pay what it could not pay: the run would ask again at
+    once. Accounts of users and tiers may be filled by what other runs give back."""
+    query = select(accounts.c.balance).where(
+        accounts.c.id == decision.asked.get("account"),
+        accounts.c.owner == run_owner(decision.run_id),
+        accounts.c.closed_at.is_(None),
+    )
+    balance = connection.execute(query).scalar_one_or_none()
+    if balance is not None and balance < decision.asked.get("needed", 0):
+        raise InvalidInput(
+            f'budget: say how much is to be added, as {{"usd": 0.5}} or {{"tokens": 1000}} (agentctl approve RUN '
+            f"--add-usd 0.5): {decision.asked.get('message', 'the budget is used up')}",
+            field="budget",
+        )
 
 
 def _as_read(decision: Decision, *, is_over: bool) -> Decision:

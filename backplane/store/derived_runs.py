@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backplane.errors import Conflict, FilesGone, InvalidPlan, NotFound, TransitionNotAllowed
@@ -23,7 +23,7 @@ from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
 from backplane.store.journal import StepRecord, StepStatus, pending_steps, records_of
-from backplane.store.runs import Changed, Runs, locked_run, retried, values_of
+from backplane.store.runs import Changed, Runs, check_nothing_uncertain, locked_run, retried, values_of
 from backplane.store.secrets import copy_run_secrets
 from backplane.store.tables import decisions, model_calls, runs, steps
 
@@ -102,10 +102,13 @@ class DerivedRuns:
 
         return await self._make(user_id, source_id, make, True, idempotency, copy)
 
-    async def retry_from(self, user_id: str, run_id: str, step: str) -> Changed:
+    async def retry_from(
+        self, user_id: str, run_id: str, step: str, *, uncertain_step_is_done: bool | None = None
+    ) -> Changed:
         """Put a run that failed, waits or was completed in the queue again, to do this step and all that require it
-        once more, with the files as they were without them. Raises NotFound, FilesGone, Conflict,
-        TransitionNotAllowed."""
+        once more, with the files as they were without them. Who names a step has it done again, also where it may have
+        happened; of another uncertain step it has to be said. Raises NotFound, FilesGone, Conflict (also when it is
+        not), TransitionNotAllowed."""
 
         def write(connection: Connection) -> Changed:
             run = _source(connection, user_id, run_id)
@@ -116,7 +119,9 @@ class DerivedRuns:
             if step in records and not records[step].tries:
                 raise Conflict(f"step {step!r} of run {run_id} has not been begun yet; retry the run instead")
             again = _requiring(plan, step)
-            queued, told = retried(connection, run, uncertain_step_is_done=False, from_a_step=True)
+            if uncertain_step_is_done is None:
+                check_nothing_uncertain(connection, run, but=_with_those_below(connection, run_id, again))
+            queued, told = retried(connection, run, uncertain_step_is_done=uncertain_step_is_done, from_a_step=True)
             _forget(connection, run_id, again)
             restore = run.restore or {"run_id": run_id, "steps": []}
             connection.execute(update(runs).where(runs.c.id == run_id).values(restore=restore))
@@ -241,6 +246,11 @@ def _requiring(plan: Plan, step: str) -> set[str]:
         if not found.isdisjoint(requires):
             found.add(planned)
     return found
+
+
+def _with_those_below(connection: Connection, run_id: str, step_ids: set[str]) -> set[str]:
+    ids = connection.scalars(select(steps.c.step_id).where(steps.c.run_id == run_id))
+    return {id for id in ids if id.partition("/")[0] in step_ids}
 
 
 def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:

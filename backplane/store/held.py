@@ -30,7 +30,7 @@ from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import LAST_EVENT, add_events
-from backplane.store.journal import StepRecord, StepStatus, to_be_done_again
+from backplane.store.journal import FINAL_FAILURE, StepRecord, StepStatus, to_be_done_again
 from backplane.store.model_calls import (
     BeginningCall,
     CallKey,
@@ -452,10 +452,17 @@ class HeldRun:
         )
 
     def reopen_steps(self) -> None:
-        """Before another attempt: what failed or was skipped is to be done again. What was cut off stays as it is, so
-        that the supervisor decides whether it may be repeated."""
+        """Before another attempt: what failed or was skipped is to be done again, but for what only a person may have
+        done again (FINAL_FAILURE). What was cut off stays as it is, so that the supervisor decides whether it may be
+        repeated."""
         row = self._connection.execute(_LOCKED_RUN, {"of_run": self._run_id}).one()
+        failed = select(steps.c.step_id, steps.c.result).where(
+            steps.c.run_id == self._run_id, steps.c.status == StepStatus.FAILED.value
+        )
+        final = [step.step_id for step in self._connection.execute(failed) if (step.result or {}).get(FINAL_FAILURE)]
         again = update(steps).where(steps.c.run_id == self._run_id, to_be_done_again(row.plan))
+        if final:
+            again = again.where(steps.c.step_id.not_in(final))
         self._connection.execute(again.values(status=StepStatus.PENDING.value))
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:

@@ -6,7 +6,7 @@ The order of states tells a worker that takes a run over what it may do:
     started    the tool was called; nothing has reached the workspace yet
     changing   its changes were on their way into the workspace
     completed | failed | skipped
-    uncertain  it was cut off where it may have happened; a person decides
+    uncertain  it may have happened, or has, and did not end well; a person decides
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,14 @@ class StepStatus(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+FINAL_FAILURE = "final"
+"""In the result of a failed step: it may have changed something outside, so no further attempt of its run does it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "error"?} once there is one.
+    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "error"?, "effect"?, "final"?}
+    once there is one; `effect` is what a failed step has done outside, where that is not nothing.
     `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
     `failed_tries`: those that ended, and not well."""
 

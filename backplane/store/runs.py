@@ -4,7 +4,7 @@ Each change is one transaction: the row's new state, guarded by the old one, and
 worker writes while it holds a run is in `store.held`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
+from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
 from backplane.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
 from backplane.store.database import Database, Query
@@ -209,31 +209,49 @@ class Runs:
 
         return await self._database.write(write)
 
-    async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool) -> Changed:
-        """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated."""
+    async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool | None) -> Changed:
+        """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated. What
+        becomes of an uncertain step has to be said: it is taken as done, or repeated. Raises NotFound,
+        TransitionNotAllowed, and Conflict when it is not said (None)."""
 
         def write(connection: Connection) -> Changed:
             run = locked_run(connection, user_id, run_id)
+            if uncertain_step_is_done is None:
+                check_nothing_uncertain(connection, run)
             return retried(connection, run, uncertain_step_is_done=uncertain_step_is_done)
 
         return await self._database.write(write)
 
     async def redrive(self, run_id: str) -> Changed:
-        """Retry a dead-lettered run, whoever owns it. Raises NotFound when it is no dead letter (any more), and
-        TransitionNotAllowed when its files are gone."""
+        """Retry a dead-lettered run, whoever owns it; what is uncertain in it, its user is asked. Raises NotFound when
+        it is no dead letter (any more), and TransitionNotAllowed when its files are gone."""
 
         def write(connection: Connection) -> Changed:
             row = connection.execute(_ANYONES_LOCKED_RUN, {"of_run": run_id}).one_or_none()
             if row is None or not remove_dead_letter(connection, run_id):
                 raise no_dead_letter(run_id)
-            return retried(connection, run_of(row), uncertain_step_is_done=False)
+            return retried(connection, run_of(row), uncertain_step_is_done=None)
 
         return await self._database.write(write)
 
 
-def retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool, from_a_step: bool = False) -> Changed:
+def check_nothing_uncertain(connection: Connection, run: Run, *, but: Collection[str] = ()) -> None:
+    """Raises Conflict when there is an uncertain step that is none of these: it may have happened, and whether it is
+    repeated is for a person to say."""
+    query = select(steps.c.step_id).where(steps.c.run_id == run.id, steps.c.status == StepStatus.UNCERTAIN.value)
+    uncertain = [id for id in connection.scalars(query.order_by(steps.c.position)) if id not in but]
+    if uncertain and run.status in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
+        raise Conflict(
+            f"step {uncertain[0]!r} of run {run.id} may have happened, or has: look what it has done, then retry the "
+            'run with uncertain_step "done" or "repeat" (agentctl retry RUN --take-as-done, or --repeat)'
+        )
+
+
+def retried(
+    connection: Connection, run: Run, *, uncertain_step_is_done: bool | None, from_a_step: bool = False
+) -> Changed:
     """A locked row is queued as if for the first time. If it was a dead letter, it is none any more. A completed run
-    goes on only `from_a_step` that is to be done again."""
+    goes on only `from_a_step` that is to be done again. None: uncertain steps stay so, and the run asks again."""
     if run.status is RunStatus.COMPLETED and not from_a_step:
         raise TransitionNotAllowed(f"run {run.id} is completed; name a step to do it again from there, or make a fork")
     if run.status not in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
@@ -241,11 +259,10 @@ def retried(connection: Connection, run: Run, *, uncertain_step_is_done: bool, f
     remove_dead_letter(connection, run.id)
     plan_anew(connection, run.id)
     now = datetime.now(UTC)
-    again = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
-    changes = {
-        steps.c.status == StepStatus.UNCERTAIN.value: again,
-        to_be_done_again(run.plan): StepStatus.PENDING,
-    }
+    changes = {to_be_done_again(run.plan): StepStatus.PENDING}
+    if uncertain_step_is_done is not None:
+        decided = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
+        changes[steps.c.status == StepStatus.UNCERTAIN.value] = decided
     for old, new in changes.items():
         connection.execute(update(steps).where(steps.c.run_id == run.id, old).values(status=new.value))
     values = {

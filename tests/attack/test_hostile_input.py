@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from backplane.argument_schemas import are_usable
 from backplane.errors import InvalidInput, InvalidPlan
 from tests.waiting import wait_until
-from worker.mcp.schemas import are_usable
 from worker.parsing import SHORT_CHARS, VERY_SHORT_CHARS, Parser
 from worker.planner.markdown import steps_of
 from worker.tools.page_text import text_of_page

@@ -216,9 +216,12 @@ def test_retry_says_what_becomes_of_the_uncertain_step_only_when_asked(script: S
     api = script(CREATED)
     agentctl("retry", RUN)
     agentctl("retry", RUN, "--take-as-done")
+    agentctl("retry", RUN, "--repeat")
+    assert agentctl("retry", RUN, "--repeat", "--take-as-done")[0] == 2
     assert [json.loads(request.body) for request in api.requests] == [
         {"action": "retry", "run_id": RUN},
         {"action": "retry", "run_id": RUN, "uncertain_step": "done"},
+        {"action": "retry", "run_id": RUN, "uncertain_step": "repeat"},
     ]
 
 

@@ -5,11 +5,11 @@ between the steps of a run, and a run that moves to another worker notices nothi
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backplane.errors import Unavailable
+from backplane.errors import PlatformError, Unavailable
 from worker.tools.base import ToolContext
 
 SCHEMA_MAX_BYTES = 32 * 1024
@@ -32,6 +32,20 @@ class RemoteResult:
     is_error: bool
 
 
+BeforeCall = Callable[[], Awaitable[None]]
+
+
+class CallNotTaken(PlatformError):
+    """The server did not carry the call out: it refused it, or was not reached any more. `later`: the same call may be
+    taken then."""
+
+    code = "mcp_call_not_taken"
+
+    def __init__(self, message: str, *, later: bool) -> None:
+        super().__init__(message)
+        self.later = later
+
+
 class McpConnection(ABC):
     """Raises Unavailable (part `mcp`) when the server cannot be reached, breaks off or answers what is no answer."""
 
@@ -39,7 +53,12 @@ class McpConnection(ABC):
     async def list_tools(self, context: ToolContext) -> list[RemoteTool]: ...
 
     @abstractmethod
-    async def call(self, tool: str, arguments: Mapping[str, Any], context: ToolContext) -> RemoteResult: ...
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], context: ToolContext, before_call: BeforeCall
+    ) -> RemoteResult:
+        """`before_call` is awaited after all that can fail without the tool being called; what it raises is passed on.
+        Raises CallNotTaken when the call was not carried out."""
+        ...
 
 
 def unavailable(server: str, why: str) -> Unavailable:

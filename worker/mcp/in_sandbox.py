@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from backplane.errors import Unavailable
-from worker.mcp.connection import McpConnection, RemoteResult, RemoteTool, result_from, tools_from, unavailable
+from worker.mcp.connection import (
+    BeforeCall,
+    McpConnection,
+    RemoteResult,
+    RemoteTool,
+    result_from,
+    tools_from,
+    unavailable,
+)
 from worker.mcp.driver import MARK
 from worker.mcp.servers import McpServer
 from worker.sandbox.base import Command, Ending
@@ -33,7 +41,10 @@ class SandboxedConnection(McpConnection):
         answer = await self._ask("tools/list", {}, context, keeps_files=False)
         return tools_from(self._server.name, answer.get("tools"))
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], context: ToolContext) -> RemoteResult:
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], context: ToolContext, before_call: BeforeCall
+    ) -> RemoteResult:
+        await before_call()
         answer = await self._ask("tools/call", {"name": tool, "arguments": arguments}, context, keeps_files=True)
         return result_from(self._server.name, answer)
 

@@ -6,6 +6,7 @@ bridge between the two here; it also bounds what a server may send.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,14 +16,25 @@ import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from backplane.egress import OutsidePolicy
-from backplane.errors import InvalidInput, PlatformError
+from backplane.errors import InvalidInput, PlatformError, Unavailable
 from backplane.hosts import host_and_port
 from backplane.secrets import SECRET_REFERENCE
-from worker.mcp.connection import McpConnection, RemoteResult, RemoteTool, result_from, tools_from, unavailable
+from worker.mcp.connection import (
+    BeforeCall,
+    CallNotTaken,
+    McpConnection,
+    RemoteResult,
+    RemoteTool,
+    result_from,
+    tools_from,
+    unavailable,
+)
 from worker.mcp.servers import McpServer
-from worker.tools.base import Secrets, ToolContext
+from worker.tools.base import Effect, Secrets, ToolContext
+from worker.tools.request_progress import RequestProgress
 
 
 class HttpConnection(McpConnection):
@@ -50,20 +62,36 @@ class HttpConnection(McpConnection):
             listed = (await client.list_tools()).model_dump(by_alias=True, mode="json")
         return tools_from(self._server.name, listed["tools"])
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], context: ToolContext) -> RemoteResult:
-        async with self._connected() as client:
-            answer = (await client.call_tool(tool, dict(arguments))).model_dump(by_alias=True, mode="json")
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], context: ToolContext, before_call: BeforeCall
+    ) -> RemoteResult:
+        calls, stopped = _Calls(), list[Exception]()
+        try:
+            async with self._connected(calls) as client:
+                try:
+                    await before_call()
+                except Exception as error:
+                    # The client would make another error of it.
+                    stopped.append(error)
+                else:
+                    answer = await _answer(client, tool, arguments, calls)
+        except Unavailable as error:
+            if calls.was_not_taken:
+                raise CallNotTaken(error.message, later=calls.may_be_taken_later) from None
+            raise
+        if stopped:
+            raise stopped[0]
         return result_from(self._server.name, answer)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Client]:
+    async def _connected(self, calls: "_Calls | None" = None) -> AsyncIterator[Client]:
         url = self._policy.check(self._url)
         has_secrets = any(map(SECRET_REFERENCE.search, self._server.headers.values()))
         if has_secrets and url.scheme != "https" and not self._policy.allow_private:
             raise InvalidInput(f"MCP_SERVERS.{self._server.name}: secrets are sent by https only", field="MCP_SERVERS")
         host = host_and_port(url)
         headers = {name: await self._secrets.fill(value, host=host) for name, value in self._server.headers.items()}
-        transport = _Bridge(self._policy.transport(), self._max_bytes)
+        transport = _Bridge(self._policy.transport(), self._max_bytes, calls or _Calls())
         try:
             async with (
                 asyncio.timeout(self._timeout_seconds),
@@ -83,12 +111,22 @@ class HttpConnection(McpConnection):
             raise _from_group(self._server.name, group) from None
 
 
+async def _answer(client: Client, tool: str, arguments: Mapping[str, Any], calls: "_Calls") -> Any:
+    try:
+        return (await client.call_tool(tool, dict(arguments))).model_dump(by_alias=True, mode="json")
+    except MCPError as error:
+        calls.refused(error.code)
+        raise
+
+
 def _from_group(server: str, group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What a task group of the client ended with: an error of ours as it is, a cancel as a cancel."""
     leaves = list(_leaves(group))
     for leaf in leaves:
         if isinstance(leaf, PlatformError | asyncio.CancelledError):
             return leaf
+        if isinstance(leaf, MCPError):
+            return unavailable(server, f"refuses: {str(leaf)[:300]}")
     return unavailable(server, f"cannot be reached ({type(leaves[0]).__name__})")
 
 
@@ -99,21 +137,58 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
+class _Calls:
+    """How far the call of a tool came: what the client makes of a failure does not tell."""
+
+    def __init__(self) -> None:
+        self._progress: RequestProgress | None = None
+        self._is_refused = False
+        self._status = 0
+
+    def begins(self) -> RequestProgress:
+        self._progress = RequestProgress()
+        return self._progress
+
+    def answered(self, status: int) -> None:
+        self._status = status
+
+    def refused(self, code: int) -> None:
+        """An error of JSON-RPC. The client itself makes others of these codes than those that are named here."""
+        self._is_refused = self._status == 200 and code in (METHOD_NOT_FOUND, INVALID_PARAMS)
+
+    @property
+    def was_not_taken(self) -> bool:
+        """There was a call, and the tool was not called by it."""
+        return self._progress is not None and (self._is_refused or self._progress.effect is Effect.NONE)
+
+    @property
+    def may_be_taken_later(self) -> bool:
+        """It did not arrive, or came too often."""
+        return self._status in (0, 425, 429)
+
+
 class _Bridge(httpx2.AsyncBaseTransport):
     """A transport of the one library as a transport of the other."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, max_bytes: int) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, max_bytes: int, calls: _Calls) -> None:
         self._inner = inner
         self._left = max_bytes
+        self._calls = calls
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = await request.aread()
         timeout = request.extensions.get("timeout")
-        extensions = {"timeout": timeout} if timeout else {}
+        extensions: dict[str, Any] = {"timeout": timeout} if timeout else {}
+        progress = self._calls.begins() if _is_call(body) else None
+        if progress is not None:
+            extensions["trace"] = progress.trace
         sent = httpx.Request(
             request.method, str(request.url), headers=request.headers.raw, content=body, extensions=extensions
         )
         answer = await self._inner.handle_async_request(sent)
+        if progress is not None:
+            progress.answered(answer.status_code)
+            self._calls.answered(answer.status_code)
         return httpx2.Response(answer.status_code, headers=answer.headers.raw, stream=_Body(answer, self._count))
 
     def _count(self, size: int) -> None:
@@ -123,6 +198,14 @@ class _Bridge(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _is_call(body: bytes) -> bool:
+    """Whether it is the client's request to call a tool."""
+    try:
+        return bool(json.loads(body).get("method") == "tools/call") if body else False
+    except (ValueError, AttributeError):
+        return False
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
+from backplane.argument_schemas import ArgumentsSchema, are_usable
 from backplane.runs import RunError
-from worker.mcp.connection import McpConnection, RemoteTool
-from worker.mcp.schemas import ArgumentsSchema, are_usable
+from worker.mcp.connection import CallNotTaken, McpConnection, RemoteTool
 from worker.mcp.servers import McpServer
 from worker.parsing import Parser
-from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import Effect, Tool, ToolArguments, ToolContext, ToolResult
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_MAX_CHARS = 64
@@ -50,12 +50,20 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
         arguments = _arguments_of(remote.schema)
         repeatable = may_repeat
         risk = server.risk
+        # A program runs in the sandbox, and what that lets it reach is the sandbox's.
+        changes_outside = True if server.url is not None else None
+        announces_changes = server.url is not None
 
         async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
-            if server.url is not None and not may_repeat:
-                # Nobody knows what it does out there: from here on it may have happened.
-                await context.about_to_change()
-            answer = await connection.call(remote.name, arguments.model_dump(), context)
+            async def before_call() -> None:
+                if server.url is not None and not may_repeat:
+                    # Nobody knows what it does out there: from here on it may have happened.
+                    await context.about_to_change()
+
+            try:
+                answer = await connection.call(remote.name, arguments.model_dump(), context, before_call)
+            except CallNotTaken as error:
+                return ToolResult(1, error=RunError(error.code, error.message, error.later), effect=Effect.NONE)
             context.output(answer.text.encode("utf-8", "replace") + (b"" if answer.text.endswith("\n") else b"\n"))
             if answer.is_error:
                 return ToolResult(

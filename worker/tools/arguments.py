@@ -127,10 +127,11 @@ Environment = Annotated[
     dict[VariableName, Annotated[CommandText, AfterValidator(_with_possible_secrets)]],
     AfterValidator(_possible_environment),
 ]
+HeaderName = Annotated[str, AfterValidator(_possible_header_name)]
 Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secrets), AfterValidator(_possible_url)]
 Headers = Annotated[
     dict[
-        Annotated[str, AfterValidator(_possible_header_name)],
+        HeaderName,
         Annotated[str, AfterValidator(_possible_header), AfterValidator(_with_possible_secrets)],
     ],
     Field(max_length=MAX_HEADERS),

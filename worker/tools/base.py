@@ -8,7 +8,7 @@ touches no row, and does not retry: the supervisor does all that.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +34,15 @@ class Risk(IntEnum):
     LOW = 0
     MEDIUM = 1
     HIGH = 2
+
+
+class Effect(StrEnum):
+    """What a call that failed has done outside, as far as its tool knows. `worker.step_effects` decides by it."""
+
+    NONE = "none"  # nothing: it may be tried again
+    ANSWERED = "answered"  # the other side said that it failed, not how far it had come: not tried again by itself
+    POSSIBLE = "possible"  # nobody knows: a person is asked
+    CERTAIN = "certain"  # it happened, and what came after it failed: a person is asked
 
 
 class NeedsPerson(Exception):
@@ -119,12 +128,14 @@ class ToolContext:
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code. `output` is
-    the text that the step's result keeps, where it is not what was written on the way."""
+    the text that the step's result keeps, where it is not what was written on the way. `effect` is what a failure has
+    done outside; where it is left out, `worker.step_effects.of_result` judges by the tool."""
 
     exit_code: int = 0
     files_changed: tuple[str, ...] = ()
     error: RunError | None = None
     output: str | None = None
+    effect: Effect | None = None
 
 
 class Tool(ABC):
@@ -136,8 +147,20 @@ class Tool(ABC):
     read_only: ClassVar[bool] = False
     """True: it changes nothing anywhere, so an agent may have several carried out at once."""
     risk: ClassVar[Risk] = Risk.LOW
+    changes_outside: ClassVar[bool | None] = None
+    """Whether it may change something outside the platform. None: when its risk is HIGH."""
+    announces_changes: ClassVar[bool] = False
+    """True: it awaits `ToolContext.about_to_change` also before it changes anything outside, so a call that was cut off
+    before that has done nothing."""
     delegates: ClassVar[bool] = False
-    """True: its time is that of the steps and model calls below it, so a budget of seconds does not count it again."""
+    """True: it has steps carried out below it. Its time is theirs and that of its model calls, so a budget of seconds
+    does not count it again; what a failed try of it has done outside is what they have done."""
+    package: str = ""
+    """The installed package that a plug-in is from; empty for the platform's own tools. `worker.plugins` sets it."""
+
+    def is_repeatable(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether carrying it out twice with these arguments is as good as once."""
+        return self.repeatable
 
     def may_cost_usd(self, arguments: Any) -> float:
         """What a step with these arguments may spend on models, in dollars; a person may have to approve it first."""

@@ -4,38 +4,46 @@ Where to is the operator's to say (OUTSIDE_HOSTS, `backplane.egress`), and each 
 may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another origin. What
 comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not, and in so much
 time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at all.
+
+What a failed `http_request` has done out there follows from how far it came (`worker.tools.request_progress`). With an
+`idempotency_header` each try says to the server that it is the same request.
 """
 
 import asyncio
+import hashlib
+import uuid
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import httpx
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backplane import VERSION
 from backplane.egress import OutsidePolicy
-from backplane.errors import InvalidInput, TooLarge
+from backplane.errors import InvalidInput, PlatformError, Superseded, TooLarge
 from backplane.hosts import host_and_port
 from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import readable_size
 from backplane.workspace.quota import ensure_room, limited
 from worker.parsing import Parser
-from worker.tools.arguments import Headers, Url, WorkspacePath, is_header_value
+from worker.sandbox.base import Call
+from worker.tools.arguments import HeaderName, Headers, Url, WorkspacePath, is_header_value
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.page_text import MAX_PAGE_BYTES, text_of_page
+from worker.tools.request_progress import KEEP_METHOD, RequestProgress
 
 MIB = 1024**2
 MAX_SHOWN_BYTES = MIB
 MAX_BODY_CHARS = 4 * MIB
 PIECE_BYTES = 64 * 1024
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_KEEP_METHOD = frozenset((307, 308))
 _PERSONAL = frozenset(("authorization", "cookie"))
+_MAY_PASS = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Statuses after which the same request may succeed later."""
 
 
 class OutsideFailed(Exception):
@@ -61,6 +69,17 @@ class HttpRequestArguments(ToolArguments):
     body: str = Field("", max_length=MAX_BODY_CHARS, description="Sent as UTF-8; name its type in Content-Type.")
     max_bytes: int = Field(64 * 1024, ge=1, le=MAX_SHOWN_BYTES, description="Of the text, what is printed at most.")
     save_as: WorkspacePath | None = Field(None, description="Write the answer to this file instead of printing it.")
+    idempotency_header: HeaderName | None = Field(
+        None,
+        description="A header by which this server knows a repeated request, such as Idempotency-Key: each try sends "
+        "the same key in it, so the step may be repeated.",
+    )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.idempotency_header and self.idempotency_header.lower() in {name.lower() for name in self.headers}:
+            raise ValueError(f"headers has {self.idempotency_header} too: leave it out there, or here")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,7 @@ class _Request:
     def redirected(self, status: int, url: httpx.URL) -> "_Request":
         """As it goes to where a redirect points. What is meant for one origin is not told another."""
         method, body, headers = self.method, self.body, dict(self.headers)
-        if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
+        if status not in KEEP_METHOD and method not in ("GET", "HEAD"):
             method, body = "GET", b""
             headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
         if _origin(url) != _origin(self.url):
@@ -94,8 +113,6 @@ class _Request:
 
 
 class _OutsideTool(Tool):
-    changes_outside: ClassVar[bool]
-
     def __init__(self, policy: OutsidePolicy, limits: OutsideLimits) -> None:
         self._policy = policy
         self._limits = limits
@@ -111,9 +128,23 @@ class _OutsideTool(Tool):
         if self.changes_outside:
             # It may have happened from here on, whatever becomes of the answer.
             await context.about_to_change()
+        progress = RequestProgress()
+        result = await self._result(request, arguments, room, progress, context)
+        if result.error is None or not self.changes_outside:
+            return result
+        return replace(result, effect=progress.effect)
+
+    async def _result(
+        self,
+        request: _Request,
+        arguments: HttpFetchArguments | HttpRequestArguments,
+        room: int,
+        progress: RequestProgress,
+        context: ToolContext,
+    ) -> ToolResult:
         seconds = self._limits.timeout_seconds
         try:
-            async with asyncio.timeout(seconds), self._answer(request) as (response, final):
+            async with asyncio.timeout(seconds), self._answer(request, progress) as (response, final):
                 says = f"{response.status_code} {_printable(response.reason_phrase)}".strip()
                 context.output(f"{says}\n{final.method} {final.url}\n".encode())
                 if _content_type(response):
@@ -126,12 +157,19 @@ class _OutsideTool(Tool):
             return _failed("outside_timeout", f"no whole answer within {seconds:g} s (OUTSIDE_TIMEOUT_SECONDS)", True)
         except OutsideFailed as failed:
             return ToolResult(1, error=failed.error)
+        except Superseded:
+            raise
+        except PlatformError as error:
+            if not self.changes_outside:
+                raise
+            # It says nothing of the request, which may have been done by then.
+            return _failed(error.code, error.message, error.retryable)
         except httpx.HTTPError as error:
             why = _printable(str(error)) or type(error).__name__
             return _failed("outside_unreachable", f"no answer from {request.url.host}: {why[:300]}", True)
         if response.is_success:
             return ToolResult()
-        again = response.status_code in (408, 429) or response.status_code >= 500
+        again = response.status_code in _MAY_PASS
         return _failed("outside_status", f"the answer's status is {says}; the output has its body", again)
 
     async def _request(
@@ -152,20 +190,29 @@ class _OutsideTool(Tool):
                     field="headers",
                 )
             headers = {other: kept for other, kept in headers.items() if other != name.lower()} | {name: filled}
+        if isinstance(arguments, HttpRequestArguments) and arguments.idempotency_header:
+            headers[arguments.idempotency_header] = idempotency_key(context.call, arguments)
         return _Request(arguments.method, url, headers, body, with_secrets)
 
     @asynccontextmanager
-    async def _answer(self, request: _Request) -> AsyncIterator[tuple[httpx.Response, _Request]]:
+    async def _answer(
+        self, request: _Request, progress: RequestProgress
+    ) -> AsyncIterator[tuple[httpx.Response, _Request]]:
         """The first answer that is no redirect, and the request that it is of."""
         async with self._policy.client(self._limits.timeout_seconds) as client:
             for _ in range(self._limits.redirects + 1):
                 sent = httpx.Request(
-                    request.method, request.url, headers=dict(request.headers), content=request.body or None
+                    request.method,
+                    request.url,
+                    headers=dict(request.headers),
+                    content=request.body or None,
+                    extensions={"trace": progress.trace},
                 )
                 try:
                     response = await client.send(sent, stream=True)
                 except httpx.InvalidURL:
                     raise _redirected_to_no_url() from None
+                progress.answered(response.status_code)
                 try:
                     location = response.headers.get("location")
                     if response.status_code not in _REDIRECTS or not location:
@@ -173,6 +220,7 @@ class _OutsideTool(Tool):
                         return
                 finally:
                     await response.aclose()
+                progress.redirected(response.status_code)
                 request = request.redirected(response.status_code, self._policy.check(_joined(request.url, location)))
         raise OutsideFailed(
             RunError("outside_redirects", f"more than {self._limits.redirects} redirects (OUTSIDE_REDIRECTS)")
@@ -231,7 +279,11 @@ class HttpRequest(_OutsideTool):
     )
     arguments = HttpRequestArguments
     changes_outside = True
+    announces_changes = True
     risk = Risk.HIGH
+
+    def is_repeatable(self, arguments: Mapping[str, Any]) -> bool:
+        return bool(arguments.get("idempotency_header"))
 
     async def run(self, arguments: HttpRequestArguments, context: ToolContext) -> ToolResult:
         return await self._carry_out(arguments, arguments.body.encode("utf-8", "replace"), context)
@@ -284,6 +336,14 @@ def _joined(url: httpx.URL, location: str) -> httpx.URL:
         return url.join(location)
     except (httpx.InvalidURL, ValueError):
         raise _redirected_to_no_url() from None
+
+
+def idempotency_key(call: Call, arguments: HttpRequestArguments) -> str:
+    """Of a step's request: a UUID that is the same at each try. With other arguments (a person has changed them before
+    the step was done) it is another request, and has another one."""
+    request = f"{arguments.method} {arguments.url}\n{arguments.body}".encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(request).hexdigest()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{call.run_id}/{call.step_id}/{digest}"))
 
 
 def _redirected_to_no_url() -> OutsideFailed:

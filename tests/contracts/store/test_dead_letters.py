@@ -221,6 +221,20 @@ async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(st
     assert await store.dead_letters.count() == 0
 
 
+async def test_a_redrive_leaves_an_uncertain_step_to_the_runs_user(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user), start=True)
+    await store.held.take(run.id, 1)
+
+    def write(held: HeldRun) -> None:
+        held.save_plan(PLAN, pending_steps(PLAN))
+        held.end_step("a", StepStatus.UNCERTAIN)
+        die(held)
+
+    await store.held.write(run.id, 1, write)
+    await store.runs.redrive(run.id)
+    assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
+
+
 async def test_of_ten_redrives_at_once_one_succeeds(store: Store, second_store: Store, user: User) -> None:
     run = await dead(store, user)
     redrives = [(store, second_store)[number % 2].runs.redrive(run.id) for number in range(10)]

@@ -270,6 +270,31 @@ async def test_calls_and_decisions_of_those_steps_are_forgotten_and_no_others(st
     assert {decision.step_id for decision in await store.decisions.of_run(source.id)} == {"a", "bb", ""}
 
 
+async def uncertain(store: Store, source: Run, *step_ids: str) -> None:
+    await change(
+        store,
+        update(steps)
+        .where(steps.c.run_id == source.id, steps.c.step_id.in_(step_ids))
+        .values(status=StepStatus.UNCERTAIN.value),
+    )
+
+
+async def test_who_names_an_uncertain_step_has_it_done_again(store: Store, source: Run) -> None:
+    await uncertain(store, source, "b")
+    await store.derived_runs.retry_from(source.user_id, source.id, "b")
+    assert (await journal_of(store, source))["b"][0] is PENDING
+
+
+async def test_of_another_uncertain_step_it_has_to_be_said_what_becomes_of_it(store: Store, source: Run) -> None:
+    await uncertain(store, source, "a")
+    before = await journal_of(store, source)
+    with pytest.raises(Conflict, match=r"step 'a'.*uncertain_step"):
+        await store.derived_runs.retry_from(source.user_id, source.id, "b")
+    assert await journal_of(store, source) == before
+    await store.derived_runs.retry_from(source.user_id, source.id, "b", uncertain_step_is_done=True)
+    assert (await journal_of(store, source))["a"][0] is DONE
+
+
 async def test_a_completed_run_is_not_retried_without_a_step(store: Store, source: Run) -> None:
     with pytest.raises(TransitionNotAllowed, match="name a step"):
         await store.runs.retry(source.user_id, source.id, uncertain_step_is_done=False)

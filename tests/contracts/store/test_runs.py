@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from backplane.errors import IdempotencyKeyReused, NotFound, TransitionNotAllowed
+from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event
 from backplane.plans import parse_plan
 from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.store import Store
-from backplane.store.journal import StepStatus, pending_steps
+from backplane.store.journal import FINAL_FAILURE, StepStatus, pending_steps
 from backplane.users import User
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
@@ -277,6 +277,48 @@ async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
     assert (retried.status, retried.error) == (RunStatus.QUEUED, None)
     [step, *_] = await store.journal.steps(run.id)
     assert step.status is status
+
+
+async def test_a_retry_that_does_not_say_what_becomes_of_an_uncertain_step_is_refused_and_changes_nothing(
+    store: Store, user: User
+) -> None:
+    run = await held_run(store, user)
+    await store.held.write(
+        run.id,
+        1,
+        together(lambda held: held.end_step("a", StepStatus.UNCERTAIN), lambda held: held.wait_for_person(ERROR)),
+    )
+    with pytest.raises(Conflict, match=r"step 'a'.*uncertain_step"):
+        await store.runs.retry(user.id, run.id, uncertain_step_is_done=None)
+    assert (await store.runs.get(user.id, run.id)).status is RunStatus.WAITING
+    assert (await store.journal.steps(run.id))[0].status is StepStatus.UNCERTAIN
+
+
+async def test_where_nothing_is_uncertain_nothing_has_to_be_said(store: Store, user: User) -> None:
+    run = await failed_run(store, user)
+    retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=None)
+    assert retried.status is RunStatus.QUEUED
+
+
+async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_tried_again(
+    store: Store, user: User
+) -> None:
+    run = await held_run(store, user)
+    await store.held.write(
+        run.id,
+        1,
+        together(
+            lambda held: held.end_step("a", StepStatus.FAILED, {FINAL_FAILURE: True}),
+            lambda held: held.end_step("b", StepStatus.FAILED, {}),
+            lambda held: held.reopen_steps(),
+            lambda held: held.finish(RunStatus.FAILED, ERROR),
+        ),
+    )
+    states = [step.status for step in await store.journal.steps(run.id)]
+    assert states == [StepStatus.FAILED, StepStatus.PENDING, StepStatus.PENDING]
+    await store.runs.retry(user.id, run.id, uncertain_step_is_done=None)
+    states = [step.status for step in await store.journal.steps(run.id)]
+    assert states == [StepStatus.PENDING] * 3
 
 
 async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:

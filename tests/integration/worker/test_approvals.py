@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.errors import InvalidInput
 from backplane.events import EventType
 from backplane.queue.base import Settlement
 from backplane.runs import RunStatus
@@ -77,15 +78,60 @@ async def test_it_is_carried_out_with_the_arguments_that_the_person_gave(working
     assert await platform.read(run_id, "marks") == b"other\n"
 
 
-async def test_arguments_of_a_person_are_validated_too(working_platform: Platform) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({}, "'script' is a required property"),
+        ({"skript": "true"}, "'skript'"),
+        ({"script": 7}, "script: 7 is not of type 'string'"),
+        ({"script": "true", "environment": []}, r"environment: \[\] is not of type 'object'"),
+    ],
+)
+async def test_arguments_of_a_person_are_checked_when_they_are_given_and_nothing_is_decided_by_wrong_ones(
+    start_platform: StartPlatform, database_url: str, arguments: dict[str, Any], why: str
+) -> None:
+    platform = await start_platform(database_url=database_url)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", "echo a", approval=True))
+        with pytest.raises(InvalidInput, match=why) as error:
+            await decide(platform, run_id, APPROVED, {"arguments": arguments})
+        assert error.value.field == "arguments"
+        assert [one.status for one in await decisions(platform, run_id)] == [DecisionStatus.PENDING]
+        assert (await platform.until(run_id, RunStatus.WAITING)).status is RunStatus.WAITING
+        await decide(platform, run_id, APPROVED, {"arguments": {"script": "echo b"}})
+        await platform.completed(run_id)
+    assert await platform.lines(run_id) == ["b"]
+
+
+async def test_arguments_that_only_the_tool_can_judge_have_the_step_ask_anew_and_say_why(
+    working_platform: Platform,
+) -> None:
+    platform = working_platform
+    run_id = await platform.submit(write("a", "a.txt", "one", approval=True))
+    first = await decide(platform, run_id, APPROVED, {"arguments": {"path": "../a.txt", "content": "two"}})
+
+    async def asked_anew() -> Decision | None:
+        last = (await decisions(platform, run_id))[-1]
+        return last if last.id != first.id else None
+
+    anew = await wait_until(asked_anew)
+    assert anew is not None
+    assert (anew.status, anew.step_id, anew.asked["arguments"]["path"]) == (DecisionStatus.PENDING, "a", "a.txt")
+    assert "do not fit" in anew.asked["reason"]
+    assert "path" in anew.asked["reason"]
+    await decide(platform, run_id, APPROVED, {"arguments": {"path": "b.txt", "content": "two"}})
+    await platform.completed(run_id)
+    assert await platform.read(run_id, "b.txt") == b"two"
+
+
+async def test_what_a_tool_takes_is_told_to_who_decides_and_not_to_all_who_watch(working_platform: Platform) -> None:
     platform = working_platform
     run_id = await platform.submit(shell("a", "true", approval=True))
-    await decide(platform, run_id, APPROVED, {"arguments": {"skript": "true"}})
-    run = await platform.until(run_id, RunStatus.FAILED)
-    assert run.error is not None
-    assert (run.error.code, run.error.step) == ("invalid_plan", "a")
-    assert "script: Field required" in run.error.message
-    await platform.ends_whole(run_id)
+    await platform.until(run_id, RunStatus.WAITING)
+    [decision] = await decisions(platform, run_id)
+    assert decision.asked["schema"]["required"] == ["script"]
+    [told] = await platform.told(run_id, EventType.DECISION)
+    assert "schema" not in told["asked"]
 
 
 async def test_a_rejected_step_fails_at_once_and_a_retried_run_asks_again(working_platform: Platform) -> None:

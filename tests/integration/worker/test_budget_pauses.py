@@ -7,6 +7,7 @@ import pytest
 
 from backplane.budgets import Resource
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.errors import InvalidInput
 from backplane.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
@@ -66,18 +67,29 @@ async def _waits_and_goes_on(platform: Platform) -> None:
     await books_are_right(platform)
 
 
-async def test_approving_without_more_asks_again(working_platform: Platform) -> None:
+async def test_approving_without_more_says_that_an_amount_is_missing_and_decides_nothing(
+    working_platform: Platform,
+) -> None:
     platform = working_platform
     run_id = await platform.submit(shell("a", "true"), budget={"steps": 0})
-    first = (await platform.until(run_id, RunStatus.WAITING)) and await pending(platform, run_id)
-    await approve(platform, run_id)
-
-    async def another() -> bool:
-        return (await platform.resources.store.decisions.of_run(run_id))[-1].id != first.id
-
-    await wait_until(another)
     await platform.until(run_id, RunStatus.WAITING)
-    assert await platform.steps_told(run_id) == []
+    with pytest.raises(InvalidInput, match=r"say how much is to be added.*--add-usd") as error:
+        await approve(platform, run_id)
+    assert error.value.field == "budget"
+    assert (await pending(platform, run_id)).kind is DecisionKind.BUDGET
+    await approve(platform, run_id, steps=1)
+    await platform.completed(run_id)
+
+
+async def test_approving_without_more_is_enough_where_somebody_has_filled_the_account(
+    working_platform: Platform,
+) -> None:
+    platform = working_platform
+    run_id = await platform.submit(shell("a", "true"), budget={"steps": 0})
+    await platform.until(run_id, RunStatus.WAITING)
+    await platform.resources.store.ledger.deposit(f"run:{run_id}", Resource.STEPS, 1, "an administrator")
+    await approve(platform, run_id)
+    await platform.completed(run_id)
 
 
 async def test_a_person_who_gives_no_more_ends_the_run(working_platform: Platform) -> None:

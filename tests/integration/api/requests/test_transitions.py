@@ -129,7 +129,8 @@ async def test_an_action_changes_the_state_as_drawn_or_not_at_all(
     events = len((await person.http.get(f"/agent/logs/{run_id}")).json()["events"])
     shown = await person.show(run_id)
     assert shown["status"] == before
-    answer = await person.act(action, run_id)
+    said = {"uncertain_step": "repeat"} if (action, before) == ("retry", "waiting") else {}
+    answer = await person.act(action, run_id, **said)
     if after is None:
         assert (answer.status_code, answer.json()["code"]) == (409, "transition_not_allowed")
         assert await person.show(run_id) == shown
@@ -190,12 +191,23 @@ async def test_a_failed_run_that_is_tried_again_keeps_what_was_completed(api: Ap
     assert (await api.worker()).run_id == run_id
 
 
-@pytest.mark.parametrize(("decision", "status"), [(None, "pending"), ("repeat", "pending"), ("done", "completed")])
-async def test_a_waiting_run_goes_on_as_its_person_decides(
-    api: Api, person: Person, decision: str | None, status: str
+async def test_a_waiting_run_does_not_go_on_before_its_person_has_said_what_becomes_of_its_step(
+    api: Api, person: Person
 ) -> None:
     run_id = await waiting(api, person)
-    answer = await person.act("retry", run_id, **({"uncertain_step": decision} if decision else {}))
+    answer = await person.act("retry", run_id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "step 'two'" in answer.json()["detail"]
+    assert 'uncertain_step "done" or "repeat"' in answer.json()["detail"]
+    assert (await person.show(run_id))["status"] == "waiting"
+
+
+@pytest.mark.parametrize(("decision", "status"), [("repeat", "pending"), ("done", "completed")])
+async def test_a_waiting_run_goes_on_as_its_person_decides(
+    api: Api, person: Person, decision: str, status: str
+) -> None:
+    run_id = await waiting(api, person)
+    answer = await person.act("retry", run_id, uncertain_step=decision)
     assert answer.status_code == 200
     shown = await person.show(run_id)
     assert {step["id"]: step["status"] for step in shown["steps"]} == {

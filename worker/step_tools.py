@@ -1,0 +1,45 @@
+"""What the steps of one run work with: the run's parts, put together by `worker.run_work` for `worker.step_runner`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backplane.workspace.base import Workspace
+from backplane.workspace.quota import Quota
+from worker.approval import ApprovalPolicy
+from worker.budget import Budget
+from worker.checkouts import Checkouts
+from worker.llm.base import Models
+from worker.metrics import WorkerMetrics
+from worker.redaction import Redactor
+from worker.sandbox.base import Limits, Sandbox
+from worker.secrets import RunSecrets
+from worker.step_output import OutputLimits
+from worker.tools.registry import ToolRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class StepTools:
+    """Of one run. `limits` hold for steps that name none of their own, up to the most.
+    `take_changes`: what changed in the workspace since it was last asked. `disabled`: tools that no step may use."""
+
+    user_id: str
+    run_id: str
+    agent: str
+    generation: int
+    tools: ToolRegistry
+    disabled: frozenset[str]
+    approval: ApprovalPolicy
+    budget: Budget
+    models: Models | None
+    redactor: Redactor
+    secrets: RunSecrets
+    workspace: Workspace
+    take_changes: Callable[[Mapping[str, str | None] | None], dict[str, str | None] | None]
+    checkouts: Checkouts
+    sandbox: Sandbox
+    quota: Quota
+    limits: Limits
+    most_memory_bytes: int
+    most_cpus: float
+    output: OutputLimits
+    metrics: WorkerMetrics
