@@ -12,7 +12,8 @@ from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import ExitCode
 from agentctl.follow import follow, still_waits
 from agentctl.output import JsonFlag, Output, local_time, program
-from agentctl.runs import RunArgument, call, follow_to_its_end, read_plan, text_of
+from agentctl.plan_file import read_plan
+from agentctl.runs import RunArgument, call, follow_to_its_end, text_of
 from backplane.runs import FINAL
 
 

@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 import typer
-import yaml
 from rich.text import Text
 
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, describe, follow
 from agentctl.output import JsonFlag, Output, duration, local_time, printable, program, short_time
+from agentctl.plan_file import read_plan
 from backplane.runs import RunStatus
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -127,9 +127,9 @@ def text_of(prompt: str) -> str:
     """The prompt itself, the file that it names, or standard input. Raises CommandError(USAGE)."""
     try:
         if prompt == "-":
-            return sys.stdin.buffer.read().decode()
+            return sys.stdin.buffer.read().decode("utf-8-sig")
         if "\n" not in prompt and os.path.isfile(prompt):
-            return Path(prompt).read_bytes().decode()
+            return Path(prompt).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CommandError(ExitCode.USAGE, f"The prompt is not UTF-8 text: {error}.") from None
     except OSError as error:
@@ -137,18 +137,6 @@ def text_of(prompt: str) -> str:
     if prompt.endswith((".md", ".txt")) and not any(map(str.isspace, prompt)):
         raise CommandError(ExitCode.USAGE, f"There is no file {prompt}.")
     return prompt
-
-
-def read_plan(file: Path) -> Any:
-    """What a plan file holds, as JSON has it; whether it is a plan, the API says. Raises CommandError(USAGE)."""
-    try:
-        text = file.read_text("utf-8")
-        # By way of JSON, so that what only YAML has, such as a date, is an error here and not in the middle of a call.
-        return json.loads(text if file.suffix == ".json" else json.dumps(yaml.safe_load(text), allow_nan=False))
-    except OSError as error:
-        raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise CommandError(ExitCode.USAGE, f"{file} is neither JSON nor YAML that JSON can hold: {error}") from None
 
 
 def upload_of(argument: str) -> tuple[Path, str]:

@@ -11,6 +11,7 @@ import pytest
 
 from agentctl import runs
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
+from agentctl.plan_file import read_plan
 from tests.scripted_api import NOTHING, answer, problem, raw, stream
 from tests.unit.conftest import Agentctl, Script
 
@@ -225,6 +226,41 @@ def test_retry_says_what_becomes_of_the_uncertain_step_only_when_asked(script: S
     ]
 
 
+@pytest.mark.parametrize("name", ["plan.yaml", "plan.json"])
+def test_a_byte_order_mark_is_no_part_of_a_plan_or_a_prompt(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"steps": []}')
+    (tmp_path / "prompt.md").write_bytes(b"\xef\xbb\xbf# Title\n")
+    assert read_plan(tmp_path / name) == {"steps": []}
+    assert runs.text_of(str(tmp_path / "prompt.md")) == "# Title\n"
+
+
+TWICE = {
+    "in YAML": (
+        "plan.yaml",
+        "steps:\n- id: a\n  approval: true\n  tool: shell\n  approval: false\n",
+        "line 5: 'approval'",
+    ),
+    "in JSON": ("plan.json", '{"steps": [\n{"id": "a", "approval": true,\n"approval": false}]}', "line 3: 'approval'"),
+    "at the top": ("plan.yaml", "steps: []\nsteps: []\n", "line 2: 'steps' stands there twice, first in line 1"),
+    "in JSON with tabs": ("plan.json", '{\n\t"a": {"b": 1,\n\t"b": 2}}', "line 3: 'b'"),
+    "in arguments": ("plan.yaml", "steps:\n- arguments: {script: a, script: b}\n", "line 2: 'script'"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), TWICE.values(), ids=TWICE)
+def test_a_key_that_stands_twice_in_a_plan_file_is_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CommandError, match=words) as refused:
+        read_plan(tmp_path / name)
+    assert refused.value.exit_code is ExitCode.USAGE
+
+
+def test_the_keys_of_a_merged_mapping_may_be_written_over(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("base: &base {tool: shell, retry: 1}\nsteps:\n- {<<: *base, retry: 2}\n")
+    assert read_plan(plan)["steps"] == [{"tool": "shell", "retry": 2}]
+
+
 def test_a_plan_needs_no_prompt(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("steps:\n  - {id: a, tool: shell, arguments: {script: 'true'}}\n")
@@ -247,7 +283,7 @@ def test_a_plan_needs_no_prompt(tmp_path: Path) -> None:
 def test_a_plan_file_that_json_cannot_hold_is_refused(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(CommandError) as failure:
-        runs.read_plan(tmp_path / name)
+        read_plan(tmp_path / name)
     assert failure.value.exit_code is ExitCode.USAGE
 
 

@@ -15,7 +15,11 @@ class RunbookPlanner(Planner):
         self._parser = Parser()
 
     async def plan(self, run: Run, planning: Planning) -> Plan | None:
-        steps = await self._parser.call("the prompt", len(run.prompt), steps_of, run.prompt)
+        # Blocks among words may be examples, where a model could read the words: then the run has to name this planner.
+        only_if_nothing_else = planning.models is not None and run.planner != self.name
+        steps = await self._parser.call(
+            "the prompt", len(run.prompt), steps_of, run.prompt, only_if_nothing_else=only_if_nothing_else
+        )
         if not steps:
             return None
         if len(steps) > MAX_STEPS:

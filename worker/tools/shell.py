@@ -25,5 +25,11 @@ class Shell(Tool):
     risk = Risk.MEDIUM
 
     async def run(self, arguments: ShellArguments, context: ToolContext) -> ToolResult:
-        argv = ("sh", "-c", _FIND_A_SHELL, "sh", arguments.script)
+        argv = ("sh", "-c", _FIND_A_SHELL, "sh", _with_line_feeds(arguments.script))
         return await run_in_sandbox(argv, arguments.environment, context)
+
+
+def _with_line_feeds(script: str) -> str:
+    """A script whose every line ends with CR LF comes from another system; a shell takes the CR for a part of the
+    command."""
+    return script.replace("\r\n", "\n") if script.count("\n") == script.count("\r\n") else script

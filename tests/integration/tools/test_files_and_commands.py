@@ -109,6 +109,17 @@ async def test_a_script_sees_the_runs_files_and_its_changes_are_kept(bench: Benc
     assert bench.changing == ["now"]
 
 
+async def test_a_script_whose_lines_end_as_on_windows_runs(bench: Bench) -> None:
+    result = await bench.step("shell", script="echo one > a.txt\r\ncat <<END\r\ntwo\r\nEND\r\n")
+    assert (result.exit_code, bytes(bench.said)) == (0, b"two\n")
+    assert await bench.files() == {"a.txt": b"one\n"}
+
+
+async def test_a_script_with_some_carriage_returns_keeps_them(bench: Bench) -> None:
+    await bench.step("shell", script="printf '%s' 'a\r\nb'\n")
+    assert bytes(bench.said) == b"a\r\nb"
+
+
 async def test_a_command_that_changes_nothing_announces_no_change(bench: Bench) -> None:
     result = await bench.step("shell", script="echo hello")
     assert (result.exit_code, result.files_changed, bytes(bench.said)) == (0, (), b"hello\n")
