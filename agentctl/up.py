@@ -80,6 +80,8 @@ class Platform:
     seconds: float
     children: list[ChildProcess]
     keepers: list[asyncio.Task[None]]
+    redis_socket: Path | None
+    """Of the embedded Redis."""
 
     @property
     def pids(self) -> dict[str, int | None]:
@@ -178,11 +180,12 @@ async def running(
         variables, parts = _embedded_settings(place, settings, given)
         if "secrets_key" not in given:
             variables["SECRETS_KEY"] = data_folder.kept_secret(place.data / "secrets.key", new_key)
-        redis = None if "redis_url" in given else await _redis(place, stack)
+        redis = None if "redis_url" in given else await _redis(place, tell, stack)
         if redis is not None:
             variables["REDIS_URL"] = redis.url
             version = redis_version(find_redis_server() or Path())
-            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, port {redis.port}"
+            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {_shown(redis.socket)}"
+            data_folder.write_secret(place.data / "redis.password", f"{redis.password}\n")
         redis_url = variables.get("REDIS_URL") or settings.redis_url.get_secret_value()
         data_folder.write_secret(place.data / "redis.url", f"{redis_url}\n")
         settings = load_settings(**_by_field(settings, variables))
@@ -200,7 +203,9 @@ async def running(
         if redis is not None:
             keepers.append(asyncio.create_task(keep_running(redis, "redis", tell)))
         stack.push_async_callback(_cancel, keepers)
-        yield Platform(place, token, parts, time.monotonic() - began, children, keepers)
+        yield Platform(
+            place, token, parts, time.monotonic() - began, children, keepers, redis.socket if redis else None
+        )
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
@@ -254,9 +259,16 @@ def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     return given | {name.lower(): value for name, value in variables.items()}
 
 
-async def _redis(place: Place, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
+def _shown(path: Path) -> str:
+    """The shorter of its two names."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+async def _redis(place: Place, tell: Tell, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
     """The embedded server, with its log where the others are."""
-    redis = await stack.enter_async_context(EmbeddedRedis(place.data / "redis"))
+    redis = await stack.enter_async_context(
+        EmbeddedRedis(place.data / "redis", lambda sentence: tell("moved_aside", sentence))
+    )
     log = place.data / "logs" / "redis.log"
     log.unlink(missing_ok=True)
     log.symlink_to("../redis/redis.log")
@@ -394,6 +406,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
                 "url": place.url,
                 "token_file": str(place.token_file),
                 "redis_url_file": str(place.data / "redis.url"),
+                "redis_cli": redis_cli_line(platform),
                 "parts": platform.parts,
                 "pids": platform.pids,
                 "commands": curl_lines(place),
@@ -413,7 +426,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
         output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
     output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')}")
     output.line("\nThe queue in Redis:", "bold")
-    output.line(f'{redis_cli()} -u "$(cat {shlex.quote(str(place.data / "redis.url"))})" LLEN jobs:pending')
+    output.line(f"{redis_cli_line(platform)} LLEN jobs:pending")
     output.line("\nCtrl-C stops everything.", "bold")
 
 
@@ -427,6 +440,15 @@ def curl_lines(place: Place) -> list[str]:
         f'{execute} -d "{{\\"action\\":\\"start\\",\\"run_id\\":\\"$RUN\\"}}"',
         f"curl -sS -N {place.url}/agent/logs/$RUN/stream {token}",
     ]
+
+
+def redis_cli_line(platform: Platform) -> str:
+    """How a person reaches Redis from here, to be pasted into a shell; the password stays in its file."""
+    data = platform.place.data
+    if platform.redis_socket is None:
+        return f'{redis_cli()} -u "$(cat {shlex.quote(str(data / "redis.url"))})"'
+    password = shlex.quote(str(data / "redis.password"))
+    return f'REDISCLI_AUTH="$(cat {password})" {redis_cli()} -s {shlex.quote(_shown(platform.redis_socket))}'
 
 
 def redis_cli() -> str:

@@ -357,6 +357,7 @@ class _Sqlite:
         self._engine.dispose()
 
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_TABLE = re.compile(r"no such table")
 # Server messages come in the server's language, these do not.
 _UNDEFINED_TABLE, _NOT_ALLOWED = "42P01", "42501"
@@ -369,6 +370,13 @@ class _translated:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        cause = getattr(error, "orig", error)
+        if isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            message = (
+                f"the file of DATABASE_URL is no sound SQLite database ({cause}) and is left as it is. Stop all, "
+                "put a backup in its place (or what `sqlite3 FILE .recover` gives), or name another file."
+            )
+            raise Unavailable(message, part="database") from error
         if isinstance(error, OperationalError | ProgrammingError):
             state = getattr(error.orig, "sqlstate", None)
             if state == _UNDEFINED_TABLE or _NO_TABLE.search(str(error.orig)):

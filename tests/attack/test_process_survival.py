@@ -17,8 +17,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
-from agentctl.embedded import free_port
+from agentctl.embedded import EmbeddedRedis, free_port
 from backplane.log_stream import LogStream
 from backplane.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
@@ -368,3 +369,101 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(tmp_path: Path, com
     os.close(writer)
     assert done.stderr == b""
     assert done.returncode != 0
+
+
+# --- what a crash, a full disk or another version leaves behind ---
+
+
+def damage(start: bytes) -> Callable[[Path], None]:
+    def damaged(file: Path) -> None:
+        file.write_bytes(start + file.read_bytes()[len(start) :])
+
+    return damaged
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def made_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "its beginning overwritten": damage(b"no append-only file"),
+    "a preamble of a newer version": lambda file: file.write_bytes(b"REDIS0099" + b"\0" * 64),
+    "a preamble that is cut off": lambda file: file.write_bytes(b"REDIS0009\xfa\x09redis-ver"),
+    "a length that lies": damage(b"*999999999\r\n$6\r\n"),
+    "a folder in its place": made_a_folder,
+}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+async def test_redis_starts_empty_when_it_cannot_read_its_data_which_is_kept(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "appendonly.aof"
+    await filled(tmp_path)
+    UNREADABLE[how](file)
+    told: list[str] = []
+    async with EmbeddedRedis(tmp_path, told.append) as server:
+        with Redis.from_url(server.url) as client:
+            assert client.dbsize() == 0
+            client.set("key", "after")
+    [sentence] = told
+    [kept] = tmp_path.glob("unreadable-*")
+    assert str(kept) in sentence
+    assert os.listdir(kept) == ["appendonly.aof"]
+    async with EmbeddedRedis(tmp_path, told.append) as server:
+        with Redis.from_url(server.url) as client:
+            assert client.get("key") == b"after"
+    assert len(told) == 1
+
+
+READABLE: dict[str, Callable[[Path], object]] = {
+    "an end that is cut off": cut_off,
+    "a snapshot that is damaged beside it": lambda file: file.with_name("dump.rdb").write_bytes(b"REDIS0099"),
+    "the folder of a newer version beside it": lambda file: file.with_name("appendonlydir").mkdir(),
+}
+
+
+@pytest.mark.parametrize("what", READABLE)
+async def test_redis_goes_on_with_what_it_can_read(tmp_path: Path, what: str) -> None:
+    await filled(tmp_path)
+    READABLE[what](tmp_path / "appendonly.aof")
+    told: list[str] = []
+    async with EmbeddedRedis(tmp_path, told.append) as server:
+        with Redis.from_url(server.url) as client:
+            assert client.get("first") == b"value"
+    assert told == []
+
+
+async def filled(folder: Path) -> None:
+    async with EmbeddedRedis(folder) as server:
+        with Redis.from_url(server.url) as client:
+            client.set("first", "value")
+            client.set("second", "value")
+
+
+async def test_a_crash_with_data_that_cannot_be_read_any_more_is_mended_by_the_next_start(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with EmbeddedRedis(tmp_path, told.append) as server:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await server.exited()
+        damage(b"no append-only file")(tmp_path / "appendonly.aof")
+        (tmp_path / "appendonly.aof").write_bytes(b"no append-only file")
+        await server.start()
+        with Redis.from_url(server.url) as client:
+            assert client.ping()
+    assert len(told) == 1
+
+
+@pytest.mark.slow
+def test_an_up_whose_database_is_damaged_says_what_to_do_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "agent.db").write_bytes(b"no database" * 1000)
+    done = subprocess.run(
+        up_argv(free_port()), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LONG_SECONDS
+    )
+    assert (done.returncode, "backup" in done.stderr, "Traceback" in done.stderr) == (5, True, False)
+    assert (tmp_path / ".data" / "agent.db").read_bytes() == b"no database" * 1000

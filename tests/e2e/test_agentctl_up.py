@@ -120,8 +120,8 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
     client = {"AGENT_URL": f"http://127.0.0.1:{port}"}
     with up(tmp_path, port) as running:
         # Secrets are their owner's alone.
-        secret = ("token", "redis.url", "secrets.key")
-        assert (mode(data), *(mode(data / name) for name in secret)) == (0o700, 0o600, 0o600, 0o600)
+        secret = ("token", "redis.url", "redis.password", "secrets.key")
+        assert (mode(data), *(mode(data / name) for name in secret)) == (0o700, 0o600, 0o600, 0o600, 0o600)
         assert (data / "lock").read_text() == f"{running.process.pid}\n"
         token = (data / "token").read_text()
 
@@ -138,6 +138,14 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
             assert "event: end" in pasted.stdout
             assert "3 words.txt" in pasted.stdout
             assert '"status":"completed"' in pasted.stdout.splitlines()[-2]
+
+        # So does the line that leads to Redis, where its client is.
+        if shutil.which("bash"):
+            line = f"{running.ready['redis_cli']} LLEN jobs:pending"
+            asked = subprocess.run(
+                ["bash", "-c", line], cwd=tmp_path, env=environment(), capture_output=True, text=True
+            )
+            assert asked.returncode == 127 or asked.stdout == "0\n", asked.stderr
 
         # The doctor finds every part of it.
         found = json.loads(agentctl("doctor", "--json", folder=tmp_path, **client).stdout)

@@ -14,7 +14,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from agentctl import embedded
-from agentctl.embedded import EmbeddedRedis, dies_with_parent, find_redis_server, redis_version
+from agentctl.embedded import SOCKET_PATH_BYTES, EmbeddedRedis, dies_with_parent, find_redis_server, redis_version
 from backplane.errors import Conflict, Unavailable
 from tests.conftest import started
 from tests.servers import RedisServer
@@ -33,8 +33,9 @@ async def test_only_the_password_opens_it_and_only_its_user_can_read_the_passwor
     async with EmbeddedRedis(tmp_path / "redis") as server:
         with Redis.from_url(server.url) as client:
             assert client.ping()
-        with Redis(port=server.port) as stranger, pytest.raises(AuthenticationError):
+        with Redis(unix_socket_path=str(server.socket)) as stranger, pytest.raises(AuthenticationError):
             stranger.ping()
+        assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "redis" / "redis.conf").stat().st_mode) == 0o600
 
 
@@ -75,8 +76,8 @@ async def test_a_server_that_outlived_its_owner_is_ended_and_its_data_kept(tmp_p
         str(find_redis_server()), "redis.conf", cwd=tmp_path, stdout=asyncio.subprocess.DEVNULL
     )
     settings = dict(line.split(" ", 1) for line in (tmp_path / "redis.conf").read_text().splitlines())
-    never = Retry(NoBackoff(), 0)
-    with Redis(port=int(settings["port"]), password=settings["requirepass"], retry=never) as client:
+    never, path = Retry(NoBackoff(), 0), settings["unixsocket"].strip('"')
+    with Redis(unix_socket_path=path, password=settings["requirepass"], retry=never) as client:
         await wait_until(lambda: answers(client), what="the leftover server to answer")
         client.set("key", "value")
     async with EmbeddedRedis(tmp_path) as server:
@@ -136,10 +137,37 @@ async def test_without_a_server_program_the_error_says_what_to_install(
 
 
 async def test_a_server_that_cannot_start_is_reported_with_its_own_words(tmp_path: Path) -> None:
-    async with EmbeddedRedis(tmp_path / "first") as first:
-        with pytest.raises(Unavailable, match=r"(?i)address already in use"):
-            async with EmbeddedRedis(tmp_path / "second", port=first.port):
-                pass
+    (tmp_path / "redis.sock").mkdir()
+    with pytest.raises(Unavailable, match=r"(?i)unix socket"):
+        async with EmbeddedRedis(tmp_path):
+            pass
+
+
+async def test_it_listens_on_no_port(tmp_path: Path) -> None:
+    async with EmbeddedRedis(tmp_path) as server:
+        with Redis.from_url(server.url) as client:
+            assert client.config_get("port") == {"port": "0"}
+
+
+@pytest.mark.parametrize("name", ["with space", 'with "quotes" and \\', "ünïcode", "per%cent?and#more"])
+async def test_its_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    async with EmbeddedRedis(tmp_path / name) as server:
+        assert server.socket == tmp_path / name / "redis.sock"
+        with Redis.from_url(server.url) as client:
+            assert client.ping()
+
+
+@pytest.mark.parametrize(("length", "is_moved"), [(SOCKET_PATH_BYTES, False), (SOCKET_PATH_BYTES + 1, True)])
+async def test_a_path_that_is_too_long_for_a_socket_is_replaced_by_a_short_one_of_its_users(
+    tmp_path: Path, length: int, is_moved: bool
+) -> None:
+    rest = length - len(os.fsencode(tmp_path)) - len("//redis.sock")
+    async with EmbeddedRedis(tmp_path / ("x" * rest)) as server:
+        assert (server.socket.parent != tmp_path / ("x" * rest)) is is_moved
+        assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
+        with Redis.from_url(server.url) as client:
+            assert client.ping()
+    assert server.socket.parent.exists() is not is_moved
 
 
 @pytest.mark.parametrize(
