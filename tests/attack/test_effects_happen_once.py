@@ -354,6 +354,21 @@ async def test_an_agent_that_fails_after_it_has_reached_outside_does_not_begin_a
 
 
 @pytest.mark.slow
+async def test_no_model_plans_around_an_agent_that_fails_after_it_has_reached_outside(
+    start_with_models: StartWithModels, models: ScriptedModels, site: Site
+) -> None:
+    """A planner is not shown what was done below a step."""
+    site.pages["/pay"] = status("200 OK")
+    pay = wishes(("http_request", post(site)["arguments"]))
+    models.script(plan_of(agent()), pay, plan_of({**agent(), "id": "agent2"}), pay, says("Paid."))
+    platform: Platform = await start_with_models(agent_max_turns=1, **outside(site))
+    run_id = await platform.submit(prompt="Pay 10.", max_retries=3)
+    run = await ended(platform, run_id)
+    assert (posts(site), run.status, len(models.asked)) == (1, RunStatus.FAILED, 2)
+    assert any("is not planned anew" in line for line in await platform.lines(run_id))
+
+
+@pytest.mark.slow
 async def test_an_agent_that_fails_before_it_has_reached_outside_is_tried_again(
     start_with_models: StartWithModels, models: ScriptedModels, site: Site
 ) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -165,3 +166,19 @@ def test_schemas_say_what_a_model_needs() -> None:
     assert schema["parameters"]["required"] == ["path"]
     assert schema["parameters"]["additionalProperties"] is False
     assert [one["name"] for one in builtin_tools().schemas()] == list(builtin_tools().names)
+
+
+def test_a_tool_knows_the_package_that_it_is_from_and_one_of_the_platform_is_from_none() -> None:
+    @dataclass(frozen=True)
+    class Frozen(Good):
+        name: ClassVar[str] = "frozen"
+
+    tools = with_plugins(builtin_tools(), [found(Good), found(Frozen, "other")])
+    assert {tool.name: tool.package for tool in tools.tools() if tool.package} == {
+        "good": "an unknown package",
+        "frozen": "an unknown package",
+    }
+
+
+def test_one_that_is_unclear_about_the_outside_is_refused() -> None:
+    assert "changes_outside" in refusal(found(lambda: tool(changes_outside="maybe")))

@@ -103,6 +103,7 @@ class Browser(Tool):
     name = "browser"
     description = "Open web pages in a browser and act on them: click, fill, read, screenshot, download."
     arguments = BrowserArguments
+    announces_changes = True
     risk = Risk.HIGH
 
     def __init__(

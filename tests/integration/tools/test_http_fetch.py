@@ -17,7 +17,7 @@ from backplane.egress import OutsidePolicy, OutsideRefused
 from backplane.errors import Forbidden, InvalidInput, InvalidPlan, QuotaExceeded, Superseded, TooLarge
 from tests.integration.tools.site import Site, site_on
 from tests.tool_bench import MIB, Bench
-from worker.tools.base import Risk
+from worker.tools.base import Effect, Risk
 from worker.tools.http_fetch import OutsideLimits, http_tools
 from worker.tools.registry import builtin_tools
 
@@ -374,6 +374,55 @@ async def test_an_answer_that_breaks_off_is_no_answer(web: Bench, site: Site) ->
     assert result.error is not None
     assert (result.error.code, result.error.retryable) == ("outside_unreachable", True)
     assert await web.files() == {}
+
+
+@pytest.mark.parametrize("url", ["http://nowhere.example/", "http://a.example:1/"])
+async def test_a_request_that_never_left_has_done_nothing(bench: Bench, url: str) -> None:
+    web = reaching(bench, "nowhere.example", "a.example:1")
+    result = await web.step("http_request", url=url, method="POST")
+    assert result.error is not None
+    assert (result.error.retryable, result.effect) == (True, Effect.NONE)
+
+
+async def test_a_request_to_a_server_whose_certificate_is_not_trusted_has_done_nothing(
+    bench: Bench, tls_site: tuple[Site, ssl.SSLContext]
+) -> None:
+    site, _ = tls_site
+    web = reaching(bench, f"a.example:{site.port}")
+    result = await web.step("http_request", url=site.url("/", "a.example", "https"), method="POST")
+    assert result.error is not None
+    assert (result.error.code, result.effect) == ("outside_unreachable", Effect.NONE)
+    assert site.asked == []
+
+
+async def test_the_key_is_of_the_run_the_step_and_the_request(web: Bench, site: Site) -> None:
+    site.says("/", b"")
+    call, url = web.context.call, site.url("/", "a.example")
+    keyed: dict[str, Any] = {"url": url, "method": "POST", "body": "pay 10", "idempotency_header": "X-Request-Key"}
+    await web.step("http_request", **keyed)
+    await web.but(call=replace(call, generation=7, tries=9)).step("http_request", **keyed)
+    await web.but(call=replace(call, run_id="other")).step("http_request", **keyed)
+    await web.but(call=replace(call, step_id="other")).step("http_request", **keyed)
+    await web.step("http_request", **{**keyed, "body": "pay 11"})
+    first, again, *others = [asked.headers["x-request-key"] for asked in site.asked]
+    assert first == again
+    assert len({first, *others}) == 4
+    assert all(len(key) == 36 for key in (first, *others))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"idempotency_header": "Idempotency Key"}, "letters, digits"),
+        ({"idempotency_header": ""}, "letters, digits"),
+        ({"idempotency_header": "Host"}, "set by the tool itself"),
+        ({"idempotency_header": "X-Key", "headers": {"x-key": "1"}}, "headers has X-Key too"),
+    ],
+)
+def test_a_header_that_cannot_hold_the_key_is_refused(web: Bench, arguments: dict[str, Any], why: str) -> None:
+    given = {"url": "http://a.example/", "method": "POST", **arguments}
+    with pytest.raises(InvalidPlan, match=why):
+        web.tools.resolve("http_request", given, field="plan.steps.0")
 
 
 async def test_a_name_that_does_not_resolve_and_a_port_that_is_closed_can_be_tried_again(bench: Bench) -> None:
