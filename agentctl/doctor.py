@@ -136,7 +136,7 @@ async def _parts(settings: Settings) -> list[Finding]:
         return [Finding(part, State.OK, what) for part, what in embedded.items()]
     async with connect_resources(settings) as resources:
         checks = {
-            "redis": (resources.redis.check, masked(settings.redis_url)),
+            "redis": (resources.redis.check_write, masked(settings.redis_url)),
             "database": (resources.store.database.check, masked(settings.database_url)),
             "workspaces": (resources.workspaces.check, f"S3, bucket {settings.s3_bucket}"),
         }

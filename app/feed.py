@@ -54,8 +54,8 @@ class WatchedFeed(Watched[Place]):
     """`due_at`: when it is to be read, by the loop's clock; None: when something is told. `queued`: the user's runs
     whose position is told, at most `positions_max`."""
 
-    def __init__(self, user_id: str, at: Place, ring_size: int, positions_max: int) -> None:
-        super().__init__(at, ring_size)
+    def __init__(self, user_id: str, at: Place, ring_size: int, ring_bytes: int, positions_max: int) -> None:
+        super().__init__(at, ring_size, ring_bytes)
         self.user_id = user_id
         self.due_at: float | None = None
         self.queued: dict[str, None] = {}

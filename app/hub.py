@@ -51,8 +51,8 @@ def frame_of(event: Event) -> Frame[int]:
 
 
 class WatchedRun(Watched[int]):
-    def __init__(self, run_id: str, ring_size: int, *, is_queued: bool = False) -> None:
-        super().__init__(0, ring_size)
+    def __init__(self, run_id: str, ring_size: int, ring_bytes: int, *, is_queued: bool = False) -> None:
+        super().__init__(0, ring_size, ring_bytes)
         self.run_id = run_id
         self.is_queued = is_queued
 
@@ -97,6 +97,7 @@ class Hub:
         metrics: ApiMetrics,
         *,
         ring_size: int,
+        ring_bytes: int,
         heartbeat_seconds: float,
         send_timeout_seconds: float,
         max_watchers: int,
@@ -109,6 +110,7 @@ class Hub:
         self._queue = queue
         self._metrics = metrics
         self._ring_size = ring_size
+        self._ring_bytes = ring_bytes
         self._heartbeat_seconds = heartbeat_seconds
         self._send_timeout_seconds = send_timeout_seconds
         self._max_watchers = max_watchers
@@ -147,7 +149,7 @@ class Hub:
         too many watchers, TooManyStreams when there are too many of this user."""
         subscription = self._admit(user)
         while True:
-            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size))
+            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size, self._ring_bytes))
             async with run.lock:
                 if run.swept:
                     continue
@@ -166,7 +168,7 @@ class Hub:
         subscription, user_id = self._admit(user), user.id
         while True:
             feed = self._feeds.setdefault(
-                user_id, WatchedFeed(user_id, Place(0, 0), self._ring_size, self._positions_max)
+                user_id, WatchedFeed(user_id, Place(0, 0), self._ring_size, self._ring_bytes, self._positions_max)
             )
             async with feed.lock:
                 if feed.swept:

@@ -142,6 +142,7 @@ def _services(
             resources.queue,
             api_metrics,
             ring_size=settings.stream_ring_events,
+            ring_bytes=settings.stream_ring_bytes,
             heartbeat_seconds=settings.stream_heartbeat_seconds,
             send_timeout_seconds=settings.stream_send_timeout_seconds,
             max_watchers=settings.stream_watchers_max,

@@ -113,9 +113,10 @@ class PlatformMetrics(Collector):
         self._depths = _Reading(resources.queue.depths)
         self._runs = _Reading(resources.store.runs.under_way)
         self._dead_letters = _Reading(resources.store.dead_letters.count)
+        self._writes = _Reading(resources.redis.check_write)
         self._workspace = _Reading(resources.workspaces.check)
         self._parts: Mapping[str, tuple[_Reading[Any], ...]] = {
-            "redis": (self._depths,),
+            "redis": (self._depths, self._writes),
             "database": (self._runs, self._dead_letters),
             "workspace": (self._workspace,),
         }

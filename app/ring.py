@@ -55,7 +55,7 @@ class Watched(Generic[Cursor]):
     """`epoch` counts how often the ring lost touch: a watcher that sees it change reads the history. `swept`: nobody
     watched it for a while, so it is listened to no longer."""
 
-    def __init__(self, at: Cursor, ring_size: int) -> None:
+    def __init__(self, at: Cursor, ring_size: int, ring_bytes: int) -> None:
         self.floor: Cursor = at
         self.newest: Cursor = at
         self.epoch = 0
@@ -65,7 +65,9 @@ class Watched(Generic[Cursor]):
         self.swept = False
         self.lock = asyncio.Lock()
         self._ring_size = ring_size
+        self._ring_bytes = ring_bytes
         self._frames: list[Frame[Cursor]] = []
+        self._bytes = 0
         self._spans: dict[Cursor, Span[Cursor]] = {}
         self._notices: dict[str, tuple[int, int, bytes]] = {}
         self._last_notice = 0
@@ -74,15 +76,28 @@ class Watched(Generic[Cursor]):
     def extend(self, frames: Sequence[Frame[Cursor]], newest: Cursor) -> None:
         """What comes after all before, up to `newest`."""
         self._frames.extend(frames)
+        self._bytes += sum([len(frame.body) for frame in frames])
         self.newest = newest
         self._spans.clear()
-        if len(self._frames) > 2 * self._ring_size:
-            self.floor = self._frames[-self._ring_size - 1].cursor
-            del self._frames[: -self._ring_size]
+        if len(self._frames) > 2 * self._ring_size or self._bytes > 2 * self._ring_bytes:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """To the newest frames that fit. Not at every frame: so it costs little for each."""
+        first, size = len(self._frames), 0
+        while first > max(0, len(self._frames) - self._ring_size):
+            with_it = size + len(self._frames[first - 1].body)
+            if with_it > self._ring_bytes:
+                break
+            first, size = first - 1, with_it
+        self.floor = self._frames[first - 1].cursor
+        del self._frames[:first]
+        self._bytes = size
 
     def restart(self, at: Cursor) -> None:
         """Begin anew behind `at`: what lies before is to be read from the history."""
         self._frames.clear()
+        self._bytes = 0
         self._spans.clear()
         self.floor = self.newest = at
 

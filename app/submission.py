@@ -264,7 +264,7 @@ class Submission:
 
     async def _tell(self, run: Run, told: Sequence[Event]) -> None:
         if told:
-            await self._event_log.append([Batch(run.id, run.generation, told, run.user_id)])
+            await self._event_log.append([Batch(run.id, run.generation, told, run.user_id, stored_id=told[-1].id)])
 
     def _check(self, new: NewRun) -> None:
         settings = self._settings

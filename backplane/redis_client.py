@@ -8,6 +8,7 @@ caller has to itself for a moment, for scripts and the doorbell, where the libra
 import asyncio
 import hashlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ KEEP_ALIVE = {
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
+PROBE_EVERY_SECONDS = 1.0
+PROBE_KEPT_SECONDS = 60
 Argument = str | int | float
 REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN"}
 
@@ -87,6 +90,7 @@ class RedisClients:
         self.keys = Keys(prefix)
         self.scripts_at_once = asyncio.Semaphore(COMMAND_CONNECTIONS)
         self._own: list[OwnConnection] = []
+        self._wrote_at = float("-inf")
         try:
             target = target_of(url)
         except ValueError:
@@ -145,6 +149,16 @@ class RedisClients:
         """One cheap command; raises Unavailable."""
         with translated():
             await cast(Awaitable[Any], self.commands.ping())
+
+    async def check_write(self) -> None:
+        """That it takes writes: it may answer and be full, or not reach its disk. After a write that was taken it is
+        only asked for an answer for a second, so that whoever asks often costs no writes. Raises Unavailable."""
+        now = time.monotonic()
+        if now - self._wrote_at < PROBE_EVERY_SECONDS:
+            return await self.check()
+        with translated():
+            await self.commands.set(self.keys.probe, "", ex=PROBE_KEPT_SECONDS)
+        self._wrote_at = now
 
     async def close(self) -> None:
         for own in self._own:

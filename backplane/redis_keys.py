@@ -40,6 +40,7 @@ class Keys:
         self.leader = f"{self.jobs}leader"
         self.cancels = f"{self.jobs}cancels"
         self.models = f"{prefix}models:"
+        self.probe = f"{prefix}health:probe"
 
     def job(self, run_id: str) -> str:
         return f"{self.jobs}{run_id}"
@@ -176,10 +177,10 @@ KEYS: tuple[Key, ...] = (
     Key(
         "agent:events:{run_id}",
         "stream",
-        "STREAM_REDIS_TTL_SECONDS after the end; RUN_TIMEOUT_MAX_SECONDS more without one",
+        "until its events are stored; RUN_TIMEOUT_MAX_SECONDS + STREAM_REDIS_TTL_SECONDS where nobody stores them",
+        "worker",
         "API, worker",
-        "API",
-        "the newest events of a run, by number",
+        "events of a run that are published and not stored yet, by number; bounded for each run, user and all",
     ),
     Key("agent:logs:{run_id}", "channel", "-", "API, worker", "API", "events as they happen, one JSON object a line"),
     Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
@@ -235,6 +236,7 @@ KEYS: tuple[Key, ...] = (
         "worker",
         "that tokens were taken or settled: a script that is sent again does it once",
     ),
+    Key("health:probe", "string", "60 s", "API", "nobody", "that Redis takes a write, for /health/ready"),
     Key(
         "controller:cron:{host}",
         "string",

@@ -21,6 +21,7 @@ from backplane.buckets.redis import RedisTokenBuckets
 from backplane.errors import Unavailable
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
+from backplane.logs.room import Limits
 from backplane.patience import until_available
 from backplane.queue.base import Caps, Queue, Room
 from backplane.queue.redis import RedisQueue
@@ -90,10 +91,14 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             ),
             event_log=RedisEventLog(
                 redis,
-                keep_events=settings.stream_redis_events,
-                keep_seconds=settings.stream_redis_ttl_seconds,
+                limits=Limits(
+                    run_bytes=settings.stream_redis_run_bytes,
+                    user_bytes=settings.stream_redis_user_bytes,
+                    all_bytes=settings.stream_redis_bytes,
+                    run_events=settings.stream_redis_events,
+                ),
                 # A run may be silent for as long as it may run.
-                silent_seconds=settings.run_timeout_max_seconds + settings.stream_redis_ttl_seconds,
+                keep_seconds=settings.run_timeout_max_seconds + settings.stream_redis_ttl_seconds,
             ),
             store=store,
             workspaces=workspaces,

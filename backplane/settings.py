@@ -407,8 +407,20 @@ class Settings(BaseSettings):
         60.0, gt=0, description="A reader that takes nothing for so long is cut off."
     )
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
-    stream_redis_events: int = Field(10_000, ge=16, description="Events of a run kept in its Redis stream, at least.")
-    stream_redis_ttl_seconds: int = Field(3600, ge=60, description="How long a run's Redis stream stays after its end.")
+    stream_ring_bytes: int = Field(
+        4 * MIB, ge=64 * KIB, description="The same in bytes: whichever of the two is reached first."
+    )
+    stream_redis_events: int = Field(
+        10_000, ge=16, description="Most events of a run that Redis keeps until the database has them."
+    )
+    stream_redis_run_bytes: int = Field(4 * MIB, ge=64 * KIB, description="The same in bytes.")
+    stream_redis_user_bytes: int = Field(16 * MIB, ge=64 * KIB, description="The same of all runs of a user, in bytes.")
+    stream_redis_bytes: int = Field(
+        0, ge=0, description="The same of all runs, in bytes; 0: a fourth of Redis's maxmemory, 256 MiB if it has none."
+    )
+    stream_redis_ttl_seconds: int = Field(
+        3600, ge=60, description="How much longer than RUN_TIMEOUT_MAX_SECONDS Redis keeps events that nobody stored."
+    )
     stream_watchers_max: int = Field(
         10_000,
         ge=1,

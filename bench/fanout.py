@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from agentctl.embedded import dies_with_parent, free_port
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch
+from backplane.logs.base import Appended, Batch
 from backplane.resources import Resources, connect
 from backplane.runs import new_run_id
 from backplane.settings import Settings
@@ -73,7 +73,7 @@ class Log:
 
     async def _append(self, events: list[Event]) -> None:
         self._last_id = events[-1].id
-        assert await self._resources.event_log.append([Batch(self._run_id, 1, events)]) == [True]
+        assert await self._resources.event_log.append([Batch(self._run_id, 1, events)]) == [Appended.TAKEN]
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ class Execution:
             self._with.metrics.run_taken(taken.run.priority, waited.total_seconds())
         events = self._with.events.open(
             claim.run_id,
+            taken.run.user_id,
             claim.generation,
             taken.last_event_id,
             superseded=lambda: self.interruption.set(Cause.SUPERSEDED),
@@ -128,7 +129,8 @@ class Execution:
                 last_told = max(await resources.store.events.last_id(run_id) - SHARE, 0)
             untold = await resources.store.events.after(run_id, last_told, RECOVERED_MAX)
             if untold:
-                await resources.event_log.append([Batch(run_id, self.claim.generation, untold)])
+                batch = Batch(run_id, self.claim.generation, untold, stored_id=untold[-1].id)
+                await resources.event_log.append([batch])
 
         await until_available(pass_on, self._tell_away)
         run = await until_available(lambda: resources.store.runs.find(run_id), self._tell_away)
@@ -145,6 +147,9 @@ class Execution:
         event_log = self._with.resources.event_log
         last_told = await until_available(lambda: event_log.last_id(taken.run.id), self._tell_away)
         if last_told is None:
+            if self.claim.crashes:
+                # Redis saw the worker's lease end, so it has lost nothing: the database has all that was published.
+                return
             events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
         elif last_told > taken.last_event_id:
             told = await until_available(

@@ -5,6 +5,11 @@ events to the live wire: the first after a silence at once, and then every few m
 stores them in the database in batches. A run with much to say cannot hold up another: each gets a bounded share of a
 call, in events and in bytes, and every run that has something to say is in every call.
 
+An event that is published before it is stored is kept in Redis until then, because it would be lost with this process
+otherwise. What may be kept is bounded for each run, for each user and for all (`backplane.logs.room`). An event for
+which there is no room waits until it is stored, some milliseconds, and is published then; so does every event while
+Redis is full.
+
 What must not be parted from its events (a step's result, a run's end) is written by `record`, in one transaction, and
 told only then. Such events get their numbers when they are written: where the transaction is refused (no budget,
 decided meanwhile), they have never been, and no number is missing.
@@ -12,8 +17,10 @@ decided meanwhile), they have never been, and no number is missing.
 
 import asyncio
 from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +28,8 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch, EventLog
+from backplane.logs.base import Appended, Batch, EventLog
+from backplane.logs.room import ENTRY_BYTES, NO_ROOM
 from backplane.patience import pauses, until_available
 from backplane.store import Store
 from backplane.store.held import HeldRun, Redact
@@ -34,6 +42,14 @@ CALL_BYTES = 2 * 1024 * 1024
 """All events of a call, about: each run that has something to say gets an equal part of it, and one event at least."""
 UNTOLD_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
+UNTOLD_BYTES = 4 * 1024 * 1024
+"""The same in bytes."""
+ROOM_SECONDS = 2.0
+"""How often Redis is asked how much may be kept there."""
+STORE_FIRST_SECONDS = 1.0
+"""How long a run's events are stored first after Redis had no room for them."""
+DROP_BYTES = 64 * 1024
+"""When a run has said nothing since, but so much that is stored by now is still kept, Redis is told to drop it."""
 
 Write = Callable[[HeldRun], None]
 Told = tuple[EventType, Mapping[str, Any]]
@@ -42,19 +58,52 @@ Told = tuple[EventType, Mapping[str, Any]]
 log = structlog.get_logger()
 
 
+def size_of(event: Event) -> int:
+    """Bytes of its line."""
+    line = event.line
+    return len(line) if line.isascii() else len(line.encode())
+
+
 def share(waiting: Sequence[Event], max_bytes: int) -> list[Event]:
     """The first of these that go into one call: at most `SHARE`, and no more bytes than that, but one at least."""
     size = 0
     for count, event in enumerate(waiting[:SHARE]):
-        size += len(event.line.encode())
+        size += size_of(event)
         if size > max_bytes and count:
             return list(waiting[:count])
     return list(waiting[:SHARE])
 
 
-def _drop_until(waiting: list[Event], last_id: int) -> None:
-    """In place. Numbers rise, and the list may have been cut at its beginning meanwhile."""
-    del waiting[: bisect_right(waiting, last_id, key=lambda event: event.id)]
+def _count_until(waiting: Sequence[Event], last_id: int) -> int:
+    """How many have this number or a lower one. Numbers rise."""
+    return bisect_right(waiting, last_id, key=lambda event: event.id)
+
+
+class Kept:
+    """What Redis keeps of a run, as its holder counts it: `bytes` in all, of which `stored_bytes` are in the database
+    and go with the next call; and the number and bytes of each event that is not."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.stored_bytes = 0
+        self.not_stored: deque[tuple[int, int]] = deque()
+
+    def add(self, event: Event, stored_id: int) -> int:
+        size = size_of(event) + ENTRY_BYTES
+        self.bytes += size
+        if event.id > stored_id:
+            self.not_stored.append((event.id, size))
+        else:
+            self.stored_bytes += size
+        return size
+
+    def stored(self, last_id: int) -> None:
+        while self.not_stored and self.not_stored[0][0] <= last_id:
+            self.stored_bytes += self.not_stored.popleft()[1]
+
+    def dropped(self, size: int) -> None:
+        self.bytes -= size
+        self.stored_bytes -= size
 
 
 class RunEvents:
@@ -66,19 +115,28 @@ class RunEvents:
         self,
         writer: "EventWriter",
         run_id: str,
+        user_id: str,
         generation: int,
         last_id: int,
         superseded: Callable[[], None],
         not_stored: Callable[[], None],
     ) -> None:
         self.run_id = run_id
+        self.user_id = user_id
         self.generation = generation
         self.superseded = superseded
         self.redactor = Redactor()
         self.not_stored = not_stored
         self.is_refused = False
         """The database refuses its events: they are not offered again by themselves."""
+        self.stored_id = last_id
+        """The database has all events up to this number."""
+        self.kept = Kept()
+        self.stores_first_until = 0.0
+        """By the loop's clock."""
+        self.is_open = True
         self.untold: list[Event] = []
+        self.untold_bytes = 0
         self.unsaved: list[Event] = []
         self.saving = asyncio.Lock()
         self.told = asyncio.Event()
@@ -116,10 +174,27 @@ class RunEvents:
         if not events:
             return
         self.untold.extend(events)
+        self.untold_bytes += sum(map(size_of, events))
         if len(self.untold) > UNTOLD_MAX:
-            del self.untold[: -UNTOLD_MAX // 2]
+            self._forget_untold(len(self.untold) - UNTOLD_MAX // 2)
+        while self.untold_bytes > UNTOLD_BYTES and len(self.untold) > 1:
+            self._forget_untold(len(self.untold) // 2)
         self.told.clear()
         self._writer.wake(can_wait=can_wait)
+
+    def _forget_untold(self, count: int) -> None:
+        self.untold_bytes -= sum(map(size_of, self.untold[:count]))
+        del self.untold[:count]
+
+    def told_until(self, last_id: int) -> None:
+        # The list may have been cut at its beginning meanwhile.
+        self._forget_untold(_count_until(self.untold, last_id))
+
+    def stored_until(self, last_id: int) -> None:
+        self.stored_id = last_id
+        self.kept.stored(last_id)
+        if self.untold or self.kept.stored_bytes >= DROP_BYTES:
+            self._writer.tell_again()
 
     def hold_back(self) -> None:
         """What is emitted from here on is told when it is committed, by the next `record`: a state that watchers hear
@@ -133,9 +208,11 @@ class RunEvents:
         self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
     def continue_after(self, told: Sequence[Event]) -> None:
-        """Store these, which the watchers have seen, and number on from the last of them."""
+        """Store these, which Redis keeps and the watchers have seen, and number on from the last of them."""
         self._last_id = told[-1].id
         self.unsaved.extend(told)
+        for event in told:
+            self._writer.keeps(self, event)
 
     async def forget_unsaved(self, reason: str) -> None:
         """Drop everything that is not stored yet, for the database refuses it; a `gap` says which events those were."""
@@ -143,6 +220,8 @@ class RunEvents:
             after = self.unsaved[0].id - 1 if self.unsaved else self._last_id
             self.unsaved, self._deferred, self._held_back, self._holds = [], [], [], 0
             self.is_refused = False
+            while self.untold and self.untold[-1].id > after:
+                self.untold_bytes -= size_of(self.untold.pop())
             if after < self._last_id:
                 self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
@@ -186,6 +265,7 @@ class RunEvents:
                 if not deferred and not held_back:
                     self._release(holds)
                 raise cancelled or error
+            self.stored_until(self._last_id)
             self._to_the_wire(told)
             self._release(holds)
             if cancelled:
@@ -221,6 +301,17 @@ async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | No
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A run's part of a call. `is_cut`: what follows has to be stored first. `dropped`: bytes that Redis drops."""
+
+    run: RunEvents
+    batch: Batch
+    is_cut: bool
+    is_behind: bool
+    dropped: int
+
+
 class EventWriter:
     """The two loops. `run` them in a task for as long as runs are held. A log line waits for at most `gather_seconds`
     before it is told, anything else for nothing; either for `flush_seconds` before it is stored."""
@@ -234,22 +325,44 @@ class EventWriter:
         self._to_tell = asyncio.Event()
         self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
+        self._room = NO_ROOM
+        self._kept_bytes = 0
+        self._kept_bytes_of = Counter[str]()
+        """By user."""
 
     def open(
         self,
         run_id: str,
+        user_id: str,
         generation: int,
         last_id: int,
         superseded: Callable[[], None],
         not_stored: Callable[[], None] = lambda: None,
     ) -> RunEvents:
-        events = RunEvents(self, run_id, generation, last_id, superseded, not_stored)
+        events = RunEvents(self, run_id, user_id, generation, last_id, superseded, not_stored)
         self._runs[run_id] = events
         return events
 
     def close(self, events: RunEvents) -> None:
         if self._runs.get(events.run_id) is events:
             del self._runs[events.run_id]
+        if events.is_open:
+            events.is_open = False
+            self._count(events, -events.kept.bytes)
+
+    def keeps(self, run: RunEvents, event: Event) -> None:
+        """Redis keeps this event of the run."""
+        self._count(run, run.kept.add(event, run.stored_id))
+
+    def _drops(self, run: RunEvents, size: int) -> None:
+        run.kept.dropped(size)
+        self._count(run, -size)
+
+    def _count(self, run: RunEvents, size: int) -> None:
+        self._kept_bytes += size
+        self._kept_bytes_of[run.user_id] += size
+        if self._kept_bytes_of[run.user_id] <= 0:
+            del self._kept_bytes_of[run.user_id]
 
     def wake(self, *, can_wait: bool) -> None:
         if not can_wait:
@@ -257,8 +370,31 @@ class EventWriter:
         self._to_tell.set()
         self._to_save.set()
 
+    def tell_again(self) -> None:
+        """More was stored, so more may be published."""
+        self._to_tell.set()
+
     async def run(self) -> None:
-        await run_together(tell_events=self._tell_all(), save_events=self._save_all())
+        await self._look_for_room()
+        await run_together(
+            tell_events=self._tell_all(), save_events=self._save_all(), look_for_room=self._keep_looking_for_room()
+        )
+
+    async def _keep_looking_for_room(self) -> None:
+        while True:
+            await asyncio.sleep(ROOM_SECONDS)
+            await self._look_for_room()
+
+    async def _look_for_room(self) -> None:
+        had_room = self._room.all_bytes > 0
+        try:
+            self._room = await self._event_log.room()
+        except Unavailable as error:
+            # Kept as it was: while Redis is away nothing is kept anyway.
+            log.debug("how full Redis is cannot be told", error=error.message)
+            return
+        if had_room and not self._room.all_bytes:
+            log.warning("Redis is nearly full: events are published only after they were stored")
 
     async def _tell_all(self) -> None:
         waits = pauses()
@@ -266,15 +402,11 @@ class EventWriter:
             await self._to_tell.wait()
             self._to_tell.clear()
             self._cannot_wait.clear()
-            talking = [run for run in self._runs.values() if run.untold]
-            if not talking:
+            shares = self._shares()
+            if not shares:
                 continue
-            shares = [(run, share(run.untold, CALL_BYTES // len(talking))) for run in talking]
-            behind = any(len(run.untold) > len(events) for run, events in shares)
             try:
-                taken = await self._event_log.append(
-                    [Batch(run.run_id, run.generation, events) for run, events in shares]
-                )
+                answers = await self._event_log.append([part.batch for part in shares])
                 waits = pauses()
             except Unavailable as error:
                 pause = next(waits)
@@ -282,18 +414,65 @@ class EventWriter:
                 await asyncio.sleep(pause)
                 self._to_tell.set()
                 continue
-            for (run, events), accepted in zip(shares, taken, strict=True):
-                _drop_until(run.untold, events[-1].id)
-                if not accepted:
-                    run.superseded()
-                if run.untold:
-                    self._to_tell.set()
-                else:
-                    run.told.set()
-            if not behind:
+            for part, answer in zip(shares, answers, strict=True):
+                self._told(part, answer)
+            if not any(part.is_behind for part in shares):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._gather_seconds):
                         await self._cannot_wait.wait()
+
+    def _shares(self) -> list[_Share]:
+        talking = [run for run in self._runs.values() if run.untold or run.kept.stored_bytes >= DROP_BYTES]
+        shares, left, left_of = list[_Share](), self._room.all_bytes - self._kept_bytes, dict[str, int]()
+        for run in talking:
+            first = share(run.untold, CALL_BYTES // len(talking))
+            left_of_user = left_of.get(run.user_id, self._room.user_bytes - self._kept_bytes_of[run.user_id])
+            count, size = self._fitting(run, first, min(left, left_of_user))
+            left, left_of[run.user_id] = left - size, left_of_user - size
+            if count or run.kept.stored_bytes >= DROP_BYTES:
+                batch = Batch(run.run_id, run.generation, first[:count], run.user_id, run.stored_id)
+                is_cut = count < len(first)
+                is_behind = not is_cut and len(run.untold) > count
+                shares.append(_Share(run, batch, is_cut, is_behind, run.kept.stored_bytes))
+        return shares
+
+    def _fitting(self, run: RunEvents, events: Sequence[Event], left: int) -> tuple[int, int]:
+        """How many of these may be published now, and how many bytes of them Redis is to keep."""
+        if not events or events[-1].id <= run.stored_id:
+            return len(events), 0
+        stored = _count_until(events, run.stored_id)
+        if asyncio.get_running_loop().time() < run.stores_first_until:
+            return stored, 0
+        left = min(left, self._room.run_bytes - run.kept.bytes)
+        most, size = self._room.run_events - len(run.kept.not_stored), 0
+        for count, event in enumerate(events[stored:]):
+            with_this = size + size_of(event) + ENTRY_BYTES
+            if with_this > left or count >= most:
+                return stored + count, size
+            size = with_this
+        return len(events), size
+
+    def _told(self, part: _Share, answer: Appended) -> None:
+        run, events, stored_id = part.run, part.batch.events, part.batch.stored_id
+        stores_first = answer is Appended.STORE_FIRST
+        stored = _count_until(events, stored_id)
+        if answer is Appended.REFUSED:
+            run.superseded()
+        elif run.is_open:
+            self._drops(run, part.dropped)
+            if answer is Appended.TAKEN:
+                for event in events[stored:]:
+                    self.keeps(run, event)
+        if stores_first:
+            run.stores_first_until = asyncio.get_running_loop().time() + STORE_FIRST_SECONDS
+            events = events[:stored]
+        if events:
+            run.told_until(events[-1].id)
+        if not run.untold:
+            run.told.set()
+        elif not (part.is_cut or stores_first) or run.stored_id > stored_id:
+            # Else it goes on when more of it is stored.
+            self._to_tell.set()
 
     async def _save_all(self) -> None:
         waits, behind = pauses(), False
@@ -334,10 +513,13 @@ class EventWriter:
                 run.is_refused = True
                 run.not_stored()
                 continue
-            _drop_until(run.unsaved, batches[run.run_id, run.generation][-1].id)
+            last_id = batches[run.run_id, run.generation][-1].id
+            del run.unsaved[: _count_until(run.unsaved, last_id)]
             if run.run_id in superseded:
                 run.unsaved.clear()
                 run.superseded()
+            else:
+                run.stored_until(last_id)
 
     async def _add(self, batches: Mapping[tuple[str, int], Sequence[Event]]) -> tuple[frozenset[str], frozenset[str]]:
         """The runs whose generation is over, and those whose events the database refuses. One that is refused takes no

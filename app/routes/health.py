@@ -23,10 +23,10 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "A part does not answer."}})
 async def ready(services: ServicesOf, response: Response) -> Readiness:
-    """Whether runs can be taken now. No token needed; no secret is in it."""
+    """Whether runs can be taken now. No token needed; no secret is in it. Redis must take a write."""
     resources = services.resources
     checks = {
-        "redis": resources.redis.check,
+        "redis": resources.redis.check_write,
         "database": resources.store.database.check,
         "workspace": resources.workspaces.check,
     }

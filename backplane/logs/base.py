@@ -1,27 +1,44 @@
-"""The live wire of a run's events: kept for a while, numbered, and told to whoever listens.
+"""The live wire of a run's events: published to whoever listens, and kept until the database has them.
 
 Not the history: that is the database's. An event may reach the listeners and not yet the database, or the other way
-round; a watcher that finds a number missing reads both again.
+round; a watcher that finds a number missing reads both again. What is kept here is what would be lost with its writer
+otherwise. It is bounded (`backplane.logs.room`); where there is no room an event is stored first, and published then.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 
 from backplane.events import Event
+from backplane.logs.room import Room
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Events of one run, in order, by the holder of this generation. Who holds nothing (the API) gives that of the
     run's row: 0 until it is first taken. `user_id` is the run's user; where it is left out and the queue does not know
-    the run, its events are not announced to who listens to the user."""
+    the run, its events are not announced to who listens to the user. `stored_id`: the database has all events up to
+    this number, so they are published and not kept, and what is kept of them is dropped. Without events a batch only
+    drops."""
 
     run_id: str
     generation: int
     events: Sequence[Event]
     user_id: str = ""
+    stored_id: int = 0
+
+
+class Appended(IntEnum):
+    """What became of a batch."""
+
+    REFUSED = 0
+    """A newer generation holds the run, or has written events of it that are still kept: nothing was taken."""
+    TAKEN = 1
+    STORE_FIRST = 2
+    """Events up to `stored_id` were published, later ones not: they cannot be kept, or the queue does not know the run.
+    Store them, then append them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +81,24 @@ class EventLog(ABC):
     """All methods raise Unavailable when the wire is down."""
 
     @abstractmethod
-    async def append(self, batches: Sequence[Batch]) -> list[bool]:
-        """Keep and tell events. False for a batch whose generation is not the newest that holds the run or has written
-        events of it that are still kept: none of it was taken.
+    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
+        """Publish events, and keep those that the database does not have.
 
-        An event whose number is known already is not told again, so a call whose answer was lost can be repeated.
+        A call whose answer was lost can be repeated: an event that is kept is not published again. One that the
+        database has may be; listeners pass over numbers that they have seen.
         """
 
     @abstractmethod
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
-        """Up to `limit` of the events that are still kept, with an id over `cursor`, in order."""
+        """Up to `limit` of the events that are kept, with an id over `cursor`, in order."""
 
     @abstractmethod
     async def last_id(self, run_id: str) -> int | None:
-        """The highest number kept; None when nothing is."""
+        """The highest number kept; None when nothing is: the database has all that was published."""
+
+    @abstractmethod
+    async def room(self) -> Room:
+        """How much this process may have kept at once, as things stand."""
 
     @abstractmethod
     def subscription(self) -> AbstractAsyncContextManager[Subscription]: ...

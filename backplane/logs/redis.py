@@ -1,4 +1,8 @@
-"""Events in Redis: one stream a run, one pub/sub channel a run, one message a batch (a JSON object a line)."""
+"""Events in Redis: one stream a run, one pub/sub channel a run, one message a batch (a JSON object a line).
+
+The stream has only what the database does not have yet, and is gone when the database has all. PUBLISH takes no memory,
+so events that are stored reach their watchers also while Redis is full.
+"""
 
 import asyncio
 import math
@@ -14,8 +18,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, decode
-from backplane.logs.base import Announced, Batch, EventLog, Interrupted, Subscription
+from backplane.events import Event, decode
+from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
+from backplane.logs.room import Limits, Memory, Room, room_of
 from backplane.redis_client import RedisClients, Script, translated
 
 APPEND = Path(__file__).parent / "lua" / "append.lua"
@@ -26,25 +31,24 @@ log = structlog.get_logger()
 
 
 class RedisEventLog(EventLog):
-    """`keep_events` a run at least, for `keep_seconds` after its end, for `silent_seconds` where no end comes."""
+    """`keep_seconds`: how long events stay that nobody has stored, from the last of them on."""
 
-    def __init__(self, clients: RedisClients, *, keep_events: int, keep_seconds: int, silent_seconds: int) -> None:
+    def __init__(self, clients: RedisClients, *, limits: Limits, keep_seconds: int) -> None:
         self._clients = clients
         self._redis = clients.commands
         self._keys = clients.keys
-        self._keep_events = keep_events
+        self._limits = limits
         self._keep_seconds = keep_seconds
-        self._silent_seconds = silent_seconds
         self._append = Script(clients, APPEND)
 
-    async def append(self, batches: Sequence[Batch]) -> list[bool]:
+    async def append(self, batches: Sequence[Batch]) -> list[Appended]:
         calls = []
         for batch in batches:
             arguments: list[str | int] = [
                 batch.generation,
                 self._keys.channel(batch.run_id),
-                self._keep_events,
-                self._keep_seconds if batch.events[-1].type is EventType.END else self._silent_seconds,
+                batch.stored_id + 1,
+                self._keep_seconds,
                 self._keys.user_channel(""),
                 batch.user_id,
                 batch.run_id,
@@ -52,7 +56,7 @@ class RedisEventLog(EventLog):
             for event in batch.events:
                 arguments += [event.id, event.line]
             calls.append(([self._keys.job(batch.run_id), self._keys.stream(batch.run_id)], arguments))
-        return [bool(taken) for taken in await self._append.batch(calls)]
+        return [Appended(answer) for answer in await self._append.batch(calls)]
 
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         with translated():
@@ -63,6 +67,16 @@ class RedisEventLog(EventLog):
         with translated():
             entries = await cast(Any, self._redis.xrevrange(self._keys.stream(run_id), count=1))
         return int(entries[0][0].split("-")[0]) if entries else None
+
+    async def room(self) -> Room:
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.info("memory")
+                pipeline.zcard(self._keys.workers)
+                info, workers = await pipeline.execute()
+        # What Redis itself leaves out when it compares the two.
+        used = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
+        return room_of(self._limits, Memory(used, info["maxmemory"]), workers)
 
     @asynccontextmanager
     async def subscription(self) -> AsyncIterator[Subscription]:

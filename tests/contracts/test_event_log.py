@@ -8,11 +8,11 @@ import pytest
 
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Announced, Batch, EventLog, Interrupted, Subscription
-from backplane.logs.redis import RedisEventLog
+from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.queue.base import Job
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority
+from tests.event_logs import make_known, redis_event_log
 from tests.queues import hand_back, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
@@ -21,16 +21,21 @@ KEEP_SECONDS = 600
 
 
 @pytest.fixture
-def event_log(clients: RedisClients) -> EventLog:
-    return RedisEventLog(clients, keep_events=10_000, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
+async def event_log(clients: RedisClients) -> EventLog:
+    await make_known(clients, "a", "b", "stays", *(f"run-{number}" for number in range(51)))
+    return redis_event_log(clients, keep_seconds=KEEP_SECONDS)
 
 
 def events(run_id: str, first: int, last: int) -> list[Event]:
     return [encode(run_id, number, EventType.LOG, {"line": f"line {number}\n"}) for number in range(first, last + 1)]
 
 
-def batch(run_id: str, first: int, last: int, generation: int = 0) -> Batch:
-    return Batch(run_id, generation, events(run_id, first, last))
+def batch(run_id: str, first: int, last: int, generation: int = 0, *, stored_id: int = 0) -> Batch:
+    return Batch(run_id, generation, events(run_id, first, last), stored_id=stored_id)
+
+
+async def kept(event_log: EventLog, run_id: str = "a") -> list[int]:
+    return [event.id for event in await event_log.after(run_id, 0, 10_000)]
 
 
 async def claims(clients: RedisClients, run_id: str, count: int) -> None:
@@ -82,8 +87,8 @@ async def listening(event_log: EventLog) -> AsyncIterator[Listener]:
 
 
 async def test_events_are_kept_in_order_and_as_they_were(event_log: EventLog) -> None:
-    assert await event_log.append([batch("a", 1, 3), batch("b", 1, 1)]) == [True, True]
-    assert await event_log.append([batch("a", 4, 5)]) == [True]
+    assert await event_log.append([batch("a", 1, 3), batch("b", 1, 1)]) == [Appended.TAKEN, Appended.TAKEN]
+    assert await event_log.append([batch("a", 4, 5)]) == [Appended.TAKEN]
     assert await event_log.after("a", 0, 100) == [*await event_log.after("a", 0, 2), *await event_log.after("a", 2, 9)]
     assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 3, 4, 5]
     assert [event.line for event in await event_log.after("b", 0, 100)] != []
@@ -109,8 +114,8 @@ async def test_a_repeated_append_is_kept_and_told_once(event_log: EventLog) -> N
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         await event_log.append([batch("a", 1, 3)])
-        assert await event_log.append([batch("a", 1, 3)]) == [True]
-        assert await event_log.append([batch("a", 2, 5)]) == [True]
+        assert await event_log.append([batch("a", 1, 3)]) == [Appended.TAKEN]
+        assert await event_log.append([batch("a", 2, 5)]) == [Appended.TAKEN]
         await wait_until(lambda: len(listener.ids()) >= 5)
         assert listener.ids() == [1, 2, 3, 4, 5]
     assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 3, 4, 5]
@@ -126,16 +131,26 @@ async def test_an_older_generation_is_neither_kept_nor_told(event_log: EventLog,
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         taken = await event_log.append([batch("a", 1, 1, 1), batch("b", 1, 1, 1), batch("a", 2, 2, 2)])
-        assert taken == [False, True, True]
+        assert taken == [Appended.REFUSED, Appended.TAKEN, Appended.TAKEN]
         await wait_until(listener.ids)
         assert listener.ids() == [2]
     assert [event.id for event in await event_log.after("a", 0, 100)] == [2]
 
 
-async def test_a_generation_that_redis_forgot_is_not_refused(event_log: EventLog, clients: RedisClients) -> None:
+async def test_what_redis_does_not_know_of_is_published_once_the_database_has_it(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    """As after Redis was emptied: the database judges who holds the run."""
     await claims(clients, "a", 2)
     await clients.commands.flushall()
-    assert await event_log.append([batch("a", 1, 1, 2)]) == [True]
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        assert await event_log.append([batch("a", 1, 2, 2)]) == [Appended.STORE_FIRST]
+        assert await event_log.append([batch("a", 1, 3, 2, stored_id=2)]) == [Appended.STORE_FIRST]
+        assert await event_log.append([batch("a", 3, 3, 2, stored_id=3)]) == [Appended.TAKEN]
+        await wait_until(lambda: len(listener.ids()) >= 3)
+        assert listener.ids() == [1, 2, 3]
+    assert await event_log.last_id("a") is None
 
 
 async def test_an_older_generation_is_refused_also_when_the_job_is_gone(
@@ -143,10 +158,10 @@ async def test_an_older_generation_is_refused_also_when_the_job_is_gone(
 ) -> None:
     """As after a run's end, for a worker that stood still."""
     await event_log.append([batch("a", 1, 2, 1), batch("a", 3, 4, 2)])
-    assert await clients.commands.exists(clients.keys.job("a")) == 0
+    await clients.commands.delete(clients.keys.job("a"))
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
-        assert await event_log.append([batch("a", 5, 6, 1), batch("b", 1, 1)]) == [False, True]
+        assert await event_log.append([batch("a", 5, 6, 1), batch("b", 1, 1)]) == [Appended.REFUSED, Appended.TAKEN]
         await listener.subscription.add("b")
         await event_log.append([batch("b", 2, 2)])
         await wait_until(lambda: listener.ids("b"))
@@ -154,32 +169,61 @@ async def test_an_older_generation_is_refused_also_when_the_job_is_gone(
     assert await event_log.last_id("a") == 4
 
 
+async def test_nothing_that_is_not_stored_is_taken_of_a_run_that_is_over(
+    event_log: EventLog, clients: RedisClients
+) -> None:
+    """Nothing is left of it by then that could tell an older generation from the newest."""
+    await event_log.append([batch("a", 1, 2, 2, stored_id=2)])
+    await clients.commands.delete(clients.keys.job("a"))
+    assert await event_log.append([batch("a", 3, 4, 1, stored_id=2)]) == [Appended.STORE_FIRST]
+    assert await clients.commands.exists(clients.keys.stream("a")) == 0
+
+
 async def test_who_holds_nothing_is_not_refused_when_it_knows_the_rows_generation(event_log: EventLog) -> None:
-    """As the API, which tells of a retry after the run's end."""
-    assert await event_log.append([batch("a", 1, 2, 0)]) == [True]
-    assert await event_log.append([batch("a", 3, 4, 1)]) == [True]
-    assert await event_log.append([batch("a", 5, 5, 1)]) == [True]
-    assert await event_log.append([batch("a", 6, 6, 0)]) == [False]
+    """As the API, which publishes a retry after the run's end."""
+    assert await event_log.append([batch("a", 1, 2, 0)]) == [Appended.TAKEN]
+    assert await event_log.append([batch("a", 3, 4, 1)]) == [Appended.TAKEN]
+    assert await event_log.append([batch("a", 5, 5, 1, stored_id=2)]) == [Appended.TAKEN]
+    assert await event_log.append([batch("a", 6, 6, 0, stored_id=6)]) == [Appended.REFUSED]
     assert await event_log.last_id("a") == 5
 
 
-async def test_the_newest_events_are_kept_and_the_oldest_go(clients: RedisClients) -> None:
-    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=KEEP_SECONDS, silent_seconds=2 * KEEP_SECONDS)
+# --- what is kept ---
+
+
+async def test_what_the_database_has_is_published_and_not_kept(event_log: EventLog, clients: RedisClients) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        assert await event_log.append([batch("a", 1, 4, stored_id=2)]) == [Appended.TAKEN]
+        await wait_until(lambda: len(listener.ids()) >= 4)
+        assert listener.ids() == [1, 2, 3, 4]
+        assert await kept(event_log) == [3, 4]
+        assert await event_log.append([batch("a", 5, 6, stored_id=6)]) == [Appended.TAKEN]
+        await wait_until(lambda: len(listener.ids()) >= 6)
+        assert listener.ids() == [1, 2, 3, 4, 5, 6]
+    assert await clients.commands.exists(clients.keys.stream("a")) == 0
+
+
+async def test_what_the_database_has_by_now_goes_with_the_next_event(event_log: EventLog) -> None:
+    """By whole nodes of the stream, which have a hundred entries at most."""
     await event_log.append([batch("a", 1, 1000)])
-    kept = [event.id for event in await event_log.after("a", 0, 2000)]
-    assert 100 <= len(kept) < 500
-    assert kept == list(range(1001 - len(kept), 1001))
+    await event_log.append([batch("a", 1001, 1001, stored_id=900)])
+    left = await kept(event_log)
+    assert 101 <= len(left) <= 201
+    assert left == list(range(1002 - len(left), 1002))
 
 
-async def test_a_silent_run_keeps_its_events_longer_than_one_that_is_over(
-    event_log: EventLog, clients: RedisClients
-) -> None:
+async def test_a_batch_without_events_drops_what_the_database_has(event_log: EventLog, clients: RedisClients) -> None:
+    await event_log.append([batch("a", 1, 1000)])
+    assert await event_log.append([Batch("a", 0, [], stored_id=900)]) == [Appended.TAKEN]
+    assert 100 <= len(await kept(event_log)) <= 200
+    assert await event_log.append([Batch("a", 0, [], stored_id=1000)]) == [Appended.TAKEN]
+    assert await clients.commands.exists(clients.keys.stream("a")) == 0
+
+
+async def test_events_that_nobody_stores_stay_for_as_long_as_is_set(event_log: EventLog, clients: RedisClients) -> None:
     await event_log.append([batch("a", 1, 1)])
-    [name] = await clients.commands.keys("*")
-    assert name == clients.keys.stream("a")
-    assert KEEP_SECONDS < await clients.commands.ttl(name) <= 2 * KEEP_SECONDS
-    await event_log.append([Batch("a", 0, [encode("a", 2, EventType.END, {"status": "completed"})])])
-    assert 0 < await clients.commands.ttl(name) <= KEEP_SECONDS
+    assert 0 < await clients.commands.ttl(clients.keys.stream("a")) <= KEEP_SECONDS
 
 
 # --- listening ---
@@ -280,8 +324,9 @@ async def test_who_listens_to_a_user_hears_that_a_run_of_the_user_has_events(
     async with listening(event_log) as listener:
         await listener.subscription.add_user("user-1")
         await event_log.append([batch("queued", 1, 3)])
-        await event_log.append([Batch("named", 0, events("named", 1, 2), "user-1")])
-        await event_log.append([Batch("foreign", 0, events("foreign", 1, 2), "user-2"), batch("unknown", 1, 1)])
+        await event_log.append([Batch("named", 0, events("named", 1, 2), "user-1", stored_id=2)])
+        foreign = Batch("foreign", 0, events("foreign", 1, 2), "user-2", stored_id=2)
+        await event_log.append([foreign, batch("unknown", 1, 1, stored_id=1)])
         await event_log.append([batch("queued", 2, 3), batch("queued", 4, 4)])
         expected = [("queued", 3), ("named", 2), ("queued", 4)]
         await wait_until(lambda: len(listener.announced) >= len(expected))
@@ -318,7 +363,7 @@ async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, 
 async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     clients = RedisClients(server.url)
-    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=60, silent_seconds=60)
+    event_log = redis_event_log(clients)
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         server.kill()
@@ -326,6 +371,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
             lambda: event_log.append([batch("a", 1, 1)]),
             lambda: event_log.after("a", 0, 1),
             lambda: event_log.last_id("a"),
+            event_log.room,
             lambda: listener.subscription.add("b"),
             lambda: listener.subscription.add_user("b"),
         ):
@@ -334,6 +380,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
             assert refused.value.part == "redis"
         server.start()
         await wait_until(lambda: listener.interruptions)
+        await make_known(clients, "a")
         await event_log.append([batch("a", 1, 1)])
         await wait_until(lambda: listener.ids() == [1])
     await clients.close()

@@ -13,12 +13,12 @@ from redis.exceptions import NoPermissionError
 
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch, EventLog, Interrupted, Subscription
-from backplane.logs.redis import RedisEventLog
+from backplane.logs.base import Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.queue.base import Caps, Job, Room
 from backplane.redis_client import Access, RedisClients, Script, translated
 from backplane.runs import Priority
 from tests.conftest import started
+from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, postpone, redis_queue
 from tests.redis_servers import Cluster, LoneMember, Node, Watched, make_certificate, tls_before
 from tests.servers import HOST
@@ -106,16 +106,13 @@ async def live_a_life(clients: RedisClients) -> None:
     async with queue.cancels() as cancels, beside(first(cancels)) as cancel:
         await wait_until(lambda: heard_of(cancel))
         assert cancel.result() == JOB.run_id
-    event_log = events_of(clients)
+    event_log = redis_event_log(clients)
+    await make_known(clients, "seen")
     async with listening(event_log) as heard:
-        assert await event_log.append([Batch("seen", 1, [event(1)])]) == [True]
+        assert await event_log.append([Batch("seen", 1, [event(1)])]) == [Appended.TAKEN]
         await wait_until(lambda: heard == [[event(1)]])
     assert await event_log.after("seen", 0, 10) == [event(1)]
     assert await event_log.last_id("seen") == 1
-
-
-def events_of(clients: RedisClients) -> RedisEventLog:
-    return RedisEventLog(clients, keep_events=100, keep_seconds=60, silent_seconds=60)
 
 
 def event(number: int) -> Event:
@@ -229,10 +226,10 @@ async def test_a_worker_that_waits_gets_what_comes_after_a_promotion(cluster: Cl
 async def test_what_is_told_after_a_promotion_is_heard(cluster: Cluster) -> None:
     cluster.flush()
     async with connected(cluster.url(), prefix=PREFIX) as clients:
-        event_log = events_of(clients)
+        event_log = redis_event_log(clients)
         async with listening(event_log) as heard:
             cluster.promote()
-            await event_log.append([Batch("seen", 1, [event(1)])])
+            await event_log.append([Batch("seen", 1, [event(1)], stored_id=1)])
             await wait_until(lambda: [event(1)] in heard)
 
 
@@ -299,7 +296,7 @@ async def test_commands_go_to_the_new_master_before_the_old_one_knows_that_it_is
 @pytest.mark.slow
 async def test_all_connections_leave_a_master_that_becomes_a_replica(watched: Watched) -> None:
     async with connected(watched.url) as clients:
-        queue, event_log = redis_queue(clients), events_of(clients)
+        queue, event_log = redis_queue(clients), redis_event_log(clients)
         async with listening(event_log) as heard, beside(queue.claim("worker", 1, 20)) as waiting:
             await wait_until(lambda: blocks(watched.master))
             watched.promote()
@@ -308,7 +305,7 @@ async def test_all_connections_leave_a_master_that_becomes_a_replica(watched: Wa
             await queue.enqueue([JOB])
             assert [claim.run_id for claim in await waiting] == [JOB.run_id]
             await wait_until(lambda: heard == [Interrupted()], timeout=30)
-            await event_log.append([Batch("seen", 1, [event(1)])])
+            await event_log.append([Batch("seen", 1, [event(1)], stored_id=1)])
             await wait_until(lambda: heard[1:] == [[event(1)]])
 
 

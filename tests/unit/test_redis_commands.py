@@ -15,13 +15,13 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from backplane.buckets.base import Bucket
 from backplane.buckets.redis import RedisTokenBuckets
 from backplane.events import EventType, encode
-from backplane.logs.base import Batch
-from backplane.logs.redis import RedisEventLog
+from backplane.logs.base import Appended, Batch
 from backplane.queue.base import Caps, Job, Room
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority
 from backplane.slots.base import SlotRequest
 from backplane.slots.redis import RedisSlots
+from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, postpone, redis_queue
 from tests.waiting import wait_until
 
@@ -78,11 +78,15 @@ async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisC
 
 
 async def test_an_event_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
-    event_log = RedisEventLog(clients, keep_events=100, keep_seconds=60, silent_seconds=60)
-    event = encode("run-1", 1, EventType.LOG, {"line": "hello"})
-    assert await event_log.append([Batch("run-1", 1, [event])]) == [True]
-    assert await event_log.after("run-1", 0, 10) == [event]
-    assert await event_log.last_id("run-1") == 1
+    event_log = redis_event_log(clients)
+    await make_known(clients, "run-1")
+    first, second = (encode("run-1", number, EventType.LOG, {"line": "hello"}) for number in (1, 2))
+    assert await event_log.append([Batch("run-1", 1, [first, second])]) == [Appended.TAKEN]
+    assert await event_log.after("run-1", 0, 10) == [first, second]
+    assert await event_log.last_id("run-1") == 2
+    for stored_id in (1, 2):
+        assert await event_log.append([Batch("run-1", 1, [], stored_id=stored_id)]) == [Appended.TAKEN]
+    assert await event_log.last_id("run-1") is None
 
 
 async def test_a_model_slot_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:

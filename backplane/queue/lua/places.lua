@@ -12,6 +12,10 @@ local now = clock[1] * 1000 + clock[2] / 1000
 -- Written often, and a number costs more to write than a string.
 local stamp = string.format('%.0f', now)
 
+-- Redis without memory refuses a script whose first write may need some, and never one that has written before. What
+-- keeps a claim, gives one up or moves a job takes no more memory than the job has, so these scripts begin so.
+local function go_on_without_memory() redis.call('ZREM', base .. 'leases', '') end
+
 local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
 local GATES = 3
 local rung = 0

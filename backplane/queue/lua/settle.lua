@@ -4,6 +4,7 @@
 --         duration in s or null, delay in ms, 1 when it is dead], …]
 -- keys  those of places.lua, leases, finished, durations, dead
 -- A job in another generation, or over already, is passed over.
+go_on_without_memory()
 local over, took, released = {}, {}, {}
 for _, s in ipairs(cjson.decode(ARGV[3])) do
   local run, outcome = s[1], s[3]

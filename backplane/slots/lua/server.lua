@@ -12,6 +12,10 @@ local key = base .. 'server:' .. server
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
+-- Redis without memory refuses a script whose first write may need some, and never one that has written before. A hash
+-- of calls is small, and a lease that could not be renewed would let a call too many in.
+redis.call('HDEL', key, '')
+
 local function text(time) return string.format('%.0f', time) end
 local stamp = text(now)
 

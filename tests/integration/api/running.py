@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from app.auth import Access
 from app.main import create_app
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch
+from backplane.logs.base import Appended, Batch
 from backplane.queue.base import Claim
 from backplane.resources import Resources
 from backplane.runs import RunError, RunStatus
@@ -263,8 +263,10 @@ class WorkerByHand:
         await self.tell(events := self.lines(*lines))
         await self.store(events)
 
-    async def tell(self, events: Sequence[Event]) -> None:
-        assert await self._resources.event_log.append([Batch(self.run_id, self.claim.generation, events)]) == [True]
+    async def tell(self, events: Sequence[Event], *, stored: bool = False) -> None:
+        stored_id = events[-1].id if stored else events[0].id - 1
+        batch = Batch(self.run_id, self.claim.generation, events, stored_id=stored_id)
+        assert await self._resources.event_log.append([batch]) == [Appended.TAKEN]
 
     async def store(self, events: Sequence[Event]) -> None:
         assert not await self._resources.store.held.add_events({(self.run_id, self.claim.generation): events})
@@ -281,5 +283,5 @@ class WorkerByHand:
 
         await self._resources.store.held.write(self.run_id, self.claim.generation, write)
         if told:
-            await self.tell(ends)
+            await self.tell(ends, stored=True)
             await finish(self._resources.queue, self.claim, 1.0)

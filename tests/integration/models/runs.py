@@ -75,7 +75,7 @@ class Asking:
         taken = await store.held.take(run.id, generation)
         assert taken is not None
         writer = EventWriter(store, self.resources.event_log, flush_seconds=0, gather_seconds=0)
-        events = writer.open(run.id, generation, taken.last_event_id, lambda: None)
+        events = writer.open(run.id, run.user_id, generation, taken.last_event_id, lambda: None)
         budget = await Budget.open(store, taken.run, taken.tier, RunBudget(), has_accounts=taken.has_accounts)
         interruption = Interruption()
         models = RunModels(self.gateway, store.model_calls, taken.run, events, budget, redact, interruption)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backplane.events import Event, EventType, encode
-from backplane.logs.base import Batch
+from backplane.logs.base import Appended, Batch
 from backplane.store.held import HeldRun, HeldRuns
 from backplane.tasks import end
 from backplane.users import Tier, User
@@ -40,7 +40,7 @@ async def held(
     [claim] = await platform.resources.queue.claim("by-hand", 1)
     taken = await platform.taken(claim)
     told = superseded if superseded is not None else []
-    return writer.open(run_id, claim.generation, taken.last_event_id, lambda: told.append(run_id))
+    return writer.open(run_id, taken.run.user_id, claim.generation, taken.last_event_id, lambda: told.append(run_id))
 
 
 def say(events: RunEvents, count: int = 1) -> None:
@@ -82,13 +82,17 @@ def noted_calls(
     calls: list[dict[str, list[int]]] = []
     append = platform.resources.event_log.append
 
-    async def noted(batches: Sequence[Batch]) -> list[bool]:
+    async def noted(batches: Sequence[Batch]) -> list[Appended]:
         before()
         calls.append({batch.run_id: [event.id for event in batch.events] for batch in batches})
         return await append(batches)
 
     monkeypatch.setattr(platform.resources.event_log, "append", noted)
     return calls
+
+
+def told_of(events: RunEvents, calls: Sequence[Mapping[str, list[int]]]) -> list[int]:
+    return [number for call in calls for number in call.get(events.run_id, ())]
 
 
 async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
@@ -243,20 +247,20 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
 
 
 async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
-    platform: Platform, writer: EventWriter
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events, other = await held(platform, writer), await held(platform, writer)
+    calls, last_stored = noted_calls(platform, monkeypatch), platform.resources.store.events.last_id
     events.hold_back()
     say(events, 3)
     # Both loops have gone round since.
     say(other)
     await other.told.wait()
     await wait_until(lambda: not other.unsaved)
-    last_told, last_stored = platform.resources.event_log.last_id, platform.resources.store.events.last_id
-    assert (await last_told(events.run_id), await last_stored(events.run_id)) == (2, 2)
+    assert (told_of(events, calls), await last_stored(events.run_id)) == ([], 2)
     await events.record()
     await events.told.wait()
-    assert (await last_told(events.run_id), await last_stored(events.run_id)) == (5, 5)
+    assert (told_of(events, calls), await last_stored(events.run_id)) == ([3, 4, 5], 5)
 
 
 class Refused(Exception):
@@ -304,6 +308,7 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
         await write(self, *asked)
 
     monkeypatch.setattr(HeldRuns, "write", slowly)
+    calls = noted_calls(platform, monkeypatch)
     first = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "a"})]))
     second = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "b"})]))
     await asyncio.sleep(0)
@@ -311,8 +316,7 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
     committing.release()
     await first
     await wait_until(lambda: not events.untold)
-    last_told = platform.resources.event_log.last_id
-    assert await last_told(events.run_id) == 4
+    assert told_of(events, calls) == [3, 4]
     assert not second.done()
     committing.release()
     await second
