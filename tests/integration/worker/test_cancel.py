@@ -55,16 +55,13 @@ async def test_a_run_is_cancelled_also_while_redis_is_away(
     async with worker(platform.settings):
         run_id = await platform.submit(shell("a", f"sleep {marker} & {UNTIL_GO}"))
         await platform.until_begun(run_id)
-        server.stop()
-        await platform.submission.cancel(platform.user, run_id)
-        await platform.until(run_id, RunStatus.CANCELLED)
-        assert processes_with(marker) == []
-        server.start()
-
-        async def is_given_up() -> bool:
-            return await platform.resources.event_log.last_id(run_id) is not None
-
-        await wait_until(is_given_up, what="watchers are told of the end")
+        async with platform.published(run_id) as published:
+            server.stop()
+            await platform.submission.cancel(platform.user, run_id)
+            await platform.until(run_id, RunStatus.CANCELLED)
+            assert processes_with(marker) == []
+            server.start()
+            await wait_until(lambda: published, what="watchers get the end")
     await platform.ends_whole(run_id)
 
 

@@ -277,20 +277,13 @@ async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_
         claim.generation,
         together(lambda held: held.add_events([end]), lambda held: held.finish(RunStatus.COMPLETED, None)),
     )
-    event_log = platform.resources.event_log
-    assert await event_log.last_id(run_id) == taken.last_event_id
-    async with worker(platform.settings):
-
-        async def is_told() -> bool:
-            return await event_log.last_id(run_id) == end.id
-
-        await wait_until(is_told)
+    async with platform.published(run_id) as published, worker(platform.settings):
+        await wait_until(lambda: end in published)
 
         async def is_given_up() -> bool:
             return not any(await platform.resources.queue.known([run_id]))
 
         await wait_until(is_given_up)
-    assert (await event_log.after(run_id, taken.last_event_id, 10)) == [end]
     await platform.ends_whole(run_id)
 
 

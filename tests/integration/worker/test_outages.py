@@ -69,19 +69,15 @@ async def test_redis_is_stopped_and_comes_back_empty(
     async with worker(platform.settings):
         run_id = await begun_run(platform)
         queued = await platform.submit(shell("a", "true"))
-        server.kill()
-        await platform.let_go(run_id)
-        await ended_whole(platform, run_id)
-        while_away = await platform.submit(shell("a", "true"))
-        server.start()
-        await platform.completed(queued)
-        await platform.completed(while_away)
-
-        async def is_told() -> bool:
-            told = await platform.resources.event_log.after(run_id, 0, 1000)
-            return bool(told) and told[-1].type is EventType.END
-
-        await wait_until(is_told, what="watchers are told of the end that came while Redis was away")
+        async with platform.published(run_id) as published:
+            server.kill()
+            await platform.let_go(run_id)
+            await ended_whole(platform, run_id)
+            while_away = await platform.submit(shell("a", "true"))
+            server.start()
+            await platform.completed(queued)
+            await platform.completed(while_away)
+            await wait_until(lambda: EventType.END in [event.type for event in published])
 
 
 # --- the database ---

@@ -11,7 +11,7 @@ from backplane.users import Tier
 from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
-from tests.integration.worker.workers import Platform, worker
+from tests.integration.worker.workers import UNTIL_GO, Platform, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 
@@ -61,15 +61,13 @@ async def test_its_events_tell_all_of_it_in_order(working_platform: Platform) ->
 
 async def test_watchers_and_the_database_get_the_same_events(working_platform: Platform) -> None:
     platform = working_platform
-    run_id = await platform.submit(shell("one", "echo 1"))
-    await platform.completed(run_id)
-    history = await platform.history(run_id)
-
-    async def all_told() -> bool:
-        return await platform.resources.event_log.last_id(run_id) == history[-1].id
-
-    await wait_until(all_told)
-    assert await platform.resources.event_log.after(run_id, 0, 1000) == history
+    run_id = await platform.submit(shell("one", UNTIL_GO), shell("two", "echo 2"))
+    await platform.until_begun(run_id)
+    async with platform.published(run_id) as published:
+        await platform.let_go(run_id)
+        await platform.completed(run_id)
+        await wait_until(lambda: published and published[-1].type is EventType.END)
+        assert published == (await platform.history(run_id))[-len(published) :]
 
 
 async def test_the_journal_has_the_result_of_each_step(working_platform: Platform) -> None:

@@ -31,6 +31,7 @@ from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
 from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
+from backplane.tasks import end
 from backplane.users import User
 from tests.event_data import data_of
 from tests.queues import redis_queue
@@ -154,6 +155,23 @@ class Platform:
         assert [event.id for event in events] == list(range(1, len(events) + 1))
         assert [event.type for event in events].count(EventType.END) == 1
         assert events[-1].type is EventType.END
+
+    @asynccontextmanager
+    async def published(self, run_id: str) -> AsyncIterator[list[Event]]:
+        """The events of the run that reach its watchers from here on, as they come."""
+        heard: list[Event] = []
+        async with self.resources.event_log.subscription() as subscription:
+
+            async def listen() -> None:
+                async for events in subscription.listen():
+                    heard.extend(events if isinstance(events, list) else ())
+
+            listening = asyncio.create_task(listen())
+            try:
+                await subscription.add(run_id)
+                yield heard
+            finally:
+                await end(listening)
 
     async def everything(self, run_id: str) -> tuple[object, ...]:
         """All that is kept of a run anywhere."""
