@@ -25,6 +25,7 @@ from app.storage_limits import StorageLimits
 from app.submission import Submission
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType
+from backplane.logs.base import Announced, Interrupted
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
 from backplane.runs import Run, RunStatus
@@ -158,13 +159,18 @@ class Platform:
 
     @asynccontextmanager
     async def published(self, run_id: str) -> AsyncIterator[list[Event]]:
-        """The events of the run that reach its watchers from here on, as they come."""
+        """The events of the run that reach its watchers from here on, as they come. As a watcher does, it reads the
+        history when it was cut off for a while."""
         heard: list[Event] = []
+        first = await self.resources.store.events.last_id(run_id) + 1
         async with self.resources.event_log.subscription() as subscription:
 
             async def listen() -> None:
-                async for events in subscription.listen():
-                    heard.extend(events if isinstance(events, list) else ())
+                async for said in subscription.listen():
+                    assert not isinstance(said, Announced)
+                    events = await self.history(run_id) if isinstance(said, Interrupted) else said
+                    last = heard[-1].id if heard else first - 1
+                    heard.extend(event for event in events if event.id > last)
 
             listening = asyncio.create_task(listen())
             try:
