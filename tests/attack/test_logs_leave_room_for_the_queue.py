@@ -63,19 +63,18 @@ def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
 
 
 @pytest.fixture
-async def worker_processes(tmp_path: Path) -> AsyncIterator[Callable[[Settings], None]]:
+async def start_worker_process(tmp_path: Path) -> AsyncIterator[Callable[[Settings], Awaitable[None]]]:
     """Starts workers that are processes of their own, and kills them in the end."""
     (scratch := tmp_path / "scratch").mkdir()
     async with AsyncExitStack() as stack:
-        starting: list[asyncio.Task[None]] = []
 
-        def start(settings: Settings) -> None:
-            process = WorkerProcess(settings, scratch)
+        async def start(settings: Settings) -> None:
+            short = {"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "log_level": "info", "log_format": "json"}
+            process = WorkerProcess(settings.model_copy(update=short), scratch)
             stack.push_async_callback(process.kill)
-            starting.append(asyncio.create_task(process.start()))
+            await process.start()
 
         yield start
-        await asyncio.gather(*starting)
 
 
 @asynccontextmanager
@@ -361,7 +360,8 @@ async def test_who_asks_for_readiness_again_and_again_does_not_write_again_and_a
 
 async def clean(api: Api) -> bool:
     """No event is kept in Redis any more."""
-    return not await api.resources.redis.commands.keys("agent:events:*")
+    streams: list[Any] = await api.resources.redis.commands.keys("agent:events:*")
+    return not streams
 
 
 async def until_over(person: Person, run_ids: Sequence[str], seconds: float) -> None:
@@ -428,7 +428,7 @@ async def test_what_is_kept_of_runs_is_bounded_for_each_for_a_user_and_in_all(
                 log_lines(runs[-1], mib)
 
         async def are_kept() -> bool:
-            return await kept(api, *runs) > most * 0.8
+            return bool(await kept(api, *runs) > most * 0.8)
 
         await wait_until(are_kept, what="up to the bound all is published at once")
         for run in runs:
@@ -489,14 +489,10 @@ async def test_runs_that_wait_or_are_over_have_nothing_in_redis_but_their_job(
 # --- ten runs that log as fast as they can, and another user ---
 
 
-async def attacked(
-    api: Api, server: Node, run_workers: Callable[[Settings], None], *, steps: int, seconds: float
-) -> list[float]:
+async def attacked(api: Api, server: Node, *, steps: int, seconds: float) -> list[float]:
     """Seconds from start to claim of the runs of another user, one after another, while ten runs of a user log lines of
     8 KB. After `seconds` these are cancelled. All of the memory is given back then."""
     hostile, other = await api.person(), await api.person()
-    for _ in range(2):
-        run_workers(api.settings.model_copy(update={"worker_concurrency": 8}))
     await start_delay(other)
     before = used(server)
     script = f"head -c {MIB - 4096} /dev/zero | tr '\\0' x | fold -w {LINE_BYTES}"
@@ -530,17 +526,21 @@ async def test_ten_runs_that_log_more_than_redis_has_memory_hold_up_nobody(
 ) -> None:
     """As below, with a small Redis: 12 MB, and 20 MB of lines."""
     server = start_redis(maxmemory="12mb")
-    api = await start_api(redis_url=server.url)
-    delays = await attacked(api, server, start_worker, steps=2, seconds=20)
+    api = await start_api(redis_url=server.url, worker_concurrency=8)
+    for _ in range(2):
+        start_worker(api.settings)
+    delays = await attacked(api, server, steps=2, seconds=20)
     assert max(delays) < 5, "in one process with all that logs; the slow test has the promise"
 
 
 @pytest.mark.slow
 async def test_another_users_runs_start_within_a_second_while_ten_runs_fill_the_redis_of_the_compose_file(
-    start_redis: StartRedis, start_api: StartApi, worker_processes: Callable[[Settings], None]
+    start_redis: StartRedis, start_api: StartApi, start_worker_process: Callable[[Settings], Awaitable[None]]
 ) -> None:
     server = start_redis()
-    api = await start_api(redis_url=server.url)
-    delays = await attacked(api, server, worker_processes, steps=200, seconds=60)
+    api = await start_api(redis_url=server.url, worker_concurrency=8)
+    for _ in range(2):
+        await start_worker_process(api.settings)
+    delays = await attacked(api, server, steps=200, seconds=60)
     assert len(delays) > 5
     assert max(delays) < 1, delays
