@@ -259,14 +259,19 @@ class WorkerByHand:
         return [self.number(EventType.LOG, {"line": line}) for line in lines]
 
     async def say(self, *lines: str) -> None:
-        """Log lines, told and stored."""
-        await self.tell(events := self.lines(*lines))
+        """Log lines, told and stored; the other way round where Redis does not know the run."""
+        answer = await self._append(events := self.lines(*lines), events[0].id - 1)
         await self.store(events)
+        if answer is Appended.STORE_FIRST:
+            await self.tell(events, stored=True)
 
     async def tell(self, events: Sequence[Event], *, stored: bool = False) -> None:
-        stored_id = events[-1].id if stored else events[0].id - 1
+        assert await self._append(events, events[-1].id if stored else events[0].id - 1) is Appended.TAKEN
+
+    async def _append(self, events: Sequence[Event], stored_id: int) -> Appended:
         batch = Batch(self.run_id, self.claim.generation, events, stored_id=stored_id)
-        assert await self._resources.event_log.append([batch]) == [Appended.TAKEN]
+        [answer] = await self._resources.event_log.append([batch])
+        return answer
 
     async def store(self, events: Sequence[Event]) -> None:
         assert not await self._resources.store.held.add_events({(self.run_id, self.claim.generation): events})

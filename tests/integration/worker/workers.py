@@ -168,9 +168,10 @@ class Platform:
             async def listen() -> None:
                 async for said in subscription.listen():
                     assert not isinstance(said, Announced)
-                    events = await self.history(run_id) if isinstance(said, Interrupted) else said
-                    last = heard[-1].id if heard else first - 1
-                    heard.extend(event for event in events if event.id > last)
+                    if isinstance(said, Interrupted):
+                        last = heard[-1].id if heard else first - 1
+                        said = [event for event in await self.history(run_id) if event.id > last]
+                    heard.extend(event for event in said if not heard or event.id > heard[-1].id)
 
             listening = asyncio.create_task(listen())
             try:
