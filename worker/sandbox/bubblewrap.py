@@ -31,7 +31,14 @@ from worker.sandbox.base import Command, Limits
 from worker.sandbox.cgroup import ControlGroup
 from worker.sandbox.egress_socket import INSIDE
 from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import COMMAND_TOO_LONG, EXTRA_PROCESSES, OPEN_FILES, SYSTEM_PATH, ProcessTree
+from worker.sandbox.process import (
+    COMMAND_TOO_LONG,
+    EXTRA_PROCESSES,
+    OPEN_FILES,
+    SYSTEM_PATH,
+    ProcessTree,
+    all_processes,
+)
 
 USER_ID = 1000
 TEMPORARY_BYTES = 256 * 1024**2
@@ -199,6 +206,7 @@ class BubblewrapTree(ProcessTree):
         self._egress = egress
         self._process: asyncio.subprocess.Process | None = None
         self._first_process = -1
+        self._first_number, self._namespace = -1, ""
         self._status: tuple[asyncio.StreamReader, asyncio.BaseTransport] | None = None
         self._output: OutputPipe | None = None
 
@@ -214,6 +222,7 @@ class BubblewrapTree(ProcessTree):
                 raise self._cannot_start()
             first = int(json.loads(line)["child-pid"])
             self._first_process = os.pidfd_open(first)
+            self._first_number, self._namespace = first, _process_namespace(first)
             # The kernel may take its time (control groups of version 1), and the loop has others to serve.
             await asyncio.to_thread(group.join, first)
             for kind, limit in resource_limits(command.limits, memory_is_capped=group.caps_memory).items():
@@ -281,6 +290,20 @@ class BubblewrapTree(ProcessTree):
             raise self._cannot_start()
         return code if code >= 0 else 128 - code
 
+    def processes(self) -> list[int]:
+        return [process for process in all_processes() if _process_namespace(process) == self._namespace]
+
+    def crowded(self, limits: Limits) -> str:
+        """Its places in memory have a size, but no limit on empty files, and those take memory of the kernel's."""
+        for place in ("/tmp", "/dev/shm"):  # noqa: S108
+            try:
+                status = os.statvfs(f"/proc/{self._first_number}/root{place}")
+            except OSError:
+                continue
+            if status.f_files - status.f_ffree > limits.files:
+                return f"{place} holds more than {limits.files:,} files"
+        return ""
+
     async def kill(self) -> None:
         try:
             await self._kill_all()
@@ -300,6 +323,14 @@ class BubblewrapTree(ProcessTree):
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+
+
+def _process_namespace(pid: int) -> str:
+    """Its name; something that no process has for one that is gone or another user's."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return "none"
 
 
 def _nameless_file(content: bytes) -> int:

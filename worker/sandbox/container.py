@@ -57,6 +57,7 @@ from worker.sandbox.base import (
 from worker.sandbox.container_engine import PROXY_NAMES, Engine, Kind, identify, refusal
 from worker.sandbox.container_owner import is_gone, own_mark
 from worker.sandbox.container_seccomp import SystemCalls, strengthened
+from worker.sandbox.disk import DiskWatch, Unseen
 from worker.sandbox.egress_socket import INSIDE, egress_socket
 from worker.sandbox.first_end import first_end
 from worker.sandbox.pipes import OutputPipe
@@ -124,6 +125,7 @@ class ContainerSandbox(Sandbox):
         self._started = started
         self._failed = failed
         self._mark = own_mark()
+        self._disk = DiskWatch()
         self.isolation = Isolation(engine.kind.value, isolated=True)
 
     async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
@@ -161,7 +163,9 @@ class ContainerSandbox(Sandbox):
                 began = time.monotonic()
                 self._started(KIND, "cold", began - given_at)
                 out.close_write_end()
-                ending, code, detail = await first_end(container.exited(), command.limits, folder, out)
+                ending, code, detail = await first_end(
+                    container.exited(), self._disk.full(folder, command.limits, Unseen()), command.limits, out
+                )
                 lasted = time.monotonic() - began
             finally:
                 await uninterrupted(container.remove())

@@ -1,66 +1,200 @@
-"""How much a folder holds, measured while hostile code writes to it.
+"""Ends a command whose folder holds too much, or that takes the last of the machine's disk.
 
-Follows no symbolic link and stops at the first limit that is passed, so that no tree, however it is shaped, costs more
-than its limits allow. What is deleted but still open is not seen: only a file system with a quota of its own sees that.
+A thread for each command that lasts longer than a tick, because looks at files may block, and so that no number of
+commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.pod.disk`); what it has
+deleted and keeps open counts too, where its processes can be seen.
+
+The file system is shared with other commands and with the worker, so that it grows says of nobody that he did it. Only
+when its last bytes go, the command that has added most is ended, though its own limit is not reached, then the next.
+
+It does not see files that are deleted, closed and still mapped into memory, or that are on their way from one process
+to another through a socket; the last bytes of the disk are guarded against these too, by what a process has written.
 """
 
 import asyncio
 import contextlib
 import os
-import stat
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from backplane.workspace.files import make_accessible, open_folder
+from worker.sandbox.base import Limits
+from worker.sandbox.pod.disk import TICK_SECONDS, Pace, Space, deleted_bytes, measure, space_of
 
-_MAX_DEPTH = 500
-_FIRST_LOOK_SECONDS = 0.2
-_SHARE_OF_TIME = 0.05
-"""A look at a big folder takes long, so looks become rarer: they take about this share of the time."""
+RESERVE_BYTES = 256 * 1024**2
+RESERVE_SHARE = 0.05
+"""Of a file system that is small: what must stay free is the smaller of the two."""
+UNEXPLAINED_BYTES = 16 * 1024**2
+"""The file system has grown by so much more than the folder: what is deleted and still open is looked for."""
 
-
-def exceeded(root: Path, max_bytes: int, max_files: int, stop: threading.Event) -> str:
-    """What is over its limit, in words; empty when nothing is. A file counts by its length; folders have the same
-    limit as files, each on its own. Ends early, with no answer, when `stop` is set."""
-    size = files = folders = 0
-    pending = [""]
-    while pending and not stop.is_set():
-        above = pending.pop()
-        if above.count("/") > _MAX_DEPTH:
-            return f"more than {_MAX_DEPTH} folders inside each other"
-        # Whatever goes wrong here is the command changing the folder at this moment; the next look sees the result.
-        with contextlib.suppress(OSError), open_folder(root, above) as folder, os.scandir(folder) as entries:
-            for entry in entries:
-                try:
-                    status = os.lstat(entry.name, dir_fd=folder)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    if status.st_mode & 0o500 != 0o500:
-                        make_accessible(entry.name, folder, status.st_mode)
-                    folders += 1
-                    pending.append(f"{above}/{entry.name}" if above else entry.name)
-                else:
-                    files += 1
-                    size += status.st_size
-                if size > max_bytes:
-                    return f"more than {max_bytes:,} bytes"
-                if max(files, folders) > max_files:
-                    return f"more than {max_files:,} files or folders"
-    return ""
+_LOOKS_AT_ONCE = 2
+"""They hold one interpreter and up to `MAX_DEPTH` descriptors each."""
+_LEAST_GROWTH = 1024**2
+_NEXT_VICTIM_SECONDS = 1.0
 
 
-async def watch(folder: Path, max_bytes: int, max_files: int) -> str:
-    """Look again and again, in a thread; returns once a limit is passed, with what `exceeded` says."""
-    stop = threading.Event()
-    pause = _FIRST_LOOK_SECONDS
-    try:
-        while True:
-            await asyncio.sleep(pause)
+class Watched(Protocol):
+    """A command, as far as it can be seen from outside; what is found in /proc. Asked from another thread."""
+
+    def processes(self) -> list[int]:
+        """The process ids, on this machine, of the command and all that it has started."""
+
+    def crowded(self, limits: Limits) -> str:
+        """A place of its own beside its folder that holds more files than it may, in words, or nothing."""
+
+
+class Unseen:
+    """A command whose processes are behind an engine."""
+
+    def processes(self) -> list[int]:
+        return []
+
+    def crowded(self, limits: Limits) -> str:
+        return ""
+
+
+@dataclass(eq=False, slots=True)
+class _Folder:
+    """What is known of the folder of one command."""
+
+    path: Path
+    limits: Limits
+    watched: Watched
+    pace: Pace
+    at_start: Space
+    device: int
+    first_size: int = -1
+    grown: int = 0
+    low_looks: int = 0
+
+
+class DiskWatch:
+    """Of one sandbox and all its commands."""
+
+    def __init__(self) -> None:
+        self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
+        self._lock = threading.Lock()
+        self._folders: list[_Folder] = []
+        self._last_victim = -_NEXT_VICTIM_SECONDS
+
+    async def full(self, path: Path, limits: Limits, watched: Watched) -> str:
+        """Returns once the command is to be ended: with the reason, in words. Raises what kept it from watching, for
+        a folder that nobody watches must not be written to."""
+        await asyncio.sleep(TICK_SECONDS)  # most commands are over by then
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[str] = loop.create_future()
+        stop = threading.Event()
+
+        def report(reason: str, error: Exception | None) -> None:
+            if found.done():
+                return
+            if error is None:
+                found.set_result(reason)
+            else:
+                found.set_exception(error)
+
+        def watch() -> None:
+            reason, failed = "", None
+            try:
+                reason = self._watch(path, limits, watched, stop)
+            except Exception as error:
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(report, reason, failed)
+
+        threading.Thread(target=watch, name="disk-watch", daemon=True).start()
+        try:
+            return await found
+        finally:
+            stop.set()
+
+    def _watch(self, path: Path, limits: Limits, watched: Watched, stop: threading.Event) -> str:
+        at_start = _space(path)
+        pace = Pace(time.monotonic(), at_start.used, limits.disk_bytes)
+        folder = _Folder(path, limits, watched, pace, at_start, _device(path))
+        with self._listed(folder):
+            while not stop.wait(TICK_SECONDS):
+                space = _space(path)
+                is_low = space.free < min(RESERVE_BYTES, space.whole * RESERVE_SHARE)
+                if pace.is_due(time.monotonic(), space.used, is_urgent=is_low):
+                    folder.low_looks = folder.low_looks + 1 if is_low else 0
+                    if reason := self._look(folder, space, is_low, stop):
+                        return reason
+        return ""
+
+    @contextlib.contextmanager
+    def _listed(self, folder: _Folder) -> Iterator[None]:
+        with self._lock:
+            self._folders.append(folder)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._folders.remove(folder)
+
+    def _look(self, folder: _Folder, space: Space, is_low: bool, stop: threading.Event) -> str:
+        limits = folder.limits
+        with self._looks:
             began = time.monotonic()
-            if found := await asyncio.to_thread(exceeded, folder, max_bytes, max_files, stop):
-                return found
-            pause = max(_FIRST_LOOK_SECONDS, (time.monotonic() - began) / _SHARE_OF_TIME)
-    finally:
-        stop.set()
+            measured = measure(os.fspath(folder.path), limits.disk_bytes, limits.files, stop.is_set)
+            if stop.is_set():
+                return ""
+            if measured.over:
+                return f"the folder holds {measured.over}"
+            if crowded := folder.watched.crowded(limits):
+                return crowded
+            if folder.first_size < 0:
+                folder.first_size = measured.size
+            held, grown = measured.size, measured.size - folder.first_size
+            if is_low or space.used - folder.at_start.used > grown + UNEXPLAINED_BYTES:
+                processes = folder.watched.processes()
+                deleted = deleted_bytes(processes, folder.device)
+                if measured.size + deleted > limits.disk_bytes:
+                    return f"the folder and files that are deleted but open hold more than {limits.disk_bytes:,} bytes"
+                held += deleted
+                folder.grown = max(grown + deleted, written_bytes(processes) if is_low else 0)
+            folder.pace.looked(began, time.monotonic(), space.used, limits.disk_bytes - held)
+        if is_low and self._is_next_victim(folder):
+            return f"the worker's disk has only {space.free:,} bytes left, and this command has added most to it"
+        return ""
+
+    def _is_next_victim(self, folder: _Folder) -> bool:
+        """The one that has added most, and after it the next, when the space of the first has had time to come back."""
+        with self._lock:
+            now = time.monotonic()
+            if folder.low_looks < 2:
+                return False  # the others have not been looked at yet
+            if folder.grown < _LEAST_GROWTH or now - self._last_victim < _NEXT_VICTIM_SECONDS:
+                return False
+            if any(other.grown > folder.grown for other in self._folders):
+                return False
+            self._last_victim = now
+            return True
+
+
+def written_bytes(processes: Iterable[int]) -> int:
+    """What these processes, and those of their children that have ended, have written into files so far."""
+    written = 0
+    for process in processes:
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{process}/io") as file:
+            counts = dict(line.split(": ") for line in file.read().splitlines())
+            written += int(counts["write_bytes"])
+    return written
+
+
+def _device(path: Path) -> int:
+    try:
+        return os.stat(path).st_dev
+    except FileNotFoundError:  # the command has ended, and its folder is gone
+        return -1
+
+
+def _space(path: Path) -> Space:
+    """Nothing is known of a file system that does not answer: then only the folder is measured."""
+    try:
+        return space_of(os.fspath(path))
+    except OSError:
+        return Space(0, RESERVE_BYTES, RESERVE_BYTES)

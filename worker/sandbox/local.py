@@ -20,6 +20,7 @@ from backplane.errors import PlatformError, Unavailable
 from worker.sandbox import cgroup, system_calls
 from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
 from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
+from worker.sandbox.disk import DiskWatch
 from worker.sandbox.egress_socket import INSIDE, egress_socket
 from worker.sandbox.first_end import End, first_end
 from worker.sandbox.pipes import InputPipe, OutputPipe
@@ -46,6 +47,7 @@ class LocalSandbox(Sandbox):
         self._bubblewrap = bubblewrap
         self._groups = groups
         self.isolation = isolation
+        self._disk = DiskWatch()
 
     async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         group = self._make_group(command.limits)
@@ -65,7 +67,12 @@ class LocalSandbox(Sandbox):
             try:
                 began = time.monotonic()
                 await uninterrupted(tree.start(command, folder, given, out, group))
-                ending, code, detail = await first_end(_own_end(tree, group), command.limits, folder, out)
+                ending, code, detail = await first_end(
+                    _own_end(tree, group),
+                    self._disk.full(folder, command.limits, tree),
+                    command.limits,
+                    out,
+                )
             finally:
                 await uninterrupted(tree.kill())
             out.drain()

@@ -29,6 +29,7 @@ from backplane.workspace.files import (
 from backplane.workspace.paths import check_path
 from worker.sandbox.base import Limits
 from worker.sandbox.channel import NotUnderstood, parsed
+from worker.sandbox.pod.disk import MAX_DEPTH
 from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, LINK, frame, json_frame
 from worker.sandbox.pod.machine import signature
 
@@ -36,7 +37,6 @@ Seen = tuple[int, int, int, int]
 """How a file looks: size, times and inode (`machine.signature`)."""
 
 CHUNK_BYTES = 256 * 1024
-MAX_DEPTH = 500
 DISTURBED = "The folder of the run was changed while its files were on their way into a sandbox: try again."
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worker.sandbox.base import Command
+from worker.sandbox.base import Command, Limits
 from worker.sandbox.cgroup import ControlGroup
 from worker.sandbox.pipes import InputPipe, OutputPipe
 
@@ -40,8 +41,24 @@ class ProcessTree(ABC):
         """Exit code of the command itself: 128 + n where signal n ended it, 127 where it was not found."""
 
     @abstractmethod
+    def processes(self) -> list[int]:
+        """As `disk.Watched` has it."""
+
+    def crowded(self, limits: Limits) -> str:
+        """As `disk.Watched` has it; without walls there is no such place."""
+        return ""
+
+    @abstractmethod
     async def kill(self) -> None:
         """SIGKILL to all that is left, and wait until it is gone. Also when nothing was started, or all has ended."""
+
+
+def all_processes() -> Iterator[int]:
+    """Of this machine, as far as this process sees them."""
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                yield int(entry.name)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

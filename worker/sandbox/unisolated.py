@@ -16,7 +16,14 @@ from backplane.errors import InvalidInput, Unavailable
 from worker.sandbox.base import Command, Limits
 from worker.sandbox.cgroup import ControlGroup
 from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import COMMAND_TOO_LONG, EXTRA_PROCESSES, OPEN_FILES, SYSTEM_PATH, ProcessTree
+from worker.sandbox.process import (
+    COMMAND_TOO_LONG,
+    EXTRA_PROCESSES,
+    OPEN_FILES,
+    SYSTEM_PATH,
+    ProcessTree,
+    all_processes,
+)
 
 _BLOCK_BYTES = 512
 _SCRIPT = """
@@ -49,9 +56,11 @@ class UnisolatedTree(ProcessTree):
             "LANG": "C.UTF-8",
             "TERM": "dumb",
         }
+        # It reads of all processes of the machine, and others use the loop.
+        words = await asyncio.to_thread(_script_arguments, command.limits, group)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", _SCRIPT, "sh", *_script_arguments(command.limits, group), *command.argv,
+                "/bin/sh", "-c", _SCRIPT, "sh", *words, *command.argv,
                 stdin=given.read_end,
                 stdout=output.write_end,
                 stderr=output.write_end,
@@ -70,6 +79,15 @@ class UnisolatedTree(ProcessTree):
         assert self._process is not None
         code = await self._process.wait()
         return code if code >= 0 else 128 - code
+
+    def processes(self) -> list[int]:
+        """Those of its session: one that made itself another is not found."""
+        found = []
+        for process in all_processes():
+            with contextlib.suppress(ProcessLookupError):
+                if self._process is not None and os.getsid(process) == self._process.pid:
+                    found.append(process)
+        return found
 
     async def kill(self) -> None:
         if self._process is None or self._group is None:

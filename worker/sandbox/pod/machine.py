@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
-import shutil
 import signal
 import stat
 import time
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Signature = tuple[int, int, int, int]
 
 KILL_SECONDS = 5.0
-MAX_DEPTH = 500
+
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def signature(status: os.stat_result) -> Signature:
@@ -100,58 +101,60 @@ def out_of_memory_kills() -> int:
 
 
 def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below but folders, by its path from there. Follows no link; gives itself the rights that it needs."""
-    stack = [""]
-    while stack:
-        above = stack.pop()
-        folder = os.path.join(root, above)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = above + "/" + entry.name if above else entry.name
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    if status.st_mode & 0o700 != 0o700:
-                        os.chmod(entry.path, 0o700)
-                    stack.append(path)
-                else:
-                    yield path, status
+    """Everything below but folders, by its path from there. Follows no link; gives itself the rights that it needs.
+    Each folder is opened from the one above it, so no path is too long."""
+    held = [(os.open(root, _OPEN_FOLDER), "", [""])]
+    try:
+        while held:
+            folder, path, names = held[-1]
+            if not names:
+                held.pop()
+                os.close(folder)
+                continue
+            name = names.pop()
+            if name:
+                path = path + "/" + name if path else name
+                held.append((os.open(name, _OPEN_FOLDER, dir_fd=folder), path, []))
+            folder, path, names = held[-1]
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        if status.st_mode & 0o700 != 0o700:
+                            os.chmod(entry.name, 0o700, dir_fd=folder)
+                        names.append(entry.name)
+                    else:
+                        yield path + "/" + entry.name if path else entry.name, status
+    finally:
+        for folder, _, _ in held:
+            os.close(folder)
 
 
 def clear(root: str) -> None:
-    for _ in walk(root):
-        pass  # which makes every folder accessible
-    for entry in os.scandir(root):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
-
-
-def over_limit(root: str, most_bytes: int, most_files: int) -> str:
-    """What is over its limit, in words; the command may change the folder at the same time."""
-    size = files = folders = 0
-    stack = [root]
-    while stack:
-        above = stack.pop()
-        if above.count("/") > MAX_DEPTH:
-            return f"more than {MAX_DEPTH} folders inside each other"
-        with contextlib.suppress(OSError), os.scandir(above) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        if status.st_mode & 0o500 != 0o500:
-                            os.chmod(entry.path, 0o700)
-                        folders += 1
-                        stack.append(entry.path)
-                    else:
-                        files += 1
-                        size += status.st_size
-                if size > most_bytes:
-                    return f"more than {most_bytes:,} bytes"
-                if max(files, folders) > most_files:
-                    return f"more than {most_files:,} files or folders"
-    return ""
+    """Remove everything. Folders within folders are moved up first, so depth does not matter."""
+    names = itertools.count()
+    top = os.open(root, _OPEN_FOLDER)
+    try:
+        while True:
+            found = os.listdir(top)
+            if not found:
+                return
+            for name in found:
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                os.chmod(name, 0o700, dir_fd=top)
+                folder = os.open(name, _OPEN_FOLDER, dir_fd=top)
+                try:
+                    for inner in os.listdir(folder):
+                        if stat.S_ISDIR(os.lstat(inner, dir_fd=folder).st_mode):
+                            os.chmod(inner, 0o700, dir_fd=folder)  # a folder is moved only by who may write to it
+                        os.rename(inner, f".{time.monotonic_ns()}-{next(names)}", src_dir_fd=folder, dst_dir_fd=top)
+                finally:
+                    os.close(folder)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
 
 
 def write_all(file: BinaryIO, payload: bytes) -> None:

@@ -31,6 +31,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker.sandbox.pod.connection import Connection
+from worker.sandbox.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
 from worker.sandbox.pod.frames import (
     ACKNOWLEDGE,
     BEGIN,
@@ -63,7 +64,7 @@ from worker.sandbox.pod.machine import (
     dumpable,
     kill_others,
     out_of_memory_kills,
-    over_limit,
+    processes,
     signature,
     walk,
     write_all,
@@ -77,9 +78,8 @@ if TYPE_CHECKING:
 
     Signature = tuple[int, int, int, int]
 
+PATH_MAX = 4096
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
-DISK_LOOK_SECONDS = 0.2
-DISK_SHARE_OF_TIME = 0.05
 
 
 class Runner:
@@ -254,7 +254,7 @@ class Runner:
             detail = "it wrote a file that is too large (SANDBOX_FILE_BYTES)"
         elif ending == "exited" and code == 0:
             # What was written since the last look; more than this the worker would not take.
-            detail = self._too_full(process.limits)
+            detail, _ = self._too_full(process.limits)
             if detail:
                 code, ending = 137, "disk"
         seconds = time.monotonic() - process.began
@@ -263,28 +263,47 @@ class Runner:
             self._ended["start_error"] = process.start_error
         self._state = "ended"
 
-    def _too_full(self, limits: dict[str, Any]) -> str:
-        found = over_limit(self._workspace, limits["disk_bytes"], limits["files"])
-        if found:
-            return f"the folder holds {found}"
-        found = over_limit(TMP, self._tmp_bytes, limits["files"])
-        return f"{TMP} holds {found} (SANDBOX_TMP_BYTES)" if found else ""
+    def _too_full(self, limits: dict[str, Any]) -> tuple[str, int]:
+        """What holds too much, in words, and the bytes that are left until something does."""
+        room = limits["disk_bytes"]
+        others = [pid for pid in processes() if pid != os.getpid()]
+        for folder, most, of in (
+            (self._workspace, limits["disk_bytes"], ""),
+            (TMP, self._tmp_bytes, " (SANDBOX_TMP_BYTES)"),
+        ):
+            found = measure(folder, most, limits["files"])
+            if found.over:
+                return f"{'the folder' if folder == self._workspace else folder} holds {found.over}{of}", 0
+            room = min(room, most - found.size)
+        with contextlib.suppress(OSError):
+            # Both volumes may be on one device, so for these there is one limit.
+            held = deleted_bytes(others, os.stat(self._workspace).st_dev)
+            if held > limits["disk_bytes"] + self._tmp_bytes:
+                return "files that are deleted but open hold more than the folder and /tmp may", 0
+        return "", room
 
     def _watch_disk(self, process: Process) -> None:
-        pause = DISK_LOOK_SECONDS
+        pace = Pace(time.monotonic(), self._used(), min(process.limits["disk_bytes"], self._tmp_bytes))
         while True:
-            time.sleep(pause)
+            time.sleep(TICK_SECONDS)
             if self._process is not process:
                 return
-            began = time.monotonic()
-            found = self._too_full(process.limits)
+            began, used = time.monotonic(), self._used()
+            if not pace.is_due(began, used):
+                continue
+            found, room = self._too_full(process.limits)
             if found:
                 if self._process is process:
                     self._full.append(found)
                     with contextlib.suppress(BlockingIOError):
                         self._wake.send(b"!")
                 return
-            pause = max(DISK_LOOK_SECONDS, (time.monotonic() - began) / DISK_SHARE_OF_TIME)
+            pace.looked(began, time.monotonic(), used, room)
+
+    def _used(self) -> int:
+        with contextlib.suppress(OSError):
+            return space_of(self._workspace).used
+        return 0
 
     # --- what the worker says ---
 
@@ -433,13 +452,19 @@ class Runner:
         for begin in range(0, len(gone), 500):
             yield json_frame(DELETED, gone[begin : begin + 500])
         for path, what in others:
-            target = os.readlink(self._path(path)) if what == "link" else ""
+            target = os.readlink(self._path(path)) if what == "link" and self._can_open(path) else ""
             yield json_frame(LINK, {"path": path, "what": what, "target": target})
         for path, seen in files.items():
+            if not self._can_open(path):
+                yield json_frame(FILE, {"path": path, "size": seen[0]})
+                return  # the worker refuses it, and wants no more
             if self._known.get(path) != seen:
                 yield from self._send_file(path, seen[0])
         self._collected = files
         yield frame(DONE)
+
+    def _can_open(self, path: str) -> bool:
+        return len(os.fsencode(self._path(path))) < PATH_MAX
 
     def _send_file(self, path: str, size: int) -> Iterator[bytes]:
         target = self._path(path)
