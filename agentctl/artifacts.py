@@ -1,13 +1,12 @@
 """The commands about what agents keep from run to run: artifacts list and get for everybody; log, files, show and
 rollback for admins."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from agentctl.client import Client, FetchPage, newest
-from agentctl.output import JsonFlag, Output, printable, short_time
+from agentctl.output import JsonFlag, Output, short_time
 from agentctl.runs import call
 from backplane.sizes import readable_size
 
@@ -97,10 +96,6 @@ def _print_files(output: Output, files: list[dict[str, object]]) -> None:
 
 
 def _print_bytes(data: bytes) -> None:
-    """As they are; for a terminal without what would steer it."""
-    if sys.stdout.isatty():
-        for line in data.decode(errors="replace").splitlines():
-            sys.stdout.write(f"{printable(line)}\n")
-        return
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    sink = Output().sink()
+    sink.write(data)
+    sink.flush()

@@ -6,7 +6,7 @@ import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, local_time, printable, program, short_time
+from agentctl.output import JsonFlag, Output, local_time, program, short_time
 from agentctl.runs import RunArgument, call, first_line
 from backplane.dead_letters import DeadReason
 
@@ -81,7 +81,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             }
         )
         for line in (failure["traceback"] or "").splitlines():
-            output.line(printable(line), "dim")
+            output.line(line, "dim")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from agentctl.embedded import HOST, free_port
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.files import print_files
 from agentctl.follow import follow
-from agentctl.output import JsonFlag, Output, duration, printable
+from agentctl.output import JsonFlag, Output, duration
 from agentctl.processes import PROJECT, ChildProcess
 from agentctl.up import Place, ended_by_signals, print_parts, running, teller
 
@@ -78,6 +78,6 @@ async def _carry_out(client: Client, output: Output) -> ExitCode:
         async with client.download(run_id, RESULT) as chunks:
             content = b"".join([chunk async for chunk in chunks])
         for line in content.decode(errors="replace").splitlines():
-            output.line(f"  {printable(line)}")
+            output.line(f"  {line}")
     output.line(f"\nThe run took {duration(took)}.", "bold")
     return code

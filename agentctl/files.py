@@ -11,7 +11,7 @@ import typer
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, local_time
+from agentctl.output import JsonFlag, Output, Sink, local_time
 from agentctl.runs import RunArgument, call
 from backplane.sizes import readable_size
 
@@ -50,7 +50,7 @@ def get(
     if to == "-":
         if json_output:
             raise CommandError(ExitCode.USAGE, "Standard output is for the file or for JSON; leave out one of them.")
-        call(output, lambda client: _copy(client, run_id, path, sys.stdout.buffer))
+        call(output, lambda client: _copy(client, run_id, path, output.sink()))
         return
     target = Path(to) if to else Path(PurePosixPath(path).name or "file")
     if target.is_dir():
@@ -66,7 +66,7 @@ def get(
         output.line(f"{target}\t{readable_size(count)}")
 
 
-async def _copy(client: Client, run_id: str, path: str, sink: BinaryIO) -> int:
+async def _copy(client: Client, run_id: str, path: str, sink: Sink) -> int:
     """Bytes written."""
     count = 0
     async with client.download(run_id, path) as chunks:

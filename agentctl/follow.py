@@ -18,8 +18,9 @@ from rich.text import Text
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
-from agentctl.output import STATUS_STYLES, Output, duration, printable, program
+from agentctl.output import STATUS_STYLES, Output, duration, program
 from backplane.runs import FINAL, RunStatus
+from backplane.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 _FILES_SHOWN = 5

@@ -1,31 +1,35 @@
 """What commands print: for people on a terminal, plain lines in a pipe, JSON when asked for.
 
 Standard output carries the answer and nothing else; notes, warnings and errors go to standard error. Text that came
-from a run is hostile: control characters and what turns the reading direction are taken out before a terminal sees
-them. JSON is printed in ASCII, which escapes the same characters without losing them.
+from a run, a file or a server is hostile: what could steer a terminal, or hide in it, is taken out here, whatever a
+command passes on (`backplane.terminal_text`). Markup in it is text. JSON is printed in ASCII, which escapes the same
+characters without losing them; the bytes of a file are cleaned for a terminal and go into a pipe as they are.
 """
 
+import codecs
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from backplane.terminal_text import one_for_one, printable
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line for each event.")]
 
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_MAX_CHARS = 64 * 1024
+"""Of a file that is shown on a terminal: a line is not waited for longer."""
 
 STATUS_STYLES = {
     "created": "dim",
@@ -46,11 +50,6 @@ def program() -> str:
     if not beside.exists():
         return f"{shlex.quote(sys.executable)} -m agentctl"
     return shlex.quote(min(str(beside), os.path.relpath(beside), key=len))
-
-
-def printable(text: str) -> str:
-    """One line that a terminal can be given."""
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _ESCAPE_SEQUENCE.sub("", text).rstrip("\r\n").replace("\r", " "))
 
 
 def duration(seconds: float) -> str:
@@ -75,13 +74,54 @@ def short_time(moment: str | None) -> str:
     return local.strftime("%H:%M:%S" if local.date() == datetime.now(local.tzinfo).date() else "%Y-%m-%d")
 
 
+class _CleanConsole(Console):
+    """Whatever is printed, its own control codes alone reach the terminal. Texts keep their width."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            clean = text if control else "\n".join(map(one_for_one, text.split("\n")))
+            yield Segment(clean, style, control)
+
+
+class Sink(Protocol):
+    """Takes the bytes of a file; `flush` it in the end."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+class _TerminalSink:
+    """Shows a file on a terminal, line by line."""
+
+    def __init__(self, output: "Output") -> None:
+        self._output = output
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._line = ""
+
+    def write(self, data: bytes, /) -> int:
+        *lines, self._line = (self._line + self._decoder.decode(data)).split("\n")
+        for line in lines:
+            self._output.line(line)
+        if len(self._line) > _LINE_MAX_CHARS:
+            self._output.line(self._line)
+            self._line = ""
+        return len(data)
+
+    def flush(self) -> None:
+        rest = self._line + self._decoder.decode(b"", final=True)
+        self._line = ""
+        if rest:
+            self._output.line(rest)
+
+
 class Output:
     """`json` says which of the two a command prints. Made by each command, as its flag says."""
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
-        self.out = Console(highlight=False, markup=False, emoji=False)
-        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.out = _CleanConsole(highlight=False, markup=False, emoji=False)
+        self.err = _CleanConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
     @property
     def live(self) -> bool:
@@ -89,17 +129,25 @@ class Output:
         return self.out.is_terminal and not self.json
 
     def line(self, text: str | Text = "", style: str = "") -> None:
-        """One line, however wide the terminal: lines that are copied must not be broken."""
+        """One line, however wide the terminal: lines that are copied must not be broken. Line breaks may stand before
+        it, and within it they are no line breaks."""
+        if isinstance(text, str):
+            line = text.lstrip("\n")
+            text = "\n" * (len(text) - len(line)) + printable(line)
         self.out.print(text, style=style, soft_wrap=True)
 
     def note(self, text: str, style: str = "dim") -> None:
         self.err.print(printable(text), style=style, soft_wrap=True)
 
     def document(self, value: Any) -> None:
-        print(json.dumps(value, indent=2), flush=True)
+        print(_in_ascii(json.dumps(value, indent=2)), flush=True)
 
     def json_line(self, value: Any) -> None:
-        print(json.dumps(value, separators=(",", ":")), flush=True)
+        print(_in_ascii(json.dumps(value, separators=(",", ":"))), flush=True)
+
+    def sink(self) -> Sink:
+        """Standard output for the bytes of a file."""
+        return _TerminalSink(self) if sys.stdout.isatty() else sys.stdout.buffer
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folding: Sequence[str] = ()) -> None:
         """A table, in a pipe as wide as it needs to be. On a terminal that is too narrow, cells of the columns
@@ -126,3 +174,8 @@ class Output:
         for name, value in shown.items():
             value = printable(value)
             self.line(Text.assemble((name.ljust(width) + "  ", "bold"), (value, STATUS_STYLES.get(value, ""))))
+
+
+def _in_ascii(document: str) -> str:
+    """DEL is ASCII, and the one control character that JSON does not escape."""
+    return document.replace("\x7f", "\\u007f")

@@ -16,9 +16,10 @@ from rich.text import Text
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, describe, follow
-from agentctl.output import JsonFlag, Output, duration, local_time, printable, program, short_time
+from agentctl.output import JsonFlag, Output, duration, local_time, program, short_time
 from agentctl.plan_file import read_plan
 from backplane.runs import RunStatus
+from backplane.terminal_text import printable
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
@@ -277,7 +278,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     if result.get("summary"):
         output.line()
         for line in result["summary"].splitlines():
-            output.line(printable(line))
+            output.line(line)
         output.line()
     output.fields({"files made": ", ".join(result.get("files") or ()), "cost": cost_in_words(result.get("cost"))})
     if len(run.get("failures", [])) > 1:

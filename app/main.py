@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from app import errors
+from app import errors, server_log
 from app.auth import Authenticator
 from app.body_limit import BodyLimit
 from app.hub import Hub
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings = Settings()
         gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
+    server_log.clean_server_log()
     registry = process_registry()
     api_metrics = ApiMetrics(registry)
     mcp_endpoint = McpEndpoint(settings.request_max_bytes)

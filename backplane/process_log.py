@@ -52,7 +52,7 @@ def configure(*, format: str, level: str, process: str) -> None:
     )
     # What libraries warn of, a line each; and none of them finds the standard log without an owner and takes it over.
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_LibraryLine("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LibraryLine("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     guard_server_logs()
     structlog.contextvars.bind_contextvars(process=process)
@@ -80,6 +80,8 @@ def _on_one_line(_logger: Any, _method: str, entry: MutableMapping[str, Any]) ->
     for name, value in entry.items():
         if isinstance(value, str):
             entry[name] = _indented(value) if name == "exception" else escaped(value)
+        elif (shown := escaped(repr(value))) != repr(value):
+            entry[name] = shown
     return entry
 
 
@@ -88,7 +90,7 @@ def _indented(traceback: str) -> str:
     return "\n".join(f"    {escaped(line)}" for line in traceback.split("\n"))
 
 
-class _LibraryLine(logging.Formatter):
+class LibraryLine(logging.Formatter):
     """What a library logs by the standard module."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
