@@ -1,5 +1,5 @@
-"""The HTTP server's own log. Its access log is kept without query strings, which may hold what nobody is to read in a log
-(a token, a search), and what it repeats of a request or of an error begins no line of its own.
+"""The HTTP server's own log. Its access log has no query strings, which may hold what nobody is to read in a log (a
+token, a search), and what it repeats of a request or of an error begins no line of its own.
 """
 
 import logging
