@@ -17,6 +17,13 @@ from worker.llm.base import (
 
 Finish = Literal["stop", "length", "tool_calls"]
 
+_ENDS: dict[str, Finish] = {
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "done"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_use", "tool_call", "function_call"), "stop"),
+}
+"""How servers name the end of an answer, in small letters: OpenAI's wire, Anthropic's, Ollama's and their likes."""
+
 BYTES_PER_TOKEN = 3
 """Where nobody has counted. English has about four; code, other scripts and JSON have fewer."""
 MESSAGE_TOKENS = 8
@@ -24,6 +31,12 @@ MESSAGE_TOKENS = 8
 MOST_TOKENS = 2**31 - 1
 CALL_BYTES = 64
 """What a tool call counts for beside its texts, so that empty ones have an end too."""
+
+
+def finish_of(reason: str) -> Finish | None:
+    """How an answer ended by the server's word for it; None when the word is none that stands for an end. Servers say
+    `abort`, `error` or `timeout` of half an answer, and a new word may mean anything."""
+    return _ENDS.get(reason.lower())
 
 
 def estimated_tokens(text_bytes: int) -> int:
@@ -102,6 +115,14 @@ class Answer:
 
     def id_of_call(self, number: int) -> str:
         return self._calls[number].id
+
+    def is_whole_call(self, number: int) -> bool:
+        """Whether its arguments are a JSON value by now."""
+        try:
+            json.loads(self._calls[number].arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
     def usage(self) -> Usage:
         """As far as it has come. What the server did not count is estimated."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import anthropic
 
-from worker.llm.answer import Answer, Finish, arguments_of, whole_number
+from worker.llm.answer import Answer, arguments_of, finish_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -51,6 +51,8 @@ class AnthropicServer(ModelServer):
                     **_body(model, request), stream=True, timeout=timeout_of(limits)
                 )
                 async with stream:
+                    if await self._wire.not_streamed(stream.response, answer) is not None:
+                        raise self._wire.garbage("a whole message in place of events", answer)
                     return await self._gathered(stream, answer)
             except anthropic.APIStatusError as error:
                 if error.response.is_success:
@@ -101,7 +103,9 @@ class AnthropicServer(ModelServer):
             raise self._wire.broken_off(answer)
         if reason == "refusal":
             raise ModelRefused(f"model server {self.name} withheld the answer: the model refused it")
-        finish: Finish = "length" if reason in ("max_tokens", "model_context_window_exceeded") else "stop"
+        finish = finish_of(reason)
+        if finish is None:
+            raise self._wire.ended_early(reason, answer)
         return answer.whole(finish)
 
 

@@ -5,12 +5,12 @@ library: the wire is three requests.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import httpx2
 
-from worker.llm.answer import Answer, Finish, arguments_of, vectors_of, whole_number
+from worker.llm.answer import Answer, Finish, arguments_of, finish_of, vectors_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -44,9 +44,8 @@ class OllamaServer(ModelServer):
             try:
                 if not response.is_success:
                     raise await self._refusal(response)
-                async for line in response.aiter_lines():
-                    if line.strip():
-                        finish = self._take(json.loads(line), answer) or finish
+                async for line in _lines(response):
+                    finish = self._take(json.loads(line), answer) or finish
             finally:
                 await response.aclose()
             if finish is None:
@@ -110,7 +109,11 @@ class OllamaServer(ModelServer):
         # What is in its cache the server may leave uncounted: then it is estimated.
         answer.input_tokens = whole_number(piece.get("prompt_eval_count"))
         answer.output_tokens = whole_number(piece.get("eval_count"))
-        return "length" if piece.get("done_reason") == "length" else "stop"
+        reason = str(piece.get("done_reason") or "stop")
+        finish = finish_of(reason)
+        if finish is None:
+            raise self._wire.ended_early(reason, answer)
+        return finish
 
     async def _json(self, method: str, path: str, limits: CallLimits, body: Any = None) -> Mapping[str, Any]:
         response = await self._client.send(self._request(method, path, limits, body), stream=True)
@@ -130,6 +133,18 @@ class OllamaServer(ModelServer):
     async def _refusal(self, response: httpx2.Response) -> Exception:
         body = (await response.aread()).decode("utf-8", "replace")
         return self._wire.refusal(response.status_code, response.headers, body)
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """Broken at line feeds alone: a text may hold what else breaks lines, such as U+2028."""
+    rest = b""
+    async for data in response.aiter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+    if rest.strip():
+        yield rest
 
 
 def open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:

@@ -5,14 +5,14 @@ objects without looking whether they are what they should be, so each piece is c
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 from pydantic import BaseModel, ConfigDict
 
-from worker.llm.answer import Answer, Finish, estimated_tokens, vectors_of, whole_number
+from worker.llm.answer import Answer, estimated_tokens, finish_of, vectors_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -27,7 +27,7 @@ from worker.llm.base import (
 from worker.llm.catalogue import ServerSpec
 from worker.llm.wire import Wire, bearer, http_client, key_of, timeout_of
 
-MAKERS_HOST = "https://api.openai.com/"
+_MAKERS_HOSTS = (".openai.com", ".openai.azure.com")
 
 
 class _Piece(BaseModel):
@@ -49,11 +49,13 @@ class _Delta(_Piece):
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(_Piece):
     delta: _Delta | None = None
+    message: _Delta | None = None
     finish_reason: str | None = None
 
 
@@ -72,7 +74,7 @@ class OpenAIServer(ModelServer):
         self.name = spec.name
         self._limits = limits
         self._wire = Wire(spec)
-        self._most_tokens = "max_completion_tokens" if spec.url.startswith(MAKERS_HOST) else "max_tokens"
+        self._most_tokens = most_tokens_field(spec.url)
         self._client = openai.AsyncOpenAI(
             # The library wants one, also where the server does not; what is sent is the transport's.
             api_key="in the transport",
@@ -89,7 +91,9 @@ class OpenAIServer(ModelServer):
                     **self._body(model, request), stream=True, timeout=timeout_of(limits)
                 )
                 async with stream:
-                    return await self._gathered(stream, answer)
+                    whole = await self._wire.not_streamed(stream.response, answer)
+                    names = frozenset(tool.name for tool in request.tools)
+                    return await self._gathered(stream if whole is None else _once(whole), answer, names)
             except openai.APIStatusError as error:
                 raise self._wire.refusal(error.status_code, error.response.headers, error.response.text) from None
             except openai.APIConnectionError:
@@ -146,24 +150,31 @@ class OpenAIServer(ModelServer):
             body["seed"] = request.seed
         return body
 
-    async def _gathered(self, stream: Any, answer: Answer) -> ModelResponse:
+    async def _gathered(self, pieces: AsyncIterable[Any], answer: Answer, names: frozenset[str]) -> ModelResponse:
+        """`names`: those of the tools that the model was offered."""
         reason: str | None = None
         calls: dict[int, int] = {}
-        async for piece in stream:
-            chunk = _Chunk.model_validate(piece.model_dump(warnings=False))
+        async for piece in pieces:
+            chunk = _Chunk.model_validate(piece if isinstance(piece, dict) else piece.model_dump(warnings=False))
             if chunk.usage:
                 answer.input_tokens = whole_number(chunk.usage.prompt_tokens)
                 answer.output_tokens = whole_number(chunk.usage.completion_tokens)
             for choice in (chunk.choices or ())[:1]:
                 reason = choice.finish_reason or reason
-                if choice.delta:
-                    _take(choice.delta, answer, calls)
+                if given := choice.delta or choice.message:
+                    _take(given, answer, calls, names)
         if reason is None:
             raise self._wire.broken_off(answer)
         if reason == "content_filter":
             raise ModelRefused(f"model server {self.name} withheld the answer: its content filter took it for harmful")
-        finish: Finish = "length" if reason == "length" else "stop"
+        finish = finish_of(reason)
+        if finish is None:
+            raise self._wire.ended_early(reason, answer)
         return answer.whole(finish)
+
+
+async def _once(whole: Any) -> AsyncIterator[Any]:
+    yield whole
 
 
 def open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
@@ -177,22 +188,38 @@ def base_url_of(url: str) -> str:
     return url if has_version else f"{url.rstrip('/')}/v1"
 
 
-def _take(delta: _Delta, answer: Answer, calls: dict[int, int]) -> None:
+def most_tokens_field(url: str) -> str:
+    """Its makers' servers refuse `max_tokens` for newer models; others know nothing else."""
+    host = f".{(urlsplit(url).hostname or '').lower()}"
+    return "max_completion_tokens" if host.endswith(_MAKERS_HOSTS) else "max_tokens"
+
+
+def _take(delta: _Delta, answer: Answer, calls: dict[int, int], names: frozenset[str]) -> None:
     """`calls`: the number in the answer of the call that comes under an index."""
-    answer.thought(delta.reasoning_content or "")
+    answer.thought(delta.reasoning_content or delta.reasoning or "")
     answer.text(delta.content or "")
     answer.text(delta.refusal or "")
     for position, call in enumerate(delta.tool_calls or ()):
         # Some servers send a call whole, and leave out its index or give every one the same.
         index = position if call.index is None else call.index
-        given = call.function.arguments
+        name, given = call.function.name or "", call.function.arguments
         arguments = json.dumps(given) if isinstance(given, dict) else given or ""
         known = calls.get(index)
-        is_another = known is not None and call.id and call.function.name and call.id != answer.id_of_call(known)
-        if known is None or is_another:
-            calls[index] = answer.call(call.id, call.function.name or "", arguments)
+        if known is None or _is_another(call, known, answer, names):
+            calls[index] = answer.call(call.id, name, arguments)
         else:
-            answer.more_of_call(known, "" if call.id else call.function.name or "", arguments)
+            # Some repeat the name with each piece.
+            answer.more_of_call(known, "" if call.id or name in names else name, arguments)
+
+
+def _is_another(call: _ToolCall, known: int, answer: Answer, names: frozenset[str]) -> bool:
+    """Whether a piece under the index of a call begins another one: with an id of its own, or, where the server gives
+    none, with the name of a tool when the arguments of the call before are whole."""
+    if not call.function.name:
+        return False
+    if call.id:
+        return call.id != answer.id_of_call(known)
+    return call.function.name in names and answer.is_whole_call(known)
 
 
 def _message(message: Message) -> dict[str, Any]:

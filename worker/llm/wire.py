@@ -180,6 +180,29 @@ class Wire:
             f"model server {self.name} broke off in the middle of its answer", usage=_charged(answer, sent=True)
         )
 
+    def ended_early(self, reason: str, answer: Answer) -> ModelUnavailable:
+        """The answer has an end, and the server's word for it is none that stands for a whole answer."""
+        return ModelUnavailable(
+            f"model server {self.name} ended its answer early: {reason[:100]!r}", usage=_charged(answer, sent=True)
+        )
+
+    async def not_streamed(self, response: httpx2.Response, answer: Answer) -> Any:
+        """The JSON object that came where a stream of events was asked for; None where they come. Raises ModelError in
+        the server's words when it is an error, for which some servers have no status."""
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "text/event-stream" or not (kind.endswith("json") or kind in ("text/plain", "text/html")):
+            return None
+        body = (await response.aread()).decode("utf-8", "replace")
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and "error" not in found:
+            return found
+        if kind.endswith("json") or found is not None:
+            raise self.failed_in_answer(body, answer)
+        raise self.garbage(f"{kind} in place of events", answer)
+
     def garbage(self, what: str, answer: Answer | None) -> ModelOutputInvalid:
         return ModelOutputInvalid(
             f"model server {self.name} sent what its wire does not have: {what}", usage=_charged(answer, sent=True)
