@@ -1,6 +1,7 @@
 """Bearer token → User. A token that was checked is trusted for a few seconds, so a revoked one lives that long at
 most."""
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -16,6 +17,11 @@ from backplane.store import Store
 from backplane.users import Tier, User, token_digest
 
 CACHED_TOKENS = 10_000
+REFUSALS_PER_SECOND = 10
+"""So often a token that calls too often, or asks for more than its user may have, is told so; further refusals wait, so
+that a client that does not stop costs little, however many connections it has."""
+REFUSALS_AT_ONCE = 20
+LONGEST_PAUSE_SECONDS = 30.0
 
 _bearer = HTTPBearer(auto_error=False, description="A token as `agentctl token create` shows it.")
 
@@ -28,6 +34,7 @@ class Authenticator:
         self._rate_limiter = rate_limiter
         self._trust_seconds = trust_seconds
         self._checked: dict[str, tuple[float, User]] = {}
+        self._refused_until: dict[str, float] = {}
 
     async def user_of(self, token: str) -> User:
         """Raises Unauthenticated, RateLimited, or Unavailable when the database does not answer."""
@@ -42,11 +49,26 @@ class Authenticator:
                 self._checked.clear()
             self._checked[digest] = (now + self._trust_seconds, user)
         if wait := await self._rate_limiter.take(f"token:{digest[:16]}"):
+            await self._pause(digest)
             raise RateLimited(
                 "this token calls more often than API_RATE_PER_SECOND allows; wait as long as Retry-After says",
                 retry_after=math.ceil(wait),
             )
         return user
+
+    async def pause(self, headers: Mapping[str, str]) -> None:
+        """Before a refusal of what is over a limit of the user's own; `headers` are the request's."""
+        await self._pause(token_digest(headers.get("authorization", "").partition(" ")[2].strip()))
+
+    async def _pause(self, digest: str) -> None:
+        """Before a refusal: none for the first ones, then as long as refusals of this token come too fast."""
+        now, each = time.monotonic(), 1 / REFUSALS_PER_SECOND
+        if digest not in self._refused_until and len(self._refused_until) >= CACHED_TOKENS:
+            self._refused_until.clear()
+        until = max(self._refused_until.get(digest, 0.0), now - REFUSALS_AT_ONCE * each) + each
+        self._refused_until[digest] = min(until, now + LONGEST_PAUSE_SECONDS)
+        if until > now:
+            await asyncio.sleep(self._refused_until[digest] - now)
 
 
 async def current_user(

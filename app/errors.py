@@ -134,7 +134,9 @@ def of_http_exception(error: HTTPException) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(errors.PlatformError)
-    async def _(_: Request, error: errors.PlatformError) -> JSONResponse:
+    async def _(request: Request, error: errors.PlatformError) -> JSONResponse:
+        if isinstance(error, errors.TooManyStreams | errors.TooManyTransfers | errors.QueueFull):
+            await request.app.state.authenticator.pause(request.headers)
         return of_platform_error(error)
 
     @app.exception_handler(RequestValidationError)

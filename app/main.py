@@ -42,6 +42,7 @@ from app.sse import History
 from app.storage_limits import StorageLimits
 from app.submission import Submission
 from app.transfers import Transfers
+from app.turns import Turns
 from backplane import VERSION, process_log
 from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
@@ -95,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
+    app.add_middleware(Turns)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
     app.add_middleware(RequestMetrics, metrics=api_metrics)
     routes = (
@@ -153,7 +155,13 @@ def _services(
         ),
         history=History(resources.store, resources.event_log),
         quota=quota,
-        transfers=Transfers(resources.storage, quota, user_quota, most_of_user=settings.transfers_user_max),
+        transfers=Transfers(
+            resources.storage,
+            quota,
+            user_quota,
+            most_of_user=settings.transfers_user_max,
+            bytes_per_second=settings.transfers_user_bytes_per_second,
+        ),
         platform_metrics=platform_metrics,
     )
 

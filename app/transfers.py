@@ -6,6 +6,7 @@ that their user has, than is allowed, whichever processes take them. One of unkn
 a process leaves behind that dies is free again after two minutes. While Redis is away, uploads are not reserved.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
@@ -23,14 +24,26 @@ from backplane.workspace.quota import Quota, Room, ensure_room, limited
 STEP_BYTES = 8 * 1024 * 1024
 """An upload of unknown size reserves so much, and as much as has come, ahead."""
 RENEW_SECONDS = 30.0
+SHORTEST_PAUSE_SECONDS = 0.005
 
 log = structlog.get_logger()
 
 
 class Transfers:
-    """Of one API process. `most_of_user`: files of one user that are sent and taken at once."""
+    """Of one API process. `most_of_user`: files of one user that are sent and taken at once; `bytes_per_second`: of all
+    of these together (0: as fast as may be), since what moves bytes has no time for the calls of others."""
 
-    def __init__(self, storage: Storage, quota: Quota, user_quota: StorageQuota, *, most_of_user: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        quota: Quota,
+        user_quota: StorageQuota,
+        *,
+        most_of_user: int,
+        bytes_per_second: int,
+    ) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._paid_until: dict[str, float] = {}
         self._storage = storage
         self._quota = quota
         self._user_quota = user_quota
@@ -53,6 +66,18 @@ class Transfers:
             self._under_way[user_id] -= 1
             if not self._under_way[user_id]:
                 del self._under_way[user_id]
+                self._paid_until.pop(user_id, None)
+
+    async def paced(self, user_id: str, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """The same chunks, of a transfer that is counted, no faster than the user's share."""
+        async for chunk in chunks:
+            yield chunk
+            if self._bytes_per_second:
+                now = time.monotonic()
+                until = max(self._paid_until.get(user_id, 0.0), now) + len(chunk) / self._bytes_per_second
+                self._paid_until[user_id] = until
+                if until - now > SHORTEST_PAUSE_SECONDS:
+                    await asyncio.sleep(until - now)
 
     async def upload(
         self,
@@ -68,7 +93,7 @@ class Transfers:
         with self.counted(user_id):
             upload = _Upload(self._storage, self._quota, self._user_quota, workspace, user_id, run_id, path)
             async with upload.reserved(size):
-                file = await workspace.write(path, upload.limited(chunks))
+                file = await workspace.write(path, upload.limited(self.paced(user_id, chunks)))
                 upload.grown = file.size - upload.room.replaced
                 return file
 

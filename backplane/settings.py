@@ -400,6 +400,9 @@ class Settings(BaseSettings):
     transfers_user_max: int = Field(
         16, ge=1, description="Files of one user that an API process sends and takes at once."
     )
+    transfers_user_bytes_per_second: int = Field(
+        32 * MIB, ge=0, description="Bytes of them in a second, all of one user together; 0: as fast as may be."
+    )
 
     # --- streams ---
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment line.")

@@ -33,7 +33,7 @@ class _Download(StreamingResponse):
     media_type = "application/octet-stream"
 
     def __init__(self, services: Services, user: User, body: AsyncIterator[bytes], **options: Any) -> None:
-        super().__init__(body, **options)
+        super().__init__(services.transfers.paced(user.id, body), **options)
         self._transfers = services.transfers
         self._user_id = user.id
 

@@ -25,6 +25,7 @@ async def test_runs_that_a_users_own_cap_holds_back_leave_the_queue_open_to_othe
     assert [(await person.act("run", prompt="mine")).status_code for person in (other, admin)] == [201, 201]
 
 
+@pytest.mark.slow
 async def test_one_user_cannot_fill_the_queue_of_all(start_api: StartApi) -> None:
     api = await start_api(queue_max_waiting=0, queue_max_waiting_all=10, user_concurrency_standard=0)
     hostile, other, admin = await api.person(), await api.person(), await api.person(Tier.ADMIN)
@@ -84,6 +85,7 @@ async def test_streams_that_are_opened_at_the_same_moment_are_no_more_than_a_use
         assert [answer.status_code for answer in opened].count(200) == 5
 
 
+@pytest.mark.slow
 async def test_streams_are_kept_free_for_administrators(start_api: StartApi) -> None:
     api = await start_api(stream_watchers_max=10, stream_watchers_user_max=1)
     admin = await api.person(Tier.ADMIN)
@@ -145,6 +147,7 @@ async def test_uploads_at_the_same_moment_put_no_more_into_a_workspace_than_is_a
     assert (await person.http.put(f"/agent/runs/{run_id}/files/last", content=b"x")).status_code == 201
 
 
+@pytest.mark.slow
 async def test_two_api_processes_share_what_uploads_reserve(start_api: StartApi) -> None:
     first = await start_api(workspace_max_bytes=10 * MIB)
     second = await start_api(workspace_max_bytes=10 * MIB)
@@ -198,6 +201,7 @@ async def test_a_user_keeps_no_more_bytes_than_a_user_may_over_all_runs(start_ap
     assert (await person.http.put(f"/agent/runs/{second}/files/b", content=b"x" * 2 * MIB)).status_code == 201
 
 
+@pytest.mark.slow
 async def test_a_file_that_replaces_another_counts_once(start_api: StartApi) -> None:
     api = await start_api(user_max_bytes=5 * MIB)
     person = await api.person()
@@ -240,6 +244,7 @@ async def test_a_user_makes_no_more_runs_and_events_than_a_user_may_keep(
     assert (await person.act("create", prompt="one more")).status_code == 201
 
 
+@pytest.mark.slow
 async def test_one_user_has_only_so_many_files_on_their_way_at_once(start_api: StartApi) -> None:
     api = await start_api(transfers_user_max=2)
     person, other = await api.person(), await api.person()
@@ -261,3 +266,36 @@ async def test_one_user_has_only_so_many_files_on_their_way_at_once(start_api: S
     go.set()
     assert [answer.status_code for answer in await asyncio.gather(*slow)] == [201, 201]
     assert (await person.http.put(f"/agent/runs/{run_id}/files/c", content=b"x")).status_code == 201
+
+
+# --- calls ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "status"), [("/agent/me", 429), ("/agent/events", 429)])
+async def test_whoever_goes_on_calling_over_a_limit_is_answered_slowly_and_others_are_not(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch, path: str, status: int
+) -> None:
+    monkeypatch.setattr("app.auth.REFUSALS_PER_SECOND", 50)
+    monkeypatch.setattr("app.auth.REFUSALS_AT_ONCE", 5)
+    limit = {"api_rate_per_second": 0.01, "api_rate_burst": 1} if path == "/agent/me" else {}
+    api = await start_api(stream_watchers_user_max=1, **limit)
+    hostile, other = await api.person(), await api.person()
+    began = asyncio.get_running_loop().time()
+    async with hostile.http.stream("GET", path):
+        storm = asyncio.gather(*(hostile.http.get(path) for _ in range(55)))
+        assert (await other.http.get("/agent/me")).status_code == 200
+        assert not storm.done()
+        assert {answer.status_code for answer in await storm} == {status}
+    assert asyncio.get_running_loop().time() - began > 0.9  # 55 refusals, of which 5 are at once
+
+
+@pytest.mark.slow
+async def test_a_users_files_move_no_faster_than_a_users_share(start_api: StartApi) -> None:
+    api = await start_api(transfers_user_bytes_per_second=4 * MIB)
+    person = await api.person()
+    run_id = await person.make("create")
+    began = asyncio.get_running_loop().time()
+    puts = (person.http.put(f"/agent/runs/{run_id}/files/{n}", content=b"x" * MIB) for n in range(2))
+    assert [answer.status_code for answer in await asyncio.gather(*puts)] == [201, 201]
+    assert asyncio.get_running_loop().time() - began > 0.4

@@ -55,7 +55,7 @@ async def path_of(kind: str, person: Person) -> str:
 
 
 @pytest.mark.parametrize("kind", ["run", "feed"])
-@pytest.mark.parametrize("loses", [revoke, demote])
+@pytest.mark.parametrize("loses", [revoke, pytest.param(demote, marks=pytest.mark.slow)])
 async def test_an_open_stream_ends_with_a_word_when_its_token_is_no_longer_good(
     start_api: StartApi, kind: str, loses: Any
 ) -> None:
@@ -70,6 +70,7 @@ async def test_an_open_stream_ends_with_a_word_when_its_token_is_no_longer_good(
         assert api.app.state.services.hub.watchers == 1
 
 
+@pytest.mark.slow
 async def test_a_stream_of_a_user_who_is_gone_ends(start_api: StartApi) -> None:
     api = await start_api()
     person = await api.person()
@@ -89,6 +90,7 @@ async def test_who_connects_again_with_a_revoked_token_is_refused(start_api: Sta
     assert (again.status_code, again.json()["code"]) == (401, "unauthenticated")
 
 
+@pytest.mark.slow
 async def test_another_token_of_the_same_user_goes_on(start_api: StartApi) -> None:
     api = await start_api()
     person = await api.person()
@@ -113,6 +115,7 @@ async def test_a_call_of_mcp_that_waits_for_events_ends(start_api: StartApi) -> 
         assert "[unauthenticated]" in await waiting
 
 
+@pytest.mark.slow
 async def test_all_tokens_of_all_streams_are_looked_up_in_one_query(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
