@@ -1,5 +1,6 @@
 """`agentctl doctor`: what this machine has, what the settings name and whether it answers, what is missing and how to
-get it. Changes nothing. What is not configured is embedded, and then only its program must be there.
+get it. Changes nothing, but that a store of workspaces is tried with a file that goes at once. What is not configured
+is embedded, and then only its program must be there.
 """
 
 import asyncio
@@ -130,7 +131,7 @@ async def _parts(settings: Settings) -> list[Finding]:
     embedded = {
         "redis": "embedded, by `agentctl up`" if "redis_url" not in given else "",
         "database": "SQLite, by `agentctl up`" if "database_url" not in given else "",
-        "workspaces": f"folder {settings.workspace_dir}" if not settings.s3_bucket else "",
+        "workspaces": _folder(settings) if "workspace_dir" not in given and not settings.s3_bucket else "",
     }
     if all(embedded.values()):
         return [Finding(part, State.OK, what) for part, what in embedded.items()]
@@ -138,12 +139,19 @@ async def _parts(settings: Settings) -> list[Finding]:
         checks = {
             "redis": (resources.redis.check_write, masked(settings.redis_url)),
             "database": (resources.store.database.check, masked(settings.database_url)),
-            "workspaces": (resources.workspaces.check, f"S3, bucket {settings.s3_bucket}"),
+            "workspaces": (
+                resources.workspaces.check,
+                f"S3, bucket {settings.s3_bucket}" if settings.s3_bucket else _folder(settings),
+            ),
         }
         return [
             Finding(part, State.OK, embedded[part]) if embedded[part] else await _checked(part, *checks[part])
             for part in checks
         ]
+
+
+def _folder(settings: Settings) -> str:
+    return f"folder {settings.workspace_dir}"
 
 
 async def _checked(part: str, check: Callable[[], Awaitable[None]], what: str) -> Finding:

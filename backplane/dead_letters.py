@@ -23,7 +23,7 @@ class DeadReason(StrEnum):
     POISON = "poison"
     """Its workers were lost while they held it, again and again."""
     INTERNAL_ERROR = "internal_error"
-    """A fault of the platform, again at the last attempt; or one that kept what became of the run from being stored."""
+    """A fault of the platform, again at the last attempt; or of a part that refused what was to be stored."""
 
 
 def dead_reason(error: RunError) -> DeadReason | None:
@@ -31,7 +31,7 @@ def dead_reason(error: RunError) -> DeadReason | None:
     failure."""
     if error.code == "worker_lost":
         return DeadReason.POISON
-    if error.code in ("internal_error", "not_stored"):
+    if error.code in ("internal_error", "not_stored", "part_refuses"):
         return DeadReason.INTERNAL_ERROR
     return DeadReason.RETRIES_EXHAUSTED if error.retryable else None
 

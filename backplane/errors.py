@@ -14,6 +14,7 @@
     │   └── TooLarge            over a limit; the message names the limit and its setting
     ├── Unavailable         a part of the platform does not answer; the same call may succeed later
     │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
+    ├── PartRefuses         a part answers, and has refused for too long; only an operator can mend that
     ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
     │   ├── TooManyStreams      as many streams of the user are open as may be
     │   └── TooManyTransfers    as many files of the user are on their way as may be
@@ -119,15 +120,23 @@ class BudgetExhausted(Refused):
 
 
 class Unavailable(PlatformError):
-    """`part` is redis, database, workspace, sandbox, memory or artifacts; `retry_after` is in seconds."""
+    """`part` is redis, database, workspace, sandbox, memory or artifacts; `retry_after` is in seconds. `refuses`: it
+    answered, with a refusal (no right, no room, no such bucket) that lasts until an operator has mended something."""
 
     code = "part_unavailable"
     retryable = True
 
-    def __init__(self, message: str, *, part: str, retry_after: int = 5) -> None:
+    def __init__(self, message: str, *, part: str, retry_after: int = 5, refuses: bool = False) -> None:
         super().__init__(message)
         self.part = part
         self.retry_after = retry_after
+        self.refuses = refuses
+
+
+class PartRefuses(PlatformError):
+    """The message says what to do. What failed by it may be done again when that is done."""
+
+    code = "part_refuses"
 
 
 class QueueFull(Unavailable):

@@ -1,11 +1,16 @@
-"""Trying again while a part does not answer: the pauses grow to a few seconds, and each failure is told."""
+"""Trying again while a part does not answer: the pauses grow to a few seconds, and each failure is told.
+
+A part that answers, and refuses (no right, no room), is waited for as well, for it may be mended at this moment, but
+not for ever: nothing that waits would say to an operator what is wrong.
+"""
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from backplane.errors import Unavailable
+from backplane.errors import PartRefuses, Unavailable
 
 Result = TypeVar("Result")
 
@@ -21,15 +26,44 @@ def pauses() -> Iterator[float]:
         span = min(span * 2, LONGEST_PAUSE_SECONDS)
 
 
-async def until_available(call: Callable[[], Awaitable[Result]], tell: Callable[[Unavailable, float], None]) -> Result:
+class Refusals:
+    """Since when a part has refused, without a success or another failure between. None: it may do so for ever."""
+
+    def __init__(self, most_seconds: float | None) -> None:
+        self._most_seconds = most_seconds
+        self._since: float | None = None
+
+    def failed(self, error: Unavailable) -> None:
+        """Raises PartRefuses when it has been refused for too long."""
+        if not error.refuses or self._most_seconds is None:
+            self._since = None
+            return
+        if self._since is None:
+            self._since = time.monotonic()
+        if time.monotonic() - self._since >= self._most_seconds:
+            raise PartRefuses(f"{error.message} It has refused for {self._most_seconds:g} s.") from error
+
+    def succeeded(self) -> None:
+        self._since = None
+
+
+async def until_available(
+    call: Callable[[], Awaitable[Result]],
+    tell: Callable[[Unavailable, float], None],
+    *,
+    refused_seconds: float | None = None,
+) -> Result:
     """What `call` gives once it no longer raises Unavailable. `tell` gets each error and the pause after it.
 
-    The call must be safe to repeat. It ends only by success, another error, or cancellation.
+    The call must be safe to repeat. It ends only by success, another error, or cancellation; and by PartRefuses when
+    the part has refused for `refused_seconds`, where so many are given.
     """
+    refusals = Refusals(refused_seconds)
     for pause in pauses():
         try:
             return await call()
         except Unavailable as error:
+            refusals.failed(error)
             tell(error, pause)
             await asyncio.sleep(pause)
     raise AssertionError("pauses never end")

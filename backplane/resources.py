@@ -60,11 +60,12 @@ class Resources:
     artifacts: Artifacts | None
     seal: Seal | None
 
-    async def prepare(self) -> None:
-        """Wait until every part is there and fit for use: its tables, its bucket. Says what it waits for."""
+    async def prepare(self, *, refused_seconds: float | None = None) -> None:
+        """Wait until every part is there and fit for use: its tables, its bucket, files that can be written, read and
+        deleted. Says what it waits for. Raises PartRefuses when a part has refused for `refused_seconds`."""
         calls = {"database": self.store.migrate, "redis": self.redis.check, "workspace": self.workspaces.prepare}
         for part, call in calls.items():
-            await until_available(call, partial(_tell_waiting, part))
+            await until_available(call, partial(_tell_waiting, part), refused_seconds=refused_seconds)
 
 
 def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     workspace_dir: Path = Field(
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."
     )
+    workspace_refused_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="How long the store may refuse (no right, no room, no bucket) before a run, or a worker that "
+        "starts, ends with what it said.",
+    )
     s3_bucket: str = Field("", description="Bucket of the workspaces; empty: WORKSPACE_DIR is used.")
     s3_endpoint: str = Field("", description="URL of the S3-compatible server; empty: the region's own.")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")

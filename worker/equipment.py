@@ -34,7 +34,8 @@ from worker.tools.registry import ToolRegistry
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """`budget` is that of runs that name none; `seal` opens users' secrets; `replanner` is asked at most `replans`
-    times a run; `versions_max_bytes` of what files were are kept with a run."""
+    times a run; `versions_max_bytes` of what files were are kept with a run; a store may refuse for
+    `refused_seconds`."""
 
     resources: Resources
     events: EventWriter
@@ -54,6 +55,7 @@ class Equipment:
     quota: Quota
     user_quota: StorageQuota
     versions_max_bytes: int
+    refused_seconds: float
     limits: Limits
     most_memory_bytes: int
     most_cpus: float
@@ -109,6 +111,7 @@ async def open_equipment(
             quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
             user_quota=storage_quota(settings),
             versions_max_bytes=settings.workspace_versions_max_bytes,
+            refused_seconds=settings.workspace_refused_seconds,
             limits=limits_of(settings),
             most_memory_bytes=settings.sandbox_memory_max_bytes,
             most_cpus=settings.sandbox_cpus_max,

@@ -5,7 +5,8 @@ which costs nothing while the lease is fresh). What is on the wire at the moment
 when it goes on.
 
 Only calls that can be repeated wait here. Streams (`read`, `write`) cannot be replayed from the middle; a step that
-uses them fails with Unavailable, and the supervisor repeats the whole of it.
+uses them fails with Unavailable, and the supervisor repeats the whole of it. Either way a store that refuses (no right,
+no room) is given up after a while: then PartRefuses is raised.
 
 What it moves is counted here, since all files of a run pass here.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backplane.errors import Unavailable
-from backplane.patience import until_available
+from backplane.patience import Refusals, until_available
 from backplane.workspace.base import FileInfo, Workspace
 from worker.metrics import Direction
 
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 
 class PatientWorkspace(Workspace):
     """`tell` gets each failure and the pause after it, in seconds. `still_held` raises Superseded when it is not.
+    `refused_seconds`: how long the store may refuse what is asked of it; None: for ever.
     `moved` is told the bytes of each file, or piece of one, that has come down or gone up."""
 
     def __init__(
@@ -32,11 +34,15 @@ class PatientWorkspace(Workspace):
         tell: Callable[[Unavailable, float], None],
         still_held: Callable[[], Awaitable[None]],
         moved: Callable[[Direction, int], object],
+        *,
+        refused_seconds: float | None = None,
     ) -> None:
         self._inner = inner
         self._tell = tell
         self._still_held = still_held
         self._moved = moved
+        self._refused_seconds = refused_seconds
+        self._refused_streams = Refusals(refused_seconds)
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await self._patiently(lambda: self._inner.list(prefix))
@@ -45,13 +51,22 @@ class PatientWorkspace(Workspace):
         return await self._patiently(lambda: self._inner.stat(path))
 
     async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        async for chunk in self._inner.read(path, start=start, end=end):
-            self._moved("down", len(chunk))
-            yield chunk
+        try:
+            async for chunk in self._inner.read(path, start=start, end=end):
+                self._moved("down", len(chunk))
+                yield chunk
+        except Unavailable as error:
+            self._refused_streams.failed(error)
+            raise
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
         await self._still_held()
-        written = await self._inner.write(path, chunks)
+        try:
+            written = await self._inner.write(path, chunks)
+        except Unavailable as error:
+            self._refused_streams.failed(error)
+            raise
+        self._refused_streams.succeeded()
         self._moved("up", written.size)
         return written
 
@@ -91,4 +106,4 @@ class PatientWorkspace(Workspace):
         return file
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell)
+        return await until_available(call, self._tell, refused_seconds=self._refused_seconds)

@@ -37,16 +37,17 @@ async def restore(
     still_held: Callable[[], Awaitable[None]],
     tell: Callable[[str], None],
     tell_away: Callable[[Unavailable, float], None],
+    refused_seconds: float | None = None,
 ) -> None:
     """Carry out `run.restore`, which is not None. Done again, also after a crash in the middle, it ends the same; then
     `HeldRun.restored` is to be written. To be called before anything else is done with the files.
 
     `workspace`: the run's own, patient with its store, and not yet a VersionedWorkspace. `tell` gets lines for the log.
-    Raises FilesGone when a file cannot be had any more.
+    Raises FilesGone when a file cannot be had any more, PartRefuses when the store has refused for `refused_seconds`.
     """
     assert run.restore is not None
     source = str(run.restore["run_id"])
-    restoring = _Restoring(workspaces, workspace, run, source, still_held, tell_away)
+    restoring = _Restoring(workspaces, workspace, run, source, still_held, tell_away, refused_seconds)
     beginning = await restoring.beginning(source)
     if beginning is None:
         if source == run.id:
@@ -78,6 +79,7 @@ class _Restoring:
         source: str,
         still_held: Callable[[], Awaitable[None]],
         tell_away: Callable[[Unavailable, float], None],
+        refused_seconds: float | None,
     ) -> None:
         self._workspaces = workspaces
         self._workspace = workspace
@@ -85,6 +87,7 @@ class _Restoring:
         self._source = source
         self._still_held = still_held
         self._tell_away = tell_away
+        self._refused_seconds = refused_seconds
 
     async def beginning(self, run_id: str) -> Beginning | None:
         return await self._patiently(self._versions(run_id).beginning)
@@ -164,4 +167,4 @@ class _Restoring:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell_away)
+        return await until_available(call, self._tell_away, refused_seconds=self._refused_seconds)

@@ -116,7 +116,13 @@ class RunWork:
         stored = CountedWorkspace(
             workspaces.workspace(run.user_id, run.id), equipment.resources.storage, equipment.user_quota, run.user_id
         )
-        self._patient = PatientWorkspace(stored, self._tell_workspace, still_held, equipment.metrics.transferred)
+        self._patient = PatientWorkspace(
+            stored,
+            self._tell_workspace,
+            still_held,
+            equipment.metrics.transferred,
+            refused_seconds=equipment.refused_seconds,
+        )
         self._workspace = VersionedWorkspace(
             self._patient,
             workspaces.versions(run.user_id, run.id),
@@ -125,6 +131,7 @@ class RunWork:
             max_bytes=equipment.versions_max_bytes,
             tell=self._warn,
             tell_away=self._tell_workspace,
+            refused_seconds=equipment.refused_seconds,
         )
         base = equipment.scratch / f"{run.id}-{run.generation}"
         self.checkouts = Checkouts(self._workspace, equipment.quota, base)
@@ -142,6 +149,7 @@ class RunWork:
                 still_held=self._still_held,
                 tell=lambda line: self.events.emit(EventType.LOG, {"line": line}),
                 tell_away=self._tell_workspace,
+                refused_seconds=self._with.refused_seconds,
             )
         )
         await self.events.record(lambda held: held.restored())

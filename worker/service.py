@@ -49,7 +49,9 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
-            starting = asyncio.create_task(resources.prepare(), name="prepare")
+            starting = asyncio.create_task(
+                resources.prepare(refused_seconds=settings.workspace_refused_seconds), name="prepare"
+            )
             stopping = asyncio.create_task(stop.wait(), name="stop")
             try:
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -52,7 +52,8 @@ def has_begun(run: Run, journal: Iterable[StepRecord]) -> bool:
 
 class VersionedWorkspace(Workspace):
     """`inner` is patient with its store, and what is done with `versions` is so here (`tell_away` gets each failure
-    and the pause after it, in seconds). `journal`: the run's steps when it was taken (and after `restore`). `begun`:
+    and the pause after it, in seconds; a store that refuses is given up after `refused_seconds`). `journal`: the run's
+    steps when it was taken (and after `restore`). `begun`:
     see `has_begun`. `tell` gets a line for the log once no more versions can be kept, as there are `max_bytes` of
     them; 0: none are kept."""
 
@@ -66,6 +67,7 @@ class VersionedWorkspace(Workspace):
         max_bytes: int,
         tell: Callable[[str], None],
         tell_away: Callable[[Unavailable, float], None],
+        refused_seconds: float | None = None,
     ) -> None:
         self._inner = inner
         self._versions = versions
@@ -74,6 +76,7 @@ class VersionedWorkspace(Workspace):
         self._max_bytes = max_bytes
         self._tell = tell
         self._tell_away = tell_away
+        self._refused_seconds = refused_seconds
         self._listed: dict[str, FileInfo] | None = None
         self._present: dict[str, FileInfo] | None = None
         """As listed before the first change, and changed since."""
@@ -186,4 +189,4 @@ class VersionedWorkspace(Workspace):
             self._kept_bytes -= file.size
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell_away)
+        return await until_available(call, self._tell_away, refused_seconds=self._refused_seconds)

@@ -149,11 +149,12 @@ class WorkspaceStore(ABC):
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Make the store usable at start-up; raises Unavailable with what to do when it cannot be."""
+        """Make the store usable at start-up, and try it; raises Unavailable with what to do when it cannot be used."""
 
     @abstractmethod
     async def check(self) -> None:
-        """One cheap call to the store; raises Unavailable when it does not answer."""
+        """One cheap call to the store, and now and then a file that is written, read and deleted; raises Unavailable
+        when it does not answer, or refuses one of these."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -162,6 +163,9 @@ class WorkspaceStore(ABC):
 def run_prefix(user_id: str, run_id: str) -> str:
     return f"users/{user_id}/runs/{run_id}/"
 
+
+PROBE = b"written to see whether it can be"
+"""What is in the file by which a store is tried out."""
 
 BEGINNING = "beginning.json"
 """Among the versions of a run."""

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Of a disk, what lasts until somebody has mended it."""
 CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -185,4 +187,5 @@ def translated(path: str, *, missing: str | None = None) -> Iterator[None]:
             f"The workspace's disk does not take part: {error.strerror or type(error).__name__}. "
             "Free space or mend it, then try again.",
             part="workspace",
+            refuses=error.errno in REFUSALS,
         ) from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from backplane.errors import NotFound, Unavailable
 from backplane.workspace.base import (
     BEGINNING,
+    PROBE,
     Beginning,
     FileInfo,
     Usage,
@@ -33,6 +34,8 @@ from backplane.workspace.base import (
 )
 from backplane.workspace.files import (
     CREATE_FILE,
+    READ_FILE,
+    REFUSALS,
     SerialThread,
     empty,
     in_thread,
@@ -94,7 +97,7 @@ class LocalWorkspaceStore(WorkspaceStore):
                     with contextlib.suppress(FileNotFoundError):
                         if os.lstat(name, dir_fd=incoming).st_mtime < newest:
                             os.unlink(name, dir_fd=incoming)
-                os.close(os.open("probe", CREATE_FILE, 0o600, dir_fd=incoming))
+                self._try_out(incoming)
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -151,16 +154,31 @@ class LocalWorkspaceStore(WorkspaceStore):
 
     def _check(self) -> None:
         try:
-            with open_folder(self._root, ".incoming"):
-                return
+            with open_folder(self._root, ".incoming", create=True) as incoming:
+                self._try_out(incoming)
         except OSError as error:
             raise self._unavailable(error) from error
 
+    def _try_out(self, incoming: int) -> None:
+        name = f"probe-{secrets.token_hex(8)}"
+        try:
+            with FileIO(os.open(name, CREATE_FILE, 0o600, dir_fd=incoming), "w") as file:
+                _write_all(file, PROBE)
+            with FileIO(os.open(name, READ_FILE, dir_fd=incoming)) as file:
+                file.read()
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=incoming)
+
     def _unavailable(self, error: OSError) -> Unavailable:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what_to_do = "Free space there, or add some"
+        else:
+            what_to_do = "Point WORKSPACE_DIR at a folder that this process may write"
         return Unavailable(
-            f"The workspace folder {self._root} cannot be used: {error.strerror}. "
-            "Point WORKSPACE_DIR at a folder that this process may write.",
+            f"The workspace folder {self._root} cannot be used: {error.strerror}. {what_to_do}.",
             part="workspace",
+            refuses=error.errno in REFUSALS,
         )
 
 
@@ -424,10 +442,14 @@ def _read(path: str, file: FileIO, count: int) -> bytes:
 
 
 def _append(path: str, file: FileIO, chunk: bytes) -> None:
-    left = memoryview(chunk)
     with translated(path):
-        while left:
-            left = left[file.write(left) :]
+        _write_all(file, chunk)
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _info(path: str, status: os.stat_result) -> FileInfo:

@@ -11,7 +11,9 @@ import asyncio
 import hashlib
 import os
 import re
+import secrets
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
@@ -32,6 +34,7 @@ from obstore.store import S3Store
 from backplane.errors import InvalidPath, NotFound, Unavailable
 from backplane.workspace.base import (
     BEGINNING,
+    PROBE,
     Beginning,
     FileInfo,
     Usage,
@@ -66,6 +69,12 @@ RETRIES: "RetryConfig" = {
 }
 NO_BUCKET = "The bucket of the workspaces does not exist: create it, or set S3_CREATE_BUCKET=true and start again."
 CHECK_SECONDS = 5
+TRY_AGAIN_SECONDS = 60.0
+"""Since a store was last tried out with success: `check` then does so again."""
+PROBES = "users/.check"
+REFUSALS = frozenset({"400", "401", "403", "404", "405", "409", "411", "412", "413", "501", "505", "507"})
+"""Statuses that last until somebody has mended something. What a server answers when it is busy, or has a fault of its
+own (408, 425, 429, other 5xx), passes."""
 ABORT_SECONDS = 10
 
 
@@ -86,6 +95,7 @@ class S3WorkspaceStore(WorkspaceStore):
         virtual_host: bool = False,
         create_bucket: bool = False,
     ) -> None:
+        self._tried_at = float("-inf")
         self._bucket = bucket
         self._region = region
         self._create_bucket = create_bucket
@@ -129,14 +139,28 @@ class S3WorkspaceStore(WorkspaceStore):
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)
+        await self._try_out()
 
     async def check(self) -> None:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                with _translated("", missing=NO_BUCKET):
-                    await obstore.list_with_delimiter_async(self._store, prefix="users/.check")
+                if time.monotonic() - self._tried_at >= TRY_AGAIN_SECONDS:
+                    await self._try_out()
+                else:
+                    with _translated("", missing=NO_BUCKET):
+                        await obstore.list_with_delimiter_async(self._store, prefix=PROBES)
         except TimeoutError:
             raise _unavailable(f"no answer within {CHECK_SECONDS} s") from None
+
+    async def _try_out(self) -> None:
+        """Write, read and delete an object: a store may answer, and refuse any of these."""
+        key = f"{PROBES}/{secrets.token_hex(8)}"
+        with _translated("", missing=NO_BUCKET):
+            await obstore.put_async(self._store, key, PROBE, use_multipart=False)
+            await (await obstore.get_async(self._store, key)).bytes_async()
+            await obstore.list_with_delimiter_async(self._store, prefix=PROBES)
+            await obstore.delete_async(self._store, key)
+        self._tried_at = time.monotonic()
 
     async def close(self) -> None:
         # obstore's threads are still leaving Python when its last call has answered; a process that ends at this very
@@ -182,6 +206,7 @@ class S3WorkspaceStore(WorkspaceStore):
             raise Unavailable(
                 f"The bucket {self._bucket!r} does not exist: create it, or set S3_CREATE_BUCKET=true.",
                 part="workspace",
+                refuses=True,
             )
         place = {} if self._region == "us-east-1" else {"LocationConstraint": self._region}
         try:
@@ -463,15 +488,19 @@ def _translated(path: str, *, missing: str | None = None) -> Iterator[None]:
         if missing is None and "NoSuchBucket" in str(error):
             missing = NO_BUCKET
         if missing is not None:
-            raise Unavailable(missing, part="workspace") from None
+            raise Unavailable(missing, part="workspace", refuses=True) from None
         raise NotFound(f"There is no file {path!r} in the workspace.") from None
     except BaseError as error:
         reason = _reason(str(error))
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason in ("401", "403"):
             raise _refused("403") from None
         if reason == "404":
-            raise Unavailable(NO_BUCKET, part="workspace") from None
-        raise _unavailable(f"it answered {reason}" if reason.isdigit() else reason) from None
+            raise Unavailable(NO_BUCKET, part="workspace", refuses=True) from None
+        if reason == "507":
+            raise _no_room() from None
+        raise _unavailable(
+            f"it answered {reason}" if reason.isdigit() else reason, refuses=reason in REFUSALS
+        ) from None
     except ValueError:
         raise InvalidPath(
             f"The bucket has a name at {path!r} that no workspace can hold: rename it.", field="path"
@@ -481,17 +510,27 @@ def _translated(path: str, *, missing: str | None = None) -> Iterator[None]:
 def _refused(reason: str) -> Unavailable:
     if reason in ("403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return Unavailable(
-            "The object store refused the credentials: check S3_ACCESS_KEY and S3_SECRET_KEY, S3_REGION, and that they "
-            "may list, read, write and delete in S3_BUCKET.",
+            "The object store refused the credentials: check S3_ACCESS_KEY and S3_SECRET_KEY, S3_REGION, that they "
+            "may list, read, write and delete in S3_BUCKET, and that its quota is not used up.",
             part="workspace",
+            refuses=True,
         )
     return _unavailable(f"it answered {reason}" if re.fullmatch(r"\w{1,40}", reason) else "it refused")
 
 
-def _unavailable(reason: str) -> Unavailable:
+def _no_room() -> Unavailable:
+    return Unavailable(
+        "The object store has no room left (507): free some in S3_BUCKET, or add disks or quota there.",
+        part="workspace",
+        refuses=True,
+    )
+
+
+def _unavailable(reason: str, *, refuses: bool = False) -> Unavailable:
     return Unavailable(
         f"The object store does not take part ({reason}): check S3_ENDPOINT and S3_REGION, and that the server runs.",
         part="workspace",
+        refuses=refuses,
     )
 
 

