@@ -50,9 +50,7 @@ class Settings(BaseSettings):
     redis_password: SecretStr = Field(SecretStr(""), description="Password of Redis; goes before the one in the URL.")
     redis_sentinel_username: str = Field("", description="ACL user of the sentinels themselves.")
     redis_sentinel_password: SecretStr = Field(SecretStr(""), description="Password of the sentinels themselves.")
-    redis_tls_ca_file: str = Field(
-        "", description="PEM file: who signs Redis' certificate; empty: whom the system trusts."
-    )
+    redis_tls_ca_file: str = Field("", description="PEM file: who signs Redis' certificate; empty: the system says.")
     redis_tls_cert_file: str = Field("", description="PEM file: own certificate, where Redis asks for one.")
     redis_tls_key_file: str = Field("", description="PEM file: the key of REDIS_TLS_CERT_FILE.")
     redis_key_prefix: str = Field(
@@ -74,10 +72,7 @@ class Settings(BaseSettings):
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."
     )
     workspace_refused_seconds: float = Field(
-        60.0,
-        ge=0,
-        description="How long the store may refuse (no right, no room, no bucket) before a run, or a worker that "
-        "starts, ends with what it said.",
+        60, ge=0, description="How long a store may refuse (no right, no room) before what needs it fails."
     )
     s3_bucket: str = Field("", description="Bucket of the workspaces; empty: WORKSPACE_DIR is used.")
     s3_endpoint: str = Field("", description="URL of the S3-compatible server; empty: the region's own.")
@@ -112,7 +107,7 @@ class Settings(BaseSettings):
     # --- workers ---
     worker_concurrency: int = Field(10, ge=1, le=1000, description="Runs that a worker process holds at once.")
     worker_grace_seconds: float = Field(
-        25.0, ge=0, description="After SIGTERM: how long a step in hand may still take."
+        25.0, ge=0, description="After SIGTERM: how long a running step may still take."
     )
     worker_crash_limit: int = Field(3, ge=1, description="Lost workers after which a run is failed as the cause.")
     lease_seconds: float = Field(15.0, gt=0, description="How long a claim holds without being renewed.")
@@ -251,18 +246,14 @@ class Settings(BaseSettings):
     )
     ollama_host: str = Field("", description="URL of the Ollama server; makes the server `ollama`.")
     ollama_num_parallel: int = Field(4, ge=1, le=1000, description="Calls that Ollama gets at once, of all workers.")
-    ollama_max_loaded_models: int = Field(
-        2, ge=1, le=100, description="Different models that Ollama is asked for at once."
-    )
+    ollama_max_loaded_models: int = Field(2, ge=1, le=100, description="Models that Ollama is asked for at once.")
     ollama_keep_alive: str = Field("5m", description="How long Ollama keeps a model loaded after a call.")
     openai_base_url: str = Field("https://api.openai.com/v1", description="URL of the server `openai`.")
     openai_api_key: SecretStr = Field(SecretStr(""), description="Its key; makes the server `openai`.")
     anthropic_base_url: str = Field("https://api.anthropic.com", description="URL of the server `anthropic`.")
     anthropic_api_key: SecretStr = Field(SecretStr(""), description="Its key; makes the server `anthropic`.")
     model_timeout_seconds: float = Field(300.0, gt=0, description="Limit of one call of a model, its waiting left out.")
-    model_silence_seconds: float = Field(
-        120.0, gt=0, description="A server that sends nothing for so long is given up."
-    )
+    model_silence_seconds: float = Field(120.0, gt=0, description="A server that is silent for so long is given up.")
     model_retries: int = Field(
         3, ge=0, le=20, description="Further tries of a call at the same server, where one may help."
     )

@@ -71,7 +71,7 @@ NO_BUCKET = "The bucket of the workspaces does not exist: create it, or set S3_C
 CHECK_SECONDS = 5
 TRY_AGAIN_SECONDS = 60.0
 """Since a store was last tried out with success: `check` then does so again."""
-PROBES = "users/.check"
+PROBES = ".check"
 REFUSALS = frozenset({"400", "401", "403", "404", "405", "409", "411", "412", "413", "501", "505", "507"})
 """Statuses that last until somebody has mended something. What a server answers when it is busy, or has a fault of its
 own (408, 425, 429, other 5xx), passes."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -105,8 +106,8 @@ async def test_a_commit_whose_answer_was_lost_is_made_once(platform: Platform, m
     whole = HeldRuns.write
     written: list[str] = []
 
-    async def answer_lost(self: HeldRuns, run_id: str, generation: int, work: object) -> None:
-        await whole(self, run_id, generation, work)  # type: ignore[arg-type]
+    async def answer_lost(self: HeldRuns, run_id: str, generation: int, *more: Any) -> None:
+        await whole(self, run_id, generation, *more)
         written.append(run_id)
         if len(written) == 1:
             raise Unavailable("the database does not answer", part="database")
