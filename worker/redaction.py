@@ -23,12 +23,15 @@ from itertools import accumulate
 from typing import Any, Literal, TypeVar
 
 from backplane.secrets import MIN_VALUE_CHARS
-from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of
+from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
 
 Value = TypeVar("Value")
 
 BEGINNING_BYTES = 8
 """So much of the beginning of a form counts as the secret where the text ends, or a line does: it was cut there."""
+
+LINES_MAX = 512
+"""So many lines of a run's secrets are looked for by themselves: each costs a search where the text is like it."""
 
 _REST_BYTES = 24
 """A form of so many bytes is found without its first BEGINNING_BYTES, too: it may be wrapped within these."""
@@ -75,6 +78,7 @@ class Redactor:
         self._first_bytes: dict[bytes, _Needle] = {}
         self._long: list[_Needle] = []
         self._longest = 0
+        self._lines_left = LINES_MAX
         self._markers: re.Pattern[bytes] | None = None
         self._names: set[bytes] = set()
 
@@ -86,7 +90,9 @@ class Redactor:
         marker = f"[secret {name}]".encode()
         self._names.add(marker)
         self._markers = re.compile(b"|".join(map(re.escape, sorted(self._names))))
-        for form in forms_of(value):
+        lines = lines_of(value)[: self._lines_left]
+        self._lines_left -= len(lines)
+        for form in forms_of(value, lines):
             if len(form.folded) >= MIN_VALUE_CHARS:
                 self._add(_Needle(form, marker))
                 if _REST_BYTES <= len(form.folded) <= _REST_MAX_BYTES:
@@ -168,7 +174,7 @@ class Redactor:
         text = folded(_COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
         hits = [*self._blocks[0].found(text), *self._blocks[1].found(text), *self._found_short(text)]
         ends_in_text = not is_whole and not data.endswith(b"\n")
-        beginnings = list(self._beginnings(text, short_ones_too=ends_in_text))
+        beginnings = list(self._beginnings(text, is_whole=is_whole, short_ones_too=ends_in_text))
         if not hits and not beginnings and not self._as_is:
             return data, b""
         place = _Places(looked_at)
@@ -215,21 +221,25 @@ class Redactor:
     def _found_as_is(self, data: bytes) -> list[_Found]:
         return [_Found(at, at + len(raw), marker) for raw, marker in self._as_is.items() for at in _all_of(raw, data)]
 
-    def _beginnings(self, text: bytes, *, short_ones_too: bool) -> Iterator[tuple[int, _Needle]]:
+    def _beginnings(self, text: bytes, *, is_whole: bool, short_ones_too: bool) -> Iterator[tuple[int, _Needle]]:
         """Positions from which all of `text` is the beginning of a form, and that form; those far from its end first,
         then in order. Of fewer than _HEAD_BYTES only where they are asked for."""
         size = len(text)
+        looks = _CANDIDATES
         for needle in self._long:
-            # May be too early where very many positions look like one.
             form = needle.form.folded
             head, far = form[:BEGINNING_BYTES], max(0, size - _NEAR_BYTES)
             at = text.find(head, max(0, size - len(form) + 1), far + BEGINNING_BYTES)
-            for _ in range(_CANDIDATES):
-                if at < 0 or form.startswith(text[at:]):
+            while at >= 0 and looks:
+                looks -= 1
+                if form.startswith(text[at:]):
+                    yield at, needle
                     break
-                at = text.find(head, at + 1)
-            if at >= 0:
+                at = text.find(head, at + 1, far + BEGINNING_BYTES)
+            if at >= 0 and not looks and not is_whole:
+                # Very many positions look like one: it may be too early.
                 yield at, needle
+                return
         near = text[-_NEAR_BYTES:]
         if not self._head_letters.isdisjoint(zip(near, near[1:], near[2:], near[3:], strict=False)):
             for at in range(max(0, size - _NEAR_BYTES), size - _HEAD_BYTES + 1):
@@ -256,10 +266,12 @@ class Redactor:
             return found
         assert self._markers is not None
         put_in = [match.span() for match in self._markers.finditer(data)]
+        starts = [start for start, _ in put_in]
         merged: list[_Found] = []
         size = 0
         for one in sorted(found, key=lambda one: (one.start, -one.end)):
-            if any(start <= one.start and one.end <= end for start, end in put_in):
+            before = bisect_right(starts, one.start) - 1
+            if before >= 0 and one.end <= put_in[before][1]:
                 continue
             if merged and one.start < merged[-1].end:
                 last = merged[-1]

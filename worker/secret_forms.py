@@ -12,18 +12,22 @@ time with others in between).
 import base64
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
 DELETED = b"\r\n\0'\"\\"
 _FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
 
+_OF_URLS = bytes.maketrans(b"+/", b"-_")
+
 ANY_CASE_BYTES = 12
 """A folded form of so many bytes counts in any case and across line breaks. A shorter one stands by chance in other
 texts, so it must be there as it is, but for quotes and backslashes."""
-LINE_BYTES = 8
-"""Of a secret of several lines, each line of so many bytes counts as the secret."""
+LINE_CHARS = 8
+"""Of a secret of several lines, each line of so many characters counts as the secret."""
+LINE_BASE64_BYTES = 16
+"""A line of so many bytes is looked for in base64, too."""
 LONG_BYTES = 1024
 """Of a longer value, the forms that write a byte at a time with something in between are left out: nobody prints a key
 file so, and they are four times as long as it."""
@@ -41,10 +45,16 @@ def folded(data: bytes) -> bytes:
     return data.translate(_FOLDED, DELETED)
 
 
-def forms_of(value: str) -> list[Form]:
-    """Without those of which nothing is left when they are folded."""
+def lines_of(value: str) -> list[str]:
+    """Of a value of several lines, those that count as the value."""
+    lines = value.splitlines()
+    return [part for line in lines if len(part := line.strip()) >= LINE_CHARS] if len(lines) > 1 else []
+
+
+def forms_of(value: str, lines: Sequence[str] = ()) -> list[Form]:
+    """Of the value and of these lines of it, without those of which nothing is left when they are folded."""
     exact: dict[bytes, set[bytes]] = {}
-    for written in _written(value):
+    for written in _written(value, lines):
         short = folded(written)
         exact.setdefault(short, set()).add(written.translate(None, DELETED))
     return [
@@ -54,7 +64,7 @@ def forms_of(value: str) -> list[Form]:
     ]
 
 
-def _written(value: str) -> Iterator[bytes]:
+def _written(value: str, lines: Sequence[str]) -> Iterator[bytes]:
     raw = value.encode("utf-8", "surrogatepass")
     yield raw
     yield from _escaped(value, raw)
@@ -63,11 +73,10 @@ def _written(value: str) -> Iterator[bytes]:
     yield raw.hex().upper().encode()
     if len(raw) <= LONG_BYTES:
         yield from _byte_by_byte(value, raw)
-    lines = value.splitlines()
-    for line in lines if len(lines) > 1 else []:
-        part = line.strip().encode("utf-8", "surrogatepass")
-        if len(part) >= LINE_BYTES:
-            yield part
+    for line in lines:
+        part = line.encode("utf-8", "surrogatepass")
+        yield part
+        if len(part) >= LINE_BASE64_BYTES:
             yield from _base64(part)
 
 
@@ -103,9 +112,10 @@ def _base64(raw: bytes) -> Iterator[bytes]:
     """What base64 of a text holds for sure that has `raw` in it after 3n, 3n + 1 or 3n + 2 bytes: the characters that
     come of `raw` alone."""
     for before in range(3):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            text = encode(b"\0" * before + raw)
-            yield text[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
+        text = base64.b64encode(b"\0" * before + raw)
+        whole = text[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
+        yield whole
+        yield whole.translate(_OF_URLS)
 
 
 def _lower_escapes(encoded: str) -> str:

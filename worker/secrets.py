@@ -6,6 +6,7 @@ sealed as it was: whoever takes the run over, and a run that is made from it, re
 been changed or deleted since.
 """
 
+import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,12 +48,15 @@ class RunSecrets:
                         f"this run was given the secret {value.name}, and the platform cannot redact it any more: put "
                         "the key that SECRETS_KEY had then back, behind a comma, or start the work as a new run"
                     ) from error
+                # A value of many lines takes its time.
+                await asyncio.sleep(0)
         now = await self._secrets.named(self._user_id, names) if names and self._seal else frozenset()
         new = now - self._known
         for value in new:
             # What cannot be opened says so in the step that uses it.
             with suppress(SecretsNotKept):
                 self._learn(value)
+            await asyncio.sleep(0)
         if new & self._known:
             await self._secrets.keep_with_run(self._run_id, new & self._known)
 
@@ -106,7 +110,8 @@ class ToolSecrets:
 
 def named_in_run(run: Run) -> frozenset[str]:
     """The secrets that its prompt and its plans name."""
-    return frozenset(_named_in([run.prompt, run.given_plan, run.plan]))
+    texts = [run.prompt, repr(run.given_plan), repr(run.plan)]
+    return frozenset(name for text in texts if "${secrets." in text for name in SECRET_REFERENCE.findall(text))
 
 
 def _named_in(value: Any) -> Iterator[str]:

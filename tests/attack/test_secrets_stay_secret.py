@@ -11,6 +11,7 @@ import random
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from tests.integration.worker.workers import Platform, worker
 from tests.scripted_models import ScriptedModels
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.redaction import Redactor
+from worker.redaction import LINES_MAX, Redactor
 from worker.secrets import ToolSecrets
 from worker.tools.base import NeedsPerson, ToolContext, ToolResult
 
@@ -208,6 +209,13 @@ def test_a_value_that_the_text_ends_in_the_middle_of_counts_from_eight_character
     assert redactor.text(f"… {VALUE[:7]}") == f"… {VALUE[:7]}"
 
 
+def test_so_many_lines_of_a_runs_secrets_are_found_by_themselves_and_no_more() -> None:
+    redactor = Redactor()
+    redactor.learn("KEY", "\n".join(f"line-{number:09}" for number in range(LINES_MAX + 1)))
+    assert redactor.text(f"a line-{LINES_MAX - 1:09} b") == "a [secret KEY] b"
+    assert redactor.text(f"a line-{LINES_MAX:09} b") == f"a line-{LINES_MAX:09} b"
+
+
 def test_ordinary_text_stays_as_it_is_however_many_secrets_there_are() -> None:
     redactor, choice = Redactor(), random.Random(3)
     for number in range(50):
@@ -229,6 +237,30 @@ def test_a_program_cannot_have_output_held_back_without_end() -> None:
             stream.write(piece)
         assert sum(map(len, said)) > before
         assert len(stream._held) < 10_000
+
+
+HARD = {
+    "what was put in, again and again": ("abcdef123456xyz", "[secret TOKEN]abcdef123456xyz"),
+    "one letter": ("a" * 20, "a"),
+    "beginnings of a long value": ("abcdefgh" * 4000 + "!", "abcdefgh"),
+    "quotes": ("a'b'c'd'e'f'g'h'i'j'k'l", "a'"),
+    "lines": ("\n".join(f"line-{number:09}" for number in range(2000)), "line-000000001\n"),
+}
+
+
+@pytest.mark.parametrize("hard", HARD)
+def test_no_output_makes_redaction_take_long(hard: str) -> None:
+    value, unit = HARD[hard]
+    redactor = Redactor()
+    redactor.learn("TOKEN", value)
+    chunk = (unit * 70_000)[:65_536].encode()
+    began = time.process_time()
+    stream = redactor.stream(lambda _: None)
+    for _ in range(4):
+        stream.write(chunk)
+    stream.close()
+    # A quarter of a megabyte; on an idle machine a tenth of it.
+    assert time.process_time() - began < 2.0
 
 
 # --- whole runs ---
