@@ -71,7 +71,9 @@ async def test_a_request_that_may_have_happened_is_not_sent_again(
     """Each with the run's retries alone, and with the step's too."""
     site.pages["/fails"] = status("500 Internal Server Error")
     cases = [(how, policy) for how in answers for policy in ({}, {"retry": RETRY})]
-    platform = await start_platform(**outside(site, worker_concurrency=len(cases), outside_timeout_seconds=seconds))
+    platform = await start_platform(
+        **outside(site, worker_concurrency=24, queue_max_waiting=100, outside_timeout_seconds=seconds)
+    )
     async with worker(platform.settings):
         run_ids = []
         for number, (how, policy) in enumerate(cases):

@@ -15,7 +15,12 @@ from tests.queues import finish
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ASKED: dict[DecisionKind, dict[str, Any]] = {
-    DecisionKind.APPROVAL: {"tool": "shell", "arguments": {"script": "true"}, "reason": "its risk is high"},
+    DecisionKind.APPROVAL: {
+        "tool": "shell",
+        "arguments": {"script": "true"},
+        "reason": "its risk is high",
+        "schema": {"type": "object", "properties": {"script": {"type": "string"}}, "required": ["script"]},
+    },
     DecisionKind.QUESTION: {"question": "red or blue?"},
     DecisionKind.BUDGET: {"resource": "tokens", "account": "run:1:tokens", "needed": 10, "left": 3},
 }
@@ -88,6 +93,8 @@ async def test_a_decision_is_listed_made_and_queues_the_run(
         (DecisionKind.APPROVAL, {}, 422, "decision: send one of"),
         (DecisionKind.APPROVAL, {"decision": "approve", "extra": 1}, 422, "extra"),
         (DecisionKind.APPROVAL, {"decision": "approve", "arguments": {"a": "x" * 300_000}}, 413, "arguments"),
+        (DecisionKind.APPROVAL, {"decision": "approve", "arguments": {}}, 422, "'script' is a required property"),
+        (DecisionKind.APPROVAL, {"decision": "approve", "arguments": {"script": 1}}, 422, "nothing is decided yet"),
         (DecisionKind.BUDGET, {"decision": "approve", "budget": {"usd": "1"}}, 422, "budget.usd"),
         (DecisionKind.BUDGET, {"decision": "approve", "budget": {"tokens": 5}}, 422, "no limit of its own"),
         (DecisionKind.BUDGET, {"decision": "approve", "budget": {}}, 422, "by how much"),
@@ -106,8 +113,9 @@ async def test_what_does_not_fit_is_refused_with_what_would(
 async def test_another_s_decision_is_not_there_even_for_an_admin(api: Api, person: Person) -> None:
     run_id, [decision_id] = await waiting(api, person, DecisionKind.APPROVAL)
     stranger = await api.person(Tier.ADMIN)
-    refused = await decide(stranger, run_id, decision_id, decision="approve")
-    assert (refused.status_code, problem(refused)["code"]) == (404, "not_found")
+    for body in ({}, {"arguments": {"wrong": 1}}):
+        refused = await decide(stranger, run_id, decision_id, decision="approve", **body)
+        assert (refused.status_code, problem(refused)["code"]) == (404, "not_found")
     assert (await stranger.http.get("/agent/decisions")).json()["decisions"] == []
 
 
