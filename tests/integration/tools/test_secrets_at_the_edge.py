@@ -141,6 +141,28 @@ async def test_one_that_was_changed_holds_from_the_next_use_on(keeper: Keeper) -
     assert keeper.redactor.text("first-value second-value") == "[secret TOKEN] [secret TOKEN]"
 
 
+@pytest.mark.parametrize("tool", ["shell", "mcp"])
+async def test_every_value_that_was_filled_in_is_kept_with_the_run_for_whoever_takes_it_over(
+    keeper: Keeper, tool: str
+) -> None:
+    for value in ("first-value", "second-value"):
+        await keeper.keep("TOKEN", value, tools=(tool,))
+        await keeper.of(tool).fill("${secrets.TOKEN} ${secrets.TOKEN}")
+    await keeper.store.secrets.delete(keeper.user_id, "TOKEN")
+    keeper.redactor = Redactor()
+    await keeper.run_secrets(keeper.seal).learn([], was_given_some=True)
+    assert keeper.redactor.text("first-value second-value") == "[secret TOKEN] [secret TOKEN]"
+
+
+async def test_what_is_named_and_cannot_be_opened_is_left_to_the_step_that_uses_it(keeper: Keeper) -> None:
+    await keeper.keep("TOKEN")
+    keeper.seal = Seal(new_key())
+    await keeper.run_secrets(keeper.seal).learn(["TOKEN", "NONE"], was_given_some=False)
+    assert await keeper.store.secrets.kept_with_run(keeper.run_id) == frozenset()
+    with pytest.raises(SecretsNotKept, match="set the secret anew"):
+        await keeper.of("shell").fill("${secrets.TOKEN}")
+
+
 async def test_more_than_an_environment_holds_is_refused_untold(shell: Bench, keeper: Keeper) -> None:
     await keeper.keep("BIG", "x" * 32_000)
     with pytest.raises(InvalidInput, match="environment") as raised:
