@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.decisions import Decision, DecisionKind
-from backplane.queue.base import Gate, Standing, Statistics
+from backplane.queue.base import Gate, Standing, Statistics, Whereabouts
 from backplane.runs import FINAL, Run, RunStatus
 from backplane.slots.base import WaitingForModel
 
@@ -12,6 +12,8 @@ WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_fo
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
 
 _QUESTION_CHARS = 300
+PUSH_SECONDS = 2.0
+"""How long a run is on its way into the queue at most; the reconciler takes it for lost then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,16 @@ class Reason:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """`statistics` is None when the queue does not answer; the others are None also where they do not apply. `asked`:
-    what a person has to decide."""
+    what a person has to decide. `whereabouts`: where the queue has a queued run that stands nowhere in it;
+    `compared_seconds`: how often the queue is compared with the database."""
 
     statistics: Statistics | None
     standing: Standing | None
     next_attempt_at: datetime | None
     model: WaitingForModel | None = None
     asked: tuple[Decision, ...] = ()
+    whereabouts: Whereabouts | None = None
+    compared_seconds: float = 5.0
 
 
 def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -83,7 +88,7 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         failed = f" after it failed: {run.error.message}" if run.error else ""
         return [Reason("next_attempt", f"attempt {run.attempt} begins in {seconds:.0f} s{failed}")]
     if standing is None:
-        return [Reason("on_its_way", "it is on its way into the queue, or a worker takes it at this moment")]
+        return [_not_standing(run, situation, statistics, now)]
     found = []
     if standing.gate:
         found.append(_held_back(run, standing))
@@ -96,6 +101,20 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         ahead = standing.position - 1
         found.append(Reason("runs_ahead", f"{_count(ahead, 'run')} {'is' if ahead == 1 else 'are'} taken before it"))
     return found or [Reason("next", "it is the next one and is taken at once")]
+
+
+def _not_standing(run: Run, situation: Situation, statistics: Statistics, now: datetime) -> Reason:
+    """Of a queued run that no worker would be given."""
+    if situation.whereabouts is Whereabouts.CLAIMED:
+        return Reason("on_its_way", "a worker has claimed it and begins; should that worker be lost, it is queued again")
+    is_new = (waiting_seconds(run, now) or 0.0) < PUSH_SECONDS
+    if situation.whereabouts in (None, Whereabouts.WAITS) or (is_new and situation.whereabouts is not Whereabouts.LOST):
+        return Reason("on_its_way", "it is on its way into the queue, or a worker takes it at this moment")
+    lost = "Redis has lost its place in the queue; the database has the run, and "
+    if statistics.workers == 0:
+        return Reason("lost_in_queue", f"{lost}the first worker that is started queues it again; start one")
+    soon = f"the leading worker compares the two every {situation.compared_seconds:g} s and queues it again"
+    return Reason("lost_in_queue", lost + soon)
 
 
 def _held_back(run: Run, standing: Standing) -> Reason:

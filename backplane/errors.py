@@ -81,6 +81,12 @@ class Conflict(Refused):
     code = "conflict"
 
 
+class QueueOfAnother(Conflict):
+    """Redis holds the queue of another platform, or of a newer release of this one."""
+
+    code = "queue_of_another"
+
+
 class FilesGone(Conflict):
     """Files as they were at some time before cannot be had any more."""
 

@@ -52,7 +52,9 @@ KEEP_ALIVE = {
 PROBE_EVERY_SECONDS = 1.0
 PROBE_KEPT_SECONDS = 60
 Argument = str | int | float
-REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN"}
+REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN", "WRONGTYPE"}
+NOT_OURS = "NOTOURS"
+"""What the queue's scripts answer to who is not of the platform, or the release, whose queue it is (platform.lua)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,16 @@ class RedisClients:
             await self.commands.set(self.keys.probe, "", ex=PROBE_KEPT_SECONDS)
         self._wrote_at = now
 
+    async def eviction_policy(self) -> str | None:
+        """What this Redis does when its memory is full; None where it does not say (the user may not ask)."""
+        try:
+            with translated():
+                found = await cast(Awaitable[Any], self.commands.info("memory"))
+        except Unavailable:
+            return None
+        policy = found.get("maxmemory_policy")
+        return str(policy) if policy else None
+
     async def close(self) -> None:
         for own in self._own:
             await own.close()
@@ -229,18 +241,24 @@ def translated() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}: {error}", part="redis") from error
     except RedisError as error:
-        if (code := error_code(error)) in REFUSED:
+        if (code := error_code(error)) == NOT_OURS:
+            message = (
+                "Redis holds the queue of another platform or release by now; give each platform a REDIS_KEY_PREFIX of "
+                "its own, and start this process again"
+            )
+            raise Unavailable(message, part="redis") from error
+        if code in REFUSED:
             raise Unavailable(f"Redis refuses: {code}: {error}", part="redis") from error
         raise
 
 
 class Script:
-    """A Lua script of a file, run by its digest. A `prelude` is put before it: functions that several scripts share."""
+    """A Lua script of a file, run by its digest. What stands in a `prelude` is put before it: what several share."""
 
-    def __init__(self, clients: RedisClients, path: Path, prelude: Path | None = None) -> None:
+    def __init__(self, clients: RedisClients, path: Path, prelude: Path | Sequence[Path] = ()) -> None:
         self._clients = clients
-        shared = f"{prelude.read_text()}\n" if prelude else ""
-        self._text = shared + path.read_text()
+        files = [prelude] if isinstance(prelude, Path) else prelude
+        self._text = "".join(f"{file.read_text()}\n" for file in files) + path.read_text()
         self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:

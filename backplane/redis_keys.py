@@ -30,6 +30,7 @@ class Keys:
         """Highest priority first."""
         self.order = f"{self.jobs}order"
         self.parked = f"{self.jobs}parked"
+        self.gates = f"{self.jobs}gates"
         self.leases = f"{self.jobs}leases"
         self.scheduled = f"{self.jobs}scheduled"
         self.doorbell = f"{self.jobs}doorbell"
@@ -39,6 +40,7 @@ class Keys:
         self.workers = f"{self.jobs}workers"
         self.leader = f"{self.jobs}leader"
         self.cancels = f"{self.jobs}cancels"
+        self.platform = f"{self.jobs}platform"
         self.models = f"{prefix}models:"
         self.probe = f"{prefix}health:probe"
 
@@ -161,6 +163,14 @@ KEYS: tuple[Key, ...] = (
         "worker",
         "operators, API",
         "dead letters by time; a copy of those in the database",
+    ),
+    Key(
+        "jobs:platform",
+        "string",
+        "permanent",
+        "API, worker, controller",
+        "the same",
+        'whose queue this is: "format id", the layout of these keys and the id of the database',
     ),
     Key("jobs:leader", "string", "one lease", "worker", "worker", "the one that compares the database with Redis"),
     Key(

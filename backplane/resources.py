@@ -45,6 +45,9 @@ from backplane.workspace.s3 import S3WorkspaceStore
 
 log = structlog.get_logger()
 
+NO_EVICTION = "noeviction"
+"""The one policy by which a full Redis drops nothing: it refuses writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -61,11 +64,22 @@ class Resources:
     seal: Seal | None
 
     async def prepare(self, *, refused_seconds: float | None = None) -> None:
-        """Wait until every part is there and fit for use: its tables, its bucket, files that can be written, read and
-        deleted. Says what it waits for. Raises PartRefuses when a part has refused for `refused_seconds`."""
-        calls = {"database": self.store.migrate, "redis": self.redis.check, "workspace": self.workspaces.prepare}
+        """Wait until every part is there and fit for use: its tables, its queue, its bucket, files that can be written, read and
+        deleted. Says what it waits for. Raises PartRefuses when a part has refused for `refused_seconds`, and
+        QueueOfAnother when Redis holds the queue of another platform."""
+        calls = {"database": self.store.migrate, "redis": self.open_queue, "workspace": self.workspaces.prepare}
         for part, call in calls.items():
             await until_available(call, partial(_tell_waiting, part), refused_seconds=refused_seconds)
+
+    async def open_queue(self) -> None:
+        """Once a process. Raises QueueOfAnother, Unavailable."""
+        await self.queue.open(await self.store.platform_id())
+        policy = await self.redis.eviction_policy()
+        if policy not in (None, NO_EVICTION):
+            log.warning(
+                "Redis may drop what waits in the queue when its memory is full; set maxmemory-policy noeviction there",
+                maxmemory_policy=policy,
+            )
 
 
 def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
@@ -145,6 +159,14 @@ async def migrate(settings: Settings) -> None:
     """Bring the database's tables to the newest state. Raises Unavailable when the database does not answer."""
     async with connect_store(settings) as store:
         await store.migrate()
+
+
+async def take_over_redis(settings: Settings) -> None:
+    """Make the queue in Redis this database's, whosever it was: what it holds of another platform is removed. Raises
+    QueueOfAnother when a newer release wrote it, Unavailable when the database or Redis does not answer."""
+    async with connect(settings) as resources:
+        await resources.store.migrate()
+        await resources.queue.open(await resources.store.platform_id(), take_over=True)
 
 
 def _redis(settings: Settings) -> RedisClients:

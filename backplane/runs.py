@@ -156,7 +156,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:
-    """Of a queued or running run, what the queue has to know."""
+    """Of a queued or running run, what the queue has to know. `queued_at`: since when it waits."""
 
     id: str
     user_id: str
@@ -164,6 +164,7 @@ class UnfinishedRun:
     priority: Priority
     generation: int
     resource: str | None
+    queued_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

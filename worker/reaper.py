@@ -1,24 +1,21 @@
 """The reaper: brings back what fell between the chairs.
 
 Every worker returns runs whose lease ended and attempts that are due (one script; they do not get in each other's way).
-One of them, the leader, compares the database with Redis: a run that is queued in the one and unknown to the other
-(Redis was emptied, the API died between commit and push) is queued once more. A run that is `running` and unknown to
-Redis has a worker that will tell Redis of it at its next heartbeat; only when none does for a whole lease it is queued.
-Two leaders, for the moment in which Redis was emptied, do no harm: a run is queued once, whoever asks for it.
+One of them, the leader, lets the reconciler compare the database with Redis as well. Two leaders, for the moment in
+which Redis was emptied, do no harm.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.queue.base import Job
 from backplane.resources import Resources
-from backplane.runs import RunStatus, UnfinishedRun
 from backplane.tasks import run_together
+from worker.reconciler import PUSH_SECONDS, Reconciler
 
 log = structlog.get_logger()
 
@@ -26,8 +23,6 @@ REAP_SECONDS = 5.0
 """How long at most between two looks; what is known to come is looked for when it comes."""
 SHORTEST_PAUSE_SECONDS = 0.01
 BATCH = 500
-PUSH_SECONDS = 2.0
-"""How long a run may be queued in the database before Redis has to know it: the API is between commit and push."""
 MIRROR_SECONDS = 60.0
 
 
@@ -52,7 +47,7 @@ class Reaper:
         self._leads = leads
         self._lost = lost
         self._look = asyncio.Event()
-        self._missing_since: dict[str, float] = {}
+        self._reconciler = Reconciler(resources.store.runs, resources.queue, lease_seconds=lease_seconds)
         self._mirrored_at = float("-inf")
 
     async def run(self) -> None:
@@ -87,38 +82,24 @@ class Reaper:
     async def _reconcile(self) -> None:
         while True:
             # Something is missing: look again as soon as it can no longer be on its way.
-            await asyncio.sleep(PUSH_SECONDS if self._missing_since else self._reconcile_seconds)
+            pause = self._reconcile_seconds
+            await asyncio.sleep(min(PUSH_SECONDS, pause) if self._reconciler.waits_for_some else pause)
             if not self._leads():
-                self._missing_since.clear()
+                self._reconciler.forget_missing()
                 continue
             try:
-                queued = await self.reconcile()
+                found = await self._reconciler.reconcile()
                 await self._mirror_dead_letters()
             except Unavailable as error:
                 log.warning("cannot compare the database with Redis", part=error.part, error=error.message)
                 continue
-            if queued:
-                log.warning("Redis did not know these runs; they are queued again", runs=queued)
-
-    async def reconcile(self) -> int:
-        """One pass over all unfinished runs. Answers how many were queued again. Raises Unavailable."""
-        queued, cursor, missing = 0, "", dict[str, float]()
-        while runs := await self._resources.store.runs.unfinished(after=cursor, limit=BATCH):
-            cursor = runs[-1].id
-            again: list[Job] = []
-            for run in await self._unknown(runs):
-                since = missing[run.id] = self._missing_since.get(run.id, time.monotonic())
-                grace = PUSH_SECONDS if run.status is RunStatus.QUEUED else self._lease_seconds
-                if time.monotonic() - since >= grace:
-                    again.append(Job(run.id, run.user_id, run.priority, run.generation, run.resource or ""))
-            if again:
-                queued += sum(await self._resources.queue.enqueue(again))
-        self._missing_since = missing
-        return queued
-
-    async def _unknown(self, runs: Sequence[UnfinishedRun]) -> list[UnfinishedRun]:
-        known = await self._resources.queue.known([run.id for run in runs])
-        return [run for run, is_known in zip(runs, known, strict=True) if not is_known]
+            if found:
+                log.warning(
+                    "the queue in Redis differed from the database and was mended",
+                    queued_again=found.queued,
+                    entries=found.mended,
+                    removed=found.removed,
+                )
 
     async def _mirror_dead_letters(self) -> None:
         if time.monotonic() - self._mirrored_at >= MIRROR_SECONDS:

@@ -200,6 +200,16 @@ async def situation_of(services: Services, run: Run) -> Situation:
         statistics = await queue.statistics()
         [standing] = await queue.standing([run.id]) if run.status is RunStatus.QUEUED else [None]
         model = await slots.waiting(run.id) if run.status is RunStatus.RUNNING else None
-        return Situation(statistics, standing, moment(await queue.next_attempt(run.id)), model, tuple(asked))
+        next_attempt = moment(await queue.next_attempt(run.id))
+        is_nowhere = run.status is RunStatus.QUEUED and standing is None and next_attempt is None
+        return Situation(
+            statistics,
+            standing,
+            next_attempt,
+            model,
+            tuple(asked),
+            await queue.whereabouts(run.id) if is_nowhere else None,
+            services.settings.reconcile_seconds,
+        )
     except Unavailable:
         return Situation(None, None, None, asked=tuple(asked))

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from backplane.queue.estimate import Wait, estimated_wait
 from backplane.runs import Priority, RunStatus
@@ -66,13 +66,15 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run as the queue knows it. `generation` is the last that the database saw."""
+    """A run as the queue knows it. `generation` is the last that the database saw. `since`: since when it waits, in
+    seconds since the epoch, for one that the queue has lost and that goes where it stood; 0: it comes now."""
 
     run_id: str
     user_id: str
     priority: Priority
     generation: int = 0
     resource: str = ""
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,40 @@ class Renewed:
 
     lost: frozenset[str]
     leads: bool
+
+
+class Compared(IntEnum):
+    """What the queue has of a run that is queued or running in the database."""
+
+    WHOLE = 0
+    MENDED = 1
+    MISSING = 2
+    """Nothing that can be used."""
+    OVER = 3
+    """It has ended there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """`mended`: how many entries were wrong and are not any more. `let_in`: parked runs for which there was room.
+    `waiting`: all runs that wait or are scheduled. `unleased`: runs that have places and are running, without a lease."""
+
+    mended: int
+    let_in: int
+    waiting: frozenset[str]
+    unleased: frozenset[str]
+
+
+class Whereabouts(StrEnum):
+    """Where the queue has a run."""
+
+    WAITS = "waits"
+    SCHEDULED = "scheduled"
+    CLAIMED = "claimed"
+    OVER = "over"
+    LOST = "lost"
+    """It knows the run, or a part of it, and would never give it to a worker."""
+    UNKNOWN = "unknown"
 
 
 class Gate(StrEnum):
@@ -221,6 +257,12 @@ class Depth:
 
 class Queue(ABC):
     @abstractmethod
+    async def open(self, database: str, *, take_over: bool = False) -> None:
+        """Make sure that this is the queue of the database with this id, and in the layout that this release knows: an
+        older one is migrated. From then on all calls that change it raise Unavailable when it is another's by then.
+        Raises QueueOfAnother when it is already. `take_over`: empty it then, and go on."""
+
+    @abstractmethod
     async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
         """Reserve a place for a run that is about to be queued; None: it has one. `enqueue` takes it up; left alone it
         is free again after some seconds."""
@@ -252,8 +294,8 @@ class Queue(ABC):
         lost can be repeated."""
 
     @abstractmethod
-    async def forget(self, run_id: str) -> None:
-        """Take a run that nobody holds out of the queue."""
+    async def forget(self, run_id: str, status: RunStatus | None = RunStatus.CANCELLED) -> None:
+        """Take a run that nobody holds out of the queue. `status`: what became of it; None: there is no such run."""
 
     @abstractmethod
     async def reap(self, limit: int) -> Reaped:
@@ -262,6 +304,18 @@ class Queue(ABC):
     @abstractmethod
     async def known(self, run_ids: Sequence[str]) -> list[bool]:
         """Which of these runs wait, are scheduled or are held."""
+
+    @abstractmethod
+    async def compare(self, jobs: Sequence[Job]) -> list[Compared]:
+        """Mend what the queue has of these runs, which are queued or running in the database: all entries that such a
+        run must have. None of them is queued by this; `enqueue` does that with what is missing."""
+
+    @abstractmethod
+    async def sweep(self) -> Swept:
+        """Compare the parts of the queue with one another, page by page, and take out what contradicts."""
+
+    @abstractmethod
+    async def whereabouts(self, run_id: str) -> Whereabouts: ...
 
     @abstractmethod
     async def leave(self, worker_id: str) -> None:

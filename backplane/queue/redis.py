@@ -20,6 +20,7 @@ from backplane.errors import Unavailable
 from backplane.queue.base import (
     Caps,
     Claim,
+    Compared,
     Depth,
     FinishedJob,
     Full,
@@ -34,7 +35,11 @@ from backplane.queue.base import (
     Settlement,
     Standing,
     Statistics,
+    Swept,
+    Whereabouts,
 )
+from backplane.queue.platform import FORMAT, Owner, check
+from backplane.queue.redis_repair import Repair
 from backplane.redis_client import Argument, RedisClients, Script, translated
 from backplane.runs import Priority, RunStatus
 
@@ -77,13 +82,37 @@ class RedisQueue(Queue):
         capped = any([*rules["user"], *rules["tier"], *caps.resources])
         self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
         self._reserves = bool(room.user or room.overall or any(room.tier.values()))
-        self._admit, self._claim, self._standing, self._depths = (
-            Script(clients, LUA / f"{name}.lua") for name in ("admit", "claim", "standing", "depths")
+        self._ours = ""
+        """What the key `platform` must be; empty until `open`."""
+        self._admit, self._standing, self._depths = (
+            Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "depths")
         )
-        self._enqueue, self._settle, self._renew, self._forget, self._reap = (
-            Script(clients, LUA / f"{name}.lua", prelude=LUA / "places.lua")
-            for name in ("enqueue", "settle", "renew", "forget", "reap")
+        self._claim = Script(clients, LUA / "claim.lua", prelude=LUA / "platform.lua")
+        changing = (LUA / "platform.lua", LUA / "places.lua")
+        self._enqueue, self._settle, self._renew, self._forget, self._reap, self._take_over = (
+            Script(clients, LUA / f"{name}.lua", prelude=changing)
+            for name in ("enqueue", "settle", "renew", "forget", "reap", "take_over")
         )
+        self._migrations = [
+            Script(clients, LUA / f"migrate_{number}.lua", prelude=changing) for number in range(1, FORMAT + 1)
+        ]
+        self._repair = Repair(clients, changing, lease_ms=self._lease)
+
+    async def open(self, database: str, *, take_over: bool = False) -> None:
+        keys, ours = [self._keys.jobs], str(Owner(FORMAT, database))
+        while True:
+            with translated():
+                found = Owner.read(cast(str | None, await self._redis.get(self._keys.platform)))
+            if take_over and found.database not in ("", database):
+                await self._take_over(keys, [*self._rules, ours, ""])
+                continue
+            check(found, database, self._keys.prefix)
+            if found.database and found.format == FORMAT:
+                break
+            after = Owner(found.format + 1, database)
+            # Somebody else may have done it since: then it says so, and this looks again.
+            await self._migrations[found.format](keys, [*self._rules, str(found), str(after), ""])
+        self._ours = ours
 
     async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
         room = self._room
@@ -110,19 +139,18 @@ class RedisQueue(Queue):
         taken: list[bool] = []
         for start in range(0, len(jobs), ENQUEUED_AT_ONCE):
             batch = [
-                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation)
+                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation, job.since * 1000)
                 for job in jobs[start : start + ENQUEUED_AT_ONCE]
             ]
-            taken += map(
-                bool, await self._enqueue([self._keys.jobs], [*self._rules, json.dumps(batch), int(self._reserves)])
-            )
+            arguments = [*self._rules, json.dumps(batch), int(self._reserves), self._ours]
+            taken += map(bool, await self._enqueue([self._keys.jobs], arguments))
         return taken
 
     async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
         if wait_seconds:
             flat = await self._claim_at_the_bell(worker_id, limit, wait_seconds)
         else:
-            flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id])
+            flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id, self._ours])
         return [
             Claim(Job(run_id, user_id, Priority(int(priority)), int(generation), resource), int(crashes))
             for run_id, user_id, priority, resource, generation, crashes in zip(*[iter(flat)] * 6, strict=True)
@@ -133,7 +161,7 @@ class RedisQueue(Queue):
         claimed without another round trip. On a connection of its own, because a pipeline of the library's takes
         longer to read the answer than Redis to give it."""
         bells = [self._keys.doorbell_of(worker_id), self._keys.doorbell]
-        arguments: list[Argument] = [limit, self._lease, worker_id]
+        arguments: list[Argument] = [limit, self._lease, worker_id, self._ours]
         with translated():
             try:
                 async with asyncio.timeout(seconds + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
@@ -160,7 +188,7 @@ class RedisQueue(Queue):
             (claim.run_id, claim.generation, claim.job.user_id, int(claim.job.priority), claim.job.resource)
             for claim in claims
         ]
-        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(held)]
+        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(held), self._ours]
         leads, *lost = await self._renew([self._keys.jobs], arguments)
         return Renewed(frozenset(lost), leads=bool(leads))
 
@@ -179,13 +207,14 @@ class RedisQueue(Queue):
             for settlement in settlements
         ]
         if batch:
-            await self._settle([self._keys.jobs], [*self._rules, json.dumps(batch)])
+            await self._settle([self._keys.jobs], [*self._rules, json.dumps(batch), self._ours])
 
-    async def forget(self, run_id: str) -> None:
-        await self._forget([self._keys.jobs], [*self._rules, run_id])
+    async def forget(self, run_id: str, status: RunStatus | None = RunStatus.CANCELLED) -> None:
+        arguments = [*self._rules, run_id, status.value if status else "", self._ours]
+        await self._forget([self._keys.jobs], arguments)
 
     async def reap(self, limit: int) -> Reaped:
-        lost, due, let_in, next_ms = await self._reap([self._keys.jobs], [*self._rules, limit])
+        lost, due, let_in, next_ms = await self._reap([self._keys.jobs], [*self._rules, limit, self._ours])
         return Reaped(lost, due, let_in, max(float(next_ms) / 1000, 0.0) if next_ms else None)
 
     async def known(self, run_ids: Sequence[str]) -> list[bool]:
@@ -194,6 +223,33 @@ class RedisQueue(Queue):
                 for run_id in run_ids:
                     pipeline.hget(self._keys.job(run_id), "state")
                 return [state in ("queued", "parked", "running", "scheduled") for state in await pipeline.execute()]
+
+    async def compare(self, jobs: Sequence[Job]) -> list[Compared]:
+        return await self._repair.compare(self._rules, self._ours, jobs)
+
+    async def sweep(self) -> Swept:
+        return await self._repair.sweep(self._rules, self._ours)
+
+    async def whereabouts(self, run_id: str) -> Whereabouts:
+        keys = self._keys
+        places = {
+            "queued": (keys.order, Whereabouts.WAITS),
+            "parked": (keys.parked, Whereabouts.WAITS),
+            "scheduled": (keys.scheduled, Whereabouts.SCHEDULED),
+            "running": (keys.leases, Whereabouts.CLAIMED),
+        }
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hget(keys.job(run_id), "state")
+                for key, _ in places.values():
+                    pipeline.zscore(key, run_id)
+                state, *scores = await pipeline.execute()
+        if state is None:
+            return Whereabouts.UNKNOWN if not any(score is not None for score in scores) else Whereabouts.LOST
+        if state not in places:
+            return Whereabouts.OVER
+        found = dict(zip(places, scores, strict=True))[state]
+        return Whereabouts.LOST if found is None else places[state][1]
 
     async def leave(self, worker_id: str) -> None:
         with translated():
@@ -301,11 +357,11 @@ class RedisQueue(Queue):
                 run_id,
                 job["user"],
                 RunStatus(job["status"]),
-                job["error"],
+                job.get("error", ""),
                 *(float(job.get(name, 0)) / 1000 for name in ("queued_at", "claimed_at", "finished_at")),
             )
             for run_id, job in zip(run_ids, jobs, strict=True)
-            if job.get("state") == "finished"
+            if job.get("state") == "finished" and job.get("status") and "user" in job
         ]
 
     async def mirror_dead(self, dead: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
 from backplane.store.model_calls import ModelCalls
 from backplane.store.plans import Plans
+from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
 from backplane.store.runs import Runs
 from backplane.store.secrets import SecretStore
@@ -43,3 +44,7 @@ class Store:
     async def migrate(self) -> None:
         """Bring the tables to the newest state. Any number of processes may do so at once."""
         await migrate(self.database)
+
+    async def platform_id(self) -> str:
+        """The id of this database, made when it is first asked for. It goes with a backup of the database."""
+        return await platform_id(self.database)

@@ -148,7 +148,15 @@ class Runs:
     async def unfinished(self, *, after: str = "", limit: int = 500) -> list[UnfinishedRun]:
         """Runs that are queued or running, whoever owns them, by id: what Redis has to know."""
         query = (
-            select(runs.c.id, runs.c.user_id, runs.c.status, runs.c.priority, runs.c.generation, runs.c.resource)
+            select(
+                runs.c.id,
+                runs.c.user_id,
+                runs.c.status,
+                runs.c.priority,
+                runs.c.generation,
+                runs.c.resource,
+                func.coalesce(runs.c.queued_at, runs.c.created_at, type_=runs.c.queued_at.type).label("queued_at"),
+            )
             .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
             .order_by(runs.c.id)
             .limit(limit)
@@ -156,7 +164,13 @@ class Runs:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [
             UnfinishedRun(
-                row.id, row.user_id, RunStatus(row.status), Priority(row.priority), row.generation, row.resource
+                row.id,
+                row.user_id,
+                RunStatus(row.status),
+                Priority(row.priority),
+                row.generation,
+                row.resource,
+                row.queued_at,
             )
             for row in rows
         ]

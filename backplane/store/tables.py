@@ -109,6 +109,14 @@ users = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+# What is said once of the whole database (`store.platform`).
+platform = Table(
+    "platform",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(200), nullable=False),
+)
+
 tokens = Table(
     "tokens",
     metadata,

@@ -494,6 +494,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
 
 async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(clients: RedisClients) -> None:
     queue = redis_queue(clients, caps=Caps(user={Priority.LOW: 1}), room=Room(overall=100))
+    await queue.open("a database")
     for priority in Priority:
         await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
     await queue.admit("to come", "user-1", Priority.HIGH)

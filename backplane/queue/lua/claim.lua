@@ -1,6 +1,6 @@
 -- Take the next runs and write their leases in the same step.
 -- KEYS  1 what all keys of the queue begin with
--- ARGV  1 most runs to take   2 lease, ms   3 worker id
+-- ARGV  1 most runs to take   2 lease, ms   3 worker id   4 whose queue it must be (platform.lua)
 -- keys  {run_id}  waiting:{user}  order  pending[:critical|:high|:low]  leases  doorbell  doorbell:{worker_id}
 -- gives run id, user id, priority, resource, generation, crashes of each, in one flat list
 local base, worker = KEYS[1], ARGV[3]
@@ -18,16 +18,18 @@ if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
     local run = next_runs[i]
     local key = base .. run
     local job = redis.call('HMGET', key, 'state', 'user', 'priority', 'resource', 'generation', 'crashes')
-    if job[1] == 'queued' then
-      local generation = job[5] + 1
-      redis.call('LREM', PENDING[job[3]], -1, run)
+    local list, generation = PENDING[job[3]], tonumber(job[5])
+    -- A job that has lost a field is written again by the reconciler, from the database.
+    if job[1] == 'queued' and job[2] and list and generation then
+      generation = generation + 1
+      redis.call('LREM', list, -1, run)
       redis.call('SREM', base .. 'waiting:' .. job[2], run)
       redis.call('HSET', key, 'state', 'running', 'worker', worker, 'generation', generation, 'claimed_at', stamp)
       leases[#leases + 1] = ends
       leases[#leases + 1] = run
       local n = #taken
-      taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = run, job[2], job[3], job[4]
-      taken[n + 5], taken[n + 6] = generation, job[6]
+      taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = run, job[2], job[3], job[4] or ''
+      taken[n + 5], taken[n + 6] = generation, job[6] or '0'
     end
   end
   if #leases > 0 then redis.call('ZADD', base .. 'leases', unpack(leases)) end

@@ -10,7 +10,7 @@ local depths = {}
 for i, pending in ipairs({ 'pending:critical', 'pending:high', 'pending', 'pending:low' }) do
   local priority, n = 4 - i, #depths
   local run = redis.call('LINDEX', base .. pending, -1)
-  local since = run and redis.call('HGET', base .. run, 'since')
+  local since = run and tonumber(redis.call('HGET', base .. run, 'since'))
   depths[n + 1] = redis.call('LLEN', base .. pending)
   depths[n + 2] = redis.call('ZCOUNT', base .. 'parked', priority, priority)
   depths[n + 3] = since and string.format('%.0f', now - since) or ''

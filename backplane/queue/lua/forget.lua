@@ -1,13 +1,25 @@
--- Take a run that nobody holds out of the queue.
--- ARGV  3 run id
--- keys  those of places.lua, finished
+-- Take a run out of the queue that nobody holds: none that is running under a lease.
+-- ARGV  3 run id   4 what became of it, for those who look at finished jobs; '' when there is no such run
+-- keys  those of places.lua, finished, leases
 go_on_without_memory()
-local job = read(ARGV[3])
-if not job or job.state == 'running' or job.state == 'finished' then return 0 end
+local run = ARGV[3]
+local job = read(run)
+if not job then
+  -- What is left of a lost one. Its holder, where it has one, writes it again.
+  if redis.call('ZSCORE', base .. 'leases', run) then return 0 end
+  for _, set in ipairs({ 'order', 'parked', 'scheduled' }) do redis.call('ZREM', base .. set, run) end
+  return redis.call('DEL', base .. run)
+end
+local is_held = job.state == 'running' and redis.call('ZSCORE', base .. 'leases', run)
+if is_held or job.state == 'finished' then return 0 end
 withdraw(job)
 free(job)
-redis.call('HSET', base .. job.run, 'state', 'finished', 'status', 'cancelled', 'error', '', 'finished_at', stamp,
-  'places', '0')
-remember_finished({ job.run })
+if ARGV[4] == '' then
+  redis.call('DEL', base .. run)
+else
+  redis.call('HSET', base .. run, 'state', 'finished', 'status', ARGV[4], 'error', '', 'finished_at', stamp,
+    'places', '0')
+  remember_finished({ run })
+end
 ring()
 return 1

@@ -2,9 +2,10 @@
 -- KEYS  1 what all keys of the queue begin with, "jobs:" behind the prefix; the others are made from it
 -- ARGV  1 caps, JSON {"user": [4 by priority], "tier": [4], "resources": {name: cap}}, 0 is none; '' when all are none
 --       2 ageing, ms a step
+--       last: whose queue it must be (platform.lua)
 -- The header of each script lists its further arguments and the keys it touches; those of this part are
---   {run_id}  waiting:{user}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates  held:{gate}
---   scheduled  doorbell
+--   platform  {run_id}  waiting:{user}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates
+--   held:{gate}  scheduled  doorbell
 local base, ageing = KEYS[1], tonumber(ARGV[2])
 local caps = ARGV[1] ~= '' and cjson.decode(ARGV[1]) or { user = {}, tier = {}, resources = {} }
 local clock = redis.call('TIME')
@@ -18,15 +19,8 @@ local function go_on_without_memory() redis.call('ZREM', base .. 'leases', '') e
 
 local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
 local GATES = 3
+local STATES = { queued = true, parked = true, scheduled = true, running = true, finished = true }
 local rung = 0
-
-local function read(run)
-  local f = redis.call('HMGET', base .. run, 'state', 'generation', 'user', 'priority', 'resource', 'since', 'score',
-    'places', 'gate')
-  if not f[2] then return nil end
-  return { run = run, state = f[1], generation = tonumber(f[2]), user = f[3], priority = tonumber(f[4]),
-    resource = f[5], since = tonumber(f[6]), score = f[7], places = tonumber(f[8]), gate = tonumber(f[9]) }
-end
 
 -- The cap that is the i-th in a job's way: its name, and how many may pass (nil or 0: any number).
 local function gate(i, job)
@@ -34,7 +28,7 @@ local function gate(i, job)
     return 'user:' .. job.priority .. ':' .. job.user, caps.user[job.priority + 1]
   elseif i == 2 then
     return 'tier:' .. job.priority, caps.tier[job.priority + 1]
-  elseif job.resource ~= '' then
+  elseif i == 3 and job.resource ~= '' then
     return 'resource:' .. job.resource, caps.resources[job.resource]
   end
 end
@@ -46,16 +40,42 @@ local function cap_of(name)
   return 3, caps.resources[rest] or 0
 end
 
--- Lower is sooner. A step of priority is worth `ageing` ms of waiting (without ageing: more than anybody waits);
--- critical is not reached by any waiting.
+-- By how many ms a job goes before one of the lowest priority that has waited as long. A step of priority is worth
+-- `ageing` ms of waiting (without ageing: more than anybody waits); critical is not reached by any waiting.
+local function ahead(job)
+  return job.priority == 3 and 1.6e13 or job.priority * (ageing > 0 and ageing or 4e12)
+end
+
+-- Lower is sooner.
 local function score_of(job)
-  local ahead = job.priority == 3 and 1.6e13 or job.priority * (ageing > 0 and ageing or 4e12)
-  return string.format('%.3f', job.since - ahead)
+  return string.format('%.3f', job.since - ahead(job))
+end
+
+-- The job of a run. One that lacks what the scripts rely on is none: the reconciler writes it again.
+local function read(run)
+  local f = redis.pcall('HMGET', base .. run, 'state', 'generation', 'user', 'priority', 'resource', 'since', 'score',
+    'places', 'gate', 'due')
+  if f.err then
+    redis.call('DEL', base .. run)
+    return nil
+  end
+  local job = { run = run, state = f[1], generation = tonumber(f[2]), user = f[3], priority = tonumber(f[4]),
+    resource = f[5] or '', since = tonumber(f[6]), score = tonumber(f[7]) and f[7], places = tonumber(f[8]) or 0,
+    gate = tonumber(f[9]), due = tonumber(f[10]) }
+  if not (STATES[job.state] and job.generation and job.user and PENDING[job.priority]) then return nil end
+  if not job.since then
+    job.since, job.lost_since = job.score and job.score + ahead(job) or now, true
+  end
+  if job.state == 'parked' and not gate(job.gate, job) then return nil end
+  return job
+end
+
+local function has_place(job, i)
+  return math.floor(job.places / 2 ^ (i - 1)) % 2 == 1
 end
 
 local function take_place(job, i)
-  local bit = 2 ^ (i - 1)
-  if math.floor(job.places / bit) % 2 == 0 then job.places = job.places + bit end
+  if not has_place(job, i) then job.places = job.places + 2 ^ (i - 1) end
 end
 
 -- Let a job pass the gates from the i-th on; it waits to be taken, or is parked at the first gate that is full. `...`:
@@ -96,9 +116,12 @@ local function let_in(name, most)
     if cap > 0 and redis.call('SCARD', held) >= cap then break end
     local run = redis.call('ZPOPMIN', parked)[1]
     if not run then break end
-    redis.call('ZREM', base .. 'parked', run)
     local job = read(run)
-    if job and job.state == 'parked' then
+    local is_parked = job and job.state == 'parked'
+    if not is_parked then redis.call('ZREM', base .. 'parked', run) end
+    -- What is parked at another gate by now waits there.
+    if is_parked and gate(job.gate, job) == name then
+      redis.call('ZREM', base .. 'parked', run)
       if cap > 0 then
         redis.call('SADD', held, run)
         take_place(job, i)
@@ -114,16 +137,15 @@ end
 
 -- Give up the places that a job has, and let the next in.
 local function free(job)
-  local places = job.places or 0
-  job.places = 0
-  if places == 0 then return end
+  if job.places == 0 then return end
   for i = 1, GATES do
-    if math.floor(places / 2 ^ (i - 1)) % 2 == 1 then
-      local name = gate(i, job)
+    local name = has_place(job, i) and gate(i, job)
+    if name then
       redis.call('SREM', base .. 'held:' .. name, job.run)
       if redis.call('EXISTS', base .. 'parked:' .. name) == 1 then let_in(name, 1) end
     end
   end
+  job.places = 0
 end
 
 -- Take a job out of wherever it waits.
@@ -145,7 +167,7 @@ local function put_back(job)
   redis.call('HSET', base .. job.run, 'state', 'queued')
   redis.call('SADD', base .. 'waiting:' .. job.user, job.run)
   redis.call('RPUSH', PENDING[job.priority], job.run)
-  redis.call('ZADD', base .. 'order', job.score, job.run)
+  redis.call('ZADD', base .. 'order', job.score or score_of(job), job.run)
   rung = rung + 1
 end
 

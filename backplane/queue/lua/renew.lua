@@ -3,7 +3,7 @@
 --       6 JSON [[run id, generation, user id, priority, resource or ""], …]
 -- keys  those of places.lua, leases, workers, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
--- A job that Redis forgot is written again: its holder knows it.
+-- A job that Redis has lost, or a part of it, is written again: its holder knows it.
 go_on_without_memory()
 local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
@@ -18,8 +18,13 @@ local lost, renewed = { leads }, {}
 for _, c in ipairs(cjson.decode(ARGV[6])) do
   local run, generation = c[1], c[2]
   local key = base .. run
-  local job = redis.call('HMGET', key, 'state', 'generation')
-  if not job[2] then
+  local job = read(run)
+  if not job then
+    -- What is left of it may be of a later claim.
+    local found = tonumber(redis.call('HGET', key, 'generation'))
+    if found and found ~= generation then job = { generation = found } end
+  end
+  if not job then
     local again = { run = run, user = c[3], priority = c[4], resource = c[5], since = now, places = 0 }
     for i = 1, GATES do
       local name, cap = gate(i, again)
@@ -31,9 +36,9 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
     redis.call('HSET', key, 'state', 'running', 'generation', generation, 'user', again.user,
       'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4], 'since', now,
       'score', score_of(again), 'places', again.places, 'queued_at', stamp, 'claimed_at', stamp)
-    job = { 'running', generation }
+    job = { state = 'running', generation = generation }
   end
-  if job[1] == 'running' and tonumber(job[2]) == generation then
+  if job.state == 'running' and job.generation == generation then
     renewed[#renewed + 1] = ends
     renewed[#renewed + 1] = run
   else

@@ -18,8 +18,9 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
       put_back(job)
     elseif outcome == 'postponed' then
       free(job)
-      redis.call('HSET', key, 'state', 'scheduled', 'crashes', '0', 'places', '0')
-      redis.call('ZADD', base .. 'scheduled', now + s[7], run)
+      local due = string.format('%.0f', now + s[7])
+      redis.call('HSET', key, 'state', 'scheduled', 'crashes', '0', 'places', '0', 'due', due)
+      redis.call('ZADD', base .. 'scheduled', due, run)
     elseif outcome == 'disowned' then
       free(job)
       redis.call('DEL', key)

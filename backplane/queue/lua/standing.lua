@@ -26,10 +26,11 @@ for _, run in ipairs(ARGV) do
   local index, gate = -1, 0
   if job[1] == 'queued' then
     index = redis.call('ZRANK', base .. 'order', run) or -1
-  elseif job[1] == 'parked' then
+  elseif job[1] == 'parked' and job[2] and job[3] and job[4] then
     gate = tonumber(job[2])
-    local names = { 'user:' .. job[4] .. ':' .. job[3], 'tier:' .. job[4], 'resource:' .. job[5] }
-    index = ready + (redis.call('ZRANK', base .. 'parked:' .. names[gate], run) or 0)
+    local names = { 'user:' .. job[4] .. ':' .. job[3], 'tier:' .. job[4], 'resource:' .. (job[5] or '') }
+    local rank = redis.call('ZRANK', base .. 'parked:' .. names[gate], run)
+    index = rank and ready + rank or -1
   end
   local n = #standings
   standings[n + 1], standings[n + 2], standings[n + 3], standings[n + 4] = index, gate, job[4] or '0', job[5] or ''

@@ -19,7 +19,9 @@ from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.submitted import new_run, plan, shell
 from tests.waiting import wait_until
 from worker import reaper as reaper_module
+from worker import reconciler as reconciler_module
 from worker.reaper import Reaper
+from worker.reconciler import Reconciler
 
 
 async def begun_run(platform: Platform) -> str:
@@ -151,30 +153,32 @@ async def test_s3_is_away_for_a_while_in_the_middle_of_a_run(
     assert "trying again in" in warning["line"]
 
 
-# --- the reaper ---
+# --- the reaper, and what it lets compare ---
+
+
+def reconciler_of(platform: Platform, lease_seconds: float) -> Reconciler:
+    resources = platform.resources
+    return Reconciler(resources.store.runs, resources.queue, lease_seconds=lease_seconds)
 
 
 async def test_five_reapers_at_once_queue_a_forgotten_run_once(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "PUSH_SECONDS", 0.0)
     resources = platform.resources
     for _ in range(3):
         await resources.store.runs.create(new_run(platform.user, given_plan=plan(shell("a", "true"))), start=True)
-    reapers = [
-        Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
-        for _ in range(5)
-    ]
-    queued = await asyncio.gather(*(reaper.reconcile() for reaper in reapers))
-    assert sum(queued) == 3
+    reconcilers = [reconciler_of(platform, lease_seconds=1.0) for _ in range(5)]
+    found = await asyncio.gather(*(reconciler.reconcile() for reconciler in reconcilers))
+    assert sum(one.queued for one in found) == 3
     assert sum((await resources.queue.statistics()).queued.values()) == 3
 
 
 async def test_a_run_that_the_api_is_about_to_push_is_left_to_it(platform: Platform) -> None:
     resources = platform.resources
     await resources.store.runs.create(new_run(platform.user), start=True)
-    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
-    assert [await reaper.reconcile(), await reaper.reconcile()] == [0, 0]
+    reconciler = reconciler_of(platform, lease_seconds=1.0)
+    assert [(await reconciler.reconcile()).queued for _ in range(2)] == [0, 0]
 
 
 async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_a_lease(platform: Platform) -> None:
@@ -183,12 +187,9 @@ async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_
     claim = await platform.claimed()
     await platform.taken(claim)
     await resources.redis.commands.flushall()
-    patient = Reaper(resources, lease_seconds=600.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
-    assert [await patient.reconcile(), await patient.reconcile()] == [0, 0]
-    after_a_lease = Reaper(
-        resources, lease_seconds=0.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True
-    )
-    assert await after_a_lease.reconcile() == 1
+    patient = reconciler_of(platform, lease_seconds=600.0)
+    assert [(await patient.reconcile()).queued for _ in range(2)] == [0, 0]
+    assert (await reconciler_of(platform, lease_seconds=0.0).reconcile()).queued == 1
     [again] = await resources.queue.claim("worker", 1)
     assert (again.run_id, again.generation) == (run_id, claim.generation + 1)
 
@@ -196,7 +197,7 @@ async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_
 async def test_only_the_leading_worker_compares_the_database_with_redis(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "PUSH_SECONDS", 0.0)
     resources, leads = platform.resources, False
     run = await resources.store.runs.create(new_run(platform.user), start=True)
     reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.01, leads=lambda: leads)
@@ -234,13 +235,12 @@ async def test_a_run_that_was_put_off_is_taken_up_when_its_time_comes(
 async def test_the_reaper_pages_through_all_unfinished_runs(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaper_module, "PUSH_SECONDS", 0.0)
-    monkeypatch.setattr(reaper_module, "BATCH", 2)
+    monkeypatch.setattr(reconciler_module, "PUSH_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "BATCH", 2)
     resources = platform.resources
     for _ in range(5):
         await resources.store.runs.create(new_run(platform.user), start=True)
-    reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.1, leads=lambda: True)
-    assert await reaper.reconcile() == 5
+    assert (await reconciler_of(platform, lease_seconds=1.0).reconcile()).queued == 5
 
 
 async def test_a_run_that_redis_takes_for_queued_and_the_database_does_not_is_given_up(

@@ -1,0 +1,106 @@
+"""Mending the queue in Redis: what of it was lost, and what contradicts.
+
+Redis may lose any key and any entry: evicted, deleted by hand, of an older release, of a replica that was behind. Each
+script looks at a page (PAGE) and decides within itself, on what is there at that moment, so it needs no lock and does
+not stand in the way of claims and settlements. Which runs there are, the database says (`worker.reconciler`).
+
+What mends itself is not looked at: the doorbell, workers, the leader, places reserved for runs to come, durations.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backplane.queue.base import Compared, Job, Swept
+from backplane.redis_client import Argument, RedisClients, Script
+from backplane.runs import Priority
+
+LUA = Path(__file__).parent / "lua"
+PAGE = 500
+"""Entries a script, about 2 ms of Redis."""
+GATES_AT_ONCE = 20
+Rules = tuple[Argument, ...]
+
+
+class Repair:
+    """`rules`: the first arguments of every script, and `ours` the last (`RedisQueue`)."""
+
+    def __init__(self, clients: RedisClients, preludes: Sequence[Path], *, lease_ms: int) -> None:
+        self._keys = clients.keys
+        self._lease_ms = lease_ms
+        self._redis = clients.commands
+        self._compare, self._entries, self._gates, self._lists, self._types = (
+            Script(clients, LUA / f"{name}.lua", prelude=preludes)
+            for name in ("compare", "entries", "gates", "lists", "types")
+        )
+
+    async def compare(self, rules: Rules, ours: str, jobs: Sequence[Job]) -> list[Compared]:
+        found: list[Compared] = []
+        for start in range(0, len(jobs), PAGE):
+            page = [
+                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation, job.since * 1000)
+                for job in jobs[start : start + PAGE]
+            ]
+            arguments = [*rules, self._lease_ms, json.dumps(page), ours]
+            found += map(Compared, await self._compare([self._keys.jobs], arguments))
+        return found
+
+    async def sweep(self, rules: Rules, ours: str) -> Swept:
+        mended = await self._types([self._keys.jobs], [*rules, ours])
+        waiting: set[str] = set()
+        for name in ("order", "parked", "scheduled", "leases"):
+            out, runs = await self._pages(rules, ours, name, "0")
+            mended += out
+            if name != "leases":
+                waiting |= runs
+        let_in, unleased = 0, set[str]()
+        names = await self._gate_names()
+        for start in range(0, len(names), GATES_AT_ONCE):
+            gates = names[start : start + GATES_AT_ONCE]
+            first = [([self._keys.jobs], [*rules, f"parked:{name}", "0", PAGE, ours]) for name in gates]
+            for name, (cursor, out, _) in zip(gates, await self._entries.batch(first), strict=True):
+                mended += out
+                if cursor != "0":
+                    mended += (await self._pages(rules, ours, f"parked:{name}", cursor))[0]
+            arguments = [*rules, json.dumps(gates), PAGE, ours]
+            wrong, entered, without = await self._gates([self._keys.jobs], arguments)
+            mended, let_in, unleased = mended + wrong, let_in + entered, unleased | set(without)
+        mended += await self._mend_lists(rules, ours)
+        return Swept(mended, let_in, frozenset(waiting), frozenset(unleased))
+
+    async def _pages(self, rules: Rules, ours: str, name: str, cursor: str) -> tuple[int, set[str]]:
+        """How many entries of a structure were taken out from this cursor on, and the runs that stay."""
+        out, found = 0, set[str]()
+        while True:
+            cursor, wrong, runs = await self._entries([self._keys.jobs], [*rules, name, cursor, PAGE, ours])
+            out += wrong
+            found.update(runs)
+            if cursor == "0":
+                return out, found
+
+    async def _gate_names(self) -> list[str]:
+        names: set[Any] = set()
+        cursor: Any = 0
+        while True:
+            cursor, page = await self._redis.sscan(self._keys.gates, cursor, count=PAGE)
+            names.update(page)
+            if not int(cursor):
+                return sorted(names)
+
+    async def _mend_lists(self, rules: Rules, ours: str) -> int:
+        """1 when the lists differed from the order, and were written anew."""
+        seen: set[str] = set()
+        for priority in Priority:
+            passed, page = 0, PAGE
+            while page == PAGE:
+                arguments = [*rules, int(priority), passed, PAGE, ours]
+                is_wrong, runs = await self._lists([self._keys.jobs], arguments)
+                # As many as in the order: where one stands twice, another is missing.
+                if is_wrong or not seen.isdisjoint(runs) or len(set(runs)) != len(runs):
+                    await self._lists([self._keys.jobs], [*rules, 0, 0, 0, ours])
+                    return 1
+                seen.update(runs)
+                page = len(runs)
+                passed += page
+        return 0

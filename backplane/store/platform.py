@@ -1,0 +1,24 @@
+"""What is said once of the whole database: its id, by which Redis tells one platform's queue from another's."""
+
+import uuid
+
+from sqlalchemy import Connection, select, text
+
+from backplane.store.database import Database
+from backplane.store.tables import platform
+
+_ID = "id"
+_MAKE = text("INSERT INTO platform (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING")
+
+
+async def platform_id(database: Database) -> str:
+    """The same for all who ask, also when they ask at once."""
+
+    def ask(connection: Connection) -> str:
+        return connection.scalar(select(platform.c.value).where(platform.c.name == _ID)) or ""
+
+    def make(connection: Connection) -> str:
+        connection.execute(_MAKE, {"name": _ID, "value": uuid.uuid4().hex})
+        return ask(connection)
+
+    return await database.read(ask) or await database.write(make)

@@ -1,0 +1,288 @@
+"""Whatever the queue loses, and whatever contradicts in it: one comparison with the database mends it, and every run is
+taken and ends, in the order in which it would have been.
+
+One world has a run in every place where a run can be: it may be taken, is parked at each kind of cap, waits for its next
+attempt, is held by a worker that lives, by one that was lost, and is over. The tests break a copy of it.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from backplane.queue.base import Caps, Claim, Job, Outcome, Queue, Settlement, Whereabouts
+from backplane.redis_client import RedisClients
+from backplane.runs import Hold, Priority, RunStatus, UnfinishedRun
+from backplane.store.runs import Runs
+from tests.queues import finish, postpone, redis_queue
+from worker.reconciler import Reconciled, Reconciler
+
+LOW, NORMAL, HIGH, CRITICAL = Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.CRITICAL
+CAPS = Caps(user={NORMAL: 2}, tier={LOW: 1}, resources={"gpu": 1})
+AGO_SECONDS = 60.0
+"""How long ago the runs came, for the database and for Redis: nobody takes them for such as are on their way."""
+SEEDS = [
+    *range(30),
+    *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 400)],
+]
+
+
+class Database:
+    """What the database says of the runs; the part that a reconciler asks."""
+
+    def __init__(self, rows: Iterable[UnfinishedRun] = ()) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.over: dict[str, RunStatus] = {}
+
+    async def unfinished(self, *, after: str = "", limit: int = 500) -> list[UnfinishedRun]:
+        return [self.rows[run_id] for run_id in sorted(self.rows) if run_id > after][:limit]
+
+    async def holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
+        found = {run_id: Hold(row.status, row.generation) for run_id, row in self.rows.items()}
+        found |= {run_id: Hold(status, 1) for run_id, status in self.over.items()}
+        return {run_id: found[run_id] for run_id in run_ids if run_id in found}
+
+    def end(self, run_id: str) -> None:
+        del self.rows[run_id]
+        self.over[run_id] = RunStatus.COMPLETED
+
+    def copy(self) -> "Database":
+        copied = Database(self.rows.values())
+        copied.over = dict(self.over)
+        return copied
+
+
+@dataclass
+class World:
+    clients: RedisClients
+    queue: Queue
+    database: Database = field(default_factory=Database)
+    alive: list[Claim] = field(default_factory=list)
+    """What a worker holds that lives."""
+    dump: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def redis(self) -> Any:
+        return self.clients.commands
+
+    async def keys(self) -> list[str]:
+        return sorted([key async for key in self.redis.scan_iter(f"{self.clients.keys.prefix}*")])
+
+    async def add(self, name: str, user: str, priority: Priority, resource: str = "") -> None:
+        queued_at = datetime.fromtimestamp(time.time() - AGO_SECONDS, UTC)
+        row = UnfinishedRun(name, user, RunStatus.QUEUED, priority, 0, resource or None, queued_at)
+        self.database.rows[name] = row
+        assert all(await self.queue.enqueue([Job(name, user, priority, 0, resource, queued_at.timestamp())]))
+
+    def has(self, name: str, status: RunStatus, generation: int) -> None:
+        row = self.database.rows[name]
+        self.database.rows[name] = UnfinishedRun(
+            row.id, row.user_id, status, row.priority, generation, row.resource, row.queued_at
+        )
+
+    async def reconcile(self) -> Reconciled:
+        """The living worker's heartbeat, and one comparison."""
+        await self.queue.renew("alive", 4, self.alive)
+        # What has no lease gets one; here it ends at once.
+        queue = redis_queue(self.clients, caps=CAPS, lease_seconds=0.001)
+        return await Reconciler(cast(Runs, self.database), queue, lease_seconds=0.0).reconcile()
+
+    async def drain(self) -> list[str]:
+        """All runs carried out one after the other; the order in which they were taken."""
+        order: list[str] = []
+        for claim in self.alive:
+            await finish(self.queue, claim)
+            self.database.end(claim.run_id)
+        while True:
+            await self.queue.reap(100)
+            claims = await self.queue.claim("drains", 1)
+            if not claims:
+                return order
+            [claim] = claims
+            order.append(claim.run_id)
+            assert claim.generation > self.database.rows[claim.run_id].generation
+            await finish(self.queue, claim)
+            self.database.end(claim.run_id)
+
+
+async def build(clients: RedisClients) -> World:
+    queue = redis_queue(clients, caps=CAPS)
+    await queue.open("a database")
+    hasty = redis_queue(clients, caps=CAPS, lease_seconds=0.001)
+    world = World(clients, queue)
+    await world.add("is over", "elsewhere", CRITICAL)
+    await world.add("is alive", "elsewhere", CRITICAL, "gpu")
+    over, alive = await queue.claim("alive", 2)
+    await finish(queue, over)
+    world.database.end("is over")
+    world.alive = [alive]
+    world.has("is alive", RunStatus.RUNNING, 1)
+    for number in range(5):
+        await world.add(f"greedy {number}", "greedy", NORMAL)
+    [lost] = await hasty.claim("lost", 1)
+    world.has(lost.run_id, RunStatus.RUNNING, lost.generation)
+    for number in range(2):
+        await world.add(f"modest {number}", "modest", NORMAL)
+        await world.add(f"free {number}", f"free {number}", LOW)
+        await world.add(f"gpu {number}", f"gpu {number}", HIGH, "gpu")
+    await world.add("later", "later", CRITICAL)
+    [later] = await queue.claim("fails", 1)
+    await postpone(queue, later, 0.0)
+    world.has("later", RunStatus.QUEUED, later.generation)
+    world.dump = {key: await clients_dump(clients, key) for key in await world.keys()}
+    return world
+
+
+async def clients_dump(clients: RedisClients, key: str) -> bytes:
+    """As it is: the ordinary client would decode it."""
+    own: Any = clients.commands
+    return cast(bytes, await own.execute_command("DUMP", key, NEVER_DECODE=True))
+
+
+async def copy_of(world: World) -> World:
+    """The same world, in the place of what is there."""
+    if keys := await world.keys():
+        await world.redis.delete(*keys)
+    async with world.redis.pipeline(transaction=False) as pipeline:
+        for key, dumped in world.dump.items():
+            pipeline.restore(key, 0, dumped)
+        await pipeline.execute()
+    return World(world.clients, world.queue, world.database.copy(), list(world.alive), world.dump)
+
+
+async def contradictions(world: World) -> list[str]:
+    """Everything in the queue that does not fit together. Each structure against each job."""
+    redis, keys = world.redis, world.clients.keys
+    found: list[str] = []
+    jobs = {name: await redis.hgetall(keys.job(name)) for name in [*world.database.rows, *world.database.over]}
+    sets = {name: set(await redis.zrange(f"{keys.jobs}{name}", 0, -1)) for name in ("order", "parked", "scheduled")}
+    sets["leases"] = set(await redis.zrange(keys.leases, 0, -1))
+    for state, name in (("queued", "order"), ("parked", "parked"), ("scheduled", "scheduled"), ("running", "leases")):
+        wanted = {run for run, job in jobs.items() if job.get("state") == state}
+        if sets[name] != wanted:
+            found.append(f"{name} has {sorted(sets[name])}, and {sorted(wanted)} are {state}")
+    places: dict[str, set[str]] = {}
+    parked: dict[str, set[str]] = {}
+    for run, job in jobs.items():
+        if run in world.database.rows and not job:
+            found.append(f"{run} is not there")
+        if job.get("state") in (None, "finished"):
+            continue
+        names = [f"user:{job['priority']}:{job['user']}", f"tier:{job['priority']}", f"resource:{job.get('resource')}"]
+        for bit, name in enumerate(names):
+            if int(job.get("places", 0)) >> bit & 1:
+                places.setdefault(name, set()).add(run)
+        if job["state"] == "parked":
+            parked.setdefault(names[int(job["gate"]) - 1], set()).add(run)
+        if job["state"] == "queued":
+            score = float(await redis.zscore(keys.order, run))
+            if score != float(job["score"]):
+                found.append(f"{run} stands at {score} and has {job['score']}")
+    for kind, wanted_sets, read in (("held", places, redis.smembers), ("parked", parked, _members(redis))):
+        prefix = f"{keys.jobs}{kind}:"
+        there = {key.removeprefix(prefix): set(await read(key)) for key in await world.keys() if key.startswith(prefix)}
+        if there != wanted_sets:
+            found.append(f"{kind} has {there}, and should have {wanted_sets}")
+    if set(await redis.smembers(keys.gates)) != parked.keys():
+        found.append(f"gates has {await redis.smembers(keys.gates)}, and runs are parked at {list(parked)}")
+    for priority, name in keys.pending.items():
+        by_order = [run for run in await redis.zrange(keys.order, 0, -1) if int(jobs[run]["priority"]) == priority]
+        if sorted(await redis.lrange(name, 0, -1)) != sorted(by_order):
+            found.append(f"{name} has {await redis.lrange(name, 0, -1)}, and the order {by_order}")
+    return found
+
+
+def _members(redis: Any) -> Callable[[str], Awaitable[list[str]]]:
+    async def members(key: str) -> list[str]:
+        return cast(list[str], await redis.zrange(key, 0, -1))
+
+    return members
+
+
+async def test_the_world_that_is_broken_here_is_whole_before(clients: RedisClients) -> None:
+    world = await build(clients)
+    assert await contradictions(world) == []
+    assert not await world.reconcile()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is lost: a key, or an entry of it."""
+
+    key: str
+    entry: str | None = None
+
+    async def be_done(self, redis: Any) -> None:
+        if self.entry is None:
+            await redis.delete(self.key)
+            return
+        kind = await redis.type(self.key)
+        remove = {"zset": redis.zrem, "set": redis.srem, "hash": redis.hdel}
+        if kind == "list":
+            await redis.lrem(self.key, 0, self.entry)
+        elif kind in remove:
+            await remove[kind](self.key, self.entry)
+
+
+async def losses(world: World) -> list[Damage]:
+    """Everything that can be lost: each key, and each of its entries."""
+    redis, found = world.redis, []
+    for key in await world.keys():
+        found.append(Damage(key))
+        match await redis.type(key):
+            case "zset":
+                entries = await redis.zrange(key, 0, -1)
+            case "set":
+                entries = await redis.smembers(key)
+            case "list":
+                entries = await redis.lrange(key, 0, -1)
+            case "hash":
+                entries = await redis.hkeys(key)
+            case _:
+                entries = []
+        found += [Damage(key, entry) for entry in sorted(set(entries))]
+    return found
+
+
+async def mended_and_drained(world: World, reference: list[str], what: object) -> None:
+    await world.reconcile()
+    assert await contradictions(world) == [], what
+    assert await world.drain() == reference, what
+    assert world.database.rows == {}, what
+
+
+async def test_each_key_and_each_entry_that_is_lost_is_mended_by_one_comparison(clients: RedisClients) -> None:
+    world = await build(clients)
+    whole = await copy_of(world)
+    reference = await whole.drain()
+    assert len(reference) == 12
+    for damage in await losses(await copy_of(world)):
+        broken = await copy_of(world)
+        await damage.be_done(broken.redis)
+        await mended_and_drained(broken, reference, damage)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_any_set_of_keys_and_entries_that_is_lost_is_mended_by_one_comparison(
+    clients: RedisClients, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - to be the same each time
+    world = await build(clients)
+    reference = await (await copy_of(world)).drain()
+    broken = await copy_of(world)
+    everything = await losses(broken)
+    for damage in chance.sample(everything, chance.randint(2, len(everything))):
+        await damage.be_done(broken.redis)
+    await mended_and_drained(broken, reference, seed)
+
+
+async def test_a_redis_that_was_emptied_has_every_run_again_after_one_comparison(clients: RedisClients) -> None:
+    world = await build(clients)
+    reference = await (await copy_of(world)).drain()
+    broken = await copy_of(world)
+    await broken.redis.delete(*await broken.keys())
+    await mended_and_drained(broken, reference, "all of it")

@@ -1,0 +1,104 @@
+"""The reconciler: compares the database, which knows what every run is, with the queue, and mends the queue.
+
+Redis may be emptied, or lose any part of what it holds. So every run that is queued or running in the database is
+looked up in each structure of the queue where it must stand, and every entry of the queue is looked up in the database:
+a run that the queue has lost is queued again where it stood, and what is over is taken out. A run that the queue has
+never heard of may be on its way (the API is between commit and push), so it is left alone for a moment; one that is
+`running` has a worker that writes it again at its next heartbeat, so it is left alone for a lease.
+
+It changes no run. Two at once do no harm: each step is one script, and a run is queued once, whoever asks for it.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backplane.queue.base import Compared, Job, Queue
+from backplane.runs import RunStatus, UnfinishedRun
+from backplane.store.runs import Runs
+
+BATCH = 500
+PUSH_SECONDS = 2.0
+"""How long a run may be queued in the database before the queue has to know it: the API is between commit and push."""
+_BELONG_IN_THE_QUEUE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """How many runs were `queued` again, entries of the queue `mended`, and jobs of runs that are over `removed`."""
+
+    queued: int = 0
+    mended: int = 0
+    removed: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.queued or self.mended or self.removed)
+
+
+class Reconciler:
+    """`lease_seconds`: how long the worker of a running run has to write it again."""
+
+    def __init__(self, runs: Runs, queue: Queue, *, lease_seconds: float) -> None:
+        self._runs = runs
+        self._queue = queue
+        self._lease_seconds = lease_seconds
+        self._missing_since: dict[str, float] = {}
+
+    @property
+    def waits_for_some(self) -> bool:
+        """Whether runs are missing that may still be on their way."""
+        return bool(self._missing_since)
+
+    def forget_missing(self) -> None:
+        self._missing_since.clear()
+
+    async def reconcile(self) -> Reconciled:
+        """One pass over all unfinished runs and over the queue. Raises Unavailable."""
+        mended, cursor, lost = 0, "", list[Job]()
+        unfinished, missing = set[str](), dict[str, float]()
+        while runs := await self._runs.unfinished(after=cursor, limit=BATCH):
+            cursor = runs[-1].id
+            unfinished.update(run.id for run in runs)
+            jobs = [_job_of(run) for run in runs]
+            for run, job, compared in zip(runs, jobs, await self._queue.compare(jobs), strict=True):
+                mended += compared is Compared.MENDED
+                if compared in (Compared.MISSING, Compared.OVER):
+                    missing[run.id] = self._missing_since.get(run.id, time.monotonic())
+                    if self._is_lost(run, compared, missing[run.id]):
+                        lost.append(job)
+        self._missing_since = missing
+        # Caps let the first ones in, so they come in the order in which they have waited.
+        lost.sort(key=lambda job: job.since)
+        queued = sum(await self._queue.enqueue(lost)) if lost else 0
+        swept = await self._queue.sweep()
+        removed = await self._remove((swept.waiting | swept.unleased) - unfinished)
+        return Reconciled(queued, mended + swept.mended + swept.let_in, removed)
+
+    def _is_lost(self, run: UnfinishedRun, compared: Compared, missing_since: float) -> bool:
+        """Not merely on its way."""
+        if run.status is RunStatus.QUEUED:
+            waited = (datetime.now(UTC) - run.queued_at).total_seconds()
+            if compared is Compared.MISSING and waited >= PUSH_SECONDS:
+                return True
+            return time.monotonic() - missing_since >= PUSH_SECONDS
+        return time.monotonic() - missing_since >= self._lease_seconds
+
+    async def _remove(self, run_ids: Iterable[str]) -> int:
+        """Take jobs out of the queue whose runs the database does not want there. Those that were queued since the pass
+        began are found to be wanted."""
+        removed, asked = 0, sorted(run_ids)
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            holds = await self._runs.holds(batch)
+            for run_id in batch:
+                hold = holds.get(run_id)
+                if hold and hold.status in _BELONG_IN_THE_QUEUE:
+                    continue
+                await self._queue.forget(run_id, hold.status if hold else None)
+                removed += 1
+        return removed
+
+
+def _job_of(run: UnfinishedRun) -> Job:
+    return Job(run.id, run.user_id, run.priority, run.generation, run.resource or "", run.queued_at.timestamp())
