@@ -29,6 +29,7 @@ LOADED_WHEN_CALLED = {
     "demo": ("agentctl.demo", "demo", HERE),
     "token": ("agentctl.admin", "tokens", OPERATORS),
     "migrate": ("agentctl.admin", "migrate", OPERATORS),
+    "take-over-redis": ("agentctl.admin", "take_over_redis", OPERATORS),
     "artifacts": ("agentctl.artifacts", "app", RUNS),
     "calibrate": ("agentctl.calibrate", "calibrate", OPERATORS),
     "models": ("agentctl.models", "app", OPERATORS),

@@ -1,4 +1,5 @@
-"""What an operator does in the database directly, where there is no API to ask: token, migrate."""
+"""What an operator does in the database and in Redis directly, where there is no API to ask: token, migrate,
+take-over-redis."""
 
 import asyncio
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from agentctl.configuration import load_settings, masked
 from agentctl.output import JsonFlag, Output, local_time
 from backplane.resources import connect_store
 from backplane.resources import migrate as migrate_database
+from backplane.resources import take_over_redis as take_over
 from backplane.users import Tier, Token
 
 tokens = typer.Typer(help="Make, list and revoke the bearer tokens of users (in DATABASE_URL).", no_args_is_help=True)
@@ -98,3 +100,24 @@ def migrate(json_output: JsonFlag = False) -> None:
         output.document({"migrated": masked(settings.database_url)})
     else:
         output.note(f"The tables of {masked(settings.database_url)} are up to date.")
+
+
+def take_over_redis(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Make the queue in Redis this database's, when another platform's was there that is gone.
+
+    What that platform had queued is removed from Redis; its own database keeps it. What this database has queued is put
+    in by the first worker.
+    """
+    output, settings = Output(json_output), load_settings()
+    where = f"{masked(settings.redis_url)}, prefix {settings.redis_key_prefix!r}"
+    if not yes:
+        question = f"Remove the queue of whatever platform used {where} before? Its processes must be stopped."
+        typer.confirm(question, abort=True, err=True)
+    asyncio.run(take_over(settings))
+    if output.json:
+        output.document({"taken_over": where})
+    else:
+        output.note(f"The queue in {where} belongs to {masked(settings.database_url)} now.")

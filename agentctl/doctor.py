@@ -22,7 +22,8 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output
 from agentctl.processes import child_environment
 from agentctl.up import check_sandbox
-from backplane.errors import PlatformError
+from backplane.errors import PlatformError, QueueOfAnother, Unavailable
+from backplane.resources import NO_EVICTION, Resources
 from backplane.resources import connect as connect_resources
 from backplane.settings import Settings
 
@@ -144,10 +145,38 @@ async def _parts(settings: Settings) -> list[Finding]:
                 f"S3, bucket {settings.s3_bucket}" if settings.s3_bucket else _folder(settings),
             ),
         }
-        return [
+        findings = [
             Finding(part, State.OK, embedded[part]) if embedded[part] else await _checked(part, *checks[part])
             for part in checks
         ]
+        if not embedded["redis"] and findings[0].state is State.OK:
+            findings += await _eviction(resources)
+            if not embedded["database"] and findings[1].state is State.OK:
+                findings += await _owner_of_queue(resources)
+        return findings
+
+
+async def _eviction(resources: Resources) -> list[Finding]:
+    """What a full Redis does to the queue; nothing where it does not say."""
+    policy = await resources.redis.eviction_policy()
+    if policy == NO_EVICTION:
+        return [Finding("redis eviction", State.OK, policy)]
+    if policy is None:
+        return []
+    hint = "A full Redis may drop what waits in the queue; set maxmemory-policy noeviction there."
+    return [Finding("redis eviction", State.WARNING, policy, hint)]
+
+
+async def _owner_of_queue(resources: Resources) -> list[Finding]:
+    """Whether Redis holds the queue of another platform. A database that was never used has none yet."""
+    try:
+        if known := await resources.store.platform_id(make=False):
+            await resources.queue.examine(known)
+    except QueueOfAnother as error:
+        return [Finding("queue", State.MISSING, "of another platform or release", error.message)]
+    except Unavailable:
+        pass
+    return []
 
 
 def _folder(settings: Settings) -> str:

@@ -37,7 +37,7 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from backplane.log_stream import LogStream
-from backplane.resources import connect_store, migrate
+from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings, credentials_withheld_from
 from backplane.users import Tier
@@ -190,6 +190,9 @@ async def running(
         data_folder.write_secret(place.data / "redis.url", f"{redis_url}\n")
         settings = load_settings(**_by_field(settings, variables))
         token = await _tables_and_token(place, settings)
+        if redis is not None:
+            # It is this folder's alone, so a database that was used with it before is not used with it any more.
+            await take_over_redis(settings)
         environment = child_environment(variables)
         sandbox = asyncio.create_task(check_sandbox(environment))
         stack.callback(sandbox.cancel)

@@ -106,7 +106,7 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
 def _not_standing(run: Run, situation: Situation, statistics: Statistics, now: datetime) -> Reason:
     """Of a queued run that no worker would be given."""
     if situation.whereabouts is Whereabouts.CLAIMED:
-        return Reason("on_its_way", "a worker has claimed it and begins; should that worker be lost, it is queued again")
+        return Reason("on_its_way", "a worker has claimed it and begins; if that worker is lost, it is queued again")
     is_new = (waiting_seconds(run, now) or 0.0) < PUSH_SECONDS
     if situation.whereabouts in (None, Whereabouts.WAITS) or (is_new and situation.whereabouts is not Whereabouts.LOST):
         return Reason("on_its_way", "it is on its way into the queue, or a worker takes it at this moment")

@@ -29,7 +29,7 @@ PORT = {"": 6379, "sentinel": 26379, "cluster": 6379}
 
 # What a command inside a script was answered stands in the middle of Redis 6.2's error, and what one of a pipeline was
 # answered in the middle of the library's.
-_CODE = re.compile(r"(?:^|: -|caused error: \(['\"])([A-Z]+) ")
+_CODE = re.compile(r"(?:^|: -?|caused error: \(['\"])([A-Z]+) ")
 NOT_THE_ONE = frozenset({"READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED"})
 
 Address = tuple[str, int]

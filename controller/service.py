@@ -3,7 +3,8 @@
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
 number of them may run, and none is needed for runs to go on. Neither needs Redis. It counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ,
-where Redis is there.
+where Redis is there. It does not wait for Redis, and ends when Redis turns out to be another
+platform's.
 """
 
 import asyncio
@@ -63,6 +64,12 @@ async def _prepare(resources: Resources) -> None:
     await until_available(resources.workspaces.prepare, partial(_tell_waiting, "workspace"))
 
 
+async def _watch_queue(resources: Resources) -> None:
+    """Whether Redis holds this platform's queue, as soon as it answers. Ends only by QueueOfAnother."""
+    await until_available(resources.open_queue, partial(_tell_waiting, "redis"))
+    await asyncio.Event().wait()
+
+
 def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
     log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
 
@@ -107,6 +114,7 @@ async def _work(
             user_at_once=settings.webhook_user_concurrency,
         )
         loops = [
+            asyncio.create_task(_watch_queue(resources), name="whose queue"),
             asyncio.create_task(webhooks.run(), name="webhooks"),
             asyncio.create_task(retention.run(), name="retention"),
             asyncio.create_task(

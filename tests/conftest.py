@@ -19,8 +19,7 @@ from typing import Protocol, TypeVar
 import pytest
 import structlog
 
-from backplane.store.database import Database
-from backplane.store.migrations import migrate
+from tests.databases import make_tables
 from tests.model_server import ModelHttpServer
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
@@ -113,14 +112,9 @@ def sqlite_tables(servers_folder: Path) -> Path:
 
 
 def _migrate(url: str) -> None:
-    async def migrated() -> None:
-        database = Database(url)
-        await migrate(database)
-        await database.close()
-
     # A test's loop may be running in this thread.
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, migrated()).result()
+        thread.submit(asyncio.run, make_tables(url)).result()
 
 
 @pytest.fixture

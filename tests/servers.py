@@ -142,7 +142,8 @@ BEGIN
   PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid();
   SET LOCAL session_replication_role = replica;  -- rows may go before what refers to them
-  FOR this IN SELECT * FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+  FOR this IN SELECT * FROM pg_tables WHERE schemaname = 'public'
+    AND tablename NOT IN ('alembic_version', 'platform') LOOP
     EXECUTE format('DELETE FROM %I', this.tablename);
   END LOOP;
   PERFORM setval(format('%I', sequencename)::regclass, start_value, false) FROM pg_sequences;
@@ -205,7 +206,8 @@ class PostgresServer(Server):
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
     def empty_database(self, name: str) -> None:
-        """Take all rows out of its tables; which migration made them stays known. Whoever is connected is cut off."""
+        """Take all rows out of its tables; which migration made them stays known, and its id. Whoever is connected is
+        cut off."""
         with self._connect(name) as connection:
             connection.execute(_EMPTY)
 

@@ -56,10 +56,11 @@ class Reconciler:
     async def reconcile(self) -> Reconciled:
         """One pass over all unfinished runs and over the queue. Raises Unavailable."""
         mended, cursor, lost = 0, "", list[Job]()
-        unfinished, missing = set[str](), dict[str, float]()
+        unfinished, users, missing = set[str](), set[str](), dict[str, float]()
         while runs := await self._runs.unfinished(after=cursor, limit=BATCH):
             cursor = runs[-1].id
             unfinished.update(run.id for run in runs)
+            users.update(run.user_id for run in runs)
             jobs = [_job_of(run) for run in runs]
             for run, job, compared in zip(runs, jobs, await self._queue.compare(jobs), strict=True):
                 mended += compared is Compared.MENDED
@@ -71,7 +72,7 @@ class Reconciler:
         # Caps let the first ones in, so they come in the order in which they have waited.
         lost.sort(key=lambda job: job.since)
         queued = sum(await self._queue.enqueue(lost)) if lost else 0
-        swept = await self._queue.sweep()
+        swept = await self._queue.sweep(users)
         removed = await self._remove((swept.waiting | swept.unleased) - unfinished)
         return Reconciled(queued, mended + swept.mended + swept.let_in, removed)
 

@@ -12,7 +12,7 @@ one that may run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -156,7 +156,7 @@ class Compared(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Swept:
     """`mended`: how many entries were wrong and are not any more. `let_in`: parked runs for which there was room.
-    `waiting`: all runs that wait or are scheduled. `unleased`: runs that have places and are running, without a lease."""
+    `waiting`: all runs that wait or are scheduled. `unleased`: runs that have places and run there without a lease."""
 
     mended: int
     let_in: int
@@ -263,6 +263,10 @@ class Queue(ABC):
         Raises QueueOfAnother when it is already. `take_over`: empty it then, and go on."""
 
     @abstractmethod
+    async def examine(self, database: str) -> None:
+        """Raises QueueOfAnother when the database with this id could not `open` the queue. Changes nothing."""
+
+    @abstractmethod
     async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
         """Reserve a place for a run that is about to be queued; None: it has one. `enqueue` takes it up; left alone it
         is free again after some seconds."""
@@ -311,8 +315,9 @@ class Queue(ABC):
         run must have. None of them is queued by this; `enqueue` does that with what is missing."""
 
     @abstractmethod
-    async def sweep(self) -> Swept:
-        """Compare the parts of the queue with one another, page by page, and take out what contradicts."""
+    async def sweep(self, user_ids: Iterable[str]) -> Swept:
+        """Compare the parts of the queue with one another, page by page, and take out what contradicts; also what is
+        counted as waiting for these users."""
 
     @abstractmethod
     async def whereabouts(self, run_id: str) -> Whereabouts: ...

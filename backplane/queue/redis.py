@@ -9,7 +9,7 @@ own, so the clocks of the machines do not matter.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -101,8 +101,7 @@ class RedisQueue(Queue):
     async def open(self, database: str, *, take_over: bool = False) -> None:
         keys, ours = [self._keys.jobs], str(Owner(FORMAT, database))
         while True:
-            with translated():
-                found = Owner.read(cast(str | None, await self._redis.get(self._keys.platform)))
+            found = await self._owner()
             if take_over and found.database not in ("", database):
                 await self._take_over(keys, [*self._rules, ours, ""])
                 continue
@@ -113,6 +112,13 @@ class RedisQueue(Queue):
             # Somebody else may have done it since: then it says so, and this looks again.
             await self._migrations[found.format](keys, [*self._rules, str(found), str(after), ""])
         self._ours = ours
+
+    async def examine(self, database: str) -> None:
+        check(await self._owner(), database, self._keys.prefix)
+
+    async def _owner(self) -> Owner:
+        with translated():
+            return Owner.read(cast(str | None, await self._redis.get(self._keys.platform)))
 
     async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
         room = self._room
@@ -227,8 +233,8 @@ class RedisQueue(Queue):
     async def compare(self, jobs: Sequence[Job]) -> list[Compared]:
         return await self._repair.compare(self._rules, self._ours, jobs)
 
-    async def sweep(self) -> Swept:
-        return await self._repair.sweep(self._rules, self._ours)
+    async def sweep(self, user_ids: Iterable[str]) -> Swept:
+        return await self._repair.sweep(self._rules, self._ours, user_ids)
 
     async def whereabouts(self, run_id: str) -> Whereabouts:
         keys = self._keys

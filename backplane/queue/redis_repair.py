@@ -8,7 +8,7 @@ What mends itself is not looked at: the doorbell, workers, the leader, places re
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from backplane.runs import Priority
 LUA = Path(__file__).parent / "lua"
 PAGE = 500
 """Entries a script, about 2 ms of Redis."""
-GATES_AT_ONCE = 20
+SETS_AT_ONCE = 20
 Rules = tuple[Argument, ...]
 
 
@@ -30,9 +30,9 @@ class Repair:
         self._keys = clients.keys
         self._lease_ms = lease_ms
         self._redis = clients.commands
-        self._compare, self._entries, self._gates, self._lists, self._types = (
-            Script(clients, LUA / f"{name}.lua", prelude=preludes)
-            for name in ("compare", "entries", "gates", "lists", "types")
+        self._compare = Script(clients, LUA / "compare.lua", prelude=[*preludes, LUA / "types.lua"])
+        self._entries, self._gates, self._lists = (
+            Script(clients, LUA / f"{name}.lua", prelude=preludes) for name in ("entries", "gates", "lists")
         )
 
     async def compare(self, rules: Rules, ours: str, jobs: Sequence[Job]) -> list[Compared]:
@@ -46,9 +46,8 @@ class Repair:
             found += map(Compared, await self._compare([self._keys.jobs], arguments))
         return found
 
-    async def sweep(self, rules: Rules, ours: str) -> Swept:
-        mended = await self._types([self._keys.jobs], [*rules, ours])
-        waiting: set[str] = set()
+    async def sweep(self, rules: Rules, ours: str, user_ids: Iterable[str]) -> Swept:
+        mended, waiting = 0, set[str]()
         for name in ("order", "parked", "scheduled", "leases"):
             out, runs = await self._pages(rules, ours, name, "0")
             mended += out
@@ -56,16 +55,16 @@ class Repair:
                 waiting |= runs
         let_in, unleased = 0, set[str]()
         names = await self._gate_names()
-        for start in range(0, len(names), GATES_AT_ONCE):
-            gates = names[start : start + GATES_AT_ONCE]
-            first = [([self._keys.jobs], [*rules, f"parked:{name}", "0", PAGE, ours]) for name in gates]
-            for name, (cursor, out, _) in zip(gates, await self._entries.batch(first), strict=True):
-                mended += out
-                if cursor != "0":
-                    mended += (await self._pages(rules, ours, f"parked:{name}", cursor))[0]
+        for start in range(0, len(names), SETS_AT_ONCE):
+            gates = names[start : start + SETS_AT_ONCE]
+            mended += await self._taken_out(rules, ours, [f"parked:{name}" for name in gates])
             arguments = [*rules, json.dumps(gates), PAGE, ours]
             wrong, entered, without = await self._gates([self._keys.jobs], arguments)
             mended, let_in, unleased = mended + wrong, let_in + entered, unleased | set(without)
+        users = sorted(set(user_ids))
+        for start in range(0, len(users), SETS_AT_ONCE):
+            names = users[start : start + SETS_AT_ONCE]
+            mended += await self._taken_out(rules, ours, [f"waiting:{name}" for name in names])
         mended += await self._mend_lists(rules, ours)
         return Swept(mended, let_in, frozenset(waiting), frozenset(unleased))
 
@@ -78,6 +77,16 @@ class Repair:
             found.update(runs)
             if cursor == "0":
                 return out, found
+
+    async def _taken_out(self, rules: Rules, ours: str, names: Sequence[str]) -> int:
+        """How many entries of these structures, of which most are small, were taken out."""
+        out = 0
+        first = [([self._keys.jobs], [*rules, name, "0", PAGE, ours]) for name in names]
+        for name, (cursor, wrong, _) in zip(names, await self._entries.batch(first), strict=True):
+            out += wrong
+            if cursor != "0":
+                out += (await self._pages(rules, ours, name, cursor))[0]
+        return out
 
     async def _gate_names(self) -> list[str]:
         names: set[Any] = set()

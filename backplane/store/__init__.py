@@ -45,6 +45,7 @@ class Store:
         """Bring the tables to the newest state. Any number of processes may do so at once."""
         await migrate(self.database)
 
-    async def platform_id(self) -> str:
-        """The id of this database, made when it is first asked for. It goes with a backup of the database."""
-        return await platform_id(self.database)
+    async def platform_id(self, *, make: bool = True) -> str:
+        """The id of this database, made when it is first asked for; without `make` it may be empty. It goes with a
+        backup of the database."""
+        return await platform_id(self.database, make=make)

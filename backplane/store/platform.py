@@ -11,14 +11,15 @@ _ID = "id"
 _MAKE = text("INSERT INTO platform (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING")
 
 
-async def platform_id(database: Database) -> str:
-    """The same for all who ask, also when they ask at once."""
+async def platform_id(database: Database, *, make: bool) -> str:
+    """The same for all who ask, also when they ask at once. Empty when there is none, and none is to be made."""
 
     def ask(connection: Connection) -> str:
         return connection.scalar(select(platform.c.value).where(platform.c.name == _ID)) or ""
 
-    def make(connection: Connection) -> str:
+    def insert(connection: Connection) -> str:
         connection.execute(_MAKE, {"name": _ID, "value": uuid.uuid4().hex})
         return ask(connection)
 
-    return await database.read(ask) or await database.write(make)
+    known = await database.read(ask)
+    return known if known or not make else await database.write(insert)

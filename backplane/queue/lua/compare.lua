@@ -49,6 +49,7 @@ local function mend(job, new)
   local mended, key = false, base .. job.run
   -- Whose it is, and what it needs, cannot change while it waits. A hold keeps its places until it is settled.
   if job.user ~= new[2] or job.priority ~= new[3] or job.resource ~= new[4] then
+    redis.call('SREM', base .. 'waiting:' .. job.user, job.run)
     redis.call('HSET', key, 'user', new[2], 'priority', new[3], 'resource', new[4])
     if job.state ~= 'running' then
       withdraw(job)
@@ -79,6 +80,9 @@ local function mend(job, new)
     mended = parked(job) or mended
   else
     mended = member('leases', nil, job.run) or mended
+  end
+  if job.state ~= 'running' then
+    mended = redis.call('SADD', base .. 'waiting:' .. job.user, job.run) == 1 or mended
   end
   local places = job.places
   if hold_places(job) then

@@ -5,7 +5,7 @@ do
   local theirs, ours = redis.call('GET', KEYS[1] .. 'platform'), ARGV[#ARGV]
   if ours ~= '' then
     if not theirs then
-      redis.call('SET', KEYS[1] .. 'platform', ours)
+      redis.pcall('SET', KEYS[1] .. 'platform', ours) -- a full Redis refuses it: the next script does it
     elseif theirs ~= ours then
       return redis.error_reply('NOTOURS ' .. theirs)
     end

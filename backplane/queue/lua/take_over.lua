@@ -1,6 +1,7 @@
 -- Empty the queue of a platform that is gone, for another that takes its place.
 -- ARGV  3 what `platform` is from now on; the last is ''
 -- keys  those of places.lua, leases, finished, dead, durations, workers, leader, admitted:{priority}, held:{gate}
+--       waiting:{user}  admitted:user:{user}
 -- gives how many jobs were removed
 local runs, removed = {}, 0
 local function add(found)
@@ -15,6 +16,7 @@ for run in pairs(runs) do
     local name = gate(i, job)
     if name then redis.call('DEL', base .. 'held:' .. name, base .. 'parked:' .. name) end
   end
+  if job then redis.call('DEL', base .. 'waiting:' .. job.user, base .. 'admitted:user:' .. job.user) end
   removed = removed + redis.call('DEL', base .. run)
 end
 for _, name in ipairs(redis.call('SMEMBERS', base .. 'gates')) do

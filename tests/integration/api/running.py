@@ -27,8 +27,8 @@ from backplane.resources import Resources
 from backplane.runs import RunError, RunStatus
 from backplane.settings import Settings
 from backplane.store.held import HeldRun
-from backplane.store.migrations import migrate
 from backplane.users import Tier, token_digest
+from tests.databases import make_tables
 from tests.queues import finish
 from tests.waiting import wait_until
 from worker.service import serve
@@ -160,6 +160,7 @@ class Api:
 async def running(settings: Settings, *, send_buffer: int | None = None) -> AsyncIterator[Api]:
     """The API under uvicorn; ready for requests, with its tables made. `send_buffer`: bytes that the system holds for a
     client that does not read."""
+    await make_tables(settings.database_url.get_secret_value())
     app = create_app(settings)
     with socket.socket() as listening:
         if send_buffer:
@@ -170,8 +171,6 @@ async def running(settings: Settings, *, send_buffer: int | None = None) -> Asyn
         await wait_until(lambda: server.started)
         api = Api(f"http://127.0.0.1:{listening.getsockname()[1]}", app, settings)
         try:
-            # The API does the same beside its start; whoever comes second finds nothing left to do.
-            await migrate(api.resources.store.database)
             await api.resources.workspaces.prepare()
             yield api
         finally:
