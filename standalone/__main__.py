@@ -74,8 +74,9 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     finally:
         stop.set()
         await asyncio.wait(others)
-        for task in others:
-            task.result()
+        faults = [fault for task in others if (fault := task.exception())]
+        if faults:
+            raise faults[0]
     return 0 if server.started else 1
 
 
