@@ -124,14 +124,9 @@ async def test_the_first_process_migrates_the_layout_that_had_no_order(clients: 
         "later": ("scheduled", Priority.NORMAL, 1),
     }
     for name, (state, priority, generation) in jobs.items():
-        old: dict[str, Any] = {
-            "state": state,
-            "user": "user",
-            "priority": int(priority),
-            "generation": generation,
-            "crashes": 0,
-        }
-        await redis.hset(keys.job(name), mapping={**old, "list": keys.pending[priority]})
+        old: dict[Any, Any] = {"state": state, "user": "user", "generation": generation, "crashes": 0}
+        old |= {"priority": int(priority), "list": keys.pending[priority]}
+        await redis.hset(keys.job(name), mapping=old)
         if state == "queued":
             await redis.lpush(keys.pending[priority], name)
     await redis.zadd(keys.leases, {"lost": 1})
