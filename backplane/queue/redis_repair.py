@@ -31,8 +31,8 @@ class Repair:
         self._lease_ms = lease_ms
         self._redis = clients.commands
         self._compare = Script(clients, LUA / "compare.lua", prelude=[*preludes, LUA / "types.lua"])
-        self._entries, self._gates, self._lists = (
-            Script(clients, LUA / f"{name}.lua", prelude=preludes) for name in ("entries", "gates", "lists")
+        self._entries, self._counts, self._gates, self._lists = (
+            Script(clients, LUA / f"{name}.lua", prelude=preludes) for name in ("entries", "counts", "gates", "lists")
         )
 
     async def compare(self, rules: Rules, ours: str, jobs: Sequence[Job]) -> list[Compared]:
@@ -54,15 +54,17 @@ class Repair:
             if name != "leases":
                 waiting |= runs
         let_in, unleased = 0, set[str]()
-        names = await self._gate_names()
+        names, users = await self._gate_names(), sorted(set(user_ids))
+        counts = [*rules, json.dumps(names), json.dumps(users), ours]
+        gates_differ, users_differ = await self._counts([self._keys.jobs], counts)
         for start in range(0, len(names), SETS_AT_ONCE):
             gates = names[start : start + SETS_AT_ONCE]
-            mended += await self._taken_out(rules, ours, [f"parked:{name}" for name in gates])
+            if gates_differ:
+                mended += await self._taken_out(rules, ours, [f"parked:{name}" for name in gates])
             arguments = [*rules, json.dumps(gates), PAGE, ours]
             wrong, entered, without = await self._gates([self._keys.jobs], arguments)
             mended, let_in, unleased = mended + wrong, let_in + entered, unleased | set(without)
-        users = sorted(set(user_ids))
-        for start in range(0, len(users), SETS_AT_ONCE):
+        for start in range(0, len(users) if users_differ else 0, SETS_AT_ONCE):
             names = users[start : start + SETS_AT_ONCE]
             mended += await self._taken_out(rules, ours, [f"waiting:{name}" for name in names])
         mended += await self._mend_lists(rules, ours)

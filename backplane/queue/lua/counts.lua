@@ -1,0 +1,9 @@
+-- Whether the structures that hold the same runs have as many entries as one another: every run that waits has been put
+-- where it must be (compare.lua), so with the same number there is none too many.
+-- ARGV  3 the gates where runs are parked, JSON   4 the users whose runs wait, JSON
+-- keys  order  parked  parked:{gate}  waiting:{user}
+-- gives 1 when the gates differ from `parked`, else 0; and the same of the users and all that waits
+local at_gates, of_users, parked = 0, 0, redis.call('ZCARD', base .. 'parked')
+for _, name in ipairs(cjson.decode(ARGV[3])) do at_gates = at_gates + redis.call('ZCARD', base .. 'parked:' .. name) end
+for _, user in ipairs(cjson.decode(ARGV[4])) do of_users = of_users + redis.call('SCARD', base .. 'waiting:' .. user) end
+return { at_gates == parked and 0 or 1, of_users == parked + redis.call('ZCARD', base .. 'order') and 0 or 1 }
