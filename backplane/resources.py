@@ -64,9 +64,9 @@ class Resources:
     seal: Seal | None
 
     async def prepare(self, *, refused_seconds: float | None = None) -> None:
-        """Wait until every part is there and fit for use: its tables, its queue, its bucket, files that can be written, read and
-        deleted. Says what it waits for. Raises PartRefuses when a part has refused for `refused_seconds`, and
-        QueueOfAnother when Redis holds the queue of another platform."""
+        """Wait until every part is there and fit for use: its tables, its queue, its bucket, files that can be
+        written, read and deleted. Logs what it waits for. Raises PartRefuses when a part has refused for
+        `refused_seconds`, and QueueOfAnother when Redis holds the queue of another platform."""
         calls = {"database": self.store.migrate, "redis": self.open_queue, "workspace": self.workspaces.prepare}
         for part, call in calls.items():
             await until_available(call, partial(_tell_waiting, part), refused_seconds=refused_seconds)
