@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -22,12 +22,20 @@ REFUSALS_PER_SECOND = 10
 that a client that does not stop costs little, however many connections it has."""
 REFUSALS_AT_ONCE = 20
 LONGEST_PAUSE_SECONDS = 30.0
+LOOKUPS = 4
+"""Tokens that were not seen before, and are looked up at once: a flood of them takes no more of the database."""
+LOOKUPS_WAITING = 1000
+
+SCOPE_USER = "agent.user"
+"""Under which the user stands in the request's scope (`app.edge.gate`)."""
+
+Value = TypeVar("Value")
 
 _bearer = HTTPBearer(auto_error=False, description="A token as `agentctl token create` shows it.")
 
 
 class Authenticator:
-    """`trust_seconds`: how long a check holds. Only digests are kept."""
+    """`trust_seconds`: how long a check holds, of a valid token as of an unknown one. Only digests are kept."""
 
     def __init__(self, store: Store, rate_limiter: RateLimiter, trust_seconds: float) -> None:
         self._store = store
@@ -35,19 +43,20 @@ class Authenticator:
         self._trust_seconds = trust_seconds
         self._checked: dict[str, tuple[float, User]] = {}
         self._refused_until: dict[str, float] = {}
+        self._unknown: dict[str, float] = {}
+        self._lookups = asyncio.Semaphore(LOOKUPS)
+        self._waiting = 0
+
+    def has_seen(self, token: str) -> bool:
+        """Whether it was valid when this process looked last."""
+        return token_digest(token) in self._checked
 
     async def user_of(self, token: str) -> User:
         """Raises Unauthenticated, RateLimited, or Unavailable when the database does not answer."""
         digest, now = token_digest(token), time.monotonic()
         until, user = self._checked.get(digest, (0.0, None))
         if user is None or until < now:
-            user = await self._store.users.user_of(token)
-            if user is None:
-                self._checked.pop(digest, None)
-                raise Unauthenticated("this token is unknown or revoked; `agentctl token create` makes a new one")
-            if len(self._checked) >= CACHED_TOKENS:
-                self._checked.clear()
-            self._checked[digest] = (now + self._trust_seconds, user)
+            user = await self._look_up(token, digest, now, is_new=user is None)
         if wait := await self._rate_limiter.take(f"token:{digest[:16]}"):
             await self._pause(digest)
             raise RateLimited(
@@ -70,14 +79,40 @@ class Authenticator:
         if until > now:
             await asyncio.sleep(self._refused_until[digest] - now)
 
+    async def _look_up(self, token: str, digest: str, now: float, *, is_new: bool) -> User:
+        user = None
+        if self._unknown.get(digest, 0.0) <= now:
+            user = await (self._in_turn(token) if is_new else self._store.users.user_of(token))
+        if user is None:
+            self._checked.pop(digest, None)
+            _keep(self._unknown, digest, now + self._trust_seconds)
+            raise Unauthenticated("this token is unknown or revoked; `agentctl token create` makes a new one")
+        _keep(self._checked, digest, (now + self._trust_seconds, user))
+        return user
 
-async def current_user(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> User:
-    if credentials is None:
+    async def _in_turn(self, token: str) -> User | None:
+        if self._waiting >= LOOKUPS_WAITING:
+            raise RateLimited("too many tokens that are not known here are being looked up; try again", retry_after=1)
+        self._waiting += 1
+        try:
+            async with self._lookups:
+                return await self._store.users.user_of(token)
+        finally:
+            self._waiting -= 1
+
+
+def _keep(cache: dict[str, Value], digest: str, value: Value) -> None:
+    if len(cache) >= CACHED_TOKENS:
+        cache.clear()
+    cache[digest] = value
+
+
+async def current_user(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> User:
+    """The user that the gate has found. The header is named here for the API's description."""
+    user: User | None = request.scope.get(SCOPE_USER)
+    if user is None:
         raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
-    authenticator: Authenticator = request.app.state.authenticator
-    return await authenticator.user_of(credentials.credentials)
+    return user
 
 
 CurrentUser = Annotated[User, Depends(current_user)]

@@ -10,7 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
+from app.edge.origin import HEADERS
 from app.models import Problem
 from backplane import errors
 
@@ -59,6 +61,8 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         for status in (401, *statuses, 429, 503)
     }
 
+
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 DETAIL_CHARS = 2000
 FIELD_CHARS = 200
@@ -117,7 +121,7 @@ def of_validation(error: RequestValidationError) -> JSONResponse:
     return problem(422, "invalid_input", f"{field}: {message}", field=field)
 
 
-def of_http_exception(error: HTTPException) -> JSONResponse:
+def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
     """What the web framework refuses by itself, before any route is asked."""
     match error.status_code:
         case 400:
@@ -126,10 +130,21 @@ def of_http_exception(error: HTTPException) -> JSONResponse:
         case 404:
             return problem(404, "not_found", "there is nothing at this path; GET /docs shows what there is")
         case 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = ", ".join(_methods(request))
             detail = f"this path does not take this method; it takes {allowed}"
-            return problem(405, "method_not_allowed", detail, headers=error.headers)
+            return problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
     return problem(error.status_code, "http_error", str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """That the path takes. The framework names those of the first route only, of several for one path."""
+    routes = request.app.router.routes
+    taken = [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return sorted({*taken, "HEAD"} if "GET" in taken else taken)
 
 
 def install(app: FastAPI) -> None:
@@ -149,10 +164,12 @@ def install(app: FastAPI) -> None:
         return problem(400, "client_disconnected", "the connection ended before the body; send it again")
 
     @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> JSONResponse:
-        return of_http_exception(error)
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
+        return of_http_exception(request, error)
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> JSONResponse:
         log.error("request failed by a fault of the platform", path=request.url.path, exc_info=error)
-        return problem(500, "internal_error", "a fault of the platform; the API's log has the details")
+        # Answered outside of all middleware, so what that adds is added here.
+        detail = "a fault of the platform; the API's log has the details"
+        return problem(500, "internal_error", detail, headers=HEADERS)

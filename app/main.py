@@ -16,7 +16,11 @@ from starlette.routing import Route
 
 from app import errors, server_log
 from app.auth import Authenticator
-from app.body_limit import BodyLimit
+from app.edge.body_limit import BodyLimit
+from app.edge.connections import ConnectionLimits, TrustedProxies
+from app.edge.gate import Allowance, Gate
+from app.edge.origin import Origin
+from app.edge.protocol import install, running_server
 from app.hub import Hub
 from app.mcp_endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
@@ -26,6 +30,7 @@ from app.routes import (
     artifacts,
     dead_letters,
     decisions,
+    docs,
     events,
     execute,
     files,
@@ -64,9 +69,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     registry = process_registry()
     api_metrics = ApiMetrics(registry)
     mcp_endpoint = McpEndpoint(settings.request_max_bytes)
+    proxies = TrustedProxies(settings.api_trusted_proxies)
+    limits = ConnectionLimits(
+        total=settings.api_connections_max,
+        per_address=settings.api_anonymous_connections_per_address,
+        keep_alive_seconds=settings.api_keep_alive_seconds,
+        # A stream cuts off its reader by itself, and says so in the log.
+        send_seconds=settings.stream_send_timeout_seconds + 5,
+        proxies=proxies,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if (server := running_server()) is not None:
+            install(server.config, limits)
         async with connect(settings) as resources:
             platform_metrics = PlatformMetrics(resources, registry)
             services = _services(settings, resources, api_metrics, platform_metrics)
@@ -94,11 +110,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         description="Runs AI agents as jobs: queued, carried out by workers, streamed as they happen.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would lead to the host that the request names, whoever sent that.
+        redirect_slashes=False,
     )
+    app.state.connection_limits = limits
     errors.install(app)
+    # The last one is the outermost.
     app.add_middleware(Turns)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
+    allowance = Allowance(settings.api_anonymous_rate_per_second, settings.api_anonymous_rate_burst)
+    app.add_middleware(Gate, limits=limits, proxies=proxies, allowance=allowance)
     app.add_middleware(RequestMetrics, metrics=api_metrics)
+    app.add_middleware(Origin)
     routes = (
         execute,
         runs,
@@ -113,6 +138,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         queue,
         webhooks,
         health,
+        docs,
     )
     for route in routes:
         app.include_router(route.router)

@@ -10,15 +10,13 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.auth import Authenticator
+from app.auth import SCOPE_USER
 from app.errors import problem
 from backplane.errors import Unauthenticated
 from backplane.tasks import end
 
-SCOPE_USER = "agent.user"
 SCOPE_SERVICES = "agent.services"
 
 
@@ -52,18 +50,14 @@ class McpEndpoint:
             started.set_exception(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token:
+        if SCOPE_USER not in scope:
             raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
-        authenticator: Authenticator = request.app.state.authenticator
-        scope[SCOPE_USER] = await authenticator.user_of(token.strip())
         if scope["method"] == "GET":
             # Such a stream would only hold a connection: without sessions there is nothing that the server could send.
             detail = "this server sends nothing by itself; follow a run by the tool follow_run, or by GET /agent/events"
             await problem(405, "method_not_allowed", detail, headers={"Allow": "POST"})(scope, receive, send)
             return
-        scope[SCOPE_SERVICES] = request.app.state.services
+        scope[SCOPE_SERVICES] = scope["app"].state.services
         assert self._started is not None, "requests come while the API runs"
         self._wanted.set()
         application = await asyncio.shield(self._started)

@@ -19,9 +19,9 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import Field, ValidationError
 from starlette.types import ASGIApp
 
-from app.auth import Access
+from app.auth import SCOPE_USER, Access
 from app.explanation import in_words, reasons
-from app.mcp_endpoint import SCOPE_SERVICES, SCOPE_USER
+from app.mcp_endpoint import SCOPE_SERVICES
 from app.models import NewRun, RunId
 from app.ring import Leave, Watcher
 from app.routes.runs import situation_of

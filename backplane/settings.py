@@ -497,6 +497,26 @@ class Settings(BaseSettings):
         50.0, ge=0, description="Calls a second that a token may make in the long run, over all API processes; 0: any."
     )
     api_rate_burst: int = Field(100, ge=1, description="Calls that a token may make at once, after a pause.")
+    api_anonymous_rate_per_second: float = Field(
+        20.0,
+        ge=0,
+        description="Requests a second without a valid token that an address may make in the long run; 0: any number.",
+    )
+    api_anonymous_rate_burst: int = Field(100, ge=1, description="Such requests that it may make at once.")
+    api_anonymous_connections_per_address: int = Field(
+        256, ge=0, description="Connections of an address that have shown no valid token; 0: any number."
+    )
+    api_connections_max: int = Field(
+        12_000, ge=8, description="Connections of an API process; a quarter of them at most have shown no valid token."
+    )
+    api_keep_alive_seconds: float = Field(
+        5.0, gt=0, description="Silence between two requests after which the API closes a connection."
+    )
+    api_trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks of proxies in front, with commas between them: their X-Forwarded-For names "
+        "the client.",
+    )
     metrics_host: str = Field("127.0.0.1", description="Address that a worker's or controller's /metrics listens on.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port.")
     metrics_storage_seconds: float = Field(

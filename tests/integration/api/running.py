@@ -219,8 +219,9 @@ def settings_on(folder: Path, **values: Any) -> Settings:
     """SQLite and workspaces in this folder, and what else is said; the environment is not read."""
     parts = {"database_url": f"sqlite:///{folder / 'agent.db'}", "workspace_dir": folder / "workspaces"}
     parts |= {"memory_dir": str(folder / "memory"), "artifacts_dir": str(folder / "artifacts")}
+    without_limits = {"api_rate_burst": 100_000, "api_anonymous_rate_per_second": 0}
     return Settings.model_validate(
-        {**parts, "log_level": "error", "token_cache_seconds": 0.0, "api_rate_burst": 100_000, **values}
+        {**parts, "log_level": "error", "token_cache_seconds": 0.0, **without_limits, **values}
     )
 
 

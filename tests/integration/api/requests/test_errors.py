@@ -157,7 +157,7 @@ async def test_a_path_that_is_not_there_is_a_problem(person: Person) -> None:
 async def test_a_method_that_a_path_does_not_take_is_a_problem_that_names_those_it_takes(person: Person) -> None:
     answer = await person.http.delete("/agent/runs")
     assert (answer.status_code, problem(answer)["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
 
 
 async def test_a_fault_of_the_platform_is_a_problem_without_its_reason(

@@ -1,0 +1,141 @@
+"""ASGI middleware that finds out whose a request is, before anything of its body is read.
+
+Requests without a valid token are counted by the address that they came from. Each takes from the allowance of that
+address; when it is used up, further ones are answered 429 after a pause, so that a flood costs little. A token that
+this process has seen to be valid is not held up by what others at the same address do, and neither is `/health/…`, by
+which operators decide whether to restart the process.
+
+Routes read the user from the request (`app.auth.current_user`), and refuse where there is none: so a path that is
+forgotten here lets nobody in.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter, OrderedDict
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.auth import SCOPE_USER, Authenticator
+from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
+from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
+from app.errors import of_platform_error
+from backplane.errors import PlatformError, RateLimited, Unauthenticated
+from backplane.users import User
+
+PAUSE_SECONDS = 1.0
+"""Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""
+PAUSED_MAX = 256
+"""Refusals of one address that wait at once; further ones are answered at once."""
+ADDRESSES_MAX = 10_000
+
+
+class Allowance:
+    """Requests without a token of each address: `per_second` in the long run (0: any number), `burst` at once.
+
+    Kept in this process alone, for the addresses that called last.
+    """
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._seconds_each = 1 / per_second if per_second else 0.0
+        self._burst_seconds = burst * self._seconds_each
+        self._full_at = OrderedDict[str, float]()
+
+    def wait(self, address: str, now: float) -> float:
+        """Seconds until there is one left; 0.0: there is."""
+        if not self._seconds_each:
+            return 0.0
+        return max(0.0, self._full_at.get(address, now) - now + self._seconds_each - self._burst_seconds)
+
+    def take(self, address: str, now: float) -> None:
+        if not self._seconds_each:
+            return
+        full_at = max(self._full_at.pop(address, now), now) + self._seconds_each
+        # Those that were let in together may owe some, but not for long.
+        self._full_at[address] = min(full_at, now + 2 * self._burst_seconds)
+        if len(self._full_at) > ADDRESSES_MAX:
+            self._full_at.popitem(last=False)
+
+
+class Gate:
+    def __init__(
+        self, app: ASGIApp, *, limits: ConnectionLimits, proxies: TrustedProxies, allowance: Allowance
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._proxies = proxies
+        self._allowance = allowance
+        self._paused = Counter[str]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            user = await self._user(scope)
+        except PlatformError as error:
+            await of_platform_error(error)(scope, receive, send)
+            return
+        if user is not None:
+            scope[SCOPE_USER] = user
+            connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
+            if connection is not None:
+                self._limits.recognised(connection)
+        await self._app(scope, receive, send)
+
+    async def _user(self, scope: Scope) -> User | None:
+        """None where none is needed. Raises Unauthenticated, RateLimited or Unavailable."""
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        wants_token = path.startswith("/agent/") or path == "/mcp"
+        token = bearer_token(scope)
+        authenticator: Authenticator = scope["app"].state.authenticator
+        if token is not None and authenticator.has_seen(token):
+            return await authenticator.user_of(token) if wants_token else None
+        if path.startswith("/health/"):
+            return None
+        address = self._address(scope)
+        await self._pass(address)
+        if not wants_token:
+            self._allowance.take(address, time.monotonic())
+            return None
+        try:
+            if token is None:
+                raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
+            return await authenticator.user_of(token)
+        except Unauthenticated:
+            self._allowance.take(address, time.monotonic())
+            raise
+
+    async def _pass(self, address: str) -> None:
+        """Raises RateLimited, after a pause, when the address has used up what it may ask without a token."""
+        wait = self._allowance.wait(address, time.monotonic())
+        if not wait:
+            return
+        if self._paused[address] < PAUSED_MAX:
+            self._paused[address] += 1
+            try:
+                await asyncio.sleep(PAUSE_SECONDS)
+            finally:
+                self._paused[address] -= 1
+                if not self._paused[address]:
+                    del self._paused[address]
+        raise RateLimited(
+            "too many requests without a valid token came from this address (API_ANONYMOUS_RATE_PER_SECOND); "
+            "wait as long as Retry-After says",
+            retry_after=math.ceil(wait),
+        )
+
+    def _address(self, scope: Scope) -> str:
+        """uvicorn believes proxies on this machine by itself; here only those count that the operator has named."""
+        connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
+        peer = connection.peer if connection is not None else (scope.get("client") or ("",))[0]
+        forwarded = b", ".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        return address_key(self._proxies.client(peer, forwarded.decode("latin-1")))
+
+
+def bearer_token(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() or None if kind.lower() == "bearer" else None
+    return None
