@@ -83,6 +83,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if (server := running_server()) is not None:
             install(server.config, limits)
+        elif not limits.installed:
+            log.warning("this server's connections have no limits: start the API by uvicorn, or put a proxy before it")
         async with connect(settings) as resources:
             platform_metrics = PlatformMetrics(resources, registry)
             services = _services(settings, resources, api_metrics, platform_metrics)

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
+from app.edge.protocol import install
 from app.main import create_app
 from backplane import log_stream, process_log
 from backplane.errors import PlatformError
@@ -54,9 +55,11 @@ class _Server(uvicorn.Server):
 
 async def _run(settings: Settings, host: str, port: int) -> int:
     """A signal ends the API; when it has ended, the others drain. One of them that fails ends the API."""
-    server = _Server(
-        uvicorn.Config(create_app(settings), host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
-    )
+    app = create_app(settings)
+    config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
+    config.load()
+    install(config, app.state.connection_limits)
+    server = _Server(config)
     process_log.guard_server_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)

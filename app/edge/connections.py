@@ -71,6 +71,7 @@ class ConnectionLimits:
         self.per_address = per_address
         self.keep_alive_seconds = keep_alive_seconds
         self.send_seconds = send_seconds
+        self.installed = False
         self._proxies = proxies
         self._sweep_seconds = sweep_seconds
         self._all = set[Connection]()

@@ -2,8 +2,8 @@
 
 Requests without a valid token are counted by the address that they came from. Each takes from the allowance of that
 address; when it is used up, further ones are answered 429 after a pause, so that a flood costs little. A token that
-this process has seen to be valid is not held up by what others at the same address do, and neither is `/health/…`, by
-which operators decide whether to restart the process.
+this process has seen to be valid is not held up by what others at the same address do. `/health/…` is answered after the
+pause, since whoever operates the process restarts it when it is refused.
 
 Routes read the user from the request (`app.auth.current_user`), and refuse where there is none: so a path that is
 forgotten here lets nobody in.
@@ -91,10 +91,15 @@ class Gate:
         authenticator: Authenticator = scope["app"].state.authenticator
         if token is not None and authenticator.has_seen(token):
             return await authenticator.user_of(token) if wants_token else None
-        if path.startswith("/health/"):
-            return None
         address = self._address(scope)
-        await self._pass(address)
+        if wait := self._allowance.wait(address, time.monotonic()):
+            await self._pause(address)
+            if not path.startswith("/health/"):
+                raise RateLimited(
+                    "too many requests without a valid token came from this address "
+                    "(API_ANONYMOUS_RATE_PER_SECOND); wait as long as Retry-After says",
+                    retry_after=math.ceil(wait),
+                )
         if not wants_token:
             self._allowance.take(address, time.monotonic())
             return None
@@ -106,24 +111,16 @@ class Gate:
             self._allowance.take(address, time.monotonic())
             raise
 
-    async def _pass(self, address: str) -> None:
-        """Raises RateLimited, after a pause, when the address has used up what it may ask without a token."""
-        wait = self._allowance.wait(address, time.monotonic())
-        if not wait:
+    async def _pause(self, address: str) -> None:
+        if self._paused[address] >= PAUSED_MAX:
             return
-        if self._paused[address] < PAUSED_MAX:
-            self._paused[address] += 1
-            try:
-                await asyncio.sleep(PAUSE_SECONDS)
-            finally:
-                self._paused[address] -= 1
-                if not self._paused[address]:
-                    del self._paused[address]
-        raise RateLimited(
-            "too many requests without a valid token came from this address (API_ANONYMOUS_RATE_PER_SECOND); "
-            "wait as long as Retry-After says",
-            retry_after=math.ceil(wait),
-        )
+        self._paused[address] += 1
+        try:
+            await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            self._paused[address] -= 1
+            if not self._paused[address]:
+                del self._paused[address]
 
     def _address(self, scope: Scope) -> str:
         """uvicorn believes proxies on this machine by itself; here only those count that the operator has named."""

@@ -265,6 +265,7 @@ def install(config: uvicorn.Config, limits: ConnectionLimits) -> None:
     if limits.total > possible:
         log.warning("fewer connections than API_CONNECTIONS_MAX are possible; raise `ulimit -n`", possible=possible)
         limits.total = possible
+    limits.installed = True
     config.http_protocol_class = partial(LimitedProtocol, limits=limits)  # type: ignore[assignment]
     config.ws_protocol_class = None
     config.timeout_keep_alive = math.ceil(limits.keep_alive_seconds)
