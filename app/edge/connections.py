@@ -73,7 +73,7 @@ class ConnectionLimits:
         self.send_seconds = send_seconds
         self.installed = False
         self._proxies = proxies
-        self._sweep_seconds = sweep_seconds
+        self.sweep_seconds = sweep_seconds
         self._all = set[Connection]()
         self._anonymous = OrderedDict[Connection, None]()
         self._of_address: dict[str, OrderedDict[Connection, None]] = {}
@@ -86,7 +86,7 @@ class ConnectionLimits:
     def opened(self, connection: Connection) -> None:
         """Closes others, or this one, when there are too many."""
         if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep)
+            self._sweeping = asyncio.get_running_loop().call_later(self.sweep_seconds, self._sweep)
         self._all.add(connection)
         self._anonymous[connection] = None
         if connection.peer and connection.peer not in self._proxies:
@@ -125,7 +125,7 @@ class ConnectionLimits:
         for connection in list(self._all):
             connection.check(now)
         if self._all:
-            self._sweeping = loop.call_later(self._sweep_seconds, self._sweep)
+            self._sweeping = loop.call_later(self.sweep_seconds, self._sweep)
 
 
 def address_key(host: str) -> str:

@@ -42,7 +42,7 @@ FRAMING_MAX_BYTES = 64 * 1024
 """Of a chunked body: how much more its chunk headers and trailers may take than its content."""
 PIPELINED_MAX = 16
 LINGER_SECONDS = 2.0
-LINGER_BYTES = 256 * 1024
+LINGER_BYTES = 8 * 1024 * 1024
 """What is still read after an answer that did not wait for the body, so that the client can read the answer."""
 CLOSING_SECONDS = 10.0
 RESERVED_DESCRIPTORS = 128
@@ -215,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.disconnected
 
     def _time_is_up(self) -> None:
         if self._reads_no_more:
