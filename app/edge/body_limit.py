@@ -50,7 +50,7 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         detail = f"the body is larger than {self._max_bytes} bytes (REQUEST_MAX_BYTES); put large content into files"
-        await problem(413, "too_large", detail, headers={"Connection": "close"})(scope, receive, send)
+        await problem(413, "too_large", detail)(scope, receive, send)
 
 
 class _TooLarge(BaseException):

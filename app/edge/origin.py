@@ -8,6 +8,7 @@ HEAD is answered where GET is, with the same status and headers.
 """
 
 from collections.abc import Awaitable
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,11 +51,17 @@ class Origin:
 
 
 async def _answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """As GET, up to the body. The server then says that the client is gone, which ends a stream."""
+    """As GET, up to the body, of which nothing is read."""
 
     async def without_body(message: Message) -> None:
+        await send(message)
         if message["type"] == "http.response.start":
-            await send(message)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+            raise _Answered
 
-    await app({**scope, "method": "GET"}, receive, without_body)
+    with suppress(_Answered):
+        await app({**scope, "method": "GET"}, receive, without_body)
+
+
+class _Answered(BaseException):
+    """Not an Exception, so that nothing in between takes it for a fault."""

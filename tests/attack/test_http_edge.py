@@ -4,13 +4,17 @@ Each limit is tried from both sides. The times are shortened here, the sizes are
 """
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from agentctl.embedded import free_port
 from app.edge import gate, protocol
 from tests.attack.raw_http import Answer, RawConnection, connections, get, request
 from tests.integration.api.running import Api, Person, running, settings_on
@@ -18,6 +22,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ROOT = Path(__file__).parents[2]
 LIVE = get("/health/live")
 SHORT_SECONDS = 0.4
 PER_ADDRESS = 8
@@ -459,3 +464,52 @@ async def test_an_allowance_comes_back_with_time_and_forgets_whom_it_has_not_see
         allowance.take(f"other {number}", 100.0)
     assert len(allowance._full_at) == gate.ADDRESSES_MAX
     assert allowance.wait("a", 100.0) == 0.0
+
+
+# --- however the API is started ---
+
+UVICORN = ("uvicorn", "app.main:create_app", "--factory", "--timeout-graceful-shutdown", "1")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(UVICORN, id="uvicorn"),
+        pytest.param(("standalone",), id="standalone", marks=pytest.mark.slow),
+        pytest.param(("agentctl", "up", "--json"), id="agentctl up", marks=pytest.mark.slow),
+    ],
+)
+async def test_the_limits_hold_however_the_api_is_started(
+    program: tuple[str, ...], redis: str, sqlite_database: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "REDIS_URL": redis,
+        "DATABASE_URL": sqlite_database,
+        "WORKSPACE_DIR": str(tmp_path / "workspaces"),
+        "LOG_LEVEL": "warning",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *program, "--port", str(port)),
+        cwd=tmp_path,
+        env=environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    async def answers() -> bool:
+        with suppress(OSError):
+            async with RawConnection(url) as connection:
+                return await connection.ask(LIVE) is not None
+        return False
+
+    try:
+        await wait_until(answers, timeout=60)
+        async with RawConnection(url) as connection:
+            refused(await connection.ask(padded(protocol.HEAD_MAX_BYTES + 1)), 431)
+    finally:
+        process.terminate()
+        await process.wait()
