@@ -1,0 +1,310 @@
+"""Who has no right to something gets nothing, changes nothing, and learns nothing of what there is.
+
+The operations are those of the API's own description, so one that is added is tried here by itself; a parameter of a
+new name has to be given a value below.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+from redis import Redis
+
+from app.auth import admin_only
+from app.main import create_app
+from backplane.artifacts.base import Agent, Author
+from backplane.decisions import DecisionKind
+from backplane.sealing import new_key
+from backplane.settings import Settings
+from backplane.users import Tier
+from tests.integration.api.requests.test_decisions import waiting
+from tests.integration.api.running import Api, Person, running, settings_on
+from tests.integration.api.test_mcp_server import connected, said
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PUBLIC = {"/health/live", "/health/ready"}
+NOBODY = "00000000-0000-7000-8000-000000000000"
+COMMIT = "0" * 40
+ACTIONS = ("start", "cancel", "retry", "fork", "replay", "status")
+TOOLS_OF_A_RUN = ("follow_run", "run_status", "explain_run", "cancel_run", "list_files", "read_file")
+
+Operation = tuple[str, str]
+
+
+def operations(app: FastAPI) -> Iterator[Operation]:
+    """Every method and path that the API has."""
+    for path, methods in app.openapi()["paths"].items():
+        for method in methods:
+            yield method.upper(), path
+
+
+APP = create_app(Settings.model_validate({}))
+OPERATIONS = sorted(operations(APP))
+OF_A_RUN = [operation for operation in OPERATIONS if "{run_id}" in operation[1]]
+FOR_ADMINS = [
+    (method, path) for method, path in OPERATIONS if "403" in APP.openapi()["paths"][path][method.lower()]["responses"]
+]
+WITH_TOKEN = [operation for operation in OPERATIONS if operation[1] not in PUBLIC] + [
+    ("POST", "/mcp"),
+    ("GET", "/mcp"),
+    ("GET", "/agent/nothing"),
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """A user with one of everything."""
+
+    api: Api
+    owner: Person
+    name: str
+    run_id: str
+    decision_id: str
+    redis_url: str
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Of the parameters of paths."""
+        return {
+            "{run_id}": self.run_id,
+            "{decision_id}": self.decision_id,
+            "{call_id}": NOBODY,
+            "{path}": "a.txt",
+            "{name}": "TOKEN",
+            "{agent}": "default",
+            "{user}": self.name,
+            "{account_id}": f"user:{self.name}:tokens",
+        }
+
+    def snapshot(self) -> tuple[list[str], dict[bytes, bytes | None], list[tuple[str, bytes]]]:
+        """All that the platform keeps, but for the counters of rates."""
+        path = self.api.settings.database_url.get_secret_value().removeprefix("sqlite:///")
+        with sqlite3.connect(path) as database:
+            rows = list(database.iterdump())
+        database.close()
+        with Redis.from_url(self.redis_url) as redis:
+            keys = sorted(key for key in redis.scan_iter() if not key.startswith(b"rates:"))
+            values = {key: redis.dump(key) for key in keys}
+        folder = Path(self.api.settings.workspace_dir)
+        files = sorted((str(path), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+        return rows, values, files
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    folder = tmp_path_factory.mktemp("api")
+    async with running(settings_on(folder, redis_url=redis_url, secrets_key=new_key())) as api:
+        owner = await api.person()
+        run_id, [decision_id] = await waiting(api, owner, DecisionKind.APPROVAL)
+        assert (await owner.http.put(f"/agent/runs/{run_id}/files/a.txt", content=b"secret")).status_code == 201
+        assert (await owner.http.put("/agent/secrets/TOKEN", json={"value": "a long secret"})).status_code == 200
+        user = await api.resources.store.users.user_of(owner.token)
+        assert user is not None
+        assert api.resources.artifacts is not None
+        await api.resources.artifacts.write(
+            Agent(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
+        )
+        yield World(api, owner, user.name, run_id, decision_id, redis_url)
+
+
+def problem(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == answer.status_code
+    return body
+
+
+async def call(http: httpx.AsyncClient, operation: Operation, values: dict[str, str]) -> httpx.Response:
+    method, path = operation
+    filled = path
+    for name, value in values.items():
+        filled = filled.replace(name, value)
+    assert "{" not in filled, f"give {path} a value for its parameters here"
+    bodies: dict[str, Any] = {
+        "/agent/execute": {"action": "cancel", "run_id": values["{run_id}"]},
+        "/agent/runs/{run_id}/decisions/{decision_id}": {"decision": "approve"},
+        "/agent/secrets/{name}": {"value": "another secret"},
+        "/agent/accounts/{account_id}/top-up": {"amount": 1, "key": "k"},
+        "/agent/accounts/{account_id}/withdraw": {"amount": 1, "key": "k"},
+        "/agent/artifacts/{user}/{agent}/rollback": {"commit": COMMIT},
+    }
+    query = {"commit": COMMIT, "path": "a.txt"} if "/artifacts/" in path else {}
+    return await http.request(method, filled, params=query, json=bodies.get(path))
+
+
+# --- wrong tokens ---
+
+
+async def test_there_are_operations_to_try() -> None:
+    assert (len(WITH_TOKEN) >= 46, len(OF_A_RUN) >= 14, len(FOR_ADMINS) >= 17) == (True, True, True)
+
+
+WRONG: dict[str, Callable[[World], dict[bytes, bytes]]] = {
+    "none": lambda _: {},
+    "empty": lambda _: {b"Authorization": b""},
+    "without a token": lambda _: {b"Authorization": b"Bearer"},
+    "spaces": lambda _: {b"Authorization": b"Bearer   "},
+    "another scheme": lambda _: {b"Authorization": b"Basic dXNlcjpwYXNz"},
+    "unknown": lambda _: {b"Authorization": b"Bearer agt_" + b"x" * 43},
+    "no text": lambda _: {b"Authorization": b"Bearer \xc3\xbcn\xff"},
+    "without its scheme": lambda world: {b"Authorization": world.owner.token.encode()},
+    "cut short": lambda world: {b"Authorization": b"Bearer " + world.owner.token.encode()[:-1]},
+    "with more behind it": lambda world: {b"Authorization": b"Bearer " + world.owner.token.encode() + b"x"},
+    "its id": lambda world: {b"Authorization": b"Bearer " + world.owner.token_id.encode()},
+    "in a cookie": lambda world: {b"Cookie": b"Authorization=Bearer " + world.owner.token.encode()},
+    "in another header": lambda world: {b"X-Authorization": b"Bearer " + world.owner.token.encode()},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_token_opens_no_operation_and_changes_nothing(world: World, wrong: str) -> None:
+    before = world.snapshot()
+    http = world.api.client()
+    for operation in WITH_TOKEN:
+        http.headers.clear()
+        http.headers.update(httpx.Headers(list(WRONG[wrong](world).items())))
+        answer = await call(http, operation, world.values)
+        assert (answer.status_code, problem(answer)["code"]) == (401, "unauthenticated"), operation
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert world.owner.token not in answer.text
+    assert world.snapshot() == before
+
+
+async def test_a_revoked_token_opens_no_operation(world: World) -> None:
+    person = await world.api.person()
+    assert (await person.http.get("/agent/me")).status_code == 200
+    await world.api.resources.store.users.revoke_token(person.token_id)
+    for operation in WITH_TOKEN:
+        answer = await call(person.http, operation, world.values)
+        assert (answer.status_code, problem(answer)["code"]) == (401, "unauthenticated"), operation
+
+
+async def test_a_token_in_the_address_opens_nothing(world: World) -> None:
+    for name in ("token", "access_token", "authorization"):
+        answer = await world.api.client().get("/agent/me", params={name: world.owner.token})
+        assert problem(answer)["code"] == "unauthenticated"
+
+
+# --- what is for administrators ---
+
+
+async def test_what_is_for_administrators_is_what_says_so(world: World) -> None:
+    """The description names 403 exactly where the route asks for an administrator."""
+
+    def asks(dependant: Any) -> bool:
+        return dependant.call is admin_only or any(asks(each) for each in dependant.dependencies)
+
+    routers = [getattr(route, "original_router", None) for route in APP.router.routes]
+    routes = [route for router in routers if router is not None for route in router.routes]
+    asking = {(method, route.path) for route in routes if asks(route.dependant) for method in route.methods}
+    assert asking == set(FOR_ADMINS)
+
+
+@pytest.mark.parametrize("tier", [tier for tier in Tier if tier is not Tier.ADMIN])
+async def test_what_is_for_administrators_is_for_nobody_else_and_nothing_changes(world: World, tier: Tier) -> None:
+    person = await world.api.person(tier)
+    before = world.snapshot()
+    for operation in FOR_ADMINS:
+        answer = await call(person.http, operation, world.values)
+        assert (answer.status_code, problem(answer)["code"]) == (403, "forbidden"), operation
+        assert world.run_id not in answer.text
+    assert world.snapshot() == before
+
+
+# --- what belongs to another user ---
+
+
+@pytest.mark.parametrize("tier", [Tier.STANDARD, Tier.ADMIN])
+async def test_another_users_run_is_not_there_on_any_operation_and_stays_as_it_is(world: World, tier: Tier) -> None:
+    stranger = await world.api.person(tier)
+    before = world.snapshot()
+    for operation in OF_A_RUN:
+        if tier is not Tier.ADMIN and operation in FOR_ADMINS:
+            continue
+        answer = await call(stranger.http, operation, world.values)
+        absent = await call(stranger.http, operation, {**world.values, "{run_id}": NOBODY})
+        assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), operation
+        # Not even the difference between what is another's and what is not there can be seen.
+        assert answer.text.replace(world.run_id, NOBODY) == absent.text, operation
+        assert {*answer.headers} == {*absent.headers}, operation
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_another_users_run_is_not_there_for_any_action(world: World, action: str) -> None:
+    stranger = await world.api.person()
+    before = world.snapshot()
+    answer = await stranger.act(action, world.run_id)
+    absent = await stranger.act(action, NOBODY)
+    assert (answer.status_code, problem(answer)["code"]) == (404, "not_found")
+    assert answer.text.replace(world.run_id, NOBODY) == absent.text
+    assert world.snapshot() == before
+
+
+async def test_every_action_on_a_run_is_tried_above() -> None:
+    acting = {
+        model["properties"]["action"]["const"]
+        for model in APP.openapi()["components"]["schemas"].values()
+        if {"action", "run_id"} <= model.get("properties", {}).keys()
+    }
+    assert acting == set(ACTIONS)
+
+
+async def test_another_users_decision_is_not_there_under_a_run_of_ones_own(world: World) -> None:
+    stranger = await world.api.person()
+    mine = {**world.values, "{run_id}": await stranger.make("create")}
+    before = world.snapshot()
+    operation = ("POST", "/agent/runs/{run_id}/decisions/{decision_id}")
+    answer = await call(stranger.http, operation, mine)
+    absent = await call(stranger.http, operation, {**mine, "{decision_id}": NOBODY})
+    assert (answer.status_code, answer.text.replace(world.decision_id, NOBODY)) == (404, absent.text)
+    assert world.snapshot() == before
+
+
+async def test_nothing_of_another_user_is_in_any_list(world: World) -> None:
+    stranger = await world.api.person()
+    lists = [operation for operation in OPERATIONS if operation[0] == "GET" and "{" not in operation[1]]
+    for operation in lists:
+        if operation in FOR_ADMINS or operation == ("GET", "/agent/events"):
+            continue
+        answer = await call(stranger.http, operation, world.values)
+        assert answer.status_code == 200, operation
+        for theirs in (world.run_id, world.decision_id, world.name, "a long secret"):
+            assert theirs not in answer.text, operation
+
+
+async def test_what_is_named_and_not_numbered_is_the_callers_own(world: World) -> None:
+    """Secrets and artifacts have names, so the same name is another thing for each user."""
+    stranger = await world.api.person()
+    before = world.snapshot()
+    for path in ("/agent/artifacts/default", "/agent/secrets"):
+        answer = await stranger.http.get(path)
+        assert [value for value in answer.json().values() if value] == [], path
+    for method, path in (("GET", "/agent/artifacts/default/content?path=a.txt"), ("DELETE", "/agent/secrets/TOKEN")):
+        answer = await stranger.http.request(method, path)
+        assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), path
+    assert world.snapshot() == before
+
+
+async def test_another_users_run_is_not_there_for_any_tool_of_the_mcp_server(world: World) -> None:
+    stranger = await world.api.person()
+    before = world.snapshot()
+    async with connected(world.api, stranger) as client:
+        tools = [tool for tool in (await client.list_tools()).tools if "run_id" in tool.input_schema["properties"]]
+        assert {tool.name for tool in tools} == set(TOOLS_OF_A_RUN)
+        for tool in tools:
+            more = {"path": "a.txt"} if "path" in tool.input_schema["properties"] else {}
+            theirs = await client.call_tool(tool.name, {"run_id": world.run_id, **more})
+            absent = await client.call_tool(tool.name, {"run_id": NOBODY, **more})
+            assert (theirs.is_error, "not_found" in said(theirs)) == (True, True), tool.name
+            assert said(theirs).replace(world.run_id, NOBODY) == said(absent), tool.name
+    assert world.snapshot() == before
