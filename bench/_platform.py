@@ -90,6 +90,8 @@ def platform(
             "WORKSPACE_DIR": str(folder / "workspaces"),
             "LOG_LEVEL": "warning",
             "API_RATE_PER_SECOND": "0",
+            # All clients come from one address, and many before they have shown their token.
+            "API_ANONYMOUS_CONNECTIONS_PER_ADDRESS": "0",
             "STREAM_WATCHERS_MAX": "40000",
             "STREAM_WATCHERS_USER_MAX": "20000",
             **(s3_environment(stack, folder) if s3 else {}),
