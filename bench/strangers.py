@@ -29,6 +29,7 @@ async def flood(port: int) -> None:
     """Until it is killed, or LONGEST_SECONDS."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LONGEST_SECONDS):
+            print("flooding", flush=True)
             asking = [_ask(port, number) for number in range(FLOODING)]
             await asyncio.gather(*asking, *[_hold(port) for _ in range(SILENT)])
 
@@ -59,13 +60,15 @@ async def _hold(port: int) -> None:
 @contextlib.contextmanager
 def strangers(port: int) -> Iterator[None]:
     command = dies_with_parent([sys.executable, "-m", "bench.strangers", "--flood", str(port)])
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
-        time.sleep(2.0)
+        process.stdout.readline()
+        time.sleep(1.0)
         yield
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def calls(started: Platform) -> list[float]:

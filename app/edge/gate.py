@@ -2,8 +2,8 @@
 
 Requests without a valid token are counted by the address that they came from. Each takes from the allowance of that
 address; when it is used up, further ones are answered 429 after a pause, so that a flood costs little. A token that
-this process has seen to be valid is not held up by what others at the same address do. `/health/…` is answered after the
-pause, since whoever operates the process restarts it when it is refused.
+this process has seen to be valid is not held up by what others at the same address do. `/health/…` is answered after
+the pause, since whoever operates the process restarts it when it is refused.
 
 Routes read the user from the request (`app.auth.current_user`), and refuse where there is none: so a path that is
 forgotten here lets nobody in.
