@@ -123,7 +123,9 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
     return body
 
 
-async def call(http: httpx.AsyncClient, operation: Operation, values: dict[str, str]) -> httpx.Response:
+async def call(
+    http: httpx.AsyncClient, operation: Operation, values: dict[str, str], headers: dict[bytes, bytes] | None = None
+) -> httpx.Response:
     method, path = operation
     filled = path
     for name, value in values.items():
@@ -138,7 +140,7 @@ async def call(http: httpx.AsyncClient, operation: Operation, values: dict[str, 
         "/agent/artifacts/{user}/{agent}/rollback": {"commit": COMMIT},
     }
     query = {"commit": COMMIT, "path": "a.txt"} if "/artifacts/" in path else {}
-    return await http.request(method, filled, params=query, json=bodies.get(path))
+    return await http.request(method, filled, params=query, json=bodies.get(path), headers=headers)
 
 
 # --- wrong tokens ---
@@ -152,7 +154,6 @@ WRONG: dict[str, Callable[[World], dict[bytes, bytes]]] = {
     "none": lambda _: {},
     "empty": lambda _: {b"Authorization": b""},
     "without a token": lambda _: {b"Authorization": b"Bearer"},
-    "spaces": lambda _: {b"Authorization": b"Bearer   "},
     "another scheme": lambda _: {b"Authorization": b"Basic dXNlcjpwYXNz"},
     "unknown": lambda _: {b"Authorization": b"Bearer agt_" + b"x" * 43},
     "no text": lambda _: {b"Authorization": b"Bearer \xc3\xbcn\xff"},
@@ -165,18 +166,26 @@ WRONG: dict[str, Callable[[World], dict[bytes, bytes]]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+QUICK = {"none", "unknown"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [pytest.param(wrong, marks=() if wrong in QUICK else pytest.mark.slow) for wrong in WRONG]
+)
 async def test_a_wrong_token_opens_no_operation_and_changes_nothing(world: World, wrong: str) -> None:
     before = world.snapshot()
-    http = world.api.client()
     for operation in WITH_TOKEN:
-        http.headers.clear()
-        http.headers.update(httpx.Headers(list(WRONG[wrong](world).items())))
-        answer = await call(http, operation, world.values)
+        answer = await call(world.api.client(), operation, world.values, WRONG[wrong](world))
         assert (answer.status_code, problem(answer)["code"]) == (401, "unauthenticated"), operation
         assert answer.headers["www-authenticate"] == "Bearer"
         assert world.owner.token not in answer.text
     assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_token_is_nobodys(world: World, wrong: str) -> None:
+    answer = await world.api.client().get("/agent/me", headers=WRONG[wrong](world))
+    assert problem(answer)["code"] == "unauthenticated"
 
 
 async def test_a_revoked_token_opens_no_operation(world: World) -> None:

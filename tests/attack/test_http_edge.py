@@ -259,6 +259,7 @@ async def test_a_body_that_stops_is_not_waited_for(connect: Any, person: Person)
         assert await connection.is_closed()
 
 
+@pytest.mark.slow
 async def test_a_body_that_goes_on_coming_may_take_longer_than_one_that_stops(connect: Any, person: Person) -> None:
     run_id = await person.make("create")
     pieces = 24
@@ -289,6 +290,7 @@ async def test_a_reader_that_takes_nothing_of_a_file_is_cut_off(api: Api, connec
     assert (await person.http.get(f"/agent/runs/{run_id}/files/a.bin")).content == content
 
 
+@pytest.mark.slow
 async def test_a_stream_outlives_every_one_of_these_limits(api: Api, person: Person) -> None:
     run_id = await person.make()
     loop = asyncio.get_running_loop()
@@ -414,6 +416,7 @@ async def test_an_address_that_tries_tokens_is_told_to_wait_and_others_are_not(
     assert (await stranger.http.get("/agent/me")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_valid_tokens_take_nothing_of_what_an_address_may_ask(api: Api, source: str) -> None:
     people = [await api.person() for _ in range(BURST + 5)]
     for person in people:
@@ -474,7 +477,7 @@ UVICORN = ("uvicorn", "app.main:create_app", "--factory", "--timeout-graceful-sh
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(UVICORN, id="uvicorn"),
+        pytest.param(UVICORN, id="uvicorn", marks=pytest.mark.slow),
         pytest.param(("standalone",), id="standalone", marks=pytest.mark.slow),
         pytest.param(("agentctl", "up", "--json"), id="agentctl up", marks=pytest.mark.slow),
     ],
