@@ -260,8 +260,12 @@ class _Fault(Exception):
 
 def install(config: uvicorn.Config, limits: ConnectionLimits) -> None:
     """Limit the connections of the server with this configuration, which has been loaded and accepts none yet."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = max(2, soft - RESERVED_DESCRIPTORS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.total + RESERVED_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    possible = max(4, soft - RESERVED_DESCRIPTORS)
     if limits.total > possible:
         log.warning("fewer connections than API_CONNECTIONS_MAX are possible; raise `ulimit -n`", possible=possible)
         limits.total = possible
