@@ -137,14 +137,17 @@ def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """That the path takes. The framework names those of the first route only, of several for one path."""
-    routes = request.app.router.routes
-    taken = [
-        method
-        for method in METHODS
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
-    return sorted({*taken, "HEAD"} if "GET" in taken else taken)
+    """That the path takes. The framework names those of one route only, where several have the same path."""
+    taken: dict[str, int] = {}
+    for route in request.app.router.routes:
+        for method in METHODS:
+            match, scope = route.matches({**request.scope, "method": method})
+            if match is Match.FULL:
+                taken.setdefault(method, len(scope.get("path_params", {})))
+    # `/accounts/transfer` is no account of that name: a path without parameters goes before one with them.
+    fewest = min(taken.values(), default=0)
+    methods = {method for method, parameters in taken.items() if parameters == fewest}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def install(app: FastAPI) -> None:
