@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
-from starlette.routing import Match
+from starlette.routing import compile_path
 
 from app.edge.origin import HEADERS
 from app.models import Problem
@@ -61,8 +61,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         for status in (401, *statuses, 429, 503)
     }
 
-
-METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 DETAIL_CHARS = 2000
 FIELD_CHARS = 200
@@ -130,24 +128,24 @@ def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
         case 404:
             return problem(404, "not_found", "there is nothing at this path; GET /docs shows what there is")
         case 405:
-            allowed = ", ".join(_methods(request))
+            allowed = _methods(request, error)
             detail = f"this path does not take this method; it takes {allowed}"
             return problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
     return problem(error.status_code, "http_error", str(error.detail), headers=error.headers)
 
 
-def _methods(request: Request) -> list[str]:
+def _methods(request: Request, error: HTTPException) -> str:
     """That the path takes. The framework names those of one route only, where several have the same path."""
-    taken: dict[str, int] = {}
-    for route in request.app.router.routes:
-        for method in METHODS:
-            match, scope = route.matches({**request.scope, "method": method})
-            if match is Match.FULL:
-                taken.setdefault(method, len(scope.get("path_params", {})))
-    # `/accounts/transfer` is no account of that name: a path without parameters goes before one with them.
-    fewest = min(taken.values(), default=0)
-    methods = {method for method, parameters in taken.items() if parameters == fewest}
-    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    described = request.app.openapi()["paths"]
+    # `/accounts/transfer` is no account of that name: a path with fewer parameters goes before one with more.
+    fitting = sorted(
+        (each for each in described if compile_path(each)[0].match(path)), key=lambda each: each.count("{")
+    )
+    if not fitting:
+        return (error.headers or {}).get("Allow", "")
+    methods = {method.upper() for method in described[fitting[0]]}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def install(app: FastAPI) -> None:

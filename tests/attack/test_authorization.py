@@ -174,8 +174,9 @@ QUICK = {"none", "unknown"}
 )
 async def test_a_wrong_token_opens_no_operation_and_changes_nothing(world: World, wrong: str) -> None:
     before = world.snapshot()
+    http = world.api.client()
     for operation in WITH_TOKEN:
-        answer = await call(world.api.client(), operation, world.values, WRONG[wrong](world))
+        answer = await call(http, operation, world.values, WRONG[wrong](world))
         assert (answer.status_code, problem(answer)["code"]) == (401, "unauthenticated"), operation
         assert answer.headers["www-authenticate"] == "Bearer"
         assert world.owner.token not in answer.text
