@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.body_limit import FILES
+from app.edge.body_limit import FILES
 
 AT_ONCE = 8
 
