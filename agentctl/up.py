@@ -36,10 +36,11 @@ from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
+from backplane.credentials import credentials_withheld_from
 from backplane.log_stream import LogStream
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
-from backplane.settings import Settings, credentials_withheld_from
+from backplane.settings import Settings
 from backplane.users import Tier
 
 START_SECONDS = 60.0

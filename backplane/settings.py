@@ -7,7 +7,6 @@ Secrets are `SecretStr`, so that no repr, log or exception shows them.
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,21 +14,6 @@ from pydantic import Field, PositiveInt, SecretStr, StringConstraints, Validatio
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
-
-_EVERY_PROCESS = frozenset({"api", "worker", "controller"})
-CREDENTIALS: Mapping[str, frozenset[str]] = {
-    "redis_url": _EVERY_PROCESS,
-    "redis_password": _EVERY_PROCESS,
-    "redis_sentinel_password": _EVERY_PROCESS,
-    "database_url": _EVERY_PROCESS,
-    "s3_access_key": _EVERY_PROCESS,
-    "s3_secret_key": _EVERY_PROCESS,
-    "secrets_key": frozenset({"api", "worker"}),
-    "openai_api_key": frozenset({"worker"}),
-    "anthropic_api_key": frozenset({"worker"}),
-    "qdrant_api_key": frozenset({"worker"}),
-}
-"""Each setting that is a secret, and the processes that need it. Whoever starts a process gives it no others."""
 
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -597,15 +581,6 @@ class Settings(BaseSettings):
         ):
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together: set both, or neither")
         return self
-
-
-def credentials_withheld_from(process: str, settings: Settings) -> frozenset[str]:
-    """The names in the environment of the credentials that a process of this kind (api, worker, controller) does not
-    need, also those that MODEL_SERVERS refers to."""
-    withheld = {name.upper() for name, processes in CREDENTIALS.items() if process not in processes}
-    if process != "worker":
-        withheld |= {entry["api_key_env"] for entry in settings.model_servers.values() if entry.get("api_key_env")}
-    return frozenset(withheld)
 
 
 def complaint(error: ValidationError) -> str:

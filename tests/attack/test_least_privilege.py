@@ -7,7 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 from agentctl.embedded import free_port
-from backplane.settings import CREDENTIALS, Settings, credentials_withheld_from
+from backplane.credentials import CREDENTIALS, credentials_withheld_from
+from backplane.settings import Settings
 from tests.e2e.test_agentctl_up import descendants, up
 
 KEYS = {

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from backplane.settings import CREDENTIALS, Settings
+from backplane.credentials import CREDENTIALS
+from backplane.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 

@@ -15,7 +15,8 @@ import yaml
 from kubernetes import client as kubernetes_models
 from pydantic import SecretStr
 
-from backplane.settings import CREDENTIALS, GIB, Settings
+from backplane.credentials import CREDENTIALS
+from backplane.settings import GIB, Settings
 from worker.sandbox.base import Limits
 from worker.sandbox.job import JobSettings, manifest
 

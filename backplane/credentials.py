@@ -1,0 +1,29 @@
+"""Which process needs which credential: each is given those and no others."""
+
+from collections.abc import Mapping
+
+from backplane.settings import Settings
+
+_EVERY_PROCESS = frozenset({"api", "worker", "controller"})
+CREDENTIALS: Mapping[str, frozenset[str]] = {
+    "redis_url": _EVERY_PROCESS,
+    "redis_password": _EVERY_PROCESS,
+    "redis_sentinel_password": _EVERY_PROCESS,
+    "database_url": _EVERY_PROCESS,
+    "s3_access_key": _EVERY_PROCESS,
+    "s3_secret_key": _EVERY_PROCESS,
+    "secrets_key": frozenset({"api", "worker"}),
+    "openai_api_key": frozenset({"worker"}),
+    "anthropic_api_key": frozenset({"worker"}),
+    "qdrant_api_key": frozenset({"worker"}),
+}
+"""Each setting that is a secret, and the processes that need it. Whoever starts a process gives it no others."""
+
+
+def credentials_withheld_from(process: str, settings: Settings) -> frozenset[str]:
+    """The names in the environment of the credentials that a process of this kind (api, worker, controller) does not
+    need, also those that MODEL_SERVERS refers to."""
+    withheld = {name.upper() for name, processes in CREDENTIALS.items() if process not in processes}
+    if process != "worker":
+        withheld |= {entry["api_key_env"] for entry in settings.model_servers.values() if entry.get("api_key_env")}
+    return frozenset(withheld)
