@@ -1,6 +1,6 @@
 """Ends a command whose folder holds too much, or that takes the last of the machine's disk.
 
-A thread for each command that lasts longer than a tick, because looks at files may block, and so that no number of
+A thread for each command that is not over soon, because looks at files may block, and so that no number of
 commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.pod.disk`); what it has
 deleted and keeps open counts too, where its processes can be seen.
 
@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Protocol
 
 from worker.sandbox.base import Limits
-from worker.sandbox.pod.disk import TICK_SECONDS, Pace, Space, deleted_bytes, measure, space_of
+from worker.sandbox.pod.disk import FIRST_LOOK_SECONDS, TICK_SECONDS, Pace, Space, deleted_bytes, measure, space_of
 
 RESERVE_BYTES = 256 * 1024**2
 RESERVE_SHARE = 0.05
 """Of a file system that is small: what must stay free is the smaller of the two."""
 UNEXPLAINED_BYTES = 16 * 1024**2
 """The file system has grown by so much more than the folder: what is deleted and still open is looked for."""
+
+START_SECONDS = FIRST_LOOK_SECONDS - TICK_SECONDS
+"""Most commands are over by then, and need no thread."""
 
 _LOOKS_AT_ONCE = 2
 """They hold one interpreter and up to `MAX_DEPTH` descriptors each."""
@@ -83,7 +86,7 @@ class DiskWatch:
     async def full(self, path: Path, limits: Limits, watched: Watched) -> str:
         """Returns once the command is to be ended: with the reason, in words. Raises what kept it from watching, for
         a folder that nobody watches must not be written to."""
-        await asyncio.sleep(TICK_SECONDS)  # most commands are over by then
+        await asyncio.sleep(START_SECONDS)
         loop = asyncio.get_running_loop()
         found: asyncio.Future[str] = loop.create_future()
         stop = threading.Event()
@@ -113,7 +116,7 @@ class DiskWatch:
 
     def _watch(self, path: Path, limits: Limits, watched: Watched, stop: threading.Event) -> str:
         at_start = _space(path)
-        pace = Pace(time.monotonic(), at_start.used, limits.disk_bytes)
+        pace = Pace(time.monotonic() - START_SECONDS, at_start.used, limits.disk_bytes)
         folder = _Folder(path, limits, watched, pace, at_start, _device(path))
         with self._listed(folder):
             while not stop.wait(TICK_SECONDS):
