@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -120,10 +121,19 @@ async def _sandbox(settings: Settings) -> Finding:
     if sandbox is None:
         hint = "`python -m worker --check` does not answer; run it to see why."
         return Finding("sandbox", State.MISSING, "unknown", hint)
-    if sandbox["isolated"]:
-        return Finding("sandbox", State.OK, f"{sandbox['name']}, isolated", sandbox.get("missing") or "")
-    state = State.MISSING if settings.sandbox_require_isolation else State.WARNING
-    return Finding("sandbox", state, f"{sandbox['name']}, NOT ISOLATED", sandbox.get("missing") or "")
+    return examine_sandbox(sandbox, required=settings.sandbox_require_isolation)
+
+
+def examine_sandbox(sandbox: dict[str, Any], *, required: bool) -> Finding:
+    """What `python -m worker --check` says of it, judged. `required`: SANDBOX_REQUIRE_ISOLATION."""
+    hint = sandbox.get("missing") or ""
+    if not sandbox["isolated"]:
+        state = State.MISSING if required else State.WARNING
+        return Finding("sandbox", state, f"{sandbox['name']}, NOT ISOLATED", hint)
+    if not sandbox.get("filtered", True):
+        found = f"{sandbox['name']}, isolated, SYSTEM CALLS NOT FILTERED"
+        return Finding("sandbox", State.WARNING, found, hint)
+    return Finding("sandbox", State.OK, f"{sandbox['name']}, isolated", hint)
 
 
 async def _parts(settings: Settings) -> list[Finding]:

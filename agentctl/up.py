@@ -361,7 +361,8 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
 
 
 async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
-    """What `python -m worker --check` says of its sandbox: name, isolated, missing. None when it says nothing."""
+    """What `python -m worker --check` says of its sandbox: name, isolated, missing, filtered.
+    None when it says nothing."""
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "worker", "--check"],
         stdin=asyncio.subprocess.DEVNULL,
@@ -385,7 +386,9 @@ async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
 def _describe_sandbox(sandbox: dict[str, Any] | None) -> str:
     if sandbox is None:
         return "unknown"
-    return f"{sandbox['name']}, isolated" if sandbox["isolated"] else f"{sandbox['name']}, NOT ISOLATED"
+    if not sandbox["isolated"]:
+        return f"{sandbox['name']}, NOT ISOLATED"
+    return f"{sandbox['name']}, isolated" + ("" if sandbox["filtered"] else ", SYSTEM CALLS NOT FILTERED")
 
 
 def print_parts(platform: Platform, output: Output) -> None:

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry
 
@@ -27,7 +28,7 @@ def main() -> int:
 async def _check(settings: Settings, _: asyncio.Event) -> None:
     async with open_sandbox(settings, "check", WorkerMetrics(CollectorRegistry())) as sandbox:
         found = sandbox.isolation
-    print(json.dumps({"sandbox": {"name": found.name, "isolated": found.isolated, "missing": found.missing}}))
+    print(json.dumps({"sandbox": asdict(found)}))
 
 
 if __name__ == "__main__":

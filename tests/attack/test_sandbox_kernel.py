@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agentctl.doctor import State, examine_sandbox
 from backplane.errors import Unavailable
 from tests.contracts.sandbox.conftest import (
     Run,
@@ -415,7 +416,7 @@ asyncio.run(main())
 """
     ended = subprocess.run([sys.executable, "-c", worker], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert ended.stdout.splitlines()[-1] == "0", ended.stderr
-    assert "b'1\\n'" in ended.stdout
+    assert "1\\n'" in ended.stdout
 
 
 # --- where there is no filter ---
@@ -434,7 +435,27 @@ async def test_an_architecture_whose_numbers_are_not_known_is_named_loudly(
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     sandbox = await open_local_sandbox(require_isolation=False)
-    assert sandbox.isolation.isolated
+    assert (sandbox.isolation.isolated, sandbox.isolation.filtered) == (True, False)
     assert local.NO_FILTER in sandbox.isolation.missing
     said = capsys.readouterr()
     assert "MAY MAKE ANY SYSTEM CALL" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("isolated", "filtered", "required", "state"),
+    [
+        (True, True, True, State.OK),
+        (True, False, False, State.WARNING),
+        (False, False, False, State.WARNING),
+        (False, False, True, State.MISSING),
+    ],
+)
+def test_doctor_warns_of_a_sandbox_without_a_filter(
+    isolated: bool, filtered: bool, required: bool, state: State
+) -> None:
+    found = examine_sandbox(
+        {"name": "bubblewrap", "isolated": isolated, "filtered": filtered, "missing": local.NO_FILTER},
+        required=required,
+    )
+    assert (found.state, found.hint) == (state, local.NO_FILTER)
+    assert ("SYSTEM CALLS NOT FILTERED" in found.found) == (isolated and not filtered)

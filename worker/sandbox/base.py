@@ -94,11 +94,13 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What a sandbox keeps apart. `isolated`: nothing that the command does can last outside its folder, so a
-    command that was cut off before its files were taken over can be run again. `missing`: what to install or set."""
+    command that was cut off before its files were taken over can be run again. `missing`: what to install or set.
+    `filtered`: the kernel refuses the command what namespaces do not divide."""
 
     name: str
     isolated: bool
     missing: str = ""
+    filtered: bool = True
 
 
 class SandboxError(PlatformError):

@@ -112,7 +112,8 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
         for nested in (False, True):
             bubblewrap = Bubblewrap(binary, nested_user_namespaces=nested, system_calls=program, folders=folders)
             missing = "; ".join(filter(None, (NO_FILTER if program is None else "", _lacking(groups))))
-            sandbox = LocalSandbox(bubblewrap, groups, Isolation("bubblewrap", isolated=True, missing=missing))
+            isolation = Isolation("bubblewrap", isolated=True, missing=missing, filtered=program is not None)
+            sandbox = LocalSandbox(bubblewrap, groups, isolation)
             try:
                 await _try_out(sandbox)
             except PlatformError as error:
@@ -132,7 +133,7 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
         what_to_do=missing,
         setting="SANDBOX_REQUIRE_ISOLATION=true refuses to run it",
     )
-    return LocalSandbox(None, groups, Isolation("none", isolated=False, missing=missing))
+    return LocalSandbox(None, groups, Isolation("none", isolated=False, missing=missing, filtered=False))
 
 
 def _without_filter(require_isolation: bool) -> None:
