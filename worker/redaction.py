@@ -45,6 +45,12 @@ _FREE_NAMES = frozenset({"arguments", "answer"})
 """Under these names of an event or a record stands what a plan, a model or a person wrote: numbers there are theirs,
 and may be a secret. Elsewhere they are the platform's counts."""
 
+_PLATFORMS_NAMES = frozenset({"status", "kind", "code", "level", "decision", "step", "tool", "purpose", "planner"})
+"""Under these stand words and ids of the platform, which programs rely on, whatever value somebody chose for a secret.
+Ids of steps come from plans: a model's was redacted when it was answered, a person's is theirs."""
+_PLATFORMS_KEY = re.compile("[a-z_]+")
+"""A key that is a plain word is the platform's, but for what is under one of _FREE_NAMES."""
+
 _COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 _COLOUR_BEGINS = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*)?\Z")
 _LEFT_OUT = re.compile(rb"[" + re.escape(DELETED) + rb"]+|" + _COLOUR.pattern)
@@ -136,6 +142,13 @@ class Redactor:
         redacted: Value = self._value(value, are_free=False)
         return redacted
 
+    def arguments(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of arguments, as they are where they stand under `arguments`: numbers may be secrets there."""
+        if self.knows_nothing:
+            return dict(value)
+        redacted: dict[str, Any] = self._value(value, are_free=True)
+        return redacted
+
     def _value(self, value: Any, *, are_free: bool) -> Any:
         match value:
             case str():
@@ -143,12 +156,7 @@ class Redactor:
             case bool() | None:
                 return value
             case dict() | Mapping():
-                return {
-                    self.text(key) if isinstance(key, str) else key: self._value(
-                        inner, are_free=are_free or key in _FREE_NAMES
-                    )
-                    for key, inner in value.items()
-                }
+                return {self._key(key, are_free): self._inner(key, inner, are_free) for key, inner in value.items()}
             case list() | tuple():
                 return [self._value(inner, are_free=are_free) for inner in value]
             case int() | float() if are_free:
@@ -156,6 +164,16 @@ class Redactor:
                 redacted = self.text(text)
                 return value if redacted == text else redacted
         return value
+
+    def _key(self, key: Any, are_free: bool) -> Any:
+        if not isinstance(key, str) or (not are_free and _PLATFORMS_KEY.fullmatch(key)):
+            return key
+        return self.text(key)
+
+    def _inner(self, key: Any, value: Any, are_free: bool) -> Any:
+        if isinstance(value, str) and key in _PLATFORMS_NAMES and not are_free:
+            return value
+        return self._value(value, are_free=are_free or key in _FREE_NAMES)
 
     def stream(self, sink: Callable[[bytes], None]) -> "RedactedStream":
         """For what comes in pieces: a secret may begin in one and end in another."""

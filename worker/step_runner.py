@@ -205,7 +205,7 @@ class StepRunner:
             unless_open(by_tool, record)
         reason = why_ask(step, tool, self._with.approval, tool.may_cost_usd(arguments))
         last = self._people.last(step.id, DecisionKind.APPROVAL)
-        shown = self._with.redactor.value(raw)
+        shown = self._with.redactor.arguments(raw)
         if last is not None and last.asked["arguments"] == shown:
             unless_open(last, record)
             if last.status is not DecisionStatus.REJECTED:

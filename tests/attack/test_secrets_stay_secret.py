@@ -194,6 +194,19 @@ def test_a_number_that_is_a_secret_is_found_where_people_and_models_write_number
     }
 
 
+def test_words_of_the_platform_stay_though_somebody_made_a_secret_of_them() -> None:
+    redactor = Redactor()
+    redactor.learn("WORD", "completed")
+    redactor.learn("KEY", "status")
+    event = {"status": "completed", "error": {"code": "completed"}, "asked": {"arguments": {"status": "completed"}}}
+    assert redactor.value({**event, "line": "it is completed"}) == {
+        "status": "completed",
+        "error": {"code": "completed"},
+        "asked": {"arguments": {"[secret KEY]": "[secret WORD]"}},
+        "line": "it is [secret WORD]",
+    }
+
+
 def test_what_was_put_in_for_a_secret_is_not_redacted_again() -> None:
     redactor = Redactor()
     redactor.learn("PASSWORD", "PASSWORD")
@@ -335,6 +348,17 @@ async def test_a_file_that_is_printed_after_an_approval_is_redacted(working: Pla
     await working.completed(run_id)
     assert redacted_lines(await working.lines(run_id)) == 3
     await shows_nothing_of(working, run_id, VALUE, VALUE.encode().hex(), base64.b64encode(VALUE.encode()).decode()[:36])
+
+
+async def test_an_approval_of_arguments_that_hold_a_secret_counts_and_is_not_asked_for_again(working: Platform) -> None:
+    await keep(working, "PIN", "48291337")
+    step = using("s", "true # 48291337", "PIN", approval=True)
+    step["arguments"]["environment"] |= {"status": "48291337", "KEY": "${secrets.PIN}"}
+    run_id = await working.submit(step)
+    await decide(working, run_id)
+    await working.completed(run_id)
+    [decision] = await working.resources.store.decisions.of_run(run_id)
+    assert decision.asked["arguments"]["environment"]["status"] == "[secret PIN]"
 
 
 @pytest.mark.parametrize("gone", ["changed", "deleted"])
