@@ -1,8 +1,9 @@
 """A run's files: streamed both ways, never whole in memory."""
 
 import re
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
@@ -32,14 +33,17 @@ class _Download(StreamingResponse):
 
     media_type = "application/octet-stream"
 
-    def __init__(self, services: Services, user: User, body: AsyncIterator[bytes], **options: Any) -> None:
+    def __init__(self, services: Services, user: User, body: AsyncGenerator[bytes, None], **options: Any) -> None:
         super().__init__(services.transfers.paced(user.id, body), **options)
+        self._body = body
         self._transfers = services.transfers
         self._user_id = user.id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._transfers.counted(self._user_id):
-            await super().__call__(scope, receive, send)
+        # Closed here, since a client that has gone leaves it in the middle of the file.
+        async with aclosing(self._body):
+            with self._transfers.counted(self._user_id):
+                await super().__call__(scope, receive, send)
 
 
 async def _workspace(services: Services, user: User, run_id: str) -> Workspace:
@@ -145,7 +149,9 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-async def _body(workspace: Workspace, file: FileInfo, first: int, end: int) -> AsyncIterator[bytes]:
+async def _body(workspace: Workspace, file: FileInfo, first: int, end: int) -> AsyncGenerator[bytes, None]:
     if end > first:
-        async for chunk in workspace.read(file.path, start=first, end=end):
-            yield chunk
+        read = cast(AsyncGenerator[bytes, None], workspace.read(file.path, start=first, end=end))
+        async with aclosing(read):
+            async for chunk in read:
+                yield chunk
