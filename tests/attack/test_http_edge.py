@@ -45,7 +45,7 @@ async def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Async
     settings = settings_on(
         tmp_path_factory.mktemp("api"),
         redis_url=redis_url,
-        api_keep_alive_seconds=SHORT_SECONDS,
+        api_keep_alive_seconds=30,
         api_anonymous_connections_per_address=PER_ADDRESS,
         api_anonymous_rate_per_second=0.01,
         api_anonymous_rate_burst=BURST,
@@ -241,7 +241,10 @@ async def test_a_head_that_comes_byte_by_byte_is_not_waited_for(connect: Any) ->
         refused(await answering, 408)
 
 
-async def test_a_connection_that_has_been_idle_is_closed_and_one_that_is_used_is_not(connect: Any) -> None:
+async def test_a_connection_that_has_been_idle_is_closed_and_one_that_is_used_is_not(
+    api: Api, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.app.state.connection_limits, "keep_alive_seconds", 2 * SHORT_SECONDS)
     async with connect() as used, connect() as idle:
         assert await used.ask(LIVE)
         assert await idle.ask(LIVE)
