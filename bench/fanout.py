@@ -30,6 +30,7 @@ from backplane.settings import Settings
 from bench._frames import BATCH, batch
 from bench._platform import HOST, Platform, platform, stop
 from bench._result import Goal, report
+from tests.event_logs import make_known
 
 CLIENTS = {1: 8_000, 100: 8_000, 1_000: 4_000, 5_000: 1_000}
 """And how many events each gets."""
@@ -170,6 +171,7 @@ class Bench:
     async def _all_at_once(self, run_id: str, frames: int) -> tuple[float, int]:
         async with connect(self._settings) as resources:
             connections = len(await cast(Any, resources.redis.commands).client_list(_type="pubsub"))
+            await make_known(resources.redis, run_id)
             log = Log(resources, run_id)
             began = time.monotonic()
             for first in range(2, frames, BATCH):
@@ -180,6 +182,7 @@ class Bench:
     async def _at_rate(self, run_id: str, batches: int, pause: float) -> None:
         loop = asyncio.get_running_loop()
         async with connect(self._settings) as resources:
+            await make_known(resources.redis, run_id)
             log = Log(resources, run_id)
             begun = loop.time()
             for number in range(batches):

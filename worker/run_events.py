@@ -17,7 +17,7 @@ decided meanwhile), they have never been, and no number is missing.
 
 import asyncio
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ CALL_BYTES = 2 * 1024 * 1024
 UNTOLD_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
 UNTOLD_BYTES = 4 * 1024 * 1024
-"""The same in bytes."""
+"""The same in characters."""
 ROOM_SECONDS = 2.0
 """How often Redis is asked how much may be kept there."""
 STORE_FIRST_SECONDS = 1.0
@@ -81,21 +81,19 @@ def _count_until(waiting: Sequence[Event], last_id: int) -> int:
 
 class Kept:
     """What Redis keeps of a run, as its holder counts it: `bytes` in all, of which `stored_bytes` are in the database
-    and go with the next call; and the number and bytes of each event that is not."""
+    and go with the next call. `not_stored`: of each call whose events are not, the last number, and how many bytes."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self.stored_bytes = 0
         self.not_stored: deque[tuple[int, int]] = deque()
 
-    def add(self, event: Event, stored_id: int) -> int:
-        size = size_of(event) + ENTRY_BYTES
+    def add(self, last_id: int, size: int, stored_id: int) -> None:
         self.bytes += size
-        if event.id > stored_id:
-            self.not_stored.append((event.id, size))
+        if last_id > stored_id:
+            self.not_stored.append((last_id, size))
         else:
             self.stored_bytes += size
-        return size
 
     def stored(self, last_id: int) -> None:
         while self.not_stored and self.not_stored[0][0] <= last_id:
@@ -174,7 +172,7 @@ class RunEvents:
         if not events:
             return
         self.untold.extend(events)
-        self.untold_bytes += sum(map(size_of, events))
+        self.untold_bytes += sum([len(event.line) for event in events])
         if len(self.untold) > UNTOLD_MAX:
             self._forget_untold(len(self.untold) - UNTOLD_MAX // 2)
         while self.untold_bytes > UNTOLD_BYTES and len(self.untold) > 1:
@@ -183,7 +181,7 @@ class RunEvents:
         self._writer.wake(can_wait=can_wait)
 
     def _forget_untold(self, count: int) -> None:
-        self.untold_bytes -= sum(map(size_of, self.untold[:count]))
+        self.untold_bytes -= sum([len(event.line) for event in self.untold[:count]])
         del self.untold[:count]
 
     def told_until(self, last_id: int) -> None:
@@ -211,8 +209,7 @@ class RunEvents:
         """Store these, which Redis keeps and the watchers have seen, and number on from the last of them."""
         self._last_id = told[-1].id
         self.unsaved.extend(told)
-        for event in told:
-            self._writer.keeps(self, event)
+        self._writer.keeps(self, told[-1].id, sum([size_of(event) + ENTRY_BYTES for event in told]))
 
     async def forget_unsaved(self, reason: str) -> None:
         """Drop everything that is not stored yet, for the database refuses it; a `gap` says which events those were."""
@@ -221,7 +218,7 @@ class RunEvents:
             self.unsaved, self._deferred, self._held_back, self._holds = [], [], [], 0
             self.is_refused = False
             while self.untold and self.untold[-1].id > after:
-                self.untold_bytes -= size_of(self.untold.pop())
+                self.untold_bytes -= len(self.untold.pop().line)
             if after < self._last_id:
                 self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
@@ -301,14 +298,16 @@ async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | No
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Share:
-    """A run's part of a call. `is_cut`: what follows has to be stored first. `dropped`: bytes that Redis drops."""
+    """A run's part of a call. `is_cut`: what follows has to be stored first. `kept`, `dropped`: bytes that Redis keeps
+    of these events, and drops."""
 
     run: RunEvents
     batch: Batch
     is_cut: bool
     is_behind: bool
+    kept: int
     dropped: int
 
 
@@ -327,7 +326,7 @@ class EventWriter:
         self._to_save = asyncio.Event()
         self._room = NO_ROOM
         self._kept_bytes = 0
-        self._kept_bytes_of = Counter[str]()
+        self._kept_bytes_of: dict[str, int] = {}
         """By user."""
 
     def open(
@@ -350,9 +349,10 @@ class EventWriter:
             events.is_open = False
             self._count(events, -events.kept.bytes)
 
-    def keeps(self, run: RunEvents, event: Event) -> None:
-        """Redis keeps this event of the run."""
-        self._count(run, run.kept.add(event, run.stored_id))
+    def keeps(self, run: RunEvents, last_id: int, size: int) -> None:
+        """Redis keeps so many bytes more of the run's events, up to this number."""
+        run.kept.add(last_id, size, run.stored_id)
+        self._count(run, size)
 
     def _drops(self, run: RunEvents, size: int) -> None:
         run.kept.dropped(size)
@@ -360,9 +360,11 @@ class EventWriter:
 
     def _count(self, run: RunEvents, size: int) -> None:
         self._kept_bytes += size
-        self._kept_bytes_of[run.user_id] += size
-        if self._kept_bytes_of[run.user_id] <= 0:
-            del self._kept_bytes_of[run.user_id]
+        of_user = self._kept_bytes_of.get(run.user_id, 0) + size
+        if of_user:
+            self._kept_bytes_of[run.user_id] = of_user
+        else:
+            self._kept_bytes_of.pop(run.user_id, None)
 
     def wake(self, *, can_wait: bool) -> None:
         if not can_wait:
@@ -426,14 +428,16 @@ class EventWriter:
         shares, left, left_of = list[_Share](), self._room.all_bytes - self._kept_bytes, dict[str, int]()
         for run in talking:
             first = share(run.untold, CALL_BYTES // len(talking))
-            left_of_user = left_of.get(run.user_id, self._room.user_bytes - self._kept_bytes_of[run.user_id])
+            left_of_user = left_of.get(run.user_id)
+            if left_of_user is None:
+                left_of_user = self._room.user_bytes - self._kept_bytes_of.get(run.user_id, 0)
             count, size = self._fitting(run, first, min(left, left_of_user))
             left, left_of[run.user_id] = left - size, left_of_user - size
             if count or run.kept.stored_bytes >= DROP_BYTES:
                 batch = Batch(run.run_id, run.generation, first[:count], run.user_id, run.stored_id)
                 is_cut = count < len(first)
                 is_behind = not is_cut and len(run.untold) > count
-                shares.append(_Share(run, batch, is_cut, is_behind, run.kept.stored_bytes))
+                shares.append(_Share(run, batch, is_cut, is_behind, size, run.kept.stored_bytes))
         return shares
 
     def _fitting(self, run: RunEvents, events: Sequence[Event], left: int) -> tuple[int, int]:
@@ -444,28 +448,28 @@ class EventWriter:
         if asyncio.get_running_loop().time() < run.stores_first_until:
             return stored, 0
         left = min(left, self._room.run_bytes - run.kept.bytes)
-        most, size = self._room.run_events - len(run.kept.not_stored), 0
-        for count, event in enumerate(events[stored:]):
+        # Numbers have no holes but where a gap is told of, which makes this too careful for a moment.
+        last_id, size = run.stored_id + self._room.run_events, 0
+        for count, event in enumerate(events[stored:], stored):
             with_this = size + size_of(event) + ENTRY_BYTES
-            if with_this > left or count >= most:
-                return stored + count, size
+            if with_this > left or event.id > last_id:
+                return count, size
             size = with_this
         return len(events), size
 
     def _told(self, part: _Share, answer: Appended) -> None:
         run, events, stored_id = part.run, part.batch.events, part.batch.stored_id
         stores_first = answer is Appended.STORE_FIRST
-        stored = _count_until(events, stored_id)
         if answer is Appended.REFUSED:
             run.superseded()
         elif run.is_open:
-            self._drops(run, part.dropped)
-            if answer is Appended.TAKEN:
-                for event in events[stored:]:
-                    self.keeps(run, event)
+            if part.dropped:
+                self._drops(run, part.dropped)
+            if part.kept and not stores_first:
+                self.keeps(run, events[-1].id, part.kept)
         if stores_first:
             run.stores_first_until = asyncio.get_running_loop().time() + STORE_FIRST_SECONDS
-            events = events[:stored]
+            events = events[: _count_until(events, stored_id)]
         if events:
             run.told_until(events[-1].id)
         if not run.untold:
