@@ -49,7 +49,11 @@ def encode(run_id: str, number: int, type: EventType, data: Mapping[str, Any], a
     moment = at or datetime.now(UTC)
     body = {"id": number, "run_id": run_id, "type": type.value, "at": moment.isoformat(), "data": data}
     line = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Event(run_id, number, type, line if line.isascii() else whole_characters(line))
+    try:
+        line.encode()  # cheaper than to look for what it would refuse
+    except UnicodeEncodeError:
+        line = whole_characters(line)
+    return Event(run_id, number, type, line)
 
 
 def whole_characters(text: str) -> str:
