@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.explanation import Situation, in_words, reasons, waiting_seconds
-from backplane.queue.base import Gate, Standing, Statistics
+from backplane.queue.base import Gate, Standing, Statistics, Whereabouts
 from backplane.queue.estimate import Wait
 from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.slots.base import WaitingForModel
@@ -133,3 +133,22 @@ def test_only_a_queued_run_has_waited() -> None:
 
 def test_a_clock_that_is_behind_makes_no_negative_wait() -> None:
     assert waiting_seconds(run(queued_at=NOW + timedelta(seconds=5)), NOW) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("whereabouts", "waited_seconds", "code"),
+    [
+        (Whereabouts.CLAIMED, 60, "on_its_way"),
+        (Whereabouts.UNKNOWN, 1, "on_its_way"),
+        (Whereabouts.OVER, 1, "on_its_way"),
+        (Whereabouts.UNKNOWN, 60, "lost_in_queue"),
+        (Whereabouts.OVER, 60, "lost_in_queue"),
+        (Whereabouts.LOST, 1, "lost_in_queue"),
+        (None, 60, "on_its_way"),
+    ],
+)
+def test_a_run_that_stands_nowhere_says_whether_it_is_on_its_way_or_lost(
+    whereabouts: Whereabouts | None, waited_seconds: int, code: str
+) -> None:
+    waits = run(queued_at=NOW - timedelta(seconds=waited_seconds))
+    assert codes(waits, Situation(statistics(), None, None, whereabouts=whereabouts)) == [code]
