@@ -362,9 +362,9 @@ async def test_before_the_disk_is_full_the_command_that_has_added_most_is_ended_
 ) -> None:
     for name in ("greedy", "modest"):
         (small_disk / name).mkdir()
-    modest = Running(bubblewrap, small_disk / "modest", "python3", "-c", FILL, "4", "3", disk_bytes=1024 * MIB)
+    modest = Running(bubblewrap, small_disk / "modest", "python3", "-c", FILL, "4", "4", disk_bytes=1024 * MIB)
     await modest.says(b"done\n")
-    greedy = Running(bubblewrap, small_disk / "greedy", "python3", "-c", FILL, "100", "60", disk_bytes=1024 * MIB)
+    greedy = Running(bubblewrap, small_disk / "greedy", "python3", "-c", FILL, "57", "60", disk_bytes=1024 * MIB)
     outcome, _ = await greedy.ends()
     shutil.rmtree(small_disk / "greedy")
     assert (outcome.ending, outcome.exit_code) == (Ending.DISK, 137)

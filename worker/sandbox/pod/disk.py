@@ -28,6 +28,7 @@ BLOCK_BYTES = 4096
 
 TICK_SECONDS = 0.05
 FIRST_LOOK_SECONDS = 0.2
+PAUSE_MIN_SECONDS = 0.4
 PAUSE_MAX_SECONDS = 2.0
 SHARE_OF_TIME = 0.05
 PAUSE_AFTER_GROWTH = 1.0
@@ -170,6 +171,6 @@ class Pace:
     def looked(self, began: float, ended: float, used: int, room: int) -> None:
         """A look has found that `room` bytes are left, while the file system had `used` before it began."""
         lasted = ended - began
-        self._due = ended + min(max(FIRST_LOOK_SECONDS, lasted / SHARE_OF_TIME), PAUSE_MAX_SECONDS)
+        self._due = ended + min(max(PAUSE_MIN_SECONDS, lasted / SHARE_OF_TIME), PAUSE_MAX_SECONDS)
         self._earliest = ended + max(TICK_SECONDS, PAUSE_AFTER_GROWTH * lasted)
         self._used, self._room = used, room
