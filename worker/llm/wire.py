@@ -197,11 +197,11 @@ class Wire:
             found = json.loads(body)
         except (ValueError, RecursionError):
             found = None
-        if isinstance(found, dict) and "error" not in found:
-            return found
-        if kind.endswith("json") or found is not None:
+        if not isinstance(found, dict):
+            raise self.garbage(f"{kind} in place of events", answer)
+        if "error" in found:
             raise self.failed_in_answer(body, answer)
-        raise self.garbage(f"{kind} in place of events", answer)
+        return found
 
     def garbage(self, what: str, answer: Answer | None) -> ModelOutputInvalid:
         return ModelOutputInvalid(
