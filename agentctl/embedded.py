@@ -43,8 +43,12 @@ SOCKET_PATH_BYTES = 103
 """The longest path that a socket may have on every system: 103 bytes on macOS, 107 on Linux."""
 SHORT_FOLDER = "agentctl-redis-"
 DATA_FILES = ("appendonly.aof", "appendonlydir", "dump.rdb")
-_UNREADABLE = re.compile(r"append[ -]?only|append log file|\bAOF\b|\bRDB\b|manifest|loading DB", re.IGNORECASE)
-"""In what the server says as it ends: its data is at fault."""
+_UNREADABLE = re.compile(
+    r"bad file format|unexpected end of file|short read or oom loading|can't handle rdb|wrong signature|internal error "
+    r"in rdb|unknown command .* (reading|loading)|(invalid|wrong|error|unexpected).{0,60}manifest|is a directory",
+    re.IGNORECASE,
+)
+"""In what the server logs as it ends: its data is at fault, and not the disk under it or a right."""
 
 # Linux tells a child of its parent's death only if the child asks, and asking must come after the fork and before the
 # exec. The parent may be dead by then, hence the second look.
