@@ -93,6 +93,22 @@ def test_an_empty_line_within_a_hunk_is_an_empty_line_of_context() -> None:
     assert patched(f"{HEAD}@@ -1,3 +1,3 @@\n a\n\n-b\n+c\n", b"a\n\nb\n") == b"a\n\nc\n"
 
 
+MANY_EMPTY = "\n" * 100_000
+
+
+@pytest.mark.parametrize("head", ["@@", "@@ -1,9 +1,9 @@"], ids=["without numbers", "with wrong numbers"])
+def test_a_hundred_thousand_empty_lines_within_a_hunk_are_lines_of_it(head: str) -> None:
+    [file] = parse_patch(f"{HEAD}{head}\n-a\n{MANY_EMPTY}+b\n")
+    assert file.hunks[0].source == (b"a\n", *[b"\n"] * 100_000)
+    assert file.hunks[0].target == (*[b"\n"] * 100_000, b"b\n")
+
+
+@pytest.mark.parametrize("head", ["@@", "@@ -1 +1 @@", "@@ -1,300000 +1 @@"], ids=["no numbers", "right", "wrong"])
+def test_a_hundred_thousand_empty_lines_behind_a_hunk_are_no_part_of_it(head: str) -> None:
+    [file, _] = parse_patch(f"{HEAD}{head}\n-a\n+b\n{MANY_EMPTY}--- a/g\n+++ b/g\n@@ -1 +1 @@\n-a\n+b\n")
+    assert (file.hunks[0].source, file.hunks[0].target) == ((b"a\n",), (b"b\n",))
+
+
 def test_a_last_line_without_a_break_is_changed_and_stays_without() -> None:
     assert patched(f"{HEAD}@@ -1,2 +1,2 @@\n a\n-b\n+c\n", b"a\nb") == b"a\nc"
     assert patched(f"{HEAD}@@ -1,2 +1,2 @@\n-a\n+c\n b\n", b"a\nb") == b"c\nb"

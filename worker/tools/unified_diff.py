@@ -107,6 +107,7 @@ def _lines(text: str) -> list[str]:
 class _Reader:
     def __init__(self, lines: Sequence[str]) -> None:
         self._lines = lines
+        self._filled = _filled(lines)
         self._at = 0
         self._files: list[_File] = []
         self._is_around = True
@@ -163,15 +164,16 @@ class _Reader:
         )
 
     def _ends(self, at: int) -> bool:
-        """Whether no line of a hunk can stand there."""
+        """Whether no line of a hunk can stand there, nor behind the empty lines there."""
+        if at < len(self._lines):
+            at = self._filled[at]
         if at >= len(self._lines):
             return True
         line = self._lines[at]
         if line.startswith(("@@", "diff ", "Index: ")) or _MAIL.match(line) or self._is_head(at):
             return True
-        if line.rstrip() == "--" and line != "--":
-            return True  # "-- ", and the version of git that follows: the end of a mail
-        return not line and self._ends(at + 1)
+        # "-- ", and the version of git that follows: the end of a mail.
+        return line.rstrip() == "--" and line != "--"
 
     def _hunk(self) -> Hunk:
         head, start = self._lines[self._at], self._at + 1
@@ -229,6 +231,17 @@ class _Reader:
         while not self._ends(at):
             at += 1
         return at
+
+
+def _filled(lines: Sequence[str]) -> list[int]:
+    """For each line the number of the first one from there on that is not empty. Found once for all lines, so that many
+    empty lines cost no more than others."""
+    found, filled = [0] * len(lines), len(lines)
+    for at in range(len(lines) - 1, -1, -1):
+        if lines[at]:
+            filled = at
+        found[at] = filled
+    return found
 
 
 def _context(kinds: Sequence[str]) -> int:
