@@ -42,6 +42,7 @@ class Keys:
         self.cancels = f"{self.jobs}cancels"
         self.platform = f"{self.jobs}platform"
         self.models = f"{prefix}models:"
+        self.storage_users = f"{prefix}storage:known:users"
         self.probe = f"{prefix}health:probe"
 
     def job(self, run_id: str) -> str:
@@ -204,6 +205,14 @@ KEYS: tuple[Key, ...] = (
         "API, worker, controller",
         "API, worker",
         "runs, events and bytes of files that a user has; a copy, which controllers count anew",
+    ),
+    Key(
+        "storage:known:users",
+        "set",
+        "a day after the last change",
+        "API, worker, controller",
+        "controller",
+        "the users of whom storage:{user_id} may be there",
     ),
     Key(
         "storage:uploads:{run_id}",

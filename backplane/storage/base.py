@@ -26,11 +26,11 @@ class Storage(ABC):
 
     @abstractmethod
     async def grow(self, user_id: str, size: int, quota: StorageQuota) -> None:
-        """Count `size` more bytes of files, or fewer. Raises StorageExceeded, and then counts nothing."""
+        """Count `size` more bytes of files, or fewer, down to 0. Raises StorageExceeded, and then counts nothing."""
 
     @abstractmethod
     async def known(self) -> dict[str, Stored]:
-        """Of all users of whom anything is known."""
+        """Of all users of whom anything is known, for a count: `bytes` may be below 0 here, until that count."""
 
     @abstractmethod
     async def count_rows(self, counted: Mapping[str, Stored]) -> None:
@@ -38,4 +38,5 @@ class Storage(ABC):
 
     @abstractmethod
     async def count_files(self, before: Mapping[str, Stored], bytes: Mapping[str, int]) -> None:
-        """The files were counted. `before`: what was known when that began; what came meanwhile is kept."""
+        """The files were counted, by one process at a time. `before`: what was known when that began; what came
+        meanwhile is kept."""

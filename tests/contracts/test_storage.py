@@ -72,10 +72,51 @@ async def test_a_count_replaces_what_was_known_and_keeps_what_came_meanwhile(sto
     }
 
 
+@pytest.mark.parametrize("wrong", [-1000, 1000])
+async def test_a_count_mends_a_number_that_is_wrong(storage: RedisStorage, clients: RedisClients, wrong: int) -> None:
+    await storage.grow("ada", 40, QUOTA)
+    await clients.commands.hset(clients.keys.storage("ada"), "bytes", str(wrong))
+    assert (await storage.of("ada")).bytes == max(wrong, 0)
+    await storage.count_files(await storage.known(), {"ada": 40})
+    assert (await storage.of("ada")).bytes == 40
+
+
+async def test_what_is_deleted_twice_takes_nothing_below_zero(storage: RedisStorage) -> None:
+    await storage.grow("ada", 60, QUOTA)
+    await asyncio.gather(storage.grow("ada", -60, QUOTA), storage.grow("ada", -60, QUOTA))
+    assert await storage.known() == {"ada": Stored(bytes=0)}
+    await storage.grow("ada", 100, QUOTA)
+    with pytest.raises(StorageExceeded):
+        await storage.grow("ada", 1, QUOTA)
+
+
+async def test_what_is_deleted_before_anything_was_counted_is_not_counted(storage: RedisStorage) -> None:
+    await storage.grow("ada", -60, QUOTA)
+    assert await storage.of("ada") == Stored()
+    assert await storage.known() == {}
+
+
+async def test_an_upload_that_ends_after_its_users_numbers_were_lost_takes_nothing_below_zero(
+    storage: RedisStorage, clients: RedisClients
+) -> None:
+    await storage.reserve("ada", "run-1", "a", 80, QUOTA)
+    await clients.commands.delete(clients.keys.storage("ada"))
+    await storage.release("ada", "run-1", "a", grown=30)
+    assert await storage.known() == {}
+
+
+async def test_all_users_are_known_page_by_page(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backplane.storage.redis.AT_ONCE", 2)
+    counted = {f"user-{number}": Stored(runs=number, events=1) for number in range(5)}
+    await storage.count_rows(counted)
+    assert await storage.known() == counted
+
+
 async def test_nothing_is_known_of_a_user_for_ever(storage: RedisStorage, clients: RedisClients) -> None:
     await storage.reserve("ada", "run-1", "a", 1, QUOTA)
     await storage.count_rows({"bob": Stored(runs=1, events=1)})
     await storage.grow("eve", 1, QUOTA)
     lives = {name: await clients.commands.ttl(clients.keys.storage(name)) for name in ("ada", "bob", "eve")}
     assert all(KNOWN_SECONDS - 60 < seconds <= KNOWN_SECONDS for seconds in lives.values())
+    assert KNOWN_SECONDS - 60 < await clients.commands.ttl(clients.keys.storage_users) <= KNOWN_SECONDS
     assert 0 < await clients.commands.ttl(clients.keys.uploads("run-1")) <= RESERVED_SECONDS

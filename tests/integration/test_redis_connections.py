@@ -17,6 +17,8 @@ from backplane.logs.base import Appended, Batch, EventLog, Interrupted, Subscrip
 from backplane.queue.base import Caps, Job, Room
 from backplane.redis_client import Access, RedisClients, Script, translated
 from backplane.runs import Priority
+from backplane.storage.redis import RedisStorage
+from backplane.stored import StorageQuota, Stored
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, postpone, redis_queue
@@ -113,6 +115,16 @@ async def live_a_life(clients: RedisClients) -> None:
         await wait_until(lambda: heard == [[event(1)]])
     assert await event_log.after("seen", 0, 10) == [event(1)]
     assert await event_log.last_id("seen") == 1
+    await count_what_is_stored(RedisStorage(clients))
+
+
+async def count_what_is_stored(storage: RedisStorage) -> None:
+    await storage.reserve("ada", "run-1", "upload", 10, StorageQuota())
+    await storage.release("ada", "run-1", "upload", grown=5)
+    await storage.grow("ada", 5, StorageQuota())
+    await storage.count_rows({"ada": Stored(runs=1, events=2)})
+    await storage.count_files(await storage.known(), {"ada": 7})
+    assert await storage.of("ada") == Stored(runs=1, events=2, bytes=7)
 
 
 def event(number: int) -> Event:
