@@ -1,7 +1,9 @@
 """The one table from errors to HTTP: every failure is `application/problem+json` (RFC 9457) with a stable `code`."""
 
 import http
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import structlog
@@ -139,13 +141,17 @@ def _methods(request: Request, error: HTTPException) -> str:
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))
     described = request.app.openapi()["paths"]
     # `/accounts/transfer` is no account of that name: a path with fewer parameters goes before one with more.
-    fitting = sorted(
-        (each for each in described if compile_path(each)[0].match(path)), key=lambda each: each.count("{")
-    )
+    fitting = sorted((each for each in described if _pattern(each).match(path)), key=lambda each: each.count("{"))
     if not fitting:
         return (error.headers or {}).get("Allow", "")
     methods = {method.upper() for method in described[fitting[0]]}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    """Of a path that the API's description names, so there are few of them."""
+    return compile_path(path)[0]
 
 
 def install(app: FastAPI) -> None:

@@ -77,7 +77,7 @@ class ApiMetrics:
 
 
 class RequestMetrics:
-    """ASGI middleware, the outermost: what others refuse is counted too."""
+    """ASGI middleware around all that refuse a request, so what they refuse is counted too."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app

@@ -172,19 +172,20 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher, task = self._watcher, asyncio.current_task()
         assert task is not None
-        waiting = asyncio.create_task(_wait_until_gone(receive, watcher), name="client of a stream")
-        with self._hub.watching(watcher):
-            try:
-                watcher.task = task
-                async with aclosing(self._chunks):
+        # Closed before it began, too, when there is no room for it.
+        async with aclosing(self._chunks):
+            with self._hub.watching(watcher):
+                waiting = asyncio.create_task(_wait_until_gone(receive, watcher), name="client of a stream")
+                try:
+                    watcher.task = task
                     await self._send_all(send)
-            except asyncio.CancelledError:
-                if watcher.leave is None:
-                    raise
-                task.uncancel()
-            finally:
-                watcher.task = None
-                await end(waiting)
+                except asyncio.CancelledError:
+                    if watcher.leave is None:
+                        raise
+                    task.uncancel()
+                finally:
+                    watcher.task = None
+                    await end(waiting)
         if watcher.leave is Leave.TOO_SLOW:
             log.warning("a client took nothing for too long and is cut off", path=scope["path"])
         elif watcher.leave is not Leave.GONE and not watcher.is_sending:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app import errors
 from backplane.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 
@@ -55,6 +56,20 @@ async def test_a_method_that_a_path_does_not_take_is_a_problem_that_names_those_
     answer = await person.http.delete("/agent/runs")
     assert (answer.status_code, problem(answer)["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, HEAD"
+
+
+async def test_the_patterns_of_paths_are_compiled_once_for_all_answers_405(
+    person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await person.http.delete("/agent/queue")
+
+    def compile_again(path: str) -> None:
+        raise AssertionError(f"{path} is compiled a second time")
+
+    monkeypatch.setattr(errors, "compile_path", compile_again)
+    second = await person.http.delete("/agent/queue")
+    assert (first.status_code, second.status_code) == (405, 405)
+    assert second.headers["allow"] == first.headers["allow"]
 
 
 async def test_a_fault_of_the_platform_is_a_problem_without_its_reason(
