@@ -17,7 +17,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import Field, ValidationError
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from app.auth import SCOPE_USER, Access
 from app.explanation import in_words, reasons
@@ -26,6 +26,7 @@ from app.models import NewRun, RunId
 from app.ring import Leave, Watcher
 from app.routes.runs import situation_of
 from app.services import Services
+from app.turns import give_back
 from backplane import VERSION
 from backplane.errors import PlatformError, Unauthenticated
 from backplane.events import Event
@@ -109,8 +110,10 @@ async def follow_run(
     services, user = _of(ctx)
     async with _told():
         run = await services.resources.store.runs.get(user.id, run_id)
-        access = Access.of(user, ctx.request_context.request.headers)  # type: ignore[union-attr]
-        events = await _next_events(services, access, run, after, wait_seconds)
+        request = ctx.request_context.request
+        assert request is not None, "this server is asked by HTTP"
+        access = Access.of(user, request.headers)
+        events = await _next_events(services, access, request.scope, run, after, wait_seconds)
         run = await services.resources.store.runs.get(user.id, run_id)
         last = events[-1].id if events else after
         ended = run.status in FINAL and last >= await services.history.last_id(run_id)
@@ -190,12 +193,13 @@ async def _workspace(context: Context[Any, Any], run_id: str) -> tuple[Services,
 
 
 async def _next_events(
-    services: Services, access: Access, run: Run, after: int, wait_seconds: float
+    services: Services, access: Access, scope: Scope, run: Run, after: int, wait_seconds: float
 ) -> Sequence[Event]:
-    """Those there are, else the first that come within that time."""
+    """Those there are, else the first that come within that time. `scope`: of the request, whose turn ends there."""
     events, _ = await services.history.after(run.id, after)
     if events or run.status in FINAL or not wait_seconds:
         return events
+    give_back(scope)
     watched = await services.hub.open(access.user, run.id, is_queued=run.status is RunStatus.QUEUED)
     watcher = Watcher(access)
     with watched.watched(), services.hub.watching(watcher):

@@ -1,19 +1,24 @@
-"""So many calls of one token are worked on at once; its further ones wait for their turn.
+"""So many calls of one user are worked on at once; the user's further ones wait for their turn.
 
 All calls of a process share one event loop and a few database connections, first come, first served. Without this a
 hundred calls that one client sends at the same moment stand before everybody else's next one. What takes long and costs
-little does not keep its turn: a stream gives it back when it begins, and files have limits of their own
-(`app.transfers`).
+little does not keep its turn: a stream gives it back when it begins, a call of MCP that waits for events when it begins
+to wait (`give_back`), and files have limits of their own (`app.transfers`).
 """
 
 import asyncio
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth import SCOPE_USER
 from app.edge.body_limit import FILES
+from backplane.users import User
 
 AT_ONCE = 8
+SCOPE_TURN = "agent.turn"
 
 
 @dataclass(slots=True)
@@ -22,39 +27,60 @@ class _Queue:
     calls: int = 0
 
 
+@dataclass(slots=True)
+class _Turn:
+    queue: _Queue
+    is_held: bool = False
+
+    def give_back(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self.queue.room.release()
+
+
 class Turns:
-    """ASGI middleware. Calls without a token all wait in one queue of their own."""
+    """ASGI middleware, inside of the one that finds out whose a request is (`app.edge.gate`). Calls of nobody all wait
+    in one queue of their own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._queues: dict[bytes, _Queue] = {}
+        self._queues: dict[str, _Queue] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/agent/") or _is_file(scope):
+        if scope["type"] != "http" or not _takes_turn(scope):
             await self._app(scope, receive, send)
             return
-        token = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        queue = self._queues.setdefault(token, _Queue())
+        user: User | None = scope.get(SCOPE_USER)
+        user_id = user.id if user is not None else ""
+        queue = self._queues.setdefault(user_id, _Queue())
         queue.calls += 1
-        is_held = False
+        turn = scope[SCOPE_TURN] = _Turn(queue)
 
         async def answer(message: Message) -> None:
-            nonlocal is_held
-            if is_held:
-                is_held = False
-                queue.room.release()
+            turn.give_back()
             await send(message)
 
         try:
             await queue.room.acquire()
-            is_held = True
+            turn.is_held = True
             await self._app(scope, receive, answer)
         finally:
-            if is_held:
-                queue.room.release()
+            turn.give_back()
             queue.calls -= 1
             if not queue.calls:
-                del self._queues[token]
+                del self._queues[user_id]
+
+
+def give_back(scope: MutableMapping[str, Any]) -> None:
+    """Let the next call of this user begin: this one only waits from now on."""
+    turn: _Turn | None = scope.get(SCOPE_TURN)
+    if turn is not None:
+        turn.give_back()
+
+
+def _takes_turn(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == "/mcp" or (path.startswith("/agent/") and not _is_file(scope))
 
 
 def _is_file(scope: Scope) -> bool:

@@ -1,12 +1,15 @@
 """How many connections there may be, of whom, and for how long they may be silent.
 
-A connection is anonymous until a request on it carries a valid token. Only anonymous ones are limited an address, and
-together they get a share of all places, so that strangers never take the places of users. Where a limit is reached the
-oldest anonymous connection is closed, not the new one: a user sends the token within milliseconds, and whoever holds
-connections open without one is the first to lose them.
+A connection is anonymous until a request on it carries a valid token; then it is that user's. Anonymous ones are
+limited an address, and together they get a share of all places. Where such a limit is reached the oldest anonymous
+connection is closed, not the new one: a user sends the token within milliseconds, and whoever holds connections open
+without one is the first to lose them.
 
-What this does not do: it does not limit users (their streams and uploads have limits of their own), and it does not
-replace a proxy, which takes TLS and what comes faster than one process can accept.
+Users share the places without a fixed limit for each. Only when all places are taken, whoever has most of them loses
+the oldest connection: one user, or all strangers together. So neither a user nor strangers can keep others out.
+
+What this does not do: it lets nobody more in when every place is taken by another user, and it does not replace a
+proxy, which takes TLS and what comes faster than one process can accept.
 """
 
 import asyncio
@@ -18,6 +21,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 ANONYMOUS_SHARE = 0.25
 """Of all connections, those that have shown no token."""
+LARGE_SHARE = 0.01
+"""Of all connections. Whoever has more is looked at when all places are taken; so these are a hundred users at most."""
 SWEEP_SECONDS = 1.0
 
 
@@ -76,6 +81,9 @@ class ConnectionLimits:
         self.sweep_seconds = sweep_seconds
         self._all = set[Connection]()
         self._anonymous = OrderedDict[Connection, None]()
+        self._user_of: dict[Connection, str] = {}
+        self._of_user: dict[str, OrderedDict[Connection, None]] = {}
+        self._large_users = set[str]()
         self._of_address: dict[str, OrderedDict[Connection, None]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -94,21 +102,48 @@ class ConnectionLimits:
             of_address[connection] = None
             if self.per_address and len(of_address) > self.per_address:
                 self._drop(next(iter(of_address)))
-        if len(self._anonymous) > self.anonymous_max or len(self._all) > self.total:
+        if len(self._anonymous) > self.anonymous_max:
             self._drop(next(iter(self._anonymous)))
+        elif len(self._all) > self.total:
+            self._drop(next(iter(self._largest_group())))
 
-    def recognised(self, connection: Connection) -> None:
-        """A request on it carried a valid token."""
-        if connection in self._anonymous:
-            self._forget_anonymous(connection)
+    def recognised(self, connection: Connection, user_id: str) -> None:
+        """A request on it carried a valid token of this user. A proxy's connection is whose request came last."""
+        if self._user_of.get(connection) == user_id or connection not in self._all:
+            return
+        self._forget_anonymous(connection)
+        self._forget_user(connection)
+        self._user_of[connection] = user_id
+        of_user = self._of_user.setdefault(user_id, OrderedDict())
+        of_user[connection] = None
+        if len(of_user) > self.total * LARGE_SHARE:
+            self._large_users.add(user_id)
 
     def closed(self, connection: Connection) -> None:
         self._all.discard(connection)
         self._forget_anonymous(connection)
+        self._forget_user(connection)
+
+    def _largest_group(self) -> OrderedDict[Connection, None]:
+        """The connections of the user who has most, or the anonymous ones where no user has more than these."""
+        users = (self._of_user[user_id] for user_id in self._large_users)
+        return max((self._anonymous, *users), key=len)
 
     def _drop(self, connection: Connection) -> None:
         self.closed(connection)
         connection.abort()
+
+    def _forget_user(self, connection: Connection) -> None:
+        user_id = self._user_of.pop(connection, None)
+        if user_id is None:
+            return
+        of_user = self._of_user[user_id]
+        del of_user[connection]
+        if len(of_user) <= self.total * LARGE_SHARE:
+            self._large_users.discard(user_id)
+        if not of_user:
+            del self._of_user[user_id]
+            self._large_users.discard(user_id)
 
     def _forget_anonymous(self, connection: Connection) -> None:
         self._anonymous.pop(connection, None)

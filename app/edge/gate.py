@@ -2,8 +2,9 @@
 
 Requests without a valid token are counted by the address that they came from. Each takes from the allowance of that
 address; when it is used up, further ones are answered 429 after a pause, so that a flood costs little. A token that
-this process has seen to be valid is not held up by what others at the same address do. `/health/…` is answered after
-the pause, since whoever operates the process restarts it when it is refused.
+this process has seen to be valid is not held up by what others at the same address do, and one that it has not seen is
+looked up after the pause, so a valid one is only late. `/health/…` is answered after the pause, since whoever operates
+the process restarts it when it is refused.
 
 Routes read the user from the request (`app.auth.current_user`), and refuse where there is none: so a path that is
 forgotten here lets nobody in.
@@ -14,6 +15,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 
+import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth import SCOPE_USER, Authenticator
@@ -26,8 +28,11 @@ from backplane.users import User
 PAUSE_SECONDS = 1.0
 """Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""
 PAUSED_MAX = 256
-"""Refusals of one address that wait at once; further ones are answered at once."""
+"""Requests of one address that wait at once; further ones are refused at once, and their token is not looked up."""
 ADDRESSES_MAX = 10_000
+
+
+log = structlog.get_logger()
 
 
 class Allowance:
@@ -66,6 +71,7 @@ class Gate:
         self._proxies = proxies
         self._allowance = allowance
         self._paused = Counter[str]()
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +86,7 @@ class Gate:
             scope[SCOPE_USER] = user
             connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
             if connection is not None:
-                self._limits.recognised(connection)
+                self._limits.recognised(connection, user.id)
         await self._app(scope, receive, send)
 
     async def _user(self, scope: Scope) -> User | None:
@@ -93,13 +99,19 @@ class Gate:
             return await authenticator.user_of(token) if wants_token else None
         address = self._address(scope)
         if wait := self._allowance.wait(address, time.monotonic()):
-            await self._pause(address)
+            too_many = RateLimited(
+                "too many requests without a valid token came from this address "
+                "(API_ANONYMOUS_RATE_PER_SECOND); wait as long as Retry-After says",
+                retry_after=math.ceil(wait),
+            )
+            has_paused = await self._pause(address)
+            if wants_token and token is not None and has_paused:
+                try:
+                    return await authenticator.user_of(token)
+                except Unauthenticated:
+                    raise too_many from None
             if not path.startswith("/health/"):
-                raise RateLimited(
-                    "too many requests without a valid token came from this address "
-                    "(API_ANONYMOUS_RATE_PER_SECOND); wait as long as Retry-After says",
-                    retry_after=math.ceil(wait),
-                )
+                raise too_many
         if not wants_token:
             self._allowance.take(address, time.monotonic())
             return None
@@ -111,9 +123,10 @@ class Gate:
             self._allowance.take(address, time.monotonic())
             raise
 
-    async def _pause(self, address: str) -> None:
+    async def _pause(self, address: str) -> bool:
+        """False, and at once, where too many of this address wait already."""
         if self._paused[address] >= PAUSED_MAX:
-            return
+            return False
         self._paused[address] += 1
         try:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -121,12 +134,21 @@ class Gate:
             self._paused[address] -= 1
             if not self._paused[address]:
                 del self._paused[address]
+        return True
 
     def _address(self, scope: Scope) -> str:
         """uvicorn believes proxies on this machine by itself; here only those count that the operator has named."""
         connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
         peer = connection.peer if connection is not None else (scope.get("client") or ("",))[0]
         forwarded = b", ".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        if forwarded and peer and peer not in self._proxies and not self._has_warned:
+            # Once: a stranger can send this header too.
+            self._has_warned = True
+            log.warning(
+                "X-Forwarded-For came from an address that API_TRUSTED_PROXIES does not name, so it is not believed; "
+                "if this is your proxy, name it there, else all who come through it share one allowance",
+                peer=peer,
+            )
         return address_key(self._proxies.client(peer, forwarded.decode("latin-1")))
 
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +366,23 @@ async def test_a_connection_that_has_shown_a_token_is_not_closed_for_others(
             assert answer.status == 200
 
 
+async def test_a_user_who_holds_every_connection_keeps_no_other_user_out(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = 12
+    hostile = await api.person()
+    monkeypatch.setattr(api.app.state.connection_limits, "total", total)
+    async with AsyncExitStack() as stack:
+        for _ in range(2 * total):
+            held = await stack.enter_async_context(RawConnection(api.url))
+            await held.ask(get("/agent/me", **bearer(hostile)))
+        mine = await stack.enter_async_context(RawConnection(api.url))
+        for _ in range(2):
+            answer = await mine.ask(get("/agent/me", **bearer(person)))
+            assert answer is not None
+            assert answer.status == 200
+
+
 async def test_strangers_of_all_addresses_get_a_share_and_users_the_rest(
     api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +431,12 @@ async def test_an_address_that_tries_tokens_is_told_to_wait_and_others_are_not(
         answer = await connection.ask(get("/agent/me", **bearer(person)))
         assert answer is not None
         assert answer.status == 200
-    # Another address is, nor is a new token there.
+        # One that was not seen before is only late.
+        newcomer = await api.person()
+        answer = await connection.ask(get("/agent/me", **bearer(newcomer)))
+        assert answer is not None
+        assert answer.status == 200
+    # Neither is another address, nor a new token there.
     stranger = await api.person()
     assert (await stranger.http.get("/agent/me")).status_code == 200
 

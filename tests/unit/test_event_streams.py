@@ -40,4 +40,5 @@ async def test_a_stream_that_is_refused_leaves_no_task_and_no_open_generator() -
     with pytest.raises(TooManyStreams):
         await stream({"type": "http", "path": "/agent/events"}, receive, send)
     assert asyncio.all_tasks() == before
-    assert chunks.ag_frame is None
+    with pytest.raises(StopAsyncIteration):
+        await anext(chunks)

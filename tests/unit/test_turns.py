@@ -1,11 +1,13 @@
-"""Calls of one token wait for their turn; those of others do not wait for them."""
+"""Calls of one user wait for their turn; those of others do not wait for them."""
 
 import asyncio
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from app.turns import AT_ONCE, Turns
+from app.auth import SCOPE_USER
+from app.turns import AT_ONCE, Turns, give_back
+from backplane.users import Tier, User
 from tests.waiting import wait_until
 
 
@@ -14,26 +16,34 @@ class Slow:
 
     def __init__(self, begins: bool = False) -> None:
         self.go = asyncio.Event()
-        self.under_way: list[bytes] = []
+        self.under_way: list[str] = []
         self._begins = begins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        token = dict(scope["headers"]).get(b"authorization", b"")
-        self.under_way.append(token)
+        user_id = scope[SCOPE_USER].id
+        self.under_way.append(user_id)
         if self._begins:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         await self.go.wait()
-        self.under_way.remove(token)
+        self.under_way.remove(user_id)
 
 
-async def call(app: Turns, token: bytes, path: str = "/agent/runs", method: str = "GET") -> None:
+async def call(
+    app: Turns, user_id: str, path: str = "/agent/runs", method: str = "GET", authorization: bytes = b"Bearer T"
+) -> None:
     async def receive() -> Message:
         return {"type": "http.request"}
 
     async def send(_: Message) -> None:
         return None
 
-    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": [(b"authorization", token)]}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(b"authorization", authorization)],
+        SCOPE_USER: User(user_id, user_id, Tier.FREE),
+    }
     await app(scope, receive, send)
 
 
@@ -42,22 +52,64 @@ async def ended(slow: Slow, calls: list["asyncio.Task[None]"]) -> None:
     await asyncio.gather(*calls)
 
 
-async def test_so_many_calls_of_a_token_are_under_way_and_those_of_another_do_not_wait() -> None:
+async def test_so_many_calls_of_a_user_are_under_way_and_those_of_another_do_not_wait() -> None:
     slow = Slow()
     app = Turns(slow)
-    calls = [asyncio.create_task(call(app, b"a")) for _ in range(3 * AT_ONCE)]
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(3 * AT_ONCE)]
     await wait_until(lambda: len(slow.under_way) == AT_ONCE)
-    calls.append(asyncio.create_task(call(app, b"b")))
-    await wait_until(lambda: b"b" in slow.under_way)
-    assert slow.under_way.count(b"a") == AT_ONCE
+    calls.append(asyncio.create_task(call(app, "b")))
+    await wait_until(lambda: "b" in slow.under_way)
+    assert slow.under_way.count("a") == AT_ONCE
     await ended(slow, calls)
     assert slow.under_way == []
+
+
+async def test_a_header_in_another_spelling_gets_no_turns_of_its_own() -> None:
+    slow = Slow()
+    app = Turns(slow)
+    spellings = (b"Bearer T", b"Bearer  T", b"bEARER T")
+    calls = [asyncio.create_task(call(app, "a", authorization=each)) for each in spellings * AT_ONCE]
+    calls.append(asyncio.create_task(call(app, "b")))
+    await wait_until(lambda: "b" in slow.under_way)
+    assert slow.under_way.count("a") == AT_ONCE
+    await ended(slow, calls)
+
+
+async def test_calls_of_mcp_and_others_share_the_turns_of_their_user() -> None:
+    slow = Slow()
+    app = Turns(slow)
+    calls = [asyncio.create_task(call(app, "a", "/mcp", "POST")) for _ in range(AT_ONCE)]
+    calls += [asyncio.create_task(call(app, "a")) for _ in range(AT_ONCE)]
+    calls.append(asyncio.create_task(call(app, "b")))
+    await wait_until(lambda: "b" in slow.under_way)
+    assert slow.under_way.count("a") == AT_ONCE
+    await ended(slow, calls)
+
+
+async def test_a_call_that_gives_its_turn_back_lets_the_next_begin_and_gives_it_back_once() -> None:
+    slow = Slow()
+
+    async def gives_back(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/mcp":
+            give_back(scope)
+            give_back(scope)
+        await slow(scope, receive, send)
+
+    app = Turns(gives_back)
+    waiting = [asyncio.create_task(call(app, "a", "/mcp", "POST")) for _ in range(3 * AT_ONCE)]
+    await wait_until(lambda: slow.under_way.count("a") == 3 * AT_ONCE)
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(2 * AT_ONCE)]
+    calls.append(asyncio.create_task(call(app, "b")))
+    await wait_until(lambda: "b" in slow.under_way)
+    assert slow.under_way.count("a") == 4 * AT_ONCE
+    await ended(slow, waiting + calls)
+    assert app._queues == {}
 
 
 async def test_an_answer_that_has_begun_gives_its_turn_back() -> None:
     slow = Slow(begins=True)
     app = Turns(slow)
-    calls = [asyncio.create_task(call(app, b"a")) for _ in range(3 * AT_ONCE)]
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(3 * AT_ONCE)]
     await wait_until(lambda: len(slow.under_way) == 3 * AT_ONCE)
     await ended(slow, calls)
 
@@ -66,8 +118,8 @@ async def test_files_on_their_way_take_no_turn() -> None:
     slow = Slow()
     app = Turns(slow)
     path = "/agent/runs/1/files/a"
-    calls = [asyncio.create_task(call(app, b"a", path, "PUT")) for _ in range(2 * AT_ONCE)]
-    calls.append(asyncio.create_task(call(app, b"a")))
+    calls = [asyncio.create_task(call(app, "a", path, "PUT")) for _ in range(2 * AT_ONCE)]
+    calls.append(asyncio.create_task(call(app, "a")))
     await wait_until(lambda: len(slow.under_way) == 2 * AT_ONCE + 1)
     await ended(slow, calls)
 
@@ -75,9 +127,9 @@ async def test_files_on_their_way_take_no_turn() -> None:
 async def test_a_call_that_is_given_up_while_it_waits_leaves_no_trace() -> None:
     slow = Slow()
     app = Turns(slow)
-    calls = [asyncio.create_task(call(app, b"a")) for _ in range(AT_ONCE)]
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(AT_ONCE)]
     await wait_until(lambda: len(slow.under_way) == AT_ONCE)
-    waiting = asyncio.create_task(call(app, b"a"))
+    waiting = asyncio.create_task(call(app, "a"))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])

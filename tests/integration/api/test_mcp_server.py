@@ -12,6 +12,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
+from app import turns
 from backplane.runs import RunStatus
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
@@ -68,6 +69,21 @@ async def test_a_run_is_made_followed_to_its_end_and_its_files_read(
         }
         read = await call(client, "read_file", run_id=made["run_id"], path="a.txt")
         assert read == {"text": "a", "start": 0, "end": 1, "size": 1}
+
+
+async def test_a_call_that_waits_for_events_keeps_no_turn(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "AT_ONCE", 1)
+    run_id = await person.make("create")
+    async with connected(api, person) as client, connected(api, person) as other:
+        follow = call(client, "follow_run", run_id=run_id, after=1)
+        waiting = asyncio.create_task(follow)
+        await wait_until(lambda: api.app.state.services.hub.watchers == 1)
+        async with asyncio.timeout(10):
+            assert (await call(other, "run_status", run_id=run_id))["status"] == "created"
+        await person.act("cancel", run_id)
+        await waiting
 
 
 async def test_its_tools_say_what_they_are_for(api: Api, person: Person) -> None:
