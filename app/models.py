@@ -43,15 +43,21 @@ EXAMPLE_PLAN = {
 
 MAX_DEPTH = 64
 """Objects and lists within one another: more than anybody means, less than any JSON library refuses."""
+MAX_VALUES = 50_000
+"""In one JSON value, keys and values: what is looked through here holds up everybody else meanwhile (some 20 ms)."""
 
 
 def _storable(value: Any) -> Any:
     """The value, when every database and every JSON reader takes it as it is: what is accepted can be given back."""
-    pending = [(value, 0)]
+    pending, left = [(value, 0)], MAX_VALUES
     while pending:
         part, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels; make it flatter")
+        if isinstance(part, dict | list):
+            left -= len(part) * (2 if isinstance(part, dict) else 1)
+            if left < 0:
+                raise ValueError(f"it holds more than {MAX_VALUES:,} values; put large data into a file of the run")
         if isinstance(part, dict):
             pending += [(inner, depth + 1) for item in part.items() for inner in item]
         elif isinstance(part, list):

@@ -6,13 +6,14 @@ first step.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -97,7 +98,7 @@ class SubStep(Step):
 
 
 class Plan(_Frozen):
-    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+    steps: Annotated[tuple[Step, ...], FailFast()] = Field(min_length=1, max_length=MAX_STEPS)
     planner: str = Field("given", max_length=64, description="Who made it.")
 
     @model_validator(mode="after")
@@ -154,6 +155,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 def parse_plan(value: Any, field: str = "plan") -> Plan:
     """Validate a plan that came from outside. Raises InvalidPlan, whose `field` names the value at fault."""
+    _check_lengths(value, field)
     try:
         return Plan.model_validate(value)
     except ValidationError as error:
@@ -161,3 +163,20 @@ def parse_plan(value: Any, field: str = "plan") -> Plan:
         where = ".".join([field, *(str(part) for part in first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidPlan(f"{where}: {message}", field=where) from error
+
+
+def _check_lengths(value: Any, field: str) -> None:
+    """Before each item is looked at: a list may have millions."""
+    steps = value.get("steps") if isinstance(value, dict) else None
+    if not isinstance(steps, list | tuple):
+        return
+    lists = [("steps", steps), *((f"steps.{at}.needs", _needs(step)) for at, step in enumerate(steps[: MAX_STEPS + 1]))]
+    for name, items in lists:
+        if len(items) > MAX_STEPS:
+            where = f"{field}.{name}"
+            raise InvalidPlan(f"{where}: it has {len(items):,} items; at most {MAX_STEPS} are possible", field=where)
+
+
+def _needs(step: Any) -> Sequence[Any]:
+    found = step.get("needs") if isinstance(step, dict) else None
+    return found if isinstance(found, list | tuple) else ()

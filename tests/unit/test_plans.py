@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from backplane.errors import InvalidPlan
 from backplane.plans import Plan, parse_plan
@@ -109,3 +110,22 @@ def test_the_error_names_the_value_at_fault(wrong: dict[str, Any], field: str) -
 def test_a_plan_survives_its_way_through_json() -> None:
     made = plan(step("a", arguments={"script": "true"}, title="A"), step("b", "a", repeatable=True))
     assert Plan.model_validate(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize(
+    ("steps", "where"),
+    [([1] * 300_000, "plan.steps"), ([{"id": "a", "tool": "t", "needs": [1] * 300_000}], "plan.steps.0.needs")],
+)
+def test_a_list_of_hundreds_of_thousands_is_refused_before_its_items_are_looked_at(
+    steps: list[Any], where: str
+) -> None:
+    with pytest.raises(InvalidPlan, match="it has 300,000 items; at most 200") as refused:
+        parse_plan({"steps": steps})
+    assert (refused.value.field, refused.value.__cause__) == (where, None)
+
+
+def test_of_many_wrong_steps_the_first_is_named_and_the_others_are_not_looked_at() -> None:
+    with pytest.raises(InvalidPlan, match=r"plan\.steps\.0") as refused:
+        parse_plan({"steps": [1] * 200})
+    assert isinstance(refused.value.__cause__, ValidationError)
+    assert refused.value.__cause__.error_count() <= 2

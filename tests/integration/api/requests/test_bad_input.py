@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.models import MAX_VALUES
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 
@@ -126,6 +127,14 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_plan_that_cannot_be_carried_out_is_refused(person: Person, plan: dict[str, Any], field: str) -> None:
     answer = await person.act("create", prompt="x", plan=plan)
     assert refusal(answer) == (422, "invalid_plan", field)
+
+
+@pytest.mark.parametrize(("values", "status"), [(MAX_VALUES - 20, 201), (MAX_VALUES, 422)])
+async def test_a_plan_holds_so_many_values_at_most(person: Person, values: int, status: int) -> None:
+    plan = {"steps": [{"id": "a", "tool": "shell", "arguments": {"x": [[]] * values}}]}
+    answer = await person.act("create", prompt="x", plan=plan)
+    assert answer.status_code == status
+    assert status == 201 or f"more than {MAX_VALUES:,} values" in answer.text
 
 
 async def test_a_circle_is_spelt_out(person: Person) -> None:
