@@ -5,6 +5,8 @@ On the loop that would stop the heartbeats of all runs of the worker. So only a 
 is read on the loop. A short one is read in a thread, where its length bounds the work, and a longer one in a process of
 its own, which has a limit on its time and its memory. Every error becomes one that names the text.
 
+Of each user one text is read in a process and one in a thread at a time, so that who sends many waits for himself.
+
 It is no sandbox: the process runs the platform's own code, with the platform's own rights.
 """
 
@@ -12,9 +14,10 @@ import asyncio
 import pickle
 import resource
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from backplane.errors import InvalidInput, PlatformError
 from backplane.workspace.files import in_thread
@@ -28,32 +31,53 @@ SHORT_CHARS = 64 * 1024
 """Up to here a process would cost more (50 ms) than the worst text takes in a thread."""
 MAX_SECONDS = 10.0
 MAX_MEMORY_BYTES = 1024**3
-AT_ONCE = 2
+PROCESSES_AT_ONCE = 4
+THREADS_AT_ONCE = 4
+"""They hold one interpreter."""
+
+
+class _Places:
+    """For `at_once` texts at a time, and one of each user."""
+
+    def __init__(self, at_once: int) -> None:
+        self._all = asyncio.Semaphore(at_once)
+        self._of_users: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def place(self, user_id: str) -> AsyncIterator[None]:
+        of_user = self._of_users.setdefault(user_id, asyncio.Lock())
+        async with of_user, self._all:
+            yield
 
 
 class Parser:
-    """Calls pure functions of modules on foreign text, at most AT_ONCE of them in threads and processes at a time.
-    `seconds` and `memory_bytes` bound a call in a process, which imports the function's module first."""
+    """Calls pure functions of modules on foreign text, at most PROCESSES_AT_ONCE of them in processes and
+    THREADS_AT_ONCE in threads at a time. `seconds` and `memory_bytes` bound a call in a process, which imports the
+    function's module first."""
 
     def __init__(self, *, seconds: float = MAX_SECONDS, memory_bytes: int = MAX_MEMORY_BYTES) -> None:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._processes = _Places(PROCESSES_AT_ONCE)
+        self._threads = _Places(THREADS_AT_ONCE)
 
-    async def call(self, what: str, chars: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `function` returns. `what` names the text in errors ("the patch"); `chars` is its length.
+    async def call(
+        self, user_id: str, what: str, chars: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `function` returns. `user_id`: for whom the text is read; texts of one user wait for each other. `what`
+        names the text in errors ("the patch"); `chars` is its length.
 
         Raises the platform's own errors as the function raises them, and InvalidInput for every other error and for a
         text that takes more than the time or the memory.
         """
         if chars <= VERY_SHORT_CHARS:
             result, error = _outcome(what, function, args, kwargs)
+        elif chars <= SHORT_CHARS:
+            async with self._threads.place(user_id):
+                result, error = await in_thread(_outcome, what, function, args, kwargs)
         else:
-            async with self._places:
-                if chars <= SHORT_CHARS:
-                    result, error = await in_thread(_outcome, what, function, args, kwargs)
-                else:
-                    result, error = await self._in_process(what, (what, function, args, kwargs))
+            async with self._processes.place(user_id):
+                result, error = await self._in_process(what, (what, function, args, kwargs))
         if error is not None:
             raise error
         return cast(T, result)

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from backplane.argument_schemas import are_usable
 from backplane.errors import InvalidInput, InvalidPlan
 from tests.waiting import wait_until
-from worker.parsing import SHORT_CHARS, VERY_SHORT_CHARS, Parser
+from worker.parsing import PROCESSES_AT_ONCE, SHORT_CHARS, THREADS_AT_ONCE, VERY_SHORT_CHARS, Parser
 from worker.planner.markdown import steps_of
 from worker.tools.page_text import text_of_page
 from worker.tools.unified_diff import parse_patch
@@ -94,7 +94,7 @@ async def test_hostile_text_is_read_or_refused_as_invalid_input(
 ) -> None:
     size = len(text) if isinstance(text, str) else SHORT_CHARS
     with suppress(InvalidInput):
-        await Parser().call(what, size, reader, text)
+        await Parser().call("u", what, size, reader, text)
 
 
 @pytest.mark.parametrize(("reader", "what", "text"), READERS, ids=[what for _, what, _ in READERS])
@@ -147,10 +147,10 @@ SIZES = {"very short": VERY_SHORT_CHARS, "short": SHORT_CHARS, "long": SHORT_CHA
 
 async def test_a_very_short_text_is_read_at_once_a_short_one_in_a_thread_a_long_one_in_a_process() -> None:
     parser, here = Parser(), os.getpid()
-    assert await parser.call("x", VERY_SHORT_CHARS, process_and_thread, "") == (here, True)
-    assert await parser.call("x", VERY_SHORT_CHARS + 1, process_and_thread, "") == (here, False)
-    assert await parser.call("x", SHORT_CHARS, process_and_thread, "") == (here, False)
-    pid, _ = await parser.call("x", SHORT_CHARS + 1, process_and_thread, "")
+    assert await parser.call("u", "x", VERY_SHORT_CHARS, process_and_thread, "") == (here, True)
+    assert await parser.call("u", "x", VERY_SHORT_CHARS + 1, process_and_thread, "") == (here, False)
+    assert await parser.call("u", "x", SHORT_CHARS, process_and_thread, "") == (here, False)
+    pid, _ = await parser.call("u", "x", SHORT_CHARS + 1, process_and_thread, "")
     assert pid != here
 
 
@@ -165,31 +165,31 @@ async def test_a_text_that_is_read_for_ever_is_given_up_while_the_loop_turns() -
 
     turning = asyncio.create_task(turn())
     with pytest.raises(InvalidInput, match=r"the page takes more than 0\.5 s"):
-        await Parser(seconds=0.5).call("the page", SHORT_CHARS + 1, forever, "")
+        await Parser(seconds=0.5).call("u", "the page", SHORT_CHARS + 1, forever, "")
     turning.cancel()
     assert turns > 5
 
 
 async def test_a_text_that_takes_all_memory_is_given_up() -> None:
     with pytest.raises(InvalidInput, match="the page cannot be read: MemoryError"):
-        await Parser().call("the page", SHORT_CHARS + 1, much_memory, "")
+        await Parser().call("u", "the page", SHORT_CHARS + 1, much_memory, "")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 async def test_an_unexpected_error_names_the_text_and_the_error(size: int) -> None:
     with pytest.raises(InvalidInput, match="the page cannot be read: ZeroDivisionError: surprise"):
-        await Parser().call("the page", size, unexpected, "")
+        await Parser().call("u", "the page", size, unexpected, "")
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 async def test_an_error_of_the_platform_arrives_as_it_is(size: int) -> None:
     with pytest.raises(InvalidPlan) as caught:
-        await Parser().call("the page", size, refused, "")
+        await Parser().call("u", "the page", size, refused, "")
     assert (caught.value.message, caught.value.field) == ("not like this", "patch")
 
 
 async def test_a_call_that_is_cancelled_leaves_no_process() -> None:
-    reading = asyncio.create_task(Parser(seconds=60).call("the page", SHORT_CHARS + 1, forever, ""))
+    reading = asyncio.create_task(Parser(seconds=60).call("u", "the page", SHORT_CHARS + 1, forever, ""))
     readers = await wait_until(reader_pids)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -199,7 +199,52 @@ async def test_a_call_that_is_cancelled_leaves_no_process() -> None:
 
 async def test_the_process_does_not_see_the_credentials_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    assert "OPENAI_API_KEY" not in await Parser().call("x", SHORT_CHARS + 1, environment, "")
+    assert "OPENAI_API_KEY" not in await Parser().call("u", "x", SHORT_CHARS + 1, environment, "")
+
+
+@asynccontextmanager
+async def reading_for_ever(parser: Parser, users: Iterable[str], at_once: int) -> AsyncIterator[None]:
+    """Texts of these users that take for ever, once `at_once` of them are being read."""
+    tasks = [asyncio.create_task(parser.call(user, "the page", SHORT_CHARS + 1, forever, "")) for user in users]
+    try:
+        await wait_until(lambda: len(reader_pids()) >= at_once)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_user_with_many_texts_that_take_long_keeps_nobody_else_waiting() -> None:
+    parser = Parser(seconds=60)
+    async with reading_for_ever(parser, ["hostile"] * (PROCESSES_AT_ONCE + 2), 1), asyncio.timeout(30):
+        await parser.call("other", "the page", SHORT_CHARS + 1, process_and_thread, "")
+        assert len(reader_pids()) == 1
+
+
+async def test_long_texts_in_all_processes_keep_no_short_text_waiting() -> None:
+    parser = Parser(seconds=60)
+    users = [f"hostile-{number}" for number in range(PROCESSES_AT_ONCE + 2)]
+    async with reading_for_ever(parser, users, PROCESSES_AT_ONCE), asyncio.timeout(30):
+        await parser.call("hostile-0", "the page", SHORT_CHARS, process_and_thread, "")
+        assert len(reader_pids()) == PROCESSES_AT_ONCE
+
+
+async def test_a_user_with_many_short_texts_has_one_thread_at_a_time() -> None:
+    parser, going_on, entered = Parser(), threading.Event(), []
+
+    def wait(user: str) -> None:
+        entered.append(user)
+        assert going_on.wait(30)
+
+    users = ["hostile"] * (THREADS_AT_ONCE + 2) + ["other"]
+    tasks = [asyncio.create_task(parser.call(user, "the page", SHORT_CHARS, wait, user)) for user in users]
+    try:
+        await wait_until(lambda: "other" in entered)
+        assert sorted(entered) == ["hostile", "other"]
+    finally:
+        going_on.set()
+        await asyncio.gather(*tasks)
 
 
 def reader_pids() -> list[int]:

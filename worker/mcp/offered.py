@@ -43,7 +43,7 @@ class McpServers:
         found: list[Tool] = []
         for server, connection in zip(chosen, connections, strict=True):
             offered = listed[connection] if connection in listed else await connection.list_tools(context)
-            found += await as_tools.tools_of(server, offered, connection, self._parser)
+            found += await as_tools.tools_of(server, offered, connection, self._parser, context.call.user_id)
         return found
 
     def _server(self, name: str) -> McpServer:

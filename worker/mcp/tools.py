@@ -25,13 +25,13 @@ NAME_MAX_CHARS = 64
 
 
 async def tools_of(
-    server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection, parser: Parser
+    server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection, parser: Parser, user_id: str
 ) -> list[Tool]:
     """Those that runs may use and that can be offered: with a name that fits, and a schema that is one. Of those with
     the same name, the first. Raises InvalidInput when the schemas together take too long to check."""
     schemas = [tool.schema for tool in remote]
     chars = sum(len(json.dumps(schema)) for schema in schemas)
-    usable = await parser.call(f"what the MCP server {server.name} offers", chars, are_usable, schemas)
+    usable = await parser.call(user_id, f"what the MCP server {server.name} offers", chars, are_usable, schemas)
     found: dict[str, Tool] = {}
     for tool, is_usable in zip(remote, usable, strict=True):
         name = f"{server.name}__{tool.name}"

@@ -18,7 +18,12 @@ class RunbookPlanner(Planner):
         # Blocks among words may be examples, where a model could read the words: then the run has to name this planner.
         only_if_nothing_else = planning.models is not None and run.planner != self.name
         steps = await self._parser.call(
-            "the prompt", len(run.prompt), steps_of, run.prompt, only_if_nothing_else=only_if_nothing_else
+            run.user_id,
+            "the prompt",
+            len(run.prompt),
+            steps_of,
+            run.prompt,
+            only_if_nothing_else=only_if_nothing_else,
         )
         if not steps:
             return None

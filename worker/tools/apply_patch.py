@@ -46,11 +46,11 @@ class ApplyPatch(Tool):
         self._parser = Parser()
 
     async def run(self, arguments: ApplyPatchArguments, context: ToolContext) -> ToolResult:
-        chars = len(arguments.patch)
-        patches = await self._parser.call("the patch", chars, parse_patch, arguments.patch)
+        user_id, chars = context.call.user_id, len(arguments.patch)
+        patches = await self._parser.call(user_id, "the patch", chars, parse_patch, arguments.patch)
         before = await _contents(context.workspace, patches)
         chars += sum(len(content or b"") for content in before.values())
-        after = await self._parser.call("the patch", chars, apply_patches, patches, before)
+        after = await self._parser.call(user_id, "the patch", chars, apply_patches, patches, before)
         for patch in patches:
             if patch.changes_mode:
                 context.output(f"{patch.after}: its mode is left as it is; a workspace keeps none\n".encode())

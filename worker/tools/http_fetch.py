@@ -241,7 +241,7 @@ class _OutsideTool(Tool):
             return
         text = bytes(body).decode(_charset(response), "replace")
         if is_page:
-            text = await self._parser.call("the page", len(text), text_of_page, text)
+            text = await self._parser.call(context.call.user_id, "the page", len(text), text_of_page, text)
         shown = text.encode("utf-8", "replace")
         context.output(shown[:max_bytes])
         if is_cut or len(shown) > max_bytes:
