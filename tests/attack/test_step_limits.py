@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from tests.contracts.sandbox.conftest import (
     sandbox_image,
 )
 from tests.contracts.sandbox.sandboxes import LIMITS, MIB, Running
+from tests.waiting import wait_until
+from worker.sandbox import disk
 from worker.sandbox.base import Ending, Sandbox
 from worker.sandbox.pod.disk import (
     FIRST_LOOK_SECONDS,
@@ -31,6 +34,7 @@ from worker.sandbox.pod.disk import (
     PAUSE_MAX_SECONDS,
     Measured,
     Pace,
+    Space,
     measure,
 )
 from worker.sandbox.pod.machine import clear, walk
@@ -229,6 +233,89 @@ def test_looks_for_growth_leave_half_of_the_time_free() -> None:
     pace.looked(1.0, 1.5, 0, 0)
     assert not pace.is_due(1.9, 10**9)
     assert pace.is_due(2.0, 10**9)
+
+
+# --- for whom it looks ---
+
+
+class SlowTrees:
+    """Looks at folders that are called `slow-…` do not end before the test does."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.test_is_over = threading.Event()
+
+    def measure(self, root: str, most_bytes: int, most_files: int, stopped: Callable[[], bool]) -> Measured:
+        name = os.path.basename(root)
+        self.begun.append(name)
+        if name.startswith("slow-"):
+            assert self.test_is_over.wait(60)
+            return Measured(0, 0, 0, "")
+        return measure(root, most_bytes, most_files, stopped)
+
+
+@pytest.fixture
+def slow_trees(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowTrees]:
+    trees = SlowTrees()
+    monkeypatch.setattr(disk, "measure", trees.measure)
+    yield trees
+    trees.test_is_over.set()
+
+
+@asynccontextmanager
+async def watching(watch: disk.DiskWatch, folders: Mapping[Path, str]) -> AsyncIterator[None]:
+    """Commands in these folders, of these users."""
+    watches = [asyncio.create_task(watch.full(user, path, LIMITS, disk.Unseen())) for path, user in folders.items()]
+    try:
+        yield
+    finally:
+        for task in watches:
+            task.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+
+def slow_folders(folder: Path, users: Sequence[str]) -> dict[Path, str]:
+    folders = {folder / f"slow-{number}": user for number, user in enumerate(users)}
+    for path in folders:
+        path.mkdir()
+    return folders
+
+
+def full_folder(folder: Path) -> Path:
+    (full := folder / "full").mkdir()
+    with open(full / "big", "wb") as file:
+        file.truncate(LIMITS.disk_bytes + 1)
+    return full
+
+
+async def test_the_slow_trees_of_one_user_delay_no_look_at_anothers_folder(slow_trees: SlowTrees, folder: Path) -> None:
+    watch = disk.DiskWatch()
+    async with watching(watch, slow_folders(folder, ["hostile"] * 5)):
+        await wait_until(lambda: slow_trees.begun)
+        async with asyncio.timeout(10):
+            assert "more than" in await watch.full("other", full_folder(folder), LIMITS, disk.Unseen())
+        assert len(slow_trees.begun) == 2, "one look at a slow tree, and one at the full folder"
+
+
+@pytest.mark.parametrize("space", [Space(10**12, 10**12, 10**13), Space(0, 0, 10**13)], ids=["growth", "low disk"])
+async def test_a_look_that_growth_or_a_full_disk_makes_due_waits_for_no_slow_tree(
+    slow_trees: SlowTrees, folder: Path, monkeypatch: pytest.MonkeyPatch, space: Space
+) -> None:
+    full, asked = full_folder(folder), 0
+
+    def space_of_disk(path: Path) -> Space:
+        """What changes has changed after the look at the full folder has begun to wait for its place."""
+        nonlocal asked
+        asked += path == full
+        return space if asked > 10 else Space(0, 10**13, 10**13)
+
+    monkeypatch.setattr(disk, "_space", space_of_disk)
+    watch = disk.DiskWatch()
+    async with watching(watch, slow_folders(folder, ["one", "two"])):
+        await wait_until(lambda: len(slow_trees.begun) == 2)
+        async with asyncio.timeout(10):
+            assert "more than" in await watch.full("other", full, LIMITS, disk.Unseen())
+        assert asked > 10
 
 
 # --- in a sandbox ---

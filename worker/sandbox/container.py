@@ -164,7 +164,10 @@ class ContainerSandbox(Sandbox):
                 self._started(KIND, "cold", began - given_at)
                 out.close_write_end()
                 ending, code, detail = await first_end(
-                    container.exited(), self._disk.full(folder, command.limits, Unseen()), command.limits, out
+                    container.exited(),
+                    self._disk.full(command.call.user_id, folder, command.limits, Unseen()),
+                    command.limits,
+                    out,
                 )
                 lasted = time.monotonic() - began
             finally:

@@ -4,6 +4,10 @@ A thread for each command that is not over soon, because looks at files may bloc
 commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.pod.disk`); what it has
 deleted and keeps open counts too, where its processes can be seen.
 
+A look at a large tree takes a second and more. So only a few are taken at once, of each user one: whose commands have
+many files delays the looks at his own folders. Looks that are due because the disk has grown, or has little left, have
+places of their own.
+
 The file system is shared with other commands and with the worker, so that it grows says of nobody that he did it. Only
 when its last bytes go, the command that has added most is ended, though its own limit is not reached, then the next.
 
@@ -20,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from worker.sandbox.base import Limits
 from worker.sandbox.pod.disk import FIRST_LOOK_SECONDS, TICK_SECONDS, Pace, Space, deleted_bytes, measure, space_of
@@ -34,7 +39,7 @@ START_SECONDS = FIRST_LOOK_SECONDS - TICK_SECONDS
 """Most commands are over by then, and need no thread."""
 
 _LOOKS_AT_ONCE = 2
-"""They hold one interpreter and up to `MAX_DEPTH` descriptors each."""
+"""And as many urgent ones. They hold one interpreter and up to `MAX_DEPTH` descriptors each."""
 _LEAST_GROWTH = 1024**2
 _NEXT_VICTIM_SECONDS = 1.0
 
@@ -74,18 +79,47 @@ class _Folder:
     low_looks: int = 0
 
 
+class _Places:
+    """For `_LOOKS_AT_ONCE` looks, and one of each user."""
+
+    def __init__(self) -> None:
+        self._all = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
+        self._lock = threading.Lock()
+        self._of_users: WeakValueDictionary[str, threading.Semaphore] = WeakValueDictionary()
+
+    @contextlib.contextmanager
+    def place(self, user_id: str) -> Iterator[bool]:
+        """Whether there is one within a tick. Who waits longer would not see that its look has become urgent."""
+        with self._lock:
+            of_user = self._of_users.setdefault(user_id, threading.Semaphore())
+        with _acquired(of_user) as is_first, _acquired(self._all if is_first else None) as has_place:
+            yield has_place
+
+
+@contextlib.contextmanager
+def _acquired(semaphore: threading.Semaphore | None) -> Iterator[bool]:
+    """Without one it is not acquired."""
+    if semaphore is None or not semaphore.acquire(timeout=TICK_SECONDS):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        semaphore.release()
+
+
 class DiskWatch:
     """Of one sandbox and all its commands."""
 
     def __init__(self) -> None:
-        self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
+        self._looks, self._urgent_looks = _Places(), _Places()
         self._lock = threading.Lock()
         self._folders: list[_Folder] = []
         self._last_victim = -_NEXT_VICTIM_SECONDS
 
-    async def full(self, path: Path, limits: Limits, watched: Watched) -> str:
-        """Returns once the command is to be ended: with the reason, in words. Raises what kept it from watching, for
-        a folder that nobody watches must not be written to."""
+    async def full(self, user_id: str, path: Path, limits: Limits, watched: Watched) -> str:
+        """Returns once the command of this user is to be ended: with the reason, in words. Raises what kept it from
+        watching, for a folder that nobody watches must not be written to."""
         await asyncio.sleep(START_SECONDS)
         loop = asyncio.get_running_loop()
         found: asyncio.Future[str] = loop.create_future()
@@ -102,7 +136,7 @@ class DiskWatch:
         def watch() -> None:
             reason, failed = "", None
             try:
-                reason = self._watch(path, limits, watched, stop)
+                reason = self._watch(user_id, path, limits, watched, stop)
             except Exception as error:
                 failed = error
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
@@ -114,7 +148,7 @@ class DiskWatch:
         finally:
             stop.set()
 
-    def _watch(self, path: Path, limits: Limits, watched: Watched, stop: threading.Event) -> str:
+    def _watch(self, user_id: str, path: Path, limits: Limits, watched: Watched, stop: threading.Event) -> str:
         at_start = _space(path)
         pace = Pace(time.monotonic() - START_SECONDS, at_start.used, limits.disk_bytes)
         folder = _Folder(path, limits, watched, pace, at_start, _device(path))
@@ -122,7 +156,12 @@ class DiskWatch:
             while not stop.wait(TICK_SECONDS):
                 space = _space(path)
                 is_low = space.free < min(RESERVE_BYTES, space.whole * RESERVE_SHARE)
-                if pace.is_due(time.monotonic(), space.used, is_urgent=is_low):
+                if not pace.is_due(time.monotonic(), space.used, is_urgent=is_low):
+                    continue
+                places = self._urgent_looks if is_low or pace.has_grown(space.used) else self._looks
+                with places.place(user_id) as has_place:
+                    if not has_place or stop.is_set():
+                        continue
                     folder.low_looks = folder.low_looks + 1 if is_low else 0
                     if reason := self._look(folder, space, is_low, stop):
                         return reason
@@ -140,26 +179,25 @@ class DiskWatch:
 
     def _look(self, folder: _Folder, space: Space, is_low: bool, stop: threading.Event) -> str:
         limits = folder.limits
-        with self._looks:
-            began = time.monotonic()
-            measured = measure(os.fspath(folder.path), limits.disk_bytes, limits.files, stop.is_set)
-            if stop.is_set():
-                return ""
-            if measured.over:
-                return f"the folder holds {measured.over}"
-            if crowded := folder.watched.crowded(limits):
-                return crowded
-            if folder.first_size < 0:
-                folder.first_size = measured.size
-            held, grown = measured.size, measured.size - folder.first_size
-            if is_low or space.used - folder.at_start.used > grown + UNEXPLAINED_BYTES:
-                processes = folder.watched.processes()
-                deleted = deleted_bytes(processes, folder.device)
-                if measured.size + deleted > limits.disk_bytes:
-                    return f"the folder and files that are deleted but open hold more than {limits.disk_bytes:,} bytes"
-                held += deleted
-                folder.grown = max(grown + deleted, written_bytes(processes) if is_low else 0)
-            folder.pace.looked(began, time.monotonic(), space.used, limits.disk_bytes - held)
+        began = time.monotonic()
+        measured = measure(os.fspath(folder.path), limits.disk_bytes, limits.files, stop.is_set)
+        if stop.is_set():
+            return ""
+        if measured.over:
+            return f"the folder holds {measured.over}"
+        if crowded := folder.watched.crowded(limits):
+            return crowded
+        if folder.first_size < 0:
+            folder.first_size = measured.size
+        held, grown = measured.size, measured.size - folder.first_size
+        if is_low or space.used - folder.at_start.used > grown + UNEXPLAINED_BYTES:
+            processes = folder.watched.processes()
+            deleted = deleted_bytes(processes, folder.device)
+            if measured.size + deleted > limits.disk_bytes:
+                return f"the folder and files that are deleted but open hold more than {limits.disk_bytes:,} bytes"
+            held += deleted
+            folder.grown = max(grown + deleted, written_bytes(processes) if is_low else 0)
+        folder.pace.looked(began, time.monotonic(), space.used, limits.disk_bytes - held)
         if is_low and self._is_next_victim(folder):
             return f"the worker's disk has only {space.free:,} bytes left, and this command has added most to it"
         return ""

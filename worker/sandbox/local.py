@@ -69,7 +69,7 @@ class LocalSandbox(Sandbox):
                 await uninterrupted(tree.start(command, folder, given, out, group))
                 ending, code, detail = await first_end(
                     _own_end(tree, group),
-                    self._disk.full(folder, command.limits, tree),
+                    self._disk.full(command.call.user_id, folder, command.limits, tree),
                     command.limits,
                     out,
                 )

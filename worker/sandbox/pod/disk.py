@@ -165,8 +165,11 @@ class Pace:
         self._room = most_bytes
 
     def is_due(self, now: float, used: int, is_urgent: bool = False) -> bool:
-        grew = used - self._used >= self._room
-        return now >= self._due or (now >= self._earliest and (grew or is_urgent))
+        return now >= self._due or (now >= self._earliest and (is_urgent or self.has_grown(used)))
+
+    def has_grown(self, used: int) -> bool:
+        """By all that was left at the last look."""
+        return used - self._used >= self._room
 
     def looked(self, began: float, ended: float, used: int, room: int) -> None:
         """A look has found that `room` bytes are left, while the file system had `used` before it began."""
