@@ -10,6 +10,9 @@ What is written (events, results, errors, questions, records of model calls) is 
 `worker.run_events` for events, `backplane.store.held` for the database, `backplane.process_log` for the worker's own
 log. What is handed on before that (a step's output, what a model is told) is redacted where it arises, too.
 
+A text that is full of secrets costs no more than another: of the places that look like one only a bounded number is
+looked at (`matches_max`). What follows these is left out, and a line says so.
+
 This guards against accidents and careless models. A program that wants to give a secret away can write it in another
 form: whoever may run code that is given a secret may know it.
 """
@@ -17,21 +20,27 @@ form: whoever may run code that is given a secret may know it.
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
 from backplane.secrets import MIN_VALUE_CHARS
 from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
 
 Value = TypeVar("Value")
+Needle = TypeVar("Needle")
 
 BEGINNING_BYTES = 8
 """So much of the beginning of a form counts as the secret where the text ends, or a line does: it was cut there."""
 
 LINES_MAX = 512
 """So many lines of a run's secrets are looked for by themselves: each costs a search where the text is like it."""
+
+MATCHES_MIN, MATCH_BYTES = 64, 128
+"""So many matches of a text are looked at, and one more for each MATCH_BYTES of it: 576 of 64 KiB."""
+LEFT_OUT = b"\n[secrets stand here too densely: what follows is left out]\n"
 
 _REST_BYTES = 24
 """A form of so many bytes is found without its first BEGINNING_BYTES, too: it may be wrapped within these."""
@@ -40,6 +49,7 @@ _HEAD_BYTES = 4
 _NEAR_BYTES = 512
 """Beginnings of forms are looked for position by position in so much of the end of a text."""
 _CANDIDATES = 64
+_PLACES_BYTES = 128
 _SLACK_BYTES = 1024
 _FREE_NAMES = frozenset({"arguments", "answer"})
 """Under these names of an event or a record stands what a plan, a model or a person wrote: numbers there are theirs,
@@ -69,6 +79,11 @@ class _Found:
     start: int
     end: int
     marker: bytes
+
+
+def matches_max(size: int) -> int:
+    """How many matches are looked at in a text of so many bytes."""
+    return MATCHES_MIN + size // MATCH_BYTES
 
 
 class Redactor:
@@ -132,7 +147,7 @@ class Redactor:
         if self.knows_nothing:
             return text
         data = text.encode("utf-8", "surrogatepass")
-        redacted, _ = self.redact(data, is_whole=True)
+        redacted, _, _ = self.redact(data, is_whole=True)
         return text if redacted is data else redacted.decode("utf-8", "surrogatepass")
 
     def value(self, value: Value) -> Value:
@@ -183,20 +198,26 @@ class Redactor:
     def knows_nothing(self) -> bool:
         return not self._names
 
-    def redact(self, data: bytes, *, is_whole: bool) -> tuple[bytes, bytes]:
-        """What can be said of `data` already, and the rest of it, which may be the beginning of a secret. With
-        `is_whole` nothing comes after it, and there is no rest. Secrets that overlap become one, called by the
-        longest."""
+    def redact(self, data: bytes, *, is_whole: bool, hidden: int = 0) -> tuple[bytes, bytes, int]:
+        """What can be said of `data` already; the rest of it, which may be the beginning of a secret or hold the
+        beginning of one; and how many bytes of that rest are not to be said, as the first `hidden` bytes of `data` are
+        not. With `is_whole` nothing comes after it, and there is no rest. Secrets that overlap become one, called by
+        the longest."""
         cut_colour = _COLOUR_BEGINS.search(data) if b"\x1b" in data else None
         looked_at = data[: cut_colour.start()] if cut_colour else data
         text = folded(_COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
-        hits = [*self._blocks[0].found(text), *self._blocks[1].found(text), *self._found_short(text)]
+        hits, cut = _matches(self._in(text), text, matches_max(len(data)))
         ends_in_text = not is_whole and not data.endswith(b"\n")
         beginnings = list(self._beginnings(text, is_whole=is_whole, short_ones_too=ends_in_text))
         if not hits and not beginnings and not self._as_is:
-            return data, b""
+            return data[hidden:] if hidden else data, b"", 0
         place = _Places(looked_at)
         found = [hit for start, needle in hits if (hit := _found(looked_at, place, start, needle)) is not None]
+        as_is, cut_as_is = _matches(((raw, raw) for raw in self._as_is), data, matches_max(len(data)))
+        found += [_Found(at, at + len(raw), self._as_is[raw]) for at, raw in as_is]
+        if cut is not None or cut_as_is is not None:
+            at = min(len(data) if cut is None else place.of(cut), len(data) if cut_as_is is None else cut_as_is)
+            return self._cut_at(at, data, found, is_whole=is_whole, hidden=hidden)
         end = len(data)
         for start, needle in beginnings:
             at = place.of(start)
@@ -207,12 +228,22 @@ class Redactor:
             if not is_whole and (counts or b"\n" not in looked_at[at:]):
                 end = at
                 break
-        found += self._found_as_is(data)
         if not is_whole and self._as_is:
             end = min(end, self._beginning_as_is(data))
-        return self._replaced(data, self._merged(data, found), end)
+        return self._replaced(data, self._merged(data, found), end, hidden)
 
-    def _replaced(self, data: bytes, found: list[_Found], end: int) -> tuple[bytes, bytes]:
+    def _cut_at(
+        self, at: int, data: bytes, found: list[_Found], *, is_whole: bool, hidden: int
+    ) -> tuple[bytes, bytes, int]:
+        """Without what stands from `at` on, where nothing was looked for. Its end is kept unsaid: a secret that begins
+        there may go on in what comes next."""
+        said = self._replaced(data[:at], self._merged(data, [one for one in found if one.start < at]), at, hidden)[0]
+        if at >= hidden:
+            said += LEFT_OUT
+        rest = b"" if is_whole else data[-self._longest - _SLACK_BYTES :]
+        return said, rest, len(rest)
+
+    def _replaced(self, data: bytes, found: list[_Found], end: int, hidden: int) -> tuple[bytes, bytes, int]:
         """`end`: from where on `data` may be the beginning of a secret. No more is held back than the longest form may
         take: what is wrapped a letter a line is said."""
         if end < len(data):
@@ -221,23 +252,21 @@ class Redactor:
                 if one.start < end < one.end:
                     held_back = len(data) - one.start <= 2 * self._longest
                     end = one.start if held_back else one.end
-        if not found and end >= len(data):
-            return data, b""
-        said, done = [], 0
+        if not found and not hidden and end >= len(data):
+            return data, b"", 0
+        said, done = [], hidden
         for one in found:
             if one.start >= end:
                 break
-            said += [data[done : one.start], one.marker]
-            done = one.end
-        end = max(end, done)
-        return b"".join([*said, data[done:end]]), data[end:]
+            if one.end > done:
+                said += [data[done : one.start], one.marker]
+                done = one.end
+        return b"".join([*said, data[done:end]]), data[end:], max(0, done - end)
 
-    def _found_short(self, text: bytes) -> Iterator[tuple[int, _Needle]]:
-        for needle in self._short:
-            yield from ((at, needle) for at in _all_of(needle.form.folded, text))
-
-    def _found_as_is(self, data: bytes) -> list[_Found]:
-        return [_Found(at, at + len(raw), marker) for raw, marker in self._as_is.items() for at in _all_of(raw, data)]
+    def _in(self, text: bytes) -> Iterator[tuple[bytes, _Needle]]:
+        """Forms that may stand in it."""
+        for needle in (*self._blocks[0].among(text), *self._blocks[1].among(text), *self._short):
+            yield needle.form.folded, needle
 
     def _beginnings(self, text: bytes, *, is_whole: bool, short_ones_too: bool) -> Iterator[tuple[int, _Needle]]:
         """Positions from which all of `text` is the beginning of a form, and that form; those far from its end first,
@@ -320,17 +349,17 @@ class _Blocks:
             block = int.from_bytes(form[at : at + self._width], sys.byteorder)
             self._needles.setdefault(block, []).append(needle)
 
-    def found(self, text: bytes) -> Iterator[tuple[int, _Needle]]:
+    def among(self, text: bytes) -> list[_Needle]:
+        """Those of which a block stands in it."""
         if not self._needles or len(text) < 2 * self._width - 1:
-            return
+            return []
         there = memoryview(text)[: len(text) // self._width * self._width].cast(self._kind)
         if self._needles.keys().isdisjoint(there):
-            return
+            return []
         needles = {
             needle.form.folded: needle for block in self._needles.keys() & set(there) for needle in self._needles[block]
         }
-        for form, needle in needles.items():
-            yield from ((at, needle) for at in _all_of(form, text))
+        return list(needles.values())
 
 
 class RedactedStream:
@@ -341,36 +370,55 @@ class RedactedStream:
         self._redactor = redactor
         self._sink = sink
         self._held = b""
+        self._hidden = 0
+        """So many of the first bytes of `_held` are not handed on."""
 
     def write(self, data: bytes) -> None:
         if self._redactor.knows_nothing:
             self._sink(data)
             return
-        said, self._held = self._redactor.redact(self._held + data, is_whole=False)
+        said, self._held, self._hidden = self._redactor.redact(self._held + data, is_whole=False, hidden=self._hidden)
         if said:
             self._sink(said)
 
     def close(self) -> None:
         held, self._held = self._held, b""
-        if held:
-            said, _ = self._redactor.redact(held, is_whole=True)
+        hidden, self._hidden = self._hidden, 0
+        if len(held) > hidden:
+            said, _, _ = self._redactor.redact(held, is_whole=True, hidden=hidden)
             self._sink(said)
 
 
 class _Places:
-    """From positions in the folded text to those in the text as it is. Worked out when it is first asked."""
+    """From positions in the folded text to those in the text as it is. Worked out when it is first asked: by blocks of
+    the text, so that one with very many quotes or line breaks costs no more; by each gap where it is coloured."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at: list[int] | None = None
         self._left_out: list[int] = []
+        self._is_coloured = b"\x1b" in data
 
     def of(self, position: int) -> int:
         if self._at is None:
-            gaps = [match.span() for match in _LEFT_OUT.finditer(self._data)]
-            self._left_out = [0, *accumulate(end - start for start, end in gaps)]
-            self._at = [start - before for (start, _), before in zip(gaps, self._left_out, strict=False)]
-        return position + self._left_out[bisect_right(self._at, position)]
+            self._at = self._by_gap() if self._is_coloured else self._by_block()
+        index = bisect_right(self._at, position)
+        if self._is_coloured:
+            return position + self._left_out[index]
+        begin = (index - 1) * _PLACES_BYTES
+        block, inner = self._data[begin : begin + _PLACES_BYTES], position - self._at[index - 1]
+        if len(folded(block)) < len(block):
+            inner = bisect_right(range(len(block)), inner, key=lambda end: len(folded(block[: end + 1])))
+        return begin + inner
+
+    def _by_gap(self) -> list[int]:
+        gaps = [match.span() for match in _LEFT_OUT.finditer(self._data)]
+        self._left_out = [0, *accumulate(end - start for start, end in gaps)]
+        return [start - before for (start, _), before in zip(gaps, self._left_out, strict=False)]
+
+    def _by_block(self) -> list[int]:
+        blocks = (self._data[at : at + _PLACES_BYTES] for at in range(0, len(self._data), _PLACES_BYTES))
+        return [0, *accumulate(len(folded(block)) for block in blocks)][:-1] or [0]
 
 
 def _found(data: bytes, place: _Places, start: int, needle: _Needle) -> _Found | None:
@@ -383,9 +431,21 @@ def _found(data: bytes, place: _Places, start: int, needle: _Needle) -> _Found |
     return one
 
 
-def _all_of(form: bytes, text: bytes) -> Iterator[int]:
-    """Where it stands; of places that overlap the first."""
-    at = text.find(form)
-    while at >= 0:
-        yield at
-        at = text.find(form, at + len(form))
+def _matches(
+    forms: Iterable[tuple[bytes, Needle]], text: bytes, most: int
+) -> tuple[list[tuple[int, Needle]], int | None]:
+    """Where these forms stand, of one form's places that overlap the first. Where there are more than `most`: the
+    first of them, and from where on nothing was looked for. Then each form is looked for in less of the text, so that
+    many forms that all stand everywhere cost little more than one."""
+    matches: list[tuple[int, Needle]] = []
+    cut, is_cut = len(text), False
+    for form, needle in forms:
+        at = text.find(form)
+        while 0 <= at < cut:
+            matches.append((at, needle))
+            if len(matches) > most:
+                matches.sort(key=itemgetter(0))
+                cut, is_cut = matches[most // 2][0], True
+                matches = [match for match in matches[: most // 2] if match[0] < cut]
+            at = text.find(form, at + len(form), cut + len(form) - 1)
+    return matches, cut if is_cut else None

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from worker import redaction
 from worker.redaction import Redactor
 
 SECRET = "s3cr3t/with spaces+and=signs"
@@ -133,3 +134,83 @@ def test_random_cuts_never_change_what_is_said(redactor: Redactor) -> None:
         cuts = sorted(choice.choices(range(len(text)), k=8))
         pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert streamed(redactor, *pieces)[0] == redactor.text(text.decode()).encode()
+
+
+# --- text that is full of secrets ---
+
+CHUNK = 65536
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """One for each match that is looked at."""
+    made: list[bytes] = []
+    found = redaction._Found
+
+    def count(start: int, end: int, marker: bytes) -> redaction._Found:
+        made.append(marker)
+        return found(start, end, marker)
+
+    monkeypatch.setattr(redaction, "_Found", count)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("aaaaaa", b"a"),
+        ("aaaaaa", b"aaaaaa "),
+        ("aaaaaa", b'a"aaaaa\n'),
+        ("\n\n\n\n\n\n", b"\n"),
+        ("long-enough-to-be-found-by-blocks", b"long-enough-to-be-found-by-blocks."),
+    ],
+)
+def test_of_a_chunk_full_of_a_secret_a_bounded_number_of_matches_is_looked_at(
+    looked_at: list[bytes], value: str, text: bytes
+) -> None:
+    redactor = Redactor()
+    redactor.learn("TOKEN", value)
+    said, _ = streamed(redactor, (text * CHUNK)[:CHUNK])
+    assert 0 < len(looked_at) <= 2 * redaction.matches_max(CHUNK)
+    assert said.count(redaction.LEFT_OUT) == 1
+    assert value.encode() not in said.replace(redaction.LEFT_OUT, b"")
+
+
+def test_many_secrets_that_stand_everywhere_cost_little_more_than_one(looked_at: list[bytes]) -> None:
+    redactor = Redactor()
+    for size in range(6, 106):
+        redactor.learn(f"S{size}", "a" * size)
+    said, _ = streamed(redactor, b"a" * CHUNK)
+    assert len(looked_at) <= 2 * redaction.matches_max(CHUNK)
+    assert b"aaaaaa" not in said
+
+
+def test_a_text_with_as_many_secrets_as_are_looked_at_is_redacted_to_its_end(redactor: Redactor) -> None:
+    line = SECRET.encode() + b" " * 100
+    assert streamed(redactor, line * 64)[0] == (HIDDEN + b" " * 100) * 64
+
+
+@pytest.mark.parametrize("cut", range(len(SECRET)))
+def test_a_secret_that_begins_in_what_is_left_out_is_not_shown_by_its_end(redactor: Redactor, cut: int) -> None:
+    full = SECRET.encode() * 3000 + b"." * 5000 + SECRET.encode()[:cut]
+    said, _ = streamed(redactor, full, SECRET.encode()[cut:] + b" after\n", b"." * 5000, b"the end\n")
+    assert said.endswith(b" after\n" + b"." * 5000 + b"the end\n")
+    assert SECRET.encode()[max(cut, 1) :] + b" after" not in said
+    assert said.count(redaction.LEFT_OUT) == 1
+
+
+def test_random_cuts_of_what_is_left_out_show_no_part_of_a_secret(
+    redactor: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redaction, "matches_max", lambda size: 4)
+    monkeypatch.setattr(redaction, "_SLACK_BYTES", 8)
+    choice = random.Random(6)
+    left_out = 0
+    for _ in range(300):
+        text = b"".join(choice.choices([SECRET.encode(), b"." * 50, b"." * 400], k=40))
+        cuts = sorted(choice.choices(range(len(text)), k=8))
+        pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        said, _ = streamed(redactor, *pieces)
+        left_out += said.count(redaction.LEFT_OUT)
+        assert set(said.replace(redaction.LEFT_OUT, b"").replace(HIDDEN, b"")) <= set(b".")
+    assert left_out > 300
