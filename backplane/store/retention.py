@@ -88,12 +88,13 @@ class Retention:
 
         return await self._database.write(write)
 
-    async def lease_one(self, user_id: str, run_id: str, *, seconds: float) -> LeasedRun:
-        """A run of this user that is over, to be deleted now: for so many seconds. Raises NotFound, and Conflict when
-        it is not over, or somebody deletes it at this moment."""
+    async def lease_one(self, user_id: str, run_id: str, *, seconds: float) -> datetime:
+        """A run of this user that is over, to be deleted now: for so many seconds. Answers when the lease ends. Raises
+        NotFound, and Conflict when it is not over, or somebody deletes it at this moment."""
         now = datetime.now(UTC)
+        ends = now + timedelta(seconds=seconds)
 
-        def write(connection: Connection) -> LeasedRun:
+        def write(connection: Connection) -> datetime:
             query = select(runs.c.status, runs.c.retention_lease).where(runs.c.id == run_id, runs.c.user_id == user_id)
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
@@ -103,13 +104,19 @@ class Retention:
             if row.retention_lease is not None and row.retention_lease > now:
                 raise Conflict(f"run {run_id} is being deleted already; look again in some minutes")
             values = {
-                "retention_lease": now + timedelta(seconds=seconds),
+                "retention_lease": ends,
                 "files_expired_at": func.coalesce(runs.c.files_expired_at, now),
             }
             connection.execute(update(runs).where(runs.c.id == run_id).values(values))
-            return LeasedRun(run_id, user_id)
+            return ends
 
         return await self._database.write(write)
+
+    async def give_up_lease(self, run_id: str, ends: datetime) -> None:
+        """The deletion failed and may be tried again at once. A lease that another has taken meanwhile stays."""
+        own = (runs.c.id == run_id) & (runs.c.retention_lease == ends)
+        statement = update(runs).where(own).values(retention_lease=None)
+        await self._database.write(lambda connection: connection.execute(statement))
 
     async def spans(self, run_ids: Sequence[str]) -> list[EventSpan]:
         """The events of these runs but for the newest of each; runs without any are left out."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from backplane.errors import Unavailable
 from tests.integration.api.running import Api, Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -50,6 +51,36 @@ async def test_a_run_that_is_being_deleted_cannot_be_retried_and_is_deleted_once
     await api.resources.store.retention.lease_one(user_id, run_id, seconds=60)
     assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 409
     assert (await person.act("retry", run_id)).status_code == 409
+
+
+@pytest.mark.parametrize(("fails", "left"), [("remove", 5), ("delete_runs", 0)])
+async def test_a_run_whose_deletion_failed_can_be_deleted_again_at_once(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch, fails: str, left: int
+) -> None:
+    run_id = await person.make("create")
+    await person.http.put(f"/agent/runs/{run_id}/files/a", content=b"12345")
+    await person.act("cancel", run_id)
+
+    async def fail(*_: object) -> None:
+        raise Unavailable("away for a moment", part="workspace")
+
+    with monkeypatch.context() as patched:
+        part = api.resources.workspaces if fails == "remove" else api.resources.store.retention
+        patched.setattr(part, fails, fail)
+        assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 503
+    assert (await person.http.get("/agent/usage")).json()["bytes"]["used"] == left
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 204
+    assert (await person.http.get("/agent/usage")).json()["bytes"]["used"] == 0
+
+
+async def test_who_lost_a_lease_does_not_give_up_anothers(api: Api, person: Person) -> None:
+    run_id = await person.make("create")
+    await person.act("cancel", run_id)
+    user_id, retention = (await person.access(api)).user.id, api.resources.store.retention
+    lost = await retention.lease_one(user_id, run_id, seconds=-1)
+    await retention.lease_one(user_id, run_id, seconds=60)
+    await retention.give_up_lease(run_id, lost)
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 409
 
 
 async def test_nobody_elses_run_or_file_is_deleted(api: Api, person: Person) -> None:
