@@ -87,6 +87,9 @@ class Keys:
     def cron(self, host: str) -> str:
         return f"{self.prefix}controller:cron:{host}"
 
+    def counting(self, what: str) -> str:
+        return f"{self.prefix}controller:counting:{what}"
+
     def controller_queue(self, host: str) -> str:
         """Not a key, but the name by which RQ makes its keys, which begin with `rq:` whatever the prefix is."""
         return f"{self.prefix}controller-{host}"
@@ -263,6 +266,14 @@ KEYS: tuple[Key, ...] = (
         "controller",
         "controller",
         "the controller whose RQ processes do what is periodic on that machine",
+    ),
+    Key(
+        "controller:counting:{what}",
+        "string",
+        "one lease",
+        "controller",
+        "controller",
+        "the controller that counts what users have stored: `rows` or `files`",
     ),
     Key(
         "rq:queues",

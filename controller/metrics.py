@@ -1,7 +1,7 @@
 """What a controller counts, and the measure of what all workspaces hold together.
 
-That measure walks the whole store, so it is taken now and then, a piece at a time, and told with its time. Several
-controllers each tell it: take the newest, not the sum.
+That measure walks the whole store, so one controller takes it now and then, and publishes it with its time. While Redis
+is away each controller takes it: take the newest, not the sum.
 """
 
 import time
@@ -46,6 +46,10 @@ class ControllerMetrics:
 
     def workspaces_measured(self, usage: Usage) -> None:
         self._stored.usage, self._stored.at = usage, time.time()
+
+    def another_measures(self) -> None:
+        """What was measured here is old from now on, and is not published any more."""
+        self._stored.usage = None
 
 
 class _Stored(Collector):

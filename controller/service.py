@@ -1,7 +1,8 @@
 """The controller as one coroutine: what is periodic or slow, and no run.
 
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
-number of them may run, and none is needed for runs to go on. Neither needs Redis. It counts what users have stored.
+number of them may run, and none is needed for runs to go on. Neither needs Redis. One of them counts what users have
+stored.
 What workers have left behind is removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ,
 where Redis is there. It does not wait for Redis, and ends when Redis turns out to be another
 platform's.
@@ -30,7 +31,7 @@ from controller.metrics import ControllerMetrics
 from controller.retention import Limits, Retention
 from controller.sandbox_jobs import SandboxJobCollector, Times
 from controller.sender import connect_sender
-from controller.usage import count_files, count_rows
+from controller.usage import FileCounting, RowCounting
 from controller.webhooks import Webhooks
 
 log = structlog.get_logger()
@@ -117,13 +118,15 @@ async def _work(
             asyncio.create_task(_watch_queue(resources), name="whose queue"),
             asyncio.create_task(webhooks.run(), name="webhooks"),
             asyncio.create_task(retention.run(), name="retention"),
-            asyncio.create_task(
-                count_rows(store.usage_counts, resources.storage, settings.usage_seconds), name="count rows"
-            ),
         ]
+        rows = RowCounting(
+            _counting_lease(settings, resources, "rows"), settings.usage_seconds, store.usage_counts, resources.storage
+        )
+        loops.append(asyncio.create_task(rows.run(), name="count rows"))
         if settings.metrics_storage_seconds:
-            counting = count_files(workspaces, resources.storage, metrics, settings.metrics_storage_seconds)
-            loops.append(asyncio.create_task(counting, name="count files"))
+            lease = _counting_lease(settings, resources, "files")
+            files = FileCounting(lease, settings.metrics_storage_seconds, workspaces, resources.storage, metrics)
+            loops.append(asyncio.create_task(files.run(), name="count files"))
         if settings.sandbox == "kubernetes":
             collector = _collector(settings, resources, metrics)
             loops.append(asyncio.create_task(collector.run(), name="sandbox jobs"))
@@ -177,10 +180,19 @@ def _deletion_costs(settings: Settings, resources: Resources) -> DeletionCosts |
     )
 
 
+def _counting_lease(settings: Settings, resources: Resources, what: str) -> RedisLease:
+    redis = resources.redis
+    return RedisLease(redis, redis.keys.counting(what), _process_name(), seconds=settings.lease_seconds)
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
 def _cron(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> Cron:
     host = socket.gethostname()
     # What sessions leave is the machine's own, but for Jobs, which are the cluster's.
     machine = "kubernetes" if settings.sandbox == "kubernetes" else host
-    redis, owner = resources.redis, f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    lease = RedisLease(redis, redis.keys.cron(machine), owner, seconds=settings.lease_seconds)
+    redis = resources.redis
+    lease = RedisLease(redis, redis.keys.cron(machine), _process_name(), seconds=settings.lease_seconds)
     return Cron(lease, machine, environment_of(settings), metrics.sessions_removed)
