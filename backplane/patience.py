@@ -16,6 +16,8 @@ Result = TypeVar("Result")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
+FORGOTTEN_SECONDS = 600.0
+"""Longer than most steps take, which are repeated as a whole."""
 
 
 def pauses() -> Iterator[float]:
@@ -27,20 +29,28 @@ def pauses() -> Iterator[float]:
 
 
 class Refusals:
-    """Since when a part has refused, without a success or another failure between. None: it may do so for ever."""
+    """Since when a part has refused, without a success or another failure between. None: it may do so for ever.
+    A refusal that is older than `FORGOTTEN_SECONDS` when a call begins does not count any more."""
 
     def __init__(self, most_seconds: float | None) -> None:
         self._most_seconds = most_seconds
         self._since: float | None = None
+        self._last = 0.0
+
+    def begins(self) -> None:
+        """A call begins. Time in which nothing was asked of the part is no time in which it refused."""
+        if self._since is not None and time.monotonic() - self._last >= FORGOTTEN_SECONDS:
+            self._since = None
 
     def failed(self, error: Unavailable) -> None:
         """Raises PartRefuses when it has been refused for too long."""
         if not error.refuses or self._most_seconds is None:
             self._since = None
             return
+        self._last = time.monotonic()
         if self._since is None:
-            self._since = time.monotonic()
-        if time.monotonic() - self._since >= self._most_seconds:
+            self._since = self._last
+        if self._last - self._since >= self._most_seconds:
             raise PartRefuses(f"{error.message} It has refused for {self._most_seconds:g} s.") from error
 
     def succeeded(self) -> None:

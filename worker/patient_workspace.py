@@ -42,7 +42,8 @@ class PatientWorkspace(Workspace):
         self._still_held = still_held
         self._moved = moved
         self._refused_seconds = refused_seconds
-        self._refused_streams = Refusals(refused_seconds)
+        # A store may let read and refuse to write: what is read is no sign that it takes something.
+        self._refused_reads, self._refused_writes = Refusals(refused_seconds), Refusals(refused_seconds)
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await self._patiently(lambda: self._inner.list(prefix))
@@ -51,22 +52,25 @@ class PatientWorkspace(Workspace):
         return await self._patiently(lambda: self._inner.stat(path))
 
     async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        self._refused_reads.begins()
         try:
             async for chunk in self._inner.read(path, start=start, end=end):
                 self._moved("down", len(chunk))
                 yield chunk
         except Unavailable as error:
-            self._refused_streams.failed(error)
+            self._refused_reads.failed(error)
             raise
+        self._refused_reads.succeeded()
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
         await self._still_held()
+        self._refused_writes.begins()
         try:
             written = await self._inner.write(path, chunks)
         except Unavailable as error:
-            self._refused_streams.failed(error)
+            self._refused_writes.failed(error)
             raise
-        self._refused_streams.succeeded()
+        self._refused_writes.succeeded()
         self._moved("up", written.size)
         return written
 

@@ -462,3 +462,13 @@ async def test_many_are_settled_in_one_call_and_those_in_other_hands_are_passed_
     assert not (await queue.renew("worker-2", 1, [taken_over])).lost
     numbers = await queue.statistics()
     assert (numbers.running, numbers.scheduled) == (2, 1)
+
+
+async def test_a_reserved_place_that_has_expired_lets_nobody_in(clients: RedisClients) -> None:
+    queue = redis_queue(clients, room=Room(user=1))
+    assert await has_room(queue, "a")
+    assert await has_room(queue, "a")
+    for places in (clients.keys.admitted(NORMAL), clients.keys.admitted_of("user-1")):
+        await clients.commands.zadd(places, {"a": 1})
+    await queue.enqueue([job("b")])
+    assert not await has_room(queue, "a")

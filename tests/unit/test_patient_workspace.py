@@ -1,12 +1,15 @@
-"""The workspace of a held run: nothing is changed once the run is in newer hands."""
+"""The workspace of a held run: nothing is changed once the run is in newer hands, and a store that refuses is given up."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from backplane.errors import Superseded
-from backplane.workspace.base import Workspace
+from backplane import patience
+from backplane.errors import PartRefuses, Superseded, Unavailable
+from backplane.patience import FORGOTTEN_SECONDS
+from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from worker.patient_workspace import PatientWorkspace
 
@@ -60,3 +63,87 @@ async def test_a_run_in_newer_hands_changes_no_file(
 async def test_reading_is_open_to_all(lost: PatientWorkspace) -> None:
     assert [file.path for file in await lost.list()] == ["a.txt"]
     assert b"".join([chunk async for chunk in lost.read("a.txt")]) == b"old"
+
+
+# --- a store that refuses streams ---
+
+
+REFUSED = Unavailable("The store is full.", part="workspaces", refuses=True)
+MOST_SECONDS = 60.0
+
+
+class Refused:
+    """A workspace whose streams are refused as `refuses` says, and the clock by which that is counted."""
+
+    def __init__(self, stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.refuses: set[str] = set()
+        read, write = stored.read, stored.write
+
+        async def reading(path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+            if "read" in self.refuses:
+                raise REFUSED
+            async for chunk in read(path, start=start, end=end):
+                yield chunk
+
+        async def writing(path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
+            if "write" in self.refuses:
+                raise REFUSED
+            return await write(path, chunks)
+
+        async def still_held() -> None: ...
+
+        monkeypatch.setattr(stored, "read", reading)
+        monkeypatch.setattr(stored, "write", writing)
+        monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.workspace = PatientWorkspace(
+            stored, lambda *_: None, still_held, lambda *_: None, refused_seconds=MOST_SECONDS
+        )
+
+    async def use(self, stream: str) -> None:
+        if stream == "read":
+            assert b"".join([chunk async for chunk in self.workspace.read("a.txt")]) == b"old"
+        else:
+            await self.workspace.write("a.txt", content(b"old"))
+
+    async def is_refused(self, stream: str, error: type[Exception]) -> None:
+        self.refuses = {stream}
+        with pytest.raises(error):
+            await self.use(stream)
+        self.refuses = set()
+
+
+@pytest.fixture
+def refused(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    return Refused(stored, monkeypatch)
+
+
+STREAMS = ["read", "write"]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+async def test_a_stream_that_succeeds_between_two_refusals_makes_the_second_the_first(
+    refused: Refused, stream: str
+) -> None:
+    await refused.is_refused(stream, Unavailable)
+    await refused.use(stream)
+    refused.now += MOST_SECONDS
+    await refused.is_refused(stream, Unavailable)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+async def test_a_refusal_of_long_ago_does_not_count(refused: Refused, stream: str) -> None:
+    await refused.is_refused(stream, Unavailable)
+    refused.now += FORGOTTEN_SECONDS
+    await refused.is_refused(stream, Unavailable)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+async def test_a_stream_that_is_refused_for_too_long_is_given_up_though_the_other_kind_succeeds(
+    refused: Refused, stream: str
+) -> None:
+    [other] = set(STREAMS) - {stream}
+    await refused.is_refused(stream, Unavailable)
+    await refused.use(other)
+    refused.now += MOST_SECONDS
+    await refused.is_refused(stream, PartRefuses)

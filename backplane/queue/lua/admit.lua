@@ -14,7 +14,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + clock[2] / 1000
 local admitted, own_admitted, own = base .. 'admitted:' .. priority, base .. 'admitted:user:' .. user,
   base .. 'waiting:' .. user
-if redis.call('ZSCORE', admitted, run) then return { 0 } end
+-- One that has expired may still be there: it is removed below, and gives no right.
+local reserved = redis.call('ZSCORE', admitted, run)
+if reserved and tonumber(reserved) > now then return { 0 } end
 
 redis.call('ZREMRANGEBYSCORE', own_admitted, '-inf', now)
 local of_user = redis.call('SCARD', own) + redis.call('ZCARD', own_admitted)
