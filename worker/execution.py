@@ -22,7 +22,7 @@ from backplane import process_log
 from backplane.dead_letters import dead_reason
 from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.events import EventType
-from backplane.logs.base import Batch
+from backplane.logs.base import Appended, Batch
 from backplane.patience import until_available
 from backplane.queue.base import Claim, Outcome, Settlement
 from backplane.retry import RetryPolicy
@@ -107,7 +107,7 @@ class Execution:
             except Superseded:
                 raise
             except Exception as error:
-                settlement = await self._end_without_details(events, error)
+                return await self._end_without_details(events, error)
             await events.told.wait()
             return settlement
         finally:
@@ -155,7 +155,10 @@ class Execution:
             told = await until_available(
                 lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX), self._tell_away
             )
-            events.continue_after(told)
+            if told:
+                events.continue_after(told)
+            else:
+                events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
 
     async def _hold(self, events: RunEvents, taken: Taken) -> Settlement:
         run = taken.run
@@ -335,11 +338,14 @@ class Execution:
         log.error("what became of a run cannot be stored", run=run_id, error=traceback.format_exc())
         try:
             await events.forget_unsaved("the database refused what was to be stored")
-            return await self._finish(events, RunStatus.FAILED, _not_stored(error), with_result=False)
+            settlement = await self._finish(events, RunStatus.FAILED, _not_stored(error), with_result=False)
         except Superseded:
             raise
         except Exception as again:
+            # Its events may never be published: those that wait to be stored first are refused.
             return await self._end_by_row(again, events.last_id)
+        await events.told.wait()
+        return settlement
 
     async def _end_by_row(self, error: Exception, last_id: int | None) -> Settlement:
         """End the run by its row, with as much else as can be stored. `last_id`: of its last event, where it is known.
@@ -352,8 +358,10 @@ class Execution:
                 self._tell_away,
             )
             if ended.events:
-                batch = Batch(claim.run_id, claim.generation, ended.events)
-                await until_available(lambda: resources.event_log.append([batch]), self._tell_away)
+                batch = Batch(claim.run_id, claim.generation, ended.events, ended.user_id, ended.stored_id)
+                [answer] = await until_available(lambda: resources.event_log.append([batch]), self._tell_away)
+                if answer is Appended.STORE_FIRST:
+                    log.warning("the end of a run is not published: Redis has no room for it", run=claim.run_id)
         except Superseded:
             return Settlement(claim, Outcome.DISOWNED)
         except Exception:

@@ -31,7 +31,10 @@ class RunSecrets:
         self._run_id = run_id
         self._user_id = user_id
         self._redactor = redactor
-        self._known: set[SealedValue] = set()
+        self._opened: set[SealedValue] = set()
+        self._kept: set[SealedValue] = set()
+        """What is committed as kept with the run."""
+        self._keeping = asyncio.Lock()
 
     async def learn(self, names: Collection[str], *, was_given_some: bool) -> None:
         """The secrets of these names, as they are now, since a file may hold a value before a step uses it; and with
@@ -43,6 +46,7 @@ class RunSecrets:
             for value in await self._secrets.kept_with_run(self._run_id):
                 try:
                     self._learn(value)
+                    self._kept.add(value)
                 except SecretsNotKept as error:
                     raise SecretsNotKept(
                         f"this run was given the secret {value.name}, and the platform cannot redact it any more: put "
@@ -51,21 +55,28 @@ class RunSecrets:
                 # A value of many lines takes its time.
                 await asyncio.sleep(0)
         now = await self._secrets.named(self._user_id, names) if names and self._seal else frozenset()
-        new = now - self._known
-        for value in new:
+        for value in now - self._opened:
             # What cannot be opened says so in the step that uses it.
             with suppress(SecretsNotKept):
                 self._learn(value)
             await asyncio.sleep(0)
-        if new & self._known:
-            await self._secrets.keep_with_run(self._run_id, new & self._known)
+        await self._keep(now & self._opened)
+
+    async def _keep(self, values: Collection[SealedValue]) -> None:
+        """Returns when they are kept with the run, also where another step is about to keep them."""
+        if self._kept.issuperset(values):
+            return
+        async with self._keeping:
+            if new := frozenset(values) - self._kept:
+                await self._secrets.keep_with_run(self._run_id, new)
+                self._kept |= new
 
     def _learn(self, value: SealedValue) -> str:
         if self._seal is None:
             raise no_key()
         opened = self._seal.open(value.sealed, user_id=self._user_id, name=value.name)
         self._redactor.learn(value.name, opened)
-        self._known.add(value)
+        self._opened.add(value)
         return opened
 
     def of_tool(self, tool: str, written: Any = None) -> "ToolSecrets":
@@ -82,10 +93,8 @@ class RunSecrets:
         secret = await self._secrets.get(self._user_id, name)
         _check(secret, tool, host)
         sealed = SealedValue(name, secret.sealed)
-        is_new = sealed not in self._known
         value = self._learn(sealed)
-        if is_new:
-            await self._secrets.keep_with_run(self._run_id, [sealed])
+        await self._keep([sealed])
         return value
 
 

@@ -141,10 +141,13 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: its status, None when there is no such run, and the events that say so."""
+    """How a run ended: its status, None when there is no such run, and the events that say so. `user_id`: the run's
+    user. `stored_id`: the database has all events up to this number, but for those that a `gap` names."""
 
     status: RunStatus | None
     events: tuple[Event, ...] = ()
+    user_id: str = ""
+    stored_id: int = 0
 
 
 class HeldRuns:
@@ -245,7 +248,8 @@ class HeldRuns:
             for part in parts:
                 with suppress(DBAPIError, ValueError, TypeError), connection.begin_nested():
                     part()
-            return Ended(RunStatus.FAILED, events)
+            stored = connection.scalar(LAST_EVENT.query, {"of_run": run_id}) or 0
+            return Ended(RunStatus.FAILED, events, row.user_id, stored)
 
         return await self._database.write(write)
 

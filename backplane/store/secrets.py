@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, text, update
 
 from backplane.errors import NotFound, TooLarge
 from backplane.secrets import Secret, SecretInfo
@@ -18,6 +18,12 @@ from backplane.store.tables import run_secrets, secrets, users
 
 _ONE = (secrets.c.user_id == bindparam("of_user"), secrets.c.name == bindparam("of_name"))
 _INFO = select(secrets.c.name, secrets.c.tools, secrets.c.hosts, secrets.c.created_at, secrets.c.updated_at)
+
+# Two workers may keep the same value at one moment.
+_KEEP = text(
+    "INSERT INTO run_secrets (run_id, name, version, sealed) VALUES (:run_id, :name, :version, :sealed) "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 class SealedValue(NamedTuple):
@@ -92,9 +98,9 @@ class SecretStore:
         """Until the run is removed. Those that are kept already stay as they are."""
 
         def write(connection: Connection) -> None:
-            for value in frozenset(values) - _kept_with(connection, run_id):
+            for value in sorted(values):
                 version = sha256(value.sealed.encode()).hexdigest()
-                connection.execute(insert(run_secrets), {"run_id": run_id, "version": version, **value._asdict()})
+                connection.execute(_KEEP, {"run_id": run_id, "version": version, **value._asdict()})
 
         await self._database.write(write)
 

@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -25,7 +25,9 @@ from agentctl.doctor import _parts as examined_parts
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput, PartRefuses, Unavailable
 from backplane.events import EventType, encode
-from backplane.logs.base import Batch
+from backplane.logs.base import Appended, Batch
+from backplane.logs.redis import RedisEventLog
+from backplane.logs.room import NO_ROOM, Room
 from backplane.resources import connect_workspaces
 from backplane.runs import RunError, RunStatus
 from backplane.settings import Settings
@@ -266,6 +268,42 @@ async def test_a_run_of_which_no_event_can_be_stored_is_ended_by_its_row(
     assert run.error is not None
     assert (run.error.code, run.generation) == ("not_stored", 1)
     assert live[-1].type is EventType.END
+
+
+async def test_a_run_that_is_ended_by_its_row_gives_its_slot_back_though_its_events_are_never_published(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_room(_: RedisEventLog) -> Room:
+        return NO_ROOM
+
+    monkeypatch.setattr(RedisEventLog, "room", no_room)
+    platform = await start_platform(worker_concurrency=1)
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("a", UNTIL_GO))
+        await platform.until_begun(run_id)
+        async with refusing(platform, "INSERT ON events", f"NEW.run_id = '{run_id}'"):
+            await platform.let_go(run_id)
+            await platform.until(run_id, RunStatus.FAILED)
+            await platform.completed(await platform.submit(shell("a", "true")))
+
+
+async def test_of_a_run_that_is_ended_by_its_row_nothing_stays_in_redis_and_its_user_hears_of_it(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = await start_platform(worker_concurrency=1)
+    batches, append = list[Batch](), RedisEventLog.append
+
+    async def noted(self: RedisEventLog, given: Sequence[Batch]) -> list[Appended]:
+        batches.extend(given)
+        return await append(self, given)
+
+    monkeypatch.setattr(RedisEventLog, "append", noted)
+    async with refusing(platform, "INSERT ON dead_letters", "true"), worker(platform.settings):
+        await platform.until(run_id := await platform.submit(shell("a", "exit 3"), max_retries=0), RunStatus.FAILED)
+        await platform.completed(await platform.submit(shell("a", "true")))
+    [end] = [batch for batch in batches if batch.run_id == run_id and EventType.END in [e.type for e in batch.events]]
+    assert (end.user_id, end.stored_id) == (platform.user.id, end.events[-1].id)
+    assert await platform.resources.event_log.last_id(run_id) is None
 
 
 @pytest.mark.slow

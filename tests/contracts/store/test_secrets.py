@@ -67,6 +67,15 @@ async def test_what_a_run_was_given_is_kept_once_and_goes_with_the_run(store: St
     assert await store.secrets.kept_with_run(run.id) == frozenset()
 
 
+async def test_what_several_keep_with_a_run_at_once_is_kept_and_refuses_none_of_them(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user))
+    values = [SealedValue("TOKEN", f"sealed {number}") for number in range(20)]
+    await asyncio.gather(
+        *(store.secrets.keep_with_run(run.id, order) for order in (values, values[::-1], values, values[::-1]))
+    )
+    assert await store.secrets.kept_with_run(run.id) == set(values)
+
+
 async def test_who_takes_a_run_learns_whether_secrets_are_kept_with_it(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     taken = await store.held.take(run.id, 1)

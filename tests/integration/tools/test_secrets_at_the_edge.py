@@ -1,5 +1,6 @@
 """From the sealed row to the command's environment, and out of all that it says again."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from backplane.errors import Forbidden, InvalidInput, InvalidPlan, NotFound
+from backplane.errors import Forbidden, InvalidInput, InvalidPlan, NotFound, Unavailable
 from backplane.runs import Run
 from backplane.sealing import Seal, SecretsNotKept, new_key
 from backplane.secrets import Secret
 from backplane.store import Store
 from backplane.store.database import Database
+from backplane.store.secrets import SecretStore
 from backplane.users import Tier
 from tests.submitted import new_run
 from tests.tool_bench import Bench
@@ -130,6 +132,57 @@ async def test_a_secret_that_only_what_was_read_names_is_not_filled_in(keeper: K
     await keeper.keep("OTHER", "other-value")
     secrets = keeper.of("shell", [{"environment": {"A": "${secrets.OTHER}", "B": "${steps.read.output}"}}, None])
     assert await secrets.fill("${secrets.TOKEN} ${secrets.OTHER}") == "${secrets.TOKEN} other-value"
+
+
+async def test_a_value_is_given_out_only_once_it_is_kept_with_the_run(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await keeper.keep("TOKEN")
+    secrets, keep = keeper.of("shell"), SecretStore.keep_with_run
+    answers: list[Exception | None] = [Unavailable("away", part="database"), None]
+
+    async def first_away(self: SecretStore, *given: Any) -> None:
+        if error := answers.pop(0):
+            raise error
+        await keep(self, *given)
+
+    monkeypatch.setattr(SecretStore, "keep_with_run", first_away)
+    with pytest.raises(Unavailable):
+        await secrets.fill("${secrets.TOKEN}")
+    assert await secrets.fill("${secrets.TOKEN}") == VALUE
+    assert [value.name for value in await keeper.store.secrets.kept_with_run(keeper.run_id)] == ["TOKEN"]
+    # Nothing is asked any more once it is kept.
+    assert await secrets.fill("${secrets.TOKEN}") == VALUE
+
+
+async def test_of_two_steps_that_ask_at_once_neither_gets_the_value_before_it_is_kept(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await keeper.keep("TOKEN")
+    secrets, keep, get = keeper.of("shell"), SecretStore.keep_with_run, SecretStore.get
+    asked, may_keep, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: SecretStore, *given: Any) -> None:
+        asked.set()
+        await may_keep.wait()
+        await keep(self, *given)
+
+    async def noted(self: SecretStore, *given: Any) -> Secret:
+        found = await get(self, *given)
+        if asked.is_set():
+            read.set()
+        return found
+
+    monkeypatch.setattr(SecretStore, "keep_with_run", slowly)
+    monkeypatch.setattr(SecretStore, "get", noted)
+    first = asyncio.create_task(secrets.fill("${secrets.TOKEN}"))
+    await asked.wait()
+    second = asyncio.create_task(secrets.fill("${secrets.TOKEN}"))
+    await read.wait()
+    await asyncio.sleep(0)
+    assert not second.done()
+    may_keep.set()
+    assert await asyncio.gather(first, second) == [VALUE, VALUE]
 
 
 async def test_one_that_was_changed_holds_from_the_next_use_on(keeper: Keeper) -> None:

@@ -11,6 +11,7 @@ import pytest
 from backplane.errors import Superseded
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
+from backplane.logs.redis import RedisEventLog
 from backplane.plans import parse_plan
 from backplane.queue.base import Job
 from backplane.runs import RunStatus
@@ -263,6 +264,29 @@ async def test_where_redis_was_emptied_in_that_moment_a_gap_says_that_numbers_ar
     [gap] = await platform.told(run_id, EventType.GAP)
     assert (gap["after"], gap["before"]) == (taken.last_event_id, after[0].id)
     assert [event.id for event in after] == list(range(after[0].id, after[0].id + len(after)))
+
+
+async def test_where_redis_is_emptied_between_two_questions_a_gap_says_so_too(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await platform.submit(shell("a", "true"))
+    claim = await platform.claimed()
+    taken = await platform.taken(claim)
+    lost = _log_event(run_id, taken.last_event_id + 1)
+    await platform.resources.event_log.append([Batch(run_id, claim.generation, [lost])])
+    last_id = RedisEventLog.last_id
+
+    async def then_emptied(self: RedisEventLog, of_run: str) -> int | None:
+        found = await last_id(self, of_run)
+        await platform.resources.redis.commands.delete(platform.resources.redis.keys.stream(of_run))
+        return found
+
+    monkeypatch.setattr(RedisEventLog, "last_id", then_emptied)
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+    [gap] = await platform.told(run_id, EventType.GAP)
+    assert gap["after"] == taken.last_event_id
+    assert gap["before"] > lost.id + 1
 
 
 async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_the_run_next(
