@@ -279,7 +279,7 @@ async def test_a_run_that_is_ended_by_its_row_gives_its_slot_back_though_its_eve
     monkeypatch.setattr(RedisEventLog, "room", no_room)
     platform = await start_platform(worker_concurrency=1)
     async with worker(platform.settings):
-        run_id = await platform.submit(shell("a", UNTIL_GO))
+        run_id = await platform.submit(shell("a", UNTIL_GO + "; echo a; sleep 600"))
         await platform.until_begun(run_id)
         async with refusing(platform, "INSERT ON events", f"NEW.run_id = '{run_id}'"):
             await platform.let_go(run_id)
@@ -298,9 +298,17 @@ async def test_of_a_run_that_is_ended_by_its_row_nothing_stays_in_redis_and_its_
         return await append(self, given)
 
     monkeypatch.setattr(RedisEventLog, "append", noted)
-    async with refusing(platform, "INSERT ON dead_letters", "true"), worker(platform.settings):
-        await platform.until(run_id := await platform.submit(shell("a", "exit 3"), max_retries=0), RunStatus.FAILED)
+
+    async def act(call: int, context: ToolContext) -> ToolResult:
+        raise RuntimeError("a fault")
+
+    equip(monkeypatch, Scripted(act))
+    async with refusing(platform, "INSERT ON dead_letters", "1 = 1"), worker(platform.settings):
+        run_id = await platform.submit({"id": "a", "tool": "scripted"}, max_retries=0)
+        run = await platform.until(run_id, RunStatus.FAILED)
         await platform.completed(await platform.submit(shell("a", "true")))
+    assert run.error is not None
+    assert run.error.code == "not_stored"
     [end] = [batch for batch in batches if batch.run_id == run_id and EventType.END in [e.type for e in batch.events]]
     assert (end.user_id, end.stored_id) == (platform.user.id, end.events[-1].id)
     assert await platform.resources.event_log.last_id(run_id) is None
