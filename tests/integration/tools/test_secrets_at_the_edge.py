@@ -182,7 +182,7 @@ async def test_of_two_steps_that_ask_at_once_neither_gets_the_value_before_it_is
     await asyncio.sleep(0)
     assert not second.done()
     may_keep.set()
-    assert await asyncio.gather(first, second) == [VALUE, VALUE]
+    assert list(await asyncio.gather(first, second)) == [VALUE, VALUE]
 
 
 async def test_one_that_was_changed_holds_from_the_next_use_on(keeper: Keeper) -> None:
