@@ -15,6 +15,7 @@ import math
 import resource
 import signal
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httptools
@@ -40,6 +41,7 @@ BODY_MIN_BYTES_PER_SECOND = 1024
 """A body that comes more slowly, after BODY_SILENCE_SECONDS in hand at its start, is refused."""
 FRAMING_MAX_BYTES = 64 * 1024
 """Of a chunked body: how much more its chunk headers and trailers may take than its content."""
+FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
 PIPELINED_MAX = 16
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 * 1024 * 1024
@@ -138,14 +140,31 @@ class LimitedProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Nothing here speaks another protocol. The request is answered as it is, and what follows is not read.
-            self._in_body = False
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nothing here speaks another protocol. The request is answered as it is, with its body (RFC 9110, 7.8),
+            # and what follows is not read.
+            if self._in_body:
+                self._go_on_with_the_body(data[upgrade.args[0] :])
+                return
             self._reads_no_more = True
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
         except httptools.HttpParserError:
             self._refuse(*(self._refusal or (400, "malformed_http", "this is not HTTP/1.1 as RFC 9112 has it")))
+
+    def _go_on_with_the_body(self, data: bytes) -> None:
+        """Of a request that offers another protocol: its parser ends with the head, and tells nothing of a body.
+
+        Another parser gets a head with the same framing, and then `data`, which came after it. Trailers are dropped.
+        """
+
+        def complete() -> None:
+            self.on_message_complete()
+            self._reads_no_more = True
+
+        framing = [b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING_HEADERS]
+        self.parser = httptools.HttpRequestParser(SimpleNamespace(on_body=self.on_body, on_message_complete=complete))
+        self._parse(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", data]))
 
     # --- of the parser ---
 
@@ -170,6 +189,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= PIPELINED_MAX:
             self._fault(400, "malformed_http", f"more than {PIPELINED_MAX} requests wait on this connection")
+        self._check_head()
         super().on_headers_complete()
         self._in_body = True
         self._body_bytes = self._content_bytes = 0
@@ -178,11 +198,24 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._fault(505, "http_version_not_supported", "use HTTP/1.1; HTTP/2 is for a proxy before the API")
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._fault(400, "malformed_http", f"send one header `Host` (RFC 9112, 3.2); there are {hosts}")
+        if names.count(b"authorization") > 1:
+            self._fault(400, "malformed_http", "send one header `Authorization`; there are several")
+
     def on_body(self, body: bytes) -> None:
         self._content_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and any(name in FRAMING_HEADERS for name, _ in self.headers):
+            return  # Only the head is complete; the body follows.
         super().on_message_complete()
         self._in_body = False
         self._head_bytes = 0

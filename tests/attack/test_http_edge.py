@@ -167,13 +167,29 @@ async def test_a_trailer_is_no_header(connect: Any, person: Person) -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /health/live HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /health/live HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"GET /health/live HTTP/1.1\r\n folded: x\r\n\r\n",
-        b"GET /health/live HTTP/1.1\r\nNo colon\r\n\r\n",
+        get("/health/live", Content_Length="1", content_length="2"),
+        request("POST", "/health/live", Content_Length="3", Transfer_Encoding="chunked") + b"0\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\nNo colon\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n\r\n",
+        get("/health/live", Host="other.test"),
+        b"GET /health/live HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+        get("/health/live", Authorization="Bearer a", authorization="Bearer b"),
         b"CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n",
     ],
-    ids=["TLS", "HTTP/2", "two lengths", "length and chunks", "folded", "no colon", "CONNECT"],
+    ids=[
+        "TLS",
+        "HTTP/2",
+        "two lengths",
+        "length and chunks",
+        "folded",
+        "no colon",
+        "no Host",
+        "two Hosts",
+        "two Hosts in HTTP/1.0",
+        "two tokens",
+        "CONNECT",
+    ],
 )
 async def test_what_is_no_request_is_refused_as_a_problem(connect: Any, said: bytes) -> None:
     async with connect() as connection:
@@ -191,15 +207,82 @@ async def test_an_upgrade_is_answered_as_the_request_that_it_is_and_the_connecti
             assert await connection.is_closed()
 
 
-@pytest.mark.parametrize("version", [b"", b" HTTP/1.0"])
-async def test_a_request_of_an_old_version_is_answered_and_the_connection_is_closed(
-    connect: Any, version: bytes
+H2C = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2_Settings": "AAMAAABkAAQAoAAAAAIAAAAA"}
+WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket"}
+
+
+def framed(content: bytes, *, chunked: bool) -> tuple[dict[str, str], bytes]:
+    if chunked:
+        return {"Transfer_Encoding": "chunked"}, b"3\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (
+            content[:3],
+            len(content) - 3,
+            content[3:],
+        )
+    return {"Content_Length": str(len(content))}, content
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("first", [0, 10, None], ids=["later", "in pieces", "with the head"])
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["h2c", "websocket"])
+async def test_an_upload_that_offers_another_protocol_arrives_whole(
+    connect: Any, person: Person, offer: dict[str, str], first: int | None, chunked: bool
 ) -> None:
+    run_id = await person.make("create")
+    path = f"/agent/runs/{run_id}/files/a.bin"
+    content = bytes(range(256)) * 400
+    framing, body = framed(content, chunked=chunked)
     async with connect() as connection:
-        answer = await connection.ask(b"GET /health/live%s\r\n\r\n" % version)
+        head = request("PUT", path, **offer, **framing, Expect="100-continue", **bearer(person))
+        await connection.send(head + body[:first] if first != 0 else head)
+        if first == 0:
+            answer = await connection.answer()
+            assert answer is not None
+            assert answer.status == 100
+        if first is not None:
+            await connection.send(body[first:])
+        answer = await connection.answer()
+        if answer is not None and answer.status == 100:
+            answer = await connection.answer()
+        assert answer is not None
+        assert answer.status == 201
+        assert await connection.is_closed()
+    assert (await person.http.get(path)).content == content
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("after", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], ids=["nothing", "a preface"])
+async def test_a_post_that_offers_another_protocol_is_read_and_what_follows_is_not(
+    connect: Any, person: Person, after: bytes, chunked: bool
+) -> None:
+    framing, body = framed(b'{"action": "create", "prompt": "hello"}', chunked=chunked)
+    head = request("POST", "/agent/execute", **H2C, **framing, Content_Type="application/json", **bearer(person))
+    async with connect() as connection:
+        answer = await connection.ask(head + body + after)
+        assert answer is not None
+        assert answer.status == 201
+        assert await connection.is_closed()
+
+
+async def test_a_body_that_offers_another_protocol_and_is_malformed_is_refused(connect: Any, person: Person) -> None:
+    run_id = await person.make("create")
+    head = request("PUT", f"/agent/runs/{run_id}/files/a.bin", **H2C, Transfer_Encoding="chunked", **bearer(person))
+    async with connect() as connection:
+        refused(await connection.ask(head + b"no chunk\r\n"), 400)
+    assert (await person.http.get(f"/agent/runs/{run_id}/files/a.bin")).status_code == 404
+
+
+async def test_a_request_of_http_1_0_is_answered_and_the_connection_is_closed(connect: Any) -> None:
+    async with connect() as connection:
+        answer = await connection.ask(b"GET /health/live HTTP/1.0\r\n\r\n")
         assert answer is not None
         assert answer.status == 200
         assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("version", [b"", b" HTTP/2.0"], ids=["0.9", "2.0"])
+async def test_a_request_of_another_version_is_refused(connect: Any, version: bytes) -> None:
+    async with connect() as connection:
+        refused(await connection.ask(b"GET /health/live%s\r\nHost: a\r\n\r\n" % version), 505)
 
 
 async def test_pipelined_requests_are_answered_in_order_up_to_a_number(connect: Any) -> None:
