@@ -22,7 +22,7 @@ from app.auth import SCOPE_USER, Authenticator
 from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
 from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
 from app.errors import of_platform_error
-from backplane.errors import PlatformError, RateLimited, Unauthenticated
+from backplane.errors import PlatformError, RateLimited, Unauthenticated, Unavailable
 from backplane.users import User
 
 PAUSE_SECONDS = 1.0
@@ -95,8 +95,14 @@ class Gate:
         wants_token = path.startswith("/agent/") or path == "/mcp"
         token = bearer_token(scope)
         authenticator: Authenticator = scope["app"].state.authenticator
-        if token is not None and authenticator.has_seen(token):
-            return await authenticator.user_of(token) if wants_token else None
+        if token is not None and path != "/health/live" and authenticator.has_seen(token):
+            try:
+                user = await authenticator.user_of(token)
+                return user if wants_token else None
+            except (Unauthenticated, Unavailable):
+                # Revoked, or nobody can say: then it is a stranger's, who may ask for what needs no token.
+                if wants_token:
+                    raise
         address = self._address(scope)
         if wait := self._allowance.wait(address, time.monotonic()):
             too_many = RateLimited(

@@ -49,6 +49,25 @@ async def test_health_is_not_limited(start_api: StartApi) -> None:
     assert await statuses(*[person] * 25, path="/health/live") == [200] * 25
 
 
+async def test_what_needs_no_token_is_limited_for_whoever_sends_one_all_the_same(start_api: StartApi) -> None:
+    api = await start_api(**SLOW)
+    person = await api.person()
+    assert await statuses(person) == [200]
+    for path in ("/openapi.json", "/metrics", "/docs", "/health/ready"):
+        assert 429 in await statuses(*[person] * 25, path=path)
+
+
+async def test_a_revoked_token_asks_as_a_stranger_for_what_needs_no_token(start_api: StartApi) -> None:
+    api = await start_api(
+        token_cache_seconds=0, api_anonymous_rate_per_second=0.01, api_anonymous_rate_burst=3, api_rate_per_second=0
+    )
+    person = await api.person()
+    assert await statuses(person) == [200]
+    await api.resources.store.users.revoke_token(person.token_id)
+    found = [(await person.http.get("/docs")).status_code for _ in range(4)]
+    assert found == [200] * 3 + [429]
+
+
 async def test_an_unknown_token_is_told_that_it_is_unknown(start_api: StartApi) -> None:
     api = await start_api(**SLOW)
     stranger = Person(api.client({"Authorization": "Bearer agt_nobody"}), "agt_nobody", "")
