@@ -2,8 +2,8 @@
 
 Text that came from a run, a model or a server outside may hold escape sequences (colours, cursor moves, titles,
 hyperlinks), control characters of C0 and C1, characters that turn the reading direction, and ones that nobody sees
-(zero-width spaces, tags, variation selectors of the supplement), which hide what is meant for a model. Tabs stay, and
-the two joiners without which Persian, Hindi and many emoji are not written right.
+(zero-width spaces, soft hyphens, fillers, tags, variation selectors), which hide what is meant for a model. Tabs stay,
+and the two joiners without which Persian, Hindi and many emoji are not written right.
 """
 
 import re
@@ -14,10 +14,15 @@ _SEQUENCE = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]"
 )
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e0fff]"
+_UNSEEN = (
+    "\x00-\x08\x0a-\x1f\x7f-\x9f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb"
+    "\ud800-\udfff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
 )
+"""Control characters, halves of characters, and what Unicode calls Default_Ignorable_Code_Point or Cf (format)."""
+_UNSAFE = re.compile(f"[{_UNSEEN}]|(?<![^\\s\u200c\u200d\ufe0e\ufe0f{_UNSEEN}])[\ufe0e\ufe0f]")
+"""The two that choose between text and emoji are safe only directly behind a character that is seen."""
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,6 @@ time with others in between).
 """
 
 import base64
-import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,26 @@ from urllib.parse import quote, quote_plus
 DELETED = b"\r\n\0'\"\\"
 _FOLDED = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
 
+_APOSTROPHES = ("'", "&#x27;", "&#39;", "&#039;", "&apos;")
 _OF_URLS = bytes.maketrans(b"+/", b"-_")
+
+_JSON_ESCAPES = tuple(
+    str.maketrans({one: f"\\u{ord(one):04{case}}" for one in characters})
+    for characters in ("", "&<>\u2028\u2029", "&<>'", "&<>'\"", "&<>'\"+`")
+    for case in "xX"
+)
+"""Besides what JSON must escape: nothing; what Go escapes, and Jinja, PHP, .NET."""
+_HTML_ESCAPES = tuple(
+    str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **more})
+    for more in (
+        *({'"': quote, "'": apostrophe} for quote in ('"', "&quot;", "&#34;") for apostrophe in _APOSTROPHES),
+        {'"': "&#34;", "'": "&#39;", "+": "&#43;"},
+        {'"': "&quot;", "'": "&#39;", "/": "&#x2F;", "`": "&#x60;", "=": "&#x3D;"},
+        {'"': "&quot;", "'": "&#x27;", "`": "&#x60;", "=": "&#x3D;"},
+        {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"},
+    )
+)
+"""As Python, Jinja, PHP and XML do it; then Go, Mustache, Handlebars, and attributes in XML."""
 
 ANY_CASE_BYTES = 12
 """A folded form of so many bytes counts in any case and across line breaks. A shorter one stands by chance in other
@@ -82,8 +100,10 @@ def _written(value: str, lines: Sequence[str]) -> Iterator[bytes]:
 
 def _escaped(value: str, raw: bytes) -> Iterator[bytes]:
     for ascii_only in (True, False):
-        yield json.dumps(value, ensure_ascii=ascii_only)[1:-1].encode("utf-8", "surrogatepass")
-    for text in (repr(value)[1:-1], ascii(value)[1:-1], html.escape(value), html.escape(value, quote=False)):
+        written = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        for characters in _JSON_ESCAPES:
+            yield written.translate(characters).encode("utf-8", "surrogatepass")
+    for text in (repr(value)[1:-1], ascii(value)[1:-1], *_in_html(value)):
         yield text.encode("utf-8", "surrogatepass")
     yield repr(raw)[2:-1].encode()
     # As a shell that knows no UTF-8, or `git` and `ls -b`, write it.
@@ -98,6 +118,16 @@ def _escaped(value: str, raw: bytes) -> Iterator[bytes]:
         yield value.encode("latin-1", "replace")
 
 
+def _in_html(value: str) -> Iterator[str]:
+    """As HTML and XML write it: their special characters in each way, those beyond ASCII also by number."""
+    for characters in _HTML_ESCAPES:
+        written = value.translate(characters)
+        yield written
+        if len(value) <= LONG_BYTES and not value.isascii():
+            for reference in ("&#{:d};", "&#x{:x};", "&#x{:X};"):
+                yield "".join(one if one.isascii() else reference.format(ord(one)) for one in written)
+
+
 def _byte_by_byte(value: str, raw: bytes) -> Iterator[bytes]:
     pairs = [f"{byte:02x}" for byte in raw]
     # 73 33 · 73:33 · \x73\x33 · %73%33 · 0x73, 0x33 · 73-33
@@ -105,7 +135,8 @@ def _byte_by_byte(value: str, raw: bytes) -> Iterator[bytes]:
         yield separator.join(pairs).encode()
     for separator in (", ", ",", " "):
         yield separator.join(map(str, raw)).encode()
-    yield "".join(f"u{ord(character):04x}" for character in value).encode()
+    for each in ("u{:04x}", "&#{:d};", "&#x{:x};"):
+        yield "".join(each.format(ord(character)) for character in value).encode()
 
 
 def _base64(raw: bytes) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,21 @@ def test_what_steers_a_terminal_is_taken_out_or_made_visible(attack: str) -> Non
 @pytest.mark.parametrize("text", ["tab\tand ünïcödé 木 नमस्ते", "می‌خواهم", "👩‍💻 ❤️", "[red] {x} %s"])
 def test_text_that_people_write_stays_as_it_is(text: str) -> None:
     assert printable(text) == escaped(text) == text
+
+
+@pytest.mark.parametrize("joiner", ["", "\u200c", "\u200d"])
+def test_no_character_that_nobody_sees_stays(joiner: str) -> None:
+    ignorable = [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164, 0xFFA0]
+    ignorable += [*range(0xFFF0, 0xFFF9), *range(0xFE00, 0xFE0E), *range(0xE0000, 0xE1000)]
+    formats = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
+    unsafe = {*ignorable, *formats} - {0x200C, 0x200D}
+    assert [hex(code) for code in unsafe if chr(code) in one_for_one(f"x{joiner}{chr(code)}y")] == []
+
+
+@pytest.mark.parametrize("before", ["", " ", "\u200d", "x\ufe0f", "x\ufe0e", "\u2800"])
+def test_a_selector_stays_only_behind_a_character_that_is_seen(before: str) -> None:
+    assert one_for_one("x\ufe0f \u2764\ufe0e") == "x\ufe0f \u2764\ufe0e"
+    assert one_for_one(f"{before}\ufe0f").endswith("\N{REPLACEMENT CHARACTER}")
 
 
 class Terminal(io.StringIO):

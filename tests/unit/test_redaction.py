@@ -214,3 +214,26 @@ def test_random_cuts_of_what_is_left_out_show_no_part_of_a_secret(
         left_out += said.count(redaction.LEFT_OUT)
         assert set(said.replace(redaction.LEFT_OUT, b"").replace(HIDDEN, b"")) <= set(b".")
     assert left_out > 300
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("a&b<c>d'e", r"a\u0026b\u003cc\u003ed'e"),
+        ("a&b<c>d'e", r"a\u0026b\u003cc\u003ed\u0027e"),
+        ('a&b"c+d', r"a\u0026b\u0022c\u002Bd"),
+        ("a&b\"c'd", "a&amp;b&#34;c&#39;d"),
+        ("a&b\"c'd", "a&amp;b&quot;c&#039;d"),
+        ("a&b\"c'd", "a&amp;b&quot;c&apos;d"),
+        ("a+b'cdef", "a&#43;b&#39;cdef"),
+        ("pässwörd", "p&#228;ssw&#246;rd"),
+        ("pässwörd", "p&#xe4;ssw&#xF6;rd"),
+        ("pässwörd'&", "p&#228;ssw&#246;rd&#39;&amp;"),
+        ("s3cret!", "".join(f"&#{ord(one)};" for one in "s3cret!")),
+        ("s3cret!", "".join(f"&#x{ord(one):X};" for one in "s3cret!")),
+    ],
+)
+def test_a_secret_is_found_as_json_html_and_xml_of_other_languages_write_it(value: str, form: str) -> None:
+    redactor = Redactor()
+    redactor.learn("TOKEN", value)
+    assert redactor.text(f"<{form}>") == "<[secret TOKEN]>"
