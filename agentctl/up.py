@@ -144,7 +144,7 @@ def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]
             stopping = True
             task.cancel()  # before anything is printed, which may fail
             with contextlib.suppress(OSError, SystemExit):
-                tell("stopping", "Stopping; steps in hand may still end. Once more ends everything at once.")
+                tell("stopping", "Stopping; running steps may still end. A second signal ends everything at once.")
         elif asked and number != signal.SIGHUP:
             for child in children:
                 child.kill()

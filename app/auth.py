@@ -18,7 +18,7 @@ from backplane.users import Tier, User, token_digest
 
 CACHED_TOKENS = 10_000
 REFUSALS_PER_SECOND = 10
-"""So often a token that calls too often, or asks for more than its user may have, is told so; further refusals wait, so
+"""How often a token that calls too often, or asks for too much, is refused without a pause; later refusals wait, so
 that a client that does not stop costs little, however many connections it has."""
 REFUSALS_AT_ONCE = 20
 LONGEST_PAUSE_SECONDS = 30.0

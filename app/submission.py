@@ -116,7 +116,7 @@ class Submission:
             return run
 
     async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool | None) -> Run:
-        """Raises NotFound, Conflict (a step is uncertain and nothing is said of it), TransitionNotAllowed,
+        """Raises NotFound, Conflict (the call does not decide an uncertain step), TransitionNotAllowed,
         StorageExceeded, QueueFull, Unavailable (database)."""
         await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:

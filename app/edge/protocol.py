@@ -38,7 +38,7 @@ HEAD_SECONDS = 10.0
 """From a connection, or from the first byte of a further request, to the end of the head."""
 BODY_SILENCE_SECONDS = 30.0
 BODY_MIN_BYTES_PER_SECOND = 1024
-"""A body that comes more slowly, after BODY_SILENCE_SECONDS in hand at its start, is refused."""
+"""A body that comes more slowly is refused, once its first BODY_SILENCE_SECONDS are over."""
 FRAMING_MAX_BYTES = 64 * 1024
 """Of a chunked body: how much more its chunk headers and trailers may take than its content."""
 FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
@@ -273,7 +273,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if not self._in_body or self.cycle.response_started or self.pipeline:
                 self.transport.close()
                 return
-            # The application is told that the client has gone, and whatever it answers is dropped.
+            # The application sees a disconnected client, and its answer is dropped.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._reads_no_more = True
