@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
 from app.edge.origin import HEADERS
+from app.json_body import NameStandsTwice
 from app.models import Problem
 from backplane import errors
 
@@ -164,6 +165,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> JSONResponse:
         return of_validation(error)
+
+    @app.exception_handler(NameStandsTwice)
+    async def _(_: Request, error: NameStandsTwice) -> JSONResponse:
+        return problem(422, "duplicate_name", str(error.detail), field=error.place)
 
     @app.exception_handler(ClientDisconnect)
     async def _(_: Request, error: ClientDisconnect) -> JSONResponse:

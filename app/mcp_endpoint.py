@@ -10,14 +10,19 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
 from app.errors import problem
 from backplane.errors import Unauthenticated
 from backplane.tasks import end
+from backplane.unique_json import DuplicateName, loads, place_of_duplicate
 
 SCOPE_SERVICES = "agent.services"
+INVALID_REQUEST = -32600
+"""JSON-RPC's code for a message that is JSON and no request."""
 
 
 class McpEndpoint:
@@ -57,8 +62,46 @@ class McpEndpoint:
             detail = "this server sends nothing by itself; follow a run by the tool follow_run, or by GET /agent/events"
             await problem(405, "method_not_allowed", detail, headers={"Allow": "POST"})(scope, receive, send)
             return
+        body = await Request(scope, receive).body()
+        if fault := _duplicate_name(body):
+            answer = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": fault}}
+            await JSONResponse(answer, status_code=422)(scope, receive, send)
+            return
         scope[SCOPE_SERVICES] = scope["app"].state.services
         assert self._started is not None, "requests come while the API runs"
         self._wanted.set()
         application = await asyncio.shield(self._started)
-        await application(scope, receive, send)
+        await application(scope, _again(body, receive), send)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A body that was read, for who reads it next."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return left.pop() if left else await receive()
+
+    return received
+
+
+def _duplicate_name(body: bytes) -> str:
+    """What is wrong with a body in which a name stands twice; empty: nothing, or what is wrong is the library's to say.
+    An argument may be JSON in a string, which the library reads as JSON."""
+    try:
+        message = loads(body)
+        arguments = message["params"]["arguments"]
+        for name, value in arguments.items():
+            if isinstance(value, str) and value.lstrip().startswith(("{", "[")) and (place := _place_in(value)):
+                raise DuplicateName(name, f"params.arguments.{name}.{place}")
+    except DuplicateName as error:
+        return str(error)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
+        pass
+    return ""
+
+
+def _place_in(text: str) -> str:
+    try:
+        return place_of_duplicate(text)
+    except (ValueError, RecursionError):
+        return ""

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from backplane.unique_json import DuplicateName, unique
+
 MAX_CHARS = 1_000_000
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
@@ -105,6 +107,8 @@ def _what_is_wrong(error: Exception) -> str:
         return f"it is nested more than {MAX_DEPTH} levels deep"
     if isinstance(error, json.JSONDecodeError):
         return f"it is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+    if isinstance(error, DuplicateName):
+        return f"in an object of it the name {error.name[:100]!r} stands twice; give each name once"
     return f"it is no valid JSON: {error}"[:200]
 
 
@@ -125,4 +129,6 @@ def _short_integer(text: str) -> int:
     return int(text)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, parse_int=_short_integer)
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_number, parse_float=_finite, parse_int=_short_integer, object_pairs_hook=unique
+)

@@ -23,12 +23,13 @@ from app.account_models import (
 )
 from app.auth import Admin, CurrentUser
 from app.errors import responses
+from app.json_body import JsonRoute
 from app.models import Limit
 from app.services import ServicesOf
 from backplane.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.store.ledger import Account, Entry, Ledger
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(route_class=JsonRoute, tags=["accounts"])
 
 
 @router.get("/agent/accounts", responses=responses(403, 404, 422))

@@ -19,12 +19,13 @@ from app.artifact_models import (
 )
 from app.auth import Admin, CurrentUser
 from app.errors import responses
+from app.json_body import JsonRoute
 from app.models import Limit
 from app.services import Services, ServicesOf
 from backplane.artifacts.base import Agent, Artifacts, Author
 from backplane.errors import NotFound
 
-router = APIRouter(tags=["artifacts"])
+router = APIRouter(route_class=JsonRoute, tags=["artifacts"])
 
 _BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}

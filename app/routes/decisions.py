@@ -15,12 +15,13 @@ from app.decision_models import (
     DecisionView,
 )
 from app.errors import responses
+from app.json_body import JsonRoute
 from app.models import Limit, RunId
 from app.services import ServicesOf
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
 
-router = APIRouter(tags=["decisions"])
+router = APIRouter(route_class=JsonRoute, tags=["decisions"])
 
 ARGUMENTS_MAX_BYTES = 256 * 1024
 _EXAMPLES: Any = {

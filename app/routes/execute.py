@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Header, Response
 
 from app.auth import CurrentUser
 from app.errors import responses
+from app.json_body import JsonRoute
 from app.models import (
     EXAMPLE_PLAN,
     EXAMPLE_PROMPT,
@@ -25,7 +26,7 @@ from app.services import Services, ServicesOf
 from backplane.errors import Unavailable
 from backplane.runs import Run, RunStatus
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(route_class=JsonRoute, tags=["runs"])
 
 _ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 _EXAMPLES = {

@@ -4,12 +4,13 @@ from fastapi import APIRouter, Response
 
 from app.auth import CurrentUser
 from app.errors import responses
+from app.json_body import JsonRoute
 from app.secret_models import NewSecret, SecretList, SecretName, SecretView
 from app.services import ServicesOf
 from backplane.sealing import no_key
 from backplane.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
 
-router = APIRouter(tags=["secrets"])
+router = APIRouter(route_class=JsonRoute, tags=["secrets"])
 
 
 @router.put("/agent/secrets/{name}", responses=responses(409, 413, 422))

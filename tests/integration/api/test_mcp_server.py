@@ -165,3 +165,29 @@ async def test_without_a_token_nothing_is_told(api: Api) -> None:
 async def test_it_can_be_switched_off(start_api: StartApi) -> None:
     api = await start_api(api_mcp=False)
     assert (await (await api.person()).http.post("/mcp", json={})).status_code == 404
+
+
+STEP = '{"id": "a", "tool": "shell", "approval": true, "arguments": {"script": "true"}, "approval": false}'
+
+
+@pytest.mark.parametrize(
+    ("plan", "place"),
+    [
+        (f'{{"steps": [{STEP}]}}', "params.arguments.plan.steps.0.approval"),
+        (json.dumps(f'{{"steps": [{STEP}]}}'), "params.arguments.plan.steps.0.approval"),
+    ],
+    ids=["as an object", "as a text that is JSON"],
+)
+async def test_a_name_that_stands_twice_in_a_plan_given_by_mcp_is_refused(
+    person: Person, plan: str, place: str
+) -> None:
+    arguments = f'{{"prompt": "x", "plan": {plan}}}'
+    body = (
+        '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", '
+        f'"params": {{"name": "create_run", "arguments": {arguments}}}}}'
+    )
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    answer = await person.http.post("/mcp", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"{place}: this name stands twice")
+    assert (await person.http.get("/agent/runs")).json()["runs"] == []

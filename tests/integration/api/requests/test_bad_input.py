@@ -328,3 +328,46 @@ async def test_a_key_has_1_to_255_characters(person: Person, length: int, status
     assert answer.status_code == status
     if status == 422:
         assert refusal(answer) == (422, "invalid_input", "idempotency-key")
+
+
+NAMES_TWICE = {
+    "of the request": ('{"action": "run", "action": "create", "prompt": "x"}', "action"),
+    "of a step": (
+        '{"action": "run", "prompt": "x", "plan": {"steps": [{"id": "a", "tool": "shell", "approval": true, '
+        '"arguments": {"script": "true"}, "approval": false}]}}',
+        "plan.steps.0.approval",
+    ),
+    "of a step's arguments": (
+        '{"action": "run", "prompt": "x", "plan": {"steps": [{"id": "a", "tool": "shell", '
+        '"arguments": {"script": "true", "script": "false"}}]}}',
+        "plan.steps.0.arguments.script",
+    ),
+    "of a fork's plan": (
+        f'{{"action": "fork", "run_id": "{RUN_ID}", "plan": {{"steps": 1, "steps": 2}}}}',
+        "plan.steps",
+    ),
+    "of metadata": ('{"action": "run", "prompt": "x", "metadata": {"a": {"b": 1, "b": 2}}}', "metadata.a.b"),
+}
+
+
+@pytest.mark.parametrize(("body", "field"), NAMES_TWICE.values(), ids=NAMES_TWICE.keys())
+async def test_a_name_that_stands_twice_in_a_body_is_refused_with_its_place(
+    person: Person, body: str, field: str
+) -> None:
+    answer = await send(person, body.encode())
+    assert refusal(answer) == (422, "duplicate_name", field)
+    assert await runs_of(person) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PUT", "/agent/secrets/NAME", '{"value": "a", "value": "b"}', "value"),
+        ("POST", f"/agent/runs/{RUN_ID}/decisions/x", '{"decision": "reject", "decision": "approve"}', "decision"),
+    ],
+)
+async def test_a_name_that_stands_twice_in_another_body_is_refused(
+    person: Person, method: str, path: str, body: str, field: str
+) -> None:
+    answer = await person.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    assert refusal(answer) == (422, "duplicate_name", field)
