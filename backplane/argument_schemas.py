@@ -48,6 +48,14 @@ class ArgumentsSchema:
         self._validator = extend(known, keywords)(schema, registry=Registry())
         self._left = 0
 
+    def faults(self, value: Any) -> list[ValidationError]:
+        """All that does not fit; none too when that is too much to check. For schemas of the platform's own tools."""
+        self._left = MOST_CHECKS
+        try:
+            return list(self._validator.iter_errors(value))
+        except (ValueError, Unresolvable, RecursionError):
+            return []
+
     def check(self, value: Any) -> None:
         """Raises ValueError, which says where the value does not fit."""
         self._left = MOST_CHECKS

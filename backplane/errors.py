@@ -25,7 +25,12 @@ The tree says what may be tried again; `app.errors` says which HTTP status that 
 it. Messages are for people, say what to do next, and never contain a secret.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+FAULTS_SHOWN = 100
+"""Of one input: more are not looked for."""
 
 
 class PlatformError(Exception):
@@ -43,14 +48,40 @@ class Refused(PlatformError):
     code = "refused"
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an input. `message` is a whole sentence; `line` counts from 1, in texts."""
+
+    field: str | None
+    message: str
+    line: int | None = None
+
+
 class InvalidInput(Refused):
-    """`field` is the dotted path of the value at fault, e.g. `plan.steps.3.arguments.path`."""
+    """`field` is the dotted path of the value at fault, e.g. `plan.steps.3.arguments.path`. `faults` are all that were
+    found, at most FAULTS_SHOWN; the first of them is the error's own."""
 
     code = "invalid_input"
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
+    def __init__(self, message: str, *, field: str | None = None, line: int | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.faults: tuple[Fault, ...] = (Fault(field, message, line),)
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> Self:
+        """One error for all of them. The message has each, for there are readers who see nothing else (a model that is
+        to mend its plan)."""
+        first = faults[0]
+        error = cls(first.message if len(faults) == 1 else _all_of(faults), field=first.field, line=first.line)
+        error.faults = tuple(faults[:FAULTS_SHOWN])
+        return error
+
+
+def _all_of(faults: Sequence[Fault]) -> str:
+    others = " | ".join(fault.message for fault in faults[1:FAULTS_SHOWN])
+    more = "" if len(faults) <= FAULTS_SHOWN else " | and more"
+    return f"{faults[0].message} | also: {others}{more}"
 
 
 class InvalidPlan(InvalidInput):

@@ -6,8 +6,10 @@ first step.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -20,10 +22,14 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
-from backplane.errors import InvalidPlan
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan
 
 MAX_STEPS = 200
+
+HINTS = 5
+"""Ids that are searched for one that is like a missing one: each search takes some 10 ms at worst."""
 
 REFERENCE = re.compile(r"(?<!\$)\$\{steps\.([A-Za-z0-9][A-Za-z0-9_.-]*)\.(output|exit_code|files)\}")
 """In a string of a step's arguments: what another step gave. `$${steps…` stays as it is, without its first `$`."""
@@ -103,19 +109,9 @@ class Plan(_Frozen):
 
     @model_validator(mode="after")
     def _steps_form_an_order(self) -> Self:
-        known: set[str] = set()
-        for step in self.steps:
-            if step.id in known:
-                raise ValueError(f"two steps have the id {step.id!r}; give each its own")
-            known.add(step.id)
-        for step in self.steps:
-            missing = sorted(step.requires() - known)
-            if missing:
-                raise ValueError(f"step {step.id!r} needs {missing[0]!r}, which is no step of this plan")
-        try:
-            TopologicalSorter({step.id: step.requires() for step in self.steps}).prepare()
-        except CycleError as error:
-            raise ValueError(f"steps need each other in a circle: {' → '.join(error.args[1])}") from error
+        steps = [(str(number), step.id, step.requires()) for number, step in enumerate(self.steps)]
+        for fault in _of_order(steps, "steps"):
+            raise ValueError(fault.message)
         return self
 
     def requirements(self) -> dict[str, frozenset[str]]:
@@ -154,15 +150,73 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def parse_plan(value: Any, field: str = "plan") -> Plan:
-    """Validate a plan that came from outside. Raises InvalidPlan, whose `field` names the value at fault."""
+    """Validate a plan that came from outside. Raises InvalidPlan with all that is wrong; each fault's `field` is below
+    the given one."""
     _check_lengths(value, field)
     try:
         return Plan.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join([field, *(str(part) for part in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidPlan(f"{where}: {message}", field=where) from error
+        raise InvalidPlan.of(list(islice(_faults(value, error, field), FAULTS_SHOWN + 1))) from error
+
+
+def _faults(value: Any, error: ValidationError, field: str) -> Iterator[Fault]:
+    """The plan itself stops at the first step that is wrong, so they are looked at one by one."""
+    steps = value.get("steps") if isinstance(value, dict) else None
+    if not isinstance(steps, list | tuple) or not steps:
+        yield from _of_fields(error.errors(include_url=False, include_context=False, include_input=False), field, Plan)
+        return
+    of_plan = error.errors(include_url=False, include_context=False, include_input=False)
+    yield from _of_fields([fault for fault in of_plan if fault["loc"] and fault["loc"][0] != "steps"], field, Plan)
+    known = list[tuple[str, str, frozenset[str]]]()
+    for number, raw in enumerate(steps):
+        requires = frozenset(need for need in _needs(raw) if isinstance(need, str))
+        try:
+            requires = Step.model_validate(raw).requires()
+        except ValidationError as wrong:
+            of_step = wrong.errors(include_url=False, include_context=False, include_input=False)
+            yield from _of_fields(of_step, f"{field}.steps.{number}", Step)
+        if isinstance(raw, dict) and isinstance(raw.get("id"), str):
+            known.append((str(number), raw["id"], requires))
+    yield from _of_order(known, f"{field}.steps")
+
+
+def _of_fields(found: Sequence[ErrorDetails], field: str, model: type[BaseModel]) -> Iterator[Fault]:
+    for fault in found:
+        where = ".".join([field, *(str(part) for part in fault["loc"])])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+            there_are = f"; there are {', '.join(model.model_fields)}"
+            message += near(str(fault["loc"][0]), model.model_fields) or there_are
+        yield Fault(where, f"{where}: {message}")
+
+
+def _of_order(steps: Sequence[tuple[str, str, frozenset[str]]], field: str) -> Iterator[Fault]:
+    """`steps`: of each its number, its id and the ids that it requires."""
+    known: set[str] = set()
+    for number, step, _ in steps:
+        if step in known:
+            where = f"{field}.{number}.id"
+            yield Fault(where, f"{where}: two steps have the id {step!r}; give each its own")
+        known.add(step)
+    is_whole, hints = True, HINTS
+    for number, step, requires in steps:
+        for missing in sorted(requires - known):
+            is_whole, where = False, f"{field}.{number}.needs"
+            hints -= 1
+            hint = near(missing, known) if hints >= 0 else ""
+            what = f"step {step!r} needs {missing!r}, which is no step of this plan{hint}"
+            yield Fault(where, f"{where}: {what}")
+    if is_whole:
+        try:
+            TopologicalSorter({step: requires for _, step, requires in steps}).prepare()
+        except CycleError as error:
+            yield Fault(field, f"{field}: steps need each other in a circle: {' → '.join(error.args[1])}")
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A question to put behind an unknown name; empty where none of the names is like it."""
+    found = get_close_matches(name[:100], sorted(names), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _check_lengths(value: Any, field: str) -> None:

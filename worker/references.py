@@ -17,9 +17,9 @@ from backplane.errors import InvalidPlan, TooLarge
 from backplane.plans import REFERENCE, Step
 from backplane.sizes import readable_size
 from backplane.store.journal import StepRecord
-from worker.tools.arguments import is_program
+from backplane.tool_arguments import reference_faults, refers
 from worker.tools.base import Tool
-from worker.tools.registry import invalid_arguments
+from worker.tools.registry import faults_of, invalid_arguments, programs_of
 
 ESCAPED = "$${steps."
 FILLED_MAX_BYTES = 1024 * 1024
@@ -27,20 +27,11 @@ FILLED_MAX_BYTES = 1024 * 1024
 
 
 def check_references(step: Step, tool: Tool, field: str) -> None:
-    """Raises InvalidPlan for a reference where none may stand. That the steps exist is the plan's own rule."""
-    for name, value in step.arguments.items():
-        argument = tool.arguments.model_fields.get(name)
-        where = f"{field}.arguments.{name}"
-        if argument is not None and is_program(argument) and _refers(value):
-            raise InvalidPlan(
-                f"{where}: a result of another step would be carried out here, as a part of the program or the order; "
-                'pass it through environment ({"TEXT": "${steps.ID.output}"}, then "$TEXT"), through the inputs of an '
-                "agent, or write it to a file",
-                field=where,
-            )
-    if (key := _key_that_refers(step.arguments)) is not None:
-        where = f"{field}.arguments"
-        raise InvalidPlan(f"{where}: the key {key!r} refers to a step; only values may", field=where)
+    """Raises InvalidPlan for references where none may stand. That the steps exist is the plan's own rule."""
+    programs = programs_of(tool)
+    faults = list(reference_faults(step.arguments, programs.__contains__, f"{field}.arguments"))
+    if faults:
+        raise InvalidPlan.of(faults)
 
 
 def check_arguments(step: Step, tool: Tool, field: str) -> None:
@@ -49,13 +40,9 @@ def check_arguments(step: Step, tool: Tool, field: str) -> None:
     try:
         tool.arguments.model_validate(step.arguments)
     except ValidationError as error:
-        faults = [
-            fault
-            for fault in error.errors(include_url=False, include_context=False, include_input=False)
-            if not _may_be_right(step.arguments, fault)
-        ]
-        if faults:
-            raise invalid_arguments(tool, faults[0], f"{field}.arguments") from error
+        found = [fault for fault in faults_of(error) if not _may_be_right(step.arguments, fault)]
+        if found:
+            raise invalid_arguments(tool, found, f"{field}.arguments") from error
 
 
 def fill(step: Step, records: Mapping[str, StepRecord]) -> dict[str, Any]:
@@ -115,36 +102,6 @@ def _each_string(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _strings(value: Any) -> list[str]:
-    found: list[str] = []
-
-    def note(text: str) -> str:
-        found.append(text)
-        return text
-
-    _each_string(value, note)
-    return found
-
-
-def _refers(value: Any) -> bool:
-    return any(REFERENCE.search(text) for text in _strings(value))
-
-
-def _key_that_refers(value: Any) -> str | None:
-    match value:
-        case dict():
-            for key, inner in value.items():
-                if REFERENCE.search(str(key)):
-                    return str(key)
-                if (found := _key_that_refers(inner)) is not None:
-                    return found
-        case list() | tuple():
-            for inner in value:
-                if (found := _key_that_refers(inner)) is not None:
-                    return found
-    return None
-
-
 def _may_be_right(arguments: Any, fault: ErrorDetails) -> bool:
     """Whether what is wrong lies in, or above, a value that is not known yet."""
     value = arguments
@@ -156,4 +113,4 @@ def _may_be_right(arguments: Any, fault: ErrorDetails) -> bool:
                 value = value[part]
             case _:
                 return False  # it is missing, not wanted, or a key
-    return fault["type"] != "extra_forbidden" and _refers(value)
+    return fault["type"] != "extra_forbidden" and refers(value)

@@ -13,14 +13,15 @@ How one step is carried out is `worker.step_runner`'s.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.errors import BudgetExhausted, InvalidPlan, Superseded
+from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
 from backplane.plans import Plan, Step
 from backplane.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.tasks import end
+from backplane.tool_arguments import unknown_tool
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.people import People, asked_for_budget
 from worker.references import check_arguments, check_references
@@ -68,28 +69,34 @@ class Supervisor:
         return sorted(self.records.values(), key=lambda record: record.position)
 
     def check(self, plan: Plan) -> None:
-        """Raises InvalidPlan when a step names a tool that is not there or not allowed, arguments that it does not
-        take, references where none may stand, or limits over what a step may have."""
-        for index, step in enumerate(plan.steps):
-            field = f"plan.steps.{index}"
-            if step.tool in self._with.disabled:
-                raise InvalidPlan(
-                    f"{field}.tool: the tool {step.tool!r} may not be used here (TOOLS_DISABLED)", field=f"{field}.tool"
-                )
-            tool = self._with.tools.get(step.tool)
-            if tool is None:
-                self._with.tools.resolve(step.tool, step.arguments, field=field)
-                continue
-            check_arguments(step, tool, field)
-            check_references(step, tool, field)
-            asked = {
-                "memory_bytes": (step.limits.memory_bytes, self._with.most_memory_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
-                "cpus": (step.limits.cpus, self._with.most_cpus, "SANDBOX_CPUS_MAX"),
-            }
-            for name, (wanted, most, setting) in asked.items():
-                if wanted is not None and wanted > most:
-                    where = f"{field}.limits.{name}"
-                    raise InvalidPlan(f"{where}: a step may have at most {most:,} ({setting})", field=where)
+        """Raises InvalidPlan with all that is wrong: tools that are not there or not allowed, arguments that they do
+        not take, references where none may stand, limits over what a step may have."""
+        faults = [
+            fault for number, step in enumerate(plan.steps) for fault in self._faults(step, f"plan.steps.{number}")
+        ]
+        if faults:
+            raise InvalidPlan.of(faults)
+
+    def _faults(self, step: Step, field: str) -> Iterator[Fault]:
+        if step.tool in self._with.disabled:
+            where = f"{field}.tool"
+            yield Fault(where, f"{where}: the tool {step.tool!r} may not be used here (TOOLS_DISABLED)")
+        elif (tool := self._with.tools.get(step.tool)) is None:
+            yield unknown_tool(step.tool, self._with.tools.names, f"{field}.tool")
+        else:
+            for check in (check_arguments, check_references):
+                try:
+                    check(step, tool, field)
+                except InvalidPlan as error:
+                    yield from error.faults
+        asked = {
+            "memory_bytes": (step.limits.memory_bytes, self._with.most_memory_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
+            "cpus": (step.limits.cpus, self._with.most_cpus, "SANDBOX_CPUS_MAX"),
+        }
+        for name, (wanted, most, setting) in asked.items():
+            if wanted is not None and wanted > most:
+                where = f"{field}.limits.{name}"
+                yield Fault(where, f"{where}: a step may have at most {most:,} ({setting})")
 
     def know(self, journal: Sequence[StepRecord]) -> None:
         """What became of the run's steps so far."""

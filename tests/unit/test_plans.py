@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backplane.errors import InvalidPlan
+from backplane.errors import FAULTS_SHOWN, InvalidPlan
 from backplane.plans import Plan, parse_plan
 
 
@@ -129,3 +129,35 @@ def test_of_many_wrong_steps_the_first_is_named_and_the_others_are_not_looked_at
         parse_plan({"steps": [1] * 200})
     assert isinstance(refused.value.__cause__, ValidationError)
     assert refused.value.__cause__.error_count() <= 2
+
+
+def test_all_that_is_wrong_with_a_plan_is_told_at_once() -> None:
+    steps = [
+        {"id": "a", "tool": "shell", "aproval": True, "needs": ["bb"]},
+        {"id": "b", "tool": "shell", "retry": {"max_attempts": 21, "pause": 1}},
+        {"id": "b", "timeout_seconds": 0},
+        {"id": "c", "tool": "shell", "needs": ["z"]},
+    ]
+    with pytest.raises(InvalidPlan) as refused:
+        parse_plan({"steps": steps, "stepz": 1})
+    assert [fault.field for fault in refused.value.faults] == [
+        "plan.stepz",
+        "plan.steps.0.aproval",
+        "plan.steps.1.retry.max_attempts",
+        "plan.steps.1.retry.pause",
+        "plan.steps.2.tool",
+        "plan.steps.2.timeout_seconds",
+        "plan.steps.2.id",
+        "plan.steps.0.needs",
+        "plan.steps.3.needs",
+    ]
+    assert all(fault.message in refused.value.message for fault in refused.value.faults)
+    assert "did you mean 'approval'?" in refused.value.message
+    assert "needs 'bb', which is no step of this plan; did you mean 'b'?" in refused.value.message
+
+
+def test_of_thousands_of_faults_a_hundred_are_told() -> None:
+    steps = [{"id": f"s{number}", "tool": "shell", "needs": [f"x{need}" for need in range(200)]} for number in range(9)]
+    with pytest.raises(InvalidPlan, match=r"and more$") as refused:
+        parse_plan({"steps": steps})
+    assert len(refused.value.faults) == FAULTS_SHOWN

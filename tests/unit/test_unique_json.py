@@ -33,7 +33,8 @@ def test_a_name_that_stands_twice_is_refused_with_its_place(text: str, place: st
 
 
 @pytest.mark.parametrize(
-    "value", [{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}, [], "text", 1.5, None, {"A": 1, "a": 2}, {"é": 1, "é": 2}]
+    "value",
+    [{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}, [], "text", 1.5, None, {"A": 1, "a": 2, "é": 1, "e\u0301": 2}],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_json_without_such_a_name_is_read_as_it_always_was(value: object, encoding: str) -> None:
@@ -56,7 +57,7 @@ def test_the_place_is_found_in_time_that_grows_with_the_length() -> None:
     ],
 )
 def test_a_name_that_stands_twice_in_a_plan_of_a_model_is_refused(answer: str) -> None:
-    with pytest.raises(NotJson, match="'(steps|approval)' stands twice"):
+    with pytest.raises(NotJson, match=r"'(steps|approval)' stands twice"):
         find_object(answer, lambda value: "steps" in value)
 
 

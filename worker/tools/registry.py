@@ -4,14 +4,16 @@ A registry never changes: what a run has beyond the worker's tools (those of its
 nothing of policy, which is the supervisor's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from backplane.errors import InvalidPlan
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan
+from backplane.tool_arguments import unknown_argument, unknown_tool
 from worker.tools.apply_patch import ApplyPatch
+from worker.tools.arguments import is_program
 from worker.tools.ask_person import AskPerson
 from worker.tools.base import Tool, ToolArguments
 from worker.tools.file_delete import FileDelete
@@ -61,8 +63,7 @@ class ToolRegistry:
         raises InvalidPlan, whose own field is below it: `plan.steps.3.tool`, `plan.steps.3.arguments.path`."""
         tool = self._tools.get(name)
         if tool is None:
-            where = f"{field}.tool"
-            raise InvalidPlan(f"{where}: there is no tool {name!r}; there are {', '.join(self._tools)}", field=where)
+            raise InvalidPlan.of([unknown_tool(name, self._tools, f"{field}.tool")])
         return tool, validate_arguments(tool, arguments, f"{field}.arguments")
 
 
@@ -82,19 +83,30 @@ def builtin_tools() -> ToolRegistry:
     return ToolRegistry((Shell(), Python(), *files, AskPerson()))
 
 
+def programs_of(tool: Tool) -> frozenset[str]:
+    """The arguments that are carried out or obeyed: nothing from outside may be put into them."""
+    return frozenset(name for name, field in tool.arguments.model_fields.items() if is_program(field))
+
+
 def validate_arguments(tool: Tool, raw: Mapping[str, Any], field: str) -> ToolArguments:
     """Raises InvalidPlan whose `field` is below the given one, e.g. `plan.steps.3.arguments.path`."""
     try:
         return tool.arguments.model_validate(dict(raw))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise invalid_arguments(tool, first, field) from error
+        raise invalid_arguments(tool, faults_of(error), field) from error
 
 
-def invalid_arguments(tool: Tool, fault: ErrorDetails, field: str) -> InvalidPlan:
+def faults_of(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def invalid_arguments(tool: Tool, found: Sequence[ErrorDetails], field: str) -> InvalidPlan:
     """What is wrong, in words that say what would be right."""
-    where = ".".join([field, *(str(part) for part in fault["loc"])])
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        message = f"the tool {tool.name} does not take this; it takes {', '.join(tool.arguments.model_fields)}"
-    return InvalidPlan(f"{where}: {message}", field=where)
+    faults = []
+    for fault in found[: FAULTS_SHOWN + 1]:
+        where = ".".join([field, *(str(part) for part in fault["loc"])])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
+            message = unknown_argument(tool.name, str(fault["loc"][0]), tool.arguments.model_fields)
+        faults.append(Fault(where, f"{where}: {message}"))
+    return InvalidPlan.of(faults)

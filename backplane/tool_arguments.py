@@ -1,0 +1,58 @@
+"""What holds for the arguments of every step, whoever looks at them: the worker that has the tools, or the API that
+knows them by what workers published."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from backplane.errors import Fault
+from backplane.plans import REFERENCE, near
+
+
+def reference_faults(arguments: Mapping[str, Any], is_program: Callable[[str], bool], field: str) -> Iterator[Fault]:
+    """References where none may stand: in what is carried out or obeyed, and in keys."""
+    for name, value in arguments.items():
+        if is_program(name) and refers(value):
+            where = f"{field}.{name}"
+            yield Fault(
+                where,
+                f"{where}: a result of another step would be carried out here, as a part of the program or the order; "
+                'pass it through environment ({"TEXT": "${steps.ID.output}"}, then "$TEXT"), through the inputs of an '
+                "agent, or write it to a file",
+            )
+    if (key := _key_that_refers(arguments)) is not None:
+        yield Fault(field, f"{field}: the key {key!r} refers to a step; only values may")
+
+
+def refers(value: Any) -> bool:
+    match value:
+        case str():
+            return REFERENCE.search(value) is not None
+        case dict():
+            return any(map(refers, value.values()))
+        case list() | tuple():
+            return any(map(refers, value))
+    return False
+
+
+def unknown_tool(name: str, names: Collection[str], field: str) -> Fault:
+    there_are = ", ".join(names) or "none"
+    return Fault(field, f"{field}: there is no tool {name!r}{near(name, names)}; there are {there_are}")
+
+
+def unknown_argument(tool: str, name: str, names: Collection[str]) -> str:
+    return f"the tool {tool} does not take this; it takes {', '.join(names)}{near(name, names)}"
+
+
+def _key_that_refers(value: Any) -> str | None:
+    match value:
+        case dict():
+            for key, inner in value.items():
+                if REFERENCE.search(str(key)):
+                    return str(key)
+                if (found := _key_that_refers(inner)) is not None:
+                    return found
+        case list() | tuple():
+            for inner in value:
+                if (found := _key_that_refers(inner)) is not None:
+                    return found
+    return None
