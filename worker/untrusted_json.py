@@ -17,6 +17,7 @@ MAX_VALUES = 100_000
 STARTS_TRIED = 32
 """A text may begin any number of objects and end none; each try may read it to its end."""
 
+_FENCED = re.compile(r"```[A-Za-z]*\n(.*)\n```", re.DOTALL)
 _STORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -25,20 +26,35 @@ class NotJson(ValueError):
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The object that the whole text is; an empty text is an empty object. Raises NotJson."""
+    """The object that the whole text is, for the arguments of a call. An empty text and `null` are an empty object; an
+    object may stand in one Markdown fence, or in a JSON string, as models write it too. Raises NotJson."""
     _check_length(text)
-    if not text.strip():
-        return {}
-    try:
-        value, end = _DECODER.raw_decode(text.strip())
-    except (ValueError, RecursionError) as error:
-        raise NotJson(_what_is_wrong(error)) from error
-    if end != len(text.strip()):
-        raise NotJson(f"there is more text after the JSON object, from character {end} on")
+    value = _value(_without_fence(text))
+    if isinstance(value, str):
+        value = _value(_without_fence(value))
     if not isinstance(value, dict):
         raise NotJson("it is JSON, and no object: it must begin with { and end with }")
     _check_values(value)
     return value
+
+
+def _without_fence(text: str) -> str:
+    text = text.strip()
+    fenced = _FENCED.fullmatch(text) if text.startswith("```") else None
+    return fenced[1].strip() if fenced else text
+
+
+def _value(text: str) -> Any:
+    """The JSON value that the whole text is; an empty object for none."""
+    if not text:
+        return {}
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(_what_is_wrong(error)) from error
+    if end != len(text):
+        raise NotJson(f"there is more text after the JSON object, from character {end} on")
+    return {} if value is None else value
 
 
 def find_object(text: str, is_meant: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

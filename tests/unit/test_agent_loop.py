@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -276,6 +277,21 @@ BAD = {
     "depth": (("look", "[" * 100_000), "nested more than 32 levels"),
     "a lone surrogate": (("look", '{"path": "\\ud800"}'), "contains U+D800"),
     "a name that no server takes": (("lo ok\ud800\n<<", "{}"), "You have no tool 'lo_ok____'"),
+    "null": (("look", "null"), "arguments.path: Field required"),
+    "an empty object": (("look", " {} "), "arguments.path: Field required"),
+    "an argument that is null": (("look", '{"path": null}'), "arguments.path: Input should be a valid string"),
+    "an object in two strings": (("look", json.dumps(json.dumps(json.dumps({"path": "a"})))), "no object"),
+    "a string that is no JSON": (("look", '"a"'), "cannot be read: it is no valid JSON"),
+    "words before a fence": (("look", 'Here:\n```json\n{"path": "a"}\n```'), "cannot be read: it is no valid JSON"),
+    "words after the object": (("look", '{"path": "a"} I hope that helps'), "more text after the JSON object"),
+    "two objects": (("look", '{"path": "a"}{"path": "b"}'), "more text after the JSON object"),
+    "Python's writing": (("look", "{'path': 'a'}"), "cannot be read: it is no valid JSON"),
+    "no number": (("look", '{"path": NaN}'), "NaN is no number in JSON"),
+    "a number": (("look", "7"), "no object"),
+    "a boolean": (("look", "true"), "no object"),
+    "a fence in a fence": (("look", "```\n```json\n{}\n```\n```"), "cannot be read: it is no valid JSON"),
+    "no name": (("", '{"path": "a"}'), "You have no tool 'unknown'"),
+    "a name in other letters": (("Look", '{"path": "a"}'), "You have no tool 'Look'; you have: change, look."),
     "a megabyte": (("look", '"' + "x" * 2_000_000 + '"'), "2,000,002 characters long"),
 }
 
@@ -293,6 +309,50 @@ async def test_a_bad_call_is_told_to_the_model_and_not_carried_out(
     # What could not be read is not sent again: a server may refuse the whole conversation for it.
     assert asked.tool_calls[0].arguments == "{}"
     json.dumps([told.content, asked.tool_calls[0].name], ensure_ascii=False).encode()
+
+
+AS_MODELS_WRITE_IT = {
+    "white space": '\n {"path": "a"} \n',
+    "a JSON string": json.dumps('{"path": "a"}'),
+    "a fence": '```json\n{"path": "a"}\n```',
+    "a fence without a language": '```\n{\n"path": "a"\n}\n```\n',
+    "a fence in a JSON string": json.dumps('```json\n{"path": "a"}\n```'),
+}
+
+
+@pytest.mark.parametrize("arguments", AS_MODELS_WRITE_IT.values(), ids=AS_MODELS_WRITE_IT)
+async def test_arguments_are_read_in_the_forms_that_models_write(bench: Bench, arguments: str) -> None:
+    await bench.run([calls(("look", arguments)), says("Done.")])
+    assert [step.arguments for step in bench.journal.done] == [{"path": "a"}]
+    # The model is shown what was understood.
+    assert bench.told(2)[-2].tool_calls[0].arguments == '{"path": "a"}'
+
+
+class Dotted(Look):
+    name = "docs__files.look"
+
+
+class Dashed(Look):
+    name = "docs__files_look"
+
+
+@pytest.mark.parametrize("called", ["docs__files_look_", "docs__files.look"])
+async def test_a_name_that_models_refuse_has_another_for_them(bench: Bench, called: str) -> None:
+    tools = ToolRegistry((Dotted(), Dashed(), Look()))
+    bench.context = replace(bench.context, tools=tools)
+
+    def answer(request: ModelRequest) -> Answer:
+        if len(request.messages) > 2:
+            return says("Done.")
+        offered = [schema.name for schema in request.tools]
+        assert offered[:1] == ["docs__files_look"]
+        assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name) for name in offered)
+        name = next((name for name in offered if name.startswith(called)), called)
+        return calls((name, '{"path": "a"}'))
+
+    await bench.run(RecordedModels(answer))
+    assert [step.tool for step in bench.journal.done] == ["docs__files.look"]
+    assert bench.told(2)[-2].tool_calls[0].name.startswith("docs__files_look_")
 
 
 @pytest.mark.parametrize("argument", ["goal", "system"])

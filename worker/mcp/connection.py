@@ -5,16 +5,21 @@ between the steps of a run, and a run that moves to another worker notices nothi
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from backplane.errors import PlatformError, Unavailable
+from worker.mcp.results import text_of
 from worker.tools.base import ToolContext
 
 SCHEMA_MAX_BYTES = 32 * 1024
 DESCRIPTION_MAX_CHARS = 1000
-TOOLS_MAX = 100
+NAME_MAX_CHARS = 256
+PAGES_MAX = 50
+"""Of a list of tools."""
+LISTED_MAX = 1000
+"""Tools that are looked at; `worker.mcp.tools` says how many of them a run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +72,31 @@ def unavailable(server: str, why: str) -> Unavailable:
     )
 
 
-def tools_from(server: str, listed: Any) -> list[RemoteTool]:
-    """Of the result of tools/list. What cannot be offered (no name, a schema too large) is left out."""
-    if not isinstance(listed, Sequence) or isinstance(listed, str):
-        raise unavailable(server, "lists its tools in a form that is none")
-    found = []
-    for raw in listed[:TOOLS_MAX]:
-        if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
-            continue
-        schema = raw.get("inputSchema")
-        if not isinstance(schema, Mapping) or _size(schema) > SCHEMA_MAX_BYTES:
-            continue
-        description = raw.get("description")
-        words = description[:DESCRIPTION_MAX_CHARS] if isinstance(description, str) else ""
-        found.append(RemoteTool(raw["name"], words, dict(schema)))
+def tools_from(server: str, pages: Iterable[Any]) -> list[RemoteTool]:
+    """Of the pages of tools/list. What cannot be offered (no name, a schema too large) is left out."""
+    found: list[RemoteTool] = []
+    for page in pages:
+        if not isinstance(page, Sequence) or isinstance(page, str):
+            raise unavailable(server, "lists its tools in a form that is none")
+        found += [tool for raw in page[: LISTED_MAX - len(found)] if (tool := _tool(raw)) is not None]
     return found
+
+
+def _tool(raw: Any) -> RemoteTool | None:
+    if not isinstance(raw, Mapping):
+        return None
+    name, description, schema = raw.get("name"), raw.get("description"), raw.get("inputSchema")
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX_CHARS:
+        return None
+    if schema is None:
+        schema = {}
+    if not isinstance(schema, Mapping) or _size(schema) > SCHEMA_MAX_BYTES:
+        return None
+    if "type" not in schema and "$ref" not in schema:
+        # Arguments are an object, and some do not say so, of a tool without arguments above all.
+        schema = {"type": "object", "properties": {}, **schema}
+    words = description[:DESCRIPTION_MAX_CHARS] if isinstance(description, str) else ""
+    return RemoteTool(name, words, dict(schema))
 
 
 def _size(schema: Mapping[str, Any]) -> float:
@@ -93,14 +108,8 @@ def _size(schema: Mapping[str, Any]) -> float:
 
 
 def result_from(server: str, answer: Any) -> RemoteResult:
-    """Of the result of tools/call: its texts; other parts are named, not kept."""
-    if not isinstance(answer, Mapping) or not isinstance(answer.get("content"), Sequence):
+    """Of the result of tools/call."""
+    text = text_of(answer) if isinstance(answer, Mapping) else None
+    if text is None:
         raise unavailable(server, "answers in a form that is none")
-    parts = []
-    for part in answer["content"]:
-        kind = str(part.get("type")) if isinstance(part, Mapping) else "unknown"
-        if kind == "text" and isinstance(part.get("text"), str):
-            parts.append(part["text"])
-        else:
-            parts.append(f"[a part of the kind {kind[:32]} is left out]")
-    return RemoteResult("\n".join(parts), bool(answer.get("isError")))
+    return RemoteResult(text, bool(answer.get("isError")))

@@ -1,84 +1,209 @@
 """The program that calls an MCP server inside a sandbox; it is handed over as text and imports nothing but the library.
 
-    stdin   {"command": [...], "requests": [[method, params], ...], "seconds": n}
-    stdout  what the server wrote to its standard error, then one line: MARK and the JSON of the answers
+    stdin   {"command": [...], "method": m, "params": {...}, "seconds": n, "max_bytes": n, "most_pages": n}
+    stdout  what the server wrote to its standard error, and lines of its standard output that are no messages; then one
+            line: MARK and {"answers": [...], "failure": words or null, "noise": number of such lines}
 
 It starts the server in the workspace, speaks line-delimited JSON-RPC with it (Model Context Protocol, stdio transport),
-answers what the server asks in between with a refusal, and ends it when the last answer is there. A sandbox runs one
-command to its end, so a server lives for one call: what is to last between calls belongs into files.
+answers what the server asks in between, and ends it when the last answer is there. A list that comes in pages is one
+answer a page. A sandbox runs one command to its end, so a server lives for one call: what is to last between calls
+belongs into files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
-from typing import IO, Any
+from typing import Any
 
 MARK = "\x1emcp "
 PROTOCOL = "2025-06-18"
+MOST_NOISE_LINES = 1000
+MOST_NOISE_BYTES = 256 * 1024
+END_SECONDS = 1.0
+"""For a server to end by itself when its standard input is closed, and again when it is asked to."""
+
+
+class Refused(Exception):
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+
+
+class Server:
+    """`max_bytes`: of one line that it writes."""
+
+    def __init__(self, command: list[str], max_bytes: int) -> None:
+        # In a session of its own, so that what it starts itself ends with it.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._max_bytes = max_bytes
+        self._number = 0
+        self._noise_bytes = 0
+        self.noise = 0
+        self.was_too_slow = False
+
+    def greet(self) -> None:
+        """Raises Refused."""
+        answer = self._ask("initialize", _hello(PROTOCOL))
+        older = _supported(answer)
+        if "error" in answer and older is not None:
+            answer = self._ask("initialize", _hello(older))
+        if "result" not in answer:
+            raise Refused(answer)
+        self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def pages(self, method: str, params: dict[str, Any], most: int) -> list[dict[str, Any]]:
+        """The answer, and those to the pages that it names."""
+        answers: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        while True:
+            answer = self._ask(method, params)
+            answers.append(answer)
+            result = answer.get("result")
+            cursor = result.get("nextCursor") if isinstance(result, dict) else None
+            if not isinstance(cursor, str) or not cursor or cursor in seen or len(answers) >= most:
+                return answers
+            seen.add(cursor)
+            params = {**params, "cursor": cursor}
+
+    def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        # From 1 on: some servers take the id 0 for none.
+        self._number += 1
+        self._send({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
+        while True:
+            for message in self._messages():
+                if "method" in message:
+                    self._react(message)
+                elif message["id"] is None or str(message["id"]) == str(self._number):
+                    return message
+
+    def _react(self, message: dict[str, Any]) -> None:
+        if message.get("id") is None:
+            return
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        if message["method"] == "ping":
+            answer["result"] = {}
+        else:
+            answer["error"] = {"code": -32601, "message": "not supported here"}
+        self._send(answer)
+
+    def _messages(self) -> list[dict[str, Any]]:
+        """Those of the next line; none where it has none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline(self._max_bytes + 1)
+        if not line:
+            raise EOFError("it ended before it answered")
+        if len(line) > self._max_bytes:
+            raise ValueError(f"it sent more than {self._max_bytes:,} bytes in a line")
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        found = value if isinstance(value, list) else [value]
+        if line.strip() and not (found and all(map(_is_message, found))):
+            self._pass_on(line)
+            return []
+        return found if line.strip() else []
+
+    def _pass_on(self, line: bytes) -> None:
+        self.noise += 1
+        self._noise_bytes += len(line)
+        if self.noise > MOST_NOISE_LINES or self._noise_bytes > MOST_NOISE_BYTES:
+            raise ValueError(
+                "it writes too much to its standard output that is no JSON-RPC; what is for people belongs on its "
+                "standard error"
+            )
+        sys.stdout.buffer.write(line.replace(MARK[:1].encode(), b"?").rstrip(b"\r\n") + b"\n")
+        sys.stdout.buffer.flush()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def is_too_slow(self) -> None:
+        self.was_too_slow = True
+        self.kill()
+
+    def end(self) -> None:
+        """As the protocol has it: its input is closed, then it is asked to end, then it is killed."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        for way in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                self._process.wait(END_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                self._signal(way)
+        self.kill()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, way: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, way)
+
+    def code(self) -> int:
+        return self._process.wait()
 
 
 def main() -> int:
     asked = json.load(sys.stdin)
-    server = subprocess.Popen(asked["command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    alarm = threading.Timer(asked["seconds"], server.kill)
-    alarm.start()
-    answers = []
+    answers: list[dict[str, Any]] = []
+    failure: str | None = None
+    noise = 0
     try:
-        client = {"name": "agent-platform", "version": "1"}
-        hello = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": client}
-        for number, (method, params) in enumerate([("initialize", hello), *asked["requests"]]):
-            _send(server.stdin, {"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-            answer = _answer(server, number)
-            if number == 0:
-                if "result" not in answer:
-                    answers.append(answer)
-                    break
-                _send(server.stdin, {"jsonrpc": "2.0", "method": "notifications/initialized"})
-            else:
-                answers.append(answer)
-        failure = None
-    except (BrokenPipeError, EOFError, ValueError) as error:
-        failure = str(error) or type(error).__name__
-    finally:
-        alarm.cancel()
-        server.kill()
-    code = server.wait()
-    if failure is not None:
-        failure = f"{failure}; the server ended with {code}"
-    sys.stdout.write(MARK + json.dumps({"answers": answers, "failure": failure}) + "\n")
+        server = Server(asked["command"], asked["max_bytes"])
+    except OSError as error:
+        failure = f"it cannot be started: {error.strerror}: {asked['command'][0]}"
+    else:
+        alarm = threading.Timer(asked["seconds"], server.is_too_slow)
+        alarm.start()
+        try:
+            server.greet()
+            answers = server.pages(asked["method"], asked["params"], asked["most_pages"])
+            server.end()
+        except Refused as refused:
+            answers = [refused.answer]
+            server.end()
+        except (OSError, EOFError, ValueError) as error:
+            failure = str(error) or type(error).__name__
+            server.kill()
+        finally:
+            alarm.cancel()
+        code, noise = server.code(), server.noise
+        if server.was_too_slow:
+            failure = f"it took too long: no answer within {asked['seconds']:g} s (MCP_TIMEOUT_SECONDS)"
+        elif failure is not None:
+            failure = f"{failure}; the server ended with {code}"
+    sys.stdout.write(MARK + json.dumps({"answers": answers, "failure": failure, "noise": noise}) + "\n")
     return 0
 
 
-def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:
-    pipe.write(json.dumps(message).encode() + b"\n")
-    pipe.flush()
+def _hello(version: str) -> dict[str, Any]:
+    client = {"name": "agent-platform", "version": "1"}
+    return {"protocolVersion": version, "capabilities": {}, "clientInfo": client}
 
 
-def _answer(server: subprocess.Popen[bytes], number: int) -> dict[str, Any]:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    while True:
-        line = server.stdout.readline()
-        if not line:
-            raise EOFError("it ended, or took too long, before it answered")
-        if not line.strip():
-            continue
-        try:
-            message = json.loads(line)
-        except ValueError:
-            raise ValueError("it wrote to its standard output what is no JSON") from None
-        if not isinstance(message, dict):
-            raise ValueError("it wrote to its standard output what is no message")
-        if message.get("id") == number and "method" not in message:
-            return message
-        if "method" in message and "id" in message:
-            error = {"code": -32601, "message": "not supported here"}
-            _send(server.stdin, {"jsonrpc": "2.0", "id": message["id"], "error": error})
+def _supported(answer: dict[str, Any]) -> str | None:
+    """The version that a server names which refuses ours."""
+    try:
+        names = answer["error"]["data"]["supported"]
+        return next((name for name in sorted(names, reverse=True) if isinstance(name, str)), None)
+    except (KeyError, TypeError):
+        return None
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("method"), str) or ("id" in value and ("result" in value or "error" in value))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from backplane.errors import Unavailable
 from worker.mcp.connection import (
+    PAGES_MAX,
     BeforeCall,
     McpConnection,
     RemoteResult,
@@ -26,6 +29,10 @@ from worker.tools.base import Secrets, ToolContext
 
 DRIVER = Path(__file__).with_name("driver.py").read_text()
 MARK_BYTES = MARK.encode()
+BESIDE_BYTES = 400
+"""Of what a server wrote before it failed, what the error tells."""
+
+log = structlog.get_logger()
 
 
 class SandboxedConnection(McpConnection):
@@ -38,23 +45,29 @@ class SandboxedConnection(McpConnection):
         self._max_bytes = max_bytes
 
     async def list_tools(self, context: ToolContext) -> list[RemoteTool]:
-        answer = await self._ask("tools/list", {}, context, keeps_files=False)
-        return tools_from(self._server.name, answer.get("tools"))
+        pages = await self._ask("tools/list", {}, context, keeps_files=False)
+        if pages[-1].get("nextCursor"):
+            log.warning("an MCP server's list of tools has no end", server=self._server.name, pages=len(pages))
+        return tools_from(self._server.name, [page.get("tools") for page in pages])
 
     async def call(
         self, tool: str, arguments: Mapping[str, Any], context: ToolContext, before_call: BeforeCall
     ) -> RemoteResult:
         await before_call()
-        answer = await self._ask("tools/call", {"name": tool, "arguments": arguments}, context, keeps_files=True)
-        return result_from(self._server.name, answer)
+        answers = await self._ask("tools/call", {"name": tool, "arguments": arguments}, context, keeps_files=True)
+        return result_from(self._server.name, answers[0])
 
     async def _ask(
         self, method: str, params: Mapping[str, Any], context: ToolContext, *, keeps_files: bool
-    ) -> Mapping[str, Any]:
+    ) -> list[Mapping[str, Any]]:
+        """The results: one, or one a page of a list."""
         asked = {
             "command": self._server.command,
-            "requests": [[method, params]],
+            "method": method,
+            "params": params,
             "seconds": min(self._timeout_seconds, context.limits.wall_seconds),
+            "max_bytes": self._max_bytes,
+            "most_pages": PAGES_MAX,
         }
         environment = {name: await self._secrets.fill(value) for name, value in self._server.environment.items()}
         await context.checkout.pull()
@@ -69,25 +82,30 @@ class SandboxedConnection(McpConnection):
         outcome = await context.sandbox.run(command, context.checkout.folder, said.write, context.notice)
         if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
             raise unavailable(self._server.name, f"ended with {outcome.exit_code} ({outcome.detail or outcome.ending})")
-        answer = self._answer(said.last_line())
+        answers = self._answers(said.last_line(), said.beside())
         if keeps_files and (changes := await context.checkout.changes()):
             await context.about_to_change()
             await context.checkout.push(changes)
-        return answer
+        return answers
 
-    def _answer(self, line: bytes) -> Mapping[str, Any]:
+    def _answers(self, line: bytes, beside: str) -> list[Mapping[str, Any]]:
         # The program can write this line as well as the driver can.
         try:
             told = json.loads(line)
-            answers, failure = told["answers"], told["failure"]
+            answers, failure, noise = told["answers"], told["failure"], told["noise"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise unavailable(self._server.name, f"sent more than {self._max_bytes:,} bytes, or no answer") from None
+        if noise:
+            log.info("an MCP server writes to its output what is no message", server=self._server.name, lines=noise)
         if failure is not None or not isinstance(answers, list) or not answers:
-            raise unavailable(self._server.name, f"gave no answer: {str(failure)[:300]}")
-        answer = answers[0] if isinstance(answers[0], Mapping) else {}
-        if isinstance(answer.get("error"), Mapping):
+            words = f"; the last that it wrote: {beside}" if beside else ""
+            raise unavailable(self._server.name, f"gave no answer: {str(failure)[:300]}{words}")
+        return [self._result(answer) for answer in answers]
+
+    def _result(self, answer: Any) -> Mapping[str, Any]:
+        if isinstance(answer, Mapping) and isinstance(answer.get("error"), Mapping):
             raise _refused(self._server.name, answer["error"])
-        if not isinstance(answer.get("result"), Mapping):
+        if not isinstance(answer, Mapping) or not isinstance(answer.get("result"), Mapping):
             raise unavailable(self._server.name, "answers in a form that is none")
         result: Mapping[str, Any] = answer["result"]
         return result
@@ -104,6 +122,7 @@ class _Said:
         self._context = context
         self._max_bytes = max_bytes
         self._pending = b""
+        self._beside = b""
         self._answer = bytearray()
         self._marked = False
 
@@ -115,14 +134,22 @@ class _Said:
         before, mark, after = whole.partition(MARK_BYTES)
         if mark:
             self._marked = True
-            self._context.output(before)
+            self._pass_on(before)
             self._keep(after)
             self._pending = b""
             return
         # The mark may be cut in two.
         keep = next((size for size in range(len(MARK_BYTES) - 1, 0, -1) if whole.endswith(MARK_BYTES[:size])), 0)
-        self._context.output(whole[: len(whole) - keep])
+        self._pass_on(whole[: len(whole) - keep])
         self._pending = whole[len(whole) - keep :]
+
+    def _pass_on(self, chunk: bytes) -> None:
+        self._beside = (self._beside + chunk)[-BESIDE_BYTES:]
+        self._context.output(chunk)
+
+    def beside(self) -> str:
+        """The end of what it wrote beside its answer, in one line."""
+        return " ".join(self._beside.decode("utf-8", "replace").split())
 
     def _keep(self, chunk: bytes) -> None:
         self._answer += chunk[: max(self._max_bytes - len(self._answer), 0)]

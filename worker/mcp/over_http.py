@@ -13,16 +13,19 @@ from typing import Any
 
 import httpx
 import httpx2
+import structlog
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND
+from pydantic import ValidationError
 
 from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput, PlatformError, Unavailable
 from backplane.hosts import host_and_port
 from backplane.secrets import SECRET_REFERENCE
 from worker.mcp.connection import (
+    PAGES_MAX,
     BeforeCall,
     CallNotTaken,
     McpConnection,
@@ -35,6 +38,8 @@ from worker.mcp.connection import (
 from worker.mcp.servers import McpServer
 from worker.tools.base import Effect, Secrets, ToolContext
 from worker.tools.request_progress import RequestProgress
+
+log = structlog.get_logger()
 
 
 class HttpConnection(McpConnection):
@@ -59,8 +64,10 @@ class HttpConnection(McpConnection):
 
     async def list_tools(self, context: ToolContext) -> list[RemoteTool]:
         async with self._connected() as client:
-            listed = (await client.list_tools()).model_dump(by_alias=True, mode="json")
-        return tools_from(self._server.name, listed["tools"])
+            pages = await _pages(client)
+        if pages[-1].get("nextCursor"):
+            log.warning("an MCP server's list of tools has no end", server=self._server.name, pages=len(pages))
+        return tools_from(self._server.name, [page["tools"] for page in pages])
 
     async def call(
         self, tool: str, arguments: Mapping[str, Any], context: ToolContext, before_call: BeforeCall
@@ -96,7 +103,9 @@ class HttpConnection(McpConnection):
             async with (
                 asyncio.timeout(self._timeout_seconds),
                 httpx2.AsyncClient(transport=transport, headers=headers, timeout=None) as http,
-                Client(streamable_http_client(self._url, http_client=http)) as client,
+                Client(
+                    streamable_http_client(self._url, http_client=http, max_sse_event_size=self._max_bytes)
+                ) as client,
             ):
                 yield client
         except TimeoutError:
@@ -105,18 +114,49 @@ class HttpConnection(McpConnection):
             ) from None
         except MCPError as error:
             raise unavailable(self._server.name, f"refuses: {str(error)[:300]}") from None
-        except (httpx.HTTPError, httpx2.HTTPError, OSError, ValueError) as error:
-            raise unavailable(self._server.name, f"cannot be reached ({type(error).__name__})") from None
+        except (httpx.HTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+            raise unavailable(self._server.name, _words(error)) from None
         except BaseExceptionGroup as group:
             raise _from_group(self._server.name, group) from None
 
 
+async def _pages(client: Client) -> list[dict[str, Any]]:
+    """Of the list of tools: all that there are, up to PAGES_MAX or one that leads back."""
+    pages: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    cursor: str | None = None
+    while True:
+        pages.append((await client.list_tools(cursor=cursor)).model_dump(by_alias=True, mode="json"))
+        cursor = pages[-1].get("nextCursor")
+        if not cursor or cursor in seen or len(pages) >= PAGES_MAX:
+            return pages
+        seen.add(cursor)
+
+
 async def _answer(client: Client, tool: str, arguments: Mapping[str, Any], calls: "_Calls") -> Any:
+    # The library would ask for the list of tools after the call, and raise where the answer is not as the tool's output
+    # schema has it: a call that was made would have failed.
+    client.session.validate_tool_result = _any_result  # type: ignore[method-assign]
     try:
         return (await client.call_tool(tool, dict(arguments))).model_dump(by_alias=True, mode="json")
     except MCPError as error:
         calls.refused(error.code)
         raise
+
+
+async def _any_result(name: str, result: Any) -> None:
+    pass
+
+
+def _words(error: BaseException) -> str:
+    """What an error of the libraries means. Those that name the request are not shown: it holds secrets."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])[:100]
+        return f"answers in a form that is none: {where}: {fault['msg'][:200]}"
+    if isinstance(error, RuntimeError):
+        return f"cannot be used: {str(error)[:300]}"
+    return f"cannot be reached ({type(error).__name__})"
 
 
 def _from_group(server: str, group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -127,7 +167,7 @@ def _from_group(server: str, group: BaseExceptionGroup[BaseException]) -> BaseEx
             return leaf
         if isinstance(leaf, MCPError):
             return unavailable(server, f"refuses: {str(leaf)[:300]}")
-    return unavailable(server, f"cannot be reached ({type(leaves[0]).__name__})")
+    return unavailable(server, _words(leaves[0]))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

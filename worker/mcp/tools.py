@@ -6,10 +6,10 @@ a plan is refused before its first step.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
 from pydantic import ConfigDict, model_validator
 
 from backplane.argument_schemas import ArgumentsSchema, are_usable
@@ -18,27 +18,38 @@ from worker.mcp.connection import CallNotTaken, McpConnection, RemoteTool
 from worker.mcp.servers import McpServer
 from worker.parsing import Parser
 from worker.tools.base import Effect, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.names import plan_names
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NAME_MAX_CHARS = 64
-"""As a step's `tool` has."""
+TOOLS_MAX = 100
+"""Of a server, in a run: each is in every prompt of an agent that may call it."""
+NAMES_LOGGED = 10
+
+log = structlog.get_logger()
 
 
 async def tools_of(
     server: McpServer, remote: Sequence[RemoteTool], connection: McpConnection, parser: Parser, user_id: str
 ) -> list[Tool]:
-    """Those that runs may use and that can be offered: with a name that fits, and a schema that is one. Of those with
-    the same name, the first. Raises InvalidInput when the schemas together take too long to check."""
-    schemas = [tool.schema for tool in remote]
+    """Those that runs may use and that can be offered: with a schema that is one. Of those with the same name, the
+    first. A name that a plan cannot have is changed (`worker.tools.names`); the entry's names are the server's own.
+    Raises InvalidInput when the schemas together take too long to check."""
+    allowed = list(
+        {tool.name: tool for tool in reversed(remote) if server.tools is None or tool.name in server.tools}.values()
+    )[::-1]
+    schemas = [tool.schema for tool in allowed]
     chars = sum(len(json.dumps(schema)) for schema in schemas)
     usable = await parser.call(user_id, f"what the MCP server {server.name} offers", chars, are_usable, schemas)
-    found: dict[str, Tool] = {}
-    for tool, is_usable in zip(remote, usable, strict=True):
-        name = f"{server.name}__{tool.name}"
-        allowed = server.tools is None or tool.name in server.tools
-        if allowed and is_usable and name not in found and NAME.fullmatch(tool.name) and len(name) <= NAME_MAX_CHARS:
-            found[name] = _tool(server, tool, name, connection)
-    return list(found.values())
+    good = [tool for tool, is_usable in zip(allowed, usable, strict=True) if is_usable]
+    left_out = [tool.name for tool in (*good[TOOLS_MAX:], *(tool for tool in allowed if tool not in good))]
+    if left_out:
+        log.warning(
+            "an MCP server offers tools that no run can have",
+            server=server.name,
+            count=len(left_out),
+            names=left_out[:NAMES_LOGGED],
+        )
+    names = plan_names(f"{server.name}__{tool.name}" for tool in good[:TOOLS_MAX])
+    return [_tool(server, tool, names[f"{server.name}__{tool.name}"], connection) for tool in good[:TOOLS_MAX]]
 
 
 def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: McpConnection) -> Tool:
@@ -46,7 +57,7 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
 
     class McpTool(Tool):
         name = full_name
-        description = remote.description or f"{remote.name} of the MCP server {server.name}."
+        description = _description(server, remote, full_name)
         arguments = _arguments_of(remote.schema)
         repeatable = may_repeat
         risk = server.risk
@@ -72,6 +83,11 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
             return ToolResult()
 
     return McpTool()
+
+
+def _description(server: McpServer, remote: RemoteTool, full_name: str) -> str:
+    words = remote.description or f"{remote.name} of the MCP server {server.name}."
+    return words if full_name.endswith(remote.name) else f"{words} (The server calls it {remote.name}.)"
 
 
 def _arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:

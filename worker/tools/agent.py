@@ -27,6 +27,7 @@ from worker.llm.answer import estimated_input_tokens, size_of
 from worker.llm.base import AskedFor, Message, ModelContextTooLong, ModelRequest, ModelResponse, ToolCall, ToolSchema
 from worker.tools.arguments import Instruction
 from worker.tools.base import Risk, StepReport, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.names import model_names
 from worker.tools.registry import describe, validate_arguments
 from worker.untrusted_json import NotJson, parse_object, storable
 
@@ -104,7 +105,10 @@ class Agent(Tool):
                 "agent_unknown_tool", f"an agent cannot have the tool {unknown[0]!r}; it can have {there_are}"
             )
         limits = _within(arguments, self._limits)
-        conversation = _Conversation(arguments, context, offered, limits)
+        called = model_names(offered)
+        conversation = _Conversation(
+            arguments, context, {called[name]: tool for name, tool in offered.items()}, called, limits
+        )
         try:
             text = await conversation.until_done()
         except _Ended as ended:
@@ -165,9 +169,13 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Conversation:
+    """`offered` by the name that the model knows. `called`: that name by the tool's own, which a model may have read
+    somewhere."""
+
     arguments: AgentArguments
     context: ToolContext
     offered: Mapping[str, Tool]
+    called: Mapping[str, str]
     limits: AgentLimits
     used: _Used = field(default_factory=_Used)
     messages: list[Message] = field(default_factory=list)
@@ -179,7 +187,7 @@ class _Conversation:
     async def until_done(self) -> str:
         """The text of the answer that calls no tool. Raises _Ended."""
         self.messages = _opening(self.arguments, self.limits.result_chars)
-        schemas = [_schema(tool) for _, tool in sorted(self.offered.items())]
+        schemas = [_schema(name, tool) for name, tool in sorted(self.offered.items())]
         bad_turns, words = 0, ""
         while bad_turns < BAD_TURNS:
             response = await self._turn(schemas)
@@ -280,7 +288,8 @@ class _Conversation:
     def _wish(self, call: ToolCall, number: int) -> _Wish:
         # A call that cannot be read is not shown again: a server may refuse the whole conversation for it.
         unread = ToolCall(call.id, _NOT_IN_A_NAME.sub("_", call.name)[:64] or "unknown", "{}")
-        tool = self.offered.get(call.name)
+        name = self.called.get(call.name.strip(), call.name.strip())
+        tool = self.offered.get(name)
         if tool is None:
             there_are = ", ".join(sorted(self.offered)) or "none"
             return _Wish(unread, words=f"You have no tool {unread.name!r}; you have: {there_are}.")
@@ -298,7 +307,7 @@ class _Conversation:
         context = self.context
         id = f"{context.call.step_id}/{context.round}.{self.used.turns}.{number}"
         step = SubStep(id=id, tool=tool.name, arguments=arguments, title=_title(arguments))
-        return _Wish(ToolCall(unread.id, call.name, json.dumps(arguments)), tool, step)
+        return _Wish(ToolCall(unread.id, name, json.dumps(arguments)), tool, step)
 
     async def _results(self, wishes: Sequence[_Wish], left_out: int) -> list[Message]:
         """What became of each call, in their order."""
@@ -432,9 +441,9 @@ def _result(step: SubStep, report: StepReport, most_chars: int) -> str:
     )
 
 
-def _schema(tool: Tool) -> ToolSchema:
+def _schema(name: str, tool: Tool) -> ToolSchema:
     described = describe(tool)
-    return ToolSchema(described["name"], described["description"], described["parameters"])
+    return ToolSchema(name, described["description"], described["parameters"])
 
 
 def _size(messages: Sequence[Message], schemas: Sequence[ToolSchema] = ()) -> int:

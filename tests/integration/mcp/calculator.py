@@ -18,7 +18,8 @@ TOOLS = [
     },
     {"name": "behave", "inputSchema": {"type": "object", "properties": {"how": {"type": "string"}}}},
     {"name": "behave", "inputSchema": {"type": "object"}},
-    {"name": "bad name!", "inputSchema": {"type": "object"}},
+    {"name": "bare.name"},
+    {"name": "odd name!", "inputSchema": {}},
     {"name": "no-schema", "inputSchema": {"type": "object", "properties": 5}},
     {"name": "far", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:1/x"}}}},
 ]
@@ -36,6 +37,9 @@ def answer(method: str, params: dict) -> dict:  # type: ignore[type-arg]
         case "hang":
             time.sleep(60)
         case "garbage":
+            for _ in range(2000):
+                print("no json", flush=True)
+        case "noise":
             print("no json", flush=True)
         case "endless":
             return {"content": [{"type": "text", "text": "x" * 2_000_000}]}

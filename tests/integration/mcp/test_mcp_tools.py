@@ -61,7 +61,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 
 async def test_a_program_of_the_workspace_offers_its_tools_and_is_called(servers: Servers) -> None:
     tools = await servers.tools()
-    assert tools.names == ("calc__add", "calc__behave")
+    assert tools.names == ("calc__add", "calc__behave", "calc__bare.name", "calc__odd_name_")
     assert await servers.call(tools, "calc__add", a=2, b=40) == (ToolResult(), "42\n")
 
 
@@ -82,7 +82,11 @@ async def test_arguments_that_do_not_fit_are_refused_before_the_server_is_asked(
 
 @pytest.mark.parametrize(
     ("how", "why"),
-    [("garbage", "is no JSON"), ("die", "the server ended with 3"), ("endless", "more than 1,048,576 bytes")],
+    [
+        ("garbage", "too much to its standard output"),
+        ("die", "the server ended with 3"),
+        ("endless", "more than 1,048,576 bytes in a line"),
+    ],
 )
 async def test_a_program_that_misbehaves_is_unavailable(servers: Servers, how: str, why: str) -> None:
     tools = await servers.tools()
@@ -122,7 +126,20 @@ async def test_it_gets_the_secrets_of_its_entry_and_no_other_environment(servers
 
 async def test_what_it_says_beside_is_the_steps_output(servers: Servers) -> None:
     said = (await servers.call(await servers.tools(), "calc__behave", how="stderr"))[1]
-    assert said == "said beside\n[a part of the kind image is left out]\n"
+    assert said == "said beside\n[an image is left out: image/png, 0 bytes]\n"
+
+
+async def test_a_line_of_noise_fails_no_call(servers: Servers) -> None:
+    result, said = await servers.call(await servers.tools(), "calc__behave", how="noise")
+    assert (result, said.splitlines()[0]) == (ToolResult(), "no json")
+
+
+async def test_a_tool_is_called_by_the_name_that_its_server_knows(servers: Servers) -> None:
+    tools = await servers.tools(entry={**CALC, "tools": ["odd name!"]})
+    [tool] = tools.tools()
+    assert tool.description.endswith("(The server calls it odd name!.)")
+    with pytest.raises(Unavailable, match=r"ended with 1.*KeyError: 'how'"):
+        await servers.call(tools, "calc__odd_name_")
 
 
 async def test_what_it_asks_of_us_is_refused(servers: Servers) -> None:
@@ -132,7 +149,7 @@ async def test_what_it_asks_of_us_is_refused(servers: Servers) -> None:
 
 
 async def test_a_command_that_is_not_there_is_unavailable(servers: Servers) -> None:
-    with pytest.raises(Unavailable, match="MCP server calc"):
+    with pytest.raises(Unavailable, match="cannot be started: No such file or directory: no-such-program"):
         await servers.tools(entry={"command": ["no-such-program"]})
 
 
