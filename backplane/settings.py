@@ -14,12 +14,13 @@ from pydantic import Field, PositiveInt, SecretStr, StringConstraints, Validatio
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+ENV_FILE = ".env"
 
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True)
 
     # --- the parts ---
     redis_url: SecretStr = Field(
@@ -265,11 +266,16 @@ class Settings(BaseSettings):
         description="So long a model at a full server goes on before another that waits may take its place.",
     )
     embedding_model: str = Field("", description="Model for embeddings, SERVER/NAME; empty: the built-in one.")
-    agent_tokens_per_second: float = Field(10.0, ge=0, description="Generated tokens a second of an agent; 0: any.")
+    agent_tokens_per_second: float | None = Field(
+        None,
+        ge=0,
+        description="Generated tokens a second of an agent, at every model server; 0: any. Unset: 10 at servers that "
+        "are local (on a loopback address, or declared so), any number at others.",
+    )
     agent_tokens_burst: float = Field(
         100.0, gt=0, description="Generated tokens that it may have at once, after a pause."
     )
-    user_tokens_per_second: float = Field(10.0, ge=0, description="The same of all agents of a user; 0: any.")
+    user_tokens_per_second: float | None = Field(None, ge=0, description="The same of all agents of a user.")
     user_tokens_burst: float = Field(100.0, gt=0, description="The same of all agents of a user.")
 
     # --- the planner and the agent ---

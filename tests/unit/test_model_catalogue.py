@@ -1,5 +1,6 @@
 """Model servers and prices, as the settings have them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from pydantic import SecretStr
 
 from backplane.errors import InvalidInput
 from backplane.settings import Settings
-from worker.llm.catalogue import FREE, ModelName, prices_of, servers_of
+from worker.llm.catalogue import FREE, ModelName, ServerSpec, prices_of, servers_of
+from worker.llm.gateway import TokenRates
 
 
 def given(**values: Any) -> Settings:
@@ -74,8 +76,93 @@ def test_a_servers_key_comes_from_the_environment() -> None:
 
 def test_a_key_that_is_not_in_the_environment_is_told() -> None:
     entry = {"kind": "openai", "url": "http://gpu:8000", "api_key_env": "GPU_KEY"}
-    with pytest.raises(InvalidInput, match=r"MODEL_SERVERS\.gpu: GPU_KEY is not in the environment"):
+    with pytest.raises(InvalidInput, match=r"MODEL_SERVERS\.gpu: GPU_KEY is neither in the environment nor in \.env"):
         servers_of(given(model_servers={"gpu": entry}), {})
+
+
+@pytest.mark.parametrize(
+    ("file", "variable", "key"),
+    [
+        ("GPU_KEY=sk-file\n", None, "sk-file"),
+        ("export GPU_KEY='sk-file'  # note\n", None, "sk-file"),
+        ("GPU_KEY=sk-file\n", "sk-environment", "sk-environment"),
+        ("", "sk-environment", "sk-environment"),
+        ("GPU_KEY=sk-file\n", "", None),
+        ("GPU_KEY=\n", None, None),
+        ("GPU_KEY\n", None, None),
+        ("gpu_key=sk-file\n", None, None),
+    ],
+)
+def test_a_key_may_stand_in_the_env_file_and_the_environment_goes_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, variable: str | None, key: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(file)
+    monkeypatch.delenv("GPU_KEY", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("GPU_KEY", variable)
+    settings = given(model_servers={"gpu": {"kind": "openai", "url": "http://gpu:8000", "api_key_env": "GPU_KEY"}})
+    if key is None:
+        with pytest.raises(InvalidInput, match="GPU_KEY is neither"):
+            servers_of(settings)
+        return
+    server = servers_of(settings)["gpu"]
+    assert server.api_key is not None
+    assert server.api_key.get_secret_value() == key
+
+
+@pytest.mark.parametrize(
+    ("url", "local", "is_local"),
+    [
+        ("http://127.0.0.1:8000", None, True),
+        ("http://127.1:8000/v1", None, True),
+        ("http://localhost:11434", None, True),
+        ("http://LOCALHOST.:11434", None, True),
+        ("http://[::1]:8000", None, True),
+        ("http://ollama.localhost", None, True),
+        ("http://10.0.0.10:8000", None, False),
+        ("https://api.openai.com/v1", None, False),
+        ("http://localhost.example.org", None, False),
+        ("http://127.0.0.1:8000", False, False),
+        ("http://10.0.0.10:8000", True, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openai", "ollama", "anthropic"])
+def test_a_server_on_a_loopback_address_is_local_unless_it_is_declared_otherwise(
+    kind: str, url: str, local: bool | None, is_local: bool
+) -> None:
+    entry = {"kind": kind, "url": url} | ({} if local is None else {"local": local})
+    assert servers_of(given(model_servers={"there": entry}), {})["there"].is_local is is_local
+
+
+def test_the_servers_that_their_own_settings_make_are_local_by_their_addresses() -> None:
+    key = SecretStr("sk")
+    here = given(ollama_host="0.0.0.0", openai_api_key=key, openai_base_url="http://localhost:4000")
+    assert {name: server.is_local for name, server in servers_of(here, {}).items()} == {"ollama": True, "openai": True}
+    there = given(ollama_host="gpu", openai_api_key=key, anthropic_api_key=key)
+    assert not any(server.is_local for server in servers_of(there, {}).values())
+
+
+LOCAL, ELSEWHERE = (ServerSpec("one", "openai", "http://x", is_local=is_local) for is_local in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("agent", "user", "spec", "rates"),
+    [
+        (None, None, LOCAL, {"agent": 10, "user": 10}),
+        (None, None, ELSEWHERE, {}),
+        (0, 0, LOCAL, {}),
+        (0, None, LOCAL, {"user": 10}),
+        (20, None, ELSEWHERE, {"agent": 20}),
+        (None, 5, ELSEWHERE, {"user": 5}),
+        (20, 30, LOCAL, {"agent": 20, "user": 30}),
+    ],
+)
+def test_a_rate_that_is_set_holds_everywhere_and_the_default_where_processors_are_shared(
+    agent: float | None, user: float | None, spec: ServerSpec, rates: dict[str, float]
+) -> None:
+    buckets = TokenRates(agent, 100, user, 200).buckets("ada", "default", spec)
+    assert {bucket.name.partition(":")[0]: bucket.per_second for bucket in buckets} == rates
 
 
 @pytest.mark.parametrize(

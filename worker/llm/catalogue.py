@@ -10,10 +10,12 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from backplane.addresses import written_address
 from backplane.errors import InvalidInput
-from backplane.settings import Settings
+from backplane.settings import ENV_FILE, Settings
 
 Kind = Literal["ollama", "openai", "anthropic"]
 Given = TypeVar("Given", bound=BaseModel)
@@ -45,7 +47,7 @@ class ModelName:
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
     """`slots`: calls that it gets at once, of all workers; `max_loaded`: different models at once. 0: any number.
-    `keep_alive` is Ollama's."""
+    `keep_alive` is Ollama's. `is_local`: its models run on the processors that the workers have too."""
 
     name: str
     kind: Kind
@@ -54,6 +56,7 @@ class ServerSpec:
     slots: int = 0
     max_loaded: int = 0
     keep_alive: str | None = None
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class _GivenServer(BaseModel):
     max_loaded: int | None = Field(None, ge=0, le=1000)
     keep_alive: str | None = None
     api_key_env: str | None = Field(None, min_length=1)
+    local: bool | None = None
 
 
 class _GivenPrice(BaseModel):
@@ -108,28 +112,40 @@ class _GivenPrice(BaseModel):
 
 def servers_of(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, ServerSpec]:
     """By name. An entry of MODEL_SERVERS goes before a server of the same name that other settings make.
+    `environment` holds the keys that `api_key_env` names; the process's own and `.env` when it is left out.
 
     Raises InvalidInput, whose `field` is the setting."""
-    environment = os.environ if environment is None else environment
+    environment = _environment() if environment is None else environment
     servers: dict[str, ServerSpec] = {}
     if settings.ollama_host:
+        url = _checked_url(_ollama_url(settings.ollama_host), "OLLAMA_HOST")
         servers["ollama"] = ServerSpec(
             "ollama",
             "ollama",
-            _checked_url(_ollama_url(settings.ollama_host), "OLLAMA_HOST"),
+            url,
             slots=settings.ollama_num_parallel,
             max_loaded=settings.ollama_max_loaded_models,
             keep_alive=settings.ollama_keep_alive,
+            is_local=_is_loopback(url),
         )
     if settings.openai_api_key.get_secret_value():
         url = _checked_url(settings.openai_base_url, "OPENAI_BASE_URL")
-        servers["openai"] = ServerSpec("openai", "openai", url, settings.openai_api_key)
+        servers["openai"] = ServerSpec("openai", "openai", url, settings.openai_api_key, is_local=_is_loopback(url))
     if settings.anthropic_api_key.get_secret_value():
         url = _checked_url(settings.anthropic_base_url, "ANTHROPIC_BASE_URL")
-        servers["anthropic"] = ServerSpec("anthropic", "anthropic", url, settings.anthropic_api_key)
+        servers["anthropic"] = ServerSpec(
+            "anthropic", "anthropic", url, settings.anthropic_api_key, is_local=_is_loopback(url)
+        )
     for name, entry in settings.model_servers.items():
         servers[name] = _given_server(name, entry, settings, environment)
     return servers
+
+
+def _environment() -> dict[str, str]:
+    """What stands in the environment, and before it in `.env`, of which the settings keep only what is one. A variable
+    that is there and empty is empty: so a process is given no key that it does not need (`backplane.credentials`)."""
+    file = dotenv_values(ENV_FILE, encoding="utf-8")
+    return {**{name: value for name, value in file.items() if value is not None}, **os.environ}
 
 
 def prices_of(settings: Settings) -> Prices:
@@ -163,21 +179,23 @@ def _given_server(
         value = environment.get(given.api_key_env, "")
         if not value:
             raise InvalidInput(
-                f"{where}: {given.api_key_env} is not in the environment; set it to the server's key, or leave out "
-                "api_key_env",
+                f"{where}: {given.api_key_env} is neither in the environment nor in {ENV_FILE}; set it to the server's "
+                "key, or leave out api_key_env",
                 field="MODEL_SERVERS",
             )
         key = SecretStr(value)
     is_ollama = given.kind == "ollama"
     max_loaded = settings.ollama_max_loaded_models if is_ollama else 0
+    url = _checked_url(_ollama_url(given.url) if is_ollama else given.url, where)
     return ServerSpec(
         name,
         given.kind,
-        _checked_url(_ollama_url(given.url) if is_ollama else given.url, where),
+        url,
         key,
         slots=given.slots,
         max_loaded=max_loaded if given.max_loaded is None else given.max_loaded,
         keep_alive=(given.keep_alive or settings.ollama_keep_alive) if is_ollama else None,
+        is_local=_is_loopback(url) if given.local is None else given.local,
     )
 
 
@@ -190,6 +208,12 @@ def _ollama_url(host: str) -> str:
         if urlsplit(host).port is None:
             host = f"{host.rstrip('/')}:{OLLAMA_PORT}"
     return host.replace("//0.0.0.0", "//127.0.0.1", 1)
+
+
+def _is_loopback(url: str) -> bool:
+    host = (urlsplit(url).hostname or "").rstrip(".").lower()
+    address = written_address(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
 
 
 def _checked_url(url: str, setting: str) -> str:

@@ -40,6 +40,8 @@ from worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
 
+LOCAL_TOKENS_PER_SECOND = 10.0
+"""What a machine of eight cores bears of five agents at once; `agentctl calibrate` finds a machine's own number."""
 FIRST_OUTPUT_ESTIMATE = 256
 """Tokens that an answer is taken to have before any of the model was seen."""
 ESTIMATE_WEIGHT = 0.2
@@ -60,19 +62,41 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class TokenRates:
-    """What an agent, and all agents of a user, may have generated: tokens a second (0: any number), and at once."""
+    """What an agent, and all agents of a user, may have generated: tokens a second (0: any number), and at once. A rate
+    of None is LOCAL_TOKENS_PER_SECOND at servers that share the workers' processors, and any number at others."""
 
-    agent_per_second: float
+    agent_per_second: float | None
     agent_burst: float
-    user_per_second: float
+    user_per_second: float | None
     user_burst: float
 
-    def buckets(self, user_id: str, agent: str) -> list[Bucket]:
+    def buckets(self, user_id: str, agent: str, spec: ServerSpec) -> list[Bucket]:
+        """Those that a call of this server takes from."""
         wanted = (
-            Bucket(f"agent:{user_id}/{agent}", self.agent_per_second, self.agent_burst),
-            Bucket(f"user:{user_id}", self.user_per_second, self.user_burst),
+            Bucket(f"agent:{user_id}/{agent}", self._rate(self.agent_per_second, spec), self.agent_burst),
+            Bucket(f"user:{user_id}", self._rate(self.user_per_second, spec), self.user_burst),
         )
         return [bucket for bucket in wanted if bucket.per_second]
+
+    def reason(self, spec: ServerSpec) -> str:
+        """Why a call of this server waits, by the settings that an operator would turn."""
+        limits = (
+            (self._rate(self.agent_per_second, spec), "for an agent (AGENT_TOKENS_PER_SECOND)"),
+            (self._rate(self.user_per_second, spec), "for all agents of a user (USER_TOKENS_PER_SECOND)"),
+        )
+        words = " and ".join(f"{rate:g} a second {whose}" for rate, whose in limits if rate)
+        if not spec.is_local or None not in (self.agent_per_second, self.user_per_second):
+            return f"the limit is {words}"
+        return (
+            f"the limit is {words}, by default, as the model server {spec.name} seems to share this machine's "
+            "processors; 0 is no limit"
+        )
+
+    @staticmethod
+    def _rate(given: float | None, spec: ServerSpec) -> float:
+        if given is None:
+            return LOCAL_TOKENS_PER_SECOND if spec.is_local else 0.0
+        return given
 
 
 @dataclass(frozen=True, slots=True)

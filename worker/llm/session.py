@@ -141,7 +141,8 @@ class RunModels(Models):
         self._budget = budget
         self._redact = redact
         self._interruption = interruption
-        self._buckets = gateway.limits.rates.buckets(run.user_id, run.agent)
+        self._knows_rates = False
+        """Its watchers were told which settings its calls wait for."""
         self._known: dict[CallKey, _Known] = {}
         self._loading = asyncio.Lock()
         self._loaded = False
@@ -253,12 +254,21 @@ class RunModels(Models):
     async def _turn(self, stack: AsyncExitStack, call: _Call, one: _Try) -> Callable[[int], None]:
         candidate, server = one.candidate, one.candidate.name.server
         estimate = self._gateway.usual_output(candidate, call.request.max_output_tokens)
+        rates = self._gateway.limits.rates
+        buckets = rates.buckets(self._run.user_id, self._run.agent, candidate.spec)
+
+        def reason() -> str:
+            if self._knows_rates:
+                return "this agent or its user has had as many as it may"
+            self._knows_rates = True
+            return rates.reason(candidate.spec)
+
         notice = WaitNotice(lambda line: self._events.emit(*self._notice(call, line, "info")))
         with notice:
             async with self._until_interrupted():
                 took = await stack.enter_async_context(
                     self._gateway.tokens(
-                        candidate, self._buckets, self._run.id, estimate, lambda seconds: notice.tokens(seconds)
+                        candidate, buckets, self._run.id, estimate, lambda seconds: notice.tokens(seconds, reason)
                     )
                 )
                 turn = self._gateway.turn(

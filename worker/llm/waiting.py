@@ -16,19 +16,18 @@ class WaitNotice:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._line = ""
+        self._line: Callable[[], str] = str
         self._told_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def turn(self, server: str, position: int) -> None:
-        self._say(f"waiting for a turn at model server {server}, {position} in line")
+        self._say(lambda: f"waiting for a turn at model server {server}, {position} in line")
 
-    def tokens(self, seconds: float) -> None:
-        self._say(
-            f"waiting for model tokens: this agent or its user has had as many as it may, for {seconds:.0f} s yet"
-        )
+    def tokens(self, seconds: float, reason: Callable[[], str]) -> None:
+        """`reason` is asked for when it is told."""
+        self._say(lambda: f"waiting for model tokens, for {seconds:.0f} s yet: {reason()}")
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: Callable[[], str]) -> None:
         self._line = line
         if self._timer is None:
             since = time.monotonic() - self._told_at if self._told_at is not None else None
@@ -38,7 +37,7 @@ class WaitNotice:
     def _now(self) -> None:
         self._timer = None
         self._told_at = time.monotonic()
-        self._tell(self._line)
+        self._tell(self._line())
 
     def __enter__(self) -> Self:
         return self

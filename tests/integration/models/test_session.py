@@ -361,8 +361,49 @@ async def test_token_buckets_are_charged_for_what_was_generated(
     async with asking(resources, user, **servers(scripted, **rates)) as world:
         held = await world.held()
         await held.models.ask(request_of(), PLAN)
-        [bucket] = world.gateway.limits.rates.buckets(user.id, "default")
+        spec = world.gateway.candidates(None)[0].spec
+        [bucket] = world.gateway.limits.rates.buckets(user.id, "default", spec)
         assert await resources.buckets.level(bucket) == pytest.approx(60, abs=1)
+
+
+DEFAULTS: dict[str, Any] = {"agent_tokens_per_second": None, "user_tokens_per_second": None}
+
+
+async def test_the_first_wait_for_tokens_of_a_run_names_the_settings(
+    resources: Resources, user: User, scripted: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MOMENT_SECONDS", 0.0)
+    scripted.script(said("openai", "Hello", output_tokens=200))
+    async with asking(resources, user, **servers(scripted, **DEFAULTS)) as world:
+        held = await world.held()
+        await held.models.ask(request_of(), PLAN)
+        lines = list[str]()
+        for number in (2, 3):
+            call = asyncio.create_task(held.models.ask(request_of(), replace(PLAN, number=number)))
+
+            async def told(number: int = number) -> bool:
+                lines[:] = [told["line"] for told in await held.told(EventType.LOG)]
+                return len(lines) == number - 1
+
+            await wait_until(told)
+            await end(call)
+    assert lines[0].startswith("waiting for model tokens, for ")
+    assert "the limit is 10 a second for an agent (AGENT_TOKENS_PER_SECOND)" in lines[0]
+    assert "(USER_TOKENS_PER_SECOND), by default, as the model server one seems to share" in lines[0]
+    assert "TOKENS_PER_SECOND" not in lines[1]
+    assert len(scripted.asked) == 1
+
+
+async def test_a_model_server_elsewhere_has_no_limit_of_tokens_by_default(
+    resources: Resources, user: User, scripted: ScriptedModels
+) -> None:
+    scripted.script(said("openai", "Hello", output_tokens=200))
+    elsewhere = {"one": {"kind": "openai", "url": scripted.url, "local": False}}
+    async with asking(resources, user, **servers(scripted, model_servers=elsewhere, **DEFAULTS)) as world:
+        held = await world.held()
+        for number in range(1, 6):
+            await held.models.ask(request_of(), replace(PLAN, number=number))
+    assert len(scripted.asked) == 5
 
 
 # --- replay ---
