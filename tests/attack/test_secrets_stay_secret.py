@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import Connection, select, text
 
 from app.models import Fork, NewRun
 from backplane import process_log
@@ -377,6 +377,28 @@ async def test_a_value_that_was_changed_or_deleted_since_is_redacted_when_the_ru
         await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=False)
         await wait_until(lambda: failed_twice(platform, run_id))
     assert (await platform.lines(run_id)).count("[secret TOKEN]") == 2
+    await shows_nothing_of(platform, run_id, VALUE)
+
+
+async def test_a_run_that_an_older_release_gave_a_value_is_redacted_after_an_upgrade_and_a_change(
+    platform: Platform,
+) -> None:
+    store = platform.resources.store
+    async with worker(platform.settings):
+        run_id = await platform.submit(SAVE, {**SHOW, "approval": True})
+        await open_question(platform, run_id)
+
+    def as_an_older_release_leaves_it(connection: Connection) -> None:
+        connection.execute(text("DELETE FROM run_secrets"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+
+    await store.database.write(as_an_older_release_leaves_it)
+    await store.migrate()
+    await keep(platform, "TOKEN", OTHER)
+    async with worker(platform.settings):
+        await decide(platform, run_id)
+        await platform.completed(run_id)
+    assert redacted_lines(await platform.lines(run_id)) == 3
     await shows_nothing_of(platform, run_id, VALUE)
 
 

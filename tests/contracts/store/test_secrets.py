@@ -2,13 +2,19 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
 
+import backplane.store.migrations as migrations
 from backplane.errors import NotFound, TooLarge
 from backplane.runs import RunStatus
 from backplane.secrets import Secret
 from backplane.store import Store
+from backplane.store.database import Database
 from backplane.store.retention import Expired
 from backplane.store.secrets import SealedValue
 from backplane.users import User
@@ -91,3 +97,97 @@ async def test_secrets_that_are_named_are_given_as_they_are_now(store: Store, us
     await store.secrets.put(user.id, secret(), most=5)
     await store.secrets.put(stranger.id, secret("OTHER"), most=5)
     assert await store.secrets.named(user.id, {"TOKEN", "OTHER", "NONE"}) == {SealedValue("TOKEN", "sealed")}
+
+
+# --- runs of a release that kept no values with them ---
+
+PLAN = '{"steps":[{"id":"a","tool":"shell","arguments":{"environment":{"KEY":"${secrets.%s}"}}}]}'
+
+
+async def test_a_run_of_a_release_that_kept_nothing_keeps_all_values_that_it_may_have_been_given(
+    empty_database_url: str,
+) -> None:
+    database = Database(empty_database_url)
+    now = "2026-01-01 00:00:00+00:00"
+
+    def as_it_was(connection: Connection) -> None:
+        upgrade(connection, "0006")
+        for user in ("ada", "eve"):
+            _insert(connection, "users", id=user, name=user, tier="standard", created_at=now)
+            for name, tools in (("TOKEN", '["shell"]'), ("OTHER", '["shell"]'), ("DOCS", '["http_fetch", "mcp"]')):
+                values = {"user_id": user, "name": name, "sealed": f"{name} of {user}", "tools": tools, "hosts": "[]"}
+                _insert(connection, "secrets", **values, created_at=now, updated_at=now)
+        runs: dict[str, dict[str, str]] = {
+            "run-01 plan": {"plan": PLAN % "TOKEN"},
+            "run-02 given plan": {"given_plan": PLAN % "TOKEN", "status": "waiting"},
+            "run-03 prompt": {"prompt": "use ${secrets.TOKEN} and ${secrets.OTHER}", "status": "queued"},
+            "run-04 earlier plan": {"plan": PLAN % "OTHER"},
+            "run-05 edited arguments": {"status": "waiting"},
+            "run-06 mcp": {"mcp_servers": '["docs"]'},
+            "run-07 over": {"plan": PLAN % "TOKEN", "status": "failed"},
+            "run-08 fork of it": {"origin": '{"kind":"fork","run_id":"run-07 over"}'},
+            "run-09 fork of the fork": {"origin": '{"kind":"fork","run_id":"run-08 fork of it"}'},
+            "run-10 of eve": {"plan": PLAN % "TOKEN", "user_id": "eve"},
+            "run-11 names none": {"mcp_servers": "[]", "plan": PLAN.replace("${", "$${") % "TOKEN"},
+            "run-12 names one that is gone": {"plan": PLAN % "GONE"},
+        }
+        for run_id, values in runs.items():
+            settled: dict[str, object] = {"user_id": "ada", "status": "running", "prompt": "x", "metadata": "{}"}
+            numbers = dict.fromkeys(("priority", "generation", "attempt", "timeout_seconds", "max_retries"), 1)
+            _insert(connection, "runs", id=run_id, created_at=now, **{**settled, **numbers, **values})
+        of_run = {"run_id": "run-04 earlier plan", "version": 1, "plan": PLAN % "TOKEN"}
+        _insert(connection, "plan_versions", **of_run, replaced_at=now, reason="x")
+        decision = {"id": "d", "run_id": "run-05 edited arguments", "user_id": "ada", "step_id": "a", "asked": "{}"}
+        answer = '{"arguments":{"environment":{"KEY":"${secrets.TOKEN}"}}}'
+        _insert(connection, "decisions", **decision, kind="approval", status="approved", answer=answer, created_at=now)
+
+    await database.write(as_it_was)
+    store = Store(database)
+    await store.migrate()
+    [token, other, docs] = [SealedValue(name, f"{name} of ada") for name in ("TOKEN", "OTHER", "DOCS")]
+    assert {run_id: await store.secrets.kept_with_run(run_id) for run_id in await _ids(database)} == {
+        "run-01 plan": {token},
+        "run-02 given plan": {token},
+        "run-03 prompt": {token, other},
+        "run-04 earlier plan": {token, other},
+        "run-05 edited arguments": {token},
+        "run-06 mcp": {docs},
+        "run-07 over": {token},
+        "run-08 fork of it": {token},
+        "run-09 fork of the fork": {token},
+        "run-10 of eve": {SealedValue("TOKEN", "TOKEN of eve")},
+        "run-11 names none": set(),
+        "run-12 names one that is gone": set(),
+    }
+    await database.close()
+
+
+async def test_a_migration_keeps_a_value_once_that_a_run_has_kept_before(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user, prompt="use ${secrets.TOKEN}"))
+    await store.secrets.put(user.id, secret(), most=5)
+    await store.secrets.keep_with_run(run.id, [SealedValue("TOKEN", "sealed"), SealedValue("TOKEN", "before")])
+    await store.database.write(
+        lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+    )
+    await store.migrate()
+    assert await store.secrets.kept_with_run(run.id) == {SealedValue("TOKEN", "sealed"), SealedValue("TOKEN", "before")}
+
+
+def upgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _insert(connection: Connection, table: str, **values: object) -> None:
+    names = ", ".join(values)
+    connection.execute(
+        text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+    )
+
+
+async def _ids(database: Database) -> list[str]:
+    return list(
+        await database.read(lambda connection: connection.scalars(text("SELECT id FROM runs ORDER BY id")).all())
+    )
