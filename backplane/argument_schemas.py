@@ -15,6 +15,8 @@ from jsonschema.validators import extend, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from backplane.sizes import shortened
+
 MOST_CHECKS = 20_000
 """Of single keywords, for one set of arguments: two tenths of a second at worst."""
 
@@ -63,7 +65,8 @@ class ArgumentsSchema:
             self._validator.validate(value)
         except ValidationError as error:
             where = ".".join(str(part) for part in error.absolute_path)
-            raise ValueError(f"{where}: {error.message[:300]}" if where else error.message[:300]) from None
+            said = shortened(error.message, 300)
+            raise ValueError(f"{where}: {said}" if where else said) from None
         except Unresolvable:
             raise ValueError("cannot be checked: the server's schema refers to what is not there") from None
         except RecursionError:

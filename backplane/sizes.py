@@ -1,4 +1,4 @@
-"""Numbers of bytes for people."""
+"""Sizes for people: of numbers of bytes, and of texts that are too long."""
 
 
 def readable_size(size: int) -> str:
@@ -9,3 +9,9 @@ def readable_size(size: int) -> str:
             return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
+
+
+def shortened(text: str, most: int) -> str:
+    """The first `most` characters, and a mark where more followed. Redaction knows by the mark that a secret may have
+    been cut there."""
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from backplane.errors import InvalidInput, PlatformError
+from backplane.sizes import shortened
 from backplane.workspace.files import in_thread
 
 P = ParamSpec("P")
@@ -113,7 +114,7 @@ def _outcome(what: str, function: Callable[..., T], args: Any, kwargs: Any) -> t
     except PlatformError as error:
         return None, error
     except Exception as error:
-        return None, InvalidInput(f"{what} cannot be read: {type(error).__name__}: {str(error)[:200]}")
+        return None, InvalidInput(f"{what} cannot be read: {type(error).__name__}: {shortened(str(error), 200)}")
 
 
 def main() -> None:

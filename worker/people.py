@@ -16,6 +16,7 @@ from backplane.errors import BudgetExhausted, Unavailable
 from backplane.events import EventType
 from backplane.patience import until_available
 from backplane.runs import Run, RunError, new_run_id
+from backplane.sizes import shortened
 from backplane.store.decisions import Decisions
 from worker.run_events import RunEvents, Write
 
@@ -134,7 +135,7 @@ def _named(decision: Decision) -> dict[str, Any]:
 def _shortened(value: Any) -> Any:
     match value:
         case str():
-            return value if len(value) <= TOLD_MAX_CHARS else f"{value[:TOLD_MAX_CHARS]}…"
+            return shortened(value, TOLD_MAX_CHARS)
         case dict():
             return {key: _shortened(inner) for key, inner in value.items()}
         case list():

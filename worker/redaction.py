@@ -10,6 +10,10 @@ What is written (events, results, errors, questions, records of model calls) is 
 `worker.run_events` for events, `backplane.store.held` for the database, `backplane.process_log` for the worker's own
 log. What is handed on before that (a step's output, what a model is told) is redacted where it arises, too.
 
+Of a secret that was cut, its beginning is taken out as well: where a text is known to be cut, and before the `…` or
+`...` that says so. Nowhere else, or a line that ends in a common word would be mistaken for the beginning of somebody's
+`postgres://…`. So whoever cuts a text of others marks the place (`backplane.sizes.shortened`).
+
 A text that is full of secrets costs no more than another: of the places that look like one only a bounded number is
 looked at (`matches_max`). What follows these is left out, and a line says so.
 
@@ -22,7 +26,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
@@ -33,7 +37,7 @@ Value = TypeVar("Value")
 Needle = TypeVar("Needle")
 
 BEGINNING_BYTES = 8
-"""So much of the beginning of a form counts as the secret where the text ends, or a line does: it was cut there."""
+"""So much of the beginning of a form counts as the secret where a text was cut; of a URL, so much after its `://`."""
 
 LINES_MAX = 512
 """So many lines of a run's secrets are looked for by themselves: each costs a search where the text is like it."""
@@ -49,6 +53,7 @@ _HEAD_BYTES = 4
 _NEAR_BYTES = 512
 """Beginnings of forms are looked for position by position in so much of the end of a text."""
 _CANDIDATES = 64
+_FAR_MARKS = 4
 _PLACES_BYTES = 128
 _SLACK_BYTES = 1024
 _FREE_NAMES = frozenset({"arguments", "answer"})
@@ -61,6 +66,11 @@ Ids of steps come from plans: a model's was redacted when it was answered, a per
 _PLATFORMS_KEY = re.compile("[a-z_]+")
 """A key that is a plain word is the platform's, but for what is under one of _FREE_NAMES."""
 
+_CUT = re.compile(rb"(?:\xe2\x80\xa6|\.\.\.)[.\xe2\x80\xa6]*")
+"""By what texts are marked as cut."""
+_PART_OF_CUT = (b"\xe2\x80", b"\xe2", b"..", b".")
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+
 _COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 _COLOUR_BEGINS = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*)?\Z")
 _LEFT_OUT = re.compile(rb"[" + re.escape(DELETED) + rb"]+|" + _COLOUR.pattern)
@@ -68,8 +78,19 @@ _LEFT_OUT = re.compile(rb"[" + re.escape(DELETED) + rb"]+|" + _COLOUR.pattern)
 
 @dataclass(frozen=True, slots=True)
 class _Needle:
+    """`scheme_bytes`: so many of its first bytes are a scheme such as `https://`, which is no secret."""
+
     form: Form
     marker: bytes
+    scheme_bytes: int = 0
+
+    def is_cut_after(self, size: int) -> bool:
+        """Whether a text that was cut after so many bytes of the form shows a part of the secret. A common word with
+        which a secret begins does not."""
+        form = self.form.folded
+        if size < BEGINNING_BYTES + self.scheme_bytes or len(form) < ANY_CASE_BYTES:
+            return False
+        return not (form[:size].isalpha() and not form[size : size + 1].isalnum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +132,18 @@ class Redactor:
         marker = f"[secret {name}]".encode()
         self._names.add(marker)
         self._markers = re.compile(b"|".join(map(re.escape, sorted(self._names))))
+        scheme = _SCHEME.match(value)
+        schemes = [form.folded for form in forms_of(scheme[0])] if scheme else []
         lines = lines_of(value)[: self._lines_left]
         self._lines_left -= len(lines)
         for form in forms_of(value, lines):
             if len(form.folded) >= MIN_VALUE_CHARS:
-                self._add(_Needle(form, marker))
+                sizes = [len(begin) for begin in schemes if form.folded.startswith(begin)]
+                scheme_bytes = max(sizes, default=0)
+                self._add(_Needle(form, marker, scheme_bytes))
                 if _REST_BYTES <= len(form.folded) <= _REST_MAX_BYTES:
-                    self._add(_Needle(Form(form.folded[BEGINNING_BYTES:], frozenset()), marker))
+                    rest = Form(form.folded[BEGINNING_BYTES:], frozenset())
+                    self._add(_Needle(rest, marker, max(0, scheme_bytes - BEGINNING_BYTES)))
         raw = value.encode("utf-8", "surrogatepass")
         if len(folded(raw)) < MIN_VALUE_CHARS:
             # Little but quotes and line breaks.
@@ -143,11 +169,12 @@ class Redactor:
         if len(form) > _NEAR_BYTES:
             self._long.append(needle)
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, *, is_cut: bool = False) -> str:
+        """`is_cut`: something followed that was left out, without a mark."""
         if self.knows_nothing:
             return text
         data = text.encode("utf-8", "surrogatepass")
-        redacted, _, _ = self.redact(data, is_whole=True)
+        redacted, _, _ = self.redact(data, is_whole=True, is_cut=is_cut)
         return text if redacted is data else redacted.decode("utf-8", "surrogatepass")
 
     def value(self, value: Value) -> Value:
@@ -198,35 +225,42 @@ class Redactor:
     def knows_nothing(self) -> bool:
         return not self._names
 
-    def redact(self, data: bytes, *, is_whole: bool, hidden: int = 0) -> tuple[bytes, bytes, int]:
+    def redact(self, data: bytes, *, is_whole: bool, is_cut: bool = False, hidden: int = 0) -> tuple[bytes, bytes, int]:
         """What can be said of `data` already; the rest of it, which may be the beginning of a secret or hold the
         beginning of one; and how many bytes of that rest are not to be said, as the first `hidden` bytes of `data` are
-        not. With `is_whole` nothing comes after it, and there is no rest. Secrets that overlap become one, called by
-        the longest."""
+        not. With `is_whole` nothing comes after it, and there is no rest; with `is_cut` something did. Secrets that
+        overlap become one, called by the longest."""
         cut_colour = _COLOUR_BEGINS.search(data) if b"\x1b" in data else None
         looked_at = data[: cut_colour.start()] if cut_colour else data
         text = folded(_COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
         hits, cut = _matches(self._in(text), text, matches_max(len(data)))
-        ends_in_text = not is_whole and not data.endswith(b"\n")
-        beginnings = list(self._beginnings(text, is_whole=is_whole, short_ones_too=ends_in_text))
-        if not hits and not beginnings and not self._as_is:
+        cut_off = list(self._cut_off(text, most=matches_max(len(data))))
+        beginnings: list[tuple[int, _Needle]] = []
+        before_mark: int | None = None
+        if is_cut or not is_whole:
+            ends_in_text = not is_whole and not data.endswith(b"\n")
+            beginnings += self._beginnings(text, is_whole=is_whole, short_ones_too=ends_in_text)
+        if not is_whole:
+            before_mark = self._before_part_of_mark(text)
+        if not (hits or cut_off or beginnings or self._as_is) and before_mark is None:
             return data[hidden:] if hidden else data, b"", 0
         place = _Places(looked_at)
         found = [hit for start, needle in hits if (hit := _found(looked_at, place, start, needle)) is not None]
+        found += [_Found(place.of(start), place.of(end - 1) + 1, needle.marker) for start, end, needle in cut_off]
         as_is, cut_as_is = _matches(((raw, raw) for raw in self._as_is), data, matches_max(len(data)))
         found += [_Found(at, at + len(raw), self._as_is[raw]) for at, raw in as_is]
         if cut is not None or cut_as_is is not None:
             at = min(len(data) if cut is None else place.of(cut), len(data) if cut_as_is is None else cut_as_is)
             return self._cut_at(at, data, found, is_whole=is_whole, hidden=hidden)
-        end = len(data)
+        end = len(data) if before_mark is None else place.of(before_mark)
         for start, needle in beginnings:
             at = place.of(start)
-            counts = len(text) - start >= BEGINNING_BYTES and len(needle.form.folded) >= ANY_CASE_BYTES
-            if is_whole and counts:
+            if is_whole and needle.is_cut_after(len(text) - start):
                 found.append(_Found(at, place.of(len(text) - 1) + 1, needle.marker))
                 break
-            if not is_whole and (counts or b"\n" not in looked_at[at:]):
-                end = at
+            is_long = len(text) - start >= BEGINNING_BYTES and len(needle.form.folded) >= ANY_CASE_BYTES
+            if not is_whole and (is_long or b"\n" not in looked_at[at:]):
+                end = min(end, at)
                 break
         if not is_whole and self._as_is:
             end = min(end, self._beginning_as_is(data))
@@ -297,6 +331,29 @@ class Redactor:
             for at in range(max(0, size - _HEAD_BYTES + 1), size):
                 if (begun := self._first_bytes.get(text[at:])) is not None:
                     yield at, begun
+
+    def _cut_off(self, text: bytes, *, most: int) -> Iterator[tuple[int, int, _Needle]]:
+        """Where beginnings of forms stand before a mark that says that the text was cut, of `most` marks."""
+        if b"..." not in text and b"\xe2\x80\xa6" not in text:
+            return
+        near = min(self._longest, _NEAR_BYTES)
+        for number, mark in enumerate(islice(_CUT.finditer(text), most)):
+            end = mark.start()
+            # To look for what is cut far behind its beginning takes longer.
+            begin = 0 if number < _FAR_MARKS else max(0, end - near)
+            for start, needle in self._beginnings(text[begin:end], is_whole=True, short_ones_too=False):
+                if needle.is_cut_after(end - begin - start):
+                    yield begin + start, end, needle
+                    break
+
+    def _before_part_of_mark(self, text: bytes) -> int | None:
+        """Where the beginning of a form stands before what may become a mark when the text goes on."""
+        part = next((part for part in _PART_OF_CUT if text.endswith(part)), None)
+        if part is None:
+            return None
+        before = text[: -len(part)]
+        found = self._beginnings(before, is_whole=True, short_ones_too=False)
+        return next((start for start, needle in found if needle.is_cut_after(len(before) - start)), None)
 
     def _beginning_as_is(self, data: bytes) -> int:
         starts = (
@@ -381,11 +438,12 @@ class RedactedStream:
         if said:
             self._sink(said)
 
-    def close(self) -> None:
+    def close(self, *, is_cut: bool = False) -> None:
+        """`is_cut`: it was to go on, but for a kill or a fault."""
         held, self._held = self._held, b""
         hidden, self._hidden = self._hidden, 0
         if len(held) > hidden:
-            said, _, _ = self._redactor.redact(held, is_whole=True, hidden=hidden)
+            said, _, _ = self._redactor.redact(held, is_whole=True, is_cut=is_cut, hidden=hidden)
             self._sink(said)
 
 

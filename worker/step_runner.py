@@ -274,7 +274,7 @@ class StepRunner:
                 failure = error
             finally:
                 files.close()
-                redacted.close()
+                redacted.close(is_cut=failure is not None or result.exit_code != 0)
             seconds = this.seconds
             settled = self._settled(tool, this)
             paused = self._settled(tool, this, steps=0)
@@ -382,7 +382,7 @@ class StepRunner:
         self._count(step, "completed" if succeeded else "failed", seconds)
         written = output.finish()
         if result.output is not None:
-            written = output.cut(result.output)
+            written = output.cut(self._with.redactor.text(result.output))
         report = {
             "exit_code": result.exit_code,
             "output": written,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from backplane.sizes import shortened
 from backplane.unique_json import DuplicateName, unique
 
 MAX_CHARS = 1_000_000
@@ -124,8 +125,8 @@ def _what_is_wrong(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"it is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
     if isinstance(error, DuplicateName):
-        return f"in an object of it the name {error.name[:100]!r} stands twice; give each name once"
-    return f"it is no valid JSON: {error}"[:200]
+        return f"in an object of it the name {shortened(error.name, 100)!r} stands twice; give each name once"
+    return shortened(f"it is no valid JSON: {error}", 200)
 
 
 def _no_number(text: str) -> NoReturn:
@@ -135,7 +136,7 @@ def _no_number(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:20]} is too large")
+        raise ValueError(f"the number {shortened(text, 20)} is too large")
     return number
 
 

@@ -215,11 +215,19 @@ def test_what_was_put_in_for_a_secret_is_not_redacted_again() -> None:
     assert (once, redactor.text(once)) == ("it is [secret PASSWORD]",) * 2
 
 
-def test_a_value_that_the_text_ends_in_the_middle_of_counts_from_eight_characters_on() -> None:
-    redactor = Redactor()
-    redactor.learn("TOKEN", VALUE)
-    assert redactor.text(f"… {VALUE[:20]}") == "… [secret TOKEN]"
-    assert redactor.text(f"… {VALUE[:7]}") == f"… {VALUE[:7]}"
+URL = "postgres://app:s3cr3t-Pw@db.example.org/app"
+
+
+async def test_titles_and_lines_that_end_as_a_secret_begins_stay_and_a_killed_commands_output_is_redacted(
+    working: Platform,
+) -> None:
+    await keep(working, "URL", URL)
+    step = using("use", "echo use postgres; echo postgres://", "URL", title="Move to postgres")
+    cut = using("cut", 'printf %s "$KEY" | head -c 20; kill -9 $$', "URL", needs=["use"])
+    run_id = await working.submit(step, cut)
+    await working.until(run_id, RunStatus.FAILED)
+    assert await working.lines(run_id) == ["use postgres", "postgres://", "[secret URL]"]
+    assert (await working.resources.store.journal.steps(run_id))[0].title == "Move to postgres"
 
 
 def test_so_many_lines_of_a_runs_secrets_are_found_by_themselves_and_no_more() -> None:

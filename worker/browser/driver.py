@@ -45,7 +45,7 @@ def main() -> int:
                 args=["--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run"],
             )
         except Error as error:
-            print(f"failed: the browser cannot start: {str(error)[:2000]}")
+            print(f"failed: the browser cannot start: {_shortened(str(error), 2000)}")
             return 2
         state = asked["session"] if asked["session"] and os.path.exists(asked["session"]) else None
         context = browser.new_context(
@@ -63,11 +63,16 @@ def main() -> int:
                 os.makedirs(os.path.dirname(asked["session"]) or ".", exist_ok=True)
                 context.storage_state(path=asked["session"])
         except (Error, Failed, OSError) as error:
-            print(f"failed: {str(error).splitlines()[0][:500]}")
+            print(f"failed: {_shortened(str(error).splitlines()[0], 500)}")
             return 1
         finally:
             browser.close()
     return 0
+
+
+def _shortened(text: str, most: int) -> str:
+    """With a mark where it was cut, by which redaction knows the beginning of a secret."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _carry_out(number: int, action: dict[str, Any], page: Page, context: BrowserContext, asked: dict[str, Any]) -> None:
@@ -76,7 +81,7 @@ def _carry_out(number: int, action: dict[str, Any], page: Page, context: Browser
         told = _ACTIONS[kind](action, page, asked)
     except Error as error:
         words = str(error).splitlines()[0]
-        raise Failed(f"action {number} ({kind}): {words[:400]}") from None
+        raise Failed(f"action {number} ({kind}): {_shortened(words, 400)}") from None
     except Failed as error:
         raise Failed(f"action {number} ({kind}): {error}") from None
     print(f"{number}. {kind}: {told}", flush=True)
@@ -142,7 +147,7 @@ def _download(action: dict[str, Any], page: Page, asked: dict[str, Any]) -> str:
     with page.expect_download() as waiting:
         page.locator(action["selector"]).first.click()
     waiting.value.save_as(path)
-    return f"{path} ({os.path.getsize(path):,} bytes) from {waiting.value.url[:500]}"
+    return f"{path} ({os.path.getsize(path):,} bytes) from {_shortened(waiting.value.url, 500)}"
 
 
 def _back(action: dict[str, Any], page: Page, asked: dict[str, Any]) -> str:

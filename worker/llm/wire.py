@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 
 from backplane.errors import ModelError
+from backplane.sizes import shortened
 from worker.llm.answer import Answer
 from worker.llm.base import (
     CallLimits,
@@ -183,7 +184,8 @@ class Wire:
     def ended_early(self, reason: str, answer: Answer) -> ModelUnavailable:
         """The answer has an end, and the server's word for it is none that stands for a whole answer."""
         return ModelUnavailable(
-            f"model server {self.name} ended its answer early: {reason[:100]!r}", usage=_charged(answer, sent=True)
+            f"model server {self.name} ended its answer early: {shortened(reason, 100)!r}",
+            usage=_charged(answer, sent=True),
         )
 
     async def not_streamed(self, response: httpx2.Response, answer: Answer) -> Any:
@@ -256,7 +258,7 @@ class Wire:
         if self._api_key:
             line = line.replace(self._api_key, "[key]")
         line = "".join(letter for letter in line if letter.isprintable())
-        return (line if len(line) <= WORDS_CHARS else f"{line[:WORDS_CHARS]}…"), code
+        return (shortened(line, WORDS_CHARS)), code
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -23,6 +23,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from backplane.errors import Conflict, PlatformError, TooLarge, Unavailable
 from backplane.file_lock import LockBusy, file_lock
+from backplane.sizes import shortened
 from backplane.workspace.files import in_thread
 from worker.llm.embedding import Embedder
 from worker.memory.base import AgentMemory, Memory
@@ -213,4 +214,6 @@ def _memory(point: models.ScoredPoint) -> Memory:
 
 def _unreachable(error: Exception, look: str) -> Unavailable:
     # Of what a server answered, the beginning is enough.
-    return Unavailable(f"the memory cannot be used ({type(error).__name__}: {str(error)[:200]}): {look}", part="memory")
+    return Unavailable(
+        f"the memory cannot be used ({type(error).__name__}: {shortened(str(error), 200)}): {look}", part="memory"
+    )

@@ -8,6 +8,7 @@ import json
 from typing import Any, Protocol
 
 from backplane.errors import Superseded, Unavailable
+from backplane.sizes import shortened
 from worker.sandbox.pod.frames import ACKNOWLEDGE, FAULT, HEADER, HELLO, MAX_PAYLOAD, STATE, frame, json_frame
 
 ACKNOWLEDGE_BYTES = 256 * 1024
@@ -76,7 +77,7 @@ class Channel:
             fault = parsed(payload)
             if fault.get("superseded"):
                 raise Superseded("another worker speaks with the sandbox")
-            raise NotUnderstood(str(fault.get("message"))[:500])
+            raise NotUnderstood(shortened(str(fault.get("message")), 500))
         return kind, payload
 
     async def _more(self) -> None:

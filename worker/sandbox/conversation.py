@@ -17,6 +17,7 @@ from typing import Any
 
 from backplane.errors import InvalidInput, PlatformError, Superseded, Unavailable
 from backplane.patience import pauses
+from backplane.sizes import shortened
 from backplane.workspace.files import in_thread
 from worker.sandbox.base import (
     EGRESS_VARIABLE,
@@ -234,7 +235,10 @@ class Conversation:
             if ended["ending"] == "killed":
                 raise SandboxEvicted("the command was ended from outside; the step can be tried again")
             return Outcome(
-                int(ended["exit_code"]), Ending(ended["ending"]), float(ended["seconds"]), str(ended["detail"])[:500]
+                int(ended["exit_code"]),
+                Ending(ended["ending"]),
+                float(ended["seconds"]),
+                shortened(str(ended["detail"]), 500),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise NotUnderstood("an end that cannot be") from error

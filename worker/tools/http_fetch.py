@@ -27,7 +27,7 @@ from backplane.errors import InvalidInput, PlatformError, Superseded, TooLarge
 from backplane.hosts import host_and_port
 from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
-from backplane.sizes import readable_size
+from backplane.sizes import readable_size, shortened
 from backplane.workspace.quota import ensure_room, limited
 from worker.parsing import Parser
 from worker.sandbox.base import Call
@@ -166,7 +166,7 @@ class _OutsideTool(Tool):
             return _failed(error.code, error.message, error.retryable)
         except httpx.HTTPError as error:
             why = _printable(str(error)) or type(error).__name__
-            return _failed("outside_unreachable", f"no answer from {request.url.host}: {why[:300]}", True)
+            return _failed("outside_unreachable", f"no answer from {request.url.host}: {shortened(why, 300)}", True)
         if response.is_success:
             return ToolResult()
         again = response.status_code in _MAY_PASS

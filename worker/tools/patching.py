@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from backplane.errors import Conflict, NotFound
+from backplane.sizes import shortened
 from worker.tools.unified_diff import FilePatch, Hunk
 
 MAX_OFFSET_LINES = 1000
@@ -226,7 +227,7 @@ def _alike(lines: Sequence[bytes], sought: Sequence[bytes], at: int) -> int:
 
 def _shown(line: bytes, *, quoted: bool = True) -> str:
     text = line.decode("utf-8", "replace").rstrip("\r\n")
-    text = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+    text = shortened(text, SHOWN_CHARS)
     return repr(text) if quoted else text
 
 

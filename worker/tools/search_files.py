@@ -15,6 +15,7 @@ import regex
 from pydantic import Field, model_validator
 
 from backplane.errors import InvalidInput, NotFound
+from backplane.sizes import shortened
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import in_thread
 from worker.tools.arguments import WorkspacePath
@@ -164,13 +165,13 @@ def _search_lines(lines: Sequence[bytes], state: _InFile, found: _Found) -> None
                 state.shown.append("--\n")
             first = state.number - len(state.before)
             for number, earlier in enumerate(state.before, first):
-                state.shown.append(f"{state.path}-{number}- {earlier[:SHOWN_CHARS]}\n")
+                state.shown.append(f"{state.path}-{number}- {shortened(earlier, SHOWN_CHARS)}\n")
             state.before.clear()
             state.shown.append(f"{state.path}:{state.number}: {_around(text, at)}\n")
             state.last_shown, state.after = state.number, found.context_lines
         elif state.after:
             state.after -= 1
-            state.shown.append(f"{state.path}-{state.number}- {text[:SHOWN_CHARS]}\n")
+            state.shown.append(f"{state.path}-{state.number}- {shortened(text, SHOWN_CHARS)}\n")
             state.last_shown = state.number
         elif found.context_lines:
             state.before.append(text)
@@ -212,7 +213,7 @@ def _compiled(arguments: SearchFilesArguments) -> "regex.Pattern[str]":
         return regex.compile(text, regex.IGNORECASE if arguments.ignore_case else 0)
     except (regex.error, RecursionError, OverflowError, ValueError) as error:
         raise ValueError(
-            f"pattern: it is no regular expression ({str(error)[:200]}); with literal it is taken as it is"
+            f"pattern: it is no regular expression ({shortened(str(error), 200)}); with literal it is taken as it is"
         ) from error
 
 

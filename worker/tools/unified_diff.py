@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backplane.errors import InvalidInput
+from backplane.sizes import shortened
 from backplane.workspace.paths import check_path
 
 MAX_FILES = 100
@@ -78,7 +79,7 @@ def parse_patch(text: str) -> list[FilePatch]:
     files = [] if other and not is_diff else _Reader(lines).files()
     if not files:
         raise _invalid(
-            (f"{other[:100]!r} belongs to another format; " if other else "it names no file; ")
+            (f"{shortened(other, 100)!r} belongs to another format; " if other else "it names no file; ")
             + "begin each file with the lines --- a/PATH and +++ b/PATH, each hunk with @@ -LINE,COUNT +LINE,COUNT @@"
         )
     if len(files) > MAX_FILES or sum(len(file.hunks) for file in files) > MAX_HUNKS:
@@ -146,8 +147,8 @@ class _Reader:
             self._at += 1
         else:
             raise _invalid(
-                f"line {self._at + 1} is part of no hunk: {line[:100]!r}; within a hunk each line begins with a space, "
-                "- or +"
+                f"line {self._at + 1} is part of no hunk: {shortened(line, 100)!r}; within a hunk each line begins "
+                "with a space, - or +"
             )
 
     def _begin(self, named: tuple[str, str] | None = None) -> _File:
@@ -192,7 +193,7 @@ class _Reader:
                     side[-1] = side[-1].removesuffix(b"\n")
                 continue
             if kind not in " +-":
-                raise _invalid(f"line {number}: {line[:100]!r} begins with neither a space, - nor +")
+                raise _invalid(f"line {number}: {shortened(line, 100)!r} begins with neither a space, - nor +")
             last = {"-": [source], "+": [target]}.get(kind, [source, target])
             for side in last:
                 side.append(line[1:].encode() + b"\n")
@@ -322,7 +323,7 @@ def _unquoted(name: str) -> str:
     try:
         return name[1:-1].encode("ascii").decode("unicode_escape").encode("latin-1").decode("utf-8")
     except UnicodeError as error:
-        raise _invalid(f"the name {name[:200]} cannot be read: write it as it is, without quotes") from error
+        raise _invalid(f"the name {shortened(name, 200)} cannot be read: write it as it is, without quotes") from error
 
 
 def _invalid(what: str) -> InvalidInput:
