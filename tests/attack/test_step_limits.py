@@ -29,6 +29,7 @@ from tests.waiting import wait_until
 from worker.sandbox import disk
 from worker.sandbox.base import Ending, Sandbox
 from worker.sandbox.pod.disk import (
+    BLOCK_BYTES,
     FIRST_LOOK_SECONDS,
     MAX_DEPTH,
     PAUSE_MAX_SECONDS,
@@ -107,12 +108,17 @@ def test_a_thousand_bytes_are_seen_in_every_shape(folder: Path, shape: Callable[
     assert measured(folder, most_bytes=999).over == "more than 999 bytes"
 
 
-def test_space_that_is_reserved_behind_the_end_of_a_file_is_seen(folder: Path) -> None:
-    with open(folder / "reserved", "wb") as file:
+def reserve(path: Path, size: int) -> None:
+    """Space on the disk for a file that stays empty."""
+    with open(path, "wb") as file:
         libc = ctypes.CDLL(None, use_errno=True)
-        arguments = file.fileno(), FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(8 * MIB)
+        arguments = file.fileno(), FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)
         if libc.fallocate(*arguments) != 0:
             pytest.skip("this file system reserves nothing")
+
+
+def test_space_that_is_reserved_behind_the_end_of_a_file_is_seen(folder: Path) -> None:
+    reserve(folder / "reserved", 8 * MIB)
     assert measured(folder).size == 0
     assert measured(folder, most_bytes=8 * MIB).over == ""
     assert measured(folder, most_bytes=7 * MIB).over == f"more than {7 * MIB:,} bytes"
@@ -122,6 +128,35 @@ def test_many_small_files_count_by_their_length_and_not_by_the_blocks_they_take(
     for number in range(200):
         (folder / str(number)).write_bytes(b"x")
     assert measured(folder, most_bytes=200).over == ""
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["kept", "removed"])
+def test_long_names_count_by_the_blocks_that_their_folders_take_also_when_they_are_removed(
+    folder: Path, removed: bool
+) -> None:
+    taken = 0
+    for number in range(2):
+        inner = folder / str(number)
+        inner.mkdir()
+        names = [inner / f"{name:04}{'n' * 246}" for name in range(400)]
+        for name in names:
+            name.touch()
+        if removed:
+            for name in names:
+                name.unlink()
+        taken += inner.stat().st_blocks * 512 - BLOCK_BYTES
+    if taken < BLOCK_BYTES:
+        pytest.skip("folders take no blocks on this file system")
+    assert measured(folder).size == 0
+    assert measured(folder, most_bytes=taken).over == ""
+    assert measured(folder, most_bytes=taken - 1).over == f"more than {taken - 1:,} bytes"
+
+
+def test_empty_files_leave_no_room_for_a_file_that_takes_more_than_its_length(folder: Path) -> None:
+    for number in range(300):
+        (folder / str(number)).touch()
+    reserve(folder / "reserved", MIB)
+    assert measured(folder, most_bytes=MIB // 2).over == f"more than {MIB // 2:,} bytes"
 
 
 def test_files_and_folders_are_counted_up_to_their_limit(folder: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 256
 """Folders inside each other; a look holds so many open."""
 BLOCK_BYTES = 4096
-"""What a file or folder may take on the disk beyond its length."""
+"""What a file or folder may take on the disk beyond its length, which is not counted: the limit of files bounds it."""
 
 TICK_SECONDS = 0.05
 FIRST_LOOK_SECONDS = 0.2
@@ -50,11 +50,21 @@ class Measured(NamedTuple):
 class _Sums:
     def __init__(self, most_bytes: int, most_files: int) -> None:
         self._most_bytes, self._most_files = most_bytes, most_files
-        self.size = self.allocated = self.files = self.folders = 0
+        self.size = self.files = self.folders = 0
+        self._counted = 0
+
+    def add_file(self, status: os.stat_result) -> None:
+        self.files += 1
+        self.size += status.st_size
+        # It may take more of the disk than its length says: space can be reserved behind its end.
+        self._counted += max(status.st_size, status.st_blocks * 512 - BLOCK_BYTES)
+
+    def add_names(self, status: os.stat_result) -> None:
+        """What a folder itself takes for the names in it, and keeps when they are removed."""
+        self._counted += max(0, status.st_blocks * 512 - BLOCK_BYTES)
 
     def over(self) -> str:
-        # A file may take more of the disk than its length says: space can be reserved behind its end.
-        if max(self.size, self.allocated - BLOCK_BYTES * (self.files + self.folders)) > self._most_bytes:
+        if self._counted > self._most_bytes:
             return f"more than {self._most_bytes:,} bytes"
         if max(self.files, self.folders) > self._most_files:
             return f"more than {self._most_files:,} files or folders"
@@ -102,6 +112,10 @@ def _open(name: str, above: int) -> int:
 
 
 def _scan(folder: int, names: list[str], sums: _Sums) -> str:
+    sums.add_names(os.fstat(folder))
+    over = sums.over()
+    if over:
+        return over
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -109,10 +123,7 @@ def _scan(folder: int, names: list[str], sums: _Sums) -> str:
                     sums.folders += 1
                     names.append(entry.name)
                 else:
-                    status = _status(entry, folder)
-                    sums.files += 1
-                    sums.size += status.st_size
-                    sums.allocated += status.st_blocks * 512
+                    sums.add_file(_status(entry, folder))
                 over = sums.over()
                 if over:
                     return over

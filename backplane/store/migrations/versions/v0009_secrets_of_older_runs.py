@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -77,7 +78,7 @@ def _secrets_by_user() -> dict[str, dict[str, tuple[str, list[str]]]]:
     return found
 
 
-def _rows(statement: str, **values: str) -> "Iterator[sa.Row[tuple[str, ...]]]":
+def _rows(statement: str, **values: str) -> Iterator[Any]:
     """A page at a time: the texts of a run may be large."""
     query = sa.text(statement).execution_options(yield_per=PAGE_ROWS)
     yield from op.get_bind().execute(query, values)
