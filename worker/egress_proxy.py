@@ -2,11 +2,12 @@
 
 The sandbox has no network. What it has, where a tool allows it, is a socket whose other end is here, so every
 connection is asked for by name, held against the operator's policy, and made by the worker to an address that was
-checked. TLS passes through as it is (`CONNECT`): the worker sees names and sizes, no content. Without TLS a connection
-carries one request, with the body that its head announces: what follows could name another host of the same address.
+checked. A tunnel (`CONNECT`) carries TLS, and nothing else: its first message must name the host that was asked for.
+Then it passes through as it is; the worker sees names and sizes, no content. Without TLS a connection carries one
+request, with the body that its head announces: what follows could name another host of the same address.
 
-It cannot see what is asked for inside TLS. A host that is allowed and shares its addresses with others (a content
-network) may let a hostile program reach those too; name hosts with that in mind.
+It cannot see what is asked for inside TLS, nor a name that is encrypted (ECH). A host that is allowed and shares its
+addresses with others (a content network) may let a hostile program reach those too; name hosts with that in mind.
 """
 
 import asyncio
@@ -17,15 +18,26 @@ from dataclasses import dataclass
 
 import httpx
 
+from backplane.addresses import written_address
 from backplane.egress import OutsidePolicy
 from backplane.errors import PlatformError
 from backplane.hosts import STANDARD_PORTS, normal_host, split_port
 from backplane.tasks import end
+from worker.client_hello import (
+    ALERT_DECODE_ERROR,
+    ALERT_UNRECOGNIZED_NAME,
+    ClientHello,
+    NotTls,
+    NotUnderstood,
+    alert,
+    read_client_hello,
+)
 from worker.sandbox.base import EgressWriter
 
 HEAD_MAX_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
+"""For the head of a request, and as long for the first message of TLS after it."""
 REFUSALS_TOLD = 20
 CHUNK_LINE_BYTES = 256
 TRAILERS_MAX = 20
@@ -37,7 +49,8 @@ _HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"proxy-authorizati
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """`connections` at once; `bytes` of all of them together, both ways; `idle_seconds` without a byte either way."""
+    """`connections` at once, from when they are opened; `bytes` of all of them together, both ways; `idle_seconds`
+    without a byte either way."""
 
     connections: int
     bytes: int
@@ -47,8 +60,11 @@ class ProxyLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal(Exception):
+    """`alert`: of TLS, in place of an answer in HTTP."""
+
     status: int
     message: str
+    alert: int | None = None
 
 
 class EgressProxy:
@@ -66,6 +82,8 @@ class EgressProxy:
         """One connection from the sandbox, to its end. Closes `writer`; raises nothing but CancelledError."""
         self._open += 1
         try:
+            if self._open > self._limits.connections:
+                raise _Refusal(503, f"more than {self._limits.connections} connections at once")
             await self._serve(reader, writer)
         except _Refusal as refusal:
             # A browser asks again and again.
@@ -73,7 +91,7 @@ class EgressProxy:
                 self._told.add(refusal.message)
                 self._refused(refusal.message)
             with suppress(OSError):
-                await _answer(writer, refusal.status, refusal.message)
+                await _answer(writer, refusal)
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
             pass
         finally:
@@ -83,8 +101,6 @@ class EgressProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: EgressWriter) -> None:
         async with asyncio.timeout(HEAD_SECONDS):
             head = await _head(reader)
-        if self._open > self._limits.connections:
-            raise _Refusal(503, f"more than {self._limits.connections} connections at once")
         request, *fields = head.split(b"\r\n")
         try:
             method, target, version = request.split(b" ")
@@ -93,22 +109,39 @@ class EgressProxy:
         if not _TOKEN.fullmatch(method) or version not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise _Refusal(400, "that is no request")
         if method == b"CONNECT":
-            host, port = _authority(target)
-            theirs = await self._connect(host, port)
-            first, hello = b"", b"HTTP/1.1 200 Connection established\r\n\r\n"
-            outward, is_tunnel = _pieces(reader), True
+            await self._tunnel(*_authority(target), reader, writer)
         else:
-            url = self._url(target)
-            outward, is_tunnel = _body(reader, fields), False
-            theirs = await self._connect(url.raw_host.decode("ascii"), url.port or STANDARD_PORTS["http"])
-            first, hello = _forwarded(method, url, fields), b""
-        their_reader, their_writer = theirs
+            await self._request(method, self._url(target), fields, reader, writer)
+
+    async def _tunnel(self, host: str, port: int, reader: asyncio.StreamReader, writer: EgressWriter) -> None:
+        their_reader, their_writer = await self._connect(host, port)
         try:
-            their_writer.write(first)
-            writer.write(hello)
-            await self._join(outward, writer, their_reader, their_writer, is_tunnel=is_tunnel)
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await writer.drain()
+            hello = await _hello(reader, host)
+            self._count(len(hello.raw))
+            their_writer.write(hello.raw)
+            await self._join(_pieces(reader), writer, their_reader, their_writer, is_tunnel=True)
         finally:
             their_writer.close()
+
+    async def _request(
+        self, method: bytes, url: httpx.URL, fields: list[bytes], reader: asyncio.StreamReader, writer: EgressWriter
+    ) -> None:
+        body = _body(reader, fields)
+        their_reader, their_writer = await self._connect(
+            url.raw_host.decode("ascii"), url.port or STANDARD_PORTS["http"]
+        )
+        try:
+            their_writer.write(_forwarded(method, url, fields))
+            await self._join(body, writer, their_reader, their_writer, is_tunnel=False)
+        finally:
+            their_writer.close()
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise _Refusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
 
     def _url(self, target: bytes) -> httpx.URL:
         try:
@@ -148,9 +181,7 @@ class EgressProxy:
 
         async def move(source: AsyncIterator[bytes], sink: EgressWriter, idle: asyncio.Timeout, ends: bool) -> None:
             async for chunk in source:
-                self._left -= len(chunk)
-                if self._left < 0:
-                    raise _Refusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
+                self._count(len(chunk))
                 idle.reschedule(clock() + seconds)
                 sink.write(chunk)
                 await sink.drain()
@@ -167,6 +198,35 @@ class EgressProxy:
                 await asyncio.gather(*ways)
             finally:
                 await end(*ways)
+
+
+async def _hello(reader: asyncio.StreamReader, host: str) -> ClientHello:
+    """The first message of a tunnel to this host. Raises _Refusal for anything but TLS that names it."""
+    try:
+        async with asyncio.timeout(HEAD_SECONDS):
+            hello = await read_client_hello(reader)
+    except NotTls:
+        raise _Refusal(
+            403,
+            f"a tunnel (CONNECT) to {host} carries TLS only: plain HTTP is sent to the proxy without a tunnel, and "
+            "other protocols are not let out",
+        ) from None
+    except NotUnderstood as error:
+        message = f"what begins as TLS to {host} is not understood: {error}"
+        raise _Refusal(403, message, ALERT_DECODE_ERROR) from None
+    is_address = written_address(host) is not None
+    if hello.server_name is None:
+        if is_address:
+            return hello
+        raise _Refusal(403, f"TLS to {host} does not name its host (SNI)", ALERT_UNRECOGNIZED_NAME)
+    try:
+        named = normal_host(hello.server_name)
+    except PlatformError as error:
+        raise _Refusal(403, f"TLS to {host} names none: {error.message}", ALERT_UNRECOGNIZED_NAME) from None
+    if named != host:
+        message = f"a tunnel to {host} names another host in TLS: {named}"
+        raise _Refusal(403, message, ALERT_UNRECOGNIZED_NAME)
+    return hello
 
 
 async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
@@ -269,10 +329,14 @@ def _forwarded(method: bytes, url: httpx.URL, fields: list[bytes]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-async def _answer(writer: EgressWriter, status: int, message: str) -> None:
-    body = message.encode() + b"\n"
+async def _answer(writer: EgressWriter, refusal: _Refusal) -> None:
+    if refusal.alert is not None:
+        writer.write(alert(refusal.alert))
+        await writer.drain()
+        return
+    body = refusal.message.encode() + b"\n"
     writer.write(
         b"HTTP/1.1 %d Refused\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
-        b"Connection: close\r\n\r\n" % (status, len(body)) + body
+        b"Connection: close\r\n\r\n" % (refusal.status, len(body)) + body
     )
     await writer.drain()

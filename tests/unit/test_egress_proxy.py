@@ -1,6 +1,7 @@
 """The proxy that a sandboxed program goes through: what it lets out, and what it does not."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
@@ -10,6 +11,9 @@ import pytest
 
 from backplane.addresses import Address
 from backplane.egress import OutsidePolicy
+from tests.waiting import wait_until
+from worker import egress_proxy
+from worker.client_hello import HELLO_MAX_BYTES
 from worker.egress_proxy import EgressProxy, ProxyLimits
 
 LIMITS = ProxyLimits(connections=2, bytes=100_000, connect_seconds=5, idle_seconds=10)
@@ -67,10 +71,179 @@ async def one_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     writer.close()
 
 
+ANOTHER = b"GET /secret HTTP/1.1\r\nHost: internal.test\r\n\r\n"
+CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
 async def test_a_tunnel_carries_what_it_is_given_both_ways() -> None:
     async with listening(echo) as port, proxy(f"site.test:{port}") as through:
-        said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\nHost: x\r\n\r\n" % port, b"hello" * 1000)
-    assert said == b"HTTP/1.1 200 Connection established\r\n\r\n" + b"hello" * 1000
+        sent = client_hello("site.test") + b"hello" * 1000
+        said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\nHost: x\r\n\r\n" % port, sent)
+    assert said == CONNECTED + sent
+
+
+# --- what a tunnel carries ---
+
+
+def client_hello(name: str | None) -> bytes:
+    """As OpenSSL writes it; without a name where there is none to be written."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    sent = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
+def records(message: bytes, size: int) -> bytes:
+    """The message of a handshake in records of so many bytes."""
+    parts = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def hello_of(*extensions: tuple[int, bytes], session: bytes = b"", more: bytes = b"") -> bytes:
+    """A ClientHello with these extensions, in one record."""
+    written = b"".join(kind.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value for kind, value in extensions)
+    body = b"\x03\x03" + b"r" * 32 + bytes([len(session)]) + session + b"\x00\x02\x13\x01\x01\x00"
+    body += len(written).to_bytes(2, "big") + written + more
+    return records(b"\x01" + len(body).to_bytes(3, "big") + body, 1 << 14)
+
+
+def server_name(*names: bytes, kind: int = 0) -> tuple[int, bytes]:
+    written = b"".join(bytes([kind]) + len(name).to_bytes(2, "big") + name for name in names)
+    return 0, len(written).to_bytes(2, "big") + written
+
+
+SITE = server_name(b"site.test")
+ECH = (0xFE0D, b"\x00" + b"e" * 200)
+TLS_ALERT = b"\x15\x03\x03\x00\x02\x02"
+
+TAKEN = {
+    "as OpenSSL writes it": client_hello("site.test"),
+    "in capital letters and with a dot": hello_of(server_name(b"SITE.test.")),
+    "with an encrypted name beside it, as browsers send it": hello_of(ECH, SITE),
+    "in records of one byte": records(client_hello("site.test")[5:], 1),
+    "in records of 100 bytes": records(client_hello("site.test")[5:], 100),
+    "as large as it may be": hello_of(SITE, (21, b"\0" * (HELLO_MAX_BYTES - 69))),
+    "with data that follows at once": client_hello("site.test") + b"\x14\x03\x03\x00\x01\x01" + b"early data",
+}
+
+
+@pytest.mark.parametrize("sent", TAKEN.values(), ids=TAKEN)
+async def test_tls_that_names_the_host_of_its_tunnel_passes_as_it_is(sent: bytes) -> None:
+    async with listening(echo) as port, proxy(f"site.test:{port}") as through:
+        assert await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent) == CONNECTED + sent
+    assert through.refused == []
+
+
+REFUSED = {
+    "another host": (client_hello("internal.test"), "names another host in TLS: internal.test"),
+    "a host below it": (client_hello("a.site.test"), "names another host"),
+    "an address": (hello_of(server_name(b"10.0.0.7")), "names another host"),
+    "no host": (client_hello(None), "does not name its host"),
+    "no extensions": (
+        records(b"\x01\x00\x00\x29\x03\x03" + b"r" * 32 + b"\x00\x00\x02\x13\x01\x01\x00", 99),
+        "does not name its host",
+    ),
+    "only an encrypted name": (hello_of(ECH), "does not name its host"),
+    "the name of whoever decrypts it": (hello_of(ECH, server_name(b"cdn.test")), "names another host"),
+    "two hosts": (hello_of(server_name(b"site.test", b"internal.test")), "not understood"),
+    "its host twice": (hello_of(SITE, server_name(b"internal.test")), "names the server twice"),
+    "a name of another kind": (hello_of(server_name(b"site.test", kind=1)), "not understood"),
+    "an empty name": (hello_of(server_name(b"")), "names none"),
+    "a name that is none": (hello_of(server_name(b"site.test\0.internal.test")), "names none"),
+    "a name beyond ASCII": (hello_of(server_name("s\u00efte.test".encode())), "not understood"),
+    "something behind its extensions": (hello_of(SITE, more=b"x"), "not understood"),
+    "more than it may have": (hello_of(SITE, (21, b"\0" * (HELLO_MAX_BYTES - 68))), "more than 16,384 bytes"),
+    "records without end": (records(b"\x01\x00\x30\x00" + b"\0" * 5_500, 1), "more than 32,768 bytes"),
+    "another message first": (records(b"\x02\x00\x00\x00", 99), "begins with another message"),
+    "another message with it": (records(hello_of(SITE)[5:] + b"\x01", 999), "another message follows"),
+    "another record in it": (client_hello("site.test")[:5][:3] + b"\x00\x01\x01" + b"\x17", "another kind"),
+}
+
+
+@pytest.mark.parametrize(("sent", "why"), REFUSED.values(), ids=REFUSED)
+async def test_tls_that_does_not_name_the_host_of_its_tunnel_reaches_nobody(sent: bytes, why: str) -> None:
+    reached: list[bytes] = []
+    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent)
+    assert said.startswith(CONNECTED + TLS_ALERT)
+    assert why in through.refused[0]
+    assert b"".join(reached) == b""
+
+
+def heard_in(reached: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            reached.append(await reader.read())
+        writer.close()
+
+    return hear
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ANOTHER,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x16\x02\x00\x00\x05hello",
+        b"\x16\x03\x01\x00\x00hello",
+        b"\x16\x03\x01\xff\xffhello",
+        b"\x80\x2e\x01\x03\x01",
+    ],
+)
+async def test_what_is_not_tls_is_refused_in_a_tunnel_and_told_what_to_do(sent: bytes) -> None:
+    reached: list[bytes] = []
+    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent)
+    assert said.startswith(CONNECTED + b"HTTP/1.1 403 ")
+    assert b"plain HTTP is sent to the proxy without a tunnel" in said
+    assert b"".join(reached) == b""
+
+
+@pytest.mark.parametrize(("name", "passes"), [(None, True), (b"127.0.0.1", True), (b"site.test", False)])
+async def test_a_tunnel_to_an_address_names_no_host_or_that_address(name: bytes | None, passes: bool) -> None:
+    sent = hello_of(server_name(name)) if name else hello_of()
+    async with listening(echo) as port, proxy(f"127.0.0.1:{port}") as through:
+        said = await through.say(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n" % port, sent)
+    assert (said == CONNECTED + sent) is passes
+
+
+async def test_tls_that_comes_byte_by_byte_passes_and_one_that_stops_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = client_hello("site.test")
+    async with listening(echo) as port, proxy(f"site.test:{port}") as through:
+        for stops in (False, True):
+            reader, writer = await asyncio.open_connection("127.0.0.1", through.port)
+            writer.write(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port)
+            assert await reader.readexactly(len(CONNECTED)) == CONNECTED
+            if stops:
+                writer.write(sent[:-1])
+                assert await reader.read() == b""
+            else:
+                for byte in sent:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                writer.write_eof()
+                assert await reader.read() == sent
+                monkeypatch.setattr(egress_proxy, "HEAD_SECONDS", 0.1)
+            writer.close()
+
+
+async def test_a_server_that_speaks_first_is_not_heard_before_tls_has_named_it() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.test\r\n")
+        await reader.read()
+        writer.close()
+
+    async with listening(speak) as port, proxy(f"site.test:{port}") as through:
+        said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, b"EHLO x\r\n")
+    assert b"220" not in said
+
+
+# --- requests without a tunnel ---
 
 
 async def test_a_plain_request_goes_on_without_what_was_meant_for_the_proxy() -> None:
@@ -96,7 +269,6 @@ async def everything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 REQUEST = b"POST http://site.test:%d/ HTTP/1.1\r\nHost: site.test\r\n"
-ANOTHER = b"GET /secret HTTP/1.1\r\nHost: internal.test\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -202,27 +374,33 @@ async def test_the_bytes_of_all_connections_together_are_bounded() -> None:
     small = ProxyLimits(connections=2, bytes=10_000, connect_seconds=5, idle_seconds=10)
     async with listening(echo) as port, proxy(f"site.test:{port}", limits=small) as through:
         connect = b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port
-        assert (await through.say(connect, b"x" * 4_000)).endswith(b"x" * 4_000)
-        assert (await through.say(connect, b"x" * 4_000)).count(b"x") < 4_000
+        hello = hello_of(SITE)
+        assert (await through.say(connect, hello, b"x" * 4_000)).endswith(b"x" * 4_000)
+        assert (await through.say(connect, hello, b"x" * 4_000)).count(b"x") < 4_000
     assert "more than 10,000 bytes" in through.refused[0]
 
 
-async def test_connections_at_once_are_bounded() -> None:
-    begun = asyncio.Event()
-
-    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        begun.set()
-        await reader.read()
-        writer.close()
-
+@pytest.mark.parametrize("first", [b"", b"CONNECT site.test:%d HTTP/1.1\r\n\r\n"], ids=["silent", "a tunnel"])
+async def test_connections_at_once_are_bounded_from_when_they_are_opened(first: bytes) -> None:
     one = ProxyLimits(connections=1, bytes=10_000, connect_seconds=5, idle_seconds=10)
-    async with listening(wait) as port, proxy(f"site.test:{port}", limits=one) as through:
-        connect = b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port
-        _, first = await asyncio.open_connection("127.0.0.1", through.port)
-        first.write(connect)
-        await begun.wait()
-        assert (await through.say(connect)).startswith(b"HTTP/1.1 503 ")
-        first.close()
+    reached: list[bytes] = []
+    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}", limits=one) as through:
+        reader, writer = await asyncio.open_connection("127.0.0.1", through.port)
+        writer.write(first % port if first else b"")
+        if first:
+            await reader.readexactly(len(CONNECTED))
+        second, unused = await asyncio.open_connection("127.0.0.1", through.port)
+        assert (await second.read()).startswith(b"HTTP/1.1 503 ")
+        unused.close()
+        writer.close()
+        await wait_until(lambda: free(through, port))
+
+
+async def free(through: Proxy, port: int) -> bool:
+    with suppress(ConnectionError):
+        sent = b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port + hello_of(SITE)
+        return (await through.say(sent)).startswith(CONNECTED)
+    return False
 
 
 async def test_silence_ends_a_connection() -> None:
@@ -233,8 +411,8 @@ async def test_silence_ends_a_connection() -> None:
     short = ProxyLimits(connections=2, bytes=10_000, connect_seconds=5, idle_seconds=0.05)
     async with listening(silent) as port, proxy(f"site.test:{port}", limits=short) as through:
         reader, writer = await asyncio.open_connection("127.0.0.1", through.port)
-        writer.write(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port)
-        assert await reader.read() == b"HTTP/1.1 200 Connection established\r\n\r\n"
+        writer.write(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port + hello_of(SITE))
+        assert await reader.read() == CONNECTED
         writer.close()
 
 
