@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backplane.errors import PlatformError, Unavailable
+from backplane.sizes import shortened
 from worker.mcp.results import text_of
 from worker.tools.base import ToolContext
 
@@ -95,7 +96,7 @@ def _tool(raw: Any) -> RemoteTool | None:
     if "type" not in schema and "$ref" not in schema:
         # Arguments are an object, and some do not say so, of a tool without arguments above all.
         schema = {"type": "object", "properties": {}, **schema}
-    words = description[:DESCRIPTION_MAX_CHARS] if isinstance(description, str) else ""
+    words = shortened(description, DESCRIPTION_MAX_CHARS) if isinstance(description, str) else ""
     return RemoteTool(name, words, dict(schema))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from backplane.errors import Unavailable
+from backplane.sizes import shortened
 from worker.mcp.connection import (
     PAGES_MAX,
     BeforeCall,
@@ -99,7 +100,7 @@ class SandboxedConnection(McpConnection):
             log.info("an MCP server writes to its output what is no message", server=self._server.name, lines=noise)
         if failure is not None or not isinstance(answers, list) or not answers:
             words = f"; the last that it wrote: {beside}" if beside else ""
-            raise unavailable(self._server.name, f"gave no answer: {str(failure)[:300]}{words}")
+            raise unavailable(self._server.name, f"gave no answer: {shortened(str(failure), 300)}{words}")
         return [self._result(answer) for answer in answers]
 
     def _result(self, answer: Any) -> Mapping[str, Any]:
@@ -112,7 +113,7 @@ class SandboxedConnection(McpConnection):
 
 
 def _refused(server: str, error: Mapping[str, Any]) -> Unavailable:
-    return unavailable(server, f"refuses: {str(error.get('message'))[:300]}")
+    return unavailable(server, f"refuses: {shortened(str(error.get('message')), 300)}")
 
 
 class _Said:

@@ -24,6 +24,7 @@ from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput, PlatformError, Unavailable
 from backplane.hosts import host_and_port
 from backplane.secrets import SECRET_REFERENCE
+from backplane.sizes import shortened
 from worker.mcp.connection import (
     PAGES_MAX,
     BeforeCall,
@@ -113,7 +114,7 @@ class HttpConnection(McpConnection):
                 self._server.name, f"did not answer within {self._timeout_seconds:g} s (MCP_TIMEOUT_SECONDS)"
             ) from None
         except MCPError as error:
-            raise unavailable(self._server.name, f"refuses: {str(error)[:300]}") from None
+            raise unavailable(self._server.name, f"refuses: {shortened(str(error), 300)}") from None
         except (httpx.HTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
             raise unavailable(self._server.name, _words(error)) from None
         except BaseExceptionGroup as group:
@@ -153,9 +154,9 @@ def _words(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])[:100]
-        return f"answers in a form that is none: {where}: {fault['msg'][:200]}"
+        return f"answers in a form that is none: {where}: {shortened(fault['msg'], 200)}"
     if isinstance(error, RuntimeError):
-        return f"cannot be used: {str(error)[:300]}"
+        return f"cannot be used: {shortened(str(error), 300)}"
     return f"cannot be reached ({type(error).__name__})"
 
 
@@ -166,7 +167,7 @@ def _from_group(server: str, group: BaseExceptionGroup[BaseException]) -> BaseEx
         if isinstance(leaf, PlatformError | asyncio.CancelledError):
             return leaf
         if isinstance(leaf, MCPError):
-            return unavailable(server, f"refuses: {str(leaf)[:300]}")
+            return unavailable(server, f"refuses: {shortened(str(leaf), 300)}")
     return unavailable(server, _words(leaves[0]))
 
 

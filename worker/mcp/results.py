@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backplane.sizes import shortened
+
 KIND_CHARS = 32
 LINE_CHARS = 500
 """Of an address, a name or a description."""
@@ -77,7 +79,7 @@ def _type_and_size(part: Mapping[str, Any], data: Any) -> str:
 
 def _line(value: Any) -> str:
     text = " ".join(value.split()) if isinstance(value, str) else ""
-    return "".join(letter for letter in text if letter.isprintable())[:LINE_CHARS]
+    return shortened("".join(letter for letter in text if letter.isprintable()), LINE_CHARS)
 
 
 def _is_said(structured: Any, content: Sequence[Any], parts: Sequence[str]) -> bool:
