@@ -2,7 +2,7 @@
 
 import http
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.routing import compile_path
 
 from app.edge.origin import HEADERS
 from app.json_body import NameStandsTwice
-from app.models import Problem
+from app.models import FaultView, Problem
 from backplane import errors
 
 STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
@@ -67,10 +67,18 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 DETAIL_CHARS = 2000
 FIELD_CHARS = 200
+FAULT_CHARS = 500
+"""Of each, where there are several."""
 
 
 def problem(
-    status: int, code: str, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    faults: Sequence[errors.Fault] = (),
 ) -> JSONResponse:
     body = Problem(
         type="about:blank",
@@ -80,6 +88,7 @@ def problem(
         # A name that the caller made up may be part of either, and of any length.
         detail=detail[:DETAIL_CHARS],
         field=field[:FIELD_CHARS] if field else None,
+        errors=[fault_view(fault) for fault in faults] if len(faults) > 1 else None,
     )
     return JSONResponse(
         body.model_dump(exclude_none=True),
@@ -87,6 +96,11 @@ def problem(
         headers=dict(headers or {}),
         media_type="application/problem+json",
     )
+
+
+def fault_view(fault: errors.Fault) -> FaultView:
+    field, detail = (fault.field or "")[:FIELD_CHARS], fault.message[:FAULT_CHARS]
+    return FaultView(field=field or None, detail=detail, line=fault.line)
 
 
 def of_platform_error(error: errors.PlatformError) -> JSONResponse:
@@ -97,29 +111,39 @@ def of_platform_error(error: errors.PlatformError) -> JSONResponse:
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     field = error.field if isinstance(error, errors.InvalidInput) else None
-    return problem(status, error.code, error.message, field=field, headers=headers)
+    faults = error.faults if isinstance(error, errors.InvalidInput) else ()
+    return problem(status, error.code, error.message, field=field, headers=headers, faults=faults)
 
 
 def of_validation(error: RequestValidationError) -> JSONResponse:
-    """The first fault only: it is what the caller mends first. The value itself is not repeated."""
-    fault = error.errors()[0]
-    place = [str(part) for part in fault["loc"]]
+    """The first fault is told as the problem, and all of them as its `errors`. No value is repeated."""
+    found = error.errors()
+    fault = found[0]
     if fault["type"] == "json_invalid":
         return problem(422, "malformed_json", f"the body is not JSON: {fault.get('ctx', {}).get('error', '')}")
-    if place and place[0] in ("body", "query", "path", "header"):
-        place = place[1:]
-    # Under the body stands the tag, which is how the union of requests is told apart, not a field.
-    if fault["loc"][0] == "body" and place and any(place[0] in tags for tags in TAGS.values()):
-        place = place[1:]
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
         name = fault["ctx"]["discriminator"].strip("'")
         return problem(422, "invalid_input", f"{name}: send one of {', '.join(TAGS[name])}", field=name)
-    if not place:
+    if not _place(fault):
         detail = "the body: send a JSON object, with the header Content-Type: application/json"
         return problem(422, "invalid_input", detail, field="body")
-    field = ".".join(place)
-    message = fault["msg"].removeprefix("Value error, ")
-    return problem(422, "invalid_input", f"{field}: {message}", field=field)
+    faults = [_fault_of(each) for each in found[: errors.FAULTS_SHOWN]]
+    return problem(422, "invalid_input", faults[0].message, field=faults[0].field, faults=faults)
+
+
+def _fault_of(found: Mapping[str, Any]) -> errors.Fault:
+    field = ".".join(_place(found))
+    return errors.Fault(field, f"{field}: {found['msg'].removeprefix('Value error, ')}")
+
+
+def _place(found: Mapping[str, Any]) -> list[str]:
+    place = [str(part) for part in found["loc"]]
+    if place and place[0] in ("body", "query", "path", "header"):
+        place = place[1:]
+    # Under the body stands the tag, which is how the union of requests is told apart, not a field.
+    if found["loc"][0] == "body" and place and any(place[0] in tags for tags in TAGS.values()):
+        place = place[1:]
+    return place
 
 
 def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:

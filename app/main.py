@@ -22,6 +22,7 @@ from app.edge.gate import Allowance, Gate
 from app.edge.origin import Origin
 from app.edge.protocol import install, running_server
 from app.hub import Hub
+from app.known_tools import KnownTools
 from app.mcp_endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.models import Problem
@@ -40,6 +41,7 @@ from app.routes import (
     queue,
     runs,
     secrets,
+    tools,
     webhooks,
 )
 from app.services import Services
@@ -137,6 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         events,
         files,
         artifacts,
+        tools,
         queue,
         webhooks,
         health,
@@ -157,6 +160,7 @@ def _services(
 ) -> Services:
     quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
     user_quota = storage_quota(settings)
+    known_tools = KnownTools(resources.tool_catalogue, settings.mcp_servers, settings.tools_disabled)
     return Services(
         settings=settings,
         resources=resources,
@@ -166,7 +170,9 @@ def _services(
             resources.queue,
             resources.event_log,
             StorageLimits(resources.storage, user_quota),
+            known_tools,
         ),
+        known_tools=known_tools,
         hub=Hub(
             resources.event_log,
             resources.store,

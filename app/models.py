@@ -548,6 +548,12 @@ class Readiness(BaseModel):
     parts: dict[str, PartHealth]
 
 
+class FaultView(BaseModel):
+    field: str | None = Field(None, examples=["plan.steps.3.arguments.path"])
+    detail: str
+    line: int | None = Field(None, description="In a text, from 1.")
+
+
 class Problem(BaseModel):
     """RFC 9457. `code` is stable; `detail` says what to do."""
 
@@ -557,3 +563,6 @@ class Problem(BaseModel):
     code: str
     detail: str
     field: str | None = Field(None, description="For 422: the dotted path of the value at fault.")
+    errors: list[FaultView] | None = Field(
+        None, description="For 422: all that is wrong, at most 100, where there is more than one fault."
+    )

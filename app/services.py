@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.hub import Hub
+from app.known_tools import KnownTools
 from app.metrics import PlatformMetrics
 from app.sse import History
 from app.submission import Submission
@@ -20,6 +21,7 @@ class Services:
     settings: Settings
     resources: Resources
     submission: Submission
+    known_tools: KnownTools
     hub: Hub
     history: History
     quota: Quota

@@ -16,13 +16,14 @@ from typing import Any
 
 import structlog
 
+from app.known_tools import KnownTools
 from app.models import Fork, NewRun
 from app.storage_limits import StorageLimits
 from backplane.decisions import Decision, DecisionStatus
-from backplane.errors import InvalidInput, QueueFull, StorageExceeded, TooLarge, Unavailable
+from backplane.errors import InvalidInput, InvalidPlan, QueueFull, StorageExceeded, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
-from backplane.plans import parse_plan
+from backplane.plans import Plan, parse_plan
 from backplane.queue.base import Full, Job, Limit, Queue
 from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
@@ -51,8 +52,15 @@ class _Place:
 
 class Submission:
     def __init__(
-        self, settings: Settings, store: Store, queue: Queue, event_log: EventLog, storage_limits: StorageLimits
+        self,
+        settings: Settings,
+        store: Store,
+        queue: Queue,
+        event_log: EventLog,
+        storage_limits: StorageLimits,
+        known_tools: KnownTools,
     ) -> None:
+        self._known_tools = known_tools
         self._storage_limits = storage_limits
         self._settings = settings
         self._store = store
@@ -64,7 +72,9 @@ class Submission:
         (database)."""
         self._check(new)
         idempotency = _idempotency(idempotency_key, [new.model_dump(mode="json"), start])
-        plan = parse_plan(new.plan).model_dump(mode="json") if new.plan is not None else None
+        plan = parse_plan(new.plan) if new.plan is not None else None
+        if plan is not None and (earlier := await self._refused(user, plan, new.mcp_servers or (), idempotency)):
+            return earlier
         run = Run(
             id=new_run_id(),
             user_id=user.id,
@@ -75,7 +85,7 @@ class Submission:
             timeout_seconds=new.timeout_seconds or self._settings.run_timeout_seconds,
             max_retries=self._settings.run_max_retries if new.max_retries is None else new.max_retries,
             metadata=new.metadata,
-            given_plan=plan,
+            given_plan=plan.model_dump(mode="json") if plan is not None else None,
             resource=new.resource,
             webhook_url=new.webhook_url,
             agent=new.agent,
@@ -98,6 +108,19 @@ class Submission:
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
                 return earlier
             raise
+
+    async def _refused(
+        self, user: User, plan: Plan, mcp_servers: Sequence[str] | None, idempotency: tuple[str, str] | None
+    ) -> Run | None:
+        """Raises InvalidPlan when no live worker can carry the plan out. The workers may have been others when this
+        request came first: then the run that it made is given."""
+        try:
+            await self._known_tools.check(plan, mcp_servers)
+        except InvalidPlan:
+            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
+                return earlier
+            raise
+        return None
 
     async def start(self, user: User, run_id: str) -> Run:
         """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
@@ -143,8 +166,10 @@ class Submission:
         if fork.prompt is not None:
             self._check_prompt(fork.prompt)
         plan = parse_plan(fork.plan) if fork.plan is not None else None
-        new = NewFork(new_run_id(), user.priority, fork.step, fork.prompt, plan)
         idempotency = _idempotency(idempotency_key, fork.model_dump(mode="json"))
+        if plan is not None and (earlier := await self._refused(user, plan, None, idempotency)):
+            return earlier
+        new = NewFork(new_run_id(), user.priority, fork.step, fork.prompt, plan)
 
         async def make() -> Changed:
             return await self._store.derived_runs.fork(

@@ -42,21 +42,23 @@ def _is_usable(schema: Mapping[str, Any]) -> bool:
 
 
 class ArgumentsSchema:
-    """Of a schema that is usable."""
+    """Of a schema that is usable. `of_tool`: of one of the platform's tools, made from a model of its arguments, where
+    a pattern of names says what their values must be and not which names there may be."""
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], *, of_tool: bool = False) -> None:
+        self._of_tool = of_tool
         known = validator_for(schema, default=jsonschema.Draft202012Validator)
         keywords = {name: self._counted(name, check) for name, check in known.VALIDATORS.items()}
         self._validator = extend(known, keywords)(schema, registry=Registry())
         self._left = 0
 
-    def faults(self, value: Any) -> list[ValidationError]:
-        """All that does not fit; none too when that is too much to check. For schemas of the platform's own tools."""
-        self._left = MOST_CHECKS
+    def faults(self, value: Any, most_checks: int) -> tuple[list[ValidationError], int]:
+        """All that does not fit, none too when that takes too many checks; and how many of them are left."""
+        self._left = most_checks
         try:
-            return list(self._validator.iter_errors(value))
+            return list(self._validator.iter_errors(value)), self._left
         except (ValueError, Unresolvable, RecursionError):
-            return []
+            return [], self._left
 
     def check(self, value: Any) -> None:
         """Raises ValueError, which says where the value does not fit."""
@@ -78,6 +80,11 @@ class ArgumentsSchema:
             if self._left < 0:
                 raise ValueError(f"is too much to check: more than {MOST_CHECKS:,} steps of the server's schema")
             # It needs the regular expressions to know which properties are additional.
+            if name == "patternProperties" and self._of_tool and len(wanted) == 1 and isinstance(instance, dict):
+                [values] = wanted.values()
+                return (
+                    error for key, value in instance.items() for error in validator.descend(value, values, path=key)
+                )
             needs_patterns = name == "additionalProperties" and "patternProperties" in schema
             return () if needs_patterns or name in _LEFT_TO_THE_SERVER else check(validator, wanted, instance, schema)
 

@@ -42,6 +42,7 @@ class Keys:
         self.cancels = f"{self.jobs}cancels"
         self.platform = f"{self.jobs}platform"
         self.models = f"{prefix}models:"
+        self.tools = f"{prefix}tools:published"
         self.storage_users = f"{prefix}storage:known:users"
         self.probe = f"{prefix}health:probe"
 
@@ -74,6 +75,9 @@ class Keys:
 
     def uploads(self, run_id: str) -> str:
         return f"{self.prefix}storage:uploads:{run_id}"
+
+    def tool_set(self, digest: str) -> str:
+        return f"{self.prefix}tools:set:{digest}"
 
     def model_bell(self, worker: str) -> str:
         return f"{self.models}bell:{worker}"
@@ -225,6 +229,15 @@ KEYS: tuple[Key, ...] = (
         "API",
         "bytes reserved for files that are being uploaded",
     ),
+    Key(
+        "tools:published",
+        "sorted set",
+        "a minute after a worker last published its tools",
+        "worker",
+        "API",
+        "digests of the sets of tools that live workers have, by their ends",
+    ),
+    Key("tools:set:{digest}", "string", "the same", "worker", "API", "such a set: its tools, with their schemas"),
     Key(
         "models:server:{server}",
         "hash",

@@ -39,6 +39,8 @@ from backplane.storage.redis import RedisStorage
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.stored import StorageQuota
+from backplane.tool_catalogue.base import ToolCatalogue
+from backplane.tool_catalogue.redis import RedisToolCatalogue
 from backplane.workspace.base import WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.s3 import S3WorkspaceStore
@@ -58,6 +60,7 @@ class Resources:
     workspaces: WorkspaceStore
     rate_limiter: RateLimiter
     storage: Storage
+    tool_catalogue: ToolCatalogue
     slots: Slots
     buckets: TokenBuckets
     artifacts: Artifacts | None
@@ -121,6 +124,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 redis, per_second=settings.api_rate_per_second, burst=settings.api_rate_burst
             ),
             storage=RedisStorage(redis),
+            tool_catalogue=RedisToolCatalogue(redis),
             slots=RedisSlots(
                 redis, lease_seconds=settings.model_slot_lease_seconds, turn_seconds=settings.model_turn_seconds
             ),

@@ -10,6 +10,7 @@ from backplane.resources import Resources, storage_quota
 from backplane.sealing import Seal
 from backplane.settings import Settings
 from backplane.stored import StorageQuota
+from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
 from worker.approval import ApprovalPolicy
 from worker.budget import default_budget
@@ -28,6 +29,7 @@ from worker.sandboxes.limits import limits_of
 from worker.step_output import OutputLimits
 from worker.toolbox import open_tools
 from worker.tools.base import Risk
+from worker.tools.publication import tool_set
 from worker.tools.registry import ToolRegistry
 
 
@@ -46,6 +48,7 @@ class Equipment:
     replans: int
     tools: ToolRegistry
     tools_disabled: frozenset[str]
+    published_tools: ToolSet
     mcp: McpServers
     approval: ApprovalPolicy
     budget: RunBudget
@@ -97,6 +100,7 @@ async def open_equipment(
             replans=settings.plan_replans,
             tools=tools,
             tools_disabled=frozenset(settings.tools_disabled),
+            published_tools=tool_set(tools, has_model=gateway.is_set),
             mcp=McpServers(
                 servers_of(settings.mcp_servers),
                 allow_private=settings.outside_allow_private,

@@ -29,6 +29,7 @@ from worker.run_events import EventWriter
 from worker.sandbox.base import Sandbox
 from worker.sandboxes import open_sandbox
 from worker.scratch import scratch_folder
+from worker.tools.publication import publish
 from worker.tools.registry import builtin_tools
 
 log = structlog.get_logger()
@@ -118,6 +119,7 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
             ("settle", consumer.settle()),
+            ("tools", publish(resources.tool_catalogue, equipment.published_tools)),
         )
     ]
     consuming = asyncio.create_task(consumer.run(), name="consume")

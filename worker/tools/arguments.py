@@ -5,7 +5,8 @@ or a URL it would end up in logs and files, so it is refused there.
 """
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, get_args
 
 from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
@@ -112,8 +113,18 @@ def _possible_environment(value: dict[str, str]) -> dict[str, str]:
 
 def is_program(field: FieldInfo) -> bool:
     """Whether what stands in it is carried out or obeyed: nothing from outside may be put into it."""
-    carried_out = (_possible_program, _possible_instruction)
-    return any(isinstance(part, AfterValidator) and part.func in carried_out for part in field.metadata)
+    return _is_checked_by(field, _possible_program, _possible_instruction)
+
+
+def is_path(field: FieldInfo) -> bool:
+    """Whether it is a path of the workspace."""
+    return _is_checked_by(field, _possible_path)
+
+
+def _is_checked_by(field: FieldInfo, *checks: Callable[[str], str]) -> bool:
+    """Also where the field may be None: then the check stands in a part of its type."""
+    parts = [*field.metadata, *(part for type in get_args(field.annotation) for part in get_args(type)[1:])]
+    return any(isinstance(part, AfterValidator) and part.func in checks for part in parts)
 
 
 WorkspacePath = Annotated[str, AfterValidator(_possible_path)]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from app.known_tools import KnownTools
 from app.models import NewRun
 from app.storage_limits import StorageLimits
 from app.submission import Submission
@@ -33,6 +34,7 @@ from backplane.settings import Settings
 from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
 from backplane.tasks import end
+from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from backplane.users import User
 from tests.event_data import data_of
 from tests.queues import redis_queue
@@ -59,6 +61,14 @@ QUICK = {
 }
 
 
+class NothingPublished(ToolCatalogue):
+    async def publish(self, tools: ToolSet, *, seconds: float) -> None:
+        raise NotImplementedError
+
+    async def published(self) -> Sequence[tuple[str, str]]:
+        return ()
+
+
 @dataclass(frozen=True)
 class Platform:
     """The parts as the API sees them, and a user. `scratch` is where the workers keep their files."""
@@ -72,7 +82,9 @@ class Platform:
     def submission(self) -> Submission:
         resources = self.resources
         limits = StorageLimits(resources.storage, storage_quota(self.settings))
-        return Submission(self.settings, resources.store, resources.queue, resources.event_log, limits)
+        parts = (self.settings, resources.store, resources.queue, resources.event_log)
+        # Plans reach the workers as they are, also those that the API would refuse.
+        return Submission(*parts, limits, KnownTools(NothingPublished(), {}, ()))
 
     async def submit(self, *steps: dict[str, Any], user: User | None = None, **values: Any) -> str:
         """The id of a new run, queued, with these steps as its plan; `values` are fields of the API's `create`."""

@@ -114,10 +114,10 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown field": (steps(1, argument={}), "plan.steps.0.argument"),
     "no tool": ({"steps": [{"id": "a"}]}, "plan.steps.0.tool"),
     "an id with a space": ({"steps": [{"id": "a b", "tool": "shell"}]}, "plan.steps.0.id"),
-    "two steps of one id": ({"steps": [{"id": "a", "tool": "shell"}] * 2}, "plan"),
-    "a need that is no step": (steps(1, needs=["nowhere"]), "plan"),
-    "a step that needs itself": (steps(1, needs=["s0"]), "plan"),
-    "a circle": ({"steps": [{"id": a, "tool": "shell", "needs": [b]} for a, b in ("ab", "bc", "ca")]}, "plan"),
+    "two steps of one id": ({"steps": [{"id": "a", "tool": "shell"}] * 2}, "plan.steps.1.id"),
+    "a need that is no step": (steps(1, needs=["nowhere"]), "plan.steps.0.needs"),
+    "a step that needs itself": (steps(1, needs=["s0"]), "plan.steps"),
+    "a circle": ({"steps": [{"id": a, "tool": "shell", "needs": [b]} for a, b in ("ab", "bc", "ca")]}, "plan.steps"),
     "a timeout of nothing": (steps(1, timeout_seconds=0), "plan.steps.0.timeout_seconds"),
     "tries without end": (steps(1, retry={"max_attempts": 21}), "plan.steps.0.retry.max_attempts"),
 }
@@ -142,9 +142,11 @@ async def test_a_circle_is_spelt_out(person: Person) -> None:
     assert {"a", "b", "c"} <= set(answer.json()["detail"].split("circle: ")[1].split(" → "))
 
 
-async def test_an_unknown_tool_fails_the_run_at_once(api: Api, person: Person, start_worker: StartWorker) -> None:
-    start_worker(api.settings)
+async def test_an_unknown_tool_that_no_worker_was_there_to_refuse_fails_the_run_at_once(
+    api: Api, person: Person, start_worker: StartWorker
+) -> None:
     run_id = await person.make(plan=steps(1) | {"steps": [{"id": "a", "tool": "teleport"}]})
+    start_worker(api.settings)
     ended = await person.watch(run_id)
     assert ended[-1].data["status"] == "failed"
     shown = await person.show(run_id)

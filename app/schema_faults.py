@@ -12,8 +12,10 @@ from typing import Any
 from jsonschema.exceptions import ValidationError
 
 from backplane.argument_schemas import ArgumentsSchema
-from backplane.errors import Fault
+from backplane.errors import Fault, InvalidPath
 from backplane.tool_arguments import refers, unknown_argument
+from backplane.tool_catalogue.base import PublishedTool
+from backplane.workspace.paths import check_path
 
 _WORDS = {
     "minimum": "at least {}",
@@ -30,14 +32,22 @@ DEPTH = 4
 """Of an expected value, how far it is described."""
 
 
-def argument_faults(tool: str, schema: ArgumentsSchema, arguments: Mapping[str, Any], field: str) -> Iterator[Fault]:
-    """Faults of a step's arguments. Where a reference stands in a value, or below it, the value is not known yet, and
-    nothing is said of it."""
-    for error in schema.faults(arguments):
-        for place, message in _told(tool, error):
-            if not _refers_at(arguments, place):
-                where = ".".join([field, *map(str, place)])
-                yield Fault(where, f"{where}: {message}")
+def argument_faults(
+    tool: PublishedTool, schema: ArgumentsSchema, arguments: Mapping[str, Any], field: str, most_checks: int
+) -> tuple[list[Fault], int]:
+    """Faults of a step's arguments, and how many of the checks are left; with none left, nothing more is looked at.
+    Where a reference stands in a value, or below it, the value is not known yet, and nothing is said of it."""
+    errors, left = schema.faults(arguments, most_checks)
+    found = [(place, message) for error in errors for place, message in _told(tool.name, error)]
+    for name in tool.paths:
+        if isinstance(value := arguments.get(name), str):
+            try:
+                check_path(value)
+            except InvalidPath as error:
+                found.append(([name], error.message))
+    known = [(place, message) for place, message in found if not _refers_at(arguments, place)]
+    wheres = [".".join([field, *map(str, place)]) for place, _ in known]
+    return [Fault(where, f"{where}: {message}") for where, (_, message) in zip(wheres, known, strict=True)], left
 
 
 def _told(tool: str, error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
@@ -86,6 +96,10 @@ def _expected(schema: Any, depth: int = DEPTH) -> str:
         return "another value"
     if "const" in schema:
         return repr(schema["const"])
+    if "discriminator" in schema:
+        told_apart = schema["discriminator"]
+        names = ", ".join(map(repr, told_apart.get("mapping", {})))
+        return f"an object whose {told_apart.get('propertyName')!r} is one of {names}"
     if "enum" in schema:
         return f"one of {', '.join(map(repr, schema['enum']))}"
     for name in ("anyOf", "oneOf"):

@@ -1,0 +1,39 @@
+"""GET /agent/tools: what a step can use, with the schemas of its arguments."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from app.auth import CurrentUser
+from app.errors import responses
+from app.services import ServicesOf
+from app.tool_models import McpServerView, ToolList, ToolView
+from backplane.errors import NotFound
+from backplane.plans import near
+
+router = APIRouter(tags=["tools"])
+
+
+@router.get("/agent/tools", responses=responses())
+async def list_tools(_: CurrentUser, services: ServicesOf) -> ToolList:
+    """The tools that live workers have, and the MCP servers that a run may name."""
+    known = await services.known_tools.known(at_most_seconds_old=0)
+    servers = services.settings.mcp_servers
+    return ToolList(
+        tools=[ToolView.of(versions[0]) for _, versions in sorted(known.tools.items())],
+        mcp_servers=[McpServerView(name=name, tools=entry.get("tools")) for name, entry in sorted(servers.items())],
+        complete=known.is_whole,
+    )
+
+
+@router.get("/agent/tools/{name}", responses=responses(404, 422))
+async def show_tool(
+    name: Annotated[str, Path(min_length=1, max_length=64, description="Of a tool.")],
+    _: CurrentUser,
+    services: ServicesOf,
+) -> ToolView:
+    """One of them. Where workers have it in several versions, as the one that came last has it."""
+    known = await services.known_tools.known(at_most_seconds_old=0)
+    if name not in known.tools:
+        raise NotFound(f"no live worker has a tool {name!r}{near(name, known.tools)}")
+    return ToolView.of(known.tools[name][0])

@@ -1,0 +1,72 @@
+"""The tools that workers have, as they publish them for the API, which checks plans by them and shows them.
+
+Workers may differ (plug-ins, settings, releases), and each publishes all that it has. Workers with the same tools
+publish the same set, which has one digest.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_BYTES = 1024 * 1024
+"""Of one set. One that is larger is published as a set of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTool:
+    """`parameters` is the JSON schema of the arguments, `risk` is low, medium or high, `package` the plug-in's (empty:
+    the platform's own). `programs`: the arguments that are carried out or obeyed, where no reference may stand;
+    `paths`: those that are paths of the workspace."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    risk: str
+    repeatable: bool
+    package: str
+    programs: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSet:
+    """Of a worker. `tools` is None where they are too many to publish. `has_model`: it can ask a model."""
+
+    tools: tuple[PublishedTool, ...] | None
+    has_model: bool
+
+    def encoded(self) -> tuple[str, str]:
+        """Its digest and its JSON."""
+        document = json.dumps(asdict(self), separators=(",", ":"))
+        if len(document) > MAX_BYTES:
+            return ToolSet(None, self.has_model).encoded()
+        return hashlib.sha256(document.encode()).hexdigest()[:32], document
+
+
+def decoded(document: str) -> ToolSet:
+    """Raises ValueError for what is none, such as one of another release."""
+    try:
+        found = json.loads(document)
+        tools = found["tools"]
+        return ToolSet(None if tools is None else tuple(map(_tool, tools)), bool(found["has_model"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a set of tools: {error}") from None
+
+
+def _tool(found: dict[str, Any]) -> PublishedTool:
+    named = {name: found[name] for name in PublishedTool.__dataclass_fields__}
+    return PublishedTool(**{**named, "programs": tuple(found["programs"]), "paths": tuple(found["paths"])})
+
+
+class ToolCatalogue(ABC):
+    @abstractmethod
+    async def publish(self, tools: ToolSet, *, seconds: float) -> None:
+        """For so long; again before that is over. Raises Unavailable."""
+
+    @abstractmethod
+    async def published(self) -> Sequence[tuple[str, str]]:
+        """Digest and JSON of each set that a worker has published and that is not over, the newest first. Raises
+        Unavailable."""

@@ -1,0 +1,47 @@
+"""Publishes this worker's tools for as long as it lives, so that the API can check plans and show what there is.
+
+Tools of MCP servers are not among them: they are asked for anew by each run, and with the secrets of its user, so what
+one user is offered may be nobody else's business.
+"""
+
+import asyncio
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
+from worker.tools.arguments import is_path
+from worker.tools.registry import ToolRegistry, describe, programs_of
+
+log = structlog.get_logger()
+
+PUBLISHED_SECONDS = 60.0
+"""What a worker published is taken for true so long after it was last seen; it says it again four times meanwhile. A
+worker that ended in between costs a plan its early refusal, and no more."""
+
+
+def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
+    published = (
+        PublishedTool(
+            **describe(tool),
+            package=tool.package,
+            programs=tuple(sorted(programs_of(tool))),
+            paths=tuple(name for name, field in tool.arguments.model_fields.items() if is_path(field)),
+        )
+        for tool in tools.tools()
+    )
+    return ToolSet(tuple(published), has_model)
+
+
+async def publish(catalogue: ToolCatalogue, tools: ToolSet, *, seconds: float = PUBLISHED_SECONDS) -> None:
+    """Until it is cancelled."""
+    is_away = False
+    while True:
+        try:
+            await catalogue.publish(tools, seconds=seconds)
+            is_away = False
+        except Unavailable as error:
+            if not is_away:
+                log.warning("the tools of this worker could not be published", part=error.part, error=error.message)
+            is_away = True
+        await asyncio.sleep(seconds / 4)
