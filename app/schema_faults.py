@@ -28,6 +28,9 @@ _WORDS = {
     "maxItems": "at most {} items",
     "maxProperties": "at most {} names",
 }
+_OF_TEXTS = frozenset(
+    {"type", "title", "description", "default", "examples", "minLength", "maxLength", "patternProperties"}
+)
 DEPTH = 4
 """Of an expected value, how far it is described."""
 
@@ -37,7 +40,10 @@ def argument_faults(
 ) -> tuple[list[Fault], int]:
     """Faults of a step's arguments, and how many of the checks are left; with none left, nothing more is looked at.
     Where a reference stands in a value, or below it, the value is not known yet, and nothing is said of it."""
-    errors, left = schema.faults(arguments, most_checks)
+    errors: list[ValidationError] = []
+    left = most_checks
+    if not _plainly_fits(tool.parameters, arguments):
+        errors, left = schema.faults(arguments, most_checks)
     found = [(place, message) for error in errors for place, message in _told(tool.name, error)]
     for name in tool.paths:
         if isinstance(value := arguments.get(name), str):
@@ -48,6 +54,29 @@ def argument_faults(
     known = [(place, message) for place, message in found if not _refers_at(arguments, place)]
     wheres = [".".join([field, *map(str, place)]) for place, _ in known]
     return [Fault(where, f"{where}: {message}") for where, (_, message) in zip(wheres, known, strict=True)], left
+
+
+def _plainly_fits(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    """Whether they are all texts that the schema takes. Most are, and this is ten times as quick as its library."""
+    properties = schema.get("properties", {})
+    return all(name in arguments for name in schema.get("required", ())) and all(
+        _is_plain(properties.get(name), value) for name, value in arguments.items()
+    )
+
+
+def _is_plain(schema: Any, value: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    if isinstance(value, dict):
+        values = list(schema.get("patternProperties", {}).values())
+        is_of_texts = len(values) == 1 and _OF_TEXTS.issuperset(schema)
+        return is_of_texts and all(_is_plain(values[0], inner) for inner in value.values())
+    if not isinstance(value, str):
+        return False
+    if "anyOf" in schema:
+        return any(_is_plain(part, value) for part in schema["anyOf"])
+    is_text = schema.get("type") == "string" and _OF_TEXTS.issuperset(schema)
+    return is_text and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
 
 
 def _told(tool: str, error: ValidationError) -> Iterator[tuple[list[str | int], str]]:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from app.known_tools import KnownTools
+from backplane.egress import OutsidePolicy
 from backplane.errors import Fault, InvalidPlan, Unavailable
 from backplane.plans import parse_plan
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
-from worker.egress_proxy import OutsidePolicy
 from worker.tools.agent import AgentArguments
 from worker.tools.base import Tool
 from worker.tools.browser import Browser
@@ -27,7 +27,10 @@ REGISTRY = builtin_tools().with_tools(TOOLS)
 AGENT = PublishedTool("agent", "Thinks.", AgentArguments.model_json_schema(), "low", True, "", ("goal", "system"), ())
 WORKER = tool_set(REGISTRY, has_model=False)
 WITH_AGENT = replace(WORKER, tools=(*(WORKER.tools or ()), AGENT))
-MCP = {"calc": {"command": ["calc"]}, "search": {"url": "https://search.example", "tools": ["find"]}}
+MCP: dict[str, dict[str, Any]] = {
+    "calc": {"command": ["calc"]},
+    "search": {"url": "https://search.example", "tools": ["find"]},
+}
 
 
 class Published(ToolCatalogue):
