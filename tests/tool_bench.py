@@ -9,6 +9,7 @@ from typing import Any
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
+from worker.parsing import Parser
 from worker.sandbox.base import Call, Limits, Sandbox
 from worker.sub_steps import NoSubSteps
 from worker.tools.base import Secrets, ToolContext, ToolResult
@@ -99,6 +100,7 @@ async def tool_bench(
         models=None,
         sub_steps=NoSubSteps(),
         secrets=secrets,
+        parser=Parser(),
         answer=None,
     )
     yield Bench(context, said, changing, notices)

@@ -19,6 +19,7 @@ from worker.llm.gateway import ModelGateway, open_gateway
 from worker.mcp.offered import McpServers
 from worker.mcp.servers import servers_of
 from worker.metrics import WorkerMetrics
+from worker.parsing import Parser
 from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
@@ -50,6 +51,7 @@ class Equipment:
     tools_disabled: frozenset[str]
     published_tools: ToolSet
     mcp: McpServers
+    parser: Parser
     approval: ApprovalPolicy
     budget: RunBudget
     seal: Seal | None
@@ -107,6 +109,7 @@ async def open_equipment(
                 timeout_seconds=settings.mcp_timeout_seconds,
                 max_bytes=settings.outside_max_bytes,
             ),
+            parser=Parser(),
             approval=ApprovalPolicy(frozenset(settings.approval_tools), risk, settings.approval_usd),
             budget=default_budget(settings),
             seal=resources.seal,

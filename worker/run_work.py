@@ -198,7 +198,7 @@ class RunWork:
     # --- its plans ---
 
     def _planning(self, supervisor: Supervisor) -> Planning:
-        return Planning(self._models, supervisor.tools, self._workspace, supervisor.check)
+        return Planning(self._models, supervisor.tools, self._workspace, supervisor.check, self._with.parser)
 
     async def _planned(self, supervisor: Supervisor) -> Plan:
         """The plan that was made before, else a new one, saved with its first step."""
@@ -303,6 +303,7 @@ class RunWork:
             sub_steps=NoSubSteps(),
             secrets=self._secrets.of_tool(MCP_STEP),
             answer=None,
+            parser=self._with.parser,
         )
 
     def _opened(self, tools: ToolRegistry) -> Supervisor:
@@ -329,6 +330,7 @@ class RunWork:
             most_cpus=equipment.most_cpus,
             output=equipment.output,
             metrics=equipment.metrics,
+            parser=equipment.parser,
         )
         return Supervisor(
             self.events, self._interruption, self.people, step_tools, concurrency=equipment.step_concurrency

@@ -461,6 +461,7 @@ class StepRunner:
             sub_steps=RunSubSteps(self, step, this.halt),
             secrets=self._with.secrets.of_tool(tool.name, [step.arguments, approved and approved.answer]),
             answer=said.answer if said and said.status is not DecisionStatus.REJECTED else None,
+            parser=self._with.parser,
             round=record.failed_tries,
             tools=self._tools_below,
         )

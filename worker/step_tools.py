@@ -10,6 +10,7 @@ from worker.budget import Budget
 from worker.checkouts import Checkouts
 from worker.llm.base import Models
 from worker.metrics import WorkerMetrics
+from worker.parsing import Parser
 from worker.redaction import Redactor
 from worker.sandbox.base import Limits, Sandbox
 from worker.secrets import RunSecrets
@@ -43,3 +44,4 @@ class StepTools:
     most_cpus: float
     output: OutputLimits
     metrics: WorkerMetrics
+    parser: Parser

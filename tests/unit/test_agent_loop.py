@@ -22,6 +22,7 @@ from tests.recorded_models import Answer, RecordedModels, calls, says
 from worker import prompts
 from worker.llm.answer import estimated_input_tokens
 from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelUnavailable, ToolCall
+from worker.parsing import Parser
 from worker.references import check_references
 from worker.sandbox.base import Call, Limits
 from worker.tools.agent import Agent, AgentArguments, AgentLimits, without_oldest_results
@@ -142,6 +143,7 @@ def bench(tmp_path: Path) -> Bench:
         models=None,
         sub_steps=journal,
         secrets=NoSecrets(),
+        parser=Parser(),
         answer=None,
         tools=TOOLS,
     )

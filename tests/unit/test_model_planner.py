@@ -19,6 +19,7 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.recorded_models import Answer, RecordedModels, says
 from worker.llm.base import ModelOutputInvalid, ModelUnavailable
+from worker.parsing import Parser
 from worker.planner.base import Planning
 from worker.planner.model import ModelPlanner, is_worth_replanning, plan_schema
 from worker.summary import summarize
@@ -65,7 +66,7 @@ def prepare(workspace: Workspace) -> Prepare:
             for index, step in enumerate(plan.steps):
                 tools.resolve(step.tool, step.arguments, field=f"plan.steps.{index}")
 
-        return Planning(models, tools, workspace, check), models
+        return Planning(models, tools, workspace, check, Parser()), models
 
     return with_answers
 

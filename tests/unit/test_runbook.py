@@ -10,6 +10,7 @@ from backplane.errors import InvalidPlan, PromptNotUnderstood
 from backplane.plans import Plan
 from backplane.runs import Priority, Run, RunStatus
 from backplane.workspace.local import LocalWorkspaceStore
+from worker.parsing import Parser
 from worker.planner.base import Planning, make_plan
 from worker.planner.given import GivenPlanner
 from worker.planner.runbook import RunbookPlanner
@@ -33,7 +34,7 @@ def run_of(prompt: str, given_plan: dict[str, Any] | None = None) -> Run:
 def planning() -> Planning:
     """These planners look at the prompt alone."""
     workspaces = LocalWorkspaceStore(Path("/nonexistent"))
-    return Planning(None, ToolRegistry(()), workspaces.workspace("user", "run"), lambda plan: None)
+    return Planning(None, ToolRegistry(()), workspaces.workspace("user", "run"), lambda plan: None, Parser())
 
 
 async def plan_of(prompt: str) -> Plan:

@@ -15,7 +15,6 @@ from backplane.workspace.files import in_thread
 from worker.mcp.connection import McpConnection
 from worker.mcp.in_sandbox import SandboxedConnection
 from worker.mcp.servers import McpServer
-from worker.parsing import Parser
 from worker.tools.base import Secrets, Tool, ToolContext
 
 
@@ -29,7 +28,6 @@ class McpServers:
         self._allow_private = allow_private
         self._timeout_seconds = timeout_seconds
         self._max_bytes = max_bytes
-        self._parser = Parser()
 
     async def tools(self, names: Iterable[str], context: ToolContext) -> list[Tool]:
         """All tools of these servers, which keep the context's secrets: what an entry of MCP_SERVERS names is the
@@ -43,7 +41,7 @@ class McpServers:
         found: list[Tool] = []
         for server, connection in zip(chosen, connections, strict=True):
             offered = listed[connection] if connection in listed else await connection.list_tools(context)
-            found += await as_tools.tools_of(server, offered, connection, self._parser, context.call.user_id)
+            found += await as_tools.tools_of(server, offered, connection, context.parser, context.call.user_id)
         return found
 
     def _server(self, name: str) -> McpServer:

@@ -15,6 +15,7 @@ from backplane.runs import Run, RunError
 from backplane.store.journal import StepRecord
 from backplane.workspace.base import Workspace
 from worker.llm.base import Models
+from worker.parsing import Parser
 from worker.tools.registry import ToolRegistry
 
 
@@ -27,6 +28,7 @@ class Planning:
     tools: ToolRegistry
     workspace: Workspace
     check: Callable[[Plan], None]
+    parser: Parser
 
 
 class Planner(ABC):

@@ -3,7 +3,6 @@
 from backplane.errors import InvalidPlan
 from backplane.plans import MAX_STEPS, Plan, parse_plan
 from backplane.runs import Run
-from worker.parsing import Parser
 from worker.planner.base import Planner, Planning
 from worker.planner.markdown import steps_of
 
@@ -11,13 +10,10 @@ from worker.planner.markdown import steps_of
 class RunbookPlanner(Planner):
     name = "runbook"
 
-    def __init__(self) -> None:
-        self._parser = Parser()
-
     async def plan(self, run: Run, planning: Planning) -> Plan | None:
         # Blocks among words may be examples, where a model could read the words: then the run has to name this planner.
         only_if_nothing_else = planning.models is not None and run.planner != self.name
-        steps = await self._parser.call(
+        steps = await planning.parser.call(
             run.user_id,
             "the prompt",
             len(run.prompt),

@@ -14,7 +14,6 @@ from backplane.errors import Conflict, NotFound, TooLarge
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals
-from worker.parsing import Parser
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.patching import Files, apply_patches
 from worker.tools.unified_diff import FilePatch, parse_patch
@@ -42,15 +41,12 @@ class ApplyPatch(Tool):
     arguments = ApplyPatchArguments
     repeatable = True
 
-    def __init__(self) -> None:
-        self._parser = Parser()
-
     async def run(self, arguments: ApplyPatchArguments, context: ToolContext) -> ToolResult:
         user_id, chars = context.call.user_id, len(arguments.patch)
-        patches = await self._parser.call(user_id, "the patch", chars, parse_patch, arguments.patch)
+        patches = await context.parser.call(user_id, "the patch", chars, parse_patch, arguments.patch)
         before = await _contents(context.workspace, patches)
         chars += sum(len(content or b"") for content in before.values())
-        after = await self._parser.call(user_id, "the patch", chars, apply_patches, patches, before)
+        after = await context.parser.call(user_id, "the patch", chars, apply_patches, patches, before)
         for patch in patches:
             if patch.changes_mode:
                 context.output(f"{patch.after}: its mode is left as it is; a workspace keeps none\n".encode())

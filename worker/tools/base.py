@@ -20,6 +20,7 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import StepFiles
 from worker.llm.base import Models
+from worker.parsing import Parser
 from worker.sandbox.base import Call, Limits, Sandbox
 
 
@@ -100,7 +101,8 @@ class ToolContext:
     memory and artifacts. `models` is None where none is set. `answer` is what a person said to the step's NeedsPerson.
     `round` counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
     cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`).
-    `tools` are those that the steps below may use.
+    `tools` are those that the steps below may use. `parser` reads texts of others apart from the event loop; all of the
+    worker's share its bounds.
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
     run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
@@ -121,6 +123,7 @@ class ToolContext:
     sub_steps: SubSteps
     secrets: Secrets
     answer: Mapping[str, Any] | None
+    parser: Parser
     round: int = 0
     tools: Tools | None = None
 

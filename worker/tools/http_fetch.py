@@ -29,7 +29,6 @@ from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import readable_size, shortened
 from backplane.workspace.quota import ensure_room, limited
-from worker.parsing import Parser
 from worker.sandbox.base import Call
 from worker.tools.arguments import HeaderName, Headers, Url, WorkspacePath, is_header_value
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
@@ -116,7 +115,6 @@ class _OutsideTool(Tool):
     def __init__(self, policy: OutsidePolicy, limits: OutsideLimits) -> None:
         self._policy = policy
         self._limits = limits
-        self._parser = Parser()
 
     async def _carry_out(
         self, arguments: HttpFetchArguments | HttpRequestArguments, body: bytes, context: ToolContext
@@ -241,7 +239,7 @@ class _OutsideTool(Tool):
             return
         text = bytes(body).decode(_charset(response), "replace")
         if is_page:
-            text = await self._parser.call(context.call.user_id, "the page", len(text), text_of_page, text)
+            text = await context.parser.call(context.call.user_id, "the page", len(text), text_of_page, text)
         shown = text.encode("utf-8", "replace")
         context.output(shown[:max_bytes])
         if is_cut or len(shown) > max_bytes:
