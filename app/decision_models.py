@@ -61,6 +61,9 @@ class DecisionView(BaseModel):
     created_at: datetime
     decided_at: datetime | None
     decided_by: str | None = Field(description="Id of a user.")
+    expired_at: datetime | None = Field(
+        None, description="Since when an approval no longer holds, because the run was retried and its step asks anew."
+    )
 
     @classmethod
     def of(cls, decision: Decision) -> "DecisionView":
@@ -75,6 +78,7 @@ class DecisionView(BaseModel):
             created_at=decision.created_at,
             decided_at=decision.decided_at,
             decided_by=decision.decided_by,
+            expired_at=decision.expired_at,
         )
 
 

@@ -336,6 +336,9 @@ class RunSummary(RunState):
     agent: str = Field("default", examples=["default"])
     model: str | None = Field(None, description="As the run names it; null: the server's own.")
     origin: OriginView | None = None
+    worker: str | None = Field(
+        None, description="The worker that took it last.", examples=["agent-worker-7c9f-1-3f2a1b"]
+    )
 
     @classmethod
     def fields_of(cls, run: Run) -> dict[str, Any]:
@@ -354,6 +357,7 @@ class RunSummary(RunState):
             "agent": run.agent,
             "model": run.model,
             "origin": run.origin,
+            "worker": run.worker_id,
         }
 
 

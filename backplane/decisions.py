@@ -29,7 +29,8 @@ class DecisionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`asked` and `answer` are JSON objects as their kind and status have them. `decided_by`: a user's id."""
+    """`asked` and `answer` are JSON objects as their kind and status have them. `decided_by`: a user's id.
+    `expired_at`: since when an approval no longer holds: the step was begun with it, and a person retried the run."""
 
     id: str
     run_id: str
@@ -42,6 +43,7 @@ class Decision:
     answer: dict[str, Any] | None = None
     decided_at: datetime | None = None
     decided_by: str | None = None
+    expired_at: datetime | None = None
 
 
 _FITS = {

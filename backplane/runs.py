@@ -120,7 +120,8 @@ class Run:
 
     `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
     {"kind": "fork" | "replay", "run_id", "step"?}. `restore`: {"run_id", "steps"}: before it goes on, its files become
-    what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over."""
+    what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over. `worker_id`: the
+    worker that took it last."""
 
     id: str
     user_id: str
@@ -152,6 +153,7 @@ class Run:
     origin: dict[str, Any] | None = None
     restore: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
+    worker_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

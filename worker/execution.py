@@ -85,7 +85,8 @@ class Execution:
 
     async def _run(self) -> Settlement | None:
         held, claim = self._with.resources.store.held, self.claim
-        taken = await until_available(lambda: held.take(claim.run_id, claim.generation), self._tell_away)
+        worker_id = self._with.worker_id
+        taken = await until_available(lambda: held.take(claim.run_id, claim.generation, worker_id), self._tell_away)
         if taken is None:
             return await self._pass_on()
         if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:

@@ -56,11 +56,19 @@ class People:
         return self._decisions[decision_id]
 
     def last(self, step_id: str, kind: DecisionKind, *, by_tool: bool = False) -> Decision | None:
-        """The newest of this kind of the step, of its tool or of the platform."""
+        """The newest of this kind of the step, of its tool or of the platform. An approval that has expired is none."""
+        return self._newest(step_id, kind, by_tool=by_tool, expired=False)
+
+    def expired_approval(self, step_id: str) -> Decision | None:
+        """The newest that held before a person retried the run."""
+        return self._newest(step_id, DecisionKind.APPROVAL, by_tool=False, expired=True)
+
+    def _newest(self, step_id: str, kind: DecisionKind, *, by_tool: bool, expired: bool) -> Decision | None:
         found = [
             decision
             for decision in self._decisions.values()
             if (decision.step_id, decision.kind, decision.asked.get("by") == BY_TOOL) == (step_id, kind, by_tool)
+            and (decision.expired_at is not None) is expired
         ]
         return max(found, key=lambda decision: decision.id, default=None)
 

@@ -221,6 +221,10 @@ class StepRunner:
             return _Ready(tool, arguments, step.repeatable or tool.is_repeatable(raw))
         asked = {"tool": step.tool, "arguments": shown, "reason": reason, "round": record.failed_tries}
         asked["schema"] = tool.arguments.model_json_schema()
+        if (expired := self._people.expired_approval(step.id)) is not None:
+            asked["reason"] = f"{reason}; the run was retried, and the approval before was for the time before"
+            if (changed := (expired.answer or {}).get("arguments")) is not None:
+                asked["earlier_arguments"] = self._with.redactor.arguments(changed)
         raise Suspended(await self._people.ask(step.id, DecisionKind.APPROVAL, asked, *self._debts()))
 
     # --- its tries ---

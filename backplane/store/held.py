@@ -83,10 +83,12 @@ _RUN_TO_TAKE = select(
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _TAKE = f"""
-WITH old AS MATERIALIZED (SELECT status FROM runs WHERE id = %(run_id)s FOR UPDATE)
-UPDATE runs SET status = 'running', generation = %(generation)s, started_at = coalesce(started_at, %(now)s)
+WITH old AS MATERIALIZED (SELECT status, worker_id FROM runs WHERE id = %(run_id)s FOR UPDATE)
+UPDATE runs SET status = 'running', generation = %(generation)s, started_at = coalesce(started_at, %(now)s),
+  worker_id = %(worker_id)s
 WHERE id = %(run_id)s AND generation < %(generation)s AND status IN ('queued', 'running') AND EXISTS (SELECT FROM old)
 RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was,
+  (SELECT worker_id FROM old) AS old_worker,
   (SELECT tier FROM users WHERE users.id = runs.user_id) AS tier,
   EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
     'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts,
@@ -129,7 +131,7 @@ class Rights:
 class Taken:
     """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
     whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
-    kept with it (`SecretStore.of_run`)."""
+    kept with it (`SecretStore.of_run`). `lost_worker`: the one that held it, where that was lost and is known."""
 
     run: Run
     last_event_id: int
@@ -137,6 +139,7 @@ class Taken:
     tier: str
     has_accounts: bool
     knows_secrets: bool
+    lost_worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +157,11 @@ class HeldRuns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, run_id: str, generation: int) -> Taken | None:
-        """Enter a claim in the row: it is running now, in this generation. None when it may not run (any more)."""
+    async def take(self, run_id: str, generation: int, worker_id: str | None = None) -> Taken | None:
+        """Enter a claim in the row: it is running now, in this generation, by this worker. None when it may not run
+        (any more)."""
         if not self._database.is_sqlite:
-            return await self._take_at_once(run_id, generation)
+            return await self._take_at_once(run_id, generation, worker_id)
 
         def write(connection: Connection) -> Taken | None:
             row = connection.execute(_RUN_TO_TAKE, {"of_run": run_id}).mappings().one_or_none()
@@ -168,21 +172,32 @@ class HeldRuns:
                 found.pop(name) for name in ("tier", "has_accounts", "knows_secrets", "last_event_id")
             )
             started = row["started_at"] or datetime.now(UTC)
-            values = {"status": "running", "generation": generation, "started_at": started}
+            values = {
+                "status": "running",
+                "generation": generation,
+                "started_at": started,
+                "worker_id": worker_id,
+            }
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
-            return Taken(run_from({**found, **values}), last or 0, row["status"] == "running", tier, bound, secret)
+            is_lost = row["status"] == "running"
+            lost_worker = row["worker_id"] if is_lost else None
+            return Taken(run_from({**found, **values}), last or 0, is_lost, tier, bound, secret, lost_worker)
 
         return await self._database.write(write)
 
-    async def _take_at_once(self, run_id: str, generation: int) -> Taken | None:
-        values = {"run_id": run_id, "generation": generation, "now": datetime.now(UTC)}
+    async def _take_at_once(self, run_id: str, generation: int, worker_id: str | None) -> Taken | None:
+        values = {"run_id": run_id, "generation": generation, "worker_id": worker_id, "now": datetime.now(UTC)}
         rows = await self._database.change(_TAKE, values, RUN)
         if not rows:
             return None
         # Asked after the row is entered: no older hand can write any more.
-        was, tier, bound, secret = (rows[0].pop(name) for name in ("was", "tier", "has_accounts", "knows_secrets"))
+        was, old_worker, tier, bound, secret = (
+            rows[0].pop(name) for name in ("was", "old_worker", "tier", "has_accounts", "knows_secrets")
+        )
         [last] = await self._database.select(LAST_EVENT, {"of_run": run_id})
-        return Taken(run_from(rows[0]), last["id"] or 0, was == "running", tier, bound, secret)
+        is_lost = was == "running"
+        lost_worker = old_worker if is_lost else None
+        return Taken(run_from(rows[0]), last["id"] or 0, is_lost, tier, bound, secret, lost_worker)
 
     async def write(
         self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact | None = None

@@ -4,14 +4,15 @@ Each change is one transaction: the row's new state, guarded by the old one, and
 worker writes while it holds a run is in `store.held`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backplane.decisions import DecisionKind, DecisionStatus
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
 from backplane.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
@@ -21,7 +22,7 @@ from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepStatus, to_be_done_again
 from backplane.store.model_calls import plan_anew
 from backplane.store.one_statement import create_run, start_run
-from backplane.store.tables import runs, steps
+from backplane.store.tables import decisions, runs, steps
 from backplane.store.webhooks import add_delivery
 
 # What a user sees and what a claim needs; the other columns stay inside.
@@ -277,6 +278,7 @@ def retried(
     if uncertain_step_is_done is not None:
         decided = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
         changes[steps.c.status == StepStatus.UNCERTAIN.value] = decided
+    _expire_approvals(connection, run.id, [old for old, new in changes.items() if new is StepStatus.PENDING], now)
     for old, new in changes.items():
         connection.execute(update(steps).where(steps.c.run_id == run.id, old).values(status=new.value))
     values = {
@@ -291,6 +293,25 @@ def retried(
         "events_trimmed_at": None,
     }
     return change_run(connection, run, values, now)
+
+
+def _expire_approvals(
+    connection: Connection, run_id: str, to_be_repeated: Sequence[ColumnElement[bool]], now: datetime
+) -> None:
+    """An approval is for what a step did with it: before a person's retry does that again, it is asked for again. One
+    with which nothing was begun yet still holds."""
+    begun = select(steps.c.step_id).where(steps.c.run_id == run_id, steps.c.tries > 0, or_(*to_be_repeated))
+    connection.execute(
+        update(decisions)
+        .where(
+            decisions.c.run_id == run_id,
+            decisions.c.step_id.in_(begun),
+            decisions.c.kind == DecisionKind.APPROVAL.value,
+            decisions.c.status == DecisionStatus.APPROVED.value,
+            decisions.c.expired_at.is_(None),
+        )
+        .values(expired_at=now)
+    )
 
 
 def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) -> dict[str, Any]:

@@ -166,6 +166,7 @@ runs = Table(
     Column("origin", Json),
     Column("restore", Json),
     Column("result", Json),
+    Column("worker_id", String(200)),
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_id", "user_id", "id"),
     Index("ix_runs_status_id", "status", "id"),
@@ -221,6 +222,7 @@ decisions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("decided_at", UtcDateTime),
     Column("decided_by", String(36)),
+    Column("expired_at", UtcDateTime),
     Index("ix_decisions_run_id_id", "run_id", "id"),
     partial_index("ix_decisions_pending", "user_id", "id", where="status = 'pending'"),
 )

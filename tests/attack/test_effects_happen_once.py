@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import Conflict
 from backplane.plans import parse_plan
 from backplane.runs import RunError, RunStatus
@@ -402,3 +403,39 @@ async def _cut_off(
 
     await platform.resources.store.held.write(run_id, claim.generation, write)
     return run_id
+
+
+async def test_an_approved_request_that_a_person_repeats_is_approved_anew_with_its_exact_arguments(
+    start_platform: StartPlatform, site: Site
+) -> None:
+    site.pages["/pay"] = status("500 Internal Server Error")
+    platform = await start_platform(**outside(site))
+    async with worker(platform.settings):
+        run_id = await platform.submit(post(site, approval=True))
+        [first] = await _asked(platform, run_id, 1)
+        await platform.submission.decide(platform.user, run_id, first.id, DecisionStatus.APPROVED, {})
+        await wait_until(lambda: _is_uncertain(platform, run_id), what="the step is uncertain")
+        site.pages["/pay"] = status("200 OK")
+        await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=False)
+        _, anew = await _asked(platform, run_id, 2)
+        assert posts(site) == 1
+        assert (await platform.until(run_id, RunStatus.WAITING)).error.code == "approval_required"  # type: ignore[union-attr]
+        assert anew.asked["arguments"] == first.asked["arguments"]
+        assert "the run was retried" in anew.asked["reason"]
+        await platform.submission.decide(platform.user, run_id, anew.id, DecisionStatus.APPROVED, {})
+        await platform.completed(run_id)
+    assert posts(site) == 2
+
+
+async def _asked(platform: Platform, run_id: str, number: int) -> list[Decision]:
+    async def asked() -> list[Decision] | None:
+        found = await platform.resources.store.decisions.of_run(run_id)
+        return found if len(found) == number else None
+
+    found = await wait_until(asked, what=f"{number} decisions of {run_id}")
+    assert found is not None
+    return found
+
+
+async def _is_uncertain(platform: Platform, run_id: str) -> bool:
+    return is_uncertain(await platform.run(run_id))
