@@ -5,7 +5,10 @@ pause is drawn evenly from the upper half of the doubling span, so that runs whi
 together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +20,32 @@ class RetryPolicy:
     base: float
     longest: float
 
-    def pause(self, attempt: int, *, retryable: bool, draw: float) -> float | None:
-        """Seconds to wait after the failed try number `attempt` (from 1); None: not again. `draw` is in [0, 1)."""
+    def pause(self, attempt: int, *, retryable: bool, draw: float, asked: float | None = None) -> float | None:
+        """Seconds to wait after the failed try number `attempt` (from 1); None: not again. `draw` is in [0, 1).
+        `asked`: seconds for which the other side asks to be left alone; it is not asked again before, so there is no
+        further try when that is longer than `longest`."""
         if not retryable or attempt > self.retries:
             return None
         span = min(self.longest, self.base * 2.0 ** min(attempt - 1, 62))
-        return span * (0.5 + draw / 2)
+        pause = span * (0.5 + draw / 2)
+        if asked is None:
+            return pause
+        return max(pause, asked) if asked <= self.longest else None
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds for which a server asks to be left alone: `Retry-After` in seconds or as a time (RFC 9110, 10.2.3); None
+    where it does not say. `headers` are by their names in lower case, or without regard to it."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(value)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+    # NaN is none; infinity is as long as is ever waited.
+    return max(seconds, 0.0) if seconds == seconds else None

@@ -87,12 +87,14 @@ _NOT_IN_CODE = re.compile(r"[^\w.-]", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run or a step failed, as users see it. `retryable`: the same run may succeed later."""
+    """Why a run or a step failed, as users see it. `retryable`: the same run may succeed later. `retry_after`: seconds
+    for which the other side asks to be left alone, where it says so; it counts for the next try and is not kept."""
 
     code: str
     message: str
     retryable: bool = False
     step: str | None = None
+    retry_after: float | None = None
 
     def __post_init__(self) -> None:
         """Tools and plug-ins word errors: what is kept of them is a word and a text that every part can store."""

@@ -247,7 +247,8 @@ class Execution:
         error = _redacted(events, error)
         note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._with.worker_id)
         policy = RetryPolicy(run.max_retries, self._with.retry_base_seconds, self._with.retry_max_seconds)
-        pause = policy.pause(run.attempt, retryable=error.retryable, draw=random.random())  # noqa: S311 - jitter
+        draw = random.random()  # noqa: S311 - jitter, no secret
+        pause = policy.pause(run.attempt, retryable=error.retryable, draw=draw, asked=error.retry_after)
         if pause is None:
             return await self._finish(events, RunStatus.FAILED, error, note)
         line = f"attempt {run.attempt} failed: {error.kept_message}; the next begins in {pause:.1f} s"

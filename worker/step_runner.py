@@ -231,6 +231,8 @@ class StepRunner:
 
     async def _carry_out(self, step: Step, ready: _Ready) -> None:
         policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
+        # The pause holds a slot of the worker: no server makes a step wait for longer than the step's own time.
+        patience = float(step.timeout_seconds or self._with.limits.wall_seconds)
         for attempt in itertools.count(1):
             output = StepOutput(step.id, self._with.output, self._lines, self._events.emit)
             try:
@@ -244,7 +246,9 @@ class StepRunner:
                     await self._keep(output)
                     known = {key: ended.report[key] for key in _KNOWN if key in ended.report}
                     await self.ask_whether_done([step], error.message, *ended.writes, effect=ended.effect, result=known)
-                pause = policy.pause(attempt, retryable=True, draw=random.random())  # noqa: S311 - jitter, no secret
+                asked = error.retry_after
+                draw = random.random()  # noqa: S311 - jitter, no secret
+                pause = policy.pause(attempt, retryable=(asked or 0.0) <= patience, draw=draw, asked=asked)
                 if ended.follows is Next.FAILED:
                     if pause is not None or error.retryable:
                         error = step_effects.not_tried_again(error, ready.tool)
@@ -399,7 +403,7 @@ class StepRunner:
         effect, follows = self._after_failure(step, ready, result, status)
         error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
         message = self._with.redactor.text(error.message)
-        error = RunError(error.code, message, error.retryable, step.id)
+        error = replace(error, message=message, step=step.id)
         report |= {"error": error.as_dict(), **step_effects.kept(effect, follows)}
         return _Ended(self._with.redactor.value(report), error, [settled], effect, follows)
 

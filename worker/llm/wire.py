@@ -10,13 +10,13 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 
 from backplane.errors import ModelError
 from backplane.sizes import shortened
+from backplane.retry import retry_after
 from worker.llm.answer import Answer
 from worker.llm.base import (
     CallLimits,
@@ -259,23 +259,6 @@ class Wire:
             line = line.replace(self._api_key, "[key]")
         line = "".join(letter for letter in line if letter.isprintable())
         return (shortened(line, WORDS_CHARS)), code
-
-
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that a server asks to wait, which it says in seconds or as a time; None where it does not."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
-    # NaN is none; infinity is as long as is ever waited.
-    return max(seconds, 0.0) if seconds == seconds else None
 
 
 def _charged(answer: Answer | None, *, sent: bool) -> Any:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import httpx
@@ -25,6 +26,7 @@ from backplane import VERSION
 from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput, PlatformError, Superseded, TooLarge
 from backplane.hosts import host_and_port
+from backplane.retry import retry_after
 from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import readable_size, shortened
@@ -168,7 +170,11 @@ class _OutsideTool(Tool):
         if response.is_success:
             return ToolResult()
         again = response.status_code in _MAY_PASS
-        return _failed("outside_status", f"the answer's status is {says}; the output has its body", again)
+        message = f"the answer's status is {says}; the output has its body"
+        asked = retry_after(response.headers, datetime.now(UTC)) if again else None
+        if asked is not None:
+            message += f"; it asks to be asked again in {asked:.0f} s"
+        return ToolResult(1, error=RunError("outside_status", message, again, retry_after=asked))
 
     async def _request(
         self, arguments: HttpFetchArguments | HttpRequestArguments, body: bytes, context: ToolContext
