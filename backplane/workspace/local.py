@@ -9,14 +9,17 @@ import asyncio
 import builtins
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from backplane.errors import NotFound, Unavailable
 from backplane.workspace.base import (
@@ -47,6 +50,7 @@ from backplane.workspace.files import (
 
 CHUNK = 256 * 1024
 STALE_SECONDS = 24 * 3600
+IDENTITY = ".identity"
 COUNTED_AT_ONCE = 2_000
 """Files that one turn in a thread counts, at least; a whole walk in one would keep a process from ending."""
 
@@ -98,6 +102,7 @@ class LocalWorkspaceStore(WorkspaceStore):
                         if os.lstat(name, dir_fd=incoming).st_mtime < newest:
                             os.unlink(name, dir_fd=incoming)
                 self._try_out(incoming)
+            _note_identity(self._root)
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -369,10 +374,18 @@ class LocalVersions(Versions):
                     incoming = self._another_name(path, kept, None, opened)
                 except NotFound:
                     incoming = self._another_name(path, self._present + path, etag, opened)
+                    if _info(path, os.lstat(incoming)).etag != etag:
+                        self._keep_as(path, etag, incoming)
             except NotFound:
                 return False
             _place(self._root, prefix, path, incoming)
             return True
+
+    def _keep_as(self, path: str, etag: str, source: Path) -> None:
+        """Of a copied folder: whatever becomes of the present file, this etag leads to what it was. Where the disk has
+        no links, only until then."""
+        with contextlib.suppress(OSError), open_folder(self._root, self._folder, create=True) as versions:
+            os.link(source, version_name(path, etag), dst_dir_fd=versions, follow_symlinks=False)
 
     def _another_name(self, path: str, source: str, etag: str | None, opened: contextlib.ExitStack) -> Path:
         """One in `.incoming/`, removed in the end. Raises NotFound when the source has another etag, if one is
@@ -394,7 +407,7 @@ class LocalVersions(Versions):
                 ):
                     shutil.copyfileobj(original, copy, CHUNK)
                     status = os.fstat(original.fileno())
-        if etag is not None and _info(path, status).etag != etag:
+        if etag is not None and _info(path, status).etag != etag and not _is_copy_of(status, etag, self._root):
             raise NotFound(f"The file {path!a} has changed.")
         return incoming
 
@@ -450,6 +463,37 @@ def _write_all(file: FileIO, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
+
+
+def _note_identity(root: Path) -> None:
+    """By its own inode, a file in the folder tells whether the folder is a copy: who copied or restored it has changed
+    the etags of all files. Since when it is one is noted too."""
+    identity = _identity(root)
+    if identity is not None and identity["inode"] == os.lstat(root / IDENTITY).st_ino:
+        return
+    with contextlib.ExitStack() as opened:
+        incoming = _incoming(root, opened)
+        with FileIO(os.open(incoming, CREATE_FILE, 0o600), "w") as file:
+            noted = {"inode": os.fstat(file.fileno()).st_ino, "copied_at_ns": identity and time.time_ns()}
+            _write_all(file, json.dumps(noted).encode())
+        os.replace(incoming, root / IDENTITY)
+
+
+def _identity(root: Path) -> dict[str, Any] | None:
+    try:
+        noted = json.loads((root / IDENTITY).read_bytes())
+        return {"inode": int(noted["inode"]), "copied_at_ns": noted["copied_at_ns"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_copy_of(status: os.stat_result, etag: str, root: Path) -> bool:
+    """Whether a file of a copied folder is the copy of the one that had this etag: nothing has been written there
+    since, and what the file was before that would be among the kept versions."""
+    identity = _identity(root)
+    if identity is None or identity["copied_at_ns"] is None or status.st_mtime_ns > identity["copied_at_ns"]:
+        return False
+    return etag.split("-")[1:2] == [f"{status.st_size:x}"]
 
 
 def _info(path: str, status: os.stat_result) -> FileInfo:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -274,3 +275,47 @@ async def test_a_workspace_is_not_removed_through_a_link(tmp_path: Path) -> None
     with pytest.raises(Unavailable):
         await store.remove("user-1", "run-1")
     assert (tmp_path / "elsewhere" / "kept.txt").exists()
+
+
+async def copied(tmp_path: Path, *options: str) -> LocalWorkspaceStore:
+    """A copy of the folder in which a run has written `a.txt`, made by `cp`, as its platform finds it."""
+    process = await asyncio.create_subprocess_exec("cp", *options, str(tmp_path / "one"), str(tmp_path / "two"))
+    assert await process.wait() == 0
+    store = LocalWorkspaceStore(tmp_path / "two")
+    await store.prepare()
+    return store
+
+
+@pytest.mark.parametrize("options", [("-r",), ("-a",)], ids=" ".join)
+async def test_what_a_run_s_files_are_is_known_in_a_copy_of_the_folder(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    one = LocalWorkspaceStore(tmp_path / "one")
+    await one.prepare()
+    file = await one.workspace("ada", "run").put("a.txt", b"first")
+    two = await copied(tmp_path, *options)
+    versions = two.versions("ada", "run")
+    assert await versions.bring_back("a.txt", file.etag, "other")
+    assert await two.workspace("ada", "other").get("a.txt") == (ANY, b"first")
+    # It stays known when the file changes in the copy.
+    await two.workspace("ada", "run").put("a.txt", b"other")
+    assert await versions.bring_back("a.txt", file.etag, "run")
+    assert (await two.workspace("ada", "run").get("a.txt"))[1] == b"first"
+
+
+async def test_what_was_replaced_in_a_copy_of_the_folder_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+    one = LocalWorkspaceStore(tmp_path / "one")
+    await one.prepare()
+    file = await one.workspace("ada", "run").put("a.txt", b"first")
+    two = await copied(tmp_path, "-r")
+    await two.workspace("ada", "run").put("a.txt", b"other")
+    assert not await two.versions("ada", "run").bring_back("a.txt", file.etag, "run")
+
+
+async def test_in_a_folder_that_is_no_copy_a_file_of_another_etag_is_another_file(tmp_path: Path) -> None:
+    store = LocalWorkspaceStore(tmp_path / "one")
+    await store.prepare()
+    file = await store.workspace("ada", "run").put("a.txt", b"first")
+    await store.workspace("ada", "run").put("a.txt", b"other")
+    await store.prepare()
+    assert not await store.versions("ada", "run").bring_back("a.txt", file.etag, "run")
