@@ -53,11 +53,18 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         case RunStatus.WAITING if situation.asked:
             return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
         case RunStatus.WAITING:
-            why = run.error.message if run.error else "it needs an answer"
-            return [Reason("waits_for_person", f"a person has to decide: {why}")]
+            return [Reason("waits_for_person", _needs_person(run))]
         case RunStatus.QUEUED:
             return _queued(run, situation, now)
     return [Reason("over", f"it is {run.status}" + (f": {run.error.message}" if run.error else ""))]
+
+
+def _needs_person(run: Run) -> str:
+    """What a run without an open decision waits for, and how to say it."""
+    text = "a person has to decide: " + (run.error.message if run.error else "it needs an answer")
+    if run.error and run.error.code == "step_uncertain":
+        text += f" (it was done: agentctl retry {run.id} --take-as-done; do it again: agentctl retry {run.id} --repeat)"
+    return text
 
 
 def _asks(decision: Decision) -> str:

@@ -81,7 +81,10 @@ def test_a_running_run_that_waits_for_model_tokens_says_how_long() -> None:
 
 def test_a_waiting_run_repeats_what_it_asks() -> None:
     asks = run(RunStatus.WAITING, error=RunError("step_uncertain", "did step 'b' happen?"))
-    assert "did step 'b' happen?" in in_words(asks, reasons(asks, Situation(None, None, None), NOW))
+    words = in_words(asks, reasons(asks, Situation(None, None, None), NOW))
+    assert "did step 'b' happen?" in words
+    for answer in ("--take-as-done", "--repeat"):
+        assert f"agentctl retry {asks.id} {answer}" in words
 
 
 def test_a_queue_that_does_not_answer_is_the_reason() -> None:
