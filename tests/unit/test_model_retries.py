@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from backplane.errors import ModelError
+from backplane.retry import retry_after
 from worker.llm.base import (
     ModelContextTooLong,
     ModelOutputInvalid,
@@ -15,7 +16,6 @@ from worker.llm.base import (
     ModelUnavailable,
 )
 from worker.llm.retries import RetryPolicy, pause_before_next
-from worker.llm.wire import retry_after
 
 POLICY = RetryPolicy(retries=3, max_seconds=60)
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
