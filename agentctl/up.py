@@ -102,8 +102,10 @@ def up(
     the next start goes on with it.
     """
     sys.stdout, sys.stderr = LogStream(sys.stdout), LogStream(sys.stderr)
-    output = Output(json_output)
-    asyncio.run(_until_told(Place(host, port, data, workers), load_settings(), output))
+    settings = load_settings()
+    # What it prints is the log of this process.
+    output = Output(json_output or settings.log_format == "json")
+    asyncio.run(_until_told(Place(host, port, data, workers), settings, output))
 
 
 async def _until_told(place: Place, settings: Settings, output: Output) -> None:

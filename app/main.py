@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.routing import Route
 
 from app import errors, server_log
@@ -55,7 +56,7 @@ from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
 from backplane.resources import Resources, connect, storage_quota
-from backplane.settings import Settings
+from backplane.settings import Settings, complaint
 from backplane.tasks import end
 from backplane.workspace.quota import Quota
 
@@ -63,10 +64,13 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
+    is_alone = settings is None
     if settings is None:
-        settings = Settings()
-        gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
+        settings = _settings_or_exit()
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
+    if is_alone:
+        process_log.own_this_process()
+        gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
     server_log.clean_server_log()
     registry = process_registry()
     api_metrics = ApiMetrics(registry)
@@ -83,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        process_log.take_over_server_logs()  # of a server that was set up after the application was made
         if (server := running_server()) is not None:
             install(server.config, limits)
         elif not limits.installed:
@@ -153,6 +158,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.router.routes.append(Route("/mcp", mcp_endpoint))
     _describe_problem(app)
     return app
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        process_log.refuse_to_start(complaint(error))
+        raise SystemExit(2) from None
 
 
 def _services(

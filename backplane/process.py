@@ -25,14 +25,15 @@ def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -
     try:
         settings = Settings()
     except ValidationError as error:
-        log_stream.last_words(complaint(error))
+        process_log.refuse_to_start(complaint(error))
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
+    process_log.own_this_process()
     gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
     try:
         uvloop.run(_until_asked_to_end(settings, work))
     except PlatformError as error:
-        log_stream.last_words(error.message)
+        process_log.say_last(error.message, as_json=settings.log_format == "json")
         return 1
     return 0
 

@@ -6,7 +6,6 @@ The worker has one queue, because RQ takes a task from one queue without a momen
 """
 
 import argparse
-import logging
 import math
 import sys
 from typing import Any
@@ -39,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = Settings()
     process_log.configure(format=settings.log_format, level=settings.log_level, process=f"controller {arguments.kind}")
-    logging.basicConfig(handlers=[_ToProcessLog(logging.WARNING)], level=logging.WARNING)
+    process_log.own_this_process()
     end_with_parent()
     keys = Keys(settings.redis_key_prefix)
     try:
@@ -90,13 +89,6 @@ def forget_gone_machines(connection: BlockingRedis, keys: Keys, own: str) -> Non
         queue.delete(delete_jobs=True)
         for registry in (FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry):
             connection.delete(registry(queue=queue).key)
-
-
-class _ToProcessLog(logging.Handler):
-    """RQ's warnings as lines of this process's log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.log(record.levelno, record.getMessage(), logger=record.name)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        log_stream.last_words(complaint(error))
+        process_log.refuse_to_start(complaint(error))
         return 2
     try:
         return uvloop.run(_run(settings, arguments.host, arguments.port))
     except PlatformError as error:
-        log_stream.last_words(error.message)
+        process_log.say_last(error.message, as_json=settings.log_format == "json")
         return 1
 
 
@@ -56,11 +56,12 @@ class _Server(uvicorn.Server):
 async def _run(settings: Settings, host: str, port: int) -> int:
     """A signal ends the API; when it has ended, the others drain. One of them that fails ends the API."""
     app = create_app(settings)
+    process_log.own_this_process()
     config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     config.load()
     install(config, app.state.connection_limits)
     server = _Server(config)
-    process_log.guard_server_logs()
+    process_log.take_over_server_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from backplane import process_log
 from backplane.dead_letters import dead_reason
@@ -27,7 +28,8 @@ from backplane.patience import until_available
 from backplane.queue.base import Claim, Outcome, Settlement
 from backplane.retry import RetryPolicy
 from backplane.runs import Run, RunError, RunStatus
-from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun, Taken
+from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun
+from backplane.store.taking import Taken
 from worker.checkouts import Checkouts
 from worker.equipment import Equipment
 from worker.interruption import Cause, Interrupted, Interruption
@@ -74,14 +76,19 @@ class Execution:
     async def run(self) -> Settlement | None:
         """Carry the run out, and say what is to become of the claim; None: it is in newer hands. Raises nothing but
         CancelledError: whatever goes wrong becomes the run's end, or its next try."""
+        # In each line that is logged on the way.
+        bind_contextvars(run=self.claim.run_id, worker=self._with.worker_id)
         try:
-            return await self._run()
+            settlement = await self._run()
         except Superseded:
-            log.info("run is in newer hands", run=self.claim.run_id, generation=self.claim.generation)
+            log.warning("run lost: another worker has taken it", generation=self.claim.generation)
             self._with.metrics.run_superseded()
             return None
         except Exception as error:
-            return await self._end_by_row(error, None)
+            settlement = await self._end_by_row(error, None)
+        if settlement is not None:
+            _log_settlement(settlement)
+        return settlement
 
     async def _run(self) -> Settlement | None:
         held, claim = self._with.resources.store.held, self.claim
@@ -89,6 +96,9 @@ class Execution:
         taken = await until_available(lambda: held.take(claim.run_id, claim.generation, worker_id), self._tell_away)
         if taken is None:
             return await self._pass_on()
+        bind_contextvars(attempt=taken.run.attempt)
+        lost = {"lost_worker": taken.lost_worker or "unknown"} if taken.from_lost_worker else {}
+        log.info("run taken", generation=claim.generation, **lost)
         if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:
             waited = datetime.now(UTC) - taken.run.queued_at
             self._with.metrics.run_taken(taken.run.priority, waited.total_seconds())
@@ -135,7 +145,7 @@ class Execution:
 
         await until_available(pass_on, self._tell_away)
         run = await until_available(lambda: resources.store.runs.find(run_id), self._tell_away)
-        log.info("claimed a run that may not run", run=run_id, status=run.status if run else None)
+        log.info("claimed a run that may not run", status=run.status if run else None)
         if run and run.status is RunStatus.RUNNING:
             # Redis has failed over to a replica that did not know of the claim before.
             return Settlement(self.claim, Outcome.DISOWNED)
@@ -165,7 +175,8 @@ class Execution:
         run = taken.run
         running: dict[str, Any] = {"status": RunStatus.RUNNING, "attempt": run.attempt}
         if taken.from_lost_worker:
-            running["reason"] = "the worker that held it was lost"
+            lost = f"its worker {taken.lost_worker}" if taken.lost_worker else "the worker that had it"
+            running["reason"] = f"{lost} was lost; it goes on behind the last step that has ended"
         events.emit(EventType.STATUS, running)
         deadline = asyncio.get_running_loop().call_later(_seconds_left(run), self.interruption.set, Cause.TIMED_OUT)
         try:
@@ -192,10 +203,10 @@ class Execution:
         except PlatformError as error:
             return await self._fail(events, run, RunError(error.code, error.message, error.retryable))
         except ToolFault as fault:
-            log.error("run failed by a fault of a tool", run=run.id, error=fault.trace)
+            log.error("run failed by a fault of a tool", exception=fault.trace)
             return await self._fail(events, run, fault.error, fault.trace)
         except Exception as error:
-            log.error("run failed by a fault of the platform", run=run.id, error=traceback.format_exc())
+            log.exception("run failed by a fault of the platform")
             message = f"a fault of the platform: {type(error).__name__}; the worker's log has the details"
             return await self._fail(
                 events, run, RunError("internal_error", message, retryable=True), traceback.format_exc()
@@ -268,7 +279,7 @@ class Execution:
 
     async def _ask_whether_done(self, events: RunEvents, run: Run, uncertain: StepUncertain) -> Settlement:
         if uncertain.trace:
-            log.error("a step is uncertain by a fault of its tool", run=run.id, error=uncertain.trace)
+            log.error("a step is uncertain by a fault of its tool", exception=uncertain.trace)
             note = partial(
                 _note_failure,
                 attempt=run.attempt,
@@ -336,8 +347,7 @@ class Execution:
 
     async def _end_without_details(self, events: RunEvents, error: Exception) -> Settlement:
         """The run fails, and what the database refused is left out: to try it again would fail again."""
-        run_id = self.claim.run_id
-        log.error("what became of a run cannot be stored", run=run_id, error=traceback.format_exc())
+        log.exception("what became of a run cannot be stored")
         try:
             await events.forget_unsaved("the database refused what was to be stored")
             settlement = await self._finish(events, RunStatus.FAILED, _not_stored(error), with_result=False)
@@ -353,7 +363,7 @@ class Execution:
         """End the run by its row, with as much else as can be stored. `last_id`: of its last event, where it is known.
         Where not even that is possible, it is tried again after the longest pause between attempts."""
         resources, claim, reason = self._with.resources, self.claim, _not_stored(error)
-        log.error("a run is ended by its row alone", run=claim.run_id, error=traceback.format_exc())
+        log.error("a run is ended by its row alone", exc_info=error)
         try:
             ended = await until_available(
                 lambda: resources.store.held.end_by_row(claim.run_id, claim.generation, reason, last_id),
@@ -363,18 +373,30 @@ class Execution:
                 batch = Batch(claim.run_id, claim.generation, ended.events, ended.user_id, ended.stored_id)
                 [answer] = await until_available(lambda: resources.event_log.append([batch]), self._tell_away)
                 if answer is Appended.STORE_FIRST:
-                    log.warning("the end of a run is not published: Redis has no room for it", run=claim.run_id)
+                    log.warning("the end of a run is not published: Redis has no room for it")
         except Superseded:
             return Settlement(claim, Outcome.DISOWNED)
         except Exception:
-            log.critical("a run cannot be ended", run=claim.run_id, error=traceback.format_exc())
+            log.critical("a run cannot be ended", exc_info=True)
             return Settlement(claim, Outcome.POSTPONED, delay_seconds=self._with.retry_max_seconds)
         return Settlement(claim, Outcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED)
 
     def _tell_away(self, error: Unavailable, pause: float) -> None:
-        log.warning(
-            "a part is away", run=self.claim.run_id, part=error.part, error=error.message, pause=round(pause, 1)
-        )
+        log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
+
+
+def _log_settlement(settlement: Settlement) -> None:
+    """What became of a run that was taken, in one line."""
+    match settlement.outcome:
+        case Outcome.FINISHED:
+            more = {"code": settlement.error} if settlement.error else {}
+            log.info("run ended", status=settlement.status, **more)
+        case Outcome.POSTPONED:
+            log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
+        case Outcome.HANDED_BACK:
+            log.info("run handed back: the worker leaves")
+        case Outcome.DISOWNED:
+            log.info("run handed back: another worker has it")
 
 
 def _redacted(events: RunEvents, error: RunError) -> RunError:

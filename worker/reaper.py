@@ -68,7 +68,9 @@ class Reaper:
                 continue
             if reaped.lost:
                 self._lost(reaped.lost)
-                log.warning("workers were lost; their runs wait again", runs=reaped.lost)
+                for one in reaped.losses:
+                    lost = one.worker_id or "unknown"
+                    log.warning("run lost: it is queued again", run=one.run_id, lost_worker=lost, crashes=one.crashes)
             if max(reaped.lost, reaped.due, reaped.let_in) >= BATCH:
                 continue
             # A run that is claimed a moment from now has a lease that nobody here has heard of yet.

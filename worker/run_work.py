@@ -11,8 +11,8 @@ from backplane.events import EventType
 from backplane.patience import until_available
 from backplane.plans import Plan
 from backplane.runs import Run, RunError
-from backplane.store.held import Taken
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
+from backplane.store.taking import Taken
 from worker import step_effects
 from worker.budget import Budget
 from worker.checkouts import Checkouts, StepCheckout

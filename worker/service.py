@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from backplane.errors import Unavailable
 from backplane.metrics import metrics_served, process_registry
@@ -48,6 +49,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, metrics: WorkerMetrics) -> None:
     with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    bind_contextvars(worker=worker_id)
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
             starting = asyncio.create_task(
@@ -82,7 +84,7 @@ async def _work(
     builtin = builtin_tools()
     async with open_equipment(settings, resources, events, sandbox, metrics, worker_id, scratch, builtin) as equipment:
         ready.set()  # not before its models are known to be what can be asked
-        log.info("worker ready", worker=worker_id, slots=settings.worker_concurrency, sandbox=sandbox.isolation.name)
+        log.info("worker ready", slots=settings.worker_concurrency, sandbox=sandbox.isolation.name)
         await _consume(settings, equipment, stopping)
 
 
@@ -136,4 +138,4 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
             await resources.queue.leave(worker_id)
         except Unavailable as error:
             log.warning("could not sign off", error=error.message)
-    log.info("worker ended", worker=worker_id)
+    log.info("worker ended")

@@ -123,14 +123,26 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class LostRun:
+    """A run whose lease has ended. `worker_id`: who had it, empty where that is not known. `crashes`: of workers while
+    they had it, this one included."""
+
+    run_id: str
+    worker_id: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reaped:
     """`lost`: runs whose lease had ended; `due`: runs whose next attempt had come; `let_in`: parked runs for which
-    there was room. All may be taken now. `next_seconds`: when the next lease or pause ends; None: there is none."""
+    there was room. All may be taken now. `next_seconds`: when the next lease or pause ends; None: there is none.
+    `losses`: those that are `lost`, one by one."""
 
     lost: int
     due: int
     let_in: int
     next_seconds: float | None
+    losses: tuple[LostRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from backplane.queue.base import (
     Job,
     Limit,
     LiveWorker,
+    LostRun,
     Queue,
     Reaped,
     Renewed,
@@ -220,8 +221,9 @@ class RedisQueue(Queue):
         await self._forget([self._keys.jobs], arguments)
 
     async def reap(self, limit: int) -> Reaped:
-        lost, due, let_in, next_ms = await self._reap([self._keys.jobs], [*self._rules, limit, self._ours])
-        return Reaped(lost, due, let_in, max(float(next_ms) / 1000, 0.0) if next_ms else None)
+        lost, due, let_in, next_ms, flat = await self._reap([self._keys.jobs], [*self._rules, limit, self._ours])
+        losses = tuple(LostRun(*flat[at : at + 3]) for at in range(0, len(flat), 3))
+        return Reaped(lost, due, let_in, max(float(next_ms) / 1000, 0.0) if next_ms else None, losses)
 
     async def known(self, run_ids: Sequence[str]) -> list[bool]:
         with translated():

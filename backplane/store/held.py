@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, overload
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from backplane.budgets import Amounts, Resource
@@ -25,7 +25,7 @@ from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import Superseded
 from backplane.events import Event, EventType, encode
 from backplane.plans import Plan
-from backplane.runs import FINAL, Run, RunError, RunStatus
+from backplane.runs import FINAL, RunError, RunStatus
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
@@ -50,8 +50,9 @@ from backplane.store.reservations import (
     settle_lost,
     settle_rest,
 )
-from backplane.store.runs import RUN, RUN_COLUMNS, run_from, run_of
-from backplane.store.tables import accounts, decisions, events, plan_versions, run_secrets, runs, steps, users
+from backplane.store.runs import RUN_COLUMNS, run_of
+from backplane.store.tables import decisions, plan_versions, runs, steps
+from backplane.store.taking import Taken, take_at_once, take_in_transaction
 from backplane.store.webhooks import add_delivery
 
 Value = TypeVar("Value")
@@ -69,30 +70,8 @@ _STATE_OF_RUN = (
     .with_for_update()
 )
 _CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
-_ITS_TIER = select(users.c.tier).where(users.c.id == runs.c.user_id).scalar_subquery()
-_RUN_TO_TAKE = select(
-    *RUN_COLUMNS,
-    _ITS_TIER.label("tier"),
-    select(accounts.c.id)
-    .where(accounts.c.owner.in_(["run:" + runs.c.id, "user:" + runs.c.user_id, "tier:" + _ITS_TIER]))
-    .exists()
-    .label("has_accounts"),
-    select(run_secrets.c.run_id).where(run_secrets.c.run_id == runs.c.id).exists().label("knows_secrets"),
-    select(func.max(events.c.id)).where(events.c.run_id == runs.c.id).scalar_subquery().label("last_event_id"),
-).where(runs.c.id == bindparam("of_run"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
-_TAKE = f"""
-WITH old AS MATERIALIZED (SELECT status, worker_id FROM runs WHERE id = %(run_id)s FOR UPDATE)
-UPDATE runs SET status = 'running', generation = %(generation)s, started_at = coalesce(started_at, %(now)s),
-  worker_id = %(worker_id)s
-WHERE id = %(run_id)s AND generation < %(generation)s AND status IN ('queued', 'running') AND EXISTS (SELECT FROM old)
-RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FROM old) AS was,
-  (SELECT worker_id FROM old) AS old_worker,
-  (SELECT tier FROM users WHERE users.id = runs.user_id) AS tier,
-  EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
-    'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts,
-  EXISTS (SELECT FROM run_secrets WHERE run_secrets.run_id = runs.id) AS knows_secrets"""  # noqa: S608 - columns
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
@@ -128,21 +107,6 @@ class Rights:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
-    whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
-    kept with it (`SecretStore.of_run`). `lost_worker`: the one that held it, where that was lost and is known."""
-
-    run: Run
-    last_event_id: int
-    from_lost_worker: bool
-    tier: str
-    has_accounts: bool
-    knows_secrets: bool
-    lost_worker: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended: its status, None when there is no such run, and the events that say so. `user_id`: the run's
     user. `stored_id`: the database has all events up to this number, but for those that a `gap` names."""
@@ -160,44 +124,9 @@ class HeldRuns:
     async def take(self, run_id: str, generation: int, worker_id: str | None = None) -> Taken | None:
         """Enter a claim in the row: it is running now, in this generation, by this worker. None when it may not run
         (any more)."""
-        if not self._database.is_sqlite:
-            return await self._take_at_once(run_id, generation, worker_id)
-
-        def write(connection: Connection) -> Taken | None:
-            row = connection.execute(_RUN_TO_TAKE, {"of_run": run_id}).mappings().one_or_none()
-            if row is None or row["generation"] >= generation or row["status"] not in ("queued", "running"):
-                return None
-            found = dict(row)
-            tier, bound, secret, last = (
-                found.pop(name) for name in ("tier", "has_accounts", "knows_secrets", "last_event_id")
-            )
-            started = row["started_at"] or datetime.now(UTC)
-            values = {
-                "status": "running",
-                "generation": generation,
-                "started_at": started,
-                "worker_id": worker_id,
-            }
-            connection.execute(_UPDATE_RUN, {"of_run": run_id, **values})
-            is_lost = row["status"] == "running"
-            lost_worker = row["worker_id"] if is_lost else None
-            return Taken(run_from({**found, **values}), last or 0, is_lost, tier, bound, secret, lost_worker)
-
-        return await self._database.write(write)
-
-    async def _take_at_once(self, run_id: str, generation: int, worker_id: str | None) -> Taken | None:
-        values = {"run_id": run_id, "generation": generation, "worker_id": worker_id, "now": datetime.now(UTC)}
-        rows = await self._database.change(_TAKE, values, RUN)
-        if not rows:
-            return None
-        # Asked after the row is entered: no older hand can write any more.
-        was, old_worker, tier, bound, secret = (
-            rows[0].pop(name) for name in ("was", "old_worker", "tier", "has_accounts", "knows_secrets")
-        )
-        [last] = await self._database.select(LAST_EVENT, {"of_run": run_id})
-        is_lost = was == "running"
-        lost_worker = old_worker if is_lost else None
-        return Taken(run_from(rows[0]), last["id"] or 0, is_lost, tier, bound, secret, lost_worker)
+        if self._database.is_sqlite:
+            return await take_in_transaction(self._database, run_id, generation, worker_id)
+        return await take_at_once(self._database, run_id, generation, worker_id)
 
     async def write(
         self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact | None = None

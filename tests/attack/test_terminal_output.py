@@ -19,7 +19,7 @@ import structlog
 
 from agentctl.__main__ import main
 from agentctl.output import Output
-from app.server_log import with_marked_traceback, without_query
+from app.server_log import without_query
 from backplane import process_log
 from backplane.terminal_text import escaped, one_for_one, printable
 from tests.scripted_api import answer, problem, raw, stream
@@ -311,16 +311,22 @@ def test_a_line_of_the_log_in_json_is_one_line(logged: Callable[[str], io.String
     assert json.loads(line)["path"] == X
 
 
-def test_what_a_library_logs_is_one_line_too() -> None:
-    record = logging.LogRecord("lib", logging.WARNING, "f", 1, "got %s", (X,), None)
+@pytest.mark.parametrize("name", ["lib", "uvicorn.error"])
+def test_what_a_library_logs_is_one_line_too_and_its_traceback_begins_none(
+    logged: Callable[[str], io.StringIO], name: str
+) -> None:
+    written = logged("console")
+    record = logging.LogRecord(name, logging.WARNING, "f", 1, "got %s", (X,), None)
     try:
-        raise ValueError(X)
+        raise ValueError(f"{X}\nINFO: forged")
     except ValueError:
         record.exc_info = sys.exc_info()
-    line, *traceback = process_log.LibraryLine("%(levelname)s %(name)s: %(message)s").format(record).split("\n")
-    assert line.startswith("WARNING lib: got [red]")
+    process_log.LibraryLog().emit(record)
+    line, *traceback = written.getvalue().splitlines()
+    assert "got [red]" in line
+    assert len(traceback) > 1
     assert all(one.startswith("    ") for one in traceback)
-    assert UNSAFE.findall("".join([line, *traceback])) == []
+    assert UNSAFE.findall(written.getvalue()) == []
 
 
 @pytest.mark.parametrize(
@@ -332,15 +338,3 @@ def test_the_access_log_keeps_no_query_string(path: str, kept: str) -> None:
     record = logging.LogRecord("uvicorn.access", logging.INFO, "f", 1, '%s - "%s %s HTTP/%s" %d', arguments, None)
     assert without_query(record)
     assert record.getMessage() == f'127.0.0.1:5 - "GET {kept} HTTP/1.1" 200'
-
-
-def test_a_traceback_in_the_servers_log_begins_no_line_of_the_log() -> None:
-    record = logging.LogRecord("uvicorn.error", logging.ERROR, "f", 1, "Exception in ASGI application", (), None)
-    try:
-        raise ValueError(f"{X}\nINFO: forged")
-    except ValueError:
-        record.exc_info = sys.exc_info()
-    assert with_marked_traceback(record)
-    _, *traceback = logging.Formatter("%(levelname)s: %(message)s").format(record).split("\n")
-    assert all(line.startswith("    ") for line in traceback)
-    assert UNSAFE.findall("".join(traceback)) == []

@@ -2,15 +2,18 @@
 -- room (a cap was raised).
 -- ARGV  3 most runs of each kind
 -- keys  those of places.lua, leases, workers, dead
--- gives the numbers of ended leases, due attempts and runs let in, and the ms until the next of the first two ('': none)
+-- gives the numbers of ended leases, due attempts and runs let in, the ms until the next of the first two ('': none), and
+-- run id, worker id and crashes of each ended lease, in one flat list
 go_on_without_memory()
-local lost, due, entered = 0, 0, 0
+local lost, due, entered, losses = 0, 0, 0, {}
 for _, run in ipairs(redis.call('ZRANGEBYSCORE', base .. 'leases', '-inf', now, 'LIMIT', 0, ARGV[3])) do
   redis.call('ZREM', base .. 'leases', run)
   local job = read(run)
   if job and job.state == 'running' then
-    redis.call('HINCRBY', base .. run, 'crashes', 1)
+    local crashes = redis.call('HINCRBY', base .. run, 'crashes', 1)
     put_back(job)
+    losses[3 * lost + 1], losses[3 * lost + 2] = run, redis.call('HGET', base .. run, 'worker') or ''
+    losses[3 * lost + 3] = crashes
     lost = lost + 1
   end
 end
@@ -35,4 +38,4 @@ for _, set in ipairs({ 'leases', 'scheduled' }) do
   local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')
   if first[2] then next_end = math.min(tonumber(first[2]) - now, next_end == '' and math.huge or next_end) end
 end
-return { lost, due, entered, tostring(next_end) }
+return { lost, due, entered, tostring(next_end), losses }

@@ -13,7 +13,7 @@ from backplane.errors import BudgetExhausted, Superseded
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.held import Taken
+from backplane.store.taking import Taken
 from backplane.users import Tier, User
 from tests.submitted import new_run
 from worker.budget import Budget, default_budget

@@ -105,7 +105,7 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_any_more(
         run = await platform.completed(run_id)
         before = await platform.everything(run_id)
         stale.signal(signal.SIGCONT)
-        await stale.until_it_says("run is in newer hands")
+        await stale.until_it_says("run lost: another worker has taken it")
     assert run.generation == 2
     assert await platform.everything(run_id) == before
     assert (await platform.read(run_id, "marks")).split() == [b"stale", b"b"]

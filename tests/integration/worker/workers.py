@@ -31,8 +31,8 @@ from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
 from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
-from backplane.store.held import Taken
 from backplane.store.journal import StepRecord
+from backplane.store.taking import Taken
 from backplane.tasks import end
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from backplane.users import User
