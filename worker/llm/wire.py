@@ -15,8 +15,8 @@ from typing import Any
 import httpx2
 
 from backplane.errors import ModelError
-from backplane.sizes import shortened
 from backplane.retry import retry_after
+from backplane.sizes import shortened
 from worker.llm.answer import Answer
 from worker.llm.base import (
     CallLimits,
