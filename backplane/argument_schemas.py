@@ -1,7 +1,7 @@
 """Checks arguments against a JSON schema: a worker before it asks an MCP server, the API when a person changes the
 arguments of a step. The schema may be a stranger's.
 
-Nothing is fetched. Whether a schema is one is found out apart from the event loop (`worker.parsing`); arguments are
+Nothing is fetched. Whether a schema is one is found out apart from the event loop (`backplane.parsing`); arguments are
 checked on it, and the work is counted. What one keyword alone can make long is left to the server, which checks
 its arguments itself: regular expressions, the comparison of all items with each other, and what depends on both.
 """

@@ -3,7 +3,7 @@
 import pytest
 
 from backplane.errors import InvalidPlan
-from worker.planner.markdown import steps_of
+from backplane.runbook import steps_of
 
 RUN = {
     "sh": "shell",

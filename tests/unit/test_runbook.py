@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from backplane.errors import InvalidPlan, PromptNotUnderstood
+from backplane.errors import FAULTS_SHOWN, InvalidPlan, PromptNotUnderstood
 from backplane.plans import Plan
+from backplane.runbook import blocks_of, steps_of
 from backplane.runs import Priority, Run, RunStatus
 from backplane.workspace.local import LocalWorkspaceStore
 from worker.parsing import Parser
@@ -122,3 +123,57 @@ async def test_a_prompt_that_no_planner_understands_says_what_to_write() -> None
     with pytest.raises(PromptNotUnderstood, match="give a plan with the run") as refused:
         await make_plan((GivenPlanner(), RunbookPlanner()), run_of("Count the words."), planning())
     assert refused.value.field == "prompt"
+
+
+async def test_all_that_is_wrong_with_a_runbook_is_told_at_once_with_its_lines() -> None:
+    prompt = block("rust") + block("sh -x") + block("sh") + "\n\n    ```sh\n    hidden\n    ```\n\n```sh\nopen\n"
+    with pytest.raises(InvalidPlan) as refused:
+        await plan_of(prompt)
+    assert [(fault.field, fault.line) for fault in refused.value.faults] == [
+        ("prompt", line) for line in (1, 4, 12, 14, 16)
+    ]
+
+
+async def test_a_runbook_tells_of_no_more_than_a_hundred_faults() -> None:
+    with pytest.raises(InvalidPlan) as refused:
+        await plan_of(block("rust") * 150)
+    assert len(refused.value.faults) == FAULTS_SHOWN
+
+
+FOR_A_MODEL = {
+    "an example of JSON alone": block("json", '{"name": "Ann"}'),
+    "an example of JSON among words": "Answer so:\n\n" + block("json", "{}"),
+    "a block that is not to be run, by words": "Explain this script, do not run it:\n\n" + block("sh", "rm -rf ."),
+    "a block that is not to be run, by a heading": "# Do not run this\n\n" + block("sh", "rm -rf ."),
+    "a block that must not be executed": "# This is never executed\n\n# Never execute it\n\n" + block("bash", "x"),
+    "an example, by a heading": "## Example\n\n" + block("sh", "x"),
+    "a list of what to do": "- Look at this\n\n" + block("sh", "x"),
+    "a quote": "> as they say\n\n" + block("sh", "x"),
+    "a comment": "<!-- do not run -->\n\n" + block("sh", "x"),
+    "a table": "| a | b |\n| - | - |\n\n" + block("sh", "x"),
+    "no block": "Count the words.",
+}
+
+
+@pytest.mark.parametrize("prompt", FOR_A_MODEL.values(), ids=FOR_A_MODEL.keys())
+def test_with_a_model_a_prompt_with_more_than_a_runbook_is_the_models(prompt: str) -> None:
+    assert steps_of(prompt, only_if_nothing_else=True) == []
+
+
+FOR_NO_MODEL = {
+    "blocks alone": block("sh") + block("python"),
+    "a heading and blocks": "# Count\n\n" + block("sh"),
+    "a block to be read as well": block("sh") + block("text"),
+    "a file and a rule between": block("data/a.json", "{}") + "\n---\n\n" + block("sh"),
+    "a heading that names running": "# Run the tests\n\n" + block("sh"),
+}
+
+
+@pytest.mark.parametrize("prompt", FOR_NO_MODEL.values(), ids=FOR_NO_MODEL.keys())
+def test_with_a_model_a_prompt_of_nothing_but_a_runbook_is_a_runbook(prompt: str) -> None:
+    assert steps_of(prompt, only_if_nothing_else=True) == steps_of(prompt) != []
+
+
+def test_of_each_step_its_line_is_known() -> None:
+    blocks = blocks_of("# Title\n\n" + block("sh") + block("text") + block("a.txt"))
+    assert [(block.line, block.step["tool"]) for block in blocks] == [(3, "shell"), (9, "file_write")]

@@ -13,10 +13,10 @@ import structlog
 from pydantic import ConfigDict, model_validator
 
 from backplane.argument_schemas import ArgumentsSchema, are_usable
+from backplane.parsing import Parser
 from backplane.runs import RunError
 from worker.mcp.connection import CallNotTaken, McpConnection, RemoteTool
 from worker.mcp.servers import McpServer
-from worker.parsing import Parser
 from worker.tools.base import Effect, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.names import plan_names
 

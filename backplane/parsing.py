@@ -87,7 +87,7 @@ class Parser:
     async def _in_process(self, what: str, call: tuple[Any, ...]) -> tuple[Any, PlatformError | None]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-P", "-m", "worker.parsing", str(self._memory_bytes), str(self._seconds)),
+            *("-P", "-m", "backplane.parsing", str(self._memory_bytes), str(self._seconds)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -11,11 +11,12 @@ Blocks without an info string, and those marked text, output or console, are for
 with its line, also what looks like the beginning of a block and is none: a step that was meant to happen must not be
 passed over in silence.
 
-Imports little, since a process of its own may read a long prompt (`worker.parsing`).
+Imports little, since a process of its own may read a long prompt (`backplane.parsing`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -42,7 +43,18 @@ _COLON = re.compile(r"([A-Za-z0-9_+#-]+):(?=[A-Za-z])")
 _FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9_-]{0,15}$|^\.[A-Za-z]")
 _FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d{1,9}[.)])\s+)*(`{3,}|~{3,})")
 _ONLY_A_FENCE = re.compile(r"[\s>]*(`{3,}|~{3,})\s*$")
+_NOT_TO_BE_RUN = re.compile(
+    r"\b(do not|don['\u2019]?t|never|not to) (be )?(run|execute|executed|use|used|do)\b|\bexamples?\b", re.IGNORECASE
+)
 _NEITHER_PROSE_NOR_STEP = frozenset({"heading_open", "inline", "heading_close", "fence", "hr"})
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block that is a step: the line of its fence, from 1, and the step as a plan has it."""
+
+    line: int
+    step: dict[str, Any]
 
 
 class UnknownLanguage(InvalidPlan):
@@ -50,27 +62,22 @@ class UnknownLanguage(InvalidPlan):
 
 
 def steps_of(prompt: str, *, only_if_nothing_else: bool = False) -> list[dict[str, Any]]:
-    """The steps of a runbook as a plan has them; none when there is no block that is one. Raises InvalidPlan.
+    """The steps of a runbook as a plan has them; as `blocks_of`."""
+    return [block.step for block in blocks_of(prompt, only_if_nothing_else=only_if_nothing_else)]
+
+
+def blocks_of(prompt: str, *, only_if_nothing_else: bool = False) -> list[Block]:
+    """The blocks of a runbook that are steps; none when there is no such block. Raises InvalidPlan with all that is
+    wrong.
 
     `only_if_nothing_else`: none too when the text has more than headings and blocks that are steps or to be read, which
-    may be words for a model."""
+    may be words for a model, or a heading that says not to run what stands below it."""
     prompt = prompt.removeprefix("\ufeff")
     # What stands within a line is not looked at: it is of no use here, and brackets in a row take minutes.
     tokens = MarkdownIt("commonmark").disable("inline").parse(prompt)
-    if only_if_nothing_else and any(token.type not in _NEITHER_PROSE_NOR_STEP for token in tokens):
+    if only_if_nothing_else and not _is_nothing_else(tokens):
         return []
-    try:
-        steps = _steps(tokens)
-    except UnknownLanguage:
-        if only_if_nothing_else:
-            return []
-        raise
-    _check_fences(re.split(r"\r\n|\r|\n", prompt), [token for token in tokens if token.type == "fence"], bool(steps))
-    return steps
-
-
-def _steps(tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = []
+    blocks, faults = list[Block](), list[InvalidPlan]()
     title = ""
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -78,14 +85,35 @@ def _steps(tokens: Sequence[Token]) -> list[dict[str, Any]]:
         if token.type != "fence":
             continue
         line = token.map[0] + 1 if token.map else 0
-        call = _tool_call(token.info.strip(), token.content, line)
-        if call:
-            tool, arguments = call
-            step_title = title or f"block at line {line}"
-            steps.append(
-                {"id": f"step-{len(steps) + 1}", "tool": tool, "arguments": arguments, "title": step_title[:200]}
-            )
-    return steps
+        try:
+            if call := _tool_call(token.info.strip(), token.content, line):
+                blocks.append(Block(line, _step(len(blocks) + 1, call, title or f"block at line {line}")))
+        except InvalidPlan as fault:
+            faults.append(fault)
+    if only_if_nothing_else and any(isinstance(fault, UnknownLanguage) for fault in faults):
+        return []
+    fences = [token for token in tokens if token.type == "fence"]
+    faults += _faults_of_fences(re.split(r"\r\n|\r|\n", prompt), fences, bool(blocks or faults))
+    if faults:
+        found = [fault for error in faults for fault in error.faults]
+        raise InvalidPlan.of(sorted(found, key=lambda fault: fault.line or 0))
+    return blocks
+
+
+def _is_nothing_else(tokens: Sequence[Token]) -> bool:
+    return all(
+        token.type in _NEITHER_PROSE_NOR_STEP and not (token.type == "inline" and _NOT_TO_BE_RUN.search(token.content))
+        for token in tokens
+    )
+
+
+def _step(number: int, call: tuple[str, dict[str, str]], title: str) -> dict[str, Any]:
+    tool, arguments = call
+    return {"id": f"step-{number}", "tool": tool, "arguments": arguments, "title": title[:200]}
+
+
+def _wrong(message: str, line: int) -> InvalidPlan:
+    return InvalidPlan(message, field="prompt", line=line)
 
 
 def _tool_call(info: str, content: str, line: int) -> tuple[str, dict[str, str]] | None:
@@ -106,13 +134,14 @@ def _tool_call(info: str, content: str, line: int) -> tuple[str, dict[str, str]]
             f"the block at line {line} is marked {info!r}, which is no step: write sh, python, or a path such as "
             f"data/{example}.txt; mark it text when it is only to be read",
             field="prompt",
+            line=line,
         )
     unknown = [word for word in rest.split() if word.lower() not in FLAGS]
     if unknown:
-        raise InvalidPlan(
+        raise _wrong(
             f"the block at line {line} is marked {info!r}; what is {unknown[0]!r} behind the language? Leave it out, "
             "put a # before it, or write a path with a folder or an ending (src/run.sh) to write the block to a file",
-            field="prompt",
+            line,
         )
     return ("shell", {"script": content}) if is_shell else ("python", {"code": content})
 
@@ -146,27 +175,27 @@ def _path_behind(rest: str) -> str:
     return rest if "/" in rest or _FILE_NAME.search(rest) else ""
 
 
-def _check_fences(lines: Sequence[str], fences: Sequence[Token], has_steps: bool) -> None:
-    """Raises InvalidPlan for a block that has no end, and for what looks like the beginning of one and is none."""
+def _faults_of_fences(lines: Sequence[str], fences: Sequence[Token], has_steps: bool) -> Iterator[InvalidPlan]:
+    """Of a block that has no end, and of what looks like the beginning of one and is none."""
     inside = set[int]()
     for fence in fences:
         start, end = fence.map or (0, 0)
         inside.update(range(start, end))
         closing = _ONLY_A_FENCE.match(lines[end - 1]) if end - 1 > start else None
         if closing is None or not closing[1].startswith(fence.markup):
-            raise InvalidPlan(
+            yield _wrong(
                 f"the block that begins at line {start + 1} has no end: close it with {fence.markup} on a line of its "
                 "own, or everything behind it belongs to it",
-                field="prompt",
+                start + 1,
             )
     for number, line in enumerate(lines):
         if number in inside or not (found := _FENCE.match(line)) or (not has_steps and not fences):
             continue
         if "`" in found[1] and "`" in line[found.end() :]:
             continue  # code within a line
-        raise InvalidPlan(
+        yield _wrong(
             f"line {number + 1} looks like the beginning of a block and is none: it is indented by four or more, or "
             "stands in HTML or a comment; take the indentation away, put an empty line before it (behind <details>, "
             "say), or leave the marks out",
-            field="prompt",
+            number + 1,
         )
