@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from backplane.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
-from worker.parsing import Parser
 from worker.sandbox.base import Call, Limits, Sandbox
 from worker.sub_steps import NoSubSteps
 from worker.tools.base import Secrets, ToolContext, ToolResult

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backplane.budgets import RunBudget
+from backplane.parsing import Parser
 from backplane.resources import Resources, storage_quota
 from backplane.sealing import Seal
 from backplane.settings import Settings
@@ -19,7 +20,6 @@ from worker.llm.gateway import ModelGateway, open_gateway
 from worker.mcp.offered import McpServers
 from worker.mcp.servers import servers_of
 from worker.metrics import WorkerMetrics
-from worker.parsing import Parser
 from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from backplane.parsing import Parser
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.approval import ApprovalPolicy
@@ -10,7 +11,6 @@ from worker.budget import Budget
 from worker.checkouts import Checkouts
 from worker.llm.base import Models
 from worker.metrics import WorkerMetrics
-from worker.parsing import Parser
 from worker.redaction import Redactor
 from worker.sandbox.base import Limits, Sandbox
 from worker.secrets import RunSecrets

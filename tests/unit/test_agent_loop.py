@@ -14,6 +14,7 @@ from pydantic import Field
 
 from backplane.decisions import DecisionKind
 from backplane.errors import BudgetExhausted, InvalidPlan
+from backplane.parsing import Parser
 from backplane.plans import Step, SubStep
 from backplane.runs import RunError
 from backplane.workspace.local import LocalWorkspaceStore
@@ -22,7 +23,6 @@ from tests.recorded_models import Answer, RecordedModels, calls, says
 from worker import prompts
 from worker.llm.answer import estimated_input_tokens
 from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelUnavailable, ToolCall
-from worker.parsing import Parser
 from worker.references import check_references
 from worker.sandbox.base import Call, Limits
 from worker.tools.agent import Agent, AgentArguments, AgentLimits, without_oldest_results

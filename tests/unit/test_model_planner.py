@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError
+from backplane.parsing import Parser
 from backplane.plans import Plan, parse_plan
 from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.store.journal import StepRecord, StepStatus
@@ -19,7 +20,6 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.recorded_models import Answer, RecordedModels, says
 from worker.llm.base import ModelOutputInvalid, ModelUnavailable
-from worker.parsing import Parser
 from worker.planner.base import Planning
 from worker.planner.model import ModelPlanner, is_worth_replanning, plan_schema
 from worker.summary import summarize

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from backplane.errors import FAULTS_SHOWN, InvalidPlan, PromptNotUnderstood
+from backplane.parsing import Parser
 from backplane.plans import Plan
 from backplane.runbook import blocks_of, steps_of
 from backplane.runs import Priority, Run, RunStatus
 from backplane.workspace.local import LocalWorkspaceStore
-from worker.parsing import Parser
 from worker.planner.base import Planning, make_plan
 from worker.planner.given import GivenPlanner
 from worker.planner.runbook import RunbookPlanner

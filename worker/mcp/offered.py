@@ -11,7 +11,6 @@ from types import ModuleType
 from backplane.egress import OutsidePolicy, parse_url
 from backplane.errors import InvalidInput
 from backplane.hosts import host_and_port
-from backplane.parsing import Parser
 from backplane.workspace.files import in_thread
 from worker.mcp.connection import McpConnection
 from worker.mcp.in_sandbox import SandboxedConnection

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from backplane.errors import PromptNotUnderstood
+from backplane.parsing import Parser
 from backplane.plans import Plan
 from backplane.runs import Run, RunError
 from backplane.store.journal import StepRecord
 from backplane.workspace.base import Workspace
 from worker.llm.base import Models
-from worker.parsing import Parser
 from worker.tools.registry import ToolRegistry
 
 

@@ -1,7 +1,6 @@
 """The planner of runbooks: Markdown prompts whose fenced blocks are the steps. Needs no model."""
 
 from backplane.errors import InvalidPlan
-from backplane.parsing import Parser
 from backplane.plans import MAX_STEPS, Plan, parse_plan
 from backplane.runbook import steps_of
 from backplane.runs import Run

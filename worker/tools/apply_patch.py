@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from backplane.errors import Conflict, NotFound, TooLarge
-from backplane.parsing import Parser
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals

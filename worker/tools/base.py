@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from backplane.decisions import DecisionKind
+from backplane.parsing import Parser
 from backplane.plans import SubStep
 from backplane.runs import RunError
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import StepFiles
 from worker.llm.base import Models
-from worker.parsing import Parser
 from worker.sandbox.base import Call, Limits, Sandbox
 
 

@@ -27,7 +27,6 @@ from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput, PlatformError, Superseded, TooLarge
 from backplane.hosts import host_and_port
 from backplane.retry import retry_after
-from backplane.parsing import Parser
 from backplane.runs import RunError
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import readable_size, shortened

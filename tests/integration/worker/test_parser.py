@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from backplane.parsing import Parser
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import worker
 from tests.submitted import new_run
-from worker.parsing import Parser
 
 
 async def test_whatever_reads_texts_in_a_worker_shares_the_places_of_one_parser(
