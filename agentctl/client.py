@@ -21,6 +21,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from agentctl.exit_codes import CommandError, ExitCode
+from backplane.events import LIVE_ONLY
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TOKEN_FILE = Path(".data/token")
@@ -312,13 +313,14 @@ class Client:
     async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[JsonObject, None]:
         """Every event after number `after`, once and in order, until the run's end; reconnects by itself.
 
-        `position` events have no number and may come again. Raises when the stream cannot be had any more.
+        Those that are live only (`position`, `progress`) have no number and may come again. Raises when the stream
+        cannot be had any more.
         """
         last, reading = after, _Reading(str(after) if after else "")
         frames = self._frames(f"/agent/logs/{_segment(run_id)}/stream", f"The stream of run {run_id}", reading)
         async with aclosing(frames):
             async for event in frames:
-                if event["type"] != "position":
+                if event["type"] not in LIVE_ONLY:
                     if event["id"] <= last:
                         continue
                     last, reading.ended = event["id"], event["type"] == "end"

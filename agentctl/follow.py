@@ -19,11 +19,14 @@ from rich.text import Text
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.output import STATUS_STYLES, Output, duration, program
+from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 from backplane.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 _FILES_SHOWN = 5
+_TEXT_LEAST = 10
+"""Where there is room for fewer characters, what a model writes at this moment is not shown."""
 _ANSWERS = {
     "approval_required": "approve {0}, or reject {0}",
     "answer_required": "answer {0} TEXT",
@@ -38,7 +41,7 @@ class RunView:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._began_at: datetime | None = None
-        self._live_line = _LiveLine()
+        self._live_line = LiveLine()
         self._live: AbstractContextManager[object] = (
             Live(self._live_line, console=output.out, transient=True, refresh_per_second=10)
             if output.live
@@ -53,6 +56,10 @@ class RunView:
         self._live.__exit__(kind, error, at)
 
     def show(self, event: JsonObject) -> None:
+        if event["type"] == EventType.PROGRESS:
+            # It is over in a moment, so it is for people who look, and for no file.
+            self._live_line.follow(event["type"], event["data"])
+            return
         if self._output.json:
             self._output.json_line(event)
             return
@@ -165,11 +172,12 @@ def _error(error: dict[str, Any] | None) -> list[Text]:
     return [Text(printable(f"    {error['message']} [{error['code']}]"), "red")]
 
 
-class _LiveLine:
+class LiveLine:
     """What a run does at this moment, and for how long: rendered ten times a second."""
 
     def __init__(self) -> None:
         self._what = "waiting for the run"
+        self._step = self._said = ""
         self._since = time.monotonic()
         self._spinner = Spinner("dots", style="blue")
 
@@ -179,20 +187,39 @@ class _LiveLine:
                 self._set(str(data["status"]))
             case "position":
                 self._what = f"queued, position {data['position']}"
+            case "progress":
+                self._thinks(data)
+            case "model" if self._step:
+                self._set(self._step)
             case "step" if data["status"] == "started":
-                self._set(printable(str(data.get("title") or data["step"])))
-            case "step":
+                self._step = printable(str(data.get("title") or data["step"]))
+                self._set(self._step)
+            case "model" | "step":
+                self._step = ""
                 self._set("running")
             case "end":
                 self._set("")
 
+    def _thinks(self, data: dict[str, Any]) -> None:
+        """Its own seconds are counted on from, as the next may be long in coming."""
+        about = [self._step, f"{data['purpose']} by {data['model']}", f"about {data['output_tokens']:,} tokens"]
+        self._what = printable("  ".join(filter(None, about)))
+        self._said = printable(" ".join(str(data.get("text", "")).split()))
+        self._since = time.monotonic() - float(data["seconds"])
+
     def _set(self, what: str) -> None:
-        self._what, self._since = what, time.monotonic()
+        self._what, self._said, self._since = what, "", time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._what:
             elapsed = time.monotonic() - self._since
-            self._spinner.update(text=Text(f"{self._what}  {elapsed:.1f} s", style="dim", overflow="ellipsis"))
+            width = max(options.max_width - 2, 1)
+            line = Text(f"{self._what}  {elapsed:.1f} s", style="dim")
+            if (room := width - line.cell_len - 2) >= _TEXT_LEAST:
+                line.append(f"  {self._said[-room:]}".rstrip())
+            # In two lines it would push the finished ones up.
+            line.truncate(width, overflow="ellipsis")
+            self._spinner.update(text=line)
             yield self._spinner
 
 

@@ -50,19 +50,32 @@ def frame_of(event: Event) -> Frame[int]:
     return Frame(event.id, body, event.type is EventType.END)
 
 
+def live_frame(event: Event) -> bytes:
+    """Without an id: it is no part of the history, and a reconnecting client's cursor stays where it was."""
+    return f"event: {event.type}\ndata: {event.line}\n\n".encode()
+
+
 class WatchedRun(Watched[int]):
     def __init__(self, run_id: str, ring_size: int, ring_bytes: int, *, is_queued: bool = False) -> None:
         super().__init__(0, ring_size, ring_bytes)
         self.run_id = run_id
         self.is_queued = is_queued
+        self._progress = 0
 
     def add(self, events: Sequence[Event]) -> None:
         for event in events:
+            if event.type is EventType.PROGRESS:
+                self._progress += 1
+                self.notice(EventType.PROGRESS, self._progress, live_frame(event))
+                continue
             if event.id <= self.newest:
                 continue
             if event.id != self.newest + 1:
                 self.restart(event.id - 1)
             self.extend([frame_of(event)], event.id)
+            if event.type in (EventType.MODEL, EventType.STATUS):
+                # The call is over, and may have been another worker's.
+                self.withdraw(EventType.PROGRESS)
             if event.type is EventType.STATUS:
                 self.is_queued = '"status":"queued"' in event.line
                 if not self.is_queued:
@@ -363,11 +376,9 @@ def _server_leaves() -> bool:
 
 
 def _position(run_id: str, standing: Standing) -> bytes:
-    """Without an id: it is no part of the history, and a reconnecting client's cursor stays where it was."""
     data = {
         "position": standing.position,
         "estimated_wait_seconds": round(standing.wait.p50, 1) if standing.wait else None,
         "estimated_wait_p90_seconds": round(standing.wait.p90, 1) if standing.wait else None,
     }
-    line = encode(run_id, 0, EventType.POSITION, data).line
-    return f"event: position\ndata: {line}\n\n".encode()
+    return live_frame(encode(run_id, 0, EventType.POSITION, data))

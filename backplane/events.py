@@ -4,7 +4,7 @@ The same JSON object is the pub/sub line, the Redis stream entry, the database c
 the item of the JSON log, so that an event is encoded once, by the process that made it, and only copied afterwards.
 
 Events of a run are numbered from 1 without holes by whoever holds the run. A number is never given twice; where numbers
-had to be skipped because history was lost, the next event is a `gap` that says so.
+had to be skipped because history was lost, the next event is a `gap` that says so. Events of LIVE_ONLY have no number.
 """
 
 import json
@@ -23,10 +23,16 @@ class EventType(StrEnum):
     STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?, …}
     DECISION = "decision"  # {"decision", "step", "kind", "status", "asked"?, "answer"?}: a person is asked, or has said
     MODEL = "model"  # {"step", "purpose", "number", "model", "status", "input_tokens"?, "output_tokens"?, "usd"?, …}
+    PROGRESS = (
+        "progress"  # {"step", "purpose", "number", "model", "output_tokens", "seconds", "text"?}: live only, not kept
+    )
     LOG = "log"  # {"line", "step"?, "level"?, "dropped_lines"?, "file"?}
     GAP = "gap"  # {"after", "before", "reason"}: the events between these two ids are not to be had
     END = "end"  # {"status", "error"?, "result"?}: the last, unless its user retries the run
 
+
+LIVE_ONLY = frozenset({EventType.POSITION, EventType.PROGRESS})
+"""Told to who watches at that moment, without a number (its `id` is 0), and kept nowhere."""
 
 _BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')
 _TYPES = {type.value: type for type in EventType}
@@ -35,7 +41,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One numbered event. `line` is its JSON encoding, without a line break inside."""
+    """One event; its number is 0 where it is live only. `line` is its JSON encoding, without a line break inside."""
 
     run_id: str
     id: int

@@ -51,6 +51,9 @@ STORE_FIRST_SECONDS = 1.0
 DROP_BYTES = 64 * 1024
 """When a run has said nothing since, but so much that is stored by now is still kept, Redis is told to drop it."""
 
+SHOW_AGAIN_SECONDS = 1.0
+"""After Redis did not take what is live only."""
+
 Write = Callable[[HeldRun], None]
 Told = tuple[EventType, Mapping[str, Any]]
 """An event that has no number yet."""
@@ -153,6 +156,14 @@ class RunEvents:
         [event] = self._numbered([(now, (type, data))])
         self.unsaved.append(event)
         self._to_the_wire([event], can_wait=type is EventType.LOG)
+
+    def show(self, type: EventType, data: Mapping[str, Any]) -> None:
+        """Publish an event that is live only. One that was not published yet gives way to it."""
+        self._writer.show(encode(self.run_id, 0, type, self.redactor.value(data)))
+
+    def show_nothing(self) -> None:
+        """What is not published yet holds no more."""
+        self._writer.show_nothing(self.run_id)
 
     @property
     def last_id(self) -> int:
@@ -324,6 +335,9 @@ class EventWriter:
         self._to_tell = asyncio.Event()
         self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
+        self._shown: dict[str, Event] = {}
+        """The newest event of a run that is live only, and not published yet."""
+        self._to_show = asyncio.Event()
         self._room = NO_ROOM
         self._kept_bytes = 0
         self._kept_bytes_of: dict[str, int] = {}
@@ -348,6 +362,14 @@ class EventWriter:
         if events.is_open:
             events.is_open = False
             self._count(events, -events.kept.bytes)
+            self.show_nothing(events.run_id)
+
+    def show(self, event: Event) -> None:
+        self._shown[event.run_id] = event
+        self._to_show.set()
+
+    def show_nothing(self, run_id: str) -> None:
+        self._shown.pop(run_id, None)
 
     def keeps(self, run: RunEvents, last_id: int, size: int) -> None:
         """Redis keeps so many bytes more of the run's events, up to this number."""
@@ -379,7 +401,10 @@ class EventWriter:
     async def run(self) -> None:
         await self._look_for_room()
         await run_together(
-            tell_events=self._tell_all(), save_events=self._save_all(), look_for_room=self._keep_looking_for_room()
+            tell_events=self._tell_all(),
+            save_events=self._save_all(),
+            show_events=self._show_all(),
+            look_for_room=self._keep_looking_for_room(),
         )
 
     async def _keep_looking_for_room(self) -> None:
@@ -422,6 +447,18 @@ class EventWriter:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._gather_seconds):
                         await self._cannot_wait.wait()
+
+    async def _show_all(self) -> None:
+        while True:
+            await self._to_show.wait()
+            self._to_show.clear()
+            shown, self._shown = self._shown, {}
+            try:
+                await self._event_log.show(list(shown.values()))
+            except Unavailable as error:
+                # Soon there is something newer to show.
+                log.debug("what is live only is not shown", error=error.message)
+                await asyncio.sleep(SHOW_AGAIN_SECONDS)
 
     def _shares(self) -> list[_Share]:
         talking = [run for run in self._runs.values() if run.untold or run.kept.stored_bytes >= DROP_BYTES]

@@ -89,6 +89,10 @@ class EventLog(ABC):
         """
 
     @abstractmethod
+    async def show(self, events: Sequence[Event]) -> None:
+        """Publish events that are live only. Who does not listen at this moment never hears of them."""
+
+    @abstractmethod
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         """Up to `limit` of the events that are kept, with an id over `cursor`, in order."""
 

@@ -58,6 +58,11 @@ class RedisEventLog(EventLog):
             calls.append(([self._keys.job(batch.run_id), self._keys.stream(batch.run_id)], arguments))
         return [Appended(answer) for answer in await self._append.batch(calls)]
 
+    async def show(self, events: Sequence[Event]) -> None:
+        with translated():
+            for event in events:
+                await self._redis.publish(self._keys.channel(event.run_id), event.line)
+
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
         with translated():
             entries = await cast(Any, self._redis.xrange(self._keys.stream(run_id), min=f"({cursor}-0", count=limit))

@@ -248,6 +248,17 @@ async def test_events_are_heard_as_they_were_told(event_log: EventLog) -> None:
         assert listener.heard == list(told.events)
 
 
+async def test_what_is_live_only_is_heard_in_order_and_not_kept(event_log: EventLog) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        await event_log.append([batch("a", 1, 2)])
+        await event_log.show([encode("a", 0, EventType.PROGRESS, {"output_tokens": 5})])
+        await event_log.append([batch("a", 3, 3)])
+        await wait_until(lambda: len(listener.ids()) == 4)
+    assert listener.ids() == [1, 2, 0, 3]
+    assert await kept(event_log) == [1, 2, 3]
+
+
 async def test_runs_that_were_not_added_are_not_heard(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")

@@ -2,15 +2,17 @@
 
 import fcntl
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agentctl import data_folder
 from agentctl.exit_codes import CommandError
-from agentctl.follow import describe
-from agentctl.output import duration
+from agentctl.follow import LiveLine, RunView, describe
+from agentctl.output import Output, duration
 from agentctl.processes import child_environment, how_it_ended, last_lines
 from agentctl.up import Place, curl_lines
 from backplane.events import EventType
@@ -40,6 +42,15 @@ EVENTS: dict[str, dict[str, Any]] = {
         "usd": 0.0021,
         "duration_ms": 1500,
     },
+    "progress": {
+        "step": "a",
+        "purpose": "turn",
+        "number": 1,
+        "model": "local/m",
+        "output_tokens": 1234,
+        "seconds": 7.5,
+        "text": "…and so\non\x1b[31m",
+    },
     "log": {"line": "hello", "step": "a"},
     "gap": {"after": 3, "before": 9, "reason": "not kept"},
     "end": {"status": "failed", "error": {"code": "c", "message": "m", "retryable": False, "step": None}},
@@ -50,7 +61,7 @@ def lines(kind: str, data: dict[str, Any]) -> list[str]:
     return [line.plain.strip() for line in describe(kind, data)]
 
 
-def test_every_kind_of_event_has_a_line() -> None:
+def test_every_kind_of_event_has_a_line_but_what_is_over_in_a_moment() -> None:
     assert set(EVENTS) == set(EventType)
     assert {kind: lines(kind, data) for kind, data in EVENTS.items()} == {
         "status": ["● running (attempt 2)"],
@@ -59,10 +70,49 @@ def test_every_kind_of_event_has_a_line() -> None:
         "step": ["✗ A  (exit code 2; 10 ms)"],
         "decision": ["? step a is to be approved, which uses shell, because the plan asks for it  [d1]"],
         "model": ["◇ turn by ollama/tiny  (1,200 + 34 tokens; 1.5 s; $0.002100)"],
+        "progress": [],
         "log": ["│ hello"],
         "gap": ["… events 4 to 8 are not to be had: not kept"],
         "end": ["● failed", "m [c]"],
     }
+
+
+def live_line(*told: tuple[str, dict[str, Any]], width: int = 200) -> str:
+    line, file = LiveLine(), StringIO()
+    for kind, data in told:
+        line.follow(kind, data)
+    Console(file=file, width=width).print(line)
+    return file.getvalue()
+
+
+def test_the_live_line_says_what_a_model_has_so_far_until_its_call_is_over() -> None:
+    started = ("step", {**EVENTS["step"], "status": "started"})
+    thinks, ended = ("progress", EVENTS["progress"]), ("model", EVENTS["model"])
+    assert "A  turn by local/m  about 1,234 tokens  7.5 s  …and so on\n" in live_line(started, thinks)
+    assert " A  0.0 s" in live_line(started, thinks, ended)
+    assert " turn by local/m  about 1,234 tokens" in live_line(thinks)
+    assert " running  0.0 s" in live_line(thinks, ended)
+
+
+@pytest.mark.parametrize("text", ["word " * 100, "x" * 1000, "", "\n\n"])
+def test_the_live_line_stays_one_line(text: str) -> None:
+    thinks = ("progress", {**EVENTS["progress"], "text": text})
+    for width in (10, 20, 40, 60, 80, 200):
+        shown = live_line(
+            ("step", {**EVENTS["step"], "title": "A title" * 3, "status": "started"}), thinks, width=width
+        )
+        assert shown.count("\n") == 1
+        assert len(shown) <= width + 1
+
+
+@pytest.mark.parametrize("json_output", [False, True])
+def test_what_a_model_has_so_far_goes_into_no_pipe(json_output: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    at = "2026-01-01T00:00:00+00:00"
+    with RunView(Output(json_output)) as view:
+        view.show({"id": 0, "type": "progress", "at": at, "data": EVENTS["progress"]})
+        assert capsys.readouterr().out == ""
+        view.show({"id": 7, "type": "log", "at": at, "data": EVENTS["log"]})
+    assert "hello" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("status", ["started", "completed", "failed", "retrying", "skipped", "uncertain"])

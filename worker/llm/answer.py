@@ -10,6 +10,7 @@ from worker.llm.base import (
     ModelOutputTooLong,
     ModelRequest,
     ModelResponse,
+    SizeSink,
     TextSink,
     ToolCall,
     Usage,
@@ -78,10 +79,13 @@ class _Call:
 class Answer:
     """Gathers one answer. Raises ModelOutputTooLong from whatever brings it over the limit."""
 
-    def __init__(self, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> None:
+    def __init__(
+        self, request: ModelRequest, limits: CallLimits, on_text: TextSink, on_size: SizeSink | None = None
+    ) -> None:
         self._request = request
         self._most = limits.max_output_bytes
         self._on_text = on_text
+        self._on_size = on_size
         self._text: list[str] = []
         self._calls: list[_Call] = []
         self._bytes = 0
@@ -140,6 +144,8 @@ class Answer:
 
     def _count(self, piece: str, extra: int = 0) -> None:
         self._bytes += len(piece.encode("utf-8", "surrogatepass")) + extra
+        if self._on_size is not None:
+            self._on_size(self._bytes)
         if self._bytes > self._most:
             raise ModelOutputTooLong(
                 f"the model's answer was cut off at {self._most} bytes: the server does not keep to the limit of "

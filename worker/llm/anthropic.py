@@ -18,6 +18,7 @@ from worker.llm.base import (
     ModelRequest,
     ModelResponse,
     ModelServer,
+    SizeSink,
     TextSink,
     Usage,
 )
@@ -43,8 +44,15 @@ class AnthropicServer(ModelServer):
             open_telemetry=False,
         )
 
-    async def complete(self, model: str, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> ModelResponse:
-        answer = Answer(request, limits, on_text)
+    async def complete(
+        self,
+        model: str,
+        request: ModelRequest,
+        limits: CallLimits,
+        on_text: TextSink,
+        on_size: SizeSink | None = None,
+    ) -> ModelResponse:
+        answer = Answer(request, limits, on_text, on_size)
         async with self._wire.call(limits, answer):
             try:
                 stream = await self._client.messages.create(

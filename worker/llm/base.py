@@ -137,6 +137,10 @@ TextSink = Callable[[str], None]
 """Takes an answer's text as it comes. Returns at once."""
 
 
+SizeSink = Callable[[int], None]
+"""Takes how many bytes an answer has by now, also of what is not text: thoughts and calls of tools."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """In seconds and bytes. `silence_seconds`: between two pieces of an answer."""
@@ -152,7 +156,14 @@ class ModelServer(ABC):
     name: str
 
     @abstractmethod
-    async def complete(self, model: str, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> ModelResponse:
+    async def complete(
+        self,
+        model: str,
+        request: ModelRequest,
+        limits: CallLimits,
+        on_text: TextSink,
+        on_size: SizeSink | None = None,
+    ) -> ModelResponse:
         """Raises the errors above."""
 
     @abstractmethod

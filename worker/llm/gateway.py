@@ -31,6 +31,7 @@ from worker.llm.base import (
     ModelRequest,
     ModelResponse,
     ModelServer,
+    SizeSink,
     TextSink,
     Usage,
 )
@@ -223,11 +224,15 @@ class ModelGateway:
             self._metrics.model_waited(candidate.name.server, "slot", time.monotonic() - began)
             yield
 
-    async def complete(self, candidate: Candidate, request: ModelRequest, on_text: TextSink) -> ModelResponse:
+    async def complete(
+        self, candidate: Candidate, request: ModelRequest, on_text: TextSink, on_size: SizeSink | None = None
+    ) -> ModelResponse:
         """One try, now. Raises ModelError."""
         began, status = time.monotonic(), "completed"
         try:
-            response = await candidate.server.complete(candidate.name.model, request, self.limits.call, on_text)
+            response = await candidate.server.complete(
+                candidate.name.model, request, self.limits.call, on_text, on_size
+            )
         except ModelError as error:
             status = error.code
             raise

@@ -17,6 +17,7 @@ from worker.llm.base import (
     ModelRequest,
     ModelResponse,
     ModelServer,
+    SizeSink,
     TextSink,
     ToolSchema,
     Usage,
@@ -35,8 +36,15 @@ class OllamaServer(ModelServer):
         # Ollama itself asks for no key; a proxy before it may.
         self._client = http_client(limits, bearer(key_of(spec)))
 
-    async def complete(self, model: str, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> ModelResponse:
-        answer = Answer(request, limits, on_text)
+    async def complete(
+        self,
+        model: str,
+        request: ModelRequest,
+        limits: CallLimits,
+        on_text: TextSink,
+        on_size: SizeSink | None = None,
+    ) -> ModelResponse:
+        answer = Answer(request, limits, on_text, on_size)
         finish: Finish | None = None
         async with self._wire.call(limits, answer):
             sent = self._request("POST", "/api/chat", limits, self._chat(model, request))

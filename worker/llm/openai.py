@@ -20,6 +20,7 @@ from worker.llm.base import (
     ModelRequest,
     ModelResponse,
     ModelServer,
+    SizeSink,
     TextSink,
     ToolSchema,
     Usage,
@@ -83,8 +84,15 @@ class OpenAIServer(ModelServer):
             http_client=http_client(limits, bearer(key_of(spec))),
         )
 
-    async def complete(self, model: str, request: ModelRequest, limits: CallLimits, on_text: TextSink) -> ModelResponse:
-        answer = Answer(request, limits, on_text)
+    async def complete(
+        self,
+        model: str,
+        request: ModelRequest,
+        limits: CallLimits,
+        on_text: TextSink,
+        on_size: SizeSink | None = None,
+    ) -> ModelResponse:
+        answer = Answer(request, limits, on_text, on_size)
         async with self._wire.call(limits, answer):
             try:
                 stream = await self._client.chat.completions.create(

@@ -52,6 +52,7 @@ from worker.llm.base import (
     Usage,
 )
 from worker.llm.gateway import Candidate, ModelGateway
+from worker.llm.progress import Progress
 from worker.llm.records import (
     answer_of,
     digest_of,
@@ -113,7 +114,6 @@ class _Try:
     candidate: Candidate
     id: str = field(default_factory=lambda: str(uuid4()))
     begun: bool = False
-    heard_bytes: int = 0
     seconds: float = 0.0
     usage: Usage | None = None
     micro_usd: int | None = 0
@@ -141,6 +141,11 @@ class RunModels(Models):
         self._budget = budget
         self._redact = redact
         self._interruption = interruption
+        self._progress = Progress(
+            lambda told: events.show(EventType.PROGRESS, told),
+            events.show_nothing,
+            lambda text: events.redactor.text(text, is_cut=True),
+        )
         self._knows_rates = False
         """Its watchers were told which settings its calls wait for."""
         self._known: dict[CallKey, _Known] = {}
@@ -298,20 +303,23 @@ class RunModels(Models):
 
     async def _make(self, call: _Call, one: _Try) -> None:
         began = time.monotonic()
+        about = {**_place(call), "model": str(one.candidate.name)}
+        progress = self._progress.of_call(about, with_text=call.on_text is not _unheard)
 
         def heard(piece: str) -> None:
-            one.heard_bytes += len(piece.encode("utf-8", "surrogatepass"))
+            progress.text(piece)
             call.on_text(piece)
 
         try:
-            response = await self._gateway.complete(one.candidate, call.request, heard)
+            with progress:
+                response = await self._gateway.complete(one.candidate, call.request, heard, progress.has)
         except ModelError as error:
             one.error, one.seconds = error, time.monotonic() - began
             if isinstance(error, ModelUnavailable | ModelOutputInvalid):
                 one.usage = error.usage
         except asyncio.CancelledError:
             one.seconds = time.monotonic() - began
-            one.usage = Usage(estimated_input_tokens(call.request), estimated_tokens(one.heard_bytes), is_estimate=True)
+            one.usage = Usage(estimated_input_tokens(call.request), estimated_tokens(progress.bytes), is_estimate=True)
             raise
         else:
             one.seconds, one.usage = time.monotonic() - began, response.usage

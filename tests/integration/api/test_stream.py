@@ -12,6 +12,7 @@ from app import hub
 from app.ring import Watcher
 from app.services import Services
 from app.sse import stream
+from backplane.events import Event, EventType, encode
 from backplane.redis_keys import Keys
 from backplane.runs import RunStatus
 from tests.integration.api.running import Api, Frame, Person, StartApi
@@ -168,6 +169,46 @@ async def test_a_position_moves_no_cursor(api: Api, person: Person) -> None:
         "status",
         "status",
     ]
+
+
+def progress(run_id: str, tokens: int) -> Event:
+    about = {"step": "s", "purpose": "turn", "number": 1, "model": "one/m", "output_tokens": tokens, "seconds": 1.0}
+    return encode(run_id, 0, EventType.PROGRESS, about)
+
+
+async def test_what_a_model_has_so_far_is_streamed_and_moves_no_cursor(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    async with person.stream(worker.run_id) as stream:
+        assert numbers(await until(stream, 2)) == [1, 2]
+        for tokens in (5, 9):
+            await api.resources.event_log.show([progress(worker.run_id, tokens)])
+            told = await anext(stream)
+            assert (told.id, told.event, told.data["output_tokens"]) == (None, "progress", tokens)
+        await worker.say("a line")
+        assert (await anext(stream)).id == 3
+    await api.resources.event_log.show([progress(worker.run_id, 12)])
+    await worker.end()
+    again = await person.watch(worker.run_id, last_event_id=2)
+    assert [frame.event for frame in again if frame.event != "progress"] == ["log", "status", "end"]
+    log = (await person.http.get(f"/agent/logs/{worker.run_id}")).json()["events"]
+    assert [event["id"] for event in log] == list(range(1, 6))
+
+
+async def test_who_comes_later_sees_what_a_model_has_so_far_until_its_call_is_over(api: Api, person: Person) -> None:
+    await person.make()
+    worker = await api.worker()
+    async with person.stream(worker.run_id) as first:
+        await until(first, 2)
+        await api.resources.event_log.show([progress(worker.run_id, 5)])
+        assert (await anext(first)).event == "progress"
+        async with person.stream(worker.run_id, last_event_id=2) as second:
+            assert (await anext(second)).event == "progress"
+        await worker.tell([worker.number(EventType.MODEL, {"step": "s", "purpose": "turn", "status": "completed"})])
+        assert (await anext(first)).event == "model"
+        async with person.stream(worker.run_id, last_event_id=3) as third:
+            await worker.say("a line")
+            assert (await anext(third)).event == "log"
 
 
 async def stream_until_position(stream: AsyncIterator[Frame]) -> AsyncIterator[Frame]:

@@ -1,0 +1,87 @@
+"""While a model thinks, who watches its run sees that it does; and nothing of that is kept."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backplane.events import Event, EventType
+from backplane.runs import RunStatus
+from backplane.tasks import end
+from tests.event_data import data_of
+from tests.integration.agent.conftest import StartWithModels, plan_of, says
+from tests.integration.worker.workers import Platform, worker
+from tests.scripted_models import Reply, ScriptedModels
+from tests.waiting import wait_until
+from worker.llm import progress
+
+THINK = {"id": "think", "tool": "agent", "arguments": {"goal": "Say something long.", "max_turns": 1}}
+WRITE = {"id": "write", "tool": "file_write", "arguments": {"path": "a.txt", "content": "one"}}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "MOMENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def heard_of(platform: Platform, run_id: str) -> AsyncIterator[list[Event]]:
+    heard: list[Event] = []
+    async with platform.resources.event_log.subscription() as subscription:
+
+        async def listen() -> None:
+            async for some in subscription.listen():
+                if isinstance(some, list):
+                    heard.extend(some)
+
+        listening = asyncio.create_task(listen())
+        await subscription.add(run_id)
+        yield heard
+        await end(listening)
+
+
+def shown(heard: list[Event]) -> list[dict[str, Any]]:
+    return [data_of(event) for event in heard if event.type is EventType.PROGRESS]
+
+
+def thinking(reply: Reply, pieces: int) -> Reply:
+    """So many pieces of it, and then nothing for ever."""
+    return replace(reply, pieces=reply.pieces[:pieces], ending="hang")
+
+
+async def test_a_step_that_streams_shows_the_end_of_its_text(
+    start_with_models: StartWithModels, models: ScriptedModels
+) -> None:
+    reply = says("word " * 100)
+    models.script(thinking(reply, len(reply.pieces) - 1))
+    platform: Platform = await start_with_models(working=False)
+    run_id = await platform.submit(THINK)
+    async with heard_of(platform, run_id) as heard, worker(platform.settings):
+        await wait_until(lambda: shown(heard) and "text" in shown(heard)[-1])
+        await platform.submission.cancel(platform.user, run_id)
+        await platform.until(run_id, RunStatus.CANCELLED)
+    told = shown(heard)[-1]
+    assert (told["step"], told["purpose"], told["number"], told["model"]) == ("think", "turn", 1, "ollama/m")
+    assert (told["output_tokens"], told["text"]) == (167, "…" + "word " * 40)
+    assert {event.id for event in heard if event.type is EventType.PROGRESS} == {0}
+    await platform.ends_whole(run_id)
+    kept = await platform.resources.store.events.after(run_id, 0, 1000)
+    assert EventType.PROGRESS not in {event.type for event in kept}
+
+
+async def test_a_planner_that_thinks_shows_its_tokens_and_no_text(
+    start_with_models: StartWithModels, models: ScriptedModels
+) -> None:
+    reply = plan_of(WRITE)
+    models.script(thinking(reply, len(reply.pieces) - 1))
+    platform: Platform = await start_with_models(working=False)
+    run_id = await platform.submit(prompt="Write one to a.txt.")
+    async with heard_of(platform, run_id) as heard, worker(platform.settings):
+        await wait_until(lambda: shown(heard) and shown(heard)[-1]["output_tokens"] > 0)
+        await platform.submission.cancel(platform.user, run_id)
+        await platform.until(run_id, RunStatus.CANCELLED)
+    assert {(told["step"], told["purpose"], "text" in told) for told in shown(heard)} == {("", "plan", False)}
