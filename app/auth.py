@@ -4,12 +4,12 @@ most."""
 import asyncio
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Scope
 
 from backplane.errors import Forbidden, RateLimited, Unauthenticated
 from backplane.rates.base import RateLimiter
@@ -17,6 +17,8 @@ from backplane.store import Store
 from backplane.users import Tier, User, token_digest
 
 CACHED_TOKENS = 10_000
+SEEN_SECONDS = 600.0
+"""So long after its last successful check a token counts as seen."""
 REFUSALS_PER_SECOND = 10
 """How often a token that calls too often, or asks for too much, is refused without a pause; later refusals wait, so
 that a client that does not stop costs little, however many connections it has."""
@@ -48,8 +50,10 @@ class Authenticator:
         self._waiting = 0
 
     def has_seen(self, token: str) -> bool:
-        """Whether it was valid when this process looked last."""
-        return token_digest(token) in self._checked
+        """Whether this process found it valid in the last SEEN_SECONDS, and not invalid since. It is no permission:
+        `user_of` alone says whether the token is valid now."""
+        until, _ = self._checked.get(token_digest(token), (-math.inf, None))
+        return time.monotonic() < until - self._trust_seconds + SEEN_SECONDS
 
     async def user_of(self, token: str) -> User:
         """Raises Unauthenticated, RateLimited, or Unavailable when the database does not answer."""
@@ -65,9 +69,9 @@ class Authenticator:
             )
         return user
 
-    async def pause(self, headers: Mapping[str, str]) -> None:
-        """Before a refusal of what is over a limit of the user's own; `headers` are the request's."""
-        await self._pause(token_digest(headers.get("authorization", "").partition(" ")[2].strip()))
+    async def pause(self, scope: Scope) -> None:
+        """Before a refusal of what is over a limit of the user's own; `scope` is the request's."""
+        await self._pause(token_digest(bearer_token(scope) or ""))
 
     async def _pause(self, digest: str) -> None:
         """Before a refusal: none for the first ones, then as long as refusals of this token come too fast."""
@@ -101,6 +105,15 @@ class Authenticator:
             self._waiting -= 1
 
 
+def bearer_token(scope: Scope) -> str | None:
+    """The token of a request, as it was sent. None where there is no header `Authorization: Bearer TOKEN`."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() or None if kind.lower() == "bearer" else None
+    return None
+
+
 def _keep(cache: dict[str, Value], digest: str, value: Value) -> None:
     if len(cache) >= CACHED_TOKENS:
         cache.clear()
@@ -126,13 +139,13 @@ class Access:
     digest: str
 
     @classmethod
-    def of(cls, user: User, headers: Mapping[str, str]) -> "Access":
-        """`headers` are those of a request whose token was found to be this user's."""
-        return cls(user, token_digest(headers.get("authorization", "").partition(" ")[2].strip()))
+    def of(cls, user: User, scope: Scope) -> "Access":
+        """`scope` is that of a request whose token was found to be this user's."""
+        return cls(user, token_digest(bearer_token(scope) or ""))
 
 
 async def current_access(request: Request, user: CurrentUser) -> Access:
-    return Access.of(user, request.headers)
+    return Access.of(user, request.scope)
 
 
 CurrentAccess = Annotated[Access, Depends(current_access)]

@@ -14,8 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
+from app.description import Description
 from app.edge.origin import HEADERS
 from app.json_body import NameStandsTwice
+from app.kept_answer import KeptAnswer
 from app.models import FaultView, Problem
 from backplane import errors
 
@@ -146,7 +148,7 @@ def _place(found: Mapping[str, Any]) -> list[str]:
     return place
 
 
-def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
+async def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
     """What the web framework refuses by itself, before any route is asked."""
     match error.status_code:
         case 400:
@@ -155,21 +157,20 @@ def of_http_exception(request: Request, error: HTTPException) -> JSONResponse:
         case 404:
             return problem(404, "not_found", "there is nothing at this path; GET /docs shows what there is")
         case 405:
-            allowed = _methods(request, error)
+            kept: KeptAnswer[Description] = request.app.state.description
+            allowed = _methods(request.url.path, (await kept.get()).methods, error)
             detail = f"this path does not take this method; it takes {allowed}"
             return problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
     return problem(error.status_code, "http_error", str(error.detail), headers=error.headers)
 
 
-def _methods(request: Request, error: HTTPException) -> str:
+def _methods(path: str, described: Mapping[str, frozenset[str]], error: HTTPException) -> str:
     """That the path takes. The framework names those of one route only, where several have the same path."""
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    described = request.app.openapi()["paths"]
     # `/accounts/transfer` is no account of that name: a path with fewer parameters goes before one with more.
     fitting = sorted((each for each in described if _pattern(each).match(path)), key=lambda each: each.count("{"))
     if not fitting:
         return (error.headers or {}).get("Allow", "")
-    methods = {method.upper() for method in described[fitting[0]]}
+    methods = described[fitting[0]]
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
@@ -183,7 +184,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.PlatformError)
     async def _(request: Request, error: errors.PlatformError) -> JSONResponse:
         if isinstance(error, errors.TooManyStreams | errors.TooManyTransfers | errors.QueueFull):
-            await request.app.state.authenticator.pause(request.headers)
+            await request.app.state.authenticator.pause(request.scope)
         return of_platform_error(error)
 
     @app.exception_handler(RequestValidationError)
@@ -201,7 +202,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
-        return of_http_exception(request, error)
+        return await of_http_exception(request, error)
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> JSONResponse:

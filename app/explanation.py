@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.decisions import Decision, DecisionKind
-from backplane.queue.base import Gate, Standing, Statistics, Whereabouts
+from backplane.queue.base import PUSH_SECONDS, Gate, Standing, Statistics, Whereabouts
 from backplane.runs import FINAL, Run, RunStatus
 from backplane.slots.base import WaitingForModel
 
@@ -12,8 +12,6 @@ WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_fo
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
 
 _QUESTION_CHARS = 300
-PUSH_SECONDS = 2.0
-"""How long a run is on its way into the queue at most; the reconciler takes it for lost then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ the history and lasts a little longer than the last watcher.
 """
 
 import asyncio
-import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,9 +14,9 @@ from math import ceil
 from typing import TypeVar
 
 import structlog
-import uvicorn
 from sse_starlette.sse import AppStatus
 
+from app.edge.protocol import running_server
 from app.feed import WatchedFeed
 from app.metrics import ApiMetrics
 from app.ring import Frame, Leave, Watched, Watcher
@@ -371,8 +370,8 @@ async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[N
 def _server_leaves() -> bool:
     """uvicorn waits for open streams to end before it tells the application of its own end. The library learns of it by
     the server's signal handler where it could wrap that, else the handler leads to the server."""
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return AppStatus.should_exit or (isinstance(server, uvicorn.Server) and server.should_exit)
+    server = running_server()
+    return AppStatus.should_exit or (server is not None and server.should_exit)
 
 
 def _position(run_id: str, standing: Standing) -> bytes:

@@ -17,12 +17,15 @@ from starlette.routing import Route
 
 from app import errors, server_log
 from app.auth import Authenticator
+from app.description import kept_description
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, Gate
 from app.edge.origin import Origin
 from app.edge.protocol import install, running_server
+from app.edge.root_path import RootPath
 from app.hub import Hub
+from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
 from app.mcp_endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
@@ -113,12 +116,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             finally:
                 await end(*tasks)
                 await platform_metrics.close()
+                await services.readiness.close()
 
     app = FastAPI(
         title="Agent platform",
         version=VERSION,
         description="Runs AI agents as jobs: queued, carried out by workers, streamed as they happen.",
         lifespan=lifespan,
+        # Below the path at which this description was found, whatever a proxy puts before it.
+        servers=[{"url": "."}],
+        # All three are served by `app.routes.docs`.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # A redirect would lead to the host that the request names, whoever sent that.
@@ -133,6 +141,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Gate, limits=limits, proxies=proxies, allowance=allowance)
     app.add_middleware(RequestMetrics, metrics=api_metrics)
     app.add_middleware(Origin)
+    app.add_middleware(RootPath, root_path=settings.api_root_path)
     routes = (
         execute,
         runs,
@@ -157,6 +166,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.api_mcp:
         app.router.routes.append(Route("/mcp", mcp_endpoint))
     _describe_problem(app)
+    app.state.description = kept_description(app.openapi)
     return app
 
 
@@ -210,6 +220,7 @@ def _services(
             bytes_per_second=settings.transfers_user_bytes_per_second,
         ),
         platform_metrics=platform_metrics,
+        readiness=KeptAnswer(lambda: health.readiness_of(resources), health.KEPT_SECONDS),
     )
 
 

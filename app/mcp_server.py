@@ -112,7 +112,7 @@ async def follow_run(
         run = await services.resources.store.runs.get(user.id, run_id)
         request = ctx.request_context.request
         assert request is not None, "this server is asked by HTTP"
-        access = Access.of(user, request.headers)
+        access = Access.of(user, request.scope)
         events = await _next_events(services, access, request.scope, run, after, wait_seconds)
         run = await services.resources.store.runs.get(user.id, run_id)
         last = events[-1].id if events else after

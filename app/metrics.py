@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.kept_answer import KeptAnswer
 from backplane.errors import PlatformError
 from backplane.events import Event
 from backplane.metrics import exposition
@@ -32,6 +33,8 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 NO_ROUTE = "none"
 OTHER = "other"
+KEPT_SECONDS = 1.0
+"""So long a scrape is given again: to encode all metrics takes some milliseconds, of which a flood would take all."""
 FRESH_SECONDS = 3.0
 PART_SECONDS = 2.0
 
@@ -121,13 +124,18 @@ class PlatformMetrics(Collector):
             "workspace": (self._workspace,),
         }
         registry.register(self)
+        self._kept = KeptAnswer(self._scrape, KEPT_SECONDS)
 
     async def scrape(self) -> tuple[bytes, str]:
-        """All metrics of this process, and their content type."""
+        """All metrics of this process, at most KEPT_SECONDS old, and their content type."""
+        return await self._kept.get()
+
+    async def _scrape(self) -> tuple[bytes, str]:
         await asyncio.gather(*(reading.refresh() for readings in self._parts.values() for reading in readings))
         return exposition(self._registry)
 
     async def close(self) -> None:
+        await self._kept.close()
         for readings in self._parts.values():
             for reading in readings:
                 await reading.close()

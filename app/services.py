@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.hub import Hub
+from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
 from app.metrics import PlatformMetrics
+from app.models import Readiness
 from app.sse import History
 from app.submission import Submission
 from app.transfers import Transfers
@@ -27,6 +29,7 @@ class Services:
     quota: Quota
     transfers: Transfers
     platform_metrics: PlatformMetrics
+    readiness: KeptAnswer[Readiness]
 
 
 async def services_of(request: Request) -> Services:

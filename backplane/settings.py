@@ -19,6 +19,10 @@ ENV_FILE = ".env"
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
+API_FOLDERS = (["agent"], ["docs"], ["health"], ["mcp"])
+"""First parts of the API's own paths."""
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True)
 
@@ -507,6 +511,12 @@ class Settings(BaseSettings):
         description="Addresses and networks of proxies in front, with commas between them: their X-Forwarded-For names "
         "the client.",
     )
+    api_root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a proxy serves the API, as `/agents`, where the proxy does not take it away; "
+        "empty: none, or the proxy takes it away.",
+    )
     metrics_host: str = Field("127.0.0.1", description="Address that a worker's or controller's /metrics listens on.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Its port; 0: none. The API has /metrics on its own port.")
     metrics_storage_seconds: float = Field(
@@ -569,6 +579,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"WEBHOOK_LEASE_SECONDS ({self.webhook_lease_seconds}) must be at least twice WEBHOOK_TIMEOUT_SECONDS "
                 f"({self.webhook_timeout_seconds}), or a slow receiver is sent the same webhook twice"
+            )
+        if self.api_root_path.split("/")[1:2] in API_FOLDERS:
+            raise ValueError(
+                f"API_ROOT_PATH must not begin with {self.api_root_path!r}, under which the API has paths of its own; "
+                "let the proxy take its path away, and leave this empty"
             )
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")

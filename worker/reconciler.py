@@ -14,13 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from backplane.queue.base import Compared, Job, Queue
+from backplane.queue.base import PUSH_SECONDS, Compared, Job, Queue
 from backplane.runs import RunStatus, UnfinishedRun
 from backplane.store.runs import Runs
 
 BATCH = 500
-PUSH_SECONDS = 2.0
-"""How long a run may be queued in the database before the queue has to know it: the API is between commit and push."""
 _BELONG_IN_THE_QUEUE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 

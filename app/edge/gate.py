@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.auth import SCOPE_USER, Authenticator
+from app.auth import SCOPE_USER, Authenticator, bearer_token
 from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
 from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
 from app.errors import of_platform_error
@@ -99,8 +99,10 @@ class Gate:
             try:
                 user = await authenticator.user_of(token)
                 return user if wants_token else None
-            except (Unauthenticated, Unavailable):
-                # Revoked, or nobody can say: then it is a stranger's, who may ask for what needs no token.
+            except Unauthenticated:
+                pass  # Revoked: from here on it is a stranger's.
+            except Unavailable:
+                # Nobody can say whose it is; a stranger may ask for what needs no token.
                 if wants_token:
                     raise
         address = self._address(scope)
@@ -156,11 +158,3 @@ class Gate:
                 peer=peer,
             )
         return address_key(self._proxies.client(peer, forwarded.decode("latin-1")))
-
-
-def bearer_token(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            kind, _, token = value.decode("latin-1").partition(" ")
-            return token.strip() or None if kind.lower() == "bearer" else None
-    return None

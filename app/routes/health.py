@@ -9,10 +9,13 @@ from fastapi import APIRouter, Response
 from app.models import PartHealth, Readiness
 from app.services import ServicesOf
 from backplane.errors import PlatformError
+from backplane.resources import Resources
 
 router = APIRouter(tags=["health"])
 
 PART_SECONDS = 3.0
+KEPT_SECONDS = 0.25
+"""So long an answer is given again: a flood of questions asks the parts four times a second."""
 
 
 @router.get("/health/live")
@@ -24,7 +27,14 @@ async def live() -> dict[str, bool]:
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "A part does not answer."}})
 async def ready(services: ServicesOf, response: Response) -> Readiness:
     """Whether runs can be taken now. No token needed; no secret is in it. Redis must take a write."""
-    resources = services.resources
+    readiness = await services.readiness.get()
+    if not readiness.ok:
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    return readiness
+
+
+async def readiness_of(resources: Resources) -> Readiness:
     checks = {
         "redis": resources.redis.check_write,
         "database": resources.store.database.check,
@@ -32,11 +42,7 @@ async def ready(services: ServicesOf, response: Response) -> Readiness:
     }
     found = await asyncio.gather(*(_check(check) for check in checks.values()))
     parts = dict(zip(checks, found, strict=True))
-    readiness = Readiness(ok=all(part.ok for part in parts.values()), parts=parts)
-    if not readiness.ok:
-        response.status_code = 503
-        response.headers["Retry-After"] = "5"
-    return readiness
+    return Readiness(ok=all(part.ok for part in parts.values()), parts=parts)
 
 
 async def _check(check: Callable[[], Awaitable[None]]) -> PartHealth:

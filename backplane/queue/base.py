@@ -20,6 +20,10 @@ from enum import IntEnum, StrEnum
 from backplane.queue.estimate import Wait, estimated_wait
 from backplane.runs import Priority, RunStatus
 
+PUSH_SECONDS = 2.0
+"""How long a run may be queued in the database and not be known here: the API is between commit and push. After that it
+is lost, and the leading worker queues it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caps:

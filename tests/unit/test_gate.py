@@ -104,3 +104,10 @@ async def test_a_proxy_that_is_not_named_is_warned_of_once_and_one_that_is_named
             await at_gate("valid", peer="10.0.0.2", x_forwarded_for="192.0.2.1")
     assert [(line["log_level"], line["peer"]) for line in logged] == [("warning", "10.0.0.2")]
     assert "API_TRUSTED_PROXIES" in logged[0]["event"]
+
+
+async def test_a_token_that_was_revoked_is_counted_as_any_wrong_one(
+    at_gate: Any, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "has_seen", lambda token: token == "revoked")
+    assert [await at_gate("revoked") for _ in range(3)] == [401, 401, 429]

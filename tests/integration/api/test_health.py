@@ -40,7 +40,11 @@ async def test_an_api_without_redis_is_live_and_names_redis(
     assert (status, down(body)) == (503, ["redis"])
     assert (await api.client().get("/health/live")).status_code == 200
     server.start()
-    assert (await readiness(api))[0] == 200
+
+    async def is_ready() -> bool:
+        return (await readiness(api))[0] == 200
+
+    await wait_until(is_ready)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 def always_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each scrape reads anew; the one test that says so keeps what was read."""
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(metrics, "KEPT_SECONDS", 0.0)
 
 
 async def test_it_needs_no_token_and_follows_the_conventions(api: Api) -> None:
