@@ -37,6 +37,8 @@ STEADY_SECONDS = 5.0
 LINGER_SECONDS = 2.0
 """After `end`, how long the server has to close the stream. A run that was retried has an `end` in its middle."""
 CHUNK_BYTES = 256 * 1024
+FILES_PAGE = 10_000
+"""The most that the API gives: each page costs it a listing of the whole workspace."""
 
 JsonObject = dict[str, Any]
 
@@ -170,10 +172,15 @@ class Client:
         return await self._json("GET", f"/agent/logs/{_segment(run_id)}", params={"after": after, "limit": limit})
 
     async def files(self, run_id: str, prefix: str = "") -> list[JsonObject]:
-        params = {"prefix": prefix} if prefix else {}
-        listing = await self._json("GET", f"/agent/runs/{_segment(run_id)}/files", params=params)
-        files: list[JsonObject] = listing["files"]
-        return files
+        """All of them."""
+        found: list[JsonObject] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            params = _given(prefix=prefix or None, cursor=cursor or None, limit=FILES_PAGE)
+            page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/files", params=params)
+            found += page["files"]
+            cursor = page.get("next_cursor")  # an older server sends all at once
+        return found
 
     async def explain(self, run_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/runs/{_segment(run_id)}/explain")

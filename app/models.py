@@ -3,6 +3,8 @@
 Requests are strict and refuse unknown fields, so that a misspelt `max_retires` is an error and not silence.
 """
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from math import isfinite
@@ -47,29 +49,39 @@ MAX_VALUES = 50_000
 """In one JSON value, keys and values: what is looked through here holds up everybody else meanwhile (some 20 ms)."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _storable(value: Any) -> Any:
     """The value, when every database and every JSON reader takes it as it is: what is accepted can be given back."""
-    pending, left = [(value, 0)], MAX_VALUES
+    # Only lists and objects are kept for later, since there may be many values and all others wait for this.
+    pending: list[tuple[Iterable[Any], int]] = [((value,), 0)]
+    left = MAX_VALUES
     while pending:
-        part, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels; make it flatter")
-        if isinstance(part, dict | list):
-            left -= len(part) * (2 if isinstance(part, dict) else 1)
-            if left < 0:
-                raise ValueError(f"it holds more than {MAX_VALUES:,} values; put large data into a file of the run")
-        if isinstance(part, dict):
-            pending += [(inner, depth + 1) for item in part.items() for inner in item]
-        elif isinstance(part, list):
-            pending += [(inner, depth + 1) for inner in part]
-        elif isinstance(part, float) and not isfinite(part):
-            raise ValueError("it contains a number that JSON does not have (NaN or infinite); leave it out")
-        elif isinstance(part, str):
-            if "\0" in part:
-                raise ValueError("it contains a NUL character (U+0000); remove it")
-            if not part.isascii() and any("\ud800" <= character <= "\udfff" for character in part):
-                raise ValueError("it contains a lone surrogate, which is no character; send valid UTF-8")
+        parts, depth = pending.pop()
+        for part in parts:
+            if isinstance(part, str):
+                _check_text(part)
+            elif isinstance(part, dict | list):
+                if depth > MAX_DEPTH:
+                    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels; make it flatter")
+                left -= len(part) * (2 if isinstance(part, dict) else 1)
+                if left < 0:
+                    raise ValueError(f"it holds more than {MAX_VALUES:,} values; put large data into a file of the run")
+                if part:
+                    pending.append((part, depth + 1))
+                    if isinstance(part, dict):
+                        pending.append((part.values(), depth + 1))
+            elif isinstance(part, float) and not isfinite(part):
+                raise ValueError("it contains a number that JSON does not have (NaN or infinite); leave it out")
     return value
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("it contains a NUL character (U+0000); remove it")
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("it contains a lone surrogate, which is no character; send valid UTF-8")
 
 
 Text = Annotated[str, AfterValidator(_storable)]
@@ -519,6 +531,9 @@ class FileView(BaseModel):
 
 class FileList(BaseModel):
     files: list[FileView]
+    next_cursor: str | None = Field(
+        None, description="Give it as `cursor` for the next page; null on the last one, and where no `limit` was given."
+    )
 
 
 class ReasonView(BaseModel):

@@ -31,6 +31,7 @@ MAX_STEPS = 200
 HINTS = 5
 """Ids that are searched for one that is like a missing one: each search takes some 10 ms at worst."""
 
+REFERENCE_BEGINS = "${steps."
 REFERENCE = re.compile(r"(?<!\$)\$\{steps\.([A-Za-z0-9][A-Za-z0-9_.-]*)\.(output|exit_code|files)\}")
 """In a string of a step's arguments: what another step gave. `$${steps…` stays as it is, without its first `$`."""
 
@@ -90,7 +91,10 @@ class Step(_Frozen):
     def requires(self) -> frozenset[str]:
         """The steps that it names: those that it needs, and those whose results its arguments refer to."""
         return frozenset(self.needs or ()).union(
-            match.group(1) for text in _strings(self.arguments) for match in REFERENCE.finditer(text)
+            match.group(1)
+            for text in _strings(self.arguments)
+            if REFERENCE_BEGINS in text  # To look for this alone takes a fiftieth of the time.
+            for match in REFERENCE.finditer(text)
         )
 
 
@@ -138,15 +142,15 @@ class Plan(_Frozen):
 
 def _strings(value: Any) -> Iterator[str]:
     """All strings in a JSON value, keys left out."""
-    match value:
-        case str():
-            yield value
-        case dict():
-            for inner in value.values():
-                yield from _strings(inner)
-        case list() | tuple():
-            for inner in value:
-                yield from _strings(inner)
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                yield text
+            case dict() as inner:
+                pending += inner.values()
+            case list() | tuple() as inner:
+                pending += inner
 
 
 def parse_plan(value: Any, field: str = "plan") -> Plan:

@@ -1,11 +1,14 @@
 """A run's files: streamed both ways, never whole in memory."""
 
+import asyncio
 import re
+from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +27,11 @@ FilePath = Annotated[
     str, Path(description="Relative to the workspace, with `/` between folders.", examples=["src/main.py"])
 ]
 
+PAGE_MAX = 10_000
+ENCODED_AT_ONCE = 500
+"""Files of a list: some 3 ms."""
+
+_VIEWS, _CURSOR = TypeAdapter(list[FileView]), TypeAdapter(str | None)
 _RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -55,18 +63,37 @@ def _view(file: FileInfo) -> FileView:
     return FileView(path=file.path, size=file.size, modified_at=file.modified_at, etag=file.etag)
 
 
-@router.get("/agent/runs/{run_id}/files", responses=responses(404, 422))
+@router.get("/agent/runs/{run_id}/files", response_model=FileList, responses=responses(404, 422))
 async def list_files(
     run_id: RunId,
     user: CurrentUser,
     services: ServicesOf,
     prefix: Annotated[str, Query(max_length=900, description="Only this file, or what lies in this folder.")] = "",
-) -> FileList:
+    cursor: Annotated[str, Query(max_length=1000, description="`next_cursor` of the page before.")] = "",
+    limit: Annotated[
+        int | None, Query(ge=1, le=PAGE_MAX, description="At most so many; all of them when left out.")
+    ] = None,
+) -> Response:
     """The files of a run's workspace, by path."""
     workspace = await _workspace(services, user, run_id)
     if prefix:
         check_path(prefix.rstrip("/"), max_depth=services.quota.max_depth)
-    return FileList(files=[_view(file) for file in await workspace.list(prefix.rstrip("/"))])
+    found = await workspace.list(prefix.rstrip("/"))
+    first = bisect_right(found, cursor, key=lambda file: file.path) if cursor else 0
+    end = len(found) if limit is None else min(first + limit, len(found))
+    last = found[end - 1].path if first < end < len(found) else None
+    return Response(await _encoded(found, first, end, last), media_type="application/json")
+
+
+async def _encoded(files: list[FileInfo], first: int, end: int, next_cursor: str | None) -> bytes:
+    """A FileList of files[first:end]. A workspace may have 100,000 files, so others get their turn in between."""
+    encoded = [b'{"files":[']
+    for start in range(first, end, ENCODED_AT_ONCE):
+        views = [_view(file) for file in files[start : min(start + ENCODED_AT_ONCE, end)]]
+        encoded += [b"," if start > first else b"", _VIEWS.dump_json(views)[1:-1]]
+        await asyncio.sleep(0)
+    encoded += [b'],"next_cursor":', _CURSOR.dump_json(next_cursor), b"}"]
+    return b"".join(encoded)
 
 
 @router.get(

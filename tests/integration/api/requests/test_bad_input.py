@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.edge.body_limit import VALUES_MAX
 from app.models import MAX_VALUES
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
@@ -135,6 +136,25 @@ async def test_a_plan_holds_so_many_values_at_most(person: Person, values: int, 
     answer = await person.act("create", prompt="x", plan=plan)
     assert answer.status_code == status
     assert status == 201 or f"more than {MAX_VALUES:,} values" in answer.text
+
+
+@pytest.mark.parametrize(("values", "code"), [(VALUES_MAX - 10, "invalid_input"), (VALUES_MAX, "too_large")])
+async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(person: Person, values: int, code: str) -> None:
+    body = b'{"action":"create","prompt":"x","metadata":{"a":[' + b"1," * values + b"1]}}"
+    answer = await send(person, body)
+    assert (answer.status_code, answer.json()["code"]) == (422 if code == "invalid_input" else 413, code)
+    assert f"more than {VALUES_MAX if code == 'too_large' else MAX_VALUES:,}" in answer.json()["detail"]
+
+
+async def test_what_looks_like_values_in_a_text_is_text(person: Person) -> None:
+    text = '[1,{"a":2},' * (VALUES_MAX // 10)
+    answer = await person.act(
+        "create",
+        prompt="x",
+        metadata={},
+        plan={"steps": [{"id": "a", "tool": "file_write", "arguments": {"path": "a", "content": text}}]},
+    )
+    assert answer.status_code == 201
 
 
 async def test_a_circle_is_spelt_out(person: Person) -> None:

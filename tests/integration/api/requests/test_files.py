@@ -8,6 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from app.routes import files
 from tests.integration.api.running import Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 
@@ -278,3 +279,50 @@ async def raw(api: Api, person: Person, method: str, path: str, headers: str = "
     writer.close()
     await writer.wait_closed()
     return int(head.split()[1]), body
+
+
+# --- pages ---
+
+
+async def test_files_come_in_pages_to_whoever_asks_for_pages_and_else_all_at_once(person: Person, run_id: str) -> None:
+    paths = sorted(["a", "a/b", "a.txt", "b/ü", "b/z", "c,d", "ä"])
+    for path in paths:
+        if path != "a":  # it is a folder
+            await put(person, run_id, path, b"x")
+    paths.remove("a")
+    whole = (await person.http.get(f"/agent/runs/{run_id}/files")).json()
+    assert ([file["path"] for file in whole["files"]], whole["next_cursor"]) == (paths, None)
+    for limit in (1, 2, 4, 6, 7):
+        found, cursor = [], ""
+        while cursor is not None:
+            parameters = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+            page = (await person.http.get(f"/agent/runs/{run_id}/files", params=parameters)).json()
+            assert 1 <= len(page["files"]) <= limit
+            found += page["files"]
+            cursor = page["next_cursor"]
+        assert found == whole["files"]
+
+
+async def test_a_page_goes_on_where_its_cursor_was_though_that_file_is_gone(person: Person, run_id: str) -> None:
+    for path in "abc":
+        await put(person, run_id, path, b"x")
+    await person.http.delete(f"/agent/runs/{run_id}/files/b")
+    page = (await person.http.get(f"/agent/runs/{run_id}/files", params={"cursor": "b", "limit": 5})).json()
+    assert ([file["path"] for file in page["files"]], page["next_cursor"]) == (["c"], None)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "10001", "x"])
+async def test_a_limit_that_no_page_has_is_refused(person: Person, run_id: str, limit: str) -> None:
+    answer = await person.http.get(f"/agent/runs/{run_id}/files", params={"limit": limit})
+    assert (answer.status_code, answer.json()["field"]) == (422, "limit")
+
+
+async def test_a_list_of_any_length_is_the_same_as_its_files(
+    person: Person, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ENCODED_AT_ONCE", 2)
+    for count in range(1, 6):
+        file = (await put(person, run_id, f"{count}.txt", b"x" * count)).json()
+        listed = (await person.http.get(f"/agent/runs/{run_id}/files")).json()["files"]
+        assert len(listed) == count
+        assert listed[-1] == file
