@@ -148,12 +148,8 @@ async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(person: 
 
 async def test_what_looks_like_values_in_a_text_is_text(person: Person) -> None:
     text = '[1,{"a":2},' * (VALUES_MAX // 10)
-    answer = await person.act(
-        "create",
-        prompt="x",
-        metadata={},
-        plan={"steps": [{"id": "a", "tool": "file_write", "arguments": {"path": "a", "content": text}}]},
-    )
+    step = {"id": "a", "tool": "file_write", "arguments": {"path": "a", "content": text}}
+    answer = await person.act("create", prompt="x", plan={"steps": [step]})
     assert answer.status_code == 201
 
 
