@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from backplane import log_stream, process_log
 from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
-from backplane.settings import Settings, complaint
+from backplane.settings import Settings
 
 
 def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
@@ -50,3 +50,12 @@ async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyn
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     with watched():
         await work(settings, stop)
+
+
+def complaint(error: ValidationError) -> str:
+    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
+        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(["the settings cannot be used:", *lines])

@@ -10,17 +10,13 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 ENV_FILE = ".env"
 
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-
-API_FOLDERS = (["agent"], ["docs"], ["health"], ["mcp"])
-"""First parts of the API's own paths."""
 
 
 class Settings(BaseSettings):
@@ -580,11 +576,8 @@ class Settings(BaseSettings):
                 f"WEBHOOK_LEASE_SECONDS ({self.webhook_lease_seconds}) must be at least twice WEBHOOK_TIMEOUT_SECONDS "
                 f"({self.webhook_timeout_seconds}), or a slow receiver is sent the same webhook twice"
             )
-        if self.api_root_path.split("/")[1:2] in API_FOLDERS:
-            raise ValueError(
-                f"API_ROOT_PATH must not begin with {self.api_root_path!r}, under which the API has paths of its own; "
-                "let the proxy take its path away, and leave this empty"
-            )
+        if self.api_root_path.split("/")[1:2] in (["agent"], ["docs"], ["health"], ["mcp"]):
+            raise ValueError("API_ROOT_PATH is a path of the API itself; let the proxy take it away, and set none here")
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")
         try:
@@ -602,12 +595,3 @@ class Settings(BaseSettings):
         ):
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together: set both, or neither")
         return self
-
-
-def complaint(error: ValidationError) -> str:
-    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
-        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
-    return "\n".join(["the settings cannot be used:", *lines])

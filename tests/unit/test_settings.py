@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backplane.settings import Settings, complaint
+from backplane.process import complaint
+from backplane.settings import Settings
 
 SECRET = "hunter2-correct-horse"
 
@@ -123,3 +124,14 @@ def test_an_engine_may_have_options_but_no_open_quote() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("path", ["/agents", "/a/b", "/agent-platform", ""])
+def test_the_api_may_be_served_below_a_path(path: str) -> None:
+    assert Settings.model_validate({"api_root_path": path}).api_root_path == path
+
+
+@pytest.mark.parametrize("path", ["agents", "/agents/", "/", "/agent", "/agent/x", "/docs", "/health", "/mcp", "/a b"])
+def test_a_path_of_the_api_itself_or_of_another_form_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match=r"API_ROOT_PATH|api_root_path"):
+        Settings.model_validate({"api_root_path": path})
