@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from agentctl.exit_codes import CommandError, ExitCode
-from backplane.settings import Settings, complaint
+from backplane.process_log import complaint
+from backplane.settings import Settings
 
 _MASK = "***"
 _URL_PASSWORD = re.compile(r"(://[^:@/?]*:)[^\s]*@")

@@ -59,7 +59,7 @@ from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
 from backplane.resources import Resources, connect, storage_quota
-from backplane.settings import Settings, complaint
+from backplane.settings import Settings
 from backplane.tasks import end
 from backplane.workspace.quota import Quota
 
@@ -174,7 +174,7 @@ def _settings_or_exit() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        process_log.refuse_to_start(complaint(error))
+        process_log.refuse_to_start(process_log.complaint(error))
         raise SystemExit(2) from None
 
 

@@ -25,7 +25,7 @@ def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -
     try:
         settings = Settings()
     except ValidationError as error:
-        process_log.refuse_to_start(complaint(error))
+        process_log.refuse_to_start(process_log.complaint(error))
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
     process_log.own_this_process()
@@ -50,12 +50,3 @@ async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyn
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     with watched():
         await work(settings, stop)
-
-
-def complaint(error: ValidationError) -> str:
-    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
-        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
-    return "\n".join(["the settings cannot be used:", *lines])

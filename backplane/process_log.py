@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 import structlog
+from pydantic import ValidationError
 
 from backplane.log_stream import LogStream, last_words
 from backplane.terminal_text import escaped
@@ -152,3 +153,12 @@ def _on_one_line(_logger: Any, _method: str, entry: MutableMapping[str, Any]) ->
 def _indented(traceback: str) -> str:
     """Its lines, so that none of them can be taken for a line of the log."""
     return "\n".join(f"    {escaped(line)}" for line in traceback.rstrip("\n").split("\n"))
+
+
+def complaint(error: ValidationError) -> str:
+    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
+        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(["the settings cannot be used:", *lines])

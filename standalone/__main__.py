@@ -20,7 +20,7 @@ from app.edge.protocol import install
 from app.main import create_app
 from backplane import log_stream, process_log
 from backplane.errors import PlatformError
-from backplane.settings import Settings, complaint
+from backplane.settings import Settings
 from controller.service import serve as serve_controller
 from worker.service import serve as serve_worker
 
@@ -36,7 +36,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        process_log.refuse_to_start(complaint(error))
+        process_log.refuse_to_start(process_log.complaint(error))
         return 2
     try:
         return uvloop.run(_run(settings, arguments.host, arguments.port))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backplane.process import complaint
+from backplane.process_log import complaint
 from backplane.settings import Settings
 
 SECRET = "hunter2-correct-horse"
