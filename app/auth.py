@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.types import Scope
 
 from backplane.errors import Forbidden, RateLimited, Unauthenticated
@@ -32,8 +32,6 @@ SCOPE_USER = "agent.user"
 """Under which the user stands in the request's scope (`app.edge.gate`)."""
 
 Value = TypeVar("Value")
-
-_bearer = HTTPBearer(auto_error=False, description="A token as `agentctl token create` shows it.")
 
 
 class Authenticator:
@@ -120,15 +118,28 @@ def _keep(cache: dict[str, Value], digest: str, value: Value) -> None:
     cache[digest] = value
 
 
-async def current_user(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> User:
-    """The user that the gate has found. The header is named here for the API's description."""
-    user: User | None = request.scope.get(SCOPE_USER)
-    if user is None:
-        raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
-    return user
+class _BearerOf(HTTPBearer):
+    """The security scheme and what a route gets of it, in one dependency: FastAPI pays for each at every request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            scheme_name="HTTPBearer",
+            auto_error=False,
+            description="A token as `agentctl token create` shows it.",
+        )
 
 
-CurrentUser = Annotated[User, Depends(current_user)]
+class _CurrentUser(_BearerOf):
+    async def __call__(self, request: Request) -> User:  # type: ignore[override]
+        """The user that the gate has found."""
+        user: User | None = request.scope.get(SCOPE_USER)
+        if user is None:
+            raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
+        return user
+
+
+_current_user = _CurrentUser()
+CurrentUser = Annotated[User, Depends(_current_user)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +155,16 @@ class Access:
         return cls(user, token_digest(bearer_token(scope) or ""))
 
 
-async def current_access(request: Request, user: CurrentUser) -> Access:
-    return Access.of(user, request.scope)
+class _CurrentAccess(_BearerOf):
+    async def __call__(self, request: Request) -> Access:  # type: ignore[override]
+        return Access.of(await _current_user(request), request.scope)
 
 
-CurrentAccess = Annotated[Access, Depends(current_access)]
+CurrentAccess = Annotated[Access, Depends(_CurrentAccess())]
 
 
-def admin_only(user: CurrentUser) -> User:
+async def admin_only(user: CurrentUser) -> User:
+    # Asynchronous for its price alone: FastAPI calls a plain function in a thread.
     if user.tier is not Tier.ADMIN:
         raise Forbidden(
             f"this is for users of the tier admin, and {user.name} has the tier {user.tier}; whoever runs the platform "

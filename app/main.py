@@ -142,21 +142,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestMetrics, metrics=api_metrics)
     app.add_middleware(Origin)
     app.add_middleware(RootPath, root_path=settings.api_root_path)
+    # FastAPI asks one route after the other, so what every run calls stands first.
     routes = (
         execute,
+        logs,
+        health,
         runs,
         decisions,
         dead_letters,
         accounts,
         secrets,
-        logs,
         events,
         files,
         artifacts,
         tools,
         queue,
         webhooks,
-        health,
         docs,
     )
     for route in routes:

@@ -284,7 +284,7 @@ class _Singles:
             try:
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(statement.encode(), values)
-                found = await cursor.fetchall() if cursor.description else []
+                found = await cursor.fetchall() if cursor.rownumber is not None else []
             except psycopg.Error as error:
                 lost = connection.closed
                 if lost:
