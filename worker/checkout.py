@@ -4,9 +4,11 @@ It is kept between the steps of a run, so each step moves only what changed: `pu
 `push` after it. A command may leave anything behind, so what lies there is looked at without following a link, and is
 believed only where its status is the one recorded (size, times and inode; ctime cannot be set back) or its content is.
 
-What S3 cannot hold is not kept: empty folders go with the next pull, and modes are not stored. Files pulled are
-executable, so that a script runs also after another worker has taken the run over. Steps' logs (below `OUTPUT_FOLDER`)
-stay in the workspace: no command waits for them or can change them, and what one leaves under that name is not kept.
+A step must not see whether its files were left here or brought from another worker. So times, modes, empty folders and
+symbolic links are kept too (`backplane.workspace.attributes`), names of one file become files of their own, and what
+cannot be kept is named in `Changes.not_kept`; it is gone with the next pull. A link is kept as a text that only
+commands follow. Bytecode caches of Python's are neither kept nor brought. Steps' logs (below `OUTPUT_FOLDER`) stay in
+the workspace: no command waits for them or can change them, and what one leaves under that name is not kept.
 Not safe for two calls at once.
 """
 
@@ -15,14 +17,21 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from backplane.errors import Conflict, InvalidPath, NotFound
+from backplane.errors import Conflict, NotFound
+from backplane.workspace.attributes import (
+    AttributeRecord,
+    Attributes,
+    is_bytecode,
+    nanoseconds,
+    usual_mode,
+)
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import (
     CREATE_FILE,
@@ -38,19 +47,30 @@ from backplane.workspace.files import (
     translated,
 )
 from backplane.workspace.paths import check_path, folders_above
-from backplane.workspace.quota import Quota, check_totals
+from backplane.workspace.quota import Quota
+from worker.checkout_scan import Scan
+from worker.checkout_tree import (
+    LARGE,
+    Known,
+    Placed,
+    Signature,
+    Wanted,
+    copied,
+    digest,
+    file_mode,
+    make_links,
+    newest_inside,
+    set_attributes,
+    settle_folders,
+    signature,
+    wanted_beside,
+)
 from worker.step_output import OUTPUT_FOLDER
 
 T = TypeVar("T")
 
-LARGE = 1024 * 1024
-"""From this many bytes on a file is large: it is hashed in a thread of its own, and few are in transit at once."""
-
 LARGE_AT_ONCE = 4
-"""A store may hold several parts of each in memory."""
-
-READ_AT_ONCE = 16 * 1024
-"""Bytes of a file that are read and hashed without a buffer."""
+"""Of files of LARGE bytes and more: a store may hold several parts of each in memory."""
 
 DISTURBED = (
     "The folder of the run was changed while its files were being moved: end what still runs there, then try again."
@@ -59,32 +79,21 @@ DISTURBED = (
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a command did to the files, both sorted. `bytes` is the size of the written ones together."""
+    """What a command did to the files, both sorted. `bytes` is the size of the written ones together. True when
+    something is to be moved.
+
+    `attributes`: the times, modes, folders and links that changed; those of written files are among them. `not_kept`:
+    lines for people on what the command left and the workspace does not hold.
+    """
 
     written: tuple[str, ...]
     deleted: tuple[str, ...]
     bytes: int
+    attributes: Mapping[str, Attributes | None] = field(default_factory=dict, compare=False)
+    not_kept: tuple[str, ...] = field(default=(), compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.written or self.deleted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    size: int
-    modified: int
-    changed: int
-    inode: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A file that lies here as it lies in the workspace: how it looks there, and here."""
-
-    etag: str
-    size: int
-    signature: _Signature
-    digest: bytes
 
 
 class StepFiles(Protocol):
@@ -102,14 +111,25 @@ class StepFiles(Protocol):
 
 class Checkout:
     """`base` is this checkout's alone and is made when needed; `parallel` bounds the files in transit at once, of which
-    LARGE_AT_ONCE may be large."""
+    LARGE_AT_ONCE may be large. `attributes`: the run's, where there is more than this checkout."""
 
-    def __init__(self, workspace: Workspace, quota: Quota, base: Path, parallel: int = 32) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        quota: Quota,
+        base: Path,
+        parallel: int = 32,
+        attributes: AttributeRecord | None = None,
+    ) -> None:
         self._workspace = workspace
+        self._attributes = attributes or AttributeRecord()
         self._quota = quota
         self._base = base
         self._parallel = parallel
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
+        self._wanted: dict[str, Attributes] = {}
+        self._folders: dict[str, Placed] = {}
+        self._links: dict[str, Placed] = {}
         self._left_there: list[FileInfo] = []
         self._disk = SerialThread()
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -124,16 +144,19 @@ class Checkout:
 
         Raises Unavailable, and InvalidPath or Conflict when the workspace holds what a folder cannot.
         """
+        await self._attributes.load()
         wanted: dict[str, FileInfo] = {}
         self._left_there = []
         for file in await self._workspace.list():
-            if file.path.split("/")[0] == OUTPUT_FOLDER:
+            if file.path.split("/")[0] == OUTPUT_FOLDER or is_bytecode(file.path):
                 self._left_there.append(file)
             else:
                 wanted[file.path] = file
-        missing = await in_thread(self._clear, wanted)
+        self._wanted = self._attributes.of_files(wanted.values())
+        beside = wanted_beside(wanted, self._attributes.folders, self._attributes.links)
+        missing = await in_thread(self._clear, wanted, beside)
         await self._each(missing, self._fetch)
-        await in_thread(self._empty_trash)
+        await in_thread(self._settle, beside)
 
     async def changes(self) -> Changes:
         """What differs from the last `pull` or `push`. Nothing is moved, here or there.
@@ -143,7 +166,8 @@ class Checkout:
         return await in_thread(self._scan)
 
     async def push(self, changes: Changes) -> tuple[str, ...]:
-        """Bring the changes into the workspace; the changed paths, sorted. When it fails, a part may have arrived."""
+        """Bring the changes into the workspace; the changed paths of files, sorted. When it fails, a part may have
+        arrived. Where only attributes changed, they are noted and nothing is moved."""
         # Files go last, so that a push cut off in the middle of a rename leaves two copies rather than none. Only what
         # stands in the way of a new file goes first: a folder's name that was a file's, or the other way round.
         written = set(changes.written)
@@ -151,8 +175,10 @@ class Checkout:
         blocking = [path for path in changes.deleted if path in above or not written.isdisjoint(folders_above(path))]
         await self._each(blocking, self._remove)
         for wave in _waves(changes.written, self._known):
-            await self._each(wave, self._send)
+            await self._each(wave, lambda path: self._send(path, changes.attributes.get(path)))
         await self._each(set(changes.deleted).difference(blocking), self._remove)
+        await in_thread(self._adopt, changes)
+        self._attributes.change({path: self._noted(path, one) for path, one in changes.attributes.items()})
         return tuple(sorted({*changes.written, *changes.deleted}))
 
     async def discard(self) -> None:
@@ -176,11 +202,11 @@ class Checkout:
 
     # --- workspace to folder ---
 
-    def _clear(self, wanted: dict[str, FileInfo]) -> list[FileInfo]:
-        """Remove all that is not as wanted; what is then missing."""
-        for path in wanted:
+    def _clear(self, wanted: dict[str, FileInfo], beside: Wanted) -> list[FileInfo]:
+        """Remove all that is not as wanted; what is then missing of the files."""
+        for path in (*wanted, *beside.folders, *beside.links):
             check_path(path, max_depth=self._quota.max_depth)
-        folders = {folder for path in wanted for folder in folders_above(path)}
+        folders = beside.folders.keys()
         if both := folders & wanted.keys():
             raise Conflict(f"{min(both)!r} is a file and a folder in the workspace: delete one of the two.")
 
@@ -200,6 +226,10 @@ class Checkout:
                                 stack.append(path)
                             elif path in wanted and self._is_current(wanted[path], status):
                                 kept.add(path)
+                                self._give_attributes(path, name, folder, status)
+                            elif stat.S_ISLNK(status.st_mode) and path in beside.links:
+                                if os.readlink(name, dir_fd=folder) != beside.links[path].target:
+                                    move_away(name, folder, trash)
                             else:
                                 move_away(name, folder, trash)
         self._known = {path: known for path, known in self._known.items() if path in kept}
@@ -225,8 +255,18 @@ class Checkout:
             known is not None
             and stat.S_ISREG(status.st_mode)
             and (known.etag, known.size) == (wanted.etag, wanted.size)
-            and known.signature == _signature(status)
+            and known.signature == signature(status)
         )
+
+    def _give_attributes(self, path: str, name: str, folder: int, status: os.stat_result) -> None:
+        """To a file whose content is as it should be, where another checkout has changed them."""
+        known, wanted = self._known[path], self._wanted[path]
+        mode = known.mode if wanted.mode is None else file_mode(wanted.mode)
+        if (status.st_mtime_ns, stat.S_IMODE(status.st_mode)) == (wanted.modified, mode):
+            return
+        with FileIO(open_regular(name, folder)) as file:
+            set_attributes(file.fileno(), mode, wanted.modified)
+            self._known[path] = replace(known, signature=signature(os.fstat(file.fileno())), mode=mode)
 
     async def _fetch(self, file: FileInfo) -> None:
         with suppress(NotFound):  # deleted since it was listed
@@ -245,68 +285,52 @@ class Checkout:
         with (
             translated(file.path, missing=DISTURBED),
             open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder,
-            FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=folder), "w") as made,
+            FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o600, dir_fd=folder), "w") as made,
         ):
             made.write(content)
+            modified, mode = self._attributes_of(file, content[:4])
+            set_attributes(made.fileno(), mode, modified)
             status = os.fstat(made.fileno())
         if status.st_size != len(content):
             raise Conflict(DISTURBED)
-        self._known[file.path] = _Known(file.etag, file.size, _signature(status), hashlib.blake2b(content).digest())
+        hashed = hashlib.blake2b(content).digest()
+        self._known[file.path] = Known(file.etag, file.size, signature(status), hashed, mode)
 
     def _place(self, file: FileInfo, incoming: Path) -> None:
         above, name = split(file.path)
         with translated(file.path, missing=DISTURBED), FileIO(os.open(incoming, READ_FILE)) as content:
-            digest = file.digest or _digest(content)
-            os.fchmod(content.fileno(), 0o700)
+            hashed = file.digest or digest(content)
+            modified, mode = self._attributes_of(file, os.pread(content.fileno(), 4, 0))
+            set_attributes(content.fileno(), mode, modified)
             with open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder:
                 os.replace(incoming, name, dst_dir_fd=folder)
             status = os.fstat(content.fileno())
-        self._known[file.path] = _Known(file.etag, file.size, _signature(status), digest)
+        self._known[file.path] = Known(file.etag, file.size, signature(status), hashed, mode)
 
-    def _empty_trash(self) -> None:
+    def _attributes_of(self, arrived: FileInfo, content: bytes) -> tuple[int, int]:
+        """Time and mode; of what was changed since it was listed, as far as they are known."""
+        wanted = self._wanted[arrived.path]
+        modified = wanted.modified if wanted.etag == arrived.etag else nanoseconds(arrived.modified_at)
+        return modified, usual_mode(content) if wanted.mode is None else file_mode(wanted.mode)
+
+    def _settle(self, beside: Wanted) -> None:
+        """What the files themselves do not bring: empty folders, links, and the times of folders."""
         with translated("", missing=DISTURBED):
             for room in ("trash", "incoming"):
                 with open_folder(self._base, room) as folder:
                     empty(folder)
+            with open_folder(self._base, "files") as root:
+                self._links = dict(make_links(root, beside.links))
+                self._folders = dict(settle_folders(root, beside.folders, newest_inside(self._wanted)))
 
     # --- folder to workspace ---
 
     def _scan(self) -> Changes:
-        files, size = len(self._left_there), sum(file.size for file in self._left_there)
-        folders = written_size = 0
-        found: set[str] = set()
-        written: list[str] = []
+        scan = Scan(self._quota, self._known, self._folders, self._links, self._left_there)
         with translated("", missing=DISTURBED), self._open_files() as root:
-            stack = [""]
-            while stack:
-                above = stack.pop()
-                with open_folder(root, above) as folder, os.scandir(folder) as entries:
-                    for entry in entries:
-                        if not above and entry.name == OUTPUT_FOLDER:
-                            continue
-                        path = f"{above}/{entry.name}" if above else entry.name
-                        check_path(path, max_depth=self._quota.max_depth)
-                        status = os.lstat(entry.name, dir_fd=folder)
-                        if stat.S_ISDIR(status.st_mode):
-                            make_accessible(entry.name, folder, status.st_mode)
-                            folders += 1
-                            stack.append(path)
-                        elif stat.S_ISREG(status.st_mode):
-                            files += 1
-                            size += status.st_size
-                            found.add(path)
-                            if not self._is_unchanged(path, entry.name, folder, status):
-                                written.append(path)
-                                written_size += status.st_size
-                        else:
-                            raise InvalidPath(
-                                f"{path!r} is a {_kind(status.st_mode)}; a workspace holds plain files only: "
-                                "delete it, or put a copy of its content in its place.",
-                                field="path",
-                            )
-                        # Folders are not kept, but 100,001 empty ones must not cost more than as many files.
-                        check_totals(self._quota, files=max(files, folders), size=size)
-        return Changes(tuple(sorted(written)), tuple(sorted(self._known.keys() - found)), written_size)
+            scan.run(root)
+        written, deleted = tuple(sorted(scan.written)), tuple(scan.deleted)
+        return Changes(written, deleted, scan.written_bytes, scan.attributes, scan.not_kept.lines())
 
     @contextmanager
     def _open_files(self) -> Iterator[int]:
@@ -316,59 +340,81 @@ class Checkout:
             with open_folder(base, "files") as files:
                 yield files
 
-    def _is_unchanged(self, path: str, name: str, folder: int, status: os.stat_result) -> bool:
-        known = self._known.get(path)
-        if known is None:
-            return False
-        if known.signature == _signature(status):
-            return True
-        if known.size != status.st_size:
-            return False
-        with FileIO(open_regular(name, folder)) as content:
-            now = os.fstat(content.fileno())
-            if _digest(content) != known.digest:
-                return False
-        self._known[path] = _Known(known.etag, known.size, _signature(now), known.digest)
-        return True
-
-    async def _send(self, path: str) -> None:
+    async def _send(self, path: str, found: Attributes | None) -> None:
         with ExitStack() as opened:
-            file, signature, small = await self._disk.run(self._open, path, opened)
+            file, seen, mode, small = await self._disk.run(self._open, path, found, opened)
             if small is not None:
                 sent = await self._workspace.put(path, small)
-                self._known[path] = _Known(sent.etag, sent.size, signature, hashlib.blake2b(small).digest())
+                self._known[path] = Known(sent.etag, sent.size, seen, hashlib.blake2b(small).digest(), mode)
                 return
             async with self._large:
                 # By descriptor, so that it is this file that is sent, whatever has its name by now.
-                sent, digest = await self._send_large(path, Path(f"/dev/fd/{file.fileno()}"), file)
-            if (sent.size, signature) != (signature.size, _signature(os.fstat(file.fileno()))):
+                sent, hashed = await self._send_large(path, Path(f"/dev/fd/{file.fileno()}"), file)
+            if (sent.size, seen) != (seen.size, signature(os.fstat(file.fileno()))):
                 raise Conflict(DISTURBED)
-            self._known[path] = _Known(sent.etag, sent.size, signature, digest)
+            self._known[path] = Known(sent.etag, sent.size, seen, hashed, mode)
 
     async def _send_large(self, path: str, source: Path, content: FileIO) -> tuple[FileInfo, bytes]:
         """Hashed while it is sent: that the file stays the same meanwhile is seen from its times."""
-        hashing = asyncio.ensure_future(in_thread(_digest, content))
+        hashing = asyncio.ensure_future(in_thread(digest, content))
         try:
             return await self._workspace.upload(path, source), await hashing
         finally:
             await asyncio.gather(hashing, return_exceptions=True)  # it reads from what is closed next
 
-    def _open(self, path: str, opened: ExitStack) -> tuple[FileIO, _Signature, bytes | None]:
-        """The file, how it looks, and its content where it is small; then it is closed."""
+    def _open(
+        self, path: str, found: Attributes | None, opened: ExitStack
+    ) -> tuple[FileIO, Signature, int, bytes | None]:
+        """The file, how it looks, its mode, and its content where it is small; then it is closed."""
         above, name = split(path)
         with (
             translated(path, missing=DISTURBED),
             open_folder(self._base, f"files/{above}".rstrip("/")) as folder,
         ):
-            file = FileIO(open_regular(name, folder))
-            signature = _signature(os.fstat(file.fileno()))
-            if signature.size >= LARGE:
-                return opened.enter_context(file), signature, None
+            file, mode = self._settled(name, folder, found)
+            seen = signature(os.fstat(file.fileno()))
+            if seen.size >= LARGE:
+                return opened.enter_context(file), seen, mode, None
             with file:
                 content = file.read()
-                if signature != _signature(os.fstat(file.fileno())) or len(content) != signature.size:
+                if seen != signature(os.fstat(file.fileno())) or len(content) != seen.size:
                     raise Conflict(DISTURBED)
-            return file, signature, content
+            return file, seen, mode, content
+
+    def _settled(self, name: str, folder: int, found: Attributes | None) -> tuple[FileIO, int]:
+        """The file as the next step is to find it wherever it runs: with one name, and with a mode that is kept."""
+        file = FileIO(open_regular(name, folder))
+        status = os.fstat(file.fileno())
+        if status.st_nlink > 1:
+            with open_folder(self._base, "incoming") as incoming:
+                file = copied(file, name, folder, incoming)
+        mode = file_mode(status.st_mode) if found is None or found.mode is None else found.mode
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(file.fileno(), mode)
+        return file, mode
+
+    def _adopt(self, changes: Changes) -> None:
+        """What was changed beside the content of files lies here as it is noted."""
+        written = set(changes.written)
+        with translated("", missing=DISTURBED):
+            for path, found in changes.attributes.items():
+                if path.endswith("/"):
+                    _adopt(self._folders, path[:-1], found)
+                elif found is None or found.target is not None:
+                    _adopt(self._links, path, found)
+                elif path not in written:
+                    above, name = split(path)
+                    with open_folder(self._base, f"files/{above}".rstrip("/")) as folder:
+                        file, mode = self._settled(name, folder, found)
+                        with file:
+                            seen = signature(os.fstat(file.fileno()))
+                        self._known[path] = replace(self._known[path], signature=seen, mode=mode)
+
+    def _noted(self, path: str, found: Attributes | None) -> Attributes | None:
+        """A file's with the etag that its content has in the workspace."""
+        if found is None or found.target is not None or path.endswith("/"):
+            return found
+        return replace(found, etag=self._known[path].etag)
 
     async def _remove(self, path: str) -> None:
         with suppress(NotFound):
@@ -377,6 +423,7 @@ class Checkout:
 
     def _discard(self) -> None:
         self._known.clear()
+        self._folders, self._links = {}, {}
         if not os.path.lexists(self._base):
             return
         with translated("", missing=DISTURBED):
@@ -405,24 +452,8 @@ def _waves(paths: Iterable[str], present: Iterable[str]) -> Iterator[list[str]]:
     yield list(left)
 
 
-def _signature(status: os.stat_result) -> _Signature:
-    return _Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def _digest(content: FileIO) -> bytes:
-    # `hashlib.file_digest` clears a buffer of 256 KiB for each file.
-    start = content.read(READ_AT_ONCE)
-    digest = hashlib.blake2b(start)
-    if len(start) == READ_AT_ONCE:
-        chunk = bytearray(LARGE)
-        while count := content.readinto(chunk):
-            digest.update(memoryview(chunk)[:count])
-    return digest.digest()
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISLNK(mode):
-        return "symbolic link"
-    if stat.S_ISFIFO(mode):
-        return "pipe"
-    return "socket" if stat.S_ISSOCK(mode) else "device"
+def _adopt(placed: dict[str, Placed], path: str, found: Attributes | None) -> None:
+    if found is None:
+        placed.pop(path, None)
+    else:
+        placed[path] = Placed(found.modified, found.mode or 0, found.target or "")

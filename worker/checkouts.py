@@ -8,17 +8,19 @@ lock of the run, so a step finds what another one left either whole or not at al
 import asyncio
 from pathlib import Path
 
+from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import Changes, Checkout, StepFiles
 
 
 class Checkouts:
-    """`base`, and names that begin with it, are this run's alone."""
+    """`base`, and names that begin with it, are this run's alone. `attributes`: the run's, shared by all of them."""
 
-    def __init__(self, workspace: Workspace, quota: Quota, base: Path) -> None:
+    def __init__(self, workspace: Workspace, quota: Quota, base: Path, attributes: AttributeRecord) -> None:
         self.moving = asyncio.Lock()
         self._workspace = workspace
+        self._attributes = attributes
         self._quota = quota
         self._base = base
         self._all: list[Checkout] = []
@@ -29,7 +31,7 @@ class Checkouts:
             return self._free.pop()
         number = len(self._all) + 1
         base = self._base if number == 1 else self._base.with_name(f"{self._base.name}.{number}")
-        checkout = Checkout(self._workspace, self._quota, base)
+        checkout = Checkout(self._workspace, self._quota, base, attributes=self._attributes)
         self._all.append(checkout)
         return checkout
 

@@ -134,7 +134,7 @@ class RunWork:
             refused_seconds=equipment.refused_seconds,
         )
         base = equipment.scratch / f"{run.id}-{run.generation}"
-        self.checkouts = Checkouts(self._workspace, equipment.quota, base)
+        self.checkouts = Checkouts(self._workspace, equipment.quota, base, self._workspace.attributes)
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -322,6 +322,7 @@ class RunWork:
             secrets=self._secrets,
             workspace=self._workspace,
             take_changes=self._workspace.take_changes,
+            take_attributes=self._workspace.take_attributes,
             checkouts=self.checkouts,
             sandbox=equipment.sandbox,
             quota=equipment.quota,

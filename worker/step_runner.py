@@ -483,7 +483,8 @@ class StepRunner:
         record = self.records[step.id]
         failed = record.failed_tries + (ended.error is not None)
         files = self._with.take_changes(record.files)
-        end = _end_of(step, status, report, files, failed)
+        attributes = self._with.take_attributes(record.attributes)
+        end = _end_of(step, status, report, files, failed, attributes)
         retried = "retrying" if status is StepStatus.PENDING else status
         event = self._told(step, retried, **report, **told)
         if status is not StepStatus.PENDING and not isinstance(step, SubStep) and self._may_defer():
@@ -493,7 +494,13 @@ class StepRunner:
         else:
             await self._record(end, *ended.writes, tell=[event])
         self._change(
-            step, status=status, result=report, failed_tries=failed, files=files, finished_at=datetime.now(UTC)
+            step,
+            status=status,
+            result=report,
+            failed_tries=failed,
+            files=files,
+            attributes=attributes,
+            finished_at=datetime.now(UTC),
         )
 
     async def _record(self, *writes: Write, tell: Sequence[Told] = ()) -> None:
@@ -531,5 +538,6 @@ def _end_of(
     result: dict[str, Any],
     files: Mapping[str, str | None] | None = None,
     failed_tries: int | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Write:
-    return lambda held: held.end_step(step.id, status, result, files, failed_tries)
+    return lambda held: held.end_step(step.id, status, result, files, failed_tries, attributes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from backplane.parsing import Parser
 from backplane.workspace.base import Workspace
@@ -21,7 +22,8 @@ from worker.tools.registry import ToolRegistry
 @dataclass(frozen=True, slots=True)
 class StepTools:
     """Of one run. `limits` hold for steps that name none of their own, up to the most.
-    `take_changes`: what changed in the workspace since it was last asked. `disabled`: tools that no step may use."""
+    `take_changes`, `take_attributes`: what changed in the workspace since it was last asked. `disabled`: tools that no
+    step may use."""
 
     user_id: str
     run_id: str
@@ -36,6 +38,7 @@ class StepTools:
     secrets: RunSecrets
     workspace: Workspace
     take_changes: Callable[[Mapping[str, str | None] | None], dict[str, str | None] | None]
+    take_attributes: Callable[[Mapping[str, Any] | None], dict[str, Any] | None]
     checkouts: Checkouts
     sandbox: Sandbox
     quota: Quota

@@ -5,6 +5,9 @@ which some step left, or which the run began with, is kept aside before it is re
 from a step finds the files as they were then. A run that changes no file costs nothing here; one that does, one listing
 (a checkout's own will do) and one small file that says what it began with, before its first change.
 
+Times, modes, folders and links are noted with the step in the same way (`backplane.workspace.attributes`): a later
+claim loads them from the journal and from what the run began with, which is read at most once a claim.
+
 Changes that came from outside, or from a worker that was lost before it could note them, are found by that listing and
 belong to the step that ends next; so do those of steps that are carried out at the same time. Step logs are no state.
 """
@@ -12,13 +15,14 @@ belong to the step that ends next; so do those of steps that are carried out at 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from backplane.errors import NotFound, Unavailable
 from backplane.patience import until_available
 from backplane.runs import Run
 from backplane.sizes import readable_size
 from backplane.store.journal import StepRecord
+from backplane.workspace.attributes import AttributeRecord, Attributes, decoded, encoded
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
 from worker.step_output import OUTPUT_FOLDER
 
@@ -31,14 +35,39 @@ _AT_ONCE = 16
 def state_after(beginning: dict[str, str], journal: Iterable[StepRecord]) -> dict[str, str]:
     """The files that the steps with an end have left, each with its etag."""
     state = dict(beginning)
-    ended = [record for record in journal if record.finished_at is not None and record.files]
-    for record in sorted(ended, key=lambda record: (record.finished_at, record.position)):
+    for record in _ended(journal):
         for path, etag in (record.files or {}).items():
             if etag is None:
                 state.pop(path, None)
             else:
                 state[path] = etag
     return state
+
+
+def attributes_after(beginning: Beginning, journal: Iterable[StepRecord]) -> dict[str, Attributes]:
+    """What is known of the times, modes, folders and links that the steps with an end have left. A file that a worker
+    of an older release has changed is another content than its entry names."""
+    state = {
+        path: Attributes(modified, etag=beginning.files[path])
+        for path, modified in beginning.times.items()
+        if path in beginning.files
+    }
+    for record in _ended(journal):
+        for path, etag in (record.files or {}).items():
+            if etag is None:
+                state.pop(path, None)
+        for path, attributes in decoded(record.attributes or {}).items():
+            if attributes is None:
+                state.pop(path, None)
+            else:
+                state[path] = attributes
+    return state
+
+
+def _ended(journal: Iterable[StepRecord]) -> list[StepRecord]:
+    """In the order in which they ended."""
+    ended = ((record.finished_at, record.position, record) for record in journal if record.finished_at is not None)
+    return [record for _, _, record in sorted(ended, key=lambda one: one[:2])]
 
 
 def is_log(path: str) -> bool:
@@ -77,6 +106,8 @@ class VersionedWorkspace(Workspace):
         self._tell = tell
         self._tell_away = tell_away
         self._refused_seconds = refused_seconds
+        self.attributes = AttributeRecord(self._attributes_before)
+        self._noted: Beginning | None = None
         self._listed: dict[str, FileInfo] | None = None
         self._present: dict[str, FileInfo] | None = None
         """As listed before the first change, and changed since."""
@@ -97,6 +128,10 @@ class VersionedWorkspace(Workspace):
         if self._present is not None:
             before = {path: self._present[path].etag if path in self._present else None for path in before}
         return {**before, **changes} or None
+
+    def take_attributes(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The same of times, modes, folders and links, as the journal keeps them."""
+        return {**(earlier or {}), **encoded(self.attributes.take_changed())} or None
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         found = await self._inner.list(prefix)
@@ -140,9 +175,11 @@ class VersionedWorkspace(Workspace):
         done = await change()
         if isinstance(done, FileInfo):
             present[path], self._changes[path] = done, done.etag
+            self.attributes.written(done)
         else:
             present.pop(path, None)
             self._changes[path] = None
+            self.attributes.change({path: None})
         return done
 
     async def _begin(self) -> dict[str, FileInfo]:
@@ -155,9 +192,11 @@ class VersionedWorkspace(Workspace):
                 self._listed = {file.path: file for file in await self._inner.list()}
             present = {path: file for path, file in self._listed.items() if not is_log(path)}
             self._listed = None
-            beginning = await self._patiently(self._versions.beginning) if self._begun else None
+            await self.attributes.load()
+            beginning = await self._beginning_before()
             if beginning is None:
-                noted = Beginning({path: file.etag for path, file in present.items()})
+                files = {path: file.etag for path, file in present.items()}
+                noted = Beginning(files, times=self.attributes.times_at_first(present.values()))
                 await self._patiently(lambda: self._versions.begin(noted))
             else:
                 expected = state_after(beginning.files, self._journal)
@@ -167,6 +206,17 @@ class VersionedWorkspace(Workspace):
                         self._changes[path] = etag
             self._present = present
             return present
+
+    async def _attributes_before(self) -> dict[str, Attributes]:
+        if not self._begun:
+            return {}
+        return attributes_after(await self._beginning_before() or Beginning({}), self._journal)
+
+    async def _beginning_before(self) -> Beginning | None:
+        """What was noted of the run's beginning before this worker had it."""
+        if self._noted is None and self._begun:
+            self._noted = await self._patiently(self._versions.beginning)
+        return self._noted
 
     async def _keep(self, file: FileInfo) -> None:
         if not self._max_bytes:

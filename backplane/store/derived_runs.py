@@ -207,14 +207,15 @@ def _done_with(records: Sequence[StepRecord], step: str) -> list[StepRecord]:
     ended = [
         (finished_at, record.position, record) for record in records if (finished_at := record.finished_at) is not None
     ]
-    done, changed = list[StepRecord](), dict[str, str | None]()
+    done, changed, attributes = list[StepRecord](), dict[str, str | None](), dict[str, Any]()
     for finished_at, position, record in sorted(ended, key=lambda one: one[:2]):
         if (finished_at, position) > until:
             break
         changed |= record.files or {}
+        attributes |= record.attributes or {}
         if record.status is StepStatus.COMPLETED:
-            done.append(replace(record, files=changed or None))
-            changed = {}
+            done.append(replace(record, files=changed or None, attributes=attributes or None))
+            changed, attributes = {}, {}
     return done
 
 
@@ -266,6 +267,7 @@ def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
             finished_at=None,
             result=None,
             files=None,
+            attributes=None,
         )
     )
     within = [steps.c.step_id.startswith(f"{name}/", autoescape=True) for name in names]

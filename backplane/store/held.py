@@ -6,8 +6,8 @@ The row, the journal and the events of a run are written together, so that no cr
 
 Texts of a run are redacted here, on their way into the database: results, errors, questions, records of model calls,
 titles. Not so its plan, which is what is carried out (a model's was redacted when it was answered, a person's is
-theirs), and not the paths in `steps.files`, by which files are found again and which nobody is shown. Events are
-redacted before they are numbered (`worker.run_events`).
+theirs), and not the paths in `steps.files` and `steps.attributes` (with the targets of links), by which files are found
+again and which nobody is shown. Events are redacted before they are numbered (`worker.run_events`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -291,9 +291,12 @@ class HeldRun:
         result: Mapping[str, Any] | None = None,
         files: Mapping[str, str | None] | None = None,
         failed_tries: int | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """`files`: what changed in the workspace since the step before it ended (`StepRecord.files`)."""
+        """`files`, `attributes`: what changed in the workspace since the step before it ended (`StepRecord`)."""
         values: dict[str, Any] = {} if files is None else {"files": dict(files)}
+        if attributes is not None:
+            values["attributes"] = dict(attributes)
         if failed_tries is not None:
             values["failed_tries"] = failed_tries
         result = self._redact(result)

@@ -41,6 +41,7 @@ class StepRecord:
     """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "error"?, "effect"?, "final"?}
     once there is one; `effect` is what a failed step has done outside, where that is not nothing.
     `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
+    `attributes`: the times, modes, folders and links that changed (`workspace.attributes.encoded`).
     `failed_tries`: those that ended, and not well."""
 
     step_id: str
@@ -54,6 +55,7 @@ class StepRecord:
     result: dict[str, Any] | None
     files: dict[str, str | None] | None = None
     failed_tries: int = 0
+    attributes: dict[str, Any] | None = None
 
 
 _RECORDED = [field.name for field in fields(StepRecord)]

@@ -195,6 +195,7 @@ steps = Table(
     Column("result", Json),
     Column("files", Json),
     Column("failed_tries", Integer, nullable=False, server_default="0"),
+    Column("attributes", Json),
 )
 
 # The plans of a run that a newer one has replaced; the one in force is in the run's row.

@@ -83,10 +83,11 @@ class Workspace(ABC):
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The files that a run began with, each with its etag. `runs`: where they came from, when they are another run's:
-    the nearest first."""
+    the nearest first. `times`: when they were changed, in nanoseconds since 1970, as far as it is known."""
 
     files: dict[str, str]
     runs: tuple[str, ...] = ()
+    times: dict[str, int] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -94,7 +95,7 @@ class Beginning:
     @classmethod
     def decoded(cls, content: bytes) -> "Beginning":
         found = json.loads(content)
-        return cls(found["files"], tuple(found["runs"]))
+        return cls(found["files"], tuple(found["runs"]), found.get("times", {}))
 
 
 class Versions(ABC):

@@ -1,7 +1,9 @@
 """A folder and a pod's, brought in line; here the pod's side is played by whoever is hostile enough."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from backplane.errors import InvalidPath
 from worker.sandbox.base import Limits
 from worker.sandbox.channel import NotUnderstood
 from worker.sandbox.mirror import Incoming, Mirror, TooMuch
-from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, HEADER, LINK
+from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, HEADER, LINK
 
 LIMITS = Limits(
     wall_seconds=1,
@@ -43,7 +45,23 @@ def link(path: str, target: str) -> tuple[bytes, bytes]:
     return LINK, json.dumps({"path": path, "what": "link", "target": target}).encode()
 
 
+def folders(*listed: list[Any]) -> tuple[bytes, bytes]:
+    return FOLDERS, json.dumps({"folders": listed}).encode()
+
+
 async def sent(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
+    """Without times and modes, and without the folders."""
+    frames = []
+    for kind, payload in await sent_whole(mirror, folder):
+        if kind == FILE:
+            said = json.loads(payload)
+            payload = json.dumps({"path": said["path"], "size": said["size"]}).encode()
+        if kind != FOLDERS:
+            frames.append((kind, payload))
+    return frames
+
+
+async def sent_whole(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
     whole = b"".join([piece async for piece in mirror.outgoing(folder)])
     frames = []
     while whole:
@@ -75,10 +93,67 @@ async def test_what_came_back_is_not_sent_again(folder: Path) -> None:
     assert await sent(mirror, folder) == []
 
 
-async def test_a_link_is_not_sent(folder: Path) -> None:
+async def test_a_link_is_sent_as_the_text_where_it_leads(folder: Path) -> None:
     (folder / "link").symlink_to("/etc/passwd")
+    os.utime(folder / "link", ns=(5, 5), follow_symlinks=False)
+    [(kind, payload), _] = await sent_whole(Mirror(), folder)
+    assert (kind, json.loads(payload)) == (LINK, {"path": "link", "target": "/etc/passwd", "time": 5})
+
+
+async def test_a_pipe_is_not_sent(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
     with pytest.raises(InvalidPath, match="no plain file"):
         await sent(Mirror(), folder)
+
+
+async def test_times_and_modes_are_sent_and_all_folders_in_the_end(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    (folder / "file").write_bytes(b"")
+    (folder / "file").chmod(0o640)
+    os.utime(folder / "file", ns=(7, 7))
+    (folder / "inner").chmod(0o750)
+    os.utime(folder / "inner", ns=(8, 8))
+    [(_, said), last] = await sent_whole(Mirror(), folder)
+    assert json.loads(said) == {"path": "file", "size": 0, "mode": 0o640, "time": 7}
+    assert last == folders(["inner", 0o750, 8])
+
+
+def test_files_come_back_as_old_and_with_the_modes_that_they_have_in_the_pod(folder: Path) -> None:
+    mirror = Mirror()
+    (folder / "gone/inner").mkdir(parents=True)
+    incoming = mirror.incoming(folder, LIMITS)
+    said = json.dumps({"path": "a", "size": 1, "mode": 0o4755, "time": 7, "links": True, "extended": True})
+    incoming.take([(FILE, said.encode()), (DATA, b"x"), folders(["empty", 0o500, 8])])
+    incoming.finish()
+    assert [
+        (path.name, oct(path.stat().st_mode)[-4:], path.stat().st_mtime_ns) for path in sorted(folder.iterdir())
+    ] == [
+        ("a", "0755", 7),
+        ("empty", "0700", 8),
+    ]
+    assert [line.partition(" (")[0] for line in incoming.not_kept.lines()] == [
+        "not kept with the run's files: 1 extended attribute",
+        "not kept with the run's files: 1 hard link",
+        "not kept with the run's files: 2 modes",
+    ]
+
+
+@pytest.mark.parametrize("number", [-1, 2**80, True])
+def test_a_time_that_cannot_be_is_one_that_can(folder: Path, number: int) -> None:
+    incoming = Mirror().incoming(folder, LIMITS)
+    said = json.dumps({"path": "a", "size": 0, "mode": number, "time": number}).encode()
+    incoming.take([(FILE, said), folders(["d", number, number])])
+    incoming.finish()
+    assert 0 <= (folder / "a").stat().st_mtime_ns <= 2**62
+
+
+def test_a_runner_of_an_older_release_says_nothing_of_times_and_folders(folder: Path) -> None:
+    (folder / "kept").mkdir()
+    incoming = Mirror().incoming(folder, LIMITS)
+    incoming.take(file("a", b"x"))
+    incoming.finish()
+    assert os.access(folder / "a", os.X_OK)
+    assert (folder / "kept").is_dir()
 
 
 def test_files_come_back_with_the_folders_above_them(incoming: Incoming, folder: Path) -> None:
@@ -115,8 +190,11 @@ def test_nothing_is_written_through_a_link(incoming: Incoming, folder: Path, tmp
 def test_a_pod_that_has_what_is_no_plain_file_is_no_copy_any_more(folder: Path) -> None:
     mirror = Mirror()
     mirror.incoming(folder, LIMITS).take([link("link", "target")])
+    assert mirror.is_exact
+    mirror.incoming(folder, LIMITS).take([(LINK, b'{"path": "pipe", "what": "pipe", "target": ""}')])
     assert not mirror.is_exact
     assert (folder / "link").is_symlink()
+    assert (folder / "pipe").is_fifo()
 
 
 def test_only_what_was_sent_can_be_deleted(folder: Path) -> None:
@@ -149,6 +227,8 @@ def test_as_many_files_as_the_limit_come_back_and_not_one_more(folder: Path) -> 
         [(FILE, b"[]")],
         [(FILE, b"\xff")],
         [(LINK, b'{"path": "a"}')],
+        [(FOLDERS, b'{"folders": [["a"]]}')],
+        [(FOLDERS, b'{"folders": [["a", "755", 1]]}')],
         [(DELETED, b"{")],
         [(b"?", b"")],
     ],

@@ -27,6 +27,7 @@ from worker.mcp.driver import MARK
 from worker.mcp.servers import McpServer
 from worker.sandbox.base import Command, Ending
 from worker.tools.base import Secrets, ToolContext
+from worker.tools.in_sandbox import keep_changes
 
 DRIVER = Path(__file__).with_name("driver.py").read_text()
 MARK_BYTES = MARK.encode()
@@ -84,9 +85,8 @@ class SandboxedConnection(McpConnection):
         if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
             raise unavailable(self._server.name, f"ended with {outcome.exit_code} ({outcome.detail or outcome.ending})")
         answers = self._answers(said.last_line(), said.beside())
-        if keeps_files and (changes := await context.checkout.changes()):
-            await context.about_to_change()
-            await context.checkout.push(changes)
+        if keeps_files:
+            await keep_changes(outcome, context)
         return answers
 
     def _answers(self, line: bytes, beside: str) -> list[Mapping[str, Any]]:

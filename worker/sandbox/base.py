@@ -61,6 +61,14 @@ EGRESS_VARIABLE = "SANDBOX_EGRESS"
 """Names, inside, the Unix socket that leads to the command's `egress`."""
 
 
+EVERYWHERE = {"LANG": "C.UTF-8", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1"}
+"""Variables that every command has, unless it is given others. Python's bytecode belongs to one size and second of a
+source, so a program that was mended within the second would run as it was before."""
+
+UMASK = 0o022
+"""Of every command, whatever the worker's own is: files have the same modes wherever a step is carried out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """`argv[0]` is looked up in the sandbox's own PATH; `stdin` is given whole, then closed. `egress`: the only way out
@@ -83,12 +91,14 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`exit_code` is 128 + n where signal n ended the command, as a shell has it. `detail` is for people."""
+    """`exit_code` is 128 + n where signal n ended the command, as a shell has it. `detail` is for people; so are the
+    lines of `not_kept`, on what the command left in the folder and only the sandbox can see."""
 
     exit_code: int
     ending: Ending
     duration_seconds: float
     detail: str = ""
+    not_kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from pathlib import Path
 import structlog
 
 from backplane.errors import InvalidInput, Unavailable
-from worker.sandbox.base import Command, Limits
+from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
 from worker.sandbox.cgroup import ControlGroup
 from worker.sandbox.egress_socket import INSIDE
 from worker.sandbox.pipes import InputPipe, OutputPipe
@@ -161,7 +161,7 @@ class Bubblewrap:
         self._arguments += ["--die-with-parent", "--new-session", "--clearenv", *system_arguments()]
         for folder in folders:
             self._arguments += ["--ro-bind", str(folder), str(folder)]
-        self._environment = {"PATH": sandbox_path(), "HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb"}
+        self._environment = {"PATH": sandbox_path(), "HOME": "/workspace", **EVERYWHERE}
 
     def arguments(
         self,
@@ -262,6 +262,7 @@ class BubblewrapTree(ProcessTree):
                 pass_fds=(go, *files),
                 env={},
                 cwd="/",
+                umask=UMASK,
                 start_new_session=True,
             )
         except OSError as error:

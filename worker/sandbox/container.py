@@ -41,6 +41,8 @@ from backplane import sandbox_labels
 from backplane.errors import PlatformError, Unavailable
 from backplane.workspace.files import in_thread, open_folder
 from worker.sandbox.base import (
+    EVERYWHERE,
+    UMASK,
     Call,
     Command,
     Ending,
@@ -78,6 +80,7 @@ _INPUT = "/run/sandbox-input"
 _VARIABLES = "/run/sandbox-variables"
 _FIRST_PROCESS = f"""
 exec 9>&2 2>/dev/null
+umask {UMASK:04o}
 [ -e {_INPUT} ] && exec < {_INPUT}
 echo sandbox-started >&9
 ([ -e {_VARIABLES} ] && . {_VARIABLES}; exec "$@" 2>&1 9>&-)
@@ -223,7 +226,7 @@ class ContainerSandbox(Sandbox):
             sandbox_labels.WORKER: self._mark,
             sandbox_labels.CREATED: int(time.time()),
         }
-        environment = {"HOME": "/workspace", "LANG": "C.UTF-8", "TERM": "dumb"}
+        environment = {"HOME": "/workspace", **EVERYWHERE}
         words = self.engine.run_words()
         words += ["--rm", "--pull", "never", "--name", container_name(call), "--log-driver", "none"]
         words += ["--network", "none", "--hostname", "sandbox", "--read-only", "--no-healthcheck"]

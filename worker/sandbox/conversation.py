@@ -11,7 +11,7 @@ import json
 import time
 from base64 import b64encode
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from backplane.sizes import shortened
 from backplane.workspace.files import in_thread
 from worker.sandbox.base import (
     EGRESS_VARIABLE,
+    EVERYWHERE,
+    UMASK,
     Command,
     Ending,
     NoticeSink,
@@ -44,6 +46,7 @@ from worker.sandbox.pod.frames import (
     INPUT,
     MAX_PAYLOAD,
     OUTPUT,
+    WITH_ATTRIBUTES,
     frame,
     json_frame,
 )
@@ -151,9 +154,11 @@ class Conversation:
         async with asyncio.timeout(max(self._overdue - time.monotonic(), 0)):
             ended = await self._follow(channel)
         outcome = self._outcome(ended)
+        if state.get("attributes") is not True:
+            self._pod.mirror.is_exact = False  # of an older release: it does not know times, modes and folders
         if outcome.exit_code == 0 and outcome.ending is Ending.EXITED:
             try:
-                await self._collect(channel)
+                return replace(outcome, not_kept=await self._collect(channel))
             except TooMuch as too_much:
                 return Outcome(137, Ending.DISK, outcome.duration_seconds, f"the folder holds {too_much.what}")
         return outcome
@@ -169,13 +174,15 @@ class Conversation:
             self._pod.mirror = Mirror()
         self._pod.used = True
         limits = command.limits
+        egress = {EGRESS_VARIABLE: EGRESS} if command.egress else {}
         begin = json_frame(
             BEGIN,
             {
                 "call": self._call,
                 "clear": clear,
                 "argv": command.argv,
-                "environment": {**command.environment, **({EGRESS_VARIABLE: EGRESS} if command.egress else {})},
+                "environment": {**EVERYWHERE, **command.environment, **egress},
+                "umask": UMASK,
                 "stdin": len(command.stdin),
                 "egress": command.egress is not None,
                 "filters": _FILTERS,
@@ -243,8 +250,9 @@ class Conversation:
         except (KeyError, TypeError, ValueError) as error:
             raise NotUnderstood("an end that cannot be") from error
 
-    async def _collect(self, channel: Channel) -> None:
-        await channel.send(frame(COLLECT))
+    async def _collect(self, channel: Channel) -> tuple[str, ...]:
+        """Lines on what is not kept."""
+        await channel.send(frame(COLLECT, WITH_ATTRIBUTES))
         incoming = self._pod.mirror.incoming(self._folder, self._command.limits)
         try:
             frames: list[tuple[bytes, bytes]] = []
@@ -258,7 +266,8 @@ class Conversation:
                     await in_thread(incoming.take, frames)
                     frames, size = [], 0
                 if kind == DONE:
-                    return
+                    await in_thread(incoming.finish)
+                    return incoming.not_kept.lines()
         finally:
             incoming.close()
 

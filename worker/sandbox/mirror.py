@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backplane.errors import InvalidPath
+from backplane.workspace.attributes import LATEST, PROGRAM_MODE
 from backplane.workspace.files import (
     CREATE_FILE,
     empty,
@@ -27,10 +28,11 @@ from backplane.workspace.files import (
     translated,
 )
 from backplane.workspace.paths import check_path
+from worker.checkout_tree import NotKept, file_mode, folder_mode, set_attributes
 from worker.sandbox.base import Limits
 from worker.sandbox.channel import NotUnderstood, parsed
 from worker.sandbox.pod.disk import MAX_DEPTH
-from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, LINK, frame, json_frame
+from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, FOLDERS_AT_ONCE, LINK, frame, json_frame
 from worker.sandbox.pod.machine import signature
 
 Seen = tuple[int, int, int, int]
@@ -63,32 +65,35 @@ class Mirror:
             yield piece
 
     def _difference(self, folder: Path) -> Iterator[bytes]:
-        here: dict[str, Seen] = {}
+        here: dict[str, os.stat_result] = {}
+        folders: list[tuple[str, int, int]] = []
         with open_folder(folder) as root:
-            for path, status in _files(root):
-                here[path] = signature(status)
+            for path, status in _tree(root):
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append((path, folder_mode(status.st_mode), status.st_mtime_ns))
+                else:
+                    here[path] = status
             gone = sorted(self._there.keys() - here.keys())
             for begin in range(0, len(gone), 500):
                 yield json_frame(DELETE, gone[begin : begin + 500])
             for path in gone:
                 del self._there[path]
-            for path, seen in here.items():
+            for path, status in here.items():
+                seen = signature(status)
                 if self._there.get(path) == seen:
                     continue
                 above, name = split(path)
-                with (
-                    translated(path, missing=DISTURBED),
-                    open_folder(root, above) as holder,
-                    FileIO(open_regular(name, holder)) as content,
-                ):
-                    yield json_frame(FILE, {"path": path, "size": seen[0]})
-                    yield from _content(content, seen[0])
+                with translated(path, missing=DISTURBED), open_folder(root, above) as holder:
+                    yield from _entry(path, name, holder, status)
                 self._there[path] = seen
+            # The runner makes its own like these, so it is told all of them, in the end.
+            for begin in range(0, max(len(folders), 1), FOLDERS_AT_ONCE):
+                yield json_frame(FOLDERS, {"folders": folders[begin : begin + FOLDERS_AT_ONCE]})
 
     def look(self, folder: Path) -> dict[str, Seen]:
-        """Blocking: how all files in the folder look."""
+        """Blocking: how all files and links in the folder look."""
         with open_folder(folder) as root:
-            return {path: signature(status) for path, status in _files(root)}
+            return {path: signature(status) for path, status in _tree(root) if not stat.S_ISDIR(status.st_mode)}
 
     def assume(self, there: dict[str, Seen]) -> None:
         """The pod has what the folder has: another worker sent it from the same workspace."""
@@ -99,7 +104,8 @@ class Mirror:
 
 
 class Incoming:
-    """Takes the frames of what a command changed. `close` it in the end."""
+    """Takes the frames of what a command changed; `finish` when they have all come, and `close` it in the end.
+    `not_kept`: what the command left and no longer is where it came to."""
 
     def __init__(self, folder: Path, limits: Limits, there: dict[str, Seen], mirror: Mirror) -> None:
         self._folder = folder
@@ -110,6 +116,9 @@ class Incoming:
         self._file: FileIO | None = None
         self._path = ""
         self._left = 0
+        self._said: dict[str, Any] = {}
+        self._folders: dict[str, tuple[int, int]] | None = None
+        self.not_kept = NotKept()
 
     def take(self, frames: list[tuple[bytes, bytes]]) -> None:
         """Blocking. Raises TooMuch, NotUnderstood, InvalidPath, and OSError's translations."""
@@ -123,8 +132,27 @@ class Incoming:
                     self._link(root, parsed(payload))
                 elif kind == DELETED:
                     self._delete(root, payload)
+                elif kind == FOLDERS:
+                    self._take_folders(parsed(payload))
                 else:
                     raise NotUnderstood(f"{kind!r} among files")
+
+    def finish(self) -> None:
+        """Blocking. Have the folders that the pod has, which a runner of an older release does not say."""
+        if self._folders is None:
+            return
+        with translated("", missing=DISTURBED), open_folder(self._folder) as root:
+            here = [path for path, status in _tree(root) if stat.S_ISDIR(status.st_mode)]
+            for path in sorted(set(here) - self._folders.keys(), reverse=True):
+                above, name = split(path)
+                with suppress(OSError), open_folder(root, above) as holder:
+                    os.rmdir(name, dir_fd=holder)  # not one in which something is
+            for path in sorted(self._folders):
+                with _folder_for(root, path):
+                    pass
+            for path, (mode, modified) in self._folders.items():
+                with open_folder(root, path) as opened:
+                    set_attributes(opened, mode, modified)
 
     def close(self) -> None:
         if self._file:
@@ -146,7 +174,10 @@ class Incoming:
         with _folder_for(root, above) as holder:
             _clear_name(name, holder)
             self._file = FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=holder), "w")
-        self._path, self._left = path, size
+        self._path, self._left, self._said = path, size, said
+        for kind, is_so in (("hard link", said.get("links")), ("extended attribute", said.get("extended"))):
+            if is_so:
+                self.not_kept.add(kind, path)
         if size == 0:
             self._write(b"")
 
@@ -158,6 +189,14 @@ class Incoming:
             view = view[self._file.write(view) :]
         self._left -= len(payload)
         if self._left == 0:
+            modified = _number(self._said.get("time"))
+            if modified is None:
+                os.fchmod(self._file.fileno(), PROGRAM_MODE)
+            else:
+                mode = _number(self._said.get("mode")) or 0
+                if file_mode(mode) != mode:
+                    self.not_kept.add("mode", self._path)
+                set_attributes(self._file.fileno(), file_mode(mode), modified)
             self._there[self._path] = signature(os.fstat(self._file.fileno()))
             self.close()
 
@@ -166,7 +205,6 @@ class Incoming:
         path, target = said.get("path"), said.get("target")
         if not isinstance(path, str) or not isinstance(target, str):
             raise NotUnderstood("a link that cannot be")
-        self._mirror.is_exact = False
         check_path(path, max_depth=MAX_DEPTH)
         self._files += 1
         if self._files > self._limits.files:
@@ -175,10 +213,30 @@ class Incoming:
         with _folder_for(root, above) as holder:
             _clear_name(name, holder)
             if said.get("what") == "link":
-                with suppress(ValueError):
+                with suppress(ValueError, FileNotFoundError):  # a target that is empty, or has a NUL
                     os.symlink(target, name, dir_fd=holder)
-            else:
-                os.mkfifo(name, 0o600, dir_fd=holder)
+                    if (modified := _number(said.get("time"))) is not None:
+                        os.utime(name, ns=(modified, modified), dir_fd=holder, follow_symlinks=False)
+                    self._there[path] = signature(os.lstat(name, dir_fd=holder))
+                    return
+            self._mirror.is_exact = False
+            kind = stat.S_IFSOCK if said.get("what") == "socket" else stat.S_IFIFO
+            os.mknod(name, kind | 0o600, dir_fd=holder)
+
+    def _take_folders(self, said: dict[str, Any]) -> None:
+        self._folders = {} if self._folders is None else self._folders
+        listed = said.get("folders")
+        for one in listed if isinstance(listed, list) else ():
+            match one:
+                case [str(path), int(mode), int(modified)]:
+                    check_path(path, max_depth=MAX_DEPTH)
+                    self._folders[path] = (folder_mode(mode), _number(modified) or 0)
+                    if folder_mode(mode) != mode:
+                        self.not_kept.add("mode", path)
+                case _:
+                    raise NotUnderstood("a folder that cannot be")
+        if len(self._folders) > self._limits.files:
+            raise TooMuch(f"more than {self._limits.files:,} files or folders")
 
     def _delete(self, root: int, payload: bytes) -> None:
         try:
@@ -194,8 +252,9 @@ class Incoming:
                 os.unlink(name, dir_fd=holder)
 
 
-def _files(root: int) -> Iterator[tuple[str, os.stat_result]]:
-    """The plain files below; a checkout that was just made equal to a workspace holds nothing else."""
+def _tree(root: int) -> Iterator[tuple[str, os.stat_result]]:
+    """The folders, plain files and links below; a checkout that was just made equal to a workspace holds nothing
+    else."""
     stack = [""]
     while stack:
         above = stack.pop()
@@ -206,10 +265,26 @@ def _files(root: int) -> Iterator[tuple[str, os.stat_result]]:
                 if stat.S_ISDIR(status.st_mode):
                     make_accessible(entry.name, folder, status.st_mode)
                     stack.append(path)
-                elif stat.S_ISREG(status.st_mode):
-                    yield path, status
-                else:
+                elif not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
                     raise InvalidPath(f"{path!r} is no plain file: only these go into a sandbox.", field="path")
+                yield path, status
+
+
+def _entry(path: str, name: str, holder: int, status: os.stat_result) -> Iterator[bytes]:
+    """A file with its content, or a link with the text where it leads."""
+    if stat.S_ISLNK(status.st_mode):
+        target = os.readlink(name, dir_fd=holder)
+        yield json_frame(LINK, {"path": path, "target": target, "time": status.st_mtime_ns})
+        return
+    said = {"path": path, "size": status.st_size, "mode": file_mode(status.st_mode), "time": status.st_mtime_ns}
+    with FileIO(open_regular(name, holder)) as content:
+        yield json_frame(FILE, said)
+        yield from _content(content, status.st_size)
+
+
+def _number(said: Any) -> int | None:
+    """A time or a mode that a pod says, as far as there can be such a one."""
+    return min(max(said, 0), LATEST) if isinstance(said, int) else None
 
 
 def _content(file: FileIO, size: int) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from backplane.errors import InvalidInput, Unavailable
-from worker.sandbox.base import Command, Limits
+from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
 from worker.sandbox.cgroup import ControlGroup
 from worker.sandbox.pipes import InputPipe, OutputPipe
 from worker.sandbox.process import (
@@ -53,8 +53,7 @@ class UnisolatedTree(ProcessTree):
         environment = {
             "PATH": f"{sys.base_prefix}/bin:{SYSTEM_PATH}",
             "HOME": str(folder),
-            "LANG": "C.UTF-8",
-            "TERM": "dumb",
+            **EVERYWHERE,
         }
         # It reads of all processes of the machine, and others use the loop.
         words = await asyncio.to_thread(_script_arguments, command.limits, group)
@@ -66,6 +65,7 @@ class UnisolatedTree(ProcessTree):
                 stderr=output.write_end,
                 env={**environment, **command.environment},
                 cwd=folder,
+                umask=UMASK,
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:

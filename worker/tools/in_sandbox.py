@@ -43,11 +43,19 @@ async def run_command(command: Command, context: ToolContext) -> ToolResult:
     outcome = await context.sandbox.run(command, context.checkout.folder, context.output, context.notice)
     if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
         return ToolResult(outcome.exit_code, error=_error(outcome))
+    return ToolResult(files_changed=await keep_changes(outcome, context))
+
+
+async def keep_changes(outcome: Outcome, context: ToolContext) -> tuple[str, ...]:
+    """Bring what a command that succeeded did to the files into the workspace, and say what of it is not kept; the
+    paths of the files that changed."""
     changes = await context.checkout.changes()
-    if not changes:
-        return ToolResult()
-    await context.about_to_change()
-    return ToolResult(files_changed=await context.checkout.push(changes))
+    for line in (*outcome.not_kept, *changes.not_kept):
+        context.notice(line)
+    if changes:
+        await context.about_to_change()
+    # Times, modes, folders and links are written with the step's end: nothing reaches the workspace for them.
+    return await context.checkout.push(changes) if changes or changes.attributes else ()
 
 
 async def _filled(environment: Mapping[str, str], context: ToolContext) -> dict[str, str]:

@@ -50,7 +50,14 @@ async def test_of_the_machine_only_what_is_harmless_is_there(bubblewrap: Sandbox
 async def test_the_environment_is_just_what_is_named(local_sandbox: Sandbox, run: Run) -> None:
     _, said = await run(local_sandbox, "env", environment={"GREETING": "good day"})
     names = {line.partition("=")[0] for line in said.splitlines()}
-    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "TERM", "GREETING"}
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {
+        "PATH",
+        "HOME",
+        "LANG",
+        "TERM",
+        "PYTHONDONTWRITEBYTECODE",
+        "GREETING",
+    }
 
 
 # --- finding out ---

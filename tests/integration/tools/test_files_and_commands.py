@@ -175,12 +175,43 @@ async def test_the_error_says_what_ended_the_command(
     assert (result.error.code, await bench.files()) == (code, {})
 
 
-@pytest.mark.parametrize("script", ["ln -s /etc/passwd link", "mkfifo pipe", "touch 'back\\slash'"])
-async def test_what_a_workspace_cannot_hold_is_refused_and_nothing_is_kept(bench: Bench, script: str) -> None:
+@pytest.mark.parametrize("script", ["touch 'back\\slash'", "mkdir -p 'back\\slash'", "mkfifo 'back\\slash'"])
+async def test_a_name_that_a_workspace_cannot_hold_is_refused_and_nothing_is_kept(bench: Bench, script: str) -> None:
     with pytest.raises(InvalidPath):
         await bench.step("shell", script=f"echo x > good; {script}")
     assert await bench.files() == {}
     assert bench.changing == []
+
+
+async def test_what_would_stand_for_a_file_and_cannot_be_kept_is_refused(bench: Bench) -> None:
+    await bench.step("shell", script="echo x > good")
+    for script in ("rm good; mkfifo good", "ln -sf /etc/passwd good", "ln -sf nowhere good"):
+        with pytest.raises(InvalidPath, match="'good' is a "):
+            await bench.step("shell", script=script)
+    assert await bench.files() == {"good": b"x\n"}
+
+
+NOT_KEPT = {
+    "mkfifo pipe": "1 pipe ('pipe'); it is gone after this step; make it in the step that uses it",
+    "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")'": "1 socket ('s'); it is gone after this",
+    "echo x > a; ln a b": "2 hard links (",
+    "echo x > a; chmod 4711 a": "1 mode ('a'); a file keeps its permission bits",
+    "mkdir d; chmod 1777 d": "1 mode ('d'); ",
+    'echo x > a; python3 -c \'import os; os.setxattr("a", "user.x", b"1")\'': "1 extended attribute ('a'); ",
+    "ln -s \"$(head -c 1000 /dev/zero | tr '\\0' x)\" long": "1 symbolic link ('long'); it leads to a text that cannot",
+    "for n in 1 2 3 4 5 6 7; do mkfifo p$n; done": " and 2 more); ",
+}
+
+
+@pytest.mark.parametrize("script", NOT_KEPT)
+async def test_what_is_not_kept_is_named_in_the_step_that_leaves_it_and_in_no_other(bench: Bench, script: str) -> None:
+    result = await bench.step("shell", script=script)
+    assert (result.exit_code, len(bench.notices)) == (0, 1), bench.notices
+    assert bench.notices[0].startswith("not kept with the run's files: ")
+    assert NOT_KEPT[script] in bench.notices[0]
+    bench.notices.clear()
+    await bench.step("shell", script="echo y > other")
+    assert bench.notices == []
 
 
 async def test_more_than_the_quota_is_refused_when_the_command_was_too_quick_to_be_stopped(bench: Bench) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Signature = tuple[int, int, int, int]
 
 KILL_SECONDS = 5.0
+BYTECODE_FOLDER = "__pycache__"
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -100,9 +101,10 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below but folders, by its path from there. Follows no link; gives itself the rights that it needs.
-    Each folder is opened from the one above it, so no path is too long."""
+def walk(root: str, *, with_folders: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below but bytecode caches, and but folders unless they are wanted too, by its path from there. Follows
+    no link; gives itself the rights that it needs. Each folder is opened from the one above it, so no path is too
+    long."""
     held = [(os.open(root, _OPEN_FOLDER), "", [""])]
     try:
         while held:
@@ -119,11 +121,14 @@ def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
+                    is_folder = stat.S_ISDIR(status.st_mode)
+                    if is_folder and entry.name == BYTECODE_FOLDER:
+                        continue
+                    if is_folder:
                         if status.st_mode & 0o700 != 0o700:
                             os.chmod(entry.name, 0o700, dir_fd=folder)
                         names.append(entry.name)
-                    else:
+                    if with_folders or not is_folder:
                         yield path + "/" + entry.name if path else entry.name, status
     finally:
         for folder, _, _ in held:
@@ -155,6 +160,66 @@ def clear(root: str) -> None:
                 os.rmdir(name, dir_fd=top)
     finally:
         os.close(top)
+
+
+def keep_folders(root: str, kept: set[str]) -> None:
+    """Remove the folders, with all that is in them, whose paths are not among these."""
+    aside = f".{time.monotonic_ns()}"
+    os.mkdir(os.path.join(root, aside), 0o700)
+    number = itertools.count()
+    waiting = [""]
+    while waiting:
+        above = waiting.pop()
+        folder = os.open(os.path.join(root, above), _OPEN_FOLDER)
+        try:
+            for name in os.listdir(folder):
+                path = above + "/" + name if above else name
+                if path == aside or not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                    continue
+                if path in kept:
+                    waiting.append(path)
+                else:
+                    os.chmod(name, 0o700, dir_fd=folder)
+                    os.rename(name, os.path.join(root, aside, str(next(number))), src_dir_fd=folder)
+        finally:
+            os.close(folder)
+    clear(os.path.join(root, aside))
+    os.rmdir(os.path.join(root, aside))
+
+
+def set_attributes(path: str, mode: int, modified: int) -> None:
+    """Of a file or a folder; follows no link."""
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fchmod(opened, mode)
+        os.utime(opened, ns=(modified, modified))
+    finally:
+        os.close(opened)
+
+
+def has_extended_attributes(path: str) -> bool:
+    """Whether a command has given a file some; what a security module of the system adds is not the command's."""
+    with contextlib.suppress(OSError):
+        return any(
+            name.startswith("user.") or name in ("security.capability", "system.posix_acl_access")
+            for name in os.listxattr(path, follow_symlinks=False)
+        )
+    return False
+
+
+def put_copy(path: str) -> os.stat_result:
+    """Put a copy in place of a file that has several names; how that looks."""
+    status = os.lstat(path)
+    new = os.path.join(os.path.dirname(path), f".{time.monotonic_ns()}")
+    with open(path, "rb", buffering=0) as file, open(new, "xb", buffering=0) as copy:
+        while True:
+            chunk = file.read(1024 * 1024)
+            if not chunk:
+                break
+            write_all(copy, chunk)
+    set_attributes(new, stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+    os.rename(new, path)
+    return os.lstat(path)
 
 
 def write_all(file: BinaryIO, payload: bytes) -> None:

@@ -7,7 +7,7 @@ import zlib
 from base64 import b64encode
 from pathlib import Path
 
-_MODULES = ("frames", "machine", "disk", "spool", "process", "connection", "tunnels", "runner")
+_MODULES = ("frames", "machine", "disk", "spool", "process", "connection", "tunnels", "files", "runner")
 """Each after those that it imports."""
 
 _START = """

@@ -44,6 +44,7 @@ class Process:
             # Nothing may leave this block: two runners would go on.
             try:
                 os.setsid()
+                os.umask(call.get("umask", 0o022))
                 os.dup2(given.fileno() if given else os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(self._write_end, 1)
                 os.dup2(self._write_end, 2)

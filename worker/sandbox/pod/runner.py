@@ -24,7 +24,6 @@ import os
 import selectors
 import signal
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -32,53 +31,42 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker.sandbox.pod.connection import Connection
 from worker.sandbox.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
+from worker.sandbox.pod.files import KINDS, Files
 from worker.sandbox.pod.frames import (
     ACKNOWLEDGE,
     BEGIN,
     CHUNK,
     COLLECT,
-    DATA,
-    DELETE,
-    DELETED,
-    DONE,
     EGRESS,
     ENDED,
     FAULT,
-    FILE,
     GO,
     HELLO,
     INPUT,
     KILL,
-    LINK,
     OUTPUT,
     QUIT,
     SOCKET,
     STATE,
     TUNNEL_DATA,
     TUNNEL_END,
+    WITH_ATTRIBUTES,
     frame,
     json_frame,
 )
 from worker.sandbox.pod.machine import (
-    clear,
     dumpable,
     kill_others,
     out_of_memory_kills,
     processes,
-    signature,
-    walk,
-    write_all,
 )
 from worker.sandbox.pod.process import Process
 from worker.sandbox.pod.spool import Spool
 from worker.sandbox.pod.tunnels import Tunnels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     Signature = tuple[int, int, int, int]
 
-PATH_MAX = 4096
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 
 
@@ -97,13 +85,11 @@ class Runner:
         self._ended: dict[str, Any] = {}
         self._full: list[str] = []
         self._at_end_of_output = False
-        self._known: dict[str, Signature] = {}
-        self._collected: dict[str, Signature] = {}
+        self._files = Files(workspace)
         self._generation = -1
         self._connection: Connection | None = None
         self._alone_since = time.monotonic()
         self._exit: int | None = None
-        self._incoming: tuple[str, BinaryIO, int] | None = None
         self._tunnels: Tunnels | None = None
 
     # --- the loop ---
@@ -161,19 +147,14 @@ class Runner:
         if self._process:
             raise ValueError("a command runs")
         self._state, self._call, self._ended, self._full = "receiving", call, {}, []
-        if call["clear"]:
-            self._collected = {}
-            self._known = {}
-            clear(self._workspace)
-        self._known = self._collected or self._known
-        self._collected = {}
+        self._files.begin(clear_first=call["clear"])
         self._spool = Spool()
         if self._connection:
             self._connection.sent = 0
-        self._incoming = None
         self._given = tempfile.TemporaryFile(dir=TMP) if call["stdin"] else None  # noqa: SIM115
 
     def _go(self) -> None:
+        self._files.settle_folders()
         if self._given:
             self._given.flush()
             self._given.seek(0)
@@ -338,7 +319,8 @@ class Runner:
         connection.greeted = True
 
     def _where(self) -> dict[str, Any]:
-        return {"state": self._state, "call": self._call.get("call"), "exit_code": self._ended.get("exit_code")}
+        exit_code = self._ended.get("exit_code")
+        return {"state": self._state, "call": self._call.get("call"), "exit_code": exit_code, "attributes": True}
 
     def left(self, connection: Connection) -> None:
         if self._connection is connection:
@@ -361,15 +343,8 @@ class Runner:
             connection.close()
         elif kind == BEGIN:
             self._begin(json.loads(payload))
-        elif kind == FILE:
-            self._expect_file(json.loads(payload))
-        elif kind == DATA:
-            self._take_file(payload)
-        elif kind == DELETE:
-            for path in json.loads(payload):
-                self._known.pop(path, None)
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path(path))
+        elif kind in KINDS:
+            self._files.hear(kind, payload)
         elif kind == INPUT:
             assert self._given
             self._given.write(payload)
@@ -384,34 +359,9 @@ class Runner:
             if self._process:
                 self._end(137, "killed", "")
         elif kind == COLLECT:
-            connection.source = self._collect()
+            connection.source = self._files.collect(payload == WITH_ATTRIBUTES)
         elif kind == QUIT:
             self._quit(min(self._ended.get("exit_code", 0), 255))
-
-    def _path(self, path: str) -> str:
-        return os.path.join(self._workspace, path)
-
-    def _expect_file(self, said: dict[str, Any]) -> None:
-        target = self._path(said["path"])
-        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700)
-        self._incoming = (said["path"], os.fdopen(descriptor, "wb", buffering=0), said["size"])
-        if said["size"] == 0:
-            self._take_file(b"")
-
-    def _take_file(self, payload: bytes) -> None:
-        assert self._incoming
-        path, file, left = self._incoming
-        write_all(file, payload)
-        left -= len(payload)
-        if left > 0:
-            self._incoming = (path, file, left)
-            return
-        self._known[path] = signature(os.fstat(file.fileno()))
-        file.close()
-        self._incoming = None
 
     # --- what the worker is told ---
 
@@ -436,47 +386,6 @@ class Runner:
             connection.source = None
             return bytes(parts)
         return b""
-
-    def _collect(self) -> Iterator[bytes]:
-        """What the command changed since the files came: what is gone, then what is new or different."""
-        files: dict[str, Signature] = {}
-        others: list[tuple[str, str]] = []
-        for path, status in walk(self._workspace):
-            if stat.S_ISREG(status.st_mode):
-                files[path] = signature(status)
-            elif stat.S_ISLNK(status.st_mode):
-                others.append((path, "link"))
-            else:
-                others.append((path, "pipe"))
-        gone = sorted(set(self._known) - set(files))
-        for begin in range(0, len(gone), 500):
-            yield json_frame(DELETED, gone[begin : begin + 500])
-        for path, what in others:
-            target = os.readlink(self._path(path)) if what == "link" and self._can_open(path) else ""
-            yield json_frame(LINK, {"path": path, "what": what, "target": target})
-        for path, seen in files.items():
-            if not self._can_open(path):
-                yield json_frame(FILE, {"path": path, "size": seen[0]})
-                return  # the worker refuses it, and wants no more
-            if self._known.get(path) != seen:
-                yield from self._send_file(path, seen[0])
-        self._collected = files
-        yield frame(DONE)
-
-    def _can_open(self, path: str) -> bool:
-        return len(os.fsencode(self._path(path))) < PATH_MAX
-
-    def _send_file(self, path: str, size: int) -> Iterator[bytes]:
-        target = self._path(path)
-        with contextlib.suppress(OSError):
-            os.chmod(target, 0o600)
-        with open(target, "rb", buffering=0) as file:
-            yield json_frame(FILE, {"path": path, "size": size})
-            left = size
-            while left > 0:
-                chunk = file.read(min(left, 4 * CHUNK)) or b"\0" * min(left, CHUNK)
-                left -= len(chunk)
-                yield frame(DATA, chunk)
 
 
 def main(workspace: str, idle_seconds: str, tmp_bytes: str) -> int:

@@ -1,0 +1,334 @@
+"""Times, modes, folders and links, over each kind of store: what another worker finds is what was left."""
+
+import os
+import stat
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backplane.errors import QuotaExceeded
+from backplane.store.journal import StepRecord, StepStatus
+from backplane.workspace.attributes import AttributeRecord, Attributes, nanoseconds
+from backplane.workspace.base import FileInfo, WorkspaceStore
+from backplane.workspace.local import LocalWorkspaceStore
+from tests.contracts.workspace.workspaces import s3_store
+from tests.integration.checkout.counted import QUOTA, Counting, on_disk, pushed
+from worker.checkout import Checkout
+from worker.checkouts import Checkouts
+from worker.versioned_workspace import VersionedWorkspace
+
+LONG_AGO = 981_173_106_123_456_789
+
+
+@pytest.fixture(params=["local", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WorkspaceStore]:
+    made: WorkspaceStore
+    if request.param == "local":
+        made = LocalWorkspaceStore(tmp_path / "workspaces")
+    else:
+        made = s3_store(request.getfixturevalue("s3_server").endpoint, request.getfixturevalue("bucket"))
+    await made.prepare()
+    yield made
+    await made.close()
+
+
+class Run:
+    """A run, held by one worker after the other; each knows of the one before only what the journal says."""
+
+    def __init__(self, store: WorkspaceStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self.journal: list[StepRecord] = []
+        self.claims = 0
+        self.take()
+
+    def take(self) -> None:
+        self.claims += 1
+        stored = self._store.workspace("user-1", "run-1")
+        self.counting = Counting(stored)
+        self.workspace = VersionedWorkspace(
+            self.counting,
+            self._store.versions("user-1", "run-1"),
+            list(self.journal),
+            begun=self.claims > 1,
+            max_bytes=10**6,
+            tell=lambda line: None,
+            tell_away=lambda error, pause: None,
+        )
+        base = self._folder / f"checkout-{self.claims}"
+        self.checkouts = Checkouts(self.workspace, QUOTA, base, self.workspace.attributes)
+
+    async def pulled(self) -> Checkout:
+        checkout = self.checkouts.take()
+        await checkout.pull()
+        return checkout
+
+    async def ends(self, checkout: Checkout) -> None:
+        """A step with what it has done."""
+        await pushed(checkout)
+        self.note()
+        self.checkouts.give_back(checkout)
+
+    def note(self) -> None:
+        number = len(self.journal) + 1
+        now = datetime.now(UTC)
+        files, attributes = self.workspace.take_changes(), self.workspace.take_attributes()
+        step = StepRecord(
+            f"s{number}", number, "", "shell", StepStatus.COMPLETED, 1, now, now, {}, files, 0, attributes
+        )
+        self.journal.append(step)
+
+
+@pytest.fixture
+def run(store: WorkspaceStore, tmp_path: Path) -> Run:
+    return Run(store, tmp_path)
+
+
+def looks(folder: Path) -> dict[str, tuple[str, int, str]]:
+    """Everything in the folder: mode, time, and where links lead."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        target = os.readlink(path) if path.is_symlink() else ""
+        found[str(path.relative_to(folder))] = (stat.filemode(status.st_mode), status.st_mtime_ns, target)
+    return found
+
+
+def make_many(folder: Path) -> None:
+    (folder / "empty/inner").mkdir(parents=True)
+    (folder / "src").mkdir(mode=0o750)
+    for name, mode in {"src/a": 0o644, "src/run": 0o755, "src/key": 0o600, "src/locked": 0o444}.items():
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(mode)
+        os.utime(folder / name, ns=(0, LONG_AGO))
+    (folder / "link").symlink_to("src/a")
+    (folder / "out").symlink_to("/usr/bin/env")
+    os.utime(folder / "link", ns=(0, LONG_AGO), follow_symlinks=False)
+    os.utime(folder / "src", ns=(0, LONG_AGO + 1))
+
+
+async def test_another_worker_finds_all_as_it_was_left(run: Run) -> None:
+    here = await run.pulled()
+    make_many(here.folder)
+    left = looks(here.folder)
+    await run.ends(here)
+    for _ in range(2):
+        run.take()
+        there = await run.pulled()
+        assert looks(there.folder) == left
+        assert not (changes := await there.changes())
+        assert changes.attributes == {}
+
+
+async def test_the_same_worker_and_one_beside_it_find_the_same(run: Run) -> None:
+    first = await run.pulled()
+    make_many(first.folder)
+    await run.ends(first)
+    again, beside = await run.pulled(), await run.pulled()
+    assert again.folder == first.folder
+    assert looks(again.folder) == looks(beside.folder)
+
+
+async def test_what_was_only_touched_or_given_a_mode_is_not_sent_and_is_seen_beside(run: Run) -> None:
+    here, beside = await run.pulled(), await run.pulled()
+    (here.folder / "a").write_bytes(b"x")
+    await run.ends(here)
+    await beside.pull()
+    run.counting.uploads.clear()
+    run.counting.downloads.clear()
+    here = await run.pulled()
+    os.utime(here.folder / "a", ns=(0, LONG_AGO))
+    (here.folder / "a").chmod(0o755)
+    await run.ends(here)
+    await beside.pull()
+    assert looks(beside.folder) == looks(here.folder) == {"a": ("-rwxr-xr-x", LONG_AGO, "")}
+    assert run.counting.uploads == run.counting.downloads == []
+    run.take()
+    assert looks((await run.pulled()).folder) == looks(here.folder)
+
+
+async def test_a_step_that_failed_leaves_no_trace(run: Run) -> None:
+    here = await run.pulled()
+    make_many(here.folder)
+    left = looks(here.folder)
+    await run.ends(here)
+    here = await run.pulled()
+    os.utime(here.folder / "src/a", ns=(0, 5))
+    (here.folder / "src/run").chmod(0o600)
+    (here.folder / "src/key").write_bytes(b"changed")
+    (here.folder / "empty/inner").rmdir()
+    (here.folder / "new").mkdir()
+    (here.folder / "link").unlink()
+    (here.folder / "out").unlink()
+    (here.folder / "out").symlink_to("elsewhere")
+    await here.changes()
+    await here.pull()
+    assert looks(here.folder) == left
+
+
+async def test_what_is_removed_is_gone_for_another_worker_too(run: Run) -> None:
+    here = await run.pulled()
+    make_many(here.folder)
+    await run.ends(here)
+    here = await run.pulled()
+    (here.folder / "empty/inner").rmdir()
+    (here.folder / "link").unlink()
+    (here.folder / "src/a").unlink()
+    (here.folder / "out").unlink()
+    (here.folder / "out").write_bytes(b"a file now")
+    (here.folder / "empty").rmdir()
+    (here.folder / "empty").write_bytes(b"a file now")
+    await run.ends(here)
+    run.take()
+    assert looks((await run.pulled()).folder) == looks(here.folder)
+
+
+async def test_files_of_people_have_the_store_s_time_and_the_usual_modes(run: Run) -> None:
+    await run.counting.put("in/a.txt", b"text")
+    await run.counting.put("in/run.sh", b"#!/bin/sh\n")
+    listed = {file.path: nanoseconds(file.modified_at) for file in await run.counting.list()}
+    found = looks((await run.pulled()).folder)
+    assert {path: one[0] for path, one in found.items()} == {
+        "in": "drwxr-xr-x",
+        "in/a.txt": "-rw-r--r--",
+        "in/run.sh": "-rwxr-xr-x",
+    }
+    assert {path: found[path][1] for path in listed} == listed
+    assert found["in"][1] == max(listed.values())
+
+
+async def test_they_keep_it_when_other_steps_are_noted(run: Run) -> None:
+    await run.counting.put("a.txt", b"text")
+    here = await run.pulled()
+    (here.folder / "made").mkdir()
+    os.utime(here.folder / "made", ns=(0, 2**61))
+    left = looks(here.folder)
+    await run.ends(here)
+    run.take()
+    assert looks((await run.pulled()).folder) == left
+
+
+async def test_what_is_put_there_from_outside_is_younger_than_what_the_run_made(run: Run) -> None:
+    """The store's times may be of whole seconds."""
+    here = await run.pulled()
+    (here.folder / "in").write_bytes(b"1")
+    (here.folder / "out").write_bytes(b"1")
+    (here.folder / "in").chmod(0o755)
+    await run.ends(here)
+    await run.counting.put("in", b"2")
+    await run.counting.put("new", b"2")
+    found = looks((await run.pulled()).folder)
+    assert min(found["in"][1], found["new"][1]) > found["out"][1]
+    assert max(found["in"][1], found["new"][1]) <= time.time_ns()
+    assert found["in"][0] == "-rwxr-xr-x"
+    run.note()
+    run.take()
+    assert looks((await run.pulled()).folder) == found
+
+
+async def test_what_a_tool_writes_is_as_old_as_that_and_keeps_its_mode(run: Run) -> None:
+    here = await run.pulled()
+    (here.folder / "run").write_bytes(b"1")
+    (here.folder / "run").chmod(0o700)
+    await run.ends(here)
+    run.take()
+    before = time.time_ns()
+    await run.workspace.put("run", b"2")
+    await run.workspace.put("new", b"2")
+    after = time.time_ns()
+    found = looks((await run.pulled()).folder)
+    assert found["run"][0] == "-rwx------"
+    assert all(before <= found[name][1] <= after for name in ("run", "new"))
+    run.note()
+    run.take()
+    assert looks((await run.pulled()).folder) == found
+
+
+async def test_a_workspace_of_an_older_release_has_the_store_s_times(run: Run) -> None:
+    here = await run.pulled()
+    make_many(here.folder)
+    await run.ends(here)
+    run.journal = [replace(record, attributes=None) for record in run.journal]
+    run.take()
+    found = looks((await run.pulled()).folder)
+    assert found.keys() == {"src", "src/a", "src/run", "src/key", "src/locked"}
+    listed = {file.path: nanoseconds(file.modified_at) for file in await run.counting.list()}
+    assert {path: found[path][1] for path in listed} == listed
+
+
+async def test_a_worker_of_an_older_release_beside_this_one_changes_what_it_changes(run: Run) -> None:
+    here = await run.pulled()
+    make_many(here.folder)
+    await run.ends(here)
+    changed = await run.counting.put("src/run", b"by the older one")
+    await run.counting.delete("src/a")
+    now = datetime.now(UTC)
+    files = {"src/run": changed.etag, "src/a": None}
+    run.journal.append(StepRecord("old", 2, "", "shell", StepStatus.COMPLETED, 1, now, now, {}, files))
+    run.take()
+    found = looks((await run.pulled()).folder)
+    assert found.keys() == {"empty", "empty/inner", "src", "src/run", "src/key", "src/locked", "link", "out"}
+    assert found["src/run"][0] == "-rwxr-xr-x"
+    assert found["src/run"][1] > LONG_AGO + 1
+    assert found["src/key"] == ("-rw-------", LONG_AGO, "")
+
+
+async def test_bytecode_is_neither_kept_nor_brought(run: Run) -> None:
+    await run.counting.put("pkg/__pycache__/old.pyc", b"stale")
+    await run.counting.put("pkg/a.py", b"x = 1")
+    here = await run.pulled()
+    assert on_disk(here.folder) == {"pkg/a.py": b"x = 1"}
+    (here.folder / "pkg/__pycache__").mkdir()
+    (here.folder / "pkg/__pycache__/new.pyc").write_bytes(b"new")
+    (here.folder / "pkg/__pycache__/a link").symlink_to("/")
+    assert await pushed(here) == ()
+    await here.pull()
+    assert on_disk(here.folder) == {"pkg/a.py": b"x = 1"}
+
+
+async def test_a_link_is_not_followed_when_its_name_becomes_a_folder(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    here = await run.pulled()
+    (here.folder / "way").symlink_to(outside)
+    await run.ends(here)
+    await run.counting.put("way/file", b"x")
+    for _ in range(2):
+        assert on_disk((await run.pulled()).folder) == {"way/file": b"x"}
+        run.take()
+    assert list(outside.iterdir()) == []
+
+
+async def test_links_and_folders_count_for_the_quota(run: Run) -> None:
+    here = await run.pulled()
+    for number in range(QUOTA.max_files):
+        (here.folder / f"{number}").symlink_to("x")
+    assert len((await here.changes()).attributes) == QUOTA.max_files
+    (here.folder / "one-more").symlink_to("x")
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_MAX_FILES"):
+        await here.changes()
+
+
+# --- decisions of their own ---
+
+
+def file(path: str, etag: str, second: float) -> FileInfo:
+    return FileInfo(path, 1, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second), etag)
+
+
+def test_a_time_in_the_future_makes_nothing_else_younger_than_now() -> None:
+    record = AttributeRecord()
+    record.of_files([file("a", "1", 0)])
+    record.change({"future/": Attributes(2**61)})
+    found = record.of_files([file("a", "2", 0)])["a"].modified
+    assert found <= time.time_ns()
+
+
+def test_what_the_store_says_later_than_all_is_believed() -> None:
+    record = AttributeRecord()
+    record.of_files([file("a", "1", 0)])
+    assert record.of_files([file("a", "2", 9)])["a"].modified == nanoseconds(file("a", "2", 9).modified_at)
