@@ -3,8 +3,13 @@
 Each case is a run of its own; all of them run at once. The last step's output says whether the case holds.
 """
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pytest
+
+from app.models import Fork
 from backplane.decisions import DecisionStatus
 from backplane.runs import RunStatus
 from tests.integration.worker.workers import Platform
@@ -129,16 +134,16 @@ CASES = {
 }
 
 
-async def submitted(platform: Platform, *, approval: bool) -> dict[str, str]:
+async def submitted(platform: Platform, cases: Iterable[str], *, approval: bool = False) -> dict[str, str]:
     """The ids of the cases' runs; with `approval` a person is asked before each step but the first."""
     return {
         name: await platform.submit(
             *(
                 shell(f"s{number}", script, approval=approval and number > 0)
-                for number, script in enumerate(case.scripts)
+                for number, script in enumerate(CASES[name].scripts)
             )
         )
-        for name, case in CASES.items()
+        for name in cases
     }
 
 
@@ -165,17 +170,75 @@ async def said(platform: Platform, runs: dict[str, str]) -> dict[str, str]:
     return found
 
 
-EXPECTED = {name: case.says for name, case in CASES.items()}
+def expected(cases: Iterable[str]) -> dict[str, str]:
+    return {name: CASES[name].says for name in cases}
 
 
-async def test_the_next_step_finds_the_files_as_they_were_left(working_platform: Platform, isolated: None) -> None:
-    assert await said(working_platform, await submitted(working_platform, approval=False)) == EXPECTED
+FEW = [
+    "make builds what is older than its source, and nothing else",
+    "git goes on after gc",
+    "an empty folder is there",
+]
+ALL = pytest.param(list(CASES), marks=pytest.mark.slow, id="all")
+a_few_or_all = pytest.mark.parametrize("cases", [pytest.param(FEW, id="few"), ALL])
+all_of_them = pytest.mark.parametrize("cases", [ALL])
 
 
-async def test_a_step_after_an_approval_finds_the_files_as_they_were_left(
-    working_platform: Platform, isolated: None
+@all_of_them
+async def test_the_next_step_finds_the_files_as_they_were_left(
+    working_platform: Platform, isolated: None, cases: list[str]
 ) -> None:
-    runs = await submitted(working_platform, approval=True)
+    assert await said(working_platform, await submitted(working_platform, cases)) == expected(cases)
+
+
+@a_few_or_all
+async def test_a_step_after_an_approval_finds_the_files_as_they_were_left(
+    working_platform: Platform, isolated: None, cases: list[str]
+) -> None:
+    runs = await submitted(working_platform, cases, approval=True)
+    await asyncio.gather(*(approve(working_platform, run_id) for run_id in runs.values()))
+    assert await said(working_platform, runs) == expected(cases)
+
+
+@all_of_them
+async def test_a_fork_finds_the_files_as_its_source_had_left_them(
+    working_platform: Platform, isolated: None, cases: list[str]
+) -> None:
+    sources = await submitted(working_platform, cases)
+    await said(working_platform, sources)
+    forks = {}
+    for name, run_id in sources.items():
+        fork = Fork(action="fork", run_id=run_id, step="s0")
+        forks[name] = (await working_platform.submission.fork(working_platform.user, fork, None)).id
+    assert await said(working_platform, forks) == expected(cases)
+
+
+@all_of_them
+async def test_a_run_that_goes_back_finds_the_files_as_they_were(
+    working_platform: Platform, isolated: None, cases: list[str]
+) -> None:
+    runs = await submitted(working_platform, cases)
+    await said(working_platform, runs)
     for run_id in runs.values():
-        await approve(working_platform, run_id)
-    assert await said(working_platform, runs) == EXPECTED
+        await working_platform.submission.retry_from(working_platform.user, run_id, "s1")
+    assert await said(working_platform, runs) == expected(cases)
+
+
+async def test_steps_at_the_same_time_see_the_same_files(working_platform: Platform, isolated: None) -> None:
+    look = "find . -printf '%p %m %T@ %l\\n' | grep -v '^[.] ' | sort; sleep 0.1"
+    made = (
+        "mkdir -m 750 d; echo x > d/a; echo x > b; chmod 600 b; ln -s b c; touch -d 2001-01-01 d/a; umask 002; echo > e"
+    )
+    run_id = await working_platform.submit(
+        shell("first", made), shell("left", look, needs=["first"]), shell("right", look, needs=["first"])
+    )
+    await working_platform.completed(run_id)
+    _, left, right = ((record.result or {})["output"] for record in await working_platform.journal(run_id))
+    assert left == right
+    assert [line.split()[:2] for line in left.splitlines()] == [
+        ["./b", "600"],
+        ["./c", "777"],
+        ["./d", "750"],
+        ["./d/a", "644"],
+        ["./e", "664"],
+    ]

@@ -27,7 +27,7 @@ import socket
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from worker.sandbox.pod.connection import Connection
 from worker.sandbox.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
@@ -63,9 +63,6 @@ from worker.sandbox.pod.machine import (
 from worker.sandbox.pod.process import Process
 from worker.sandbox.pod.spool import Spool
 from worker.sandbox.pod.tunnels import Tunnels
-
-if TYPE_CHECKING:
-    Signature = tuple[int, int, int, int]
 
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 
