@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.queue.base import PUSH_SECONDS, Compared, Job, Queue
-from backplane.runs import RunStatus, UnfinishedRun
+from backplane.runs import Hold, RunStatus, UnfinishedRun
 from backplane.store.runs import Runs
 
 BATCH = 500
@@ -42,14 +42,16 @@ class Reconciler:
         self._queue = queue
         self._lease_seconds = lease_seconds
         self._missing_since: dict[str, float] = {}
+        self._unwanted_since: dict[str, float] = {}
 
     @property
     def waits_for_some(self) -> bool:
-        """Whether runs are missing that may still be on their way."""
-        return bool(self._missing_since)
+        """Whether runs are missing that may still be on their way, or there that are about to be taken out."""
+        return bool(self._missing_since or self._unwanted_since)
 
     def forget_missing(self) -> None:
         self._missing_since.clear()
+        self._unwanted_since.clear()
 
     async def reconcile(self) -> Reconciled:
         """One pass over all unfinished runs and over the queue. Raises Unavailable."""
@@ -67,9 +69,7 @@ class Reconciler:
                     if self._is_lost(run, compared, missing[run.id]):
                         lost.append(job)
         self._missing_since = missing
-        # Caps let the first ones in, so they come in the order in which they have waited.
-        lost.sort(key=lambda job: job.since)
-        queued = sum(await self._queue.enqueue(lost)) if lost else 0
+        queued = await self._queue_again(lost)
         swept = await self._queue.sweep(users)
         removed = await self._remove((swept.waiting | swept.unleased) - unfinished)
         return Reconciled(queued, mended + swept.mended + swept.let_in, removed)
@@ -83,20 +83,45 @@ class Reconciler:
             return time.monotonic() - missing_since >= PUSH_SECONDS
         return time.monotonic() - missing_since >= self._lease_seconds
 
+    async def _queue_again(self, lost: Iterable[Job]) -> int:
+        """But for those that were taken, or are over, since the database was read."""
+        jobs = {job.run_id: job for job in lost}
+        holds = await self._holds(jobs)
+        wanted = [
+            job
+            for run_id, job in jobs.items()
+            if (hold := holds.get(run_id)) is not None
+            and hold.status in _BELONG_IN_THE_QUEUE
+            and hold.generation == job.generation
+        ]
+        # Caps let the first ones in, so they come in the order in which they have waited.
+        wanted.sort(key=lambda job: job.since)
+        return sum(await self._queue.enqueue(wanted)) if wanted else 0
+
     async def _remove(self, run_ids: Iterable[str]) -> int:
         """Take jobs out of the queue whose runs the database does not want there. Those that were queued since the pass
-        began are found to be wanted."""
-        removed, asked = 0, sorted(run_ids)
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            holds = await self._runs.holds(batch)
-            for run_id in batch:
-                hold = holds.get(run_id)
-                if hold and hold.status in _BELONG_IN_THE_QUEUE:
-                    continue
-                await self._queue.forget(run_id, hold.status if hold else None)
-                removed += 1
+        began are found to be wanted. One that has just ended is left to whoever ended it, who takes it out himself."""
+        asked = list(run_ids)
+        holds = await self._holds(asked)
+        now, removed, unwanted = time.monotonic(), 0, dict[str, float]()
+        for run_id in asked:
+            hold = holds.get(run_id)
+            if hold and hold.status in _BELONG_IN_THE_QUEUE:
+                continue
+            since = self._unwanted_since.get(run_id, now)
+            if now - since < min(PUSH_SECONDS, self._lease_seconds):
+                unwanted[run_id] = since
+                continue
+            await self._queue.forget(run_id, hold.status if hold else None)
+            removed += 1
+        self._unwanted_since = unwanted
         return removed
+
+    async def _holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
+        found, asked = dict[str, Hold](), sorted(run_ids)
+        for start in range(0, len(asked), BATCH):
+            found |= await self._runs.holds(asked[start : start + BATCH])
+        return found
 
 
 def _job_of(run: UnfinishedRun) -> Job:

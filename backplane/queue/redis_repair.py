@@ -107,10 +107,9 @@ class Repair:
             while page == PAGE:
                 arguments = [*rules, int(priority), passed, PAGE, ours]
                 is_wrong, runs = await self._lists([self._keys.jobs], arguments)
-                # As many as in the order: where one stands twice, another is missing.
+                # As many as in the order: where one stands twice, one is missing, or it has moved between two pages.
                 if is_wrong or not seen.isdisjoint(runs) or len(set(runs)) != len(runs):
-                    await self._lists([self._keys.jobs], [*rules, 0, 0, 0, ours])
-                    return 1
+                    return int((await self._lists([self._keys.jobs], [*rules, 0, 0, 0, ours]))[0])
                 seen.update(runs)
                 page = len(runs)
                 passed += page

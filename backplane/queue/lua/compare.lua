@@ -7,10 +7,11 @@
 -- It never lets a run wait that does not: what is lost altogether is queued again by enqueue.lua.
 local ends = string.format('%.0f', now + ARGV[3])
 
--- A member of a sorted set, with its score. Whether it had to be written.
+-- A member of a sorted set, with its score. Whether it had to be written. Scores are differences of large numbers, so
+-- one that is worked out again may be off by 0.002 ms.
 local function member(set, score, run)
   local there = redis.call('ZSCORE', base .. set, run)
-  if there and (not score or tonumber(there) == tonumber(score)) then return false end
+  if there and (not score or math.abs(tonumber(there) - tonumber(score)) < 0.01) then return false end
   redis.call('ZADD', base .. set, score or ends, run)
   return true
 end

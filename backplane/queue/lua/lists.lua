@@ -1,25 +1,42 @@
 -- Compare the lists with the jobs and the order; all at once, because a list cannot be asked for a member.
--- ARGV  3 priority   4 how many entries to pass over, from the right   5 most entries to look at; 0: write the lists anew
+-- ARGV  3 priority   4 how many entries to pass over, from the right   5 most entries to look at; 0: look at all of them
+--         in this one step, and write them anew where they differ
 -- keys  pending[:critical|:high|:low]  order  {run_id}
--- gives 1 when the lists must be written anew, and the runs of this page
+-- gives 1 when the lists seem to differ (or did), and the runs of this page
 local function of_priority(run)
   local job = redis.call('HMGET', base .. run, 'state', 'priority')
   return job[1] == 'queued' and tonumber(job[2])
 end
 
 local most = tonumber(ARGV[5])
+-- The same runs, each once.
+local function is_whole(list, runs)
+  local wanted, there = {}, redis.call('LRANGE', list, 0, -1)
+  if #there ~= #runs then return false end
+  for _, run in ipairs(runs) do wanted[run] = true end
+  for _, run in ipairs(there) do
+    if not wanted[run] then return false end
+    wanted[run] = nil
+  end
+  return true
+end
+
 if most == 0 then
+  local differs = 0
   local by_priority = { [0] = {}, {}, {}, {} }
   for _, run in ipairs(redis.call('ZRANGE', base .. 'order', 0, -1)) do
     local runs = by_priority[of_priority(run)]
     if runs then runs[#runs + 1] = run end
   end
   for priority, list in pairs(PENDING) do
-    redis.call('DEL', list)
     local runs = by_priority[priority]
-    for i = 1, #runs, 1000 do redis.call('LPUSH', list, unpack(runs, i, math.min(i + 999, #runs))) end
+    if not is_whole(list, runs) then
+      differs = 1
+      redis.call('DEL', list)
+      for i = 1, #runs, 1000 do redis.call('LPUSH', list, unpack(runs, i, math.min(i + 999, #runs))) end
+    end
   end
-  return { 0, {} }
+  return { differs, {} }
 end
 local total = 0
 for _, list in pairs(PENDING) do total = total + redis.call('LLEN', list) end
