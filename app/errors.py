@@ -34,7 +34,7 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
 )
 
 TAGS = {
-    "action": ("create", "run", "start", "cancel", "retry", "fork", "replay", "status"),
+    "action": ("create", "run", "start", "cancel", "retry", "fork", "replay", "status", "validate"),
     "decision": ("approve", "reject", "answer"),
 }
 """What tells the members of a union of requests apart."""

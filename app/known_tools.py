@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from backplane.errors import Fault, InvalidPlan, Unavailable
-from backplane.plans import Plan, Step
+from backplane.plans import Plan, Step, parse_plan, valid_steps
 from backplane.tool_arguments import reference_faults, unknown_tool
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet, decoded
 
@@ -84,18 +84,30 @@ class KnownTools:
             self._looked_up = time.monotonic()
         return self._known
 
-    async def check(self, plan: Plan, mcp_servers: Sequence[str] | None) -> None:
-        """Raises InvalidPlan with all that is wrong. `mcp_servers`: those that the run names; None: any of them."""
-        if list(self._faults(plan, mcp_servers, await self.known())):
-            faults = list(self._faults(plan, mcp_servers, await self.known(at_most_seconds_old=0)))
-            if faults:
-                raise InvalidPlan.of(faults)
+    async def parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
+        """A plan that came from outside. Raises InvalidPlan with all that is wrong. `mcp_servers`: those that the run
+        names; None: any of them."""
+        plan: Plan | None = None
+        found: list[Fault] = []
+        try:
+            plan = parse_plan(value)
+        except InvalidPlan as error:
+            found += error.faults
+        steps = list(enumerate(plan.steps)) if plan is not None else valid_steps(value)
+        faults = list(self._faults(steps, mcp_servers, await self.known()))
+        if faults:
+            faults = list(self._faults(steps, mcp_servers, await self.known(at_most_seconds_old=0)))
+        if plan is None or faults:
+            raise InvalidPlan.of([*found, *faults])
+        return plan
 
-    def _faults(self, plan: Plan, mcp_servers: Sequence[str] | None, known: Known) -> Iterator[Fault]:
+    def _faults(
+        self, steps: Sequence[tuple[int, Step]], mcp_servers: Sequence[str] | None, known: Known
+    ) -> Iterator[Fault]:
         if not known.is_whole:
             return
         left = MOST_CHECKS
-        for number, step in enumerate(plan.steps):
+        for number, step in steps:
             where = f"plan.steps.{number}"
             faults: list[Fault] = []
             for tool in known.tools.get(step.tool, ()):

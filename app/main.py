@@ -54,6 +54,7 @@ from app.storage_limits import StorageLimits
 from app.submission import Submission
 from app.transfers import Transfers
 from app.turns import Turns
+from app.validation import Validator
 from backplane import VERSION, process_log
 from backplane.errors import PlatformError
 from backplane.loop_watchdog import watched
@@ -185,17 +186,19 @@ def _services(
     quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
     user_quota = storage_quota(settings)
     known_tools = KnownTools(resources.tool_catalogue, settings.mcp_servers, settings.tools_disabled)
+    submission = Submission(
+        settings,
+        resources.store,
+        resources.queue,
+        resources.event_log,
+        StorageLimits(resources.storage, user_quota),
+        known_tools,
+    )
     return Services(
         settings=settings,
         resources=resources,
-        submission=Submission(
-            settings,
-            resources.store,
-            resources.queue,
-            resources.event_log,
-            StorageLimits(resources.storage, user_quota),
-            known_tools,
-        ),
+        submission=submission,
+        validator=Validator(submission, known_tools),
         known_tools=known_tools,
         hub=Hub(
             resources.event_log,

@@ -254,8 +254,17 @@ class Status(StrictRequest):
     run_id: RunId
 
 
+class Validate(StrictRequest):
+    """Say all that is wrong with a run of these fields (those of `create`), and which steps it would have. Makes no
+    run."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"action": "validate", "prompt": "…"}]})
+
+    action: Literal["validate"]
+
+
 ExecuteRequest = Annotated[
-    Create | CreateAndStart | Start | Cancel | Retry | Fork | Replay | Status,
+    Create | CreateAndStart | Validate | Start | Cancel | Retry | Fork | Replay | Status,
     Field(discriminator="action"),
 ]
 
@@ -500,7 +509,10 @@ class Purged(BaseModel):
 
 
 class ExecuteResponse(QueueStanding, RunState):
-    pass
+    planner: str | None = Field(
+        None, description="Of a new run, who will make its plan, as far as is known: given, runbook or model."
+    )
+    planner_note: str | None = Field(None, description="Where there is a choice: how to choose the other planner.")
 
 
 class RunPage(BaseModel):

@@ -13,6 +13,7 @@ from app.models import Readiness
 from app.sse import History
 from app.submission import Submission
 from app.transfers import Transfers
+from app.validation import Validator
 from backplane.resources import Resources
 from backplane.settings import Settings
 from backplane.workspace.quota import Quota
@@ -24,6 +25,7 @@ class Services:
     resources: Resources
     submission: Submission
     known_tools: KnownTools
+    validator: Validator
     hub: Hub
     history: History
     quota: Quota

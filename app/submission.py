@@ -7,7 +7,7 @@ it queued in the database and unknown to Redis, and pushes it. What is told to w
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +20,9 @@ from app.known_tools import KnownTools
 from app.models import Fork, NewRun
 from app.storage_limits import StorageLimits
 from backplane.decisions import Decision, DecisionStatus
-from backplane.errors import InvalidInput, InvalidPlan, QueueFull, StorageExceeded, TooLarge, Unavailable
+from backplane.errors import Fault, InvalidInput, InvalidPlan, QueueFull, StorageExceeded, TooLarge, Unavailable
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
-from backplane.plans import Plan, parse_plan
 from backplane.queue.base import Full, Job, Limit, Queue
 from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
@@ -72,9 +71,12 @@ class Submission:
         (database)."""
         self._check(new)
         idempotency = _idempotency(idempotency_key, [new.model_dump(mode="json"), start])
-        plan = parse_plan(new.plan) if new.plan is not None else None
-        if plan is not None and (earlier := await self._refused(user, plan, new.mcp_servers or (), idempotency)):
-            return earlier
+        try:
+            plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
+        except InvalidPlan:
+            if earlier := await self._made_before(user, idempotency):
+                return earlier
+            raise
         run = Run(
             id=new_run_id(),
             user_id=user.id,
@@ -109,18 +111,9 @@ class Submission:
                 return earlier
             raise
 
-    async def _refused(
-        self, user: User, plan: Plan, mcp_servers: Sequence[str] | None, idempotency: tuple[str, str] | None
-    ) -> Run | None:
-        """Raises InvalidPlan when no live worker can carry the plan out. The workers may have been others when this
-        request came first: then the run that it made is given."""
-        try:
-            await self._known_tools.check(plan, mcp_servers)
-        except InvalidPlan:
-            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
-                return earlier
-            raise
-        return None
+    async def _made_before(self, user: User, idempotency: tuple[str, str] | None) -> Run | None:
+        """The run that this very request made when it came first: the workers may have been others then."""
+        return await self._store.runs.made_before(user.id, *idempotency) if idempotency else None
 
     async def start(self, user: User, run_id: str) -> Run:
         """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
@@ -163,12 +156,14 @@ class Submission:
     async def fork(self, user: User, fork: Fork, idempotency_key: str | None) -> Run:
         """Raises NotFound, FilesGone, Conflict, InvalidPlan, StorageExceeded, IdempotencyKeyReused, QueueFull,
         Unavailable (database)."""
-        if fork.prompt is not None:
-            self._check_prompt(fork.prompt)
-        plan = parse_plan(fork.plan) if fork.plan is not None else None
+        self._check_prompt(fork)
         idempotency = _idempotency(idempotency_key, fork.model_dump(mode="json"))
-        if plan is not None and (earlier := await self._refused(user, plan, None, idempotency)):
-            return earlier
+        try:
+            plan = await self._known_tools.parse(fork.plan, None) if fork.plan is not None else None
+        except InvalidPlan:
+            if earlier := await self._made_before(user, idempotency):
+                return earlier
+            raise
         new = NewFork(new_run_id(), user.priority, fork.step, fork.prompt, plan)
 
         async def make() -> Changed:
@@ -291,52 +286,67 @@ class Submission:
         if told:
             await self._event_log.append([Batch(run.id, run.generation, told, run.user_id, stored_id=told[-1].id)])
 
-    def _check(self, new: NewRun) -> None:
+    def faults(self, new: NewRun) -> Iterator[Fault]:
+        """All that is wrong with the fields of a new run, but for its plan."""
         settings = self._settings
-        self._check_prompt(new.prompt)
+        for check in (self._check_prompt, self._check_webhook, self._check_model):
+            try:
+                check(new)
+            except InvalidInput as error:
+                yield from error.faults
         if (new.timeout_seconds or 0) > settings.run_timeout_max_seconds:
-            raise InvalidInput(
+            yield Fault(
+                "timeout_seconds",
                 f"timeout_seconds: at most {settings.run_timeout_max_seconds} (RUN_TIMEOUT_MAX_SECONDS)",
-                field="timeout_seconds",
             )
-        if new.webhook_url is not None and not settings.webhook_allow_private:
-            check_public_url(new.webhook_url)
         known = self._settings.resource_concurrency
         if new.resource is not None and new.resource not in known:
             there = ", ".join(sorted(known)) or "none"
-            raise InvalidInput(
-                f"resource: there is no resource of this name; known (RESOURCE_CONCURRENCY): {there}", field="resource"
+            yield Fault(
+                "resource", f"resource: there is no resource of this name; known (RESOURCE_CONCURRENCY): {there}"
             )
         if (new.max_retries or 0) > settings.run_max_retries_limit:
-            raise InvalidInput(
-                f"max_retries: at most {settings.run_max_retries_limit} (RUN_MAX_RETRIES_LIMIT)", field="max_retries"
-            )
-        if new.model is not None:
-            self._check_model(new.model)
+            yield Fault("max_retries", f"max_retries: at most {settings.run_max_retries_limit} (RUN_MAX_RETRIES_LIMIT)")
         unknown = [name for name in new.mcp_servers or () if name not in settings.mcp_servers]
         if unknown:
             there = ", ".join(sorted(settings.mcp_servers)) or "none"
-            raise InvalidInput(
-                f"mcp_servers: there is no {unknown[0]!r}; known (MCP_SERVERS): {there}", field="mcp_servers"
-            )
-        if len(json.dumps(new.metadata)) > settings.metadata_max_bytes:
-            raise TooLarge(f"metadata: at most {settings.metadata_max_bytes} bytes of JSON (METADATA_MAX_BYTES)")
+            yield Fault("mcp_servers", f"mcp_servers: there is no {unknown[0]!r}; known (MCP_SERVERS): {there}")
+        if (found := self._metadata_fault(new)) is not None:
+            yield Fault("metadata", found)
 
-    def _check_prompt(self, prompt: str) -> None:
+    def _check(self, new: NewRun) -> None:
+        """Raises InvalidInput with all that is wrong, TooLarge."""
+        if faults := list(self.faults(new)):
+            if (found := self._metadata_fault(new)) is not None:
+                raise TooLarge(found)
+            raise InvalidInput.of(faults)
+
+    def _metadata_fault(self, new: NewRun) -> str | None:
+        most = self._settings.metadata_max_bytes
+        is_too_large = len(json.dumps(new.metadata)) > most
+        return f"metadata: at most {most} bytes of JSON (METADATA_MAX_BYTES)" if is_too_large else None
+
+    def _check_webhook(self, new: NewRun) -> None:
+        if new.webhook_url is not None and not self._settings.webhook_allow_private:
+            check_public_url(new.webhook_url)
+
+    def _check_prompt(self, given: NewRun | Fork) -> None:
         most = self._settings.prompt_max_chars
-        if len(prompt) > most:
+        if given.prompt is not None and len(given.prompt) > most:
             raise InvalidInput(
-                f"prompt: {len(prompt)} characters; at most {most} are taken (PROMPT_MAX_CHARS): put long texts into "
-                "files of the workspace",
+                f"prompt: {len(given.prompt)} characters; at most {most} are taken (PROMPT_MAX_CHARS): put long texts "
+                "into files of the workspace",
                 field="prompt",
             )
 
-    def _check_model(self, model: str) -> None:
+    def _check_model(self, new: NewRun) -> None:
         """Whether its server can be known, where servers are named here. Which of the hosted ones have a key, only the
         workers know."""
+        if new.model is None:
+            return
         settings = self._settings
         named = {*settings.model_servers, *({"ollama"} if settings.ollama_host else ())}
-        server = model.partition("/")[0]
+        server = new.model.partition("/")[0]
         if named and server not in named | _HOSTED_SERVERS:
             raise InvalidInput(
                 f"model: there is no model server {server!r}; known (MODEL_SERVERS): "

@@ -19,7 +19,7 @@ from typing import Any
 class EventType(StrEnum):
     STATUS = "status"  # {"status", "attempt", "error"?, "origin"?}
     POSITION = "position"  # {"position", "estimated_wait_seconds", "estimated_wait_p90_seconds"}: live only, not kept
-    PLAN = "plan"  # {"planner", "version", "reason"?, "steps": [{"id", "title", "tool"}]}
+    PLAN = "plan"  # {"planner", "version", "reason"?, "note"?, "steps": [{"id", "title", "tool"}]}
     STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?, …}
     DECISION = "decision"  # {"decision", "step", "kind", "status", "asked"?, "answer"?}: a person is asked, or has said
     MODEL = "model"  # {"step", "purpose", "number", "model", "status", "input_tokens"?, "output_tokens"?, "usd"?, …}

@@ -7,6 +7,7 @@ first step.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
@@ -182,6 +183,15 @@ def _faults(value: Any, error: ValidationError, field: str) -> Iterator[Fault]:
         if isinstance(raw, dict) and isinstance(raw.get("id"), str):
             known.append((str(number), raw["id"], requires))
     yield from _of_order(known, f"{field}.steps")
+
+
+def valid_steps(value: Any) -> list[tuple[int, Step]]:
+    """With their numbers, those steps of a plan that is wrong which are right by themselves."""
+    steps, found = value.get("steps") if isinstance(value, dict) else None, list[tuple[int, Step]]()
+    for number, raw in enumerate(steps[:MAX_STEPS] if isinstance(steps, list) else ()):
+        with suppress(ValidationError):
+            found.append((number, Step.model_validate(raw)))
+    return found
 
 
 def _of_fields(found: Sequence[ErrorDetails], field: str, model: type[BaseModel]) -> Iterator[Fault]:

@@ -199,3 +199,23 @@ def _faults_of_fences(lines: Sequence[str], fences: Sequence[Token], has_steps: 
             "say), or leave the marks out",
             number + 1,
         )
+
+
+def has_fence(prompt: str) -> bool:
+    """Whether there may be a block in it. Takes a microsecond, where reading it takes thousands."""
+    return "```" in prompt or "~~~" in prompt
+
+
+def note_on_planner(planner: str, prompt: str) -> str:
+    """Where a model is set and the run names no planner: how to choose the other one; empty where there is none."""
+    if planner == "runbook":
+        return (
+            "the prompt is nothing but a runbook, so its blocks are carried out as they stand; to give it to the "
+            "model, name the planner model"
+        )
+    if planner == "model" and has_fence(prompt):
+        return (
+            "the prompt has more than the blocks of a runbook, so the model reads it; to have its blocks carried out "
+            "as they stand, name the planner runbook"
+        )
+    return ""

@@ -10,6 +10,7 @@ from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, Unavailab
 from backplane.events import EventType
 from backplane.patience import until_available
 from backplane.plans import Plan
+from backplane.runbook import note_on_planner
 from backplane.runs import Run, RunError
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from backplane.store.taking import Taken
@@ -216,8 +217,15 @@ class RunWork:
         journal = pending_steps(plan)
         supervisor.know(journal)
         self.events.defer(lambda held: held.save_plan(plan, journal))
-        self.events.emit(EventType.PLAN, _told(plan, 1))
+        self.events.emit(EventType.PLAN, {**_told(plan, 1), **self._note_on_planner(plan)})
         return plan
+
+    def _note_on_planner(self, plan: Plan) -> dict[str, str]:
+        """Where another planner could have taken the prompt: how to choose it."""
+        if self._models is None or self._run.given_plan is not None or self._run.planner is not None:
+            return {}
+        note = note_on_planner(plan.planner, self._run.prompt)
+        return {"note": note} if note else {}
 
     async def _replan(self, plan: Plan, journal: Sequence[StepRecord], error: RunError) -> Plan | None:
         replanner, supervisor = self._with.replanner, self._supervisor

@@ -21,8 +21,10 @@ from app.models import (
     Retry,
     Start,
     UncertainStep,
+    Validate,
 )
 from app.services import Services, ServicesOf
+from app.validation import Validation
 from backplane.errors import Unavailable
 from backplane.runs import Run, RunStatus
 
@@ -38,6 +40,7 @@ _EXAMPLES = {
     "retry from a step": {"value": {"action": "retry", "run_id": _ID, "from_step": "count"}},
     "fork": {"value": {"action": "fork", "run_id": _ID, "step": "write"}},
     "replay": {"value": {"action": "replay", "run_id": _ID}},
+    "validate": {"value": {"action": "validate", "prompt": EXAMPLE_PROMPT}},
     "status": {"value": {"action": "status", "run_id": _ID}},
 }
 
@@ -57,12 +60,17 @@ async def execute(
             "refused.",
         ),
     ] = None,
-) -> ExecuteResponse:
-    """Act on a run. `create`, `run`, `fork` and `replay` answer 201, the others 200."""
+) -> ExecuteResponse | Validation:
+    """Act on a run. `create`, `run`, `fork` and `replay` answer 201, the others 200; `validate` makes no run."""
     submission = services.submission
+    new: dict[str, Any] = {}
+    if isinstance(body, Validate):
+        return await services.validator.validate(user, body.model_extra or {})
     if isinstance(body, Create | CreateAndStart):
         response.status_code = 201
         run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStart))
+        forecast = await services.validator.forecast(user, body)
+        new = {"planner": forecast.planner, "planner_note": forecast.note}
     elif isinstance(body, Start):
         run = await submission.start(user, body.run_id)
     elif isinstance(body, Cancel):
@@ -79,7 +87,7 @@ async def execute(
         run = await submission.retry(user, body.run_id, uncertain_step_is_done=_is_done(body))
     else:
         run = await services.resources.store.runs.get(user.id, body.run_id)
-    return ExecuteResponse(run_id=run.id, status=run.status, **await standing_of(services, run))
+    return ExecuteResponse(run_id=run.id, status=run.status, **new, **await standing_of(services, run))
 
 
 def _is_done(body: Retry) -> bool | None:

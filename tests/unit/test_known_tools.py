@@ -9,7 +9,6 @@ import pytest
 from app.known_tools import KnownTools
 from backplane.egress import OutsidePolicy
 from backplane.errors import Fault, InvalidPlan, Unavailable
-from backplane.plans import parse_plan
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
 from worker.tools.agent import AgentArguments
 from worker.tools.base import Tool
@@ -57,10 +56,10 @@ def known(*sets: ToolSet, disabled: Sequence[str] = ()) -> KnownTools:
 
 async def faults(tools: KnownTools, *steps: dict[str, Any], mcp_servers: Sequence[str] | None = ()) -> dict[str, str]:
     """Messages by their fields, which they begin with."""
-    plan = parse_plan({"steps": [{"id": f"s{number}", **step} for number, step in enumerate(steps)]})
+    plan = {"steps": [{"id": f"s{number}", **step} for number, step in enumerate(steps)]}
     found: Sequence[Fault] = ()
     try:
-        await tools.check(plan, mcp_servers)
+        await tools.parse(plan, mcp_servers)
     except InvalidPlan as error:
         found = error.faults
     assert all(fault.message.startswith(f"{fault.field}: ") for fault in found)
