@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from agentctl import dead_letters, decisions, derived_runs, files, runs, storage, webhooks
+from agentctl import dead_letters, decisions, derived_runs, files, runs, storage, validate, webhooks
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.output import Output
 from backplane.errors import PlatformError
@@ -78,6 +78,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(rich_help_panel=RUNS)(runs.run)
+app.command(rich_help_panel=RUNS)(validate.validate)
+app.command(rich_help_panel=RUNS)(validate.tools)
 app.command(rich_help_panel=RUNS)(runs.logs)
 app.command(rich_help_panel=RUNS)(runs.events)
 app.command(rich_help_panel=RUNS)(runs.runs)

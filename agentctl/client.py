@@ -163,6 +163,16 @@ class Client:
     async def run(self, run_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/runs/{_segment(run_id)}")
 
+    async def validate(self, run: JsonObject) -> JsonObject:
+        """What would be wrong with a run of these fields, those of `create`."""
+        return await self._json("POST", "/agent/execute", json={**run, "action": "validate"})
+
+    async def tools(self) -> JsonObject:
+        return await self._json("GET", "/agent/tools")
+
+    async def tool(self, name: str) -> JsonObject:
+        return await self._json("GET", f"/agent/tools/{_segment(name)}")
+
     async def runs(self, status: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
         given = _given(status=status, cursor=cursor, limit=limit)
         return await self._json("GET", "/agent/runs", params=given)
@@ -513,7 +523,7 @@ async def _raise_for_problem(response: httpx.Response) -> None:
     try:
         await response.aread()
         problem = response.json()
-        error = ApiError(response.status_code, problem["code"], problem["detail"], problem.get("field"))
+        error = ApiError(response.status_code, problem["code"], _all_of(problem), problem.get("field"))
     except (httpx.TransportError, ValueError, KeyError, TypeError, AttributeError):
         detail = (
             f"{response.request.url.copy_with(query=None)} answered {response.status_code} {response.reason_phrase}."
@@ -522,6 +532,11 @@ async def _raise_for_problem(response: httpx.Response) -> None:
     finally:
         await response.aclose()
     raise error
+
+
+def _all_of(problem: JsonObject) -> str:
+    """Each thing that is wrong on a line of its own, where there are several."""
+    return "\n".join(fault["detail"] for fault in problem.get("errors") or [problem])
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -22,7 +22,8 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.OK: "done; a followed run has completed",
     ExitCode.RUN_FAILED: (
-        "the followed run has failed, a replay differs, or `doctor`, `up`, `demo` or `ledger audit` found a fault"
+        "the followed run has failed, a replay differs, or `validate`, `doctor`, `up`, `demo` or `ledger audit` found "
+        "a fault"
     ),
     ExitCode.USAGE: "the command line, the environment or a file it names is wrong",
     ExitCode.RUN_CANCELLED: "the followed run was cancelled",

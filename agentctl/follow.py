@@ -87,7 +87,8 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
         case "plan":
             steps = data["steps"]
             count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-            return [Text(printable(f"● plan: {count}, planner {data['planner']}"), "bold")]
+            lines = [Text(printable(f"● plan: {count}, planner {data['planner']}"), "bold")]
+            return lines + ([Text(printable(f"    {data['note']}"), "dim")] if data.get("note") else [])
         case "step":
             return _step(data)
         case "decision":

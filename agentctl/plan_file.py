@@ -18,19 +18,31 @@ def read_plan(file: Path) -> Any:
     """Raises CommandError(USAGE)."""
     try:
         text = file.read_text("utf-8-sig")
-        if file.suffix == ".json":
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
+    except ValueError as error:
+        raise _neither(str(file), error) from None
+    return plan_of(text, str(file), is_json=file.suffix == ".json")
+
+
+def plan_of(text: str, name: str, *, is_json: bool = False) -> Any:
+    """`name` is what errors call it. Raises CommandError(USAGE)."""
+    try:
+        if is_json:
             plan = json.loads(text)
             # What is JSON is YAML too, but for tabs, and the parser of YAML knows the lines.
             yaml.load(text.replace("\t", " "), _Strict)  # noqa: S506 - a safe loader
             return plan
         # By way of JSON, so that what only YAML has, such as a date, is an error here and not in the middle of a call.
         return json.loads(json.dumps(yaml.load(text, _Strict), allow_nan=False))  # noqa: S506 - a safe loader
-    except OSError as error:
-        raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
     except _Twice as error:
-        raise CommandError(ExitCode.USAGE, f"{file}: {error}") from None
+        raise CommandError(ExitCode.USAGE, f"{name}: {error}") from None
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise CommandError(ExitCode.USAGE, f"{file} is neither JSON nor YAML that JSON can hold: {error}") from None
+        raise _neither(name, error) from None
+
+
+def _neither(name: str, error: Exception) -> CommandError:
+    return CommandError(ExitCode.USAGE, f"{name} is neither JSON nor YAML that JSON can hold: {error}")
 
 
 class _Twice(yaml.YAMLError):

@@ -86,6 +86,8 @@ def run(
         answer = call(output, lambda client: _submit(client, new_run, uploads))
     if not follow_run:
         output.document(answer) if output.json else output.line(answer["run_id"])
+        if answer.get("planner_note"):
+            output.note(f"planner {answer['planner']}: {answer['planner_note']} (--planner)")
         return
     if not output.json:
         output.note(f"run {answer['run_id']}")

@@ -165,7 +165,7 @@ def _faults_of_planner(forecast: Forecast, new: NewRun, known: Known) -> Iterato
     if forecast.planner is None and known.sets:
         yield Fault(
             "prompt",
-            "prompt: no planner understands it: set a model (MODEL, OLLAMA_HOST), give a plan, or write it as a runbook "
+            "prompt: no planner understands it: set a model (MODEL, OLLAMA_HOST), give a plan, or write a runbook "
             "(Markdown whose fenced blocks are the steps)",
         )
 
