@@ -18,6 +18,8 @@ from agentctl.client import connect, find_token, find_url
 from agentctl.cpu_use import CgroupMeter, CpuMeter, ProcessMeter, find_worker
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output
+from backplane.credentials import variables
+from backplane.settings import ENV_FILE
 
 SETTING = "AGENT_TOKENS_PER_SECOND"
 BURST_SETTING = "AGENT_TOKENS_BURST"
@@ -59,7 +61,7 @@ def calibrate(
     if pid is not None and cgroup is not None:
         raise CommandError(ExitCode.USAGE, "Measure either --pid or --cgroup.")
     meter = CgroupMeter(cgroup) if cgroup else ProcessMeter(pid or find_worker())
-    key = _key_of(api_key_env)
+    key = key_of(api_key_env)
 
     async def run() -> list[Measurement]:
         async with _load(server, model, key, token_ms / 1000, output) as load:
@@ -126,12 +128,15 @@ def write_settings(file: Path, settings: dict[str, str]) -> None:
         raise CommandError(ExitCode.USAGE, f"{file} cannot be written: {error}. Name another with --write.") from None
 
 
-def _key_of(variable: str | None) -> str:
+def key_of(variable: str | None) -> str:
     if variable is None:
         return ""
-    key = os.environ.get(variable, "")
+    key = variables().get(variable, "")
     if not key:
-        raise CommandError(ExitCode.USAGE, f"{variable} is not set: let it hold the server's key.")
+        raise CommandError(
+            ExitCode.USAGE,
+            f"{variable} is neither in the environment nor in {ENV_FILE}: let it hold the server's key.",
+        )
     return key
 
 

@@ -1,8 +1,11 @@
 """Which process needs which credential: each is given those and no others."""
 
+import os
 from collections.abc import Mapping
 
-from backplane.settings import Settings
+from dotenv import dotenv_values
+
+from backplane.settings import ENV_FILE, Settings
 
 _EVERY_PROCESS = frozenset({"api", "worker", "controller"})
 CREDENTIALS: Mapping[str, frozenset[str]] = {
@@ -27,3 +30,11 @@ def credentials_withheld_from(process: str, settings: Settings) -> frozenset[str
     if process != "worker":
         withheld |= {entry["api_key_env"] for entry in settings.model_servers.values() if entry.get("api_key_env")}
     return frozenset(withheld)
+
+
+def variables() -> dict[str, str]:
+    """Where a credential is found that a setting names (`api_key_env`): the environment, and before it `.env`, of which
+    the settings keep only what is one. A variable of the environment that is empty is empty, so that whoever starts a
+    process can withhold what stands in the file."""
+    file = dotenv_values(ENV_FILE, encoding="utf-8")
+    return {**{name: value for name, value in file.items() if value is not None}, **os.environ}

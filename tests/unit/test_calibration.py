@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.calibrate import search, settled_rate, write_settings
+from agentctl.calibrate import key_of, search, settled_rate, write_settings
 from agentctl.calibration import Measurement, Verdict, next_rate, starting_range, verdict
 from agentctl.calibration_load import Load, Window
 from agentctl.cpu_use import CgroupMeter, CpuMeter, ProcessMeter
@@ -75,6 +75,20 @@ async def test_the_search_ends_where_the_machine_is_used_well(token_ms: float, m
     machine = Machine(token_ms / 1000, most)
     measured = await search(machine, machine, Output(json=True), agents=5, start=10, seconds=0.02, rounds=40)
     assert verdict(measured, 40) is ends
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_a_key_is_found_where_the_workers_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GPU_KEY", raising=False)
+    with pytest.raises(CommandError, match=r"GPU_KEY is neither in the environment nor in \.env"):
+        key_of("GPU_KEY")
+    if where == "file":
+        (tmp_path / ".env").write_text("GPU_KEY=sk-g\n")
+    else:
+        monkeypatch.setenv("GPU_KEY", "sk-g")
+    assert key_of("GPU_KEY") == "sk-g"
+    assert key_of(None) == ""
 
 
 def test_a_setting_is_replaced_and_the_other_lines_stay(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
 Read once where a worker starts; what cannot be is told there, by the names of the settings. No server is asked here.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from backplane.addresses import written_address
+from backplane.credentials import variables
 from backplane.errors import InvalidInput
 from backplane.settings import ENV_FILE, Settings
 
@@ -115,7 +114,7 @@ def servers_of(settings: Settings, environment: Mapping[str, str] | None = None)
     `environment` holds the keys that `api_key_env` names; the process's own and `.env` when it is left out.
 
     Raises InvalidInput, whose `field` is the setting."""
-    environment = _environment() if environment is None else environment
+    environment = variables() if environment is None else environment
     servers: dict[str, ServerSpec] = {}
     if settings.ollama_host:
         url = _checked_url(_ollama_url(settings.ollama_host), "OLLAMA_HOST")
@@ -139,13 +138,6 @@ def servers_of(settings: Settings, environment: Mapping[str, str] | None = None)
     for name, entry in settings.model_servers.items():
         servers[name] = _given_server(name, entry, settings, environment)
     return servers
-
-
-def _environment() -> dict[str, str]:
-    """What stands in the environment, and before it in `.env`, of which the settings keep only what is one. A variable
-    that is there and empty is empty: so a process is given no key that it does not need (`backplane.credentials`)."""
-    file = dotenv_values(ENV_FILE, encoding="utf-8")
-    return {**{name: value for name, value in file.items() if value is not None}, **os.environ}
 
 
 def prices_of(settings: Settings) -> Prices:
