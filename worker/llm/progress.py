@@ -110,8 +110,8 @@ class CallProgress:
         }
         if self._text and self._chars <= TEXT_MAX_CHARS:
             self._text = ["".join(self._text)]
-            text = storable(redact(self._text[0]))
-            told["text"] = text if len(text) <= TEXT_CHARS else f"…{text[-TEXT_CHARS:]}"
+            text = redact(self._text[0])
+            told["text"] = storable(text if len(text) <= TEXT_CHARS else f"…{text[-TEXT_CHARS:]}")
         return told
 
     def __enter__(self) -> Self:
