@@ -39,6 +39,10 @@ _TYPES = {type.value: type for type in EventType}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class UnknownEventType(ValueError):
+    """The line is an event of a newer release."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event; its number is 0 where it is live only. `line` is its JSON encoding, without a line break inside."""
@@ -69,7 +73,8 @@ def whole_characters(text: str) -> str:
 
 
 def decode(line: str) -> Event:
-    """Read an encoded event back. Raises ValueError when the line is not one.
+    """Read an encoded event back. Raises ValueError when the line is not one, UnknownEventType when its type is not
+    known.
 
     The body of a line that begins as `encode` begins it is not looked at: whoever passes an event on needs its number
     and type only, and to parse the rest would cost more than all else that is done with it.
@@ -82,6 +87,9 @@ def decode(line: str) -> Event:
             return Event(run_id, int(number), type, line)
     body = json.loads(line)
     try:
-        return Event(str(body["run_id"]), int(body["id"]), EventType(body["type"]), line)
+        run_id, number, name = str(body["run_id"]), int(body["id"]), str(body["type"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an event: {line[:80]!r}") from error
+    if name not in _TYPES:
+        raise UnknownEventType(f"an event of an unknown type: {line[:80]!r}")
+    return Event(run_id, number, _TYPES[name], line)

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from backplane.errors import Unavailable
-from backplane.events import Event, decode
+from backplane.events import Event, UnknownEventType, decode
 from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.logs.room import Limits, Memory, Room, room_of
 from backplane.redis_client import RedisClients, Script, translated
@@ -177,10 +177,27 @@ class RedisSubscription(Subscription):
                 run_id, last_id = content.split(" ")
                 yield Announced(channel.removeprefix(users), run_id, int(last_id))
             elif kind == "message":
-                yield [decode(line) for line in content.split("\n")]
+                if events := _known(content.split("\n")):
+                    yield events
             elif kind == "subscribe":
                 if channel in self._confirmed:
                     self._confirmed[channel].set()
                 missing -= 1
                 if missing == 0 and again:
                     yield Interrupted()
+
+
+def _known(lines: Sequence[str]) -> list[Event]:
+    """Those of a type that is known here. A newer worker may publish others; who needs one that has a number finds that
+    it is missing, and reads the history."""
+    try:
+        return [decode(line) for line in lines]
+    except UnknownEventType:
+        return [event for line in lines for event in _if_known(line)]
+
+
+def _if_known(line: str) -> list[Event]:
+    try:
+        return [decode(line)]
+    except UnknownEventType:
+        return []

@@ -259,6 +259,16 @@ async def test_what_is_live_only_is_heard_in_order_and_not_kept(event_log: Event
     assert await kept(event_log) == [1, 2, 3]
 
 
+async def test_what_a_newer_worker_publishes_interrupts_nobody(event_log: EventLog, clients: RedisClients) -> None:
+    async with listening(event_log) as listener:
+        await listener.subscription.add("a")
+        newer = encode("a", 0, EventType.PROGRESS, {}).line.replace('"progress"', '"unheardof"')
+        await clients.commands.publish(clients.keys.channel("a"), newer)
+        await event_log.append([batch("a", 1, 1)])
+        await wait_until(lambda: listener.ids() == [1])
+    assert listener.interruptions == 0
+
+
 async def test_runs_that_were_not_added_are_not_heard(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
