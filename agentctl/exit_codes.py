@@ -16,7 +16,9 @@ class ExitCode(IntEnum):
     REFUSED = 4
     UNREACHABLE = 5
     GAVE_UP = 6
+    FAULT = 70
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 MEANINGS = {
@@ -33,7 +35,11 @@ MEANINGS = {
         "following ended before the run did: `--wait` is over, or the run waits for a decision; "
         "`calibrate` did not settle"
     ),
+    ExitCode.FAULT: "a fault of agentctl itself, or an API of another release",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed run goes on",
+    ExitCode.READER_GONE: (
+        "whoever read the output has gone (`agentctl logs RUN | head -1`), as programs end that SIGPIPE ends"
+    ),
 }
 
 _CODE_OF_STATUS = {"failed": ExitCode.RUN_FAILED, "cancelled": ExitCode.RUN_CANCELLED, "completed": ExitCode.OK}

@@ -11,11 +11,12 @@ import typer
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.groups import Group
 from agentctl.output import JsonFlag, Output, Sink, local_time
-from agentctl.runs import RunArgument, call
+from agentctl.runs import RunArgument, call_on
 from backplane.sizes import readable_size
 
-app = typer.Typer(help="List, fetch and put the files of a run's workspace.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, fetch and put the files of a run's workspace.", no_args_is_help=True)
 
 
 @app.command()
@@ -26,7 +27,7 @@ def ls(
 ) -> None:
     """List the files."""
     output = Output(json_output)
-    files = call(output, lambda client: client.files(run_id, prefix))
+    files = call_on(output, run_id, lambda client, whole: client.files(whole, prefix))
     if output.json:
         output.document(files)
         return
@@ -43,6 +44,7 @@ def get(
     run_id: RunArgument,
     path: Annotated[str, typer.Argument(help="Path in the workspace.")],
     to: Annotated[str, typer.Option("--output", "-o", help="Where to; - is standard output.")] = "",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a file that is there.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Fetch a file: whole or not at all, into the current folder unless --output says otherwise."""
@@ -50,14 +52,17 @@ def get(
     if to == "-":
         if json_output:
             raise CommandError(ExitCode.USAGE, "Standard output is for the file or for JSON; leave out one of them.")
-        call(output, lambda client: _copy(client, run_id, path, output.sink()))
+        call_on(output, run_id, lambda client, whole: _copy(client, whole, path, output.sink()))
         return
     target = Path(to) if to else Path(PurePosixPath(path).name or "file")
     if target.is_dir():
         target /= PurePosixPath(path).name
     try:
-        with _whole_or_not_at_all(target) as sink:
-            count = call(output, lambda client: _copy(client, run_id, path, sink))
+        with _whole_or_not_at_all(target, force=force) as sink:
+            count = call_on(output, run_id, lambda client, whole: _copy(client, whole, path, sink))
+    except FileExistsError:
+        message = f"{target} is there already. --force overwrites it; --output names another."
+        raise CommandError(ExitCode.USAGE, message) from None
     except OSError as error:
         raise CommandError(ExitCode.USAGE, f"{target} cannot be written: {error}.") from None
     if output.json:
@@ -77,19 +82,37 @@ async def _copy(client: Client, run_id: str, path: str, sink: Sink) -> int:
 
 
 @contextmanager
-def _whole_or_not_at_all(target: Path) -> Iterator[BinaryIO]:
-    """Writes beside the target first, so that what breaks off leaves it as it was. A device or pipe is written to."""
+def _whole_or_not_at_all(target: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """Writes beside the target first, so that what breaks off leaves it as it was. A device or pipe is written to.
+    Raises FileExistsError for a file that is there, also when it was made meanwhile, unless `force` is set."""
     if target.exists() and not target.is_file():
         with target.open("wb") as device:
             yield device
         return
+    if not force and os.path.lexists(target):
+        raise FileExistsError(target)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with unfinished.open("xb") as file:
             yield file
-        unfinished.replace(target)
+        if force:
+            unfinished.replace(target)
+        else:
+            _put_in_place(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _put_in_place(unfinished: Path, target: Path) -> None:
+    """Raises FileExistsError. A file system without hard links cannot do it in one step."""
+    try:
+        target.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        unfinished.replace(target)
 
 
 @app.command()
@@ -108,7 +131,8 @@ def put(
     try:
         with nullcontext(sys.stdin.buffer) if local == "-" else source.open("rb") as content:
             length = None if local == "-" else os.fstat(content.fileno()).st_size
-            file = call(output, lambda client: client.upload(run_id, path or source.name, content, length))
+            name = path or source.name
+            file = call_on(output, run_id, lambda client, whole: client.upload(whole, name, content, length))
     except OSError as error:
         raise CommandError(ExitCode.USAGE, f"{local} cannot be read: {error}.") from None
     if output.json:

@@ -5,6 +5,7 @@ the same finished lines; `--json` gets each event as it came. Times are counted 
 """
 
 import asyncio
+import json
 import time
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from datetime import datetime
@@ -111,16 +112,26 @@ def _decision(data: dict[str, Any]) -> list[Text]:
     about = f"{data['kind']} of step {data['step']}" if data.get("step") else str(data["kind"])
     if data["status"] != "pending":
         return [Text(printable(f"● {about}: {data['status']}"), "bold")]
-    asked, of_step = data.get("asked") or {}, f"step {data['step']}" if data.get("step") else "the planner"
-    match data["kind"]:
+    of_step = f"step {data['step']}" if data.get("step") else "the planner"
+    what = asked_in_words({"kind": data["kind"], "asked": data.get("asked") or {}})
+    says = {"question": "asks", "budget": "needs more"}.get(str(data["kind"]), "is to be approved")
+    return [Text(printable(f"? {of_step} {says}: {what}  [{data['decision']}]"), "bold yellow")]
+
+
+def asked_in_words(decision: JsonObject) -> str:
+    """One line of what is asked."""
+    asked = decision["asked"]
+    match decision["kind"]:
+        case "approval":
+            # Whole, however long: it is what a person answers for.
+            reason = f" ({asked['reason']})" if asked.get("reason") else ""
+            return f"use {asked.get('tool')} {json.dumps(asked.get('arguments') or {}, ensure_ascii=False)}{reason}"
         case "question":
-            what = f"{of_step} asks: {asked.get('question')}"
+            choices = f" [{', '.join(map(str, asked['choices']))}]" if asked.get("choices") else ""
+            return f"{asked.get('question')}{choices}"
         case "budget":
-            what = f"{of_step} needs more: {asked.get('message')}"
-        case _:
-            reason = f", because {asked['reason']}" if asked.get("reason") else ""
-            what = f"{of_step} is to be approved, which uses {asked.get('tool')}{reason}"
-    return [Text(printable(f"? {what}  [{data['decision']}]"), "bold yellow")]
+            return str(asked.get("message") or f"{asked.get('account')} is used up")
+    return str(decision["kind"])
 
 
 def _model(data: dict[str, Any]) -> list[Text]:

@@ -13,6 +13,7 @@ import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.groups import Group
 from agentctl.output import JsonFlag, Output, local_time
 from agentctl.runs import call
 
@@ -32,7 +33,9 @@ TransferId = Annotated[
     str | None, typer.Option(help="A name of your choice, by which it happens once. Made when left out.")
 ]
 
-app = typer.Typer(help="See and change who may spend how much. It needs the token of an admin.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="See and change who may spend how much. It needs the token of an admin.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -217,7 +220,7 @@ def _show_entries(output: Output, entries: list[JsonObject]) -> None:
         ]
         for entry in entries
     ]
-    output.table(["AT", "KIND", "BALANCE", "RESERVED", "SPENT", "LEFT", "FOR", "NOTE"], rows)
+    output.table(["AT", "KIND", "BALANCE", "RESERVED", "SPENT", "LEFT", "FOR", "NOTE"], rows, folding=["NOTE"])
 
 
 def _where(entry: JsonObject) -> str:

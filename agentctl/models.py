@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.groups import Group
 from agentctl.model_memory import GB, SHAPES, ModelShape, fit, shape_of
 from agentctl.output import JsonFlag, Output
 
-app = typer.Typer(help="What fits on a GPU.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="What fits on a GPU.", no_args_is_help=True)
 
 SETTINGS = "OLLAMA_NUM_PARALLEL={calls}  OLLAMA_MAX_LOADED_MODELS={loaded}"
 

@@ -7,6 +7,7 @@ characters without losing them; the bytes of a file are cleaned for a terminal a
 """
 
 import codecs
+import io
 import json
 import os
 import shlex
@@ -19,11 +20,13 @@ from typing import Annotated, Any, Protocol
 
 import typer
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from agentctl.tables import GAP, column_widths, natural_widths, wrapped
+from backplane.log_stream import keep_standard_descriptors
 from backplane.terminal_text import one_for_one, printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line for each event.")]
@@ -40,6 +43,30 @@ STATUS_STYLES = {
     "failed": "red",
     "cancelled": "yellow",
 }
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output or error any more. No OSError, since libraries make an exit code of those."""
+
+
+class _Stream(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+
+def open_streams() -> None:
+    """Make the standard streams fit for use: those that are closed lead nowhere, what cannot be encoded is replaced,
+    and a reader that has gone is a ReaderGone. To be called before anything is opened."""
+    keep_standard_descriptors()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
+            buffer = io.BufferedWriter(_Stream(stream.fileno(), "w", closefd=False))
+            encoding, by_line = stream.encoding, name == "stderr" or stream.isatty()
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, "replace", line_buffering=by_line))
 
 
 def program() -> str:
@@ -72,6 +99,12 @@ def short_time(moment: str | None) -> str:
         return ""
     local = datetime.fromisoformat(moment).astimezone()
     return local.strftime("%H:%M:%S" if local.date() == datetime.now(local.tzinfo).date() else "%Y-%m-%d")
+
+
+def first_line(prompt: str) -> str:
+    """The first line that has something in it, cut to what a table has room for."""
+    line = next((line.strip() for line in prompt.splitlines() if line.strip()), "")
+    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 class _CleanConsole(Console):
@@ -149,23 +182,54 @@ class Output:
         """Standard output for the bytes of a file."""
         return _TerminalSink(self) if sys.stdout.isatty() else sys.stdout.buffer
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, folding: Sequence[str] = ()) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        folding: Sequence[str] = (),
+        cutting: Sequence[str] = (),
+    ) -> None:
         """A table, in a pipe as wide as it needs to be. On a terminal that is too narrow, cells of the columns
-        `folding` go on in the next line, others are cut."""
+        `folding` go on in the next line, those of `cutting` are cut, others never (`agentctl.tables`)."""
         clean = [[printable(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
-            widths = [max(map(cell_len, cells)) for cells in zip(columns, *clean, strict=True)]
+            widths = natural_widths(columns, clean)
             for row in [list(columns), *clean]:
                 self.line("  ".join(set_cell_size(*cell) for cell in zip(row, widths, strict=True)).rstrip())
             return
+        fitting = column_widths(columns, clean, self.out.width, folding=folding, cutting=cutting)
+        if fitting is None:
+            self._records(columns, clean)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(
-                column, overflow="fold" if column in folding else "ellipsis", no_wrap=column not in folding
-            )
+        for column, width in zip(columns, fitting, strict=True):
+            overflow: OverflowMethod = "fold" if column in folding else "ellipsis"
+            table.add_column(column, width=width, overflow=overflow, no_wrap=column not in folding)
         for row in clean:
             table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
         self.out.print(table)
+
+    def _records(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Each row as names and values. No word is broken, however narrow the terminal, so that it can be copied: where
+        one does not fit beside the names, the value stands below its name."""
+        label = max(map(len, columns)) + GAP
+        for number, row in enumerate(rows):
+            if number:
+                self.line()
+            for column, cell in zip(columns, row, strict=True):
+                if not cell:
+                    continue
+                name, style = Text(column.lower(), "bold"), STATUS_STYLES.get(cell, "")
+                room = self.out.width - label
+                if max(map(cell_len, cell.split(" "))) > room:
+                    self.line(name)
+                    name, room = Text(), self.out.width
+                else:
+                    name.pad_right(label - len(column))
+                for part in wrapped(cell, room):
+                    self.line(name + Text(part, style))
+                    name = Text(" " * len(name))
 
     def fields(self, values: dict[str, str]) -> None:
         """Names and values, one a line; empty values are left out."""

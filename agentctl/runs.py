@@ -1,4 +1,4 @@
-"""The commands about runs: run, logs, runs, show, cancel, retry, queue."""
+"""The commands about runs: run, start, logs, runs, show, cancel, retry, queue."""
 
 import asyncio
 import json
@@ -14,14 +14,18 @@ import typer
 from rich.text import Text
 
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, newest
+from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, describe, follow
-from agentctl.output import JsonFlag, Output, duration, local_time, program, short_time
+from agentctl.ids import whole_run_id
+from agentctl.output import JsonFlag, Output, duration, first_line, local_time, program, short_time
 from agentctl.plan_file import read_plan
 from backplane.runs import RunStatus
 from backplane.terminal_text import printable
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.", autocompletion=run_ids)
+]
 
 T = TypeVar("T")
 
@@ -35,6 +39,15 @@ def call(output: Output, work: Callable[[Client], Awaitable[T]]) -> T:
             return await work(client)
 
     return asyncio.run(connected())
+
+
+def call_on(output: Output, run_id: str, work: Callable[[Client, str], Awaitable[T]]) -> T:
+    """Do `work` with a client and the whole id of the run that `run_id` is, or begins."""
+
+    async def resolved(client: Client) -> T:
+        return await work(client, await whole_run_id(client, run_id))
+
+    return call(output, resolved)
 
 
 def run(
@@ -83,7 +96,7 @@ def run(
     new_run |= {name: value for name, value in more.items() if value}
     with ExitStack() as opened:
         uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
-        answer = call(output, lambda client: _submit(client, new_run, uploads))
+        answer = call(output, lambda client: _submit(client, output, new_run, uploads))
     if not follow_run:
         output.document(answer) if output.json else output.line(answer["run_id"])
         if answer.get("planner_note"):
@@ -94,13 +107,35 @@ def run(
     follow_to_its_end(output, answer["run_id"], 0, wait)
 
 
-async def _submit(client: Client, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]]) -> JsonObject:
+async def _submit(
+    client: Client, output: Output, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]]
+) -> JsonObject:
     created = await client.create(new_run, start=not uploads)
     if not uploads:
         return created
-    for content, name in uploads:
-        await client.upload(created["run_id"], name, content, os.fstat(content.fileno()).st_size)
-    return await client.execute("start", created["run_id"])
+    run_id = created["run_id"]
+    try:
+        for content, name in uploads:
+            await client.upload(run_id, name, content, os.fstat(content.fileno()).st_size)
+        return await client.execute("start", run_id)
+    except CommandError:
+        output.note(f"Run {run_id} is created and not started: {program()} start {run_id}", "bold")
+        raise
+
+
+def start(
+    run_id: RunArgument,
+    follow_run: Annotated[bool, typer.Option("--follow/--no-follow", help="Show its events until its end.")] = True,
+    wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Start a run that was created and not started, as by `fork --no-start`, and follow it to its end."""
+    output = Output(json_output)
+    answer = call_on(output, run_id, lambda client, whole: client.execute("start", whole))
+    if not follow_run:
+        _print_answer(output, answer)
+        return
+    follow_to_its_end(output, answer["run_id"], 0, wait)
 
 
 def new_run_of(
@@ -176,14 +211,14 @@ def logs(
         follow_to_its_end(output, run_id, after, wait)
         return
 
-    async def print_pages(client: Client) -> None:
+    async def print_pages(client: Client, run_id: str) -> None:
         view, cursor = RunView(output), after
         while (page := await client.logs(run_id, cursor))["events"]:
             for event in page["events"]:
                 view.show(event)
             cursor = page["next_after"]
 
-    call(output, print_pages)
+    call_on(output, run_id, print_pages)
 
 
 def events(
@@ -212,7 +247,7 @@ def events(
 
 def follow_to_its_end(output: Output, run_id: str, after: int, wait: float | None) -> None:
     try:
-        code = call(output, lambda client: follow(client, output, run_id, after, wait))
+        code = call_on(output, run_id, lambda client, whole: follow(client, output, whole, after, wait))
     except KeyboardInterrupt:
         output.note(f"The run goes on. Follow it: {program()} logs -f {run_id}", "bold")
         output.note(f"Cancel it: {program()} cancel {run_id}", "bold")
@@ -239,13 +274,13 @@ def runs(
         [run["run_id"], run["status"], short_time(run["created_at"]), _lasted(run), first_line(run["prompt"])]
         for run in found
     ]
-    output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows)
+    output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows, cutting=["PROMPT"])
 
 
 def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Show a run: its state, times, steps and error."""
     output = Output(json_output)
-    run = call(output, lambda client: client.run(run_id))
+    run = call_on(output, run_id, lambda client, whole: client.run(whole))
     if output.json:
         output.document(run)
         return
@@ -328,7 +363,7 @@ def _webhook(webhook: JsonObject | None) -> str:
 def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Cancel a run: at once while it is queued, within a heartbeat while it is running."""
     output = Output(json_output)
-    _print_answer(output, call(output, lambda client: client.execute("cancel", run_id)))
+    _print_answer(output, call_on(output, run_id, lambda client, whole: client.execute("cancel", whole)))
 
 
 def retry(
@@ -351,13 +386,13 @@ def retry(
     arguments = {"uncertain_step": "done"} if take_as_done else {"uncertain_step": "repeat"} if repeat else {}
     if from_step is not None:
         arguments["from_step"] = from_step
-    _print_answer(output, call(output, lambda client: client.execute("retry", run_id, **arguments)))
+    _print_answer(output, call_on(output, run_id, lambda client, whole: client.execute("retry", whole, **arguments)))
 
 
 def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Say why a run waits, and about how long."""
     output = Output(json_output)
-    found = call(output, lambda client: client.explain(run_id))
+    found = call_on(output, run_id, lambda client, whole: client.explain(whole))
     if output.json:
         output.document(found)
         return
@@ -414,12 +449,6 @@ def _lasted(run: JsonObject) -> str:
         return ""
     lasted = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
     return duration(lasted.total_seconds())
-
-
-def first_line(prompt: str) -> str:
-    """The first line that has something in it, cut to what a table has room for."""
-    line = next((line.strip() for line in prompt.splitlines() if line.strip()), "")
-    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 def _step_row(step: JsonObject) -> list[str]:

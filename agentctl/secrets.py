@@ -10,6 +10,7 @@ import typer
 
 from agentctl.client import JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.groups import Group
 from agentctl.output import JsonFlag, Output, short_time
 from agentctl.runs import call
 from backplane.sealing import new_key as make_key
@@ -18,7 +19,9 @@ MAX_READ_BYTES = 1024 * 1024
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Capital letters, digits and _, as GITHUB_TOKEN.")]
 
-app = typer.Typer(help="Keep named values that steps may use without anybody seeing them.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="Keep named values that steps may use without anybody seeing them.", no_args_is_help=True
+)
 
 
 @app.command("set")
@@ -66,18 +69,19 @@ def list_secrets(json_output: JsonFlag = False) -> None:
 
 
 @app.command()
-def delete(name: NameArgument) -> None:
+def delete(name: NameArgument, json_output: JsonFlag = False) -> None:
     """Forget a secret."""
-    output = Output()
+    output = Output(json_output)
     call(output, lambda client: client.delete_secret(name))
-    output.line(f"{name} is forgotten.")
+    output.document({"deleted": name}) if output.json else output.line(f"{name} is forgotten.")
 
 
 @app.command("new-key")
-def new_key() -> None:
+def new_key(json_output: JsonFlag = False) -> None:
     """Print a new SECRETS_KEY, with which a platform seals its users' secrets. The API and the workers need the same;
     to change it, put the new one before the old one, with a comma in between."""
-    Output().line(make_key())
+    output, key = Output(json_output), make_key()
+    output.document({"key": key}) if output.json else output.line(key)
 
 
 def _value(file: Path | None) -> str:

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import JsonObject
+from agentctl.client import Client, JsonObject
+from agentctl.completion import run_ids as run_ids_for_shells
 from agentctl.dead_letters import confirm
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.ids import whole_run_id
 from agentctl.output import JsonFlag, Output
 from agentctl.runs import call
 
@@ -21,20 +24,46 @@ def usage(json_output: JsonFlag = False) -> None:
 
 
 def delete(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs that are over.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Ids of runs that are over, or how they begin.", autocompletion=run_ids_for_shells
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Delete runs that are over, with their events and files, for good."""
+    """Delete runs that are over, with their events and files, for good. One that is refused does not stop the rest."""
     output = Output(json_output)
     if not yes:
         confirm(f"Delete {'the run' if len(run_ids) == 1 else f'{len(run_ids)} runs'} for good?")
-    for run_id in run_ids:
-        call(output, lambda client, run_id=run_id: client.delete(run_id))  # type: ignore[misc]
+    deleted, refused = call(output, lambda client: _delete_each(client, list(dict.fromkeys(run_ids))))
     if output.json:
-        output.document({"deleted": run_ids})
+        refusals = [{"run_id": run_id, "reason": error.message} for run_id, error in refused.items()]
+        output.document({"deleted": deleted, "refused": refusals})
     else:
-        output.fields({"deleted": str(len(run_ids))})
+        for run_id, error in refused.items():
+            output.note(f"{run_id}: {error.message}", "red")
+        output.fields({"deleted": str(len(deleted)), "refused": str(len(refused) or "")})
+    if refused:
+        raise typer.Exit(max(error.exit_code for error in refused.values()))
+
+
+async def _delete_each(client: Client, run_ids: list[str]) -> tuple[list[str], dict[str, CommandError]]:
+    """Those that are deleted, and what each of the others was refused for. Where the API is not reached
+    for one, it is not asked for the rest."""
+    deleted, refused = list[str](), dict[str, CommandError]()
+    for given in run_ids:
+        try:
+            run_id = await whole_run_id(client, given)
+            await client.delete(run_id)
+        except CommandError as error:
+            refused[given] = error
+            if error.exit_code is ExitCode.UNREACHABLE:
+                break
+        else:
+            deleted.append(run_id)
+    return deleted, refused
 
 
 def _of(one: JsonObject) -> str:

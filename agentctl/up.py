@@ -26,17 +26,20 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from agentctl import data_folder
-from agentctl.client import DEFAULT_TOKEN_FILE, DEFAULT_URL, LOOPBACK, connect
+from agentctl.client import DEFAULT_TOKEN_FILE, DEFAULT_URL, connect
 from agentctl.configuration import load_settings, masked
-from agentctl.embedded import EmbeddedRedis, find_redis_server, redis_version
+from agentctl.embedded import CLIENTS, EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output, duration, program
 from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
+from agentctl.proxies import LOOPBACK
 from backplane.credentials import credentials_withheld_from
+from backplane.errors import NotFound
 from backplane.log_stream import LogStream
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
@@ -189,7 +192,9 @@ async def running(
             version = redis_version(find_redis_server() or Path())
             parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {_shown(redis.socket)}"
             data_folder.write_secret(place.data / "redis.password", f"{redis.password}\n")
-        redis_url = variables.get("REDIS_URL") or settings.redis_url.get_secret_value()
+        redis_url = variables.get("REDIS_URL") or url_for_redis_cli(
+            settings.redis_url.get_secret_value(), settings.redis_username, settings.redis_password.get_secret_value()
+        )
         data_folder.write_secret(place.data / "redis.url", f"{redis_url}\n")
         settings = load_settings(**_by_field(settings, variables))
         token = await _tables_and_token(place, settings)
@@ -290,7 +295,12 @@ async def _tables_and_token(place: Place, settings: Settings) -> str:
             token = file.read_text(errors="replace").strip()
             if await store.users.user_of(token) is not None:
                 return token
-        _, token = await store.users.create_token(FIRST_USER, Tier.STANDARD, "agentctl up")
+        try:
+            tier = (await store.users.find(FIRST_USER)).tier
+        except NotFound:
+            # Whoever starts the platform runs it: dead letters, budgets and artifacts of all are for administrators.
+            tier = Tier.ADMIN
+        _, token = await store.users.create_token(FIRST_USER, tier, "agentctl up")
         data_folder.write_secret(file, f"{token}\n")
         return token
 
@@ -434,8 +444,9 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
     if place.token_file != DEFAULT_TOKEN_FILE:
         output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
     output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')}")
-    output.line("\nThe queue in Redis:", "bold")
-    output.line(f"{redis_cli_line(platform)} LLEN jobs:pending")
+    if line := redis_cli_line(platform):
+        output.line("\nThe queue in Redis:", "bold")
+        output.line(f"{line} LLEN jobs:pending")
     output.line("\nCtrl-C stops everything.", "bold")
 
 
@@ -451,19 +462,34 @@ def curl_lines(place: Place) -> list[str]:
     ]
 
 
+def url_for_redis_cli(url: str, username: str = "", password: str = "") -> str:
+    """With the credentials that the settings name beside it, and with the user of a password named: where there is
+    none, redis-cli sends an empty name, which Redis refuses."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"redis", "rediss"}:
+        return url
+    before, _, place = rest.rpartition("@")
+    user, _, secret = before.partition(":")
+    secret = quote(password, safe="") or secret
+    return f"{scheme}://{quote(username, safe='') or user or 'default'}:{secret}@{place}" if secret else url
+
+
 def redis_cli_line(platform: Platform) -> str:
-    """How a person reaches Redis from here, to be pasted into a shell; the password stays in its file."""
+    """How a person reaches Redis from here, to be pasted into a shell; the password stays in its file. Empty for a
+    Redis that redis-cli takes no URL of: sentinels, a cluster, a socket of others."""
     data = platform.place.data
     if platform.redis_socket is None:
-        return f'{redis_cli()} -u "$(cat {shlex.quote(str(data / "redis.url"))})"'
+        file = data / "redis.url"
+        takes_url = file.read_text("utf-8").startswith(("redis://", "rediss://"))
+        return f'{redis_cli()} -u "$(cat {shlex.quote(str(file))})"' if takes_url else ""
     password = shlex.quote(str(data / "redis.password"))
     return f'REDISCLI_AUTH="$(cat {password})" {redis_cli()} -s {shlex.quote(_shown(platform.redis_socket))}'
 
 
 def redis_cli() -> str:
     """The client's name, or its path where it is not in PATH but comes with the server."""
+    if in_path := next(filter(shutil.which, CLIENTS), None):
+        return in_path
     server = find_redis_server()
-    beside = server.with_name("redis-cli") if server else None
-    if shutil.which("redis-cli") is None and beside is not None and os.access(beside, os.X_OK):
-        return shlex.quote(str(beside))
-    return "redis-cli"
+    beside = [server.with_name(name) for name in CLIENTS] if server else []
+    return next((shlex.quote(str(path)) for path in beside if os.access(path, os.X_OK)), "redis-cli")

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
-from pydantic import ValidationError
 from starlette.routing import Route
 
 from app import errors, server_log
@@ -56,11 +55,13 @@ from app.transfers import Transfers
 from app.turns import Turns
 from app.validation import Validator
 from backplane import VERSION, process_log
-from backplane.errors import PlatformError
+from backplane.configuration import log_misspelt, read_settings
+from backplane.errors import InvalidInput, PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
 from backplane.resources import Resources, connect, storage_quota
 from backplane.settings import Settings
+from backplane.store.database import parse_url
 from backplane.tasks import end
 from backplane.workspace.quota import Quota
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     process_log.configure(format=settings.log_format, level=settings.log_level, process="api")
     if is_alone:
         process_log.own_this_process()
+        log_misspelt(settings)
         gc.freeze()  # the process is this app's, and what is loaded stays: the collector need not go through it again
     server_log.clean_server_log()
     registry = process_registry()
@@ -174,10 +176,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _settings_or_exit() -> Settings:
     try:
-        return Settings()
-    except ValidationError as error:
-        process_log.refuse_to_start(process_log.complaint(error))
+        settings = read_settings()
+        parse_url(settings.database_url.get_secret_value())
+    except InvalidInput as error:
+        process_log.refuse_to_start(error.message)
         raise SystemExit(2) from None
+    return settings
 
 
 def _services(

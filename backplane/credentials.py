@@ -36,5 +36,5 @@ def variables() -> dict[str, str]:
     """Where a credential is found that a setting names (`api_key_env`): the environment, and before it `.env`, of which
     the settings keep only what is one. A variable of the environment that is empty is empty, so that whoever starts a
     process can withhold what stands in the file."""
-    file = dotenv_values(ENV_FILE, encoding="utf-8")
+    file = dotenv_values(ENV_FILE, encoding="utf-8-sig")
     return {**{name: value for name, value in file.items() if value is not None}, **os.environ}

@@ -170,6 +170,10 @@ class Unavailable(PlatformError):
         self.refuses = refuses
 
 
+class NoTables(Unavailable):
+    """The database is there, and no process has made its tables yet."""
+
+
 class PartRefuses(PlatformError):
     """The message says what to do. What failed by it may be done again when that is done."""
 

@@ -10,10 +10,10 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import uvloop
-from pydantic import ValidationError
 
 from backplane import log_stream, process_log
-from backplane.errors import PlatformError
+from backplane.configuration import log_misspelt, read_settings
+from backplane.errors import InvalidInput, PlatformError
 from backplane.loop_watchdog import watched
 from backplane.settings import Settings
 
@@ -23,12 +23,13 @@ def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -
     stderr. `work` ends when the event is set."""
     log_stream.keep_standard_descriptors()
     try:
-        settings = Settings()
-    except ValidationError as error:
-        process_log.refuse_to_start(process_log.complaint(error))
+        settings = read_settings()
+    except InvalidInput as error:
+        process_log.refuse_to_start(error.message)
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
     process_log.own_this_process()
+    log_misspelt(settings)
     gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
     try:
         uvloop.run(_until_asked_to_end(settings, work))

@@ -37,7 +37,7 @@ from backplane.slots.redis import RedisSlots
 from backplane.storage.base import Storage
 from backplane.storage.redis import RedisStorage
 from backplane.store import Store
-from backplane.store.database import Database
+from backplane.store.database import Database, parse_url
 from backplane.stored import StorageQuota
 from backplane.tool_catalogue.base import ToolCatalogue
 from backplane.tool_catalogue.redis import RedisToolCatalogue
@@ -159,10 +159,17 @@ async def connect_workspaces(settings: Settings) -> AsyncIterator[WorkspaceStore
         await workspaces.close()
 
 
-async def migrate(settings: Settings) -> None:
-    """Bring the database's tables to the newest state. Raises Unavailable when the database does not answer."""
+def database_file(settings: Settings) -> Path | None:
+    """Of an SQLite database; None for a server's. Raises InvalidInput for a DATABASE_URL that is none."""
+    url = parse_url(settings.database_url.get_secret_value())
+    return Path(url.database or "").absolute() if url.drivername.startswith("sqlite") else None
+
+
+async def migrate(settings: Settings) -> str | None:
+    """Bring the database's tables to the newest state; the revision of a newer release that made them, if one did.
+    Raises Unavailable when the database does not answer."""
     async with connect_store(settings) as store:
-        await store.migrate()
+        return await store.migrate()
 
 
 async def take_over_redis(settings: Settings) -> None:

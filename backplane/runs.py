@@ -80,7 +80,18 @@ def new_run_id() -> str:
     return str(uuid.UUID(int=value))
 
 
+_LOWEST_ID, _HIGHEST_ID = ("-".join(digit * count for count in (8, 4, 4, 4, 12)) for digit in "0f")
+
+
+def ids_beginning_with(beginning: str) -> tuple[str, str] | None:
+    """The lowest and the highest id that begins so; None where no id can. Both have the shape of an id, so that what is
+    between them does not depend on how a database orders hyphens."""
+    low, high = (beginning + rest[len(beginning) :] for rest in (_LOWEST_ID, _HIGHEST_ID))
+    return (low, high) if _ID.fullmatch(low) else None
+
+
 CODE_CHARS = 64
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CODE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NOT_IN_CODE = re.compile(r"[^\w.-]", re.ASCII)
 

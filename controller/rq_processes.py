@@ -16,11 +16,11 @@ from rq.cron import CronScheduler
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
 from backplane import process_log
+from backplane.configuration import read_settings
 from backplane.errors import PlatformError
 from backplane.redis_access import connect_blocking_redis
 from backplane.redis_blocking import BlockingRedis
 from backplane.redis_keys import Keys
-from backplane.settings import Settings
 from controller.parent import end_with_parent
 from controller.tasks import remove_old_sessions
 
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("kind", choices=["scheduler", "worker"])
     parser.add_argument("machine")
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = read_settings()
     process_log.configure(format=settings.log_format, level=settings.log_level, process=f"controller {arguments.kind}")
     process_log.own_this_process()
     end_with_parent()

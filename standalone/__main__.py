@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
-from pydantic import ValidationError
 
 from app.edge.protocol import install
 from app.main import create_app
 from backplane import log_stream, process_log
-from backplane.errors import PlatformError
+from backplane.configuration import log_misspelt, read_settings
+from backplane.errors import InvalidInput, PlatformError
 from backplane.settings import Settings
 from controller.service import serve as serve_controller
 from worker.service import serve as serve_worker
@@ -34,9 +34,9 @@ def main() -> int:
     arguments = parser.parse_args()
     log_stream.keep_standard_descriptors()
     try:
-        settings = Settings()
-    except ValidationError as error:
-        process_log.refuse_to_start(process_log.complaint(error))
+        settings = read_settings()
+    except InvalidInput as error:
+        process_log.refuse_to_start(error.message)
         return 2
     try:
         return uvloop.run(_run(settings, arguments.host, arguments.port))
@@ -57,6 +57,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     """A signal ends the API; when it has ended, the others drain. One of them that fails ends the API."""
     app = create_app(settings)
     process_log.own_this_process()
+    log_misspelt(settings)
     config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     config.load()
     install(config, app.state.connection_limits)

@@ -13,6 +13,7 @@ from app.models import (
     DeadLetterSummary,
     DeadLetterView,
     FailureView,
+    IdBeginning,
     Limit,
     Purged,
     Redriven,
@@ -42,12 +43,13 @@ async def list_dead_letters(
     _: Admin,
     services: ServicesOf,
     reason: Annotated[DeadReason | None, Query(description="Only those with this reason.")] = None,
+    id_beginning: IdBeginning = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> DeadLetterPage:
     """Everybody's dead letters, newest first."""
     store = services.resources.store.dead_letters
-    found = await store.page(reason=reason, before=_before(cursor), limit=limit + 1)
+    found = await store.page(reason=reason, beginning=id_beginning, before=_before(cursor), limit=limit + 1)
     listed = found[:limit]
     return DeadLetterPage(
         dead_letters=[DeadLetterSummary(**_fields_of(letter)) for letter in listed],

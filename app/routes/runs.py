@@ -12,6 +12,7 @@ from app.explanation import Situation, in_words, moment, reasons, waiting_second
 from app.models import (
     Explanation,
     FailureView,
+    IdBeginning,
     Limit,
     ModelCallDetails,
     ModelCallPage,
@@ -49,11 +50,14 @@ async def list_runs(
     user: CurrentUser,
     services: ServicesOf,
     status: Annotated[RunStatus | None, Query(description="Only runs in this state.")] = None,
+    id_beginning: IdBeginning = None,
     cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Limit = 50,
 ) -> RunPage:
     """One's runs, newest first."""
-    found = await services.resources.store.runs.page(user.id, status=status, before=cursor, limit=limit + 1)
+    found = await services.resources.store.runs.page(
+        user.id, status=status, beginning=id_beginning, before=cursor, limit=limit + 1
+    )
     listed = [
         RunSummary(**{**RunSummary.fields_of(run), "prompt": run.prompt[:LISTED_PROMPT_CHARS]}) for run in found[:limit]
     ]

@@ -41,9 +41,10 @@ class Store:
         self.retention = Retention(database)
         self.usage_counts = UsageCounts(database)
 
-    async def migrate(self) -> None:
-        """Bring the tables to the newest state. Any number of processes may do so at once."""
-        await migrate(self.database)
+    async def migrate(self) -> str | None:
+        """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer
+        release, where that made them: they stay as they are then."""
+        return await migrate(self.database)
 
     async def platform_id(self, *, make: bool = True) -> str:
         """The id of this database, made when it is first asked for; without `make` it may be empty. It goes with a

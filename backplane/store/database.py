@@ -25,8 +25,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import psycopg
+import psycopg.conninfo
 from psycopg.rows import dict_row
 from sqlalchemy import ColumnElement, Engine, Select, create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Dialect, make_url
@@ -34,7 +36,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalEr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from backplane.errors import InvalidInput, Unavailable
+from backplane.errors import InvalidInput, NoTables, Unavailable
 
 Result = TypeVar("Result")
 Values = Mapping[str, Any]
@@ -47,24 +49,58 @@ SESSION_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_c
 offset; `client_encoding` is part of the connection's parameters, because PgBouncer takes it there and no `options`."""
 
 
+_SEVERAL_HOSTS = re.compile(r"([a-z+]+://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?", re.DOTALL)
+
+
 def parse_url(url: str) -> URL:
-    """The URL with the asynchronous driver that this project uses. Raises InvalidInput, without the URL in it."""
+    """The URL with the asynchronous driver that this project uses. Raises InvalidInput, without the URL in it: what is
+    wrong with it may be a password that is not escaped."""
     try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise InvalidInput(
-            "DATABASE_URL is no URL; set postgresql://… or sqlite:///path", field="DATABASE_URL"
+        url.encode()
+        parsed = make_url(_several_hosts(url))
+    except (ArgumentError, ValueError):
+        raise _wrong_url(
+            "is no URL; set postgresql://user:password@host:port/name, in which @, /, : and % of the password stand as "
+            "%40, %2F, %3A and %25, or sqlite:///path"
         ) from None
     backend = parsed.drivername.split("+")[0]
     if backend in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        _check_postgres(parsed)
+        return parsed
     if backend == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise InvalidInput("DATABASE_URL names no SQLite file; set sqlite:///path", field="DATABASE_URL")
+        if not parsed.database or parsed.database == ":memory:" or "\0" in parsed.database:
+            raise _wrong_url("names no SQLite file; set sqlite:///path")
         return parsed.set(drivername="sqlite+pysqlite")
-    raise InvalidInput(
-        f"DATABASE_URL: {backend} is not supported; set postgresql://… or sqlite:///path", field="DATABASE_URL"
-    )
+    raise _wrong_url(f"{backend} is not supported; set postgresql://… or sqlite:///path")
+
+
+def _wrong_url(reason: str) -> InvalidInput:
+    return InvalidInput(f"DATABASE_URL: {reason}", field="DATABASE_URL")
+
+
+def _several_hosts(url: str) -> str:
+    """`//a:1,b:2/name`, which libpq takes, as `///name?host=a,b&port=1,2`, which SQLAlchemy takes too."""
+    found = _SEVERAL_HOSTS.fullmatch(url)
+    if found is None:
+        return url
+    before, hosts, path, query = found.groups(default="")
+    named = [re.fullmatch(r"\[(.*)\](?::(.*))?|([^:]*)(?::(.*))?", host) for host in hosts.split(",")]
+    parts = [(each[1] or each[3] or "", each[2] or each[4] or "5432") for each in named if each]
+    if not all(port.isdecimal() for _, port in parts):
+        raise ValueError("a port")
+    listed = urlencode({"host": ",".join(host for host, _ in parts), "port": ",".join(port for _, port in parts)})
+    return f"{before}{path or '/'}?{query + '&' if query else ''}{listed}"
+
+
+def _check_postgres(url: URL) -> None:
+    if any("@" in part for part in (url.host or "", url.database or "")):
+        raise _wrong_url("there is more than one @ in it; one that belongs to the password is written as %40")
+    try:
+        _, named = url.get_dialect()().create_connect_args(url)
+        psycopg.conninfo.make_conninfo(**named)
+    except (ArgumentError, psycopg.Error, ValueError) as error:
+        raise _wrong_url(f"{error}") from None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -326,7 +362,10 @@ class _Sqlite:
             message = f"DATABASE_URL: the folder {folder} cannot be made: {error.strerror}; name another file"
             raise InvalidInput(message, field="DATABASE_URL") from error
         arguments = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
-        self._engine: Engine = create_engine(url, connect_args=arguments, **options)
+        try:
+            self._engine: Engine = create_engine(url, connect_args=arguments, **options)
+        except (ArgumentError, TypeError, ValueError):
+            raise _wrong_url("what stands behind ? cannot be used; set sqlite:///path alone") from None
         event.listen(self._engine, "connect", _prepare_sqlite)
         self._threads = ThreadPoolExecutor(options["pool_size"], thread_name_prefix="sqlite")
 
@@ -383,7 +422,7 @@ class _translated:
                 message = (
                     "the database has no tables yet: an API or a worker makes them at its start, or agentctl migrate"
                 )
-                raise Unavailable(message, part="database") from error
+                raise NoTables(message, part="database") from error
             if state == _NOT_ALLOWED:
                 reason = str(error.orig).splitlines()[0][:200]
                 message = (

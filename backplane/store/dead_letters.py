@@ -16,7 +16,7 @@ from backplane.dead_letters import DeadReason, kept_traceback
 from backplane.errors import NotFound
 from backplane.runs import RunError
 from backplane.store.database import Database
-from backplane.store.tables import dead_letters, failures, runs, users
+from backplane.store.tables import dead_letters, failures, id_begins_with, runs, users
 
 FAILURES_KEPT = 100
 """Failures of a run that are kept: those of so many claims. A run that is retried for ever does not fill the disk."""
@@ -126,12 +126,20 @@ class DeadLetters:
         self._database = database
 
     async def page(
-        self, *, reason: DeadReason | None = None, before: DeadCursor | None = None, limit: int = 50
+        self,
+        *,
+        reason: DeadReason | None = None,
+        beginning: str | None = None,
+        before: DeadCursor | None = None,
+        limit: int = 50,
     ) -> list[DeadLetter]:
-        """Newest first. `before` is where the page before ended, whether or not that one still is a dead letter."""
+        """Newest first. `beginning`: only runs whose ids begin so. `before` is where the page before ended, whether or
+        not that one still is a dead letter."""
         query = _DEAD_LETTERS.order_by(*_NEWEST_FIRST).limit(limit)
         if reason:
             query = query.where(dead_letters.c.reason == reason.value)
+        if beginning:
+            query = query.where(id_begins_with(dead_letters.c.run_id, beginning))
         if before:
             same_time = and_(dead_letters.c.at == before.at, dead_letters.c.run_id < before.run_id)
             query = query.where(or_(dead_letters.c.at < before.at, same_time))

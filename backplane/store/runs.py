@@ -22,7 +22,7 @@ from backplane.store.events import add_events, last_event_id
 from backplane.store.journal import StepStatus, to_be_done_again
 from backplane.store.model_calls import plan_anew
 from backplane.store.one_statement import create_run, start_run
-from backplane.store.tables import decisions, runs, steps
+from backplane.store.tables import decisions, id_begins_with, runs, steps
 from backplane.store.webhooks import add_delivery
 
 # What a user sees and what a claim needs; the other columns stay inside.
@@ -136,12 +136,20 @@ class Runs:
         return {row.id: Hold(RunStatus(row.status), row.generation) for row in rows}
 
     async def page(
-        self, user_id: str, *, status: RunStatus | None = None, before: str | None = None, limit: int = 50
+        self,
+        user_id: str,
+        *,
+        status: RunStatus | None = None,
+        beginning: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
     ) -> list[Run]:
-        """Newest first. `before` is the id of the last run of the page before."""
+        """Newest first. `beginning`: only ids that begin so. `before` is the id of the last run of the page before."""
         query = select(*RUN_COLUMNS).where(runs.c.user_id == user_id).order_by(runs.c.id.desc()).limit(limit)
         if status:
             query = query.where(runs.c.status == status.value)
+        if beginning:
+            query = query.where(id_begins_with(runs.c.id, beginning))
         if before:
             query = query.where(runs.c.id < before)
         return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]

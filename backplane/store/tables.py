@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Index,
@@ -23,11 +24,14 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from backplane.runs import ids_beginning_with
 
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
@@ -84,6 +88,11 @@ def _(_element: writing_transaction, _compiler: Any, **_options: Any) -> str:
 @compiles(writing_transaction, "postgresql")
 def _(_element: writing_transaction, _compiler: Any, **_options: Any) -> str:
     return "((pg_current_xact_id())::text)::bigint"
+
+
+def id_begins_with(column: Column[str], beginning: str) -> ColumnElement[bool]:
+    between = ids_beginning_with(beginning)
+    return column.between(*between) if between else false()
 
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:

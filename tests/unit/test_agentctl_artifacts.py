@@ -71,7 +71,7 @@ def test_the_log_is_fetched_page_by_page(script: Script, agentctl: Agentctl) -> 
     head, first, second = printed.splitlines()
     assert (code, head.split()) == (0, ["COMMIT", "AT", "RUN", "STEP", "WHAT"])
     assert "by eve" in first
-    assert second.split() == [COMMIT[:12], "2026-01-01", "run-1", "s1", "write", "notes.md"]
+    assert second.split() == [COMMIT, "2026-01-01", "run-1", "s1", "write", "notes.md"]
     assert api.requests[1].path == f"/agent/artifacts/ada/writer/log?cursor={COMMIT}&limit=49"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentctl import runs
+from agentctl import files, runs
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
 from agentctl.plan_file import read_plan
 from tests.scripted_api import NOTHING, answer, problem, raw, stream
@@ -200,11 +200,35 @@ def test_a_fetched_file_replaces_the_old_one_only_when_it_is_whole(
     target = tmp_path / "report.txt"
     target.write_text("old")
     script(raw(200, b"half", length=8))
-    assert agentctl("files", "get", RUN, "out/report.txt")[0] == 5
+    assert agentctl("files", "get", RUN, "out/report.txt", "--force")[0] == 5
     assert (target.read_text(), [path.name for path in tmp_path.iterdir()]) == ("old", ["report.txt"])
     script(raw(200, b"new"))
-    code, printed, _ = agentctl("files", "get", RUN, "out/report.txt", "--json")
+    code, printed, _ = agentctl("files", "get", RUN, "out/report.txt", "--force", "--json")
     assert (code, json.loads(printed)["size"], target.read_text()) == (0, 3, "new")
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "report.txt"), ("-o", ".")])
+def test_a_file_that_is_there_is_not_overwritten_unasked(
+    script: Script, agentctl: Agentctl, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "report.txt").write_text("mine")
+    api = script(raw(200, b"new"))
+    code, printed, told = agentctl("files", "get", RUN, "out/report.txt", *options)
+    assert (code, printed, api.requests, "--force" in told) == (2, "", [], True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_that_is_made_while_another_is_fetched_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "report.txt"
+
+    def fetch() -> None:
+        with files._whole_or_not_at_all(target, force=False) as sink:
+            sink.write(b"new")
+            target.write_text("mine")
+
+    with pytest.raises(FileExistsError):
+        fetch()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_device_is_written_to_and_not_replaced(script: Script, agentctl: Agentctl) -> None:

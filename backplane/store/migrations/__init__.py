@@ -7,6 +7,7 @@ A release that was rolled back meets a database that is newer than itself: it le
 and works on. So from 0006 on a migration may only add to what the release before it uses.
 """
 
+import re
 from pathlib import Path
 
 import structlog
@@ -16,19 +17,24 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from backplane.errors import Unavailable
 from backplane.store.database import Database
 
 log = structlog.get_logger()
 
 LOCK = 7_305_210_417
+_RIGHT = text(
+    "SELECT current_user, current_schema(), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+)
 
 
-async def migrate(database: Database) -> None:
-    """Bring the tables to the newest state. Raises Unavailable when the database does not answer."""
-    await database.write(_upgrade)
+async def migrate(database: Database) -> str | None:
+    """Bring the tables to the newest state. The revision of a newer release, where that made them: they stay as they
+    are then. Raises Unavailable when the database does not answer, or does not let its user make tables."""
+    return await database.write(_upgrade)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> str | None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     config = Config()
@@ -38,5 +44,26 @@ def _upgrade(connection: Connection) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if present and present not in known:
         log.warning("the database is of a newer release than this one, and stays as it is", revision=present)
-        return
+        return present
+    if present != ScriptDirectory.from_config(config).get_current_head():
+        _may_make_tables(connection)
     command.upgrade(config, "head")
+    return None
+
+
+def _may_make_tables(connection: Connection) -> None:
+    """From PostgreSQL 15 on, not everybody may make tables in the schema `public`. Raises Unavailable."""
+    if connection.dialect.name != "postgresql":
+        return
+    user, schema, may = connection.execute(_RIGHT).one()
+    if may:
+        return
+    where = f"the schema {schema}" if schema else "any schema of its search_path"
+    grant = f"GRANT CREATE, USAGE ON SCHEMA {_quoted(schema or 'public')} TO {_quoted(user)};"
+    message = f"the user {user} of DATABASE_URL may not make tables in {where}: let its owner run {grant}"
+    raise Unavailable(message, part="database", refuses=True)
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace('"', '""')
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else f'"{escaped}"'

@@ -1,0 +1,46 @@
+"""Completion for shells: the script that a shell reads, and the ids of runs that it offers.
+
+What a person sees while typing must not be an error, nor take long: where the API does not answer within a second,
+nothing is offered.
+"""
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from typer._completion_shared import get_completion_script
+
+from agentctl.client import connect, find_token, find_url
+from agentctl.output import Output, first_line
+
+ANSWER_SECONDS = 1.0
+OFFERED = 50
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell that is to read it.")]) -> None:
+    """Print the script by which a shell completes commands, options and ids of runs."""
+    script = get_completion_script(prog_name="agentctl", complete_var="_AGENTCTL_COMPLETE", shell=shell.value)
+    output = Output()
+    for line in script.splitlines():
+        output.line(line)
+
+
+def run_ids(incomplete: str) -> list[tuple[str, str]]:
+    """The newest of the user's runs whose ids begin so, each with its state and its prompt."""
+
+    async def ask() -> list[tuple[str, str]]:
+        async with asyncio.timeout(ANSWER_SECONDS), connect(find_url(), find_token(), lambda _: None) as client:
+            page = await client.runs(limit=OFFERED, id_beginning=incomplete.lower() or None)
+        return [(run["run_id"], f"{run['status']}: {first_line(run['prompt'])}") for run in page["runs"]]
+
+    try:
+        return asyncio.run(ask())
+    except Exception:
+        return []

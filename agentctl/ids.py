@@ -1,0 +1,95 @@
+"""Short ids: what a person gives for an id may be its beginning, as long as only one of the user's objects begins so.
+
+The API is asked only for what is no whole id, and it answers with the user's own objects, so a beginning finds nothing
+of anybody else's. Of several that begin so none is taken: the candidates are listed.
+"""
+
+import re
+
+from agentctl.client import Client, JsonObject
+from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.follow import asked_in_words
+from agentctl.output import first_line, short_time
+
+CANDIDATES_SHOWN = 10
+_WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BEGINNING = re.compile(r"[0-9a-f-]{1,36}")
+
+
+async def whole_run_id(client: Client, given: str) -> str:
+    """Raises CommandError, as all of these do."""
+    if is_whole(given):
+        return given
+    page = await client.runs(id_beginning=beginning(given, "run", "agentctl runs"), limit=CANDIDATES_SHOWN + 1)
+    found = {
+        run["run_id"]: f"{run['status']:9}  {short_time(run['created_at'])}  {first_line(run['prompt'])}"
+        for run in page["runs"]
+    }
+    return the_only("run", given, found, "agentctl runs")
+
+
+async def whole_dead_letter_id(client: Client, given: str) -> str:
+    """Of anybody's run: for admins."""
+    if is_whole(given):
+        return given
+    begins = beginning(given, "dead letter", "agentctl dlq list")
+    page = await client.dead_letters(id_beginning=begins, limit=CANDIDATES_SHOWN + 1)
+    found = {
+        letter["run_id"]: f"{letter['user']}  {letter['reason']}  {first_line(letter['prompt'])}"
+        for letter in page["dead_letters"]
+    }
+    return the_only("dead letter", given, found, "agentctl dlq list")
+
+
+async def whole_decision_id(client: Client, run_id: str, given: str) -> str:
+    if is_whole(given):
+        return given
+    found: list[JsonObject] = []
+    cursor = None
+    while True:
+        page = await client.decisions(run_id, cursor=cursor, limit=100)
+        found += page["decisions"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    described = {one["decision_id"]: f"{one['status']}  {asked_in_words(one)}" for one in found}
+    return the_only("decision", given, described, f"agentctl decisions {run_id}")
+
+
+async def whole_call_id(client: Client, run_id: str, given: str) -> str:
+    if is_whole(given):
+        return given
+    calls = {one["call_id"]: f"{one['step']}  {one['model']}" for one in await client.model_calls(run_id)}
+    return the_only("call", given, calls, f"agentctl model-calls {run_id}")
+
+
+def is_whole(given: str) -> bool:
+    return _WHOLE.fullmatch(given) is not None
+
+
+def beginning(given: str, what: str, listed_by: str) -> str:
+    """Raises CommandError for what no id begins with."""
+    begins = given.strip().lower()
+    if not _BEGINNING.fullmatch(begins):
+        raise _none(what, given, listed_by)
+    return begins
+
+
+def the_only(what: str, given: str, found: dict[str, str], listed_by: str) -> str:
+    """The id that begins so. `found`: ids with a word about each; those that do not begin so are passed over, for an
+    API of an earlier release does not look. Raises CommandError."""
+    begins = given.strip().lower()
+    candidates = {key: about for key, about in found.items() if begins and key.startswith(begins)}
+    if begins in candidates:
+        return begins
+    if not candidates:
+        raise _none(what, given, listed_by)
+    if len(candidates) > 1:
+        shown = [f"  {key}  {about}" for key, about in list(candidates.items())[:CANDIDATES_SHOWN]]
+        more = ["  and more"] if len(candidates) > CANDIDATES_SHOWN else []
+        lines = [f"Several of your {what}s begin with {given}; give more of the id:", *shown, *more]
+        raise CommandError(ExitCode.USAGE, "\n".join(lines))
+    return next(iter(candidates))
+
+
+def _none(what: str, given: str, listed_by: str) -> CommandError:
+    return CommandError(ExitCode.REFUSED, f"No {what} of yours begins with {given!r}; `{listed_by}` lists them.")
