@@ -22,15 +22,6 @@ from backplane.store.dead_letters import Failure
 from backplane.store.model_calls import RecordedCall
 from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
-IdBeginning = Annotated[
-    str | None,
-    Query(
-        pattern=r"^[0-9a-f-]{1,36}$",
-        examples=["01936f7e-9f5c"],
-        description="Only runs whose id begins so, as a person gives it.",
-    ),
-]
-
 RunId = Annotated[
     str,
     Field(

@@ -13,13 +13,13 @@ from app.models import (
     DeadLetterSummary,
     DeadLetterView,
     FailureView,
-    IdBeginning,
     Limit,
     Purged,
     Redriven,
     RunId,
     RunSummary,
 )
+from app.routes.runs import IdBeginning
 from app.services import ServicesOf
 from backplane.dead_letters import DeadReason
 from backplane.store.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter

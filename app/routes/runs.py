@@ -12,7 +12,6 @@ from app.explanation import Situation, in_words, moment, reasons, waiting_second
 from app.models import (
     Explanation,
     FailureView,
-    IdBeginning,
     Limit,
     ModelCallDetails,
     ModelCallPage,
@@ -39,6 +38,15 @@ from backplane.webhooks import DeliveryStatus
 router = APIRouter(tags=["runs"])
 
 CallId = Annotated[str, Path(max_length=64, description="`call_id` of one of the run's calls.")]
+
+IdBeginning = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[0-9a-f-]{1,36}$",
+        examples=["01936f7e-9f5c"],
+        description="Only runs whose id begins so, as a person gives it.",
+    ),
+]
 
 LISTED_PROMPT_CHARS = 200
 _ASKED_MAX = 20
