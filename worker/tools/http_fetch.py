@@ -11,6 +11,7 @@ What a failed `http_request` has done out there follows from how far it came (`w
 
 import asyncio
 import hashlib
+import re
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Mapping
@@ -34,6 +35,7 @@ from backplane.workspace.quota import ensure_room, limited
 from worker.sandbox.base import Call
 from worker.tools.arguments import HeaderName, Headers, Url, WorkspacePath, is_header_value
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.charset import codec_of, decoded, is_marked
 from worker.tools.page_text import MAX_PAGE_BYTES, text_of_page
 from worker.tools.request_progress import KEEP_METHOD, RequestProgress
 
@@ -41,6 +43,7 @@ MIB = 1024**2
 MAX_SHOWN_BYTES = MIB
 MAX_BODY_CHARS = 4 * MIB
 PIECE_BYTES = 64 * 1024
+_XML = re.compile(r"(text|application)/([a-z0-9.-]+\+)?xml\b")
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PERSONAL = frozenset(("authorization", "cookie"))
 _MAY_PASS = frozenset((408, 425, 429, 500, 502, 503, 504))
@@ -231,7 +234,8 @@ class _OutsideTool(Tool):
         )
 
     async def _show(self, response: httpx.Response, max_bytes: int, context: ToolContext) -> None:
-        is_page = _content_type(response).startswith(("text/html", "application/xhtml+xml"))
+        type = _content_type(response)
+        is_page = type.startswith(("text/html", "application/xhtml+xml"))
         most = min(MAX_PAGE_BYTES if is_page else max_bytes, self._limits.max_bytes)
         body, is_cut = bytearray(), False
         async for piece in _unpacked(response):
@@ -240,10 +244,14 @@ class _OutsideTool(Tool):
                 del body[most:]
                 is_cut = True
                 break
-        if b"\0" in body[:8192] and not _content_type(response).startswith("text/"):
+        charset = response.charset_encoding
+        says_text = (
+            type.startswith("text/") or is_marked(bytes(body[:4])) or (codec_of(charset) or "").startswith("utf-16")
+        )
+        if b"\0" in body[:8192] and not says_text:
             context.output(b"(not text: fetch it with save_as)\n")
             return
-        text = bytes(body).decode(_charset(response), "replace")
+        text = decoded(bytes(body), charset, is_page=is_page or _XML.match(type) is not None)
         if is_page:
             text = await context.parser.call(context.call.user_id, "the page", len(text), text_of_page, text)
         shown = text.encode("utf-8", "replace")
@@ -360,16 +368,6 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def _content_type(response: httpx.Response) -> str:
     return _printable(response.headers.get("content-type", ""))[:200].lower()
-
-
-def _charset(response: httpx.Response) -> str:
-    """One that Python has and that decodes any bytes to text (`zlib` and `idna` do not); else UTF-8."""
-    named = response.charset_encoding or "utf-8"
-    try:
-        b"\xff".decode(named, "replace")
-    except (LookupError, ValueError):
-        return "utf-8"
-    return named
 
 
 def _printable(text: str) -> str:

@@ -467,3 +467,20 @@ async def test_a_certificate_must_be_that_of_the_name(
     result = await web.step("http_fetch", url=site.url("/", host, "https"))
     assert (result.exit_code == 0) is is_its_own
     assert len(site.asked) == is_its_own
+
+
+PAGES = {
+    "meta": ('<meta charset="shift_jis"><p>漢字'.encode("cp932"), "text/html", "漢字"),
+    "a mark": ("\ufeff<p>grüße".encode("utf-16-le"), "text/html", "grüße"),
+    "a mark of a type that is no text": ('\ufeff{"a": "ü"}'.encode("utf-16-le"), "application/json", '{"a": "ü"}'),
+    "XML": ('<?xml version="1.0" encoding="koi8-r"?><a>текст</a>'.encode("koi8-r"), "application/atom+xml", "текст"),
+}
+
+
+@pytest.mark.parametrize(("body", "type", "text"), PAGES.values(), ids=PAGES.keys())
+async def test_a_page_is_read_in_the_encoding_that_it_names_itself(
+    web: Bench, site: Site, body: bytes, type: str, text: str
+) -> None:
+    site.says("/", body, f"Content-Type: {type}")
+    assert (await web.step("http_fetch", url=site.url("/", "a.example"))).exit_code == 0
+    assert text in web.said.decode()
