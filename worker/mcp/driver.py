@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import select
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 MARK = "\x1emcp "
 PROTOCOL = "2025-06-18"
 MOST_NOISE_LINES = 1000
 MOST_NOISE_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
 END_SECONDS = 1.0
 """For a server to end by itself when its standard input is closed, and again when it is asked to."""
 
@@ -35,16 +37,22 @@ class Refused(Exception):
 
 
 class Server:
-    """`max_bytes`: of one line that it writes."""
+    """`seconds`: for all its answers; `max_bytes`: of one line that it writes. It stays in the driver's process group:
+    what it has started and leaves behind, the sandbox ends with the driver."""
 
-    def __init__(self, command: list[str], max_bytes: int) -> None:
-        # In a session of its own, so that what it starts itself ends with it.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    def __init__(self, command: list[str], seconds: float, max_bytes: int) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._seconds = seconds
+        self._ends_at = time.monotonic() + seconds
         self._max_bytes = max_bytes
+        self._unread = b""
         self._number = 0
         self._noise_bytes = 0
         self.noise = 0
-        self.was_too_slow = False
+        # Where it reads nothing, only its end ends a write.
+        self._alarm = threading.Timer(seconds, self._process.kill)
+        self._alarm.daemon = True
+        self._alarm.start()
 
     def greet(self) -> None:
         """Raises Refused."""
@@ -93,12 +101,7 @@ class Server:
 
     def _messages(self) -> list[dict[str, Any]]:
         """Those of the next line; none where it has none."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline(self._max_bytes + 1)
-        if not line:
-            raise EOFError("it ended before it answered")
-        if len(line) > self._max_bytes:
-            raise ValueError(f"it sent more than {self._max_bytes:,} bytes in a line")
+        line = self._line()
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
@@ -108,6 +111,33 @@ class Server:
             self._pass_on(line)
             return []
         return found if line.strip() else []
+
+    def _line(self) -> bytes:
+        """The next one, with its end, which the last may lack."""
+        assert self._process.stdout is not None
+        pieces, size = [self._unread], len(self._unread)
+        while b"\n" not in pieces[-1]:
+            left = self._ends_at - time.monotonic()
+            # Its end alone would not do: what it has started may hold the pipe open.
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                raise TimeoutError(self._too_slow())
+            pieces.append(os.read(self._process.stdout.fileno(), READ_BYTES))
+            size += len(pieces[-1])
+            if not pieces[-1]:
+                break
+            if size > self._max_bytes + READ_BYTES:
+                break
+        line, end, self._unread = b"".join(pieces).partition(b"\n")
+        if not line and not end:
+            if time.monotonic() >= self._ends_at:
+                raise TimeoutError(self._too_slow())
+            raise EOFError("it ended before it answered")
+        if len(line) > self._max_bytes:
+            raise ValueError(f"it sent more than {self._max_bytes:,} bytes in a line")
+        return line + end
+
+    def _too_slow(self) -> str:
+        return f"it took too long: no answer within {self._seconds:g} s (MCP_TIMEOUT_SECONDS)"
 
     def _pass_on(self, line: bytes) -> None:
         self.noise += 1
@@ -125,31 +155,23 @@ class Server:
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 
-    def is_too_slow(self) -> None:
-        self.was_too_slow = True
-        self.kill()
-
     def end(self) -> None:
         """As the protocol has it: its input is closed, then it is asked to end, then it is killed."""
         assert self._process.stdin is not None
+        self._alarm.cancel()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        for way in (signal.SIGTERM, signal.SIGKILL):
+        for signal_it in (self._process.terminate, self._process.kill):
             try:
                 self._process.wait(END_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                self._signal(way)
-        self.kill()
+                signal_it()
 
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, way: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, way)
-
-    def code(self) -> int:
+    def kill(self) -> int:
+        """What it ended with."""
+        self._alarm.cancel()
+        self._process.kill()
         return self._process.wait()
 
 
@@ -159,12 +181,10 @@ def main() -> int:
     failure: str | None = None
     noise = 0
     try:
-        server = Server(asked["command"], asked["max_bytes"])
+        server = Server(asked["command"], asked["seconds"], asked["max_bytes"])
     except OSError as error:
         failure = f"it cannot be started: {error.strerror}: {asked['command'][0]}"
     else:
-        alarm = threading.Timer(asked["seconds"], server.is_too_slow)
-        alarm.start()
         try:
             server.greet()
             answers = server.pages(asked["method"], asked["params"], asked["most_pages"])
@@ -172,16 +192,12 @@ def main() -> int:
         except Refused as refused:
             answers = [refused.answer]
             server.end()
+        except TimeoutError as error:
+            failure = str(error)
         except (OSError, EOFError, ValueError) as error:
-            failure = str(error) or type(error).__name__
-            server.kill()
-        finally:
-            alarm.cancel()
-        code, noise = server.code(), server.noise
-        if server.was_too_slow:
-            failure = f"it took too long: no answer within {asked['seconds']:g} s (MCP_TIMEOUT_SECONDS)"
-        elif failure is not None:
-            failure = f"{failure}; the server ended with {code}"
+            failure = f"{str(error) or type(error).__name__}; the server ended with {server.kill()}"
+        server.kill()
+        noise = server.noise
     sys.stdout.write(MARK + json.dumps({"answers": answers, "failure": failure, "noise": noise}) + "\n")
     return 0
 
