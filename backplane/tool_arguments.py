@@ -11,7 +11,7 @@ from backplane.plans import REFERENCE, near
 def reference_faults(arguments: Mapping[str, Any], is_program: Callable[[str], bool], field: str) -> Iterator[Fault]:
     """References where none may stand: in what is carried out or obeyed, and in keys."""
     for name, value in arguments.items():
-        if is_program(name) and refers(value):
+        if refers(value) and is_program(name):
             where = f"{field}.{name}"
             yield Fault(
                 where,

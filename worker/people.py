@@ -64,6 +64,8 @@ class People:
         return self._newest(step_id, DecisionKind.APPROVAL, by_tool=False, expired=True)
 
     def _newest(self, step_id: str, kind: DecisionKind, *, by_tool: bool, expired: bool) -> Decision | None:
+        if not self._decisions:
+            return None
         found = [
             decision
             for decision in self._decisions.values()
@@ -74,6 +76,8 @@ class People:
 
     def last_of_tool(self, step_id: str) -> Decision | None:
         """The newest that the step's tool asked for, of whatever kind."""
+        if not self._decisions:
+            return None
         found = [self.last(step_id, kind, by_tool=True) for kind in DecisionKind]
         return max((decision for decision in found if decision), key=lambda decision: decision.id, default=None)
 

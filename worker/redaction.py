@@ -111,6 +111,7 @@ class Redactor:
     """One a run. What it was told once it takes out from then on."""
 
     def __init__(self) -> None:
+        self.knows_nothing = True
         self._needles: dict[bytes, _Needle] = {}
         self._blocks = (_Blocks(8, "Q"), _Blocks(4, "I"))
         self._short: list[_Needle] = []
@@ -131,6 +132,7 @@ class Redactor:
             return
         marker = f"[secret {name}]".encode()
         self._names.add(marker)
+        self.knows_nothing = False
         self._markers = re.compile(b"|".join(map(re.escape, sorted(self._names))))
         scheme = _SCHEME.match(value)
         schemes = [form.folded for form in forms_of(scheme[0])] if scheme else []
@@ -220,10 +222,6 @@ class Redactor:
     def stream(self, sink: Callable[[bytes], None]) -> "RedactedStream":
         """For what comes in pieces: a secret may begin in one and end in another."""
         return RedactedStream(self, sink)
-
-    @property
-    def knows_nothing(self) -> bool:
-        return not self._names
 
     def redact(self, data: bytes, *, is_whole: bool, is_cut: bool = False, hidden: int = 0) -> tuple[bytes, bytes, int]:
         """What can be said of `data` already; the rest of it, which may be the beginning of a secret or hold the

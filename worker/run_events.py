@@ -69,6 +69,8 @@ def size_of(event: Event) -> int:
 
 def share(waiting: Sequence[Event], max_bytes: int) -> list[Event]:
     """The first of these that go into one call: at most `SHARE`, and no more bytes than that, but one at least."""
+    if len(waiting) == 1:
+        return list(waiting)
     size = 0
     for count, event in enumerate(waiting[:SHARE]):
         size += size_of(event)
@@ -79,6 +81,10 @@ def share(waiting: Sequence[Event], max_bytes: int) -> list[Event]:
 
 def _count_until(waiting: Sequence[Event], last_id: int) -> int:
     """How many have this number or a lower one. Numbers rise."""
+    if not waiting or waiting[-1].id <= last_id:
+        return len(waiting)
+    if waiting[0].id > last_id:
+        return 0
     return bisect_right(waiting, last_id, key=lambda event: event.id)
 
 
