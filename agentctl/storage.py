@@ -9,7 +9,7 @@ from agentctl.completion import run_ids as run_ids_for_shells
 from agentctl.dead_letters import confirm
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.ids import whole_run_id
-from agentctl.output import JsonFlag, Output
+from agentctl.output import JsonFlag, Output, local_time
 from agentctl.runs import call
 
 
@@ -20,7 +20,15 @@ def usage(json_output: JsonFlag = False) -> None:
     if output.json:
         output.document(view)
         return
-    output.fields({"runs": _of(view["runs"]), "events": _of(view["events"]), "bytes of files": _of(view["bytes"])})
+    output.fields(
+        {
+            "runs": _of(view["runs"]),
+            "events": _of(view["events"]),
+            "counted": local_time(view.get("rows_counted_at")),
+            "bytes of files": _of(view["bytes"]),
+            "files counted": local_time(view.get("files_counted_at")),
+        }
+    )
 
 
 def delete(

@@ -36,7 +36,11 @@ async def _delete_leased(resources: Resources, user_id: str, run_id: str) -> Non
     await workspaces.remove(user_id, run_id)
     with suppress(Unavailable):
         await resources.storage.grow(user_id, -size, StorageQuota())
+    events = 1  # The newest, which goes with the row.
     for batch in batches(await retention.spans([run_id]), EVENTS_AT_ONCE):
-        await retention.delete_events(batch)
+        events += await retention.delete_events(batch)
         await asyncio.sleep(0)
-    await retention.delete_runs([run_id])
+    runs = await retention.delete_runs([run_id])
+    # At once, and not with the next count: a user who is over a limit deletes to go on.
+    with suppress(Unavailable):
+        await resources.storage.shrink(user_id, runs=runs, events=events)

@@ -58,3 +58,5 @@ class UsageView(BaseModel):
     runs: UsageOf
     events: UsageOf
     bytes: UsageOf = Field(description="Of files.")
+    rows_counted_at: datetime | None = Field(None, description="When runs and events were counted last.")
+    files_counted_at: datetime | None = Field(None, description="When the bytes of files were counted last.")

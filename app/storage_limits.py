@@ -5,9 +5,10 @@ what is made between two counts, which the limits on calls and on runs at once b
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from backplane.errors import Unavailable
+from backplane.errors import StorageExceeded, Unavailable
 from backplane.storage.base import Storage
 from backplane.stored import StorageQuota, Stored
 
@@ -25,19 +26,25 @@ class StorageLimits:
 
     async def check_new_run(self, user_id: str) -> None:
         """Raises StorageExceeded."""
-        self._quota.check_new_run(await self._stored(user_id))
+        await self._check(user_id, self._quota.check_new_run)
 
     async def check_start(self, user_id: str) -> None:
         """Raises StorageExceeded."""
-        self._quota.check_start(await self._stored(user_id))
+        await self._check(user_id, self._quota.check_start)
 
-    async def _stored(self, user_id: str) -> Stored:
-        now = time.monotonic()
+    async def _check(self, user_id: str, check: Callable[[Stored], None]) -> None:
         until, stored = self._looked_up.get(user_id, (0.0, Stored()))
-        if until < now:
-            with suppress(Unavailable):
-                stored = await self._storage.of(user_id)
-            if len(self._looked_up) >= LOOKED_UP:
-                self._looked_up.clear()
-            self._looked_up[user_id] = (now + LOOKED_UP_SECONDS, stored)
+        if until >= time.monotonic():
+            with suppress(StorageExceeded):
+                check(stored)
+                return
+        # Who is refused may have deleted something since, so that is looked up each time.
+        check(await self._look_up(user_id, stored))
+
+    async def _look_up(self, user_id: str, stored: Stored) -> Stored:
+        with suppress(Unavailable):
+            stored = await self._storage.of(user_id)
+        if len(self._looked_up) >= LOOKED_UP:
+            self._looked_up.clear()
+        self._looked_up[user_id] = (time.monotonic() + LOOKED_UP_SECONDS, stored)
         return stored

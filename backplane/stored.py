@@ -1,17 +1,20 @@
 """How much a user has stored, how much one may have, and what is reserved for files on their way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backplane.errors import StorageExceeded
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Of one user. `bytes` are those of files. None: not counted yet."""
+    """Of one user. `bytes` are those of files. None: not counted yet. `rows_at`, `files_at`: when runs and events, and
+    files, were counted last, in seconds since the epoch."""
 
     runs: int | None = None
     events: int | None = None
     bytes: int | None = None
+    rows_at: int | None = field(default=None, compare=False)
+    files_at: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

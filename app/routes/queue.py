@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from app.auth import CurrentUser
 from app.errors import responses
+from app.explanation import moment
 from app.queue_models import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
 from app.services import ServicesOf
 from backplane.runs import Priority
@@ -73,6 +74,8 @@ async def show_usage(user: CurrentUser, services: ServicesOf) -> UsageView:
         runs=UsageOf(used=stored.runs, limit=settings.user_max_runs),
         events=UsageOf(used=stored.events, limit=settings.user_max_events),
         bytes=UsageOf(used=stored.bytes, limit=settings.user_max_bytes),
+        rows_counted_at=moment(stored.rows_at),
+        files_counted_at=moment(stored.files_at),
     )
 
 

@@ -29,6 +29,10 @@ class Storage(ABC):
         """Count `size` more bytes of files, or fewer, down to 0. Raises StorageExceeded, and then counts nothing."""
 
     @abstractmethod
+    async def shrink(self, user_id: str, *, runs: int, events: int) -> None:
+        """So many were deleted. What is not counted yet stays so, and nothing goes below 0."""
+
+    @abstractmethod
     async def known(self) -> dict[str, Stored]:
         """Of all users of whom anything is known, for a count: `bytes` may be below 0 here, until that count."""
 

@@ -3,8 +3,9 @@
 A set names the users that are known, because the documented Redis user may not look for keys (`SCAN`).
 """
 
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ class RedisStorage(Storage):
         self._reserve, self._release, self._grow = (
             Script(clients, LUA / f"{name}.lua", prelude=LUA / "bytes.lua") for name in ("reserve", "release", "grow")
         )
+        self._shrink = Script(clients, LUA / "shrink.lua")
 
     async def of(self, user_id: str) -> Stored:
         with translated():
@@ -52,6 +54,9 @@ class RedisStorage(Storage):
         if not fits:
             raise quota.too_many_bytes(used, size)
 
+    async def shrink(self, user_id: str, *, runs: int, events: int) -> None:
+        await self._shrink([self._keys.storage(user_id)], [runs, events])
+
     async def known(self) -> dict[str, Stored]:
         known = dict[str, Stored]()
         with translated():
@@ -73,7 +78,8 @@ class RedisStorage(Storage):
                 for user_id in users:
                     stored = counted.get(user_id, Stored())
                     key = self._keys.storage(user_id)
-                    pipeline.hset(key, mapping={"runs": stored.runs or 0, "events": stored.events or 0})
+                    numbers = {"runs": stored.runs or 0, "events": stored.events or 0, "rows_at": int(time.time())}
+                    pipeline.hset(key, mapping=numbers)
                     pipeline.expire(key, KNOWN_SECONDS)
                 if users:
                     pipeline.sadd(self._keys.storage_users, *users)
@@ -88,6 +94,7 @@ class RedisStorage(Storage):
                     then = before[user_id].bytes or 0 if user_id in before else 0
                     key = self._keys.storage(user_id)
                     pipeline.hincrby(key, "bytes", bytes.get(user_id, 0) - then)
+                    pipeline.hset(key, "files_at", int(time.time()))
                     pipeline.expire(key, KNOWN_SECONDS)
                 if users:
                     pipeline.sadd(self._keys.storage_users, *users)
@@ -96,4 +103,4 @@ class RedisStorage(Storage):
 
 
 def _stored(found: Mapping[str, str]) -> Stored:
-    return Stored(**{name: int(found[name]) for name in ("runs", "events", "bytes") if name in found})
+    return Stored(**{field.name: int(found[field.name]) for field in fields(Stored) if field.name in found})

@@ -120,3 +120,25 @@ async def test_nothing_is_known_of_a_user_for_ever(storage: RedisStorage, client
     assert all(KNOWN_SECONDS - 60 < seconds <= KNOWN_SECONDS for seconds in lives.values())
     assert KNOWN_SECONDS - 60 < await clients.commands.ttl(clients.keys.storage_users) <= KNOWN_SECONDS
     assert 0 < await clients.commands.ttl(clients.keys.uploads("run-1")) <= RESERVED_SECONDS
+
+
+async def test_what_was_deleted_is_taken_from_what_was_counted_down_to_nothing(storage: RedisStorage) -> None:
+    await storage.shrink("ada", runs=1, events=5)
+    assert await storage.of("ada") == Stored()
+    await storage.count_rows({"ada": Stored(runs=2, events=9)})
+    await storage.shrink("ada", runs=1, events=5)
+    assert await storage.of("ada") == Stored(runs=1, events=4)
+    await storage.shrink("ada", runs=3, events=5)
+    assert await storage.of("ada") == Stored(runs=0, events=0)
+
+
+async def test_it_is_known_when_something_was_counted(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backplane.storage.redis.time.time", lambda: 1000.5)
+    await storage.grow("ada", 5, NO_QUOTA)
+    found = await storage.of("ada")
+    assert (found.rows_at, found.files_at) == (None, None)
+    await storage.count_rows({"ada": Stored(runs=2, events=9)})
+    found = await storage.of("ada")
+    assert (found.rows_at, found.files_at) == (1000, None)
+    await storage.count_files({}, {"ada": 5})
+    assert (await storage.of("ada")).files_at == 1000

@@ -1,9 +1,11 @@
 """What a user has stored, and how runs and files are deleted."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from backplane.errors import Unavailable
-from tests.integration.api.running import Api, Person
+from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,7 +23,35 @@ async def test_a_user_sees_what_was_counted(api: Api, person: Person) -> None:
     await person.http.put(f"/agent/runs/{run_id}/files/a", content=b"12345")
     await api.resources.storage.count_rows(await api.resources.store.usage_counts.of_users())
     usage = (await person.http.get("/agent/usage")).json()
-    assert {name: one["used"] for name, one in usage.items()} == {"runs": 1, "events": 1, "bytes": 5}
+    assert [usage[name]["used"] for name in ("runs", "events", "bytes")] == [1, 1, 5]
+    assert datetime.fromisoformat(usage["rows_counted_at"]) <= datetime.now(UTC)
+    assert usage["files_counted_at"] is None
+
+
+@pytest.mark.parametrize("setting", ["user_max_runs", "user_max_events", "user_max_bytes"])
+async def test_a_user_over_a_limit_goes_on_as_soon_as_enough_is_deleted(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr("app.storage_limits.LOOKED_UP_SECONDS", -1.0)
+    api = await start_api(**{setting: 5})
+    person = await api.person()
+    runs = [await person.make("create") for _ in range(5)]
+    if setting == "user_max_bytes":
+        await person.http.put(f"/agent/runs/{runs[0]}/files/a", content=b"12345")
+    storage = api.resources.storage
+    await person.act("cancel", runs[0])
+    await storage.count_rows(await api.resources.store.usage_counts.of_users())
+    monkeypatch.setattr("app.storage_limits.LOOKED_UP_SECONDS", 600.0)
+    for _ in range(2):
+        refused = await person.act("create", prompt="one more")
+        assert (refused.status_code, refused.json()["code"]) == (413, "storage_quota_exceeded")
+    assert (await person.http.delete(f"/agent/runs/{runs[0]}")).status_code == 204
+    assert (await person.act("create", prompt="one more")).status_code == 201
+    # The counters say what a count would.
+    found = await storage.of((await person.access(api)).user.id)
+    counted = (await api.resources.store.usage_counts.of_users())[(await person.access(api)).user.id]
+    assert counted.runs is not None
+    assert (found.runs, found.events) == (counted.runs - 1, (counted.events or 0) - 1)
 
 
 async def test_a_run_that_is_over_is_deleted_with_all_that_belongs_to_it(api: Api, person: Person) -> None:
