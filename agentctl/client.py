@@ -46,12 +46,18 @@ JsonObject = dict[str, Any]
 class ApiError(CommandError):
     """An answer that is an error: its problem document, or what could be made of it."""
 
-    def __init__(self, status: int, code: str, detail: str, field: str | None = None) -> None:
+    def __init__(self, status: int, code: str, detail: str, field: str | None = None, retry_after: float = 0.0) -> None:
         where = f" (field {field})" if field and field not in detail else ""
         super().__init__(ExitCode.REFUSED if status < 500 else ExitCode.UNREACHABLE, f"{detail}{where} [{code}]")
         self.status = status
         self.code = code
         self.detail = detail
+        self.retry_after = retry_after
+
+    @property
+    def is_for_want_of_room(self) -> bool:
+        """So many runs wait as may; `retry_after` (seconds) is what the API expects until there is room."""
+        return self.code in {"queue_full", "too_many_waiting"}
 
 
 def find_url(environment: Mapping[str, str] = os.environ) -> str:
@@ -376,7 +382,7 @@ class Client:
                 try:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    asked_to_wait = _retry_after(response)
+                    asked_to_wait = min(_retry_after(response), LONGEST_PAUSE)
                     await _raise_for_problem(response)
                     pauses = self._stream_pauses
                     frames = EventSource(response).aiter_sse()
@@ -464,12 +470,12 @@ class Client:
                     await _raise_for_problem(response)
                 except ApiError as error:
                     # A full queue may take minutes: whoever waits for it should know, and choose to.
-                    may_pass = error.status in {429, 503} and error.code != "queue_full"
+                    may_pass = error.status in {429, 503} and not error.is_for_want_of_room
                     # One that came too often was not looked at, so it can be sent again whatever it asks for.
                     harmless = repeatable or error.code == "rate_limited"
                     if not may_pass or not harmless or (pause := next(pauses, None)) is None:
                         raise
-                    pause = max(pause, _retry_after(response))
+                    pause = max(pause, min(error.retry_after, LONGEST_PAUSE))
                     self._notify(f"{error.detail} Trying again in {pause:g} s.")
                 else:
                     return response
@@ -524,12 +530,14 @@ async def _raise_for_problem(response: httpx.Response) -> None:
     try:
         await response.aread()
         problem = response.json()
-        error = ApiError(response.status_code, problem["code"], _all_of(problem), problem.get("field"))
+        error = ApiError(
+            response.status_code, problem["code"], _all_of(problem), problem.get("field"), _retry_after(response)
+        )
     except (httpx.RequestError, ValueError, KeyError, TypeError, AttributeError):
         detail = (
             f"{response.request.url.copy_with(query=None)} answered {response.status_code} {response.reason_phrase}."
         )
-        error = ApiError(response.status_code, "unexpected_answer", detail)
+        error = ApiError(response.status_code, "unexpected_answer", detail, retry_after=_retry_after(response))
     finally:
         await response.aclose()
     raise error
@@ -543,7 +551,7 @@ def _all_of(problem: JsonObject) -> str:
 def _retry_after(response: httpx.Response) -> float:
     """Seconds; 0 where there is no such header or it is a date."""
     asked = response.headers.get("Retry-After", "")
-    return min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
+    return float(asked) if asked.isdecimal() else 0.0
 
 
 def _reason(error: Exception) -> str:

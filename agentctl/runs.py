@@ -20,6 +20,7 @@ from agentctl.follow import RunView, describe, follow
 from agentctl.ids import whole_run_id
 from agentctl.output import JsonFlag, Output, duration, first_line, local_time, program, short_time
 from agentctl.plan_file import read_plan
+from agentctl.room import LONGEST_WAIT_SECONDS, once_there_is_room
 from backplane.runs import RunStatus
 from backplane.terminal_text import printable
 
@@ -69,6 +70,9 @@ def run(
         str | None, typer.Option(metavar="URL", help="Is told by POST when the run is over, or waits for a person.")
     ] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
+    wait_for_room: Annotated[
+        bool, typer.Option("--wait-for-room/--no-wait", help="Where the queue is full, wait until it takes the run.")
+    ] = True,
     agent: Annotated[str | None, typer.Option(help="The agent's name: its memory and artifacts.")] = None,
     model: Annotated[str | None, typer.Option(metavar="SERVER/NAME", help="The model; else the server's own.")] = None,
     planner: Annotated[str | None, typer.Option(metavar="runbook|model", help="Who makes the plan.")] = None,
@@ -96,7 +100,11 @@ def run(
     new_run |= {name: value for name, value in more.items() if value}
     with ExitStack() as opened:
         uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
-        answer = call(output, lambda client: _submit(client, output, new_run, uploads))
+        longest = LONGEST_WAIT_SECONDS if wait_for_room else 0.0
+        try:
+            answer = call(output, lambda client: _submit(client, output, new_run, uploads, longest))
+        except KeyboardInterrupt:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not follow_run:
         output.document(answer) if output.json else output.line(answer["run_id"])
         if answer.get("planner_note"):
@@ -108,17 +116,16 @@ def run(
 
 
 async def _submit(
-    client: Client, output: Output, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]]
+    client: Client, output: Output, new_run: JsonObject, uploads: list[tuple[BinaryIO, str]], longest_wait: float
 ) -> JsonObject:
-    created = await client.create(new_run, start=not uploads)
     if not uploads:
-        return created
-    run_id = created["run_id"]
+        return await once_there_is_room(output, lambda: client.create(new_run, start=True), longest_wait)
+    run_id = (await client.create(new_run, start=False))["run_id"]
     try:
         for content, name in uploads:
             await client.upload(run_id, name, content, os.fstat(content.fileno()).st_size)
-        return await client.execute("start", run_id)
-    except CommandError:
+        return await once_there_is_room(output, lambda: client.execute("start", run_id), longest_wait)
+    except BaseException:  # Ctrl-C, too.
         output.note(f"Run {run_id} is created and not started: {program()} start {run_id}", "bold")
         raise
 

@@ -30,6 +30,7 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.BudgetExhausted, 409),
     (errors.TooLarge, 413),
     (errors.RateLimited, 429),
+    (errors.TooManyWaiting, 429),
     (errors.Unavailable, 503),
 )
 
@@ -47,8 +48,9 @@ _MEANING = {
     413: "Over a limit; the detail names it.",
     416: "The range lies outside the file.",
     422: "A value is not accepted; `field` names it.",
-    429: "The token calls too often; try again after Retry-After seconds.",
-    503: "A part of the platform does not answer; try again after Retry-After seconds.",
+    429: "Too much at once: calls of this token, or runs, streams or files of its user; try again after Retry-After "
+    "seconds.",
+    503: "The queue is full, or a part of the platform does not answer; try again after Retry-After seconds.",
 }
 
 log = structlog.get_logger()

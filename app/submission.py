@@ -20,7 +20,16 @@ from app.known_tools import KnownTools
 from app.models import Fork, NewRun
 from app.storage_limits import StorageLimits
 from backplane.decisions import Decision, DecisionStatus
-from backplane.errors import Fault, InvalidInput, InvalidPlan, QueueFull, StorageExceeded, TooLarge, Unavailable
+from backplane.errors import (
+    Fault,
+    InvalidInput,
+    InvalidPlan,
+    QueueFull,
+    StorageExceeded,
+    TooLarge,
+    TooManyWaiting,
+    Unavailable,
+)
 from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
 from backplane.queue.base import Full, Job, Limit, Queue
@@ -243,7 +252,7 @@ class Submission:
             yield place
             return
         if full:
-            raise await self._queue_full(full, priority)
+            raise await self._queue_full(full, user_id, priority)
         try:
             yield place
         finally:
@@ -251,13 +260,20 @@ class Submission:
                 with suppress(Unavailable):
                     await self._queue.give_up_place(run_id, user_id, priority)
 
-    async def _queue_full(self, full: Full, priority: Priority) -> QueueFull:
+    async def _queue_full(self, full: Full, user_id: str, priority: Priority) -> QueueFull:
+        """There is room again when the next of the runs that count is taken: the user's own, or those of the tier, or
+        any. While no worker is alive nobody knows when, and it is what one run takes at first."""
+        is_own = full.limit in (Limit.USER, Limit.SHARE)
         statistics = await self._queue.statistics()
-        cap = full.cap if full.limit is Limit.USER else 0
-        # There is room again when the next of them is taken, or one of this user ends and lets the next in.
-        wait = statistics.wait(1, at_gate=1 if cap else 0, cap=cap)
+        nearest = await self._queue.nearest_of(user_id) if is_own else None
+        if nearest is not None and nearest.wait is not None:
+            wait = nearest.wait
+        else:
+            ahead = sum(count for other, count in statistics.queued.items() if other > priority)
+            wait = statistics.wait(1 + (ahead if full.limit is Limit.TIER else 0))
         seconds = min(max(ceil(wait.p50), 1), RETRY_AFTER_MAX_SECONDS)
-        return QueueFull(f"{queue_full(full, priority)}; come back in about {seconds} s", full.limit, seconds)
+        message = f"{queue_full(full, priority)}; come back in about {seconds} s"
+        return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
 
     async def cancel(self, user: User, run_id: str) -> Run:
         run, told = await self._store.runs.cancel(user.id, run_id)

@@ -181,13 +181,19 @@ class PartRefuses(PlatformError):
 
 
 class QueueFull(Unavailable):
-    """`limit` says which one is reached, as `backplane.queue.base.Limit` names it: `user` is the caller's own."""
+    """`limit` says which one is reached, as `backplane.queue.base.Limit` names it."""
 
     code = "queue_full"
 
     def __init__(self, message: str, limit: str, retry_after: int) -> None:
         super().__init__(message, part="queue", retry_after=retry_after)
         self.limit = limit
+
+
+class TooManyWaiting(QueueFull):
+    """As many of the caller's own runs wait as may: it is for the caller to let some end, and the platform is well."""
+
+    code = "too_many_waiting"
 
 
 class RateLimited(PlatformError):

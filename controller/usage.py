@@ -19,7 +19,7 @@ from backplane.leases.redis import RedisLease
 from backplane.storage.base import Storage
 from backplane.store.usage import UsageCounts
 from backplane.tasks import end
-from backplane.workspace.base import Usage, WorkspaceStore
+from backplane.workspace.base import WorkspaceStore, total
 from controller.metrics import ControllerMetrics
 
 LOOKS_A_LEASE = 3
@@ -132,9 +132,7 @@ class FileCounting(Counting):
             with suppress(Unavailable):
                 before = await self._storage.known()
         users = await self._workspaces.usage_by_user()
-        self._metrics.workspaces_measured(
-            Usage(sum(usage.files for usage in users.values()), sum(usage.bytes for usage in users.values()))
-        )
+        self._metrics.workspaces_measured(total(users))
         if before is not None and await self._is_still_ours():
             await self._storage.count_files(before, {user_id: usage.bytes for user_id, usage in users.items()})
 

@@ -1,6 +1,8 @@
 """A queue as tests want it: no caps, no limits, and one call for one run."""
 
-from backplane.queue.base import Caps, Claim, Outcome, Queue, Room, Settlement
+from collections.abc import Sequence
+
+from backplane.queue.base import Caps, Claim, Outcome, Queue, Room, Settlement, Whereabouts
 from backplane.queue.redis import RedisQueue
 from backplane.redis_client import RedisClients
 from backplane.runs import RunStatus
@@ -39,3 +41,9 @@ async def hand_back(queue: Queue, claim: Claim) -> None:
 
 async def postpone(queue: Queue, claim: Claim, seconds: float) -> None:
     await queue.settle([Settlement(claim, Outcome.POSTPONED, delay_seconds=seconds)])
+
+
+async def known(queue: Queue, run_ids: Sequence[str]) -> list[bool]:
+    """Which of these runs wait, are scheduled or are held."""
+    there = (Whereabouts.WAITS, Whereabouts.SCHEDULED, Whereabouts.CLAIMED)
+    return [await queue.whereabouts(run_id) in there for run_id in run_ids]

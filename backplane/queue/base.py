@@ -322,10 +322,6 @@ class Queue(ABC):
         """Let wait again up to `limit` runs each whose lease ended or whose next attempt is due."""
 
     @abstractmethod
-    async def known(self, run_ids: Sequence[str]) -> list[bool]:
-        """Which of these runs wait, are scheduled or are held."""
-
-    @abstractmethod
     async def compare(self, jobs: Sequence[Job]) -> list[Compared]:
         """Mend what the queue has of these runs, which are queued or running in the database: all entries that such a
         run must have. None of them is queued by this; `enqueue` does that with what is missing."""
@@ -363,6 +359,11 @@ class Queue(ABC):
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
         """Where waiting runs stand; None for those that do not wait."""
+
+    @abstractmethod
+    async def nearest_of(self, user_id: str) -> Standing | None:
+        """Of the user's runs that wait, the one that is taken first, as things stand; None: none waits. Of very many
+        runs only some are looked at."""
 
     @abstractmethod
     async def next_attempt(self, run_id: str) -> float | None:

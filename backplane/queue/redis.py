@@ -50,6 +50,8 @@ OWN_BELL_SECONDS = 60
 ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
+LOOKED_AT = 200
+"""Runs of a user, to find the one that is taken first."""
 _GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
 _LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
@@ -225,13 +227,6 @@ class RedisQueue(Queue):
         losses = tuple(LostRun(*flat[at : at + 3]) for at in range(0, len(flat), 3))
         return Reaped(lost, due, let_in, max(float(next_ms) / 1000, 0.0) if next_ms else None, losses)
 
-    async def known(self, run_ids: Sequence[str]) -> list[bool]:
-        with translated():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for run_id in run_ids:
-                    pipeline.hget(self._keys.job(run_id), "state")
-                return [state in ("queued", "parked", "running", "scheduled") for state in await pipeline.execute()]
-
     async def compare(self, jobs: Sequence[Job]) -> list[Compared]:
         return await self._repair.compare(self._rules, self._ours, jobs)
 
@@ -311,6 +306,12 @@ class RedisQueue(Queue):
 
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
         return (await self._numbers_and_standings(run_ids))[1] if run_ids else []
+
+    async def nearest_of(self, user_id: str) -> Standing | None:
+        with translated():
+            run_ids = await cast(Any, self._redis.srandmember(f"{self._keys.jobs}waiting:{user_id}", LOOKED_AT))
+        found = [standing for standing in await self.standing(run_ids) if standing]
+        return min(found, key=lambda standing: standing.wait.p50 if standing.wait else standing.position, default=None)
 
     async def _numbers_and_standings(self, run_ids: Sequence[str]) -> tuple[Statistics, list[Standing | None]]:
         counts, durations, flat = await self._standing([self._keys.jobs], run_ids)

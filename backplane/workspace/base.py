@@ -12,7 +12,7 @@ is kept by itself: whoever changes a file says what is worth keeping.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,11 @@ class Usage:
 
     files: int
     bytes: int
+
+
+def total(users: Mapping[str, Usage]) -> Usage:
+    """Of all users together."""
+    return Usage(sum(one.files for one in users.values()), sum(one.bytes for one in users.values()))
 
 
 class Workspace(ABC):
@@ -142,11 +147,6 @@ class WorkspaceStore(ABC):
     async def usage_by_user(self) -> dict[str, Usage]:
         """Count all files, those of kept versions too. Walks the whole store, a piece at a time, so it takes long, and
         is true only of a store in which nothing changes meanwhile."""
-
-    async def usage(self) -> Usage:
-        """The same of all users together."""
-        users = (await self.usage_by_user()).values()
-        return Usage(sum(one.files for one in users), sum(one.bytes for one in users))
 
     @abstractmethod
     async def prepare(self) -> None:

@@ -27,7 +27,7 @@ from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.integration.api.running import Api, Person, StartApi, StartWorker
 from tests.integration.worker.workers import WorkerProcess
-from tests.queues import finish, redis_queue
+from tests.queues import finish, known, redis_queue
 from tests.redis_servers import Node, until
 from tests.submitted import shell
 from tests.waiting import wait_until
@@ -209,11 +209,11 @@ async def test_a_full_redis_gives_out_renews_and_takes_back_what_it_has_and_take
         await queue.settle([Settlement(back, Outcome.HANDED_BACK), Settlement(later, Outcome.POSTPONED)])
         assert (await queue.reap(10)).due == 1
         await queue.forget("run-3")
-        assert await queue.known([job.run_id for job in JOBS]) == [False, True, True, False]
+        assert await known(queue, [job.run_id for job in JOBS]) == [False, True, True, False]
         new = Job("new", "user-1", Priority.NORMAL)
         with pytest.raises(Unavailable, match="OOM"):
             await queue.enqueue([new])
-        assert await queue.known(["new"]) == [False]
+        assert await known(queue, ["new"]) == [False]
         take_writes_again(server)
         assert await queue.enqueue([new]) == [True]
 

@@ -11,7 +11,7 @@ from backplane.errors import Unavailable
 from backplane.queue.base import Caps, Claim, Depth, Job, Outcome, Queue, Renewed, Room, Settlement
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority, RunStatus
-from tests.queues import finish, hand_back, postpone, redis_queue
+from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -179,9 +179,9 @@ async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, c
     await queue.enqueue([Job("a", "somebody", Priority.HIGH)])
     held = await claim_one(queue)
     await clients.commands.flushall()
-    assert await queue.known(["a"]) == [False]
+    assert await known(queue, ["a"]) == [False]
     assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
-    assert await queue.known(["a"]) == [True]
+    assert await known(queue, ["a"]) == [True]
     assert await queue.enqueue([job("a", generation=held.generation)]) == [False]
     await hand_back(queue, held)
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, held.generation + 1))
@@ -239,7 +239,7 @@ async def test_an_old_claim_can_let_nothing_go(queue: Queue, hasty: Queue, let_g
 async def test_a_finished_run_may_be_queued_again_with_the_next_generation(queue: Queue) -> None:
     await enqueue(queue, "a")
     await finish(queue, await claim_one(queue), 1.0)
-    assert await queue.known(["a"]) == [False]
+    assert await known(queue, ["a"]) == [False]
     await enqueue(queue, "a")
     assert (await claim_one(queue)).generation == 2
 
@@ -278,9 +278,9 @@ async def test_a_run_that_is_disowned_is_its_holders_again(queue: Queue, clients
     second = await claim_one(queue, "worker-2")
     assert second.generation == held.generation
     await queue.settle([Settlement(second, Outcome.DISOWNED)])
-    assert await queue.known(["a"]) == [False]
+    assert await known(queue, ["a"]) == [False]
     assert not (await queue.renew("worker-1", 1, [held])).lost
-    assert await queue.known(["a"]) == [True]
+    assert await known(queue, ["a"]) == [True]
 
 
 # --- waiting ---
@@ -435,7 +435,7 @@ async def test_the_numbers_of_the_queue_are_its_runs(queue: Queue) -> None:
     numbers = await queue.statistics()
     assert numbers.queued == {Priority.CRITICAL: 0, Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 1}
     assert (numbers.running, numbers.scheduled) == (1, 1)
-    assert await queue.known(["a", "b", "c", "d", "e"]) == [True, True, True, True, False]
+    assert await known(queue, ["a", "b", "c", "d", "e"]) == [True, True, True, True, False]
 
 
 async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, hasty: Queue) -> None:
@@ -476,7 +476,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
         lambda: hand_back(queue, held),
         lambda: queue.forget("b"),
         lambda: queue.reap(1),
-        lambda: queue.known(["a"]),
+        lambda: known(queue, ["a"]),
         lambda: queue.leave("worker-1"),
         lambda: queue.announce_cancel("a"),
         queue.statistics,

@@ -8,7 +8,7 @@ from backplane.queue.base import Caps, Claim, Full, Gate, Job, Limit, Outcome, Q
 from backplane.queue.redis import RedisQueue
 from backplane.redis_client import RedisClients
 from backplane.runs import Priority, RunStatus
-from tests.queues import finish, hand_back, postpone, redis_queue
+from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.waiting import wait_until
 
 LOW, NORMAL, HIGH, CRITICAL = Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.CRITICAL
@@ -217,7 +217,7 @@ async def test_a_parked_run_can_be_cancelled(clients: RedisClients) -> None:
 async def test_a_parked_run_is_not_queued_beside(clients: RedisClients) -> None:
     queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}))
     assert await queue.enqueue([job("a"), job("b"), job("b")]) == [True, True, False]
-    assert await queue.known(["b"]) == [True]
+    assert await known(queue, ["b"]) == [True]
 
 
 async def test_an_attempt_that_is_due_is_under_its_caps_again(clients: RedisClients) -> None:

@@ -21,7 +21,7 @@ from backplane.storage.redis import RedisStorage
 from backplane.stored import StorageQuota, Stored
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
-from tests.queues import finish, hand_back, postpone, redis_queue
+from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.redis_servers import Cluster, LoneMember, Node, Watched, make_certificate, tls_before
 from tests.servers import HOST
 from tests.waiting import wait_until
@@ -92,7 +92,7 @@ async def live_a_life(clients: RedisClients) -> None:
     await queue.reap(10)
     assert await queue.next_attempt(JOB.run_id) is not None
     await queue.forget(JOB.run_id)
-    assert await queue.known([JOB.run_id]) == [False]
+    assert await known(queue, [JOB.run_id]) == [False]
     [last] = await queue.claim("worker", 5)
     await finish(queue, last, 1.5)
     assert len(await queue.finished()) == 2

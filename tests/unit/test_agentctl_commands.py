@@ -177,6 +177,53 @@ def test_runs_follow_the_cursor_up_to_the_limit(script: Script, agentctl: Agentc
     assert "cursor=three" in api.requests[1].path
 
 
+FULL = problem(429, "too_many_waiting", "20 runs of yours wait already; come back in about 1 s", retry_after="1")
+LATE = problem(503, "queue_full", "the platform's queue is full; come back in about 3600 s", retry_after="3600")
+
+
+def test_a_run_waits_for_room_in_a_full_queue_and_says_so_once(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("agentctl.room.asyncio.sleep", pause)
+    api = script(FULL, FULL, CREATED)
+    code, printed, told = agentctl("run", "x", "--no-follow")
+    assert (code, printed) == (0, f"{RUN}\n")
+    assert pauses == [1.0, 1.0]
+    assert told.count("Waiting for room") == 1
+    assert "20 runs of yours wait already" in told
+    assert len(api.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "arguments", "code"), [(FULL, ["--no-wait"], 4), (LATE, [], 5), (LATE, ["--no-wait"], 5)]
+)
+def test_a_run_does_not_wait_longer_than_it_may(
+    script: Script, agentctl: Agentctl, refusal: bytes, arguments: list[str], code: int
+) -> None:
+    api = script(refusal)
+    found, _, told = agentctl("run", "x", "--no-follow", *arguments)
+    assert (found, "come back in about" in told, "Waiting" in told) == (code, True, False)
+    assert len(api.requests) == 1
+
+
+def test_who_gives_up_while_waiting_for_room_reads_what_there_is(
+    script: Script, agentctl: Agentctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agentctl.room.asyncio.sleep", interrupted)
+    (tmp_path / "a").write_text("a")
+    script(answer(201, {"run_id": RUN, "status": "created"}), answer(201, {"path": "a", "size": 1}), FULL)
+    code, _, told = agentctl("run", "x", "--file", "a")
+    assert (code, f"Run {RUN} is created and not started" in told) == (130, True)
+
+
 def test_files_are_put_before_the_run_is_started(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "in.csv").write_text("a,b\n")

@@ -22,7 +22,7 @@ from backplane.runs import Priority
 from backplane.slots.base import SlotRequest
 from backplane.slots.redis import RedisSlots
 from tests.event_logs import make_known, redis_event_log
-from tests.queues import finish, hand_back, postpone, redis_queue
+from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.waiting import wait_until
 
 JOB = Job("run-1", "user-1", Priority.HIGH)
@@ -67,7 +67,7 @@ async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisC
     assert (await queue.statistics()).scheduled == 1
     assert (await queue.reap(10)).due == 0
     await queue.forget(JOB.run_id)
-    assert await queue.known([JOB.run_id]) == [False]
+    assert await known(queue, [JOB.run_id]) == [False]
     [last] = await queue.claim("worker", 5)
     await finish(queue, last, 1.5)
     assert [job.run_id for job in await queue.finished()] == [last.run_id, JOB.run_id]

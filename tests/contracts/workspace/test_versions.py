@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backplane.errors import NotFound
-from backplane.workspace.base import Beginning, Workspace, WorkspaceStore
+from backplane.workspace.base import Beginning, Workspace, WorkspaceStore, total
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.contracts.workspace.workspaces import MIB, chunks, paths, read
 
@@ -65,7 +65,7 @@ async def test_versions_are_no_files_of_the_workspace_but_are_counted(
     await versions.begin(Beginning({"a.txt": old.etag}))
     assert await paths(workspace) == ["a.txt"]
     assert await versions.size() == 5
-    assert (await store.usage()).files == 3
+    assert total(await store.usage_by_user()).files == 3
 
 
 async def test_a_run_s_versions_go_with_its_files(store: WorkspaceStore, workspace: Workspace) -> None:
@@ -76,7 +76,7 @@ async def test_a_run_s_versions_go_with_its_files(store: WorkspaceStore, workspa
     await store.remove("user-1", "run-1")
     assert not await versions.bring_back(old.path, old.etag, "run-2")
     assert await versions.beginning() is None
-    assert (await store.usage()).files == 0
+    assert total(await store.usage_by_user()).files == 0
 
 
 async def test_what_a_run_began_with_is_noted(store: WorkspaceStore) -> None:

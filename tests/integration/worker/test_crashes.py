@@ -20,6 +20,7 @@ from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
+from tests.queues import known
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until
 from worker.equipment import Equipment
@@ -305,7 +306,7 @@ async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_
         await wait_until(lambda: end in published)
 
         async def is_given_up() -> bool:
-            return not any(await platform.resources.queue.known([run_id]))
+            return not any(await known(platform.resources.queue, [run_id]))
 
         await wait_until(is_given_up)
     await platform.ends_whole(run_id)

@@ -14,7 +14,7 @@ from backplane.store.held import HeldRuns
 from backplane.tasks import end
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import UNTIL_GO, Platform, worker
-from tests.queues import postpone
+from tests.queues import known, postpone
 from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.submitted import new_run, plan, shell
 from tests.waiting import wait_until
@@ -47,7 +47,7 @@ async def test_redis_is_emptied_in_the_middle_of_a_run(working_platform: Platfor
     await platform.resources.redis.commands.flushall()
 
     async def is_known_again() -> bool:
-        return (await platform.resources.queue.known([run_id])) == [True]
+        return (await known(platform.resources.queue, [run_id])) == [True]
 
     await wait_until(is_known_again, what="its holder tells Redis of it")
     await platform.let_go(run_id)
@@ -203,11 +203,11 @@ async def test_only_the_leading_worker_compares_the_database_with_redis(
     reaper = Reaper(resources, lease_seconds=1.0, heartbeat_seconds=0.1, reconcile_seconds=0.01, leads=lambda: leads)
     reaping = asyncio.create_task(reaper.run())
     await asyncio.sleep(0.1)  # several rounds; there is nothing to wait for that does not happen
-    assert await resources.queue.known([run.id]) == [False]
+    assert await known(resources.queue, [run.id]) == [False]
     leads = True
 
     async def is_queued() -> bool:
-        return await resources.queue.known([run.id]) == [True]
+        return await known(resources.queue, [run.id]) == [True]
 
     await wait_until(is_queued)
     await end(reaping)
@@ -251,7 +251,7 @@ async def test_a_run_that_redis_takes_for_queued_and_the_database_does_not_is_gi
     await platform.resources.queue.enqueue([Job(run.id, run.user_id, run.priority)])
 
     async def is_given_up() -> bool:
-        return (await platform.resources.queue.known([run.id])) == [False]
+        return (await known(platform.resources.queue, [run.id])) == [False]
 
     await wait_until(is_given_up)
     assert await platform.run(run.id) == run

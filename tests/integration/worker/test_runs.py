@@ -12,6 +12,7 @@ from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
 from tests.integration.worker.workers import UNTIL_GO, Platform, worker
+from tests.queues import known
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 
@@ -195,4 +196,4 @@ async def test_a_run_that_is_over_leaves_nothing_held_in_redis_and_no_files_on_t
 
     await wait_until(is_given_up)
     await wait_until(lambda: not platform.checkouts(run_id))
-    assert await platform.resources.queue.known([run_id]) == [False]
+    assert await known(platform.resources.queue, [run_id]) == [False]

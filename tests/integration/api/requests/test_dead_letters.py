@@ -158,7 +158,7 @@ async def test_a_full_queue_takes_no_dead_letter_and_all_are_redriven_until_it_i
     answer = await admin.http.post("/agent/dead-letters/redrive")
     assert answer.json() == {"redriven": 2, "left": 1}
     refused = await admin.http.post(f"/agent/dead-letters/{made[2]}/redrive")
-    assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_waiting")
     assert int(refused.headers["Retry-After"]) >= 1
     assert await listed(admin) == [made[2]]
     assert (await admin.show(made[2]))["status"] == "failed"

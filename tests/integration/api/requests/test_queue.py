@@ -33,7 +33,7 @@ async def test_a_full_queue_refuses_a_run_and_says_when_to_come_back(start_api: 
     _, person = await full_api(start_api)
     run_id = await person.make("create") if action == "start" else None
     answer = await person.act(action, run_id, **({} if run_id else {"prompt": "one more"}))
-    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_waiting")
     assert answer.headers["Retry-After"] == "120"
     assert "QUEUE_MAX_WAITING" in answer.json()["detail"]
     if run_id:
@@ -45,7 +45,7 @@ async def test_a_full_queue_refuses_a_run_and_says_when_to_come_back(start_api: 
 async def test_what_is_refused_is_taken_once_there_is_room(start_api: StartApi) -> None:
     api, person = await full_api(start_api)
     run_id = await person.make("create")
-    assert (await person.act("start", run_id)).status_code == 503
+    assert (await person.act("start", run_id)).status_code == 429
     await api.worker()
     assert (await person.act("start", run_id)).status_code == 200
 
@@ -56,6 +56,21 @@ async def test_the_time_to_come_back_follows_what_runs_take(start_api: StartApi)
     await person.make()
     answer = await person.act("run", prompt="one more")
     assert answer.headers["Retry-After"] == "1"
+
+
+async def test_the_time_to_come_back_is_that_of_ones_own_next_run_behind_those_of_others(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=3, initial_run_seconds=10.0)
+    queue = api.resources.queue
+    await queue.renew("by-hand", 1, [])
+    other, person = await api.person(), await api.person()
+    for _ in range(3):
+        await other.make()
+    for _ in range(3):
+        await person.make()
+    answers = [await who.act("run", prompt="one more") for who in (other, person)]
+    first, behind = [int(answer.headers["Retry-After"]) for answer in answers]
+    # One slot, which is free: one's own next run is taken at once, or after the three of the other one.
+    assert (first, behind) == (1, 30)
 
 
 async def test_a_run_may_be_made_though_the_queue_is_full(start_api: StartApi) -> None:
@@ -84,7 +99,7 @@ async def test_a_failed_run_is_not_retried_into_a_full_queue(start_api: StartApi
     failed = await person.make()
     await (await api.worker()).end(RunStatus.FAILED, RunError("step_failed", "exit code 1"))
     await person.make()
-    assert (await person.act("retry", failed)).json()["code"] == "queue_full"
+    assert (await person.act("retry", failed)).json()["code"] == "too_many_waiting"
     assert (await person.show(failed))["status"] == "failed"
 
 
@@ -118,11 +133,18 @@ async def test_a_refusal_says_which_limit_is_reached_and_what_helps(start_api: S
         await api.person(Tier.FREE),
     )
     details = {}
+
+    async def refuse(name: str, person: Person, code: str) -> None:
+        answer = await person.act("run", prompt="one more")
+        assert (answer.json()["code"], answer.status_code) == (code, 503 if code == "queue_full" else 429)
+        assert int(answer.headers["Retry-After"]) >= 1
+        details[name] = answer.json()["detail"]
+
     await free.make()
-    details["priority"] = (await other_free.act("run", prompt="one more")).json()["detail"]
+    await refuse("priority", other_free, "queue_full")
     await first.make()
     await second.make()
-    details["all"] = (await second.act("run", prompt="one more")).json()["detail"]
+    await refuse("all", second, "queue_full")
     assert "1 runs of the priority low wait already" in details["priority"]
     assert "3 runs of all users wait" in details["all"]
     assert "QUEUE_MAX_WAITING_ALL" in details["all"]
@@ -140,7 +162,7 @@ async def test_by_default_twenty_wait_and_the_next_is_refused(api: Api) -> None:
     person = await api.person()
     for _ in range(20):
         await person.make()
-    assert (await person.act("run", prompt="one more")).json()["code"] == "queue_full"
+    assert (await person.act("run", prompt="one more")).json()["code"] == "too_many_waiting"
 
 
 async def test_while_redis_is_away_a_run_is_accepted_uncounted(

@@ -1,0 +1,31 @@
+"""Waiting until a full queue has room for a run.
+
+The API says when it expects room (`Retry-After`); this comes back then, and says once why nothing happens.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from agentctl.client import ApiError, JsonObject
+from agentctl.output import Output
+
+LONGEST_WAIT_SECONDS = 600.0
+"""In all."""
+
+
+async def once_there_is_room(
+    output: Output, start: Callable[[], Awaitable[JsonObject]], seconds: float = LONGEST_WAIT_SECONDS
+) -> JsonObject:
+    """What `start` gives, once the queue takes it. Raises ApiError when that would take longer than `seconds`."""
+    was_told = False
+    while True:
+        try:
+            return await start()
+        except ApiError as error:
+            pause = max(error.retry_after, 1.0)
+            if not error.is_for_want_of_room or pause > seconds:
+                raise
+            if not was_told:
+                output.note(f"{error.detail}. Waiting for room (--no-wait does not; Ctrl-C gives up).")
+            was_told, seconds = True, seconds - pause
+        await asyncio.sleep(pause)
