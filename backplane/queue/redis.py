@@ -53,6 +53,13 @@ DEAD_SHOWN = 1_000
 LOOKED_AT = 200
 """Runs of a user, to find the one that is taken first."""
 _GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
+_PLACES = {
+    "queued": Whereabouts.WAITS,
+    "parked": Whereabouts.WAITS,
+    "scheduled": Whereabouts.SCHEDULED,
+    "running": Whereabouts.CLAIMED,
+}
+"""By the state in a job's hash; in the order of `whereabouts.lua`."""
 _LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
 
@@ -87,8 +94,8 @@ class RedisQueue(Queue):
         self._reserves = bool(room.user or room.overall or any(room.tier.values()))
         self._ours = ""
         """What the key `platform` must be; empty until `open`."""
-        self._admit, self._standing, self._depths = (
-            Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "depths")
+        self._admit, self._standing, self._depths, self._whereabouts = (
+            Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "depths", "whereabouts")
         )
         self._claim = Script(clients, LUA / "claim.lua", prelude=LUA / "platform.lua")
         changing = (LUA / "platform.lua", LUA / "places.lua")
@@ -234,25 +241,12 @@ class RedisQueue(Queue):
         return await self._repair.sweep(self._rules, self._ours, user_ids)
 
     async def whereabouts(self, run_id: str) -> Whereabouts:
-        keys = self._keys
-        places = {
-            "queued": (keys.order, Whereabouts.WAITS),
-            "parked": (keys.parked, Whereabouts.WAITS),
-            "scheduled": (keys.scheduled, Whereabouts.SCHEDULED),
-            "running": (keys.leases, Whereabouts.CLAIMED),
-        }
-        with translated():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hget(keys.job(run_id), "state")
-                for key, _ in places.values():
-                    pipeline.zscore(key, run_id)
-                state, *scores = await pipeline.execute()
-        if state is None:
-            return Whereabouts.UNKNOWN if not any(score is not None for score in scores) else Whereabouts.LOST
-        if state not in places:
+        state, *stands = await self._whereabouts([self._keys.jobs], [run_id])
+        if not state:
+            return Whereabouts.LOST if any(stands) else Whereabouts.UNKNOWN
+        if state not in _PLACES:
             return Whereabouts.OVER
-        found = dict(zip(places, scores, strict=True))[state]
-        return Whereabouts.LOST if found is None else places[state][1]
+        return _PLACES[state] if dict(zip(_PLACES, stands, strict=True))[state] else Whereabouts.LOST
 
     async def leave(self, worker_id: str) -> None:
         with translated():

@@ -340,7 +340,11 @@ async def test_readiness_tries_a_write(start_redis: StartRedis, start_api: Start
 
     await wait_until(is_said, 3)
     take_writes_again(server)
-    assert await answer() == (200, "")
+
+    async def is_well_again() -> bool:
+        return await answer() == (200, "")
+
+    await wait_until(is_well_again)
     assert 0 < await api.resources.redis.commands.ttl(api.resources.redis.keys.probe) <= 60
 
 

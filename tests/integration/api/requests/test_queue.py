@@ -59,7 +59,7 @@ async def test_the_time_to_come_back_follows_what_runs_take(start_api: StartApi)
 
 
 async def test_the_time_to_come_back_is_that_of_ones_own_next_run_behind_those_of_others(start_api: StartApi) -> None:
-    api = await start_api(queue_max_waiting=3, initial_run_seconds=10.0)
+    api = await start_api(queue_max_waiting=3, estimate_initial_seconds=10.0)
     queue = api.resources.queue
     await queue.renew("by-hand", 1, [])
     other, person = await api.person(), await api.person()
