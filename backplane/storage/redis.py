@@ -78,8 +78,8 @@ class RedisStorage(Storage):
                 for user_id in users:
                     stored = counted.get(user_id, Stored())
                     key = self._keys.storage(user_id)
-                    numbers = {"runs": stored.runs or 0, "events": stored.events or 0, "rows_at": int(time.time())}
-                    pipeline.hset(key, mapping=numbers)
+                    pipeline.hset(key, mapping={"runs": stored.runs or 0, "events": stored.events or 0})
+                    pipeline.hset(key, "rows_at", int(time.time()))
                     pipeline.expire(key, KNOWN_SECONDS)
                 if users:
                     pipeline.sadd(self._keys.storage_users, *users)
