@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from agentctl.embedded import free_port
 from app.edge import gate, protocol
 from tests.attack.raw_http import Answer, RawConnection, connections, get, request
 from tests.integration.api.running import Api, Person, running, settings_on
+from tests.ports import own_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -529,7 +529,7 @@ UVICORN = ("uvicorn", "app.main:create_app", "--factory", "--timeout-graceful-sh
 async def test_the_limits_hold_however_the_api_is_started(
     program: tuple[str, ...], redis: str, sqlite_database: str, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port = own_port()
     environment = {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "PYTHONPATH": str(ROOT),

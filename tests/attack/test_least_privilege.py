@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from agentctl.embedded import free_port
 from backplane.credentials import CREDENTIALS, credentials_withheld_from
 from backplane.settings import Settings
 from tests.e2e.test_agentctl_up import descendants, up
+from tests.ports import own_port
 
 KEYS = {
     "SECRETS_KEY": "c2VjcmV0cy1rZXktc2VjcmV0cy1rZXktc2VjcmV0cy0=",
@@ -42,7 +42,7 @@ def test_the_processes_of_agentctl_up_have_what_they_need(tmp_path: Path, source
     if source == ".env":
         (tmp_path / ".env").write_text("".join(f"{name}='{value}'\n" for name, value in KEYS.items()))
     given = KEYS if source == "environment" else {}
-    with up(tmp_path, free_port(), **given) as running:
+    with up(tmp_path, own_port(), **given) as running:
         found = {process: environments_of(running.process.pid, process) for process in NEEDED}
         assert running.stop() == 0
     for process, environments in found.items():

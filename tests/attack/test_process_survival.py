@@ -19,11 +19,12 @@ import httpx
 import pytest
 from redis import Redis
 
-from agentctl.embedded import EmbeddedRedis, free_port
+from agentctl.embedded import EmbeddedRedis
 from backplane.log_stream import LogStream
 from backplane.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import ROOT, Platform, WorkerProcess
+from tests.ports import own_port
 from tests.submitted import shell
 from tests.waiting import wait_until
 
@@ -105,7 +106,8 @@ def test_a_line_that_can_be_written_nowhere_is_left_out_at_once(place: str) -> N
         began = time.monotonic()
         for number in range(1000):
             log.write(f"line {number}\n")
-        assert time.monotonic() - began < 10, "it waits for nobody"
+        # On an idle machine some milliseconds; to wait a tenth of a second for each would take 100 s.
+        assert time.monotonic() - began < 60, "it waits for nobody"
 
 
 def test_a_reader_that_reads_again_gets_whole_lines_and_is_told_how_many_are_missing() -> None:
@@ -203,7 +205,7 @@ async def test_a_process_whose_log_can_be_written_nowhere_works_and_ends_in_orde
 ) -> None:
     if (name, place) == ("api", "closed from the start"):
         pytest.skip("uvicorn itself does not start so")
-    port = free_port()
+    port = own_port()
     platform = await start_platform(metrics_port=port if name == "controller" else 0)
     where = NOWHERE.get(place, full_disk)
     with where() as output, process(platform, name, output, port, closed=place not in NOWHERE) as running:
@@ -288,7 +290,7 @@ def in_a_terminal(
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.slow
 async def test_an_up_whose_terminal_is_closed_stops_everything_in_order(tmp_path: Path) -> None:
-    port = free_port()
+    port = own_port()
     with in_a_terminal(tmp_path, port) as (up, close_terminal):
         await is_up(port)
         below = descendants(up.pid)
@@ -300,7 +302,7 @@ async def test_an_up_whose_terminal_is_closed_stops_everything_in_order(tmp_path
 
 @pytest.mark.slow
 async def test_an_up_under_nohup_goes_on_without_its_terminal_and_obeys_sigterm(tmp_path: Path) -> None:
-    port = free_port()
+    port = own_port()
     with in_a_terminal(tmp_path, port, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as (up, close_terminal):
         await is_up(port)
         close_terminal()
@@ -315,7 +317,7 @@ async def test_an_up_under_nohup_goes_on_without_its_terminal_and_obeys_sigterm(
 @pytest.mark.slow
 @pytest.mark.parametrize("json_lines", [True, False])
 async def test_an_up_whose_reader_has_gone_goes_on_and_obeys_sigterm(tmp_path: Path, json_lines: bool) -> None:
-    port = free_port()
+    port = own_port()
     with started_up(tmp_path, port, *(["--json"] if json_lines else [])) as up:
         try:
             assert up.stdout is not None
@@ -463,7 +465,7 @@ def test_an_up_whose_database_is_damaged_says_what_to_do_and_leaves_it_as_it_is(
     (tmp_path / ".data").mkdir()
     (tmp_path / ".data" / "agent.db").write_bytes(b"no database" * 1000)
     done = subprocess.run(
-        up_argv(free_port()), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LONG_SECONDS
+        up_argv(own_port()), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LONG_SECONDS
     )
     assert (done.returncode, "backup" in done.stderr, "Traceback" in done.stderr) == (5, True, False)
     assert (tmp_path / ".data" / "agent.db").read_bytes() == b"no database" * 1000

@@ -280,8 +280,8 @@ def test_no_output_makes_redaction_take_long(hard: str) -> None:
     for _ in range(4):
         stream.write(chunk)
     stream.close()
-    # A quarter of a megabyte; on an idle machine a tenth of it.
-    assert time.process_time() - began < 2.0
+    # Processor time for a quarter of a megabyte: 0.2 s on an idle machine, and minutes where it grows with the square.
+    assert time.process_time() - began < 10.0
 
 
 # --- whole runs ---
