@@ -48,6 +48,7 @@ check: .venv/installed-dev
 	.venv/bin/lint-imports
 	$(PYTHON) -m checks.dead_links
 	$(PYTHON) -m checks.key_table
+	$(PYTHON) -m checks.reference
 
 # The image agent-api, by Docker or Podman. Another name: make image IMAGE=registry.example.org/agent-api:1.0.0
 IMAGE ?= agent-api:dev

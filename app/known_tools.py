@@ -8,6 +8,7 @@ Tools of MCP servers are not published. Of them only what the operator has writt
 servers there are, and which of their tools may be used.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 LOOKED_UP_SECONDS = 10.0
 MOST_CHECKS = 10_000
 """Of single keywords of schemas, for one plan: a tenth of a second at worst, and a plan of 200 steps takes 2,000."""
+_STEPS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 AGENT = "agent"
 """The tool whose argument `tools` names tools."""
 
@@ -131,7 +133,9 @@ class KnownTools:
             allowed = self._mcp_servers[server].get("tools")
             if mcp_servers is not None and server not in mcp_servers:
                 return Fault(where, f"{where}: {name!r} is of the MCP server {server!r}: name it in mcp_servers")
-            if allowed is not None and remote not in allowed:
+            # A name that no step can have is changed by the worker, which alone knows how.
+            are_as_given = all(_STEPS_NAME.fullmatch(f"{server}__{one}") for one in allowed or ())
+            if allowed is not None and remote not in allowed and are_as_given:
                 there_are = ", ".join(f"{server}__{one}" for one in allowed)
                 return Fault(where, f"{where}: {name!r} may not be used here (MCP_SERVERS); there are {there_are}")
             return None

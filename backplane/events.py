@@ -17,18 +17,18 @@ from typing import Any
 
 
 class EventType(StrEnum):
-    STATUS = "status"  # {"status", "attempt", "error"?, "origin"?}
-    POSITION = "position"  # {"position", "estimated_wait_seconds", "estimated_wait_p90_seconds"}: live only, not kept
-    PLAN = "plan"  # {"planner", "version", "reason"?, "note"?, "steps": [{"id", "title", "tool"}]}
-    STEP = "step"  # {"step", "status", "title", "tool", "exit_code"?, "duration_ms"?, "files_changed"?, "error"?, …}
-    DECISION = "decision"  # {"decision", "step", "kind", "status", "asked"?, "answer"?}: a person is asked, or has said
-    MODEL = "model"  # {"step", "purpose", "number", "model", "status", "input_tokens"?, "output_tokens"?, "usd"?, …}
-    PROGRESS = (
-        "progress"  # {"step", "purpose", "number", "model", "output_tokens", "seconds", "text"?}: live only, not kept
-    )
-    LOG = "log"  # {"line", "step"?, "level"?, "dropped_lines"?, "file"?}
-    GAP = "gap"  # {"after", "before", "reason"}: the events between these two ids are not to be had
-    END = "end"  # {"status", "error"?, "result"?}: the last, unless its user retries the run
+    """What the data of each tells: `backplane.event_data`."""
+
+    STATUS = "status"
+    POSITION = "position"
+    PLAN = "plan"
+    STEP = "step"
+    DECISION = "decision"
+    MODEL = "model"
+    PROGRESS = "progress"
+    LOG = "log"
+    GAP = "gap"
+    END = "end"
 
 
 LIVE_ONLY = frozenset({EventType.POSITION, EventType.PROGRESS})

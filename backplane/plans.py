@@ -62,7 +62,9 @@ class StepLimits(_Frozen):
 class Step(_Frozen):
     id: StepId = Field(description="Unique in the plan.", examples=["write-input"])
     tool: str = Field(min_length=1, max_length=64, description="Name of a tool.", examples=["shell"])
-    arguments: dict[str, Any] = Field(default_factory=dict, examples=[{"script": "wc -l input.txt"}])
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="What the tool takes.", examples=[{"script": "wc -l input.txt"}]
+    )
     title: str = Field("", max_length=200, description="What a person reads.")
     needs: tuple[StepId, ...] | None = Field(
         None,
@@ -73,8 +75,8 @@ class Step(_Frozen):
     timeout_seconds: int | None = Field(
         None, ge=1, le=86_400, description="Limit of each try; the server's when left out."
     )
-    limits: StepLimits = StepLimits()
-    retry: StepRetry = StepRetry()
+    limits: StepLimits = Field(StepLimits(), description="Memory and processors of its command.")
+    retry: StepRetry = Field(StepRetry(), description="How often it is tried.")
     approval: bool = Field(False, description="Ask a person before it is carried out.")
     repeatable: bool = Field(
         False,
@@ -109,7 +111,9 @@ class SubStep(Step):
 
 
 class Plan(_Frozen):
-    steps: Annotated[tuple[Step, ...], FailFast()] = Field(min_length=1, max_length=MAX_STEPS)
+    steps: Annotated[tuple[Step, ...], FailFast()] = Field(
+        min_length=1, max_length=MAX_STEPS, description="What is done, each with a tool."
+    )
     planner: str = Field("given", max_length=64, description="Who made it.")
 
     @model_validator(mode="after")

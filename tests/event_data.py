@@ -1,11 +1,14 @@
-"""What an event tells, for tests: the product only copies the line."""
+"""What an event tells, for tests: the product only copies the line. Each is held to what is documented."""
 
 import json
 from typing import Any
 
+from backplane.event_data import DATA
 from backplane.events import Event
 
 
 def data_of(event: Event) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(event.line)["data"]
+    unknown = data.keys() - DATA[event.type].keys()
+    assert not unknown, f"backplane/event_data.py does not say what {unknown} of {event.type} are"
     return data

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from backplane.event_data import DATA
+from backplane.events import EventType
 from backplane.redis_keys import Key
 from checks.dead_links import anchors, dead_links
 from checks.key_table import with_table
+from checks.reference import codes_in, faults_of_codes, main, pages
 
 
 @pytest.fixture
@@ -69,3 +72,34 @@ def test_the_table_of_keys_replaces_what_stands_between_its_markers_only() -> No
 def test_a_document_without_the_markers_is_an_error_and_not_a_table_that_nobody_sees() -> None:
     with pytest.raises(ValueError, match="<!-- keys -->"):
         with_table("no markers", [])
+
+
+def test_the_reference_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0, capsys.readouterr().out
+
+
+def test_the_reference_has_every_type_of_event_and_every_argument() -> None:
+    made = pages()
+    assert all(f"## `{type.value}`" in made["events.md"] for type in EventType)
+    assert {type: set(fields) for type, fields in DATA.items() if "" not in fields} == {}
+    assert "| `script` | yes | string" in made["tools.md"]
+    assert "| `needs` | no |" in made["plans.md"]
+
+
+def test_every_error_code_has_a_meaning_and_every_meaning_a_code() -> None:
+    assert faults_of_codes() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "codes"),
+    [
+        ('RunError("run_timeout", "…")', ["run_timeout"]),
+        ('problem(404, "not_found", "…")', ["not_found"]),
+        ('class A:\n    code: ClassVar[str] = "a_code"', ["a_code"]),
+        ('CODES = {1: "one", 2: "two"}', ["one", "two"]),
+        ('RunError(error.code, "…")', []),
+        ('_failed("a sentence")', []),
+    ],
+)
+def test_codes_are_found_wherever_they_are_given(source: str, codes: list[str]) -> None:
+    assert list(codes_in(source)) == codes

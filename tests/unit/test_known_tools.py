@@ -29,6 +29,7 @@ WITH_AGENT = replace(WORKER, tools=(*(WORKER.tools or ()), AGENT))
 MCP: dict[str, dict[str, Any]] = {
     "calc": {"command": ["calc"]},
     "search": {"url": "https://search.example", "tools": ["find"]},
+    "odd": {"url": "https://odd.example", "tools": ["repo/search"]},
 }
 
 
@@ -213,6 +214,7 @@ async def test_a_tool_that_has_just_come_is_known_at_once_and_the_others_are_not
         ("calc__add", ("search",), "name it in mcp_servers"),
         ("search__find", ("search",), ""),
         ("search__drop", ("search",), "may not be used here (MCP_SERVERS); there are search__find"),
+        ("odd__repo_search", ("odd",), ""),
         ("nobody__add", ("calc",), "there is no tool"),
     ],
 )
