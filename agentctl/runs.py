@@ -238,12 +238,19 @@ def events(
     output = Output(json_output)
 
     async def show(client: Client) -> None:
+        shown = ""
         async for cursor, event in client.all_events("" if after == "all" else after):
             if output.json:
                 output.json_line({"cursor": cursor, **event})
                 continue
-            head = f"{short_time(event['at']):>10}  {printable(event['run_id'][-8:])}  "
-            for line in describe(event["type"], event["data"]):
+            run_id, head = printable(event["run_id"]), f"{short_time(event['at']):>10}  "
+            lines = describe(event["type"], event["data"])
+            if not output.live:  # each line is to be found by its run
+                head += f"{run_id}  "
+            elif lines and run_id != shown:
+                output.line(run_id, "bold")
+                shown = run_id
+            for line in lines:
                 output.line(Text.assemble((head, "dim"), line))
 
     try:

@@ -144,7 +144,7 @@ def test_the_events_of_all_runs_are_shown_with_their_runs_and_in_json_with_their
     code, printed, _ = agentctl("events", "--after", "all")
     assert code != 0
     assert [line.split()[-1] for line in printed.splitlines()] == ["a", "failed"]
-    assert all(RUN[-8:] in line for line in printed.splitlines())
+    assert all(RUN in line for line in printed.splitlines())
     script(told, refused)
     _, printed, _ = agentctl("events", "--json")
     assert [json.loads(line)["cursor"] for line in printed.splitlines()] == ["1", "2"]
@@ -429,3 +429,33 @@ def test_a_run_is_given_its_webhook(script: Script, agentctl: Agentctl) -> None:
     api = script(CREATED)
     assert agentctl("run", "# x", "--no-follow", "--webhook", "https://example.org/hook")[0] == 0
     assert json.loads(api.requests[0].body)["webhook_url"] == "https://example.org/hook"
+
+
+# --- start ---
+
+
+def test_a_forked_run_that_is_not_started_says_how_it_is(script: Script, agentctl: Agentctl) -> None:
+    script(CREATED)
+    code, printed, told = agentctl("fork", RUN, "--no-start")
+    assert (code, printed, f"start {RUN}" in told) == (0, f"{RUN}\n", True)
+
+
+def test_a_created_run_is_started_and_followed(script: Script, agentctl: Agentctl) -> None:
+    api = script(CREATED, *ending("failed"))
+    assert agentctl("start", RUN)[0] == 1
+    assert json.loads(api.requests[0].body) == {"action": "start", "run_id": RUN}
+
+
+def test_a_run_whose_file_is_refused_is_created_and_says_how_it_is_started(
+    script: Script, agentctl: Agentctl, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    script(CREATED, problem(413, "too_large", "Too large."))
+    code, _, told = agentctl("run", "# x", "--file", "a.txt")
+    assert (code, f"start {RUN}" in told, "Too large." in told) == (4, True, True)
+
+
+def test_settings_with_a_default_that_is_made_are_shown_with_it(agentctl: Agentctl) -> None:
+    _, printed, _ = agentctl("settings", "--json")
+    assert "Undefined" not in printed
+    assert {one["name"]: one["default"] for one in json.loads(printed)}["RESOURCE_CONCURRENCY"] == "{}"

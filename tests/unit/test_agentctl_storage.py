@@ -1,6 +1,7 @@
 """`agentctl usage` and `agentctl delete`."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -44,3 +45,29 @@ def test_a_run_that_is_not_over_is_reported(script: Script, agentctl: Agentctl) 
     code, _, noted = agentctl("delete", RUN, "--yes")
     assert code != 0
     assert "cancel it first" in noted
+
+
+OTHER = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6d"
+THIRD = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6e"
+FOURTH = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6f"
+
+
+@pytest.mark.parametrize("flag", [(), ("--json",)], ids=["", "json"])
+def test_a_run_that_is_refused_does_not_stop_the_rest(
+    script: Script, agentctl: Agentctl, flag: tuple[str, ...]
+) -> None:
+    api = script(
+        raw(204, b""), problem(409, "conflict", "It is running."), problem(404, "not_found", "None."), raw(204, b"")
+    )
+    code, printed, told = agentctl("delete", "--yes", RUN, OTHER, THIRD, FOURTH, RUN, *flag)
+    assert (code, len(api.requests)) == (4, 4)
+    said = printed if flag else told
+    assert (OTHER in said, THIRD in said, "It is running." in said, "None." in said) == (True, True, True, True)
+    if flag:
+        assert json.loads(printed)["deleted"] == [RUN, FOURTH]
+
+
+def test_where_the_api_is_gone_it_is_not_asked_for_the_rest(script: Script, agentctl: Agentctl) -> None:
+    api = script(raw(204, b""), raw(500, b""))
+    code, printed, _ = agentctl("delete", "--yes", RUN, OTHER, THIRD, "--json")
+    assert (code, len(api.requests), json.loads(printed)["deleted"]) == (5, 2, [RUN])

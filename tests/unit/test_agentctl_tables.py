@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentctl.tables import GAP, column_widths
-from tests.scripted_api import answer
+from tests.scripted_api import answer, problem, stream
 from tests.unit.conftest import Agentctl, Script
 
 RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
@@ -231,3 +231,17 @@ def test_a_column_gives_way_to_the_ids_until_it_cannot_be_read(width: int, width
 def test_characters_of_two_cells_count_twice() -> None:
     assert column_widths(["A"], [["完成"]], 10) == [4]
     assert column_widths(["A"], [["完成"]], 3) is None
+
+
+def test_on_a_terminal_the_run_of_events_is_named_when_another_one_speaks(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    events = [
+        {"id": number, "run_id": run_id, "type": "log", "at": AT, "data": {"line": f"line {number}"}}
+        for number, run_id in enumerate([RUN, RUN, OTHER, RUN], 1)
+    ]
+    script(stream(*events), problem(401, "unauthenticated", "no"))
+    _, printed, _ = agentctl("events", "--after", "all")
+    words = [line.split()[-1] for line in re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines()]
+    assert words == [RUN, "1", "2", OTHER, "3", RUN, "4"]

@@ -98,3 +98,23 @@ async def test_a_control_group_is_gone_after_its_command(local_sandbox: Sandbox,
     assert group.remove()
     await run(local_sandbox, "sh", "-c", "sleep 100 & echo on")
     assert [left for folder in folders for left in folder.glob(f"sandbox-{os.getpid()}-*")] == []
+
+
+@pytest.mark.slow
+async def test_a_bubblewrap_that_hangs_is_tried_once_and_the_next_one_is_used(
+    bubblewrap: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mark = new_mark()
+    hanging = tmp_path / "bwrap"
+    hanging.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/tries\nsleep {mark}\n")
+    hanging.chmod(0o755)
+    real = local.find_bubblewrap()
+    monkeypatch.setattr(local, "TRY_SECONDS", 3.0)
+    monkeypatch.setattr(local, "find_bubblewrap", lambda: [hanging, *real])
+    sandbox = await open_local_sandbox(require_isolation=True)
+    assert sandbox.isolation.isolated
+    assert (tmp_path / "tries").read_text() == "tried\n"
+    await wait_until(lambda: processes_with(mark) == [])
+    monkeypatch.setattr(local, "find_bubblewrap", lambda: [hanging])
+    with pytest.raises(Unavailable, match="3 s"):
+        await open_local_sandbox(require_isolation=True)

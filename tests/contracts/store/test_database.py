@@ -1,14 +1,17 @@
 """The database itself: its tables, and what is told when it does not answer."""
 
 import asyncio
+import re
 import sqlite3
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -70,9 +73,38 @@ async def test_a_release_that_was_rolled_back_works_on_the_newer_database(
     await store.database.write(
         lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     )
-    await store.migrate()
+    assert await store.migrate() == "9999"
     assert await store.runs.get(token.user.id, run.id) == run
     assert "newer release" in capsys.readouterr().out
+    await store.database.close()
+
+
+@pytest.fixture
+def without_right(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of an empty database in which its user may make no tables, as it is from PostgreSQL 15 on."""
+    name = postgres_server.create_database()
+    role = f"Role {uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server.url(name).replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{role}" LOGIN'.encode())
+        connection.execute(b"REVOKE CREATE ON SCHEMA public FROM public")
+    yield postgres_server.url(name).replace("//postgres@", f"//{quote(role)}@")
+    postgres_server.drop_database(name)
+    with psycopg.connect(postgres_server.url().replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'DROP ROLE "{role}"'.encode())
+
+
+async def test_a_user_who_may_make_no_tables_is_told_the_grant_that_helps(
+    without_right: str, postgres_server: PostgresServer
+) -> None:
+    store = Store(Database(without_right))
+    with pytest.raises(Unavailable) as refused:
+        await store.migrate()
+    found = re.search(r"GRANT .*;", refused.value.message)
+    assert (found is not None, refused.value.refuses) == (True, True)
+    owners = parse_url(without_right).set(username="postgres", drivername="postgresql").render_as_string()
+    with psycopg.connect(owners, autocommit=True) as connection:
+        connection.execute(found[0].encode() if found else b"")
+    assert await store.migrate() is None
     await store.database.close()
 
 
@@ -301,10 +333,44 @@ def test_a_url_gets_the_driver_that_is_installed(url: str, driver: str) -> None:
     assert parse_url(url).drivername == driver
 
 
-@pytest.mark.parametrize("url", [f"mysql://u:{SECRET}@h/d", f"{SECRET}", "sqlite://", "sqlite:///:memory:", ""])
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://u:p@a:1,b:2/d", "a,b", "1,2"),
+        ("postgresql://u:p@a,b/d", "a,b", "5432,5432"),
+        ("postgresql://[::1]:1,b/d?target_session_attrs=read-write", "::1,b", "1,5432"),
+        ("postgresql://u:p@/d?host=a:1&host=b:2", "a,b", "1,2"),
+    ],
+)
+def test_a_url_may_name_several_hosts(url: str, hosts: str, ports: str) -> None:
+    parsed = parse_url(url)
+    _, named = parsed.get_dialect()().create_connect_args(parsed)
+    assert (named["host"], str(named["port"]), named["dbname"]) == (hosts, ports, "d")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"mysql://u:{SECRET}@h/d", f"{SECRET}", "sqlite://", "sqlite:///:memory:", ""),
+        f"postgresql://u:{SECRET}@{SECRET}@h/d",
+        f"postgresql://u:@{SECRET}/{SECRET}@h/d",
+        f"postgresql://u:{SECRET}@h:port/d",
+        f"postgresql://u:{SECRET}@[::1/d",
+        f"postgresql://u:{SECRET}@a:1,b:x/d",
+        f"postgresql://u:{SECRET}@h/d?no_such_option=1",
+        f"postgresql://u:{SECRET}@h/d?port=x",
+        f"postgresql://u:{SECRET}\udcff@h/d",
+        "sqlite:///a\0b",
+    ],
+)
 def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(InvalidInput, match="DATABASE_URL") as refused:
         parse_url(url)
     assert refused.value.field == "DATABASE_URL"
     assert SECRET not in refused.value.message
     assert refused.value.__cause__ is None
+
+
+def test_a_parameter_that_sqlite_does_not_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="DATABASE_URL"):
+        Database(f"sqlite:///{tmp_path / 'a.db'}?timeout=abc")

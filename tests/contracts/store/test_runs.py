@@ -1,6 +1,7 @@
 """Runs as their users act on them."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -372,3 +373,26 @@ async def test_runs_under_way_are_counted_by_status_and_no_others(store: Store, 
     await store.held.write(waits.id, 1, lambda held: held.wait_for_person(ERROR))
     await store.held.write(ended.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     assert await store.runs.under_way() == {RunStatus.QUEUED: 2, RunStatus.RUNNING: 1, RunStatus.WAITING: 1}
+
+
+async def test_a_run_is_found_by_how_its_id_begins_and_by_its_user_alone(
+    store: Store, user: User, stranger: User
+) -> None:
+    runs = [
+        await store.runs.create(replace(new_run(user), id=run_id)) for run_id in (_id("01aa"), _id("01ab"), _id("02"))
+    ]
+    await store.runs.create(replace(new_run(stranger), id=_id("01ac")))
+    for beginning, found in {
+        "01": [1, 0],
+        "01a": [1, 0],
+        "01aa": [0],
+        runs[2].id: [2],
+        "01ac": [],
+        "01aa-": [],
+    }.items():
+        page = await store.runs.page(user.id, beginning=beginning)
+        assert [run.id for run in page] == [runs[number].id for number in found], beginning
+
+
+def _id(begins: str) -> str:
+    return begins + "00000000-0000-7000-8000-000000000000"[len(begins) :]
