@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -161,7 +161,7 @@ class Client:
             params = {"cursor": cursor, "limit": 200}
             page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/model-calls", params=params)
             found += page["calls"]
-            cursor = page["next_cursor"]
+            cursor = following(cursor, page["next_cursor"])
         return found
 
     async def model_call(self, run_id: str, call_id: str) -> JsonObject:
@@ -198,7 +198,7 @@ class Client:
             params = _given(prefix=prefix or None, cursor=cursor or None, limit=FILES_PAGE)
             page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/files", params=params)
             found += page["files"]
-            cursor = page.get("next_cursor")  # an older server sends all at once
+            cursor = following(cursor, page.get("next_cursor"))  # an older server sends all at once
         return found
 
     async def explain(self, run_id: str) -> JsonObject:
@@ -496,6 +496,7 @@ class Client:
         )
 
 
+Cursor = TypeVar("Cursor", str, int)
 FetchPage = Callable[[str | None, int], Awaitable[JsonObject]]
 """From a cursor (None: the first page), at most so many."""
 PAGE = 100
@@ -508,9 +509,16 @@ async def newest(fetch: FetchPage, items: str, limit: int) -> list[JsonObject]:
     while len(found) < limit:
         page = await fetch(cursor, min(PAGE, limit - len(found)))
         found += page[items]
-        cursor = page["next_cursor"]
+        cursor = following(cursor, page["next_cursor"])
         if cursor is None:
             break
+    return found
+
+
+def following(cursor: Cursor | None, found: Cursor | None) -> Cursor | None:
+    """Where the next page is. Raises CommandError for a page that follows itself: it would be fetched for ever."""
+    if found is not None and found == cursor:
+        raise CommandError(ExitCode.UNREACHABLE, "The API answers with the same page again and again.")
     return found
 
 

@@ -6,12 +6,13 @@ of anybody else's. Of several that begin so none is taken: the candidates are li
 
 import re
 
-from agentctl.client import Client, JsonObject
+from agentctl.client import Client, FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import asked_in_words
 from agentctl.output import first_line, short_time
 
 CANDIDATES_SHOWN = 10
+DECISIONS_LOOKED_AT = 10_000
 _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}")
 
@@ -44,13 +45,8 @@ async def whole_dead_letter_id(client: Client, given: str) -> str:
 async def whole_decision_id(client: Client, run_id: str, given: str) -> str:
     if is_whole(given):
         return given
-    found: list[JsonObject] = []
-    cursor = None
-    while True:
-        page = await client.decisions(run_id, cursor=cursor, limit=100)
-        found += page["decisions"]
-        if (cursor := page["next_cursor"]) is None:
-            break
+    page: FetchPage = lambda cursor, most: client.decisions(run_id, None, cursor, most)  # noqa: E731
+    found = await newest(page, "decisions", DECISIONS_LOOKED_AT)
     described = {one["decision_id"]: f"{one['status']}  {asked_in_words(one)}" for one in found}
     return the_only("decision", given, described, f"agentctl decisions {run_id}")
 

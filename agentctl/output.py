@@ -61,6 +61,8 @@ def open_streams() -> None:
     """Make the standard streams fit for use: those that are closed lead nowhere, what cannot be encoded is replaced,
     and a reader that has gone is a ReaderGone. To be called before anything is opened."""
     keep_standard_descriptors()
+    if not os.environ.get("COLUMNS", "").strip("0"):
+        os.environ.pop("COLUMNS", None)  # 0 columns is what some terminals say that do not know; nothing would be shown
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is io.TextIOWrapper and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):

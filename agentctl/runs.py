@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO, TypeVar
 import typer
 from rich.text import Text
 
-from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, newest
+from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, following, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.follow import RunView, describe, follow
@@ -223,7 +223,7 @@ def logs(
         while (page := await client.logs(run_id, cursor))["events"]:
             for event in page["events"]:
                 view.show(event)
-            cursor = page["next_after"]
+            cursor = following(cursor, page["next_after"]) or cursor
 
     call_on(output, run_id, print_pages)
 

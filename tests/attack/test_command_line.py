@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from agentctl import __main__
 from agentctl.__main__ import app
+from agentctl.client import Client
 from agentctl.exit_codes import ExitCode
 from tests.scripted_api import ScriptedApi, raw, scripted_api
 
@@ -102,7 +103,7 @@ def test_a_hostile_argument_ends_in_a_sentence(
 def test_a_hostile_server_ends_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], path: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("agentctl.client.CALL_PAUSES", ())
+    monkeypatch.setattr(Client.__init__, "__defaults__", (lambda _: None, (), ()))  # it is not waited between tries
     for name, answer in ANSWERS.items():
         with scripted_api([answer]) as api:
             monkeypatch.setenv("AGENT_URL", api.url)

@@ -13,6 +13,7 @@ from tests.contracts.sandbox.sandboxes import MIB, new_mark, processes_with
 from tests.waiting import wait_until
 from worker.sandbox import local
 from worker.sandbox.base import Sandbox
+from worker.sandbox.bubblewrap import find_bubblewrap
 from worker.sandbox.cgroup import ControlGroups
 from worker.sandbox.local import open_local_sandbox
 
@@ -108,7 +109,7 @@ async def test_a_bubblewrap_that_hangs_is_tried_once_and_the_next_one_is_used(
     hanging = tmp_path / "bwrap"
     hanging.write_text(f"#!/bin/sh\necho tried >> {tmp_path}/tries\nsleep {mark}\n")
     hanging.chmod(0o755)
-    real = local.find_bubblewrap()
+    real = find_bubblewrap()
     monkeypatch.setattr(local, "TRY_SECONDS", 3.0)
     monkeypatch.setattr(local, "find_bubblewrap", lambda: [hanging, *real])
     sandbox = await open_local_sandbox(require_isolation=True)
