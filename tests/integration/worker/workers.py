@@ -36,7 +36,7 @@ from backplane.store.taking import Taken
 from backplane.tasks import end
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from backplane.users import User
-from tests.event_data import data_of
+from tests.event_data import data_of, documented
 from tests.queues import redis_queue
 from tests.waiting import wait_until
 from worker.sandbox.local import open_local_sandbox
@@ -134,7 +134,7 @@ class Platform:
 
     async def history(self, run_id: str) -> list[Event]:
         """The events that the database has, up to now."""
-        return await self.resources.store.events.after(run_id, 0, 100_000)
+        return [documented(event) for event in await self.resources.store.events.after(run_id, 0, 100_000)]
 
     async def told(self, run_id: str, type: EventType) -> list[dict[str, Any]]:
         return [data_of(event) for event in await self.history(run_id) if event.type is type]
