@@ -10,6 +10,8 @@ import pytest
 
 from backplane.events import Event, EventType
 from backplane.runs import RunStatus
+from backplane.sealing import new_key
+from backplane.secrets import Secret
 from backplane.tasks import end
 from tests.event_data import data_of
 from tests.integration.agent.conftest import StartWithModels, plan_of, says
@@ -18,7 +20,7 @@ from tests.scripted_models import Reply, ScriptedModels
 from tests.waiting import wait_until
 from worker.llm import progress
 
-THINK = {"id": "think", "tool": "agent", "arguments": {"goal": "Say something long.", "max_turns": 1}}
+THINK: dict[str, Any] = {"id": "think", "tool": "agent", "arguments": {"goal": "Say something long.", "max_turns": 1}}
 WRITE = {"id": "write", "tool": "file_write", "arguments": {"path": "a.txt", "content": "one"}}
 
 
@@ -71,6 +73,26 @@ async def test_a_step_that_streams_shows_the_end_of_its_text(
     await platform.ends_whole(run_id)
     kept = await platform.resources.store.events.after(run_id, 0, 1000)
     assert EventType.PROGRESS not in {event.type for event in kept}
+
+
+async def test_a_secret_that_a_model_writes_is_shown_nowhere(
+    start_with_models: StartWithModels, models: ScriptedModels
+) -> None:
+    value = "a-value-that-nobody-may-see"
+    reply = says(f"The key is {value}, as you know.")
+    models.script(thinking(reply, len(reply.pieces) - 1))
+    platform: Platform = await start_with_models(working=False, secrets_key=new_key())
+    assert platform.resources.seal is not None
+    sealed = platform.resources.seal.seal(value, user_id=platform.user.id, name="KEY")
+    await platform.resources.store.secrets.put(platform.user.id, Secret("KEY", sealed, ("shell",), ()), most=10)
+    goal = {**THINK["arguments"], "goal": "Use ${secrets.KEY}."}
+    run_id = await platform.submit({**THINK, "arguments": goal})
+    async with heard_of(platform, run_id) as heard, worker(platform.settings):
+        await wait_until(lambda: shown(heard) and "text" in shown(heard)[-1])
+        await platform.submission.cancel(platform.user, run_id)
+        await platform.until(run_id, RunStatus.CANCELLED)
+    assert shown(heard)[-1]["text"] == "The key is [secret KEY], as you know."
+    assert value[:8] not in repr(heard)
 
 
 async def test_a_planner_that_thinks_shows_its_tokens_and_no_text(
