@@ -22,6 +22,7 @@ from worker.checkout_tree import (
     digest,
     file_mode,
     folder_mode,
+    is_folder_mode_kept,
     kind_of,
     leads_inside,
     link_target,
@@ -93,7 +94,7 @@ class Scan:
     def _folder(self, path: str, status: os.stat_result) -> None:
         self._found_folders.add(path)
         mode = folder_mode(status.st_mode)
-        if mode != stat.S_IMODE(status.st_mode):
+        if not is_folder_mode_kept(status.st_mode):
             self.not_kept.add("mode", path)
         if self._folders.get(path) != Placed(status.st_mtime_ns, mode):
             self.attributes[f"{path}/"] = Attributes(status.st_mtime_ns, mode)

@@ -120,6 +120,11 @@ def folder_mode(mode: int) -> int:
     return mode & 0o777 | stat.S_IRWXU
 
 
+def is_folder_mode_kept(mode: int) -> bool:
+    """The set-group bit is not the command's doing: a folder has it from the volume of a pod."""
+    return stat.S_IMODE(mode) & ~stat.S_ISGID == folder_mode(mode)
+
+
 def not_a_plain_file(path: str, kind: str) -> InvalidPath:
     return InvalidPath(
         f"{path!r} is a {kind}; a workspace holds plain files only: delete it, or put a copy of its content in its "

@@ -28,7 +28,7 @@ from backplane.workspace.files import (
     translated,
 )
 from backplane.workspace.paths import check_path
-from worker.checkout_tree import NotKept, file_mode, folder_mode, set_attributes
+from worker.checkout_tree import NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
 from worker.sandbox.base import Limits
 from worker.sandbox.channel import NotUnderstood, parsed
 from worker.sandbox.pod.disk import MAX_DEPTH
@@ -231,7 +231,7 @@ class Incoming:
                 case [str(path), int(mode), int(modified)]:
                     check_path(path, max_depth=MAX_DEPTH)
                     self._folders[path] = (folder_mode(mode), _number(modified) or 0)
-                    if folder_mode(mode) != mode:
+                    if not is_folder_mode_kept(mode):
                         self.not_kept.add("mode", path)
                 case _:
                     raise NotUnderstood("a folder that cannot be")

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -268,6 +270,37 @@ async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(nam
             if number == 1:
                 await worker.sandbox._kept[call.run_id][0].disconnect()
         assert worker.starts == ["cold", "reused", "reused"]
+
+
+async def test_a_reused_sandbox_has_just_the_files_that_the_folder_has(namespace: str, tmp_path: Path) -> None:
+    """With their times, modes and links; without what was removed here meanwhile, and without bytecode."""
+    call = new_call()
+    folder = tmp_path / "files"
+    look = "find . -mindepth 1 -printf '%p %m %T@ %l\\n' | sort"
+    async with a_worker(namespace, folder, reuses=True) as worker:
+        made = (
+            "mkdir gone empty becomes; echo 1 > gone/a; echo 1 > becomes/a; ln -s a link; ln -s a other; echo 1 > a; "
+            "ln a b; echo 'x = 1' > m.py; python3 -m compileall -q m.py; test -d __pycache__"
+        )
+        outcome = await worker.run(call, "sh", "-c", made)
+        assert outcome.exit_code == 0, worker.text
+        assert [line.partition(" (")[0] for line in outcome.not_kept] == ["not kept with the run's files: 2 hard links"]
+        assert not (folder / "__pycache__").exists()
+        (folder / "gone/a").unlink()
+        (folder / "gone").rmdir()
+        (folder / "becomes/a").unlink()
+        (folder / "becomes").rmdir()
+        (folder / "becomes").write_text("a file now")
+        (folder / "other").unlink()
+        (folder / "b").chmod(0o640)
+        os.utime(folder / "b", ns=(5, 5))
+        os.utime(folder / "empty", ns=(6, 6))
+        here = await asyncio.to_thread(subprocess.check_output, ["sh", "-c", look], cwd=folder, text=True)
+        worker.said.clear()
+        again = await worker.run(replace(call, step_id="look"), "sh", "-c", look + "; echo 2 >> a; cat b")
+        assert again.exit_code == 0
+        assert worker.text == here + "1\n"
+        assert worker.starts == ["cold", "reused"]
 
 
 async def test_a_step_that_is_tried_again_in_the_same_sandbox_runs_again(namespace: str, tmp_path: Path) -> None:
