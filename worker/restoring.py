@@ -9,7 +9,7 @@ loses what came after it, which is kept as versions first.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from backplane.errors import FilesGone, NotFound, Unavailable
 from backplane.patience import until_available
 from backplane.runs import Run
 from backplane.store.journal import StepRecord
+from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
 from worker.versioned_workspace import is_log, state_after
 
@@ -52,8 +53,7 @@ async def restore(
     if beginning is None:
         if source == run.id:
             return  # it has never changed a file
-        files = await restoring.listed(workspaces.workspace(run.user_id, source))
-        beginning = Beginning({path: file.etag for path, file in files.items()})
+        beginning = _beginning_of(await restoring.listed(workspaces.workspace(run.user_id, source)))
     if source == run.id:
         changed = await restoring.go_back(state_after(beginning.files, journal), beginning.runs)
         if changed:
@@ -62,12 +62,20 @@ async def restore(
         came_from = tuple(dict.fromkeys((source, *beginning.runs)))
         there = await restoring.listed(workspace)
         changed_since = {path for record in journal for path in record.files or ()}
-        own = {path: file.etag for path, file in there.items() if path not in changed_since}
-        await restoring.begin(Beginning({**beginning.files, **own}, came_from))
+        own = _beginning_of({path: file for path, file in there.items() if path not in changed_since})
+        times = {**beginning.times, **own.times}
+        await restoring.begin(Beginning({**beginning.files, **own.files}, came_from, times))
         state = state_after(beginning.files, journal)
         brought = await restoring.bring([(path, etag) for path, etag in state.items() if path not in there], came_from)
         if brought:
             tell(f"{brought} file{'' if brought == 1 else 's'} taken over from run {source}")
+
+
+def _beginning_of(files: Mapping[str, FileInfo]) -> Beginning:
+    return Beginning(
+        {path: file.etag for path, file in files.items()},
+        times={path: nanoseconds(file.modified_at) for path, file in files.items()},
+    )
 
 
 class _Restoring:

@@ -11,7 +11,8 @@ from backplane.errors import FilesGone, Superseded
 from backplane.runs import Run
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.users import Tier, User
-from backplane.workspace.base import FileInfo, Workspace, WorkspaceStore
+from backplane.workspace.attributes import nanoseconds
+from backplane.workspace.base import Beginning, FileInfo, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.submitted import new_run
 from worker.restoring import restore
@@ -44,12 +45,13 @@ def versioned(
     max_bytes: int = 1000,
     told: list[str] | None = None,
     inner: Callable[[Workspace], Workspace] = lambda workspace: workspace,
+    begun: bool = False,
 ) -> VersionedWorkspace:
     return VersionedWorkspace(
         inner(store.workspace("user", run_id)),
         store.versions("user", run_id),
         journal,
-        begun=has_begun(new_run(USER), journal),
+        begun=begun or has_begun(new_run(USER), journal),
         max_bytes=max_bytes,
         tell=(told if told is not None else []).append,
         tell_away=lambda error, pause: None,
@@ -280,3 +282,39 @@ async def test_a_run_in_newer_hands_gets_no_files(store: WorkspaceStore) -> None
     with pytest.raises(Superseded):
         await restore(store, workspace, run, journal, still_held=superseded, tell=nothing, tell_away=nothing)
     assert await workspace.list() == []
+
+
+# --- times ---
+
+
+@pytest.mark.parametrize("changes_a_file", [True, False])
+async def test_a_fork_s_files_are_as_old_as_those_that_its_source_began_with(
+    store: WorkspaceStore, changes_a_file: bool
+) -> None:
+    source = store.workspace("user", "source")
+    files = {path: await source.put(path, b"x") for path in ("a.txt", "b.txt")}
+    journal: list[StepRecord] = []
+    if changes_a_file:
+        workspace = versioned(store, "source", [])
+        await workspace.put("a.txt", b"y")
+        journal.append(record(1, workspace.take_changes(), attributes=workspace.take_attributes()))
+    await restored(store, FORK, [])
+    expected = {path: nanoseconds(file.modified_at) for path, file in files.items()}
+    noted = await store.versions("user", "fork").beginning()
+    assert noted is not None
+    assert noted.times == expected
+    # A copy in S3 is as old as the copying.
+    for path, content in (("a.txt", b"x"), ("b.txt", b"x")):
+        await store.workspace("user", "fork").put(path, content)
+    copies = {file.path: replace(file, etag=noted.files[file.path]) for file in await fork_files(store)}
+    fork = versioned(store, "fork", [], begun=True)
+    await fork.attributes.load()
+    assert {path: one.modified for path, one in fork.attributes.of_files(copies.values()).items()} == expected
+
+
+async def fork_files(store: WorkspaceStore) -> list[FileInfo]:
+    return await store.workspace("user", "fork").list()
+
+
+async def test_a_beginning_of_an_older_release_has_no_times() -> None:
+    assert Beginning.decoded(b'{"files":{"a":"1"},"runs":["r"]}') == Beginning({"a": "1"}, ("r",))
