@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -262,7 +263,7 @@ class BubblewrapTree(ProcessTree):
                 pass_fds=(go, *files),
                 env={},
                 cwd="/",
-                umask=UMASK,
+                preexec_fn=partial(os.umask, UMASK),  # uvloop takes no umask
                 start_new_session=True,
             )
         except OSError as error:

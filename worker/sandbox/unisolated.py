@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from backplane.errors import InvalidInput, Unavailable
@@ -65,7 +66,7 @@ class UnisolatedTree(ProcessTree):
                 stderr=output.write_end,
                 env={**environment, **command.environment},
                 cwd=folder,
-                umask=UMASK,
+                preexec_fn=partial(os.umask, UMASK),  # uvloop takes no umask
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
