@@ -147,9 +147,13 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
             )
             assert asked.returncode == 127 or asked.stdout == "0\n", asked.stderr
 
-        # The doctor finds every part of it.
+        # The doctor finds every part of it, and that the API uses what it looks at.
         found = json.loads(agentctl("doctor", "--json", folder=tmp_path, **client).stdout)
-        assert {part["part"]: part["state"] for part in found["findings"]}["api"] == "ok"
+        states = {part["part"]: part["state"] for part in found["findings"]}
+        assert {states[part] for part in ("api", "data", "redis", "database", "workspaces")} == {"ok"}
+
+        # Whoever started it may do what administrators may.
+        assert agentctl("dlq", "list", folder=tmp_path, **client).returncode == 0
 
         # A second one on the same data is told who holds it, before it starts anything.
         second = agentctl("up", "--port", str(free_port()), folder=tmp_path)
