@@ -1,6 +1,7 @@
 """What holds for the sandboxes of the worker's own machine only: how one is found, and that it dies with its worker."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -119,3 +120,17 @@ async def test_a_bubblewrap_that_hangs_is_tried_once_and_the_next_one_is_used(
     monkeypatch.setattr(local, "find_bubblewrap", lambda: [hanging])
     with pytest.raises(Unavailable, match="3 s"):
         await open_local_sandbox(require_isolation=True)
+
+
+async def test_the_loop_of_a_worker_starts_the_same_sandbox_as_that_of_the_tests(
+    bubblewrap: Sandbox, tmp_path: Path
+) -> None:
+    """A worker's loop is uvloop, which does not take all that asyncio's takes."""
+    worker = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "worker", "--check"],
+        stdout=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    said, _ = await worker.communicate()
+    assert json.loads(said)["sandbox"]["isolated"]
