@@ -241,10 +241,14 @@ class Fork(StrictRequest):
 
 
 class Replay(StrictRequest):
-    """Make a new run that does what another did, its models' answers and people's decisions taken from there."""
+    """Make a new run that goes the way of another: its models' answers, people's decisions and steps' results are taken
+    from there."""
 
     action: Literal["replay"]
     run_id: RunId
+    execute: bool = Field(
+        False, description="Carry its steps out again, requests to the outside too, instead of taking their results."
+    )
 
 
 class Status(StrictRequest):
@@ -342,6 +346,7 @@ class OriginView(BaseModel):
     kind: str = Field(examples=["fork"], description="fork or replay.")
     run_id: RunId
     step: str | None = Field(None, description="The last step that was taken over.")
+    execute: bool | None = Field(None, description="Of a replay: whether its steps are carried out.")
 
 
 class RunSummary(RunState):

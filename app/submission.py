@@ -182,15 +182,15 @@ class Submission:
 
         return await self._derive(user, new.id, make, idempotency, start=fork.start)
 
-    async def replay(self, user: User, run_id: str, idempotency_key: str | None) -> Run:
+    async def replay(self, user: User, run_id: str, idempotency_key: str | None, *, execute: bool = False) -> Run:
         """Raises NotFound, FilesGone, TransitionNotAllowed, StorageExceeded, IdempotencyKeyReused, QueueFull,
         Unavailable (database)."""
         new_id = new_run_id()
-        idempotency = _idempotency(idempotency_key, ["replay", run_id])
+        idempotency = _idempotency(idempotency_key, ["replay", run_id, execute])
 
         async def make() -> Changed:
             return await self._store.derived_runs.replay(
-                user.id, run_id, new_id, user.priority, idempotency=idempotency
+                user.id, run_id, new_id, user.priority, execute=execute, idempotency=idempotency
             )
 
         return await self._derive(user, new_id, make, idempotency, start=True)

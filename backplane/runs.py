@@ -132,9 +132,9 @@ class Run:
     or going; such a run is not started or retried any more.
 
     `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
-    {"kind": "fork" | "replay", "run_id", "step"?}. `restore`: {"run_id", "steps"}: before it goes on, its files become
-    what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over. `worker_id`: the
-    worker that took it last."""
+    {"kind": "fork" | "replay", "run_id", "step"?, "execute"?}. `restore`: {"run_id", "steps"}: before it goes on, its
+    files become what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over.
+    `worker_id`: the worker that took it last."""
 
     id: str
     user_id: str

@@ -2,11 +2,12 @@
 `worker.execution`'s."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from backplane.budgets import MICRO
-from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, Unavailable
+from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
 from backplane.events import EventType
 from backplane.patience import until_available
 from backplane.plans import Plan
@@ -36,6 +37,7 @@ from worker.sub_steps import NoSubSteps
 from worker.summary import summarize
 from worker.supervisor import Supervisor
 from worker.tools.base import ToolContext
+from worker.tools.recorded import Recordings, recorded_tools
 from worker.tools.registry import ToolRegistry
 from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
 
@@ -111,6 +113,7 @@ class RunWork:
         self._secrets = secrets
         self._still_held = still_held
         self._tell_away = tell_away
+        self._shows_only = is_replay_without_execution(run)
         self._plan: Plan | None = None
         self._supervisor: Supervisor | None = None
         workspaces = equipment.resources.workspaces
@@ -279,6 +282,8 @@ class RunWork:
 
     async def _tools(self) -> ToolRegistry:
         """The worker's, and those of the MCP servers that the run names."""
+        if self._shows_only:
+            return await self._recorded_tools()
         if not self._run.mcp_servers:
             return self._with.tools
         files = StepCheckout(self.checkouts)
@@ -289,6 +294,25 @@ class RunWork:
         finally:
             files.close()
         return self._with.tools.with_tools(found).without(self._with.tools_disabled)
+
+    async def _recorded_tools(self) -> ToolRegistry:
+        """Of a replay that carries nothing out: what its source's journal has."""
+        resources, run, workspace = self._with.resources, self._run, self._workspace
+        source = str((run.origin or {})["run_id"])
+        records = await until_available(lambda: resources.store.journal.steps(source), self._tell_away)
+        versions = resources.workspaces.versions(run.user_id, source)
+
+        async def delete(path: str) -> None:
+            with suppress(NotFound):
+                await workspace.delete(path)
+
+        recordings = Recordings(
+            source,
+            {record.step_id: record for record in records},
+            bring=lambda path, etag: workspace.bring(path, etag, versions, run.id),
+            delete=delete,
+        )
+        return recorded_tools(self._with.tools, recordings)
 
     def _context_for_mcp(self, files: StepCheckout) -> ToolContext:
         run = self._run
@@ -339,6 +363,7 @@ class RunWork:
             most_cpus=equipment.most_cpus,
             output=equipment.output,
             metrics=equipment.metrics,
+            shows_only=self._shows_only,
             parser=equipment.parser,
         )
         return Supervisor(
@@ -350,6 +375,13 @@ class RunWork:
 
     def _warn(self, line: str) -> None:
         self.events.emit(EventType.LOG, {"line": line, "level": "warning"})
+
+
+def is_replay_without_execution(run: Run) -> bool:
+    """Whether the run only shows what another did. A replay that says nothing of it is of an older release, which
+    carried all out."""
+    origin = run.origin or {}
+    return origin.get("kind") == "replay" and not origin.get("execute", True)
 
 
 def _told(plan: Plan, version: int) -> dict[str, Any]:

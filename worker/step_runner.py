@@ -204,6 +204,8 @@ class StepRunner:
         if by_tool is not None:
             unless_open(by_tool, record)
         reason = why_ask(step, tool, self._with.approval, tool.may_cost_usd(arguments))
+        if self._with.shows_only:
+            reason = None
         last = self._people.last(step.id, DecisionKind.APPROVAL)
         shown = self._with.redactor.arguments(raw)
         if last is not None and last.asked["arguments"] == shown:
@@ -230,7 +232,9 @@ class StepRunner:
     # --- its tries ---
 
     async def _carry_out(self, step: Step, ready: _Ready) -> None:
-        policy = RetryPolicy(step.retry.max_attempts - 1, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
+        # What is only shown would be the same again; a step that has others below it goes the way that it went.
+        retries = 0 if self._with.shows_only and not ready.tool.delegates else step.retry.max_attempts - 1
+        policy = RetryPolicy(retries, step.retry.backoff_seconds, LONGEST_STEP_PAUSE_SECONDS)
         # The pause holds a slot of the worker: no server makes a step wait for longer than the step's own time.
         patience = float(step.timeout_seconds or self._with.limits.wall_seconds)
         for attempt in itertools.count(1):

@@ -23,7 +23,7 @@ from worker.tools.registry import ToolRegistry
 class StepTools:
     """Of one run. `limits` hold for steps that name none of their own, up to the most.
     `take_changes`, `take_attributes`: what changed in the workspace since it was last asked. `disabled`: tools that no
-    step may use."""
+    step may use. `shows_only`: the tools have the results of another run and carry nothing out."""
 
     user_id: str
     run_id: str
@@ -48,3 +48,4 @@ class StepTools:
     output: OutputLimits
     metrics: WorkerMetrics
     parser: Parser
+    shows_only: bool = False

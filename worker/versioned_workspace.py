@@ -164,6 +164,21 @@ class VersionedWorkspace(Workspace):
     async def delete(self, path: str) -> None:
         await self._changing(path, lambda: self._inner.delete(path))
 
+    async def bring(self, path: str, etag: str, source: Versions, run_id: str) -> bool:
+        """Make the file what it was in another run (`source`: its versions; `run_id`: this run). False: that run does
+        not keep it any more, and nothing has changed."""
+
+        async def bring_back() -> FileInfo:
+            if not await self._patiently(lambda: source.bring_back(path, etag, run_id)):
+                raise NotFound(f"{path} is not kept")
+            return await self._inner.stat(path)
+
+        try:
+            await self._changing(path, bring_back)
+        except NotFound:
+            return False
+        return True
+
     async def _changing(self, path: str, change: Callable[[], Awaitable[Result]]) -> Result:
         if is_log(path):
             return await change()

@@ -80,7 +80,7 @@ async def execute(
         run = await submission.fork(user, body, idempotency_key)
     elif isinstance(body, Replay):
         response.status_code = 201
-        run = await submission.replay(user, body.run_id, idempotency_key)
+        run = await submission.replay(user, body.run_id, idempotency_key, execute=body.execute)
     elif isinstance(body, Retry) and body.from_step is not None:
         run = await submission.retry_from(user, body.run_id, body.from_step, uncertain_step_is_done=_is_done(body))
     elif isinstance(body, Retry):

@@ -76,10 +76,18 @@ class DerivedRuns:
         return await self._make(user_id, source_id, make, start, idempotency)
 
     async def replay(
-        self, user_id: str, source_id: str, new_id: str, priority: Priority, *, idempotency: Idempotency | None = None
+        self,
+        user_id: str,
+        source_id: str,
+        new_id: str,
+        priority: Priority,
+        *,
+        execute: bool = False,
+        idempotency: Idempotency | None = None,
     ) -> Changed:
-        """A new run, queued, that does all that the source did: its model calls are answered from the source's, and
-        its questions as they were there. Raises NotFound, FilesGone, IdempotencyKeyReused, and TransitionNotAllowed
+        """A new run, queued, that goes the way of the source: its model calls are answered from the source's, its
+        questions as they were there, and its steps have the results that they had; with `execute`, they are carried
+        out again. Raises NotFound, FilesGone, IdempotencyKeyReused, and TransitionNotAllowed
         for a source that is not over."""
 
         def make(connection: Connection) -> tuple[Run, list[StepRecord], str]:
@@ -90,6 +98,7 @@ class DerivedRuns:
             taken_over = (source.origin or {}).get("step")
             # What it costs was paid, and what was approved meanwhile would be missing.
             run = replace(_derived(source, new_id, priority, "replay", taken_over), budget=None)
+            run = replace(run, origin={**(run.origin or {}), "execute": execute})
             journal: list[StepRecord] = []
             if taken_over is not None and source.given_plan is not None:
                 done = _done_with(records_of(connection, source_id), taken_over)

@@ -1,0 +1,106 @@
+"""Tools of a replay that shows what its source did: each step has the result and the files that the source's journal
+has of it, and nothing is carried out. It needs no sandbox, no host and no secret, and not even the tool itself.
+
+What stays as it is: a tool that only has steps carried out below it (an agent) runs, for its models answer from the
+source's records, and its steps are these again.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+from backplane.runs import RunError
+from backplane.store.journal import StepRecord, StepStatus
+from worker.tools.base import Effect, Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.registry import ToolRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """What the source's journal has, by step. `bring` makes a file of the run what it was with this etag there, or
+    says that this is not kept; `delete` removes a file, if it is there."""
+
+    run_id: str
+    records: Mapping[str, StepRecord]
+    bring: Callable[[str, str], Awaitable[bool]]
+    delete: Callable[[str], Awaitable[None]]
+
+
+class _AnyArguments(ToolArguments):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def recorded_tools(tools: ToolRegistry, recordings: Recordings) -> ToolRegistry:
+    """These tools as their records, and those that the source had and that are not there any more."""
+    known = [tool if tool.delegates else _Recorded(tool, recordings) for tool in tools.tools()]
+    gone = {record.tool for record in recordings.records.values()} - set(tools.names)
+    return ToolRegistry([*known, *(_Recorded(_Gone(name), recordings) for name in sorted(gone))])
+
+
+class _Gone(Tool):
+    description = "A tool that is not there any more."
+    arguments = _AnyArguments
+    risk = Risk.LOW
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
+        raise AssertionError("a tool that is gone was called")
+
+
+class _Recorded(Tool):
+    """What models and people see of the tool is unchanged."""
+
+    name = description = ""
+    arguments = _AnyArguments
+    repeatable = True
+    changes_outside = False
+
+    def __init__(self, tool: Tool, recordings: Recordings) -> None:
+        for attribute in ("name", "description", "arguments", "read_only", "risk", "package"):
+            setattr(self, attribute, getattr(tool, attribute))
+        self._recordings = recordings
+
+    async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
+        step_id, recordings = context.call.step_id, self._recordings
+        record = recordings.records.get(step_id)
+        if record is None or record.status not in (StepStatus.COMPLETED, StepStatus.FAILED):
+            return ToolResult(1, error=_not_recorded(step_id, recordings.run_id), effect=Effect.NONE)
+        if record.files:
+            await context.about_to_change()
+            await self._bring(record.files, context)
+        result = record.result or {}
+        output = str(result.get("output", ""))
+        context.output(output.encode("utf-8", "replace"))
+        changed = tuple(result.get("files_changed", ()))
+        if record.status is StepStatus.COMPLETED:
+            return ToolResult(result.get("exit_code", 0) if "error" not in result else 0, changed, output=output)
+        error = RunError(**(result.get("error") or {"code": "step_failed", "message": "it failed"}))
+        # Another try would have the same result.
+        error = RunError(error.code, error.message, step=error.step)
+        return ToolResult(result.get("exit_code", 1), changed, error, output, Effect.NONE)
+
+    async def _bring(self, files: Mapping[str, str | None], context: ToolContext) -> None:
+        missing = []
+        for path, etag in files.items():
+            if etag is None:
+                await self._recordings.delete(path)
+            elif not await self._recordings.bring(path, etag):
+                missing.append(path)
+        if missing:
+            context.notice(f"{_named(missing)}: what the step had made of it is not kept any more")
+
+
+def _not_recorded(step_id: str, run_id: str) -> RunError:
+    return RunError(
+        "not_recorded",
+        f"run {run_id} has no result of step {step_id!r}, and a replay carries nothing out by itself; replay it with "
+        "execute (agentctl replay RUN --execute) to have all steps carried out again",
+    )
+
+
+def _named(paths: Iterable[str]) -> str:
+    first, *more = sorted(paths)
+    return f"{first} and {len(more)} more" if more else first
