@@ -60,12 +60,19 @@ def fork(
     follow_to_its_end(output, made["run_id"], 0, None)
 
 
-def replay(run_id: RunArgument, json_output: JsonFlag = False) -> None:
-    """Do a run again from its records, and compare: models' answers and people's decisions are taken from there."""
+def replay(
+    run_id: RunArgument,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Carry its steps out again, requests to the outside too.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Show a run again from its records, and compare: models' answers, people's decisions and steps' results are taken
+    from there, and nothing is carried out. With --execute its steps are."""
     output = Output(json_output)
 
     async def work(client: Client, run_id: str) -> tuple[str, list[Compared]]:
-        made: str = (await client.derive("replay", run_id))["run_id"]
+        made: str = (await client.derive("replay", run_id, **({"execute": True} if execute else {})))["run_id"]
         if output.json:
             await _until_over(client, made)
         else:

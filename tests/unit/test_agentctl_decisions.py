@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentctl.derived_runs import compared
-from tests.scripted_api import answer, stream
+from tests.scripted_api import ScriptedApi, answer, stream
 from tests.unit.conftest import Agentctl, Script
 
 RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
@@ -101,15 +101,24 @@ END = stream(
 MADE = answer(201, {"run_id": NEW, "status": "queued"})
 
 
-def replayed(script: Script, again: dict[str, Any]) -> None:
+def replayed(script: Script, again: dict[str, Any]) -> ScriptedApi:
     views = [answer(200, body) for body in (run_view(), PLANS, again, PLANS)]
-    script(MADE, END, answer(200, again), *views)
+    return script(MADE, END, answer(200, again), *views)
 
 
 def test_a_replay_that_is_equal_ends_well(script: Script, agentctl: Agentctl) -> None:
     replayed(script, run_view(NEW))
     code, printed, told = agentctl("replay", RUN)
     assert (code, "= step a: output" in printed, "all is equal" in told) == (0, True, True)
+
+
+@pytest.mark.parametrize(("flags", "sent"), [((), {}), (("--execute",), {"execute": True})])
+def test_a_replay_carries_steps_out_only_where_that_is_asked_for(
+    script: Script, agentctl: Agentctl, flags: tuple[str, ...], sent: dict[str, bool]
+) -> None:
+    api = replayed(script, run_view(NEW))
+    agentctl("replay", RUN, *flags)
+    assert json.loads(api.requests[0].body) == {"action": "replay", "run_id": RUN, **sent}
 
 
 def test_a_replay_that_differs_says_where_and_fails(script: Script, agentctl: Agentctl) -> None:

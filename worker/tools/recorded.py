@@ -7,6 +7,7 @@ source's records, and its steps are these again.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ConfigDict
 
@@ -55,13 +56,15 @@ class _Recorded(Tool):
 
     name = description = ""
     arguments = _AnyArguments
-    repeatable = True
     changes_outside = False
 
     def __init__(self, tool: Tool, recordings: Recordings) -> None:
-        for attribute in ("name", "description", "arguments", "read_only", "risk", "package"):
+        for attribute in ("name", "description", "arguments", "repeatable", "read_only", "risk", "package"):
             setattr(self, attribute, getattr(tool, attribute))
         self._recordings = recordings
+
+    def is_repeatable(self, arguments: Mapping[str, Any]) -> bool:
+        return True
 
     async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
         step_id, recordings = context.call.step_id, self._recordings
