@@ -26,6 +26,9 @@ from backplane.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 _FILES_SHOWN = 5
+NARROW_COLUMNS = 60
+LABEL_CHARS, LABEL_CHARS_NARROW = 20, 10
+"""Of a step's name before its lines."""
 _TEXT_LEAST = 10
 """Where there is room for fewer characters, what a model writes at this moment is not shown."""
 _ANSWERS = {
@@ -42,6 +45,7 @@ class RunView:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._began_at: datetime | None = None
+        self._steps = OpenSteps()
         self._live_line = LiveLine()
         self._live: AbstractContextManager[object] = (
             Live(self._live_line, console=output.out, transient=True, refresh_per_second=10)
@@ -68,8 +72,52 @@ class RunView:
         self._began_at = self._began_at or at
         elapsed = max(0.0, (at - self._began_at).total_seconds())
         self._live_line.follow(event["type"], event["data"])
-        for line in describe(event["type"], event["data"]):
+        data = event["data"]
+        label = self._steps.label(event["type"], data, narrow=self._output.out.width < NARROW_COLUMNS)
+        for line in describe(event["type"], {**data, "label": label} if label else data):
             self._output.line(Text.assemble((f"{elapsed:7.2f}s  ", "dim"), line))
+
+
+class OpenSteps:
+    """Which steps are under way, as far as events have said. Where lines of several may be mixed, each carries the name
+    of its step; where one step alone writes below its own heading, none does."""
+
+    def __init__(self) -> None:
+        self._titles: dict[str, str] = {}
+        self._shown = ""
+        """The step that the last line which names one is about."""
+
+    def label(self, kind: str, data: dict[str, Any], *, narrow: bool) -> str:
+        """What stands before this event's line; empty: nothing."""
+        step = str(data.get("step") or "")
+        if kind == "step":
+            if data.get("status") == "started":
+                self._titles[step] = str(data.get("title") or step)
+            else:
+                self._titles.pop(step, None)
+            self._shown = step
+            return ""
+        if kind != "log" or not step:
+            return ""
+        if self._shown == step and not self._overlap(step):
+            return ""
+        self._shown = step
+        return _cut_middle(self._name(step), LABEL_CHARS_NARROW if narrow else LABEL_CHARS)
+
+    def _overlap(self, step: str) -> bool:
+        """Whether another step may write between this one's lines; not the steps above it, which wait for it."""
+        return any(other != step and not step.startswith(f"{other}/") for other in self._titles)
+
+    def _name(self, step: str) -> str:
+        """Its title, as its heading has it, unless another one under way has the same."""
+        title = self._titles.get(step, step)
+        return step if list(self._titles.values()).count(title) > 1 else title
+
+
+def _cut_middle(text: str, most: int) -> str:
+    """Steps that are alike often differ in their last characters."""
+    tail = most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def describe(kind: str, data: dict[str, Any]) -> list[Text]:
@@ -80,7 +128,8 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             if status in FINAL:  # `end` comes at once, and says the same
                 return []
             text = status if data.get("attempt", 1) == 1 else f"{status} (attempt {data['attempt']})"
-            return [Text(f"● {text}", STATUS_STYLES.get(status, "")), *_error(data.get("error"))]
+            text += f": {data['reason']}" if data.get("reason") else ""
+            return [Text(printable(f"● {text}"), STATUS_STYLES.get(status, "")), *_error(data.get("error"))]
         case "position":
             wait = data.get("estimated_wait_seconds")
             about = "" if wait is None else f", about {duration(float(wait))}"
@@ -98,7 +147,8 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             return _model(data)
         case "log":
             style = {"warning": "yellow", "error": "red"}.get(str(data.get("level")), "")
-            return [Text.assemble(("  │ ", "dim"), (printable(str(data["line"])), style))]
+            label = (printable(f"{data['label']} "), "cyan") if data.get("label") else ""
+            return [Text.assemble("  ", label, ("│ ", "dim"), (printable(str(data["line"])), style))]
         case "gap":
             numbers = f"events {data['after'] + 1} to {data['before'] - 1}"
             return [Text(printable(f"… {numbers} are not to be had: {data['reason']}"), "yellow")]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agentctl import data_folder
 from agentctl.exit_codes import CommandError
-from agentctl.follow import LiveLine, RunView, describe
+from agentctl.follow import LiveLine, OpenSteps, RunView, describe
 from agentctl.output import Output, duration
 from agentctl.processes import child_environment, how_it_ended, last_lines
 from agentctl.up import Place, curl_lines
@@ -224,3 +224,69 @@ def test_the_lines_to_paste_reach_a_server_that_listens_everywhere() -> None:
     assert Place("0.0.0.0", 80, Path("d"), 1).url == "http://127.0.0.1:80"
     assert Place("::", 80, Path("d"), 1).url == "http://[::1]:80"
     assert "$(cat 'my data/token')" in curl_lines(Place("127.0.0.1", 80, Path("my data"), 1))[0]
+
+
+def stepped(step: str, status: str, title: str = "") -> tuple[str, dict[str, Any]]:
+    return "step", {"step": step, "title": title, "tool": "shell", "status": status}
+
+
+def line(step: str, text: str) -> tuple[str, dict[str, Any]]:
+    return "log", {"step": step, "line": text}
+
+
+OVERLAPPING = [
+    stepped("a", "started"),
+    line("a", "alone"),
+    stepped("b", "started"),
+    line("a", "1"),
+    line("b", "2"),
+    line("b", "3"),
+    stepped("a", "completed"),
+    line("b", "after a"),
+    line("b", "still"),
+    stepped("b", "completed"),
+    ("log", {"line": "of no step"}),
+    line("b", "late"),
+]
+LABELS = ["", "a", "b", "b", "b", "", "", ""]
+
+
+def test_lines_carry_the_name_of_their_step_while_steps_overlap_and_until_it_is_clear_whose_they_are() -> None:
+    steps = OpenSteps()
+    labels = [steps.label(kind, data, narrow=False) for kind, data in OVERLAPPING]
+    assert [label for label, (kind, _) in zip(labels, OVERLAPPING, strict=True) if kind == "log"] == LABELS
+
+
+def test_lines_of_a_step_below_another_carry_no_name_unless_that_has_two_at_once() -> None:
+    steps = OpenSteps()
+    happened = [
+        stepped("agent", "started"),
+        stepped("agent/0.1.1", "started"),
+        line("agent/0.1.1", "one"),
+        stepped("agent/0.1.2", "started"),
+        line("agent/0.1.1", "two"),
+    ]
+    assert [steps.label(kind, data, narrow=False) for kind, data in happened] == ["", "", "", "", "agent/0.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("narrow", "names", "label"),
+    [
+        (False, ("Count the night", "Count the day"), "Count the night"),
+        (True, ("Count the night", "Count the day"), "Count …ght"),
+        (False, ("Count what there is in the night", "Count the day"), "Count what th… night"),
+        (False, ("Count", "Count"), "a"),
+    ],
+)
+def test_the_name_is_the_title_as_far_as_there_is_room_and_the_id_where_titles_are_alike(
+    narrow: bool, names: tuple[str, str], label: str
+) -> None:
+    steps = OpenSteps()
+    for step, title in zip("ab", names, strict=True):
+        steps.label(*stepped(step, "started", title), narrow=narrow)
+    assert steps.label(*line("a", "x"), narrow=narrow) == label
+
+
+def test_a_run_that_goes_on_after_a_loss_says_why() -> None:
+    reason = "its worker vm-1 was lost; it goes on behind the last step that has ended"
+    assert lines("status", {"status": "running", "attempt": 1, "reason": reason}) == [f"● running: {reason}"]
