@@ -1,7 +1,7 @@
 """A held run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
 `worker.execution`'s."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from backplane.runbook import note_on_planner
 from backplane.runs import Run, RunError
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from backplane.store.taking import Taken
+from backplane.workspace.attributes import decoded
 from worker import step_effects
 from worker.budget import Budget
 from worker.checkouts import Checkouts, StepCheckout
@@ -306,11 +307,16 @@ class RunWork:
             with suppress(NotFound):
                 await workspace.delete(path)
 
+        async def attribute(noted: Mapping[str, Any]) -> None:
+            await workspace.attributes.load()
+            workspace.attributes.change(decoded(noted))
+
         recordings = Recordings(
             source,
             {record.step_id: record for record in records},
             bring=lambda path, etag: workspace.bring(path, etag, versions, run.id),
             delete=delete,
+            attribute=attribute,
         )
         return recorded_tools(self._with.tools, recordings)
 

@@ -20,12 +20,14 @@ from worker.tools.registry import ToolRegistry
 @dataclass(frozen=True, slots=True)
 class Recordings:
     """What the source's journal has, by step. `bring` makes a file of the run what it was with this etag there, or
-    says that this is not kept; `delete` removes a file, if it is there."""
+    says that this is not kept; `delete` removes a file, if it is there. `attribute` notes times, modes, folders and
+    links, as `StepRecord.attributes` has them."""
 
     run_id: str
     records: Mapping[str, StepRecord]
     bring: Callable[[str, str], Awaitable[bool]]
     delete: Callable[[str], Awaitable[None]]
+    attribute: Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class _AnyArguments(ToolArguments):
@@ -71,9 +73,10 @@ class _Recorded(Tool):
         record = recordings.records.get(step_id)
         if record is None or record.status not in (StepStatus.COMPLETED, StepStatus.FAILED):
             return ToolResult(1, error=_not_recorded(step_id, recordings.run_id), effect=Effect.NONE)
-        if record.files:
+        if record.files or record.attributes:
             await context.about_to_change()
-            await self._bring(record.files, context)
+            await self._bring(record.files or {}, context)
+            await recordings.attribute(record.attributes or {})
         result = record.result or {}
         output = str(result.get("output", ""))
         context.output(output.encode("utf-8", "replace"))

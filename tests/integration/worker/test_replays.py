@@ -44,6 +44,7 @@ async def test_a_replay_has_the_results_and_the_files_of_its_source_and_carries_
         write("file", "a.txt", "1\n"),
         shell("random", f"echo {BEGUN} $RANDOM$RANDOM$RANDOM | tee b.txt; rm a.txt; echo mine > own.txt"),
         post(site),
+        shell("modes", "mkdir empty; chmod 755 b.txt; ln -s b.txt link"),
         shell("fails", "cat b.txt; exit 7", retry=RETRY),
         shell("never", "true"),
     )
@@ -56,6 +57,9 @@ async def test_a_replay_has_the_results_and_the_files_of_its_source_and_carries_
     assert (again.error.code, again.error.step) == (source.error.code, source.error.step)
     assert await outcomes(platform, again.id) == await outcomes(platform, run_id)
     assert await files(platform, again.id) == await files(platform, run_id)
+    noted = (await record(platform, run_id, "modes")).attributes
+    assert noted is not None
+    assert (await record(platform, again.id, "modes")).attributes == noted
     assert await platform.lines(again.id) != []
     assert (await record(platform, again.id, "fails")).tries == 1
     assert again.origin == {"kind": "replay", "run_id": run_id, "execute": False}
