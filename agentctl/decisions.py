@@ -9,7 +9,7 @@ import typer
 from agentctl.client import Client, FetchPage, JsonObject, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import asked_in_words
+from agentctl.follow import UNCERTAIN, asked_in_words, how_it_goes_on
 from agentctl.ids import whole_decision_id, whole_run_id
 from agentctl.output import JsonFlag, Output, short_time
 from agentctl.runs import RunArgument, call, call_on
@@ -28,14 +28,15 @@ def decisions(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
     json_output: JsonFlag = False,
 ) -> None:
-    """List what your runs ask you, the newest first."""
+    """List what your runs ask you, the newest first; before that, runs of which a step may have happened."""
     output = Output(json_output)
     status = None if everything or run_id is not None else "pending"
 
     async def work(client: Client) -> list[JsonObject]:
         of_run = await whole_run_id(client, run_id) if run_id is not None else None
         page: FetchPage = lambda cursor, most: client.decisions(of_run, status, cursor, most)  # noqa: E731
-        return await newest(page, "decisions", limit)
+        found = await newest(page, "decisions", limit)
+        return [*[as_decision(run) for run in await uncertain_runs(client, of_run, limit)], *found]
 
     found = call(output, work)
     if output.json:
@@ -44,15 +45,41 @@ def decisions(
     rows = [
         [
             decision["run_id"],
-            decision["decision_id"],
+            decision["decision_id"] or "",
             decision["status"],
             short_time(decision["created_at"]),
             decision["step"],
-            asked_in_words(decision),
+            decision["asked"]["commands"] if decision["kind"] == UNCERTAIN else asked_in_words(decision),
         ]
         for decision in found
     ]
     output.table(["RUN", "DECISION", "STATUS", "ASKED", "STEP", "WHAT"], rows, folding=["WHAT"])
+
+
+async def uncertain_runs(client: Client, run_id: str | None, limit: int) -> list[JsonObject]:
+    """Those that wait because a step of theirs may have happened: of all, or this one."""
+    if run_id is not None:
+        waiting = [await client.run(run_id)]
+    else:
+        page: FetchPage = lambda cursor, most: client.runs("waiting", cursor, most)  # noqa: E731
+        waiting = await newest(page, "runs", limit)
+    return [run for run in waiting if run["status"] == "waiting" and (run.get("error") or {}).get("code") == UNCERTAIN]
+
+
+def as_decision(run: JsonObject) -> JsonObject:
+    """What such a run asks, in the form of a decision. It has no id: it is answered by a retry that says what becomes
+    of the step."""
+    error = run["error"]
+    return {
+        "decision_id": None,
+        "run_id": run["run_id"],
+        "step": error.get("step") or "",
+        "kind": UNCERTAIN,
+        "asked": {"message": error["message"], "commands": how_it_goes_on(run)},
+        "status": "pending",
+        "answer": None,
+        "created_at": None,
+    }
 
 
 def approve(

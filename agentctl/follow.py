@@ -31,6 +31,8 @@ LABEL_CHARS, LABEL_CHARS_NARROW = 20, 10
 """Of a step's name before its lines."""
 _TEXT_LEAST = 10
 """Where there is room for fewer characters, what a model writes at this moment is not shown."""
+UNCERTAIN = "step_uncertain"
+"""The code of what a run waits for that has a step which may have happened."""
 _ANSWERS = {
     "approval_required": "approve {0}, or reject {0}",
     "answer_required": "answer {0} TEXT",
@@ -313,15 +315,19 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
 
 
 async def _what_it_waits_for(client: Client, run_id: str) -> str:
-    error = (await client.run(run_id)).get("error") or {}
-    if (code := error.get("code", "step_uncertain")) in _ANSWERS:
-        return (
-            f"The run waits for you: {error['message']}. See what it asks: {program()} decisions {run_id}   "
-            f"Then: {program()} {_ANSWERS[code].format(run_id)}"
-        )
+    run = await client.run(run_id)
+    message = (run.get("error") or {}).get("message", "it is not known whether a step happened")
+    return f"The run waits for you: {message}. {how_it_goes_on(run)}"
+
+
+def how_it_goes_on(run: JsonObject) -> str:
+    """The commands by which a run that waits for a person goes on."""
+    run_id, code = run["run_id"], (run.get("error") or {}).get("code", UNCERTAIN)
+    if code in _ANSWERS:
+        return f"See what it asks: {program()} decisions {run_id}   Then: {program()} {_ANSWERS[code].format(run_id)}"
     return (
-        f"The run waits for you: {error.get('message', 'it is not known whether a step happened')}. Repeat the step: "
-        f"{program()} retry {run_id} --repeat   Or go on behind it: {program()} retry {run_id} --take-as-done"
+        f"Repeat the step: {program()} retry {run_id} --repeat   Or go on behind it: {program()} retry {run_id} "
+        "--take-as-done"
     )
 
 

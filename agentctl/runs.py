@@ -16,7 +16,7 @@ from rich.text import Text
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, following, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import RunView, describe, follow
+from agentctl.follow import RunView, describe, follow, how_it_goes_on
 from agentctl.ids import whole_run_id
 from agentctl.output import JsonFlag, Output, duration, first_line, local_time, program, short_time
 from agentctl.plan_file import read_plan
@@ -311,6 +311,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "started": local_time(run["started_at"]),
             "finished": local_time(run["finished_at"]),
             "took": _lasted(run),
+            "worker": run.get("worker") or "",
             "attempt": f"{run['attempt']} of {run['max_retries'] + 1}",
             "timeout": duration(run["timeout_seconds"]),
             "priority": run["priority"],
@@ -321,6 +322,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "plan": f"version {run['plan_version']}" if run.get("plan_version", 1) > 1 else "",
             "budget": json.dumps(run["budget"]) if run.get("budget") else "",
             error_name: f"{error['message']} [{error['code']}]" if error else "",
+            "goes on": how_it_goes_on(run) if run["status"] == "waiting" else "",
             "webhook": _webhook(run.get("webhook")),
             "files": f"removed {local_time(run['files_expired_at'])}" if run.get("files_expired_at") else "",
         }

@@ -28,7 +28,7 @@ def decision(number: int = 1, kind: str = "approval", status: str = "pending", *
 
 
 def listed(*decisions: dict[str, Any]) -> bytes:
-    return answer(200, {"decisions": list(decisions), "next_cursor": None})
+    return answer(200, {"decisions": list(decisions), "runs": [], "next_cursor": None})
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,55 @@ def test_pending_decisions_are_listed_with_what_is_asked(script: Script, agentct
     assert "status=pending" in api.requests[0].path
     for expected in ("use shell", "red? [yes, no]", decision(2)["decision_id"]):
         assert expected in printed
+
+
+UNCERTAIN = {"code": "step_uncertain", "message": "step 'pay' may have happened", "retryable": False, "step": "pay"}
+WAITS = {"code": "approval_required", "message": "step 'b' is to be approved", "retryable": False, "step": "b"}
+
+
+def test_runs_of_which_a_step_may_have_happened_are_listed_with_the_commands_that_answer_them(
+    script: Script, agentctl: Agentctl
+) -> None:
+    waiting = [
+        {"run_id": NEW, "status": "waiting", "error": WAITS},
+        {"run_id": RUN, "status": "waiting", "error": UNCERTAIN},
+    ]
+    page = answer(200, {"runs": waiting, "next_cursor": None})
+    for flags in ((), ("--json",)):
+        api = script(listed(), page)
+        code, printed, _ = agentctl("decisions", *flags)
+        assert code == 0
+        assert "status=waiting" in api.requests[1].path
+        for command in (f"retry {RUN} --repeat", f"retry {RUN} --take-as-done"):
+            assert command in printed
+        assert NEW not in printed
+    [found] = json.loads(printed)
+    assert (found["run_id"], found["kind"], found["decision_id"]) == (RUN, "step_uncertain", None)
+
+
+def test_a_run_of_which_a_step_may_have_happened_shows_the_commands_that_answer_it(
+    script: Script, agentctl: Agentctl
+) -> None:
+    shown = {
+        "cancel_requested": False,
+        "prompt": "p",
+        "created_at": None,
+        "queued_at": None,
+        "started_at": None,
+        "finished_at": None,
+        "attempt": 1,
+        "max_retries": 0,
+        "timeout_seconds": 60,
+        "priority": "normal",
+        "metadata": {},
+        "worker": "vm-7-abc",
+        "steps": [],
+    }
+    script(answer(200, run_view(**shown, status="waiting", error=UNCERTAIN)))
+    code, printed, _ = agentctl("show", RUN)
+    assert code == 0
+    for text in (f"retry {RUN} --repeat", f"retry {RUN} --take-as-done", "vm-7-abc"):
+        assert text in printed
 
 
 # --- fork, replay ---

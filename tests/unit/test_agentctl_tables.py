@@ -50,6 +50,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
                     "asked": {"tool": "shell", "arguments": {"script": SCRIPT}, "reason": "the plan says so"},
                 }
             ],
+            "runs": [],
             **PAGE,
         },
         [RUN, OTHER, "deploy-to-production", *SCRIPT.replace('"', "").split()],
