@@ -43,13 +43,14 @@ BeforeCall = Callable[[], Awaitable[None]]
 
 class CallNotTaken(PlatformError):
     """The server did not carry the call out: it refused it, or was not reached any more. `later`: the same call may be
-    taken then."""
+    taken then, where the server says so after these seconds (`retry_after`)."""
 
     code = "mcp_call_not_taken"
 
-    def __init__(self, message: str, *, later: bool) -> None:
+    def __init__(self, message: str, *, later: bool, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.later = later
+        self.retry_after = retry_after
 
 
 class McpConnection(ABC):

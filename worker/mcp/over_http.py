@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput, PlatformError, Unavailable
 from backplane.hosts import host_and_port
+from backplane.retry import retry_after
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import shortened
 from worker.mcp.connection import (
@@ -85,7 +87,9 @@ class HttpConnection(McpConnection):
                     answer = await _answer(client, tool, arguments, calls)
         except Unavailable as error:
             if calls.was_not_taken:
-                raise CallNotTaken(error.message, later=calls.may_be_taken_later) from None
+                raise CallNotTaken(
+                    error.message, later=calls.may_be_taken_later, retry_after=calls.retry_after
+                ) from None
             raise
         if stopped:
             raise stopped[0]
@@ -185,13 +189,15 @@ class _Calls:
         self._progress: RequestProgress | None = None
         self._is_refused = False
         self._status = 0
+        self.retry_after: float | None = None
 
     def begins(self) -> RequestProgress:
         self._progress = RequestProgress()
         return self._progress
 
-    def answered(self, status: int) -> None:
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
+        self.retry_after = retry_after(headers, datetime.now(UTC)) if self.may_be_taken_later else None
 
     def refused(self, code: int) -> None:
         """An error of JSON-RPC. The client itself makes others of these codes than those that are named here."""
@@ -229,7 +235,7 @@ class _Bridge(httpx2.AsyncBaseTransport):
         answer = await self._inner.handle_async_request(sent)
         if progress is not None:
             progress.answered(answer.status_code)
-            self._calls.answered(answer.status_code)
+            self._calls.answered(answer.status_code, answer.headers)
         return httpx2.Response(answer.status_code, headers=answer.headers.raw, stream=_Body(answer, self._count))
 
     def _count(self, size: int) -> None:

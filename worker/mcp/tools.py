@@ -74,7 +74,8 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
             try:
                 answer = await connection.call(remote.name, arguments.model_dump(), context, before_call)
             except CallNotTaken as error:
-                return ToolResult(1, error=RunError(error.code, error.message, error.later), effect=Effect.NONE)
+                failed = RunError(error.code, error.message, error.later, retry_after=error.retry_after)
+                return ToolResult(1, error=failed, effect=Effect.NONE)
             context.output(answer.text.encode("utf-8", "replace") + (b"" if answer.text.endswith("\n") else b"\n"))
             if answer.is_error:
                 return ToolResult(

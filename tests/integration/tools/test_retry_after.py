@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backplane.runs import RunStatus
+from tests.attack import mcp_site
 from tests.attack.outside import ended, outside, post, record
 from tests.integration.tools.site import Answer, Site
 from tests.integration.worker.conftest import StartPlatform, start_platform
@@ -75,3 +76,22 @@ async def test_a_server_that_asks_for_longer_than_may_be_waited_is_not_asked_aga
     assert run.error is not None
     assert "it asks to be asked again in 6 s" in run.error.message
     assert (await record(platform, run_id, "fetch")).tries == 1
+
+
+async def test_an_mcp_server_that_is_called_too_often_is_called_no_earlier_than_it_asks(
+    start_platform: StartPlatform, site: Site
+) -> None:
+    times: list[float] = []
+
+    def call(id: object) -> Answer:
+        if times:
+            times.append(time.monotonic())
+            return mcp_site.result(id, {"content": [{"type": "text", "text": "paid"}]})
+        return first(site, "429 Too Many Requests", "1", times)
+
+    mcp_site.serve(site, "/bank", call)
+    platform = await start_platform(**outside(site, mcp_servers={"bank": {"url": site.url("/bank")}}))
+    step = {"id": "pay", "tool": "bank__pay", "retry": {"max_attempts": 2, "backoff_seconds": 0.01}}
+    async with worker(platform.settings):
+        await platform.completed(await platform.submit(step, mcp_servers=["bank"]))
+    assert times[1] - times[0] >= ASKED_SECONDS
