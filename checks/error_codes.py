@@ -49,6 +49,7 @@ OF_RUNS = {
     "answer_required": "the run waits for a person's answer",
     "run_timeout": "the run took longer than its `timeout_seconds`",
     "worker_lost": "the worker was lost too often while it held the run",
+    "not_recorded": "a replay that carries nothing out has no result of this step, because its source has none",
     "not_stored": "what the run gave could not be stored",
     "superseded": "another worker holds the run now",
     "replay_diverged": "a replay asked a model something else than the run that it replays",
