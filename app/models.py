@@ -241,14 +241,11 @@ class Fork(StrictRequest):
 
 
 class Replay(StrictRequest):
-    """Make a new run that goes the way of another: its models' answers, people's decisions and steps' results are taken
-    from there."""
+    """Make a new run that goes the way of another by its records: models' answers, decisions, results of steps."""
 
     action: Literal["replay"]
     run_id: RunId
-    execute: bool = Field(
-        False, description="Carry its steps out again, requests to the outside too, instead of taking their results."
-    )
+    execute: bool = Field(False, description="Carry its steps out again instead, requests to the outside too.")
 
 
 class Status(StrictRequest):
@@ -362,9 +359,7 @@ class RunSummary(RunState):
     agent: str = Field("default", examples=["default"])
     model: str | None = Field(None, description="As the run names it; null: the server's own.")
     origin: OriginView | None = None
-    worker: str | None = Field(
-        None, description="The worker that took it last.", examples=["agent-worker-7c9f-1-3f2a1b"]
-    )
+    worker: str | None = Field(None, description="The worker that took it last.")
 
     @classmethod
     def fields_of(cls, run: Run) -> dict[str, Any]:
