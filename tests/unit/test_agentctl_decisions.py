@@ -112,7 +112,7 @@ def test_runs_of_which_a_step_may_have_happened_are_listed_with_the_commands_tha
 def test_a_run_of_which_a_step_may_have_happened_shows_the_commands_that_answer_it(
     script: Script, agentctl: Agentctl
 ) -> None:
-    shown = {
+    shown: dict[str, Any] = {
         "cancel_requested": False,
         "prompt": "p",
         "created_at": None,
