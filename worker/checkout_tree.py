@@ -122,7 +122,7 @@ def folder_mode(mode: int) -> int:
 
 def is_folder_mode_kept(mode: int) -> bool:
     """The set-group bit is not the command's doing: a folder has it from the volume of a pod."""
-    return stat.S_IMODE(mode) & ~stat.S_ISGID == folder_mode(mode)
+    return mode & 0o7777 & ~stat.S_ISGID == folder_mode(mode)
 
 
 def not_a_plain_file(path: str, kind: str) -> InvalidPath:
