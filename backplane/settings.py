@@ -50,8 +50,9 @@ class Settings(BaseSettings):
     database_pool_overflow: int = Field(
         0, ge=0, le=100, description="Further database connections under load; each is opened anew, which is dear."
     )
-    database_prepared_statements: bool = Field(
-        True, description="Let PostgreSQL keep frequent statements prepared; off behind PgBouncer's transaction mode."
+    database_prepared_statements: bool | None = Field(
+        None,
+        description="Let PostgreSQL keep frequent statements prepared; unset: yes, but not behind a proxy (PgBouncer).",
     )
     workspace_dir: Path = Field(
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."

