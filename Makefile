@@ -8,7 +8,7 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --requir
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all test-kubernetes attack chaos check bench image browser-image requirements clean
+.PHONY: demo serve test test-all test-kubernetes attack environments chaos check bench image browser-image requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -35,6 +35,11 @@ test-kubernetes: .venv/installed-dev
 # Attacks on the platform, one file a wall (docs/security.md); the quick ones are in `make test` too.
 attack: .venv/installed-dev
 	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" tests/attack $(ARGS)
+
+# The servers, networks and machines that customers have, one row a fault (docs/operations.md); PgBouncer's rows need
+# Debian's pgbouncer.
+environments: .venv/installed-dev
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" tests/environments $(ARGS)
 
 # Everything breaks, by a seed, for some minutes; then what came of every run, step and event is checked. One JSON line.
 # Again as it was: make chaos ARGS='--seed 7'

@@ -10,13 +10,12 @@ locks: conditional writes are not the same on every server.
 import asyncio
 import hashlib
 import os
-import re
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import FileIO
@@ -28,10 +27,11 @@ import boto3
 import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
-from backplane.errors import InvalidPath, NotFound, Unavailable
+from backplane.errors import NotFound, Unavailable
+from backplane.workspace import s3_errors
 from backplane.workspace.base import (
     BEGINNING,
     PROBE,
@@ -46,6 +46,7 @@ from backplane.workspace.base import (
     versions_prefix,
 )
 from backplane.workspace.files import CREATE_FILE, SerialThread, in_thread, translated
+from backplane.workspace.s3_errors import NO_BUCKET, answers_translated
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only
     from obstore import BytesStream, GetOptions, GetResult, ObjectMeta
@@ -67,14 +68,10 @@ RETRIES: "RetryConfig" = {
     "retry_timeout": timedelta(seconds=15),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-NO_BUCKET = "The bucket of the workspaces does not exist: create it, or set S3_CREATE_BUCKET=true and start again."
 CHECK_SECONDS = 5
 TRY_AGAIN_SECONDS = 60.0
 """Since a store was last tried out with success: `check` then does so again."""
 PROBES = ".check"
-REFUSALS = frozenset({"400", "401", "403", "404", "405", "409", "411", "412", "413", "501", "505", "507"})
-"""Statuses that last until somebody has mended something. What a server answers when it is busy, or has a fault of its
-own (408, 425, 429, other 5xx), passes."""
 ABORT_SECONDS = 10
 
 
@@ -122,14 +119,14 @@ class S3WorkspaceStore(WorkspaceStore):
         return S3Versions(self._store, user_id, run_id)
 
     async def remove(self, user_id: str, run_id: str) -> None:
-        with _translated("", missing=NO_BUCKET):
+        with answers_translated("", missing=NO_BUCKET):
             for prefix in (run_prefix(user_id, run_id), versions_prefix(user_id, run_id)):
                 async for batch in obstore.list(self._store, prefix):
                     await obstore.delete_async(self._store, [meta["path"] for meta in batch])
 
     async def usage_by_user(self) -> dict[str, Usage]:
         files, size = Counter[str](), Counter[str]()
-        with _translated("", missing=NO_BUCKET):
+        with answers_translated("", missing=NO_BUCKET):
             async for batch in obstore.list(self._store, "users/", chunk_size=1000):
                 for meta in batch:
                     user_id = meta["path"].split("/", 2)[1]
@@ -147,20 +144,38 @@ class S3WorkspaceStore(WorkspaceStore):
                 if time.monotonic() - self._tried_at >= TRY_AGAIN_SECONDS:
                     await self._try_out()
                 else:
-                    with _translated("", missing=NO_BUCKET):
+                    with answers_translated("", missing=NO_BUCKET):
                         await obstore.list_with_delimiter_async(self._store, prefix=PROBES)
         except TimeoutError:
-            raise _unavailable(f"no answer within {CHECK_SECONDS} s") from None
+            raise s3_errors.unavailable(f"no answer within {CHECK_SECONDS} s") from None
 
     async def _try_out(self) -> None:
-        """Write, read and delete an object: a store may answer, and refuse any of these."""
+        """Write, read, list and delete an object: a store may answer, and refuse any of these; and a web server
+        answers all of them."""
         key = f"{PROBES}/{secrets.token_hex(8)}"
-        with _translated("", missing=NO_BUCKET):
-            await obstore.put_async(self._store, key, PROBE, use_multipart=False)
-            await (await obstore.get_async(self._store, key)).bytes_async()
-            await obstore.list_with_delimiter_async(self._store, prefix=PROBES)
+        with answers_translated("", missing=NO_BUCKET):
+            try:
+                await obstore.put_async(self._store, key, PROBE, use_multipart=False)
+            except GenericError as error:
+                if not s3_errors.lacks_etag(error):
+                    raise
+                await self._content(key)
+                raise s3_errors.lacks_etags() from None
+            await self._content(key)
+            found = await obstore.list_with_delimiter_async(self._store, prefix=PROBES)
+            if key not in {meta["path"] for meta in found["objects"]}:
+                raise s3_errors.no_store("a list without what was just written")
             await obstore.delete_async(self._store, key)
         self._tried_at = time.monotonic()
+
+    async def _content(self, key: str) -> bytes:
+        """Of the object that tries the store out. Raises Unavailable when it is not what was written."""
+        content = bytes(await (await obstore.get_async(self._store, key)).bytes_async())
+        if content != PROBE:
+            raise s3_errors.no_store(
+                s3_errors.A_PAGE if s3_errors.is_page(content) else "other bytes than were just written"
+            )
+        return content
 
     async def close(self) -> None:
         # obstore's threads are still leaving Python when its last call has answered; a process that ends at this very
@@ -186,14 +201,13 @@ class S3WorkspaceStore(WorkspaceStore):
                     response_checksum_validation="when_required",
                 ),
             )
+            client.meta.events.register_last("before-parameter-build.s3", _follow_no_redirect)
             try:
                 self._ensure_bucket(client)
             finally:
                 client.close()
-        except ClientError as error:
-            raise _refused(str(error.response.get("Error", {}).get("Code", ""))) from None
-        except (BotoCoreError, ValueError) as error:
-            raise _unavailable(type(error).__name__) from None
+        except (ClientError, BotoCoreError, ValueError) as error:
+            raise s3_errors.of_start(error, self._region) from None
 
     def _ensure_bucket(self, client: Any) -> None:
         try:
@@ -202,9 +216,10 @@ class S3WorkspaceStore(WorkspaceStore):
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchBucket"):
                 raise
+            more = f" {s3_errors.MAYBE_A_PAGE}" if s3_errors.answers_with_page(error) else ""
         if not self._create_bucket:
             raise Unavailable(
-                f"The bucket {self._bucket!r} does not exist: create it, or set S3_CREATE_BUCKET=true.",
+                f"The bucket {self._bucket!r} does not exist: create it, or set S3_CREATE_BUCKET=true.{more}",
                 part="workspace",
                 refuses=True,
             )
@@ -218,6 +233,12 @@ class S3WorkspaceStore(WorkspaceStore):
             client.head_bucket(Bucket=self._bucket)
 
 
+def _follow_no_redirect(context: dict[str, Any], **_: Any) -> None:
+    """boto3 looks for a bucket's region where a redirect leads, and so on without end where each leads to the next.
+    What moves the files follows none, so it would not help either."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
 class S3Workspace(Workspace):
     def __init__(self, store: S3Store, prefix: str) -> None:
         self._store = store
@@ -225,7 +246,7 @@ class S3Workspace(Workspace):
         self._disk = SerialThread()
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
-        with _translated(prefix, missing=NO_BUCKET):
+        with answers_translated(prefix, missing=NO_BUCKET):
             found = [
                 self._info(meta)
                 async for batch in obstore.list(self._store, self._prefix + prefix, chunk_size=1000)
@@ -237,12 +258,13 @@ class S3Workspace(Workspace):
         return sorted(found, key=lambda file: file.path)
 
     async def stat(self, path: str) -> FileInfo:
-        with _translated(path):
-            return self._info(await obstore.head_async(self._store, self._prefix + path))
+        with answers_translated(path):
+            return self._opened(await obstore.head_async(self._store, self._prefix + path))
 
     async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        with _translated(path):
+        with answers_translated(path):
             result, skip = await self._get(path, start, end)
+            self._opened(result.meta)
             left = min(result.meta["size"], sys.maxsize if end is None else end) - start
             if left <= 0:
                 return
@@ -265,22 +287,22 @@ class S3Workspace(Workspace):
         return await self._write_whole(path, bytes(first))
 
     async def get(self, path: str) -> tuple[FileInfo, bytes]:
-        with _translated(path):
+        with answers_translated(path):
             result = await obstore.get_async(self._store, self._prefix + path)
-            return self._info(result.meta), bytes(await result.bytes_async())
+            return self._opened(result.meta), bytes(await result.bytes_async())
 
     async def put(self, path: str, content: bytes) -> FileInfo:
         return await self._write_whole(path, content)
 
     async def delete(self, path: str) -> None:
         await self.stat(path)  # S3 says yes to deleting what is not there
-        with _translated(path):
+        with answers_translated(path):
             await obstore.delete_async(self._store, self._prefix + path)
 
     async def download(self, path: str, target: Path) -> FileInfo:
-        with _translated(path):
+        with answers_translated(path):
             result = await obstore.get_async(self._store, self._prefix + path)
-            info = self._info(result.meta)
+            info = self._opened(result.meta)
             if info.size < LARGE:
                 await self._disk.run(_save, target, await result.bytes_async())
             else:
@@ -307,7 +329,7 @@ class S3Workspace(Workspace):
         return await obstore.get_async(self._store, key), start
 
     async def _write_whole(self, path: str, content: bytes) -> FileInfo:
-        with _translated(path, missing=NO_BUCKET):
+        with answers_translated(path, missing=NO_BUCKET):
             result = await obstore.put_async(self._store, self._prefix + path, content, use_multipart=False)
         return FileInfo(path=path, size=len(content), modified_at=datetime.now(UTC), etag=_etag(result["e_tag"]))
 
@@ -315,7 +337,7 @@ class S3Workspace(Workspace):
         """`rest` is read here, in the caller's task, and handed over: obstore gives up the parts that it has sent when
         its source fails, but not when it is cancelled. So a cancelled write fails the source, and waits for that."""
         handed: asyncio.Queue[bytes | _GivenUp | None] = asyncio.Queue(maxsize=4)
-        with _translated(path, missing=NO_BUCKET):
+        with answers_translated(path, missing=NO_BUCKET):
             sending = asyncio.ensure_future(
                 obstore.put_async(
                     self._store, self._prefix + path, _handed_over(handed), chunk_size=PART, max_concurrency=2
@@ -328,7 +350,7 @@ class S3Workspace(Workspace):
                 if sending.done():
                     break
             await _hand(handed, None, sending)
-            with _translated(path, missing=NO_BUCKET):
+            with answers_translated(path, missing=NO_BUCKET):
                 await asyncio.shield(sending)
         except BaseException:
             while not handed.empty():
@@ -341,6 +363,13 @@ class S3Workspace(Workspace):
             raise
         # The etag of an upload in parts is not everywhere the one that later listings show.
         return await self.stat(path)
+
+    def _opened(self, meta: "ObjectMeta") -> FileInfo:
+        """Of an answer about one file. Raises Unavailable for one without an ETag: a login page that a proxy sends in
+        place of a file would be taken for its content."""
+        if not meta["e_tag"]:
+            raise s3_errors.no_store(f"{s3_errors.NO_ETAG}, as {s3_errors.A_PAGE} has none")
+        return self._info(meta)
 
     def _info(self, meta: "ObjectMeta") -> FileInfo:
         return FileInfo(
@@ -393,7 +422,7 @@ class S3Versions(Versions):
         await self._notes.put(BEGINNING, beginning.encoded())
 
     async def _copy(self, path: str, source: str, target: str) -> None:
-        with _translated(path):
+        with answers_translated(path):
             await obstore.copy_async(self._store, source, target)
 
 
@@ -477,65 +506,3 @@ def bucket_endpoint(endpoint: str, bucket: str) -> str:
 def _etag(raw: str | None) -> str:
     """Some servers quote it in one answer and not in another."""
     return (raw or "").strip('"')
-
-
-@contextmanager
-def _translated(path: str, *, missing: str | None = None) -> Iterator[None]:
-    """Turns obstore's errors into the platform's. Their texts are dropped: a server may echo keys and signatures."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if missing is None and "NoSuchBucket" in str(error):
-            missing = NO_BUCKET
-        if missing is not None:
-            raise Unavailable(missing, part="workspace", refuses=True) from None
-        raise NotFound(f"There is no file {path!r} in the workspace.") from None
-    except BaseError as error:
-        reason = _reason(str(error))
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason in ("401", "403"):
-            raise _refused("403") from None
-        if reason == "404":
-            raise Unavailable(NO_BUCKET, part="workspace", refuses=True) from None
-        if reason == "507":
-            raise _no_room() from None
-        raise _unavailable(
-            f"it answered {reason}" if reason.isdigit() else reason, refuses=reason in REFUSALS
-        ) from None
-    except ValueError:
-        raise InvalidPath(
-            f"The bucket has a name at {path!r} that no workspace can hold: rename it.", field="path"
-        ) from None
-
-
-def _refused(reason: str) -> Unavailable:
-    if reason in ("403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return Unavailable(
-            "The object store refused the credentials: check S3_ACCESS_KEY and S3_SECRET_KEY, S3_REGION, that they "
-            "may list, read, write and delete in S3_BUCKET, and that its quota is not used up.",
-            part="workspace",
-            refuses=True,
-        )
-    return _unavailable(f"it answered {reason}" if re.fullmatch(r"\w{1,40}", reason) else "it refused")
-
-
-def _no_room() -> Unavailable:
-    return Unavailable(
-        "The object store has no room left (507): free some in S3_BUCKET, or add disks or quota there.",
-        part="workspace",
-        refuses=True,
-    )
-
-
-def _unavailable(reason: str, *, refuses: bool = False) -> Unavailable:
-    return Unavailable(
-        f"The object store does not take part ({reason}): check S3_ENDPOINT and S3_REGION, and that the server runs.",
-        part="workspace",
-        refuses=refuses,
-    )
-
-
-def _reason(text: str) -> str:
-    """The status in an error of obstore, which has it nowhere but in the text; else what happened."""
-    if status := re.search(r"status code: (\d{3})", text):
-        return status[1]
-    return "no answer in time" if re.search(r"timed ?out", text, re.IGNORECASE) else "the connection failed"
