@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.models import GivenBudget, JsonObject, RunId, StrictRequest, Text
+from app.schemas.described import DescribedAs
+from app.schemas.outcomes import Asked, GivenAnswer
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
 
 DecisionId = Annotated[
@@ -52,12 +54,12 @@ class DecisionView(BaseModel):
     run_id: RunId
     step: str = Field(description="The step that asks; of an agent's step, what it is about to do within.")
     kind: DecisionKind
-    asked: dict[str, Any] = Field(
+    asked: Annotated[dict[str, Any], DescribedAs(Asked)] = Field(
         description="approval: tool, arguments, reason; question: question, choices; budget: what is empty.",
         examples=[{"tool": "shell", "arguments": {"script": "rm -r build"}, "reason": "its risk is high"}],
     )
     status: DecisionStatus
-    answer: dict[str, Any] | None
+    answer: Annotated[dict[str, Any], DescribedAs(GivenAnswer)] | None
     created_at: datetime
     decided_at: datetime | None
     decided_by: str | None = Field(description="Id of a user.")

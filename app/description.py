@@ -7,11 +7,30 @@ other requests if a request did it on the event loop.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.json_schema import models_json_schema
+
 from app.kept_answer import KeptAnswer
+from app.models import Problem
+
+TAGS = [
+    {"name": "runs", "description": "Make runs, start and end them, and see what became of them."},
+    {"name": "logs", "description": "The events of runs, in pages or as they happen."},
+    {"name": "files", "description": "The files of a run's workspace."},
+    {"name": "decisions", "description": "What runs ask people, and the answers."},
+    {"name": "tools", "description": "What steps can use."},
+    {"name": "secrets", "description": "Values that steps use without anybody seeing them."},
+    {"name": "artifacts", "description": "What agents keep from run to run."},
+    {"name": "webhooks", "description": "What the platform sends, and what it signs that with."},
+    {"name": "queue", "description": "How long the queue is, whose a token is, and what a user has stored."},
+    {"name": "accounts", "description": "Budgets: who may spend how much."},
+    {"name": "dead letters", "description": "Runs that failed for want of something around them. For admins."},
+    {"name": "health", "description": "Whether the API works. No token is needed."},
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +52,28 @@ def kept_description(describe: Callable[[], dict[str, Any]]) -> KeptAnswer[Descr
         return Description(body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', methods)
 
     return KeptAnswer(lambda: asyncio.to_thread(built), seconds=float("inf"))
+
+
+def completed(described: dict[str, Any]) -> dict[str, Any]:
+    """What FastAPI describes, with what it cannot know: summaries from docstrings, and the errors."""
+    for operation in _operations(described):
+        if operation.get("description"):
+            operation["summary"] = summary_of(operation["description"])
+    # The routes name it; FastAPI describes only models that it encodes itself.
+    _, problem = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+    schemas = {**described["components"]["schemas"], **problem["$defs"]}
+    # FastAPI also lists the models of values that are described as another type.
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps([described, problem])))
+    described["components"]["schemas"] = {name: schemas[name] for name in sorted(named)}
+    return described
+
+
+def summary_of(description: str) -> str:
+    """Its first sentence, without the full stop."""
+    first, _, _ = " ".join(description.split()).partition(". ")
+    return first.removesuffix(".")
+
+
+def _operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in described["paths"].values():
+        yield from methods.values()

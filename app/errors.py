@@ -52,6 +52,17 @@ _MEANING = {
     "seconds.",
     503: "The queue is full, or a part of the platform does not answer; try again after Retry-After seconds.",
 }
+_EXAMPLES = {
+    401: ("unauthenticated", "send the header `Authorization: Bearer TOKEN`"),
+    403: ("forbidden", "this is for users of the tier admin, and ada has the tier standard"),
+    404: ("not_found", "there is no run 01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"),
+    409: ("transition_not_allowed", "run 01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c is cancelled and cannot become queued"),
+    413: ("too_large", "the body is larger than 1048576 bytes (REQUEST_MAX_BYTES)"),
+    416: ("range_not_satisfiable", "the file has 14 bytes; ask for a range inside"),
+    422: ("invalid_input", "limit: Input should be less than or equal to 200"),
+    429: ("rate_limited", "this token calls more often than API_RATE_PER_SECOND allows"),
+    503: ("part_unavailable", "the database does not answer"),
+}
 
 log = structlog.get_logger()
 
@@ -62,11 +73,17 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": _MEANING[status],
-            "content": {"application/problem+json": {"schema": schema}},
+            "content": {"application/problem+json": {"schema": schema, "example": _example(status)}},
             **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status in (429, 503) else {}),
         }
         for status in (401, *statuses, 429, 503)
     }
+
+
+def _example(status: int) -> dict[str, Any]:
+    code, detail = _EXAMPLES[status]
+    title = http.HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
 
 
 DETAIL_CHARS = 2000

@@ -9,6 +9,7 @@ import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from app import errors, server_log
 from app.auth import Authenticator
-from app.description import kept_description
+from app.description import TAGS, completed, kept_description
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, Gate
@@ -28,7 +29,6 @@ from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
 from app.mcp_endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
-from app.models import Problem
 from app.routes import (
     accounts,
     artifacts,
@@ -47,6 +47,7 @@ from app.routes import (
     tools,
     webhooks,
 )
+from app.schemas.webhooks import webhooks as sent_webhooks
 from app.services import Services
 from app.sse import History
 from app.storage_limits import StorageLimits
@@ -128,6 +129,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         # Below the path at which this description was found, whatever a proxy puts before it.
         servers=[{"url": "."}],
+        openapi_tags=TAGS,
+        # A name in the code is an operation's id, so it is renamed only where clients may break.
+        generate_unique_id_function=lambda route: route.name,
+        webhooks=sent_webhooks,
         # All three are served by `app.routes.docs`.
         openapi_url=None,
         docs_url=None,
@@ -169,7 +174,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(metrics.router)
     if settings.api_mcp:
         app.router.routes.append(Route("/mcp", mcp_endpoint))
-    _describe_problem(app)
+    _describe(app)
     app.state.description = kept_description(app.openapi)
     return app
 
@@ -244,13 +249,11 @@ def _end_on_fault(task: "asyncio.Task[None]") -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _describe_problem(app: FastAPI) -> None:
-    """The routes refer to Problem by name; FastAPI only describes models that it serialises itself."""
+def _describe(app: FastAPI) -> None:
     generate = app.openapi
 
-    def openapi() -> dict[str, object]:
-        schema = generate()
-        schema["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
-        return schema
+    def openapi() -> dict[str, Any]:
+        # FastAPI keeps what it has built.
+        return app.openapi_schema or completed(generate())
 
     app.openapi = openapi  # type: ignore[method-assign]

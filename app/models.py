@@ -13,13 +13,19 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.schemas.described import DescribedAs
+from app.schemas.events import Event
+from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
+from app.schemas.problems import ProblemCode
 from backplane.budgets import MICRO, RunBudget
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
+from backplane.plans import Plan
 from backplane.queue.base import Standing
 from backplane.runs import AGENT_PATTERN, Run, RunStatus
 from backplane.store.dead_letters import Failure
-from backplane.store.model_calls import RecordedCall
+from backplane.store.journal import StepStatus
+from backplane.store.model_calls import CallStatus, RecordedCall
 from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
 RunId = Annotated[
@@ -86,6 +92,8 @@ def _check_text(text: str) -> None:
 
 Text = Annotated[str, AfterValidator(_storable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+GivenPlan = Annotated[JsonObject, DescribedAs(Plan)]
+PlanView = Annotated[dict[str, Any], DescribedAs(Plan)]
 
 
 def _webhook_url(url: str) -> str:
@@ -124,7 +132,7 @@ AgentName = Annotated[
 
 class NewRun(StrictRequest):
     prompt: Text = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
-    plan: JsonObject | None = Field(
+    plan: GivenPlan | None = Field(
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
     )
     metadata: JsonObject = Field(
@@ -167,26 +175,26 @@ class NewRun(StrictRequest):
     )
 
 
-class Create(NewRun):
+class CreateRun(NewRun):
     """Make a run without starting it, so that files can be put into its workspace first."""
 
     action: Literal["create"]
 
 
-class CreateAndStart(NewRun):
+class CreateAndStartRun(NewRun):
     """Make a run and put it in the queue at once."""
 
     action: Literal["run"]
 
 
-class Start(StrictRequest):
+class StartRun(StrictRequest):
     """Put a created run in the queue. Starting a queued or running one again changes nothing."""
 
     action: Literal["start"]
     run_id: RunId
 
 
-class Cancel(StrictRequest):
+class CancelRun(StrictRequest):
     """End a run. A queued one ends at once; a running one within a heartbeat, its sandboxes with it."""
 
     action: Literal["cancel"]
@@ -200,7 +208,7 @@ class UncertainStep(StrEnum):
     DONE = "done"
 
 
-class Retry(StrictRequest):
+class RetryRun(StrictRequest):
     """Put a failed run in the queue again, or let a waiting one go on. Steps that were completed are not repeated."""
 
     action: Literal["retry"]
@@ -221,7 +229,7 @@ class Retry(StrictRequest):
     )
 
 
-class Fork(StrictRequest):
+class ForkRun(StrictRequest):
     """Make a new run that goes on from where a step of another had ended, with the files as they were then."""
 
     action: Literal["fork"]
@@ -234,13 +242,13 @@ class Fork(StrictRequest):
         examples=["write"],
     )
     prompt: Text | None = Field(None, min_length=1, description="In place of the run's own.")
-    plan: JsonObject | None = Field(
+    plan: GivenPlan | None = Field(
         None, description="In place of the run's own; the steps that are taken over must be in it as they were."
     )
     start: bool = Field(True, description="Put it in the queue at once.")
 
 
-class Replay(StrictRequest):
+class ReplayRun(StrictRequest):
     """Make a new run that goes the way of another by its records: models' answers, decisions, results of steps."""
 
     action: Literal["replay"]
@@ -248,14 +256,14 @@ class Replay(StrictRequest):
     execute: bool = Field(False, description="Carry its steps out again instead, requests to the outside too.")
 
 
-class Status(StrictRequest):
+class GetRunStatus(StrictRequest):
     """Answer the state of a run."""
 
     action: Literal["status"]
     run_id: RunId
 
 
-class Validate(StrictRequest):
+class ValidateRun(StrictRequest):
     """Say all that is wrong with a run of these fields (those of `create`), and which steps it would have. Makes no
     run."""
 
@@ -265,16 +273,9 @@ class Validate(StrictRequest):
 
 
 ExecuteRequest = Annotated[
-    Create | CreateAndStart | Validate | Start | Cancel | Retry | Fork | Replay | Status,
+    CreateRun | CreateAndStartRun | ValidateRun | StartRun | CancelRun | RetryRun | ForkRun | ReplayRun | GetRunStatus,
     Field(discriminator="action"),
 ]
-
-
-class ErrorView(BaseModel):
-    code: str = Field(examples=["command_failed"])
-    message: str
-    retryable: bool
-    step: str | None = None
 
 
 class FailureView(BaseModel):
@@ -301,13 +302,11 @@ class StepView(BaseModel):
     id: str
     title: str
     tool: str
-    status: str = Field(
-        description="pending, started, completed, failed, skipped or uncertain.", examples=["completed"]
-    )
+    status: Annotated[str, DescribedAs(StepStatus)] = Field(examples=["completed"])
     tries: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    result: dict[str, Any] | None = Field(
+    result: Annotated[dict[str, Any], DescribedAs(StepResult)] | None = Field(
         None, examples=[{"exit_code": 0, "output": "3 words.txt\n", "duration_ms": 12, "files_changed": []}]
     )
 
@@ -340,7 +339,7 @@ class QueueStanding(BaseModel):
 class OriginView(BaseModel):
     """What a run was made from."""
 
-    kind: str = Field(examples=["fork"], description="fork or replay.")
+    kind: Annotated[str, DescribedAs(OriginKind)]
     run_id: RunId
     step: str | None = Field(None, description="The last step that was taken over.")
     execute: bool | None = Field(None, description="Of a replay: whether its steps are carried out.")
@@ -352,7 +351,7 @@ class RunSummary(RunState):
     started_at: datetime | None
     finished_at: datetime | None
     attempt: int = Field(description="Which try this is, from 1.")
-    priority: str = Field(examples=["normal"])
+    priority: Annotated[str, DescribedAs(PriorityName)]
     prompt: str = Field(description="In lists: its first 200 characters.")
     metadata: dict[str, Any]
     error: ErrorView | None
@@ -386,7 +385,9 @@ class WebhookView(BaseModel):
     """What became of the newest message to the run's webhook."""
 
     url: str
-    event: str | None = Field(None, description="Null while there is nothing to tell.", examples=["run.completed"])
+    event: Annotated[str, DescribedAs(WebhookEvent)] | None = Field(
+        None, description="Null while there is nothing to tell."
+    )
     status: DeliveryStatus | None = None
     attempts: int = 0
     last_error: str | None = None
@@ -405,14 +406,20 @@ class RunView(QueueStanding, RunSummary):
     timeout_seconds: int
     max_retries: int
     cancel_requested: bool
-    plan: dict[str, Any] | None
+    plan: PlanView | None = Field(description="The plan in force; before there is one, the plan that was given.")
     plan_version: int = Field(description="From 1; GET /agent/runs/{run_id}/plans has the earlier ones.")
     steps: list[StepView]
-    result: dict[str, Any] | None = Field(
+    result: Annotated[dict[str, Any], DescribedAs(RunResult)] | None = Field(
         description="Once it is over: what came of it, in words, and what it took.",
-        examples=[{"summary": "3 words were counted.", "files": ["words.txt"], "cost": {"usd": 0.0}}],
+        examples=[
+            {
+                "summary": "3 words were counted.",
+                "files": ["words.txt"],
+                "cost": {"input_tokens": 0, "output_tokens": 0, "usd": 0.0, "model_calls": 0, "seconds": 0.01},
+            }
+        ],
     )
-    budget: dict[str, Any] | None = Field(description="As the run names it.")
+    budget: Annotated[dict[str, Any], DescribedAs(RunBudget)] | None = Field(description="As the run names it.")
     mcp_servers: list[str] = Field(description="As the run names them.")
     failures: list[FailureView] = Field(description="What its failed attempts died of, oldest first.")
     webhook: WebhookView | None = Field(None, description="When the run names a webhook_url.")
@@ -423,7 +430,7 @@ class RunView(QueueStanding, RunSummary):
 
 class PlanVersionView(BaseModel):
     version: int
-    plan: dict[str, Any]
+    plan: PlanView
     replaced_at: datetime | None = Field(None, description="Null for the plan in force.")
     reason: str | None = Field(None, description="Why it was replaced.")
 
@@ -437,7 +444,7 @@ class ModelCallView(BaseModel):
     step: str = Field(description="Empty for the planner.")
     purpose: str = Field(examples=["plan"])
     number: int = Field(description="Counts the calls of this step and purpose, from 1.")
-    status: str = Field(description="started, completed or failed.", examples=["completed"])
+    status: Annotated[str, DescribedAs(CallStatus)]
     server: str
     model: str
     input_tokens: int
@@ -529,7 +536,7 @@ class EventView(BaseModel):
 
 
 class EventPage(BaseModel):
-    events: list[EventView]
+    events: list[Annotated[EventView, DescribedAs(Event)]]
     next_after: int = Field(description="Give it as `after` for what comes next.")
     ended: bool = Field(description="The run's last event is among these or before them.")
 
@@ -549,7 +556,7 @@ class FileList(BaseModel):
 
 
 class ReasonView(BaseModel):
-    code: str = Field(examples=["runs_ahead"], description="Stable; `text` says what it means.")
+    code: Annotated[str, DescribedAs(ReasonCode)] = Field(description="`text` says what it means.")
     text: str = Field(examples=["4 runs are taken before it"])
 
 
@@ -558,7 +565,7 @@ class Explanation(QueueStanding, RunState):
 
     text: str = Field(description="All reasons in words.")
     reasons: list[ReasonView] = Field(description="What it waits for, the nearest first.")
-    priority: str = Field(examples=["normal"])
+    priority: Annotated[str, DescribedAs(PriorityName)]
     waiting_seconds: float | None = Field(description="How long it has waited so far.")
     ahead: int | None = Field(description="Runs that are taken before it, as things stand.")
     cap: int | None = Field(description="Where a cap holds it back: so many runs at once.")
@@ -591,7 +598,7 @@ class Problem(BaseModel):
     type: str = Field("about:blank")
     title: str
     status: int
-    code: str
+    code: Annotated[str, DescribedAs(ProblemCode)]
     detail: str
     field: str | None = Field(None, description="For 422: the dotted path of the value at fault.")
     errors: list[FaultView] | None = Field(

@@ -1,11 +1,14 @@
 """What the API says of the queue, of whose a token is, and of what a user has stored."""
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from app.models import RunId
+from app.schemas.described import DescribedAs
 from backplane.runs import RunStatus
+from backplane.users import Tier
 
 
 class QueueView(BaseModel):
@@ -46,7 +49,7 @@ class FinishedJobs(BaseModel):
 class WhoAmI(BaseModel):
     user_id: str
     name: str
-    tier: str
+    tier: Annotated[str, DescribedAs(Tier)]
 
 
 class UsageOf(BaseModel):

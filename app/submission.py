@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from app.known_tools import KnownTools
-from app.models import Fork, NewRun
+from app.models import ForkRun, NewRun
 from app.storage_limits import StorageLimits
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import (
@@ -162,7 +162,7 @@ class Submission:
             await self.push(run, told, place)
             return run
 
-    async def fork(self, user: User, fork: Fork, idempotency_key: str | None) -> Run:
+    async def fork(self, user: User, fork: ForkRun, idempotency_key: str | None) -> Run:
         """Raises NotFound, FilesGone, Conflict, InvalidPlan, StorageExceeded, IdempotencyKeyReused, QueueFull,
         Unavailable (database)."""
         self._check_prompt(fork)
@@ -346,7 +346,7 @@ class Submission:
         if new.webhook_url is not None and not self._settings.webhook_allow_private:
             check_public_url(new.webhook_url)
 
-    def _check_prompt(self, given: NewRun | Fork) -> None:
+    def _check_prompt(self, given: NewRun | ForkRun) -> None:
         most = self._settings.prompt_max_chars
         if given.prompt is not None and len(given.prompt) > most:
             raise InvalidInput(

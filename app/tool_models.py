@@ -1,9 +1,11 @@
 """What the API says of tools."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from app.schemas.described import DescribedAs
+from app.schemas.outcomes import RiskName
 from backplane.tool_catalogue.base import PublishedTool
 
 
@@ -11,7 +13,7 @@ class ToolView(BaseModel):
     name: str = Field(examples=["shell"])
     description: str
     parameters: dict[str, Any] = Field(description="JSON schema of the arguments.")
-    risk: str = Field(description="low, medium or high: the worst that it can do.", examples=["medium"])
+    risk: Annotated[str, DescribedAs(RiskName)] = Field(description="The worst that it can do.")
     repeatable: bool = Field(description="Carried out twice it is as good as once.")
     package: str | None = Field(description="The plug-in that it is from; null: the platform's own.")
 

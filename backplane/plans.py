@@ -40,7 +40,8 @@ StepId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # One JSON schema, of what is taken: what is given back is the same.
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_mode_override="validation")
 
 
 class StepRetry(_Frozen):

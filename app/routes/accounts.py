@@ -79,8 +79,8 @@ async def show_account(
 
 @router.post("/agent/accounts/{account_id}/top-up", responses=responses(403, 404, 409, 413, 422))
 async def top_up_account(account_id: AccountId, movement: Movement, _: Admin, services: ServicesOf) -> Booked:
-    """Put something in. An owner without an account gets one, and with it a limit: of what is put in. A closed account
-    is opened."""
+    """Put something into an account. An owner without an account gets one, and with it a limit: of what is put in. A
+    closed account is opened."""
     ledger = services.resources.store.ledger
     owner, resource = await _owner_and_resource(ledger, account_id)
     amount = amount_of(resource, movement.amount)
@@ -89,7 +89,7 @@ async def top_up_account(account_id: AccountId, movement: Movement, _: Admin, se
 
 @router.post("/agent/accounts/{account_id}/withdraw", responses=responses(403, 404, 409, 413, 422))
 async def withdraw_from_account(account_id: AccountId, movement: Movement, _: Admin, services: ServicesOf) -> Booked:
-    """Take something out that is neither reserved nor spent. 409 when there is less."""
+    """Take something out of an account that is neither reserved nor spent. 409 when there is less."""
     ledger = services.resources.store.ledger
     account = await _by_id(ledger, account_id)
     amount = amount_of(_resource(account), movement.amount)
@@ -98,7 +98,8 @@ async def withdraw_from_account(account_id: AccountId, movement: Movement, _: Ad
 
 @router.post("/agent/accounts/transfer", responses=responses(403, 404, 409, 413, 422))
 async def transfer_between_accounts(transfer: Transfer, _: Admin, services: ServicesOf) -> Booked:
-    """From one account to another of the same resource, both or neither. 409 when the source has less."""
+    """Move something from one account to another of the same resource. Both change, or neither. 409 when the source
+    has less."""
     ledger = services.resources.store.ledger
     source, target = await _by_id(ledger, transfer.source), await _by_id(ledger, transfer.target)
     amount = amount_of(_resource(source), transfer.amount)
@@ -107,8 +108,8 @@ async def transfer_between_accounts(transfer: Transfer, _: Admin, services: Serv
 
 @router.delete("/agent/accounts/{account_id}", responses=responses(403, 404, 422))
 async def close_account(account_id: AccountId, _: Admin, services: ServicesOf) -> AccountView:
-    """From now on its owner has no limit of its resource. What is left is withdrawn, the entries stay, and what runs
-    have reserved is settled as ever."""
+    """Close an account. From now on its owner has no limit of its resource. What is left is withdrawn, the
+    entries stay, and what runs have reserved is settled as ever."""
     ledger = services.resources.store.ledger
     [view] = await _views(ledger, [await ledger.close(await _by_id(ledger, account_id))])
     return view
@@ -116,7 +117,7 @@ async def close_account(account_id: AccountId, _: Admin, services: ServicesOf) -
 
 @router.get("/agent/ledger/audit", responses=responses(403))
 async def audit_ledger(_: Admin, services: ServicesOf) -> AuditView:
-    """Add all entries up, and say where an account is not what they make. It reads the whole ledger."""
+    """Add the ledger's entries up, and say where an account is not what they make. It reads the whole ledger."""
     audit = await services.resources.store.ledger.audit()
     differences = [
         DifferenceView(account_id=one.account_id, what=one.what, expected=one.expected, found=one.found)

@@ -34,7 +34,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 
 @router.get("/agent/artifacts/{agent}", responses=responses(404, 422))
 async def list_artifacts(agent: AgentName, user: CurrentUser, services: ServicesOf) -> ArtifactFiles:
-    """The files that an agent of yours keeps, by path; none for one that has never kept any."""
+    """The files that an agent of yours keeps, by path. None for one that has never kept any."""
     return ArtifactFiles.of(await _artifacts(services).files(Agent(user.id, agent)))
 
 
@@ -45,7 +45,7 @@ async def get_artifact(agent: AgentName, path: ArtifactPath, user: CurrentUser, 
 
 
 @router.get("/agent/artifacts/{user}/{agent}/log", responses=responses(403, 404, 422))
-async def log_artifacts(
+async def list_artifact_changes(
     user: UserRef,
     agent: AgentName,
     _: Admin,

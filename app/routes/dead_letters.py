@@ -68,7 +68,7 @@ async def show_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> Dea
 
 @router.post("/agent/dead-letters/{run_id}/redrive", responses=responses(403, 404, 409, 413, 422))
 async def redrive_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> RunSummary:
-    """Queue the run again, with all its attempts. Completed steps are not repeated."""
+    """Queue the run of a dead letter again, with all its attempts. Completed steps are not repeated."""
     run = await services.submission.redrive(run_id)
     return RunSummary(**{**RunSummary.fields_of(run), "prompt": run.prompt[:PROMPT_HEAD_CHARS]})
 
@@ -79,21 +79,22 @@ async def redrive_dead_letters(
     services: ServicesOf,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many in this call.")] = 100,
 ) -> Redriven:
-    """Queue the oldest again, up to the limit, or until the queue is full. `left` says how many there still are."""
+    """Queue the runs of the oldest dead letters again. Up to the limit, or until the queue is full. `left`
+    says how many there still are."""
     redriven = await redrive_oldest(services, limit)
     return Redriven(redriven=redriven, left=await services.resources.store.dead_letters.count())
 
 
 @router.delete("/agent/dead-letters/{run_id}", responses=responses(403, 404, 422))
 async def purge_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> Purged:
-    """Forget the dead letter. Its run stays as it is, failed, and its user may still retry it."""
+    """Forget a dead letter. Its run stays as it is, failed, and its user may still retry it."""
     await services.resources.store.dead_letters.purge(run_id)
     return Purged(purged=1)
 
 
 @router.delete("/agent/dead-letters", responses=responses(403))
 async def purge_dead_letters(_: Admin, services: ServicesOf) -> Purged:
-    """Forget all of them. Their runs stay failed."""
+    """Forget all dead letters. Their runs stay failed."""
     return Purged(purged=await services.resources.store.dead_letters.purge_all())
 
 

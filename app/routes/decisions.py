@@ -40,7 +40,7 @@ Cursor = Annotated[DecisionId | None, Query(description="`next_cursor` of the pa
 async def list_decisions(
     user: CurrentUser, services: ServicesOf, status: Status = None, cursor: Cursor = None, limit: Limit = 50
 ) -> DecisionPage:
-    """What one's runs ask and asked; `status=pending` for what is to be decided."""
+    """What one's runs ask and asked. `status=pending` for what is to be decided."""
     decisions = services.resources.store.decisions
     return _page(await decisions.page(user.id, status=status, before=cursor, limit=limit + 1), limit)
 
@@ -69,7 +69,8 @@ async def decide(
     user: CurrentUser,
     services: ServicesOf,
 ) -> DecisionView:
-    """Decide. A run that waits goes on by itself. The same answer again changes nothing; another one is refused."""
+    """Answer what a run asks. A run that waits goes on by itself. The same answer again changes nothing; another one is
+    refused."""
     status, answer = _answer(body)
     made = await services.submission.decide(user, run_id, decision_id, status, answer)
     return DecisionView.of(made)

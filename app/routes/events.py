@@ -21,12 +21,10 @@ NOW = "now"
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: described(
-        "Frames `id`, `event`, `data`; the id is a cursor of this stream, the data is the event as the "
-        "run's own log has it, with the run's id and its number there. Events: those of a run's stream; position "
-        "without id. An `end` is that of a run; the stream goes on.",
-        id_pattern=r"^[0-9]+-[0-9]+$",
+        "Frames of `id`, `event` and `data`: `data` is one of the schema Event in one line, with the run's id and its "
+        "number in that run's log; `id` is a cursor of this stream, and `position` has none. An `end` is that of a "
+        "run; the stream goes on.",
         id_example="0-4711",
-        required=(),
     ),
 }
 
@@ -43,7 +41,8 @@ async def stream_all_events(
         str | None, Header(description="The id of the last event that was received; goes before `after`.")
     ] = None,
 ) -> Response:
-    """Server-sent events of all your runs: the whole history after the cursor, then each event when it is stored.
+    """Follow all your runs by server-sent events. The whole history after the cursor, then each event when it
+    is stored.
 
     Events of one run are in order; those of different runs are in the order in which they were stored.
     """

@@ -10,18 +10,18 @@ from app.json_body import JsonRoute
 from app.models import (
     EXAMPLE_PLAN,
     EXAMPLE_PROMPT,
-    Cancel,
-    Create,
-    CreateAndStart,
+    CancelRun,
+    CreateAndStartRun,
+    CreateRun,
     ExecuteRequest,
     ExecuteResponse,
-    Fork,
+    ForkRun,
     QueueStanding,
-    Replay,
-    Retry,
-    Start,
+    ReplayRun,
+    RetryRun,
+    StartRun,
     UncertainStep,
-    Validate,
+    ValidateRun,
 )
 from app.services import Services, ServicesOf
 from app.validation import Validation
@@ -64,33 +64,33 @@ async def execute(
     """Act on a run. `create`, `run`, `fork` and `replay` answer 201, the others 200; `validate` makes no run."""
     submission = services.submission
     new: dict[str, Any] = {}
-    if isinstance(body, Validate):
+    if isinstance(body, ValidateRun):
         return await services.validator.validate(user, body.model_extra or {})
-    if isinstance(body, Create | CreateAndStart):
+    if isinstance(body, CreateRun | CreateAndStartRun):
         response.status_code = 201
-        run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStart))
+        run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStartRun))
         forecast = await services.validator.forecast(user, body)
         new = {"planner": forecast.planner, "planner_note": forecast.note}
-    elif isinstance(body, Start):
+    elif isinstance(body, StartRun):
         run = await submission.start(user, body.run_id)
-    elif isinstance(body, Cancel):
+    elif isinstance(body, CancelRun):
         run = await submission.cancel(user, body.run_id)
-    elif isinstance(body, Fork):
+    elif isinstance(body, ForkRun):
         response.status_code = 201
         run = await submission.fork(user, body, idempotency_key)
-    elif isinstance(body, Replay):
+    elif isinstance(body, ReplayRun):
         response.status_code = 201
         run = await submission.replay(user, body.run_id, idempotency_key, execute=body.execute)
-    elif isinstance(body, Retry) and body.from_step is not None:
+    elif isinstance(body, RetryRun) and body.from_step is not None:
         run = await submission.retry_from(user, body.run_id, body.from_step, uncertain_step_is_done=_is_done(body))
-    elif isinstance(body, Retry):
+    elif isinstance(body, RetryRun):
         run = await submission.retry(user, body.run_id, uncertain_step_is_done=_is_done(body))
     else:
         run = await services.resources.store.runs.get(user.id, body.run_id)
     return ExecuteResponse(run_id=run.id, status=run.status, **new, **await standing_of(services, run))
 
 
-def _is_done(body: Retry) -> bool | None:
+def _is_done(body: RetryRun) -> bool | None:
     return None if body.uncertain_step is None else body.uncertain_step is UncertainStep.DONE
 
 

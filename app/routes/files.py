@@ -140,7 +140,8 @@ async def get_file(
 async def put_file(
     run_id: RunId, path: FilePath, request: Request, user: CurrentUser, services: ServicesOf
 ) -> FileView:
-    """Write a file, before the run is started or at any other time. It is seen whole, or not at all."""
+    """Write a file into a run's workspace. Before the run is started or at any other time. It is seen whole,
+    or not at all."""
     run = await services.resources.store.runs.get(user.id, run_id)
     if run.files_expired_at is not None:
         raise Conflict(f"run {run_id} is past its time and its files are gone; make a new run")

@@ -19,13 +19,13 @@ KEPT_SECONDS = 0.25
 
 
 @router.get("/health/live")
-async def live() -> dict[str, bool]:
-    """The process answers. Asks no other part."""
+async def check_liveness() -> dict[str, bool]:
+    """Whether the process answers. Asks no other part."""
     return {"ok": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "A part does not answer."}})
-async def ready(services: ServicesOf, response: Response) -> Readiness:
+async def check_readiness(services: ServicesOf, response: Response) -> Readiness:
     """Whether runs can be taken now. No token needed; no secret is in it. Redis must take a write."""
     readiness = await services.readiness.get()
     if not readiness.ok:

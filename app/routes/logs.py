@@ -26,11 +26,10 @@ Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with 
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: described(
-        "Frames `id`, `event`, `data`; the data is the event as the JSON log has it. Events: "
-        "status, position (while queued; without id), plan, step, log, gap (ids not to be had), end (the last).",
-        id_pattern=r"^[0-9]+$",
+        "Frames of `id`, `event` and `data`: `data` is one of the schema Event in one line, `event` is its type and "
+        "`id` its number; `position` and `progress` have no `id`. A line that begins with a colon says that nothing is "
+        "new. `end` is the last frame.",
         id_example="7",
-        required=("event", "data"),
     ),
     204: {"description": "The cursor is at the end of a run that is over: nothing more will come."},
 }
@@ -44,7 +43,7 @@ async def list_events(
     after: Cursor = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = PAGE,
 ) -> EventPage:
-    """The events after a cursor, oldest first."""
+    """The events of a run after a cursor, oldest first."""
     run = await services.resources.store.runs.get(user.id, run_id)
     found, _ = await services.history.after(run_id, after)
     events = found[:limit]
@@ -67,7 +66,8 @@ async def stream_events(
         str | None, Header(description="The id of the last event that was received; goes before `after`.")
     ] = None,
 ) -> Response:
-    """Server-sent events: the whole history after the cursor, then each event the moment it is written."""
+    """Follow a run by server-sent events. The whole history after the cursor, then each event the moment it is
+    written."""
     cursor = _cursor(last_event_id) if last_event_id else after
     run = await services.resources.store.runs.get(access.user.id, run_id)
     watched = await services.hub.open(access.user, run_id, is_queued=run.status is RunStatus.QUEUED)

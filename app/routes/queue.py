@@ -40,8 +40,8 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
 
 
 @router.get("/agent/queue/finished", responses=responses())
-async def list_finished(user: CurrentUser, services: ServicesOf) -> FinishedJobs:
-    """One's own among the last hundred runs that ended, newest first; for admins, all of them."""
+async def list_finished_runs(user: CurrentUser, services: ServicesOf) -> FinishedJobs:
+    """The runs that ended last, newest first. One's own among the last hundred; for admins, all of them."""
     jobs = await services.resources.queue.finished()
     return FinishedJobs(
         jobs=[
@@ -60,7 +60,7 @@ async def list_finished(user: CurrentUser, services: ServicesOf) -> FinishedJobs
 
 
 @router.get("/agent/me", responses=responses())
-async def show_user(user: CurrentUser) -> WhoAmI:
+async def show_me(user: CurrentUser) -> WhoAmI:
     """Whose token this is."""
     return WhoAmI(user_id=user.id, name=user.name, tier=user.tier)
 

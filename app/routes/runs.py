@@ -110,7 +110,7 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
     )
 
 
-@router.delete("/agent/runs/{run_id}", status_code=204, responses=responses(404, 409, 422))
+@router.delete("/agent/runs/{run_id}", operation_id="delete_run", status_code=204, responses=responses(404, 409, 422))
 async def delete_one(run_id: RunId, user: CurrentUser, services: ServicesOf) -> None:
     """Delete a run that is over, with its events and files, for good."""
     await delete_run(services.resources, user.id, run_id)
@@ -135,7 +135,7 @@ async def _webhook(services: Services, run: Run) -> WebhookView | None:
 
 @router.get("/agent/runs/{run_id}/plans", responses=responses(404, 422))
 async def list_plans(run_id: RunId, user: CurrentUser, services: ServicesOf) -> PlanVersions:
-    """All plans of a run: those that a newer one has replaced, each with the reason, and the one in force."""
+    """All plans of a run. Those that a newer one has replaced, each with the reason, and the one in force."""
     store = services.resources.store
     run = await store.runs.get(user.id, run_id)
     plans = [

@@ -32,7 +32,7 @@ async def show_tool(
     _: CurrentUser,
     services: ServicesOf,
 ) -> ToolView:
-    """One of them. Where workers have it in several versions, as the one that came last has it."""
+    """One tool. Where workers have it in several versions, as the one that came last has it."""
     known = await services.known_tools.known(at_most_seconds_old=0)
     if name not in known.tools:
         raise NotFound(f"no live worker has a tool {name!r}{near(name, known.tools)}")

@@ -13,14 +13,15 @@ router = APIRouter(tags=["webhooks"])
 
 @router.get("/agent/webhook-secret", responses=responses())
 async def show_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
-    """The secret that one's webhooks are signed with, after the Standard Webhooks specification. Made when there is
+    """The secret that one's webhooks are signed with. After the Standard Webhooks specification. Made when there is
     none yet."""
     return _view(await services.resources.store.webhooks.secret(user.id), response)
 
 
 @router.post("/agent/webhook-secret/rotate", responses=responses(409, 413))
 async def rotate_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
-    """A new secret. The one before signs too for a while, so that receivers can be told the new one meanwhile."""
+    """Replace the secret that one's webhooks are signed with. The one before signs too for a while, so
+    that receivers can be told the new one meanwhile."""
     overlap = services.settings.webhook_secret_overlap_seconds
     return _view(await services.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
 

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, text
 
-from app.models import Fork, NewRun
+from app.models import ForkRun, NewRun
 from backplane import process_log
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.runs import Run, RunError, RunStatus
@@ -444,7 +444,7 @@ async def derived(platform: Platform, source: Run, kind: str) -> Run:
     # Nothing in it names the secret any more.
     plan = {"steps": [SAVE, shell("other", "cat token.txt", needs=["save"]), SHOW]}
     return await platform.submission.fork(
-        platform.user, Fork(action="fork", run_id=source.id, step="save", plan=plan), None
+        platform.user, ForkRun(action="fork", run_id=source.id, step="save", plan=plan), None
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.models import Fork, NewRun
+from app.models import ForkRun, NewRun
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import NotFound
 from backplane.events import EventType
@@ -38,7 +38,7 @@ async def files(platform: Platform, run_id: str) -> dict[str, bytes]:
 
 
 async def forked(platform: Platform, source: Run, **values: object) -> Run:
-    fork = Fork(action="fork", run_id=source.id, **values)  # type: ignore[arg-type]
+    fork = ForkRun(action="fork", run_id=source.id, **values)  # type: ignore[arg-type]
     return await platform.submission.fork(platform.user, fork, None)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.models import Fork
+from app.models import ForkRun
 from backplane.decisions import DecisionStatus
 from backplane.runs import RunStatus
 from tests.integration.worker.workers import Platform
@@ -208,7 +208,7 @@ async def test_a_fork_finds_the_files_as_its_source_had_left_them(
     await said(working_platform, sources)
     forks = {}
     for name, run_id in sources.items():
-        fork = Fork(action="fork", run_id=run_id, step="s0")
+        fork = ForkRun(action="fork", run_id=run_id, step="s0")
         forks[name] = (await working_platform.submission.fork(working_platform.user, fork, None)).id
     assert await said(working_platform, forks) == expected(cases)
 
