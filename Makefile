@@ -8,7 +8,8 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --requir
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all test-kubernetes attack environments chaos check bench image browser-image requirements clean
+.PHONY: demo serve test test-all test-clients test-kubernetes attack environments chaos check bench image browser-image \
+	requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -25,6 +26,10 @@ test: .venv/installed-dev
 
 test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" $(ARGS)
+
+# Clients that are generated from the API's description, in Python and, where npm is, in TypeScript (docs/api.md).
+test-clients: .venv/installed-dev .venv-clients/installed
+	$(PYTHON) -m pytest tests/clients $(ARGS)
 
 # On the cluster of KUBECONFIG: sandboxes as Jobs, and the platform as the scripts deploy it. The nodes must have the
 # images KUBERNETES_TEST_IMAGE and AGENT_IMAGE; for the platform this machine must be the node. One after another: they
@@ -76,11 +81,12 @@ requirements:
 	$(COMPILE) --group embedded -c requirements.txt -o requirements-embedded.txt
 	$(COMPILE) --group dev -c requirements.txt -c requirements-embedded.txt -o requirements-dev.txt
 	$(COMPILE) --group bench -o requirements-bench.txt
+	$(COMPILE) --group clients -o requirements-clients.txt
 	$(COMPILE) --group browser -o images/browser/requirements.txt
 
 # Everything but .data/, which holds runs.
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-clients .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: requirements.txt requirements-embedded.txt | $(PYTHON)
@@ -98,6 +104,18 @@ clean:
 .venv-bench/installed: requirements-bench.txt | $(PYTHON)
 	$(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
+# The generators of clients, apart from what the project itself installs.
+.venv-clients/installed: requirements-clients.txt tests/clients/package-lock.json | $(PYTHON)
+	$(PYTHON) -m venv --clear .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.txt
+	@if command -v npm >/dev/null; then \
+		cp tests/clients/package.json tests/clients/package-lock.json .venv-clients/ && \
+		npm ci --prefix .venv-clients --ignore-scripts --no-audit --no-fund --loglevel=error; \
+	else \
+		echo "npm is not here, so the tests of clients in TypeScript are skipped. On Debian or Ubuntu: apt install npm" >&2; \
+	fi
 	@touch $@
 
 # The first interpreter that really runs: a version manager may have put one in PATH that does not.

@@ -17,7 +17,7 @@ from app.schemas.described import DescribedAs
 from app.schemas.events import Event
 from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
 from app.schemas.problems import ProblemCode
-from backplane.budgets import MICRO, RunBudget
+from backplane.budgets import RunBudget
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
 from backplane.plans import Plan
@@ -25,7 +25,6 @@ from backplane.queue.base import Standing
 from backplane.runs import AGENT_PATTERN, Run, RunStatus
 from backplane.store.dead_letters import Failure
 from backplane.store.journal import StepStatus
-from backplane.store.model_calls import CallStatus, RecordedCall
 from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
 RunId = Annotated[
@@ -437,51 +436,6 @@ class PlanVersionView(BaseModel):
 
 class PlanVersions(BaseModel):
     plans: list[PlanVersionView] = Field(description="Oldest first; none before there is a plan.")
-
-
-class ModelCallView(BaseModel):
-    call_id: str
-    step: str = Field(description="Empty for the planner.")
-    purpose: str = Field(examples=["plan"])
-    number: int = Field(description="Counts the calls of this step and purpose, from 1.")
-    status: Annotated[str, DescribedAs(CallStatus)]
-    server: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    usd: float | None = Field(description="Dollars; null where the price is not known.")
-    started_at: datetime
-    finished_at: datetime | None
-    error: ErrorView | None
-
-    @classmethod
-    def fields_of(cls, call: RecordedCall) -> dict[str, Any]:
-        totals = call.totals
-        return {
-            "call_id": call.id,
-            "step": call.key.step_id,
-            "purpose": call.key.purpose,
-            "number": call.key.number,
-            "status": call.status,
-            "server": call.server,
-            "model": call.model,
-            "input_tokens": totals.input_tokens,
-            "output_tokens": totals.output_tokens,
-            "usd": None if totals.micro_usd is None else totals.micro_usd / MICRO,
-            "started_at": call.started_at,
-            "finished_at": call.finished_at,
-            "error": call.error.as_dict() if call.error else None,
-        }
-
-
-class ModelCallDetails(ModelCallView):
-    request: dict[str, Any] | None = Field(description="What the model was asked, as it was sent but for secrets.")
-    response: dict[str, Any] | None = Field(description="Null while there is none.")
-
-
-class ModelCallPage(BaseModel):
-    calls: list[ModelCallView]
-    next_cursor: int | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
 
 
 class DeadLetterSummary(BaseModel):

@@ -1,4 +1,4 @@
-"""Checks values against the API's description more strictly than clients do: a field that it does not name is a fault."""
+"""Checks values against the API's description more strictly than clients do: a field without a name there is a fault."""
 
 import json
 from typing import Any
@@ -12,7 +12,8 @@ from backplane.settings import Settings
 class DescribedSchemas:
     def __init__(self) -> None:
         described = create_app(Settings.model_validate({})).openapi()
-        schemas = json.loads(json.dumps(described["components"]["schemas"]).replace("#/components/schemas/", "#/$defs/"))
+        text = json.dumps(described["components"]["schemas"]).replace("#/components/schemas/", "#/$defs/")
+        schemas = json.loads(text)
         for schema in schemas.values():
             _close(schema)
         self._schemas = schemas

@@ -13,9 +13,6 @@ from app.models import (
     Explanation,
     FailureView,
     Limit,
-    ModelCallDetails,
-    ModelCallPage,
-    ModelCallView,
     PlanVersions,
     PlanVersionView,
     QueueStanding,
@@ -28,6 +25,7 @@ from app.models import (
     WebhookView,
 )
 from app.routes.execute import standing_of
+from app.schemas.model_calls import ModelCallDetails, ModelCallPage, ModelCallView
 from app.services import Services, ServicesOf
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import NotFound, Unavailable
