@@ -1,4 +1,4 @@
-"""Checks values against the API's description more strictly than clients do: a field without a name there is a fault."""
+"""Checks values more strictly than clients do: a field that the API's description does not have is a fault."""
 
 import json
 from typing import Any
