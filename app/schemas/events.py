@@ -67,6 +67,7 @@ class PlanData(Described):
     planner: str = Field(description="Who made it.", examples=["given"])
     version: int = Field(description="From 1; each plan that replaces another has the next number.")
     reason: str | None = Field(None, description="Why it replaces the one before.")
+    note: str | None = Field(None, description="Where there was a choice: how to choose the other planner.")
     steps: list[PlanEventStep] = Field(description="In an order in which they can be carried out.")
 
 

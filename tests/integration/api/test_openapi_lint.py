@@ -21,6 +21,7 @@ from app.schemas.problems import ProblemCode
 from backplane.dead_letters import DeadReason
 from backplane.decisions import DecisionKind, DecisionStatus
 from backplane.errors import PlatformError
+from backplane.event_data import DATA
 from backplane.events import EventType
 from backplane.runs import FINAL, Priority, RunStatus
 from backplane.settings import Settings
@@ -28,6 +29,7 @@ from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
 from backplane.users import Tier
 from backplane.webhooks import DeliveryStatus
+from checks.error_codes import OF_THE_API
 from worker.tools.base import Risk
 
 ROOT = Path(__file__).parents[3]
@@ -278,6 +280,8 @@ def test_an_event_is_one_of_all_types_that_there_are(described: Any) -> None:
         schema = schemas[reference.rpartition("/")[2]]
         assert schema["properties"]["type"]["const"] == type
         assert set(schema["required"]) == {"id", "run_id", "at", "type", "data"}
+        data = schemas[schema["properties"]["data"]["$ref"].rpartition("/")[2]]
+        assert data["properties"].keys() | {""} == DATA[EventType(type)].keys(), "docs/reference/events.md differs"
 
 
 def test_the_codes_of_problems_are_those_that_the_code_can_answer() -> None:
@@ -296,6 +300,7 @@ def test_the_codes_of_problems_are_those_that_the_code_can_answer() -> None:
     # Given in a tuple.
     found.add("malformed_http")
     assert found == set(ProblemCode)
+    assert OF_THE_API.keys() < found
 
 
 def test_the_codes_of_reasons_are_those_that_explanations_give() -> None:
