@@ -27,6 +27,7 @@ class RunOrigin(Described):
     kind: OriginKind
     run_id: str
     step: str | None = Field(None, description="The last step that was taken over.")
+    execute: bool | None = Field(None, description="Of a replay: whether its steps are carried out.")
 
 
 class StatusData(Described):
