@@ -88,8 +88,8 @@ async def test_a_client_in_typescript_is_generated_without_a_warning_and_carries
     assert not {"warn", "⚠"} & set(said.lower().split())
     (tmp_path / "copy-words.ts").write_text(documented("typescript"))
     compiler = generator("node_modules/.bin/tsc")
-    options = ("--strict", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.iterable")
-    await succeeds(compiler, *options, "copy-words.ts", "agent-api.d.ts", folder=tmp_path)
+    strictly = ("--strict", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.iterable")
+    await succeeds(compiler, *strictly, "copy-words.ts", "agent-api.d.ts", folder=tmp_path)
     (tmp_path / "main.js").write_text(
         'import { copyWords } from "./copy-words.js";\n'
         "console.log(await copyWords(process.argv[2], process.argv[3]));\n"
