@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kubernetes.sandbox.workers import IMAGE
 from tests.waiting import wait_until
 from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
 
@@ -35,7 +36,7 @@ def kubeconfig() -> str:
 
 @pytest.fixture(scope="session")
 def sandbox_image() -> str:
-    return os.environ.get("KUBERNETES_TEST_IMAGE", "docker.io/library/python:3.12-slim")
+    return IMAGE
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Workers as the cluster sees them: each with sandboxes of its own, some behind a network that can be cut."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from worker.sandbox.kubernetes import KubernetesSandbox, Starts, open_kubernetes
 from worker.sandbox.pod.packed import runner_argv
 
 MIB = 1024 * 1024
-IMAGE = "docker.io/library/python:3.12-slim"
+IMAGE = os.environ.get("KUBERNETES_TEST_IMAGE", "docker.io/library/python:3.12-slim")
 LIMITS = Limits(
     wall_seconds=60,
     memory_bytes=128 * MIB,
