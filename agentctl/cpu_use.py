@@ -32,7 +32,7 @@ class CgroupMeter(CpuMeter):
 
     def used_seconds(self) -> float:
         try:
-            fields = dict(line.split() for line in self._file.read_text().splitlines())
+            fields = dict(line.split() for line in self._file.read_text("utf-8").splitlines())
             return int(fields["usage_usec"]) / 1e6
         except (OSError, KeyError, ValueError) as error:
             raise CommandError(ExitCode.USAGE, f"{self._file} tells no CPU time: {error}.") from None
@@ -85,7 +85,7 @@ def _cores_of(folder: Path) -> float:
     cores = float(len(os.sched_getaffinity(0)))
     for place in (folder, *folder.parents):
         try:
-            quota, period = (place / "cpu.max").read_text().split()
+            quota, period = (place / "cpu.max").read_text("utf-8").split()
         except (OSError, ValueError):
             continue
         if quota != "max":

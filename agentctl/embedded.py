@@ -290,11 +290,11 @@ class EmbeddedRedis:
     def _read_config(self) -> dict[str, str]:
         if not self._config.exists():
             return {}
-        return dict(line.split(" ", 1) for line in self._config.read_text().splitlines() if " " in line)
+        return dict(line.split(" ", 1) for line in self._config.read_text("utf-8").splitlines() if " " in line)
 
     def last_words(self) -> str:
         """The last lines of its log, in one line."""
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        lines = self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []
         return f"{' / '.join(lines[-3:]) or 'it said nothing'} (all of it: {self._log})"
 
 

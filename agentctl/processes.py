@@ -151,8 +151,9 @@ def last_lines(log: Path, start: int = 0, count: int = 12) -> str:
 
 def child_environment(variables: Mapping[str, str], base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`base` with `variables` instead of any spelling of theirs (settings are read without regard to case), and this
-    project to be imported, wherever agentctl was called."""
+    project to be imported, wherever agentctl was called. Texts of users become arguments of commands, which in a locale
+    that is not UTF-8 could not be started."""
     replaced = {name.lower() for name in variables}
     kept = {name: value for name, value in base.items() if name.lower() not in replaced}
     path = os.pathsep.join(filter(None, [str(PROJECT), base.get("PYTHONPATH", "")]))
-    return {**kept, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**kept, **variables, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}

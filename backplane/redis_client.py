@@ -258,7 +258,7 @@ class Script:
     def __init__(self, clients: RedisClients, path: Path, prelude: Path | Sequence[Path] = ()) -> None:
         self._clients = clients
         files = [prelude] if isinstance(prelude, Path) else prelude
-        self._text = "".join(f"{file.read_text()}\n" for file in files) + path.read_text()
+        self._text = "".join(f"{file.read_text('utf-8')}\n" for file in files) + path.read_text("utf-8")
         self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:

@@ -24,7 +24,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 def own_namespace() -> str:
     """The namespace of this pod; empty outside a cluster, and in a pod without a service account's token."""
     try:
-        return (SERVICE_ACCOUNT / "namespace").read_text().strip()
+        return (SERVICE_ACCOUNT / "namespace").read_text("utf-8").strip()
     except OSError:
         return ""
 

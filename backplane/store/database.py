@@ -22,6 +22,7 @@ which are users' texts.
 """
 
 import asyncio
+import os
 import re
 import sqlite3
 import time
@@ -48,6 +49,8 @@ Values = Mapping[str, Any]
 
 SQLITE_BUSY_SECONDS = 10
 SQLITE_PAUSE_SECONDS = 0.01
+SQLITE_PATH_BYTES = 504
+"""SQLite's own limit (512 in its file layer for Unix), less the longest ending of the files that it puts beside."""
 CONNECT_SECONDS = 5
 SESSION_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_conforming_strings": "on"}
 """Of PostgreSQL: how its values begin where the driver can read them. Any TimeZone will do, as times carry their
@@ -382,7 +385,13 @@ def _as_sqlalchemys(error: psycopg.Error, *, lost: bool) -> BaseException:
 
 class _Sqlite:
     def __init__(self, url: URL, options: dict[str, Any]) -> None:
-        folder = Path(url.database or "").absolute().parent
+        file = Path(url.database or "").absolute()
+        folder = file.parent
+        if len(os.fsencode(file)) > SQLITE_PATH_BYTES:
+            raise _wrong_url(
+                f"the path of the file has {len(os.fsencode(file))} bytes, of which SQLite takes {SQLITE_PATH_BYTES}; "
+                "name a shorter one (agentctl up --data), or a PostgreSQL"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -56,9 +56,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
-def agentctl(*arguments: str, folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+def agentctl(
+    *arguments: str, folder: Path, before: Sequence[str] = (), **more: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "agentctl", *arguments],
+        [*before, sys.executable, "-m", "agentctl", *arguments],
         cwd=folder,
         env=environment(**more),
         capture_output=True,
@@ -68,8 +70,9 @@ def agentctl(*arguments: str, folder: Path, **more: str) -> "subprocess.Complete
 
 
 @contextlib.contextmanager
-def up(folder: Path, port: int, *, data: str = ".data", **more: str) -> Iterator[Up]:
-    argv = [sys.executable, "-m", "agentctl", "up", "--json", "--port", str(port), "--data", data]
+def up(folder: Path, port: int, *, data: str = ".data", before: Sequence[str] = (), **more: str) -> Iterator[Up]:
+    """`before` is what stands before the command, such as `prlimit`."""
+    argv = [*before, sys.executable, "-m", "agentctl", "up", "--json", "--port", str(port), "--data", data]
     with subprocess.Popen(
         argv, cwd=folder, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -29,7 +29,7 @@ from worker.sandbox.base import Command, Ending
 from worker.tools.base import Secrets, ToolContext
 from worker.tools.in_sandbox import keep_changes
 
-DRIVER = Path(__file__).with_name("driver.py").read_text()
+DRIVER = Path(__file__).with_name("driver.py").read_text("utf-8")
 MARK_BYTES = MARK.encode()
 BESIDE_BYTES = 400
 """Of what a server wrote before it failed, what the error tells."""

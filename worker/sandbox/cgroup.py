@@ -151,8 +151,9 @@ def _cap_memory(folder: Path, size: int, version: int) -> None:
 def _own_trees() -> list[Tree]:
     """The groups of this process, one a mounted tree, whose child groups could cap memory or processes."""
     try:
-        memberships = Path("/proc/self/cgroup").read_text().splitlines()
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        # A mount point may have any name.
+        memberships = Path("/proc/self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
     trees: list[Tree] = []

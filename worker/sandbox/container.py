@@ -368,7 +368,7 @@ def container_name(call: Call) -> str:
 def _ulimits(limits: Limits) -> dict[str, str]:
     # Counted for all processes that a user has on the machine, so it is no cap of one container; `--pids-limit` is. It
     # is named because an engine's own default may be more than this machine lets it set.
-    processes = min(_MOST_PROCESSES, int(Path("/proc/sys/kernel/pid_max").read_text()))
+    processes = min(_MOST_PROCESSES, int(Path("/proc/sys/kernel/pid_max").read_text("utf-8")))
     _, own = resource.getrlimit(resource.RLIMIT_NPROC)
     if own != resource.RLIM_INFINITY:
         processes = min(processes, own)
@@ -478,7 +478,7 @@ async def _system_calls(engine: Engine) -> SystemCalls | None:
     if not engine.system_calls:
         return None
     try:
-        return await in_thread(lambda: SystemCalls(strengthened(Path(engine.system_calls).read_text())))
+        return await in_thread(lambda: SystemCalls(strengthened(Path(engine.system_calls).read_text("utf-8"))))
     except (OSError, ValueError, LookupError, TypeError) as error:
         message = f"cannot use the list of system calls in {engine.system_calls}: {error}"
         raise Unavailable(message, part="sandbox") from error

@@ -28,7 +28,7 @@ def is_gone(mark: str) -> bool:
 
 
 def _machine() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip().replace("-", "")
 
 
 def _processes() -> str:
@@ -38,7 +38,7 @@ def _processes() -> str:
 def _started(pid: int) -> str:
     """When it was started, in the kernel's ticks; empty when it is gone, also where its parent has not noticed yet."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[_STATE] in "ZX" else fields[_START_TIME]

@@ -23,7 +23,7 @@ from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.in_sandbox import run_command
 
-DRIVER = (Path(__file__).parents[1] / "browser" / "driver.py").read_text()
+DRIVER = (Path(__file__).parents[1] / "browser" / "driver.py").read_text("utf-8")
 MAX_ACTIONS = 100
 ACTION_SECONDS = 30.0
 TEXT_BYTES = 100_000

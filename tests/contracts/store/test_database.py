@@ -1,6 +1,7 @@
 """The database itself: its tables, and what is told when it does not answer."""
 
 import asyncio
+import os
 import re
 import sqlite3
 import sys
@@ -248,6 +249,23 @@ async def test_frequent_statements_are_prepared_unless_it_is_switched_off(
         assert prepared == {"there": prepares}
     finally:
         await own.close()
+
+
+@pytest.mark.parametrize(("size", "fits"), [(504, True), (505, False)])
+async def test_a_path_that_is_too_long_for_sqlite_is_refused_with_what_to_do(
+    tmp_path: Path, size: int, fits: bool
+) -> None:
+    folder = tmp_path
+    while (left := size - len(os.fsencode(folder)) - 1) > 250:
+        folder /= "x" * min(200, left - 20)
+    url = f"sqlite:///{folder / ('y' * left)}"
+    if not fits:
+        with pytest.raises(InvalidInput, match=r"505 bytes, of which SQLite takes 504.*--data"):
+            Database(url)
+        return
+    own = Database(url)
+    await own.write(lambda connection: connection.execute(text("CREATE TABLE one (two INTEGER)")))
+    await own.close()
 
 
 async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(

@@ -53,7 +53,7 @@ def runner_argv(workspace: str, idle_seconds: float, tmp_bytes: int) -> tuple[st
     """The container's first process. After `idle_seconds` with no command and no worker it ends by itself;
     a command that leaves more than `tmp_bytes` in /tmp is ended."""
     package = __name__.rpartition(".")[0]
-    texts = [f"{package}.{name}\n{Path(__file__).with_name(name + '.py').read_text()}" for name in _MODULES]
+    texts = [f"{package}.{name}\n{Path(__file__).with_name(name + '.py').read_text('utf-8')}" for name in _MODULES]
     packed = b64encode(zlib.compress("\0".join(texts).encode(), 9)).decode()
     program = _START.format(packed=packed)
     return ("python3", "-I", "-S", "-B", "-W", "ignore", "-c", program, workspace, str(idle_seconds), str(tmp_bytes))
