@@ -40,14 +40,22 @@ ReadHistory = Callable[[Cursor], Awaitable[tuple[Span[Cursor], bool]]]
 
 
 def described(description: str, *, id_example: str) -> dict[str, Any]:
-    """The OpenAPI entry of a stream. It is text there, since OpenAPI 3.1 has no word for frames, and what is generated
-    from a schema of one frame would read the whole stream as that frame."""
+    """The OpenAPI entry of a stream. `itemSchema` describes one frame, as OpenAPI 3.2 has it. `schema` says nothing: it
+    would be the whole stream's, and clients that are generated from a frame's schema read the stream as that frame."""
+    frame = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"type": "string", "enum": [type.value for type in EventType]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
     data = (
         '{"id":7,"run_id":"01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c","type":"log",'
         '"at":"2026-01-01T00:00:00+00:00","data":{"line":"3 words.txt","step":"step-2"}}'
     )
     example = f"id: {id_example}\nevent: log\ndata: {data}\n\n"
-    content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    content = {"text/event-stream": {"schema": {}, "itemSchema": frame, "example": example}}
     return {"description": description, "content": content}
 
 
