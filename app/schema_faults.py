@@ -15,7 +15,7 @@ from backplane.argument_schemas import ArgumentsSchema
 from backplane.errors import Fault, InvalidPath
 from backplane.tool_arguments import refers, unknown_argument
 from backplane.tool_catalogue.base import PublishedTool
-from backplane.workspace.paths import check_path
+from backplane.workspace.paths import file_path, folder_path
 
 _WORDS = {
     "minimum": "at least {}",
@@ -45,10 +45,10 @@ def argument_faults(
     if not _plainly_fits(tool.parameters, arguments):
         errors, left = schema.faults(arguments, most_checks)
     found = [(place, message) for error in errors for place, message in _told(tool.name, error)]
-    for name in tool.paths:
+    for name in (*tool.paths, *tool.folders):
         if isinstance(value := arguments.get(name), str):
             try:
-                check_path(value)
+                folder_path(value) if name in tool.folders else file_path(value)
             except InvalidPath as error:
                 found.append(([name], error.message))
     known = [(place, message) for place, message in found if not _refers_at(arguments, place)]

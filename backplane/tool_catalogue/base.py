@@ -19,7 +19,7 @@ MAX_BYTES = 1024 * 1024
 class PublishedTool:
     """`parameters` is the JSON schema of the arguments, `risk` is low, medium or high, `package` the plug-in's (empty:
     the platform's own). `programs`: the arguments that are carried out or obeyed, where no reference may stand;
-    `paths`: those that are paths of the workspace."""
+    `paths`: those that are paths of files in the workspace; `folders`: of folders."""
 
     name: str
     description: str
@@ -29,6 +29,7 @@ class PublishedTool:
     package: str
     programs: tuple[str, ...]
     paths: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,9 @@ def decoded(document: str) -> ToolSet:
 
 
 def _tool(found: dict[str, Any]) -> PublishedTool:
-    named = {name: found[name] for name in PublishedTool.__dataclass_fields__}
-    return PublishedTool(**{**named, "programs": tuple(found["programs"]), "paths": tuple(found["paths"])})
+    named = {name: found[name] for name in PublishedTool.__dataclass_fields__ if name in found}
+    tuples = {name: tuple(found.get(name, ())) for name in ("programs", "paths", "folders")}
+    return PublishedTool(**{**named, **tuples})
 
 
 class ToolCatalogue(ABC):

@@ -1,8 +1,9 @@
 """Which file names a workspace can hold: one rule for the API, the tools and what a command left behind.
 
 The rule is what an S3 key, a Linux file name and a listing in XML can all carry, so that a run's files may move between
-stores. Nothing is normalised: a name is taken as it is or refused, for two spellings of one file would be two
-objects in a bucket. Whether a file may be written (quota, a folder of that name) is `quota.py`'s.
+stores. `check_path` normalises nothing: a name is taken as it is or refused, for two spellings of one file would be two
+objects in a bucket. People and models write `./a.txt` and `src/` all the same: what tools are given goes through
+`file_path` or `folder_path` first, which leave one spelling. Whether a file may be written (quota, a folder of that name) is `quota.py`'s.
 """
 
 import unicodedata
@@ -44,6 +45,25 @@ def check_path(raw: str, *, max_depth: int = 64) -> str:
             raise _invalid(f"The path {_shown(raw)} contains {name!r} as a name: write it without.")
         if len(name) * 4 > MAX_NAME_BYTES and len(name.encode()) > MAX_NAME_BYTES:
             raise _invalid(f"A name in the path {_shown(raw)} is over {MAX_NAME_BYTES} bytes long: shorten it.")
+    return raw
+
+
+def file_path(raw: str) -> str:
+    """The path of a file without a leading `./`, checked. A slash at the end is refused: it names a folder."""
+    return check_path(_without_dot(raw))
+
+
+def folder_path(raw: str) -> str:
+    """The path of a folder (or of a file) without a leading `./` and a slash at the end, checked; empty for `.`, which
+    is the whole workspace."""
+    path = _without_dot(raw)
+    path = path if path.startswith("/") else path.rstrip("/")
+    return "" if raw and path in ("", ".") else check_path(path)
+
+
+def _without_dot(raw: str) -> str:
+    while raw.startswith("./"):
+        raw = raw[2:]
     return raw
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backplane.errors import InvalidPath
-from backplane.workspace.paths import MAX_PATH_BYTES, check_path, folders_above
+from backplane.workspace.paths import MAX_PATH_BYTES, check_path, file_path, folder_path, folders_above
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,29 @@ def test_a_path_that_is_taken_stays_below_the_folder_it_is_joined_to(raw: str) -
 def test_the_folders_above_a_file_are_named_outermost_first() -> None:
     assert folders_above("a/b/c") == ["a", "a/b"]
     assert folders_above("a") == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"), [("a.txt", "a.txt"), ("./a.txt", "a.txt"), ("././src/a", "src/a"), (".env", ".env")]
+)
+def test_a_tool_takes_a_files_path_with_a_dot_before_it(raw: str, path: str) -> None:
+    assert file_path(raw) == path
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"), [(".", ""), ("./", ""), ("src", "src"), ("src/", "src"), ("./src", "src"), ("./src/a//", "src/a")]
+)
+def test_a_tool_takes_a_folders_path_with_a_dot_before_it_and_a_slash_behind_it(raw: str, path: str) -> None:
+    assert folder_path(raw) == path
+
+
+@pytest.mark.parametrize("raw", ["", ".", "./", "a/", "/a", ".//a", "./../a", "a/./b", "..", "a//b"])
+def test_no_other_spelling_of_a_files_path_is_taken(raw: str) -> None:
+    with pytest.raises(InvalidPath):
+        file_path(raw)
+
+
+@pytest.mark.parametrize("raw", ["", "/", "//", "..", "../", "./../a", "a//b", "/src/"])
+def test_no_other_spelling_of_a_folders_path_is_taken(raw: str) -> None:
+    with pytest.raises(InvalidPath):
+        folder_path(raw)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from backplane.egress import parse_url
 from backplane.errors import InvalidInput, InvalidPath
 from backplane.secrets import SECRET_REFERENCE, unescaped
-from backplane.workspace.paths import check_path
+from backplane.workspace.paths import file_path, folder_path
 
 MAX_PROGRAM_BYTES = 100_000
 """One argument of a Linux command holds 128 KiB."""
@@ -36,7 +36,14 @@ _OWN_HEADERS = frozenset(
 
 def _possible_path(value: str) -> str:
     try:
-        return check_path(value)
+        return file_path(value)
+    except InvalidPath as error:
+        raise ValueError(error.message) from error
+
+
+def _possible_folder(value: str) -> str:
+    try:
+        return folder_path(value)
     except InvalidPath as error:
         raise ValueError(error.message) from error
 
@@ -117,8 +124,13 @@ def is_program(field: FieldInfo) -> bool:
 
 
 def is_path(field: FieldInfo) -> bool:
-    """Whether it is a path of the workspace."""
+    """Whether it is the path of a file in the workspace."""
     return _is_checked_by(field, _possible_path)
+
+
+def is_folder(field: FieldInfo) -> bool:
+    """Whether it is the path of a folder in the workspace."""
+    return _is_checked_by(field, _possible_folder)
 
 
 def _is_checked_by(field: FieldInfo, *checks: Callable[[str], str]) -> bool:
@@ -128,6 +140,9 @@ def _is_checked_by(field: FieldInfo, *checks: Callable[[str], str]) -> bool:
 
 
 WorkspacePath = Annotated[str, AfterValidator(_possible_path)]
+"""Of a file: `./a.txt` becomes `a.txt`."""
+WorkspaceFolder = Annotated[str, AfterValidator(_possible_folder)]
+"""`./src/` becomes `src`, `.` becomes the empty text."""
 CommandText = Annotated[str, AfterValidator(_without_nul)]
 CommandArgument = Annotated[CommandText, AfterValidator(_without_secrets)]
 Program = Annotated[CommandArgument, Field(min_length=1), AfterValidator(_possible_program)]

@@ -2,14 +2,12 @@
 
 from pydantic import Field
 
-from worker.tools.arguments import WorkspacePath
+from worker.tools.arguments import WorkspaceFolder
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 
 
 class FileListArguments(ToolArguments):
-    prefix: WorkspacePath | None = Field(
-        None, description="A folder, without a slash at its end; all files when left out."
-    )
+    prefix: WorkspaceFolder | None = Field(None, description="A folder; all files when left out, or with `.`.")
 
 
 class FileList(Tool):

@@ -10,7 +10,7 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
-from worker.tools.arguments import is_path
+from worker.tools.arguments import is_folder, is_path
 from worker.tools.registry import ToolRegistry, describe, programs_of
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
             package=tool.package,
             programs=tuple(sorted(programs_of(tool))),
             paths=tuple(name for name, field in tool.arguments.model_fields.items() if is_path(field)),
+            folders=tuple(name for name, field in tool.arguments.model_fields.items() if is_folder(field)),
         )
         for tool in tools.tools()
     )

@@ -18,7 +18,7 @@ from backplane.errors import InvalidInput, NotFound
 from backplane.sizes import shortened
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.files import in_thread
-from worker.tools.arguments import WorkspacePath
+from worker.tools.arguments import WorkspaceFolder
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.globs import compile_glob
 
@@ -45,7 +45,7 @@ class SearchFilesArguments(ToolArguments):
     pattern: str = Field(min_length=1, max_length=1000, description="A regular expression, or a text with `literal`.")
     literal: bool = Field(False, description="Look for the pattern as it is.")
     ignore_case: bool = False
-    folder: WorkspacePath | None = Field(None, description="Only in this folder or file.")
+    folder: WorkspaceFolder | None = Field(None, description="Only in this folder or file.")
     glob: str | None = Field(
         None, max_length=300, description="Only files that fit: *.py by name, src/**/*.{py,pyi} by path."
     )
@@ -90,7 +90,7 @@ class SearchFiles(Tool):
 async def _selected(workspace: Workspace, arguments: SearchFilesArguments) -> list[FileInfo]:
     """Raises NotFound when a folder or a glob selects nothing: no match in no file would look like an answer."""
     files = await workspace.list(arguments.folder or "")
-    if arguments.folder is not None and not files:
+    if arguments.folder and not files:
         raise NotFound(f"folder: there is no file below {arguments.folder!r}")
     if arguments.glob is None:
         return files
