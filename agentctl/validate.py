@@ -61,9 +61,10 @@ def _looks_like_a_plan(text: str) -> bool:
 def _show(output: Output, file: str, found: JsonObject) -> None:
     for step in found["steps"]:
         line = f"{step['line']:>5}  " if step["line"] else ""
+        path = f" {step['path']}" if step.get("path") else ""
         title = f"  {step['title']}" if step["title"] else ""
         needs = f"  after {', '.join(step['needs'])}" if step["needs"] else ""
-        output.line(f"{line}{step['id']}  {step['tool']}{title}{needs}")
+        output.line(f"{line}{step['id']}  {step['tool']}{path}{title}{needs}")
     name = "standard input" if file == "-" else file
     for fault in found["errors"]:
         where = f"{name}:{fault['line']}" if fault.get("line") else name

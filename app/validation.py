@@ -27,6 +27,7 @@ class PlannedStep(BaseModel):
     tool: str
     title: str = ""
     needs: list[str] | None = Field(None, description="As the plan has it; null: all that are written before it.")
+    path: str | None = Field(None, description="The file that it reads or writes, where its arguments name one.")
     line: int | None = Field(None, description="Of a runbook: where its block begins, from 1.")
 
 
@@ -184,8 +185,13 @@ def _steps_of(plan: Mapping[str, Any]) -> list[PlannedStep]:
 
 
 def _shown(step: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: value if isinstance(value := step.get(name), str) else "" for name in ("id", "tool", "title")}
+    texts: dict[str, Any] = {
+        name: value if isinstance(value := step.get(name), str) else "" for name in ("id", "tool", "title")
+    }
     needs = step.get("needs")
+    arguments = step.get("arguments")
+    path = arguments.get("path") if isinstance(arguments, dict) else None
+    texts["path"] = path if isinstance(path, str) else None
     return {**texts, "needs": list(map(str, needs)) if isinstance(needs, list) else None}
 
 

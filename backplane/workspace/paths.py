@@ -3,7 +3,8 @@
 The rule is what an S3 key, a Linux file name and a listing in XML can all carry, so that a run's files may move between
 stores. `check_path` normalises nothing: a name is taken as it is or refused, for two spellings of one file would be two
 objects in a bucket. People and models write `./a.txt` and `src/` all the same: what tools are given goes through
-`file_path` or `folder_path` first, which leave one spelling. Whether a file may be written (quota, a folder of that name) is `quota.py`'s.
+`file_path` or `folder_path` first, which leave one spelling. Whether a file may be written (quota, a folder of that
+name) is `quota.py`'s.
 """
 
 import unicodedata

@@ -41,6 +41,12 @@ def test_a_plan_with_nothing_wrong_ends_with_0_and_shows_its_steps(
     }
 
 
+def test_a_step_that_writes_a_file_is_shown_with_its_path(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
+    script(validation(steps=[{**STEP, "tool": "file_write", "path": "data/a.txt", "needs": None}]))
+    (tmp_path / "book.md").write_text("x")
+    assert agentctl("validate", "book.md")[1] == "    3  a  file_write data/a.txt  Count\n"
+
+
 def test_each_fault_is_a_line_with_its_place_and_the_command_ends_with_1(
     script: Script, agentctl: Agentctl, tmp_path: Path
 ) -> None:

@@ -29,6 +29,16 @@ RUN = {
     "{python, echo=FALSE}": "python",
     '{.python .numberLines startFrom="100"}': "python",
     "python {linenos=table,hl_lines=[8,15-17]}": "python",
+    "bash:run.sh": "shell",
+    "sh:run.sh {1,3}": "shell",
+    "sh:bin/run": "shell",
+    "python:main.py": "python",
+    "python3.12:main.py": "python",
+    "python,editable": "python",
+    "python,editable,wrap": "python",
+    "sh eval=true": "shell",
+    "{python, eval = TRUE, echo=FALSE}": "python",
+    "sh cmd=true": "shell",
 }
 WRITTEN = {
     "data/words.txt": "data/words.txt",
@@ -42,6 +52,19 @@ WRITTEN = {
     'js src/x.js title="x"': "src/x.js",
     "src/x.js {1,3}": "src/x.js",
     "Dockerfile.dev": "Dockerfile.dev",
+    "Makefile": "Makefile",
+    "Dockerfile": "Dockerfile",
+    "LICENSE": "LICENSE",
+    "./Makefile": "Makefile",
+    "./anything": "anything",
+    "make Makefile": "Makefile",
+    "make ./rules": "rules",
+    "sh ./run": "run",
+    "./a,b.txt": "a,b.txt",
+    "data/12:30.txt": "data/12:30.txt",
+    'toml "data/my file.toml"': "data/my file.toml",
+    ".ignore": ".ignore",
+    "src/ignore.py": "src/ignore.py",
 }
 READ = ["", "text", "TEXT", "console {1}", 'output title="a/b.txt"', "text # a.b"]
 REFUSED = [
@@ -53,7 +76,47 @@ REFUSED = [
     "python now please",
     "{weird}",
     "make it so",
+    "json:data/x.json",
+    "file:data/x.txt",
+    "bash title:deploy.sh",
+    "bash title deploy.sh",
+    "bash title: deploy.sh",
+    "sh see docs/setup.md",
+    "sh > out/run.sh",
+    "sh,run.sh",
+    "rust,editable",
+    "a,b.txt",
+    '"a',
+    '"data/a.txt',
+    "'a.txt",
+    'sh "data/a.sh',
+    "makefile",
+    "file=data/x.txt",
+    "https://example.org/a.sh",
+    "[a](b.txt)",
 ]
+NOT_TO_BE_RUN = [
+    "sh,ignore",
+    "rust,ignore",
+    "python,no_run",
+    "sh norun",
+    "sh:no-run",
+    "sh no_run copy",
+    "sh eval=false",
+    'sh eval="false"',
+    "{eval=FALSE}",
+    "{python, eval = F}",
+    "{python eval=1:3}",
+    "sh {cmd=false}",
+    "sh run=no",
+    "{.bash .no-run}",
+    'sh {"name":"a","excludeFromRunAll":"true"}',
+    "sh # do not run this",
+    'sh title="Never run this"',
+    "python src/a.py eval=false",
+    "src/a.py eval=false",
+]
+SAID_IN_THE_BLOCK = ["#| eval: false\nx", "#| echo: true\n#| eval: false\nx", "#| eval=FALSE\nx", "#| eval: no\nx"]
 
 
 def block(info: str, content: str = "x") -> str:
@@ -80,6 +143,49 @@ def test_a_block_for_the_reader_is_no_step(info: str) -> None:
 def test_a_block_that_is_neither_is_refused_with_its_line(info: str) -> None:
     with pytest.raises(InvalidPlan, match="block at line 3 is marked"):
         steps_of("# Title\n\n" + block(info))
+
+
+@pytest.mark.parametrize("marks", ["```", "```sh", "``"])
+def test_a_name_made_of_backticks_is_no_file(marks: str) -> None:
+    with pytest.raises(InvalidPlan, match="block at line 1 is marked"):
+        steps_of(f"~~~ {marks}\nx\n~~~\n")
+
+
+@pytest.mark.parametrize("info", NOT_TO_BE_RUN)
+def test_a_block_that_is_marked_as_not_to_be_run_is_neither_run_nor_written(info: str) -> None:
+    with pytest.raises(InvalidPlan, match=r"block at line 3 is marked .* says that it is not to be run"):
+        steps_of("# Title\n\n" + block(info))
+    assert steps_of(block("sh") + block(info), only_if_nothing_else=True) == []
+
+
+@pytest.mark.parametrize("content", SAID_IN_THE_BLOCK)
+def test_a_block_whose_options_say_not_to_run_it_is_refused(content: str) -> None:
+    with pytest.raises(InvalidPlan, match=r"line 1 is marked '#\| eval.* not to be run"):
+        steps_of(block("python", content))
+
+
+def test_an_option_that_says_to_run_a_block_and_a_later_comment_are_no_matter() -> None:
+    assert len(steps_of(block("python", "#| eval: true\nx = 1\n#| eval: false"))) == 1
+
+
+@pytest.mark.parametrize("info", ["text ignore", "text,ignore", "console eval=false", "text:out/a.txt"])
+def test_a_block_for_the_reader_may_say_so_twice(info: str) -> None:
+    assert steps_of(block(info)) == []
+
+
+HINTS = {
+    "json:data/x.json": "such as ./data/x.json",
+    "make title=Makefile": "such as ./Makefile",
+    'js title="src/x.js"': "such as ./src/x.js",
+    "makefile": "as ./Makefile",
+}
+
+
+@pytest.mark.parametrize(("info", "words"), HINTS.items(), ids=HINTS)
+def test_a_block_that_looks_like_a_file_says_how_to_write_it(info: str, words: str) -> None:
+    with pytest.raises(InvalidPlan) as refused:
+        steps_of(block(info))
+    assert words in str(refused.value)
 
 
 # --- what looks like a block ---

@@ -78,6 +78,9 @@ RIGHT = {
     "a reference in place of a choice": step("http_fetch", url="https://a.example", method="${steps.s1.output}"),
     "a reference in a path out of the workspace": step("file_read", path="../${steps.s1.output}"),
     "None where it may be": step("file_list", prefix=None),
+    "a folder as people write it": step("search_files", pattern="x", folder="./src/"),
+    "the folder of all files": step("file_list", prefix="."),
+    "a file with a dot before it": step("file_read", path="./a.txt"),
     "actions of a browser": step("browser", actions=[OPEN, {"do": "text"}]),
 }
 

@@ -33,7 +33,9 @@ async def test_what_is_right_makes_no_run_either(api: Api, person: Person) -> No
     await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
     body = await validated(person, plan=PLAN)
     assert (body["valid"], body["planner"], body["tools_checked"]) == (True, "given", True)
-    assert body["steps"] == [{"id": "only", "tool": "file_write", "title": "", "needs": None, "line": None}]
+    assert body["steps"] == [
+        {"id": "only", "tool": "file_write", "title": "", "needs": None, "path": "a.txt", "line": None}
+    ]
 
 
 async def test_all_that_is_wrong_is_told_at_once(api: Api, person: Person) -> None:
