@@ -223,3 +223,61 @@ def test_whatever_is_changed_in_a_patch_it_is_applied_whole_or_refused() -> None
         except PlatformError:
             refused += 1
     assert refused < 30
+
+
+WRAPPED = {
+    "words before the fence": "Here it is:\n```diff\n{}```\n",
+    "words behind the fence": "```diff\n{}```\nThat is all - really.\n",
+    "a mark at its end": "{}*** End Patch\n",
+    "marks around it": "*** Begin Patch\n{}*** End Patch\n",
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPED.values(), ids=WRAPPED)
+def test_what_models_put_around_a_patch_is_no_part_of_it(wrapping: str) -> None:
+    assert patched(wrapping.format(f"{HEAD}@@ -4,4 +4,5 @@\n{BODY}"), TEXT) == CHANGED
+
+
+def test_a_patch_in_two_fences_is_applied_whole() -> None:
+    first, second = (f"--- a/{n}\n+++ b/{n}\n@@ -1 +1 @@\n-a\n+b\n" for n in "fg")
+    found = parse_patch(f"One:\n```diff\n{first}```\nTwo:\n```diff\n{second}```\n")
+    assert apply_patches(found, {"f": b"a\n", "g": b"a\n"}) == {"f": b"b\n", "g": b"b\n"}
+
+
+def test_a_part_of_a_patch_outside_of_the_fence_is_refused_with_its_line() -> None:
+    with pytest.raises(InvalidInput, match="line 8 stands outside of the fence"):
+        parse_patch(f"```diff\n{HEAD}@@ -1 +1 @@\n-a\n+b\n```\n--- a/g\n+++ b/g\n@@ -1 +1 @@\n-a\n+b\n")
+
+
+def test_a_new_file_without_dev_null_is_made_and_found_made() -> None:
+    patch = parse_patch("--- a/new.txt\n+++ b/new.txt\n@@ -0,0 +1 @@\n+x\n")
+    assert apply_patches(patch, {"new.txt": None}) == apply_patches(patch, {"new.txt": b"x\n"}) == {"new.txt": b"x\n"}
+
+
+@pytest.mark.parametrize("name", ["./a.txt", "a/./a.txt"])
+def test_a_name_may_have_a_dot_before_it(name: str) -> None:
+    [file] = parse_patch(f"--- {name}\n+++ {name.replace('a/.', 'b/.')}\n@@ -1 +1 @@\n-a\n+b\n")
+    assert (file.before, file.after) == ("a.txt", "a.txt")
+
+
+def test_a_hunk_at_a_wrong_line_that_fits_in_several_places_is_a_conflict_that_names_them() -> None:
+    text = b"a\nb\nx\na\nb\ny\nz\n"
+    with pytest.raises(Conflict, match=r"several places \(at the lines 1, 4\), and not at the line"):
+        patched(f"{HEAD}@@ -3,3 +3,3 @@\n a\n-b\n+c\n", text)
+
+
+TOLD = {
+    "line ends": ("@@ -1,2 +1,2 @@\n a\n-b\n+c\n", b"a\r\nb\nc\n", "line 1 ends with CR LF, where the patch says LF"),
+    "an overlap": ("@@ -1,2 +1,2 @@\n 1\n-2\n+x\n@@ -2,2 +2,2 @@\n 2\n-3\n+y\n", TEXT, "hunks may not overlap"),
+}
+
+
+@pytest.mark.parametrize(("patch", "content", "words"), TOLD.values(), ids=TOLD)
+def test_the_reason_why_a_hunk_does_not_fit_is_named(patch: str, content: bytes, words: str) -> None:
+    with pytest.raises(Conflict, match=words):
+        patched(f"{HEAD}{patch}", content)
+
+
+def test_a_copy_is_said_to_be_not_supported() -> None:
+    with pytest.raises(InvalidInput, match="copies are not supported"):
+        parse_patch("diff --git a/f b/g\nsimilarity index 100%\ncopy from f\ncopy to g\n")

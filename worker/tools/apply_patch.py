@@ -49,7 +49,9 @@ class ApplyPatch(Tool):
         after = await context.parser.call(user_id, "the patch", chars, apply_patches, patches, before)
         for patch in patches:
             if patch.changes_mode:
-                context.output(f"{patch.after}: its mode is left as it is; a workspace keeps none\n".encode())
+                context.output(
+                    f"{patch.after}: its mode is left as it is: change it with chmod in a shell step\n".encode()
+                )
         changes = {path: content for path, content in after.items() if content != before[path]}
         if not changes:
             context.output(b"all of the patch is applied already; nothing was changed\n")

@@ -17,6 +17,7 @@ from worker.tools.unified_diff import FilePatch, Hunk
 MAX_OFFSET_LINES = 1000
 SHOWN_LINES = 3
 SHOWN_CHARS = 120
+SHOWN_PLACES = 5
 
 Files = dict[str, bytes | None]
 """Contents by path; None: there is no such file."""
@@ -52,6 +53,8 @@ def _check_deleted(patch: FilePatch, path: str, present: bytes | None) -> None:
 
 
 def _changed(patch: FilePatch, path: str, present: bytes | None) -> bytes:
+    if patch.hunks and not any(hunk.source for hunk in patch.hunks) and present in (None, text_of_new_file(patch)):
+        return text_of_new_file(patch)  # models write new files so, with their own name in place of /dev/null
     if present is None:
         raise NotFound(f"there is no file {path}, which the patch changes; nothing was changed")
     new = apply_hunks(patch.hunks, present, path)
@@ -93,13 +96,18 @@ def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str) -> bytes | Non
             f"{path} is as before the patch and as after it, both: it cannot be known whether it was applied; give the "
             "hunks more lines of context. Nothing was changed"
         )
-    result, done = [], 0
+    result, done, drift = list[bytes](), 0, 0
     for hunk, at in zip(hunks, forward, strict=True):
-        if _count(lines, hunk.source, done) > 1 and hunk.source_at is None:
+        is_where_said = hunk.source_at is not None and at == hunk.source_at + drift
+        if not is_where_said and len(places := _first_places(lines, hunk.source, done)) > 1:
+            number = "its head has no line number" if hunk.source_at is None else "not at the line that its head says"
             raise Conflict(
-                f"the hunk of line {hunk.line} of the patch fits {path} in several places, and its head has no line "
-                "number; give it one (@@ -LINE,COUNT +LINE,COUNT @@), or more context. Nothing was changed"
+                f"the hunk of line {hunk.line} of the patch fits {path} in several places (at the lines "
+                f"{', '.join(str(place + 1) for place in places[:SHOWN_PLACES])}"
+                f"{', …' if len(places) > SHOWN_PLACES else ''}), and {number}; give it the right one "
+                "(@@ -LINE,COUNT +LINE,COUNT @@), or more context. Nothing was changed"
             )
+        drift = at - hunk.source_at if hunk.source_at is not None else drift
         result += [*lines[done:at], *hunk.target]
         done = at + len(hunk.source)
     return b"".join([*result, *lines[done:]])
@@ -191,9 +199,8 @@ def _all_places(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int) -
             yield place
 
 
-def _count(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int) -> int:
-    """1 or 2; 2 stands for more."""
-    return len(list(itertools.islice(_all_places(lines, sought, first), 2))) if sought else 1
+def _first_places(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int) -> list[int]:
+    return list(itertools.islice(_all_places(lines, sought, first), SHOWN_PLACES + 1)) if sought else []
 
 
 def _does_not_fit(lines: Sequence[bytes], hunks: Sequence[Hunk], number: int, path: str) -> str:
@@ -201,14 +208,29 @@ def _does_not_fit(lines: Sequence[bytes], hunks: Sequence[Hunk], number: int, pa
     hunk = hunks[number]
     at = _most_alike(lines, hunk)
     same = _alike(lines, hunk.source, at)
-    wanted = _shown(hunk.source[same]) if same < len(hunk.source) else ""
-    there = f"has {_shown(lines[at + same])}" if at + same < len(lines) else "is past the end of the file"
+    if same == len(hunk.source):
+        return (
+            f"hunk {number + 1} (line {hunk.line} of the patch) does not fit {path}: its lines stand at line {at + 1}, "
+            "which a hunk before it has or lies behind; hunks may not overlap, and stand in the order of the file. "
+            "Nothing was changed"
+        )
+    wanted, found = hunk.source[same], lines[at + same] if at + same < len(lines) else None
+    there = f"has {_shown(found)}" if found is not None else "is past the end of the file"
+    if found is not None and found.rstrip(b"\r\n") == wanted.rstrip(b"\r\n"):
+        there = f"ends with {_line_end(found)}"
+        said = _line_end(wanted)
+    else:
+        said = _shown(wanted)
     around = range(max(0, at + same - SHOWN_LINES), min(len(lines), at + same + SHOWN_LINES + 1))
     shown = "\n".join(f"{line + 1:>6}  {_shown(lines[line], quoted=False)}" for line in around)
     return (
         f"hunk {number + 1} (line {hunk.line} of the patch) does not fit {path}: line {at + same + 1} {there}, where "
-        f"the patch says {wanted}. Nothing was changed. The file there:\n{shown or '      (empty)'}"
+        f"the patch says {said}. Nothing was changed. The file there:\n{shown or '      (empty)'}"
     )
+
+
+def _line_end(line: bytes) -> str:
+    return {b"\r\n": "CR LF", b"\n": "LF", b"": "no line break"}.get(line[len(line.rstrip(b"\r\n")) :], "CR")
 
 
 def _most_alike(lines: Sequence[bytes], hunk: Hunk) -> int:

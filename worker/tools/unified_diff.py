@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from backplane.errors import InvalidInput
 from backplane.sizes import shortened
-from backplane.workspace.paths import check_path
+from backplane.workspace.paths import file_path
 
 MAX_FILES = 100
 MAX_HUNKS = 500
@@ -27,6 +27,7 @@ _EXTENDED = re.compile(
     r"|dissimilarity index|index) (.*)"
 )
 _OTHER_FORMAT = ("*** Begin Patch", "*** Update File:", "*** Add File:", "<<<<<<< SEARCH")
+_WRAPPING = ("*** Begin Patch", "*** End Patch")
 _NO_BREAK = "\\"
 
 
@@ -73,9 +74,10 @@ def parse_patch(text: str) -> list[FilePatch]:
     workspace cannot hold."""
     if _NO_TEXT.search(text):
         raise _invalid("it holds half of a character (a lone surrogate), which no file can hold")
+    raw = text.split("\n")
     lines = _lines(text)
     is_diff = any(line.startswith(("--- ", "diff --git ")) for line in lines)
-    other = next((line for line in lines if line.startswith(_OTHER_FORMAT)), None)
+    other = next((line for line in raw if line.startswith(_OTHER_FORMAT)), None)
     files = [] if other and not is_diff else _Reader(lines).files()
     if not files:
         raise _invalid(
@@ -84,12 +86,7 @@ def parse_patch(text: str) -> list[FilePatch]:
         )
     if len(files) > MAX_FILES or sum(len(file.hunks) for file in files) > MAX_HUNKS:
         raise _invalid(f"it has more than {MAX_FILES} files or {MAX_HUNKS} hunks: send it in parts")
-    patches = [_file_patch(file) for file in files]
-    for patch in patches:
-        for path in (patch.before, patch.after):
-            if path is not None:
-                check_path(path)
-    return patches
+    return [_file_patch(file) for file in files]
 
 
 def _lines(text: str) -> list[str]:
@@ -99,10 +96,27 @@ def _lines(text: str) -> list[str]:
         lines = [line.removesuffix("\r") for line in lines]
     if lines and not lines[-1]:
         lines.pop()
-    filled = [number for number, line in enumerate(lines) if line.strip()]
-    if len(filled) > 1 and lines[filled[0]].startswith("```") and lines[filled[-1]].strip() == "```":
-        lines = [*[""] * (filled[0] + 1), *lines[filled[0] + 1 : filled[-1]]]
-    return lines
+    return _inside_fences(["" if line.rstrip() in _WRAPPING else line for line in lines])
+
+
+def _inside_fences(lines: list[str]) -> list[str]:
+    """All but what stands in fences made empty, where one opens before the first file. A part of the patch outside of
+    them is an error: it would be passed over."""
+    first = next((at for at, line in enumerate(lines) if line.startswith(("```", "--- ", "diff --git "))), None)
+    if first is None or not lines[first].startswith("```"):
+        return lines
+    kept, is_inside = list[str](), False
+    for number, line in enumerate(lines, 1):
+        if line.startswith("```") and (not is_inside or line.strip() == "```"):
+            is_inside = not is_inside
+            kept.append("")
+            continue
+        if not is_inside and line.startswith(("--- ", "+++ ", "@@", "diff --git ")):
+            raise _invalid(
+                f"line {number} stands outside of the fence (```): put the whole patch into it, or leave it out"
+            )
+        kept.append(line if is_inside else "")
+    return kept
 
 
 class _Reader:
@@ -252,14 +266,14 @@ def _context(kinds: Sequence[str]) -> int:
 
 def _file_patch(file: _File) -> FilePatch:
     kinds = file.extended
+    if "copy from" in kinds:
+        raise _invalid(f"line {file.line}: copies are not supported (copy from, copy to); give it as a new file")
     before, after = _paths(file)
     shown = after or before
     if file.is_binary:
         raise _invalid(f"{shown} is binary; write it with file_write instead")
     if {mode.split(" ")[0] for name, mode in kinds.items() if name.endswith("mode")} & {_SYMLINK, _SUBMODULE}:
         raise _invalid(f"{shown} is a link or a submodule, which a workspace does not have")
-    if "copy from" in kinds:
-        raise _invalid(f"{shown} is a copy: give it as a new file")
     if before is None and after is None:
         raise _invalid(f"line {file.line}: a file is /dev/null on both sides")
     if before is not None and after is not None and before != after and "rename from" not in kinds:
@@ -282,7 +296,7 @@ def _paths(file: _File) -> tuple[str | None, str | None]:
     if file.source is not None and file.target is not None:
         before, after = _without_prefixes(file.source, file.target)
     elif "rename from" in file.extended and "rename to" in file.extended:
-        before, after = _unquoted(file.extended["rename from"]), _unquoted(file.extended["rename to"])
+        before, after = (file_path(_unquoted(file.extended[name])) for name in ("rename from", "rename to"))
     elif file.named is not None:
         before, after = _without_prefixes(*file.named)
     else:
@@ -299,7 +313,7 @@ def _without_prefixes(source: str, target: str) -> tuple[str | None, str | None]
     named = [name for name in (source, target) if name != _DEV_NULL]
     prefixed = all(_PREFIXED.match(name) for name in named) and (len(named) < 2 or source[:2] != target[:2])
     names = [None if name == _DEV_NULL else name[2:] if prefixed else name for name in (source, target)]
-    return names[0], names[1]
+    return (None if names[0] is None else file_path(names[0])), (None if names[1] is None else file_path(names[1]))
 
 
 def _git_names(line: str) -> tuple[str, str] | None:
