@@ -359,6 +359,7 @@ class RunWork:
             redactor=self.events.redactor,
             secrets=self._secrets,
             workspace=self._workspace,
+            attributes=self._workspace.attributes,
             take_changes=self._workspace.take_changes,
             take_attributes=self._workspace.take_attributes,
             checkouts=self.checkouts,

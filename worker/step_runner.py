@@ -475,6 +475,7 @@ class StepRunner:
             answer=said.answer if said and said.status is not DecisionStatus.REJECTED else None,
             parser=self._with.parser,
             round=record.failed_tries,
+            attributes=self._with.attributes,
             tools=self._tools_below,
         )
 

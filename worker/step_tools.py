@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backplane.parsing import Parser
+from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.approval import ApprovalPolicy
@@ -37,6 +38,7 @@ class StepTools:
     redactor: Redactor
     secrets: RunSecrets
     workspace: Workspace
+    attributes: AttributeRecord
     take_changes: Callable[[Mapping[str, str | None] | None], dict[str, str | None] | None]
     take_attributes: Callable[[Mapping[str, Any] | None], dict[str, Any] | None]
     checkouts: Checkouts

@@ -185,7 +185,7 @@ def test_an_empty_file_is_made_and_deleted() -> None:
 
 def test_a_mode_beside_a_change_is_noted() -> None:
     [file] = parse_patch(f"diff --git a/f b/f\nold mode 100644\nnew mode 100755\n{HEAD}@@ -4,4 +4,5 @@\n{BODY}")
-    assert file.changes_mode
+    assert file.is_program is True
     assert apply_hunks(file.hunks, TEXT, "f") == CHANGED
 
 

@@ -169,7 +169,6 @@ def test_names_are_read_as_git_writes_them() -> None:
         "diff --git a/f b/f\nindex 1..2\nGIT binary patch\nliteral 5\nabc\n\n",
         "diff --git a/f b/f\nnew file mode 120000\n--- /dev/null\n+++ b/f\n@@ -0,0 +1 @@\n+/etc/passwd\n",
         "diff --git a/f b/g\nsimilarity index 100%\ncopy from f\ncopy to g\n",
-        "diff --git a/f b/f\nold mode 100644\nnew mode 100755\n",
         "".join(f"--- a/{n}\n+++ b/{n}\n@@ -1 +1 @@\n-a\n+b\n" for n in range(101)),
         "--- a/f\n+++ b/f\n" + "".join(f"@@ -{n} +{n} @@\n-a\n+b\n" for n in range(501)),
         "--- a/f\n+++ b/f\n@@ -99999999999999999999 +1 @@\n-a\n+b\n" + "@@ -1,2 +1 @@\n",

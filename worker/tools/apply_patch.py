@@ -7,10 +7,12 @@ is ever nowhere.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
 from backplane.errors import Conflict, NotFound, TooLarge
+from backplane.workspace.attributes import FILE_MODE, PROGRAM_MODE
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals
@@ -47,13 +49,9 @@ class ApplyPatch(Tool):
         before = await _contents(context.workspace, patches)
         chars += sum(len(content or b"") for content in before.values())
         after = await context.parser.call(user_id, "the patch", chars, apply_patches, patches, before)
-        for patch in patches:
-            if patch.changes_mode:
-                context.output(
-                    f"{patch.after}: its mode is left as it is: change it with chmod in a shell step\n".encode()
-                )
         changes = {path: content for path, content in after.items() if content != before[path]}
-        if not changes:
+        modes = await _modes(patches, context)
+        if not changes and not modes:
             context.output(b"all of the patch is applied already; nothing was changed\n")
             return ToolResult()
         await _ensure_room(context.workspace, context.quota, changes)
@@ -66,7 +64,8 @@ class ApplyPatch(Tool):
             if content is None:
                 await _delete(context.workspace, path)
                 context.output(f"deleted {path}\n".encode())
-        return ToolResult(files_changed=tuple(sorted(changes)))
+        await _set_modes(modes, context)
+        return ToolResult(files_changed=tuple(sorted({*changes, *modes})))
 
 
 async def _contents(workspace: Workspace, patches: Sequence[FilePatch]) -> Files:
@@ -85,6 +84,33 @@ async def _contents(workspace: Workspace, patches: Sequence[FilePatch]) -> Files
         except NotFound:
             found[path] = None
     return found
+
+
+async def _modes(patches: Sequence[FilePatch], context: ToolContext) -> dict[str, int]:
+    """The modes that the patch gives, and the files do not have yet. One that is renamed keeps its own."""
+    record = context.attributes
+    wanted = {patch.after: patch.is_program for patch in patches if patch.after and patch.is_program is not None}
+    moved = {patch.after: patch.before for patch in patches if patch.before and patch.after and not patch.is_program}
+    moved = {after: before for after, before in moved.items() if after != before}
+    if record is None or not (wanted or moved):
+        if wanted:
+            context.output(b"modes are left as they are: none are kept here\n")
+        return {}
+    await record.load()
+    found = {path: PROGRAM_MODE if is_program else FILE_MODE for path, is_program in wanted.items()}
+    for after, before in moved.items():
+        if (known := record.get(before)) is not None and known.mode is not None:
+            found.setdefault(after, known.mode)
+    return {path: mode for path, mode in found.items() if (one := record.get(path)) is None or one.mode != mode}
+
+
+async def _set_modes(modes: dict[str, int], context: ToolContext) -> None:
+    if not modes or context.attributes is None:
+        return
+    known = context.attributes.of_files(await context.workspace.list())
+    context.attributes.change({path: replace(known[path], mode=mode) for path, mode in modes.items()})
+    for path, mode in modes.items():
+        context.output(f"mode of {path}: {mode:o}\n".encode())
 
 
 async def _ensure_room(workspace: Workspace, quota: Quota, changes: Files) -> None:

@@ -17,6 +17,7 @@ from backplane.decisions import DecisionKind
 from backplane.parsing import Parser
 from backplane.plans import SubStep
 from backplane.runs import RunError
+from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.checkout import StepFiles
@@ -102,7 +103,7 @@ class ToolContext:
     `round` counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
     cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`).
     `tools` are those that the steps below may use. `parser` reads texts of others apart from the event loop; all of the
-    worker's share its bounds.
+    worker's share its bounds. `attributes`: the modes and times of the run's files; None where none are kept.
 
     `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
     run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
@@ -125,6 +126,7 @@ class ToolContext:
     answer: Mapping[str, Any] | None
     parser: Parser
     round: int = 0
+    attributes: AttributeRecord | None = None
     tools: Tools | None = None
 
 

@@ -53,6 +53,8 @@ def _check_deleted(patch: FilePatch, path: str, present: bytes | None) -> None:
 
 
 def _changed(patch: FilePatch, path: str, present: bytes | None) -> bytes:
+    if not patch.hunks and present is not None:
+        return present  # only its mode changes
     if patch.hunks and not any(hunk.source for hunk in patch.hunks) and present in (None, text_of_new_file(patch)):
         return text_of_new_file(patch)  # models write new files so, with their own name in place of /dev/null
     if present is None:

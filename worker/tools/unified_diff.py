@@ -7,7 +7,7 @@ or of the text around a mail is an error that names its line. Where in a file a 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backplane.errors import InvalidInput
@@ -48,12 +48,13 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class FilePatch:
-    """`before` is None for a new file, `after` for one that is deleted; they differ where it is renamed."""
+    """`before` is None for a new file, `after` for one that is deleted; they differ where it is renamed. `is_program`:
+    whether the file can be executed after the patch; None: as before."""
 
     before: str | None
     after: str | None
     hunks: tuple[Hunk, ...]
-    changes_mode: bool = False
+    is_program: bool | None = None
 
 
 @dataclass(slots=True)
@@ -280,9 +281,19 @@ def _file_patch(file: _File) -> FilePatch:
         raise _invalid(
             f"{before} becomes {after} without the lines `rename from` and `rename to`: use one name for both"
         )
-    if not file.hunks and before == after:
+    is_program = _is_program(kinds)
+    if not file.hunks and before == after and is_program is None:
         raise _invalid(f"there is nothing to do for {before}: a change needs a hunk, which begins with @@")
-    return FilePatch(before, after, _in_order(file.hunks), "old mode" in kinds)
+    return FilePatch(before, after, _in_order(file.hunks), is_program)
+
+
+def _is_program(extended: Mapping[str, str]) -> bool | None:
+    """By the executable bit of the owner, the only one that git keeps; None for a new file of the usual mode."""
+    mode = extended.get("new mode") or extended.get("new file mode")
+    if mode is None or not re.fullmatch(r"[0-7]{3,6}", mode.strip()):
+        return None
+    can_be_run = bool(int(mode, 8) & 0o100)
+    return can_be_run if can_be_run or "new mode" in extended else None
 
 
 def _in_order(hunks: Sequence[Hunk]) -> tuple[Hunk, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backplane.errors import Conflict, InvalidInput, NotFound, QuotaExceeded, TooLarge, Unavailable
+from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import FileInfo, Workspace
 from tests.tool_bench import MIB, Bench
 
@@ -155,6 +156,37 @@ async def test_a_file_that_is_not_as_the_patch_says_is_a_conflict(
     with pytest.raises(error):
         await bench.step("apply_patch", patch=SEVERAL)
     assert await bench.files() == files
+
+
+MODES = {
+    "a new program": (
+        "diff --git a/n b/n\nnew file mode 100755\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+x\n",
+        "n",
+        0o755,
+    ),
+    "a mode alone": ("diff --git a/f b/f\nold mode 100644\nnew mode 100755\n", "f", 0o755),
+    "a mode taken away": ("diff --git a/f b/f\nold mode 100755\nnew mode 100644\n", "f", 0o644),
+    "a mode beside a change": (
+        "diff --git a/f b/f\nold mode 100644\nnew mode 100755\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n",
+        "f",
+        0o755,
+    ),
+    "no mode": ("--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n", "f", None),
+}
+
+
+@pytest.mark.parametrize(("patch", "path", "mode"), MODES.values(), ids=MODES)
+async def test_the_executable_bit_of_a_patch_is_set(bench: Bench, patch: str, path: str, mode: int | None) -> None:
+    await fill(bench, {"f": b"a\n"})
+    record = AttributeRecord()
+    bench.context = replace(bench.context, attributes=record)
+    await bench.step("apply_patch", patch=patch)
+    known = record.get(path)
+    assert (known.mode if known else None) == mode
+    if mode is not None:
+        bench.said.clear()
+        await bench.step("apply_patch", patch=patch)
+        assert b"already" in bench.said
 
 
 async def test_a_patch_over_the_quota_changes_nothing(bench: Bench) -> None:
