@@ -156,9 +156,14 @@ class BudgetExhausted(Refused):
         self.left = left
 
 
+PLATFORM_PARTS = frozenset({"redis", "database", "workspace", "sandbox", "memory", "artifacts", "queue"})
+"""A step waits for these until the run's time is up, and uses up no retry meanwhile."""
+
+
 class Unavailable(PlatformError):
-    """`part` is redis, database, workspace, sandbox, memory or artifacts; `retry_after` is in seconds. `refuses`: it
-    answered, with a refusal (no right, no room, no such bucket) that lasts until an operator has mended something."""
+    """`part` is one of PLATFORM_PARTS, or the word for something outside (`mcp`, a plug-in's own), which ends the try of
+    a step like any other failure; `retry_after` is in seconds. `refuses`: it answered, with a refusal (no right, no
+    room, no such bucket) that lasts until an operator has mended something."""
 
     code = "part_unavailable"
     retryable = True

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -18,6 +17,7 @@ import httpx
 from backplane import VERSION
 from backplane.egress import AddressRefused, CheckedTransport, Resolve, resolve
 from backplane.errors import InvalidInput
+from backplane.retry import retry_after
 from backplane.webhooks import Delivery, check_url, sign
 
 READ_BYTES = 4096
@@ -75,8 +75,8 @@ class Sender:
                 async with asyncio.timeout(READ_SECONDS):
                     await _read_a_little(response)
         code = response.status_code
-        retry_after = _seconds(response.headers.get("Retry-After", ""))
-        return Answer(code, f"it answered {code}", final=code == httpx.codes.GONE, retry_after=retry_after)
+        asked = retry_after(response.headers, datetime.now(UTC)) or 0.0
+        return Answer(code, f"it answered {code}", final=code == httpx.codes.GONE, retry_after=asked)
 
 
 @asynccontextmanager
@@ -100,14 +100,3 @@ async def _read_a_little(response: httpx.Response) -> None:
         read += len(chunk)
         if read >= READ_BYTES:
             return
-
-
-def _seconds(retry_after: str) -> float:
-    """What the header asks for: a number of seconds, or a date; 0 where it is neither."""
-    if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
-        return float(retry_after)
-    try:
-        asked = parsedate_to_datetime(retry_after)
-        return max((asked.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
-    except (TypeError, ValueError, OverflowError):
-        return 0.0

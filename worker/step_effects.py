@@ -63,7 +63,7 @@ def of_result(tool: Tool, result: ToolResult, status: StepStatus, *, isolated: b
 
 
 def of_error(tool: Tool, error: PlatformError, status: StepStatus, *, isolated: bool) -> Effect:
-    """Of an error of the platform that the tool let pass, but for Unavailable, which ends no try."""
+    """Of an error that the tool let pass, but for Unavailable of a part of the platform, which ends no try."""
     if not may_change_outside(tool, isolated=isolated):
         return Effect.NONE
     if status is StepStatus.STARTED and isinstance(error, Refused):

@@ -10,8 +10,9 @@ doing when its worker was lost:
     changing   changes were on their way
     otherwise  it has ended, or a person is asked: it is `uncertain`
 
-A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Steps below a
-step (`worker.sub_steps`) come this way too.
+A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Something of the
+outside that is away (an MCP server, what a plug-in speaks with) ends the try. Steps below a step (`worker.sub_steps`)
+come this way too.
 """
 
 import asyncio
@@ -27,7 +28,15 @@ from typing import Any
 
 from backplane.budgets import Amounts, Resource
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.errors import BudgetExhausted, InvalidPlan, PlatformError, Refused, Superseded, Unavailable
+from backplane.errors import (
+    PLATFORM_PARTS,
+    BudgetExhausted,
+    InvalidPlan,
+    PlatformError,
+    Refused,
+    Superseded,
+    Unavailable,
+)
 from backplane.events import EventType
 from backplane.patience import pauses
 from backplane.plans import Step, SubStep
@@ -312,7 +321,7 @@ class StepRunner:
                     self._count(step, "suspended", seconds)
                     await self._suspend(step, paused)
                     raise failure
-                case Unavailable():
+                case Unavailable() if failure.part in PLATFORM_PARTS:
                     self._count(step, "unavailable", seconds)
                     # A sandbox that is away was never entered, or goes on with the same call when it is back.
                     if (

@@ -7,7 +7,7 @@ Steps count as done before another in the order in which they ended: that is the
 they are. What a step that failed had changed by then stays, as a part of the next one that is copied.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backplane.errors import Conflict, FilesGone, InvalidPlan, NotFound, TransitionNotAllowed
+from backplane.errors import Conflict, FilesGone, InvalidInput, InvalidPlan, NotFound, TransitionNotAllowed
 from backplane.events import Event, EventType, encode
 from backplane.plans import Plan
 from backplane.runs import Priority, Run, RunStatus
@@ -23,7 +23,7 @@ from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
 from backplane.store.journal import StepRecord, StepStatus, pending_steps, records_of
-from backplane.store.runs import Changed, Runs, check_nothing_uncertain, locked_run, retried, values_of
+from backplane.store.runs import Changed, Runs, locked_run, may_have_happened, retried, values_of
 from backplane.store.secrets import copy_run_secrets
 from backplane.store.tables import decisions, model_calls, runs, steps
 
@@ -116,8 +116,9 @@ class DerivedRuns:
     ) -> Changed:
         """Put a run that failed, waits or was completed in the queue again, to do this step and all that require it
         once more, with the files as they were without them. Who names a step has it done again, also where it may have
-        happened; of another uncertain step it has to be said. Raises NotFound, FilesGone, Conflict (also when it is
-        not), TransitionNotAllowed."""
+        happened. Of any other step that may have happened, also one below the named step, a person has to say it.
+        Raises NotFound, FilesGone, TransitionNotAllowed, Conflict (also when nobody says it), and InvalidInput when
+        a step would be taken as done and done again."""
 
         def write(connection: Connection) -> Changed:
             run = _source(connection, user_id, run_id)
@@ -128,10 +129,14 @@ class DerivedRuns:
             if step in records and not records[step].tries:
                 raise Conflict(f"step {step!r} of run {run_id} has not been begun yet; retry the run instead")
             again = _requiring(plan, step)
-            if uncertain_step_is_done is None:
-                check_nothing_uncertain(connection, run, but=_with_those_below(connection, run_id, again))
             queued, told = retried(connection, run, uncertain_step_is_done=uncertain_step_is_done, from_a_step=True)
+            if uncertain_step_is_done is not False:
+                _check_nothing_in_doubt(run, records.values(), step, again, is_done=bool(uncertain_step_is_done))
+            # What was cut off before it said that it changes something, the worker decides about.
+            kept = set() if uncertain_step_is_done is False else again - {step}
+            cut_off = {id for id in kept if id in records and records[id].status is StepStatus.STARTED}
             _forget(connection, run_id, again)
+            _mark_cut_off(connection, run_id, cut_off)
             restore = run.restore or {"run_id": run_id, "steps": []}
             connection.execute(update(runs).where(runs.c.id == run_id).values(restore=restore))
             return replace(queued, restore=restore), told
@@ -258,9 +263,31 @@ def _requiring(plan: Plan, step: str) -> set[str]:
     return found
 
 
-def _with_those_below(connection: Connection, run_id: str, step_ids: set[str]) -> set[str]:
-    ids = connection.scalars(select(steps.c.step_id).where(steps.c.run_id == run_id))
-    return {id for id in ids if id.partition("/")[0] in step_ids}
+def _check_nothing_in_doubt(
+    run: Run, records: Iterable[StepRecord], step: str, again: set[str], *, is_done: bool
+) -> None:
+    """`again`: the steps that are done again from `step` on. One of these, or one below them, that a worker was cut off
+    in while it changed something may have happened as well as one that is uncertain."""
+    for record in records:
+        is_again = record.step_id.partition("/")[0] in again
+        is_named, is_uncertain = record.step_id == step, record.status is StepStatus.UNCERTAIN
+        if is_done and is_again and (is_uncertain or (record.status is StepStatus.CHANGING and not is_named)):
+            raise InvalidInput(
+                f"uncertain_step: step {record.step_id!r} cannot be taken as done, because a retry from step {step!r} "
+                'does it again: say "repeat", or leave out from_step',
+                field="uncertain_step",
+            )
+        in_doubt = is_uncertain or (record.status is StepStatus.CHANGING and is_again)
+        if not is_done and in_doubt and not is_named:
+            raise may_have_happened(run.id, record.step_id)
+
+
+def _mark_cut_off(connection: Connection, run_id: str, step_ids: Collection[str]) -> None:
+    connection.execute(
+        update(steps)
+        .where(steps.c.run_id == run_id, steps.c.step_id.in_(sorted(step_ids)))
+        .values(status=StepStatus.STARTED.value)
+    )
 
 
 def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:

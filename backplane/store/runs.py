@@ -240,7 +240,7 @@ class Runs:
         def write(connection: Connection) -> Changed:
             run = locked_run(connection, user_id, run_id)
             if uncertain_step_is_done is None:
-                check_nothing_uncertain(connection, run)
+                _check_nothing_uncertain(connection, run)
             return retried(connection, run, uncertain_step_is_done=uncertain_step_is_done)
 
         return await self._database.write(write)
@@ -258,16 +258,20 @@ class Runs:
         return await self._database.write(write)
 
 
-def check_nothing_uncertain(connection: Connection, run: Run, *, but: Collection[str] = ()) -> None:
-    """Raises Conflict when there is an uncertain step that is none of these: it may have happened, and whether it is
-    repeated is for a person to say."""
+def may_have_happened(run_id: str, step_id: str) -> Conflict:
+    """Whether the step is repeated is for a person to say."""
+    return Conflict(
+        f"step {step_id!r} of run {run_id} may have happened, or has: look what it has done, then retry the "
+        'run with uncertain_step "done" or "repeat" (agentctl retry RUN --take-as-done, or --repeat)'
+    )
+
+
+def _check_nothing_uncertain(connection: Connection, run: Run) -> None:
+    """Raises Conflict when there is an uncertain step."""
     query = select(steps.c.step_id).where(steps.c.run_id == run.id, steps.c.status == StepStatus.UNCERTAIN.value)
-    uncertain = [id for id in connection.scalars(query.order_by(steps.c.position)) if id not in but]
-    if uncertain and run.status in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
-        raise Conflict(
-            f"step {uncertain[0]!r} of run {run.id} may have happened, or has: look what it has done, then retry the "
-            'run with uncertain_step "done" or "repeat" (agentctl retry RUN --take-as-done, or --repeat)'
-        )
+    uncertain = connection.scalars(query.order_by(steps.c.position)).first()
+    if uncertain is not None and run.status in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
+        raise may_have_happened(run.id, uncertain)
 
 
 def retried(

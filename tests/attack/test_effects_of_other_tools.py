@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from backplane.errors import Unavailable
 from backplane.runs import RunError, RunStatus
 from tests.attack import mcp_site
 from tests.attack.outside import RETRY, cuts, ended, hangs, is_uncertain, outside, posts, status
@@ -157,6 +158,133 @@ async def test_a_call_of_an_mcp_server_that_may_have_happened_is_not_made_again(
     }
     assert found == {how: (end, calls) for how, (_, end, calls) in MCP_CALLS.items()}
     assert all(is_uncertain(run) for run in runs if run.status is RunStatus.WAITING)
+
+
+REPEATABLE_CALLS: dict[str, tuple[mcp_site.Call, int]] = {
+    "500": (mcp_site.whatever(status("500 Internal Server Error")), 4),
+    "timeout after the body": (mcp_site.whatever(hangs), 4),
+    "cut connection": (mcp_site.whatever(cuts), 4),
+    "what is no answer": (mcp_site.whatever(status("202 Accepted")), 4),
+    "an error within": (mcp_site.error(-32603), 4),
+    "arguments are refused": (mcp_site.error(-32602), 2),
+}
+"""How a server answers a call that may be repeated, and how often two tries in two attempts make it."""
+TWO_TRIES = {**RETRY, "max_attempts": 2}
+
+
+@pytest.mark.slow
+async def test_a_call_of_an_mcp_server_that_may_be_repeated_is_made_as_often_as_its_policies_allow(
+    start_platform: StartPlatform, site: Site
+) -> None:
+    servers = {}
+    for number, (call, _) in enumerate(REPEATABLE_CALLS.values()):
+        mcp_site.serve(site, f"/{number}", call)
+        servers[f"bank{number}"] = {"url": site.url(f"/{number}"), "repeatable": ["pay"]}
+    platform = await start_platform(**outside(site, mcp_servers=servers, mcp_timeout_seconds=2.0))
+    async with worker(platform.settings):
+        run_ids = [
+            await platform.submit(
+                {"id": "pay", "tool": f"{name}__pay", "retry": TWO_TRIES}, mcp_servers=[name], max_retries=1
+            )
+            for name in servers
+        ]
+        runs = [await ended(platform, run_id) for run_id in run_ids]
+    found = {how: mcp_site.calls(site, f"/{number}") for number, how in enumerate(REPEATABLE_CALLS)}
+    assert found == {how: calls for how, (_, calls) in REPEATABLE_CALLS.items()}
+    assert {run.status for run in runs} == {RunStatus.FAILED}
+
+
+PROGRAM = """
+import json, sys
+def hear():
+    return json.loads(sys.stdin.readline())
+def write(line):
+    print(line, flush=True)
+def say(asked, **more):
+    write(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **more}))
+asked = hear()
+version = asked["params"]["protocolVersion"]
+say(asked, result={"protocolVersion": version, "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}})
+hear()
+asked = hear()
+if asked["method"] == "tools/list":
+    say(asked, result={"tools": [{"name": "pay", "inputSchema": {"type": "object"}}]})
+else:
+    print("called", file=sys.stderr, flush=True)
+    id = json.dumps(asked["id"])
+"""
+PROGRAM_CALLS: dict[str, tuple[str, str, int]] = {
+    "arguments are refused": (
+        "say(asked, error={'code': -32602, 'message': 'no'})", "mcp_call_not_taken", 2),
+    "there is no such method": (
+        "say(asked, error={'code': -32601, 'message': 'no'})", "mcp_call_not_taken", 2),
+    "an error within": (
+        "say(asked, error={'code': -32603, 'message': 'no'})", "part_unavailable", 4),
+    "a code that is none": (
+        "say(asked, error={'code': [], 'message': 'no'})", "part_unavailable", 4),
+    "it ends": ("sys.exit(3)", "part_unavailable", 4),
+    "what is no result": ("say(asked, result=7)", "part_unavailable", 4),
+    "a number of 5,000 digits": (
+        "write('{\"id\": %s, \"result\": {\"content\": ' % id + '9' * 5000 + '}}'); sys.stdin.read()",
+        "part_unavailable", 4),
+    "nested too deeply": (
+        "write('{\"id\": %s, \"result\": ' % id + '[' * 100000 + ']' * 100000 + '}'); sys.stdin.read()",
+        "part_unavailable", 4),
+    "it asks and reads nothing": (
+        "[write(json.dumps({'id': n, 'method': 'ping'})) for n in range(5000)]; __import__('time').sleep(60)",
+        "part_unavailable", 4),
+    "it says that it failed": (
+        "say(asked, result={'content': [], 'isError': True})", "mcp_tool_failed", 2),
+}  # fmt: skip
+"""What a program does when it is called, the run's error, and how often two tries in two attempts call it."""
+
+
+@pytest.mark.slow
+async def test_a_program_that_fails_is_called_as_often_as_its_policies_allow(start_platform: StartPlatform) -> None:
+    servers = {
+        f"bank{number}": {"command": ["python3", "-c", f"{PROGRAM}    {acts}\n"]}
+        for number, (acts, _, _) in enumerate(PROGRAM_CALLS.values())
+    }
+    platform = await start_platform(mcp_servers=servers, mcp_timeout_seconds=3.0)
+    async with worker(platform.settings):
+        run_ids = [
+            await platform.submit(
+                {"id": "pay", "tool": f"{name}__pay", "retry": TWO_TRIES}, mcp_servers=[name], max_retries=1
+            )
+            for name in servers
+        ]
+        runs = [await platform.until(run_id, RunStatus.FAILED, seconds=120) for run_id in run_ids]
+    found = {}
+    for how, run in zip(PROGRAM_CALLS, runs, strict=True):
+        assert run.error is not None
+        found[how] = (run.error.code, (await platform.lines(run.id)).count("called"))
+    assert found == {how: (code, calls) for how, (_, code, calls) in PROGRAM_CALLS.items()}
+
+
+async def test_a_program_that_may_change_something_outside_is_not_called_again(start_platform: StartPlatform) -> None:
+    server = {"command": ["python3", "-c", f"{PROGRAM}    sys.exit(3)\n"], "risk": "high"}
+    platform = await start_platform(mcp_servers={"bank": server}, approval="never")
+    async with worker(platform.settings):
+        run_id = await platform.submit(
+            {"id": "pay", "tool": "bank__pay", "retry": RETRY}, mcp_servers=["bank"], max_retries=1
+        )
+        run = await ended(platform, run_id)
+    assert (is_uncertain(run), (await platform.lines(run_id)).count("called")) == (True, 1)
+
+
+async def test_a_plug_in_that_cannot_reach_its_own_server_is_called_as_often_as_its_policies_allow(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Inside(Outside):
+        risk: ClassVar[Risk] = Risk.LOW
+
+    async def is_away(call: int, context: ToolContext) -> ToolResult:
+        raise Unavailable("the bank does not answer", part="bank")
+
+    equip(monkeypatch, tool := Inside(is_away))
+    async with worker(platform.settings):
+        run = await ended(platform, await platform.submit({**STEP, "retry": TWO_TRIES}, max_retries=1))
+    assert (tool.calls, run.status) == (4, RunStatus.FAILED)
 
 
 # --- commands where nothing keeps them in ---

@@ -38,6 +38,9 @@ class RemoteResult:
     is_error: bool
 
 
+NOT_TAKEN = (-32601, -32602)
+"""The errors of JSON-RPC by which a call was not carried out: no such method or tool, and arguments that do not fit."""
+
 BeforeCall = Callable[[], Awaitable[None]]
 
 
@@ -54,7 +57,8 @@ class CallNotTaken(PlatformError):
 
 
 class McpConnection(ABC):
-    """Raises Unavailable (part `mcp`) when the server cannot be reached, breaks off or answers what is no answer."""
+    """Raises Unavailable (part `mcp`) when the server cannot be reached, breaks off or answers what is no answer. It is
+    no part of the platform: the try of a step ends with that."""
 
     @abstractmethod
     async def list_tools(self, context: ToolContext) -> list[RemoteTool]: ...

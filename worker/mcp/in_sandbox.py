@@ -11,11 +11,13 @@ from typing import Any
 
 import structlog
 
-from backplane.errors import Unavailable
+from backplane.errors import PlatformError
 from backplane.sizes import shortened
 from worker.mcp.connection import (
+    NOT_TAKEN,
     PAGES_MAX,
     BeforeCall,
+    CallNotTaken,
     McpConnection,
     RemoteResult,
     RemoteTool,
@@ -105,15 +107,15 @@ class SandboxedConnection(McpConnection):
 
     def _result(self, answer: Any) -> Mapping[str, Any]:
         if isinstance(answer, Mapping) and isinstance(answer.get("error"), Mapping):
-            raise _refused(self._server.name, answer["error"])
+            raise self._refused(answer["error"])
         if not isinstance(answer, Mapping) or not isinstance(answer.get("result"), Mapping):
             raise unavailable(self._server.name, "answers in a form that is none")
         result: Mapping[str, Any] = answer["result"]
         return result
 
-
-def _refused(server: str, error: Mapping[str, Any]) -> Unavailable:
-    return unavailable(server, f"refuses: {shortened(str(error.get('message')), 300)}")
+    def _refused(self, error: Mapping[str, Any]) -> PlatformError:
+        refused = unavailable(self._server.name, f"refuses: {shortened(str(error.get('message')), 300)}")
+        return CallNotTaken(refused.message, later=False) if error.get("code") in NOT_TAKEN else refused
 
 
 class _Said:

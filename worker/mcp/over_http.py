@@ -18,7 +18,6 @@ import structlog
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND
 from pydantic import ValidationError
 
 from backplane.egress import OutsidePolicy
@@ -28,6 +27,7 @@ from backplane.retry import retry_after
 from backplane.secrets import SECRET_REFERENCE
 from backplane.sizes import shortened
 from worker.mcp.connection import (
+    NOT_TAKEN,
     PAGES_MAX,
     BeforeCall,
     CallNotTaken,
@@ -201,7 +201,7 @@ class _Calls:
 
     def refused(self, code: int) -> None:
         """An error of JSON-RPC. The client itself makes others of these codes than those that are named here."""
-        self._is_refused = self._status == 200 and code in (METHOD_NOT_FOUND, INVALID_PARAMS)
+        self._is_refused = self._status == 200 and code in NOT_TAKEN
 
     @property
     def was_not_taken(self) -> bool:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakSet
 
@@ -22,6 +23,7 @@ from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVIC
 
 from backplane.errors import Unavailable
 from backplane.patience import pauses
+from backplane.retry import retry_after
 
 TRIES = 4
 CONNECT_SECONDS = 10.0
@@ -289,8 +291,8 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     reason, message = _status(await response.read())
     message = message or f"HTTP status {response.status}"
     if response.status in _TRY_AGAIN:
-        asked = response.headers.get("Retry-After", "")
-        raise _Busy(message, min(float(asked), LONGEST_ASKED_PAUSE_SECONDS) if asked.isdecimal() else 0.0)
+        asked = retry_after(response.headers, datetime.now(UTC)) or 0.0
+        raise _Busy(message, min(asked, LONGEST_ASKED_PAUSE_SECONDS))
     if response.status == 401:
         raise _Unknown
     raise ApiRefused(response.status, reason, message)

@@ -173,4 +173,5 @@ class Tool(ABC):
 
     @abstractmethod
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
-        """Carry it out with arguments of this tool's model. Refused and Unavailable errors become the step's error."""
+        """Carry it out with arguments of this tool's model. Errors of the platform become the step's error. An Unavailable
+        of a part of the platform (PLATFORM_PARTS) is waited for; one of any other part ends the try."""

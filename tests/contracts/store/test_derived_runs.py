@@ -8,7 +8,15 @@ import pytest
 from sqlalchemy import insert, update
 
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.errors import Conflict, FilesGone, IdempotencyKeyReused, InvalidPlan, NotFound, TransitionNotAllowed
+from backplane.errors import (
+    Conflict,
+    FilesGone,
+    IdempotencyKeyReused,
+    InvalidInput,
+    InvalidPlan,
+    NotFound,
+    TransitionNotAllowed,
+)
 from backplane.events import EventType
 from backplane.plans import Plan, parse_plan
 from backplane.runs import Priority, Run, RunStatus, new_run_id
@@ -212,7 +220,7 @@ async def test_a_replay_begins_like_its_source_with_its_decisions(store: Store, 
     await change(store, insert(decisions).values(open_one))
     run, told = await store.derived_runs.replay(source.user_id, source.id, new_run_id(), Priority.HIGH)
     assert (run.status, run.priority, run.prompt) == (RunStatus.QUEUED, Priority.HIGH, source.prompt)
-    assert run.origin == {"kind": "replay", "run_id": source.id}
+    assert run.origin == {"kind": "replay", "run_id": source.id, "execute": False}
     assert run.restore == {"run_id": source.id, "steps": []}
     assert (run.plan, run.given_plan, await store.journal.steps(run.id)) == (None, source.given_plan, [])
     [copied] = await store.decisions.of_run(run.id)
@@ -279,12 +287,6 @@ async def uncertain(store: Store, source: Run, *step_ids: str) -> None:
     )
 
 
-async def test_who_names_an_uncertain_step_has_it_done_again(store: Store, source: Run) -> None:
-    await uncertain(store, source, "b")
-    await store.derived_runs.retry_from(source.user_id, source.id, "b")
-    assert (await journal_of(store, source))["b"][0] is PENDING
-
-
 async def test_of_another_uncertain_step_it_has_to_be_said_what_becomes_of_it(store: Store, source: Run) -> None:
     await uncertain(store, source, "a")
     before = await journal_of(store, source)
@@ -293,6 +295,55 @@ async def test_of_another_uncertain_step_it_has_to_be_said_what_becomes_of_it(st
     assert await journal_of(store, source) == before
     await store.derived_runs.retry_from(source.user_id, source.id, "b", uncertain_step_is_done=True)
     assert (await journal_of(store, source))["a"][0] is DONE
+
+
+UNCERTAIN, STARTED, CHANGING = StepStatus.UNCERTAIN, StepStatus.STARTED, StepStatus.CHANGING
+FROM_A_STEP: dict[str, tuple[str, str, StepStatus, bool | None, type[Exception] | StepStatus]] = {
+    # from this step on, with this one in this state: what a person says of it, and what becomes of that step
+    "itself, nothing": ("b", "b", UNCERTAIN, None, PENDING),
+    "itself, repeat": ("b", "b", UNCERTAIN, False, PENDING),
+    "itself, done": ("b", "b", UNCERTAIN, True, InvalidInput),
+    "a later one, nothing": ("a", "b", UNCERTAIN, None, Conflict),
+    "a later one, repeat": ("a", "b", UNCERTAIN, False, PENDING),
+    "a later one, done": ("a", "b", UNCERTAIN, True, InvalidInput),
+    "one below, nothing": ("b", "b/1.1", UNCERTAIN, None, Conflict),
+    "one below, done": ("b", "b/1.1", UNCERTAIN, True, InvalidInput),
+    "one below a later one, nothing": ("a", "b/1.1", UNCERTAIN, None, Conflict),
+    "another, nothing": ("b", "a", UNCERTAIN, None, Conflict),
+    "another, repeat": ("b", "a", UNCERTAIN, False, PENDING),
+    "another, done": ("b", "a", UNCERTAIN, True, DONE),
+    "itself cut off in changes, nothing": ("b", "b", CHANGING, None, PENDING),
+    "a later one cut off in changes, nothing": ("a", "b", CHANGING, None, Conflict),
+    "a later one cut off in changes, repeat": ("a", "b", CHANGING, False, PENDING),
+    "a later one cut off in changes, done": ("a", "b", CHANGING, True, InvalidInput),
+    "one below cut off in changes, nothing": ("b", "b/1.1", CHANGING, None, Conflict),
+    "a later one cut off before, nothing": ("a", "b", STARTED, None, STARTED),
+    "a later one cut off before, repeat": ("a", "b", STARTED, False, PENDING),
+    "itself cut off before, nothing": ("b", "b", STARTED, None, PENDING),
+}
+
+
+@pytest.mark.parametrize(("from_step", "step", "status", "is_done", "then"), FROM_A_STEP.values(), ids=FROM_A_STEP)
+async def test_a_step_that_may_have_happened_is_done_again_from_a_step_only_when_a_person_says_so(
+    store: Store,
+    source: Run,
+    from_step: str,
+    step: str,
+    status: StepStatus,
+    is_done: bool | None,
+    then: type[Exception] | StepStatus,
+) -> None:
+    await change(store, update(steps).where(steps.c.run_id == source.id, steps.c.step_id == step).values(status=status))
+    before = await journal_of(store, source)
+    assert before[step][0] is status
+    retry = store.derived_runs.retry_from(source.user_id, source.id, from_step, uncertain_step_is_done=is_done)
+    if isinstance(then, StepStatus):
+        await retry
+        assert (await journal_of(store, source))[step][0] is then
+    else:
+        with pytest.raises(then, match=repr(step)):
+            await retry
+        assert await journal_of(store, source) == before
 
 
 async def test_a_completed_run_is_not_retried_without_a_step(store: Store, source: Run) -> None:
