@@ -223,8 +223,8 @@ class RetryRun(StrictRequest):
         min_length=1,
         max_length=64,
         description="Do this step and all that require it again, with the files as they were without them. A completed "
-        "run is retried only so. It is done again also where it may have happened; of other uncertain steps, "
-        "uncertain_step says what becomes.",
+        "run is retried only so. It is done again also where it may have happened; for another step that may have "
+        "happened, uncertain_step is needed (409). A step that is done again cannot be taken as done (422).",
     )
 
 

@@ -161,8 +161,8 @@ PLATFORM_PARTS = frozenset({"redis", "database", "workspace", "sandbox", "memory
 
 
 class Unavailable(PlatformError):
-    """`part` is one of PLATFORM_PARTS, or the word for something outside (`mcp`, a plug-in's own), which ends the try of
-    a step like any other failure; `retry_after` is in seconds. `refuses`: it answered, with a refusal (no right, no
+    """`part` is one of PLATFORM_PARTS, or the word for something outside (`mcp`, a plug-in's own), which ends the try
+    of a step like any other failure; `retry_after` is in seconds. `refuses`: it answered, with a refusal (no right, no
     room, no such bucket) that lasts until an operator has mended something."""
 
     code = "part_unavailable"

@@ -10,9 +10,9 @@ doing when its worker was lost:
     changing   changes were on their way
     otherwise  it has ended, or a person is asked: it is `uncertain`
 
-A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Something of the
-outside that is away (an MCP server, what a plug-in speaks with) ends the try. Steps below a step (`worker.sub_steps`)
-come this way too.
+A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Something of
+the outside that is away (an MCP server, what a plug-in speaks with) ends the try. Steps below a step
+(`worker.sub_steps`) come this way too.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ Each change is one transaction: the row's new state, guarded by the old one, and
 worker writes while it holds a run is in `store.held`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any

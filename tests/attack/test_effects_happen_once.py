@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backplane.decisions import Decision, DecisionStatus
-from backplane.errors import Conflict
+from backplane.errors import Conflict, InvalidInput
 from backplane.plans import parse_plan
 from backplane.runs import RunError, RunStatus
 from backplane.store.held import HeldRun
@@ -260,6 +260,27 @@ async def test_a_person_says_whether_it_is_sent_again(start_platform: StartPlatf
             await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=is_done)
             await platform.completed(run_id)
     assert Counter(asked.target for asked in site.asked) == {"/done": 1, "/repeat": 2}
+
+
+@pytest.mark.slow
+async def test_a_retry_from_a_step_sends_it_again_only_when_a_person_says_so(
+    start_platform: StartPlatform, site: Site
+) -> None:
+    site.pages["/pay"] = status("500 Internal Server Error")
+    platform = await start_platform(**outside(site))
+    submission, user = platform.submission, platform.user
+    refused = [("look", None, Conflict), ("look", True, InvalidInput), ("pay", True, InvalidInput)]
+    async with worker(platform.settings):
+        run_id = await platform.submit(shell("look", "true"), post(site))
+        assert is_uncertain(await ended(platform, run_id))
+        for step, is_done, refusal in refused:
+            with pytest.raises(refusal, match="'pay'"):
+                await submission.retry_from(user, run_id, step, uncertain_step_is_done=is_done)
+        assert (posts(site), is_uncertain(await platform.run(run_id))) == (1, True)
+        site.pages["/pay"] = status("200 OK")
+        await submission.retry_from(user, run_id, "look", uncertain_step_is_done=False)
+        await platform.completed(run_id)
+    assert posts(site) == 2
 
 
 @pytest.mark.slow

@@ -162,7 +162,6 @@ async def test_a_call_of_an_mcp_server_that_may_have_happened_is_not_made_again(
 
 REPEATABLE_CALLS: dict[str, tuple[mcp_site.Call, int]] = {
     "500": (mcp_site.whatever(status("500 Internal Server Error")), 4),
-    "timeout after the body": (mcp_site.whatever(hangs), 4),
     "cut connection": (mcp_site.whatever(cuts), 4),
     "what is no answer": (mcp_site.whatever(status("202 Accepted")), 4),
     "an error within": (mcp_site.error(-32603), 4),
@@ -180,7 +179,7 @@ async def test_a_call_of_an_mcp_server_that_may_be_repeated_is_made_as_often_as_
     for number, (call, _) in enumerate(REPEATABLE_CALLS.values()):
         mcp_site.serve(site, f"/{number}", call)
         servers[f"bank{number}"] = {"url": site.url(f"/{number}"), "repeatable": ["pay"]}
-    platform = await start_platform(**outside(site, mcp_servers=servers, mcp_timeout_seconds=2.0))
+    platform = await start_platform(**outside(site, mcp_servers=servers, mcp_timeout_seconds=10.0))
     async with worker(platform.settings):
         run_ids = [
             await platform.submit(
@@ -213,57 +212,57 @@ else:
     print("called", file=sys.stderr, flush=True)
     id = json.dumps(asked["id"])
 """
-PROGRAM_CALLS: dict[str, tuple[str, str, int]] = {
+PROGRAM_CALLS: dict[str, tuple[str, str]] = {
     "arguments are refused": (
-        "say(asked, error={'code': -32602, 'message': 'no'})", "mcp_call_not_taken", 2),
+        "say(asked, error={'code': -32602, 'message': 'no'})", "mcp_call_not_taken"),
     "there is no such method": (
-        "say(asked, error={'code': -32601, 'message': 'no'})", "mcp_call_not_taken", 2),
+        "say(asked, error={'code': -32601, 'message': 'no'})", "mcp_call_not_taken"),
     "an error within": (
-        "say(asked, error={'code': -32603, 'message': 'no'})", "part_unavailable", 4),
+        "say(asked, error={'code': -32603, 'message': 'no'})", "part_unavailable"),
     "a code that is none": (
-        "say(asked, error={'code': [], 'message': 'no'})", "part_unavailable", 4),
-    "it ends": ("sys.exit(3)", "part_unavailable", 4),
-    "what is no result": ("say(asked, result=7)", "part_unavailable", 4),
+        "say(asked, error={'code': [], 'message': 'no'})", "part_unavailable"),
+    "it ends": ("sys.exit(3)", "part_unavailable"),
+    "what is no result": ("say(asked, result=7)", "part_unavailable"),
     "a number of 5,000 digits": (
         "write('{\"id\": %s, \"result\": {\"content\": ' % id + '9' * 5000 + '}}'); sys.stdin.read()",
-        "part_unavailable", 4),
+        "part_unavailable"),
     "nested too deeply": (
         "write('{\"id\": %s, \"result\": ' % id + '[' * 100000 + ']' * 100000 + '}'); sys.stdin.read()",
-        "part_unavailable", 4),
+        "part_unavailable"),
     "it asks and reads nothing": (
         "[write(json.dumps({'id': n, 'method': 'ping'})) for n in range(5000)]; __import__('time').sleep(60)",
-        "part_unavailable", 4),
+        "part_unavailable"),
     "it says that it failed": (
-        "say(asked, result={'content': [], 'isError': True})", "mcp_tool_failed", 2),
+        "say(asked, result={'content': [], 'isError': True})", "mcp_tool_failed"),
 }  # fmt: skip
-"""What a program does when it is called, the run's error, and how often two tries in two attempts call it."""
+"""What a program does when it is called, and the run's error."""
 
 
 @pytest.mark.slow
 async def test_a_program_that_fails_is_called_as_often_as_its_policies_allow(start_platform: StartPlatform) -> None:
     servers = {
         f"bank{number}": {"command": ["python3", "-c", f"{PROGRAM}    {acts}\n"]}
-        for number, (acts, _, _) in enumerate(PROGRAM_CALLS.values())
+        for number, (acts, _) in enumerate(PROGRAM_CALLS.values())
     }
-    platform = await start_platform(mcp_servers=servers, mcp_timeout_seconds=3.0)
+    platform = await start_platform(mcp_servers=servers, mcp_timeout_seconds=5.0)
     async with worker(platform.settings):
         run_ids = [
             await platform.submit(
-                {"id": "pay", "tool": f"{name}__pay", "retry": TWO_TRIES}, mcp_servers=[name], max_retries=1
+                {"id": "pay", "tool": f"{name}__pay", "retry": TWO_TRIES}, mcp_servers=[name], max_retries=0
             )
             for name in servers
         ]
-        runs = [await platform.until(run_id, RunStatus.FAILED, seconds=120) for run_id in run_ids]
+        runs = [await platform.until(run_id, RunStatus.FAILED) for run_id in run_ids]
     found = {}
     for how, run in zip(PROGRAM_CALLS, runs, strict=True):
         assert run.error is not None
         found[how] = (run.error.code, (await platform.lines(run.id)).count("called"))
-    assert found == {how: (code, calls) for how, (_, code, calls) in PROGRAM_CALLS.items()}
+    assert found == {how: (code, 2) for how, (_, code) in PROGRAM_CALLS.items()}
 
 
 async def test_a_program_that_may_change_something_outside_is_not_called_again(start_platform: StartPlatform) -> None:
     server = {"command": ["python3", "-c", f"{PROGRAM}    sys.exit(3)\n"], "risk": "high"}
-    platform = await start_platform(mcp_servers={"bank": server}, approval="never")
+    platform = await start_platform(mcp_servers={"bank": server}, approval_risk="never")
     async with worker(platform.settings):
         run_id = await platform.submit(
             {"id": "pay", "tool": "bank__pay", "retry": RETRY}, mcp_servers=["bank"], max_retries=1

@@ -173,5 +173,5 @@ class Tool(ABC):
 
     @abstractmethod
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
-        """Carry it out with arguments of this tool's model. Errors of the platform become the step's error. An Unavailable
-        of a part of the platform (PLATFORM_PARTS) is waited for; one of any other part ends the try."""
+        """Carry it out with arguments of this tool's model. A PlatformError becomes the step's error; but where a part
+        of the platform is Unavailable (PLATFORM_PARTS), the step waits for it."""
