@@ -141,7 +141,7 @@ async def test_a_call_of_an_mcp_server_that_may_have_happened_is_not_made_again(
     for number, (call, _, _) in enumerate(MCP_CALLS.values()):
         mcp_site.serve(site, f"/{number}", call)
         servers[f"bank{number}"] = {"url": site.url(f"/{number}")}
-    platform = await start_platform(**outside(site, mcp_servers=servers, mcp_timeout_seconds=3.0))
+    platform = await start_platform(**outside(site, mcp_servers=servers, mcp_timeout_seconds=8.0))
     async with worker(platform.settings):
         run_ids = [
             await platform.submit(
