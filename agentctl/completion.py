@@ -5,14 +5,16 @@ nothing is offered.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer._completion_shared import get_completion_script
 
 from agentctl.client import connect, find_token, find_url
 from agentctl.output import Output, first_line
+from agentctl.questions import asked_in_words
 
 ANSWER_SECONDS = 1.0
 OFFERED = 50
@@ -40,6 +42,25 @@ def run_ids(incomplete: str) -> list[tuple[str, str]]:
             page = await client.runs(limit=OFFERED, id_beginning=incomplete.lower() or None)
         return [(run["run_id"], f"{run['status']}: {first_line(run['prompt'])}") for run in page["runs"]]
 
+    return _answered(ask)
+
+
+def asking_run_ids(incomplete: str) -> list[tuple[str, str]]:
+    """The user's runs that ask something and whose ids begin so, each with what it asks."""
+
+    async def ask() -> list[tuple[str, str]]:
+        async with asyncio.timeout(ANSWER_SECONDS), connect(find_url(), find_token(), lambda _: None) as client:
+            page = await client.decisions(None, "pending", None, OFFERED)
+        found: dict[str, str] = {}
+        for decision in page["decisions"]:
+            if decision["run_id"].startswith(incomplete.lower()):
+                found.setdefault(decision["run_id"], first_line(asked_in_words(decision)))
+        return list(found.items())
+
+    return _answered(ask)
+
+
+def _answered(ask: Callable[[], Coroutine[Any, Any, list[tuple[str, str]]]]) -> list[tuple[str, str]]:
     try:
         return asyncio.run(ask())
     except Exception:

@@ -33,6 +33,9 @@ def prepare(data: Path) -> None:
             raise CommandError(ExitCode.USAGE, message)
         data.chmod(0o700)
         (data / "logs").mkdir(mode=0o700, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        message = f"{data} is no folder, or a part of its path is a file. Name a folder with --data."
+        raise CommandError(ExitCode.USAGE, message) from None
     except OSError as error:
         raise CommandError(ExitCode.USAGE, f"{data} cannot be used: {error}. Name another with --data.") from None
 

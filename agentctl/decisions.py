@@ -1,19 +1,25 @@
 """What runs ask people: decisions, approve, reject, answer."""
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
-from agentctl.completion import run_ids
+from agentctl.completion import asking_run_ids, run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import UNCERTAIN, asked_in_words, how_it_goes_on
+from agentctl.follow import UNCERTAIN, how_it_goes_on
 from agentctl.ids import whole_decision_id, whole_run_id
 from agentctl.output import JsonFlag, Output, short_time
-from agentctl.runs import RunArgument, call, call_on
+from agentctl.questions import asked_in_words, texts_in_lines
+from agentctl.runs import call, call_on
+from backplane import unique_json
 
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.", autocompletion=asking_run_ids)
+]
 DecisionArgument = Annotated[
     str | None, typer.Argument(metavar="DECISION", help="May be left out when the run asks one thing.")
 ]
@@ -54,6 +60,12 @@ def decisions(
         for decision in found
     ]
     output.table(["RUN", "DECISION", "STATUS", "ASKED", "STEP", "WHAT"], rows, folding=["WHAT"])
+    for decision in found:
+        if lines := texts_in_lines(decision):
+            output.line()
+            output.line(f"{decision['decision_id']}, step {decision['step']}", "bold")
+            for line in lines:
+                output.line(f"  {line}")
 
 
 async def uncertain_runs(client: Client, run_id: str | None, limit: int) -> list[JsonObject]:
@@ -102,7 +114,8 @@ def approve(
     added = {"usd": add_usd, "tokens": add_tokens, "steps": add_steps, "seconds": add_seconds}
     if any(amount is not None for amount in added.values()):
         answer["budget"] = {name: amount for name, amount in added.items() if amount is not None}
-    _decide(run_id, decision_id, answer, json_output)
+    kinds = {"approval"} if arguments is not None else {"budget"} if "budget" in answer else {"approval", "budget"}
+    _decide(run_id, decision_id, answer, json_output, kinds)
 
 
 def reject(
@@ -112,7 +125,9 @@ def reject(
     json_output: JsonFlag = False,
 ) -> None:
     """Refuse what a run asks for."""
-    _decide(run_id, decision_id, {"decision": "reject", "reason": reason}, json_output)
+    _decide(
+        run_id, decision_id, {"decision": "reject", "reason": reason}, json_output, {"approval", "budget", "question"}
+    )
 
 
 def answer(
@@ -124,17 +139,17 @@ def answer(
     json_output: JsonFlag = False,
 ) -> None:
     """Answer a question of a run."""
-    _decide(run_id, decision_id, {"decision": "answer", "text": text}, json_output)
+    _decide(run_id, decision_id, {"decision": "answer", "text": text}, json_output, {"question"})
 
 
-def _decide(run_id: str, decision_id: str | None, answer: JsonObject, json_output: bool) -> None:
+def _decide(run_id: str, decision_id: str | None, answer: JsonObject, json_output: bool, kinds: Set[str]) -> None:
     output = Output(json_output)
 
     async def work(client: Client, run_id: str) -> JsonObject:
         if decision_id:
             chosen = await whole_decision_id(client, run_id, decision_id)
         else:
-            chosen = only_one((await client.decisions(run_id, "pending"))["decisions"], run_id)
+            chosen = only_one((await client.decisions(run_id, "pending"))["decisions"], run_id, kinds)
         return await client.decide(run_id, chosen, answer)
 
     made = call_on(output, run_id, work)
@@ -150,12 +165,17 @@ def _decide(run_id: str, decision_id: str | None, answer: JsonObject, json_outpu
             "status": made["status"],
         }
     )
+    for line in texts_in_lines(made):
+        output.line(f"  {line}")
 
 
-def only_one(pending: list[JsonObject], run_id: str) -> str:
-    """The id of the only decision. Raises CommandError."""
+def only_one(pending: list[JsonObject], run_id: str, kinds: Set[str]) -> str:
+    """The id of the only decision; of several, of the only one that is of these kinds. Raises CommandError."""
     if not pending:
         raise CommandError(ExitCode.REFUSED, f"Run {run_id} asks nothing at present.")
+    fitting = [decision for decision in pending if decision["kind"] in kinds]
+    if len(pending) > 1 and len(fitting) == 1:
+        pending = fitting
     if len(pending) > 1:
         listed = "\n".join(f"  {decision['decision_id']}  {asked_in_words(decision)}" for decision in pending)
         raise CommandError(ExitCode.USAGE, f"Run {run_id} asks several things; name one of them:\n{listed}")
@@ -166,8 +186,12 @@ def only_one(pending: list[JsonObject], run_id: str) -> str:
 def json_object_of(text: str) -> dict[str, Any]:
     """Given as it is, or as @FILE. Raises CommandError(USAGE)."""
     try:
-        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
-    except (OSError, ValueError) as error:
+        given = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode("utf-8", "surrogatepass")
+        found = unique_json.loads(given)
+        json.dumps(found, allow_nan=False)
+    except unique_json.DuplicateName as error:
+        raise CommandError(ExitCode.USAGE, f"--arguments: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise CommandError(ExitCode.USAGE, f"--arguments wants JSON, or @FILE with it: {error}") from None
     if not isinstance(found, dict):
         raise CommandError(ExitCode.USAGE, '--arguments wants a JSON object, like {"script": "true"}.')

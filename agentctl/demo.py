@@ -62,7 +62,7 @@ async def _carry_out(client: Client, output: Output) -> ExitCode:
     except OSError as error:
         raise CommandError(ExitCode.RUN_FAILED, f"The example cannot be read: {error}.") from None
     began = time.monotonic()
-    run_id = (await client.create({"prompt": prompt}, start=True))["run_id"]
+    run_id = (await client.create({"prompt": prompt, "planner": "runbook"}, start=True))["run_id"]
     if not output.json:
         output.line(f"\nRun {run_id}: {EXAMPLE.relative_to(PROJECT)}", "bold")
     code = await follow(client, output, run_id, wait=RUN_SECONDS)

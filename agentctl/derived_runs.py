@@ -12,7 +12,7 @@ from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import ExitCode
 from agentctl.follow import follow, still_waits
 from agentctl.ids import whole_call_id
-from agentctl.output import JsonFlag, Output, local_time, program
+from agentctl.output import JsonFlag, Output, local_time, program, some_of
 from agentctl.plan_file import read_plan
 from agentctl.runs import RunArgument, call_on, follow_to_its_end, text_of
 from backplane.runs import FINAL
@@ -184,7 +184,7 @@ def plans(run_id: RunArgument, json_output: JsonFlag = False) -> None:
 def _needs(step: JsonObject) -> str:
     """A step that says nothing of it needs all that stand before it."""
     needs = step.get("needs")
-    return "all before it" if needs is None else ", ".join(needs)
+    return "all before it" if needs is None else some_of(needs)
 
 
 def model_calls(

@@ -26,7 +26,7 @@ from agentctl.embedded import find_redis_server, redis_version, run_bounded
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.output import JsonFlag, Output
 from agentctl.processes import child_environment
-from agentctl.up import check_sandbox
+from agentctl.up import SANDBOX_CHECK_SECONDS, check_sandbox
 from backplane.errors import PlatformError, QueueOfAnother, Unavailable
 from backplane.resources import NO_EVICTION, Resources, connect_store
 from backplane.resources import connect as connect_resources
@@ -156,7 +156,11 @@ def _bubblewrap() -> Finding:
 
 
 async def _sandbox(settings: Settings) -> Finding:
-    sandbox = await check_sandbox(child_environment({}))
+    try:
+        sandbox = await check_sandbox(child_environment({}))
+    except TimeoutError:
+        hint = f"`python -m worker --check` did not end within {SANDBOX_CHECK_SECONDS:.0f} s; the machine may be busy."
+        return Finding("sandbox", State.MISSING, "unknown", hint)
     if sandbox is None:
         hint = "`python -m worker --check` does not answer; run it to see why."
         return Finding("sandbox", State.MISSING, "unknown", hint)

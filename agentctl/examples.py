@@ -10,10 +10,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": ("agentctl up", "agentctl up --port 8080 --data /srv/agents --workers 4"),
     "demo": ("agentctl demo",),
     "run": (
-        "agentctl run examples/word-count.md",
+        "agentctl run examples/word-count.md --planner runbook",
         "agentctl run --plan plan.yaml --file data.csv:input/data.csv",
         "echo '# Say hello ...' | agentctl run -",
-        "agentctl run report.md --no-follow --json",
+        "agentctl run report.md --planner runbook --no-follow --json",
     ),
     "validate": ("agentctl validate plan.yaml", "agentctl validate report.md --json"),
     "tools": ("agentctl tools", "agentctl tools shell"),

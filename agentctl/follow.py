@@ -5,7 +5,6 @@ the same finished lines; `--json` gets each event as it came. Times are counted 
 """
 
 import asyncio
-import json
 import time
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from datetime import datetime
@@ -19,13 +18,13 @@ from rich.text import Text
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
-from agentctl.output import STATUS_STYLES, Output, duration, program
+from agentctl.output import STATUS_STYLES, Output, duration, program, some_of
+from agentctl.questions import answer_in_words, asked_in_words, texts_in_lines
 from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 from backplane.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
-_FILES_SHOWN = 5
 NARROW_COLUMNS = 60
 LABEL_CHARS, LABEL_CHARS_NARROW = 20, 10
 """Of a step's name before its lines."""
@@ -140,7 +139,9 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
             steps = data["steps"]
             count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
             lines = [Text(printable(f"● plan: {count}, planner {data['planner']}"), "bold")]
-            return lines + ([Text(printable(f"    {data['note']}"), "dim")] if data.get("note") else [])
+            return lines + (
+                [Text(printable(f"    {with_flag(data['planner'], data['note'])}"), "dim")] if data.get("note") else []
+            )
         case "step":
             return _step(data)
         case "decision":
@@ -160,30 +161,24 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
     return []
 
 
+def with_flag(planner: str, note: str) -> str:
+    """The note on who makes the plan, which names a field of the API, with the option of this command line."""
+    other = "model" if planner == "runbook" else "runbook"
+    field, flag = f"name the planner {other}", f"add --planner {other}"
+    return note.replace(field, flag) if field in note else f"{note} (--planner {other})"
+
+
 def _decision(data: dict[str, Any]) -> list[Text]:
     about = f"{data['kind']} of step {data['step']}" if data.get("step") else str(data["kind"])
+    lines = [Text(f"      {line}") for line in texts_in_lines(data)]
     if data["status"] != "pending":
-        return [Text(printable(f"● {about}: {data['status']}"), "bold")]
+        edited = bool((data.get("answer") or {}).get("arguments"))
+        said = answer_in_words(data.get("answer"))
+        return [Text(printable(f"● {about}: {data['status']}{said}"), "bold"), *(lines if edited else [])]
     of_step = f"step {data['step']}" if data.get("step") else "the planner"
     what = asked_in_words({"kind": data["kind"], "asked": data.get("asked") or {}})
     says = {"question": "asks", "budget": "needs more"}.get(str(data["kind"]), "is to be approved")
-    return [Text(printable(f"? {of_step} {says}: {what}  [{data['decision']}]"), "bold yellow")]
-
-
-def asked_in_words(decision: JsonObject) -> str:
-    """One line of what is asked."""
-    asked = decision["asked"]
-    match decision["kind"]:
-        case "approval":
-            # Whole, however long: it is what a person answers for.
-            reason = f" ({asked['reason']})" if asked.get("reason") else ""
-            return f"use {asked.get('tool')} {json.dumps(asked.get('arguments') or {}, ensure_ascii=False)}{reason}"
-        case "question":
-            choices = f" [{', '.join(map(str, asked['choices']))}]" if asked.get("choices") else ""
-            return f"{asked.get('question')}{choices}"
-        case "budget":
-            return str(asked.get("message") or f"{asked.get('account')} is used up")
-    return str(decision["kind"])
+    return [Text(printable(f"? {of_step} {says}: {what}  [{data['decision']}]"), "bold yellow"), *lines]
 
 
 def _model(data: dict[str, Any]) -> list[Text]:
@@ -205,8 +200,7 @@ def _step(data: dict[str, Any]) -> list[Text]:
     if data.get("duration_ms") is not None:
         details.append(duration(data["duration_ms"] / 1000))
     if files:
-        more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
-        details.append(f"changed {', '.join(files[:_FILES_SHOWN])}{more}")
+        details.append(f"changed {some_of(files)}")
     rest = f"  ({'; '.join(details)})" if details else ""
     match data["status"]:
         case "started":

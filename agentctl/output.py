@@ -34,6 +34,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document
 _LINE_MAX_CHARS = 64 * 1024
 """Of a file that is shown on a terminal: a line is not waited for longer."""
 
+LISTED = 5
+"""Names of a list that stand in one line; `--json` has all."""
+
 STATUS_STYLES = {
     "created": "dim",
     "queued": "cyan",
@@ -101,6 +104,12 @@ def short_time(moment: str | None) -> str:
         return ""
     local = datetime.fromisoformat(moment).astimezone()
     return local.strftime("%H:%M:%S" if local.date() == datetime.now(local.tzinfo).date() else "%Y-%m-%d")
+
+
+def some_of(names: Sequence[str], more: int = 0) -> str:
+    """A list as one line: the first few, and how many follow; `more` of them are not in the list."""
+    rest = len(names) - LISTED + more if len(names) > LISTED else more
+    return ", ".join(names[:LISTED]) + (f" and {rest:,} more" if rest else "")
 
 
 def first_line(prompt: str) -> str:

@@ -22,7 +22,11 @@ def read_plan(file: Path) -> Any:
         raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
     except ValueError as error:
         raise _neither(str(file), error) from None
-    return plan_of(text, str(file), is_json=file.suffix == ".json")
+    plan = plan_of(text, str(file), is_json=file.suffix == ".json")
+    if plan is None:
+        message = f"{file} is empty; a plan is an object with `steps`, a list of what is to be done (docs/plans.md)."
+        raise CommandError(ExitCode.USAGE, message)
+    return plan
 
 
 def plan_of(text: str, name: str, *, is_json: bool = False) -> Any:

@@ -16,9 +16,9 @@ from rich.text import Text
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, following, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import RunView, describe, follow, how_it_goes_on
+from agentctl.follow import RunView, describe, follow, how_it_goes_on, with_flag
 from agentctl.ids import whole_run_id
-from agentctl.output import JsonFlag, Output, duration, first_line, local_time, program, short_time
+from agentctl.output import LISTED, JsonFlag, Output, duration, first_line, local_time, program, short_time, some_of
 from agentctl.plan_file import read_plan
 from agentctl.room import LONGEST_WAIT_SECONDS, once_there_is_room
 from backplane.runs import RunStatus
@@ -108,7 +108,7 @@ def run(
     if not follow_run:
         output.document(answer) if output.json else output.line(answer["run_id"])
         if answer.get("planner_note"):
-            output.note(f"planner {answer['planner']}: {answer['planner_note']} (--planner)")
+            output.note(f"planner {answer['planner']}: {with_flag(answer['planner'], answer['planner_note'])}")
         return
     if not output.json:
         output.note(f"run {answer['run_id']}")
@@ -164,6 +164,8 @@ def new_run_of(
         pairs = [pair.partition("=") for pair in metadata]
         if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
             raise CommandError(ExitCode.USAGE, f"--metadata wants KEY=VALUE, not {wrong[0]!r}.")
+        if twice := [name for at, (name, _, _) in enumerate(pairs) if name in {other[0] for other in pairs[:at]}]:
+            raise CommandError(ExitCode.USAGE, f"--metadata has {twice[0]!r} twice; keep one.")
         body["metadata"] = {name: value for name, _, value in pairs}
     return body
 
@@ -179,6 +181,8 @@ def text_of(prompt: str) -> str:
         raise CommandError(ExitCode.USAGE, f"The prompt is not UTF-8 text: {error}.") from None
     except OSError as error:
         raise CommandError(ExitCode.USAGE, f"The prompt cannot be read: {error}.") from None
+    if os.path.isdir(prompt):
+        raise CommandError(ExitCode.USAGE, f"{prompt} is a folder; give a text, a file of it, or - for standard input.")
     if prompt.endswith((".md", ".txt")) and not any(map(str.isspace, prompt)):
         raise CommandError(ExitCode.USAGE, f"There is no file {prompt}.")
     return prompt
@@ -274,7 +278,8 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
     json_output: JsonFlag = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first. TOTAL is the time from a run's creation to its end: in the queue, waiting for a
+    person, and at work."""
     output = Output(json_output)
 
     def page(client: Client) -> FetchPage:
@@ -285,10 +290,16 @@ def runs(
         output.document(found)
         return
     rows = [
-        [run["run_id"], run["status"], short_time(run["created_at"]), _lasted(run), first_line(run["prompt"])]
+        [
+            run["run_id"],
+            run["status"],
+            short_time(run["created_at"]),
+            _between(run["created_at"], run["finished_at"]),
+            first_line(run["prompt"]),
+        ]
         for run in found
     ]
-    output.table(["RUN", "STATUS", "CREATED", "TOOK", "PROMPT"], rows, cutting=["PROMPT"])
+    output.table(["RUN", "STATUS", "CREATED", "TOTAL", "PROMPT"], rows, cutting=["PROMPT"])
 
 
 def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
@@ -308,9 +319,10 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             "prompt": first_line(run["prompt"]),
             "created": local_time(run["created_at"]),
             "queued": local_time(run["queued_at"]),
-            "started": local_time(run["started_at"]),
+            "started": local_time(first_started(run)),
+            "went on": local_time(run["started_at"]) if run["started_at"] != first_started(run) else "",
             "finished": local_time(run["finished_at"]),
-            "took": _lasted(run),
+            "took": _between(first_started(run), run["finished_at"]),
             "worker": run.get("worker") or "",
             "attempt": f"{run['attempt']} of {run['max_retries'] + 1}",
             "timeout": duration(run["timeout_seconds"]),
@@ -333,7 +345,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
         for line in result["summary"].splitlines():
             output.line(line)
         output.line()
-    output.fields({"files made": ", ".join(result.get("files") or ()), "cost": cost_in_words(result.get("cost"))})
+    output.fields({"files made": _files_made(result), "cost": cost_in_words(result.get("cost"))})
     if len(run.get("failures", [])) > 1:
         output.line()
         failures = [
@@ -348,6 +360,13 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
             [_step_row(step) for step in run["steps"]],
             folding=["TITLE"],
         )
+
+
+def _files_made(result: JsonObject) -> str:
+    files, left_out = result.get("files") or [], result.get("files_left_out") or 0
+    count = len(files) + left_out
+    shown = some_of(files, left_out)
+    return f"{count:,}: {shown}" if count > LISTED else shown
 
 
 def _origin(origin: JsonObject | None) -> str:
@@ -460,11 +479,21 @@ def _wait(view: JsonObject) -> str:
     return f"about {duration(half)}, most likely under {duration(most)}"
 
 
-def _lasted(run: JsonObject) -> str:
-    if not (run["started_at"] and run["finished_at"]):
-        return ""
-    lasted = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
-    return duration(lasted.total_seconds())
+def first_started(run: JsonObject) -> str | None:
+    """When a worker took it first. `started_at` begins anew when a run goes on, as after an approval; its steps tell
+    when it was at work before. Steps that it took over from another run are older than itself."""
+    starts = [step.get("started_at") for step in run["steps"]]
+    own = [start for start in starts if start and _moment(start) >= _moment(run["created_at"])]
+    found: str | None = min([*own, *filter(None, [run["started_at"]])], key=_moment, default=None)
+    return found
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _between(start: str | None, end: str | None) -> str:
+    return duration((_moment(end) - _moment(start)).total_seconds()) if start and end else ""
 
 
 def _step_row(step: JsonObject) -> list[str]:

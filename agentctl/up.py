@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,8 @@ START_SECONDS = 60.0
 API_GRACE_SECONDS = 5
 WORKER_LAST_WORDS_SECONDS = 10.0
 """Beyond its grace: for handing back what is unfinished and closing its connections."""
+SANDBOX_CHECK_SECONDS = 60.0
+"""It takes about a second, and many times that on a machine that is busy."""
 FIRST_USER = "local"
 
 EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w words.txt\n```\n"
@@ -190,7 +192,7 @@ async def running(
         if redis is not None:
             variables["REDIS_URL"] = redis.url
             version = redis_version(find_redis_server() or Path())
-            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {_shown(redis.socket)}"
+            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {redis.socket.absolute()}"
             data_folder.write_secret(place.data / "redis.password", f"{redis.password}\n")
         redis_url = variables.get("REDIS_URL") or url_for_redis_cli(
             settings.redis_url.get_secret_value(), settings.redis_username, settings.redis_password.get_secret_value()
@@ -209,7 +211,7 @@ async def running(
         for child in children:
             await child.start()
         await _until_ready(place, token, children)
-        parts["sandbox"] = _describe_sandbox(await sandbox)
+        parts["sandbox"] = await _sandbox_in_words(sandbox)
         keepers = [asyncio.create_task(keep_running(child, child.name, tell)) for child in children]
         if redis is not None:
             keepers.append(asyncio.create_task(keep_running(redis, "redis", tell)))
@@ -268,11 +270,6 @@ def _embedded_settings(
 def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     return given | {name.lower(): value for name, value in variables.items()}
-
-
-def _shown(path: Path) -> str:
-    """The shorter of its two names."""
-    return min(str(path), os.path.relpath(path), key=len)
 
 
 async def _redis(place: Place, tell: Tell, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
@@ -372,9 +369,9 @@ async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -
         raise CommandError(ExitCode.RUN_FAILED, "\n".join(filter(None, lines))) from None
 
 
-async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
+async def check_sandbox(environment: dict[str, str], seconds: float = SANDBOX_CHECK_SECONDS) -> dict[str, Any] | None:
     """What `python -m worker --check` says of its sandbox: name, isolated, missing, filtered.
-    None when it says nothing."""
+    None when it says nothing. Raises TimeoutError when it has not ended within `seconds`."""
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "worker", "--check"],
         stdin=asyncio.subprocess.DEVNULL,
@@ -383,11 +380,11 @@ async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
         env=environment,
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(seconds):
             said, _ = await process.communicate()
         sandbox: dict[str, Any] = json.loads(said)["sandbox"]
         return sandbox
-    except (TimeoutError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     finally:
         if process.returncode is None:
@@ -395,9 +392,16 @@ async def check_sandbox(environment: dict[str, str]) -> dict[str, Any] | None:
             await process.wait()
 
 
+async def _sandbox_in_words(check: Awaitable[dict[str, Any] | None]) -> str:
+    try:
+        return _describe_sandbox(await check)
+    except TimeoutError:
+        return f"unknown: its check took longer than {SANDBOX_CHECK_SECONDS:.0f} s; `{program()} doctor` repeats it"
+
+
 def _describe_sandbox(sandbox: dict[str, Any] | None) -> str:
     if sandbox is None:
-        return "unknown"
+        return f"unknown: its check gave no answer; `{program()} doctor` says why"
     if not sandbox["isolated"]:
         return f"{sandbox['name']}, NOT ISOLATED"
     return f"{sandbox['name']}, isolated" + ("" if sandbox["filtered"] else ", SYSTEM CALLS NOT FILTERED")
@@ -423,8 +427,8 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
             {
                 "event": "ready",
                 "url": place.url,
-                "token_file": str(place.token_file),
-                "redis_url_file": str(place.data / "redis.url"),
+                "token_file": str(place.token_file.absolute()),
+                "redis_url_file": str(place.data.absolute() / "redis.url"),
                 "redis_cli": redis_cli_line(platform),
                 "parts": platform.parts,
                 "pids": platform.pids,
@@ -443,7 +447,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
         output.line(f"export AGENT_URL={place.url}")
     if place.token_file != DEFAULT_TOKEN_FILE:
         output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
-    output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')}")
+    output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')} --planner runbook")
     if line := redis_cli_line(platform):
         output.line("\nThe queue in Redis:", "bold")
         output.line(f"{line} LLEN jobs:pending")
@@ -475,15 +479,15 @@ def url_for_redis_cli(url: str, username: str = "", password: str = "") -> str:
 
 
 def redis_cli_line(platform: Platform) -> str:
-    """How a person reaches Redis from here, to be pasted into a shell; the password stays in its file. Empty for a
-    Redis that redis-cli takes no URL of: sentinels, a cluster, a socket of others."""
-    data = platform.place.data
+    """How a person reaches Redis from any folder, to be pasted into a shell; the password stays in its file. Empty for
+    a Redis that redis-cli takes no URL of: sentinels, a cluster, a socket of others."""
+    data = platform.place.data.absolute()
     if platform.redis_socket is None:
         file = data / "redis.url"
         takes_url = file.read_text("utf-8").startswith(("redis://", "rediss://"))
         return f'{redis_cli()} -u "$(cat {shlex.quote(str(file))})"' if takes_url else ""
     password = shlex.quote(str(data / "redis.password"))
-    return f'REDISCLI_AUTH="$(cat {password})" {redis_cli()} -s {shlex.quote(_shown(platform.redis_socket))}'
+    return f'REDISCLI_AUTH="$(cat {password})" {redis_cli()} -s {shlex.quote(str(platform.redis_socket.absolute()))}'
 
 
 def redis_cli() -> str:

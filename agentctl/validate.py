@@ -8,7 +8,8 @@ import typer
 
 from agentctl.client import JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output
+from agentctl.follow import with_flag
+from agentctl.output import JsonFlag, Output, some_of
 from agentctl.plan_file import plan_of, read_plan
 from agentctl.runs import call, text_of
 
@@ -63,14 +64,14 @@ def _show(output: Output, file: str, found: JsonObject) -> None:
         line = f"{step['line']:>5}  " if step["line"] else ""
         path = f" {step['path']}" if step.get("path") else ""
         title = f"  {step['title']}" if step["title"] else ""
-        needs = f"  after {', '.join(step['needs'])}" if step["needs"] else ""
+        needs = f"  after {some_of(step['needs'])}" if step["needs"] else ""
         output.line(f"{line}{step['id']}  {step['tool']}{path}{title}{needs}")
     name = "standard input" if file == "-" else file
     for fault in found["errors"]:
         where = f"{name}:{fault['line']}" if fault.get("line") else name
         output.line(f"{where}: {fault['detail']}", "red")
     if found["planner"]:
-        note = f": {found['planner_note']}" if found["planner_note"] else ""
+        note = f": {with_flag(found['planner'], found['planner_note'])}" if found["planner_note"] else ""
         output.note(f"planner {found['planner']}{note}")
     if not found["tools_checked"]:
         output.note("No worker is alive, so tools and their arguments were not looked at.", "yellow")
@@ -95,7 +96,7 @@ def tools(
     rows = [[tool["name"], tool["risk"], _first_sentence(tool["description"])] for tool in found["tools"]]
     output.table(["TOOL", "RISK", "WHAT IT DOES"], rows, folding=["WHAT IT DOES"])
     for server in found["mcp_servers"]:
-        offered = ", ".join(server["tools"]) if server["tools"] is not None else "all that it offers"
+        offered = some_of(server["tools"]) if server["tools"] is not None else "all that it offers"
         output.note(f"MCP server {server['name']} (name it in mcp_servers): {offered}, as {server['name']}__…")
     if not found["complete"]:
         output.note("Not all are known: no worker is alive, or one has more than it can publish.", "yellow")

@@ -7,6 +7,7 @@ setting by a letter or two is most likely meant for it, and would have no effect
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from backplane.settings import ENV_FILE, Settings
 
 LIKENESS = 0.85
 """Of two names, as `difflib` measures it: WORKER_CONCURENCY is found (0.97), AWS_REGION is not taken for S3_REGION."""
+_UNIT = re.compile("_(MS|MILLISECONDS|SECONDS|SECS|S|MINUTES|HOURS|DAYS|BYTES|KB|MB|GB|CHARS)$")
 _OTHERS = frozenset({"AGENT_URL", "AGENT_TOKEN"})
 """Names that the command line reads."""
 
@@ -81,8 +83,17 @@ def _like_settings(names: Iterable[str], where: str, others: frozenset[str]) -> 
     for name in names:
         if name.upper() in settings or name.upper() in others:
             continue
+        if meant := _with_other_unit(name.upper(), settings):
+            yield Misspelt(name, where, meant)
+            continue
         for meant in difflib.get_close_matches(name.upper(), settings, n=1, cutoff=LIKENESS):
             yield Misspelt(name, where, meant)
+
+
+def _with_other_unit(name: str, settings: Iterable[str]) -> str | None:
+    """STEP_TIMEOUT and STEP_TIMEOUT_MS are meant for STEP_TIMEOUT_SECONDS."""
+    stem = _UNIT.sub("", name)
+    return next((each for each in settings if _UNIT.search(each) and _UNIT.sub("", each) == stem), None)
 
 
 def log_misspelt(settings: Settings) -> None:

@@ -33,6 +33,9 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 
 _clean_text: ContextVar[Callable[[str], str] | None] = ContextVar("clean_text", default=None)
 
+_OF_LINES = ("stack", "exception")
+"""What has lines of its own, which stand below the line of the log."""
+
 log = structlog.get_logger()
 
 
@@ -146,7 +149,7 @@ def _clean(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> Mutab
 def _on_one_line(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in entry.items():
         if isinstance(value, str):
-            entry[name] = _indented(value) if name == "exception" else escaped(value)
+            entry[name] = _indented(value) if name in _OF_LINES else escaped(value)
         elif (shown := escaped(repr(value))) != repr(value):
             entry[name] = shown
     return entry
@@ -156,13 +159,13 @@ def _in_words(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> st
     """A line as structlog's renderer for terminals writes it, without its colours and in a sixth of its time: each
     request has one."""
     timestamp, level, event = entry.pop("timestamp", ""), entry.pop("level", ""), entry.pop("event", "")
-    exception = entry.pop("exception", None)
+    below = [entry.pop(name) for name in _OF_LINES if name in entry]
     values = " ".join(
         f"{name}={value if isinstance(value, str) and value and ' ' not in value else repr(value)}"
         for name, value in sorted(entry.items())
     )
     line = f"{timestamp} [{level:<9}] {event!s:<30} {values}".rstrip()
-    return line if exception is None else f"{line}\n{exception}"
+    return "\n".join([line, *below])
 
 
 def _indented(traceback: str) -> str:

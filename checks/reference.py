@@ -159,7 +159,11 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _default(schema: Mapping[str, Any]) -> str:
     default = schema.get("default")
-    return "" if default in (None, "", [], {}) or isinstance(default, dict) else f"`{str(default).lower()}`"
+    return (
+        ""
+        if default in (None, "", [], {}) or isinstance(default, dict)
+        else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    )
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -164,7 +164,7 @@ COMMANDS: dict[str, tuple[list[str], list[bytes]]] = {
     "runs": (["runs"], [answer(200, {"runs": [RUN_VIEW], "next_cursor": None})]),
     "logs": (["logs", RUN], [answer(200, {"events": PAGE, "next_after": 99}), answer(200, {"events": []})]),
     "logs -f": (["logs", "-f", RUN], [stream(*PAGE), answer(200, RUN_VIEW)]),
-    "decisions": (["decisions"], [answer(200, {"decisions": ASKED, "next_cursor": None})]),
+    "decisions": (["decisions"], [answer(200, {"decisions": ASKED, "runs": [], "next_cursor": None})]),
     "plans": (["plans", RUN], [answer(200, {"plans": PLANS})]),
     "model-calls": (["model-calls", RUN], [answer(200, {"calls": CALLS, "next_cursor": None})]),
     "files ls": (["files", "ls", RUN], [answer(200, {"files": FILES})]),

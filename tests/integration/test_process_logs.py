@@ -39,6 +39,9 @@ async def main():
     task = asyncio.create_task(asyncio.sleep(0)); await task
     asyncio.get_running_loop().call_soon(fail, "in a callback"); await asyncio.sleep(0.01)
 asyncio.run(main())
+import traceback
+from backplane.process_log import log
+log.warning("held", stack="".join(traceback.format_stack()))
 try: fail("caught")
 except ValueError: logging.getLogger("library").exception("it failed")
 fail("in the end")
@@ -71,7 +74,10 @@ def test_in_a_log_for_people_a_traceback_is_readable_and_begins_no_line() -> Non
     for fault in FAULTS:
         at = lines.index(f"    ValueError: {fault}")
         assert lines[at + 1] == "    with a second line"
+    assert any(line.startswith("20") and "held" in line for line in lines)
+    assert any(line.startswith('      File "<string>", line ') for line in lines)
     assert all(line.startswith(("    ", "20")) for line in lines)
+    assert not any("\\n" in line for line in lines if "File" in line)
 
 
 def process(module: str, environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":

@@ -54,9 +54,57 @@ def test_the_only_decision_need_not_be_named(
 
 
 def test_of_several_one_is_to_be_named(script: Script, agentctl: Agentctl) -> None:
-    script(listed(decision(1), decision(2, "question", question="red?")))
+    script(listed(decision(1), decision(2), decision(3, "question", question="red?")))
     code, _, told = agentctl("approve", RUN)
     assert (code, decision(1)["decision_id"] in told, "red?" in told) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        (["answer", RUN, "red"], 2),
+        (["approve", RUN, "--arguments", "{}"], 1),
+        (["approve", RUN, "--add-usd", "1"], 3),
+    ],
+)
+def test_of_several_the_only_one_that_takes_such_an_answer_need_not_be_named(
+    script: Script, agentctl: Agentctl, command: list[str], number: int
+) -> None:
+    asked = [decision(1), decision(2, "question", question="red?"), decision(3, "budget", message="no dollars")]
+    api = script(listed(*asked), answer(200, decision(status="approved")))
+    assert agentctl(*command)[0] == 0
+    assert api.requests[1].path.endswith(asked[number - 1]["decision_id"])
+
+
+EDITED = {**decision(status="approved"), "answer": {"arguments": {"script": "false"}}}
+
+
+def test_an_edited_approval_shows_what_was_approved(script: Script, agentctl: Agentctl) -> None:
+    script(listed(decision()), answer(200, EDITED))
+    edited = agentctl("approve", RUN, "--arguments", '{"script": "false"}')[1]
+    script(listed(EDITED), answer(200, run_view()))
+    for printed in (edited, agentctl("decisions", RUN)[1]):
+        assert 'use shell {"script": "false"}, edited; asked was {"script": "true"}' in printed
+
+
+def test_a_script_of_several_lines_is_shown_as_lines_that_cannot_pass_for_ours(
+    script: Script, agentctl: Agentctl
+) -> None:
+    text = "echo 1\n\x1b[2Jecho 2\n● completed\n"
+    script(listed(decision(tool="shell", arguments={"script": text, "x": 1})), answer(200, run_view()))
+    printed = agentctl("decisions", RUN)[1]
+    assert 'use shell {"x": 1} and script of 3 lines' in printed
+    for line in ("    │ echo 1\n", "    │ \\x1b[2Jecho 2\n", "    │ ● completed\n"):
+        assert line in printed
+
+
+@pytest.mark.parametrize("given", ['{"script": "a", "script": "b"}', '{"env": {"A": "1", "A": "2"}}'])
+def test_arguments_with_a_name_twice_are_refused_and_nothing_is_decided(
+    script: Script, agentctl: Agentctl, given: str
+) -> None:
+    api = script(listed(decision()))
+    code, _, told = agentctl("approve", RUN, "--arguments", given)
+    assert (code, "twice" in told, api.requests) == (2, True, [])
 
 
 def test_a_run_that_asks_nothing_cannot_be_answered(script: Script, agentctl: Agentctl) -> None:
@@ -71,7 +119,7 @@ def test_arguments_come_from_a_file(script: Script, agentctl: Agentctl, tmp_path
     assert json.loads(api.requests[0].body)["arguments"] == {"script": "ls"}
 
 
-@pytest.mark.parametrize("given", ["nonsense", "[1]", "@/nowhere/at/all"])
+@pytest.mark.parametrize("given", ["nonsense", "[1]", "@/nowhere/at/all", '{"a": NaN}', '{"a":' * 100_000])
 def test_arguments_that_are_no_object_are_refused_here(agentctl: Agentctl, given: str) -> None:
     assert agentctl("approve", RUN, decision()["decision_id"], "--arguments", given)[0] == 2
 
@@ -132,6 +180,26 @@ def test_a_run_of_which_a_step_may_have_happened_shows_the_commands_that_answer_
     assert code == 0
     for text in (f"retry {RUN} --repeat", f"retry {RUN} --take-as-done", "vm-7-abc"):
         assert text in printed
+
+
+def test_a_run_that_went_on_shows_its_whole_time_and_few_of_many_files(script: Script, agentctl: Agentctl) -> None:
+    at = "2026-01-01T00:{}:00+00:00".format
+    times = {"created_at": at("00"), "queued_at": at("30"), "started_at": at("31"), "finished_at": at("32")}
+    taken_over = {"id": "0", "status": "completed", "tool": "shell", "title": "", "result": None}
+    steps = [
+        {**taken_over, "started_at": "2025-12-31T00:00:00+00:00"},
+        {**taken_over, "id": "a", "started_at": at("02")},
+    ]
+    more = {"cancel_requested": False, "prompt": "p", "attempt": 1, "max_retries": 0, "timeout_seconds": 60}
+    files = [f"venv/{number}.py" for number in range(500)]
+    result = {"summary": "", "files": files, "files_left_out": 100}
+    view = run_view(**times, **more, priority="normal", metadata={}, steps=steps, result=result)
+    script(answer(200, view))
+    printed = agentctl("show", RUN)[1]
+    assert "took      30 min 00 s\n" in printed
+    assert "600: venv/0.py, venv/1.py, venv/2.py, venv/3.py, venv/4.py and 595 more" in printed
+    script(answer(200, view))
+    assert json.loads(agentctl("show", RUN, "--json")[1])["result"]["files"] == files
 
 
 # --- fork, replay ---

@@ -14,8 +14,9 @@ from agentctl.exit_codes import CommandError
 from agentctl.follow import LiveLine, OpenSteps, RunView, describe
 from agentctl.output import Output, duration
 from agentctl.processes import child_environment, how_it_ended, last_lines
-from agentctl.up import Place, curl_lines
+from agentctl.up import Place, Platform, check_sandbox, curl_lines, redis_cli_line
 from backplane.events import EventType
+from backplane.runbook import note_on_planner
 from backplane.sizes import readable_size
 from backplane.terminal_text import printable
 
@@ -161,6 +162,27 @@ def test_a_data_folder_full_of_something_else_is_left_alone(tmp_path: Path) -> N
     assert (tmp_path.stat().st_mode & 0o777, len(list(tmp_path.iterdir()))) == (0o755, 1)
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_data_folder_that_is_a_file_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match="is no folder, or a part of its path is a file"):
+        data_folder.prepare(tmp_path / name)
+
+
+def test_the_line_that_reaches_redis_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Place("127.0.0.1", 8000, Path(".data"), 1)
+    embedded = Platform(place, "", {}, 0.0, [], [], Path(".data/redis/redis.sock"))
+    line = redis_cli_line(embedded)
+    assert f"cat {tmp_path}/.data/redis.password" in line
+    assert line.endswith(f"-s {tmp_path}/.data/redis/redis.sock")
+
+
+async def test_a_check_of_the_sandbox_that_takes_too_long_is_told_from_one_that_says_nothing() -> None:
+    with pytest.raises(TimeoutError):
+        await check_sandbox(dict(os.environ), seconds=0.001)
+
+
 def test_a_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "data"
     data_folder.prepare(folder)
@@ -285,6 +307,28 @@ def test_the_name_is_the_title_as_far_as_there_is_room_and_the_id_where_titles_a
     for step, title in zip("ab", names, strict=True):
         steps.label(*stepped(step, "started", title), narrow=narrow)
     assert steps.label(*line("a", "x"), narrow=narrow) == label
+
+
+def test_a_decision_that_was_made_says_what_was_answered() -> None:
+    approved = {"kind": "approval", "decision": "1", "step": "s", "status": "approved"}
+    assert lines("decision", {**approved, "answer": {}}) == ["● approval of step s: approved"]
+    assert lines("decision", {**approved, "answer": {"arguments": {"script": "a\nb"}}}) == [
+        "● approval of step s: approved with script of 2 lines",
+        "script:",
+        "│ a",
+        "│ b",
+    ]
+    assert lines("decision", {**approved, "status": "rejected", "answer": {"reason": "no"}}) == [
+        '● approval of step s: rejected: "no"'
+    ]
+
+
+@pytest.mark.parametrize(("planner", "flag"), [("runbook", "--planner model"), ("model", "--planner runbook")])
+def test_the_note_on_the_planner_names_the_option(planner: str, flag: str) -> None:
+    note = note_on_planner(planner, "```sh\ntrue\n```")
+    [_, shown] = lines("plan", {"steps": [1], "planner": planner, "note": note})
+    assert flag in shown
+    assert "name the planner" not in shown
 
 
 def test_a_run_that_goes_on_after_a_loss_says_why() -> None:

@@ -168,4 +168,4 @@ def test_a_new_run_says_how_to_choose_the_other_planner(script: Script, agentctl
     made = {"run_id": "0", "status": "queued", "planner": "model", "planner_note": "name the planner runbook"}
     script(answer(201, made))
     _, out, err = agentctl("run", "Do not run this: ```sh x```", "--no-follow")
-    assert (out, err) == ("0\n", "planner model: name the planner runbook (--planner)\n")
+    assert (out, err) == ("0\n", "planner model: add --planner runbook\n")
