@@ -20,6 +20,7 @@ from app.json_body import NameStandsTwice
 from app.kept_answer import KeptAnswer
 from app.models import FaultView, Problem
 from backplane import errors
+from backplane.validation_messages import sentence_of
 
 STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.InvalidInput, 422),
@@ -136,8 +137,9 @@ def of_platform_error(error: errors.PlatformError) -> JSONResponse:
     return problem(status, error.code, error.message, field=field, headers=headers, faults=faults)
 
 
-def of_validation(error: RequestValidationError) -> JSONResponse:
-    """The first fault is told as the problem, and all of them as its `errors`. No value is repeated."""
+def of_validation(error: RequestValidationError, body: Any = None) -> JSONResponse:
+    """The first fault is told as the problem, and all of them as its `errors`. No value is repeated. `body` is the type
+    of the request's body."""
     found = error.errors()
     fault = found[0]
     if fault["type"] == "json_invalid":
@@ -148,13 +150,14 @@ def of_validation(error: RequestValidationError) -> JSONResponse:
     if not _place(fault):
         detail = "the body: send a JSON object, with the header Content-Type: application/json"
         return problem(422, "invalid_input", detail, field="body")
-    faults = [_fault_of(each) for each in found[: errors.FAULTS_SHOWN]]
+    faults = [_fault_of(each, body) for each in found[: errors.FAULTS_SHOWN]]
     return problem(422, "invalid_input", faults[0].message, field=faults[0].field, faults=faults)
 
 
-def _fault_of(found: Mapping[str, Any]) -> errors.Fault:
+def _fault_of(found: Mapping[str, Any], body: Any) -> errors.Fault:
     field = ".".join(_place(found))
-    return errors.Fault(field, f"{field}: {found['msg'].removeprefix('Value error, ')}")
+    below = {**found, "loc": found["loc"][1:]}
+    return errors.Fault(field, f"{field}: {sentence_of(below, body if found['loc'][0] == 'body' else None)}")
 
 
 def _place(found: Mapping[str, Any]) -> list[str]:
@@ -207,8 +210,9 @@ def install(app: FastAPI) -> None:
         return of_platform_error(error)
 
     @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
-        return of_validation(error)
+    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
+        body = getattr(request.scope.get("route"), "body_field", None)
+        return of_validation(error, body.field_info.annotation if body else None)
 
     @app.exception_handler(NameStandsTwice)
     async def _(_: Request, error: NameStandsTwice) -> JSONResponse:

@@ -32,6 +32,7 @@ from backplane.errors import PlatformError, Unauthenticated
 from backplane.events import Event
 from backplane.runs import FINAL, Run, RunStatus
 from backplane.users import User
+from backplane.validation_messages import sentence_of
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path
 
@@ -96,7 +97,7 @@ async def create_run(
         except ValidationError as error:
             fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
-            raise ToolError(f"{where}: {fault['msg'].removeprefix('Value error, ')}") from None
+            raise ToolError(f"{where}: {sentence_of(fault, NewRun)}") from None
         return _view(await services.submission.create(user, new, None, start=start))
 
 

@@ -18,6 +18,7 @@ from backplane.parsing import Parser
 from backplane.plans import MAX_STEPS
 from backplane.runbook import Block, blocks_of, has_fence, note_on_planner
 from backplane.users import User
+from backplane.validation_messages import sentence_of
 
 GIVEN = "given"
 
@@ -174,7 +175,7 @@ def _faults_of_planner(forecast: Forecast, new: NewRun, known: Known) -> Iterato
 def _faults_of_fields(error: ValidationError) -> Iterator[Fault]:
     for found in error.errors(include_url=False, include_context=False, include_input=False)[:FAULTS_SHOWN]:
         field = ".".join(str(part) for part in found["loc"])
-        yield Fault(field, f"{field}: {found['msg'].removeprefix('Value error, ')}")
+        yield Fault(field, f"{field}: {sentence_of(found, NewRun)}")
 
 
 def _steps_of(plan: Mapping[str, Any]) -> list[PlannedStep]:

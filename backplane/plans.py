@@ -6,9 +6,8 @@ first step.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any, Self
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan
+from backplane.validation_messages import near, sentence_of
 
 MAX_STEPS = 200
 
@@ -202,11 +202,7 @@ def valid_steps(value: Any) -> list[tuple[int, Step]]:
 def _of_fields(found: Sequence[ErrorDetails], field: str, model: type[BaseModel]) -> Iterator[Fault]:
     for fault in found:
         where = ".".join([field, *(str(part) for part in fault["loc"])])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
-            there_are = f"; there are {', '.join(model.model_fields)}"
-            message += near(str(fault["loc"][0]), model.model_fields) or there_are
-        yield Fault(where, f"{where}: {message}")
+        yield Fault(where, f"{where}: {sentence_of(fault, model)}")
 
 
 def _of_order(steps: Sequence[tuple[str, str, frozenset[str]]], field: str) -> Iterator[Fault]:
@@ -230,12 +226,6 @@ def _of_order(steps: Sequence[tuple[str, str, frozenset[str]]], field: str) -> I
             TopologicalSorter({step: requires for _, step, requires in steps}).prepare()
         except CycleError as error:
             yield Fault(field, f"{field}: steps need each other in a circle: {' → '.join(error.args[1])}")
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """A question to put behind an unknown name; empty where none of the names is like it."""
-    found = get_close_matches(name[:100], sorted(names), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _check_lengths(value: Any, field: str) -> None:

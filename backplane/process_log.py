@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from backplane.log_stream import LogStream, last_words
 from backplane.terminal_text import escaped
+from backplane.validation_messages import sentence_of
 
 SERVER_LOGS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
@@ -178,5 +179,5 @@ def complaint(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
-        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{name}: {sentence_of(fault)}")
     return "\n".join(["the settings cannot be used:", *lines])

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from backplane.errors import Fault
-from backplane.plans import REFERENCE, near
+from backplane.plans import REFERENCE
+from backplane.validation_messages import near
 
 
 def reference_faults(arguments: Mapping[str, Any], is_program: Callable[[str], bool], field: str) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from app.errors import responses
 from app.services import ServicesOf
 from app.tool_models import McpServerView, ToolList, ToolView
 from backplane.errors import NotFound
-from backplane.plans import near
+from backplane.validation_messages import near
 
 router = APIRouter(tags=["tools"])
 

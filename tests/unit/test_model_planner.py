@@ -123,9 +123,9 @@ async def test_a_plan_is_found_in_what_is_around_it(prepare: Prepare, answer: st
         (steps(COUNT, COUNT), "two steps have the id 'count'"),
         (steps({**COUNT, "needs": ["show"]}, {**SHOW, "needs": ["count"]}), "in a circle"),
         (steps({**COUNT, "needs": ["nothing"]}), "is no step of this plan"),
-        (steps({**COUNT, "reasoning": "…"}), "Extra inputs"),
+        (steps({**COUNT, "reasoning": "…"}), "there is no such field; there are approval"),
         ('{"steps": "all"}', "must be a list"),
-        (steps(), "at least 1 item"),
+        (steps(), "give at least 1"),
     ],
 )
 async def test_a_bad_plan_is_given_back_with_what_is_wrong(prepare: Prepare, answer: str, words: str) -> None:

@@ -15,6 +15,7 @@ from backplane.addresses import written_address
 from backplane.credentials import variables
 from backplane.errors import InvalidInput
 from backplane.settings import ENV_FILE, Settings
+from backplane.validation_messages import sentence_of
 
 Kind = Literal["ollama", "openai", "anthropic"]
 Given = TypeVar("Given", bound=BaseModel)
@@ -232,4 +233,4 @@ def _validated(kind: type[Given], entry: Mapping[str, Any], field: str, where: s
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = ".".join([where, *(str(part) for part in first["loc"])])
-        raise InvalidInput(f"{path}: {first['msg']}", field=field) from None
+        raise InvalidInput(f"{path}: {sentence_of(first)}", field=field) from None

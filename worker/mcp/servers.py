@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backplane.errors import InvalidInput
+from backplane.validation_messages import sentence_of
 from worker.tools.base import Risk
 
 ServerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
@@ -63,7 +64,7 @@ def _server_of(name: str, raw: Any) -> McpServer:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(["MCP_SERVERS", name[:64], *(str(part) for part in fault["loc"])])
-        raise InvalidInput(f"{where}: {fault['msg'].removeprefix('Value error, ')}", field=where) from None
+        raise InvalidInput(f"{where}: {sentence_of(fault)}", field=where) from None
     return McpServer(
         name=name,
         url=entry.url,

@@ -117,8 +117,8 @@ async def test_who_will_make_the_plan_is_told_and_how_to_choose_the_other(
         ({"prompt": "Count the words."}, "prompt", "no planner understands it"),
         ({"prompt": "Count the words.", "planner": "runbook"}, "prompt", "no block that is a step"),
         ({"prompt": RUNBOOK, "planner": "model"}, "planner", "no live worker has a model"),
-        ({}, "prompt", "Field required"),
-        ({"plan": 7}, "plan", "dictionary"),
+        ({}, "prompt", "it is missing; give it"),
+        ({"plan": 7}, "plan", "no object"),
         ({"plan": {"steps": []}}, "plan.steps", "at least 1"),
     ],
 )
