@@ -190,7 +190,13 @@ def test_a_run_that_went_on_shows_its_whole_time_and_few_of_many_files(script: S
         {**taken_over, "started_at": "2025-12-31T00:00:00+00:00"},
         {**taken_over, "id": "a", "started_at": at("02")},
     ]
-    more = {"cancel_requested": False, "prompt": "p", "attempt": 1, "max_retries": 0, "timeout_seconds": 60}
+    more: dict[str, Any] = {
+        "cancel_requested": False,
+        "prompt": "p",
+        "attempt": 1,
+        "max_retries": 0,
+        "timeout_seconds": 60,
+    }
     files = [f"venv/{number}.py" for number in range(500)]
     result = {"summary": "", "files": files, "files_left_out": 100}
     view = run_view(**times, **more, priority="normal", metadata={}, steps=steps, result=result)
