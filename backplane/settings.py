@@ -370,6 +370,14 @@ class Settings(BaseSettings):
     workspace_max_files: int = Field(100_000, ge=1, description="Quota of a run's workspace, in files.")
     workspace_max_depth: int = Field(64, ge=1, description="Most folders above a file in a workspace.")
 
+    workspace_step_attributes_max_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1,
+        description="Of one step, the times, modes, folders and links that the journal keeps, in bytes.",
+    )
+    workspace_run_attributes_max_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="The same of all steps of a run together, in bytes."
+    )
     workspace_versions_max_bytes: int = Field(
         4 * GIB, ge=0, description="Of a run's overwritten files, what is kept so that it can be forked; 0: nothing."
     )

@@ -11,6 +11,7 @@ from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout
 from worker.sandbox.base import Call, Limits, Sandbox
+from worker.scratch import remove_folder
 from worker.sub_steps import NoSubSteps
 from worker.tools.base import Secrets, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry, builtin_tools
@@ -104,4 +105,4 @@ async def tool_bench(
         answer=None,
     )
     yield Bench(context, said, changing, notices)
-    await checkout.discard()
+    remove_folder(checkout.base)

@@ -51,7 +51,9 @@ from backplane.workspace.quota import Quota
 from worker.checkout_scan import Scan
 from worker.checkout_tree import (
     LARGE,
+    LOST_TO_ANOTHER,
     Known,
+    NotKept,
     Placed,
     Signature,
     Wanted,
@@ -111,7 +113,8 @@ class StepFiles(Protocol):
 
 class Checkout:
     """`base` is this checkout's alone and is made when needed; `parallel` bounds the files in transit at once, of which
-    LARGE_AT_ONCE may be large. `attributes`: the run's, where there is more than this checkout."""
+    LARGE_AT_ONCE may be large. `attributes`: the run's, where there is more than this checkout. `tell` gets a line for
+    people on what a push does not keep."""
 
     def __init__(
         self,
@@ -120,11 +123,13 @@ class Checkout:
         base: Path,
         parallel: int = 32,
         attributes: AttributeRecord | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
+        self.base = base
+        self._tell = tell
         self._workspace = workspace
         self._attributes = attributes or AttributeRecord()
         self._quota = quota
-        self._base = base
         self._parallel = parallel
         self._known: dict[str, Known] = {}
         self._wanted: dict[str, Attributes] = {}
@@ -137,7 +142,7 @@ class Checkout:
     @property
     def folder(self) -> Path:
         """Where the files are, from the first `pull` on."""
-        return self._base / "files"
+        return self.base / "files"
 
     async def pull(self) -> None:
         """Make the folder equal to the workspace, whatever a command made of it; only what differs is transferred.
@@ -170,6 +175,10 @@ class Checkout:
         arrived. Where only attributes changed, they are noted and nothing is moved."""
         # Files go last, so that a push cut off in the middle of a rename leaves two copies rather than none. Only what
         # stands in the way of a new file goes first: a folder's name that was a file's, or the other way round.
+        lost = self._attributes.lost(changes.attributes, self._is_here)
+        not_kept = NotKept()
+        for path in sorted({*lost.ours, *lost.theirs}):
+            not_kept.add(LOST_TO_ANOTHER, path)
         written = set(changes.written)
         above = {folder for path in written for folder in folders_above(path)}
         blocking = [path for path in changes.deleted if path in above or not written.isdisjoint(folders_above(path))]
@@ -178,12 +187,11 @@ class Checkout:
             await self._each(wave, lambda path: self._send(path, changes.attributes.get(path)))
         await self._each(set(changes.deleted).difference(blocking), self._remove)
         await in_thread(self._adopt, changes)
-        self._attributes.change({path: self._noted(path, one) for path, one in changes.attributes.items()})
+        for line in not_kept.lines():
+            self._tell(line)
+        noted = {path: self._noted(path, one) for path, one in changes.attributes.items() if path not in lost.ours}
+        self._attributes.change({**dict.fromkeys(lost.theirs), **noted})
         return tuple(sorted({*changes.written, *changes.deleted}))
-
-    async def discard(self) -> None:
-        """Delete the folder, whatever a command left in it, and forget it. A later `pull` starts anew."""
-        await in_thread(self._discard)
 
     async def _each(self, items: Iterable[T], action: Callable[[T], Awaitable[None]]) -> None:
         """`parallel` at once; the first error ends the others and is raised."""
@@ -213,7 +221,7 @@ class Checkout:
         kept = set()
         with translated("", missing=DISTURBED):
             self._make_rooms()
-            with open_folder(self._base, "files") as root, open_folder(self._base, "trash") as trash:
+            with open_folder(self.base, "files") as root, open_folder(self.base, "trash") as trash:
                 stack = [""]
                 while stack:
                     above = stack.pop()
@@ -237,8 +245,8 @@ class Checkout:
 
     def _make_rooms(self) -> None:
         """`files`: what the command sees. `incoming`: downloads under way. `trash`: what is to be deleted."""
-        self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open_folder(self._base) as base:
+        self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open_folder(self.base) as base:
             for name in ("trash", "incoming", "files"):
                 with suppress(FileNotFoundError):
                     status = os.lstat(name, dir_fd=base)
@@ -275,7 +283,7 @@ class Checkout:
                 await self._disk.run(self._make, arrived, content)
                 return
             async with self._large:
-                incoming = self._base / "incoming" / secrets.token_hex(12)
+                incoming = self.base / "incoming" / secrets.token_hex(12)
                 arrived = await self._workspace.download(file.path, incoming)
                 await in_thread(self._place, arrived, incoming)
 
@@ -284,7 +292,7 @@ class Checkout:
         above, name = split(file.path)
         with (
             translated(file.path, missing=DISTURBED),
-            open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder,
+            open_folder(self.base, f"files/{above}".rstrip("/"), create=True) as folder,
             FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o600, dir_fd=folder), "w") as made,
         ):
             made.write(content)
@@ -302,7 +310,7 @@ class Checkout:
             hashed = file.digest or digest(content)
             modified, mode = self._attributes_of(file, os.pread(content.fileno(), 4, 0))
             set_attributes(content.fileno(), mode, modified)
-            with open_folder(self._base, f"files/{above}".rstrip("/"), create=True) as folder:
+            with open_folder(self.base, f"files/{above}".rstrip("/"), create=True) as folder:
                 os.replace(incoming, name, dst_dir_fd=folder)
             status = os.fstat(content.fileno())
         self._known[file.path] = Known(file.etag, file.size, signature(status), hashed, mode)
@@ -317,16 +325,16 @@ class Checkout:
         """What the files themselves do not bring: empty folders, links, and the times of folders."""
         with translated("", missing=DISTURBED):
             for room in ("trash", "incoming"):
-                with open_folder(self._base, room) as folder:
+                with open_folder(self.base, room) as folder:
                     empty(folder)
-            with open_folder(self._base, "files") as root:
+            with open_folder(self.base, "files") as root:
                 self._links = dict(make_links(root, beside.links))
                 self._folders = dict(settle_folders(root, beside.folders, newest_inside(self._wanted)))
 
     # --- folder to workspace ---
 
     def _scan(self) -> Changes:
-        scan = Scan(self._quota, self._known, self._folders, self._links, self._left_there)
+        scan = Scan(self._quota, self._known, self._folders, self._links, self._left_there, self._attributes)
         with translated("", missing=DISTURBED), self._open_files() as root:
             scan.run(root)
         written, deleted = tuple(sorted(scan.written)), tuple(scan.deleted)
@@ -335,7 +343,7 @@ class Checkout:
     @contextmanager
     def _open_files(self) -> Iterator[int]:
         # Not made here when missing: an empty folder would read as if the command had deleted every file.
-        with open_folder(self._base) as base:
+        with open_folder(self.base) as base:
             make_accessible("files", base, os.lstat("files", dir_fd=base).st_mode)
             with open_folder(base, "files") as files:
                 yield files
@@ -369,7 +377,7 @@ class Checkout:
         above, name = split(path)
         with (
             translated(path, missing=DISTURBED),
-            open_folder(self._base, f"files/{above}".rstrip("/")) as folder,
+            open_folder(self.base, f"files/{above}".rstrip("/")) as folder,
         ):
             file, mode = self._settled(name, folder, found)
             seen = signature(os.fstat(file.fileno()))
@@ -386,7 +394,7 @@ class Checkout:
         file = FileIO(open_regular(name, folder))
         status = os.fstat(file.fileno())
         if status.st_nlink > 1:
-            with open_folder(self._base, "incoming") as incoming:
+            with open_folder(self.base, "incoming") as incoming:
                 file = copied(file, name, folder, incoming)
         mode = file_mode(status.st_mode) if found is None or found.mode is None else found.mode
         if stat.S_IMODE(status.st_mode) != mode:
@@ -404,11 +412,15 @@ class Checkout:
                     _adopt(self._links, path, found)
                 elif path not in written:
                     above, name = split(path)
-                    with open_folder(self._base, f"files/{above}".rstrip("/")) as folder:
+                    with open_folder(self.base, f"files/{above}".rstrip("/")) as folder:
                         file, mode = self._settled(name, folder, found)
                         with file:
                             seen = signature(os.fstat(file.fileno()))
                         self._known[path] = replace(self._known[path], signature=seen, mode=mode)
+
+    def _is_here(self, path: str) -> bool:
+        """As far as the last `pull` or `push` knows; a folder's path ends with `/`."""
+        return path[:-1] in self._folders if path.endswith("/") else path in self._known or path in self._links
 
     def _noted(self, path: str, found: Attributes | None) -> Attributes | None:
         """A file's with the etag that its content has in the workspace."""
@@ -420,17 +432,6 @@ class Checkout:
         with suppress(NotFound):
             await self._workspace.delete(path)
         self._known.pop(path, None)
-
-    def _discard(self) -> None:
-        self._known.clear()
-        self._folders, self._links = {}, {}
-        if not os.path.lexists(self._base):
-            return
-        with translated("", missing=DISTURBED):
-            self._make_rooms()
-            with open_folder(self._base) as base:
-                empty(base)
-            self._base.rmdir()
 
 
 def _waves(paths: Iterable[str], present: Iterable[str]) -> Iterator[list[str]]:

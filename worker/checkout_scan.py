@@ -10,11 +10,11 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from io import FileIO
 
-from backplane.workspace.attributes import BYTECODE_FOLDER, Attributes
+from backplane.workspace.attributes import BYTECODE_FOLDER, AttributeRecord, Attributes, stored_bytes
 from backplane.workspace.base import FileInfo
 from backplane.workspace.files import make_accessible, open_folder, open_regular
 from backplane.workspace.paths import check_path
-from backplane.workspace.quota import Quota, check_totals
+from backplane.workspace.quota import Quota, check_attributes, check_totals
 from worker.checkout_tree import (
     Known,
     NotKept,
@@ -44,7 +44,10 @@ class Scan:
         folders: Mapping[str, Placed],
         links: Mapping[str, Placed],
         left_there: Sequence[FileInfo],
+        record: AttributeRecord,
     ) -> None:
+        self._record = record
+        self._noted_bytes: int | None = None
         self._quota = quota
         self._known = known
         self._folders = folders
@@ -97,7 +100,7 @@ class Scan:
         if not is_folder_mode_kept(status.st_mode):
             self.not_kept.add("mode", path)
         if self._folders.get(path) != Placed(status.st_mtime_ns, mode):
-            self.attributes[f"{path}/"] = Attributes(status.st_mtime_ns, mode)
+            self._note(f"{path}/", Attributes(status.st_mtime_ns, mode))
 
     def _file(self, path: str, name: str, folder: int, status: os.stat_result) -> None:
         self._files += 1
@@ -117,9 +120,9 @@ class Scan:
         if known is None or not self._has_the_same_content(path, known, name, folder, status):
             self.written.append(path)
             self.written_bytes += status.st_size
-            self.attributes[path] = Attributes(status.st_mtime_ns, mode)
+            self._note(path, Attributes(status.st_mtime_ns, mode))
         elif before != (status.st_mtime_ns, mode):
-            self.attributes[path] = Attributes(status.st_mtime_ns, mode, known.etag)
+            self._note(path, Attributes(status.st_mtime_ns, mode, known.etag))
 
     def _has_the_same_content(self, path: str, known: Known, name: str, folder: int, status: os.stat_result) -> bool:
         if known.size != status.st_size:
@@ -144,7 +147,7 @@ class Scan:
             return
         self._found_links.add(path)
         if self._links.get(path) != Placed(status.st_mtime_ns, target=target):
-            self.attributes[path] = Attributes(status.st_mtime_ns, target=target)
+            self._note(path, Attributes(status.st_mtime_ns, target=target))
 
     def _check_links_instead_of_files(self) -> None:
         """One that leads to something else in the workspace keeps what it stands for; else a file would be lost."""
@@ -155,6 +158,20 @@ class Scan:
 
     def _gone(self) -> None:
         for path in self._folders.keys() - self._found_folders:
-            self.attributes[f"{path}/"] = None
+            self._note(f"{path}/", None)
         for path in self._links.keys() - self._found_links:
-            self.attributes.setdefault(path, None)
+            if path not in self.attributes:
+                self._note(path, None)
+        for path in self.deleted:
+            self._count(path, None)
+
+    def _note(self, path: str, one: Attributes | None) -> None:
+        self._count(path, one)
+        self.attributes[path] = one
+
+    def _count(self, path: str, one: Attributes | None) -> None:
+        """At each entry, so that a step that leaves too much needs no more memory than is allowed."""
+        if self._noted_bytes is None:
+            self._noted_bytes = self._record.waiting_bytes()
+        self._noted_bytes += stored_bytes(path, one)
+        check_attributes(self._quota, step=self._noted_bytes, run=self._record.stored_bytes + self._noted_bytes)

@@ -29,12 +29,16 @@ READ_AT_ONCE = 16 * 1024
 NAMES_SHOWN = 5
 """Of what is not kept, in each line."""
 
+LOST_TO_ANOTHER = "link or empty folder"
+
 _ADVICE = {
+    LOST_TO_ANOTHER: "two steps at the same time have left different things under one name: let one wait for the other",
     "extended attribute": "set it in the step that needs it",
     "hard link": "each name is a file of its own from here on",
     "mode": "a file keeps its permission bits and is readable for its owner, a folder has all rights for its owner",
     "symbolic link": "it leads to a text that cannot be kept",
 }
+_PLURALS = {LOST_TO_ANOTHER: "links or empty folders"}
 _GONE = "it is gone after this step; make it in the step that uses it"
 
 
@@ -84,7 +88,7 @@ class NotKept:
 
     def _line(self, kind: str, count: int, named: list[str]) -> str:
         names = ", ".join(map(repr, named)) + (f" and {count - len(named):,} more" if count > len(named) else "")
-        what = kind if count == 1 else f"{kind}s"
+        what = kind if count == 1 else _PLURALS.get(kind, f"{kind}s")
         return f"not kept with the run's files: {count:,} {what} ({names}); {_ADVICE.get(kind, _GONE)}"
 
 
@@ -126,9 +130,11 @@ def is_folder_mode_kept(mode: int) -> bool:
 
 
 def not_a_plain_file(path: str, kind: str) -> InvalidPath:
+    """Raised where the run would lose a file that it has."""
+    leads = " that leads to nothing in the workspace" if kind == "symbolic link" else ""
     return InvalidPath(
-        f"{path!r} is a {kind}; a workspace holds plain files only: delete it, or put a copy of its content in its "
-        "place.",
+        f"{path!r} is a {kind}{leads}, in the place of a file that would be lost: give it another name, delete it, or "
+        "put a copy of its content in its place.",
         field="path",
     )
 

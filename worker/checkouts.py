@@ -6,6 +6,7 @@ lock of the run, so a step finds what another one left either whole or not at al
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from backplane.workspace.attributes import AttributeRecord
@@ -15,14 +16,23 @@ from worker.checkout import Changes, Checkout, StepFiles
 
 
 class Checkouts:
-    """`base`, and names that begin with it, are this run's alone. `attributes`: the run's, shared by all of them."""
+    """`base`, and names that begin with it, are this run's alone. `attributes`: the run's, shared by all of them.
+    `tell`: see `Checkout`."""
 
-    def __init__(self, workspace: Workspace, quota: Quota, base: Path, attributes: AttributeRecord) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        quota: Quota,
+        base: Path,
+        attributes: AttributeRecord,
+        tell: Callable[[str], None],
+    ) -> None:
         self.moving = asyncio.Lock()
         self._workspace = workspace
         self._attributes = attributes
         self._quota = quota
         self._base = base
+        self._tell = tell
         self._all: list[Checkout] = []
         self._free: list[Checkout] = []
 
@@ -31,17 +41,17 @@ class Checkouts:
             return self._free.pop()
         number = len(self._all) + 1
         base = self._base if number == 1 else self._base.with_name(f"{self._base.name}.{number}")
-        checkout = Checkout(self._workspace, self._quota, base, attributes=self._attributes)
+        checkout = Checkout(self._workspace, self._quota, base, attributes=self._attributes, tell=self._tell)
         self._all.append(checkout)
         return checkout
 
     def give_back(self, checkout: Checkout) -> None:
         self._free.append(checkout)
 
-    async def discard(self) -> None:
-        """Delete them. No step of the run is carried out any more."""
-        for checkout in self._all:
-            await checkout.discard()
+    @property
+    def folders(self) -> list[Path]:
+        """What is to be deleted when no step of the run is carried out any more."""
+        return [checkout.base for checkout in self._all]
 
 
 class StepCheckout(StepFiles):

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from backplane.budgets import RunBudget
 from backplane.parsing import Parser
@@ -27,6 +26,7 @@ from worker.planner.runbook import RunbookPlanner
 from worker.run_events import EventWriter
 from worker.sandbox.base import Limits, Sandbox
 from worker.sandboxes.limits import limits_of
+from worker.scratch import Scratch
 from worker.step_output import OutputLimits
 from worker.toolbox import open_tools
 from worker.tools.base import Risk
@@ -56,7 +56,7 @@ class Equipment:
     budget: RunBudget
     seal: Seal | None
     sandbox: Sandbox
-    scratch: Path
+    scratch: Scratch
     quota: Quota
     user_quota: StorageQuota
     versions_max_bytes: int
@@ -81,7 +81,7 @@ async def open_equipment(
     sandbox: Sandbox,
     metrics: WorkerMetrics,
     worker_id: str,
-    scratch: Path,
+    scratch: Scratch,
     builtin: ToolRegistry,
 ) -> AsyncIterator[Equipment]:
     """Raises InvalidInput when the settings cannot be used, PluginRefused. `resources.slots` must run by the time when
@@ -115,7 +115,13 @@ async def open_equipment(
             seal=resources.seal,
             sandbox=sandbox,
             scratch=scratch,
-            quota=Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth),
+            quota=Quota(
+                settings.workspace_max_bytes,
+                settings.workspace_max_files,
+                settings.workspace_max_depth,
+                settings.workspace_step_attributes_max_bytes,
+                settings.workspace_run_attributes_max_bytes,
+            ),
             user_quota=storage_quota(settings),
             versions_max_bytes=settings.workspace_versions_max_bytes,
             refused_seconds=settings.workspace_refused_seconds,

@@ -128,7 +128,8 @@ class Execution:
 
     async def _leave(self, checkouts: Checkouts) -> None:
         await self._with.sandbox.release(self.claim.run_id)
-        await checkouts.discard()
+        for folder in checkouts.folders:
+            await self._with.scratch.removal.remove_when_few_wait(folder)
 
     async def _pass_on(self) -> Settlement:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""

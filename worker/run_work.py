@@ -80,7 +80,7 @@ async def open_work(
         await people.look()
     journal: list[StepRecord] = []
     if run.plan is not None:
-        journal = await until_available(lambda: resources.store.journal.steps(run.id), tell_away)
+        journal = await until_available(lambda: resources.store.journal.steps(run.id, with_files=True), tell_away)
     return RunWork(
         equipment, events, run, interruption, journal, models, budget, people, secrets, still_held, tell_away
     )
@@ -138,8 +138,8 @@ class RunWork:
             tell_away=self._tell_workspace,
             refused_seconds=equipment.refused_seconds,
         )
-        base = equipment.scratch / f"{run.id}-{run.generation}"
-        self.checkouts = Checkouts(self._workspace, equipment.quota, base, self._workspace.attributes)
+        base = equipment.scratch.folder / f"{run.id}-{run.generation}"
+        self.checkouts = Checkouts(self._workspace, equipment.quota, base, self._workspace.attributes, self._warn)
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -300,7 +300,7 @@ class RunWork:
         """Of a replay that carries nothing out: what its source's journal has."""
         resources, run, workspace = self._with.resources, self._run, self._workspace
         source = str((run.origin or {})["run_id"])
-        records = await until_available(lambda: resources.store.journal.steps(source), self._tell_away)
+        records = await until_available(lambda: resources.store.journal.steps(source, with_files=True), self._tell_away)
         versions = resources.workspaces.versions(run.user_id, source)
 
         async def delete(path: str) -> None:

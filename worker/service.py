@@ -29,7 +29,7 @@ from worker.reaper import Reaper
 from worker.run_events import EventWriter
 from worker.sandbox.base import Sandbox
 from worker.sandboxes import open_sandbox
-from worker.scratch import scratch_folder
+from worker.scratch import Scratch, scratch_folder
 from worker.tools.publication import publish
 from worker.tools.registry import builtin_tools
 
@@ -71,7 +71,7 @@ async def _work(
     sandbox: Sandbox,
     metrics: WorkerMetrics,
     worker_id: str,
-    scratch: Path,
+    scratch: Scratch,
     ready: asyncio.Event,
     stopping: "asyncio.Task[bool]",
 ) -> None:
@@ -129,6 +129,7 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
         equipment.sandbox.leave()
+        equipment.scratch.removal.end()
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:
             task.result()

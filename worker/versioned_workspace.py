@@ -22,7 +22,7 @@ from backplane.patience import until_available
 from backplane.runs import Run
 from backplane.sizes import readable_size
 from backplane.store.journal import StepRecord
-from backplane.workspace.attributes import AttributeRecord, Attributes, decoded, encoded
+from backplane.workspace.attributes import AttributeRecord, Attributes, decoded, encoded, total_bytes
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
 from worker.step_output import OUTPUT_FOLDER
 
@@ -222,10 +222,11 @@ class VersionedWorkspace(Workspace):
             self._present = present
             return present
 
-    async def _attributes_before(self) -> dict[str, Attributes]:
+    async def _attributes_before(self) -> tuple[dict[str, Attributes], int]:
         if not self._begun:
-            return {}
-        return attributes_after(await self._beginning_before() or Beginning({}), self._journal)
+            return {}, 0
+        stored = sum(total_bytes(decoded(record.attributes or {})) for record in self._journal)
+        return attributes_after(await self._beginning_before() or Beginning({}), self._journal), stored
 
     async def _beginning_before(self) -> Beginning | None:
         """What was noted of the run's beginning before this worker had it."""

@@ -66,7 +66,7 @@ class DerivedRuns:
                 return replace(run, given_plan=given or kept), [], f"made from the beginning of run {source_id}"
             if source.plan is None:
                 raise Conflict(f"run {source_id} has no plan yet, so it has no step {new.step!r}")
-            done = _done_with(records_of(connection, source_id), new.step)
+            done = _done_with(connection, source_id, new.step)
             old, plan = Plan.model_validate(source.plan), new.plan or Plan.model_validate(source.plan)
             _check_prefix(old, plan, done)
             body = plan.model_dump(mode="json")
@@ -101,7 +101,7 @@ class DerivedRuns:
             run = replace(run, origin={**(run.origin or {}), "execute": execute})
             journal: list[StepRecord] = []
             if taken_over is not None and source.given_plan is not None:
-                done = _done_with(records_of(connection, source_id), taken_over)
+                done = _done_with(connection, source_id, taken_over)
                 run = replace(run, plan=source.given_plan)
                 journal = _journal(Plan.model_validate(source.given_plan), done)
             return run, journal, f"replays run {source_id}"
@@ -162,6 +162,7 @@ class DerivedRuns:
             copy_run_secrets(connection, source_id, run.id)
             if journal:
                 connection.execute(insert(steps), [{"run_id": run.id, **asdict(record)} for record in journal])
+                _copy_files(connection, source_id, run.id)
             if and_then is not None:
                 and_then(connection)
             add_events(connection, told, {run.id: user_id})
@@ -209,9 +210,11 @@ def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str 
     )
 
 
-def _done_with(records: Sequence[StepRecord], step: str) -> list[StepRecord]:
-    """Those that were completed when this one was, in the order in which they ended, each with all files that had
-    changed since the one before."""
+def _done_with(connection: Connection, run_id: str, step: str) -> list[StepRecord]:
+    """Those that were completed when this one was, in the order in which they ended. What changed in the workspace is
+    here only of those that a step that was not completed had ended before: it is theirs too. That of all others stays
+    in the database (`_copy_files`)."""
+    records = records_of(connection, run_id)
     last = next((record for record in records if record.step_id == step), None)
     if last is None or last.status is not StepStatus.COMPLETED or last.finished_at is None:
         possible = _names([record for record in records if record.status is StepStatus.COMPLETED]) or "none"
@@ -221,16 +224,52 @@ def _done_with(records: Sequence[StepRecord], step: str) -> list[StepRecord]:
     ended = [
         (finished_at, record.position, record) for record in records if (finished_at := record.finished_at) is not None
     ]
-    done, changed, attributes = list[StepRecord](), dict[str, str | None](), dict[str, Any]()
+    done, not_completed = list[StepRecord](), list[str]()
     for finished_at, position, record in sorted(ended, key=lambda one: one[:2]):
         if (finished_at, position) > until:
             break
-        changed |= record.files or {}
-        attributes |= record.attributes or {}
-        if record.status is StepStatus.COMPLETED:
-            done.append(replace(record, files=changed or None, attributes=attributes or None))
-            changed, attributes = {}, {}
+        if record.status is not StepStatus.COMPLETED:
+            not_completed.append(record.step_id)
+        elif not_completed:
+            done.append(_with_files_of(connection, run_id, [*not_completed, record.step_id], record))
+            not_completed = []
+        else:
+            done.append(record)
     return done
+
+
+def _with_files_of(connection: Connection, run_id: str, step_ids: Sequence[str], record: StepRecord) -> StepRecord:
+    """The step with what all of these changed, in their order."""
+    query = select(steps.c.step_id, steps.c.files, steps.c.attributes).where(
+        steps.c.run_id == run_id, steps.c.step_id.in_(step_ids)
+    )
+    rows = {row.step_id: row for row in connection.execute(query)}
+    files, attributes = dict[str, str | None](), dict[str, Any]()
+    for step_id in step_ids:
+        files |= rows[step_id].files or {}
+        attributes |= rows[step_id].attributes or {}
+    return replace(record, files=files or None, attributes=attributes or None)
+
+
+def _copy_files(connection: Connection, source_id: str, run_id: str) -> None:
+    """Within the database: what steps changed may take 100 MiB and more."""
+    source = steps.alias()
+    copied = {
+        name: select(source.c[name])
+        .where(source.c.run_id == source_id, source.c.step_id == steps.c.step_id)
+        .scalar_subquery()
+        for name in ("files", "attributes")
+    }
+    connection.execute(
+        update(steps)
+        .where(
+            steps.c.run_id == run_id,
+            steps.c.status == StepStatus.COMPLETED.value,
+            steps.c.files.is_(None),
+            steps.c.attributes.is_(None),
+        )
+        .values(copied)
+    )
 
 
 def _check_prefix(old: Plan, new: Plan, done: Sequence[StepRecord]) -> None:

@@ -59,6 +59,7 @@ class StepRecord:
 
 
 _RECORDED = [field.name for field in fields(StepRecord)]
+_FILES = ("files", "attributes")
 
 
 def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
@@ -83,14 +84,13 @@ class Journal:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def steps(self, run_id: str) -> list[StepRecord]:
+    async def steps(self, run_id: str, *, with_files: bool = False) -> list[StepRecord]:
         """In the order in which they are carried out; empty before there is a plan."""
-        return await self._database.read(lambda connection: records_of(connection, run_id))
+        return await self._database.read(lambda connection: records_of(connection, run_id, with_files=with_files))
 
 
-def records_of(connection: Connection, run_id: str) -> list[StepRecord]:
-    query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.position)
-    return [
-        StepRecord(**{**{name: row._mapping[name] for name in _RECORDED}, "status": StepStatus(row.status)})
-        for row in connection.execute(query)
-    ]
+def records_of(connection: Connection, run_id: str, *, with_files: bool = False) -> list[StepRecord]:
+    """`with_files`: also `files` and `attributes`, which may take 100 MiB and more; without, they are None."""
+    names = _RECORDED if with_files else [name for name in _RECORDED if name not in _FILES]
+    query = select(*(steps.c[name] for name in names)).where(steps.c.run_id == run_id).order_by(steps.c.position)
+    return [StepRecord(**{**row._asdict(), "status": StepStatus(row.status)}) for row in connection.execute(query)]

@@ -11,6 +11,9 @@ by a person or a worker of an older release, has the store's time and keeps its 
 
 Here are values and decisions; `worker.checkout` looks at the disk, `worker.versioned_workspace` loads and hands on.
 Owners, access control lists, extended attributes and special bits of a mode are not kept.
+
+They are rows of the database and no files, so they have a quota of their own (`quota.check_attributes`), measured as
+they are stored.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backplane.workspace.base import FileInfo
+from backplane.workspace.paths import folders_above
 
 FILE_MODE, PROGRAM_MODE, FOLDER_MODE = 0o644, 0o755, 0o755
 LATEST = 2**62
@@ -29,6 +33,7 @@ LATEST = 2**62
 BYTECODE_FOLDER = "__pycache__"
 """What Python compiled. It belongs to one size and second of a source, so it is neither kept nor brought back."""
 
+_ETAG_CHARS = 32
 _PROGRAMS = (b"#!", b"\x7fELF")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -84,11 +89,48 @@ def _encoded(one: Attributes) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-class AttributeRecord:
-    """Of one run, as one worker knows them. `load` gives what was noted before; it is called once."""
+def stored_bytes(path: str, one: Attributes | None) -> int:
+    """What the entry takes in the journal (`store.tables.PathsJson`), with its comma. A file that is still to be stored
+    counts with an etag of 32 characters."""
+    if one is None:
+        return _text_bytes(path) + len(":null,")
+    size = _text_bytes(path) + len(':{"time":},') + len(str(one.modified))
+    if one.mode is not None:
+        size += len(',"mode":') + len(str(one.mode))
+    if one.target is not None:
+        return size + len(',"target":') + _text_bytes(one.target)
+    return (
+        size
+        if path.endswith("/")
+        else size + len(',"etag":""') + (_text_bytes(one.etag) - 2 if one.etag else _ETAG_CHARS)
+    )
 
-    def __init__(self, load: Callable[[], Awaitable[dict[str, Attributes]]] | None = None) -> None:
+
+def _text_bytes(text: str) -> int:
+    """As JSON; neither a path nor a target has control characters."""
+    return len(text.encode()) + text.count('"') + text.count("\\") + 2
+
+
+def total_bytes(changed: Changed) -> int:
+    return sum(stored_bytes(path, one) for path, one in changed.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Links and folders that something else takes the place of, as two steps at once have left it under one name: a
+    file wins over both, a folder over a link. `ours`: of the step that ends now; `theirs`: of the other."""
+
+    ours: frozenset[str]
+    theirs: frozenset[str]
+
+
+class AttributeRecord:
+    """Of one run, as one worker knows them. `load` gives what was noted before, and how many bytes of the journal that
+    takes; it is called once."""
+
+    def __init__(self, load: Callable[[], Awaitable[tuple[dict[str, Attributes], int]]] | None = None) -> None:
         self._load = load
+        self._stored_bytes = 0
         self._loading = asyncio.Lock()
         self._all: dict[str, Attributes] = {}
         self._changed: dict[str, Attributes | None] = {}
@@ -98,7 +140,7 @@ class AttributeRecord:
     async def load(self) -> None:
         async with self._loading:
             if self._load is not None:
-                self._all = await self._load()
+                self._all, self._stored_bytes = await self._load()
                 self._load = None
 
     @property
@@ -144,6 +186,35 @@ class AttributeRecord:
             self._changed[path] = one
             self._only_seen.pop(path, None)
 
+    def lost(self, changed: Changed, is_here: Callable[[str], bool]) -> Lost:
+        """What is lost by this change. `is_here`: whether the step knew of the path when it began; what else is noted
+        by now is another's. A folder with files in it is not lost: that it has a file's name is a conflict."""
+        ours, theirs = set[str](), set[str]()
+
+        def another(path: str) -> Attributes | None:
+            return None if is_here(path) else self._all.get(path)
+
+        for path, one in changed.items():
+            if one is None:
+                continue
+            name = path.removesuffix("/")
+            other, folder = another(name), another(f"{name}/")
+            if path.endswith("/") or one.target is not None:
+                if (other is not None and other.is_file) or (one.target is not None and folder is not None):
+                    ours.add(path)
+                elif path.endswith("/") and other is not None:
+                    theirs.add(name)
+            elif other is not None and other.target is not None:
+                theirs.add(path)
+            elif folder is not None and not any(
+                file.startswith(f"{name}/") for file, at in self._all.items() if at.is_file
+            ):
+                theirs.add(f"{name}/")
+            for above in folders_above(name):
+                if (found := another(above)) is not None and found.target is not None:
+                    theirs.add(above)
+        return Lost(frozenset(ours), frozenset(theirs))
+
     def written(self, file: FileInfo) -> None:
         """A tool has written this file just now. It keeps its mode."""
         known = self._all.get(file.path)
@@ -161,10 +232,20 @@ class AttributeRecord:
             for file in files
         }
 
+    @property
+    def stored_bytes(self) -> int:
+        """What all steps that have ended take in the journal."""
+        return self._stored_bytes
+
+    def waiting_bytes(self) -> int:
+        """What waits to be noted with the next step that ends. May be called in a thread."""
+        return total_bytes({**self._only_seen, **self._changed})
+
     def take_changed(self) -> dict[str, Attributes | None]:
         """What is to be noted with the step that ends now."""
         if not self._changed:
             return {}
         changed, self._changed = {**self._only_seen, **self._changed}, {}
         self._only_seen = {}
+        self._stored_bytes += total_bytes(changed)
         return changed

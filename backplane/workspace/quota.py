@@ -16,14 +16,23 @@ from backplane.workspace.paths import check_path, folders_above
 
 NOTHING_RESERVED = Reserved()
 
+MAX_STEP_ATTRIBUTES = 32 * 1024 * 1024
+"""In bytes. 100,000 files (WORKSPACE_MAX_FILES) that one step makes, with paths of 60 bytes, need 15 MB."""
+
+MAX_RUN_ATTRIBUTES = 64 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """`max_bytes` and `max_files` are for the whole workspace of a run; `max_depth` is in folders above a file."""
+    """`max_bytes` and `max_files` are for the whole workspace of a run; `max_depth` is in folders above a file.
+    `max_step_attributes` and `max_run_attributes`: bytes in the journal of the times, modes, folders and links that
+    changed (`backplane.workspace.attributes`) in one step, and in all steps of a run together."""
 
     max_bytes: int
     max_files: int
     max_depth: int
+    max_step_attributes: int = MAX_STEP_ATTRIBUTES
+    max_run_attributes: int = MAX_RUN_ATTRIBUTES
 
 
 def check_totals(quota: Quota, *, files: int, size: int) -> None:
@@ -36,6 +45,23 @@ def check_totals(quota: Quota, *, files: int, size: int) -> None:
     if size > quota.max_bytes:
         raise QuotaExceeded(
             f"The workspace would hold more than {quota.max_bytes} bytes (WORKSPACE_MAX_BYTES): delete files first."
+        )
+
+
+def check_attributes(quota: Quota, *, step: int, run: int) -> None:
+    """Raises QuotaExceeded when the journal would have more than the quota of what changed beside the content of files,
+    in bytes: of one step, or of all steps of the run."""
+    if step > quota.max_step_attributes:
+        raise QuotaExceeded(
+            "The names, times, modes and links of what this step changed take more than "
+            f"{quota.max_step_attributes} bytes (WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES): change fewer files, folders and "
+            "links, give them shorter names, or pack them into one archive."
+        )
+    if run > quota.max_run_attributes:
+        raise QuotaExceeded(
+            "The names, times, modes and links of what all steps of this run changed take more than "
+            f"{quota.max_run_attributes} bytes (WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES): let each step change fewer files, "
+            "folders and links, pack them into one archive, or do the rest in a new run."
         )
 
 

@@ -1,18 +1,22 @@
 """Where workers keep their files: each its own folder, and none left for ever."""
 
+import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import worker.scratch
 from backplane.sandbox_labels import SCRATCH_PREFIX as PREFIX
-from worker.scratch import scratch_folder
+from backplane.workspace.files import empty
+from worker.scratch import WAITING_MAX, FolderRemoval, scratch_folder
 
 
 def test_a_scratch_folder_is_there_for_its_block_and_gone_after_it(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path) as folder:
-        (folder / "run").mkdir()
-        assert folder.parent == tmp_path
+    with scratch_folder(tmp_path) as scratch:
+        (scratch.folder / "run").mkdir()
+        assert scratch.folder.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
@@ -28,7 +32,7 @@ def test_a_folder_that_nobody_holds_is_removed_and_one_that_is_held_stays(tmp_pa
     (abandoned / "file").touch()
     with scratch_folder(tmp_path) as held, scratch_folder(tmp_path):
         assert not abandoned.exists()
-        assert held.exists()
+        assert held.folder.exists()
 
 
 def test_what_is_not_a_workers_folder_is_left_alone(tmp_path: Path) -> None:
@@ -42,9 +46,51 @@ def test_what_is_not_a_workers_folder_is_left_alone(tmp_path: Path) -> None:
 
 def test_workers_that_start_at_one_moment_do_not_take_each_others_folder_for_an_abandoned_one(tmp_path: Path) -> None:
     def start_and_end(_: int) -> bool:
-        with scratch_folder(tmp_path) as folder:
-            return folder.exists()
+        with scratch_folder(tmp_path) as scratch:
+            return scratch.folder.exists()
 
     with ThreadPoolExecutor(8) as workers:
         assert all(workers.map(start_and_end, range(400)))
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_large_folder_is_deleted_behind_the_back_of_its_run_and_nobody_waits_for_it_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(worker.scratch, "PATIENCE_SECONDS", 0.01)
+
+    def empty_later(folder: int) -> None:
+        go.wait()
+        empty(folder)
+
+    monkeypatch.setattr(worker.scratch, "empty", empty_later)
+    (tmp_path / "run").mkdir()
+    with scratch_folder(tmp_path) as scratch:
+        await scratch.removal.remove_when_few_wait(tmp_path / "run")
+    assert (tmp_path / "run").exists()
+    assert scratch.folder.exists()
+    with scratch_folder(tmp_path) as other:
+        assert scratch.folder.exists()  # its lock is held as long as it is being deleted
+    go.set()
+    assert scratch.removal.wait(10)
+    assert other.removal.wait(10)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_run_waits_when_too_many_folders_wait_to_be_deleted_but_not_at_the_end_of_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(worker.scratch, "empty", lambda folder: go.wait())
+    removal = FolderRemoval()
+    (tmp_path / "run").mkdir()
+    for _ in range(WAITING_MAX):
+        await asyncio.wait_for(removal.remove_when_few_wait(tmp_path / "run"), 5)
+    one_more = asyncio.create_task(removal.remove_when_few_wait(tmp_path / "run"))
+    done, _ = await asyncio.wait([one_more], timeout=0.2)
+    assert not done
+    removal.end()
+    await asyncio.wait_for(one_more, 5)
+    go.set()
+    assert removal.wait(10)

@@ -84,7 +84,9 @@ async def fork(store: Store, source: Run, step: str | None, *, start: bool = Fal
 
 
 async def journal_of(store: Store, run: Run) -> dict[str, tuple[StepStatus, Any]]:
-    return {record.step_id: (record.status, record.files) for record in await store.journal.steps(run.id)}
+    return {
+        record.step_id: (record.status, record.files) for record in await store.journal.steps(run.id, with_files=True)
+    }
 
 
 # --- forks ---
@@ -107,6 +109,29 @@ async def test_a_fork_has_what_had_ended_with_its_step_and_the_rest_before_it(st
     assert kept.started_at is None
 
 
+async def test_a_fork_has_the_attributes_of_its_steps_and_those_of_a_failed_one_before(
+    store: Store, source: Run
+) -> None:
+    for step_id in ("a", "c", "b", "d"):
+        noted = {f"{step_id}/": {"time": 1}, "日本": None}
+        await change(
+            store, update(steps).where(steps.c.run_id == source.id, steps.c.step_id == step_id).values(attributes=noted)
+        )
+    run = await fork(store, source, "b")
+    found = {record.step_id: record.attributes for record in await store.journal.steps(run.id, with_files=True)}
+    of_a, of_c, of_b = ({f"{step_id}/": {"time": 1}, "日本": None} for step_id in ("a", "c", "b"))
+    assert found == {"a": of_a, "b/1.1": of_c, "b": of_b, "c": None, "d": None}
+
+
+async def test_the_journal_is_read_without_what_changed_in_the_workspace_unless_it_is_asked_for(
+    store: Store, source: Run
+) -> None:
+    [first, *_] = await store.journal.steps(source.id)
+    assert (first.step_id, first.files, first.attributes) == ("a", None, None)
+    [first, *_] = await store.journal.steps(source.id, with_files=True)
+    assert first.files == {"a.txt": "e1"}
+
+
 async def test_a_fork_tells_where_it_comes_from_and_its_plan(store: Store, source: Run) -> None:
     run = await fork(store, source, "a", start=True)
     told = await store.events.after(run.id, 0, 10)
@@ -126,7 +151,7 @@ async def test_a_fork_that_was_only_created_is_started_like_any_run(store: Store
 
 async def test_a_fork_from_the_beginning_does_everything_again(store: Store, source: Run) -> None:
     run = await store.runs.get(source.user_id, (await fork(store, source, None)).id)
-    assert (run.plan, await store.journal.steps(run.id)) == (None, [])
+    assert (run.plan, await store.journal.steps(run.id, with_files=True)) == (None, [])
     assert run.given_plan == source.plan
     anew = await fork(store, source, None, prompt="something else", plan=parse_plan(plan(shell("x", "1"))))
     assert (anew.prompt, anew.given_plan and [step["id"] for step in anew.given_plan["steps"]]) == (
@@ -222,7 +247,11 @@ async def test_a_replay_begins_like_its_source_with_its_decisions(store: Store, 
     assert (run.status, run.priority, run.prompt) == (RunStatus.QUEUED, Priority.HIGH, source.prompt)
     assert run.origin == {"kind": "replay", "run_id": source.id, "execute": False}
     assert run.restore == {"run_id": source.id, "steps": []}
-    assert (run.plan, run.given_plan, await store.journal.steps(run.id)) == (None, source.given_plan, [])
+    assert (run.plan, run.given_plan, await store.journal.steps(run.id, with_files=True)) == (
+        None,
+        source.given_plan,
+        [],
+    )
     [copied] = await store.decisions.of_run(run.id)
     assert (copied.step_id, copied.status, copied.answer) == ("a", DecisionStatus.ANSWERED, {"text": "yes"})
     assert copied.id != decided.id

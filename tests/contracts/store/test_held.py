@@ -108,7 +108,7 @@ WRITES: dict[str, Callable[[HeldRun, Run], None]] = {
 async def everything(store: Store, run: Run) -> tuple[object, ...]:
     return (
         await store.runs.find(run.id),
-        await store.journal.steps(run.id),
+        await store.journal.steps(run.id, with_files=True),
         await store.events.after(run.id, 0, 1000),
     )
 
@@ -336,7 +336,7 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
 
     async def look(act: Callable[[HeldRun], None]) -> None:
         await store.held.write(run.id, 1, act)
-        [first, second] = await store.journal.steps(run.id)
+        [first, second] = await store.journal.steps(run.id, with_files=True)
         seen.append((first.status.value, first.tries))
         assert (second.step_id, second.position, second.status) == ("b", 1, StepStatus.PENDING)
 
@@ -345,7 +345,7 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
     await look(lambda held: held.step_is_changing("a"))
     await look(lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
     assert seen == [("pending", 0), ("started", 2), ("changing", 2), ("completed", 2)]
-    [first, _] = await store.journal.steps(run.id)
+    [first, _] = await store.journal.steps(run.id, with_files=True)
     assert (first.title, first.tool, first.result) == ("A", "shell", {"exit_code": 0})
     assert first.started_at is not None
     assert first.finished_at is not None
@@ -371,7 +371,7 @@ async def test_a_plan_whose_commit_was_not_answered_can_be_saved_again(store: St
                 lambda held, tries=tries: held.begin_step("a", tries),  # type: ignore[misc]
             ),
         )
-    assert [(step.status.value, step.tries) for step in await store.journal.steps(run.id)] == [
+    assert [(step.status.value, step.tries) for step in await store.journal.steps(run.id, with_files=True)] == [
         ("started", 2),
         ("pending", 0),
     ]
@@ -390,7 +390,7 @@ async def test_a_result_may_contain_any_character(store: Store, run: Run) -> Non
             lambda held: held.finish(RunStatus.FAILED, RunError("command_failed", "nul \0")),
         ),
     )
-    [step, _] = await store.journal.steps(run.id)
+    [step, _] = await store.journal.steps(run.id, with_files=True)
     assert step.result == {"output": output}
     assert data_of((await store.events.after(run.id, 2, 1))[0]) == {"line": "nul \0, bell \a"}
 
@@ -406,7 +406,10 @@ async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run
             lambda held: held.skip_pending_steps(),
         ),
     )
-    assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.STARTED, StepStatus.SKIPPED]
+    assert [step.status for step in await store.journal.steps(run.id, with_files=True)] == [
+        StepStatus.STARTED,
+        StepStatus.SKIPPED,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +436,7 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
             lambda held: held.reopen_steps(),
         ),
     )
-    assert [step.status for step in await store.journal.steps(run.id)] == [after, StepStatus.PENDING]
+    assert [step.status for step in await store.journal.steps(run.id, with_files=True)] == [after, StepStatus.PENDING]
 
 
 # --- the ends of a hold ---

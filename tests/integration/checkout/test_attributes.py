@@ -7,12 +7,22 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from backplane.errors import QuotaExceeded
 from backplane.store.journal import StepRecord, StepStatus
-from backplane.workspace.attributes import AttributeRecord, Attributes, nanoseconds
+from backplane.store.tables import PathsJson
+from backplane.workspace.attributes import (
+    LATEST,
+    AttributeRecord,
+    Attributes,
+    encoded,
+    nanoseconds,
+    stored_bytes,
+    total_bytes,
+)
 from backplane.workspace.base import FileInfo, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.contracts.workspace.workspaces import s3_store
@@ -44,6 +54,8 @@ class Run:
         self._folder = folder
         self.journal: list[StepRecord] = []
         self.claims = 0
+        self.quota = QUOTA
+        self.lines: list[str] = []
         self.take()
 
     def take(self) -> None:
@@ -60,7 +72,7 @@ class Run:
             tell_away=lambda error, pause: None,
         )
         base = self._folder / f"checkout-{self.claims}"
-        self.checkouts = Checkouts(self.workspace, QUOTA, base, self.workspace.attributes)
+        self.checkouts = Checkouts(self.workspace, self.quota, base, self.workspace.attributes, self.lines.append)
 
     async def pulled(self) -> Checkout:
         checkout = self.checkouts.take()
@@ -313,7 +325,134 @@ async def test_links_and_folders_count_for_the_quota(run: Run) -> None:
         await here.changes()
 
 
+def stored(attributes: dict[str, Any] | None) -> int:
+    """The bytes that the journal has of them."""
+    text = PathsJson().process_bind_param(attributes or {}, cast(Any, None))
+    assert text is not None
+    return len(text.encode())
+
+
+def with_links(folder: Path, count: int) -> None:
+    for number in range(count):
+        (folder / f"日本語-{number}").symlink_to("語" * 250)
+
+
+def leave(folder: Path, kind: str) -> None:
+    match kind:
+        case "link":
+            (folder / "x").symlink_to("y")
+        case "file":
+            (folder / "x").write_bytes(b"x")
+        case _:
+            (folder / "x").mkdir()
+            if kind == "file below":
+                (folder / "x/f").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "lost", "left"),
+    [
+        ("link", "file", "1 link or empty folder ('x')", {"x": b"x"}),
+        ("file", "link", "1 link or empty folder ('x')", {"x": b"x"}),
+        ("folder", "file", "1 link or empty folder ('x/')", {"x": b"x"}),
+        ("file", "folder", "1 link or empty folder ('x/')", {"x": b"x"}),
+        ("link", "file below", "1 link or empty folder ('x')", {"x/f": b"x"}),
+        ("file below", "link", "1 link or empty folder ('x')", {"x/f": b"x"}),
+        ("folder", "link", "1 link or empty folder ('x')", None),
+        ("link", "folder", "1 link or empty folder ('x')", None),
+        ("link", "link", None, None),
+        ("file", "file", None, {"x": b"x"}),
+        ("folder", "file below", None, {"x/f": b"x"}),
+    ],
+)
+async def test_a_link_or_folder_that_loses_against_a_step_at_the_same_time_is_named_once(
+    run: Run, first: str, second: str, lost: str | None, left: dict[str, bytes] | None
+) -> None:
+    here, there = await run.pulled(), await run.pulled()
+    leave(here.folder, first)
+    leave(there.folder, second)
+    await run.ends(here)
+    await run.ends(there)
+    assert len(run.lines) == (lost is not None), run.lines
+    if lost is not None:
+        assert lost in run.lines[0]
+    for _ in range(2):
+        again = await run.pulled()
+        if left is not None:
+            assert on_disk(again.folder) == left
+        assert not (await again.changes()).attributes
+        await run.ends(again)
+        run.take()
+    assert len(run.lines) == (lost is not None)
+
+
+async def test_what_a_step_changed_may_take_as_many_bytes_as_its_quota_and_no_more(run: Run) -> None:
+    here = await run.pulled()
+    with_links(here.folder, 20)
+    (here.folder / "file").write_bytes(b"x")
+    (here.folder / "folder").mkdir()
+    needed = total_bytes((await here.changes()).attributes)
+    for most in (needed, needed - 1):
+        run.quota = replace(QUOTA, max_step_attributes=most)
+        run.take()
+        here = await run.pulled()
+        with_links(here.folder, 20)
+        (here.folder / "file").write_bytes(b"x")
+        (here.folder / "folder").mkdir()
+        if most == needed:
+            assert len((await here.changes()).attributes) == 22
+        else:
+            with pytest.raises(QuotaExceeded, match=r"this step .*WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES.*archive"):
+                await here.changes()
+
+
+async def test_steps_of_a_run_may_take_together_as_many_bytes_as_its_quota_and_no_more(run: Run) -> None:
+    here = await run.pulled()
+    with_links(here.folder, 20)
+    await run.ends(here)
+    first = run.workspace.attributes.stored_bytes
+    assert first == pytest.approx(stored(run.journal[0].attributes), abs=2)
+    for most, is_allowed in ((2 * first, True), (2 * first - 1, False)):
+        run.quota = replace(QUOTA, max_run_attributes=most)
+        run.take()
+        here = await run.pulled()
+        for link in here.folder.iterdir():
+            os.utime(link, ns=(0, LONG_AGO * 2), follow_symlinks=False)
+        if is_allowed:
+            assert len((await here.changes()).attributes) == 20
+        else:
+            with pytest.raises(QuotaExceeded, match=r"all steps .*WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES.*new run"):
+                await here.changes()
+
+
+async def test_files_that_a_step_deletes_count_as_what_it_changed(run: Run) -> None:
+    here = await run.pulled()
+    (here.folder / "file").write_bytes(b"x")
+    await run.ends(here)
+    run.quota = replace(QUOTA, max_step_attributes=1)
+    run.take()
+    here = await run.pulled()
+    (here.folder / "file").unlink()
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES"):
+        await here.changes()
+
+
 # --- decisions of their own ---
+
+
+@pytest.mark.parametrize(
+    ("path", "one"),
+    [
+        ("file", Attributes(LONG_AGO, None, "e" * 32)),
+        ('日本語 "ä"/program', Attributes(0, 0o755, '"e-2"')),
+        ("folder/", Attributes(LATEST, 0o755)),
+        ("link", Attributes(LONG_AGO, target='a\\b "語"')),
+        ("gone", None),
+        ("gone/", None),
+    ],
+)
+def test_an_entry_is_measured_as_it_is_stored(path: str, one: Attributes | None) -> None:
+    assert stored_bytes(path, one) + len("{}") - len(",") == stored(encoded({path: one}))
 
 
 def file(path: str, etag: str, second: float) -> FileInfo:

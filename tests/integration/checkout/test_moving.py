@@ -299,17 +299,6 @@ async def test_a_folder_that_went_missing_is_not_read_as_every_file_deleted(
 # --- the end ---
 
 
-async def test_a_checkout_can_be_discarded_twice_and_pulled_again(checkout: Checkout, workspace: Counting) -> None:
-    await put(workspace, "file", b"x")
-    await checkout.discard()
-    await checkout.pull()
-    await checkout.discard()
-    await checkout.discard()
-    await checkout.pull()
-    assert on_disk(checkout.folder) == {"file": b"x"}
-    assert workspace.downloads == ["file", "file"]
-
-
 async def test_a_cancelled_pull_can_be_repeated(tmp_path: Path, workspace: Counting) -> None:
     started = asyncio.Event()
 

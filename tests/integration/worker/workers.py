@@ -149,7 +149,7 @@ class Platform:
         return [data["line"] for data in await self.told(run_id, EventType.LOG)]
 
     async def journal(self, run_id: str) -> list[StepRecord]:
-        return await self.resources.store.journal.steps(run_id)
+        return await self.resources.store.journal.steps(run_id, with_files=True)
 
     async def read(self, run_id: str, path: str) -> bytes:
         workspace = self.resources.workspaces.workspace(self.user.id, run_id)
