@@ -28,6 +28,7 @@ from backplane.runs import Run, RunError, RunStatus
 from backplane.sealing import Seal, new_key
 from backplane.secrets import Secret
 from backplane.store.tables import webhook_deliveries
+from tests.databases import downgrade
 from tests.integration.agent.conftest import StartWithModels, models, plan_of, says, start_with_models
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
@@ -398,7 +399,7 @@ async def test_a_run_that_an_older_release_gave_a_value_is_redacted_after_an_upg
 
     def as_an_older_release_leaves_it(connection: Connection) -> None:
         connection.execute(text("DELETE FROM run_secrets"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+        downgrade(connection, "0008")
 
     await store.database.write(as_an_older_release_leaves_it)
     await store.migrate()

@@ -2,14 +2,10 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, text
 
-import backplane.store.migrations as migrations
 from backplane.errors import NotFound, TooLarge
 from backplane.runs import RunStatus
 from backplane.secrets import Secret
@@ -18,6 +14,7 @@ from backplane.store.database import Database
 from backplane.store.retention import Expired
 from backplane.store.secrets import SealedValue
 from backplane.users import User
+from tests.databases import downgrade, upgrade
 from tests.submitted import new_run
 
 
@@ -166,18 +163,9 @@ async def test_a_migration_keeps_a_value_once_that_a_run_has_kept_before(store: 
     run = await store.runs.create(new_run(user, prompt="use ${secrets.TOKEN}"))
     await store.secrets.put(user.id, secret(), most=5)
     await store.secrets.keep_with_run(run.id, [SealedValue("TOKEN", "sealed"), SealedValue("TOKEN", "before")])
-    await store.database.write(
-        lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
-    )
+    await store.database.write(lambda connection: downgrade(connection, "0008"))
     await store.migrate()
     assert await store.secrets.kept_with_run(run.id) == {SealedValue("TOKEN", "sealed"), SealedValue("TOKEN", "before")}
-
-
-def upgrade(connection: Connection, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
 
 
 def _insert(connection: Connection, table: str, **values: object) -> None:

@@ -22,6 +22,8 @@ from tests.servers import PostgresServer
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
+START_SECONDS = 60.0
+"""For a process on a machine that does much else."""
 
 
 async def settled(platform: Platform, run: Run) -> DeliveryStatus:
@@ -234,7 +236,7 @@ async def test_what_a_killed_controller_was_sending_is_sent_by_another(
     receiver.answers.append(None)
     run = await platform.ended_run(receiver.url())
     process = await start_process(platform.settings)
-    await wait_until(lambda: receiver.received)
+    await wait_until(lambda: receiver.received, START_SECONDS)
     process.kill()
     await process.wait()
     controllers.start(platform.settings)
@@ -253,7 +255,7 @@ async def test_a_controller_that_is_told_to_end_takes_the_answers_to_what_it_has
     run = await platform.ended_run(receiver.url())
     process = await start_process(platform.settings)
     try:
-        await wait_until(lambda: receiver.received)
+        await wait_until(lambda: receiver.received, START_SECONDS)
         process.send_signal(signal.SIGTERM)
         receiver.release.set()
         assert await process.wait() == 0
