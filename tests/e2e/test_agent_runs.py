@@ -229,9 +229,10 @@ def port_of(settings: dict[str, str]) -> int:
 
 def published(user: User) -> str:
     """The id of a run that asked for an approval and got it."""
-    told = user.text("run", "Write hello and publish it.", code=6)
+    # However the lines are broken.
+    told = " ".join(user.text("run", "Write hello and publish it.", code=6).split())
     run_id: str = user.get("/agent/runs")["runs"][0]["run_id"]
-    assert "step publish is to be approved, which uses shell" in told
+    assert "step publish is to be approved: use shell" in told
     assert f"approve {run_id}" in told
     # Whoever approves sees what it is, whole.
     assert "cp hello.txt published.txt" in user.text("decisions")
