@@ -17,7 +17,7 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota, check_totals
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
-from worker.tools.patching import Files, apply_patches
+from worker.tools.patching import Files, apply_with_notes
 from worker.tools.unified_diff import FilePatch, parse_patch
 
 MAX_PATCH_CHARS = 1024**2
@@ -48,13 +48,14 @@ class ApplyPatch(Tool):
         patches = await context.parser.call(user_id, "the patch", chars, parse_patch, arguments.patch)
         before = await _contents(context.workspace, patches)
         chars += sum(len(content or b"") for content in before.values())
-        after = await context.parser.call(user_id, "the patch", chars, apply_patches, patches, before)
+        after, notes = await context.parser.call(user_id, "the patch", chars, apply_with_notes, patches, before)
         changes = {path: content for path, content in after.items() if content != before[path]}
         modes = await _modes(patches, context)
         if not changes and not modes:
             context.output(b"all of the patch is applied already; nothing was changed\n")
             return ToolResult()
         await _ensure_room(context.workspace, context.quota, changes)
+        context.output("".join(f"{note}\n" for note in notes).encode())
         await context.about_to_change()
         for path, content in changes.items():
             if content is not None:

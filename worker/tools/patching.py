@@ -25,7 +25,12 @@ Files = dict[str, bytes | None]
 
 def apply_patches(patches: Sequence[FilePatch], before: Files) -> Files:
     """All files as they are after the patch. Raises Conflict when one does not fit."""
-    files = dict(before)
+    return apply_with_notes(patches, before)[0]
+
+
+def apply_with_notes(patches: Sequence[FilePatch], before: Files) -> tuple[Files, list[str]]:
+    """As `apply_patches`; and a line for people on each hunk that fitted at another line than its head says."""
+    files, notes = dict(before), list[str]()
     for patch in patches:
         if patch.before is None and patch.after is not None:
             files[patch.after] = _made(patch, patch.after, files[patch.after])
@@ -33,11 +38,11 @@ def apply_patches(patches: Sequence[FilePatch], before: Files) -> Files:
             _check_deleted(patch, patch.before, files[patch.before])
             files[patch.before] = None
         elif patch.before == patch.after and patch.before is not None:
-            files[patch.before] = _changed(patch, patch.before, files[patch.before])
+            files[patch.before] = _changed(patch, patch.before, files[patch.before], notes)
         elif patch.before is not None and patch.after is not None:
-            files[patch.after] = _renamed(patch, patch.before, patch.after, files)
+            files[patch.after] = _renamed(patch, patch.before, patch.after, files, notes)
             files[patch.before] = None
-    return files
+    return files, notes
 
 
 def _made(patch: FilePatch, path: str, present: bytes | None) -> bytes:
@@ -52,31 +57,32 @@ def _check_deleted(patch: FilePatch, path: str, present: bytes | None) -> None:
         raise Conflict(f"{path} is to be deleted, and its content is not what the patch says; nothing was changed")
 
 
-def _changed(patch: FilePatch, path: str, present: bytes | None) -> bytes:
+def _changed(patch: FilePatch, path: str, present: bytes | None, notes: list[str]) -> bytes:
     if not patch.hunks and present is not None:
         return present  # only its mode changes
     if patch.hunks and not any(hunk.source for hunk in patch.hunks) and present in (None, text_of_new_file(patch)):
         return text_of_new_file(patch)  # models write new files so, with their own name in place of /dev/null
     if present is None:
         raise NotFound(f"there is no file {path}, which the patch changes; nothing was changed")
-    new = apply_hunks(patch.hunks, present, path)
+    new = apply_hunks(patch.hunks, present, path, notes)
     return present if new is None else new
 
 
-def _renamed(patch: FilePatch, before: str, after: str, files: Files) -> bytes:
+def _renamed(patch: FilePatch, before: str, after: str, files: Files, notes: list[str]) -> bytes:
     source, target = files[before], files[after]
     if source is None:
         if target is None or (patch.hunks and apply_hunks(patch.hunks, target, after) is not None):
             raise NotFound(f"there is no file {before}, which the patch renames; nothing was changed")
         return target
-    new = _changed(patch, before, source) if patch.hunks else source
+    new = _changed(patch, before, source, notes) if patch.hunks else source
     if target is not None and target != new:
         raise Conflict(f"{before} is to become {after}, which is there already; nothing was changed")
     return new
 
 
-def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str) -> bytes | None:
-    """The text after the patch; None when it is as after the patch already. Raises Conflict when it does not fit."""
+def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str, notes: list[str] | None = None) -> bytes | None:
+    """The text after the patch; None when it is as after the patch already. Raises Conflict when it does not fit.
+    `notes` gets the lines of `apply_with_notes`."""
     lines = _split(content)
     if lines and all(line.endswith(b"\r\n") for line in lines if line.endswith(b"\n")):
         hunks = [_with_crlf(hunk) for hunk in hunks]
@@ -99,16 +105,18 @@ def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str) -> bytes | Non
             "hunks more lines of context. Nothing was changed"
         )
     result, done, drift = list[bytes](), 0, 0
-    for hunk, at in zip(hunks, forward, strict=True):
+    for number, (hunk, at) in enumerate(zip(hunks, forward, strict=True), 1):
         is_where_said = hunk.source_at is not None and at == hunk.source_at + drift
         if not is_where_said and len(places := _first_places(lines, hunk.source, done)) > 1:
-            number = "its head has no line number" if hunk.source_at is None else "not at the line that its head says"
+            reason = "its head has no line number" if hunk.source_at is None else "not at the line that its head says"
             raise Conflict(
                 f"the hunk of line {hunk.line} of the patch fits {path} in several places (at the lines "
                 f"{', '.join(str(place + 1) for place in places[:SHOWN_PLACES])}"
-                f"{', …' if len(places) > SHOWN_PLACES else ''}), and {number}; give it the right one "
+                f"{', …' if len(places) > SHOWN_PLACES else ''}), and {reason}; give it the right one "
                 "(@@ -LINE,COUNT +LINE,COUNT @@), or more context. Nothing was changed"
             )
+        if notes is not None and hunk.source_at is not None and at != hunk.source_at:
+            notes.append(f"{path}: hunk {number} fitted at line {at + 1}, not {hunk.source_at + 1}")
         drift = at - hunk.source_at if hunk.source_at is not None else drift
         result += [*lines[done:at], *hunk.target]
         done = at + len(hunk.source)

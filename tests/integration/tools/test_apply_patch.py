@@ -189,6 +189,12 @@ async def test_the_executable_bit_of_a_patch_is_set(bench: Bench, patch: str, pa
         assert b"already" in bench.said
 
 
+async def test_a_hunk_that_fits_at_another_line_is_reported_with_it(bench: Bench) -> None:
+    await fill(bench, {"f": b"new\nnew\na\nb\n"})
+    await bench.step("apply_patch", patch="--- a/f\n+++ b/f\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n")
+    assert b"f: hunk 1 fitted at line 3, not 1\n" in bench.said
+
+
 async def test_a_patch_over_the_quota_changes_nothing(bench: Bench) -> None:
     await fill(bench, BEFORE)
     bench.context = replace(bench.context, quota=replace(bench.context.quota, max_bytes=38))

@@ -242,3 +242,20 @@ async def test_steps_at_the_same_time_see_the_same_files(working_platform: Platf
         ["./d/a", "644"],
         ["./e", "664"],
     ]
+
+
+@pytest.mark.slow
+async def test_a_program_that_a_patch_makes_or_marks_can_be_run_by_the_next_step(
+    working_platform: Platform, isolated: None
+) -> None:
+    patch = (
+        "diff --git a/new b/new\nnew file mode 100755\n--- /dev/null\n+++ b/new\n@@ -0,0 +1 @@\n+echo new\n"
+        "diff --git a/old b/old\nold mode 100644\nnew mode 100755\n"
+    )
+    run_id = await working_platform.submit(
+        shell("first", "echo 'echo old' > old"),
+        {"id": "patch", "tool": "apply_patch", "arguments": {"patch": patch}},
+        shell("run", "./new; ./old; stat -c %a new old"),
+    )
+    await working_platform.completed(run_id)
+    assert ((await working_platform.journal(run_id))[-1].result or {})["output"] == "new\nold\n755\n755\n"
