@@ -16,11 +16,12 @@ from starlette.routing import compile_path
 
 from app.description import Description
 from app.edge.origin import HEADERS
-from app.json_body import NameStandsTwice
+from app.json_body import BodyRefused
 from app.kept_answer import KeptAnswer
 from app.models import FaultView, Problem
 from backplane import errors
-from backplane.validation_messages import sentence_of
+from backplane.errors import FIELD_CHARS, dotted, printable
+from backplane.validation_messages import HINTS, sentence_of
 
 STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.InvalidInput, 422),
@@ -88,7 +89,6 @@ def _example(status: int) -> dict[str, Any]:
 
 
 DETAIL_CHARS = 2000
-FIELD_CHARS = 200
 FAULT_CHARS = 500
 """Of each, where there are several."""
 
@@ -108,8 +108,8 @@ def problem(
         status=status,
         code=code,
         # A name that the caller made up may be part of either, and of any length.
-        detail=detail[:DETAIL_CHARS],
-        field=field[:FIELD_CHARS] if field else None,
+        detail=printable(detail[:DETAIL_CHARS]),
+        field=printable(field[:FIELD_CHARS]) if field else None,
         errors=[fault_view(fault) for fault in faults] if len(faults) > 1 else None,
     )
     return JSONResponse(
@@ -122,7 +122,7 @@ def problem(
 
 def fault_view(fault: errors.Fault) -> FaultView:
     field, detail = (fault.field or "")[:FIELD_CHARS], fault.message[:FAULT_CHARS]
-    return FaultView(field=field or None, detail=detail, line=fault.line)
+    return FaultView(field=printable(field) or None, detail=printable(detail), line=fault.line)
 
 
 def of_platform_error(error: errors.PlatformError) -> JSONResponse:
@@ -147,17 +147,23 @@ def of_validation(error: RequestValidationError, body: Any = None) -> JSONRespon
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
         name = fault["ctx"]["discriminator"].strip("'")
         return problem(422, "invalid_input", f"{name}: send one of {', '.join(TAGS[name])}", field=name)
+    if not _place(fault) and fault["type"] == "string_unicode":
+        # Where the validator cannot read the name of a field, the name is its input.
+        detail = "the body: the name of a field contains a lone surrogate, which is no character; send valid UTF-8"
+        return problem(422, "invalid_input", detail, field=str(fault.get("input") or "body"))
     if not _place(fault):
         detail = "the body: send a JSON object, with the header Content-Type: application/json"
         return problem(422, "invalid_input", detail, field="body")
-    faults = [_fault_of(each, body) for each in found[: errors.FAULTS_SHOWN]]
+    shown = enumerate(found[: errors.FAULTS_SHOWN])
+    faults = [_fault_of(each, body, with_hint=number < HINTS) for number, each in shown]
     return problem(422, "invalid_input", faults[0].message, field=faults[0].field, faults=faults)
 
 
-def _fault_of(found: Mapping[str, Any], body: Any) -> errors.Fault:
-    field = ".".join(_place(found))
-    below = {**found, "loc": found["loc"][1:]}
-    return errors.Fault(field, f"{field}: {sentence_of(below, body if found['loc'][0] == 'body' else None)}")
+def _fault_of(found: Mapping[str, Any], body: Any, *, with_hint: bool) -> errors.Fault:
+    [first, *others] = _place(found)
+    field = dotted(first, others)
+    below, kind = {**found, "loc": found["loc"][1:]}, body if found["loc"][0] == "body" else None
+    return errors.Fault(field, f"{field}: {sentence_of(below, kind, with_hint=with_hint)}")
 
 
 def _place(found: Mapping[str, Any]) -> list[str]:
@@ -214,9 +220,9 @@ def install(app: FastAPI) -> None:
         body = getattr(request.scope.get("route"), "body_field", None)
         return of_validation(error, body.field_info.annotation if body else None)
 
-    @app.exception_handler(NameStandsTwice)
-    async def _(_: Request, error: NameStandsTwice) -> JSONResponse:
-        return problem(422, "duplicate_name", str(error.detail), field=error.place)
+    @app.exception_handler(BodyRefused)
+    async def _(_: Request, error: BodyRefused) -> JSONResponse:
+        return problem(422, error.code, str(error.detail), field=error.place)
 
     @app.exception_handler(ClientDisconnect)
     async def _(_: Request, error: ClientDisconnect) -> JSONResponse:

@@ -4,30 +4,41 @@ The web framework parses a body before any route or model sees it, and keeps the
 in its stead. `tests/architecture` holds every route with a body to this one.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from backplane.plans import MAX_NAMES
 from backplane.unique_json import DuplicateName, loads
 
+LARGE_BYTES = 64 * 1024
+"""A body of more is read in a thread, since 4 MB with a million values take a second: others are served meanwhile."""
 
-class NameStandsTwice(HTTPException):
-    """`place`: the dotted path of the name."""
 
-    def __init__(self, error: DuplicateName) -> None:
-        super().__init__(422, str(error))
-        self.place = error.place
+class BodyRefused(HTTPException):
+    """422. The framework lets this one kind of error pass as it is. `place`: the dotted path of what is wrong."""
+
+    def __init__(self, code: str, message: str, place: str) -> None:
+        super().__init__(422, message)
+        self.code = code
+        self.place = place
 
 
 class _Request(Request):
     async def json(self) -> Any:
+        body = await self.body()
         try:
-            return loads(await self.body())
+            value = loads(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(loads, body)
         except DuplicateName as error:
-            # The framework lets this one kind of error pass as it is.
-            raise NameStandsTwice(error) from None
+            raise BodyRefused("duplicate_name", str(error), error.place) from None
+        # No request has so many fields, and each unknown one would be described.
+        if isinstance(value, dict) and len(value) > MAX_NAMES:
+            message = f"the body: it has {len(value):,} names; at most {MAX_NAMES} are possible"
+            raise BodyRefused("invalid_input", message, "body")
+        return value
 
 
 class JsonRoute(APIRoute):

@@ -14,21 +14,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 import structlog
 
-from backplane.errors import Fault, InvalidPlan, Unavailable
-from backplane.plans import Plan, Step, parse_plan, valid_steps
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, Unavailable
+from backplane.plans import MAX_NAMES, Plan, Step, parse_plan, valid_steps
 from backplane.tool_arguments import reference_faults, unknown_tool
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet, decoded
+from backplane.validation_messages import HINTS
 
 log = structlog.get_logger()
 
 LOOKED_UP_SECONDS = 10.0
-MOST_CHECKS = 10_000
-"""Of single keywords of schemas, for one plan: a tenth of a second at worst, and a plan of 200 steps takes 2,000."""
+MOST_CHECKS = 3_000
+"""Of single keywords of schemas and of names of tools, for one plan: some 30 ms at worst, and a plan of 200 steps takes
+2,000."""
 _STEPS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MOST_TOOLS = 200
+"""That a step of an agent may name (`worker.tools.agent`)."""
 AGENT = "agent"
 """The tool whose argument `tools` names tools."""
 
@@ -96,9 +101,12 @@ class KnownTools:
         except InvalidPlan as error:
             found += error.faults
         steps = list(enumerate(plan.steps)) if plan is not None else valid_steps(value)
-        faults = list(self._faults(steps, mcp_servers, await self.known()))
-        if faults:
-            faults = list(self._faults(steps, mcp_servers, await self.known(at_most_seconds_old=0)))
+        # One is enough to look again.
+        is_wrong = next(self._faults(steps, mcp_servers, await self.known()), None) is not None
+        faults: list[Fault] = []
+        if is_wrong:
+            known = await self.known(at_most_seconds_old=0)
+            faults = list(islice(self._faults(steps, mcp_servers, known), FAULTS_SHOWN + 1))
         if plan is None or faults:
             raise InvalidPlan.of([*found, *faults])
         return plan
@@ -108,26 +116,32 @@ class KnownTools:
     ) -> Iterator[Fault]:
         if not known.is_whole:
             return
-        left = MOST_CHECKS
+        left, hints = MOST_CHECKS, HINTS
         for number, step in steps:
             where = f"plan.steps.{number}"
+            if fault := _of_lengths(step, where, known):
+                yield fault
+                continue
             faults: list[Fault] = []
             for tool in known.tools.get(step.tool, ()):
                 faults, left = _faults_of_arguments(tool, step, where, known, left)
                 if not faults:
                     break
             yield from faults
-            if step.tool not in known.tools and (fault := self._of_unknown(step.tool, where, mcp_servers, known)):
-                yield fault
-            named = step.arguments.get("tools") if step.tool == AGENT else None
-            for at, name in enumerate(named if isinstance(named, list) else ()):
-                if isinstance(name, str) and name not in known.tools:
-                    fault = self._of_unknown(name, f"{where}.arguments.tools.{at}", mcp_servers, known)
-                    if fault:
-                        yield fault
+            for place, name in _tools_of(step):
+                if name in known.tools:
+                    continue
+                left -= 1
+                if left < 0:
+                    return
+                fault = self._of_unknown(name, f"{where}.{place}", mcp_servers, known, with_hint=hints > 0)
+                if fault:
+                    hints -= 1
+                    yield fault
 
-    def _of_unknown(self, name: str, where: str, mcp_servers: Sequence[str] | None, known: Known) -> Fault | None:
-        where = where if where.partition(".arguments.")[2] else f"{where}.tool"
+    def _of_unknown(
+        self, name: str, where: str, mcp_servers: Sequence[str] | None, known: Known, *, with_hint: bool
+    ) -> Fault | None:
         server, is_of_server, remote = name.partition("__")
         if is_of_server and server in self._mcp_servers:
             allowed = self._mcp_servers[server].get("tools")
@@ -141,7 +155,31 @@ class KnownTools:
             return None
         if name in self._disabled:
             return Fault(where, f"{where}: the tool {name!r} may not be used here (TOOLS_DISABLED)")
-        return unknown_tool(name, known.tools, where)
+        return unknown_tool(name, known.tools, where, with_hint=with_hint)
+
+
+def _of_lengths(step: Step, where: str, known: Known) -> Fault | None:
+    """Before each name is looked at."""
+    there_are = known.tools.get(step.tool, ())
+    takes_no_others = all(tool.parameters.get("additionalProperties") is False for tool in there_are)
+    most = max((len(tool.parameters.get("properties", ())) for tool in there_are), default=0) + MAX_NAMES
+    if there_are and takes_no_others and len(step.arguments) > most:
+        where = f"{where}.arguments"
+        return Fault(where, f"{where}: it has {len(step.arguments):,} names; the tool {step.tool} takes fewer")
+    named = step.arguments.get("tools") if step.tool == AGENT else None
+    if isinstance(named, list) and len(named) > MOST_TOOLS:
+        where = f"{where}.arguments.tools"
+        return Fault(where, f"{where}: it has {len(named):,} items; at most {MOST_TOOLS} are possible")
+    return None
+
+
+def _tools_of(step: Step) -> Iterator[tuple[str, str]]:
+    """Fields and names of the tools that a step names."""
+    yield "tool", step.tool
+    named = step.arguments.get("tools") if step.tool == AGENT else None
+    for at, name in enumerate(named if isinstance(named, list) else ()):
+        if isinstance(name, str):
+            yield f"arguments.tools.{at}", name
 
 
 def _faults_of_arguments(

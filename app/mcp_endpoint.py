@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
 from app.errors import problem
+from app.json_body import LARGE_BYTES
 from backplane.errors import Unauthenticated
 from backplane.tasks import end
 from backplane.unique_json import DuplicateName, loads, place_of_duplicate
@@ -63,7 +64,8 @@ class McpEndpoint:
             await problem(405, "method_not_allowed", detail, headers={"Allow": "POST"})(scope, receive, send)
             return
         body = await Request(scope, receive).body()
-        if fault := _duplicate_name(body):
+        is_large = len(body) > LARGE_BYTES
+        if fault := await asyncio.to_thread(_duplicate_name, body) if is_large else _duplicate_name(body):
             answer = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": fault}}
             await JSONResponse(answer, status_code=422)(scope, receive, send)
             return

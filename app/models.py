@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.schemas.described import DescribedAs
 from app.schemas.events import Event
@@ -20,7 +20,7 @@ from app.schemas.problems import ProblemCode
 from backplane.budgets import RunBudget
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput
-from backplane.plans import Plan
+from backplane.plans import MAX_NAMES, Plan
 from backplane.queue.base import Standing
 from backplane.runs import AGENT_PATTERN, Run, RunStatus
 from backplane.store.dead_letters import Failure
@@ -112,6 +112,13 @@ class StrictRequest(BaseModel):
 
 class GivenBudget(RunBudget):
     model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_names(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_NAMES:
+            raise ValueError(f"it has {len(value):,} names; at most {MAX_NAMES} are possible")
+        return value
 
 
 class PlannerName(StrEnum):

@@ -7,14 +7,16 @@ Its library takes 0.13 s to load, so who needs this seldom loads it when it is n
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
 from backplane.argument_schemas import ArgumentsSchema
-from backplane.errors import Fault, InvalidPath
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPath, dotted
 from backplane.tool_arguments import refers, unknown_argument
 from backplane.tool_catalogue.base import PublishedTool
+from backplane.validation_messages import HINTS
 from backplane.workspace.paths import file_path, folder_path
 
 _WORDS = {
@@ -44,7 +46,9 @@ def argument_faults(
     left = most_checks
     if not _plainly_fits(tool.parameters, arguments):
         errors, left = schema.faults(arguments, most_checks)
-    found = [(place, message) for error in errors for place, message in _told(tool.name, error)]
+    hints = iter(range(HINTS))
+    told = (found for error in errors for found in _told(tool.name, error, hints))
+    found = list(islice(told, FAULTS_SHOWN + 1))
     for name in (*tool.paths, *tool.folders):
         if isinstance(value := arguments.get(name), str):
             try:
@@ -52,7 +56,7 @@ def argument_faults(
             except InvalidPath as error:
                 found.append(([name], error.message))
     known = [(place, message) for place, message in found if not _refers_at(arguments, place)]
-    wheres = [".".join([field, *map(str, place)]) for place, _ in known]
+    wheres = [dotted(field, place) for place, _ in known]
     return [Fault(where, f"{where}: {message}") for where, (_, message) in zip(wheres, known, strict=True)], left
 
 
@@ -79,8 +83,9 @@ def _is_plain(schema: Any, value: Any) -> bool:
     return is_text and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
 
 
-def _told(tool: str, error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
-    """Places and messages of one error of the schema's library."""
+def _told(tool: str, error: ValidationError, hints: Iterator[int]) -> Iterator[tuple[list[str | int], str]]:
+    """Places and messages of one error of the schema's library. As many unknown names get a hint as there are
+    `hints`."""
     place, schema = list(error.absolute_path), error.schema
     assert isinstance(schema, Mapping)
     match error.validator:
@@ -92,12 +97,12 @@ def _told(tool: str, error: ValidationError) -> Iterator[tuple[list[str | int], 
             names = schema.get("properties", {})
             for name in error.instance:
                 if name not in names:
-                    yield [*place, name], unknown_argument(tool, name, names)
+                    yield [*place, name], unknown_argument(tool, name, names, with_hint=next(hints, None) is not None)
         case "anyOf" | "oneOf":
             fitting = _branch_that_is_meant(error)
             if fitting:
                 for inner in fitting:
-                    yield from _told(tool, inner)
+                    yield from _told(tool, inner, hints)
             else:
                 yield place, f"expected: {_expected(schema)}"
         case _:

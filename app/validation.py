@@ -13,12 +13,12 @@ from app.errors import fault_view
 from app.known_tools import Known, KnownTools
 from app.models import FaultView, NewRun, PlannerName
 from app.submission import Submission
-from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan, dotted
 from backplane.parsing import Parser
 from backplane.plans import MAX_STEPS
 from backplane.runbook import Block, blocks_of, has_fence, note_on_planner
 from backplane.users import User
-from backplane.validation_messages import sentence_of
+from backplane.validation_messages import HINTS, sentence_of
 
 GIVEN = "given"
 
@@ -173,9 +173,10 @@ def _faults_of_planner(forecast: Forecast, new: NewRun, known: Known) -> Iterato
 
 
 def _faults_of_fields(error: ValidationError) -> Iterator[Fault]:
-    for found in error.errors(include_url=False, include_context=False, include_input=False)[:FAULTS_SHOWN]:
-        field = ".".join(str(part) for part in found["loc"])
-        yield Fault(field, f"{field}: {sentence_of(found, NewRun)}")
+    shown = error.errors(include_url=False, include_context=False, include_input=False)[:FAULTS_SHOWN]
+    for number, found in enumerate(shown):
+        field = dotted(str(found["loc"][0]), found["loc"][1:]) if found["loc"] else "body"
+        yield Fault(field, f"{field}: {sentence_of(found, NewRun, with_hint=number < HINTS)}")
 
 
 def _steps_of(plan: Mapping[str, Any]) -> list[PlannedStep]:

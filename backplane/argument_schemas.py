@@ -7,6 +7,7 @@ its arguments itself: regular expressions, the comparison of all items with each
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,7 @@ from jsonschema.validators import extend, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from backplane.errors import FAULTS_SHOWN
 from backplane.sizes import shortened
 
 MOST_CHECKS = 20_000
@@ -53,12 +55,17 @@ class ArgumentsSchema:
         self._left = 0
 
     def faults(self, value: Any, most_checks: int) -> tuple[list[ValidationError], int]:
-        """All that does not fit, none too when that takes too many checks; and how many of them are left."""
+        """What does not fit, as far as it is found in so many checks, and at most FAULTS_SHOWN and one; and how many
+        of the checks are left."""
         self._left = most_checks
+        found: list[ValidationError] = []
         try:
-            return list(self._validator.iter_errors(value)), self._left
+            # One by one, so that those found before the checks are used up count.
+            for error in islice(self._validator.iter_errors(value), FAULTS_SHOWN + 1):
+                found.append(error)
         except (ValueError, Unresolvable, RecursionError):
-            return [], self._left
+            pass
+        return found, self._left
 
     def check(self, value: Any) -> None:
         """Raises ValueError, which says where the value does not fit."""

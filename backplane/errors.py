@@ -25,12 +25,26 @@ The tree says what may be tried again; `app.errors` says which HTTP status that 
 it. Messages are for people, say what to do next, and never contain a secret.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 FAULTS_SHOWN = 100
 """Of one input: more are not looked for."""
+
+
+FIELD_CHARS = 200
+"""Of the dotted path of a value: names in it may be of any length, and a person reads only so much."""
+
+
+def dotted(field: str, place: Iterable[str | int]) -> str:
+    """The path of a value below `field`. Each name is cut at FIELD_CHARS: a long one may stand in every fault."""
+    return ".".join([field, *(str(part)[:FIELD_CHARS] for part in place)])
+
+
+def printable(text: str) -> str:
+    """The text with each lone surrogate, which no encoding takes, as its escape: `\\ud800`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class PlatformError(Exception):

@@ -24,13 +24,15 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan
-from backplane.validation_messages import near, sentence_of
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, dotted
+from backplane.validation_messages import HINTS, near, sentence_of
 
 MAX_STEPS = 200
 
-HINTS = 5
-"""Ids that are searched for one that is like a missing one: each search takes some 10 ms at worst."""
+MAX_REFERENCES = 10_000
+"""Of one plan: each is looked at several times."""
+MAX_NAMES = 100
+"""Of one object whose fields are known: each unknown one is an error of its own, which takes time to describe."""
 
 REFERENCE_BEGINS = "${steps."
 REFERENCE = re.compile(r"(?<!\$)\$\{steps\.([A-Za-z0-9][A-Za-z0-9_.-]*)\.(output|exit_code|files)\}")
@@ -191,7 +193,12 @@ def _faults(value: Any, error: ValidationError, field: str) -> Iterator[Fault]:
 
 
 def valid_steps(value: Any) -> list[tuple[int, Step]]:
-    """With their numbers, those steps of a plan that is wrong which are right by themselves."""
+    """With their numbers, those steps of a plan that is wrong which are right by themselves. None of one that has too
+    much of anything."""
+    try:
+        _check_lengths(value, "")
+    except InvalidPlan:
+        return []
     steps, found = value.get("steps") if isinstance(value, dict) else None, list[tuple[int, Step]]()
     for number, raw in enumerate(steps[:MAX_STEPS] if isinstance(steps, list) else ()):
         with suppress(ValidationError):
@@ -200,9 +207,11 @@ def valid_steps(value: Any) -> list[tuple[int, Step]]:
 
 
 def _of_fields(found: Sequence[ErrorDetails], field: str, model: type[BaseModel]) -> Iterator[Fault]:
+    hints = HINTS
     for fault in found:
-        where = ".".join([field, *(str(part) for part in fault["loc"])])
-        yield Fault(where, f"{where}: {sentence_of(fault, model)}")
+        where = dotted(field, fault["loc"])
+        hints -= 1
+        yield Fault(where, f"{where}: {sentence_of(fault, model, with_hint=hints >= 0)}")
 
 
 def _of_order(steps: Sequence[tuple[str, str, frozenset[str]]], field: str) -> Iterator[Fault]:
@@ -238,6 +247,26 @@ def _check_lengths(value: Any, field: str) -> None:
         if len(items) > MAX_STEPS:
             where = f"{field}.{name}"
             raise InvalidPlan(f"{where}: it has {len(items):,} items; at most {MAX_STEPS} are possible", field=where)
+    for where, part in [(field, value), *((f"{field}.steps.{at}", step) for at, step in enumerate(steps))]:
+        if (names := _most_names(part)) > MAX_NAMES:
+            raise InvalidPlan(f"{where}: it has {names:,} names; at most {MAX_NAMES} are possible", field=where)
+    references = 0
+    for at, step in enumerate(steps):
+        references += sum(text.count(REFERENCE_BEGINS) for text in _strings(step))
+        if references > MAX_REFERENCES:
+            where = f"{field}.steps.{at}.arguments"
+            message = (
+                f"{where}: the plan has more than {MAX_REFERENCES:,} references to steps; pass results on by files"
+            )
+            raise InvalidPlan(message, field=where)
+
+
+def _most_names(part: Any) -> int:
+    """Of an object that is a plan or a step, or of its largest field that is a model itself."""
+    if not isinstance(part, dict):
+        return 0
+    inner = (value for name in ("limits", "retry") if isinstance(value := part.get(name), dict))
+    return max(map(len, (part, *inner)))
 
 
 def _needs(step: Any) -> Sequence[Any]:

@@ -35,13 +35,17 @@ def refers(value: Any) -> bool:
     return False
 
 
-def unknown_tool(name: str, names: Collection[str], field: str) -> Fault:
+def unknown_tool(name: str, names: Collection[str], field: str, *, with_hint: bool = True) -> Fault:
+    """`with_hint`: whether a like name is searched, which takes some milliseconds."""
     there_are = ", ".join(names) or "none"
-    return Fault(field, f"{field}: there is no tool {name!r}{near(name, names)}; there are {there_are}")
+    hint = near(name, names) if with_hint else ""
+    return Fault(field, f"{field}: there is no tool {name!r}{hint}; there are {there_are}")
 
 
-def unknown_argument(tool: str, name: str, names: Collection[str]) -> str:
-    return f"the tool {tool} does not take this; it takes {', '.join(names)}{near(name, names)}"
+def unknown_argument(tool: str, name: str, names: Collection[str], *, with_hint: bool = True) -> str:
+    """`with_hint`: as of `unknown_tool`."""
+    hint = near(name, names) if with_hint else ""
+    return f"the tool {tool} does not take this; it takes {', '.join(names)}{hint}"
 
 
 def _key_that_refers(value: Any) -> str | None:

@@ -7,18 +7,21 @@ request, or as a string that a model wrote; files of plans are `agentctl.plan_fi
 
 import json
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from backplane.errors import FIELD_CHARS, printable
 
 
 class DuplicateName(ValueError):
-    """`name` stands twice in one object. `place` is the dotted path of the name, e.g. `plan.steps.1.approval`; empty
-    where it was not looked for."""
+    """`name` stands twice in one object. `place` is the dotted path of the name, e.g. `plan.steps.1.approval`, cut at
+    FIELD_CHARS; empty where it was not looked for. The message has lone surrogates escaped."""
 
     def __init__(self, name: str, place: str = "") -> None:
-        super().__init__(f"{(place or name)[:200]}: this name stands twice in its object; keep one")
+        super().__init__(f"{printable((place or name)[:FIELD_CHARS])}: this name stands twice in its object; keep one")
         self.name = name
-        self.place = place
+        self.place = place[:FIELD_CHARS]
 
 
 def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,16 +58,37 @@ def place_of_duplicate(text: str) -> str:
             found.name = _twice(pairs)
         return found
 
-    pending: deque[tuple[str, Any]] = deque([("", json.loads(text, object_pairs_hook=marking))])
+    root = _Node(None, "", json.loads(text, object_pairs_hook=marking))
+    pending = deque([root])
     while pending:
-        path, value = pending.popleft()
-        if isinstance(value, _Marked) and value.name:
-            return f"{path}{value.name}"
-        if isinstance(value, dict):
-            pending += [(f"{path}{name}.", inner) for name, inner in value.items() if isinstance(inner, dict | list)]
-        elif isinstance(value, list):
-            pending += [(f"{path}{at}.", inner) for at, inner in enumerate(value) if isinstance(inner, dict | list)]
+        node = pending.popleft()
+        if isinstance(node.value, _Marked) and node.value.name:
+            return _path(_Node(node, node.value.name, None))
+        inside: Iterable[tuple[str | int, Any]] = ()
+        if isinstance(node.value, dict):
+            inside = node.value.items()
+        elif isinstance(node.value, list):
+            inside = enumerate(node.value)
+        pending += [_Node(node, name, inner) for name, inner in inside if isinstance(inner, dict | list)]
     return ""
+
+
+class _Node(NamedTuple):
+    """A value, its own name, and what it stands in. A path is made of one only: each value that carried its own would
+    cost the length of all names above it."""
+
+    parent: "_Node | None"
+    name: str | int
+    value: Any
+
+
+def _path(node: _Node) -> str:
+    """Dotted, and cut at FIELD_CHARS."""
+    names = deque[str]()
+    while node.parent is not None:
+        names.appendleft(str(node.name)[:FIELD_CHARS])
+        node = node.parent
+    return ".".join(islice(names, FIELD_CHARS))[:FIELD_CHARS]
 
 
 def _twice(pairs: Sequence[tuple[str, Any]]) -> str:

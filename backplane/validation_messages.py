@@ -5,14 +5,18 @@ pydantic says it ("Input should be less than or equal to 200"), which is plain. 
 may be a secret; so the limits are read out of pydantic's message, and not out of its context.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 NAMES_SHOWN = 20
+HINTS = 5
+"""Of one input, unknown names for which a like one is searched: each search takes some 10 ms at worst."""
+MOST_COMPARED = 50_000
+"""Pairs of characters of a name and of all those it may be like: some 10 ms at worst. 200 ids of 15 are less."""
 _ID_FORM = "{8}(-[0-9a-f]{4}){3}-"
 _OBJECT = 'send a JSON object, like {"name": "value"}'
 _SENTENCES = {
@@ -44,15 +48,18 @@ _WITH_NUMBER = {
 _FIRST_NUMBER = re.compile(r"at (?:least|most) (\d+)")
 
 
-def sentence_of(fault: Mapping[str, Any], kind: Any = None) -> str:
+def sentence_of(fault: Mapping[str, Any], kind: Any = None, *, with_hint: bool = True) -> str:
     """Of one of pydantic's errors. `kind`: the model, or the union of models, that was asked of the whole value; where
-    it is given, an unknown field is answered with the names that there are. The fault's `loc` begins below it."""
+    it is given, an unknown field is answered with the names that there are. The fault's `loc` begins below it. `with_hint`: whether a name that is like
+    the unknown one is searched."""
     message = str(fault["msg"]).removeprefix("Value error, ")
     found = str(fault["type"])
     if found == "extra_forbidden" and kind is not None:
         *above, name = fault["loc"]
         if names := names_at(kind, above):
-            hint = near(str(name), names) or f"; there are {', '.join(sorted(names)[:NAMES_SHOWN])}"
+            hint = (
+                near(str(name), names) if with_hint else ""
+            ) or f"; there are {', '.join(sorted(names)[:NAMES_SHOWN])}"
             return f"there is no such field{hint}"
     if found == "string_pattern_mismatch":
         if _ID_FORM in message:
@@ -94,6 +101,10 @@ def _is_tag(model: type[BaseModel], part: Any) -> bool:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """A question to put behind an unknown name; empty where none of the names is like it."""
-    found = get_close_matches(name[:100], sorted(names), n=3, cutoff=0.6)
+    """A question to put behind an unknown name; empty where none of the names is like it, or there is too much to
+    compare."""
+    ordered = sorted(names)
+    if len(name) * sum(map(len, ordered)) > MOST_COMPARED:
+        return ""
+    found = difflib.get_close_matches(name, ordered, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

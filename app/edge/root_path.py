@@ -7,6 +7,9 @@ X-Forwarded-Prefix, which anybody can send, is not read.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+CAME_AS = "agent.path"
+"""In a request's scope: its path with the proxy's own before it."""
+
 
 class RootPath:
     """`root_path`: "" or like "/agents"."""
@@ -18,7 +21,12 @@ class RootPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root_path = self._root_path or scope.get("root_path", "")
         if root_path and scope["type"] == "http":
-            scope = {**scope, "path": _below(scope["path"], root_path.rstrip("/")), "root_path": ""}
+            scope = {
+                **scope,
+                CAME_AS: scope["path"],
+                "path": _below(scope["path"], root_path.rstrip("/")),
+                "root_path": "",
+            }
         await self._app(scope, receive, send)
 
 

@@ -11,11 +11,13 @@ knowing it, and no header of a request can change what another client is sent.
 import asyncio
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from app.description import Description
+from app.edge.root_path import CAME_AS
 from app.kept_answer import KeptAnswer
 from backplane import VERSION
 from backplane.errors import NotFound
@@ -51,9 +53,11 @@ PAGE = f"""<!DOCTYPE html>
 
 
 @router.get("/")
-async def lead_to_docs() -> Response:
-    """A relative address: where the client has come in, by whatever name and path, it goes on."""
-    return Response(status_code=307, headers={"Location": "docs"})
+async def lead_to_docs(request: Request) -> Response:
+    """A relative address: where the client has come in, by whatever name and path, it goes on. `/agents` without a
+    slash at its end is a name in the folder above, so its last part is repeated."""
+    path: str = request.scope.get(CAME_AS, "/")
+    return Response(status_code=307, headers={"Location": f"{quote(path.rpartition('/')[2])}/docs".removeprefix("/")})
 
 
 @router.get("/openapi.json")

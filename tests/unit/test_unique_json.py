@@ -1,6 +1,7 @@
 """JSON in which no object has a name twice."""
 
 import json
+import tracemalloc
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -9,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from app import routes
 from app.json_body import JsonRoute
+from backplane.errors import FIELD_CHARS
 from backplane.unique_json import DuplicateName, loads
 from worker.untrusted_json import NotJson, find_object, parse_object
 
@@ -47,6 +49,29 @@ def test_the_place_is_found_in_time_that_grows_with_the_length() -> None:
     with pytest.raises(DuplicateName) as refused:
         loads(f'{{"a": [{many}], "b": {{"c": 1, "c": 2}}}}'.encode())
     assert refused.value.place == "b.c"
+
+
+LONG_NAMES = {
+    "a long name above many objects": '{"m": {"' + "m" * 100_000 + '": [' + "{}," * 8_000 + '{"q": 1, "q": 2}]}}',
+    "long names in many levels": f'{{"{"m" * 4_000}": ' * 450 + '{"q": 1, "q": 2}' + "}" * 450,
+    "many long names of one object": "{"
+    + ",".join(f'"{at:0900}": {{}}' for at in range(1000))
+    + ',"q": {"q":1,"q":2}}',
+}
+
+
+@pytest.mark.parametrize("text", LONG_NAMES.values(), ids=LONG_NAMES.keys())
+def test_the_place_is_found_in_memory_that_grows_with_the_length(text: str) -> None:
+    body = text.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DuplicateName) as refused:
+            loads(body)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(body) + 40_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(refused.value.place) <= FIELD_CHARS
+    assert len(str(refused.value)) < FIELD_CHARS + 100
 
 
 @pytest.mark.parametrize(

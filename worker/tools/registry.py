@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, dotted
 from backplane.tool_arguments import unknown_argument, unknown_tool
+from backplane.validation_messages import HINTS
 from worker.tools.apply_patch import ApplyPatch
 from worker.tools.arguments import is_program
 from worker.tools.ask_person import AskPerson
@@ -103,10 +104,11 @@ def faults_of(error: ValidationError) -> list[ErrorDetails]:
 def invalid_arguments(tool: Tool, found: Sequence[ErrorDetails], field: str) -> InvalidPlan:
     """What is wrong, in words that say what would be right."""
     faults = []
-    for fault in found[: FAULTS_SHOWN + 1]:
-        where = ".".join([field, *(str(part) for part in fault["loc"])])
+    for number, fault in enumerate(found[: FAULTS_SHOWN + 1]):
+        where = dotted(field, fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
-            message = unknown_argument(tool.name, str(fault["loc"][0]), tool.arguments.model_fields)
+            names = tool.arguments.model_fields
+            message = unknown_argument(tool.name, str(fault["loc"][0]), names, with_hint=number < HINTS)
         faults.append(Fault(where, f"{where}: {message}"))
     return InvalidPlan.of(faults)

@@ -389,3 +389,43 @@ async def test_a_name_that_stands_twice_in_another_body_is_refused(
 ) -> None:
     answer = await person.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
     assert refusal(answer) == (422, "duplicate_name", field)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/agent/execute"), ("PUT", "/agent/secrets/ABC"), ("POST", "/mcp")]
+)
+async def test_a_name_that_is_no_text_and_stands_twice_is_refused_escaped(
+    person: Person, method: str, path: str
+) -> None:
+    body = b'{"\\ud800":1,"\\ud800":2}'
+    answer = await person.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "ud800: this name stands twice" in answer.text
+    if path != "/mcp":
+        assert refusal(answer) == (422, "duplicate_name", "\\ud800")
+
+
+@pytest.mark.parametrize("action", ["create", "validate"])
+async def test_an_unknown_field_whose_name_is_no_text_is_named_escaped(person: Person, action: str) -> None:
+    answer = await send(person, b'{"action":"%s","prompt":"x","\\ud800":1}' % action.encode())
+    assert refusal(answer) == (422, "invalid_input", "\\ud800")
+    assert "lone surrogate" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("names", "field"), [(100, "x0"), (101, "body")])
+async def test_a_body_has_100_names_at_most(person: Person, names: int, field: str) -> None:
+    others = {f"x{at}": 1 for at in range(names - 2)}
+    answer = await send(person, json.dumps({"action": "create", "prompt": "x", **others}).encode())
+    assert refusal(answer) == (422, "invalid_input", field)
+
+
+@pytest.mark.parametrize(("names", "field"), [(100, "budget.x0"), (101, "budget")])
+async def test_a_budget_has_100_names_at_most(person: Person, names: int, field: str) -> None:
+    answer = await person.act("create", prompt="x", budget={f"x{at}": 1 for at in range(names)})
+    assert refusal(answer) == (422, "invalid_input", field)
+
+
+async def test_a_large_body_in_which_a_name_stands_twice_is_refused_with_its_place(person: Person) -> None:
+    long = b"m" * 100_000
+    answer = await send(person, b'{"action":"create","metadata":{"%s":[{},{"q":1,"q":2}]}}' % long)
+    assert refusal(answer) == (422, "duplicate_name", ("metadata." + "m" * 200)[:200])
