@@ -50,8 +50,8 @@ _FIRST_NUMBER = re.compile(r"at (?:least|most) (\d+)")
 
 def sentence_of(fault: Mapping[str, Any], kind: Any = None, *, with_hint: bool = True) -> str:
     """Of one of pydantic's errors. `kind`: the model, or the union of models, that was asked of the whole value; where
-    it is given, an unknown field is answered with the names that there are. The fault's `loc` begins below it. `with_hint`: whether a name that is like
-    the unknown one is searched."""
+    it is given, an unknown field is answered with the names that there are. The fault's `loc` begins below it.
+    `with_hint`: whether a name that is like the unknown one is searched."""
     message = str(fault["msg"]).removeprefix("Value error, ")
     found = str(fault["type"])
     if found == "extra_forbidden" and kind is not None:
