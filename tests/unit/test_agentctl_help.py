@@ -107,6 +107,20 @@ def test_the_ids_of_runs_are_offered(script: Script, agentctl: Agentctl, monkeyp
     assert api.requests[0].path == "/agent/runs?limit=50&id_beginning=0193"
 
 
+@pytest.mark.parametrize("command", ["approve", "reject", "answer"])
+def test_the_runs_that_ask_something_are_offered_to_who_answers(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked = {"run_id": RUN, "kind": "question", "asked": {"question": "red?"}, "status": "pending"}
+    other = {**asked, "run_id": "ffffffff"}
+    api = script(answer(200, {"decisions": [asked, asked, other], "next_cursor": None}))
+    monkeypatch.setenv("_AGENTCTL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"agentctl {command} 0193")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert agentctl()[:2] == (0, f"{RUN}\n")
+    assert "status=pending" in api.requests[0].path
+
+
 def test_nothing_is_offered_and_nothing_said_where_no_api_answers(
     agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
