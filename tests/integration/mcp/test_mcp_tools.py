@@ -243,10 +243,10 @@ async def test_a_server_that_is_not_configured_is_named(servers: Servers) -> Non
         ("a", {}, "either url"),
         ("a", {"url": "ftp://x"}, "https://"),
         ("a", {"url": "http://x", "command": ["x"]}, "either url"),
-        ("a", {"command": []}, "at least 1 item"),
+        ("a", {"command": []}, "too few items; give at least 1"),
         ("a", {"command": ["x"], "headers": {"a": "b"}}, "headers go with url"),
         ("a", {"url": "http://x", "risk": "none"}, "risk"),
-        ("A b", {"url": "http://x"}, "pattern"),
+        ("A b", {"url": "http://x"}, "it must match"),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(name: str, entry: Any, why: str) -> None:
