@@ -531,9 +531,7 @@ class Settings(BaseSettings):
         True, description="Serve /metrics on the API's port, without a token; keep it off public addresses."
     )
     log_format: Literal["console", "json"] = Field("console", description="Format of the process's own log.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe line that is logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     single_process: bool = Field(False, description="`agentctl up` runs the API and one worker in one process.")
 
     @model_validator(mode="before")
@@ -559,12 +557,8 @@ class Settings(BaseSettings):
                 "REDIS_KEY_PREFIX must hold one hash tag on a Redis Cluster, so that all keys lie on one node; "
                 "set REDIS_KEY_PREFIX={agents}:"
             )
-        files = {
-            "REDIS_TLS_CA_FILE": self.redis_tls_ca_file,
-            "REDIS_TLS_CERT_FILE": self.redis_tls_cert_file,
-            "REDIS_TLS_KEY_FILE": self.redis_tls_key_file,
-        }
-        for name, file in files.items():
+        for name in ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"):
+            file: str = getattr(self, name.lower())
             if file and not scheme.startswith("rediss"):
                 raise ValueError(f"{name} is set, but REDIS_URL is without TLS; let it begin with rediss")
             if file and not Path(file).is_file():
@@ -599,8 +593,7 @@ class Settings(BaseSettings):
             raise ValueError("RUN_TIMEOUT_SECONDS must not be over RUN_TIMEOUT_MAX_SECONDS")
         if self.run_max_retries > self.run_max_retries_limit:
             raise ValueError("RUN_MAX_RETRIES must not be over RUN_MAX_RETRIES_LIMIT")
-        if self.s3_bucket and bool(self.s3_access_key.get_secret_value()) != bool(
-            self.s3_secret_key.get_secret_value()
-        ):
+        has_s3_keys = {bool(key.get_secret_value()) for key in (self.s3_access_key, self.s3_secret_key)}
+        if self.s3_bucket and len(has_s3_keys) == 2:
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together: set both, or neither")
         return self
