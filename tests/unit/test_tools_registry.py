@@ -59,7 +59,7 @@ def test_content_may_be_any_bytes() -> None:
         ("file_write", {"path": "x", "content": "\ud800"}, "arguments.content"),
         ("file_read", {"path": "x", "start": -1}, "arguments.start"),
         ("file_read", {"path": "x", "max_bytes": 10**9}, "arguments.max_bytes"),
-        ("file_list", {"prefix": "a/"}, "arguments.prefix"),
+        ("file_list", {"prefix": "../a"}, "arguments.prefix"),
         ("file_delete", {}, "arguments.path"),
     ],
 )

@@ -301,6 +301,8 @@ def test_the_codes_of_problems_are_those_that_the_code_can_answer() -> None:
     for name, arguments in calls("app/**/*.py"):
         if name in ("problem", "_refuse", "_fault") and len(arguments) > 1 and isinstance(arguments[1], str):
             found.add(arguments[1])
+        if name == "BodyRefused" and isinstance(arguments[0], str):
+            found.add(arguments[0])
     # Given in a tuple.
     found.add("malformed_http")
     assert found == set(ProblemCode)
