@@ -272,7 +272,7 @@ async def _api(settings: Settings, data: Path) -> list[Finding]:
         return [*found, Finding("data", State.OK, f"{url} uses {where}")]
     if knows or here:
         hint = (
-            f"What is said above of redis, database and workspaces is not what {url} uses. Set DATABASE_URL and "
+            f"The lines above about redis, database and workspaces is not what {url} uses. Set DATABASE_URL and "
             "REDIS_URL as its processes have them, or name the folder of its `agentctl up` with --data."
         )
         return [*found, Finding("data", State.WARNING, f"{url} uses another database than {where}", hint)]

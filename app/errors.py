@@ -138,7 +138,7 @@ def of_platform_error(error: errors.PlatformError) -> JSONResponse:
 
 
 def of_validation(error: RequestValidationError, body: Any = None) -> JSONResponse:
-    """The first fault is told as the problem, and all of them as its `errors`. No value is repeated. `body` is the type
+    """The first fault is the problem, and all of them as its `errors`. No value is repeated. `body` is the type
     of the request's body."""
     found = error.errors()
     fault = found[0]
@@ -170,7 +170,7 @@ def _place(found: Mapping[str, Any]) -> list[str]:
     place = [str(part) for part in found["loc"]]
     if place and place[0] in ("body", "query", "path", "header"):
         place = place[1:]
-    # Under the body stands the tag, which is how the union of requests is told apart, not a field.
+    # Under the body stands the tag, which distinguishes the requests of the union and is no field.
     if found["loc"][0] == "body" and place and any(place[0] in tags for tags in TAGS.values()):
         place = place[1:]
     return place

@@ -41,14 +41,14 @@ def argument_faults(
     tool: PublishedTool, schema: ArgumentsSchema, arguments: Mapping[str, Any], field: str, most_checks: int
 ) -> tuple[list[Fault], int]:
     """Faults of a step's arguments, and how many of the checks are left; with none left, nothing more is looked at.
-    Where a reference stands in a value, or below it, the value is not known yet, and nothing is said of it."""
+    Where a reference stands in a value, or below it, the value is not known yet, and it is not checked."""
     errors: list[ValidationError] = []
     left = most_checks
     if not _plainly_fits(tool.parameters, arguments):
         errors, left = schema.faults(arguments, most_checks)
     hints = iter(range(HINTS))
-    told = (found for error in errors for found in _told(tool.name, error, hints))
-    found = list(islice(told, FAULTS_SHOWN + 1))
+    reported = (found for error in errors for found in _reported(tool.name, error, hints))
+    found = list(islice(reported, FAULTS_SHOWN + 1))
     for name in (*tool.paths, *tool.folders):
         if isinstance(value := arguments.get(name), str):
             try:
@@ -83,7 +83,7 @@ def _is_plain(schema: Any, value: Any) -> bool:
     return is_text and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
 
 
-def _told(tool: str, error: ValidationError, hints: Iterator[int]) -> Iterator[tuple[list[str | int], str]]:
+def _reported(tool: str, error: ValidationError, hints: Iterator[int]) -> Iterator[tuple[list[str | int], str]]:
     """Places and messages of one error of the schema's library. As many unknown names get a hint as there are
     `hints`."""
     place, schema = list(error.absolute_path), error.schema
@@ -102,7 +102,7 @@ def _told(tool: str, error: ValidationError, hints: Iterator[int]) -> Iterator[t
             fitting = _branch_that_is_meant(error)
             if fitting:
                 for inner in fitting:
-                    yield from _told(tool, inner, hints)
+                    yield from _reported(tool, inner, hints)
             else:
                 yield place, f"expected: {_expected(schema)}"
         case _:

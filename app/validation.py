@@ -1,6 +1,6 @@
 """What would become of a run before it is one: who would make its plan, of which steps, and all that is wrong.
 
-What is said is a forecast. Who makes the plan, the worker decides that takes the run, by what it has then.
+The answer is a forecast: the worker that takes the run decides who makes the plan, by what it has then.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ DATA: Mapping[EventType, Mapping[str, str]] = {
         "origin": "{kind, run_id, step}: of a fork or a replay, what it was made from",
     },
     EventType.POSITION: {
-        "": "where a queued run stands, told to who watches, without a number; kept nowhere",
+        "": "where a queued run stands, sent to those who watch, without a number; kept nowhere",
         "position": "place in the queue, from 1",
         "estimated_wait_seconds": "half of such runs wait no longer; null while no worker is alive",
         "estimated_wait_p90_seconds": "nine of ten such runs wait no longer",
@@ -70,7 +70,7 @@ DATA: Mapping[EventType, Mapping[str, str]] = {
         "replayed": "true: the answer was taken from the run that this one replays",
     },
     EventType.PROGRESS: {
-        "": "a model is answering, told to who watches, without a number; kept nowhere",
+        "": "a model is answering, sent to those who watch, without a number; kept nowhere",
         "step": "id of the step; empty: the planner",
         "purpose": "as of `model`",
         "number": "as of `model`",

@@ -32,7 +32,7 @@ class EventType(StrEnum):
 
 
 LIVE_ONLY = frozenset({EventType.POSITION, EventType.PROGRESS})
-"""Told to who watches at that moment, without a number (its `id` is 0), and kept nowhere."""
+"""Sent to those who watch at that moment, without a number (its `id` is 0), and kept nowhere."""
 
 _BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')
 _TYPES = {type.value: type for type in EventType}

@@ -132,7 +132,7 @@ class LibraryLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = max((level for level in _LEVELS if level <= record.levelno), default=logging.DEBUG)
         text = record.getMessage() if record.args else str(record.msg)
-        # Nobody can be told that a line could not be logged.
+        # Nothing can report that a line could not be logged.
         with suppress(Exception):
             log.log(level, text.strip(), logger=record.name, exc_info=record.exc_info or None)
 

@@ -203,7 +203,7 @@ def _tool_call(info: str, content: str, line: int) -> tuple[str, dict[str, str]]
 
 
 def _language(info: str) -> tuple[str, str]:
-    """The language and what else is said, without attributes and comment. Pandoc writes `{.sh #id key=value}`, R
+    """The language and the other words, without attributes and comment. Pandoc writes `{.sh #id key=value}`, R
     `{python, echo=FALSE}`, others `js:title=x` and `js{1,4}`."""
     if info.startswith("{"):
         inner, _, behind = info[1:].partition("}")
@@ -247,7 +247,7 @@ def _path_behind(rest: str) -> str:
 
 
 def _path_alone(info: str) -> str:
-    """The path that is all that is said; it may have spaces."""
+    """The path, where nothing else stands there; it may have spaces."""
     path = _unquoted(_without_attributes(info))
     return path if _is_path(path) else ""
 

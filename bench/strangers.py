@@ -58,8 +58,9 @@ async def _hold(port: int) -> None:
 
 
 @contextlib.contextmanager
-def strangers(port: int) -> Iterator[None]:
-    command = dies_with_parent([sys.executable, "-m", "bench.strangers", "--flood", str(port)])
+def flooding(module: str, *arguments: str) -> Iterator[None]:
+    """`module` floods in a process of its own (`--flood`) until the block ends. It prints a line when it has begun."""
+    command = dies_with_parent([sys.executable, "-m", module, "--flood", *arguments])
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -94,7 +95,7 @@ def main() -> None:
         calls(started)
         for _ in range(ROUNDS):
             alone += calls(started)
-            with strangers(started.port):
+            with flooding("bench.strangers", str(started.port)):
                 beside += calls(started)
     ratio = round(median(beside) / median(alone), 2)
     values = {"calls": len(alone), "alone": spread(alone), "beside_strangers": spread(beside)}

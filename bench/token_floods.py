@@ -6,19 +6,17 @@ limit on calls that the product has, and once without one, which shows what each
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import chain, repeat
 from statistics import median
 
-from agentctl.embedded import dies_with_parent
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.users import Tier
 from bench._platform import HOST, Platform, platform
 from bench._result import Goal, report, spread
+from bench.strangers import flooding
 
 PATHS = ("/openapi.json", "/metrics", "/docs", "/docs/swagger-ui-bundle.js", "/health/ready")
 CALLS = 60
@@ -44,20 +42,6 @@ async def _ask(port: int, path: str, token: str) -> None:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length:")[2].split()[0])
                 await reader.readexactly(length)
-
-
-@contextlib.contextmanager
-def flooded(port: int, path: str, token: str) -> Iterator[None]:
-    command = dies_with_parent([sys.executable, "-m", "bench.token_floods", "--flood", str(port), path, token])
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()
-        time.sleep(1.0)
-        yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def calls(started: Platform) -> list[float]:
@@ -93,7 +77,7 @@ def main() -> None:
             alone = calls(started)
             values[f"alone, {name}"] = spread(alone)
             for path in PATHS:
-                with flooded(started.port, path, token):
+                with flooding("bench.token_floods", str(started.port), path, token):
                     beside = calls(started)
                 values[f"beside {path}, {name}"] = spread(beside)
                 if limit != "0":

@@ -153,8 +153,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         kind += f" of {_type(schema['items'])}"
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "minLength": "length ≥", "maxLength": "length ≤"}
     limits |= {"minItems": "items ≥", "maxItems": "items ≤"}
-    told = [f"{sign} {schema[name]:,}" for name, sign in limits.items() if name in schema]
-    return f"{kind} ({', '.join(told)})" if told else kind
+    bounds = [f"{sign} {schema[name]:,}" for name, sign in limits.items() if name in schema]
+    return f"{kind} ({', '.join(bounds)})" if bounds else kind
 
 
 def _default(schema: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ async def show_webhook_secret(user: CurrentUser, services: ServicesOf, response:
 @router.post("/agent/webhook-secret/rotate", responses=responses(409, 413))
 async def rotate_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
     """Replace the secret that one's webhooks are signed with. The one before signs too for a while, so
-    that receivers can be told the new one meanwhile."""
+    that receivers can get the new one meanwhile."""
     overlap = services.settings.webhook_secret_overlap_seconds
     return _view(await services.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
 

@@ -107,7 +107,7 @@ class StepData(Described):
 
 
 class StepEvent(EventBase):
-    """A step begins, or a try of it has ended. What it prints is told line by line, in `log` events."""
+    """A step begins, or a try of it has ended. The platform publishes what it prints line by line, in `log` events."""
 
     type: Literal[EventType.STEP]
     data: StepData

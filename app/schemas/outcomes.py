@@ -1,4 +1,4 @@
-"""What came of steps and runs, as it is kept and told: errors, results, what people are asked and what they answer."""
+"""Results of steps and runs, as the platform keeps and shows them: errors, results, questions and their answers."""
 
 from enum import StrEnum
 from typing import Any, Literal

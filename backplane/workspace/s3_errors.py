@@ -118,7 +118,7 @@ def no_store(answer: str) -> Unavailable:
 
 def lacks_etags() -> Unavailable:
     return Unavailable(
-        "The object store keeps files, but gives answers without the header ETag, by which files are told apart: let "
+        "The object store keeps files, but gives answers without the header ETag, which distinguishes files: let "
         "the proxy or gateway before it pass that header, or set S3_ENDPOINT to the store itself.",
         part="workspace",
         refuses=True,

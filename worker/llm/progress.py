@@ -1,7 +1,7 @@
 """Lets the watchers of a run see that a model thinks: how many tokens it has given so far, and the end of its text.
 
 A run shows at most one of its calls at a time, twice a second, whatever number of them are under way; and nothing of a
-call that is over within a moment. What is shown is kept nowhere: what counts of a call is told when it ends.
+call that is over within a moment. What is shown is kept nowhere: what counts of a call is published when it ends.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class CallProgress:
 
     def shown(self, now: float, redact: Callable[[str], str]) -> Mapping[str, Any]:
         self._shown_bytes, self._shown_at = self.bytes, now
-        told = {
+        shown = {
             **self._about,
             "output_tokens": estimated_tokens(self.bytes),
             "seconds": round(now - self.began_at, 1),
@@ -111,8 +111,8 @@ class CallProgress:
         if self._text and self._chars <= TEXT_MAX_CHARS:
             self._text = ["".join(self._text)]
             text = redact(self._text[0])
-            told["text"] = storable(text if len(text) <= TEXT_CHARS else f"…{text[-TEXT_CHARS:]}")
-        return told
+            shown["text"] = storable(text if len(text) <= TEXT_CHARS else f"…{text[-TEXT_CHARS:]}")
+        return shown
 
     def __enter__(self) -> Self:
         self.due_at = self.began_at + MOMENT_SECONDS

@@ -142,12 +142,12 @@ class RunModels(Models):
         self._redact = redact
         self._interruption = interruption
         self._progress = Progress(
-            lambda told: events.show(EventType.PROGRESS, told),
+            lambda shown: events.show(EventType.PROGRESS, shown),
             events.show_nothing,
             lambda text: events.redactor.text(text, is_cut=True),
         )
         self._knows_rates = False
-        """Its watchers were told which settings its calls wait for."""
+        """Its watchers have read which settings its calls wait for."""
         self._known: dict[CallKey, _Known] = {}
         self._loading = asyncio.Lock()
         self._loaded = False

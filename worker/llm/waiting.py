@@ -24,7 +24,7 @@ class WaitNotice:
         self._say(lambda: f"waiting for a turn at model server {server}, {position} in line")
 
     def tokens(self, seconds: float, reason: Callable[[], str]) -> None:
-        """`reason` is asked for when it is told."""
+        """`reason` is asked for when it is published."""
         self._say(lambda: f"waiting for model tokens, for {seconds:.0f} s yet: {reason()}")
 
     def _say(self, line: Callable[[], str]) -> None:

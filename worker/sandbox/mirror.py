@@ -86,7 +86,7 @@ class Mirror:
                 with translated(path, missing=DISTURBED), open_folder(root, above) as holder:
                     yield from _entry(path, name, holder, status)
                 self._there[path] = seen
-            # The runner makes its own like these, so it is told all of them, in the end.
+            # The runner makes its own like these, so it gets all of them, in the end.
             for begin in range(0, max(len(folders), 1), FOLDERS_AT_ONCE):
                 yield json_frame(FOLDERS, {"folders": folders[begin : begin + FOLDERS_AT_ONCE]})
 
