@@ -42,6 +42,19 @@ RUN = _GET_RUN.columns
 _LOCKED_RUN = _USERS_RUN.with_for_update()
 _ANYONES_LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run")).returning(*RUN_COLUMNS)
+# As `one_statement.start_run` on PostgreSQL: what is not so simple goes the long way.
+_START_RUN = (
+    update(runs)
+    .where(
+        runs.c.id == bindparam("of_run"),
+        runs.c.user_id == bindparam("of_user"),
+        runs.c.status == RunStatus.CREATED.value,
+        runs.c.files_expired_at.is_(None),
+        runs.c.origin.is_(None),
+    )
+    .values(status=RunStatus.QUEUED.value, queued_at=bindparam("now"))
+    .returning(*RUN_COLUMNS)
+)
 
 Changed = tuple[Run, list[Event]]
 """A run after a change, and the new events that tell of it."""
@@ -197,21 +210,24 @@ class Runs:
 
     async def start(self, user_id: str, run_id: str) -> Changed:
         """created → queued. A run that is queued or running already is answered as it is, without an event."""
+        now = datetime.now(UTC)
+        queued = encode(run_id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, now)
         if not self._database.is_sqlite:
-            now = datetime.now(UTC)
-            told = encode(run_id, 2, EventType.STATUS, {"status": "queued", "attempt": 1}, now)
-            rows = await self._database.change(*start_run(user_id, run_id, now, told, RUN_COLUMNS), RUN)
+            rows = await self._database.change(*start_run(user_id, run_id, now, queued, RUN_COLUMNS), RUN)
             if rows:
-                return run_from(rows[0]), [told]
+                return run_from(rows[0]), [queued]
 
         def write(connection: Connection) -> Changed:
+            values = {"of_run": run_id, "of_user": user_id, "now": now}
+            if (row := connection.execute(_START_RUN, values).one_or_none()) is not None:
+                add_events(connection, [queued], {run_id: user_id})
+                return run_of(row), [queued]
             run = locked_run(connection, user_id, run_id)
             if run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
                 return run, []
             if run.status is not RunStatus.CREATED:
                 hint = "retry it" if run.status in (RunStatus.FAILED, RunStatus.WAITING) else "create a new run"
                 raise TransitionNotAllowed(f"run {run_id} is {run.status} and was started before; {hint} instead")
-            now = datetime.now(UTC)
             return change_run(connection, run, {"status": RunStatus.QUEUED, "queued_at": now}, now)
 
         return await self._database.write(write)
