@@ -11,6 +11,7 @@ from typing import Any
 
 from backplane.errors import PlatformError, Unavailable
 from backplane.sizes import shortened
+from backplane.terminal_text import printable
 from worker.mcp.results import text_of
 from worker.tools.base import ToolContext
 
@@ -40,6 +41,10 @@ class RemoteResult:
 
 NOT_TAKEN = (-32601, -32602)
 """The errors of JSON-RPC by which a call was not carried out: no such method or tool, and arguments that do not fit."""
+
+BEGINNING_BYTES = 400
+BEGINNING_CHARS = 200
+"""Of an answer that cannot be read: so much is kept, and shown."""
 
 BeforeCall = Callable[[], Awaitable[None]]
 
@@ -78,12 +83,18 @@ def unavailable(server: str, why: str) -> Unavailable:
     )
 
 
+def beginning_of(sent: bytes | str) -> str:
+    """What a server sent, in one line that is safe to show."""
+    text = sent.decode("utf-8", "replace") if isinstance(sent, bytes) else sent
+    return shortened(printable(" ".join(text.split())), BEGINNING_CHARS)
+
+
 def tools_from(server: str, pages: Iterable[Any]) -> list[RemoteTool]:
     """Of the pages of tools/list. What cannot be offered (no name, a schema too large) is left out."""
     found: list[RemoteTool] = []
     for page in pages:
         if not isinstance(page, Sequence) or isinstance(page, str):
-            raise unavailable(server, "lists its tools in a form that is none")
+            raise unavailable(server, f"lists its tools in a form that is none: {_as_sent(page)}")
         found += [tool for raw in page[: LISTED_MAX - len(found)] if (tool := _tool(raw)) is not None]
     return found
 
@@ -113,9 +124,16 @@ def _size(schema: Mapping[str, Any]) -> float:
         return math.inf
 
 
+def _as_sent(value: Any) -> str:
+    try:
+        return beginning_of(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return "JSON that is nested too deeply"
+
+
 def result_from(server: str, answer: Any) -> RemoteResult:
     """Of the result of tools/call."""
     text = text_of(answer) if isinstance(answer, Mapping) else None
     if text is None:
-        raise unavailable(server, "answers in a form that is none")
+        raise unavailable(server, f"answers in a form that is none: {_as_sent(answer)}")
     return RemoteResult(text, bool(answer.get("isError")))

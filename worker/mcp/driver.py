@@ -27,6 +27,8 @@ PROTOCOL = "2025-06-18"
 MOST_NOISE_LINES = 1000
 MOST_NOISE_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
+BEGINNING_BYTES, BEGINNING_CHARS = 400, 200
+"""Of a line that cannot be read: by so many bytes it is known for a broken answer, and so much of it is shown."""
 END_SECONDS = 1.0
 """For a server to end by itself when its standard input is closed, and again when it is asked to."""
 
@@ -48,6 +50,7 @@ class Server:
         self._unread = b""
         self._number = 0
         self._noise_bytes = 0
+        self._astray = ""
         self.noise = 0
         # Where it reads nothing, only its end ends a write.
         self._alarm = threading.Timer(seconds, self._process.kill)
@@ -88,6 +91,10 @@ class Server:
                     self._react(message)
                 elif message["id"] is None or str(message["id"]) == str(self._number):
                     return message
+                else:
+                    self._astray = (
+                        f"; it sent an answer to a request that was not made: {_beginning(json.dumps(message))}"
+                    )
 
     def _react(self, message: dict[str, Any]) -> None:
         if message.get("id") is None:
@@ -108,6 +115,8 @@ class Server:
             value = None
         found = value if isinstance(value, list) else [value]
         if line.strip() and not (found and all(map(_is_message, found))):
+            if _is_meant_as_message(line, value, self._number):
+                raise ValueError(f"it sent what is no answer: {_beginning(line)}")
             self._pass_on(line)
             return []
         return found if line.strip() else []
@@ -137,7 +146,7 @@ class Server:
         return line + end
 
     def _too_slow(self) -> str:
-        return f"it took too long: no answer within {self._seconds:g} s (MCP_TIMEOUT_SECONDS)"
+        return f"it took too long: no answer within {self._seconds:g} s (MCP_TIMEOUT_SECONDS){self._astray}"
 
     def _pass_on(self, line: bytes) -> None:
         self.noise += 1
@@ -220,6 +229,25 @@ def _is_message(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     return isinstance(value.get("method"), str) or ("id" in value and ("result" in value or "error" in value))
+
+
+def _is_meant_as_message(line: bytes, value: Any, number: int) -> bool:
+    """Of a line that is no message. A broken answer, one of another shape, and a page are; a banner and a log line in
+    JSON are noise."""
+    if isinstance(value, dict):
+        return "jsonrpc" in value or ("id" in value and str(value["id"]) == str(number))
+    if isinstance(value, list):
+        return any(isinstance(one, dict) and "jsonrpc" in one for one in value)
+    begins = line.lstrip()[:BEGINNING_BYTES].lower()
+    is_json = begins.startswith((b"{", b"[{", b'"jsonrpc"')) and b'"jsonrpc"' in begins
+    return is_json or begins.startswith((b"<!doctype html", b"<html"))
+
+
+def _beginning(line: bytes | str) -> str:
+    """Of a line, for people. Where it is cut, there is a mark."""
+    text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+    text = " ".join(text[: 4 * BEGINNING_CHARS].split())
+    return text if len(text) <= BEGINNING_CHARS and len(line) <= 4 * BEGINNING_CHARS else f"{text[:BEGINNING_CHARS]}…"
 
 
 if __name__ == "__main__":

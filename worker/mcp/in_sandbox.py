@@ -13,6 +13,7 @@ import structlog
 
 from backplane.errors import PlatformError
 from backplane.sizes import shortened
+from backplane.terminal_text import printable
 from worker.mcp.connection import (
     NOT_TAKEN,
     PAGES_MAX,
@@ -33,6 +34,7 @@ from worker.tools.in_sandbox import keep_changes
 
 DRIVER = Path(__file__).with_name("driver.py").read_text("utf-8")
 MARK_BYTES = MARK.encode()
+FAILURE_CHARS = 400
 BESIDE_BYTES = 400
 """Of what a server wrote before it failed, what the error tells."""
 
@@ -102,7 +104,9 @@ class SandboxedConnection(McpConnection):
             log.info("an MCP server writes to its output what is no message", server=self._server.name, lines=noise)
         if failure is not None or not isinstance(answers, list) or not answers:
             words = f"; the last that it wrote: {beside}" if beside else ""
-            raise unavailable(self._server.name, f"gave no answer: {shortened(str(failure), 300)}{words}")
+            raise unavailable(
+                self._server.name, f"gave no answer: {printable(shortened(str(failure), FAILURE_CHARS))}{words}"
+            )
         return [self._result(answer) for answer in answers]
 
     def _result(self, answer: Any) -> Mapping[str, Any]:

@@ -265,3 +265,51 @@ async def test_a_redirect_within_the_server_is_followed(dialect: Dialect, bench:
     entry = {"url": dialect.site.url("/old")}
     servers = McpServers(servers_of({"s": entry}), allow_private=True, timeout_seconds=20.0, max_bytes=MIB)
     assert [one.name for one in await servers.tools(["s"], bench.context)] == ["s__t"]
+
+
+PAGE = b"<html><title>502 Bad Gateway</title>"
+JSON, EVENTS = "Content-Type: application/json", "Content-Type: text/event-stream"
+
+
+def left_open(body: bytes) -> Answer:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 OK\r\n{EVENTS}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    return answer
+
+
+UNREADABLE = {
+    "broken JSON": (raw([JSON], b'{"jsonrpc": "2.0", "id": 3, "resu'), '{"jsonrpc": "2.0", "id": 3, "resu'),
+    "JSON of another shape": (raw([JSON], b'{"hello": 1}'), '{"hello": 1}'),
+    "nothing": (raw([JSON], b""), "cannot be understood"),
+    "an answer to another request": (raw([JSON], b'{"jsonrpc": "2.0", "id": 99, "result": {}}'), '"id": 99'),
+    "a message that is no answer": (raw([JSON], b'{"jsonrpc": "2.0", "method": "notifications/x"}'), "notifications/x"),
+    "a refusal without an id": (
+        raw([JSON], b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "Parse error"}}'),
+        "refuses: Parse error",
+    ),
+    "a page": (raw(["Content-Type: text/html"], PAGE), PAGE.decode()),
+    "a page that is called JSON": (raw([JSON], PAGE), PAGE.decode()),
+    "a page with an error's status": (raw(["Content-Type: text/html"], PAGE, "502 Bad Gateway"), PAGE.decode()),
+    "JSON with an error's status": (raw([JSON], b'{"detail": "down"}', "500 Oops"), '{"detail": "down"}'),
+    "a page that is called events": (left_open(PAGE), PAGE.decode()),
+    "broken events": (left_open(b'data: {"jsonrpc": "2.0", "id\n\n'), 'data: {"jsonrpc": "2.0", "id'),
+    "what a terminal obeys": (raw([JSON], b"\x1b[2Jgone\x07"), "it sent: gone"),
+    "much": (raw([JSON], b"x" * 5000), f"it sent: {'x' * 200}…; see"),
+}
+
+
+@pytest.mark.parametrize(("answer", "shown"), UNREADABLE.values(), ids=UNREADABLE)
+async def test_an_answer_that_cannot_be_read_ends_the_call_at_once_and_is_shown(
+    dialect: Dialect, bench: Bench, answer: Answer, shown: str
+) -> None:
+    bench.tools = await offered(dialect, bench)
+    dialect.wraps = lambda message, head: answer if "content" in message["result"] else as_json(message, head)
+    with pytest.raises(Unavailable) as error:
+        async with asyncio.timeout(5):
+            await bench.step("s__t")
+    assert shown in error.value.message
+    assert "pydantic" not in error.value.message

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,3 +217,31 @@ def test_a_server_that_does_not_end_is_ended() -> None:
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + GREET + RESULT + "time.sleep(60)\n"
     )
     assert found.text == "yes"
+
+
+ANSWER_MARK = "{'jsonrpc': '2.0', 'id': asked['id'], 'result': {}}"
+UNREADABLE = {
+    "broken JSON": ('print(\'{"jsonrpc": "2.0", "id": 2, "resu\')', '{"jsonrpc": "2.0", "id": 2, "resu'),
+    "printed over several lines": (f"print(json.dumps({ANSWER_MARK}, indent=2))", '"jsonrpc": "2.0",'),
+    "neither result nor error": ('print(\'{"jsonrpc": "2.0", "id": 2}\')', '{"jsonrpc": "2.0", "id": 2}'),
+    "without the word of the protocol": ('print(\'{"id": 2, "content": []}\')', '{"id": 2, "content": []}'),
+    "a batch of no messages": ('print(\'[{"jsonrpc": "2.0"}]\')', '[{"jsonrpc": "2.0"}]'),
+    "a page": (
+        "print('<!DOCTYPE html><title>502 Bad Gateway</title>')",
+        "<!DOCTYPE html><title>502 Bad Gateway</title>",
+    ),
+    "a long line": ("print('{\"jsonrpc\": \"' + 'x' * 5000)", '{"jsonrpc": "' + "x" * 187 + "…"),
+}
+
+
+@pytest.mark.parametrize(("program", "shown"), UNREADABLE.values(), ids=UNREADABLE)
+def test_an_answer_that_cannot_be_read_ends_the_call_at_once_and_is_shown(program: str, shown: str) -> None:
+    begun = time.monotonic()
+    found = drive(GREET + program + "; sys.stdout.flush(); time.sleep(60)\n")
+    assert f"it sent what is no answer: {shown}; the server ended" in (found.failure or "")
+    assert time.monotonic() - begun < 5.0
+
+
+def test_an_answer_to_another_request_is_shown_when_no_other_comes() -> None:
+    found = drive(GREET + "say(id=99, result={}); time.sleep(60)\n", seconds=0.5)
+    assert 'it sent an answer to a request that was not made: {"jsonrpc": "2.0", "id": 99,' in (found.failure or "")
