@@ -1,17 +1,21 @@
 """Why a run waits: from what is known of it and of the queue to reasons that its user can act on. Pure."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.decisions import Decision, DecisionKind
 from backplane.queue.base import PUSH_SECONDS, Gate, Standing, Statistics, Whereabouts
 from backplane.runs import FINAL, Run, RunStatus
+from backplane.sizes import shortened
 from backplane.slots.base import WaitingForModel
+from backplane.terminal_text import escaped
 
 WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_for_model_tokens"
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
 
-_QUESTION_CHARS = 300
+_ASKED_CHARS = 300
+"""Of a question, and of the arguments of a step that is to be approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +76,22 @@ def _asks(decision: Decision) -> str:
     asked = decision.asked
     match decision.kind:
         case DecisionKind.QUESTION:
-            question = str(asked.get("question", ""))
-            shown = question if len(question) <= _QUESTION_CHARS else f"{question[:_QUESTION_CHARS]}…"
-            return f'{of_step} asks: "{shown}" (agentctl answer {decision.run_id} TEXT --decision {decision.id})'
+            question = escaped(shortened(str(asked.get("question", "")), _ASKED_CHARS))
+            return f'{of_step} asks: "{question}" (agentctl answer {decision.run_id} TEXT --decision {decision.id})'
         case DecisionKind.BUDGET:
             text = f"{of_step} needs {asked.get('needed')} {asked.get('resource')} and {asked.get('account')} has "
             return text + f"{asked.get('left')} left (agentctl approve {where} --add-…, or agentctl reject {where})"
     reason = f", because {asked['reason']}" if asked.get("reason") else ""
     allow = f"agentctl approve {where}, or agentctl reject {where}"
-    return f"{of_step} is to be approved, which uses {asked.get('tool')}{reason} ({allow})"
+    return f"{of_step} is to be approved, which uses {asked.get('tool')} {_arguments(decision)}{reason} ({allow})"
+
+
+def _arguments(decision: Decision) -> str:
+    """As the worker has stored them, with secrets taken out. Where they are cut, it says where they are whole."""
+    text = json.dumps(decision.asked.get("arguments") or {}, ensure_ascii=False)
+    if len(text) <= _ASKED_CHARS:
+        return escaped(text)
+    return f"{escaped(shortened(text, _ASKED_CHARS))} (whole: agentctl decisions {decision.run_id})"
 
 
 def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:

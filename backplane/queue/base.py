@@ -227,7 +227,7 @@ class FinishedJob:
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """`queued` may be taken at once, `parked` wait for room under a cap; `durations` are those of the last runs, in
-    seconds."""
+    seconds; `remaining`: how much longer those that run now last by them, a sample where they are many."""
 
     queued: dict[Priority, int]
     parked: dict[Priority, int]
@@ -238,17 +238,19 @@ class Statistics:
     slots: int
     durations: tuple[float, ...]
     initial_run_seconds: float
+    remaining: tuple[float, ...] = ()
 
     @property
     def waiting(self) -> int:
         return sum(self.queued.values()) + sum(self.parked.values())
 
-    def wait(self, position: int, *, at_gate: int = 0, cap: int = 0) -> Wait:
+    def wait(self, position: int, *, at_gate: int = 0, cap: int = 0, remaining_at_gate: Sequence[float] = ()) -> Wait:
         """How long until the run at this position (from 1) is taken. `at_gate`: where it stands (from 1) among those
-        that a cap holds back; 0: nowhere."""
+        that a cap holds back; 0: nowhere. `remaining_at_gate`: of the runs under that cap."""
         durations = self.durations or (self.initial_run_seconds,)
-        for_slot = estimated_wait(position - (self.slots - self.running), self.slots, durations)
-        for_room = estimated_wait(at_gate, cap, durations)
+        turns = position - (self.slots - self.running)
+        for_slot = estimated_wait(turns, self.slots, durations, self.remaining)
+        for_room = estimated_wait(at_gate, cap, durations, remaining_at_gate)
         return Wait(max(for_slot.p50, for_room.p50), max(for_slot.p90, for_room.p90))
 
 

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from backplane.queue.base import (
     Swept,
     Whereabouts,
 )
+from backplane.queue.estimate import remaining_seconds
 from backplane.queue.platform import FORMAT, Owner, check
 from backplane.queue.redis_repair import Repair
 from backplane.redis_client import Argument, RedisClients, Script, translated
@@ -50,6 +52,8 @@ OWN_BELL_SECONDS = 60
 ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
+RUNNING_SAMPLED = 32
+"""Running runs whose age is looked at for an estimate."""
 LOOKED_AT = 200
 """Runs of a user, to find the one that is taken first."""
 _GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
@@ -308,8 +312,10 @@ class RedisQueue(Queue):
         return min(found, key=lambda standing: standing.wait.p50 if standing.wait else standing.position, default=None)
 
     async def _numbers_and_standings(self, run_ids: Sequence[str]) -> tuple[Statistics, list[Standing | None]]:
-        counts, durations, flat = await self._standing([self._keys.jobs], run_ids)
+        counts, durations, flat, ages = await self._standing([self._keys.jobs], [RUNNING_SAMPLED, *run_ids])
         running, scheduled, dead, workers, slots, *by_priority = counts
+        known = _seconds(durations)
+        remaining = partial(remaining_seconds, durations=known or (self._initial_run_seconds,))
         statistics = Statistics(
             queued=dict(zip(self._keys.pending, by_priority[::2], strict=True)),
             parked=dict(zip(self._keys.pending, by_priority[1::2], strict=True)),
@@ -318,18 +324,25 @@ class RedisQueue(Queue):
             dead=dead,
             workers=workers,
             slots=slots,
-            durations=tuple(map(float, durations.split())),
+            durations=known,
             initial_run_seconds=self._initial_run_seconds,
+            # Runs that wait take the free slots first.
+            remaining=remaining(_seconds(ages) + (0.0,) * min(max(slots - running, 0), RUNNING_SAMPLED)),
         )
         standings: list[Standing | None] = []
-        for index, gate_index, priority, resource in zip(*[iter(flat)] * 4, strict=True):
+        at_gates: dict[str, tuple[float, ...]] = {"": ()}
+        for index, gate_index, priority, resource, ages in zip(*[iter(flat)] * 5, strict=True):
             if index < 0:
                 standings.append(None)
                 continue
             gate = _GATES[gate_index]
             cap = self._cap(gate, Priority(int(priority)), resource)
             at_gate = index - sum(statistics.queued.values()) + 1 if gate else 0
-            wait = statistics.wait(index + 1, at_gate=at_gate, cap=cap) if statistics.workers else None
+            wait = None
+            if statistics.workers:
+                if ages not in at_gates:
+                    at_gates[ages] = remaining(_seconds(ages))
+                wait = statistics.wait(index + 1, at_gate=at_gate, cap=cap, remaining_at_gate=at_gates[ages])
             standings.append(Standing(index + 1, wait, gate, cap))
         return statistics, standings
 
@@ -375,3 +388,7 @@ class RedisQueue(Queue):
                 if newest:
                     pipeline.zadd(self._keys.dead, newest)
                 await pipeline.execute()
+
+
+def _seconds(joined: str) -> tuple[float, ...]:
+    return tuple(map(float, joined.split()))

@@ -472,3 +472,23 @@ async def test_a_reserved_place_that_has_expired_lets_nobody_in(clients: RedisCl
         await clients.commands.zadd(places, {"a": 1})
     await queue.enqueue([job("b")])
     assert not await has_room(queue, "a")
+
+
+# --- how long it takes ---
+
+
+async def test_the_wait_counts_how_long_the_running_runs_have_run(clients: RedisClients) -> None:
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}))
+    await queue.enqueue([job("over")])
+    await finish(queue, (await queue.claim("worker-1", 1))[0], 1.0)
+    await queue.enqueue([job("long"), job("held back"), job("other", user="user-2")])
+    await queue.renew("worker-1", 2, await queue.claim("worker-1", 2))
+    for name in ("long", "other"):
+        await clients.commands.hincrbyfloat(clients.keys.job(name), "claimed_at", -20_000)
+    await queue.enqueue([job("next", user="user-3")])
+    held_back, first = await queue.standing(["held back", "next"])
+    assert held_back is not None
+    assert first is not None
+    assert held_back.wait is not None
+    assert first.wait is not None
+    assert (round(held_back.wait.p50), round(first.wait.p50)) == (20, 10)

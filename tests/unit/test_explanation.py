@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.explanation import Situation, in_words, reasons, waiting_seconds
+from backplane.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.queue.base import Gate, Standing, Statistics, Whereabouts
 from backplane.queue.estimate import Wait
 from backplane.runs import Priority, Run, RunError, RunStatus
@@ -155,3 +156,25 @@ def test_a_run_that_stands_nowhere_says_whether_it_is_on_its_way_or_lost(
 ) -> None:
     waits = run(queued_at=NOW - timedelta(seconds=waited_seconds))
     assert codes(waits, Situation(statistics(), None, None, whereabouts=whereabouts)) == [code]
+
+
+ASKED = {
+    "none": ({}, "which uses shell {} ("),
+    "short ones": ({"script": "make ü"}, 'which uses shell {"script": "make ü"} ('),
+    "several lines": ({"script": "a\nb"}, 'which uses shell {"script": "a\\nb"} ('),
+    "what a terminal obeys": ({"script": "\u202e\x9b2J"}, 'which uses shell {"script": "\\u202e\\x9b2J"} ('),
+    "long ones": (
+        {"script": "x" * 1000},
+        f'which uses shell {{"script": "{"x" * 288}… (whole: agentctl decisions run-1) (',
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "shown"), ASKED.values(), ids=ASKED)
+def test_a_run_that_waits_for_an_approval_shows_the_arguments(arguments: dict[str, Any], shown: str) -> None:
+    asked = {"tool": "shell", "arguments": arguments, "reason": ""}
+    decision = Decision(
+        "d-1", "run-1", "user-1", "build", DecisionKind.APPROVAL, asked, DecisionStatus.PENDING, created_at=NOW
+    )
+    [reason] = reasons(run(RunStatus.WAITING), Situation(None, None, None, asked=(decision,)), NOW)
+    assert f"step build is to be approved, {shown}" in reason.text
