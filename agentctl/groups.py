@@ -1,8 +1,10 @@
-"""Groups of commands: `--json` may stand before the name of the command too, and each help ends with examples.
+"""Groups of commands: `--json` may stand before the name of the command too, an option that takes one value is refused
+when it is given twice (else the last one would win in silence), and each help ends with examples.
 
-Every `typer.Typer` of this package is made with `cls=Group`, so that both hold at every depth.
+Every `typer.Typer` of this package is made with `cls=Group`, so that all of it holds at every depth.
 """
 
+from collections import Counter
 from typing import Any
 
 from rich.markup import escape
@@ -21,6 +23,22 @@ class Group(TyperGroup):
             path = f"{ctx.command_path} {cmd_name}".partition(" ")[2]
             command.epilog = _paragraphs(EXAMPLES.get(path, ()))
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        # While a shell completes a line, nothing is wrong with it yet. A group has nothing but flags.
+        if command is not None and not isinstance(command, TyperGroup) and not ctx.resilient_parsing:
+            refuse_second_values(command, ctx.__class__(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
+
+
+def refuse_second_values(command: Any, ctx: Any, args: list[str]) -> None:
+    """Raises the usage error of the command line's library. A flag may stand twice, for it says the same again."""
+    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+    for option, times in Counter(given).items():
+        takes_one = option.param_type_name == "option" and not (option.is_flag or option.multiple or option.count)
+        if takes_one and times > 1:
+            ctx.fail(f"{max(option.opts, key=len)} is given twice; keep one.")
 
 
 def json_behind_the_name(args: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import posixpath
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -99,7 +100,7 @@ def run(
     more = {"agent": agent, "model": model, "planner": planner, "mcp_servers": mcp_server, "budget": given or None}
     new_run |= {name: value for name, value in more.items() if value}
     with ExitStack() as opened:
-        uploads = [(opened.enter_context(_opened(local)), name) for local, name in map(upload_of, file or [])]
+        uploads = [(opened.enter_context(_opened(local)), name) for local, name in uploads_of(file or [])]
         longest = LONGEST_WAIT_SECONDS if wait_for_room else 0.0
         try:
             answer = call(output, lambda client: _submit(client, output, new_run, uploads, longest))
@@ -186,6 +187,23 @@ def text_of(prompt: str) -> str:
     if prompt.endswith((".md", ".txt")) and not any(map(str.isspace, prompt)):
         raise CommandError(ExitCode.USAGE, f"There is no file {prompt}.")
     return prompt
+
+
+def uploads_of(arguments: list[str]) -> list[tuple[Path, str]]:
+    """The same of several. Raises CommandError(USAGE) also where two of them have one path in the workspace."""
+    first: dict[str, str] = {}
+    uploads = []
+    for argument in arguments:
+        local, name = upload_of(argument)
+        path = posixpath.normpath(name)
+        if path in first:
+            message = (
+                f"--file has {path!r} twice, from {first[path]!r} and {argument!r}: keep one, or name another path."
+            )
+            raise CommandError(ExitCode.USAGE, message)
+        first[path] = argument
+        uploads.append((local, name))
+    return uploads
 
 
 def upload_of(argument: str) -> tuple[Path, str]:

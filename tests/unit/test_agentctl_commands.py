@@ -91,6 +91,10 @@ def test_an_api_that_does_not_answer_is_exit_code_5(script: Script, agentctl: Ag
         ["runs", "--status", "lost"],
         ["files", "put", RUN, "-"],
         ["files", "put", RUN, "nowhere.bin"],
+        ["run", "x", "--timeout", "1", "--timeout", "2"],
+        ["run", "x", "--agent=a", "--agent=b"],
+        ["files", "get", RUN, "a", "-o", "b", "--output=c"],
+        ["runs", "--status", "failed", "--status", "running"],
         ["files", "get", RUN, "a", "-o", "-", "--json"],
         ["files", "get", RUN, "a", "-o", "no/such/folder"],
     ],
@@ -102,6 +106,31 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
     code, printed, told = agentctl(*arguments)
     assert (code, printed, api.requests) == (2, "", [])
     assert told
+
+
+@pytest.mark.parametrize("second", ["other.txt:data.txt", "./data.txt", "other.txt:./data.txt", "data.txt"])
+def test_two_files_for_one_path_are_refused_by_its_name(
+    script: Script, agentctl: Agentctl, tmp_path: Path, second: str
+) -> None:
+    (tmp_path / "data.txt").write_text("first")
+    (tmp_path / "other.txt").write_text("second")
+    api = script(raw(500, b""))
+    code, _, told = agentctl("run", "x", "--file", "data.txt", "--file", second)
+    assert (code, "'data.txt' twice" in told, api.requests) == (2, True, []), told
+
+
+def test_an_option_that_takes_one_value_and_is_given_twice_is_refused_by_its_name(
+    script: Script, agentctl: Agentctl
+) -> None:
+    script(raw(500, b""))
+    code, _, told = agentctl("run", "x", "--timeout", "1", "--timeout", "2")
+    assert (code, "--timeout is given twice" in told) == (2, True), told
+
+
+def test_flags_and_options_that_may_be_given_often_may_stand_twice(script: Script, agentctl: Agentctl) -> None:
+    api = script(CREATED, *ending("completed"))
+    twice = ["--mcp-server", "a", "--mcp-server", "b", "--metadata", "a=1", "--metadata", "b=2", "--json", "--json"]
+    assert (agentctl("run", "x", *twice)[0], len(api.requests)) == (0, 3)
 
 
 def test_without_a_token_it_is_said_where_one_comes_from(
