@@ -5,12 +5,18 @@ at a time and loads all that it opens, so each agent has a folder of its own, op
 workers of one machine share it, and agents do not wait for one another. It keeps its points as pickles, so whoever can
 write to the folder can run code in a worker: it is made for its owner alone.
 
+What passes by itself (a server that is away or busy, a full disk, a lock) is Unavailable, and a step waits for it. All
+else that goes wrong (a key that is not known, an answer that is not Qdrant's, a damaged folder) is PartRefuses and ends
+the step at once: to ask again would give the same answer.
+
 A collection belongs to the embedder that its first memory was embedded by; with another one it is refused, since its
 vectors would be compared with ones that mean something else.
 """
 
+import errno
 import hashlib
 import math
+import sqlite3
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,10 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from backplane.errors import Conflict, PlatformError, TooLarge, Unavailable
+from backplane.errors import Conflict, PartRefuses, PlatformError, TooLarge, Unavailable
 from backplane.file_lock import LockBusy, file_lock
 from backplane.sizes import shortened
 from backplane.workspace.files import in_thread
@@ -33,6 +41,12 @@ T = TypeVar("T")
 IDS = uuid.UUID("5f0c3c52-6f1e-5d3b-9d0b-3a5cf6a1c9d4")
 """Namespace of the ids that texts give their memories."""
 
+_PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+"""Of a server that is busy, has a fault of its own, or has another request for the same collection."""
+
+_LASTING_ERRNOS = frozenset({errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS})
+"""Of a folder, what lasts until somebody has mended it."""
+
 Action = Callable[[QdrantClient], T]
 
 
@@ -41,7 +55,7 @@ class Place(ABC):
 
     @abstractmethod
     async def work(self, collection: str, action: Action[T]) -> T:
-        """What `action` gives, in a thread, with a client of this place. Raises Unavailable."""
+        """What `action` gives, in a thread, with a client of this place. Raises Unavailable and PartRefuses."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -62,7 +76,7 @@ class Folder(Place):
             message = "others use this agent's memory all the time (MEMORY_TIMEOUT_SECONDS); set QDRANT_URL to share it"
             raise Unavailable(message, part="memory") from None
         except OSError as error:
-            raise _unreachable(error, f"is MEMORY_DIR writable, and {collection} in it whole?") from error
+            raise _of_folder(error, f"is MEMORY_DIR writable, and {collection} in it whole?") from error
 
     async def close(self) -> None:
         pass
@@ -91,7 +105,7 @@ class Server(Place):
         except PlatformError:
             raise
         except Exception as error:
-            raise _unreachable(error, "is QDRANT_URL right, the server up, and QDRANT_API_KEY its key?") from error
+            raise _of_server(error, "is QDRANT_URL right, the server up, and QDRANT_API_KEY its key?") from error
 
     async def close(self) -> None:
         if self._client is not None:
@@ -198,7 +212,7 @@ def _in_folder(place: Path, action: Action[T]) -> T:
     except PlatformError:
         raise
     except Exception as error:
-        raise _unreachable(error, f"is MEMORY_DIR writable, and {place.name} in it whole?") from error
+        raise _of_folder(error, f"is MEMORY_DIR writable, and {place.name} in it whole?") from error
 
 
 def _collection(user_id: str, agent: str) -> str:
@@ -212,8 +226,30 @@ def _memory(point: models.ScoredPoint) -> Memory:
     return Memory(str(point.id), said["text"], tags, said.get("at", ""), said.get("run_id", ""), point.score)
 
 
-def _unreachable(error: Exception, look: str) -> Unavailable:
+def _of_server(error: Exception, look: str) -> Unavailable | PartRefuses:
+    match error:
+        case UnexpectedResponse():
+            passes = error.status_code in _PASSING_STATUSES
+        case ResponseHandlingException():
+            is_ours = isinstance(error.source, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+            passes = isinstance(error.source, httpx.TransportError) and not is_ours
+        case _:
+            passes = isinstance(error, ResourceExhaustedResponse | OSError | MemoryError)
+    return _failure(error, look, passes=passes)
+
+
+def _of_folder(error: Exception, look: str) -> Unavailable | PartRefuses:
+    match error:
+        case OSError():
+            passes = error.errno not in _LASTING_ERRNOS
+        case RuntimeError():  # of the client: another one has the folder open
+            passes = "already accessed" in str(error)
+        case _:
+            passes = isinstance(error, sqlite3.OperationalError | MemoryError)
+    return _failure(error, look, passes=passes)
+
+
+def _failure(error: Exception, look: str, *, passes: bool) -> Unavailable | PartRefuses:
     # Of what a server answered, the beginning is enough.
-    return Unavailable(
-        f"the memory cannot be used ({type(error).__name__}: {shortened(str(error), 200)}): {look}", part="memory"
-    )
+    message = f"the memory cannot be used ({type(error).__name__}: {shortened(str(error), 200)}): {look}"
+    return Unavailable(message, part="memory") if passes else PartRefuses(message)

@@ -12,8 +12,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from qdrant_client import QdrantClient
 
-from backplane.errors import Conflict, TooLarge, Unavailable
+from backplane.errors import Conflict, PartRefuses, PlatformError, TooLarge, Unavailable
 from worker.llm.embedding import Embedder, HashedEmbedder
 from worker.memory.base import AgentMemory
 from worker.memory.qdrant import Folder, QdrantMemory, Server
@@ -247,41 +248,58 @@ def make_it_a_file(collection: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_points, break_a_point, break_the_list, make_it_a_file])
-async def test_a_folder_that_is_not_whole_is_said_to_be_so(
+async def test_a_folder_that_is_not_whole_is_not_waited_for(
     memory: AgentMemory, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     await remember(memory, "a fact")
     [collection] = [path for path in (tmp_path / "memory").iterdir() if path.is_dir()]
     damage(collection)
     for call in (recall(memory, "a fact"), remember(memory, "another")):
-        with pytest.raises(Unavailable, match="MEMORY_DIR") as refused:
+        with pytest.raises(PartRefuses, match="MEMORY_DIR") as refused:
             await call
-        assert (refused.value.part, collection.name in refused.value.message) == ("memory", True)
+        assert collection.name in refused.value.message
     assert await remember(memory, "another agent's", agent="another"), "others are not touched by it"
 
 
-async def test_a_folder_that_cannot_be_made_is_said_to_be_so(make: Make, tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_made_is_not_waited_for(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match="MEMORY_DIR"):
+    with pytest.raises(PartRefuses, match="MEMORY_DIR"):
         await remember(make(folder=tmp_path / "file"), "a fact")
+
+
+# The client leaves the file of its lock to the garbage collector then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_folder_that_is_open_elsewhere_is_waited_for(memory: AgentMemory, tmp_path: Path) -> None:
+    await remember(memory, "a fact")
+    [collection] = [path for path in (tmp_path / "memory").iterdir() if path.is_dir()]
+    other = QdrantClient(path=str(collection))
+    with pytest.raises(Unavailable, match="MEMORY_DIR"):
+        await recall(memory, "a fact")
+    other.close()
+    assert await recall(memory, "a fact") == ["a fact"]
 
 
 # --- a server ---
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Gives the status that the first part of the path names, and a long body."""
+
     def do_GET(self) -> None:
-        self.send_response(401)
+        status = int(self.path.split("/")[1])
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "7")
         self.end_headers()
-        self.wfile.write(b"Must provide an API key " + b"x" * 10_000)
+        self.wfile.write(b"<p>Must provide an API key " + b"x" * 10_000)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-@pytest.fixture
-def refusing_server() -> Iterator[str]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+@pytest.fixture(scope="module")
+def answering_server() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -289,21 +307,42 @@ def refusing_server() -> Iterator[str]:
         thread.join()
 
 
-async def unavailable(url: str) -> Unavailable:
-    memory = QdrantMemory(Server(url, "", timeout_seconds=1), HashedEmbedder(), max_items=10, max_chars=100)
+async def failure(url: str, key: str = "") -> PlatformError:
+    memory = QdrantMemory(Server(url, key, timeout_seconds=1), HashedEmbedder(), max_items=10, max_chars=100)
     try:
-        with pytest.raises(Unavailable, match="QDRANT_URL") as refused:
+        with pytest.raises(PlatformError, match="QDRANT_URL") as failed:
             await recall(memory, "a fact")
-        return refused.value
+        return failed.value
     finally:
         await memory.close()
 
 
-async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
-    assert (await unavailable("http://127.0.0.1:9")).part == "memory"
+async def test_a_server_that_is_not_there_is_waited_for() -> None:
+    error = await failure("http://127.0.0.1:9")
+    assert isinstance(error, Unavailable)
+    assert error.part == "memory"
 
 
-async def test_a_server_that_refuses_is_quoted_in_short(refusing_server: str) -> None:
-    error = await unavailable(refusing_server)
-    assert "401" in error.message
-    assert len(error.message) < 500
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
+async def test_a_server_that_is_busy_or_broken_is_waited_for(answering_server: str, status: int) -> None:
+    assert isinstance(await failure(f"{answering_server}/{status}"), Unavailable)
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 413, 422, 501])
+async def test_a_server_that_refuses_ends_the_step_and_is_quoted_in_short(answering_server: str, status: int) -> None:
+    error = await failure(f"{answering_server}/{status}")
+    assert isinstance(error, PartRefuses)
+    assert (str(status) in error.message, len(error.message) < 500) == (True, True), error.message
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [("/200", ""), ("/200", "clé")], ids=["no answer of Qdrant's", "a key that no header takes"]
+)
+async def test_what_asking_again_does_not_mend_ends_the_step(answering_server: str, path: str, key: str) -> None:
+    error = await failure(f"{answering_server}{path}", key)
+    assert (type(error), key in error.message if key else False) == (PartRefuses, False), error.message
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:9", "http://127.0.0.1:port"])
+async def test_an_address_that_is_none_ends_the_step(url: str) -> None:
+    assert isinstance(await failure(url), PartRefuses)
