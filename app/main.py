@@ -56,7 +56,7 @@ from app.transfers import Transfers
 from app.turns import Turns
 from app.validation import Validator
 from backplane import VERSION, process_log
-from backplane.configuration import log_misspelt, read_settings
+from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
 from backplane.loop_watchdog import watched
 from backplane.metrics import process_registry
@@ -181,6 +181,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _settings_or_exit() -> Settings:
     try:
+        ensure_utf8()
         settings = read_settings()
         parse_url(settings.database_url.get_secret_value())
     except InvalidInput as error:

@@ -8,6 +8,7 @@ setting by a letter or two is most likely meant for it, and would have no effect
 import difflib
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,17 @@ def read_settings(**overrides: Any) -> Settings:
         raise InvalidInput(_not_utf8(error)) from None
     except OSError as error:
         raise InvalidInput(f"{ENV_FILE} cannot be read: {error.strerror or error}") from None
+
+
+def ensure_utf8() -> None:
+    """Raises InvalidInput where this process has another encoding for names of files and words of commands: what it
+    cannot encode would look like a disk or a sandbox that fails."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() != "utf-8":
+        raise InvalidInput(
+            f"names of files and words of commands are {encoding} in this process, and have to be UTF-8: set "
+            "PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8"
+        )
 
 
 def _not_json(error: SettingsError) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from backplane import log_stream, process_log
-from backplane.configuration import log_misspelt, read_settings
+from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
 from backplane.loop_watchdog import watched
 from backplane.settings import Settings
@@ -23,6 +23,7 @@ def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -
     stderr. `work` ends when the event is set."""
     log_stream.keep_standard_descriptors()
     try:
+        ensure_utf8()
         settings = read_settings()
     except InvalidInput as error:
         process_log.refuse_to_start(error.message)

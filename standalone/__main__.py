@@ -18,7 +18,7 @@ import uvloop
 from app.edge.protocol import install
 from app.main import create_app
 from backplane import log_stream, process_log
-from backplane.configuration import log_misspelt, read_settings
+from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
 from backplane.settings import Settings
 from controller.service import serve as serve_controller
@@ -34,6 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     log_stream.keep_standard_descriptors()
     try:
+        ensure_utf8()
         settings = read_settings()
     except InvalidInput as error:
         process_log.refuse_to_start(error.message)

@@ -122,6 +122,8 @@ def _opened(path: Path, action: "Callable[[Repository], T]", *, create: bool) ->
             return action(git.Repository(path, create=create))
         except PlatformError:
             raise
+        except UnicodeError:  # not to be waited for: it comes each time again
+            raise
         except (git.pygit2.GitError, OSError, KeyError, ValueError) as error:
             # Git's own words name files, objects and nothing else.
             raise _unreachable(error) from error

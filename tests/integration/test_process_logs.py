@@ -143,6 +143,18 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("module", [API, "worker", "controller", "standalone"])
+async def test_a_process_whose_names_of_files_are_not_utf_8_does_not_start_and_says_what_to_set(
+    tmp_path: Path, module: str
+) -> None:
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    refused = process(module, {"PYTHONPATH": str(ROOT), "LOG_FORMAT": "json", **ascii_alone}, tmp_path / "log")
+    assert await asyncio.to_thread(refused.wait, LONG_SECONDS) == 2
+    [line] = json_lines(tmp_path / "log")
+    assert "PYTHONUTF8=1" in line["event"]
+
+
+@pytest.mark.slow
 async def test_the_life_of_a_run_is_a_line_each_with_run_worker_and_attempt(
     start_platform: StartPlatform, start_process: StartProcess
 ) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from backplane.errors import PlatformError
+from backplane.errors import InvalidInput, PlatformError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ UMASK = 0o022
 @dataclass(frozen=True, slots=True)
 class Command:
     """`argv[0]` is looked up in the sandbox's own PATH; `stdin` is given whole, then closed. `egress`: the only way out
-    that it has, where a tool gives it one; what goes through it is the tool's to judge."""
+    that it has, where a tool gives it one; what goes through it is the tool's to judge. Raises InvalidInput for text
+    that no encoding takes."""
 
     argv: tuple[str, ...]
     limits: Limits
@@ -80,6 +81,15 @@ class Command:
     stdin: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict)
     egress: Egress | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            for text in (*self.argv, *self.environment, *self.environment.values()):
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"the command, or a variable of it, is not valid Unicode ({error.reason}): write it in UTF-8"
+            ) from None
 
 
 class Ending(StrEnum):

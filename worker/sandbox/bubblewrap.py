@@ -232,6 +232,8 @@ class BubblewrapTree(ProcessTree):
         except (OSError, ValueError, KeyError) as error:
             # Dead before `go` is closed, for that would let it run.
             await self._kill_all()
+            if isinstance(error, UnicodeError):  # not to be waited for: it comes each time again
+                raise
             raise self._cannot_start(str(error)) from error
         finally:
             os.close(go_read)

@@ -141,6 +141,14 @@ async def test_a_command_too_long_for_the_kernel_is_refused_with_what_to_do(sand
         await run(sandbox, "echo", "x" * MIB)
 
 
+@pytest.mark.parametrize(("argument", "environment"), [("\ud800", {}), ("", {"NAME": "\ud800"}), ("", {"\ud800": ""})])
+async def test_a_command_that_no_encoding_takes_is_refused_and_not_waited_for(
+    sandbox: Sandbox, run: Run, argument: str, environment: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInput, match="not valid Unicode"):
+        await run(sandbox, "echo", argument, environment=environment)
+
+
 async def test_a_sink_that_raises_ends_the_command_and_is_heard(nearby: Sandbox, folder: Path) -> None:
     mark = new_mark()
 
