@@ -147,6 +147,7 @@ def _outcome(step: JsonObject | None) -> dict[str, Any]:
         "exit code": result.get("exit_code"),
         "output": result.get("output"),
         "files changed": sorted(result.get("files_changed") or ()),
+        "files left out": result.get("files_left_out", 0),
     }
 
 

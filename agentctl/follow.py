@@ -200,7 +200,7 @@ def _step(data: dict[str, Any]) -> list[Text]:
     if data.get("duration_ms") is not None:
         details.append(duration(data["duration_ms"] / 1000))
     if files:
-        details.append(f"changed {some_of(files)}")
+        details.append(f"changed {some_of(files, data.get('files_left_out') or 0)}")
     rest = f"  ({'; '.join(details)})" if details else ""
     match data["status"]:
         case "started":

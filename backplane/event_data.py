@@ -40,6 +40,7 @@ DATA: Mapping[EventType, Mapping[str, str]] = {
         "exit_code": "0 is success",
         "duration_ms": "milliseconds that the try took",
         "files_changed": "paths, of at most so many files as its result keeps",
+        "files_left_out": "how many more changed, where the list is cut",
         "error": _ERROR,
         "reason": "why it was interrupted",
         "effect": "what a failed try has done outside: answered, possible or certain",

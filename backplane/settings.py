@@ -373,7 +373,8 @@ class Settings(BaseSettings):
     workspace_step_attributes_max_bytes: int = Field(
         32 * 1024 * 1024,
         ge=1,
-        description="Of one step, the times, modes, folders and links that the journal keeps, in bytes.",
+        description="Of one step, the times, modes, folders and links that the journal keeps, in bytes; and the "
+        "same for the names of the files that it changed.",
     )
     workspace_run_attributes_max_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="The same of all steps of a run together, in bytes."

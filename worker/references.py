@@ -76,6 +76,12 @@ def _value(step: Step, record: StepRecord, what: str) -> str:
     if what == "exit_code":
         return str(result.get("exit_code", 0))
     if what == "files":
+        if left_out := result.get("files_left_out"):
+            raise InvalidPlan(
+                f"step {step.id!r}: {record.step_id!r} changed {left_out:,} more files than its result names; let that "
+                "step write their names to a file, and read the file here",
+                field=f"plan.{step.id}.arguments",
+            )
         return json.dumps(result.get("files_changed", []), ensure_ascii=False)
     if result.get("output_cut"):
         raise InvalidPlan(

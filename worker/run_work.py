@@ -33,6 +33,7 @@ from worker.run_events import RunEvents
 from worker.sandbox.base import Call
 from worker.secrets import RunSecrets, named_in_run
 from worker.step_ends import RunWaits
+from worker.step_output import first_paths
 from worker.step_tools import StepTools
 from worker.sub_steps import NoSubSteps
 from worker.summary import summarize
@@ -41,9 +42,6 @@ from worker.tools.base import ToolContext
 from worker.tools.recorded import Recordings, recorded_tools
 from worker.tools.registry import ToolRegistry
 from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
-
-RESULT_FILES = 1_000
-"""Paths in a run's result."""
 
 MCP_STEP = "mcp"
 """In place of a step's id, where servers are asked what they offer."""
@@ -134,6 +132,7 @@ class RunWork:
             self._journal,
             begun=has_begun(run, journal),
             max_bytes=equipment.versions_max_bytes,
+            quota=equipment.quota,
             tell=self._warn,
             tell_away=self._tell_workspace,
             refused_seconds=equipment.refused_seconds,
@@ -197,8 +196,9 @@ class RunWork:
             "seconds": round(seconds / 1000, 3),
         }
         files = sorted(state_after({}, journal))
-        left_out = {"files_left_out": len(files) - RESULT_FILES} if len(files) > RESULT_FILES else {}
-        return {"summary": summary, "files": files[:RESULT_FILES], **left_out, "cost": cost}
+        named = first_paths(files)
+        left_out = {"files_left_out": len(files) - len(named)} if len(files) > len(named) else {}
+        return {"summary": summary, "files": named, **left_out, "cost": cost}
 
     # --- its plans ---
 

@@ -10,7 +10,7 @@ the step. Nothing that goes wrong here fails the step; an event says so.
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,23 @@ from worker.output import OutputCapture
 OUTPUT_FOLDER = ".output"
 """In the workspace. Not in the checkout, where the run's code would find it."""
 
+RESULT_FILES, RESULT_FILES_BYTES = 1_000, 64 * 1024
+"""Paths that the result of a step or a run names, and their bytes in UTF-8: what is left out is counted."""
+
 MEMORY_BYTES = 1024 * 1024
 """Of a step's output before it goes to the disk: most steps end below. Chunks go to the system's cache, which is
 quicker than to hand them to a thread."""
+
+
+def first_paths(paths: Sequence[str]) -> list[str]:
+    """As many of them as a result names, in their order."""
+    left, named = RESULT_FILES_BYTES, list[str]()
+    for path in paths[:RESULT_FILES]:
+        left -= len(path.encode("utf-8", "surrogatepass"))
+        if left < 0:
+            break
+        named.append(path)
+    return named
 
 
 @dataclass(frozen=True, slots=True)

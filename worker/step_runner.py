@@ -55,14 +55,14 @@ from worker.run_events import RunEvents, Told, Write
 from worker.sandbox.base import Call
 from worker.step_effects import Next
 from worker.step_ends import StepFailed, StepUncertain, Suspended, ToolFault, unless_open
-from worker.step_output import StepOutput
+from worker.step_output import StepOutput, first_paths
 from worker.step_tools import StepTools
 from worker.sub_steps import RunSubSteps
 from worker.tools.base import Effect, NeedsPerson, Tool, ToolArguments, ToolContext, ToolResult
 
 LONGEST_STEP_PAUSE_SECONDS = 300.0
 BEGUN = (StepStatus.STARTED, StepStatus.CHANGING)
-_KNOWN = ("output", "output_cut", "duration_ms", "files_changed", "effect")
+_KNOWN = ("output", "output_cut", "duration_ms", "files_changed", "files_left_out", "effect")
 """What the result of an uncertain step keeps of its try: a person looks at it, and may take the step as done."""
 
 
@@ -404,12 +404,15 @@ class StepRunner:
         written = output.finish()
         if result.output is not None:
             written = output.cut(self._with.redactor.text(result.output))
+        named = first_paths(result.files_changed)
+        left_out = len(result.files_changed) - len(named) + result.files_left_out
         report = {
             "exit_code": result.exit_code,
             "output": written,
             **({"output_cut": True} if output.is_cut else {}),
             "duration_ms": round(seconds * 1000),
-            "files_changed": list(result.files_changed),
+            "files_changed": named,
+            **({"files_left_out": left_out} if left_out else {}),
         }
         if succeeded:
             return _Ended(self._with.redactor.value(report), None, [settled])

@@ -96,6 +96,7 @@ def report_of(record: StepRecord) -> StepReport:
             str(result.get("output", PERSON_SAID_DONE)),
             tuple(result.get("files_changed", ())),
             seconds=result.get("duration_ms", 0) / 1000,
+            files_left_out=result.get("files_left_out", 0),
         )
     return StepReport(
         False,
@@ -103,4 +104,5 @@ def report_of(record: StepRecord) -> StepReport:
         tuple(result.get("files_changed", ())),
         RunError(**error) if error else None,
         result.get("duration_ms", 0) / 1000,
+        result.get("files_left_out", 0),
     )

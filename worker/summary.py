@@ -1,6 +1,7 @@
 """The summary of a run that is over, for people. It is a courtesy: no run fails for want of one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from backplane.errors import BudgetExhausted, ModelError
 from backplane.plans import Plan
@@ -49,7 +50,12 @@ def _notes(run: Run, plan: Plan, journal: Sequence[StepRecord]) -> str:
         result = (record.result if record else None) or {}
         status = record.status if record else StepStatus.PENDING
         # A plan may be a model's: what its steps are called is data as well.
-        notes = [step.title, *(f"changed {path}" for path in result.get("files_changed", [])), result.get("output", "")]
+        notes = [
+            step.title,
+            *(f"changed {path}" for path in result.get("files_changed", [])),
+            *_left_out(result),
+            result.get("output", ""),
+        ]
         error = result.get("error")
         if error:
             notes.append(f"error {error.get('code')}: {error.get('message')}")
@@ -58,3 +64,7 @@ def _notes(run: Run, plan: Plan, journal: Sequence[StepRecord]) -> str:
         if text:
             lines.append(prompts.data(text, source=step.tool, place=f"step {step.id}"))
     return "\n".join(lines)
+
+
+def _left_out(result: Mapping[str, Any]) -> list[str]:
+    return [f"changed {result['files_left_out']:,} more files"] if result.get("files_left_out") else []

@@ -22,8 +22,17 @@ from backplane.patience import until_available
 from backplane.runs import Run
 from backplane.sizes import readable_size
 from backplane.store.journal import StepRecord
-from backplane.workspace.attributes import AttributeRecord, Attributes, decoded, encoded, total_bytes
+from backplane.workspace.attributes import (
+    AttributeRecord,
+    Attributes,
+    decoded,
+    encoded,
+    stored_path_bytes,
+    total_bytes,
+)
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
+from backplane.workspace.files import in_thread
+from backplane.workspace.quota import Quota, check_attributes
 from worker.step_output import OUTPUT_FOLDER
 
 Result = TypeVar("Result")
@@ -70,6 +79,10 @@ def _ended(journal: Iterable[StepRecord]) -> list[StepRecord]:
     return [record for _, _, record in sorted(ended, key=lambda one: one[:2])]
 
 
+def _path_bytes(journal: Iterable[StepRecord]) -> int:
+    return sum(stored_path_bytes(path) for record in journal for path in record.files or ())
+
+
 def is_log(path: str) -> bool:
     return path.split("/", 1)[0] == OUTPUT_FOLDER
 
@@ -94,6 +107,7 @@ class VersionedWorkspace(Workspace):
         *,
         begun: bool,
         max_bytes: int,
+        quota: Quota,
         tell: Callable[[str], None],
         tell_away: Callable[[Unavailable, float], None],
         refused_seconds: float | None = None,
@@ -103,6 +117,7 @@ class VersionedWorkspace(Workspace):
         self._journal = journal
         self._begun = begun
         self._max_bytes = max_bytes
+        self._quota = quota
         self._tell = tell
         self._tell_away = tell_away
         self._refused_seconds = refused_seconds
@@ -112,6 +127,8 @@ class VersionedWorkspace(Workspace):
         self._present: dict[str, FileInfo] | None = None
         """As listed before the first change, and changed since."""
         self._changes: dict[str, str | None] = {}
+        self._step_bytes = self._run_bytes = 0
+        """Of the paths in `_changes`, and in what all steps have left, as the journal has them."""
         self._kept_bytes: int | None = None
         self._is_full = False
         self._beginning = asyncio.Lock()
@@ -124,6 +141,8 @@ class VersionedWorkspace(Workspace):
         `earlier`: what the journal has of the step already, from tries before; it stays a part of it.
         """
         changes, self._changes = self._changes, {}
+        self._run_bytes += self._step_bytes
+        self._step_bytes = 0
         before = dict(earlier or {})
         if self._present is not None:
             before = {path: self._present[path].etag if path in self._present else None for path in before}
@@ -183,11 +202,17 @@ class VersionedWorkspace(Workspace):
         if is_log(path):
             return await change()
         present = self._present if self._present is not None else await self._begin()
+        size = 0 if path in self._changes else stored_path_bytes(path)
+        if size:
+            # Before anything is done: what has happened must be in the journal.
+            step = self._step_bytes + size
+            check_attributes(self._quota, step=step, run=self._run_bytes + step)
         before = present.get(path)
         if before is not None and path not in self._changes:
             async with self._keeping:
                 await self._keep(before)
         done = await change()
+        self._step_bytes += size
         if isinstance(done, FileInfo):
             present[path], self._changes[path] = done, done.etag
             self.attributes.written(done)
@@ -219,6 +244,8 @@ class VersionedWorkspace(Workspace):
                     etag = present[path].etag if path in present else None
                     if etag != expected.get(path):
                         self._changes[path] = etag
+                        self._step_bytes += stored_path_bytes(path)
+                self._run_bytes += await in_thread(_path_bytes, self._journal)
             self._present = present
             return present
 

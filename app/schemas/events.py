@@ -99,6 +99,7 @@ class StepData(Described):
     exit_code: int | None = None
     duration_ms: int | None = None
     files_changed: list[str] | None = None
+    files_left_out: int | None = Field(None, description="How many more changed, where the list is cut.")
     error: ErrorView | None = None
     effect: Literal["answered", "possible", "certain"] | None = None
     final: bool | None = None

@@ -79,6 +79,7 @@ class StepResult(Described):
     output_cut: bool | None = Field(None, description="True where the output is cut.")
     duration_ms: int | None = None
     files_changed: list[str] | None = Field(None, description="Paths in the workspace.")
+    files_left_out: int | None = Field(None, description="How many more changed, where the list is cut.")
     error: ErrorView | None = None
     effect: Literal["answered", "possible", "certain"] | None = Field(
         None, description="What a failed step has done outside, where that is not nothing."

@@ -38,8 +38,9 @@ FINAL_FAILURE = "final"
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "error"?, "effect"?, "final"?}
-    once there is one; `effect` is what a failed step has done outside, where that is not nothing.
+    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "files_left_out"?,
+    "error"?, "effect"?, "final"?} once there is one; `effect` is what a failed step has done outside, where that is not
+    nothing.
     `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
     `attributes`: the times, modes, folders and links that changed (`workspace.attributes.encoded`).
     `failed_tries`: those that ended, and not well."""

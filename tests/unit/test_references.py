@@ -25,6 +25,11 @@ def filled(arguments: dict[str, Any], **result: Any) -> dict[str, Any]:
     return fill(Step(id="b", tool="shell", arguments=arguments), record(**result))
 
 
+def test_a_list_of_files_that_is_cut_is_refused_and_not_taken_for_the_whole() -> None:
+    with pytest.raises(InvalidPlan, match="changed 1,234 more files than its result names"):
+        filled({"x": "${steps.a.files}"}, files_changed=["b.txt"], files_left_out=1_234)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -17,7 +17,15 @@ from backplane.workspace.quota import Quota
 from worker.interruption import Cause, Interruption
 from worker.line_rate import TokenBucket
 from worker.patient_workspace import PatientWorkspace
-from worker.step_output import MEMORY_BYTES, OUTPUT_FOLDER, OutputLimits, StepOutput
+from worker.step_output import (
+    MEMORY_BYTES,
+    OUTPUT_FOLDER,
+    RESULT_FILES,
+    RESULT_FILES_BYTES,
+    OutputLimits,
+    StepOutput,
+    first_paths,
+)
 
 MIB = 1024 * 1024
 QUOTA = Quota(max_bytes=100_000_000, max_files=100, max_depth=8)
@@ -51,6 +59,19 @@ def make_output(said: list[dict[str, Any]]) -> Callable[..., StepOutput]:
         return StepOutput("a", limits, TokenBucket(rate, burst, 0.0), emit)
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (["a"] * RESULT_FILES, RESULT_FILES),
+        (["a"] * (RESULT_FILES + 1), RESULT_FILES),
+        (["é" * 512] * (RESULT_FILES_BYTES // 1024), RESULT_FILES_BYTES // 1024),
+        (["é" * 512] * (RESULT_FILES_BYTES // 1024) + ["a"], RESULT_FILES_BYTES // 1024),
+    ],
+)
+def test_a_result_names_so_many_files_and_bytes_of_their_paths(paths: list[str], named: int) -> None:
+    assert first_paths(paths) == paths[:named]
 
 
 MakeOutput = Callable[..., StepOutput]

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from backplane.errors import FilesGone, Superseded
+from backplane.errors import FilesGone, QuotaExceeded, Superseded
 from backplane.runs import Run
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.users import Tier, User
-from backplane.workspace.attributes import nanoseconds
+from backplane.workspace.attributes import nanoseconds, stored_path_bytes
 from backplane.workspace.base import Beginning, FileInfo, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
+from backplane.workspace.quota import Quota
 from tests.submitted import new_run
 from worker.restoring import restore
 from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
 
 USER = User("user", "ada", Tier.STANDARD)
+QUOTA = Quota(max_bytes=100_000, max_files=100, max_depth=8)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -46,6 +48,7 @@ def versioned(
     told: list[str] | None = None,
     inner: Callable[[Workspace], Workspace] = lambda workspace: workspace,
     begun: bool = False,
+    quota: Quota = QUOTA,
 ) -> VersionedWorkspace:
     return VersionedWorkspace(
         inner(store.workspace("user", run_id)),
@@ -53,6 +56,7 @@ def versioned(
         journal,
         begun=begun or has_begun(new_run(USER), journal),
         max_bytes=max_bytes,
+        quota=quota,
         tell=(told if told is not None else []).append,
         tell_away=lambda error, pause: None,
     )
@@ -318,3 +322,33 @@ async def fork_files(store: WorkspaceStore) -> list[FileInfo]:
 
 async def test_a_beginning_of_an_older_release_has_no_times() -> None:
     assert Beginning.decoded(b'{"files":{"a":"1"},"runs":["r"]}') == Beginning({"a": "1"}, ("r",))
+
+
+async def test_the_journal_names_so_many_bytes_of_paths_of_a_step_and_no_more(store: WorkspaceStore) -> None:
+    one = stored_path_bytes("é.txt")
+    workspace = versioned(store, "run", [], quota=replace(QUOTA, max_step_attributes=2 * one))
+    await workspace.put("é.txt", b"1")
+    await workspace.put("è.txt", b"1")
+    await workspace.put("é.txt", b"the same path again takes no more")
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES"):
+        await workspace.put("a", b"1")
+    assert (workspace.take_changes() or {}).keys() == {"é.txt", "è.txt"}, "what was refused has not happened"
+    await workspace.put("a", b"of the next step")
+
+
+@pytest.mark.parametrize("is_derived", [False, True], ids=["its own steps", "steps that a fork was made with"])
+async def test_the_journal_names_so_many_bytes_of_paths_of_a_run_and_no_more(
+    store: WorkspaceStore, is_derived: bool
+) -> None:
+    journal: list[StepRecord] = []
+    one = stored_path_bytes("a")
+    quota = replace(QUOTA, max_run_attributes=2 * one)
+    workspace = versioned(store, "run", journal, quota=quota)
+    await workspace.put("a", b"1")
+    if is_derived:
+        workspace = versioned(store, "run", [record(1, workspace.take_changes())], quota=quota)
+    else:
+        workspace.take_changes()
+    await workspace.put("b", b"1")
+    with pytest.raises(QuotaExceeded, match="WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES"):
+        await workspace.delete("a")

@@ -112,8 +112,10 @@ class Agent(Tool):
         try:
             text = await conversation.until_done()
         except _Ended as ended:
-            return ToolResult(1, conversation.files_changed(), RunError(ended.code, str(ended)))
-        return ToolResult(files_changed=conversation.files_changed(), output=text)
+            error = RunError(ended.code, str(ended))
+            return ToolResult(1, conversation.files_changed(), error, files_left_out=conversation.left_out)
+        files = conversation.files_changed()
+        return ToolResult(files_changed=files, output=text, files_left_out=conversation.left_out)
 
 
 def offered_tools(names: Sequence[str] | None, context: ToolContext) -> dict[str, Tool]:
@@ -180,6 +182,8 @@ class _Conversation:
     used: _Used = field(default_factory=_Used)
     messages: list[Message] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
+    left_out: int = 0
+    """Of files: a file that two steps left out counts twice, for nobody knows its name."""
 
     def files_changed(self) -> tuple[str, ...]:
         return tuple(sorted(self.changed))
@@ -351,6 +355,7 @@ class _Conversation:
             self.used.micro_usd += below.micro_usd or 0
             self.used.seconds += report.seconds
             self.changed.update(report.files_changed)
+            self.left_out += report.files_left_out
         return report
 
     def _shorten(self, most_bytes: int) -> bool:
@@ -433,7 +438,7 @@ def _result(step: SubStep, report: StepReport, most_chars: int) -> str:
         text = f"{report.error.message}\n{text}"
     ended = "succeeded" if report.succeeded else f"failed ({report.error.code if report.error else 'step_failed'})"
     if report.files_changed:
-        ended += f" and changed {len(report.files_changed)} files"
+        ended += f" and changed {len(report.files_changed) + report.files_left_out} files"
     if not text.strip():
         return f"The call {ended}, and said nothing."
     return (

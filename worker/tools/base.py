@@ -87,13 +87,15 @@ class Tools(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """How a step ended. `output` is the text that its result keeps."""
+    """How a step ended. `output` is the text that its result keeps. `files_left_out`: how many files changed beside
+    those that are named."""
 
     succeeded: bool
     output: str
     files_changed: tuple[str, ...] = ()
     error: RunError | None = None
     seconds: float = 0.0
+    files_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +136,15 @@ class ToolContext:
 class ToolResult:
     """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code. `output` is
     the text that the step's result keeps, where it is not what was written on the way. `effect` is what a failure has
-    done outside; where it is left out, `worker.step_effects.of_result` judges by the tool."""
+    done outside; where it is left out, `worker.step_effects.of_result` judges by the tool. `files_left_out`: how many
+    files changed beside those that are named."""
 
     exit_code: int = 0
     files_changed: tuple[str, ...] = ()
     error: RunError | None = None
     output: str | None = None
     effect: Effect | None = None
+    files_left_out: int = 0
 
 
 class Tool(ABC):

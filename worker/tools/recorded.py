@@ -80,13 +80,14 @@ class _Recorded(Tool):
         result = record.result or {}
         output = str(result.get("output", ""))
         context.output(output.encode("utf-8", "replace"))
-        changed = tuple(result.get("files_changed", ()))
+        changed, left_out = tuple(result.get("files_changed", ())), result.get("files_left_out", 0)
         if record.status is StepStatus.COMPLETED:
-            return ToolResult(result.get("exit_code", 0) if "error" not in result else 0, changed, output=output)
+            exit_code = result.get("exit_code", 0) if "error" not in result else 0
+            return ToolResult(exit_code, changed, output=output, files_left_out=left_out)
         error = RunError(**(result.get("error") or {"code": "step_failed", "message": "it failed"}))
         # Another try would have the same result.
         error = RunError(error.code, error.message, step=error.step)
-        return ToolResult(result.get("exit_code", 1), changed, error, output, Effect.NONE)
+        return ToolResult(result.get("exit_code", 1), changed, error, output, Effect.NONE, left_out)
 
     async def _bring(self, files: Mapping[str, str | None], context: ToolContext) -> None:
         missing = []

@@ -68,6 +68,7 @@ class Run:
             list(self.journal),
             begun=self.claims > 1,
             max_bytes=10**6,
+            quota=self.quota,
             tell=lambda line: None,
             tell_away=lambda error, pause: None,
         )

@@ -15,6 +15,7 @@ from tests.integration.worker.workers import UNTIL_GO, Platform, worker
 from tests.queues import known
 from tests.submitted import shell, write
 from tests.waiting import wait_until
+from worker.step_output import RESULT_FILES
 
 
 async def test_a_run_goes_from_the_queue_to_its_end(start_platform: StartPlatform, database_url: str) -> None:
@@ -82,6 +83,19 @@ async def test_the_journal_has_the_result_of_each_step(working_platform: Platfor
     assert one.started_at is not None
     assert one.finished_at is not None
     assert (two.status, two.position) == (StepStatus.COMPLETED, 1)
+
+
+@pytest.mark.parametrize(("files", "left_out"), [(RESULT_FILES, None), (RESULT_FILES + 3, 3)])
+async def test_a_step_names_so_many_files_and_says_how_many_more_it_changed(
+    working_platform: Platform, files: int, left_out: int | None
+) -> None:
+    run_id = await working_platform.submit(shell("one", f"seq -f f%g {files} | xargs touch"))
+    view = await working_platform.completed(run_id)
+    [one] = await working_platform.journal(run_id)
+    told = (await working_platform.told(run_id, EventType.STEP))[-1]
+    for said, name in ((one.result, "files_changed"), (told, "files_changed"), (view.result, "files")):
+        assert said is not None
+        assert (len(said[name]), said.get("files_left_out")) == (RESULT_FILES, left_out)
 
 
 async def test_a_runbook_is_carried_out_too(working_platform: Platform) -> None:
