@@ -4,13 +4,17 @@ A plan is refused here only for what no live worker could carry out. So where no
 nothing is refused: a worker checks each plan again before its first step. What is known may be some seconds old, so it
 is looked up anew before anything is refused.
 
+A small plan that is right is checked on the event loop, for a thread would cost more than it. Any other is checked in a
+thread, one at a time: what is wrong with a hostile one takes a tenth of a second, and others are served meanwhile.
+
 Tools of MCP servers are not published. Of them only what the operator has written in MCP_SERVERS is known: which
 servers there are, and which of their tools may be used.
 """
 
+import asyncio
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -20,10 +24,11 @@ from typing import Any
 import structlog
 
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, Unavailable
-from backplane.plans import MAX_NAMES, Plan, Step, parse_plan, valid_steps
+from backplane.plans import MAX_NAMES, Plan, Step, parse_plan, right_plan, valid_steps
 from backplane.tool_arguments import reference_faults, unknown_tool
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet, decoded
 from backplane.validation_messages import HINTS
+from backplane.workspace.files import in_thread
 
 log = structlog.get_logger()
 
@@ -34,16 +39,20 @@ MOST_CHECKS = 3_000
 _STEPS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MOST_TOOLS = 200
 """That a step of an agent may name (`worker.tools.agent`)."""
+LARGE_VALUES, LARGE_CHARS, MOST_CHECKS_HERE = 200, 16 * 1024, 200
+"""A plan of more values, more characters in them, or more checks, is large."""
 AGENT = "agent"
 """The tool whose argument `tools` names tools."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell."""
+    """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell. `schemas` by
+    the tool: a thread has its own, since a schema counts its checks, and two users at once would count together."""
 
     sets: tuple[ToolSet, ...] = ()
     schemas: dict[int, Any] = field(default_factory=dict)
+    schemas_in_thread: dict[int, Any] = field(default_factory=dict)
 
     @cached_property
     def tools(self) -> dict[str, list[PublishedTool]]:
@@ -64,6 +73,13 @@ class Known:
         return any(tools.has_model for tools in self.sets)
 
 
+@dataclass(slots=True)
+class _Checks:
+    """How many are left, of single keywords of schemas and of names of tools."""
+
+    left: int
+
+
 class KnownTools:
     """`mcp_servers` as MCP_SERVERS has them; `disabled`: what TOOLS_DISABLED names."""
 
@@ -76,6 +92,7 @@ class KnownTools:
         self._known = Known()
         self._digests: tuple[str, ...] = ()
         self._looked_up = float("-inf")
+        self._in_thread = asyncio.Lock()
 
     async def known(self, *, at_most_seconds_old: float = LOOKED_UP_SECONDS) -> Known:
         """Of no live worker when Redis is away."""
@@ -94,29 +111,40 @@ class KnownTools:
     async def parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
         """A plan that came from outside. Raises InvalidPlan with all that is wrong. `mcp_servers`: those that the run
         names; None: any of them."""
-        plan: Plan | None = None
-        found: list[Fault] = []
-        try:
-            plan = parse_plan(value)
-        except InvalidPlan as error:
-            found += error.faults
-        steps = list(enumerate(plan.steps)) if plan is not None else valid_steps(value)
+        if not is_large(value) and (plan := right_plan(value)) is not None:
+            checks, known = _Checks(MOST_CHECKS_HERE), await self.known()
+            fault = next(self._faults(enumerate(plan.steps), mcp_servers, known, known.schemas, checks), None)
+            if fault is None and checks.left > 0:
+                return plan
+        async with self._in_thread:
+            return await self._parse(value, mcp_servers)
+
+    async def _parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
+        def faults_of(most: int, known: Known) -> list[Fault]:
+            faults = self._faults(steps, mcp_servers, known, known.schemas_in_thread, _Checks(MOST_CHECKS))
+            return list(islice(faults, most))
+
+        plan, steps, found = await in_thread(_parsed, value)
         # One is enough to look again.
-        is_wrong = next(self._faults(steps, mcp_servers, await self.known()), None) is not None
-        faults: list[Fault] = []
-        if is_wrong:
-            known = await self.known(at_most_seconds_old=0)
-            faults = list(islice(self._faults(steps, mcp_servers, known), FAULTS_SHOWN + 1))
+        faults = await in_thread(faults_of, 1, await self.known())
+        if faults:
+            faults = await in_thread(faults_of, FAULTS_SHOWN + 1, await self.known(at_most_seconds_old=0))
         if plan is None or faults:
             raise InvalidPlan.of([*found, *faults])
         return plan
 
     def _faults(
-        self, steps: Sequence[tuple[int, Step]], mcp_servers: Sequence[str] | None, known: Known
+        self,
+        steps: Iterable[tuple[int, Step]],
+        mcp_servers: Sequence[str] | None,
+        known: Known,
+        schemas: dict[int, Any],
+        checks: "_Checks",
     ) -> Iterator[Fault]:
+        """With no checks left, nothing more is looked at."""
         if not known.is_whole:
             return
-        left, hints = MOST_CHECKS, HINTS
+        hints = HINTS
         for number, step in steps:
             where = f"plan.steps.{number}"
             if fault := _of_lengths(step, where, known):
@@ -124,15 +152,15 @@ class KnownTools:
                 continue
             faults: list[Fault] = []
             for tool in known.tools.get(step.tool, ()):
-                faults, left = _faults_of_arguments(tool, step, where, known, left)
+                faults = _faults_of_arguments(tool, step, where, schemas, checks)
                 if not faults:
                     break
             yield from faults
             for place, name in _tools_of(step):
                 if name in known.tools:
                     continue
-                left -= 1
-                if left < 0:
+                checks.left -= 1
+                if checks.left < 0:
                     return
                 fault = self._of_unknown(name, f"{where}.{place}", mcp_servers, known, with_hint=hints > 0)
                 if fault:
@@ -156,6 +184,38 @@ class KnownTools:
         if name in self._disabled:
             return Fault(where, f"{where}: the tool {name!r} may not be used here (TOOLS_DISABLED)")
         return unknown_tool(name, known.tools, where, with_hint=with_hint)
+
+
+def _parsed(value: Any) -> tuple[Plan | None, list[tuple[int, Step]], Sequence[Fault]]:
+    """The plan, or what is wrong with it; and the steps that are right by themselves, with their numbers."""
+    try:
+        plan = parse_plan(value)
+    except InvalidPlan as error:
+        return None, valid_steps(value), error.faults
+    return plan, list(enumerate(plan.steps)), ()
+
+
+def is_large(value: Any) -> bool:
+    """Of a JSON value; of a large one no more than LARGE_VALUES are looked at."""
+    values = chars = 0
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        values += 1
+        if isinstance(one, str):
+            chars += len(one)
+        elif isinstance(one, dict):
+            if values + len(pending) + len(one) > LARGE_VALUES:
+                return True
+            chars += sum(map(len, one))
+            pending += one.values()
+        elif isinstance(one, list):
+            if values + len(pending) + len(one) > LARGE_VALUES:
+                return True
+            pending += one
+        if chars > LARGE_CHARS:
+            return True
+    return False
 
 
 def _of_lengths(step: Step, where: str, known: Known) -> Fault | None:
@@ -183,15 +243,15 @@ def _tools_of(step: Step) -> Iterator[tuple[str, str]]:
 
 
 def _faults_of_arguments(
-    tool: PublishedTool, step: Step, where: str, known: Known, left: int
-) -> tuple[list[Fault], int]:
+    tool: PublishedTool, step: Step, where: str, schemas: dict[int, Any], checks: "_Checks"
+) -> list[Fault]:
     faults = list(reference_faults(step.arguments, tool.programs.__contains__, f"{where}.arguments"))
-    if left > 0:
+    if checks.left > 0:
         # Their library takes 0.13 s to load, and is needed here only.
-        schemas, words = import_module("backplane.argument_schemas"), import_module("app.schema_faults")
-        schema = known.schemas.get(id(tool))
+        library, words = import_module("backplane.argument_schemas"), import_module("app.schema_faults")
+        schema = schemas.get(id(tool))
         if schema is None:
-            schema = known.schemas[id(tool)] = schemas.ArgumentsSchema(tool.parameters, of_tool=True)
-        found, left = words.argument_faults(tool, schema, step.arguments, f"{where}.arguments", left)
+            schema = schemas[id(tool)] = library.ArgumentsSchema(tool.parameters, of_tool=True)
+        found, checks.left = words.argument_faults(tool, schema, step.arguments, f"{where}.arguments", checks.left)
         faults += found
-    return faults, left
+    return faults

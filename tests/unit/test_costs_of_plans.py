@@ -1,12 +1,13 @@
 """What is wrong with a plan is found in an amount of work that has a bound, whatever stands in the plan."""
 
+import asyncio
 import difflib
 from time import process_time
 from typing import Any
 
 import pytest
 
-from app.known_tools import MOST_TOOLS
+from app.known_tools import LARGE_CHARS, LARGE_VALUES, MOST_TOOLS
 from backplane.errors import FAULTS_SHOWN, InvalidPlan
 from backplane.plans import MAX_NAMES, MAX_REFERENCES, parse_plan
 from backplane.validation_messages import HINTS, MOST_COMPARED
@@ -67,6 +68,56 @@ async def test_a_plan_full_of_faults_is_refused_by_bounded_work(
     assert max(compared, default=0) <= MOST_COMPARED
     # Ten times what it takes: the bound is for what grows with the square of the length.
     assert seconds < 2
+
+
+FLYING = [step("browser", actions=[{"do": "fly"}] * 90)]
+ACTIONS = step("browser", actions=[{"do": "click", "selector": "a"}])
+
+
+def scripts(values: int, chars: int = 0) -> list[dict[str, Any]]:
+    """Steps of a plan of so many values, the last of which is so long."""
+    # Beside those of its steps, four each, a plan has itself and its list.
+    steps = [step("shell", script="true") for _ in range((values - 2) // 5)]
+    return [*steps[:-1], step("shell", script="x" * (chars or 1))]
+
+
+async def turns_while(steps: list[dict[str, Any]]) -> int:
+    """How often others had their turn while this plan was looked at."""
+    turns, tools = 0, known(WITH_AGENT)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    await tools.known()
+    task = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    await faults(tools, *steps)
+    task.cancel()
+    return turns
+
+
+@pytest.mark.parametrize("steps", [*WORST.values(), FLYING], ids=[*WORST, "a few choices that do not fit"])
+async def test_others_are_served_while_a_hostile_plan_is_looked_at(steps: list[dict[str, Any]]) -> None:
+    assert await turns_while(steps) > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_large"),
+    [
+        (scripts(LARGE_VALUES), False),
+        (scripts(LARGE_VALUES + 5), True),
+        (scripts(100, LARGE_CHARS // 2), False),
+        (scripts(100, LARGE_CHARS), True),
+        ([ACTIONS], False),
+        ([ACTIONS] * 20, True),
+    ],
+    ids=["few values", "many values", "short texts", "long texts", "few checks", "many checks"],
+)
+async def test_a_right_plan_costs_a_thread_only_when_it_is_large(steps: list[dict[str, Any]], is_large: bool) -> None:
+    assert (await turns_while(steps) > 0) == is_large
 
 
 @pytest.mark.parametrize(("count", "is_right"), [(MOST_TOOLS, True), (MOST_TOOLS + 1, False)])
