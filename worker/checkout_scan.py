@@ -5,6 +5,7 @@ left out and named. What stands where a file was is refused, though: the run wou
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from backplane.workspace.files import make_accessible, open_folder, open_regular
 from backplane.workspace.paths import check_path
 from backplane.workspace.quota import Quota, check_attributes, check_totals
 from worker.checkout_tree import (
+    BESIDE_BYTECODE,
+    RESERVED,
     Known,
     NotKept,
     Placed,
@@ -31,6 +34,9 @@ from worker.checkout_tree import (
 )
 from worker.sandbox.pod.machine import has_extended_attributes
 from worker.step_output import OUTPUT_FOLDER
+
+_BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")
+"""Also as Python names it while it writes it."""
 
 
 class Scan:
@@ -73,12 +79,15 @@ class Scan:
             above = stack.pop()
             with open_folder(root, above) as folder, os.scandir(folder) as entries:
                 for entry in entries:
-                    if not above and entry.name == OUTPUT_FOLDER:
-                        continue
                     path = f"{above}/{entry.name}" if above else entry.name
                     status = os.lstat(entry.name, dir_fd=folder)
                     is_folder = stat.S_ISDIR(status.st_mode)
-                    if is_folder and entry.name == BYTECODE_FOLDER:
+                    if path == OUTPUT_FOLDER and not is_folder:
+                        self.not_kept.add(RESERVED, path)
+                        continue
+                    if is_folder and (path == OUTPUT_FOLDER or entry.name == BYTECODE_FOLDER):
+                        make_accessible(entry.name, folder, status.st_mode)
+                        self._never_kept(path, entry.name, folder)
                         continue
                     check_path(path, max_depth=self._quota.max_depth)
                     if is_folder:
@@ -93,6 +102,16 @@ class Scan:
                     check_totals(self._quota, files=max(self._files, len(self._found_folders)), size=self._bytes)
         self._check_links_instead_of_files()
         self._gone()
+
+    def _never_kept(self, path: str, name: str, above: int) -> None:
+        """Names what is in a folder that stays behind, but for bytecode: Python makes that again, and a line on it
+        would stand in each step that imports something."""
+        with open_folder(above, name) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                if path == OUTPUT_FOLDER:
+                    self.not_kept.add(RESERVED, f"{path}/{entry.name}")
+                elif not _BYTECODE.search(entry.name):
+                    self.not_kept.add(BESIDE_BYTECODE, f"{path}/{entry.name}")
 
     def _folder(self, path: str, status: os.stat_result) -> None:
         self._found_folders.add(path)

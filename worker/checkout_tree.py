@@ -31,14 +31,23 @@ NAMES_SHOWN = 5
 
 LOST_TO_ANOTHER = "link or empty folder"
 
+RESERVED = "entry of .output"
+BESIDE_BYTECODE = "entry of __pycache__"
+
 _ADVICE = {
+    RESERVED: "steps' logs have that name in the workspace; give it another name",
+    BESIDE_BYTECODE: "of that folder nothing is kept; put it in another folder",
     LOST_TO_ANOTHER: "two steps at the same time have left different things under one name: let one wait for the other",
     "extended attribute": "set it in the step that needs it",
     "hard link": "each name is a file of its own from here on",
     "mode": "a file keeps its permission bits and is readable for its owner, a folder has all rights for its owner",
     "symbolic link": "it leads to a text that cannot be kept",
 }
-_PLURALS = {LOST_TO_ANOTHER: "links or empty folders"}
+_PLURALS = {
+    LOST_TO_ANOTHER: "links or empty folders",
+    RESERVED: "entries of .output",
+    BESIDE_BYTECODE: "entries of __pycache__",
+}
 _GONE = "it is gone after this step; make it in the step that uses it"
 
 

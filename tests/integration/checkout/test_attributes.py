@@ -303,6 +303,41 @@ async def test_bytecode_is_neither_kept_nor_brought(run: Run) -> None:
     assert on_disk(here.folder) == {"pkg/a.py": b"x = 1"}
 
 
+async def test_bytecode_goes_without_a_word_and_what_else_lies_beside_it_is_named(run: Run) -> None:
+    here = await run.pulled()
+    cache = here.folder / "pkg/__pycache__"
+    cache.mkdir(parents=True)
+    for name in ("a.cpython-311.pyc", "a.cpython-311.opt-1.pyc", "a.cpython-311.pyc.139872"):
+        (cache / name).write_bytes(b"code")
+    assert (await here.changes()).not_kept == ()
+    (cache / "notes.txt").write_text("mine")
+    (cache / "folder").mkdir()
+    cache.chmod(0)
+    [line] = (await here.changes()).not_kept
+    assert ("2 entries of __pycache__" in line, "'pkg/__pycache__/notes.txt'" in line) == (True, True), line
+    assert "'pkg/__pycache__/folder'" in line
+    assert "in another folder" in line
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+async def test_what_a_command_leaves_under_the_name_of_steps_logs_is_named(run: Run, is_folder: bool) -> None:
+    await run.counting.put(".output/before.log", b"of a step before")
+    here = await run.pulled()
+    assert (await here.changes()).not_kept == ()
+    own = here.folder / ".output"
+    if is_folder:
+        (own / "below").mkdir(parents=True)
+        (own / "mine.log").write_bytes(b"of a command")
+    else:
+        own.write_bytes(b"of a command")
+    [line] = (await here.changes()).not_kept
+    named = "'.output/below', '.output/mine.log'" if is_folder else "('.output')"
+    assert (named in line, "another name" in line) == (True, True), line
+    assert await pushed(here) == ()
+    await here.pull()
+    assert not own.exists()
+
+
 async def test_a_link_is_not_followed_when_its_name_becomes_a_folder(run: Run, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
