@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer._click.core import Command
+from typer._click.shell_completion import CompletionItem
 from typer.main import get_command
 
-from agentctl import completion, dead_letters, decisions, derived_runs, files, runs, storage, validate, webhooks
+from agentctl.commands import COMMANDS
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.groups import Group
 from agentctl.output import Output, ReaderGone, open_streams
@@ -22,27 +24,6 @@ from backplane import VERSION
 from backplane.errors import PlatformError
 
 TRACEBACK = "AGENTCTL_TRACEBACK"
-
-HERE, RUNS, OPERATORS = "The platform on this machine", "Runs", "For operators"
-
-# The commands that need the database's and the workspaces' libraries, which take four times as long to load as all
-# the rest of a client's command: loaded when they are called, and for the help.
-LOADED_WHEN_CALLED = {
-    "up": ("agentctl.up", "up", HERE),
-    "demo": ("agentctl.demo", "demo", HERE),
-    "token": ("agentctl.admin", "tokens", OPERATORS),
-    "migrate": ("agentctl.admin", "migrate", OPERATORS),
-    "take-over-redis": ("agentctl.admin", "take_over_redis", OPERATORS),
-    "artifacts": ("agentctl.artifacts", "app", RUNS),
-    "calibrate": ("agentctl.calibrate", "calibrate", OPERATORS),
-    "models": ("agentctl.models", "app", OPERATORS),
-    "budget": ("agentctl.ledger", "budget", RUNS),
-    "secrets": ("agentctl.secrets", "app", RUNS),
-    "ledger": ("agentctl.ledger", "app", OPERATORS),
-    "doctor": ("agentctl.doctor", "doctor", OPERATORS),
-    "settings": ("agentctl.about", "settings", OPERATORS),
-    "version": ("agentctl.about", "show_version", OPERATORS),
-}
 
 EPILOG = "\n".join(
     [
@@ -55,11 +36,11 @@ EPILOG = "\n".join(
 
 class Commands(Group):
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*self.commands, *(name for name in LOADED_WHEN_CALLED if name not in self.commands)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in LOADED_WHEN_CALLED and cmd_name not in self.commands:
-            module, attribute, panel = LOADED_WHEN_CALLED[cmd_name]
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module, attribute, panel, _ = COMMANDS[cmd_name]
             loaded, one = getattr(import_module(module), attribute), typer.Typer()
             if isinstance(loaded, typer.Typer):
                 one.add_typer(loaded, name=cmd_name, rich_help_panel=panel)
@@ -69,6 +50,13 @@ class Commands(Group):
                 one.command(cmd_name, rich_help_panel=panel)(loaded)
                 self.commands[cmd_name] = get_command(one)
         return super().get_command(ctx, cmd_name)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Loads no command for its name."""
+        names = [
+            CompletionItem(name, help=place.summary) for name, place in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*names, *Command.shell_complete(self, ctx, incomplete)]
 
 
 app = typer.Typer(
@@ -98,34 +86,6 @@ def _tell(version: bool) -> None:
     if version:
         Output().line(VERSION)
         raise typer.Exit
-
-
-app.command(rich_help_panel=RUNS)(runs.run)
-app.command(rich_help_panel=RUNS)(runs.start)
-app.command(rich_help_panel=RUNS)(validate.validate)
-app.command(rich_help_panel=RUNS)(validate.tools)
-app.command(rich_help_panel=RUNS)(runs.logs)
-app.command(rich_help_panel=RUNS)(runs.events)
-app.command(rich_help_panel=RUNS)(runs.runs)
-app.command(rich_help_panel=RUNS)(runs.show)
-app.command(rich_help_panel=RUNS)(runs.cancel)
-app.command(rich_help_panel=RUNS)(runs.retry)
-app.command(rich_help_panel=RUNS)(runs.explain)
-app.command(rich_help_panel=RUNS)(runs.queue)
-app.command(rich_help_panel=RUNS)(storage.usage)
-app.command(rich_help_panel=RUNS)(storage.delete)
-app.command(rich_help_panel=RUNS)(decisions.decisions)
-app.command(rich_help_panel=RUNS)(decisions.approve)
-app.command(rich_help_panel=RUNS)(decisions.reject)
-app.command(rich_help_panel=RUNS)(decisions.answer)
-app.command(rich_help_panel=RUNS)(derived_runs.fork)
-app.command(rich_help_panel=RUNS)(derived_runs.replay)
-app.command(rich_help_panel=RUNS)(derived_runs.plans)
-app.command("model-calls", rich_help_panel=RUNS)(derived_runs.model_calls)
-app.command("webhook-secret", rich_help_panel=RUNS)(webhooks.webhook_secret)
-app.add_typer(files.app, name="files", rich_help_panel=RUNS)
-app.add_typer(dead_letters.app, name="dlq", rich_help_panel=OPERATORS)
-app.command(rich_help_panel=HERE)(completion.completion)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ OWN_BELL_SECONDS = 60
 ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
-RUNNING_SAMPLED = 32
+RUNNING_SAMPLED = 16
 """Running runs whose age is looked at for an estimate."""
 LOOKED_AT = 200
 """Runs of a user, to find the one that is taken first."""

@@ -2,14 +2,18 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from agentctl import files, runs
+from agentctl.__main__ import app
+from agentctl.commands import COMMANDS
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
 from agentctl.plan_file import read_plan
 from tests.scripted_api import NOTHING, answer, problem, raw, stream
@@ -433,6 +437,28 @@ def test_the_commands_of_a_client_start_without_the_libraries_of_the_platform() 
     program = f"import agentctl.__main__, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("words", "offered"), [("agentctl ", list(COMMANDS)), ("agentctl lo", ["logs"])])
+def test_names_of_commands_are_completed_without_loading_a_command(words: str, offered: list[str]) -> None:
+    program = """if True:
+        import atexit, sys
+        heavy = {"httpx", "yaml", "sqlalchemy", "agentctl.runs"}
+        atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))
+        from agentctl.__main__ import main
+        main()
+        """
+    asked = {"_AGENTCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **asked})
+    assert (done.stdout.split(), done.stderr) == (offered, "[]\n")
+
+
+def test_what_a_shell_shows_of_a_command_is_the_beginning_of_its_help() -> None:
+    group: Any = get_command(app)
+    context = group.make_context("agentctl", [], resilient_parsing=True)
+    shown = {name: group.get_command(context, name).get_short_help_str() for name in group.list_commands(context)}
+    assert {name: place.summary for name, place in COMMANDS.items()} == shown
 
 
 def test_the_documentation_has_the_same_exit_codes() -> None:
