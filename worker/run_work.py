@@ -1,6 +1,7 @@
 """A held run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
 `worker.execution`'s."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -40,10 +41,12 @@ from worker.summary import summarize
 from worker.supervisor import Supervisor
 from worker.tools.base import ToolContext
 from worker.tools.recorded import Recordings, recorded_tools
-from worker.tools.registry import ToolRegistry
+from worker.tools.registry import ToolRegistry, describe
 from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
 
 MCP_STEP = "mcp"
+NOTED_TOOLS_MAX_BYTES = 1024 * 1024
+"""Of the JSON of what MCP servers offer a run."""
 """In place of a step's id, where servers are asked what they offer."""
 
 TellAway = Callable[[Unavailable, float], None]
@@ -294,7 +297,15 @@ class RunWork:
             )
         finally:
             files.close()
-        return self._with.tools.with_tools(found).without(self._with.tools_disabled)
+        tools = self._with.tools.with_tools(found).without(self._with.tools_disabled)
+        await self._note_tools([describe(tool) for tool in found if tool.name in tools.names])
+        return tools
+
+    async def _note_tools(self, offered: Sequence[Mapping[str, Any]]) -> None:
+        """For a replay of the run. What is too large is not kept, and a replay that needs it says so."""
+        kept = self.events.redactor.value(list(offered))
+        if len(json.dumps(kept)) <= NOTED_TOOLS_MAX_BYTES:
+            await self.events.record(lambda held: held.note_tools(kept))
 
     async def _recorded_tools(self) -> ToolRegistry:
         """Of a replay that carries nothing out: what its source's journal has."""
@@ -318,7 +329,10 @@ class RunWork:
             delete=delete,
             attribute=attribute,
         )
-        return recorded_tools(self._with.tools, recordings)
+        offered = await until_available(lambda: resources.store.journal.tools(source), self._tell_away)
+        if offered:
+            await self._note_tools(offered)
+        return recorded_tools(self._with.tools, recordings, offered)
 
     def _context_for_mcp(self, files: StepCheckout) -> ToolContext:
         run = self._run

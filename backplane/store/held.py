@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, overload
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from backplane.budgets import Amounts, Resource
@@ -51,7 +51,7 @@ from backplane.store.reservations import (
     settle_rest,
 )
 from backplane.store.runs import RUN_COLUMNS, run_of
-from backplane.store.tables import decisions, plan_versions, runs, steps
+from backplane.store.tables import decisions, plan_versions, run_tools, runs, steps
 from backplane.store.taking import Taken, take_at_once, take_in_transaction
 from backplane.store.webhooks import add_delivery
 
@@ -352,6 +352,11 @@ class HeldRun:
         there = select(steps.c.step_id).where(steps.c.run_id == self._run_id, steps.c.step_id == record.step_id)
         if connection.execute(there).one_or_none() is None:
             connection.execute(insert(steps), self._row_of(record))
+
+    def note_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the tools of MCP servers that the run is offered, in place of those noted before."""
+        self._connection.execute(delete(run_tools).where(run_tools.c.run_id == self._run_id))
+        self._connection.execute(insert(run_tools).values(run_id=self._run_id, tools=list(tools)))
 
     def replace_plan(self, plan: Plan, version: int, reason: str, journal: Iterable[StepRecord]) -> None:
         """Go on with another plan, the run's `version`th, and keep the one before. `journal`: the steps that are new in

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from backplane.plans import Plan
 from backplane.store.database import Database
-from backplane.store.tables import steps
+from backplane.store.tables import run_tools, steps
 
 
 class StepStatus(StrEnum):
@@ -88,6 +88,12 @@ class Journal:
     async def steps(self, run_id: str, *, with_files: bool = False) -> list[StepRecord]:
         """In the order in which they are carried out; empty before there is a plan."""
         return await self._database.read(lambda connection: records_of(connection, run_id, with_files=with_files))
+
+    async def tools(self, run_id: str) -> list[dict[str, Any]]:
+        """Of MCP servers, that the run was offered when it was last taken, as {"name", "description", "parameters",
+        "risk", "repeatable"}; empty where there were none, or too large ones."""
+        query = select(run_tools.c.tools).where(run_tools.c.run_id == run_id)
+        return await self._database.read(lambda connection: connection.execute(query).scalar()) or []
 
 
 def records_of(connection: Connection, run_id: str, *, with_files: bool = False) -> list[StepRecord]:

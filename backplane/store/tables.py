@@ -247,6 +247,15 @@ decisions = Table(
     partial_index("ix_decisions_pending", "user_id", "id", where="status = 'pending'"),
 )
 
+# The tools of MCP servers that a run was offered when it was last taken, each as {"name", "description", "parameters",
+# "risk", "repeatable"}. A run that names no server has no row.
+run_tools = Table(
+    "run_tools",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tools", Json, nullable=False),
+)
+
 # Every call of a model: noted before it is made, with its answer after it. `number` counts the calls of one purpose of
 # one step (or of the run's planner: step_id is empty then), so that a resumed or replayed run finds the same call.
 model_calls = Table(

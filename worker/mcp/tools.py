@@ -58,7 +58,7 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
     class McpTool(Tool):
         name = full_name
         description = _description(server, remote, full_name)
-        arguments = _arguments_of(remote.schema)
+        arguments = arguments_of(remote.schema)
         repeatable = may_repeat
         risk = server.risk
         # A program runs in the sandbox, and what that lets it reach is the sandbox's.
@@ -91,7 +91,8 @@ def _description(server: McpServer, remote: RemoteTool, full_name: str) -> str:
     return words if full_name.endswith(remote.name) else f"{words} (The server calls it {remote.name}.)"
 
 
-def _arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:
+def arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:
+    """Arguments that are checked by a JSON schema, which is one (`backplane.argument_schemas.are_usable`)."""
     schema = ArgumentsSchema(given)
 
     class McpArguments(ToolArguments):

@@ -7,6 +7,7 @@ source's records, and its steps are these again.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from pydantic import ConfigDict
@@ -34,11 +35,16 @@ class _AnyArguments(ToolArguments):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-def recorded_tools(tools: ToolRegistry, recordings: Recordings) -> ToolRegistry:
-    """These tools as their records, and those that the source had and that are not there any more."""
+def recorded_tools(
+    tools: ToolRegistry, recordings: Recordings, offered: Iterable[Mapping[str, Any]] = ()
+) -> ToolRegistry:
+    """These tools as their records, and those that the source had and that are not there any more. `offered`: tools of
+    MCP servers, as `describe` has them: models are offered them again, for they would ask something else without."""
     known = [tool if tool.delegates else _Recorded(tool, recordings) for tool in tools.tools()]
-    gone = {record.tool for record in recordings.records.values()} - set(tools.names)
-    return ToolRegistry([*known, *(_Recorded(_Gone(name), recordings) for name in sorted(gone))])
+    remote = [_Offered(described) for described in offered if described["name"] not in tools.names]
+    gone = {record.tool for record in recordings.records.values()} - {*tools.names, *(tool.name for tool in remote)}
+    others = [*remote, *(_Gone(name) for name in sorted(gone))]
+    return ToolRegistry([*known, *(_Recorded(tool, recordings) for tool in others)])
 
 
 class _Gone(Tool):
@@ -51,6 +57,16 @@ class _Gone(Tool):
 
     async def run(self, arguments: ToolArguments, context: ToolContext) -> ToolResult:
         raise AssertionError("a tool that is gone was called")
+
+
+class _Offered(_Gone):
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        super().__init__(described["name"])
+        self.description = described["description"]  # type: ignore[misc]
+        # Its library takes a while to load, and is needed here only.
+        self.arguments = import_module("worker.mcp.tools").arguments_of(described["parameters"])  # type: ignore[misc]
+        self.risk = Risk[described["risk"].upper()]  # type: ignore[misc]
+        self.repeatable = described["repeatable"]  # type: ignore[misc]
 
 
 class _Recorded(Tool):

@@ -1,5 +1,6 @@
 """A replay shows what its source did: nothing is carried out unless that is asked for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ from tests.submitted import shell, write
 from worker.tools.base import ToolContext, ToolResult
 
 __all__ = ["models", "site", "start_with_models"]
+
+
+CALCULATOR = Path(__file__).parents[1] / "mcp" / "calculator.py"
+CALCULATORS = {"calc": {"command": ["python3", "-c", CALCULATOR.read_text()]}}
 
 
 async def replayed(platform: Platform, run_id: str, *, execute: bool = False) -> Run:
@@ -127,6 +132,30 @@ async def test_an_agent_goes_the_same_way_over_recorded_results(
     assert (posts(site), again.status, len(models.asked)) == (1, RunStatus.COMPLETED, 3)
     assert await outcomes(platform, again.id) == await outcomes(platform, run_id)
     assert await files(platform, again.id) == await files(platform, run_id)
+
+
+@pytest.mark.parametrize("names", [None, ["calc__add", "calc__bare.name"]])
+async def test_a_replay_offers_a_model_the_tools_of_mcp_servers_again_without_asking_them(
+    start_with_models: StartWithModels, models: ScriptedModels, names: list[str] | None
+) -> None:
+    """Also a replay of the replay."""
+    models.script(
+        wishes(("calc__add", {"a": "two", "b": 40})),
+        wishes(("calc__add", {"a": 2, "b": 40})),
+        says("42."),
+    )
+    platform: Platform = await start_with_models(mcp_servers=CALCULATORS, working=False)
+    tools = {} if names is None else {"tools": names}
+    run_id = await platform.submit(
+        {"id": "agent", "tool": "agent", "arguments": {"goal": "Add.", **tools}}, mcp_servers=["calc"]
+    )
+    async with worker(platform.settings):
+        await platform.completed(run_id)
+    async with worker(platform.settings.model_copy(update={"mcp_servers": {}})):
+        first = await replayed(platform, run_id)
+        second = await replayed(platform, first.id)
+    assert (first.error, second.error, len(models.asked)) == (None, None, 3)
+    assert await outcomes(platform, second.id) == await outcomes(platform, run_id)
 
 
 async def test_a_replay_needs_no_tool_that_its_source_had(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
