@@ -292,14 +292,16 @@ async def test_events_of_several_runs_go_together_and_those_of_a_superseded_one_
 async def test_tools_that_are_noted_again_take_the_place_of_those_before_and_go_with_the_run(
     store: Store, run: Run
 ) -> None:
+    first, last = [{"name": "s__a"}, {"name": "s__b"}], [{"name": "s__c", "description": "\ud800\x00é"}]
     await store.held.take(run.id, 1)
     found = [await store.journal.tools(run.id)]
-    for tools in ([{"name": "s__a"}, {"name": "s__b"}], [{"name": "s__c", "description": "\ud800\x00é"}]):
-        await store.held.write(run.id, 1, lambda held, tools=tools: held.note_tools(tools))
-        found.append(await store.journal.tools(run.id))
+    await store.held.write(run.id, 1, lambda held: held.note_tools(first))
+    found.append(await store.journal.tools(run.id))
+    await store.held.write(run.id, 1, lambda held: held.note_tools(last))
+    found.append(await store.journal.tools(run.id))
     await store.database.write(lambda connection: connection.execute(delete(runs).where(runs.c.id == run.id)))
     found.append(await store.journal.tools(run.id))
-    assert found == [[], [{"name": "s__a"}, {"name": "s__b"}], [{"name": "s__c", "description": "\ud800\x00é"}], []]
+    assert found == [[], first, last, []]
 
 
 async def test_an_event_that_is_stored_again_stays_as_it_was(store: Store, run: Run) -> None:
