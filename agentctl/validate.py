@@ -14,6 +14,7 @@ from agentctl.plan_file import plan_of, read_plan
 from agentctl.runs import call, text_of
 
 PLANS = frozenset({".json", ".yaml", ".yml"})
+_WHY = "no worker is alive, or one has not published its tools (of an older release, or just starting)"
 
 
 def validate(
@@ -74,7 +75,7 @@ def _show(output: Output, file: str, found: JsonObject) -> None:
         note = f": {with_flag(found['planner'], found['planner_note'])}" if found["planner_note"] else ""
         output.note(f"planner {found['planner']}{note}")
     if not found["tools_checked"]:
-        output.note("No worker is alive, so tools and their arguments were not looked at.", "yellow")
+        output.note(f"Tools and their arguments were not looked at: {_WHY}.", "yellow")
     count = len(found["errors"])
     output.note("Nothing is wrong." if not count else f"{count} fault{'' if count == 1 else 's'}.", "bold")
 
@@ -99,7 +100,7 @@ def tools(
         offered = some_of(server["tools"]) if server["tools"] is not None else "all that it offers"
         output.note(f"MCP server {server['name']} (name it in mcp_servers): {offered}, as {server['name']}__…")
     if not found["complete"]:
-        output.note("Not all are known: no worker is alive, or one has more than it can publish.", "yellow")
+        output.note(f"Not all are known: {_WHY}, or has more than can be published.", "yellow")
 
 
 def _show_tool(output: Output, tool: JsonObject) -> None:

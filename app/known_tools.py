@@ -1,8 +1,8 @@
 """The tools that live workers have published, and what is wrong with a plan by them.
 
-A plan is refused here only for what no live worker could carry out. So where no worker is alive, or Redis is away,
-nothing is refused: a worker checks each plan again before its first step. What is known may be some seconds old, so it
-is looked up anew before anything is refused.
+A plan is refused here only for what no live worker could carry out. So where no worker is alive, one has not published
+its tools (it is of an older release, or just starting), or Redis is away, nothing is refused: a worker checks each plan
+again before its first step. What is known may be some seconds old, so it is looked up anew before anything is refused.
 
 A small plan that is right is checked on the event loop, for a thread would cost more than it. Any other is checked in a
 thread, one at a time: what is wrong with a hostile one takes a tenth of a second, and others are served meanwhile.
@@ -14,8 +14,8 @@ servers there are, and which of their tools may be used.
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from itertools import islice
@@ -47,12 +47,14 @@ AGENT = "agent"
 
 @dataclass(frozen=True)
 class Known:
-    """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell. `schemas` by
-    the tool: a thread has its own, since a schema counts its checks, and two users at once would count together."""
+    """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell. `all_publish`:
+    there is no live worker that has not published. `schemas` by the tool: a thread has its own, since a schema counts
+    its checks, and two users at once would count together."""
 
     sets: tuple[ToolSet, ...] = ()
     schemas: dict[int, Any] = field(default_factory=dict)
     schemas_in_thread: dict[int, Any] = field(default_factory=dict)
+    all_publish: bool = True
 
     @cached_property
     def tools(self) -> dict[str, list[PublishedTool]]:
@@ -66,7 +68,7 @@ class Known:
     @property
     def is_whole(self) -> bool:
         """Whether a tool that is not among them is none."""
-        return bool(self.sets) and all(tools.tools is not None for tools in self.sets)
+        return bool(self.sets) and self.all_publish and all(tools.tools is not None for tools in self.sets)
 
     @property
     def has_model(self) -> bool:
@@ -81,12 +83,18 @@ class _Checks:
 
 
 class KnownTools:
-    """`mcp_servers` as MCP_SERVERS has them; `disabled`: what TOOLS_DISABLED names."""
+    """`worker_ids` gives those of the live workers, and raises Unavailable. `mcp_servers` as MCP_SERVERS has them;
+    `disabled`: what TOOLS_DISABLED names."""
 
     def __init__(
-        self, catalogue: ToolCatalogue, mcp_servers: Mapping[str, Mapping[str, Any]], disabled: Sequence[str]
+        self,
+        catalogue: ToolCatalogue,
+        worker_ids: Callable[[], Awaitable[frozenset[str]]],
+        mcp_servers: Mapping[str, Mapping[str, Any]],
+        disabled: Sequence[str],
     ) -> None:
         self._catalogue = catalogue
+        self._worker_ids = worker_ids
         self._mcp_servers = mcp_servers
         self._disabled = frozenset(disabled)
         self._known = Known()
@@ -98,10 +106,14 @@ class KnownTools:
         """Of no live worker when Redis is away."""
         if time.monotonic() - self._looked_up >= at_most_seconds_old:
             try:
-                published = await self._catalogue.published()
+                # First who lives: a worker may publish meanwhile.
+                live = await self._worker_ids()
+                published, publishers = await self._catalogue.published(), await self._catalogue.publishers()
                 digests = tuple(digest for digest, _ in published)
                 if digests != self._digests:
                     self._known, self._digests = Known(tuple(decoded(document) for _, document in published)), digests
+                if self._known.all_publish != (live <= publishers):
+                    self._known = replace(self._known, all_publish=live <= publishers)
             except (Unavailable, ValueError) as error:
                 log.warning("the tools of the workers are not known", error=str(error))
                 self._known, self._digests = Known(), ()

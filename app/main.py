@@ -195,7 +195,9 @@ def _services(
 ) -> Services:
     quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
     user_quota = storage_quota(settings)
-    known_tools = KnownTools(resources.tool_catalogue, settings.mcp_servers, settings.tools_disabled)
+    known_tools = KnownTools(
+        resources.tool_catalogue, resources.queue.worker_ids, settings.mcp_servers, settings.tools_disabled
+    )
     submission = Submission(
         settings,
         resources.store,

@@ -44,7 +44,8 @@ class Validation(BaseModel):
     planner_note: str | None = Field(None, description="Where there is a choice: how to choose the other planner.")
     steps: list[PlannedStep] = Field(description="Of a plan that was given, and of a runbook. None of a model's.")
     tools_checked: bool = Field(
-        description="False while no worker is alive: then no tool and no argument was looked at."
+        description="False while no worker is alive, or one has not published its tools: then no tool and no argument "
+        "was looked at."
     )
 
 

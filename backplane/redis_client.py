@@ -252,6 +252,17 @@ def translated() -> Iterator[None]:
         raise
 
 
+async def live_members(redis: Redis, key: str) -> frozenset[str]:
+    """Of a sorted set by their ends, in ms of Redis's own clock: those whose end is not over."""
+    with translated():
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.zrange(key, 0, -1, withscores=True)
+            (seconds, microseconds), members = await pipeline.execute()
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    return frozenset(member for member, ends in members if ends > now)
+
+
 class Script:
     """A Lua script of a file, run by its digest. What stands in a `prelude` is put before it: what several share."""
 

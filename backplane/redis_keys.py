@@ -43,6 +43,7 @@ class Keys:
         self.platform = f"{self.jobs}platform"
         self.models = f"{prefix}models:"
         self.tools = f"{prefix}tools:published"
+        self.tool_publishers = f"{prefix}tools:publishers"
         self.storage_users = f"{prefix}storage:known:users"
         self.probe = f"{prefix}health:probe"
 
@@ -236,6 +237,9 @@ KEYS: tuple[Key, ...] = (
         "worker",
         "API",
         "digests of the sets of tools that live workers have, by their ends",
+    ),
+    Key(
+        "tools:publishers", "sorted set", "the same", "worker", "API", "ids of the workers that publish, by their ends"
     ),
     Key("tools:set:{digest}", "string", "the same", "worker", "API", "such a set: its tools, with their schemas"),
     Key(

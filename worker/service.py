@@ -121,7 +121,7 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
             ("settle", consumer.settle()),
-            ("tools", publish(resources.tool_catalogue, equipment.published_tools)),
+            ("tools", publish(resources.tool_catalogue, equipment.published_tools, worker_id)),
         )
     ]
     consuming = asyncio.create_task(consumer.run(), name="consume")

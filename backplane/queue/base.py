@@ -352,6 +352,10 @@ class Queue(ABC):
     async def workers(self) -> list[LiveWorker]: ...
 
     @abstractmethod
+    async def worker_ids(self) -> frozenset[str]:
+        """Of the live workers; cheaper than `workers`."""
+
+    @abstractmethod
     async def statistics(self) -> Statistics: ...
 
     @abstractmethod

@@ -43,7 +43,7 @@ from backplane.queue.base import (
 from backplane.queue.estimate import remaining_seconds
 from backplane.queue.platform import FORMAT, Owner, check
 from backplane.queue.redis_repair import Repair
-from backplane.redis_client import Argument, RedisClients, Script, translated
+from backplane.redis_client import Argument, RedisClients, Script, live_members, translated
 from backplane.runs import Priority, RunStatus
 
 LUA = Path(__file__).parent / "lua"
@@ -291,6 +291,10 @@ class RedisQueue(Queue):
         now = int(seconds) * 1000 + int(microseconds) // 1000
         live = [member.rpartition("|") for member, ends in members if ends > now]
         return [LiveWorker(worker_id, int(slots), running[worker_id]) for worker_id, _, slots in live]
+
+    async def worker_ids(self) -> frozenset[str]:
+        members = await live_members(self._redis, self._keys.workers)
+        return frozenset(member.rpartition("|")[0] for member in members)
 
     async def statistics(self) -> Statistics:
         return (await self._numbers_and_standings(()))[0]

@@ -65,10 +65,15 @@ def _tool(found: dict[str, Any]) -> PublishedTool:
 
 class ToolCatalogue(ABC):
     @abstractmethod
-    async def publish(self, tools: ToolSet, *, seconds: float) -> None:
+    async def publish(self, tools: ToolSet, *, worker_id: str, seconds: float) -> None:
         """For so long; again before that is over. Raises Unavailable."""
 
     @abstractmethod
     async def published(self) -> Sequence[tuple[str, str]]:
         """Digest and JSON of each set that a worker has published and that is not over, the newest first. Raises
         Unavailable."""
+
+    @abstractmethod
+    async def publishers(self) -> frozenset[str]:
+        """Ids of the workers that have published, as far as that is not over. A worker of an older release does not
+        say which one it is, or publishes nothing. Raises Unavailable."""

@@ -15,6 +15,7 @@ async def test_workers_are_told_with_their_slots_and_the_runs_in_their_hands(cli
     await queue.renew("pod-a-1-x|y", 10, [first, second])
     await queue.renew("idle", 5, [])
     assert set(await queue.workers()) == {LiveWorker("pod-a-1-x|y", 10, 2), LiveWorker("idle", 5, 0)}
+    assert await queue.worker_ids() == {"pod-a-1-x|y", "idle"}
     await finish(queue, first)
     await queue.leave("idle")
     assert await queue.workers() == [LiveWorker("pod-a-1-x|y", 10, 1)]
@@ -25,6 +26,6 @@ async def test_a_worker_that_is_silent_for_a_lease_lives_no_more(clients: RedisC
     await queue.renew("silent", 10, [])
 
     async def nobody() -> bool:
-        return not await queue.workers()
+        return not await queue.workers() and not await queue.worker_ids()
 
     await wait_until(nobody)

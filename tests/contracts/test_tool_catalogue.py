@@ -32,27 +32,27 @@ async def test_nothing_is_published_where_no_worker_is(clients: RedisClients) ->
 
 async def test_what_is_published_is_found_as_it_was(clients: RedisClients) -> None:
     catalogue = RedisToolCatalogue(clients)
-    await catalogue.publish(ONE, seconds=LONG_SECONDS)
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
     assert await published(catalogue) == [ONE]
 
 
 async def test_workers_with_the_same_tools_publish_one_set(clients: RedisClients) -> None:
     for _ in range(3):
-        await RedisToolCatalogue(clients).publish(ONE, seconds=LONG_SECONDS)
+        await RedisToolCatalogue(clients).publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
     assert await published(RedisToolCatalogue(clients)) == [ONE]
 
 
 async def test_sets_of_different_workers_stand_beside_each_other_the_newest_first(clients: RedisClients) -> None:
     catalogue = RedisToolCatalogue(clients)
-    await catalogue.publish(ONE, seconds=LONG_SECONDS)
-    await catalogue.publish(OTHER, seconds=LONG_SECONDS + 1)
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
+    await catalogue.publish(OTHER, worker_id="worker-1", seconds=LONG_SECONDS + 1)
     assert await published(catalogue) == [OTHER, ONE]
 
 
 async def test_what_is_not_published_again_is_over_and_leaves_no_key(clients: RedisClients) -> None:
     catalogue = RedisToolCatalogue(clients)
-    await catalogue.publish(OTHER, seconds=LONG_SECONDS)
-    await catalogue.publish(ONE, seconds=0.05)
+    await catalogue.publish(OTHER, worker_id="worker-1", seconds=LONG_SECONDS)
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=0.05)
 
     async def only_the_other() -> bool:
         return await published(catalogue) == [OTHER]
@@ -63,17 +63,29 @@ async def test_what_is_not_published_again_is_over_and_leaves_no_key(clients: Re
 
 async def test_a_redis_that_was_emptied_is_told_again(clients: RedisClients) -> None:
     catalogue = RedisToolCatalogue(clients)
-    await catalogue.publish(ONE, seconds=LONG_SECONDS)
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
     digest = ONE.encoded()[0]
     await clients.commands.delete(clients.keys.tool_set(digest))
     assert await published(catalogue) == []
-    await catalogue.publish(ONE, seconds=LONG_SECONDS)
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
     assert await published(catalogue) == [ONE]
 
 
+async def test_the_workers_that_publish_are_known_until_they_do_not_any_more(clients: RedisClients) -> None:
+    catalogue = RedisToolCatalogue(clients)
+    assert await catalogue.publishers() == frozenset()
+    await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
+    await catalogue.publish(ONE, worker_id="worker-2", seconds=0.05)
+
+    async def only_the_first() -> bool:
+        return await catalogue.publishers() == {"worker-1"}
+
+    await wait_until(only_the_first)
+
+
 async def test_every_key_has_an_end(clients: RedisClients) -> None:
-    await RedisToolCatalogue(clients).publish(ONE, seconds=LONG_SECONDS)
-    for key in (clients.keys.tools, clients.keys.tool_set(ONE.encoded()[0])):
+    await RedisToolCatalogue(clients).publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
+    for key in (clients.keys.tools, clients.keys.tool_publishers, clients.keys.tool_set(ONE.encoded()[0])):
         assert 0 < await clients.commands.ttl(key) <= LONG_SECONDS
 
 

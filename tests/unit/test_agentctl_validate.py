@@ -59,7 +59,7 @@ def test_each_fault_is_a_line_with_its_place_and_the_command_ends_with_1(
     code, out, err = agentctl("validate", "book.md")
     assert (code, out) == (1, "book.md:7: the block is no step\nbook.md: planner: no model\n")
     assert "2 faults." in err
-    assert "tools and their arguments were not looked at" in err
+    assert "Tools and their arguments were not looked at" in err
 
 
 def test_the_other_planner_is_told(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:

@@ -39,9 +39,10 @@ class Published(ToolCatalogue):
     def __init__(self, *sets: ToolSet) -> None:
         self.sets = sets
         self.is_away = False
+        self.live = frozenset(("worker-1",))
         self.asked = 0
 
-    async def publish(self, tools: ToolSet, *, seconds: float) -> None:
+    async def publish(self, tools: ToolSet, *, worker_id: str, seconds: float) -> None:
         raise NotImplementedError
 
     async def published(self) -> Sequence[tuple[str, str]]:
@@ -50,9 +51,16 @@ class Published(ToolCatalogue):
             raise Unavailable("Redis is away", part="redis")
         return [tools.encoded() for tools in self.sets]
 
+    async def publishers(self) -> frozenset[str]:
+        return frozenset(("worker-1", "gone"))
+
+    async def worker_ids(self) -> frozenset[str]:
+        return self.live
+
 
 def known(*sets: ToolSet, disabled: Sequence[str] = ()) -> KnownTools:
-    return KnownTools(Published(*sets), MCP, disabled)
+    catalogue = Published(*sets)
+    return KnownTools(catalogue, catalogue.worker_ids, MCP, disabled)
 
 
 async def faults(tools: KnownTools, *steps: dict[str, Any], mcp_servers: Sequence[str] | None = ()) -> dict[str, str]:
@@ -191,15 +199,27 @@ async def test_where_not_every_workers_tools_are_known_nothing_is_refused(sets: 
     assert await faults(known(*sets), step("teleport"), step("shell")) == {}
 
 
+async def test_while_a_live_worker_has_not_published_nothing_is_refused() -> None:
+    """Of an older release, say: it may have a tool of its own."""
+    catalogue = Published(WORKER)
+    tools = KnownTools(catalogue, catalogue.worker_ids, MCP, ())
+    catalogue.live = frozenset(("worker-1", "older"))
+    assert await faults(tools, step("plugin"), step("shell")) == {}
+    assert not (await tools.known()).is_whole
+    catalogue.live = frozenset(("worker-1",))
+    await tools.known(at_most_seconds_old=0)
+    assert list(await faults(tools, step("plugin"))) == ["0.tool"]
+
+
 async def test_while_redis_is_away_nothing_is_refused() -> None:
     catalogue = Published(WORKER)
     catalogue.is_away = True
-    assert await faults(KnownTools(catalogue, MCP, ()), step("teleport")) == {}
+    assert await faults(KnownTools(catalogue, catalogue.worker_ids, MCP, ()), step("teleport")) == {}
 
 
 async def test_a_tool_that_has_just_come_is_known_at_once_and_the_others_are_not_looked_up_each_time() -> None:
     catalogue = Published(WORKER)
-    tools = KnownTools(catalogue, MCP, ())
+    tools = KnownTools(catalogue, catalogue.worker_ids, MCP, ())
     for _ in range(3):
         assert await faults(tools, step("shell", script="true")) == {}
     assert catalogue.asked == 1

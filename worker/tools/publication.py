@@ -34,12 +34,14 @@ def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
     return ToolSet(tuple(published), has_model)
 
 
-async def publish(catalogue: ToolCatalogue, tools: ToolSet, *, seconds: float = PUBLISHED_SECONDS) -> None:
+async def publish(
+    catalogue: ToolCatalogue, tools: ToolSet, worker_id: str, *, seconds: float = PUBLISHED_SECONDS
+) -> None:
     """Until it is cancelled."""
     is_away = False
     while True:
         try:
-            await catalogue.publish(tools, seconds=seconds)
+            await catalogue.publish(tools, worker_id=worker_id, seconds=seconds)
             is_away = False
         except Unavailable as error:
             if not is_away:

@@ -211,3 +211,13 @@ async def test_a_run_that_is_over_leaves_nothing_held_in_redis_and_no_files_on_t
     await wait_until(is_given_up)
     await wait_until(lambda: not platform.checkouts(run_id))
     assert await known(platform.resources.queue, [run_id]) == [False]
+
+
+async def test_a_live_worker_publishes_its_tools_under_the_id_by_which_the_queue_knows_it(platform: Platform) -> None:
+    queue, catalogue = platform.resources.queue, platform.resources.tool_catalogue
+
+    async def is_known() -> bool:
+        return bool(await queue.worker_ids()) and await queue.worker_ids() == await catalogue.publishers()
+
+    async with worker(platform.settings):
+        await wait_until(is_known)

@@ -62,11 +62,14 @@ QUICK = {
 
 
 class NothingPublished(ToolCatalogue):
-    async def publish(self, tools: ToolSet, *, seconds: float) -> None:
+    async def publish(self, tools: ToolSet, *, worker_id: str, seconds: float) -> None:
         raise NotImplementedError
 
     async def published(self) -> Sequence[tuple[str, str]]:
         return ()
+
+    async def publishers(self) -> frozenset[str]:
+        return frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Platform:
         limits = StorageLimits(resources.storage, storage_quota(self.settings))
         parts = (self.settings, resources.store, resources.queue, resources.event_log)
         # Plans reach the workers as they are, also those that the API would refuse.
-        return Submission(*parts, limits, KnownTools(NothingPublished(), {}, ()))
+        return Submission(*parts, limits, KnownTools(NothingPublished(), resources.queue.worker_ids, {}, ()))
 
     async def submit(self, *steps: dict[str, Any], user: User | None = None, **values: Any) -> str:
         """The id of a new run, queued, with these steps as its plan; `values` are fields of the API's `create`."""

@@ -30,7 +30,7 @@ def fields_of(body: Any) -> list[str]:
 
 
 async def test_what_is_right_makes_no_run_either(api: Api, person: Person) -> None:
-    await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, plan=PLAN)
     assert (body["valid"], body["planner"], body["tools_checked"]) == (True, "given", True)
     assert body["steps"] == [
@@ -39,7 +39,7 @@ async def test_what_is_right_makes_no_run_either(api: Api, person: Person) -> No
 
 
 async def test_all_that_is_wrong_is_told_at_once(api: Api, person: Person) -> None:
-    await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     steps = [
         {"id": "a", "tool": "shel", "needs": ["z"]},
         {"id": "b", "tool": "shell", "arguments": {"scrip": "true"}, "aproval": True},
@@ -70,7 +70,7 @@ async def test_limits_of_the_server_are_told_together(person: Person) -> None:
 
 
 async def test_the_steps_of_a_runbook_are_shown_with_their_lines(api: Api, person: Person) -> None:
-    await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, prompt=RUNBOOK)
     assert (body["planner"], body["planner_note"]) == ("runbook", None)
     assert [(step["line"], step["tool"], step["title"]) for step in body["steps"]] == [
@@ -80,7 +80,7 @@ async def test_the_steps_of_a_runbook_are_shown_with_their_lines(api: Api, perso
 
 
 async def test_all_that_is_wrong_with_a_runbook_is_told_with_its_lines(api: Api, person: Person) -> None:
-    await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, prompt="```rust\nx\n```\n\n```sh -x\ny\n```\n")
     assert [(fault["field"], fault["line"]) for fault in body["errors"]] == [("prompt", 1), ("prompt", 5)]
     body = await validated(person, prompt="# A\n\n```../out.txt\nx\n```\n")
@@ -102,7 +102,7 @@ async def test_all_that_is_wrong_with_a_runbook_is_told_with_its_lines(api: Api,
 async def test_who_will_make_the_plan_is_told_and_how_to_choose_the_other(
     api: Api, person: Person, tools: ToolSet, prompt: str, planner: str | None, expected: str, note: str
 ) -> None:
-    await api.resources.tool_catalogue.publish(tools, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(tools, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, prompt=prompt, planner=planner)
     assert (body["planner"], body["valid"]) == (expected, True)
     assert note in (body["planner_note"] or "")
@@ -125,7 +125,7 @@ async def test_who_will_make_the_plan_is_told_and_how_to_choose_the_other(
 async def test_what_nobody_can_plan_is_told(
     api: Api, person: Person, fields: dict[str, Any], field: str, words: str
 ) -> None:
-    await api.resources.tool_catalogue.publish(WORKER, seconds=SECONDS)
+    await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, **fields)
     assert fields_of(body) == [field]
     assert words in body["errors"][0]["detail"]
