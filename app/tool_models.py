@@ -40,5 +40,6 @@ class ToolList(BaseModel):
     tools: list[ToolView] = Field(description="Of all live workers, by name.")
     mcp_servers: list[McpServerView]
     complete: bool = Field(
-        description="A tool that is not listed is none. False while no worker is alive, or one has too many to publish."
+        description="A tool that is not listed is none. False while no worker is alive, or one has published none, or "
+        "has too many to publish."
     )
