@@ -15,7 +15,10 @@ from playwright.async_api import Browser, Page, async_playwright
 from app.edge.origin import HEADERS
 from tests.attack.raw_http import RawConnection, get
 from tests.browsing import CHROMIUM
-from tests.integration.api.running import Api, Person, running, settings_on
+from tests.integration.api.requests.conftest import api, person
+from tests.integration.api.running import Api, Person
+
+__all__ = ["api", "person"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,17 +33,6 @@ OPTIONS = [
     "--disable-sync",
 ]
 NOBODY = "00000000-0000-7000-8000-000000000000"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    async with running(settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_url)) as api:
-        yield api
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def person(api: Api) -> Person:
-    return await api.person()
 
 
 def says_what_it_must(answer: httpx.Response) -> None:

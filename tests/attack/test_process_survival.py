@@ -22,6 +22,7 @@ from redis import Redis
 from agentctl.embedded import EmbeddedRedis
 from backplane.log_stream import LogStream
 from backplane.runs import RunStatus
+from tests.e2e.test_agentctl_up import is_running
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import ROOT, Platform, WorkerProcess
 from tests.ports import own_port
@@ -245,13 +246,6 @@ def descendants(pid: int) -> set[int]:
             for child in map(int, children.read_text().split()):
                 found |= {child} | descendants(child)
     return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def is_up(port: int) -> None:

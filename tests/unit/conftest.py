@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 
 from agentctl import __main__
+from backplane.settings import Settings
 from tests.scripted_api import ScriptedApi, scripted_api
 
 Script = Callable[..., ScriptedApi]
 Agentctl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `.env` file, and no variable that has a setting's name."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

@@ -14,15 +14,9 @@ from backplane.redis_client import Access, RedisClients
 from backplane.redis_servers import error_code, target_of
 from backplane.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
 SECRET = "hunter2-correct-horse"
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` file, and no variable that has a setting's name."""
-    monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.mark.parametrize(

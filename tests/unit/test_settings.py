@@ -10,15 +10,9 @@ from pydantic import ValidationError
 from backplane.process_log import complaint
 from backplane.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
 SECRET = "hunter2-correct-horse"
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` file, and no variable that has a setting's name."""
-    monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.main import create_app
 from backplane.settings import Settings
 from tests.integration.api.running import (
     Api,
@@ -16,6 +17,12 @@ from tests.integration.api.running import (
     settings_on,
     worker_starter,
 )
+
+
+@pytest.fixture(scope="module")
+def described() -> Any:
+    """What the API says of itself."""
+    return create_app(Settings.model_validate({})).openapi()
 
 
 @pytest.fixture

@@ -10,21 +10,14 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from app.main import create_app
 from app.models import EventView, ExecuteRequest, Problem
 from backplane.plans import parse_plan
-from backplane.settings import Settings
 from tests.integration.api.running import Api, Person, frame_of
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "st"
 
 # A plan, a path and a prompt must meet more than a schema can say, so not every value that fits it is taken.
 LEFT_OUT = "positive_data_acceptance"
-
-
-@pytest.fixture(scope="module")
-def described() -> Any:
-    return create_app(Settings.model_validate({})).openapi()
 
 
 def operations(described: Any) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,6 @@ import pytest
 
 import app
 import backplane
-from app.main import create_app
 from app.models import Problem
 from app.schemas.events import ModelCallStatus, StepEventStatus
 from app.schemas.outcomes import OriginKind, PriorityName, ReasonCode, RiskName, WebhookEvent
@@ -24,7 +23,6 @@ from backplane.errors import PlatformError
 from backplane.event_data import DATA
 from backplane.events import EventType
 from backplane.runs import FINAL, Priority, RunStatus
-from backplane.settings import Settings
 from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
 from backplane.users import Tier
@@ -126,11 +124,6 @@ OF_OTHERS = {
     "WebhookMessage.metadata": "the caller's own",
 }
 """Objects that may hold anything, and why."""
-
-
-@pytest.fixture(scope="module")
-def described() -> Any:
-    return create_app(Settings.model_validate({})).openapi()
 
 
 def operations(described: Any) -> dict[str, Any]:

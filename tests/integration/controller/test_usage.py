@@ -1,7 +1,6 @@
 """Counting what users have stored: one controller at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,10 @@ from backplane.workspace.base import Usage
 from backplane.workspace.local import LocalWorkspaceStore
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, pause_seconds
+from tests.integration.worker.conftest import clients
 from tests.waiting import wait_until
+
+__all__ = ["clients"]
 
 STORED = "agent_workspace_stored_bytes 100.0"
 
@@ -45,13 +47,6 @@ class Controller:
     @property
     def published(self) -> str:
         return generate_latest(self.registry).decode()
-
-
-@pytest.fixture
-async def clients(redis: str) -> AsyncIterator[RedisClients]:
-    made = RedisClients(redis)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
