@@ -446,7 +446,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
     if place.url != DEFAULT_URL:
         output.line(f"export AGENT_URL={place.url}")
     if place.token_file != DEFAULT_TOKEN_FILE:
-        output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file))})")
+        output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file.absolute()))})")
     output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')} --planner runbook")
     if line := redis_cli_line(platform):
         output.line("\nThe queue in Redis:", "bold")
@@ -456,7 +456,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
 
 def curl_lines(place: Place) -> list[str]:
     """Create, start and watch a run, to be pasted into bash one after the other."""
-    token = f'-H "Authorization: Bearer $(cat {shlex.quote(str(place.token_file))})"'
+    token = f'-H "Authorization: Bearer $(cat {shlex.quote(str(place.token_file.absolute()))})"'
     body = shlex.quote(json.dumps({"action": "create", "prompt": EXAMPLE_PROMPT}))
     execute = f"curl -sS {place.url}/agent/execute {token} -H 'Content-Type: application/json'"
     return [
