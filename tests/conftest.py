@@ -16,6 +16,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import certifi
 import pytest
 import structlog
 
@@ -53,6 +54,20 @@ def started(make: Callable[[], S]) -> Iterator[S]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_authorities(servers_folder: Path) -> Iterator[None]:
+    """Clients of HTTP trust one of the world's 150 certificate authorities. To read all of them takes each new client
+    33 ms of CPU, more than most tests of a server take besides, and no test speaks with the world."""
+    bundle = Path(certifi.where()).read_text()
+    end = "-----END CERTIFICATE-----\n"
+    file = servers_folder / "authorities.pem"
+    file.write_text(bundle.partition(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        patch.setattr(certifi, "where", lambda: str(file))  # for those that do not look at the environment
+        yield
 
 
 # --- Redis ---

@@ -11,6 +11,7 @@ import pytest
 from backplane.settings import Settings
 from tests.integration.api.running import running
 from tests.integration.worker.workers import QUICK, WorkerProcess, skip_without_isolation
+from tests.settings import settings_of
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def settings(redis: str, tmp_path: Path) -> Settings:
         "database_url": f"sqlite:///{tmp_path / 'agent.db'}",
         "workspace_dir": tmp_path / "workspaces",
     }
-    return Settings.model_validate({**QUICK, **parts})
+    return settings_of(**{**QUICK, **parts})
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from backplane.store.held import HeldRun
 from backplane.users import Tier, token_digest
 from tests.databases import make_tables
 from tests.queues import finish
+from tests.settings import settings_of
 from tests.waiting import wait_until
 from worker.service import serve
 
@@ -220,9 +221,7 @@ def settings_on(folder: Path, **values: Any) -> Settings:
     parts = {"database_url": f"sqlite:///{folder / 'agent.db'}", "workspace_dir": folder / "workspaces"}
     parts |= {"memory_dir": str(folder / "memory"), "artifacts_dir": str(folder / "artifacts")}
     without_limits = {"api_rate_burst": 100_000, "api_anonymous_rate_per_second": 0}
-    return Settings.model_validate(
-        {**parts, "log_level": "error", "token_cache_seconds": 0.0, **without_limits, **values}
-    )
+    return settings_of(**{**parts, "log_level": "error", "token_cache_seconds": 0.0, **without_limits, **values})
 
 
 async def _end_stream_watcher() -> None:

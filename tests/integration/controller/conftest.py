@@ -17,6 +17,7 @@ from backplane.users import Tier, User
 from backplane.workspace.base import WorkspaceStore
 from controller.service import serve
 from tests.integration.controller.receiving import Receiver, receiving
+from tests.settings import settings_of
 from tests.submitted import new_run
 
 QUICK = {
@@ -69,7 +70,7 @@ async def start_platform(tmp_path: Path, sqlite_database: str) -> AsyncIterator[
 
         async def start(**values: Any) -> Platform:
             parts = {"database_url": sqlite_database, "workspace_dir": tmp_path / "workspaces"}
-            settings = Settings.model_validate({**parts, **QUICK, **values})
+            settings = settings_of(**{**parts, **QUICK, **values})
             store = await stack.enter_async_context(connect_store(settings))
             workspaces = await stack.enter_async_context(connect_workspaces(settings))
             await store.migrate()

@@ -38,8 +38,7 @@ async def opened(
 
 @pytest.fixture
 async def resources(redis: str, sqlite_database: str, tmp_path: Path) -> AsyncIterator[Resources]:
-    settings = Settings(
-        _env_file=None,
+    settings = settings_of(
         redis_url=SecretStr(redis),
         database_url=SecretStr(sqlite_database),
         workspace_dir=tmp_path / "workspaces",

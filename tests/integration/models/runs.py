@@ -90,7 +90,7 @@ async def asking(resources: Resources, user: User, **settings: Any) -> AsyncIter
     values = {"model_retry_max_seconds": 0.01, "agent_tokens_per_second": 0, "user_tokens_per_second": 0, **settings}
     registry = CollectorRegistry()
     opening = open_gateway(
-        Settings(_env_file=None, **values), resources.slots, resources.buckets, WorkerMetrics(registry)
+        settings_of(**values), resources.slots, resources.buckets, WorkerMetrics(registry)
     )
     async with opening as gateway:
         yield Asking(resources, user, gateway, registry)

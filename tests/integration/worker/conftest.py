@@ -10,9 +10,9 @@ import pytest
 
 from backplane.redis_client import RedisClients
 from backplane.resources import connect
-from backplane.settings import Settings
 from backplane.users import Tier
 from tests.integration.worker.workers import QUICK, Platform, WorkerProcess, skip_without_isolation, worker
+from tests.settings import settings_of
 
 StartPlatform = Callable[..., Awaitable[Platform]]
 
@@ -38,7 +38,7 @@ async def start_platform(
                 values["redis_url"] = request.getfixturevalue("redis")
             parts = {"database_url": sqlite_database, "workspace_dir": tmp_path / "workspaces"}
             parts |= {"memory_dir": str(tmp_path / "memory"), "artifacts_dir": str(tmp_path / "artifacts")}
-            settings = Settings.model_validate({**parts, **QUICK, **values})
+            settings = settings_of(**{**parts, **QUICK, **values})
             resources = await stack.enter_async_context(connect(settings))
             await resources.store.migrate()
             await resources.workspaces.prepare()
