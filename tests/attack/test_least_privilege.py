@@ -36,6 +36,7 @@ def test_a_process_is_refused_what_it_does_not_need(process: str) -> None:
     assert credentials_withheld_from(process, settings) == set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("source", ["environment", ".env"])
 def test_the_processes_of_agentctl_up_have_what_they_need(tmp_path: Path, source: str) -> None:

@@ -525,6 +525,7 @@ async def start_delay(person: Person) -> float:
     return (datetime.fromisoformat(run["started_at"]) - datetime.fromisoformat(run["queued_at"])).total_seconds()
 
 
+@pytest.mark.slow
 async def test_ten_runs_that_log_more_than_redis_has_memory_hold_up_nobody(
     start_redis: StartRedis, start_api: StartApi, start_worker: StartWorker
 ) -> None:

@@ -171,6 +171,7 @@ async def scripted(tmp_path: Path) -> AsyncIterator[tuple[dict[str, str], list[A
         yield environment(free_port(), models.url, "local/m"), models.asked
 
 
+@pytest.mark.slow
 async def test_an_agent_is_planned_approved_and_replayed(
     tmp_path: Path, scripted: tuple[dict[str, str], list[Asked]]
 ) -> None:

@@ -117,6 +117,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
     data, port = tmp_path / ".data", free_port()

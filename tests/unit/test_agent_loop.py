@@ -439,6 +439,7 @@ WISHES = st.sampled_from(
 TURNS = st.lists(st.lists(WISHES, max_size=3), max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TURNS)
 async def test_a_crash_at_any_point_repeats_nothing(bench: Bench, turns: list[list[tuple[str, str]]]) -> None:

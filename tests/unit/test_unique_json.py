@@ -44,6 +44,7 @@ def test_json_without_such_a_name_is_read_as_it_always_was(value: object, encodi
     assert loads(body) == json.loads(body) == value
 
 
+@pytest.mark.slow
 def test_the_place_is_found_in_time_that_grows_with_the_length() -> None:
     many = ",".join("[]" for _ in range(300_000))
     with pytest.raises(DuplicateName) as refused:

@@ -122,6 +122,7 @@ async def test_a_bubblewrap_that_hangs_is_tried_once_and_the_next_one_is_used(
         await open_local_sandbox(require_isolation=True)
 
 
+@pytest.mark.slow
 async def test_the_loop_of_a_worker_starts_the_same_sandbox_as_that_of_the_tests(
     bubblewrap: Sandbox, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ async def test_a_run_that_is_retried_asks_for_a_plan_anew(
     assert run.result["summary"] == "Written."
 
 
+@pytest.mark.slow
 async def test_a_lost_worker_costs_no_call_and_no_step_twice(
     start_with_models: StartWithModels,
     models: ScriptedModels,

@@ -66,6 +66,7 @@ async def test_in_the_middle_of_a_model_call(
     await goes_on(platform, run_id, model, await killed(platform, run_id, process, model))
 
 
+@pytest.mark.slow
 async def test_in_the_middle_of_an_agents_tool_call(
     platform: Platform, start_process: StartProcess, model: Marking
 ) -> None:
@@ -78,6 +79,7 @@ async def test_in_the_middle_of_an_agents_tool_call(
     await goes_on(platform, run_id, model, at_crash)
 
 
+@pytest.mark.slow
 async def test_between_a_models_answer_and_its_tool_calls(
     platform: Platform, start_dying: StartDying, model: Marking
 ) -> None:
@@ -117,6 +119,7 @@ async def test_between_a_persons_answer_and_what_was_allowed(
     assert len(await platform.resources.store.decisions.of_run(run_id)) == 1
 
 
+@pytest.mark.slow
 async def test_while_there_is_no_budget_left(platform: Platform, start_process: StartProcess, model: Marking) -> None:
     # The agent's step, and two below it.
     process = await start_process(platform)

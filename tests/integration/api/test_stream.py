@@ -218,6 +218,7 @@ async def stream_until_position(stream: AsyncIterator[Frame]) -> AsyncIterator[F
             return
 
 
+@pytest.mark.slow
 async def test_fifty_watchers_of_a_burst_have_every_event_once_and_in_order(start_api: StartApi) -> None:
     api = await start_api(stream_ring_events=256)
     person = await api.person()

@@ -242,6 +242,7 @@ async def _until_it_works(person: Person, run_id: str) -> list[Frame]:
             assert answer.status_code == 503
 
 
+@pytest.mark.slow
 async def test_the_api_stops_within_seconds_although_streams_are_open(api: Api, person: Person) -> None:
     run_id = await person.make("create")
     program = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--timeout-graceful-shutdown", "5"]

@@ -113,6 +113,7 @@ async def test_a_task_is_queued_and_carried_out(
     assert ticks(server) == 1
 
 
+@pytest.mark.slow
 async def test_two_controllers_tick_once(with_redis: Platform, controllers: Controllers, server: RedisServer) -> None:
     controllers.start(with_redis.settings)
     second = controllers.start(with_redis.settings)
@@ -160,6 +161,7 @@ async def test_rq_works_again_after_a_restart_of_redis(
     await wait_until(lambda: done(server) > 0, SOME_SECONDS, what="a task in the Redis that lost everything")
 
 
+@pytest.mark.slow
 async def test_nothing_outlives_a_controller_that_is_killed(with_redis: Platform) -> None:
     with controller_process(with_redis) as controller:
         children = await both(controller.pid)

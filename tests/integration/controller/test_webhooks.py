@@ -230,6 +230,7 @@ async def test_three_controllers_deliver_each_message_once(
     assert sorted(received.json["run_id"] for received in receiver.received) == sorted(run.id for run in made)
 
 
+@pytest.mark.slow
 async def test_what_a_killed_controller_was_sending_is_sent_by_another(
     platform: Platform, receiver: Receiver, controllers: Controllers
 ) -> None:
@@ -248,6 +249,7 @@ async def test_what_a_killed_controller_was_sending_is_sent_by_another(
     assert receiver.received[0].body == receiver.received[1].body
 
 
+@pytest.mark.slow
 async def test_a_controller_that_is_told_to_end_takes_the_answers_to_what_it_has_sent(
     platform: Platform, receiver: Receiver
 ) -> None:

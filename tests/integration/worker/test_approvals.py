@@ -223,6 +223,7 @@ async def test_two_answers_at_once_queue_the_run_once_and_both_are_done(working_
     assert [status for _, status in await platform.steps_told(run_id)].count("started") == 2
 
 
+@pytest.mark.slow
 async def test_a_waiting_run_survives_its_worker_and_is_done_once(
     platform: Platform, start_process: StartProcess
 ) -> None:

@@ -133,6 +133,7 @@ async def test_a_step_waits_for_what_another_one_in_hand_gives_back(
     await books_are_right(platform)
 
 
+@pytest.mark.slow
 async def test_what_a_lost_worker_had_reserved_is_given_back(
     isolated: None, platform: Platform, start_process: StartProcess
 ) -> None:
@@ -155,6 +156,7 @@ async def test_what_a_lost_worker_had_reserved_is_given_back(
     await books_are_right(platform)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_lost_while_a_run_waits_for_money_changes_nothing(
     platform: Platform, start_process: StartProcess
 ) -> None:

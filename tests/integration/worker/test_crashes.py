@@ -36,6 +36,7 @@ def _log_event(run_id: str, number: int) -> Event:
     return encode(run_id, number, EventType.LOG, {"line": f"line {number}"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 async def test_after_kill_9_another_worker_finishes_the_run_and_repeats_no_finished_step(
     platform: Platform, start_process: StartProcess
@@ -75,6 +76,7 @@ async def test_after_kill_9_another_worker_finishes_the_run_and_repeats_no_finis
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.slow
 async def test_the_files_of_a_killed_worker_are_removed_by_the_next_that_starts(
     platform: Platform, start_process: StartProcess
 ) -> None:
@@ -89,6 +91,7 @@ async def test_the_files_of_a_killed_worker_are_removed_by_the_next_that_starts(
     assert list(platform.scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 async def test_a_worker_that_slept_through_its_lease_writes_nothing_any_more(
     platform: Platform, start_process: StartProcess

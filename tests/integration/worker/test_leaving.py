@@ -42,6 +42,7 @@ async def test_the_step_in_hand_ends_and_the_rest_of_the_run_is_handed_back(
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 async def test_a_step_that_takes_longer_than_the_grace_is_interrupted_and_handed_back(
     platform: Platform, start_process: StartProcess
@@ -110,6 +111,7 @@ async def test_a_worker_that_leaves_while_it_claims_hands_back_what_it_was_given
     assert (await platform.run(run_id)).status is RunStatus.QUEUED
 
 
+@pytest.mark.slow
 async def test_a_worker_without_work_ends_at_once_and_counts_no_longer(
     platform: Platform, start_process: StartProcess
 ) -> None:
@@ -125,6 +127,7 @@ async def test_a_worker_without_work_ends_at_once_and_counts_no_longer(
     assert list(platform.scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_a_second_signal_ends_it_without_ado(platform: Platform, start_process: StartProcess) -> None:
     process = await start_process(platform, worker_grace_seconds=600.0)
     run_id = await platform.submit(shell("a", UNTIL_GO))

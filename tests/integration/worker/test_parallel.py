@@ -153,6 +153,7 @@ async def test_a_worker_that_leaves_starts_no_further_step_and_the_next_goes_on(
     assert [step for step, status in await platform.steps_told(run_id) if status == "started"] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 async def test_after_kill_9_each_step_that_was_in_hand_is_repeated_and_none_that_was_done(
     isolated: None, platform: Platform, start_process: StartProcess
 ) -> None:
