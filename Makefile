@@ -5,6 +5,10 @@
 PYTHON := .venv/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes
 
+# Compiled Python is kept also where the environment says not to: to read it is half the time of a start, and the tests
+# start some hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 

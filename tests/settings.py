@@ -1,5 +1,5 @@
-"""Settings of a test's own: what it says, and the defaults. Neither the environment nor a `.env` is read, which would take
-14 ms, a quarter of what a small test takes. What the reading does is for `tests/unit/test_settings.py`."""
+"""Settings of a test's own: what it says, and the defaults. Neither the environment nor a `.env` is read, which would
+take 14 ms, a quarter of what a small test takes. `tests/unit/test_settings.py` is about how they are read."""
 
 from typing import Any
 

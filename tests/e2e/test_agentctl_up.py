@@ -217,7 +217,8 @@ def test_a_part_that_does_not_come_up_is_named_and_nothing_stays(tmp_path: Path)
     assert not (tmp_path / ".data" / "lock").exists()
 
 
-@pytest.mark.parametrize("single_process", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.slow
+@pytest.mark.parametrize("single_process", ["false", "true"])
 def test_the_demo_carries_out_the_example_and_leaves_nothing(tmp_path: Path, single_process: str) -> None:
     # Settings that name real parts are left aside.
     theirs = {"REDIS_URL": "redis://127.0.0.1:1/0", "S3_BUCKET": "theirs"}

@@ -90,9 +90,10 @@ def json_lines(log: Path) -> list[dict[str, Any]]:
 
 
 API = "uvicorn app.main:create_app --factory"
-MODULES = [API, pytest.param("worker", marks=pytest.mark.slow), pytest.param("controller", marks=pytest.mark.slow)]
+MODULES = [API, "worker", "controller"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 async def test_a_process_that_refuses_its_settings_says_so_in_one_line_of_json(tmp_path: Path, module: str) -> None:
     environment = {"PYTHONPATH": str(ROOT), "LOG_FORMAT": "JSON", "LEASE_SECONDS": "soon"}

@@ -12,7 +12,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from qdrant_client import QdrantClient
 
 from backplane.errors import Conflict, PartRefuses, PlatformError, TooLarge, Unavailable
 from worker.llm.embedding import Embedder, HashedEmbedder
@@ -270,6 +269,8 @@ async def test_a_folder_that_cannot_be_made_is_not_waited_for(make: Make, tmp_pa
 # The client leaves the file of its lock to the garbage collector then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_folder_that_is_open_elsewhere_is_waited_for(memory: AgentMemory, tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient  # noqa: PLC0415 - takes 2 s
+
     await remember(memory, "a fact")
     [collection] = [path for path in (tmp_path / "memory").iterdir() if path.is_dir()]
     other = QdrantClient(path=str(collection))

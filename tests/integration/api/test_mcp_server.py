@@ -4,22 +4,25 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from mcp.client.client import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent
 
 from app import turns
 from backplane.runs import RunStatus
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 
+if TYPE_CHECKING:
+    from mcp.client.client import Client
+
 
 @asynccontextmanager
-async def connected(api: Api, person: Person) -> AsyncIterator[Client]:
+async def connected(api: Api, person: Person) -> AsyncIterator["Client"]:
+    from mcp.client.client import Client  # noqa: PLC0415 - takes a second
+    from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
+
     headers = {"Authorization": f"Bearer {person.token}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=30) as http,
@@ -28,7 +31,7 @@ async def connected(api: Api, person: Person) -> AsyncIterator[Client]:
         yield client
 
 
-async def call(client: Client, tool: str, **arguments: Any) -> Any:
+async def call(client: "Client", tool: str, **arguments: Any) -> Any:
     """What the tool answers, which must be no error."""
     result = await client.call_tool(tool, arguments)
     text = said(result)
@@ -37,11 +40,12 @@ async def call(client: Client, tool: str, **arguments: Any) -> Any:
 
 
 def said(result: Any) -> str:
-    assert isinstance(result.content[0], TextContent)
-    return result.content[0].text
+    assert result.content[0].type == "text"
+    text: str = result.content[0].text
+    return text
 
 
-async def refusal(client: Client, tool: str, **arguments: Any) -> str:
+async def refusal(client: "Client", tool: str, **arguments: Any) -> str:
     result = await client.call_tool(tool, arguments)
     assert result.is_error
     return said(result)

@@ -81,14 +81,8 @@ def test_the_example_of_an_event_is_an_event(described: Any) -> None:
     assert (event.id, event.type) == (frame.id, frame.event)
 
 
-@pytest.mark.parametrize(
-    ("phases", "examples"),
-    [
-        ("examples,fuzzing", 1),
-        pytest.param("examples,fuzzing", 10, marks=pytest.mark.slow),
-        pytest.param("coverage", 10, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("phases", "examples"), [("examples,fuzzing", 10), ("coverage", 10)])
 async def test_the_api_keeps_its_description_whatever_it_is_sent(
     api: Api, person: Person, tmp_path: Path, phases: str, examples: int
 ) -> None:

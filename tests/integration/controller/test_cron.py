@@ -138,7 +138,8 @@ async def test_the_other_controller_takes_over_when_one_is_stopped(
         assert await asyncio.to_thread(first.wait, SOME_SECONDS) == 0
 
 
-@pytest.mark.parametrize("kind", ["scheduler", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["scheduler", "worker"])
 async def test_a_process_of_rq_that_is_killed_comes_back(
     with_redis: Platform, controllers: Controllers, kind: str
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from mcp.server.mcpserver import Context, MCPServer
 
 from backplane.egress import OutsideRefused
 from backplane.errors import InvalidInput, InvalidPlan, Unavailable
@@ -159,6 +158,8 @@ async def test_a_command_that_is_not_there_is_unavailable(servers: Servers) -> N
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
     """A server made with the official library."""
+    from mcp.server.mcpserver import Context, MCPServer  # noqa: PLC0415 - takes a second
+
     server: MCPServer[Any] = MCPServer("docs", log_level="ERROR")
 
     async def greet(name: str, ctx: Context[Any, Any]) -> str:

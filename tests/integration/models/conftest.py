@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from backplane.resources import Resources, connect
-from backplane.settings import Settings
 from backplane.users import Tier, User
 from tests.scripted_models import ScriptedModels, scripted_models
+from tests.settings import settings_of
 from worker.llm.base import CallLimits, Message, ModelRequest, ModelServer
 from worker.llm.catalogue import Kind, ServerSpec
 

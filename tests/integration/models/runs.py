@@ -11,10 +11,10 @@ from backplane.budgets import RunBudget
 from backplane.events import Event, EventType
 from backplane.resources import Resources
 from backplane.runs import Run
-from backplane.settings import Settings
 from backplane.store.model_calls import RecordedCall
 from backplane.users import User
 from tests.event_data import data_of
+from tests.settings import settings_of
 from tests.submitted import new_run
 from worker.budget import Budget
 from worker.interruption import Interruption
@@ -89,8 +89,6 @@ class Asking:
 async def asking(resources: Resources, user: User, **settings: Any) -> AsyncIterator[Asking]:
     values = {"model_retry_max_seconds": 0.01, "agent_tokens_per_second": 0, "user_tokens_per_second": 0, **settings}
     registry = CollectorRegistry()
-    opening = open_gateway(
-        settings_of(**values), resources.slots, resources.buckets, WorkerMetrics(registry)
-    )
+    opening = open_gateway(settings_of(**values), resources.slots, resources.buckets, WorkerMetrics(registry))
     async with opening as gateway:
         yield Asking(resources, user, gateway, registry)

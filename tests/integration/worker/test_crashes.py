@@ -353,7 +353,7 @@ async def test_a_holder_whose_lease_may_have_ended_asks_the_database(platform: P
     assert ended.interruption.cause is Cause.SUPERSEDED
 
 
-@pytest.mark.parametrize("taken_by", ["its holder", "another worker"])
+@pytest.mark.parametrize("taken_by", ["its holder", pytest.param("another worker", marks=pytest.mark.slow)])
 async def test_a_run_goes_on_when_redis_forgets_its_claim_and_gives_it_out_again(
     platform: Platform, start_process: StartProcess, taken_by: str
 ) -> None:
