@@ -16,10 +16,10 @@ from typer._click.core import Command
 from typer._click.shell_completion import CompletionItem
 from typer.main import get_command
 
-from agentctl.commands import COMMANDS
+from agentctl.command_table import COMMANDS
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.groups import Group
-from agentctl.output import Output, ReaderGone, open_streams
+from agentctl.terminal.output import Output, ReaderGone, open_streams
 from backplane import VERSION
 from backplane.errors import PlatformError
 

@@ -13,8 +13,8 @@ import typer
 from typer._completion_shared import get_completion_script
 
 from agentctl.client import connect, find_token, find_url
-from agentctl.output import Output, first_line
-from agentctl.questions import asked_in_words
+from agentctl.terminal.output import Output, first_line
+from agentctl.terminal.questions import asked_in_words
 
 ANSWER_SECONDS = 1.0
 OFFERED = 50

@@ -8,8 +8,8 @@ import re
 
 from agentctl.client import Client, FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import first_line, short_time
-from agentctl.questions import asked_in_words
+from agentctl.terminal.output import first_line, short_time
+from agentctl.terminal.questions import asked_in_words
 
 CANDIDATES_SHOWN = 10
 DECISIONS_LOOKED_AT = 10_000

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentctl.embedded import dies_with_parent, free_port
+from agentctl.local.embedded import dies_with_parent, free_port
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.users import Tier

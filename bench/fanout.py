@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from agentctl.embedded import dies_with_parent, free_port
+from agentctl.local.embedded import dies_with_parent, free_port
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Appended, Batch
 from backplane.resources import Resources, connect

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 
-from agentctl.embedded import dies_with_parent
+from agentctl.local.embedded import dies_with_parent
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.users import Tier

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from tests.servers import HOST, RedisServer
 
 SLOTS = 16384

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from agentctl.doctor import State
-from agentctl.doctor import _parts as examined_parts
+from agentctl.commands.doctor import State
+from agentctl.commands.doctor import _parts as examined_parts
 from backplane.dead_letters import DeadReason
 from backplane.errors import InvalidInput, PartRefuses, Unavailable
 from backplane.events import EventType, encode

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from agentctl.embedded import EmbeddedRedis
+from agentctl.local.embedded import EmbeddedRedis
 from backplane.log_stream import LogStream
 from backplane.runs import RunStatus
 from tests.e2e.test_agentctl_up import is_running

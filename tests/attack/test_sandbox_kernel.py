@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.doctor import State, examine_sandbox
+from agentctl.commands.doctor import State, examine_sandbox
 from backplane.errors import Unavailable
 from tests.contracts.sandbox.conftest import (
     Run,

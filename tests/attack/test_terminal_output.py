@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from agentctl.__main__ import main
-from agentctl.output import Output
+from agentctl.terminal.output import Output
 from app.server_log import without_query
 from backplane import process_log
 from backplane.terminal_text import escaped, one_for_one, printable

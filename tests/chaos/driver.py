@@ -21,7 +21,7 @@ import httpx
 import redis.asyncio
 from sqlalchemy import select
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from backplane.errors import NotFound, Unavailable
 from backplane.events import decode
 from backplane.redis_keys import KEYS

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.embedded import find_redis_server, free_port
+from agentctl.local.embedded import find_redis_server, free_port
 from tests.e2e.test_agentctl_up import LONG_SECONDS, agentctl, up
 from tests.model_server import KEY, MODEL, ModelHttpServer
 from tests.scripted_models import Asked, Reply, said, scripted_models

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.embedded import find_redis_server, free_port
+from agentctl.local.embedded import find_redis_server, free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agentctl.embedded import find_redis_server, free_port
+from agentctl.local.embedded import find_redis_server, free_port
 from tests.e2e.test_agentctl_up import up
 from tests.metrics import Scraped, broken_conventions, scrape
 from tests.waiting import wait_until

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from tests.conftest import started
 from tests.e2e.test_agentctl_up import agentctl, up
 from tests.servers import PgBouncer, PostgresServer, RedisServer

@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
-from agentctl import embedded
-from agentctl.embedded import SOCKET_PATH_BYTES, EmbeddedRedis, dies_with_parent, find_redis_server, redis_version
+from agentctl.local import embedded
+from agentctl.local.embedded import SOCKET_PATH_BYTES, EmbeddedRedis, dies_with_parent, find_redis_server, redis_version
 from backplane.errors import Conflict, Unavailable
 from tests.conftest import started
 from tests.servers import RedisServer
@@ -97,7 +97,7 @@ async def test_another_server_on_the_remembered_port_is_left_alone(tmp_path: Pat
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends the leftover")
 async def test_it_ends_with_an_owner_that_was_killed(tmp_path: Path) -> None:
     program = (
-        "import asyncio, pathlib, sys; from agentctl.embedded import EmbeddedRedis\n"
+        "import asyncio, pathlib, sys; from agentctl.local.embedded import EmbeddedRedis\n"
         "async def main():\n"
         "    async with EmbeddedRedis(pathlib.Path(sys.argv[1])) as server:\n"
         "        print(server.url, flush=True); await asyncio.Event().wait()\n"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from backplane import metrics
 from backplane.metrics import CONNECTIONS_MAX, REQUEST_MAX_BYTES, metrics_served, process_registry
 from tests.metrics import broken_conventions, scrape

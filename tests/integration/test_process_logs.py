@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.embedded import find_redis_server, free_port
+from agentctl.local.embedded import find_redis_server, free_port
 from backplane.events import EventType
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
 from tests.integration.worker.test_crashes import StartProcess

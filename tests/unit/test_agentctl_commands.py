@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from agentctl import files, runs
 from agentctl.__main__ import app
-from agentctl.commands import COMMANDS
+from agentctl.command_table import COMMANDS
+from agentctl.commands import files, runs
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
 from agentctl.plan_file import read_plan
 from tests.scripted_api import NOTHING, answer, problem, raw, stream
@@ -225,7 +225,7 @@ def test_a_run_waits_for_room_in_a_full_queue_and_says_so_once(
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr("agentctl.room.asyncio.sleep", pause)
+    monkeypatch.setattr("agentctl.terminal.queue_room.asyncio.sleep", pause)
     api = script(FULL, FULL, CREATED)
     code, printed, told = agentctl("run", "x", "--no-follow")
     assert (code, printed) == (0, f"{RUN}\n")
@@ -253,7 +253,7 @@ def test_who_gives_up_while_waiting_for_room_reads_what_there_is(
     async def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agentctl.room.asyncio.sleep", interrupted)
+    monkeypatch.setattr("agentctl.terminal.queue_room.asyncio.sleep", interrupted)
     (tmp_path / "a").write_text("a")
     script(answer(201, {"run_id": RUN, "status": "created"}), answer(201, {"path": "a", "size": 1}), FULL)
     code, _, told = agentctl("run", "x", "--file", "a")
@@ -443,7 +443,7 @@ def test_the_commands_of_a_client_start_without_the_libraries_of_the_platform() 
 def test_names_of_commands_are_completed_without_loading_a_command(words: str, offered: list[str]) -> None:
     program = """if True:
         import atexit, sys
-        heavy = {"httpx", "yaml", "sqlalchemy", "agentctl.runs"}
+        heavy = {"httpx", "yaml", "sqlalchemy", "agentctl.commands.runs"}
         atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))
         from agentctl.__main__ import main
         main()

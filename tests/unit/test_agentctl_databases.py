@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentctl import doctor
-from agentctl.configuration import load_settings
+from agentctl.commands import doctor
+from agentctl.local.configuration import load_settings
 from backplane.resources import connect_store
 from backplane.users import Tier
 from tests.scripted_api import answer, problem

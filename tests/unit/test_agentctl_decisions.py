@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.derived_runs import compared
+from agentctl.commands.derived_runs import compared
 from tests.scripted_api import ScriptedApi, answer, stream
 from tests.unit.conftest import Agentctl, Script
 

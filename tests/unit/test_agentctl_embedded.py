@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agentctl import embedded
-from agentctl.embedded import find_redis_server, run_bounded
-from agentctl.up import redis_cli, url_for_redis_cli
+from agentctl.commands.up import redis_cli, url_for_redis_cli
+from agentctl.local import embedded
+from agentctl.local.embedded import find_redis_server, run_bounded
 
 
 def program(folder: Path, name: str, says: str) -> Path:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agentctl import data_folder
+from agentctl.commands.up import Place, Platform, check_sandbox, curl_lines, redis_cli_line
 from agentctl.exit_codes import CommandError
-from agentctl.follow import LiveLine, OpenSteps, RunView, describe
-from agentctl.output import Output, duration
-from agentctl.processes import child_environment, how_it_ended, last_lines
-from agentctl.up import Place, Platform, check_sandbox, curl_lines, redis_cli_line
+from agentctl.local import data_folder
+from agentctl.local.processes import child_environment, how_it_ended, last_lines
+from agentctl.terminal.follow import LiveLine, OpenSteps, RunView, describe
+from agentctl.terminal.output import Output, duration
 from backplane.events import EventType
 from backplane.runbook import note_on_planner
 from backplane.sizes import readable_size

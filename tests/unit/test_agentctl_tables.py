@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.tables import GAP, column_widths
+from agentctl.terminal.tables import GAP, column_widths
 from tests.scripted_api import answer, problem, stream
 from tests.unit.conftest import Agentctl, Script
 

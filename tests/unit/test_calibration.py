@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.calibrate import key_of, search, settled_rate, write_settings
-from agentctl.calibration import Measurement, Verdict, next_rate, starting_range, verdict
-from agentctl.calibration_load import Load, Window
-from agentctl.cpu_use import CgroupMeter, CpuMeter, ProcessMeter
+from agentctl.commands.calibrate import key_of, search, settled_rate, write_settings
 from agentctl.exit_codes import CommandError
-from agentctl.output import Output
+from agentctl.sizing.calibration import Measurement, Verdict, next_rate, starting_range, verdict
+from agentctl.sizing.calibration_load import Load, Window
+from agentctl.sizing.cpu_use import CgroupMeter, CpuMeter, ProcessMeter
+from agentctl.terminal.output import Output
 from tests.unit.conftest import Agentctl
 
 

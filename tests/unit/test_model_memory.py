@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentctl.model_memory import GB, fit, shape_of
+from agentctl.sizing.model_memory import GB, fit, shape_of
 from tests.unit.conftest import Agentctl
 
 

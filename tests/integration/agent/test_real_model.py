@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from backplane.events import EventType
 from backplane.runs import RunStatus
 from tests.integration.agent.conftest import UNLIMITED

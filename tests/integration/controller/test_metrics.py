@@ -6,7 +6,7 @@ from functools import partial
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from backplane.resources import connect
 from controller.metrics import ControllerMetrics
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from agentctl.embedded import free_port
+from agentctl.local.embedded import free_port
 from backplane.settings import Settings
 from controller.deletion_cost import ANNOTATION
 from controller.service import serve

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
-from agentctl.output import STATUS_STYLES, Output, duration, program, some_of
-from agentctl.questions import answer_in_words, asked_in_words, texts_in_lines
+from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
+from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines
 from backplane.events import EventType
 from backplane.runs import FINAL, RunStatus
 from backplane.terminal_text import printable

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from agentctl.client import JsonObject
+from agentctl.commands.runs import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
-from agentctl.output import JsonFlag, Output, short_time
-from agentctl.runs import call
+from agentctl.terminal.output import JsonFlag, Output, short_time
 from backplane.sealing import new_key as make_key
 
 MAX_READ_BYTES = 1024 * 1024

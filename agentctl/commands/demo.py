@@ -13,14 +13,14 @@ from pathlib import Path
 import typer
 
 from agentctl.client import Client, connect
-from agentctl.configuration import load_settings
-from agentctl.embedded import HOST, free_port
+from agentctl.commands.files import print_files
+from agentctl.commands.up import Place, ended_by_signals, print_parts, running, teller
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.files import print_files
-from agentctl.follow import follow
-from agentctl.output import JsonFlag, Output, duration
-from agentctl.processes import PROJECT, ChildProcess
-from agentctl.up import Place, ended_by_signals, print_parts, running, teller
+from agentctl.local.configuration import load_settings
+from agentctl.local.embedded import HOST, free_port
+from agentctl.local.processes import PROJECT, ChildProcess
+from agentctl.terminal.follow import follow
+from agentctl.terminal.output import JsonFlag, Output, duration
 
 EXAMPLE = PROJECT / "examples" / "word-count.md"
 RESULT = "report.txt"

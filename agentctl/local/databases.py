@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from agentctl.configuration import load_settings, masked
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.local.configuration import load_settings, masked
 from backplane.errors import NoTables, NotFound
 from backplane.resources import connect_store, database_file
 from backplane.settings import Settings

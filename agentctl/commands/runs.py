@@ -17,11 +17,21 @@ from rich.text import Text
 from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, following, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import RunView, describe, follow, how_it_goes_on, with_flag
 from agentctl.ids import whole_run_id
-from agentctl.output import LISTED, JsonFlag, Output, duration, first_line, local_time, program, short_time, some_of
 from agentctl.plan_file import read_plan
-from agentctl.room import LONGEST_WAIT_SECONDS, once_there_is_room
+from agentctl.terminal.follow import RunView, describe, follow, how_it_goes_on, with_flag
+from agentctl.terminal.output import (
+    LISTED,
+    JsonFlag,
+    Output,
+    duration,
+    first_line,
+    local_time,
+    program,
+    short_time,
+    some_of,
+)
+from agentctl.terminal.queue_room import LONGEST_WAIT_SECONDS, once_there_is_room
 from backplane.runs import RunStatus
 from backplane.terminal_text import printable
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from agentctl.embedded import dies_with_parent
+from agentctl.local.embedded import dies_with_parent
 from backplane.errors import Unavailable
 
 LOG_BYTES = 10 * 1024 * 1024
@@ -23,7 +23,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A process that lived this long was fine: when it dies, the pauses start from the shortest again."""
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 Tell = Callable[[str, str], None]
 """Takes what happened (a stable word) and a sentence about it."""

@@ -25,7 +25,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from agentctl.tables import GAP, column_widths, natural_widths, wrapped
+from agentctl.terminal.tables import GAP, column_widths, natural_widths, wrapped
 from backplane.log_stream import keep_standard_descriptors
 from backplane.terminal_text import one_for_one, printable
 
@@ -202,7 +202,7 @@ class Output:
         cutting: Sequence[str] = (),
     ) -> None:
         """A table, in a pipe as wide as it needs to be. On a terminal that is too narrow, cells of the columns
-        `folding` go on in the next line, those of `cutting` are cut, others never (`agentctl.tables`)."""
+        `folding` go on in the next line, those of `cutting` are cut, others never (`agentctl.terminal.tables`)."""
         clean = [[printable(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
             widths = natural_widths(columns, clean)

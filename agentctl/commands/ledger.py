@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.commands.runs import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
-from agentctl.output import JsonFlag, Output, local_time
-from agentctl.runs import call
+from agentctl.terminal.output import JsonFlag, Output, local_time
 
 
 class ResourceName(StrEnum):

@@ -6,11 +6,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.commands.runs import RunArgument, call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.ids import whole_dead_letter_id
-from agentctl.output import JsonFlag, Output, first_line, local_time, program, short_time
-from agentctl.runs import RunArgument, call
+from agentctl.terminal.output import JsonFlag, Output, first_line, local_time, program, short_time
 from backplane.dead_letters import DeadReason
 
 BATCH = 100

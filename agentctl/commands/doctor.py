@@ -20,13 +20,13 @@ from typing import Annotated, Any
 import typer
 
 from agentctl.client import DEFAULT_TOKEN_FILE, ApiError, Client, connect, find_token, find_url
-from agentctl.configuration import load_settings, masked
-from agentctl.databases import FILE, database_of, has_tables, with_settings
-from agentctl.embedded import find_redis_server, redis_version, run_bounded
+from agentctl.commands.up import SANDBOX_CHECK_SECONDS, check_sandbox
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output
-from agentctl.processes import child_environment
-from agentctl.up import SANDBOX_CHECK_SECONDS, check_sandbox
+from agentctl.local.configuration import load_settings, masked
+from agentctl.local.databases import FILE, database_of, has_tables, with_settings
+from agentctl.local.embedded import find_redis_server, redis_version, run_bounded
+from agentctl.local.processes import child_environment
+from agentctl.terminal.output import JsonFlag, Output
 from backplane.errors import PlatformError, QueueOfAnother, Unavailable
 from backplane.resources import NO_EVICTION, Resources, connect_store
 from backplane.resources import connect as connect_resources

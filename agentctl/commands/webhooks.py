@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from agentctl.output import JsonFlag, Output, local_time
-from agentctl.runs import call
+from agentctl.commands.runs import call
+from agentctl.terminal.output import JsonFlag, Output, local_time
 
 
 def webhook_secret(

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from agentctl.calibration import START_RATE, Measurement, Verdict, following_rate, starting_range, verdict
-from agentctl.calibration_load import BuiltInLoad, Load, ServerLoad
 from agentctl.client import connect, find_token, find_url
-from agentctl.cpu_use import CgroupMeter, CpuMeter, ProcessMeter, find_worker
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output
 from agentctl.proxies import client_of
+from agentctl.sizing.calibration import START_RATE, Measurement, Verdict, following_rate, starting_range, verdict
+from agentctl.sizing.calibration_load import BuiltInLoad, Load, ServerLoad
+from agentctl.sizing.cpu_use import CgroupMeter, CpuMeter, ProcessMeter, find_worker
+from agentctl.terminal.output import JsonFlag, Output
 from backplane.credentials import variables
 from backplane.settings import ENV_FILE
 

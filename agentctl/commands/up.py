@@ -30,14 +30,14 @@ from urllib.parse import quote
 
 import typer
 
-from agentctl import data_folder
 from agentctl.client import DEFAULT_TOKEN_FILE, DEFAULT_URL, connect
-from agentctl.configuration import load_settings, masked
-from agentctl.embedded import CLIENTS, EmbeddedRedis, find_redis_server, redis_version
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import JsonFlag, Output, duration, program
-from agentctl.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
+from agentctl.local import data_folder
+from agentctl.local.configuration import load_settings, masked
+from agentctl.local.embedded import CLIENTS, EmbeddedRedis, find_redis_server, redis_version
+from agentctl.local.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from agentctl.proxies import LOOPBACK
+from agentctl.terminal.output import JsonFlag, Output, duration, program
 from backplane.credentials import credentials_withheld_from
 from backplane.errors import NotFound
 from backplane.log_stream import LogStream

@@ -1,7 +1,7 @@
 """The commands that only tell: settings, version."""
 
-from agentctl.configuration import load_settings, masked
-from agentctl.output import JsonFlag, Output
+from agentctl.local.configuration import load_settings, masked
+from agentctl.terminal.output import JsonFlag, Output
 from backplane import VERSION
 from backplane.settings import Settings
 

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from agentctl.client import Client, JsonObject
+from agentctl.commands.dead_letters import confirm
+from agentctl.commands.runs import call
 from agentctl.completion import run_ids as run_ids_for_shells
-from agentctl.dead_letters import confirm
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.ids import whole_run_id
-from agentctl.output import JsonFlag, Output, local_time
-from agentctl.runs import call
+from agentctl.terminal.output import JsonFlag, Output, local_time
 
 
 def usage(json_output: JsonFlag = False) -> None:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.commands.runs import call, call_on
 from agentctl.completion import asking_run_ids, run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import UNCERTAIN, how_it_goes_on
 from agentctl.ids import whole_decision_id, whole_run_id
-from agentctl.output import JsonFlag, Output, short_time
-from agentctl.questions import asked_in_words, texts_in_lines
-from agentctl.runs import call, call_on
+from agentctl.terminal.follow import UNCERTAIN, how_it_goes_on
+from agentctl.terminal.output import JsonFlag, Output, short_time
+from agentctl.terminal.questions import asked_in_words, texts_in_lines
 from backplane import unique_json
 
 RunArgument = Annotated[

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from agentctl.client import Client, JsonObject
+from agentctl.commands.runs import RunArgument, call_on, follow_to_its_end, text_of
 from agentctl.exit_codes import ExitCode
-from agentctl.follow import follow, still_waits
 from agentctl.ids import whole_call_id
-from agentctl.output import JsonFlag, Output, local_time, program, some_of
 from agentctl.plan_file import read_plan
-from agentctl.runs import RunArgument, call_on, follow_to_its_end, text_of
+from agentctl.terminal.follow import follow, still_waits
+from agentctl.terminal.output import JsonFlag, Output, local_time, program, some_of
 from backplane.runs import FINAL
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.output import Output
+from agentctl.terminal.output import Output
 from backplane import process_log
 from backplane.configuration import misspelt, read_settings
 from backplane.errors import InvalidInput

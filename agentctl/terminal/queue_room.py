@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from agentctl.client import ApiError, JsonObject
-from agentctl.output import Output
+from agentctl.terminal.output import Output
 
 LONGEST_WAIT_SECONDS = 600.0
 """In all."""

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from agentctl.client import Client, FetchPage, newest
+from agentctl.commands.runs import call
 from agentctl.groups import Group
-from agentctl.output import JsonFlag, Output, short_time
-from agentctl.runs import call
+from agentctl.terminal.output import JsonFlag, Output, short_time
 from backplane.sizes import readable_size
 
 Agent = Annotated[str, typer.Argument(metavar="AGENT", help="Name of the agent, as its runs give it.")]

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.configuration import load_settings, masked
-from agentctl.databases import DataFolder, check_is_there, database_of, settings_of
 from agentctl.groups import Group
 from agentctl.ids import the_only
-from agentctl.output import JsonFlag, Output, short_time
+from agentctl.local.configuration import load_settings, masked
+from agentctl.local.databases import DataFolder, check_is_there, database_of, settings_of
+from agentctl.terminal.output import JsonFlag, Output, short_time
 from backplane.resources import connect_store
 from backplane.resources import migrate as migrate_database
 from backplane.resources import take_over_redis as take_over

@@ -6,8 +6,8 @@ import typer
 
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
-from agentctl.model_memory import GB, SHAPES, ModelShape, fit, shape_of
-from agentctl.output import JsonFlag, Output
+from agentctl.sizing.model_memory import GB, SHAPES, ModelShape, fit, shape_of
+from agentctl.terminal.output import JsonFlag, Output
 
 app = typer.Typer(cls=Group, help="What fits on a GPU.", no_args_is_help=True)
 

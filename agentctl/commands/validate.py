@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from agentctl.client import JsonObject
+from agentctl.commands.runs import call, text_of
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.follow import with_flag
-from agentctl.output import JsonFlag, Output, some_of
 from agentctl.plan_file import plan_of, read_plan
-from agentctl.runs import call, text_of
+from agentctl.terminal.follow import with_flag
+from agentctl.terminal.output import JsonFlag, Output, some_of
 
 PLANS = frozenset({".json", ".yaml", ".yml"})
 _WHY = "no worker is alive, or one has not published its tools (of an older release, or just starting)"
