@@ -4,7 +4,7 @@ Each is a transaction of its own: what was redriven before the queue was full, o
 redriven. A user who has as many waiting as one user may keeps nobody else's runs from being redriven.
 """
 
-from app.services import Services
+from app.context import Services
 from backplane.errors import NotFound, QueueFull, TransitionNotAllowed
 from backplane.queue.base import Limit
 

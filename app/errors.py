@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
-from app.description import Description
+from app.edge.json_body import BodyRefused
 from app.edge.origin import HEADERS
-from app.json_body import BodyRefused
 from app.kept_answer import KeptAnswer
-from app.models import FaultView, Problem
+from app.schemas.description import Description
+from app.schemas.runs import FaultView, Problem
 from backplane import errors
 from backplane.errors import FIELD_CHARS, dotted, printable
 from backplane.validation_messages import HINTS, sentence_of

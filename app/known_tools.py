@@ -260,7 +260,7 @@ def _faults_of_arguments(
     faults = list(reference_faults(step.arguments, tool.programs.__contains__, f"{where}.arguments"))
     if checks.left > 0:
         # Their library takes 0.13 s to load, and is needed here only.
-        library, words = import_module("backplane.argument_schemas"), import_module("app.schema_faults")
+        library, words = import_module("backplane.argument_schemas"), import_module("app.schemas.faults")
         schema = schemas.get(id(tool))
         if schema is None:
             schema = schemas[id(tool)] = library.ArgumentsSchema(tool.parameters, of_tool=True)

@@ -15,19 +15,22 @@ import structlog
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from app import errors, server_log
+from app import errors
 from app.auth import Authenticator
-from app.description import TAGS, completed, kept_description
+from app.context import Services
+from app.edge import server_log
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, Gate
 from app.edge.origin import Origin
 from app.edge.protocol import install, running_server
 from app.edge.root_path import RootPath
-from app.hub import Hub
+from app.edge.turns import Turns
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
-from app.mcp_endpoint import McpEndpoint
+from app.limits.storage import StorageLimits
+from app.limits.transfers import Transfers
+from app.mcp.endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.routes import (
     accounts,
@@ -47,13 +50,11 @@ from app.routes import (
     tools,
     webhooks,
 )
+from app.schemas.description import TAGS, completed, kept_description
 from app.schemas.webhooks import webhooks as sent_webhooks
-from app.services import Services
-from app.sse import History
-from app.storage_limits import StorageLimits
+from app.streams.hub import Hub
+from app.streams.sse import History
 from app.submission import Submission
-from app.transfers import Transfers
-from app.turns import Turns
 from app.validation import Validator
 from backplane import VERSION, process_log
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings

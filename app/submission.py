@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 from app.known_tools import KnownTools
-from app.models import ForkRun, NewRun
-from app.storage_limits import StorageLimits
+from app.limits.storage import StorageLimits
+from app.schemas.runs import ForkRun, NewRun
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import (
     Fault,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import fault_view
 from app.known_tools import Known, KnownTools
-from app.models import FaultView, NewRun, PlannerName
+from app.schemas.runs import FaultView, NewRun, PlannerName
 from app.submission import Submission
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan, dotted
 from backplane.parsing import Parser

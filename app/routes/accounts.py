@@ -5,7 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.account_models import (
+from app.auth import Admin, CurrentUser
+from app.context import ServicesOf
+from app.edge.json_body import JsonRoute
+from app.errors import responses
+from app.schemas.accounts import (
     ACCOUNT_PATTERN,
     OWNER_PATTERN,
     AccountDetails,
@@ -21,11 +25,7 @@ from app.account_models import (
     SpentView,
     Transfer,
 )
-from app.auth import Admin, CurrentUser
-from app.errors import responses
-from app.json_body import JsonRoute
-from app.models import Limit
-from app.services import ServicesOf
+from app.schemas.runs import Limit
 from backplane.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.store.ledger import Account, Entry, Ledger
 

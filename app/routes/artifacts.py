@@ -5,7 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from app.artifact_models import (
+from app.auth import Admin, CurrentUser
+from app.context import Services, ServicesOf
+from app.edge.json_body import JsonRoute
+from app.errors import responses
+from app.schemas.artifacts import (
     COMMIT_PATTERN,
     AgentName,
     ArtifactChange,
@@ -17,11 +21,7 @@ from app.artifact_models import (
     RolledBack,
     UserRef,
 )
-from app.auth import Admin, CurrentUser
-from app.errors import responses
-from app.json_body import JsonRoute
-from app.models import Limit
-from app.services import Services, ServicesOf
+from app.schemas.runs import Limit
 from backplane.artifacts.base import Agent, Artifacts, Author
 from backplane.errors import NotFound
 

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from app.auth import Admin
+from app.context import ServicesOf
 from app.dead_letters import redrive_oldest
 from app.errors import responses
-from app.models import (
+from app.routes.runs import IdBeginning
+from app.schemas.runs import (
     DeadLetterPage,
     DeadLetterSummary,
     DeadLetterView,
@@ -19,8 +21,6 @@ from app.models import (
     RunId,
     RunSummary,
 )
-from app.routes.runs import IdBeginning
-from app.services import ServicesOf
 from backplane.dead_letters import DeadReason
 from backplane.store.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter
 

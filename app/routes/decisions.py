@@ -6,7 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from app.auth import CurrentUser
-from app.decision_models import (
+from app.context import ServicesOf
+from app.edge.json_body import JsonRoute
+from app.errors import responses
+from app.schemas.decisions import (
     Answer,
     Approve,
     DecideRequest,
@@ -14,10 +17,7 @@ from app.decision_models import (
     DecisionPage,
     DecisionView,
 )
-from app.errors import responses
-from app.json_body import JsonRoute
-from app.models import Limit, RunId
-from app.services import ServicesOf
+from app.schemas.runs import Limit, RunId
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
 

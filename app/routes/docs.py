@@ -16,9 +16,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from app.description import Description
 from app.edge.root_path import CAME_AS
 from app.kept_answer import KeptAnswer
+from app.schemas.description import Description
 from backplane import VERSION
 from backplane.errors import NotFound
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
-from app import feed
 from app.auth import CurrentAccess
+from app.context import ServicesOf
 from app.errors import responses
-from app.ring import Watcher
-from app.services import ServicesOf
-from app.sse import EventStream, described, stream
+from app.streams import feed
+from app.streams.buffer import Watcher
+from app.streams.sse import EventStream, described, stream
 from backplane.events import EventType, encode
 from backplane.store.events import Place
 

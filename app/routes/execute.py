@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Response
 
 from app.auth import CurrentUser
+from app.context import Services, ServicesOf
+from app.edge.json_body import JsonRoute
 from app.errors import responses
-from app.json_body import JsonRoute
-from app.models import (
+from app.schemas.runs import (
     EXAMPLE_PLAN,
     EXAMPLE_PROMPT,
     CancelRun,
@@ -23,7 +24,6 @@ from app.models import (
     UncertainStep,
     ValidateRun,
 )
-from app.services import Services, ServicesOf
 from app.validation import Validation
 from backplane.errors import Unavailable
 from backplane.runs import Run, RunStatus

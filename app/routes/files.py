@@ -13,9 +13,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.auth import CurrentUser
+from app.context import Services, ServicesOf
 from app.errors import problem, responses
-from app.models import FileList, FileView, RunId
-from app.services import Services, ServicesOf
+from app.schemas.runs import FileList, FileView, RunId
 from backplane.errors import Conflict
 from backplane.users import User
 from backplane.workspace.base import FileInfo, Workspace

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
 
-from app.models import PartHealth, Readiness
-from app.services import ServicesOf
+from app.context import ServicesOf
+from app.schemas.runs import PartHealth, Readiness
 from backplane.errors import PlatformError
 from backplane.resources import Resources
 

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
+from app.context import Services, ServicesOf
 from app.errors import responses
-from app.hub import frame_of
-from app.models import EventPage, RunId
-from app.ring import Watcher
-from app.services import Services, ServicesOf
-from app.sse import PAGE, EventStream, described, gap, stream
+from app.schemas.runs import EventPage, RunId
+from app.streams.buffer import Watcher
+from app.streams.hub import frame_of
+from app.streams.sse import PAGE, EventStream, described, gap, stream
 from backplane.errors import InvalidInput
 from backplane.runs import FINAL, RunStatus
 

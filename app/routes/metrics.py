@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from app.services import ServicesOf
+from app.context import ServicesOf
 
 router = APIRouter(include_in_schema=False)
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from app.auth import CurrentUser
+from app.context import ServicesOf
 from app.errors import responses
 from app.explanation import moment
-from app.queue_models import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
-from app.services import ServicesOf
+from app.schemas.queue import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
 from backplane.runs import Priority
 from backplane.users import Tier
 

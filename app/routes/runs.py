@@ -6,10 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from app.auth import CurrentUser
+from app.context import Services, ServicesOf
 from app.deletion import delete_run
 from app.errors import responses
 from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
-from app.models import (
+from app.routes.execute import standing_of
+from app.schemas.model_calls import ModelCallDetails, ModelCallPage, ModelCallView
+from app.schemas.runs import (
     Explanation,
     FailureView,
     Limit,
@@ -24,9 +27,6 @@ from app.models import (
     StepView,
     WebhookView,
 )
-from app.routes.execute import standing_of
-from app.schemas.model_calls import ModelCallDetails, ModelCallPage, ModelCallView
-from app.services import Services, ServicesOf
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import NotFound, Unavailable
 from backplane.runs import Run, RunStatus

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Response
 
 from app.auth import CurrentUser
+from app.context import ServicesOf
+from app.edge.json_body import JsonRoute
 from app.errors import responses
-from app.json_body import JsonRoute
-from app.secret_models import NewSecret, SecretList, SecretName, SecretView
-from app.services import ServicesOf
+from app.schemas.secrets import NewSecret, SecretList, SecretName, SecretView
 from backplane.sealing import no_key
 from backplane.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from app.auth import CurrentUser
+from app.context import ServicesOf
 from app.errors import responses
-from app.services import ServicesOf
-from app.tool_models import McpServerView, ToolList, ToolView
+from app.schemas.tools import McpServerView, ToolList, ToolView
 from backplane.errors import NotFound
 from backplane.validation_messages import near
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 
 from app.auth import CurrentUser
+from app.context import ServicesOf
 from app.errors import responses
-from app.models import WebhookSecretView
-from app.services import ServicesOf
+from app.schemas.runs import WebhookSecretView
 from backplane.webhooks import WebhookSecret
 
 router = APIRouter(tags=["webhooks"])

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, text
 
-from app.models import ForkRun, NewRun
+from app.schemas.runs import ForkRun, NewRun
 from backplane import process_log
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.runs import Run, RunError, RunStatus

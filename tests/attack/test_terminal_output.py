@@ -19,7 +19,7 @@ import structlog
 
 from agentctl.__main__ import main
 from agentctl.terminal.output import Output
-from app.server_log import without_query
+from app.edge.server_log import without_query
 from backplane import process_log
 from backplane.terminal_text import escaped, one_for_one, printable
 from tests.scripted_api import answer, problem, raw, stream

@@ -9,9 +9,9 @@ import pytest
 from starlette.types import Message
 
 from app.auth import Access
-from app.hub import Hub
-from app.ring import Watcher
-from app.sse import EventStream
+from app.streams.buffer import Watcher
+from app.streams.hub import Hub
+from app.streams.sse import EventStream
 from backplane.errors import TooManyStreams
 
 

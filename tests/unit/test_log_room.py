@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.ring import Frame, Watched
+from app.streams.buffer import Frame, Watched
 from backplane.logs.room import WITHOUT_MAXMEMORY, Limits, Memory, room_of
 
 MIB = 1024**2

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
-from app.turns import AT_ONCE, Turns, give_back
+from app.edge.turns import AT_ONCE, Turns, give_back
 from backplane.users import Tier, User
 from tests.waiting import wait_until
 

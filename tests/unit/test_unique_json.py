@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app import routes
-from app.json_body import JsonRoute
+from app.edge.json_body import JsonRoute
 from backplane.errors import FIELD_CHARS
 from backplane.unique_json import DuplicateName, loads
 from worker.untrusted_json import NotJson, find_object, parse_object

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.decision_models import DecideRequest
-from app.models import ExecuteRequest, NewRun
+from app.schemas.decisions import DecideRequest
+from app.schemas.runs import ExecuteRequest, NewRun
 from backplane.errors import InvalidPlan
 from backplane.plans import parse_plan
 from backplane.validation_messages import sentence_of

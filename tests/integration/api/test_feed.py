@@ -210,7 +210,7 @@ async def test_nothing_is_missed_or_repeated_by_watchers_that_come_and_go_under_
 async def test_a_feed_tells_the_positions_of_queued_runs_and_moves_no_cursor_by_it(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.hub.POSITION_SECONDS", 0.05)
+    monkeypatch.setattr("app.streams.hub.POSITION_SECONDS", 0.05)
     api = await start_api(feed_positions_max=1)
     person = await api.person()
     runs = [await person.make() for _ in range(2)]
@@ -259,7 +259,7 @@ async def test_a_feed_counts_among_the_streams_of_the_process(start_api: StartAp
 async def test_a_user_whom_nobody_watches_any_more_is_no_longer_listened_to(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.hub.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("app.streams.hub.LINGER_SECONDS", 0.05)
     api = await start_api()
     person = await api.person()
     worker = await a_worker(api, person)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from app import turns
+from app.edge import turns
 from backplane.runs import RunStatus
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from app.models import EventView, ExecuteRequest, Problem
+from app.schemas.runs import EventView, ExecuteRequest, Problem
 from backplane.plans import parse_plan
 from tests.integration.api.running import Api, Person, frame_of
 

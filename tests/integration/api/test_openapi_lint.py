@@ -13,10 +13,10 @@ import pytest
 
 import app
 import backplane
-from app.models import Problem
 from app.schemas.events import ModelCallStatus, StepEventStatus
 from app.schemas.outcomes import OriginKind, PriorityName, ReasonCode, RiskName, WebhookEvent
 from app.schemas.problems import ProblemCode
+from app.schemas.runs import Problem
 from backplane.dead_letters import DeadReason
 from backplane.decisions import DecisionKind, DecisionStatus
 from backplane.errors import PlatformError

@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from app import hub
-from app.ring import Watcher
-from app.services import Services
-from app.sse import stream
+from app.context import Services
+from app.streams import hub
+from app.streams.buffer import Watcher
+from app.streams.sse import stream
 from backplane.events import Event, EventType, encode
 from backplane.redis_keys import Keys
 from backplane.runs import RunStatus
@@ -145,7 +145,7 @@ async def test_a_silent_stream_gets_a_comment_that_clients_pass_over(start_api: 
 async def test_a_queued_run_tells_its_position_as_it_changes(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.hub.POSITION_SECONDS", 0.05)
+    monkeypatch.setattr("app.streams.hub.POSITION_SECONDS", 0.05)
     api = await start_api()
     person = await api.person()
     first, second = await person.make(), await person.make()
@@ -305,7 +305,7 @@ async def test_watchers_share_one_connection_to_redis(api: Api, person: Person) 
 async def test_a_run_that_nobody_watches_any_more_is_no_longer_listened_to(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.hub.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("app.streams.hub.LINGER_SECONDS", 0.05)
     api = await start_api()
     person = await api.person()
     run_id = await person.make("create")

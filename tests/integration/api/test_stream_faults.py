@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.sse import History
+from app.streams.sse import History
 from backplane.events import EventType
 from tests.integration.api.running import Api, Frame, Person, StartApi, WorkerByHand, frames
 from tests.queues import hand_back

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.models import ForkRun, NewRun
+from app.schemas.runs import ForkRun, NewRun
 from backplane.decisions import Decision, DecisionStatus
 from backplane.errors import NotFound
 from backplane.events import EventType

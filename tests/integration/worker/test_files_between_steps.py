@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.models import ForkRun
+from app.schemas.runs import ForkRun
 from backplane.decisions import DecisionStatus
 from backplane.runs import RunStatus
 from tests.integration.worker.workers import Platform

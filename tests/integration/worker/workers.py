@@ -21,8 +21,8 @@ import pytest
 from pydantic import SecretStr
 
 from app.known_tools import KnownTools
-from app.models import NewRun
-from app.storage_limits import StorageLimits
+from app.limits.storage import StorageLimits
+from app.schemas.runs import NewRun
 from app.submission import Submission
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType

@@ -8,7 +8,7 @@ until it has appeared, with growing pauses. One feed serves all who watch a user
 import asyncio
 from collections.abc import Iterator
 
-from app.ring import Frame, Span, Watched, span_of
+from app.streams.buffer import Frame, Span, Watched, span_of
 from backplane.errors import InvalidInput
 from backplane.events import Event, EventType
 from backplane.store import Store

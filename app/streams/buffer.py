@@ -1,8 +1,8 @@
 """The newest frames of something that is watched, and one wake-up for all who watch it.
 
 Memory is bounded by the ring, not by the watchers: each is a cursor into it, and watchers at the same cursor are given
-the same bytes, joined once. One that falls out of the ring reads the history (`app.sse`). A ring knows from where on it
-has everything (`floor`) and how far it is (`newest`); between the two nothing is missing.
+the same bytes, joined once. One that falls out of the ring reads the history (`app.streams.sse`). A ring knows from
+where on it has everything (`floor`) and how far it is (`newest`); between the two nothing is missing.
 """
 
 import asyncio

@@ -6,8 +6,8 @@ reads the history again. So a reader may be as slow as it likes; it costs a page
 one that takes nothing for a minute is cut off.
 
 A run's history is what the database has, then what the live wire still keeps. Numbers that are nowhere to be had are
-told as a `gap`. After `end` the stream ends. The history of a user's feed is the database's alone (`app.feed`), and has
-no end.
+told as a `gap`. After `end` the stream ends. The history of a user's feed is the database's alone (`app.streams.feed`),
+and has no end.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ import structlog
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from app.hub import Hub, frame_of
-from app.ring import Cursor, Leave, Span, Watched, Watcher, span_of
+from app.streams.buffer import Cursor, Leave, Span, Watched, Watcher, span_of
+from app.streams.hub import Hub, frame_of
 from backplane.errors import Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import EventLog

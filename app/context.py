@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.hub import Hub
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
+from app.limits.transfers import Transfers
 from app.metrics import PlatformMetrics
-from app.models import Readiness
-from app.sse import History
+from app.schemas.runs import Readiness
+from app.streams.hub import Hub
+from app.streams.sse import History
 from app.submission import Submission
-from app.transfers import Transfers
 from app.validation import Validator
 from backplane.resources import Resources
 from backplane.settings import Settings

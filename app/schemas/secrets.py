@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, Field, SecretStr
 
-from app.models import StrictRequest, Text
+from app.schemas.runs import StrictRequest, Text
 from backplane.secrets import DEFAULT_TOOLS, MAX_HOSTS, MAX_TOOLS, NAME_PATTERN, SecretInfo
 
 SecretName = Annotated[

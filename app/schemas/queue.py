@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.models import RunId
 from app.schemas.described import DescribedAs
+from app.schemas.runs import RunId
 from backplane.runs import RunStatus
 from backplane.users import Tier
 

@@ -3,7 +3,7 @@
 All calls of a process share one event loop and a few database connections, first come, first served. Without this a
 hundred calls that one client sends at the same moment stand before everybody else's next one. What takes long and costs
 little does not keep its turn: a stream gives it back when it begins, a call of MCP that waits for events when it begins
-to wait (`give_back`), and files have limits of their own (`app.transfers`).
+to wait (`give_back`), and files have limits of their own (`app.limits.transfers`).
 """
 
 import asyncio

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.models import StrictRequest, Text
+from app.schemas.runs import StrictRequest, Text
 from backplane.budgets import Resource
 from backplane.store.ledger import EntryKind
 

@@ -1,8 +1,8 @@
 """Who watches what: one Redis connection an API process, however many watchers.
 
-Each watched run, and each user whose whole feed is watched, has a ring of its newest frames (`app.ring`), filled by one
-loop. Nothing here is history; a ring may be emptied at any moment. A subscription begins before the first watcher reads
-the history and lasts a little longer than the last watcher.
+Each watched run, and each user whose whole feed is watched, has a ring of its newest frames (`app.streams.buffer`),
+filled by one loop. Nothing here is history; a ring may be emptied at any moment. A subscription begins before the first
+watcher reads the history and lasts a little longer than the last watcher.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import structlog
 from sse_starlette.sse import AppStatus
 
 from app.edge.protocol import running_server
-from app.feed import WatchedFeed
 from app.metrics import ApiMetrics
-from app.ring import Frame, Leave, Watched, Watcher
+from app.streams.buffer import Frame, Leave, Watched, Watcher
+from app.streams.feed import WatchedFeed
 from backplane.errors import TooManyStreams, Unavailable
 from backplane.events import Event, EventType, encode
 from backplane.logs.base import Announced, EventLog, Interrupted, Subscription

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
-from app.models import StrictRequest
+from app.schemas.runs import StrictRequest
 from backplane.artifacts.base import Artifact, Change
 from backplane.runs import AGENT_PATTERN
 

@@ -20,13 +20,13 @@ from pydantic import Field, ValidationError
 from starlette.types import ASGIApp, Scope
 
 from app.auth import SCOPE_USER, Access
+from app.context import Services
+from app.edge.turns import give_back
 from app.explanation import in_words, reasons
-from app.mcp_endpoint import SCOPE_SERVICES
-from app.models import NewRun, RunId
-from app.ring import Leave, Watcher
+from app.mcp.endpoint import SCOPE_SERVICES
 from app.routes.runs import situation_of
-from app.services import Services
-from app.turns import give_back
+from app.schemas.runs import NewRun, RunId
+from app.streams.buffer import Leave, Watcher
 from backplane import VERSION
 from backplane.errors import PlatformError, Unauthenticated
 from backplane.events import Event
@@ -49,7 +49,7 @@ Cursor = Annotated[int, Field(ge=0, le=2**31 - 1, description="Only events with 
 
 @asynccontextmanager
 async def mcp_application(max_body_bytes: int) -> AsyncIterator[ASGIApp]:
-    """The server, for requests whose scope says whose they are (`app.mcp_endpoint`)."""
+    """The server, for requests whose scope says whose they are (`app.mcp.endpoint`)."""
     manager = StreamableHTTPSessionManager(
         _server()._lowlevel_server, json_response=True, stateless=True, max_request_body_size=max_body_bytes
     )

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
+from app.edge.json_body import LARGE_BYTES
 from app.errors import problem
-from app.json_body import LARGE_BYTES
 from backplane.errors import Unauthenticated
 from backplane.tasks import end
 from backplane.unique_json import DuplicateName, loads, place_of_duplicate
@@ -46,7 +46,7 @@ class McpEndpoint:
     async def _serve(self, started: "asyncio.Future[ASGIApp]") -> None:
         await self._wanted.wait()
         try:
-            loaded: Any = await asyncio.to_thread(import_module, "app.mcp_server")
+            loaded: Any = await asyncio.to_thread(import_module, "app.mcp.server")
             async with loaded.mcp_application(self._max_body_bytes) as application:
                 started.set_result(application)
                 await asyncio.Event().wait()

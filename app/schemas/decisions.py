@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.models import GivenBudget, JsonObject, RunId, StrictRequest, Text
 from app.schemas.described import DescribedAs
 from app.schemas.outcomes import Asked, GivenAnswer
+from app.schemas.runs import GivenBudget, JsonObject, RunId, StrictRequest, Text
 from backplane.decisions import Decision, DecisionKind, DecisionStatus
 
 DecisionId = Annotated[
