@@ -22,7 +22,7 @@ from httpx_sse import EventSource, SSEError
 
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.proxies import client_of
-from backplane.events import LIVE_ONLY
+from backplane.domain.events import LIVE_ONLY
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TOKEN_FILE = Path(".data/token")

@@ -11,10 +11,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.types import Scope
 
+from backplane.domain.users import Tier, User, token_digest
 from backplane.errors import Forbidden, RateLimited, Unauthenticated
-from backplane.rates.base import RateLimiter
+from backplane.limits.rates.base import RateLimiter
 from backplane.store import Store
-from backplane.users import Tier, User, token_digest
 
 CACHED_TOKENS = 10_000
 SEEN_SECONDS = 600.0

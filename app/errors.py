@@ -20,8 +20,8 @@ from app.kept_answer import KeptAnswer
 from app.schemas.description import Description
 from app.schemas.runs import FaultView, Problem
 from backplane import errors
+from backplane.domain.validation_messages import HINTS, sentence_of
 from backplane.errors import FIELD_CHARS, dotted, printable
-from backplane.validation_messages import HINTS, sentence_of
 
 STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.InvalidInput, 422),

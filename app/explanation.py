@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from backplane.decisions import Decision, DecisionKind
+from backplane.domain.decisions import Decision, DecisionKind
+from backplane.domain.runs import FINAL, Run, RunStatus
+from backplane.domain.sizes import shortened
+from backplane.limits.slots.base import WaitingForModel
+from backplane.process.terminal_text import escaped
 from backplane.queue.base import PUSH_SECONDS, Gate, Standing, Statistics, Whereabouts
-from backplane.runs import FINAL, Run, RunStatus
-from backplane.sizes import shortened
-from backplane.slots.base import WaitingForModel
-from backplane.terminal_text import escaped
 
 WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_for_model_tokens"
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})

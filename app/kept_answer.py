@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from backplane.tasks import end
+from backplane.process.tasks import end
 
 Value = TypeVar("Value")
 

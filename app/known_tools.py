@@ -23,12 +23,12 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.plans import MAX_NAMES, Plan, Step, parse_plan, right_plan, valid_steps
+from backplane.domain.validation_messages import HINTS
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, Unavailable
-from backplane.plans import MAX_NAMES, Plan, Step, parse_plan, right_plan, valid_steps
-from backplane.tool_arguments import reference_faults, unknown_tool
+from backplane.input.tool_arguments import reference_faults, unknown_tool
+from backplane.process.tasks import in_thread
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet, decoded
-from backplane.validation_messages import HINTS
-from backplane.workspace.files import in_thread
 
 log = structlog.get_logger()
 
@@ -260,7 +260,7 @@ def _faults_of_arguments(
     faults = list(reference_faults(step.arguments, tool.programs.__contains__, f"{where}.arguments"))
     if checks.left > 0:
         # Their library takes 0.13 s to load, and is needed here only.
-        library, words = import_module("backplane.argument_schemas"), import_module("app.schemas.faults")
+        library, words = import_module("backplane.input.argument_schemas"), import_module("app.schemas.faults")
         schema = schemas.get(id(tool))
         if schema is None:
             schema = schemas[id(tool)] = library.ArgumentsSchema(tool.parameters, of_tool=True)

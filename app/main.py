@@ -56,15 +56,16 @@ from app.streams.hub import Hub
 from app.streams.sse import History
 from app.submission import Submission
 from app.validation import Validator
-from backplane import VERSION, process_log
+from backplane import VERSION
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
-from backplane.loop_watchdog import watched
-from backplane.metrics import process_registry
+from backplane.process import log as process_log
+from backplane.process.loop_watchdog import watched
+from backplane.process.metrics import process_registry
+from backplane.process.tasks import end
 from backplane.resources import Resources, connect, storage_quota
 from backplane.settings import Settings
 from backplane.store.database import parse_url
-from backplane.tasks import end
 from backplane.workspace.quota import Quota
 
 log = structlog.get_logger()

@@ -20,13 +20,13 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kept_answer import KeptAnswer
+from backplane.domain.events import Event
+from backplane.domain.runs import Priority
 from backplane.errors import PlatformError
-from backplane.events import Event
-from backplane.metrics import exposition
+from backplane.process.metrics import exposition
+from backplane.process.tasks import end
 from backplane.queue.base import Depth
 from backplane.resources import Resources
-from backplane.runs import Priority
-from backplane.tasks import end
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -19,7 +19,11 @@ import structlog
 from app.known_tools import KnownTools
 from app.limits.storage import StorageLimits
 from app.schemas.runs import ForkRun, NewRun
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.events import Event
+from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.users import User
+from backplane.domain.webhooks import check_public_url
 from backplane.errors import (
     Fault,
     InvalidInput,
@@ -30,17 +34,13 @@ from backplane.errors import (
     TooManyWaiting,
     Unavailable,
 )
-from backplane.events import Event
 from backplane.logs.base import Batch, EventLog
 from backplane.queue.base import Full, Job, Limit, Queue
-from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.dead_letters import no_dead_letter
 from backplane.store.derived_runs import NewFork
 from backplane.store.runs import Changed
-from backplane.users import User
-from backplane.webhooks import check_public_url
 
 log = structlog.get_logger()
 

@@ -13,12 +13,12 @@ from app.errors import fault_view
 from app.known_tools import Known, KnownTools
 from app.schemas.runs import FaultView, NewRun, PlannerName
 from app.submission import Submission
+from backplane.domain.plans import MAX_STEPS
+from backplane.domain.runbook import Block, blocks_of, has_fence, note_on_planner
+from backplane.domain.users import User
+from backplane.domain.validation_messages import HINTS, sentence_of
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan, dotted
-from backplane.parsing import Parser
-from backplane.plans import MAX_STEPS
-from backplane.runbook import Block, blocks_of, has_fence, note_on_planner
-from backplane.users import User
-from backplane.validation_messages import HINTS, sentence_of
+from backplane.input.parsing import Parser
 
 GIVEN = "given"
 

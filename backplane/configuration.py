@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from backplane.errors import InvalidInput
-from backplane.process_log import complaint
+from backplane.process.log import complaint
 from backplane.settings import ENV_FILE, Settings
 
 LIKENESS = 0.85

@@ -3,8 +3,8 @@
 Apart from `resources`, so that a small process that needs nothing but Redis does not load databases and object stores.
 """
 
-from backplane.redis_blocking import BlockingRedis, blocking_redis
-from backplane.redis_client import Access
+from backplane.redis.blocking import BlockingRedis, blocking_redis
+from backplane.redis.client import Access
 from backplane.settings import Settings
 
 

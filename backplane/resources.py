@@ -16,29 +16,29 @@ import structlog
 
 from backplane.artifacts.base import Artifacts
 from backplane.artifacts.git import GitArtifacts
-from backplane.buckets.base import TokenBuckets
-from backplane.buckets.redis import RedisTokenBuckets
+from backplane.domain.runs import Priority
+from backplane.domain.stored import StorageQuota
 from backplane.errors import Unavailable
+from backplane.limits.buckets.base import TokenBuckets
+from backplane.limits.buckets.redis import RedisTokenBuckets
+from backplane.limits.rates.base import RateLimiter
+from backplane.limits.rates.redis import RedisRateLimiter
+from backplane.limits.slots.base import Slots
+from backplane.limits.slots.redis import RedisSlots
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import Limits
-from backplane.patience import until_available
+from backplane.process.retrying import until_available
 from backplane.queue.base import Caps, Queue, Room
 from backplane.queue.redis import RedisQueue
-from backplane.rates.base import RateLimiter
-from backplane.rates.redis import RedisRateLimiter
+from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
 from backplane.sealing import Seal
 from backplane.settings import Settings
-from backplane.slots.base import Slots
-from backplane.slots.redis import RedisSlots
 from backplane.storage.base import Storage
 from backplane.storage.redis import RedisStorage
 from backplane.store import Store
 from backplane.store.database import Database, parse_url
-from backplane.stored import StorageQuota
 from backplane.tool_catalogue.base import ToolCatalogue
 from backplane.tool_catalogue.redis import RedisToolCatalogue
 from backplane.workspace.base import WorkspaceStore

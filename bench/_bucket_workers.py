@@ -20,9 +20,9 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from backplane.buckets.base import Bucket
-from backplane.buckets.redis import RedisTokenBuckets
-from backplane.redis_client import RedisClients
+from backplane.limits.buckets.base import Bucket
+from backplane.limits.buckets.redis import RedisTokenBuckets
+from backplane.redis.client import RedisClients
 
 BUCKET = Bucket("bench", 10, 100)
 ENDLESS = Bucket("endless", 1e9, 1e12)

@@ -14,8 +14,8 @@ from typing import Any
 from kubernetes.client import ApiClient
 from kubernetes.config import new_client_from_config
 
-from backplane.patience import pauses
-from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
+from backplane.process.retrying import pauses
 
 READY_SECONDS = 120.0
 LOOK_SECONDS = 0.1

@@ -2,7 +2,7 @@
 
 import time
 
-from backplane.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, encode
 
 BATCH = 20
 LINE = "x" * 120

@@ -15,11 +15,11 @@ from collections import defaultdict
 
 import uvloop
 
-from backplane.buckets.redis import RedisTokenBuckets
-from backplane.metrics import process_registry
-from backplane.redis_client import RedisClients
+from backplane.limits.buckets.redis import RedisTokenBuckets
+from backplane.limits.slots.redis import RedisSlots
+from backplane.process.metrics import process_registry
+from backplane.redis.client import RedisClients
 from backplane.settings import Settings
-from backplane.slots.redis import RedisSlots
 from bench._model_server import HOST
 from worker.llm.base import Message, ModelRequest
 from worker.llm.gateway import ModelGateway, open_gateway

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from backplane.redis_keys import Keys
+from backplane.redis.keys import Keys
 from bench._frames import BATCH, events
 
 redis = Redis.from_url(os.environ["REDIS_URL"], decode_responses=True, max_connections=10_000)

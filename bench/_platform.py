@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentctl.local.embedded import dies_with_parent, free_port
+from backplane.domain.users import Tier
 from backplane.resources import connect_store
 from backplane.settings import Settings
-from backplane.users import Tier
 from bench._processes import children
 from tests.servers import PostgresServer, RedisServer, S3Server, Server
 

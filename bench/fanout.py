@@ -22,10 +22,10 @@ from statistics import median
 from typing import Any, cast
 
 from agentctl.local.embedded import dies_with_parent, free_port
-from backplane.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import new_run_id
 from backplane.logs.base import Appended, Batch
 from backplane.resources import Resources, connect
-from backplane.runs import new_run_id
 from backplane.settings import Settings
 from bench._frames import BATCH, batch
 from bench._platform import HOST, Platform, platform, stop

@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import uvloop
 
+from backplane.domain.runs import Priority, RunStatus
 from backplane.queue.base import Caps, Job, Outcome, Room, Settlement
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority, RunStatus
+from backplane.redis.client import RedisClients
 from bench._contest import PERSISTENCE
 from bench._result import Goal, report
 from tests.servers import RedisServer

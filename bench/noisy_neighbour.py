@@ -14,9 +14,9 @@ import sys
 from collections import Counter
 
 from agentctl.local.embedded import dies_with_parent
+from backplane.domain.users import Tier
 from backplane.resources import connect_store
 from backplane.settings import Settings
-from backplane.users import Tier
 from bench._platform import Platform, platform
 from bench._result import Goal, report, spread
 

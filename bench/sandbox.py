@@ -29,8 +29,8 @@ import structlog
 import uvloop
 
 from backplane.errors import PlatformError
+from backplane.process.tasks import end
 from backplane.settings import Settings
-from backplane.tasks import end
 from bench._cluster import Namespace, counted, open_namespace
 from bench._result import Goal, report
 from worker.sandbox.base import Call, Command, Ending, Limits, Sandbox

@@ -11,9 +11,9 @@ import time
 from itertools import chain, repeat
 from statistics import median
 
+from backplane.domain.users import Tier
 from backplane.resources import connect_store
 from backplane.settings import Settings
-from backplane.users import Tier
 from bench._platform import HOST, Platform, platform
 from bench._result import Goal, report, spread
 from bench.strangers import flooding

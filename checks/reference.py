@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backplane.event_data import DATA
-from backplane.events import EventType
-from backplane.plans import Plan
+from backplane.domain.event_data import DATA
+from backplane.domain.events import EventType
+from backplane.domain.plans import Plan
 from checks.error_codes import TABLES
 from worker.tools.agent import Agent
 from worker.tools.artifact_delete import ArtifactDelete

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from backplane.process import run
+from backplane.entry_point import run
 from controller.service import serve
 
 

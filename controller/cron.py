@@ -25,9 +25,9 @@ from pydantic import SecretStr
 
 from backplane.errors import PlatformError, Unavailable
 from backplane.leases.redis import RedisLease
+from backplane.process.tasks import end
 from backplane.settings import Settings
 from backplane.store.runs import Runs
-from backplane.tasks import end
 from controller import sessions
 
 PROJECT = Path(__file__).parents[1]

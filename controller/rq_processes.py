@@ -15,12 +15,12 @@ from rq import Queue, SimpleWorker
 from rq.cron import CronScheduler
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
-from backplane import process_log
 from backplane.configuration import read_settings
 from backplane.errors import PlatformError
+from backplane.process import log as process_log
+from backplane.redis.blocking import BlockingRedis
+from backplane.redis.keys import Keys
 from backplane.redis_access import connect_blocking_redis
-from backplane.redis_blocking import BlockingRedis
-from backplane.redis_keys import Keys
 from controller.parent import end_with_parent
 from controller.tasks import remove_old_sessions
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.runs import Hold
+from backplane.domain.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
 from backplane.queue.base import Queue
-from backplane.runs import Hold
-from backplane.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.store.runs import Runs
 from controller.cluster import Cluster, connect_cluster
 

@@ -15,10 +15,10 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from backplane import VERSION
-from backplane.egress import AddressRefused, CheckedTransport, Resolve, resolve
+from backplane.domain.retry import retry_after
+from backplane.domain.webhooks import Delivery, check_url, sign
 from backplane.errors import InvalidInput
-from backplane.retry import retry_after
-from backplane.webhooks import Delivery, check_url, sign
+from backplane.net.egress import AddressRefused, CheckedTransport, Resolve, resolve
 
 READ_BYTES = 4096
 READ_SECONDS = 1.0

@@ -16,14 +16,14 @@ from functools import partial
 
 import structlog
 
+from backplane.domain.retry import RetryPolicy
 from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
-from backplane.metrics import metrics_served, process_registry
-from backplane.patience import until_available
+from backplane.process.metrics import metrics_served, process_registry
+from backplane.process.retrying import until_available
+from backplane.process.tasks import end
 from backplane.resources import Resources, connect
-from backplane.retry import RetryPolicy
 from backplane.settings import Settings
-from backplane.tasks import end
 from controller.cluster import own_namespace
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
 from controller.deletion_cost import DeletionCosts

@@ -28,14 +28,15 @@ from pathlib import Path
 
 import structlog
 
+from backplane.domain.runs import Hold
+from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
+from backplane.entry_point import run
 from backplane.errors import PlatformError, Unavailable
-from backplane.process import run
+from backplane.process.tasks import in_thread
 from backplane.resources import connect_store
-from backplane.runs import Hold
-from backplane.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
 from backplane.settings import Settings
 from backplane.store.runs import Runs
-from backplane.workspace.files import OPEN_FOLDER, empty, in_thread, make_accessible, open_folder
+from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
 from controller.cluster import connect_cluster
 from controller.parent import end_with_parent
 from controller.sandbox_jobs import SandboxJob, delete_jobs, list_jobs

@@ -16,9 +16,9 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
+from backplane.process.tasks import end
 from backplane.storage.base import Storage
 from backplane.store.usage import UsageCounts
-from backplane.tasks import end
 from backplane.workspace.base import WorkspaceStore, total
 from controller.metrics import ControllerMetrics
 

@@ -11,12 +11,12 @@ from collections import Counter
 
 import structlog
 
+from backplane.domain.retry import RetryPolicy
+from backplane.domain.webhooks import Delivery
 from backplane.errors import Unavailable
-from backplane.patience import pauses, until_available
-from backplane.retry import RetryPolicy
+from backplane.process.retrying import pauses, until_available
+from backplane.process.tasks import end
 from backplane.store.webhooks import Webhooks as Outbox
-from backplane.tasks import end
-from backplane.webhooks import Delivery
 from controller.metrics import ControllerMetrics
 from controller.sender import Answer, Sender
 

@@ -17,9 +17,10 @@ import uvloop
 
 from app.edge.protocol import install
 from app.main import create_app
-from backplane import log_stream, process_log
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
+from backplane.process import log as process_log
+from backplane.process import log_stream
 from backplane.settings import Settings
 from controller.service import serve as serve_controller
 from worker.service import serve as serve_worker

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backplane.egress import OutsidePolicy
+from backplane.net.egress import OutsidePolicy
 from backplane.workspace.quota import Quota
 from tests.tool_bench import MIB, Bench, OneSecret, tool_bench
 from worker.sandbox.base import Limits, Sandbox

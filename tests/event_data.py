@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from backplane.event_data import DATA
-from backplane.events import Event
+from backplane.domain.event_data import DATA
+from backplane.domain.events import Event
 
 
 def data_of(event: Event) -> dict[str, Any]:
@@ -16,5 +16,5 @@ def documented(event: Event) -> Event:
     """An event of a real worker, which tells nothing that is not documented."""
     data = data_of(event)
     unknown = data.keys() - DATA[event.type].keys()
-    assert not unknown, f"backplane/event_data.py does not say what {unknown} of {event.type} are"
+    assert not unknown, f"backplane/domain/event_data.py does not say what {unknown} of {event.type} are"
     return event

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import Limits
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 
 MIB = 1024**2
 LIMITS = Limits(run_bytes=4 * MIB, user_bytes=16 * MIB, all_bytes=0, run_events=10_000)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from backplane.domain.runs import RunStatus
 from backplane.queue.base import Caps, Claim, Outcome, Queue, Room, Settlement, Whereabouts
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
-from backplane.runs import RunStatus
+from backplane.redis.client import RedisClients
 
 NO_CAPS = Caps()
 NO_LIMITS = Room()

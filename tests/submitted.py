@@ -4,9 +4,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from backplane.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.users import User
 from backplane.store.held import HeldRun
-from backplane.users import User
 
 
 def new_run(user: User, **values: Any) -> Run:

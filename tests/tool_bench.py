@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backplane.parsing import Parser
+from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.checkout import Checkout

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry
 
-from backplane.process import run
+from backplane.entry_point import run
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
 from worker.sandboxes import open_sandbox

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backplane.plans import Step
+from backplane.domain.plans import Step
 from worker.tools.base import Risk, Tool
 
 

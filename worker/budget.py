@@ -7,10 +7,10 @@ statement more than without budgets. An account that an administrator makes bind
 
 import structlog
 
-from backplane.budgets import Amounts, Resource, RunBudget
+from backplane.domain.budgets import Amounts, Resource, RunBudget
+from backplane.domain.runs import Run
 from backplane.errors import Unavailable
-from backplane.patience import until_available
-from backplane.runs import Run
+from backplane.process.retrying import until_available
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.held import HeldRun

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from backplane.errors import Conflict, NotFound
+from backplane.process.tasks import in_thread
 from backplane.workspace.attributes import (
     AttributeRecord,
     Attributes,
@@ -38,7 +39,6 @@ from backplane.workspace.files import (
     READ_FILE,
     SerialThread,
     empty,
-    in_thread,
     make_accessible,
     move_away,
     open_folder,

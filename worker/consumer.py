@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.patience import pauses
+from backplane.process.retrying import pauses
+from backplane.process.tasks import end
 from backplane.queue.base import Claim, Outcome, Queue, Settlement
-from backplane.tasks import end
 from worker.interruption import Cause, Interruption
 
 log = structlog.get_logger()

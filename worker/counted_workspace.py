@@ -11,9 +11,9 @@ from pathlib import Path
 
 import structlog
 
+from backplane.domain.stored import StorageQuota
 from backplane.errors import NotFound, StorageExceeded, Unavailable
 from backplane.storage.base import Storage
-from backplane.stored import StorageQuota
 from backplane.workspace.base import FileInfo, Workspace
 
 FREE_BYTES = 1024 * 1024

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import httpx
 
-from backplane.addresses import written_address
-from backplane.egress import OutsidePolicy
 from backplane.errors import PlatformError
-from backplane.hosts import STANDARD_PORTS, normal_host, split_port
-from backplane.tasks import end
+from backplane.net.addresses import written_address
+from backplane.net.egress import OutsidePolicy
+from backplane.net.hosts import STANDARD_PORTS, normal_host, split_port
+from backplane.process.tasks import end
 from worker.client_hello import (
     ALERT_DECODE_ERROR,
     ALERT_UNRECOGNIZED_NAME,

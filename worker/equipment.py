@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from backplane.budgets import RunBudget
-from backplane.parsing import Parser
+from backplane.domain.budgets import RunBudget
+from backplane.domain.stored import StorageQuota
+from backplane.input.parsing import Parser
 from backplane.resources import Resources, storage_quota
 from backplane.sealing import Seal
 from backplane.settings import Settings
-from backplane.stored import StorageQuota
 from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
 from worker.approval import ApprovalPolicy

@@ -19,15 +19,15 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from backplane import process_log
-from backplane.dead_letters import dead_reason
+from backplane.domain.dead_letters import dead_reason
+from backplane.domain.events import EventType
+from backplane.domain.retry import RetryPolicy
+from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.errors import PlatformError, Superseded, Unavailable
-from backplane.events import EventType
 from backplane.logs.base import Appended, Batch
-from backplane.patience import until_available
+from backplane.process import log as process_log
+from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, Outcome, Settlement
-from backplane.retry import RetryPolicy
-from backplane.runs import Run, RunError, RunStatus
 from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun
 from backplane.store.taking import Taken
 from worker.checkouts import Checkouts

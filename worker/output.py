@@ -9,7 +9,7 @@ characters stay.
 
 from collections.abc import Callable
 
-from backplane.sizes import readable_size
+from backplane.domain.sizes import readable_size
 
 LINE_COST = 64
 """Bytes that a line counts for on top of its own: events have a frame, and a million empty lines are not free."""

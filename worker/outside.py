@@ -1,7 +1,7 @@
 """What this worker's tools may reach, from its settings."""
 
-from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput
+from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings
 from worker.tools.http_fetch import OutsideLimits
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backplane.errors import Unavailable
-from backplane.patience import Refusals, until_available
+from backplane.process.retrying import Refusals, until_available
 from backplane.workspace.base import FileInfo, Workspace
 from worker.metrics import Direction
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import Run, RunError, new_run_id
+from backplane.domain.sizes import shortened
 from backplane.errors import BudgetExhausted, Unavailable
-from backplane.events import EventType
-from backplane.patience import until_available
-from backplane.runs import Run, RunError, new_run_id
-from backplane.sizes import shortened
+from backplane.process.retrying import until_available
 from backplane.store.decisions import Decisions
 from worker.run_events import RunEvents, Write
 

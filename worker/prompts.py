@@ -13,7 +13,7 @@ All texts here are functions of what they are given, without clock or chance: a 
 import hashlib
 import re
 
-from backplane.plans import MAX_STEPS
+from backplane.domain.plans import MAX_STEPS
 from worker.untrusted_json import storable
 
 RULES_ON_DATA = """\

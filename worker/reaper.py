@@ -13,9 +13,9 @@ from contextlib import suppress
 import structlog
 
 from backplane.errors import Unavailable
+from backplane.process.tasks import run_together
 from backplane.queue.base import PUSH_SECONDS
 from backplane.resources import Resources
-from backplane.tasks import run_together
 from worker.reconciler import Reconciler
 
 log = structlog.get_logger()

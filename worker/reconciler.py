@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from backplane.domain.runs import Hold, RunStatus, UnfinishedRun
 from backplane.queue.base import PUSH_SECONDS, Compared, Job, Queue
-from backplane.runs import Hold, RunStatus, UnfinishedRun
 from backplane.store.runs import Runs
 
 BATCH = 500

@@ -7,12 +7,12 @@ numbers is. Only then is it searched for. Shorter forms are found so by four byt
 very bytes on.
 
 What is written (events, results, errors, questions, records of model calls) is redacted where it is written:
-`worker.run_events` for events, `backplane.store.held` for the database, `backplane.process_log` for the worker's own
+`worker.run_events` for events, `backplane.store.held` for the database, `backplane.process.log` for the worker's own
 log. What is handed on before that (a step's output, what a model is told) is redacted where it arises, too.
 
 Of a secret that was cut, its beginning is taken out as well: where a text is known to be cut, and before the `…` or
 `...` that says so. Nowhere else, or a line that ends in a common word would be mistaken for the beginning of somebody's
-`postgres://…`. So whoever cuts a text of others marks the place (`backplane.sizes.shortened`).
+`postgres://…`. So whoever cuts a text of others marks the place (`backplane.domain.sizes.shortened`).
 
 A text that is full of secrets costs no more than another: of the places that look like one only a bounded number is
 looked at (`matches_max`). What follows these is left out, and a line says so.
@@ -30,7 +30,7 @@ from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
-from backplane.secrets import MIN_VALUE_CHARS
+from backplane.domain.secrets import MIN_VALUE_CHARS
 from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
 
 Value = TypeVar("Value")

@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from backplane.domain.plans import REFERENCE, Step
+from backplane.domain.sizes import readable_size
 from backplane.errors import InvalidPlan, TooLarge
-from backplane.plans import REFERENCE, Step
-from backplane.sizes import readable_size
+from backplane.input.tool_arguments import reference_faults, refers
 from backplane.store.journal import StepRecord
-from backplane.tool_arguments import reference_faults, refers
 from worker.tools.base import Tool
 from worker.tools.registry import faults_of, invalid_arguments, programs_of
 

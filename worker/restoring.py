@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from backplane.domain.runs import Run
 from backplane.errors import FilesGone, NotFound, Unavailable
-from backplane.patience import until_available
-from backplane.runs import Run
+from backplane.process.retrying import until_available
 from backplane.store.journal import StepRecord
 from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore

@@ -26,14 +26,14 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.events import Event, EventType, encode
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, encode
 from backplane.logs.base import Appended, Batch, EventLog
 from backplane.logs.room import ENTRY_BYTES, NO_ROOM
-from backplane.patience import pauses, until_available
+from backplane.process.retrying import pauses, until_available
+from backplane.process.tasks import run_together
 from backplane.store import Store
 from backplane.store.held import HeldRun, Redact
-from backplane.tasks import run_together
 from worker.redaction import Redactor
 
 SHARE = 500

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from backplane.budgets import MICRO
+from backplane.domain.budgets import MICRO
+from backplane.domain.events import EventType
+from backplane.domain.plans import Plan
+from backplane.domain.runbook import note_on_planner
+from backplane.domain.runs import Run, RunError
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
-from backplane.events import EventType
-from backplane.patience import until_available
-from backplane.plans import Plan
-from backplane.runbook import note_on_planner
-from backplane.runs import Run, RunError
+from backplane.process.retrying import until_available
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from backplane.store.taking import Taken
 from backplane.workspace.attributes import decoded

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from backplane.sandbox_labels import SCRATCH_PREFIX
+from backplane.domain.sandbox_labels import SCRATCH_PREFIX
 from backplane.workspace.files import empty, make_accessible, open_folder
 
 log = structlog.get_logger()

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from backplane.domain.runs import Run
+from backplane.domain.secrets import SECRET_REFERENCE, Secret, unescaped
 from backplane.errors import Forbidden
-from backplane.hosts import HostRules
-from backplane.runs import Run
+from backplane.net.hosts import HostRules
 from backplane.sealing import Seal, SecretsNotKept, no_key
-from backplane.secrets import SECRET_REFERENCE, Secret, unescaped
 from backplane.store.secrets import SealedValue, SecretStore
 from worker.redaction import Redactor
 

@@ -15,10 +15,10 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from backplane.errors import Unavailable
-from backplane.metrics import metrics_served, process_registry
+from backplane.process.metrics import metrics_served, process_registry
+from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
-from backplane.tasks import end
 from worker.consumer import Consumer, Held
 from worker.equipment import Equipment, open_equipment
 from worker.execution import Execution

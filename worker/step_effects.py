@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import Any
 
+from backplane.domain.plans import Plan
+from backplane.domain.runs import RunError
 from backplane.errors import PlatformError, Refused
-from backplane.plans import Plan
-from backplane.runs import RunError
 from backplane.store.journal import FINAL_FAILURE, StepRecord, StepStatus
 from worker.tools.base import Effect, Risk, Tool, ToolResult
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.runs import RunError
 from backplane.errors import Refused
-from backplane.runs import RunError
 from backplane.store.journal import StepRecord
 
 

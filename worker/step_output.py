@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backplane.domain.events import EventType
+from backplane.domain.sizes import readable_size
 from backplane.errors import PlatformError, Superseded
-from backplane.events import EventType
-from backplane.sizes import readable_size
+from backplane.process.tasks import in_thread
 from backplane.workspace.base import Workspace
-from backplane.workspace.files import in_thread
 from backplane.workspace.quota import Quota, ensure_room
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.line_rate import TokenBucket

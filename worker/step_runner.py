@@ -26,8 +26,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backplane.budgets import Amounts, Resource
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.plans import Step, SubStep
+from backplane.domain.retry import RetryPolicy
+from backplane.domain.runs import RunError
 from backplane.errors import (
     PLATFORM_PARTS,
     BudgetExhausted,
@@ -37,11 +41,7 @@ from backplane.errors import (
     Superseded,
     Unavailable,
 )
-from backplane.events import EventType
-from backplane.patience import pauses
-from backplane.plans import Step, SubStep
-from backplane.retry import RetryPolicy
-from backplane.runs import RunError
+from backplane.process.retrying import pauses
 from backplane.store.journal import StepRecord, StepStatus
 from worker import step_effects
 from worker.approval import why_ask

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backplane.parsing import Parser
+from backplane.input.parsing import Parser
 from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota

@@ -8,9 +8,9 @@ for by the same rules as a step of the plan.
 from collections.abc import Callable
 from typing import Protocol
 
+from backplane.domain.plans import Step, SubStep
+from backplane.domain.runs import RunError
 from backplane.errors import PlatformError
-from backplane.plans import Step, SubStep
-from backplane.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
 from worker.interruption import Interruption
 from worker.step_ends import StepFailed

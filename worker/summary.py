@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backplane.domain.plans import Plan
+from backplane.domain.runs import Run
 from backplane.errors import BudgetExhausted, ModelError
-from backplane.plans import Plan
-from backplane.runs import Run
 from backplane.store.journal import StepRecord, StepStatus
 from worker import prompts
 from worker.llm.base import AskedFor, Message, ModelRequest, Models

@@ -15,13 +15,13 @@ How one step is carried out is `worker.step_runner`'s.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.plans import Plan, Step
+from backplane.domain.runs import RunError
 from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
-from backplane.plans import Plan, Step
-from backplane.runs import RunError
+from backplane.input.tool_arguments import unknown_tool
+from backplane.process.tasks import end
 from backplane.store.journal import StepRecord, StepStatus
-from backplane.tasks import end
-from backplane.tool_arguments import unknown_tool
 from worker.interruption import Cause, Interrupted, Interruption
 from worker.people import People, asked_for_budget
 from worker.references import check_arguments, check_references

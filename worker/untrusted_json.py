@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from backplane.sizes import shortened
-from backplane.unique_json import DuplicateName, unique
+from backplane.domain.sizes import shortened
+from backplane.input.unique_json import DuplicateName, unique
 
 MAX_CHARS = 1_000_000
 MAX_DEPTH = 32

@@ -17,10 +17,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backplane.domain.runs import Run
+from backplane.domain.sizes import readable_size
 from backplane.errors import NotFound, Unavailable
-from backplane.patience import until_available
-from backplane.runs import Run
-from backplane.sizes import readable_size
+from backplane.process.retrying import until_available
+from backplane.process.tasks import in_thread
 from backplane.store.journal import StepRecord
 from backplane.workspace.attributes import (
     AttributeRecord,
@@ -31,7 +32,6 @@ from backplane.workspace.attributes import (
     total_bytes,
 )
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
-from backplane.workspace.files import in_thread
 from backplane.workspace.quota import Quota, check_attributes
 from worker.step_output import OUTPUT_FOLDER
 

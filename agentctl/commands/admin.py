@@ -11,10 +11,10 @@ from agentctl.ids import the_only
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import DataFolder, check_is_there, database_of, settings_of
 from agentctl.terminal.output import JsonFlag, Output, short_time
+from backplane.domain.users import Tier, Token
 from backplane.resources import connect_store
 from backplane.resources import migrate as migrate_database
 from backplane.resources import take_over_redis as take_over
-from backplane.users import Tier, Token
 
 tokens = typer.Typer(
     cls=Group, help="Make, list and revoke the bearer tokens of users, in DATABASE_URL or --data.", no_args_is_help=True

@@ -9,7 +9,7 @@ from agentctl.client import Client, FetchPage, newest
 from agentctl.commands.runs import call
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, short_time
-from backplane.sizes import readable_size
+from backplane.domain.sizes import readable_size
 
 Agent = Annotated[str, typer.Argument(metavar="AGENT", help="Name of the agent, as its runs give it.")]
 User = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the user.")]

@@ -11,7 +11,7 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.ids import whole_dead_letter_id
 from agentctl.terminal.output import JsonFlag, Output, first_line, local_time, program, short_time
-from backplane.dead_letters import DeadReason
+from backplane.domain.dead_letters import DeadReason
 
 BATCH = 100
 

@@ -15,7 +15,7 @@ from agentctl.ids import whole_decision_id, whole_run_id
 from agentctl.terminal.follow import UNCERTAIN, how_it_goes_on
 from agentctl.terminal.output import JsonFlag, Output, short_time
 from agentctl.terminal.questions import asked_in_words, texts_in_lines
-from backplane import unique_json
+from backplane.input import unique_json
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.", autocompletion=asking_run_ids)

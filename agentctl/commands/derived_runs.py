@@ -15,7 +15,7 @@ from agentctl.ids import whole_call_id
 from agentctl.plan_file import read_plan
 from agentctl.terminal.follow import follow, still_waits
 from agentctl.terminal.output import JsonFlag, Output, local_time, program, some_of
-from backplane.runs import FINAL
+from backplane.domain.runs import FINAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from agentctl.commands.runs import RunArgument, call_on
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, Sink, local_time
-from backplane.sizes import readable_size
+from backplane.domain.sizes import readable_size
 
 app = typer.Typer(cls=Group, help="List, fetch and put the files of a run's workspace.", no_args_is_help=True)
 

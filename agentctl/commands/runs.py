@@ -32,8 +32,8 @@ from agentctl.terminal.output import (
     some_of,
 )
 from agentctl.terminal.queue_room import LONGEST_WAIT_SECONDS, once_there_is_room
-from backplane.runs import RunStatus
-from backplane.terminal_text import printable
+from backplane.domain.runs import RunStatus
+from backplane.process.terminal_text import printable
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.", autocompletion=run_ids)

@@ -39,12 +39,12 @@ from agentctl.local.processes import PROJECT, ChildProcess, Tell, child_environm
 from agentctl.proxies import LOOPBACK
 from agentctl.terminal.output import JsonFlag, Output, duration, program
 from backplane.credentials import credentials_withheld_from
+from backplane.domain.users import Tier
 from backplane.errors import NotFound
-from backplane.log_stream import LogStream
+from backplane.process.log_stream import LogStream
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings
-from backplane.users import Tier
 
 START_SECONDS = 60.0
 API_GRACE_SECONDS = 5

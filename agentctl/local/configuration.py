@@ -8,9 +8,9 @@ from pydantic import SecretStr
 
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.terminal.output import Output
-from backplane import process_log
 from backplane.configuration import misspelt, read_settings
 from backplane.errors import InvalidInput
+from backplane.process import log as process_log
 from backplane.settings import Settings
 
 _MASK = "***"

@@ -20,9 +20,9 @@ from agentctl.client import Client, JsonObject
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
 from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines
-from backplane.events import EventType
-from backplane.runs import FINAL, RunStatus
-from backplane.terminal_text import printable
+from backplane.domain.events import EventType
+from backplane.domain.runs import FINAL, RunStatus
+from backplane.process.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 NARROW_COLUMNS = 60

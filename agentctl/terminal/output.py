@@ -2,8 +2,8 @@
 
 Standard output carries the answer and nothing else; notes, warnings and errors go to standard error. Text that came
 from a run, a file or a server is hostile: what could steer a terminal, or hide in it, is taken out here, whatever a
-command passes on (`backplane.terminal_text`). Markup in it is text. JSON is printed in ASCII, which escapes the same
-characters without losing them; the bytes of a file are cleaned for a terminal and go into a pipe as they are.
+command passes on (`backplane.process.terminal_text`). Markup in it is text. JSON is printed in ASCII, which escapes the
+same characters without losing them; the bytes of a file are cleaned for a terminal and go into a pipe as they are.
 """
 
 import codecs
@@ -26,8 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agentctl.terminal.tables import GAP, column_widths, natural_widths, wrapped
-from backplane.log_stream import keep_standard_descriptors
-from backplane.terminal_text import one_for_one, printable
+from backplane.process.log_stream import keep_standard_descriptors
+from backplane.process.terminal_text import one_for_one, printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line for each event.")]
 

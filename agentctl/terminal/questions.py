@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from agentctl.client import JsonObject
-from backplane.terminal_text import escaped
+from backplane.process.terminal_text import escaped
 
 
 def asked_in_words(decision: JsonObject) -> str:

@@ -22,8 +22,8 @@ from app.auth import SCOPE_USER, Authenticator, bearer_token
 from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
 from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
 from app.errors import of_platform_error
+from backplane.domain.users import User
 from backplane.errors import PlatformError, RateLimited, Unauthenticated, Unavailable
-from backplane.users import User
 
 PAUSE_SECONDS = 1.0
 """Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""

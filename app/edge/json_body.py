@@ -1,4 +1,5 @@
-"""Routes whose JSON bodies have each name once (`backplane.unique_json`): 422 `duplicate_name` names the second one.
+"""Routes whose JSON bodies have each name once (`backplane.input.unique_json`): 422 `duplicate_name` names the second
+one.
 
 The web framework parses a body before any route or model sees it, and keeps the last of two equal names, so it is done
 in its stead. `tests/architecture` holds every route with a body to this one.
@@ -11,8 +12,8 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
-from backplane.plans import MAX_NAMES
-from backplane.unique_json import DuplicateName, loads
+from backplane.domain.plans import MAX_NAMES
+from backplane.input.unique_json import DuplicateName, loads
 
 LARGE_BYTES = 64 * 1024
 """A body of more is read in a thread, since 4 MB with a million values take a second: others are served meanwhile."""

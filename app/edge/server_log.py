@@ -1,10 +1,10 @@
 """The HTTP server's access log has no query strings, which may hold what nobody is to read in a log (a token, a
-search). How its lines are written is `backplane.process_log`'s.
+search). How its lines are written is `backplane.process.log`'s.
 """
 
 import logging
 
-from backplane.terminal_text import escaped
+from backplane.process.terminal_text import escaped
 
 _PATH = 2
 """Of the arguments of a line of the access log: client, method, path with its query, version of HTTP, status."""

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
 from app.edge.body_limit import FILES
-from backplane.users import User
+from backplane.domain.users import User
 
 AT_ONCE = 8
 SCOPE_TURN = "agent.turn"

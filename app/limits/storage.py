@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from backplane.domain.stored import StorageQuota, Stored
 from backplane.errors import StorageExceeded, Unavailable
 from backplane.storage.base import Storage
-from backplane.stored import StorageQuota, Stored
 
 LOOKED_UP = 10_000
 LOOKED_UP_SECONDS = 5.0

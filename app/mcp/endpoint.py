@@ -18,8 +18,8 @@ from app.auth import SCOPE_USER
 from app.edge.json_body import LARGE_BYTES
 from app.errors import problem
 from backplane.errors import Unauthenticated
-from backplane.tasks import end
-from backplane.unique_json import DuplicateName, loads, place_of_duplicate
+from backplane.input.unique_json import DuplicateName, loads, place_of_duplicate
+from backplane.process.tasks import end
 
 SCOPE_SERVICES = "agent.services"
 INVALID_REQUEST = -32600

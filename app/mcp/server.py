@@ -28,11 +28,11 @@ from app.routes.runs import situation_of
 from app.schemas.runs import NewRun, RunId
 from app.streams.buffer import Leave, Watcher
 from backplane import VERSION
+from backplane.domain.events import Event
+from backplane.domain.runs import FINAL, Run, RunStatus
+from backplane.domain.users import User
+from backplane.domain.validation_messages import sentence_of
 from backplane.errors import PlatformError, Unauthenticated
-from backplane.events import Event
-from backplane.runs import FINAL, Run, RunStatus
-from backplane.users import User
-from backplane.validation_messages import sentence_of
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path
 

@@ -26,7 +26,7 @@ from app.schemas.accounts import (
     Transfer,
 )
 from app.schemas.runs import Limit
-from backplane.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
+from backplane.domain.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.store.ledger import Account, Entry, Ledger
 
 router = APIRouter(route_class=JsonRoute, tags=["accounts"])

@@ -21,7 +21,7 @@ from app.schemas.runs import (
     RunId,
     RunSummary,
 )
-from backplane.dead_letters import DeadReason
+from backplane.domain.dead_letters import DeadReason
 from backplane.store.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter
 
 router = APIRouter(tags=["dead letters"])

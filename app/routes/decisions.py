@@ -18,7 +18,7 @@ from app.schemas.decisions import (
     DecisionView,
 )
 from app.schemas.runs import Limit, RunId
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
 
 router = APIRouter(route_class=JsonRoute, tags=["decisions"])

@@ -12,7 +12,7 @@ from app.errors import responses
 from app.streams import feed
 from app.streams.buffer import Watcher
 from app.streams.sse import EventStream, described, stream
-from backplane.events import EventType, encode
+from backplane.domain.events import EventType, encode
 from backplane.store.events import Place
 
 router = APIRouter(tags=["logs"])

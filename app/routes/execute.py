@@ -25,8 +25,8 @@ from app.schemas.runs import (
     ValidateRun,
 )
 from app.validation import Validation
+from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable
-from backplane.runs import Run, RunStatus
 
 router = APIRouter(route_class=JsonRoute, tags=["runs"])
 

@@ -16,8 +16,8 @@ from app.auth import CurrentUser
 from app.context import Services, ServicesOf
 from app.errors import problem, responses
 from app.schemas.runs import FileList, FileView, RunId
+from backplane.domain.users import User
 from backplane.errors import Conflict
-from backplane.users import User
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.paths import check_path
 

@@ -15,8 +15,8 @@ from app.schemas.runs import EventPage, RunId
 from app.streams.buffer import Watcher
 from app.streams.hub import frame_of
 from app.streams.sse import PAGE, EventStream, described, gap, stream
+from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import InvalidInput
-from backplane.runs import FINAL, RunStatus
 
 router = APIRouter(tags=["logs"])
 

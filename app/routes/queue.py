@@ -10,8 +10,8 @@ from app.context import ServicesOf
 from app.errors import responses
 from app.explanation import moment
 from app.schemas.queue import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
-from backplane.runs import Priority
-from backplane.users import Tier
+from backplane.domain.runs import Priority
+from backplane.domain.users import Tier
 
 router = APIRouter(tags=["queue"])
 

@@ -27,11 +27,11 @@ from app.schemas.runs import (
     StepView,
     WebhookView,
 )
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.runs import Run, RunStatus
+from backplane.domain.users import Tier
+from backplane.domain.webhooks import DeliveryStatus
 from backplane.errors import NotFound, Unavailable
-from backplane.runs import Run, RunStatus
-from backplane.users import Tier
-from backplane.webhooks import DeliveryStatus
 
 router = APIRouter(tags=["runs"])
 

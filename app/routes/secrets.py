@@ -7,8 +7,8 @@ from app.context import ServicesOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.secrets import NewSecret, SecretList, SecretName, SecretView
+from backplane.domain.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
 from backplane.sealing import no_key
-from backplane.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
 
 router = APIRouter(route_class=JsonRoute, tags=["secrets"])
 

@@ -8,8 +8,8 @@ from app.auth import CurrentUser
 from app.context import ServicesOf
 from app.errors import responses
 from app.schemas.tools import McpServerView, ToolList, ToolView
+from backplane.domain.validation_messages import near
 from backplane.errors import NotFound
-from backplane.validation_messages import near
 
 router = APIRouter(tags=["tools"])
 

@@ -6,7 +6,7 @@ from app.auth import CurrentUser
 from app.context import ServicesOf
 from app.errors import responses
 from app.schemas.runs import WebhookSecretView
-from backplane.webhooks import WebhookSecret
+from backplane.domain.webhooks import WebhookSecret
 
 router = APIRouter(tags=["webhooks"])
 

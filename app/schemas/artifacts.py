@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.schemas.runs import StrictRequest
 from backplane.artifacts.base import Artifact, Change
-from backplane.runs import AGENT_PATTERN
+from backplane.domain.runs import AGENT_PATTERN
 
 COMMIT_PATTERN = r"^[0-9a-f]{7,40}$"
 EXAMPLE_COMMIT = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad"

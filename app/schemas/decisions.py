@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.schemas.described import DescribedAs
 from app.schemas.outcomes import Asked, GivenAnswer
 from app.schemas.runs import GivenBudget, JsonObject, RunId, StrictRequest, Text
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 
 DecisionId = Annotated[
     str,

@@ -8,9 +8,9 @@ from pydantic import Field
 from typing_extensions import TypeAliasType
 
 from app.schemas.outcomes import Asked, Described, ErrorView, GivenAnswer, OriginKind, RunResult
-from backplane.decisions import DecisionKind, DecisionStatus
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
 
 
 class EventBase(Described):

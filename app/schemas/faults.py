@@ -12,11 +12,11 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from backplane.argument_schemas import ArgumentsSchema
+from backplane.domain.validation_messages import HINTS
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidPath, dotted
-from backplane.tool_arguments import refers, unknown_argument
+from backplane.input.argument_schemas import ArgumentsSchema
+from backplane.input.tool_arguments import refers, unknown_argument
 from backplane.tool_catalogue.base import PublishedTool
-from backplane.validation_messages import HINTS
 from backplane.workspace.paths import file_path, folder_path
 
 _WORDS = {

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backplane.budgets import Resource, RunBudget
+from backplane.domain.budgets import Resource, RunBudget
 
 
 class PriorityName(StrEnum):

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
 from app.schemas.runs import RunId
-from backplane.runs import RunStatus
-from backplane.users import Tier
+from backplane.domain.runs import RunStatus
+from backplane.domain.users import Tier
 
 
 class QueueView(BaseModel):

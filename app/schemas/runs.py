@@ -17,15 +17,15 @@ from app.schemas.described import DescribedAs
 from app.schemas.events import Event
 from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
 from app.schemas.problems import ProblemCode
-from backplane.budgets import RunBudget
-from backplane.dead_letters import DeadReason
+from backplane.domain.budgets import RunBudget
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.plans import MAX_NAMES, Plan
+from backplane.domain.runs import AGENT_PATTERN, Run, RunStatus
+from backplane.domain.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 from backplane.errors import InvalidInput
-from backplane.plans import MAX_NAMES, Plan
 from backplane.queue.base import Standing
-from backplane.runs import AGENT_PATTERN, Run, RunStatus
 from backplane.store.dead_letters import Failure
 from backplane.store.journal import StepStatus
-from backplane.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 
 RunId = Annotated[
     str,

@@ -7,7 +7,7 @@ from fastapi import Path
 from pydantic import BaseModel, Field, SecretStr
 
 from app.schemas.runs import StrictRequest, Text
-from backplane.secrets import DEFAULT_TOOLS, MAX_HOSTS, MAX_TOOLS, NAME_PATTERN, SecretInfo
+from backplane.domain.secrets import DEFAULT_TOOLS, MAX_HOSTS, MAX_TOOLS, NAME_PATTERN, SecretInfo
 
 SecretName = Annotated[
     str, Path(pattern=NAME_PATTERN, examples=["GITHUB_TOKEN"], description="Capital letters, digits and _.")

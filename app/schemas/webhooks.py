@@ -7,8 +7,8 @@ from fastapi import APIRouter, Header, Response
 from pydantic import ConfigDict, Field
 
 from app.schemas.outcomes import Described, ErrorView, WebhookEvent
-from backplane.decisions import DecisionKind
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionKind
+from backplane.domain.runs import RunStatus
 
 webhooks = APIRouter(tags=["webhooks"])
 

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterator
 
 from app.streams.buffer import Frame, Span, Watched, span_of
+from backplane.domain.events import Event, EventType
 from backplane.errors import InvalidInput
-from backplane.events import Event, EventType
 from backplane.store import Store
 from backplane.store.events import Place
 

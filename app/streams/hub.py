@@ -20,15 +20,15 @@ from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
 from app.streams.buffer import Frame, Leave, Watched, Watcher
 from app.streams.feed import WatchedFeed
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import RunStatus
+from backplane.domain.users import User
 from backplane.errors import TooManyStreams, Unavailable
-from backplane.events import Event, EventType, encode
 from backplane.logs.base import Announced, EventLog, Interrupted, Subscription
+from backplane.process.tasks import run_together
 from backplane.queue.base import Queue, Standing
-from backplane.runs import RunStatus
 from backplane.store import Store
 from backplane.store.events import Place
-from backplane.tasks import run_together
-from backplane.users import User
 
 log = structlog.get_logger()
 

@@ -21,12 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from app.streams.buffer import Cursor, Leave, Span, Watched, Watcher, span_of
 from app.streams.hub import Hub, frame_of
+from backplane.domain.events import Event, EventType, encode
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, encode
 from backplane.logs.base import EventLog
-from backplane.patience import pauses
+from backplane.process.retrying import pauses
+from backplane.process.tasks import end
 from backplane.store import Store
-from backplane.tasks import end
 
 log = structlog.get_logger()
 
@@ -199,7 +199,7 @@ class EventStream(EventSourceResponse):
             watcher.is_sending, watcher.sent_at = True, now()
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             watcher.is_sending = watcher.is_due = False
-            if watcher.leave is not None:  # a cancellation may be lost on Python 3.11 (`backplane.tasks`)
+            if watcher.leave is not None:  # a cancellation may be lost on Python 3.11 (`backplane.process.tasks`)
                 return
 
 

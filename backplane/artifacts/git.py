@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backplane.artifacts.base import Agent, Artifact, Artifacts, Author, Change
+from backplane.domain.runs import AGENT_PATTERN
 from backplane.errors import InvalidInput, NotFound, PlatformError, Unavailable
-from backplane.file_lock import LockBusy, file_lock
-from backplane.runs import AGENT_PATTERN
-from backplane.workspace.files import in_thread
+from backplane.process.file_lock import LockBusy, file_lock
+from backplane.process.tasks import in_thread
 
 if TYPE_CHECKING:
     from backplane.artifacts.repository import Repository

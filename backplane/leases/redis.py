@@ -7,7 +7,7 @@ still for longer than its lease. What is done under it must be safe to do twice.
 import time
 from pathlib import Path
 
-from backplane.redis_client import RedisClients, Script
+from backplane.redis.client import RedisClients, Script
 
 LUA = Path(__file__).parent / "lua"
 

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 
-from backplane.events import Event
+from backplane.domain.events import Event
 from backplane.logs.room import Room
 
 

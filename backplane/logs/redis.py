@@ -17,11 +17,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from backplane.domain.events import Event, UnknownEventType, decode
 from backplane.errors import Unavailable
-from backplane.events import Event, UnknownEventType, decode
 from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.logs.room import Limits, Memory, Room, room_of
-from backplane.redis_client import RedisClients, Script, translated
+from backplane.redis.client import RedisClients, Script, translated
 
 APPEND = Path(__file__).parent / "lua" / "append.lua"
 RECONNECT_SECONDS = 0.5

@@ -17,8 +17,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from backplane.domain.runs import Priority, RunStatus
 from backplane.queue.estimate import Wait, estimated_wait
-from backplane.runs import Priority, RunStatus
 
 PUSH_SECONDS = 2.0
 """How long a run may be queued in the database and not be known here: the API is between commit and push. After that it

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
+from backplane.domain.runs import Priority, RunStatus
 from backplane.errors import Unavailable
 from backplane.queue.base import (
     Caps,
@@ -43,8 +44,7 @@ from backplane.queue.base import (
 from backplane.queue.estimate import remaining_seconds
 from backplane.queue.platform import FORMAT, Owner, check
 from backplane.queue.redis_repair import Repair
-from backplane.redis_client import Argument, RedisClients, Script, live_members, translated
-from backplane.runs import Priority, RunStatus
+from backplane.redis.client import Argument, RedisClients, Script, live_members, translated
 
 LUA = Path(__file__).parent / "lua"
 RESERVED_SECONDS = 10

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from backplane.domain.runs import Priority
 from backplane.queue.base import Compared, Job, Swept
-from backplane.redis_client import Argument, RedisClients, Script
-from backplane.runs import Priority
+from backplane.redis.client import Argument, RedisClients, Script
 
 LUA = Path(__file__).parent / "lua"
 PAGE = 500

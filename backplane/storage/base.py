@@ -8,7 +8,7 @@ missing limits nobody. All methods raise Unavailable.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from backplane.stored import Reserved, StorageQuota, Stored
+from backplane.domain.stored import Reserved, StorageQuota, Stored
 
 
 class Storage(ABC):

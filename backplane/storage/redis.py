@@ -9,9 +9,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from backplane.redis_client import RedisClients, Script, translated
+from backplane.domain.stored import Reserved, StorageQuota, Stored
+from backplane.redis.client import RedisClients, Script, translated
 from backplane.storage.base import Storage
-from backplane.stored import Reserved, StorageQuota, Stored
 
 LUA = Path(__file__).parent / "lua"
 RESERVED_SECONDS = 120

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select
 
-from backplane.dead_letters import DeadReason, kept_traceback
+from backplane.domain.dead_letters import DeadReason, kept_traceback
+from backplane.domain.runs import RunError
 from backplane.errors import NotFound
-from backplane.runs import RunError
 from backplane.store.database import Database
 from backplane.store.tables import dead_letters, failures, id_begins_with, runs, users
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
 
-from backplane.budgets import RunBudget, run_owner
-from backplane.decisions import Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
+from backplane.domain.budgets import RunBudget, run_owner
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import FINAL, Run, RunStatus, new_run_id
 from backplane.errors import Conflict, InvalidInput, NotFound
-from backplane.events import Event, EventType, encode
-from backplane.runs import FINAL, Run, RunStatus, new_run_id
 from backplane.store.database import Database
 from backplane.store.events import add_events, last_event_id
 from backplane.store.ledger import raise_run_budget

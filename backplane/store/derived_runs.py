@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.plans import Plan
+from backplane.domain.runs import Priority, Run, RunStatus
 from backplane.errors import Conflict, FilesGone, InvalidInput, InvalidPlan, NotFound, TransitionNotAllowed
-from backplane.events import Event, EventType, encode
-from backplane.plans import Plan
-from backplane.runs import Priority, Run, RunStatus
 from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Integer, bindparam, func, select, text, tuple_
 
-from backplane.events import Event, decode
+from backplane.domain.events import Event, decode
 from backplane.store.database import Database, Query
 from backplane.store.tables import events
 

@@ -19,13 +19,13 @@ from typing import Any, Protocol, TypeVar, overload
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from backplane.budgets import Amounts, Resource
-from backplane.dead_letters import DeadReason, dead_reason
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.dead_letters import DeadReason, dead_reason
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.plans import Plan
+from backplane.domain.runs import FINAL, RunError, RunStatus
 from backplane.errors import Superseded
-from backplane.events import Event, EventType, encode
-from backplane.plans import Plan
-from backplane.runs import FINAL, RunError, RunStatus
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
-from backplane.plans import Plan
+from backplane.domain.plans import Plan
 from backplane.store.database import Database
 from backplane.store.tables import run_tools, steps
 

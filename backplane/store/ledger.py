@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, func, insert, literal_column, or_, select, text, update
 
-from backplane.budgets import (
+from backplane.domain.budgets import (
     AMOUNT_MAX,
     Amounts,
     Resource,
@@ -29,10 +29,10 @@ from backplane.budgets import (
     top_up_command,
     user_owner,
 )
+from backplane.domain.users import Tier
 from backplane.errors import BudgetExhausted, Conflict, IdempotencyKeyReused, InvalidInput, NotFound
 from backplane.store.database import Database
 from backplane.store.tables import UtcDateTime, accounts, ledger_entries, model_calls, reservations, runs, steps, users
-from backplane.users import Tier
 
 
 class EntryKind(StrEnum):

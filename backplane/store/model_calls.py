@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, insert, select, update
 
-from backplane.runs import RunError
+from backplane.domain.runs import RunError
 from backplane.store.database import Database
 from backplane.store.tables import model_calls, runs
 

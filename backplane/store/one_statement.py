@@ -18,8 +18,8 @@ from typing import Any
 from sqlalchemy import Column, Table, TypeDecorator
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from backplane.events import Event
-from backplane.plans import Plan
+from backplane.domain.events import Event
+from backplane.domain.plans import Plan
 from backplane.store.journal import StepRecord
 from backplane.store.tables import runs, steps
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, insert, select
 
-from backplane.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
+from backplane.domain.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
 from backplane.store.ledger import Account, Change, EntryKind, book, deposit, exhausted, locked
 from backplane.store.tables import ledger_entries, reservations, users
 

@@ -14,8 +14,8 @@ from enum import Enum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
 
+from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import Conflict, NotFound
-from backplane.runs import FINAL, RunStatus
 from backplane.store.database import Database
 from backplane.store.tables import dead_letters, events, runs
 

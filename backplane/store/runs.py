@@ -12,10 +12,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backplane.decisions import DecisionKind, DecisionStatus
+from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
-from backplane.events import Event, EventType, encode
-from backplane.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
 from backplane.store.database import Database, Query
 from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
 from backplane.store.events import add_events, last_event_id

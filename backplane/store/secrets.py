@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, text, update
 
+from backplane.domain.secrets import Secret, SecretInfo
 from backplane.errors import NotFound, TooLarge
-from backplane.secrets import Secret, SecretInfo
 from backplane.store.database import Database
 from backplane.store.tables import run_secrets, secrets, users
 

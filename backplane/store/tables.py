@@ -31,7 +31,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from backplane.runs import ids_beginning_with
+from backplane.domain.runs import ids_beginning_with
 
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 

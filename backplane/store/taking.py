@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from backplane.runs import Run
+from backplane.domain.runs import Run
 from backplane.store.database import Database
 from backplane.store.events import LAST_EVENT
 from backplane.store.runs import RUN, RUN_COLUMNS, run_from

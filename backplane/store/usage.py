@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from sqlalchemy import func, select
 
+from backplane.domain.stored import Stored
 from backplane.store.database import Database
 from backplane.store.tables import events, runs
-from backplane.stored import Stored
 
 
 class UsageCounts:

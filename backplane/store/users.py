@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
 
+from backplane.domain.users import Tier, Token, User, new_token, token_digest
 from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
 from backplane.store.tables import tokens, users
-from backplane.users import Tier, Token, User, new_token, token_digest
 
 DIGESTS_AT_ONCE = 1000
 

@@ -15,10 +15,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
 
-from backplane.runs import Run, RunStatus, new_run_id
+from backplane.domain.runs import Run, RunStatus, new_run_id
+from backplane.domain.webhooks import (
+    Delivery,
+    DeliveryState,
+    DeliveryStatus,
+    WebhookSecret,
+    event_of,
+    message,
+    new_secret,
+)
 from backplane.store.database import Database
 from backplane.store.tables import UtcDateTime, decisions, webhook_deliveries, webhook_secrets
-from backplane.webhooks import Delivery, DeliveryState, DeliveryStatus, WebhookSecret, event_of, message, new_secret
 
 _PENDING = webhook_deliveries.c.status == text("'pending'")  # as the index has it
 _ANY_DUE = select(text("1")).where(_PENDING, webhook_deliveries.c.next_at <= bindparam("now")).limit(1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from backplane.redis_client import RedisClients, Script, live_members
+from backplane.redis.client import RedisClients, Script, live_members
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 
 LUA = Path(__file__).parent / "lua"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from backplane.errors import NotFound, Unavailable
+from backplane.process.tasks import in_thread
 from backplane.workspace.base import (
     BEGINNING,
     PROBE,
@@ -41,7 +42,6 @@ from backplane.workspace.files import (
     REFUSALS,
     SerialThread,
     empty,
-    in_thread,
     open_folder,
     open_regular,
     split,

@@ -9,8 +9,8 @@ others had `reserved` before (`backplane.storage`), as uploads do.
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 
+from backplane.domain.stored import Reserved
 from backplane.errors import Conflict, QuotaExceeded
-from backplane.stored import Reserved
 from backplane.workspace.base import Workspace
 from backplane.workspace.paths import check_path, folders_above
 

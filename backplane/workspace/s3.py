@@ -31,6 +31,7 @@ from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
 from backplane.errors import NotFound, Unavailable
+from backplane.process.tasks import in_thread
 from backplane.workspace import s3_errors
 from backplane.workspace.base import (
     BEGINNING,
@@ -45,7 +46,7 @@ from backplane.workspace.base import (
     version_name,
     versions_prefix,
 )
-from backplane.workspace.files import CREATE_FILE, SerialThread, in_thread, translated
+from backplane.workspace.files import CREATE_FILE, SerialThread, translated
 from backplane.workspace.s3_errors import NO_BUCKET, answers_translated
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import uvloop
 
+from backplane.domain.runs import Priority, RunStatus
 from backplane.queue.base import Caps, Claim, Job, Outcome, Room, Settlement
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority, RunStatus
+from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
 from worker.consumer import Consumer, Held
 from worker.interruption import Interruption

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from backplane.event_data import DATA
-from backplane.events import EventType
-from backplane.redis_keys import Key
+from backplane.domain.event_data import DATA
+from backplane.domain.events import EventType
+from backplane.redis.keys import Key
 from checks.dead_links import anchors, dead_links
 from checks.key_table import with_table
 from checks.reference import codes_in, faults_of_codes, main, pages

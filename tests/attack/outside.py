@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from backplane.runs import Run, RunStatus
+from backplane.domain.runs import Run, RunStatus
 from backplane.store.journal import StepRecord
 from tests.integration.tools.site import Answer, Site
 from tests.integration.worker.workers import Platform

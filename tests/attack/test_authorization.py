@@ -19,10 +19,10 @@ from redis import Redis
 from app.auth import admin_only
 from app.main import create_app
 from backplane.artifacts.base import Agent, Author
-from backplane.decisions import DecisionKind
+from backplane.domain.decisions import DecisionKind
+from backplane.domain.users import Tier
 from backplane.sealing import new_key
 from backplane.settings import Settings
-from backplane.users import Tier
 from tests.integration.api.requests.test_decisions import waiting
 from tests.integration.api.running import Api, Person, running, settings_on
 from tests.integration.api.test_mcp_server import connected, said

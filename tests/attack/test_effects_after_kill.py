@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backplane.runs import Run
+from backplane.domain.runs import Run
 from backplane.store.journal import StepStatus
 from tests.attack import mcp_site
 from tests.attack.outside import RETRY, ended, hangs, is_uncertain, outside, posts, status

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.plans import parse_plan
+from backplane.domain.runs import RunError, RunStatus
 from backplane.errors import Conflict, InvalidInput
-from backplane.plans import parse_plan
-from backplane.runs import RunError, RunStatus
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from tests.attack.outside import (

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from backplane.domain.runs import RunError, RunStatus
 from backplane.errors import Unavailable
-from backplane.runs import RunError, RunStatus
 from tests.attack import mcp_site
 from tests.attack.outside import RETRY, cuts, ended, hangs, is_uncertain, outside, posts, status
 from tests.integration.tools.site import Site

@@ -22,18 +22,18 @@ from sqlalchemy import text
 
 from agentctl.commands.doctor import State
 from agentctl.commands.doctor import _parts as examined_parts
-from backplane.dead_letters import DeadReason
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier
 from backplane.errors import InvalidInput, PartRefuses, Unavailable
-from backplane.events import EventType, encode
 from backplane.logs.base import Appended, Batch
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import NO_ROOM, Room
 from backplane.resources import connect_workspaces
-from backplane.runs import RunError, RunStatus
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.users import Tier
 from tests.chaos.proxies import S3Fault, S3Proxy
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from backplane.argument_schemas import are_usable
+from backplane.domain.runbook import steps_of
 from backplane.errors import InvalidInput, InvalidPlan
-from backplane.parsing import PROCESSES_AT_ONCE, SHORT_CHARS, THREADS_AT_ONCE, VERY_SHORT_CHARS, Parser
-from backplane.runbook import steps_of
+from backplane.input.argument_schemas import are_usable
+from backplane.input.parsing import PROCESSES_AT_ONCE, SHORT_CHARS, THREADS_AT_ONCE, VERY_SHORT_CHARS, Parser
 from tests.waiting import wait_until
 from worker.tools.page_text import text_of_page
 from worker.tools.unified_diff import parse_patch
@@ -249,7 +249,7 @@ async def test_a_user_with_many_short_texts_has_one_thread_at_a_time() -> None:
 
 def reader_pids() -> list[int]:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in children if b"backplane.parsing" in command(int(pid))]
+    return [int(pid) for pid in children if b"backplane.input.parsing" in command(int(pid))]
 
 
 def command(pid: int) -> bytes:

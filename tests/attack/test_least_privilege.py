@@ -62,5 +62,5 @@ def environments_of(pid: int, process: str) -> list[dict[str, str]]:
     return [
         dict(entry.split("=", 1) for entry in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in entry)
         for child, command in descendants(pid).items()
-        if marks[process] in command and "backplane.parsing" not in command
+        if marks[process] in command and "backplane.input.parsing" not in command
     ]

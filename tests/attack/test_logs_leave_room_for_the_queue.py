@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import Priority
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, encode
+from backplane.limits.slots.base import SlotRequest
+from backplane.limits.slots.redis import RedisSlots
 from backplane.logs.base import Appended, Batch, EventLog
+from backplane.process.tasks import end
 from backplane.queue.base import Claim, Job, Outcome, Settlement
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
+from backplane.redis.client import RedisClients
 from backplane.settings import Settings
-from backplane.slots.base import SlotRequest
-from backplane.slots.redis import RedisSlots
-from backplane.tasks import end
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.integration.api.running import Api, Person, StartApi, StartWorker

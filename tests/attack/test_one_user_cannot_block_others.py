@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from backplane.dead_letters import DeadReason
-from backplane.runs import RunError, RunStatus
-from backplane.users import Tier
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier
 from tests.integration.api.running import Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 

@@ -20,8 +20,8 @@ import pytest
 from redis import Redis
 
 from agentctl.local.embedded import EmbeddedRedis
-from backplane.log_stream import LogStream
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
+from backplane.process.log_stream import LogStream
 from tests.e2e.test_agentctl_up import is_running
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import ROOT, Platform, WorkerProcess

@@ -22,11 +22,11 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, select, text
 
 from app.schemas.runs import ForkRun, NewRun
-from backplane import process_log
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.runs import Run, RunError, RunStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.secrets import Secret
+from backplane.process import log as process_log
 from backplane.sealing import Seal, new_key
-from backplane.secrets import Secret
 from backplane.store.tables import webhook_deliveries
 from tests.databases import downgrade
 from tests.integration.agent.conftest import StartWithModels, models, plan_of, says, start_with_models

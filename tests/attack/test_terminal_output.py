@@ -20,8 +20,8 @@ import structlog
 from agentctl.__main__ import main
 from agentctl.terminal.output import Output
 from app.edge.server_log import without_query
-from backplane import process_log
-from backplane.terminal_text import escaped, one_for_one, printable
+from backplane.process import log as process_log
+from backplane.process.terminal_text import escaped, one_for_one, printable
 from tests.scripted_api import answer, problem, raw, stream
 from tests.unit.conftest import Agentctl, Script, agentctl, script
 

@@ -22,15 +22,15 @@ import redis.asyncio
 from sqlalchemy import select
 
 from agentctl.local.embedded import free_port
+from backplane.domain.events import decode
+from backplane.domain.runs import Run, RunStatus
+from backplane.domain.users import Tier, User
 from backplane.errors import NotFound, Unavailable
-from backplane.events import decode
-from backplane.redis_keys import KEYS
+from backplane.redis.keys import KEYS
 from backplane.resources import Resources, connect
-from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
 from backplane.store.tables import events as events_table
 from backplane.store.tables import runs as runs_table
-from backplane.users import Tier, User
 from tests.chaos import marks, processes
 from tests.chaos.checker import Event, Facts, Leftovers, PlannedStep, RunFacts
 from tests.chaos.faults import EMPTYING, Fault, Hands

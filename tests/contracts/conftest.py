@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from tests.conftest import started
 from tests.redis_servers import Cluster
 

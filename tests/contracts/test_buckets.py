@@ -7,10 +7,10 @@ from contextlib import suppress
 
 import pytest
 
-from backplane.buckets.base import Bucket, TokenBuckets
-from backplane.buckets.redis import FIRST_SECONDS, RENEWED_SECONDS, RedisTokenBuckets
-from backplane.redis_client import RedisClients
-from backplane.slots.redis import RedisSlots
+from backplane.limits.buckets.base import Bucket, TokenBuckets
+from backplane.limits.buckets.redis import FIRST_SECONDS, RENEWED_SECONDS, RedisTokenBuckets
+from backplane.limits.slots.redis import RedisSlots
+from backplane.redis.client import RedisClients
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 

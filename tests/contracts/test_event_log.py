@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import Priority
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType, encode
 from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.queue.base import Job
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
+from backplane.redis.client import RedisClients
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import hand_back, redis_queue
 from tests.servers import RedisServer

@@ -1,7 +1,7 @@
 """One of several processes, for so long at a time."""
 
 from backplane.leases.redis import RedisLease
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from tests.waiting import wait_until
 
 

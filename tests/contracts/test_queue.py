@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backplane import redis_keys
+from backplane.domain.runs import Priority, RunStatus
 from backplane.errors import Unavailable
 from backplane.queue.base import Caps, Claim, Depth, Job, Outcome, Queue, Renewed, Room, Settlement
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority, RunStatus
+from backplane.redis import keys as redis_keys
+from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from backplane.domain.runs import Priority, RunStatus
 from backplane.queue.base import Caps, Claim, Full, Gate, Job, Limit, Outcome, Queue, Room, Settlement
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority, RunStatus
+from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.waiting import wait_until
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.runs import Priority
 from backplane.errors import QueueOfAnother, Unavailable
 from backplane.queue.base import Job
 from backplane.queue.platform import FORMAT
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
+from backplane.redis.client import RedisClients
 from tests.queues import finish, postpone, redis_queue
 
 OURS, THEIRS = "our-database", "their-database"

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import pytest
 
+from backplane.domain.runs import Hold, Priority, RunStatus, UnfinishedRun
 from backplane.queue.base import Caps, Claim, Job, Queue
-from backplane.redis_client import RedisClients
-from backplane.runs import Hold, Priority, RunStatus, UnfinishedRun
+from backplane.redis.client import RedisClients
 from backplane.store.runs import Runs
 from tests.queues import finish, postpone, redis_queue
 from worker.reconciler import Reconciled, Reconciler

@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
+from backplane.domain.runs import Hold, Priority, RunStatus, UnfinishedRun
 from backplane.queue import redis_repair
 from backplane.queue.base import Caps, Claim, Compared, Job, Queue
-from backplane.redis_client import RedisClients
-from backplane.runs import Hold, Priority, RunStatus, UnfinishedRun
+from backplane.redis.client import RedisClients
 from backplane.store.runs import Runs
 from tests.queues import finish, hand_back, postpone, redis_queue
 from worker.reconciler import Reconciled, Reconciler

@@ -1,8 +1,8 @@
 """Which workers live, and how much each has in hand."""
 
+from backplane.domain.runs import Priority
 from backplane.queue.base import Job, LiveWorker
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
+from backplane.redis.client import RedisClients
 from tests.queues import finish, redis_queue
 from tests.waiting import wait_until
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from backplane.rates.redis import AHEAD, RedisRateLimiter
-from backplane.redis_client import RedisClients
+from backplane.limits.rates.redis import AHEAD, RedisRateLimiter
+from backplane.redis.client import RedisClients
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 

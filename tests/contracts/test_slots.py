@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from backplane.redis_client import RedisClients
-from backplane.slots.base import SlotRequest, Slots
-from backplane.slots.redis import RedisSlots
+from backplane.limits.slots.base import SlotRequest, Slots
+from backplane.limits.slots.redis import RedisSlots
+from backplane.redis.client import RedisClients
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -349,9 +349,9 @@ async def test_a_call_that_fails_frees_its_slot(slots: Slots) -> None:
 
 HOLDING = """
 import asyncio, sys
-from backplane.redis_client import RedisClients
-from backplane.slots.base import SlotRequest
-from backplane.slots.redis import RedisSlots
+from backplane.redis.client import RedisClients
+from backplane.limits.slots.base import SlotRequest
+from backplane.limits.slots.redis import RedisSlots
 
 async def hold(slots, name):
     say = lambda place: print("waits", flush=True)

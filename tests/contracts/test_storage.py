@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from backplane.domain.stored import Reserved, StorageQuota, Stored
 from backplane.errors import StorageExceeded
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from backplane.storage.redis import KNOWN_SECONDS, RESERVED_SECONDS, RedisStorage
-from backplane.stored import Reserved, StorageQuota, Stored
 
 QUOTA, NO_QUOTA = StorageQuota(bytes=100), StorageQuota()
 

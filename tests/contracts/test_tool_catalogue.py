@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from backplane.tool_catalogue.base import MAX_BYTES, PublishedTool, ToolSet, decoded
 from backplane.tool_catalogue.redis import RedisToolCatalogue
 from tests.waiting import wait_until

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backplane.egress import OutsideRefused
 from backplane.errors import InvalidInput, Unavailable
+from backplane.net.egress import OutsideRefused
 from tests.browsing import CHROMIUM, Visitor, served_pages, visiting
 from worker.sandbox.local import open_local_sandbox
 

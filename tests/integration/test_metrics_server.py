@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agentctl.local.embedded import free_port
-from backplane import metrics
-from backplane.metrics import CONNECTIONS_MAX, REQUEST_MAX_BYTES, metrics_served, process_registry
+from backplane.process import metrics
+from backplane.process.metrics import CONNECTIONS_MAX, REQUEST_MAX_BYTES, metrics_served, process_registry
 from tests.metrics import broken_conventions, scrape
 
 

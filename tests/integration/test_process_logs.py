@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentctl.local.embedded import find_redis_server, free_port
-from backplane.events import EventType
+from backplane.domain.events import EventType
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
 from tests.integration.worker.test_crashes import StartProcess
 from tests.integration.worker.workers import ROOT, UNTIL_GO, Platform, environment_of
@@ -40,7 +40,7 @@ async def main():
     asyncio.get_running_loop().call_soon(fail, "in a callback"); await asyncio.sleep(0.01)
 asyncio.run(main())
 import traceback
-from backplane.process_log import log
+from backplane.process.log import log
 log.warning("held", stack="".join(traceback.format_stack()))
 try: fail("caught")
 except ValueError: logging.getLogger("library").exception("it failed")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from tests.kubernetes.sandbox.workers import IMAGE
 from tests.waiting import wait_until
-from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

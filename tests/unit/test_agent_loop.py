@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from backplane.decisions import DecisionKind
+from backplane.domain.decisions import DecisionKind
+from backplane.domain.plans import Step, SubStep
+from backplane.domain.runs import RunError
 from backplane.errors import BudgetExhausted, InvalidPlan
-from backplane.parsing import Parser
-from backplane.plans import Step, SubStep
-from backplane.runs import RunError
+from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from tests.recorded_models import Answer, RecordedModels, calls, says

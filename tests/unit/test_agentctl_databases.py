@@ -11,8 +11,8 @@ import pytest
 
 from agentctl.commands import doctor
 from agentctl.local.configuration import load_settings
+from backplane.domain.users import Tier
 from backplane.resources import connect_store
-from backplane.users import Tier
 from tests.scripted_api import answer, problem
 from tests.unit.conftest import Agentctl, Script
 from tests.waiting import wait_until

@@ -6,7 +6,7 @@ import pytest
 
 from agentctl.exit_codes import CommandError
 from agentctl.ids import the_only
-from backplane.runs import ids_beginning_with
+from backplane.domain.runs import ids_beginning_with
 from tests.scripted_api import answer, raw
 from tests.unit.conftest import Agentctl, Script
 

@@ -15,10 +15,10 @@ from agentctl.local import data_folder
 from agentctl.local.processes import child_environment, how_it_ended, last_lines
 from agentctl.terminal.follow import LiveLine, OpenSteps, RunView, describe
 from agentctl.terminal.output import Output, duration
-from backplane.events import EventType
-from backplane.runbook import note_on_planner
-from backplane.sizes import readable_size
-from backplane.terminal_text import printable
+from backplane.domain.events import EventType
+from backplane.domain.runbook import note_on_planner
+from backplane.domain.sizes import readable_size
+from backplane.process.terminal_text import printable
 
 EVENTS: dict[str, dict[str, Any]] = {
     "status": {"status": "running", "attempt": 2},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backplane.plans import Step
+from backplane.domain.plans import Step
 from worker.approval import ApprovalPolicy, why_ask
 from worker.tools.base import Risk
 from worker.tools.file_write import FileWrite

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from backplane.argument_schemas import MOST_CHECKS, ArgumentsSchema, are_usable
+from backplane.input.argument_schemas import MOST_CHECKS, ArgumentsSchema, are_usable
 
 ELSEWHERE = "http://127.0.0.1:9/schema"
 DOUBLING = {

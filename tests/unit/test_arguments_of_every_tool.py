@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidPlan
+from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings
 from worker.outside import limits_of
 from worker.tools.agent import Agent, AgentLimits

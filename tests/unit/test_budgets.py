@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.budgets import AMOUNT_MAX, Amounts, Resource, amount_of, amount_text, in_words
+from backplane.domain.budgets import AMOUNT_MAX, Amounts, Resource, amount_of, amount_text, in_words
 from backplane.errors import InvalidInput
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from app.known_tools import LARGE_CHARS, LARGE_VALUES, MOST_TOOLS
+from backplane.domain.plans import MAX_NAMES, MAX_REFERENCES, parse_plan
+from backplane.domain.validation_messages import HINTS, MOST_COMPARED
 from backplane.errors import FAULTS_SHOWN, InvalidPlan
-from backplane.plans import MAX_NAMES, MAX_REFERENCES, parse_plan
-from backplane.validation_messages import HINTS, MOST_COMPARED
 from tests.unit.test_known_tools import WITH_AGENT, faults, known, step
 
 MOST_SEARCHES = 4 * HINTS

@@ -2,8 +2,8 @@
 
 import pytest
 
-from backplane.dead_letters import TRACEBACK_MAX_CHARS, DeadReason, dead_reason, kept_traceback
-from backplane.runs import RunError
+from backplane.domain.dead_letters import TRACEBACK_MAX_CHARS, DeadReason, dead_reason, kept_traceback
+from backplane.domain.runs import RunError
 
 
 @pytest.mark.parametrize(

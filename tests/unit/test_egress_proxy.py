@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backplane.addresses import Address
-from backplane.egress import OutsidePolicy
+from backplane.net.addresses import Address
+from backplane.net.egress import OutsidePolicy
 from tests.waiting import wait_until
 from worker import egress_proxy
 from worker.client_hello import HELLO_MAX_BYTES

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.events import Event, EventType, decode, encode
+from backplane.domain.events import Event, EventType, decode, encode
 from tests.event_data import data_of
 
 BEGUN = '{"id":1,"run_id":"run-1","type":"log","at":"2030-01-02T03:04:05+00:00","data":{"line":"cut he'

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from app.explanation import Situation, in_words, reasons, waiting_seconds
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.runs import Priority, Run, RunError, RunStatus
+from backplane.limits.slots.base import WaitingForModel
 from backplane.queue.base import Gate, Standing, Statistics, Whereabouts
 from backplane.queue.estimate import Wait
-from backplane.runs import Priority, Run, RunError, RunStatus
-from backplane.slots.base import WaitingForModel
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

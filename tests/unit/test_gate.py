@@ -11,8 +11,8 @@ from app.auth import SCOPE_USER
 from app.edge import gate
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, Gate
+from backplane.domain.users import Tier, User
 from backplane.errors import Unauthenticated
-from backplane.users import Tier, User
 
 USER = User("1", "ada", Tier.FREE)
 

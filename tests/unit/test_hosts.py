@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from backplane.errors import InvalidInput
-from backplane.hosts import HostRules, host_and_port, normal_host
+from backplane.net.hosts import HostRules, host_and_port, normal_host
 
 
 @pytest.mark.parametrize(

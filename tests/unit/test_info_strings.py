@@ -2,8 +2,8 @@
 
 import pytest
 
+from backplane.domain.runbook import steps_of
 from backplane.errors import InvalidPlan
-from backplane.runbook import steps_of
 
 RUN = {
     "sh": "shell",

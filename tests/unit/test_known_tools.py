@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.known_tools import KnownTools
-from backplane.egress import OutsidePolicy
 from backplane.errors import Fault, InvalidPlan, Unavailable
+from backplane.net.egress import OutsidePolicy
 from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
 from worker.tools.agent import AgentArguments
 from worker.tools.base import Tool

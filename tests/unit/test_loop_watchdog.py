@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from backplane.loop_watchdog import watched
+from backplane.process.loop_watchdog import watched
 from tests.waiting import wait_until
 
 

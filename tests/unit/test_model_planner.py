@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backplane.domain.plans import Plan, parse_plan
+from backplane.domain.runs import Priority, Run, RunError, RunStatus
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError
-from backplane.parsing import Parser
-from backplane.plans import Plan, parse_plan
-from backplane.runs import Priority, Run, RunError, RunStatus
+from backplane.input.parsing import Parser
 from backplane.store.journal import StepRecord, StepStatus
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from backplane.domain.retry import retry_after
 from backplane.errors import ModelError
-from backplane.retry import retry_after
 from worker.llm.base import (
     ModelContextTooLong,
     ModelOutputInvalid,

@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 
-from backplane import patience
 from backplane.errors import Superseded, Unavailable
-from backplane.patience import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, pauses, until_available
+from backplane.process import retrying as patience
+from backplane.process.retrying import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, pauses, until_available
 
 AWAY = Unavailable("Redis does not answer", part="redis")
 

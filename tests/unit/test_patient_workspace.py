@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from backplane import patience
 from backplane.errors import PartRefuses, Superseded, Unavailable
-from backplane.patience import FORGOTTEN_SECONDS
+from backplane.process import retrying as patience
+from backplane.process.retrying import FORGOTTEN_SECONDS
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from worker.patient_workspace import PatientWorkspace

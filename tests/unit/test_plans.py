@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from backplane.domain.plans import Plan, parse_plan
 from backplane.errors import FAULTS_SHOWN, InvalidPlan
-from backplane.plans import Plan, parse_plan
 
 
 def step(id: str, *needs: str, **more: Any) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
-from backplane.buckets.base import Bucket
-from backplane.buckets.redis import RedisTokenBuckets
-from backplane.events import EventType, encode
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import Priority
+from backplane.limits.buckets.base import Bucket
+from backplane.limits.buckets.redis import RedisTokenBuckets
+from backplane.limits.slots.base import SlotRequest
+from backplane.limits.slots.redis import RedisSlots
 from backplane.logs.base import Appended, Batch
 from backplane.queue.base import Caps, Job, Room
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority
-from backplane.slots.base import SlotRequest
-from backplane.slots.redis import RedisSlots
+from backplane.redis.client import RedisClients
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.waiting import wait_until

@@ -9,9 +9,9 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.exceptions import ResponseError
 
 from backplane.errors import InvalidInput
-from backplane.process_log import complaint
-from backplane.redis_client import Access, RedisClients
-from backplane.redis_servers import error_code, target_of
+from backplane.process.log import complaint
+from backplane.redis.client import Access, RedisClients
+from backplane.redis.servers import error_code, target_of
 from backplane.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("bare_environment")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.plans import Plan, Step, parse_plan
 from backplane.errors import InvalidPlan, TooLarge
-from backplane.plans import Plan, Step, parse_plan
 from backplane.store.journal import StepRecord, StepStatus
 from worker.references import FILLED_MAX_BYTES, check_arguments, check_references, fill
 from worker.tools.agent import Agent, AgentArguments

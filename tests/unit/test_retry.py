@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.retry import RetryPolicy, retry_after
+from backplane.domain.retry import RetryPolicy, retry_after
 
 POLICY = RetryPolicy(retries=3, base=2.0, longest=10.0)
 DRAWS = st.floats(0, 1, exclude_max=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.plans import Plan
+from backplane.domain.runbook import blocks_of, steps_of
+from backplane.domain.runs import Priority, Run, RunStatus
 from backplane.errors import FAULTS_SHOWN, InvalidPlan, PromptNotUnderstood
-from backplane.parsing import Parser
-from backplane.plans import Plan
-from backplane.runbook import blocks_of, steps_of
-from backplane.runs import Priority, Run, RunStatus
+from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from worker.planner.base import Planning, make_plan
 from worker.planner.given import GivenPlanner

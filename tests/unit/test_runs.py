@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
+from backplane.domain.runs import MESSAGE_CHARS, RunError, RunStatus, check_transition, new_run_id
 from backplane.errors import TransitionNotAllowed
-from backplane.runs import MESSAGE_CHARS, RunError, RunStatus, check_transition, new_run_id
 
 ALLOWED = {
     ("created", "queued"),

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from backplane.errors import Unavailable
+from backplane.kubernetes.api import TRIES, ApiRefused, open_api_server
 from tests.scripted_api import NOTHING, ScriptedApi, answer, raw, scripted_api
 from tests.waiting import wait_until
-from worker.sandbox.api_server import TRIES, ApiRefused, open_api_server
 from worker.sandbox.base import SandboxQuotaExceeded, SandboxRefused
 from worker.sandbox.cluster import Cluster, open_cluster
 from worker.sandbox.pod_state import EndReason

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backplane import sandbox_labels
-from backplane.runs import Hold, RunStatus
+from backplane.domain import sandbox_labels
+from backplane.domain.runs import Hold, RunStatus
 from controller.sandbox_jobs import Doubts, Fate, Known, SandboxJob, Times, fate, judge
 from worker.sandbox import job as worker_job
 

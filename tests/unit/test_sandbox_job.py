@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backplane.sandbox_labels import label_value
+from backplane.domain.sandbox_labels import label_value
 from worker.sandbox import job
 from worker.sandbox.base import Call, Limits
 from worker.sandbox.job import JobSettings

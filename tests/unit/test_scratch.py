@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import worker.scratch
-from backplane.sandbox_labels import SCRATCH_PREFIX as PREFIX
+from backplane.domain.sandbox_labels import SCRATCH_PREFIX as PREFIX
 from backplane.workspace.files import empty
 from worker.scratch import WAITING_MAX, FolderRemoval, scratch_folder
 

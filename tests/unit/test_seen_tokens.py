@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 
 from app.auth import SEEN_SECONDS, Authenticator
+from backplane.domain.users import Tier, User
 from backplane.errors import Unauthenticated
-from backplane.users import Tier, User
 
 
 class Users:

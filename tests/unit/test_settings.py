@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backplane.process_log import complaint
+from backplane.process.log import complaint
 from backplane.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("bare_environment")

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.plans import Plan, parse_plan
+from backplane.domain.runs import RunError
 from backplane.errors import Forbidden, RateLimited
-from backplane.plans import Plan, parse_plan
-from backplane.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
 from tests.submitted import plan as plan_of
 from worker import step_effects

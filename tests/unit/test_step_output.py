@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.events import EventType
 from backplane.errors import Superseded, Unavailable
-from backplane.events import EventType
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota

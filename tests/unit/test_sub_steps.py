@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from backplane.plans import Step, SubStep
+from backplane.domain.plans import Step, SubStep
 from backplane.store.journal import StepRecord, StepStatus
 from worker.interruption import Interruption
 from worker.sub_steps import RunSubSteps, StepChanged

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from backplane.tasks import end, run_together
+from backplane.process.tasks import end, run_together
 
 
 async def deaf(times: int) -> None:

@@ -7,7 +7,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
 from app.edge.turns import AT_ONCE, Turns, give_back
-from backplane.users import Tier, User
+from backplane.domain.users import Tier, User
 from tests.waiting import wait_until
 
 

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from app import routes
 from app.edge.json_body import JsonRoute
 from backplane.errors import FIELD_CHARS
-from backplane.unique_json import DuplicateName, loads
+from backplane.input.unique_json import DuplicateName, loads
 from worker.untrusted_json import NotJson, find_object, parse_object
 
 TWICE = {

@@ -7,9 +7,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.schemas.decisions import DecideRequest
 from app.schemas.runs import ExecuteRequest, NewRun
+from backplane.domain.plans import parse_plan
+from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidPlan
-from backplane.plans import parse_plan
-from backplane.validation_messages import sentence_of
 
 RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 OF_LIBRARY = ("Input should", "Field required", "Extra inputs", "Tuple", "List should", "String should", "dictionary")

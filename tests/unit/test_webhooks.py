@@ -4,10 +4,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from backplane.addresses import is_public
+from backplane.domain.retry import RetryPolicy
+from backplane.domain.webhooks import URL_MAX_CHARS, check_public_url, check_url, new_secret, sign
 from backplane.errors import InvalidInput
-from backplane.retry import RetryPolicy
-from backplane.webhooks import URL_MAX_CHARS, check_public_url, check_url, new_secret, sign
+from backplane.net.addresses import is_public
 from controller.sender import Answer
 from controller.webhooks import pause_after
 

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from backplane.addresses import written_address
 from backplane.credentials import variables
+from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidInput
+from backplane.net.addresses import written_address
 from backplane.settings import ENV_FILE, Settings
-from backplane.validation_messages import sentence_of
 
 Kind = Literal["ollama", "openai", "anthropic"]
 Given = TypeVar("Given", bound=BaseModel)

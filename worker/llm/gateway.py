@@ -19,12 +19,12 @@ from uuid import uuid4
 
 import structlog
 
-from backplane.buckets.base import Bucket, TokenBuckets
-from backplane.budgets import MICRO
+from backplane.domain.budgets import MICRO
 from backplane.errors import InvalidInput, ModelError, Unavailable
+from backplane.limits.buckets.base import Bucket, TokenBuckets
+from backplane.limits.slots.base import SlotRequest, Slots
+from backplane.process.tasks import in_thread
 from backplane.settings import Settings
-from backplane.slots.base import SlotRequest, Slots
-from backplane.workspace.files import in_thread
 from worker.llm.base import (
     CallLimits,
     ModelRefused,

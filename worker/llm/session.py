@@ -27,14 +27,14 @@ from uuid import uuid4
 
 import structlog
 
-from backplane.budgets import MICRO, Amounts, Resource
+from backplane.domain.budgets import MICRO, Amounts, Resource
+from backplane.domain.events import EventType
+from backplane.domain.runs import Run, RunError
 from backplane.errors import ModelError, Unavailable
-from backplane.events import EventType
-from backplane.patience import until_available
-from backplane.runs import Run, RunError
+from backplane.process.retrying import until_available
+from backplane.process.tasks import end
 from backplane.store.held import HeldRun
 from backplane.store.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, ModelCalls, RecordedCall
-from backplane.tasks import end
 from worker.budget import Budget
 from worker.interruption import Interrupted, Interruption
 from worker.llm.answer import estimated_input_tokens, estimated_tokens, size_of

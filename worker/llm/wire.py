@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx2
 
+from backplane.domain.retry import retry_after
+from backplane.domain.sizes import shortened
 from backplane.errors import ModelError
-from backplane.retry import retry_after
-from backplane.sizes import shortened
 from worker.llm.answer import Answer
 from worker.llm.base import (
     CallLimits,

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backplane.domain.sizes import shortened
 from backplane.errors import PlatformError, Unavailable
-from backplane.sizes import shortened
-from backplane.terminal_text import printable
+from backplane.process.terminal_text import printable
 from worker.mcp.results import text_of
 from worker.tools.base import ToolContext
 

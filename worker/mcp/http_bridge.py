@@ -15,7 +15,7 @@ import httpx
 import httpx2
 from mcp.types import PARSE_ERROR
 
-from backplane.retry import retry_after
+from backplane.domain.retry import retry_after
 from worker.mcp.connection import BEGINNING_BYTES, NOT_TAKEN, beginning_of
 from worker.tools.base import Effect
 from worker.tools.request_progress import RequestProgress

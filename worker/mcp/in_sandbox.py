@@ -11,9 +11,9 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.sizes import shortened
 from backplane.errors import PlatformError
-from backplane.sizes import shortened
-from backplane.terminal_text import printable
+from backplane.process.terminal_text import printable
 from worker.mcp.connection import (
     NOT_TAKEN,
     PAGES_MAX,

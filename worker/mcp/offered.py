@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 
-from backplane.egress import OutsidePolicy, parse_url
 from backplane.errors import InvalidInput
-from backplane.hosts import host_and_port
-from backplane.workspace.files import in_thread
+from backplane.net.egress import OutsidePolicy, parse_url
+from backplane.net.hosts import host_and_port
+from backplane.process.tasks import in_thread
 from worker.mcp.connection import McpConnection
 from worker.mcp.in_sandbox import SandboxedConnection
 from worker.mcp.servers import McpServer

@@ -18,11 +18,11 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from backplane.egress import OutsidePolicy
+from backplane.domain.secrets import SECRET_REFERENCE
+from backplane.domain.sizes import shortened
 from backplane.errors import InvalidInput, PlatformError, Unavailable
-from backplane.hosts import host_and_port
-from backplane.secrets import SECRET_REFERENCE
-from backplane.sizes import shortened
+from backplane.net.egress import OutsidePolicy
+from backplane.net.hosts import host_and_port
 from worker.mcp.connection import (
     PAGES_MAX,
     BeforeCall,

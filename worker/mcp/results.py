@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backplane.sizes import shortened
+from backplane.domain.sizes import shortened
 
 KIND_CHARS = 32
 LINE_CHARS = 500

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidInput
-from backplane.validation_messages import sentence_of
 from worker.tools.base import Risk
 
 ServerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]

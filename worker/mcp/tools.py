@@ -12,9 +12,9 @@ from typing import Any
 import structlog
 from pydantic import ConfigDict, model_validator
 
-from backplane.argument_schemas import ArgumentsSchema, are_usable
-from backplane.parsing import Parser
-from backplane.runs import RunError
+from backplane.domain.runs import RunError
+from backplane.input.argument_schemas import ArgumentsSchema, are_usable
+from backplane.input.parsing import Parser
 from worker.mcp.connection import CallNotTaken, McpConnection, RemoteTool
 from worker.mcp.servers import McpServer
 from worker.tools.base import Effect, Tool, ToolArguments, ToolContext, ToolResult
@@ -92,7 +92,7 @@ def _description(server: McpServer, remote: RemoteTool, full_name: str) -> str:
 
 
 def arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:
-    """Arguments that are checked by a JSON schema, which is one (`backplane.argument_schemas.are_usable`)."""
+    """Arguments that are checked by a JSON schema, which is one (`backplane.input.argument_schemas.are_usable`)."""
     schema = ArgumentsSchema(given)
 
     class McpArguments(ToolArguments):

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backplane.process.tasks import in_thread
 from backplane.settings import Settings
-from backplane.workspace.files import in_thread
 from worker.memory.base import AgentMemory, Memory
 
 if TYPE_CHECKING:

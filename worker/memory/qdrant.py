@@ -29,10 +29,10 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from backplane.domain.sizes import shortened
 from backplane.errors import Conflict, PartRefuses, PlatformError, TooLarge, Unavailable
-from backplane.file_lock import LockBusy, file_lock
-from backplane.sizes import shortened
-from backplane.workspace.files import in_thread
+from backplane.process.file_lock import LockBusy, file_lock
+from backplane.process.tasks import in_thread
 from worker.llm.embedding import Embedder
 from worker.memory.base import AgentMemory, Memory
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from backplane.domain.plans import Plan
+from backplane.domain.runs import Run, RunError
 from backplane.errors import PromptNotUnderstood
-from backplane.parsing import Parser
-from backplane.plans import Plan
-from backplane.runs import Run, RunError
+from backplane.input.parsing import Parser
 from backplane.store.journal import StepRecord
 from backplane.workspace.base import Workspace
 from worker.llm.base import Models

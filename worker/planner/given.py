@@ -1,7 +1,7 @@
 """The plan that came with the run."""
 
-from backplane.plans import Plan, parse_plan
-from backplane.runs import Run
+from backplane.domain.plans import Plan, parse_plan
+from backplane.domain.runs import Run
 from worker.planner.base import Planner, Planning
 
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from backplane.domain.plans import MAX_STEPS, Plan, parse_plan
+from backplane.domain.runs import Run, RunError
+from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.errors import InvalidPlan
-from backplane.plans import MAX_STEPS, Plan, parse_plan
-from backplane.runs import Run, RunError
-from backplane.secrets import SECRET_REFERENCE
 from backplane.store.journal import StepRecord, StepStatus
 from worker import prompts
 from worker.llm.base import AskedFor, Message, ModelOutputInvalid, ModelRequest

@@ -1,9 +1,9 @@
 """The planner of runbooks: Markdown prompts whose fenced blocks are the steps. Needs no model."""
 
+from backplane.domain.plans import MAX_STEPS, Plan, parse_plan
+from backplane.domain.runbook import steps_of
+from backplane.domain.runs import Run
 from backplane.errors import InvalidPlan
-from backplane.plans import MAX_STEPS, Plan, parse_plan
-from backplane.runbook import steps_of
-from backplane.runs import Run
 from worker.planner.base import Planner, Planning
 
 

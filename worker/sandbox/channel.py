@@ -7,8 +7,8 @@ import asyncio
 import json
 from typing import Any, Protocol
 
+from backplane.domain.sizes import shortened
 from backplane.errors import Superseded, Unavailable
-from backplane.sizes import shortened
 from worker.sandbox.pod.frames import ACKNOWLEDGE, FAULT, HEADER, HELLO, MAX_PAYLOAD, STATE, frame, json_frame
 
 ACKNOWLEDGE_BYTES = 256 * 1024

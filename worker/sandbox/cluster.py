@@ -17,11 +17,11 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.sandbox_labels import WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
-from backplane.patience import pauses
-from backplane.sandbox_labels import WORKER, label_value
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
+from backplane.process.retrying import pauses
 from worker.sandbox import pod_state
-from worker.sandbox.api_server import ApiRefused, ApiServer, open_api_server
 from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
 from worker.sandbox.exec_stream import PROTOCOL, ExecStream
 from worker.sandbox.job import CONTAINER, selector, worker_labels

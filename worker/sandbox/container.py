@@ -37,9 +37,10 @@ from typing import Any, Self
 
 import structlog
 
-from backplane import sandbox_labels
+from backplane.domain import sandbox_labels
 from backplane.errors import PlatformError, Unavailable
-from backplane.workspace.files import in_thread, open_folder
+from backplane.process.tasks import in_thread
+from backplane.workspace.files import open_folder
 from worker.sandbox.base import (
     EVERYWHERE,
     UMASK,

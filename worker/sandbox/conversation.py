@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from backplane.domain.sizes import shortened
 from backplane.errors import InvalidInput, PlatformError, Superseded, Unavailable
-from backplane.patience import pauses
-from backplane.sizes import shortened
-from backplane.workspace.files import in_thread
+from backplane.process.retrying import pauses
+from backplane.process.tasks import in_thread
 from worker.sandbox.base import (
     EGRESS_VARIABLE,
     EVERYWHERE,

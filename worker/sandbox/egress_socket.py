@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from backplane.tasks import end
+from backplane.process.tasks import end
 from worker.sandbox.base import EGRESS_VARIABLE, Command, Egress
 
 INSIDE = "/run/egress.sock"

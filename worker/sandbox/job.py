@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backplane import sandbox_labels
-from backplane.sandbox_labels import label_value
+from backplane.domain import sandbox_labels
+from backplane.domain.sandbox_labels import label_value
 from worker.sandbox.base import Call, Limits
 
 CONTAINER = "sandbox"

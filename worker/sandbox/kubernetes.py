@@ -23,11 +23,10 @@ from typing import Any
 
 import structlog
 
-from backplane import sandbox_labels
+from backplane.domain import sandbox_labels
 from backplane.errors import PlatformError, Superseded, Unavailable
-from backplane.patience import pauses
-from backplane.tasks import end
-from backplane.workspace.files import in_thread
+from backplane.process.retrying import pauses
+from backplane.process.tasks import end, in_thread
 from worker.sandbox import job
 from worker.sandbox.base import (
     Call,

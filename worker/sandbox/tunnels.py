@@ -8,7 +8,7 @@ import asyncio
 from contextlib import suppress
 
 from backplane.errors import Unavailable
-from backplane.tasks import end
+from backplane.process.tasks import end
 from worker.sandbox.base import Egress
 from worker.sandbox.channel import Channel, NotUnderstood
 from worker.sandbox.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
-from backplane.budgets import MICRO
+from backplane.domain.budgets import MICRO
+from backplane.domain.plans import SubStep
+from backplane.domain.runs import RunError
+from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.errors import InvalidPlan
-from backplane.plans import SubStep
-from backplane.runs import RunError
-from backplane.secrets import SECRET_REFERENCE
 from worker import prompts
 from worker.llm.answer import estimated_input_tokens, size_of
 from worker.llm.base import AskedFor, Message, ModelContextTooLong, ModelRequest, ModelResponse, ToolCall, ToolSchema

@@ -11,9 +11,9 @@ from typing import Annotated, get_args
 from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
-from backplane.egress import parse_url
+from backplane.domain.secrets import SECRET_REFERENCE, unescaped
 from backplane.errors import InvalidInput, InvalidPath
-from backplane.secrets import SECRET_REFERENCE, unescaped
+from backplane.net.egress import parse_url
 from backplane.workspace.paths import file_path, folder_path
 
 MAX_PROGRAM_BYTES = 100_000

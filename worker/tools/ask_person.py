@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from backplane.decisions import DecisionKind
+from backplane.domain.decisions import DecisionKind
 from worker.tools.base import NeedsPerson, Tool, ToolArguments, ToolContext, ToolResult
 
 MAX_QUESTION_CHARS = 4000

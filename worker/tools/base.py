@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from backplane.decisions import DecisionKind
-from backplane.parsing import Parser
-from backplane.plans import SubStep
-from backplane.runs import RunError
+from backplane.domain.decisions import DecisionKind
+from backplane.domain.plans import SubStep
+from backplane.domain.runs import RunError
+from backplane.input.parsing import Parser
 from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota

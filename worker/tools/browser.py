@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from backplane.egress import OutsidePolicy
 from backplane.errors import InvalidInput
-from backplane.hosts import host_and_port
+from backplane.net.egress import OutsidePolicy
+from backplane.net.hosts import host_and_port
 from worker.egress_proxy import EgressProxy, ProxyLimits
 from worker.sandbox.base import Command
 from worker.tools.arguments import WorkspacePath

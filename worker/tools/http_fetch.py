@@ -1,9 +1,9 @@
 """Requests to the outside: `http_fetch` reads, `http_request` changes something there.
 
-Where to is the operator's to say (OUTSIDE_HOSTS, `backplane.egress`), and each redirect is asked about anew. Headers
-may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another origin. What
-comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not, and in so much
-time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at all.
+Where to is the operator's to say (OUTSIDE_HOSTS, `backplane.net.egress`), and each redirect is asked about anew.
+Headers may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another origin.
+What comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not, and in so
+much time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at all.
 
 What a failed `http_request` has done out there follows from how far it came (`worker.tools.request_progress`). With an
 `idempotency_header` each try says to the server that it is the same request.
@@ -24,13 +24,13 @@ import httpx
 from pydantic import Field, model_validator
 
 from backplane import VERSION
-from backplane.egress import OutsidePolicy
+from backplane.domain.retry import retry_after
+from backplane.domain.runs import RunError
+from backplane.domain.secrets import SECRET_REFERENCE
+from backplane.domain.sizes import readable_size, shortened
 from backplane.errors import InvalidInput, PlatformError, Superseded, TooLarge
-from backplane.hosts import host_and_port
-from backplane.retry import retry_after
-from backplane.runs import RunError
-from backplane.secrets import SECRET_REFERENCE
-from backplane.sizes import readable_size, shortened
+from backplane.net.egress import OutsidePolicy
+from backplane.net.hosts import host_and_port
 from backplane.workspace.quota import ensure_room, limited
 from worker.sandbox.base import Call
 from worker.tools.arguments import HeaderName, Headers, Url, WorkspacePath, is_header_value

@@ -8,8 +8,8 @@ Secrets are put into the variables here, at the sandbox's edge: no sandbox has t
 
 from collections.abc import Mapping
 
+from backplane.domain.runs import RunError
 from backplane.errors import InvalidInput
-from backplane.runs import RunError
 from worker.sandbox.base import Command, Ending, Outcome
 from worker.tools.base import ToolContext, ToolResult
 

@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from backplane.domain.sizes import shortened
 from backplane.errors import Conflict, NotFound
-from backplane.sizes import shortened
 from worker.tools.unified_diff import FilePatch, Hunk
 
 MAX_OFFSET_LINES = 1000

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from backplane.runs import RunError
+from backplane.domain.runs import RunError
 from backplane.store.journal import StepRecord, StepStatus
 from worker.tools.base import Effect, Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from backplane.domain.validation_messages import HINTS
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, dotted
-from backplane.tool_arguments import unknown_argument, unknown_tool
-from backplane.validation_messages import HINTS
+from backplane.input.tool_arguments import unknown_argument, unknown_tool
 from worker.tools.apply_patch import ApplyPatch
 from worker.tools.arguments import is_program
 from worker.tools.ask_person import AskPerson

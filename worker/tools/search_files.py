@@ -14,10 +14,10 @@ from typing import Self
 import regex
 from pydantic import Field, model_validator
 
+from backplane.domain.sizes import shortened
 from backplane.errors import InvalidInput, NotFound
-from backplane.sizes import shortened
+from backplane.process.tasks import in_thread
 from backplane.workspace.base import FileInfo, Workspace
-from backplane.workspace.files import in_thread
 from worker.tools.arguments import WorkspaceFolder
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.globs import compile_glob

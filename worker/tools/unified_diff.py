@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backplane.domain.sizes import shortened
 from backplane.errors import InvalidInput
-from backplane.sizes import shortened
 from backplane.workspace.paths import file_path
 
 MAX_FILES = 100

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backplane import sandbox_labels
+from backplane.domain import sandbox_labels
 from backplane.errors import Unavailable
 from tests.conftest import children
 from tests.contracts.sandbox.conftest import Run

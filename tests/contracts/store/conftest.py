@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from backplane.domain.users import Tier, User
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.users import Tier, User
 
 
 @pytest.fixture

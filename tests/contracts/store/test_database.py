@@ -19,12 +19,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, ForeignKeyConstraint, UniqueConstraint, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from backplane.domain.users import Tier, User
 from backplane.errors import InvalidInput, Unavailable
 from backplane.store import Store, database
 from backplane.store.database import Database, parse_url
 from backplane.store.migrations import migrate
 from backplane.store.tables import metadata
-from backplane.users import Tier, User
 from tests.servers import PostgresServer
 from tests.submitted import new_run
 

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.plans import Plan, parse_plan
+from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.users import User
 from backplane.errors import (
     Conflict,
     FilesGone,
@@ -17,14 +21,10 @@ from backplane.errors import (
     NotFound,
     TransitionNotAllowed,
 )
-from backplane.events import EventType
-from backplane.plans import Plan, parse_plan
-from backplane.runs import Priority, Run, RunStatus, new_run_id
 from backplane.store import Store
 from backplane.store.derived_runs import NewFork
 from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import decisions, model_calls, runs, steps
-from backplane.users import User
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backplane.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
+from backplane.domain.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, Conflict, NotFound, Superseded
-from backplane.events import EventType, encode
-from backplane.runs import Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.held import HeldRun
 from backplane.store.ledger import EntryKind
-from backplane.users import User
 from tests.submitted import new_run, together
 
 TOKENS, USD, STEPS, SECONDS = Resource.TOKENS, Resource.MICRO_USD, Resource.STEPS, Resource.SECONDS

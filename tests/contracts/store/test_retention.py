@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, update
 
-from backplane.dead_letters import DeadReason
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.users import User
 from backplane.errors import NotFound, TransitionNotAllowed
-from backplane.events import EventType, encode
-from backplane.runs import Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.held import HeldRun
 from backplane.store.retention import Expired, LeasedRun
 from backplane.store.tables import runs
-from backplane.users import User
 from tests.submitted import new_run
 
 NOW = datetime.now(UTC)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.events import Event
+from backplane.domain.plans import parse_plan
+from backplane.domain.runs import Priority, Run, RunError, RunStatus
+from backplane.domain.users import User
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
-from backplane.events import Event
-from backplane.plans import parse_plan
-from backplane.runs import Priority, Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.journal import FINAL_FAILURE, StepStatus, pending_steps
-from backplane.users import User
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
 

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection, text
 
+from backplane.domain.runs import RunStatus
+from backplane.domain.secrets import Secret
+from backplane.domain.users import User
 from backplane.errors import NotFound, TooLarge
-from backplane.runs import RunStatus
-from backplane.secrets import Secret
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.retention import Expired
 from backplane.store.secrets import SealedValue
-from backplane.users import User
 from tests.databases import downgrade, upgrade
 from tests.submitted import new_run
 

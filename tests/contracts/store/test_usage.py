@@ -1,8 +1,8 @@
 """How many runs and events users have."""
 
+from backplane.domain.stored import Stored
+from backplane.domain.users import User
 from backplane.store import Store
-from backplane.stored import Stored
-from backplane.users import User
 from tests.submitted import new_run
 
 

@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import select
 
+from backplane.domain.users import TOKEN_PREFIX, Tier, token_digest
 from backplane.errors import Conflict, NotFound
 from backplane.store import Store
 from backplane.store.tables import tokens
-from backplane.users import TOKEN_PREFIX, Tier, token_digest
 
 
 async def test_a_token_stands_for_its_user(store: Store) -> None:

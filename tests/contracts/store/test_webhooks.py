@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select, update
 
+from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.users import User
+from backplane.domain.webhooks import Delivery, DeliveryStatus
 from backplane.errors import Superseded
-from backplane.runs import Run, RunError, RunStatus
 from backplane.store import Store
 from backplane.store.held import HeldRun
 from backplane.store.tables import runs, webhook_deliveries
-from backplane.users import User
-from backplane.webhooks import Delivery, DeliveryStatus
 from tests.submitted import new_run
 
 URL = "https://example.org/hook?team=1"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from backplane.decisions import DecisionStatus
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
+from backplane.domain.secrets import Secret
 from backplane.sealing import Seal, new_key
-from backplane.secrets import Secret
 from tests.integration.agent.conftest import Recording, StartWithModels, plan_of, says, told, wishes
 from tests.integration.worker.workers import Platform, WorkerProcess
 from tests.scripted_models import Asked, Reply, ScriptedModels

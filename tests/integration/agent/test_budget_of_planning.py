@@ -1,7 +1,7 @@
 """A plan costs tokens too: where there are none, a person is asked before anything is planned."""
 
-from backplane.decisions import DecisionStatus
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.agent.conftest import StartWithModels, plan_of, says
 from tests.integration.worker.workers import Platform
 from tests.scripted_models import ScriptedModels

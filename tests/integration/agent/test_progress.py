@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from backplane.events import Event, EventType
-from backplane.runs import RunStatus
+from backplane.domain.events import Event, EventType
+from backplane.domain.runs import RunStatus
+from backplane.domain.secrets import Secret
+from backplane.process.tasks import end
 from backplane.sealing import new_key
-from backplane.secrets import Secret
-from backplane.tasks import end
 from tests.event_data import data_of
 from tests.integration.agent.conftest import StartWithModels, plan_of, says
 from tests.integration.worker.workers import Platform, worker

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from agentctl.local.embedded import free_port
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
 from tests.integration.agent.conftest import UNLIMITED
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import Platform, worker

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backplane.budgets import Resource, account_id, run_owner, user_owner
-from backplane.decisions import DecisionKind, DecisionStatus
-from backplane.runs import Run, RunStatus
+from backplane.domain.budgets import Resource, account_id, run_owner, user_owner
+from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.runs import Run, RunStatus
 from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
 from tests.integration.worker.workers import Platform

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
+from backplane.domain.secrets import Secret
 from backplane.errors import InvalidInput
-from backplane.events import EventType
-from backplane.runs import RunStatus
 from backplane.sealing import Seal, new_key
-from backplane.secrets import Secret
 from tests.integration.agent_crashes.crashes import fund
 from tests.integration.tools.site import site_on
 from tests.integration.worker.conftest import StartPlatform

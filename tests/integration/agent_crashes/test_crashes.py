@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from backplane.decisions import DecisionKind, DecisionStatus
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.agent_crashes.conftest import StartDying
 from tests.integration.agent_crashes.crashes import (
     BUDGET,

@@ -20,14 +20,14 @@ from fastapi import FastAPI
 
 from app.auth import Access
 from app.main import create_app
-from backplane.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier, token_digest
 from backplane.logs.base import Appended, Batch
 from backplane.queue.base import Claim
 from backplane.resources import Resources
-from backplane.runs import RunError, RunStatus
 from backplane.settings import Settings
 from backplane.store.held import HeldRun
-from backplane.users import Tier, token_digest
 from tests.databases import make_tables
 from tests.queues import finish
 from tests.settings import settings_of

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from backplane.tasks import end
+from backplane.process.tasks import end
 from tests.integration.api.running import Api, StartApi
 from tests.metrics import scrape
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backplane.events import EventType
+from backplane.domain.events import EventType
 from tests.integration.api.running import LONGEST_WAIT_SECONDS, Api, Person, StartApi, WorkerByHand
 from tests.servers import RedisServer
 from tests.waiting import wait_until

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from app.edge import turns
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 

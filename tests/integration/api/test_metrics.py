@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from app import metrics
-from backplane.dead_letters import DeadReason
-from backplane.runs import RunStatus
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.runs import RunStatus
 from tests.integration.api.running import Api, Person, StartApi
 from tests.metrics import broken_conventions, scrape
 from tests.servers import RedisServer

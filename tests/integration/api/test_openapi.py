@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from app.schemas.runs import EventView, ExecuteRequest, Problem
-from backplane.plans import parse_plan
+from backplane.domain.plans import parse_plan
 from tests.integration.api.running import Api, Person, frame_of
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "st"

@@ -17,16 +17,16 @@ from app.schemas.events import ModelCallStatus, StepEventStatus
 from app.schemas.outcomes import OriginKind, PriorityName, ReasonCode, RiskName, WebhookEvent
 from app.schemas.problems import ProblemCode
 from app.schemas.runs import Problem
-from backplane.dead_letters import DeadReason
-from backplane.decisions import DecisionKind, DecisionStatus
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.event_data import DATA
+from backplane.domain.events import EventType
+from backplane.domain.runs import FINAL, Priority, RunStatus
+from backplane.domain.users import Tier
+from backplane.domain.webhooks import DeliveryStatus
 from backplane.errors import PlatformError
-from backplane.event_data import DATA
-from backplane.events import EventType
-from backplane.runs import FINAL, Priority, RunStatus
 from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
-from backplane.users import Tier
-from backplane.webhooks import DeliveryStatus
 from checks.error_codes import OF_THE_API
 from worker.tools.base import Risk
 

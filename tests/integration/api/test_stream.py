@@ -12,9 +12,9 @@ from app.context import Services
 from app.streams import hub
 from app.streams.buffer import Watcher
 from app.streams.sse import stream
-from backplane.events import Event, EventType, encode
-from backplane.redis_keys import Keys
-from backplane.runs import RunStatus
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import RunStatus
+from backplane.redis.keys import Keys
 from tests.integration.api.running import Api, Frame, Person, StartApi
 from tests.waiting import wait_until
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.streams.sse import History
-from backplane.events import EventType
+from backplane.domain.events import EventType
 from tests.integration.api.running import Api, Frame, Person, StartApi, WorkerByHand, frames
 from tests.queues import hand_back
 from tests.servers import RedisServer

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.runs import Run, RunStatus
+from backplane.domain.users import Tier, User
 from backplane.resources import connect_store, connect_workspaces
-from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
 from backplane.store import Store
-from backplane.users import Tier, User
 from backplane.workspace.base import WorkspaceStore
 from controller.service import serve
 from tests.integration.controller.receiving import Receiver, receiving

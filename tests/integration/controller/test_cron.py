@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from backplane import redis_keys
 from backplane.errors import InvalidInput
-from backplane.redis_blocking import blocking_redis
-from backplane.redis_client import AS_THE_URL_SAYS
+from backplane.redis import keys as redis_keys
+from backplane.redis.blocking import blocking_redis
+from backplane.redis.client import AS_THE_URL_SAYS
 from backplane.settings import Settings
 from controller.cron import environment_of
 from tests.conftest import started

@@ -9,8 +9,8 @@ import httpx
 import pytest
 import trustme
 
-from backplane.addresses import Address
-from backplane.egress import AddressRefused, CheckedTransport, resolve
+from backplane.net.addresses import Address
+from backplane.net.egress import AddressRefused, CheckedTransport, resolve
 from tests.integration.controller.receiving import Receiver, receiving
 
 PUBLIC, PUBLIC_6, PRIVATE, METADATA = "8.8.8.8", "2606:4700::1111", "10.0.0.1", "169.254.169.254"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import Run, RunStatus
 from backplane.errors import NotFound
-from backplane.events import EventType, encode
-from backplane.runs import Run, RunStatus
 from backplane.store.tables import events, runs
 from backplane.workspace.base import Workspace
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
+from backplane.domain.runs import Run, RunStatus, new_run_id
+from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from backplane.errors import Unavailable
-from backplane.runs import Run, RunStatus, new_run_id
-from backplane.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from controller import sessions
 from controller.sessions import CheckoutFolders, Containers, Leftover, Place, labelled, sweep
 from tests.integration.controller.conftest import Platform

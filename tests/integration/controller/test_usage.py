@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from backplane.domain.stored import StorageQuota
 from backplane.leases.redis import RedisLease
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from backplane.storage.redis import RedisStorage
-from backplane.stored import StorageQuota
 from backplane.workspace.base import Usage
 from backplane.workspace.local import LocalWorkspaceStore
 from controller.metrics import ControllerMetrics

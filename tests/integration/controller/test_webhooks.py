@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from backplane.runs import Run, RunStatus
+from backplane.domain.runs import Run, RunStatus
+from backplane.domain.webhooks import DeliveryStatus
 from backplane.settings import Settings
 from backplane.store.tables import webhook_deliveries
-from backplane.webhooks import DeliveryStatus
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
 from tests.integration.controller.receiving import Receiver, answer
 from tests.servers import PostgresServer

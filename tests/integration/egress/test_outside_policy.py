@@ -6,9 +6,9 @@ from ipaddress import ip_address
 import httpx
 import pytest
 
-from backplane.addresses import Address
-from backplane.egress import OutsidePolicy, OutsideRefused, parse_url
 from backplane.errors import InvalidInput
+from backplane.net.addresses import Address
+from backplane.net.egress import OutsidePolicy, OutsideRefused, parse_url
 from tests.integration.tools.site import site_on
 
 EVERYTHING = ["*", "127.0.0.1"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from backplane.egress import OutsideRefused
 from backplane.errors import InvalidInput, InvalidPlan, Unavailable
+from backplane.net.egress import OutsideRefused
 from tests.tool_bench import MIB, Bench, tool_bench
 from tests.waiting import wait_until
 from worker.mcp.offered import McpServers

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from backplane.domain.users import Tier, User
 from backplane.resources import Resources, connect
-from backplane.users import Tier, User
 from tests.scripted_models import ScriptedModels, scripted_models
 from tests.settings import settings_of
 from worker.llm.base import CallLimits, Message, ModelRequest, ModelServer

@@ -7,12 +7,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from backplane.budgets import RunBudget
-from backplane.events import Event, EventType
+from backplane.domain.budgets import RunBudget
+from backplane.domain.events import Event, EventType
+from backplane.domain.runs import Run
+from backplane.domain.users import User
 from backplane.resources import Resources
-from backplane.runs import Run
 from backplane.store.model_calls import RecordedCall
-from backplane.users import User
 from tests.event_data import data_of
 from tests.settings import settings_of
 from tests.submitted import new_run

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.users import User
 from backplane.resources import Resources
 from backplane.settings import Settings
-from backplane.users import User
 from tests.integration.models.runs import Asking, asking
 from tests.model_server import KEY, MODEL, ModelHttpServer
 from tests.scripted_models import Reply, ScriptedModels, refusal

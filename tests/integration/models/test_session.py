@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from backplane.budgets import MICRO
+from backplane.domain.budgets import MICRO
+from backplane.domain.events import EventType
+from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, InvalidInput, ModelError, Superseded
-from backplane.events import EventType
+from backplane.process.tasks import end
 from backplane.resources import Resources
 from backplane.store.model_calls import CallStatus
-from backplane.tasks import end
-from backplane.users import User
 from tests.integration.models.conftest import asking as request_of
 from tests.integration.models.runs import Asking, HeldModels, asking
 from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said

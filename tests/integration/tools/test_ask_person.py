@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from backplane.decisions import DecisionKind
+from backplane.domain.decisions import DecisionKind
 from backplane.errors import InvalidPlan
 from tests.tool_bench import Bench
 from worker.tools.base import NeedsPerson

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import trustme
 
-from backplane.addresses import Address
-from backplane.egress import OutsidePolicy, OutsideRefused
 from backplane.errors import Forbidden, InvalidInput, InvalidPlan, QuotaExceeded, Superseded, TooLarge
+from backplane.net.addresses import Address
+from backplane.net.egress import OutsidePolicy, OutsideRefused
 from tests.integration.tools.site import Site, site_on
 from tests.tool_bench import MIB, Bench
 from worker.tools.base import Effect, Risk

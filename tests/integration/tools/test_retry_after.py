@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
 from tests.attack import mcp_site
 from tests.attack.outside import ended, outside, post, record
 from tests.integration.tools.site import Answer, Site

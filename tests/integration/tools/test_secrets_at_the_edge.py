@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.runs import Run
+from backplane.domain.secrets import Secret
+from backplane.domain.users import Tier
 from backplane.errors import Forbidden, InvalidInput, InvalidPlan, NotFound, Unavailable
-from backplane.runs import Run
 from backplane.sealing import Seal, SecretsNotKept, new_key
-from backplane.secrets import Secret
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.secrets import SecretStore
-from backplane.users import Tier
 from tests.submitted import new_run
 from tests.tool_bench import Bench
 from worker.interruption import Interruption

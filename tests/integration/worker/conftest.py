@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backplane.redis_client import RedisClients
+from backplane.domain.users import Tier
+from backplane.redis.client import RedisClients
 from backplane.resources import connect
-from backplane.users import Tier
 from tests.integration.worker.workers import QUICK, Platform, WorkerProcess, skip_without_isolation, worker
 from tests.settings import settings_of
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
 from backplane.errors import InvalidInput
-from backplane.events import EventType
 from backplane.queue.base import Settlement
-from backplane.runs import RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip

@@ -8,13 +8,13 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import event
 
-from backplane.budgets import MICRO, Amounts, Resource, RunBudget, account_id, run_owner, user_owner
+from backplane.domain.budgets import MICRO, Amounts, Resource, RunBudget, account_id, run_owner, user_owner
+from backplane.domain.users import Tier, User
 from backplane.errors import BudgetExhausted, Superseded
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.taking import Taken
-from backplane.users import Tier, User
 from tests.submitted import new_run
 from worker.budget import Budget, default_budget
 

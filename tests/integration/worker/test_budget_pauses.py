@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from backplane.budgets import Resource
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.budgets import Resource
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.runs import RunStatus
 from backplane.errors import InvalidInput
-from backplane.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
 from tests.integration.worker.workers import Platform, WorkerProcess, worker

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import UNTIL_GO, Platform, processes_with, worker
 from tests.servers import RedisServer

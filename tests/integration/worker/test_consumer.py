@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from backplane.domain.runs import Priority, RunStatus
+from backplane.process.tasks import end
 from backplane.queue.base import Claim, Job, Outcome, Settlement
 from backplane.queue.redis import RedisQueue
-from backplane.redis_client import RedisClients
-from backplane.runs import Priority, RunStatus
-from backplane.tasks import end
+from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until

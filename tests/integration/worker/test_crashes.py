@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.plans import parse_plan
+from backplane.domain.runs import RunStatus
 from backplane.errors import Superseded
-from backplane.events import Event, EventType, encode
 from backplane.logs.base import Batch
 from backplane.logs.redis import RedisEventLog
-from backplane.plans import parse_plan
 from backplane.queue.base import Job
-from backplane.runs import RunStatus
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from backplane.dead_letters import DeadReason
-from backplane.runs import RunError, RunStatus
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.runs import RunError, RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import Platform, worker

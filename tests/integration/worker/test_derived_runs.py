@@ -3,10 +3,10 @@
 import pytest
 
 from app.schemas.runs import ForkRun, NewRun
-from backplane.decisions import Decision, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import Run, RunStatus
 from backplane.errors import NotFound
-from backplane.events import EventType
-from backplane.runs import Run, RunStatus
 from backplane.store.journal import StepStatus
 from tests.event_data import data_of
 from tests.integration.worker.workers import Platform

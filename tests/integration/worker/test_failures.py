@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunError, RunStatus
 from backplane.errors import Unavailable
-from backplane.events import EventType
-from backplane.runs import RunError, RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from app.schemas.runs import ForkRun
-from backplane.decisions import DecisionStatus
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
 from backplane.store.journal import StepStatus
 from backplane.workspace.base import FileInfo
 from tests.integration.worker.conftest import StartPlatform

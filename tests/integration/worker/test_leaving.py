@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from backplane.domain.runs import RunStatus
 from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
-from backplane.runs import RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker

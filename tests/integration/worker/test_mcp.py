@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
+from backplane.domain.secrets import Secret
 from backplane.sealing import new_key
-from backplane.secrets import Secret
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import worker
 

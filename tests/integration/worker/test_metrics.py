@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agentctl.local.embedded import free_port
-from backplane.runs import RunStatus
+from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
 from tests.integration.worker.workers import Platform, WorkerProcess, worker

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.events import EventType
+from backplane.domain.runs import Run
 from backplane.errors import Unavailable
-from backplane.events import EventType
+from backplane.process.tasks import end
 from backplane.queue.base import Job
-from backplane.runs import Run
 from backplane.store.held import HeldRuns
-from backplane.tasks import end
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import UNTIL_GO, Platform, worker
 from tests.queues import known, postpone

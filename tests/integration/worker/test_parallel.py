@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from backplane.events import EventType
-from backplane.plans import Plan
-from backplane.runs import RunStatus
+from backplane.domain.events import EventType
+from backplane.domain.plans import Plan
+from backplane.domain.runs import RunStatus
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from backplane.parsing import Parser
+from backplane.input.parsing import Parser
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import worker
 from tests.submitted import new_run

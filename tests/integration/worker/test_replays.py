@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backplane.runs import Run, RunStatus
+from backplane.domain.runs import Run, RunStatus
 from tests.attack.outside import RETRY, ended, outside, post, posts, record, status
 from tests.integration.agent.conftest import StartWithModels, models, says, start_with_models, wishes
 from tests.integration.tools.conftest import site

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from backplane.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.users import Tier, User
 from backplane.logs.base import Appended, Batch
+from backplane.process.tasks import end
 from backplane.store.held import HeldRun, HeldRuns
-from backplane.tasks import end
-from backplane.users import Tier, User
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until

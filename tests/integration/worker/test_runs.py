@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
+from backplane.domain.users import Tier
 from backplane.store.journal import StepStatus
-from backplane.users import Tier
 from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip

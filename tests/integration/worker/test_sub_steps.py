@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from backplane.decisions import DecisionStatus
-from backplane.plans import SubStep
-from backplane.runs import RunStatus
+from backplane.domain.decisions import DecisionStatus
+from backplane.domain.plans import SubStep
+from backplane.domain.runs import RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from backplane.artifacts.base import Agent, Author
-from backplane.events import EventType
-from backplane.runs import RunStatus
+from backplane.domain.events import EventType
+from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import Platform, worker
 from tests.unit.test_plugins import EXAMPLE, install

@@ -24,18 +24,18 @@ from app.known_tools import KnownTools
 from app.limits.storage import StorageLimits
 from app.schemas.runs import NewRun
 from app.submission import Submission
+from backplane.domain.events import Event, EventType
+from backplane.domain.runs import Run, RunStatus
+from backplane.domain.users import User
 from backplane.errors import Unavailable
-from backplane.events import Event, EventType
 from backplane.logs.base import Announced, Interrupted
+from backplane.process.tasks import end
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
-from backplane.runs import Run, RunStatus
 from backplane.settings import Settings
 from backplane.store.journal import StepRecord
 from backplane.store.taking import Taken
-from backplane.tasks import end
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
-from backplane.users import User
 from tests.event_data import data_of, documented
 from tests.queues import redis_queue
 from tests.waiting import wait_until

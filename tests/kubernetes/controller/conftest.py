@@ -8,14 +8,14 @@ from uuid import uuid4
 import pytest
 from kubernetes.aio.client import BatchV1Api, CoreV1Api
 
+from backplane.domain.runs import Run
+from backplane.domain.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
+from backplane.domain.users import Tier, User
 from backplane.queue.base import Queue
-from backplane.redis_client import RedisClients
+from backplane.redis.client import RedisClients
 from backplane.resources import connect_store
-from backplane.runs import Run
-from backplane.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.settings import Settings
 from backplane.store import Store
-from backplane.users import Tier, User
 from controller.cluster import Cluster as ControllersCluster
 from controller.cluster import connect_cluster
 from tests.queues import redis_queue

@@ -1,7 +1,7 @@
 """The deletion cost of worker pods on a real cluster. What a scale-down makes of it is Kubernetes' (from 1.22 on)."""
 
+from backplane.domain.runs import Priority
 from backplane.queue.base import Job
-from backplane.runs import Priority
 from controller.deletion_cost import ANNOTATION, DeletionCosts
 from tests.kubernetes.controller.conftest import Cluster, Platform
 

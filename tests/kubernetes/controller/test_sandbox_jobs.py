@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backplane.runs import RunStatus
-from backplane.sandbox_labels import GENERATION
-from backplane.tasks import end
+from backplane.domain.runs import RunStatus
+from backplane.domain.sandbox_labels import GENERATION
+from backplane.process.tasks import end
 from controller.sandbox_jobs import SandboxJobCollector, Times, list_jobs
 from controller.sessions import Jobs, sweep
 from tests.kubernetes.controller.conftest import Cluster, Platform

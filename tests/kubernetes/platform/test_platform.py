@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from backplane.sandbox_labels import RUN
+from backplane.domain.sandbox_labels import RUN
 from tests.kubernetes.platform.deployment import (
     API,
     CONTROLLER,

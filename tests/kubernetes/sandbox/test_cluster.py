@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from backplane import sandbox_labels
+from backplane.domain import sandbox_labels
 from backplane.errors import Unavailable
+from backplane.kubernetes.api import open_api_server
 from tests.chaos.proxies import TcpProxy
 from tests.waiting import wait_until
 from worker.sandbox import exec_stream, job
-from worker.sandbox.api_server import open_api_server
 from worker.sandbox.base import (
     Call,
     Ending,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backplane import sandbox_labels
+from backplane.domain import sandbox_labels
 from backplane.errors import Superseded, Unavailable
 from tests.kubernetes.sandbox.workers import MIB, Worker, a_bad_network, a_worker, new_call
 from tests.waiting import wait_until

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from backplane import sandbox_labels
-from backplane.runs import RunStatus
+from backplane.domain import sandbox_labels
+from backplane.domain.runs import RunStatus
 from tests.integration.worker.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell
 from tests.waiting import wait_until

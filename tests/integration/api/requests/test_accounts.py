@@ -7,7 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from backplane.users import Tier
+from backplane.domain.users import Tier
 from tests.integration.api.running import Api, Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

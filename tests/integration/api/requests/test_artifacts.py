@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from backplane.artifacts.base import Agent, Author
-from backplane.users import Tier
+from backplane.domain.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

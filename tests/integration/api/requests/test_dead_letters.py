@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from backplane.dead_letters import DeadReason
-from backplane.runs import RunError, RunStatus
+from backplane.domain.dead_letters import DeadReason
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier
 from backplane.store.held import HeldRun
-from backplane.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

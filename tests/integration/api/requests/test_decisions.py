@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from backplane.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.runs import RunError, new_run_id
-from backplane.users import Tier
+from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.runs import RunError, new_run_id
+from backplane.domain.users import Tier
 from tests.integration.api.requests.test_errors import problem
 from tests.integration.api.running import Api, Person
 from tests.queues import finish

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app import errors
-from backplane.users import Tier
+from backplane.domain.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backplane.runs import RunError, RunStatus
-from backplane.slots.base import SlotRequest
-from backplane.users import Tier
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier
+from backplane.limits.slots.base import SlotRequest
 from tests.integration.api.running import Api, Person, StartApi
 from tests.queues import postpone
 from tests.servers import RedisServer

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from backplane.plans import Plan
-from backplane.runs import RunError, RunStatus
+from backplane.domain.plans import Plan
+from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.users import Tier
 from backplane.store.held import HeldRun
 from backplane.store.journal import StepRecord, StepStatus
-from backplane.users import Tier
 from tests.integration.api.running import Api, Person
 from tests.queues import finish
 from tests.waiting import wait_until

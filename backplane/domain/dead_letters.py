@@ -1,0 +1,45 @@
+"""Which failed runs an operator has to look at: a pure decision, and what is kept of a failure.
+
+A run that failed because of what it asks (a command's exit code, a plan that cannot be carried out, its own time limit)
+is its user's affair and no dead letter. One that failed because of what is around it is: when that is mended, it may go
+through.
+"""
+
+import re
+from enum import StrEnum
+
+from backplane.domain.events import whole_characters
+from backplane.domain.runs import RunError
+
+TRACEBACK_MAX_CHARS = 16 * 1024
+
+_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
+_TOKEN = re.compile(r"\bagt_[\w-]+")
+
+
+class DeadReason(StrEnum):
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    """What failed could have passed, and did not in as many attempts as the run had."""
+    POISON = "poison"
+    """Its workers were lost while they held it, again and again."""
+    INTERNAL_ERROR = "internal_error"
+    """A fault of the platform, again at the last attempt; or of a part that refused what was to be stored."""
+
+
+def dead_reason(error: RunError) -> DeadReason | None:
+    """Why a run that ends with this error, and is not tried again, is a dead letter; None: it is an ordinary
+    failure."""
+    if error.code == "worker_lost":
+        return DeadReason.POISON
+    if error.code in ("internal_error", "not_stored", "part_refuses"):
+        return DeadReason.INTERNAL_ERROR
+    return DeadReason.RETRIES_EXHAUSTED if error.retryable else None
+
+
+def kept_traceback(text: str) -> str:
+    """A traceback as it is stored: without passwords in URLs and tokens, which messages of libraries may repeat, and
+    without its beginning where it is longer than TRACEBACK_MAX_CHARS."""
+    clean = whole_characters(_TOKEN.sub("agt_***", _PASSWORD_IN_URL.sub(r"\1***", text)))
+    if len(clean) <= TRACEBACK_MAX_CHARS:
+        return clean
+    return f"… {len(clean) - TRACEBACK_MAX_CHARS} characters before this are left out\n{clean[-TRACEBACK_MAX_CHARS:]}"

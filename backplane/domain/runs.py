@@ -1,0 +1,194 @@
+"""A run: its states, the transitions that exist, and what is known of it.
+
+    created → queued → running → completed | failed | cancelled
+              queued ← running            handed back by a worker that leaves, or until its next attempt
+                       running → waiting  a person has to decide; waiting holds no worker
+    failed | waiting → queued             its user said how to go on
+    completed → queued                    its user wants it done again from one of its steps on
+    created | queued | waiting → cancelled
+
+A transition that is not drawn here raises; nothing else decides about states. `queued → failed` and `waiting → failed`
+do not exist: only the worker that holds a run can say that it failed.
+"""
+
+import os
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from backplane.domain.events import whole_characters
+from backplane.errors import TransitionNotAllowed
+
+AGENT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""Names of agents. They become names of folders too (`backplane.artifacts`)."""
+
+MESSAGE_CHARS = 4_000
+"""Of an error's message, what is kept with a run or a step."""
+
+
+class RunStatus(StrEnum):
+    CREATED = "created"
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Priority(IntEnum):
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.CREATED: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset(
+        {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.WAITING, RunStatus.QUEUED}
+    ),
+    RunStatus.WAITING: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED}),
+    RunStatus.COMPLETED: frozenset({RunStatus.QUEUED}),
+    RunStatus.FAILED: frozenset({RunStatus.QUEUED}),
+    RunStatus.CANCELLED: frozenset(),
+}
+
+FINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+def check_transition(run_id: str, old: RunStatus, new: RunStatus) -> None:
+    """Raises TransitionNotAllowed, naming what would be possible instead."""
+    if new not in TRANSITIONS[old]:
+        possible = ", ".join(sorted(TRANSITIONS[old])) or "nothing: it is over"
+        if old is RunStatus.COMPLETED:
+            possible = "nothing but queued: it is over, unless a step of it is to be done again"
+        raise TransitionNotAllowed(f"run {run_id} is {old} and cannot become {new}; from here it can become {possible}")
+
+
+def new_run_id() -> str:
+    """A UUID of version 7 (RFC 9562, 5.7): sorts by time of creation, so a run's id is also its cursor in a list."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF
+    return str(uuid.UUID(int=value))
+
+
+_LOWEST_ID, _HIGHEST_ID = ("-".join(digit * count for count in (8, 4, 4, 4, 12)) for digit in "0f")
+
+
+def ids_beginning_with(beginning: str) -> tuple[str, str] | None:
+    """The lowest and the highest id that begins so; None where no id can. Both have the shape of an id, so that what is
+    between them does not depend on how a database orders hyphens."""
+    low, high = (beginning + rest[len(beginning) :] for rest in (_LOWEST_ID, _HIGHEST_ID))
+    return (low, high) if _ID.fullmatch(low) else None
+
+
+CODE_CHARS = 64
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CODE = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_NOT_IN_CODE = re.compile(r"[^\w.-]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a run or a step failed, as users see it. `retryable`: the same run may succeed later. `retry_after`: seconds
+    for which the other side asks to be left alone, where it says so; it counts for the next try and is not kept."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    step: str | None = None
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        """Tools and plug-ins word errors: what is kept of them is a word and a text that every part can store."""
+        if not _CODE.fullmatch(self.code):
+            object.__setattr__(self, "code", _NOT_IN_CODE.sub("_", self.code)[:CODE_CHARS] or "failed")
+        if not self.message.isascii():
+            object.__setattr__(self, "message", whole_characters(self.message))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is kept and told."""
+        return {"code": self.code, "message": self.kept_message, "retryable": self.retryable, "step": self.step}
+
+    @property
+    def kept_message(self) -> str:
+        """Its begin and its end: what somebody named, at any length, may be part of it."""
+        message, half = self.message, MESSAGE_CHARS // 2
+        return message if len(message) <= MESSAGE_CHARS else f"{message[:half]} … {message[-half:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The row of a run. `generation` counts the claims; `attempt` the tries that its retries allow, from 1.
+    `resource`: what it needs that only so many runs may use at once. `files_expired_at`: since when its files are gone,
+    or going; such a run is not started or retried any more.
+
+    `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
+    {"kind": "fork" | "replay", "run_id", "step"?, "execute"?}. `restore`: {"run_id", "steps"}: before it goes on, its
+    files become what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over.
+    `worker_id`: the worker that took it last."""
+
+    id: str
+    user_id: str
+    status: RunStatus
+    priority: Priority
+    prompt: str
+    created_at: datetime
+    timeout_seconds: int
+    max_retries: int
+    attempt: int = 1
+    generation: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    given_plan: dict[str, Any] | None = None
+    plan: dict[str, Any] | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    error: RunError | None = None
+    resource: str | None = None
+    webhook_url: str | None = None
+    files_expired_at: datetime | None = None
+    agent: str = "default"
+    model: str | None = None
+    planner: str | None = None
+    budget: dict[str, Any] | None = None
+    mcp_servers: list[str] | None = None
+    plan_version: int = 1
+    origin: dict[str, Any] | None = None
+    restore: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    worker_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRun:
+    """Of a queued or running run, what the queue has to know. `queued_at`: since when it waits."""
+
+    id: str
+    user_id: str
+    status: RunStatus
+    priority: Priority
+    generation: int
+    resource: str | None
+    queued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Whether a run is in somebody's hands, and in which generation."""
+
+    status: RunStatus
+    generation: int
+
+    def is_of(self, generation: int) -> bool:
+        """Whether the holder of this generation may still be at work: a newer one has taken the run from it."""
+        return self.status is RunStatus.RUNNING and self.generation <= generation

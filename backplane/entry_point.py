@@ -1,0 +1,55 @@
+"""What every process does around its work: settings, its own log, one event loop, and signals that ask it to end.
+
+SIGTERM and SIGINT ask; a second one ends the process at once, and leases do the rest.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from backplane.configuration import ensure_utf8, log_misspelt, read_settings
+from backplane.errors import InvalidInput, PlatformError
+from backplane.process import log as process_log
+from backplane.process import log_stream
+from backplane.process.loop_watchdog import watched
+from backplane.settings import Settings
+
+
+def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
+    """The exit status: 2 when the settings cannot be used, 1 when the work could not go on, each with what to do on
+    stderr. `work` ends when the event is set."""
+    log_stream.keep_standard_descriptors()
+    try:
+        ensure_utf8()
+        settings = read_settings()
+    except InvalidInput as error:
+        process_log.refuse_to_start(error.message)
+        return 2
+    process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
+    process_log.own_this_process()
+    log_misspelt(settings)
+    gc.freeze()  # what is loaded by now stays, so the collector need not go through it again
+    try:
+        uvloop.run(_until_asked_to_end(settings, work))
+    except PlatformError as error:
+        process_log.say_last(error.message, as_json=settings.log_format == "json")
+        return 1
+    return 0
+
+
+async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    with watched():
+        await work(settings, stop)

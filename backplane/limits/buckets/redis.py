@@ -1,0 +1,149 @@
+"""Token buckets in Redis: one script takes from all of a call's buckets or from none, so they are exact whoever asks.
+
+Of the calls of one process that wait for the same buckets only the first asks again, at the time that it was told and
+at least once a second, because another's settlement may give back much sooner; between processes, who has waited
+longest at a bucket goes first. Redis emptied: all buckets are full again. Redis away: calls wait.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.limits.buckets.base import Bucket, TokenBuckets
+from backplane.process.retrying import until_available
+from backplane.redis.client import Argument, RedisClients, Script
+
+LUA = Path(__file__).parent / "lua"
+FIRST_SECONDS = 3.0
+"""A first that is silent for so long (its process died, Redis was away) is not waited for."""
+TOLD_SECONDS = 20.0
+"""How long `explain` believes what a call said that it waits for."""
+RENEWED_SECONDS = 8.0
+
+log = structlog.get_logger()
+
+Names = tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """`told` is the time, of the monotonic clock, at which it was told to go on."""
+
+    ticket: str = field(default_factory=lambda: uuid.uuid4().hex)
+    began: float = field(default_factory=time.monotonic)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    told: float | None = None
+
+    def tell(self, wait: float, on_wait: Callable[[float], None]) -> None:
+        """Only what is new: by more than a second, and more than a tenth of the wait."""
+        due = time.monotonic() + wait
+        if self.told is None or abs(due - self.told) > max(wait / 10, 1.0):
+            self.told = due
+            on_wait(wait)
+
+    async def nap(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.woken.wait()
+        self.woken.clear()
+
+
+class RedisTokenBuckets(TokenBuckets):
+    """`again_seconds`: the longest that who is first waits before it asks again."""
+
+    def __init__(self, clients: RedisClients, *, again_seconds: float = 1.0) -> None:
+        self._keys = clients.keys
+        self._again = again_seconds
+        self._lines: defaultdict[Names, list[_Waiter]] = defaultdict(list)
+        """Who waits in this process, the first first."""
+        self._take, self._settle, self._leave, self._level = (
+            Script(clients, LUA / f"{name}.lua", prelude=LUA / "bucket.lua")
+            for name in ("take", "settle", "leave", "level")
+        )
+
+    async def take(
+        self, run_id: str, buckets: Sequence[Bucket], estimate: float, on_wait: Callable[[float], None]
+    ) -> None:
+        buckets = _limited(buckets)
+        if not buckets:
+            return
+        names, me = tuple(bucket.name for bucket in buckets), _Waiter()
+        line = self._lines[names]
+        line.append(me)
+        taken = False
+        try:
+            while True:
+                ask = partial(self.ask, me.ticket, time.monotonic() - me.began, buckets, estimate, run_id)
+                wait = await until_available(ask, _tell)
+                if wait == 0:
+                    taken = True
+                    return
+                me.tell(wait, on_wait)
+                await me.nap(min(wait, self._again) if line[0] is me else RENEWED_SECONDS)
+        finally:
+            line.remove(me)
+            if line:
+                line[0].woken.set()
+            else:
+                self._lines.pop(names, None)
+            if not taken:
+                with suppress(Unavailable):
+                    await self._leave(*self._call(buckets, me.ticket, run_id))
+
+    async def ask(
+        self,
+        ticket: str,
+        waited: float,
+        buckets: Sequence[Bucket],
+        estimate: float,
+        run_id: str = "",
+        *,
+        now: float | None = None,
+    ) -> float:
+        """Once: seconds until there may be enough; 0.0: taken. The first of a ticket to wait is the first to be served.
+        `now`, in seconds, is for a benchmark's simulated time; without it Redis's clock counts. Raises Unavailable."""
+        times = (int(waited * 1000), estimate, int(FIRST_SECONDS * 1000), run_id, int(TOLD_SECONDS * 1000))
+        return float(await self._take(*self._call(buckets, ticket, *times, now=now))) / 1000
+
+    async def settle(
+        self, buckets: Sequence[Bucket], estimate: float, actual: float, *, now: float | None = None
+    ) -> None:
+        buckets = _limited(buckets)
+        if not buckets or actual == estimate:
+            return
+        await self._settle(*self._call(buckets, actual - estimate, uuid.uuid4().hex, now=now))
+        if actual < estimate:
+            given = {bucket.name for bucket in buckets}
+            for names, line in self._lines.items():
+                if given.intersection(names):
+                    line[0].woken.set()
+
+    async def level(self, bucket: Bucket) -> float:
+        if not bucket.per_second:
+            return bucket.burst
+        return float(await self._level(*self._call([bucket])))
+
+    def _call(
+        self, buckets: Sequence[Bucket], *more: Argument, now: float | None = None
+    ) -> tuple[list[str], list[Argument]]:
+        """The keys and arguments of a script."""
+        keys = [self._keys.models, *(self._keys.model_tokens(bucket.name) for bucket in buckets)]
+        sizes = [size for bucket in buckets for size in (bucket.per_second, bucket.burst)]
+        return keys, ["" if now is None else now * 1000, *sizes, *more]
+
+
+def _limited(buckets: Sequence[Bucket]) -> list[Bucket]:
+    return [bucket for bucket in buckets if bucket.per_second]
+
+
+def _tell(error: Unavailable, pause: float) -> None:
+    log.warning("model tokens are waited for", error=error.message, pause=round(pause, 1))

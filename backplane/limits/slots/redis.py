@@ -1,0 +1,244 @@
+"""Model slots in Redis: one hash a server, changed by scripts that give a freed slot to the next in the same step.
+
+A call that waits costs nothing: its process blocks on one list of its own, its bell, whatever number of calls wait
+there. A process has one lease for all its calls; who dies loses its slots, and its places among those that wait, once
+that ends. The lease's renewal also compares both sides, so whatever was lost (a ring, a release, all of Redis) is
+mended within a sixth of the lease. Redis emptied: nothing is granted until everybody has told what it holds, a quarter
+of the lease; only a process that had no call before, and asks before all others, may be let in too early.
+"""
+
+import asyncio
+import itertools
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+
+from backplane.errors import Unavailable
+from backplane.limits.slots.base import SlotRequest, Slots, WaitingForModel
+from backplane.process.retrying import until_available
+from backplane.redis.client import Argument, RedisClients, Script, translated
+
+LUA = Path(__file__).parent / "lua"
+BELL_SECONDS = 20.0
+NO_ANSWER_SECONDS = 5.0
+RENEWALS = 6
+"""In one lease. The lease in Redis is one renewal shorter: who lives finds out at its own next one that another died,
+so that the slots are free again within the lease."""
+WITHHELD_RENEWALS = 1.5
+"""After Redis was emptied; more than one, because a renewal takes its time."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    request: SlotRequest
+    on_wait: Callable[[int], None]
+    began: float
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
+    told: int | None = None
+
+    def tell(self, place: int) -> None:
+        """0: it has a slot. Further behind than the tenth, only steps of a tenth are worth telling."""
+        if place == 0:
+            self.granted.set()
+        elif not self.granted.is_set() and self._is_news(place):
+            self.told = place
+            self.on_wait(place)
+
+    def _is_news(self, place: int) -> bool:
+        return self.told is None or (place != self.told and (place <= 10 or abs(place - self.told) * 10 >= self.told))
+
+
+@dataclass(slots=True)
+class _Server:
+    """What this process knows of one. `epoch` changes when Redis was emptied; `unsure`: a release was not answered;
+    `renewed`: when it last asked for what renewed its lease there, of the monotonic clock."""
+
+    parallel: int
+    models: int
+    epoch: str = ""
+    unsure: bool = False
+    renewed: float = 0.0
+
+
+class RedisSlots(Slots):
+    """`lease_seconds`: how long the slots of a silent process stay taken. `turn_seconds`: how long a model that is in
+    use goes on before one that waits for its place at the server may have it."""
+
+    def __init__(self, clients: RedisClients, *, lease_seconds: float, turn_seconds: float) -> None:
+        self._clients = clients
+        self._redis = clients.commands
+        self._keys = clients.keys
+        self._renew_seconds = lease_seconds / RENEWALS
+        self._lease_seconds = lease_seconds - self._renew_seconds
+        self._turn = int(turn_seconds * 1000)
+        self._worker = uuid.uuid4().hex
+        self._numbers = itertools.count(1)
+        self._next_number = 1
+        self._calls: dict[int, _Call] = {}
+        self._servers: dict[str, _Server] = {}
+        self._was_used = asyncio.Event()
+        self._look = asyncio.Event()
+        self._enter, self._leave, self._renew = (
+            Script(clients, LUA / f"{name}.lua", prelude=LUA / "server.lua") for name in ("enter", "leave", "renew")
+        )
+
+    @asynccontextmanager
+    async def hold(
+        self, request: SlotRequest, *, parallel: int, models: int, on_wait: Callable[[int], None]
+    ) -> AsyncIterator[None]:
+        if not parallel:
+            yield
+            return
+        server = self._servers.setdefault(request.server, _Server(parallel, models))
+        server.parallel, server.models = parallel, models
+        number = next(self._numbers)
+        self._next_number = number + 1
+        call = self._calls[number] = _Call(request, on_wait, time.monotonic())
+        self._was_used.set()
+        try:
+            await until_available(partial(self._enter_call, number, call), partial(_tell, "a model slot is waited for"))
+            await call.granted.wait()
+            yield
+        finally:
+            del self._calls[number]
+            await self._leave_server(request.server, number)
+
+    async def run(self) -> None:
+        await self._was_used.wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._renew_forever())
+
+    async def waiting(self, run_id: str) -> WaitingForModel | None:
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                pipeline.hvals(self._keys.model_waits(run_id))
+                (seconds, microseconds), values = await pipeline.execute()
+        now = int(seconds) * 1_000_000 + int(microseconds)
+        found = [wait for wait in map(json.loads, values) if int(wait["until"]) > now]
+        if not found:
+            return None
+        oldest = min(found, key=lambda wait: int(wait["since"]))
+        return WaitingForModel(
+            oldest["what"],
+            oldest.get("server", ""),
+            oldest.get("model", ""),
+            oldest.get("position"),
+            datetime.fromtimestamp(int(oldest["since"]) / 1_000_000, UTC),
+            float(oldest["seconds"]) if "seconds" in oldest else None,
+            waiting=oldest.get("waiting"),
+            slots=oldest.get("slots"),
+        )
+
+    def _arguments(self, name: str, *more: Argument) -> list[Argument]:
+        server = self._servers[name]
+        known = (server.epoch, int(self._renew_seconds * WITHHELD_RENEWALS * 1000))
+        lease = int(self._lease_seconds * 1000)
+        return [name, server.parallel, server.models, self._turn, self._worker, lease, *known, *more]
+
+    def _saw(self, name: str, epoch: str) -> None:
+        server = self._servers[name]
+        if server.epoch and server.epoch != epoch:
+            # What this process holds must be known before anything is granted.
+            self._look.set()
+        server.epoch = epoch
+
+    def _tell_place(self, call: _Call, place: int) -> None:
+        """A process that stood still for longer than its lease may have lost what it was granted: it asks again."""
+        if place == 0 and time.monotonic() - self._servers[call.request.server].renewed > self._lease_seconds:
+            self._look.set()
+        else:
+            call.tell(place)
+
+    async def _enter_call(self, number: int, call: _Call) -> None:
+        request, waited, asked = call.request, _milliseconds_since(call.began), time.monotonic()
+        more = (f"{self._worker}.{number}", request.user_id, request.model, request.run_id, waited)
+        epoch, place = await self._enter([self._keys.models], self._arguments(request.server, *more))
+        self._saw(request.server, epoch)
+        self._servers[request.server].renewed = asked
+        self._tell_place(call, int(place))
+
+    async def _leave_server(self, name: str, number: int) -> None:
+        # Until the answer is there, also when the wait for it is cancelled, the next renewal looks after it.
+        self._servers[name].unsure = True
+        try:
+            epoch = await self._leave([self._keys.models], self._arguments(name, f"{self._worker}.{number}"))
+        except Unavailable as error:
+            log.warning("a model slot is given back later", server=name, error=error.message)
+            return
+        self._saw(name, epoch)
+
+    async def _listen(self) -> None:
+        while True:
+            await until_available(self._hear, partial(_tell, "no model slot can be granted"))
+
+    async def _hear(self) -> None:
+        with translated():
+            async with asyncio.timeout(BELL_SECONDS + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
+                [rung] = await connection.ask(("BRPOP", self._keys.model_bell(self._worker), BELL_SECONDS))
+        if rung and (call := self._calls.get(int(rung[1].rpartition(".")[2]))):
+            self._tell_place(call, 0)
+
+    async def _renew_forever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._renew_seconds):
+                    await self._look.wait()
+            self._look.clear()
+            in_use = {call.request.server for call in self._calls.values()}
+            for name in in_use | {name for name, server in self._servers.items() if server.unsure}:
+                try:
+                    await self._renew_at(name)
+                except Unavailable as error:
+                    log.warning("model slots are not renewed", server=name, error=error.message)
+
+    async def _renew_at(self, name: str) -> None:
+        listed = {number: call for number, call in self._calls.items() if call.request.server == name}
+        rows = [
+            (
+                number,
+                call.request.user_id,
+                call.request.model,
+                call.request.run_id,
+                _milliseconds_since(call.began),
+                int(call.granted.is_set()),
+            )
+            for number, call in listed.items()
+        ]
+        server, asked = self._servers[name], time.monotonic()
+        server.unsure = False
+        try:
+            epoch, *flat = await self._renew(
+                [self._keys.models], self._arguments(name, json.dumps(rows), self._next_number)
+            )
+        except BaseException:
+            server.unsure = True
+            raise
+        self._saw(name, epoch)
+        server.renewed = asked
+        for number, place in zip(*[iter(cast(list[Any], flat))] * 2, strict=True):
+            if call := self._calls.get(int(number)):
+                self._tell_place(call, int(place))
+            else:
+                # It ended meanwhile, and may have been entered again after that.
+                await self._leave_server(name, int(number))
+
+
+def _milliseconds_since(began: float) -> int:
+    return int((time.monotonic() - began) * 1000)
+
+
+def _tell(event: str, error: Unavailable, pause: float) -> None:
+    log.warning(event, error=error.message, pause=round(pause, 1))

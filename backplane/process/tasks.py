@@ -1,0 +1,52 @@
+"""Work that is ended for certain, or not interrupted before its end.
+
+In Python 3.11 `asyncio.wait_for` loses a cancellation that arrives at the moment when what it waits for is done, and
+redis-py sends every command through it. A loop that is cancelled just then goes on for ever, and so does whoever waits
+for its end (a TaskGroup too, which cancels only once). So tasks are asked again until they obey.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+ASK_AGAIN_SECONDS = 0.2
+
+
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel these and wait until all have ended, in whatever way. Their errors are the caller's to read."""
+    while pending := {task for task in tasks if not task.done()}:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=ASK_AGAIN_SECONDS)
+
+
+async def run_together(**loops: Coroutine[Any, Any, None]) -> None:
+    """Run these, which have no end of their own, as tasks of these names. The first error ends all and is raised."""
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        ending = asyncio.create_task(end(*tasks), name="end loops")
+        while not ending.done():
+            # Whoever ends this asks again too; the loops are to be over before it obeys.
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(ending)
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Like asyncio.to_thread, but a cancelled call still waits for the thread: nothing is touched behind one's back."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,))
+        if not work.cancelled():
+            work.exception()
+        raise
