@@ -1,8 +1,8 @@
 """Deleting a run that is over, with its files and events: in short transactions, so that nobody waits for it.
 
-Done in the order in which retention does it (`controller.retention`): the row is marked first, so that the run cannot
-be started again, and goes last. After a failure in between the user deletes it again, or retention does; after a crash
-only once the lease has ended.
+Done in the order in which retention does it (`controller.cleanup.retention`): the row is marked first, so that the run
+cannot be started again, and goes last. After a failure in between the user deletes it again, or retention does; after a
+crash only once the lease has ended.
 """
 
 import asyncio

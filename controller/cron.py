@@ -28,7 +28,7 @@ from backplane.leases.redis import RedisLease
 from backplane.process.tasks import end
 from backplane.settings import Settings
 from backplane.store.runs import Runs
-from controller import sessions
+from controller.cleanup import sessions
 
 PROJECT = Path(__file__).parents[1]
 KINDS = ("scheduler", "worker")

@@ -21,7 +21,7 @@ from backplane.process import log as process_log
 from backplane.redis.blocking import BlockingRedis
 from backplane.redis.keys import Keys
 from backplane.redis_access import connect_blocking_redis
-from controller.parent import end_with_parent
+from controller.exit_with_parent import end_with_parent
 from controller.tasks import remove_old_sessions
 
 TASK_SECONDS = 1800

@@ -24,15 +24,15 @@ from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
+from controller.cleanup.retention import Limits, Retention
+from controller.cleanup.sandbox_jobs import SandboxJobCollector, Times
 from controller.cluster import own_namespace
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
 from controller.deletion_cost import DeletionCosts
 from controller.metrics import ControllerMetrics
-from controller.retention import Limits, Retention
-from controller.sandbox_jobs import SandboxJobCollector, Times
-from controller.sender import connect_sender
 from controller.usage import FileCounting, RowCounting
-from controller.webhooks import Webhooks
+from controller.webhooks.loop import Webhooks
+from controller.webhooks.sender import connect_sender
 
 log = structlog.get_logger()
 

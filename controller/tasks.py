@@ -12,9 +12,9 @@ import sys
 def remove_old_sessions() -> dict[str, int]:
     """How many folders, containers, volumes and Jobs of old sessions were removed, by kind. What went wrong is in the
     process's log."""
-    # Its standard input ends when this process does (`controller.parent`).
+    # Its standard input ends when this process does (`controller.exit_with_parent`).
     with subprocess.Popen(
-        [sys.executable, "-m", "controller.sessions"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "controller.cleanup.sessions"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             said = process.stdout.read() if process.stdout else ""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backplane.store.retention import EventSpan, Expired, batches
-from controller.retention import Limits
+from controller.cleanup.retention import Limits
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import pytest
 
 from backplane.domain import sandbox_labels
 from backplane.domain.runs import Hold, RunStatus
-from controller.sandbox_jobs import Doubts, Fate, Known, SandboxJob, Times, fate, judge
+from controller.cleanup.sandbox_jobs import Doubts, Fate, Known, SandboxJob, Times, fate, judge
 from worker.sandbox import job as worker_job
 
 TIMES = Times(lease=15, finished=300, session=14_400)

@@ -8,8 +8,8 @@ from backplane.domain.retry import RetryPolicy
 from backplane.domain.webhooks import URL_MAX_CHARS, check_public_url, check_url, new_secret, sign
 from backplane.errors import InvalidInput
 from backplane.net.addresses import is_public
-from controller.sender import Answer
-from controller.webhooks import pause_after
+from controller.webhooks.loop import pause_after
+from controller.webhooks.sender import Answer
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from backplane.errors import Unavailable
-from controller import sessions
-from controller.sessions import CheckoutFolders, Containers, Leftover, Place, labelled, sweep
+from controller.cleanup import sessions
+from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, Place, labelled, sweep
 from tests.integration.controller.conftest import Platform
 from tests.submitted import new_run
 

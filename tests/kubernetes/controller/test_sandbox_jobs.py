@@ -10,8 +10,8 @@ import pytest
 from backplane.domain.runs import RunStatus
 from backplane.domain.sandbox_labels import GENERATION
 from backplane.process.tasks import end
-from controller.sandbox_jobs import SandboxJobCollector, Times, list_jobs
-from controller.sessions import Jobs, sweep
+from controller.cleanup.sandbox_jobs import SandboxJobCollector, Times, list_jobs
+from controller.cleanup.sessions import Jobs, sweep
 from tests.kubernetes.controller.conftest import Cluster, Platform
 from tests.waiting import wait_until
 
@@ -120,7 +120,7 @@ async def test_two_controllers_may_collect_at_once(kubernetes: Cluster, platform
 
 
 async def test_all_pages_of_a_long_list_are_read(kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.sandbox_jobs.PAGE", 2)
+    monkeypatch.setattr("controller.cleanup.sandbox_jobs.PAGE", 2)
     names = {await kubernetes.make_job(f"of-nobody-{number}") for number in range(5)}
     assert {job.name for job in await list_jobs(kubernetes.own, kubernetes.namespace)} == names
 

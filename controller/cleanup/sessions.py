@@ -5,7 +5,7 @@ still, a removal failed. A thing is old at SESSION_MAX_SECONDS, but a run may la
 what belongs to a run that is carried out in the same generation stays, and the rest goes only if it is there, and is
 needed by nobody, a second time a lease later. Doing this twice at once does no harm.
 
-`python -m controller.sessions` does it once, and tells on standard output what was removed.
+`python -m controller.cleanup.sessions` does it once, and tells on standard output what was removed.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.store.runs import Runs
 from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
+from controller.cleanup.sandbox_jobs import SandboxJob, delete_jobs, list_jobs
 from controller.cluster import connect_cluster
-from controller.parent import end_with_parent
-from controller.sandbox_jobs import SandboxJob, delete_jobs, list_jobs
+from controller.exit_with_parent import end_with_parent
 
 ENGINES = ("podman", "docker")
 ENGINE_SECONDS = 60.0

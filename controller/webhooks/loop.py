@@ -18,7 +18,7 @@ from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import end
 from backplane.store.webhooks import Webhooks as Outbox
 from controller.metrics import ControllerMetrics
-from controller.sender import Answer, Sender
+from controller.webhooks.sender import Answer, Sender
 
 LAST_WORDS_SECONDS = 2.0
 """Beyond an attempt's own limit: for entering what came of it."""
