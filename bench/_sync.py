@@ -19,7 +19,7 @@ from backplane.workspace.quota import Quota
 from backplane.workspace.s3 import S3WorkspaceStore
 from bench._contest import PEERS
 from tests.servers import S3Server, find_rclone
-from worker.checkout import Checkout
+from worker.files.checkout import Checkout
 
 ATTEMPTS = 3
 """The server answers a 500 now and then, which s5cmd does not repeat. All attempts are in the time."""

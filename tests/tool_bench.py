@@ -9,10 +9,10 @@ from typing import Any
 from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
-from worker.checkout import Checkout
+from worker.files.checkout import Checkout
+from worker.files.scratch import remove_folder
 from worker.sandbox.base import Call, Limits, Sandbox
-from worker.scratch import remove_folder
-from worker.sub_steps import NoSubSteps
+from worker.steps.sub_steps import NoSubSteps
 from worker.tools.base import Secrets, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry, builtin_tools
 

@@ -17,7 +17,7 @@ from backplane.errors import Unavailable
 from backplane.process.retrying import pauses
 from backplane.process.tasks import end
 from backplane.queue.base import Claim, Outcome, Queue, Settlement
-from worker.interruption import Cause, Interruption
+from worker.run.interruption import Cause, Interruption
 
 log = structlog.get_logger()
 

@@ -30,13 +30,13 @@ from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, Outcome, Settlement
 from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun
 from backplane.store.taking import Taken
-from worker.checkouts import Checkouts
-from worker.equipment import Equipment
-from worker.interruption import Cause, Interrupted, Interruption
-from worker.people import why_waiting
-from worker.run_events import SHARE, RunEvents, Write
+from worker.context import Equipment
+from worker.files.checkouts import Checkouts
+from worker.run.decisions import why_waiting
+from worker.run.events import SHARE, RunEvents, Write
+from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.run_work import RunWork, open_work
-from worker.step_ends import RunWaits, StepFailed, StepUncertain, ToolFault
+from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, ToolFault
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ import structlog
 from backplane.errors import Unavailable
 from backplane.resources import Resources
 from worker.consumer import Held
-from worker.interruption import Cause
+from worker.run.interruption import Cause
 
 log = structlog.get_logger()
 

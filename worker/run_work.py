@@ -17,32 +17,32 @@ from backplane.process.retrying import until_available
 from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from backplane.store.taking import Taken
 from backplane.workspace.attributes import decoded
-from worker import step_effects
-from worker.budget import Budget
-from worker.checkouts import Checkouts, StepCheckout
-from worker.counted_workspace import CountedWorkspace
-from worker.equipment import Equipment
-from worker.interruption import Cause, Interrupted, Interruption
+from worker.context import Equipment
+from worker.files.checkouts import Checkouts, StepCheckout
+from worker.files.counted import CountedWorkspace
+from worker.files.restore import restore
+from worker.files.retrying import PatientWorkspace
+from worker.files.versioned import VersionedWorkspace, has_begun, state_after
 from worker.llm.base import Models, Spent
 from worker.llm.session import RunModels
-from worker.patient_workspace import PatientWorkspace
-from worker.people import People
 from worker.planner.base import Planning, make_plan
 from worker.planner.model import ModelPlanner
-from worker.restoring import restore
-from worker.run_events import RunEvents
+from worker.run.budget import Budget
+from worker.run.decisions import People
+from worker.run.events import RunEvents
+from worker.run.interruption import Cause, Interrupted, Interruption
+from worker.run.secrets import RunSecrets, named_in_run
 from worker.sandbox.base import Call
-from worker.secrets import RunSecrets, named_in_run
-from worker.step_ends import RunWaits
-from worker.step_output import first_paths
-from worker.step_tools import StepTools
-from worker.sub_steps import NoSubSteps
+from worker.steps import effects as step_effects
+from worker.steps.context import StepTools
+from worker.steps.outcomes import RunWaits
+from worker.steps.output import first_paths
+from worker.steps.sub_steps import NoSubSteps
+from worker.steps.supervisor import Supervisor
 from worker.summary import summarize
-from worker.supervisor import Supervisor
 from worker.tools.base import ToolContext
 from worker.tools.recorded import Recordings, recorded_tools
 from worker.tools.registry import ToolRegistry, describe
-from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
 
 MCP_STEP = "mcp"
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024

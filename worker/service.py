@@ -20,16 +20,16 @@ from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from worker.consumer import Consumer, Held
-from worker.equipment import Equipment, open_equipment
+from worker.context import Equipment, open_equipment
 from worker.execution import Execution
+from worker.files.scratch import Scratch, scratch_folder
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
-from worker.plugins import with_plugins
 from worker.reaper import Reaper
-from worker.run_events import EventWriter
+from worker.run.events import EventWriter
 from worker.sandbox.base import Sandbox
 from worker.sandboxes import open_sandbox
-from worker.scratch import Scratch, scratch_folder
+from worker.tools.plugins import with_plugins
 from worker.tools.publication import publish
 from worker.tools.registry import builtin_tools
 

@@ -7,9 +7,9 @@ from backplane.domain.plans import Plan
 from backplane.domain.runs import Run
 from backplane.errors import BudgetExhausted, ModelError
 from backplane.store.journal import StepRecord, StepStatus
-from worker import prompts
+from worker.llm import prompts
 from worker.llm.base import AskedFor, Message, ModelRequest, Models
-from worker.untrusted_json import storable
+from worker.llm.untrusted_json import storable
 
 PROMPT_CHARS = 8_000
 RESULTS_CHARS = 24_000

@@ -1,7 +1,7 @@
 """Users' secrets as values: how they are named, referred to and limited.
 
 A secret has a name, the tools that may use it and the hosts that it may be sent to. Plans hold `${secrets.NAME}`; the
-value is put in where a tool hands it on (`worker.secrets`), and nobody is ever given it back.
+value is put in where a tool hands it on (`worker.run.secrets`), and nobody is ever given it back.
 """
 
 import re

@@ -6,7 +6,7 @@ is read on the loop. A short one is read in a thread, where its length bounds th
 its own, which has a limit on its time and its memory. Every error becomes one that names the text.
 
 Of each user one text is read in a process and one in a thread at a time, so that who sends many waits for himself. A
-worker has one parser (`worker.equipment`), so that its bounds hold for all that is read there.
+worker has one parser (`worker.context`), so that its bounds hold for all that is read there.
 
 It is no sandbox: the process runs the platform's own code, with the platform's own rights.
 """

@@ -7,7 +7,7 @@ The row, the journal and the events of a run are written together, so that no cr
 Texts of a run are redacted here, on their way into the database: results, errors, questions, records of model calls,
 titles. Not so its plan, which is what is carried out (a model's was redacted when it was answered, a person's is
 theirs), and not the paths in `steps.files` and `steps.attributes` (with the targets of links), by which files are found
-again and which nobody is shown. Events are redacted before they are numbered (`worker.run_events`).
+again and which nobody is shown. Events are redacted before they are numbered (`worker.run.events`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

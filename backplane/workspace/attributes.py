@@ -9,7 +9,7 @@ would stay the same so that no other copy would see the change, and a folder or 
 A time holds for the content that it was noted with: the entry of a file names its etag. What was changed from outside,
 by a person or a worker of an older release, has the store's time and keeps its mode.
 
-Here are values and decisions; `worker.checkout` looks at the disk, `worker.versioned_workspace` loads and hands on.
+Here are values and decisions; `worker.files.checkout` looks at the disk, `worker.files.versioned` loads and hands on.
 Owners, access control lists, extended attributes and special bits of a mode are not kept.
 
 They are rows of the database and no files, so they have a quota of their own (`quota.check_attributes`), measured as

@@ -20,7 +20,7 @@ from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
 from worker.consumer import Consumer, Held
-from worker.interruption import Interruption
+from worker.run.interruption import Interruption
 
 USERS = int(os.environ.get("BENCH_USERS", "1"))
 CAP = int(os.environ.get("BENCH_CAP", "0"))

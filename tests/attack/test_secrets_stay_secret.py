@@ -36,8 +36,8 @@ from tests.integration.worker.workers import Platform, worker
 from tests.scripted_models import ScriptedModels
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.redaction import LINES_MAX, Redactor
-from worker.secrets import ToolSecrets
+from worker.run.redaction import LINES_MAX, Redactor
+from worker.run.secrets import ToolSecrets
 from worker.tools.base import NeedsPerson, ToolContext, ToolResult
 
 __all__ = ["models", "start_with_models"]

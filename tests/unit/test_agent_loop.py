@@ -20,11 +20,11 @@ from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from tests.recorded_models import Answer, RecordedModels, calls, says
-from worker import prompts
+from worker.llm import prompts
 from worker.llm.answer import estimated_input_tokens
 from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelUnavailable, ToolCall
-from worker.references import check_references
 from worker.sandbox.base import Call, Limits
+from worker.steps.references import check_references
 from worker.tools.agent import Agent, AgentArguments, AgentLimits, without_oldest_results
 from worker.tools.base import NeedsPerson, Risk, StepReport, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry

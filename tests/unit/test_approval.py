@@ -3,7 +3,7 @@
 import pytest
 
 from backplane.domain.plans import Step
-from worker.approval import ApprovalPolicy, why_ask
+from worker.steps.approval import ApprovalPolicy, why_ask
 from worker.tools.base import Risk
 from worker.tools.file_write import FileWrite
 from worker.tools.shell import Shell

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from backplane.errors import InvalidPlan
 from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings
-from worker.outside import limits_of
 from worker.tools.agent import Agent, AgentLimits
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
@@ -23,6 +22,7 @@ from worker.tools.http_fetch import http_tools
 from worker.tools.recall import Recall
 from worker.tools.registry import ToolRegistry, builtin_tools, validate_arguments
 from worker.tools.remember import Remember
+from worker.tools.toolbox import limits_of
 
 ODD: list[Any] = [
     *(None, True, 0, -1, 1.5, 10**19, "", " ", "\0", "\ud800", "a" * 200_000, "\r\n", "\u2028"),

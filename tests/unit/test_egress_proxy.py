@@ -12,9 +12,9 @@ import pytest
 from backplane.net.addresses import Address
 from backplane.net.egress import OutsidePolicy
 from tests.waiting import wait_until
-from worker import egress_proxy
-from worker.client_hello import HELLO_MAX_BYTES
-from worker.egress_proxy import EgressProxy, ProxyLimits
+from worker.browser import egress_proxy
+from worker.browser.client_hello import HELLO_MAX_BYTES
+from worker.browser.egress_proxy import EgressProxy, ProxyLimits
 
 LIMITS = ProxyLimits(connections=2, bytes=100_000, connect_seconds=5, idle_seconds=10)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from worker import interruption as module
-from worker.interruption import Cause, Interrupted, Interruption
+from worker.run import interruption as module
+from worker.run.interruption import Cause, Interrupted, Interruption
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.line_rate import TokenBucket
+from worker.steps.output import TokenBucket
 
 
 def taken(bucket: TokenBucket, now: float, tries: int = 1000) -> int:

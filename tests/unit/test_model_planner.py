@@ -20,11 +20,11 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.recorded_models import Answer, RecordedModels, says
 from worker.llm.base import ModelOutputInvalid, ModelUnavailable
+from worker.llm.untrusted_json import NotJson, find_object, parse_object
 from worker.planner.base import Planning
 from worker.planner.model import ModelPlanner, is_worth_replanning, plan_schema
 from worker.summary import summarize
 from worker.tools.registry import builtin_tools
-from worker.untrusted_json import NotJson, find_object, parse_object
 
 RUN = Run(
     id="run",

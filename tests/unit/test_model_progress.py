@@ -10,7 +10,7 @@ import pytest
 from tests.waiting import wait_until
 from worker.llm import progress
 from worker.llm.progress import TEXT_CHARS, TEXT_MAX_CHARS, CallProgress, Progress
-from worker.redaction import Redactor
+from worker.run.redaction import Redactor
 
 ABOUT = {"step": "s", "purpose": "turn", "number": 1, "model": "one/m"}
 

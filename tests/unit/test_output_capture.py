@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.output import LINE_COST, OutputCapture
+from worker.steps.capture import LINE_COST, OutputCapture
 
 
 def capture_into(

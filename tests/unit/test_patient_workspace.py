@@ -11,7 +11,7 @@ from backplane.process import retrying as patience
 from backplane.process.retrying import FORGOTTEN_SECONDS
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.local import LocalWorkspaceStore
-from worker.patient_workspace import PatientWorkspace
+from worker.files.retrying import PatientWorkspace
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from worker.plugins import GROUP, PluginRefused, with_plugins
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.plugins import GROUP, PluginRefused, with_plugins
 from worker.tools.registry import ToolRegistry, builtin_tools
 
 ROOT = Path(__file__).parents[2]

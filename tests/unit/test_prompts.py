@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from worker import prompts
+from worker.llm import prompts
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from worker import redaction
-from worker.redaction import Redactor
+from worker.run import redaction
+from worker.run.redaction import Redactor
 
 SECRET = "s3cr3t/with spaces+and=signs"
 HIDDEN = b"[secret TOKEN]"

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from worker.redaction import Redactor
+from worker.run.redaction import Redactor
 
 VALUE = "s3cr3t-Value_of-the-user-0815"
 WITH_ALL = "pa ss'w\"ord\\with/all+of=them&<x>$!\u00e9"

@@ -7,7 +7,7 @@ import pytest
 from backplane.domain.plans import Plan, Step, parse_plan
 from backplane.errors import InvalidPlan, TooLarge
 from backplane.store.journal import StepRecord, StepStatus
-from worker.references import FILLED_MAX_BYTES, check_arguments, check_references, fill
+from worker.steps.references import FILLED_MAX_BYTES, check_arguments, check_references, fill
 from worker.tools.agent import Agent, AgentArguments
 from worker.tools.base import Tool
 from worker.tools.file_read import FileRead

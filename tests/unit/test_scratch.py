@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import worker.scratch
+import worker.files.scratch
 from backplane.domain.sandbox_labels import SCRATCH_PREFIX as PREFIX
 from backplane.workspace.files import empty
-from worker.scratch import WAITING_MAX, FolderRemoval, scratch_folder
+from worker.files.scratch import WAITING_MAX, FolderRemoval, scratch_folder
 
 
 def test_a_scratch_folder_is_there_for_its_block_and_gone_after_it(tmp_path: Path) -> None:
@@ -58,13 +58,13 @@ async def test_a_large_folder_is_deleted_behind_the_back_of_its_run_and_nobody_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = threading.Event()
-    monkeypatch.setattr(worker.scratch, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(worker.files.scratch, "PATIENCE_SECONDS", 0.01)
 
     def empty_later(folder: int) -> None:
         go.wait()
         empty(folder)
 
-    monkeypatch.setattr(worker.scratch, "empty", empty_later)
+    monkeypatch.setattr(worker.files.scratch, "empty", empty_later)
     (tmp_path / "run").mkdir()
     with scratch_folder(tmp_path) as scratch:
         await scratch.removal.remove_when_few_wait(tmp_path / "run")
@@ -82,7 +82,7 @@ async def test_a_run_waits_when_too_many_folders_wait_to_be_deleted_but_not_at_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = threading.Event()
-    monkeypatch.setattr(worker.scratch, "empty", lambda folder: go.wait())
+    monkeypatch.setattr(worker.files.scratch, "empty", lambda folder: go.wait())
     removal = FolderRemoval()
     (tmp_path / "run").mkdir()
     for _ in range(WAITING_MAX):

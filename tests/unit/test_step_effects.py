@@ -9,8 +9,8 @@ from backplane.domain.runs import RunError
 from backplane.errors import Forbidden, RateLimited
 from backplane.store.journal import StepRecord, StepStatus
 from tests.submitted import plan as plan_of
-from worker import step_effects
-from worker.step_effects import Next
+from worker.steps import effects as step_effects
+from worker.steps.effects import Next
 from worker.tools.base import Effect, Risk, Tool, ToolArguments, ToolContext, ToolResult
 
 STARTED, CHANGING, COMPLETED, FAILED = (

@@ -14,16 +14,16 @@ from backplane.errors import Superseded, Unavailable
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
-from worker.interruption import Cause, Interruption
-from worker.line_rate import TokenBucket
-from worker.patient_workspace import PatientWorkspace
-from worker.step_output import (
+from worker.files.paths import OUTPUT_FOLDER
+from worker.files.retrying import PatientWorkspace
+from worker.run.interruption import Cause, Interruption
+from worker.steps.output import (
     MEMORY_BYTES,
-    OUTPUT_FOLDER,
     RESULT_FILES,
     RESULT_FILES_BYTES,
     OutputLimits,
     StepOutput,
+    TokenBucket,
     first_paths,
 )
 

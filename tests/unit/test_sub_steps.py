@@ -6,8 +6,8 @@ import pytest
 
 from backplane.domain.plans import Step, SubStep
 from backplane.store.journal import StepRecord, StepStatus
-from worker.interruption import Interruption
-from worker.sub_steps import RunSubSteps, StepChanged
+from worker.run.interruption import Interruption
+from worker.steps.sub_steps import RunSubSteps, StepChanged
 
 ABOVE = Step(id="find", tool="agent", arguments={"goal": "Find out."})
 LOOK = SubStep(id="find/0.1.1", tool="file_read", arguments={"path": "a"}, title="path: a")

@@ -12,7 +12,7 @@ from app import routes
 from app.edge.json_body import JsonRoute
 from backplane.errors import FIELD_CHARS
 from backplane.input.unique_json import DuplicateName, loads
-from worker.untrusted_json import NotJson, find_object, parse_object
+from worker.llm.untrusted_json import NotJson, find_object, parse_object
 
 TWICE = {
     "at the top": ('{"a": 1, "a": 1}', "a"),

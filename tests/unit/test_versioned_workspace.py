@@ -16,8 +16,8 @@ from backplane.workspace.base import Beginning, FileInfo, Workspace, WorkspaceSt
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from tests.submitted import new_run
-from worker.restoring import restore
-from worker.versioned_workspace import VersionedWorkspace, has_begun, state_after
+from worker.files.restore import restore
+from worker.files.versioned import VersionedWorkspace, has_begun, state_after
 
 USER = User("user", "ada", Tier.STANDARD)
 QUOTA = Quota(max_bytes=100_000, max_files=100, max_depth=8)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from worker.llm.answer import estimated_tokens
-from worker.untrusted_json import storable
+from worker.llm.untrusted_json import storable
 
 MOMENT_SECONDS = 1.0
 """A call that takes no longer than this is not shown."""

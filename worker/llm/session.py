@@ -35,8 +35,6 @@ from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.store.held import HeldRun
 from backplane.store.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, ModelCalls, RecordedCall
-from worker.budget import Budget
-from worker.interruption import Interrupted, Interruption
 from worker.llm.answer import estimated_input_tokens, estimated_tokens, size_of
 from worker.llm.base import (
     AskedFor,
@@ -63,7 +61,9 @@ from worker.llm.records import (
     redacted_answer,
 )
 from worker.llm.waiting import WaitNotice
-from worker.run_events import RunEvents, Told, Write
+from worker.run.budget import Budget
+from worker.run.events import RunEvents, Told, Write
+from worker.run.interruption import Interrupted, Interruption
 
 Result = TypeVar("Result")
 

@@ -16,10 +16,10 @@ from backplane.domain.runs import Run, RunError
 from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.errors import InvalidPlan
 from backplane.store.journal import StepRecord, StepStatus
-from worker import prompts
+from worker.llm import prompts
 from worker.llm.base import AskedFor, Message, ModelOutputInvalid, ModelRequest
+from worker.llm.untrusted_json import NotJson, find_object, storable
 from worker.planner.base import Planner, Planning, Replanner
-from worker.untrusted_json import NotJson, find_object, storable
 
 ANSWER_SHOWN_CHARS = 20_000
 WORDS_CHARS = 2_000

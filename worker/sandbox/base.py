@@ -2,7 +2,7 @@
 
 What runs here is hostile by default. A sandbox gets a folder, runs one command in it, passes its output on as it comes,
 and leaves the folder as a command that succeeded left it. It gets no credential, no network and no environment but what
-is named. Where the folder's files come from and go to it does not know: that is `worker.checkout`.
+is named. Where the folder's files come from and go to it does not know: that is `worker.files.checkout`.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from backplane.process.tasks import in_thread
 from backplane.workspace.attributes import LATEST, PROGRAM_MODE
 from backplane.workspace.files import CREATE_FILE, empty, make_accessible, open_folder, open_regular, split, translated
 from backplane.workspace.paths import check_path
-from worker.checkout_tree import NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
+from worker.files.tree import NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
 from worker.sandbox.base import Limits
 from worker.sandbox.channel import NotUnderstood, parsed
 from worker.sandbox.pod.disk import MAX_DEPTH

@@ -6,7 +6,7 @@ gave before, and it goes on where there is nothing yet. That holds because all i
 every count that a limit looks at comes from the records, and none from a clock.
 
 It has no rights of its own. What a tool call may do is decided where every step's is, and what the model is shown of
-results is marked as data (`worker.prompts`).
+results is marked as data (`worker.llm.prompts`).
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from backplane.domain.plans import SubStep
 from backplane.domain.runs import RunError
 from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.errors import InvalidPlan
-from worker import prompts
+from worker.llm import prompts
 from worker.llm.answer import estimated_input_tokens, size_of
 from worker.llm.base import AskedFor, Message, ModelContextTooLong, ModelRequest, ModelResponse, ToolCall, ToolSchema
+from worker.llm.untrusted_json import NotJson, parse_object, storable
 from worker.tools.arguments import Instruction
 from worker.tools.base import Risk, StepReport, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.names import model_names
 from worker.tools.registry import describe, validate_arguments
-from worker.untrusted_json import NotJson, parse_object, storable
 
 BAD_TURNS = 3
 CALLS_A_TURN = 16

@@ -20,7 +20,7 @@ from backplane.input.parsing import Parser
 from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
-from worker.checkout import StepFiles
+from worker.files.checkout import StepFiles
 from worker.llm.base import Models
 from worker.sandbox.base import Call, Limits, Sandbox
 
@@ -39,7 +39,7 @@ class Risk(IntEnum):
 
 
 class Effect(StrEnum):
-    """What a call that failed has done outside, as far as its tool knows. `worker.step_effects` decides by it."""
+    """What a call that failed has done outside, as far as its tool knows. `worker.steps.effects` decides by it."""
 
     NONE = "none"  # nothing: it may be tried again
     ANSWERED = "answered"  # the other side said that it failed, not how far it had come: not tried again by itself
@@ -136,7 +136,7 @@ class ToolContext:
 class ToolResult:
     """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code. `output` is
     the text that the step's result keeps, where it is not what was written on the way. `effect` is what a failure has
-    done outside; where it is left out, `worker.step_effects.of_result` judges by the tool. `files_left_out`: how many
+    done outside; where it is left out, `worker.steps.effects.of_result` judges by the tool. `files_left_out`: how many
     files changed beside those that are named."""
 
     exit_code: int = 0
@@ -165,7 +165,8 @@ class Tool(ABC):
     """True: it has steps carried out below it. Its time is theirs and that of its model calls, so a budget of seconds
     does not count it again; what a failed try of it has done outside is what they have done."""
     package: str = ""
-    """The installed package that a plug-in is from; empty for the platform's own tools. `worker.plugins` sets it."""
+    """The installed package that a plug-in is from; empty for the platform's own tools. `worker.tools.plugins` sets
+    it."""
 
     def is_repeatable(self, arguments: Mapping[str, Any]) -> bool:
         """Whether carrying it out twice with these arguments is as good as once."""

@@ -1,7 +1,7 @@
 """Use a real browser (Chromium, by Playwright) in the sandbox: open pages, act on them, read them, keep what they show.
 
 The browser is foreign code that meets foreign pages. It runs where commands run, with no network but the proxy that
-the worker answers (`worker.egress_proxy`), so it reaches the hosts that the operator named and nothing else;
+the worker answers (`worker.browser.egress_proxy`), so it reaches the hosts that the operator named and nothing else;
 screenshots and downloads are files of the run. A step is one visit: cookies last to the next one only where a `session`
 is named.
 """
@@ -17,7 +17,7 @@ from pydantic import Field
 from backplane.errors import InvalidInput
 from backplane.net.egress import OutsidePolicy
 from backplane.net.hosts import host_and_port
-from worker.egress_proxy import EgressProxy, ProxyLimits
+from worker.browser.egress_proxy import EgressProxy, ProxyLimits
 from worker.sandbox.base import Command
 from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult

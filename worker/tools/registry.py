@@ -1,4 +1,4 @@
-"""The tools by name. A new tool is a file beside this one and a line here, or a plug-in (`worker.plugins`).
+"""The tools by name. A new tool is a file beside this one and a line here, or a plug-in (`worker.tools.plugins`).
 
 A registry never changes: what a run has beyond the worker's tools (those of its MCP servers) makes a new one. It knows
 nothing of policy, which is the supervisor's.

@@ -8,7 +8,7 @@ import pytest
 from backplane.workspace.base import WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.integration.checkout.counted import QUOTA, Counting
-from worker.checkout import Checkout
+from worker.files.checkout import Checkout
 
 
 @pytest.fixture

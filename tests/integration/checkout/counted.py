@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.quota import Quota
-from worker.checkout import Changes, Checkout
+from worker.files.checkout import Changes, Checkout
 
 QUOTA = Quota(max_bytes=1_000_000, max_files=100, max_depth=8)
 NOTHING = Changes((), (), 0)

@@ -27,9 +27,9 @@ from backplane.workspace.base import FileInfo, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.contracts.workspace.workspaces import s3_store
 from tests.integration.checkout.counted import QUOTA, Counting, on_disk, pushed
-from worker.checkout import Checkout
-from worker.checkouts import Checkouts
-from worker.versioned_workspace import VersionedWorkspace
+from worker.files.checkout import Checkout
+from worker.files.checkouts import Checkouts
+from worker.files.versioned import VersionedWorkspace
 
 LONG_AGO = 981_173_106_123_456_789
 

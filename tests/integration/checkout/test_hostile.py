@@ -11,8 +11,8 @@ import pytest
 from backplane.errors import Conflict, InvalidPath, QuotaExceeded
 from backplane.workspace.base import FileInfo
 from tests.integration.checkout.counted import QUOTA, Counting, contents, on_disk, put
-from worker.checkout import Checkout
-from worker.scratch import remove_folder
+from worker.files.checkout import Checkout
+from worker.files.scratch import remove_folder
 
 # --- what a workspace cannot hold ---
 

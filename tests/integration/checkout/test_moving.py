@@ -14,8 +14,8 @@ from backplane.workspace.quota import Quota
 from backplane.workspace.s3 import S3WorkspaceStore
 from tests.integration.checkout.counted import NOTHING, QUOTA, Counting, contents, on_disk, pushed, put
 from tests.servers import S3Server
-from worker.checkout import LARGE_AT_ONCE, Changes, Checkout
-from worker.checkout_tree import LARGE
+from worker.files.checkout import LARGE_AT_ONCE, Changes, Checkout
+from worker.files.tree import LARGE
 
 # --- down ---
 

@@ -16,12 +16,12 @@ from backplane.store.model_calls import RecordedCall
 from tests.event_data import data_of
 from tests.settings import settings_of
 from tests.submitted import new_run
-from worker.budget import Budget
-from worker.interruption import Interruption
 from worker.llm.gateway import ModelGateway, open_gateway
 from worker.llm.session import RunModels
 from worker.metrics import WorkerMetrics
-from worker.run_events import EventWriter, RunEvents
+from worker.run.budget import Budget
+from worker.run.events import EventWriter, RunEvents
+from worker.run.interruption import Interruption
 
 
 @dataclass

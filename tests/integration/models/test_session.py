@@ -18,7 +18,6 @@ from tests.integration.models.conftest import asking as request_of
 from tests.integration.models.runs import Asking, HeldModels, asking
 from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said
 from tests.waiting import wait_until
-from worker.interruption import Cause, Interrupted
 from worker.llm import waiting
 from worker.llm.base import (
     AskedFor,
@@ -29,6 +28,7 @@ from worker.llm.base import (
     ModelUnavailable,
 )
 from worker.llm.session import ReplayDiverged
+from worker.run.interruption import Cause, Interrupted
 
 PLAN = AskedFor("", "plan", 1)
 OPENAI = {"content-type": TYPES["openai"]}

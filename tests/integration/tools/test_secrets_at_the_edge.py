@@ -18,11 +18,10 @@ from backplane.store.database import Database
 from backplane.store.secrets import SecretStore
 from tests.submitted import new_run
 from tests.tool_bench import Bench
-from worker.interruption import Interruption
-from worker.line_rate import TokenBucket
-from worker.redaction import Redactor
-from worker.secrets import RunSecrets
-from worker.step_output import OutputLimits, StepOutput
+from worker.run.interruption import Interruption
+from worker.run.redaction import Redactor
+from worker.run.secrets import RunSecrets
+from worker.steps.output import OutputLimits, StepOutput, TokenBucket
 
 VALUE = "s3cr3t with $pecial 'quotes' \"and\" ünicode"
 LIMITS = OutputLimits(

@@ -16,7 +16,7 @@ from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.taking import Taken
 from tests.submitted import new_run
-from worker.budget import Budget, default_budget
+from worker.run.budget import Budget, default_budget
 
 TOKENS, STEPS = Resource.TOKENS, Resource.STEPS
 NONE = RunBudget()

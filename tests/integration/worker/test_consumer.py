@@ -14,7 +14,7 @@ from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 from worker.consumer import Consumer, Held
-from worker.interruption import Interruption
+from worker.run.interruption import Interruption
 
 
 class Carried:

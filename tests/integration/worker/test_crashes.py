@@ -23,9 +23,9 @@ from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, 
 from tests.queues import known
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until
-from worker.equipment import Equipment
+from worker.context import Equipment
 from worker.execution import Execution
-from worker.interruption import Cause
+from worker.run.interruption import Cause
 from worker.sandbox import local
 from worker.tools.base import ToolContext, ToolResult
 

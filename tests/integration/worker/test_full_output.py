@@ -12,8 +12,8 @@ from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.workers import Platform, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.output import LINE_COST
-from worker.patient_workspace import PatientWorkspace
+from worker.files.retrying import PatientWorkspace
+from worker.steps.capture import LINE_COST
 
 CHATTY = "(yes || true) | head -c 200000"
 WHOLE = b"y\n" * 100_000

@@ -15,7 +15,7 @@ from backplane.store.held import HeldRun, HeldRuns
 from tests.integration.worker.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.run_events import CALL_BYTES, SHARE, UNTOLD_MAX, EventWriter, RunEvents, share
+from worker.run.events import CALL_BYTES, SHARE, UNTOLD_MAX, EventWriter, RunEvents, share
 
 CHATTY = 10 * SHARE
 

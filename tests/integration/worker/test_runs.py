@@ -15,7 +15,7 @@ from tests.integration.worker.workers import UNTIL_GO, Platform, worker
 from tests.queues import known
 from tests.submitted import shell, write
 from tests.waiting import wait_until
-from worker.step_output import RESULT_FILES
+from worker.steps.output import RESULT_FILES
 
 
 async def test_a_run_goes_from_the_queue_to_its_end(start_platform: StartPlatform, database_url: str) -> None:

@@ -18,7 +18,7 @@ from backplane.errors import Forbidden
 from backplane.net.hosts import HostRules
 from backplane.sealing import Seal, SecretsNotKept, no_key
 from backplane.store.secrets import SealedValue, SecretStore
-from worker.redaction import Redactor
+from worker.run.redaction import Redactor
 
 
 class RunSecrets:

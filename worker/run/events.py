@@ -34,7 +34,7 @@ from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import run_together
 from backplane.store import Store
 from backplane.store.held import HeldRun, Redact
-from worker.redaction import Redactor
+from worker.run.redaction import Redactor
 
 SHARE = 500
 """Events of one run in one call."""

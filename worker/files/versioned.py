@@ -33,7 +33,7 @@ from backplane.workspace.attributes import (
 )
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace
 from backplane.workspace.quota import Quota, check_attributes
-from worker.step_output import OUTPUT_FOLDER
+from worker.files.paths import OUTPUT_FOLDER
 
 Result = TypeVar("Result")
 

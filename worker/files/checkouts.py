@@ -12,7 +12,7 @@ from pathlib import Path
 from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
-from worker.checkout import Changes, Checkout, StepFiles
+from worker.files.checkout import Changes, Checkout, StepFiles
 
 
 class Checkouts:

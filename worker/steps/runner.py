@@ -3,7 +3,7 @@
     fill in → approve → (begin → carry out → end), as often as its retries allow
 
 Each try is noted before and after, together with what it takes from the budget. What a try that did not end well may
-have done, and so whether it is made again, is asked of `worker.step_effects` and of nobody else; so is what a step was
+have done, and so whether it is made again, is asked of `worker.steps.effects` and of nobody else; so is what a step was
 doing when its worker was lost:
 
     started    nothing has reached the workspace, or outside where the tool announces that
@@ -12,7 +12,7 @@ doing when its worker was lost:
 
 A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Something of
 the outside that is away (an MCP server, what a plug-in speaks with) ends the try. Steps below a step
-(`worker.sub_steps`) come this way too.
+(`worker.steps.sub_steps`) come this way too.
 """
 
 import asyncio
@@ -43,21 +43,20 @@ from backplane.errors import (
 )
 from backplane.process.retrying import pauses
 from backplane.store.journal import StepRecord, StepStatus
-from worker import step_effects
-from worker.approval import why_ask
-from worker.checkouts import StepCheckout
-from worker.interruption import Cause, Interrupted, Interruption
-from worker.line_rate import TokenBucket
+from worker.files.checkouts import StepCheckout
 from worker.metrics import StepEnd
-from worker.people import BY_TOOL, People
-from worker.references import fill
-from worker.run_events import RunEvents, Told, Write
+from worker.run.decisions import BY_TOOL, People
+from worker.run.events import RunEvents, Told, Write
+from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.sandbox.base import Call
-from worker.step_effects import Next
-from worker.step_ends import StepFailed, StepUncertain, Suspended, ToolFault, unless_open
-from worker.step_output import StepOutput, first_paths
-from worker.step_tools import StepTools
-from worker.sub_steps import RunSubSteps
+from worker.steps import effects as step_effects
+from worker.steps.approval import why_ask
+from worker.steps.context import StepTools
+from worker.steps.effects import Next
+from worker.steps.outcomes import StepFailed, StepUncertain, Suspended, ToolFault, unless_open
+from worker.steps.output import StepOutput, TokenBucket, first_paths
+from worker.steps.references import fill
+from worker.steps.sub_steps import RunSubSteps
 from worker.tools.base import Effect, NeedsPerson, Tool, ToolArguments, ToolContext, ToolResult
 
 LONGEST_STEP_PAUSE_SECONDS = 300.0

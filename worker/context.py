@@ -12,8 +12,7 @@ from backplane.sealing import Seal
 from backplane.settings import Settings
 from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
-from worker.approval import ApprovalPolicy
-from worker.budget import default_budget
+from worker.files.scratch import Scratch
 from worker.llm.embedding import embedder_of
 from worker.llm.gateway import ModelGateway, open_gateway
 from worker.mcp.offered import McpServers
@@ -23,15 +22,16 @@ from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
 from worker.planner.runbook import RunbookPlanner
-from worker.run_events import EventWriter
+from worker.run.budget import default_budget
+from worker.run.events import EventWriter
 from worker.sandbox.base import Limits, Sandbox
 from worker.sandboxes.limits import limits_of
-from worker.scratch import Scratch
-from worker.step_output import OutputLimits
-from worker.toolbox import open_tools
+from worker.steps.approval import ApprovalPolicy
+from worker.steps.output import OutputLimits
 from worker.tools.base import Risk
 from worker.tools.publication import tool_set
 from worker.tools.registry import ToolRegistry
+from worker.tools.toolbox import open_tools
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the steps of one run work with: the run's parts, put together by `worker.run_work` for `worker.step_runner`."""
+"""What the steps of one run work with: the run's parts, put together by `worker.run_work` for `worker.steps.runner`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from backplane.input.parsing import Parser
 from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
-from worker.approval import ApprovalPolicy
-from worker.budget import Budget
-from worker.checkouts import Checkouts
+from worker.files.checkouts import Checkouts
 from worker.llm.base import Models
 from worker.metrics import WorkerMetrics
-from worker.redaction import Redactor
+from worker.run.budget import Budget
+from worker.run.redaction import Redactor
+from worker.run.secrets import RunSecrets
 from worker.sandbox.base import Limits, Sandbox
-from worker.secrets import RunSecrets
-from worker.step_output import OutputLimits
+from worker.steps.approval import ApprovalPolicy
+from worker.steps.output import OutputLimits
 from worker.tools.registry import ToolRegistry
 
 

@@ -23,7 +23,7 @@ from backplane.net.addresses import written_address
 from backplane.net.egress import OutsidePolicy
 from backplane.net.hosts import STANDARD_PORTS, normal_host, split_port
 from backplane.process.tasks import end
-from worker.client_hello import (
+from worker.browser.client_hello import (
     ALERT_DECODE_ERROR,
     ALERT_UNRECOGNIZED_NAME,
     ClientHello,

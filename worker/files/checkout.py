@@ -48,8 +48,9 @@ from backplane.workspace.files import (
 )
 from backplane.workspace.paths import check_path, folders_above
 from backplane.workspace.quota import Quota
-from worker.checkout_scan import Scan
-from worker.checkout_tree import (
+from worker.files.paths import OUTPUT_FOLDER
+from worker.files.scan import Scan
+from worker.files.tree import (
     LARGE,
     LOST_TO_ANOTHER,
     Known,
@@ -67,7 +68,6 @@ from worker.checkout_tree import (
     signature,
     wanted_beside,
 )
-from worker.step_output import OUTPUT_FOLDER
 
 T = TypeVar("T")
 

@@ -12,15 +12,15 @@ from backplane.domain.plans import Step, SubStep
 from backplane.domain.runs import RunError
 from backplane.errors import PlatformError
 from backplane.store.journal import StepRecord, StepStatus
-from worker.interruption import Interruption
-from worker.step_ends import StepFailed
+from worker.run.interruption import Interruption
+from worker.steps.outcomes import StepFailed
 from worker.tools.base import StepReport, SubSteps
 
 PERSON_SAID_DONE = "(cut off; a person looked, and said that it was done)"
 
 
 class Runner(Protocol):
-    """Carries steps out (`worker.step_runner`). `records`: the journal as it is, by step."""
+    """Carries steps out (`worker.steps.runner`). `records`: the journal as it is, by step."""
 
     interruption: Interruption
     records: dict[str, StepRecord]

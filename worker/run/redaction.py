@@ -1,13 +1,13 @@
 """Keeps secrets out of what a run says: what was filled in somewhere is taken out of everything that comes back.
 
-A value is looked for in the forms in which programs write what they were given (`worker.secret_forms`), in one pass
+A value is looked for in the forms in which programs write what they were given (`worker.run.secret_forms`), in one pass
 over the text, however many secrets there are: the text is folded once, and read eight bytes at a time. Any 15 bytes of
 it hold eight that begin at a multiple of eight, so a form of 15 bytes or more is there only if one of eight known
 numbers is. Only then is it searched for. Shorter forms are found so by four bytes. A run without secrets passes its
 very bytes on.
 
 What is written (events, results, errors, questions, records of model calls) is redacted where it is written:
-`worker.run_events` for events, `backplane.store.held` for the database, `backplane.process.log` for the worker's own
+`worker.run.events` for events, `backplane.store.held` for the database, `backplane.process.log` for the worker's own
 log. What is handed on before that (a step's output, what a model is told) is redacted where it arises, too.
 
 Of a secret that was cut, its beginning is taken out as well: where a text is known to be cut, and before the `…` or
@@ -31,7 +31,7 @@ from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
 from backplane.domain.secrets import MIN_VALUE_CHARS
-from worker.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
+from worker.run.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
 
 Value = TypeVar("Value")
 Needle = TypeVar("Needle")

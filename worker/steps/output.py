@@ -21,12 +21,9 @@ from backplane.errors import PlatformError, Superseded
 from backplane.process.tasks import in_thread
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota, ensure_room
-from worker.interruption import Cause, Interrupted, Interruption
-from worker.line_rate import TokenBucket
-from worker.output import OutputCapture
-
-OUTPUT_FOLDER = ".output"
-"""In the workspace. Not in the checkout, where the run's code would find it."""
+from worker.files.paths import OUTPUT_FOLDER
+from worker.run.interruption import Cause, Interrupted, Interruption
+from worker.steps.capture import OutputCapture
 
 RESULT_FILES, RESULT_FILES_BYTES = 1_000, 64 * 1024
 """Paths that the result of a step or a run names, and their bytes in UTF-8: what is left out is counted."""
@@ -45,6 +42,28 @@ def first_paths(paths: Sequence[str]) -> list[str]:
             break
         named.append(path)
     return named
+
+
+class TokenBucket:
+    """How many log lines a run may publish, on whatever clock its caller reads. `rate` tokens a second, at most `burst`
+    at once, which it begins with. A rate of 0: there is always one."""
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one. `now` is in seconds; a clock that goes back gives none."""
+        if not self._rate:
+            return True
+        self._tokens = min(self._burst, self._tokens + max(now - self._at, 0.0) * self._rate)
+        self._at = max(now, self._at)
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
 
 
 @dataclass(frozen=True, slots=True)

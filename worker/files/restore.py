@@ -19,7 +19,7 @@ from backplane.process.retrying import until_available
 from backplane.store.journal import StepRecord
 from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
-from worker.versioned_workspace import is_log, state_after
+from worker.files.versioned import is_log, state_after
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -16,7 +16,8 @@ from backplane.workspace.base import FileInfo
 from backplane.workspace.files import make_accessible, open_folder, open_regular
 from backplane.workspace.paths import check_path
 from backplane.workspace.quota import Quota, check_attributes, check_totals
-from worker.checkout_tree import (
+from worker.files.paths import OUTPUT_FOLDER
+from worker.files.tree import (
     BESIDE_BYTECODE,
     RESERVED,
     Known,
@@ -33,7 +34,6 @@ from worker.checkout_tree import (
     signature,
 )
 from worker.sandbox.pod.machine import has_extended_attributes
-from worker.step_output import OUTPUT_FOLDER
 
 _BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")
 """Also as Python names it while it writes it."""

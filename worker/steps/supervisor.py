@@ -9,7 +9,7 @@ stops one step does not stop the others:
     no budget    it is tried again when another one has ended and may have given something back; else a person is asked
     interrupted  all end
 
-How one step is carried out is `worker.step_runner`'s.
+How one step is carried out is `worker.steps.runner`'s.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
 from backplane.input.tool_arguments import unknown_tool
 from backplane.process.tasks import end
 from backplane.store.journal import StepRecord, StepStatus
-from worker.interruption import Cause, Interrupted, Interruption
-from worker.people import People, asked_for_budget
-from worker.references import check_arguments, check_references
-from worker.run_events import RunEvents
-from worker.step_effects import CUT_OFF
-from worker.step_ends import RunWaits, StepFailed, StepUncertain, Suspended
-from worker.step_runner import StepRunner
-from worker.step_tools import StepTools
+from worker.run.decisions import People, asked_for_budget
+from worker.run.events import RunEvents
+from worker.run.interruption import Cause, Interrupted, Interruption
+from worker.steps.context import StepTools
+from worker.steps.effects import CUT_OFF
+from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, Suspended
+from worker.steps.references import check_arguments, check_references
+from worker.steps.runner import StepRunner
 from worker.tools.registry import ToolRegistry
 
 Replan = Callable[[Plan, Sequence[StepRecord], RunError], Awaitable[Plan | None]]

@@ -15,7 +15,7 @@ from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.held import HeldRun
 from backplane.store.reservations import Spender
-from worker.run_events import Write
+from worker.run.events import Write
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from backplane.domain.sizes import shortened
 from backplane.errors import BudgetExhausted, Unavailable
 from backplane.process.retrying import until_available
 from backplane.store.decisions import Decisions
-from worker.run_events import RunEvents, Write
+from worker.run.events import RunEvents, Write
 
 log = structlog.get_logger()
 

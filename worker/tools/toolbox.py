@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 import structlog
 
 from backplane.artifacts.base import Artifacts
+from backplane.errors import InvalidInput
+from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings
 from worker.llm.embedding import Embedder
 from worker.memory import memory_of
 from worker.memory.base import AgentMemory
-from worker.outside import limits_of, policy_of
-from worker.plugins import with_plugins
 from worker.tools.agent import Agent, AgentLimits
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
@@ -21,7 +21,8 @@ from worker.tools.artifact_write import ArtifactWrite
 from worker.tools.base import Tool
 from worker.tools.browser import Browser
 from worker.tools.forget import Forget
-from worker.tools.http_fetch import http_tools
+from worker.tools.http_fetch import OutsideLimits, http_tools
+from worker.tools.plugins import with_plugins
 from worker.tools.recall import Recall
 from worker.tools.registry import ToolRegistry
 from worker.tools.remember import Remember
@@ -88,4 +89,20 @@ def _agent(settings: Settings) -> Agent:
             output_tokens=settings.model_max_output_tokens,
             input_bytes=settings.model_max_input_bytes,
         )
+    )
+
+
+def policy_of(settings: Settings) -> OutsidePolicy:
+    """Raises InvalidInput for a pattern in OUTSIDE_HOSTS that is none."""
+    try:
+        return OutsidePolicy(settings.outside_hosts, allow_private=settings.outside_allow_private)
+    except InvalidInput as error:
+        raise InvalidInput(f"OUTSIDE_HOSTS: {error.message}", field="OUTSIDE_HOSTS") from None
+
+
+def limits_of(settings: Settings) -> OutsideLimits:
+    return OutsideLimits(
+        max_bytes=settings.outside_max_bytes,
+        timeout_seconds=settings.outside_timeout_seconds,
+        redirects=settings.outside_redirects,
     )
