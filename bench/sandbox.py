@@ -34,13 +34,13 @@ from backplane.settings import Settings
 from bench._cluster import Namespace, counted, open_namespace
 from bench._result import Goal, report
 from worker.sandbox.base import Call, Command, Ending, Limits, Sandbox
-from worker.sandbox.bubblewrap import Bubblewrap, find_bubblewrap
-from worker.sandbox.cluster import Cluster, open_cluster
-from worker.sandbox.container import open_container_sandbox
-from worker.sandbox.job import WORKSPACE, JobSettings
-from worker.sandbox.kubernetes import KubernetesSandbox, Starts
-from worker.sandbox.local import open_local_sandbox
-from worker.sandbox.pod.packed import runner_argv
+from worker.sandbox.container.sandbox import open_container_sandbox
+from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
+from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts
+from worker.sandbox.local.bubblewrap import Bubblewrap, find_bubblewrap
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 ROUNDS = 10
 CLAIMS_A_ROUND = 4

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from backplane.entry_point import run
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
-from worker.sandboxes import open_sandbox
+from worker.sandbox.open import open_sandbox
 from worker.service import serve
 
 

@@ -25,7 +25,7 @@ from worker.planner.runbook import RunbookPlanner
 from worker.run.budget import default_budget
 from worker.run.events import EventWriter
 from worker.sandbox.base import Limits, Sandbox
-from worker.sandboxes.limits import limits_of
+from worker.sandbox.limits import limits_of
 from worker.steps.approval import ApprovalPolicy
 from worker.steps.output import OutputLimits
 from worker.tools.base import Risk

@@ -28,7 +28,7 @@ from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
 from worker.run.events import EventWriter
 from worker.sandbox.base import Sandbox
-from worker.sandboxes import open_sandbox
+from worker.sandbox.open import open_sandbox
 from worker.tools.plugins import with_plugins
 from worker.tools.publication import publish
 from worker.tools.registry import builtin_tools

@@ -43,7 +43,8 @@ _TRY_AGAIN = (429, 500, 502, 503, 504)
 
 
 class ApiRefused(Exception):
-    """The server's own "no" to a request. `message` is the server's; it is for `worker.sandbox.cluster` to judge."""
+    """The server's own "no" to a request. `message` is the server's; it is for `worker.sandbox.kubernetes.jobs` to
+    judge."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}")

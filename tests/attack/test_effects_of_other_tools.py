@@ -15,7 +15,7 @@ from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.integration.worker.workers import Platform, worker
 from tests.submitted import shell
-from worker.sandbox import local
+from worker.sandbox.local import sandbox as local
 from worker.tools.base import Effect, Risk, ToolContext, ToolResult
 
 # --- tools of others ---

@@ -28,10 +28,11 @@ from tests.contracts.sandbox.conftest import (
 )
 from tests.contracts.sandbox.sandboxes import Place
 from tests.system_call_filters import Profile, Verdict, verdict
-from worker.sandbox import local, system_calls
+from worker.sandbox import system_calls
 from worker.sandbox.base import Sandbox
-from worker.sandbox.container_seccomp import strengthened, worker_profile
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.container.seccomp import strengthened, worker_profile
+from worker.sandbox.local import sandbox as local
+from worker.sandbox.local.sandbox import open_local_sandbox
 from worker.sandbox.system_calls import NEWEST, NUMBERS, Where, compiled, refused_in
 
 __all__ = ["bubblewrap", "folder", "isolated", "isolated_place", "kubeconfig", "namespace", "run", "sandbox_image"]
@@ -205,7 +206,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine: str, header: str)
 
 def test_the_profile_of_the_workers_container_in_compose_is_the_one_of_the_list() -> None:
     file = PROJECT / "compose" / "seccomp-worker.json"
-    assert file.read_text() == worker_profile(), f"python -m worker.sandbox.container_seccomp > {file.name}"
+    assert file.read_text() == worker_profile(), f"python -m worker.sandbox.container.seccomp > {file.name}"
 
 
 def test_the_profile_of_the_workers_container_refuses_and_allows_what_the_table_says() -> None:
@@ -402,8 +403,8 @@ def test_bubblewrap_builds_its_walls_under_the_profile_of_the_workers_container(
 import asyncio, ctypes, platform
 from pathlib import Path
 from tests.contracts.sandbox.sandboxes import ignore, new_command
-from worker.sandbox.local import open_local_sandbox
-from worker.sandbox.pod.machine import filter_system_calls
+from worker.sandbox.local.sandbox import open_local_sandbox
+from worker.sandbox.kubernetes.pod.machine import filter_system_calls
 from worker.sandbox.system_calls import Where, compiled
 
 async def main():

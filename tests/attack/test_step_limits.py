@@ -26,9 +26,8 @@ from tests.contracts.sandbox.conftest import (
 )
 from tests.contracts.sandbox.sandboxes import LIMITS, MIB, Running
 from tests.waiting import wait_until
-from worker.sandbox import disk
 from worker.sandbox.base import Ending, Sandbox
-from worker.sandbox.pod.disk import (
+from worker.sandbox.kubernetes.pod.disk import (
     BLOCK_BYTES,
     FIRST_LOOK_SECONDS,
     MAX_DEPTH,
@@ -38,7 +37,8 @@ from worker.sandbox.pod.disk import (
     Space,
     measure,
 )
-from worker.sandbox.pod.machine import clear, walk
+from worker.sandbox.kubernetes.pod.machine import clear, walk
+from worker.sandbox.local import disk
 
 __all__ = ["bubblewrap", "folder", "kubeconfig", "local_sandbox", "namespace", "nearby", "run", "sandbox_image"]
 

@@ -10,7 +10,7 @@ import pytest
 from backplane.errors import InvalidInput, Unavailable
 from backplane.net.egress import OutsideRefused
 from tests.browsing import CHROMIUM, Visitor, served_pages, visiting
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 
 @pytest.fixture

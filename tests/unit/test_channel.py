@@ -5,8 +5,17 @@ import json
 import pytest
 
 from backplane.errors import Superseded, Unavailable
-from worker.sandbox.channel import ACKNOWLEDGE_BYTES, Channel, NotUnderstood
-from worker.sandbox.pod.frames import ACKNOWLEDGE, FAULT, HELLO, MAX_PAYLOAD, OUTPUT, STATE, frame, json_frame
+from worker.sandbox.kubernetes.channel import ACKNOWLEDGE_BYTES, Channel, NotUnderstood
+from worker.sandbox.kubernetes.pod.frames import (
+    ACKNOWLEDGE,
+    FAULT,
+    HELLO,
+    MAX_PAYLOAD,
+    OUTPUT,
+    STATE,
+    frame,
+    json_frame,
+)
 
 
 class Scripted:

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from backplane.credentials import CREDENTIALS
 from backplane.settings import GIB, Settings
 from worker.sandbox.base import Limits
-from worker.sandbox.job import JobSettings, manifest
+from worker.sandbox.kubernetes.manifest import JobSettings, manifest
 
 PROJECT = Path(__file__).parents[2]
 OVERLAYS = ("minimal", "production", "keda")

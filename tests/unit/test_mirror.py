@@ -9,9 +9,9 @@ import pytest
 
 from backplane.errors import InvalidPath
 from worker.sandbox.base import Limits
-from worker.sandbox.channel import NotUnderstood
-from worker.sandbox.mirror import Incoming, Mirror, TooMuch
-from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, HEADER, LINK
+from worker.sandbox.kubernetes.channel import NotUnderstood
+from worker.sandbox.kubernetes.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, HEADER, LINK
+from worker.sandbox.kubernetes.sync import Incoming, Mirror, TooMuch
 
 LIMITS = Limits(
     wall_seconds=1,

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from worker.sandbox import pod_state
 from worker.sandbox.base import (
     Ending,
     SandboxError,
@@ -14,7 +13,8 @@ from worker.sandbox.base import (
     SandboxRefused,
     SandboxUnschedulable,
 )
-from worker.sandbox.pod_state import EndReason, PodEnd, Running, Waiting
+from worker.sandbox.kubernetes import pod_state
+from worker.sandbox.kubernetes.pod_state import EndReason, PodEnd, Running, Waiting
 
 
 def pod(phase: str, state: dict[str, Any] | None = None, *, deleting: bool = False, **status: Any) -> dict[str, Any]:

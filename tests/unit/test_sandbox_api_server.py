@@ -15,8 +15,8 @@ from backplane.kubernetes.api import TRIES, ApiRefused, open_api_server
 from tests.scripted_api import NOTHING, ScriptedApi, answer, raw, scripted_api
 from tests.waiting import wait_until
 from worker.sandbox.base import SandboxQuotaExceeded, SandboxRefused
-from worker.sandbox.cluster import Cluster, open_cluster
-from worker.sandbox.pod_state import EndReason
+from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.pod_state import EndReason
 
 TOKEN = "a-token-that-nobody-may-see"
 Script = Callable[..., tuple[ScriptedApi, str]]

@@ -9,7 +9,7 @@ import pytest
 from backplane.domain import sandbox_labels
 from backplane.domain.runs import Hold, RunStatus
 from controller.cleanup.sandbox_jobs import Doubts, Fate, Known, SandboxJob, Times, fate, judge
-from worker.sandbox import job as worker_job
+from worker.sandbox.kubernetes import manifest as worker_job
 
 TIMES = Times(lease=15, finished=300, session=14_400)
 JOB = SandboxJob("step-1", "uid-1", "7", "run-1", generation=2, worker="w-1", is_warm=False, age_seconds=60)

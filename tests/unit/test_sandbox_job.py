@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backplane.domain.sandbox_labels import label_value
-from worker.sandbox import job
 from worker.sandbox.base import Call, Limits
-from worker.sandbox.job import JobSettings
+from worker.sandbox.kubernetes import manifest as job
+from worker.sandbox.kubernetes.manifest import JobSettings
 
 MIB = 1024 * 1024
 CALL = Call("ann@example.org", "0b6a2a3e-7c1f-4a57-9a57-3d6f2a1b4c5d", "2", generation=3, tries=1)

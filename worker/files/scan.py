@@ -33,7 +33,7 @@ from worker.files.tree import (
     not_a_plain_file,
     signature,
 )
-from worker.sandbox.pod.machine import has_extended_attributes
+from worker.sandbox.kubernetes.pod.machine import has_extended_attributes
 
 _BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")
 """Also as Python names it while it writes it."""

@@ -5,7 +5,7 @@ the kernel's log and the parts of it that were not written for everybody are the
 and so is what has been broken through often and ordinary programs do not need.
 
 From `REFUSALS` follow three forms: the program that bubblewrap and the runner of a pod load (`compiled`), the profile
-of containers and the profile of the worker's container in Compose (`worker.sandbox.container_seccomp`). The list names
+of containers and the profile of the worker's container in Compose (`worker.sandbox.container.seccomp`). The list names
 what is refused, not what is allowed, so that programs go on working; a number that is newer than the list (`NEWEST`)
 does not exist for a command. A refusal is an error that the program sees, and never its end. A call in another
 architecture's form (32 bits) ends the process, because its numbers mean something else.

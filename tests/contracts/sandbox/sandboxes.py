@@ -21,12 +21,12 @@ import pytest
 from backplane.errors import PlatformError, Unavailable
 from tests.waiting import wait_until
 from worker.sandbox.base import Call, Command, Egress, Isolation, Limits, Outcome, Sandbox
-from worker.sandbox.cgroup import ControlGroups
-from worker.sandbox.container import ContainerSandbox, open_container_sandbox
-from worker.sandbox.job import WORKSPACE, JobSettings
-from worker.sandbox.kubernetes import Starts, open_kubernetes_sandbox
-from worker.sandbox.local import LocalSandbox, open_local_sandbox
-from worker.sandbox.pod.packed import runner_argv
+from worker.sandbox.container.sandbox import ContainerSandbox, open_container_sandbox
+from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
+from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.sandbox import Starts, open_kubernetes_sandbox
+from worker.sandbox.local.cgroup import ControlGroups
+from worker.sandbox.local.sandbox import LocalSandbox, open_local_sandbox
 
 MIB = 1024 * 1024
 LIMITS = Limits(

@@ -8,8 +8,8 @@ import pytest
 from tests.contracts.sandbox.conftest import Run
 from tests.contracts.sandbox.sandboxes import LIMITS, MIB, needs_group
 from worker.sandbox.base import Ending, Sandbox
-from worker.sandbox.cgroup import MEMORY, PIDS, ControlGroups
-from worker.sandbox.local import LocalSandbox
+from worker.sandbox.local.cgroup import MEMORY, PIDS, ControlGroups
+from worker.sandbox.local.sandbox import LocalSandbox
 
 
 async def test_a_fork_bomb_gets_no_further_than_its_cap(sandbox: Sandbox, run: Run) -> None:

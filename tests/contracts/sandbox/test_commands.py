@@ -21,7 +21,7 @@ from tests.contracts.sandbox.sandboxes import (
 )
 from tests.waiting import wait_until
 from worker.sandbox.base import Ending, Sandbox
-from worker.sandbox.cgroup import PIDS
+from worker.sandbox.local.cgroup import PIDS
 
 # --- what a command gets, and gives back ---
 

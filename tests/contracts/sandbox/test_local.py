@@ -12,11 +12,11 @@ from backplane.errors import Unavailable
 from tests.contracts.sandbox.conftest import Run
 from tests.contracts.sandbox.sandboxes import MIB, new_mark, processes_with
 from tests.waiting import wait_until
-from worker.sandbox import local
 from worker.sandbox.base import Sandbox
-from worker.sandbox.bubblewrap import find_bubblewrap
-from worker.sandbox.cgroup import ControlGroups
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local import sandbox as local
+from worker.sandbox.local.bubblewrap import find_bubblewrap
+from worker.sandbox.local.cgroup import ControlGroups
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 
 async def test_the_commands_of_a_worker_that_is_killed_go_with_it(tmp_path: Path, bubblewrap: Sandbox) -> None:
@@ -25,7 +25,7 @@ async def test_the_commands_of_a_worker_that_is_killed_go_with_it(tmp_path: Path
 import asyncio, sys
 from pathlib import Path
 from tests.contracts.sandbox.sandboxes import ignore, new_command
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 async def main():
     sandbox = await open_local_sandbox(require_isolation=True)

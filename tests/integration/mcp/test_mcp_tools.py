@@ -16,7 +16,7 @@ from tests.tool_bench import MIB, Bench, tool_bench
 from tests.waiting import wait_until
 from worker.mcp.offered import McpServers
 from worker.mcp.servers import servers_of
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 from worker.tools.base import Risk, ToolResult
 from worker.tools.registry import ToolRegistry
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.tools.site import Site, site_on
 from tests.tool_bench import Bench, NoSecrets, tool_bench
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 from worker.context import Equipment
 from worker.execution import Execution
 from worker.run.interruption import Cause
-from worker.sandbox import local
+from worker.sandbox.local import sandbox as local
 from worker.tools.base import ToolContext, ToolResult
 
 StartProcess = Callable[..., Awaitable[WorkerProcess]]

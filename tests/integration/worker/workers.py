@@ -39,7 +39,7 @@ from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from tests.event_data import data_of, documented
 from tests.queues import redis_queue
 from tests.waiting import wait_until
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 from worker.service import serve
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,6 @@ from backplane.errors import Unavailable
 from backplane.kubernetes.api import open_api_server
 from tests.chaos.proxies import TcpProxy
 from tests.waiting import wait_until
-from worker.sandbox import exec_stream, job
 from worker.sandbox.base import (
     Call,
     Ending,
@@ -29,9 +28,11 @@ from worker.sandbox.base import (
     SandboxRefused,
     SandboxUnschedulable,
 )
-from worker.sandbox.cluster import Cluster, open_cluster
-from worker.sandbox.job import JobSettings
-from worker.sandbox.pod_state import EndReason
+from worker.sandbox.kubernetes import exec_stream
+from worker.sandbox.kubernetes import manifest as job
+from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.manifest import JobSettings
+from worker.sandbox.kubernetes.pod_state import EndReason
 
 MIB = 1024 * 1024
 START_SECONDS = 60.0

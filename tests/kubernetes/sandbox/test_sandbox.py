@@ -15,8 +15,8 @@ from backplane.errors import Superseded, Unavailable
 from tests.kubernetes.sandbox.workers import MIB, Worker, a_bad_network, a_worker, new_call
 from tests.waiting import wait_until
 from worker.sandbox.base import Ending, SandboxImageNotFound
-from worker.sandbox.cluster import FoundJob
-from worker.sandbox.kubernetes import KubernetesSandbox
+from worker.sandbox.kubernetes.jobs import FoundJob
+from worker.sandbox.kubernetes.sandbox import KubernetesSandbox
 
 pytestmark = pytest.mark.kubernetes
 
@@ -79,7 +79,7 @@ async def test_files_arrive_whole_however_often_the_stream_is_cut(
 async def test_a_call_that_found_the_api_server_away_goes_on_where_it_was(
     namespace: str, kubeconfig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.sandbox.conversation.LOST_SECONDS", 0.5)
+    monkeypatch.setattr("worker.sandbox.kubernetes.session.LOST_SECONDS", 0.5)
     async with (
         a_bad_network(kubeconfig, tmp_path) as (proxy, through),
         a_worker(namespace, tmp_path / "files", kubeconfig=through) as worker,

@@ -13,9 +13,9 @@ import yaml
 
 from tests.chaos.proxies import TcpProxy
 from worker.sandbox.base import Call, Command, Limits, Outcome
-from worker.sandbox.job import WORKSPACE, JobSettings
-from worker.sandbox.kubernetes import KubernetesSandbox, Starts, open_kubernetes_sandbox
-from worker.sandbox.pod.packed import runner_argv
+from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
+from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts, open_kubernetes_sandbox
 
 MIB = 1024 * 1024
 IMAGE = os.environ.get("KUBERNETES_TEST_IMAGE", "docker.io/library/python:3.12-slim")

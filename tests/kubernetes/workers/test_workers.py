@@ -10,7 +10,7 @@ from backplane.domain.runs import RunStatus
 from tests.integration.worker.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.sandbox.cluster import Cluster, FoundJob, open_cluster
+from worker.sandbox.kubernetes.jobs import Cluster, FoundJob, open_cluster
 
 StartProcess = Callable[..., Awaitable[WorkerProcess]]
 RUNS_ON = "date +%s.%N >> began; echo begun; n=0; while [ $n -lt 80 ]; do n=$((n+1)); sleep 0.1; done; echo over"

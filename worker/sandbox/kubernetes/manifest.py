@@ -1,9 +1,9 @@
 """The Job that is a sandbox on Kubernetes: its name, its labels, and all that its pod may and may not do.
 
-Values only; `worker.sandbox.cluster` talks to the API server. A name follows from what the Job is for, so creating it
-again after an answer that was lost is the same Job. The pod gets no token, no service's address, no name server and no
-variable but a home and a language. That it reaches no network is for a NetworkPolicy of the namespace to say: a Job
-cannot say it of itself.
+Values only; `worker.sandbox.kubernetes.jobs` talks to the API server. A name follows from what the Job is for, so
+creating it again after an answer that was lost is the same Job. The pod gets no token, no service's address, no name
+server and no variable but a home and a language. That it reaches no network is for a NetworkPolicy of the namespace to
+say: a Job cannot say it of itself.
 """
 
 import hashlib

@@ -17,15 +17,17 @@ from pathlib import Path
 import structlog
 
 from backplane.errors import PlatformError, Unavailable
-from worker.sandbox import cgroup, system_calls
+from backplane.process.tasks import uninterrupted
+from worker.sandbox import system_calls
 from worker.sandbox.base import Call, Command, Ending, Isolation, Limits, NoticeSink, Outcome, OutputSink, Sandbox
-from worker.sandbox.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
-from worker.sandbox.disk import DiskWatch
-from worker.sandbox.egress_socket import INSIDE, egress_socket
-from worker.sandbox.first_end import End, first_end
-from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, ProcessTree, uninterrupted
-from worker.sandbox.unisolated import UnisolatedTree
+from worker.sandbox.local import cgroup
+from worker.sandbox.local.bubblewrap import Bubblewrap, BubblewrapTree, find_bubblewrap
+from worker.sandbox.local.disk import DiskWatch
+from worker.sandbox.local.egress_socket import INSIDE, egress_socket
+from worker.sandbox.local.pipes import InputPipe, OutputPipe
+from worker.sandbox.local.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, ProcessTree
+from worker.sandbox.local.unisolated import UnisolatedTree
+from worker.sandbox.local.watch import End, first_end
 
 TRY_SECONDS = 10.0
 """A first command takes a few hundredths of a second. Much less would take a busy machine for one without isolation."""

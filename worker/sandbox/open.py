@@ -1,4 +1,5 @@
-"""The one place where the kind of sandbox is chosen; each kind has a module here that opens it from the settings.
+"""The one place where the kind of sandbox is chosen; each kind is a wing beside this file,
+and its `open` makes it from the settings.
 
 Only the chosen one is loaded: the Kubernetes client alone costs half a second and 50 MB, which a worker on a laptop
 should not pay for.
@@ -15,5 +16,5 @@ from worker.sandbox.base import Sandbox
 
 def open_sandbox(settings: Settings, worker_id: str, metrics: WorkerMetrics) -> AbstractAsyncContextManager[Sandbox]:
     """The sandbox that SANDBOX names. Entering raises Unavailable when it cannot be had here."""
-    chosen = import_module(f"{__name__}.{settings.sandbox}")
+    chosen = import_module(f"worker.sandbox.{settings.sandbox}.open")
     return cast(AbstractAsyncContextManager[Sandbox], chosen.open_sandbox(settings, worker_id, metrics))

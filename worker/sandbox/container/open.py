@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
 from worker.sandbox.base import Sandbox
-from worker.sandbox.container import open_container_sandbox
+from worker.sandbox.container.sandbox import open_container_sandbox
 
 
 @asynccontextmanager

@@ -10,9 +10,9 @@ from contextlib import suppress
 from backplane.errors import Unavailable
 from backplane.process.tasks import end
 from worker.sandbox.base import Egress
-from worker.sandbox.channel import Channel, NotUnderstood
-from worker.sandbox.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame
-from worker.sandbox.pod.tunnels import MOST_AT_ONCE, NUMBER
+from worker.sandbox.kubernetes.channel import Channel, NotUnderstood
+from worker.sandbox.kubernetes.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame
+from worker.sandbox.kubernetes.pod.tunnels import MOST_AT_ONCE, NUMBER
 
 HEAD_BYTES = 64 * 1024
 UNREAD_MAX = 4 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.sandbox.pod.frames import CHUNK
+from worker.sandbox.kubernetes.pod.frames import CHUNK
 
 KEPT_OUTPUT = 1024 * 1024
 """A command that is further ahead of its reader than this has to wait."""

@@ -6,13 +6,13 @@ import contextlib
 import selectors
 from typing import TYPE_CHECKING, Any
 
-from worker.sandbox.pod.frames import CHUNK, FAULT, HEADER, MAX_PAYLOAD, json_frame
+from worker.sandbox.kubernetes.pod.frames import CHUNK, FAULT, HEADER, MAX_PAYLOAD, json_frame
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from worker.sandbox.pod.runner import Runner
+    from worker.sandbox.kubernetes.pod.runner import Runner
 
 
 class Connection:

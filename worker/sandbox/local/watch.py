@@ -5,8 +5,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from worker.sandbox.base import Ending, Limits
-from worker.sandbox.pipes import OutputPipe
-from worker.sandbox.process import KILLED
+from worker.sandbox.local.pipes import OutputPipe
+from worker.sandbox.local.process import KILLED
 
 End = tuple[Ending, int, str]
 """How it ended, its exit code, and a detail for people."""

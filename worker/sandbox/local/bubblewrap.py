@@ -29,10 +29,10 @@ import structlog
 
 from backplane.errors import InvalidInput, Unavailable
 from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
-from worker.sandbox.cgroup import ControlGroup
-from worker.sandbox.egress_socket import INSIDE
-from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import (
+from worker.sandbox.local.cgroup import ControlGroup
+from worker.sandbox.local.egress_socket import INSIDE
+from worker.sandbox.local.pipes import InputPipe, OutputPipe
+from worker.sandbox.local.process import (
     COMMAND_TOO_LONG,
     EXTRA_PROCESSES,
     OPEN_FILES,
@@ -46,7 +46,7 @@ TEMPORARY_BYTES = 256 * 1024**2
 SHARED_MEMORY_BYTES = 64 * 1024**2
 
 _GONE_SECONDS = 10.0
-_ETC = Path(__file__).parent / "etc"
+_ETC = Path(__file__).parents[1] / "etc"
 _ETC_OF_HOST = (
     "/etc/alternatives",
     "/etc/ld.so.cache",

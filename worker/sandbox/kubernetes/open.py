@@ -4,10 +4,10 @@ from contextlib import AbstractAsyncContextManager
 
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
-from worker.sandbox.job import WORKSPACE, JobSettings
-from worker.sandbox.kubernetes import KubernetesSandbox, Starts, open_kubernetes_sandbox
-from worker.sandbox.pod.packed import runner_argv
-from worker.sandboxes.limits import limits_of
+from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
+from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts, open_kubernetes_sandbox
+from worker.sandbox.limits import limits_of
 
 
 def open_sandbox(

@@ -4,7 +4,7 @@
 Podman allows keyrings, all families of sockets and namespaces. `worker_profile` is for the container of a worker in
 Compose, in which bubblewrap builds its sandboxes: all is allowed but what neither needs. Its file is written by
 
-    python -m worker.sandbox.container_seccomp > compose/seccomp-worker.json
+    python -m worker.sandbox.container.seccomp > compose/seccomp-worker.json
 """
 
 import errno

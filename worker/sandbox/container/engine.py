@@ -24,12 +24,12 @@ import structlog
 
 from backplane.errors import InvalidInput, PlatformError, Unavailable
 from worker.sandbox.base import SandboxImageNotFound, SandboxRefused
-from worker.sandbox.process import COMMAND_TOO_LONG
+from worker.sandbox.local.process import COMMAND_TOO_LONG
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
 PROXY_NAMES = (*PROXIES, *(name.lower() for name in PROXIES))
 
-_HOSTS = Path(__file__).parent / "etc" / "hosts"
+_HOSTS = Path(__file__).parents[1] / "etc" / "hosts"
 _ANSWER_SECONDS = 60.0
 _PULL_SECONDS = 1800.0
 _SAID_CHARS = 500

@@ -31,10 +31,9 @@ from worker.sandbox.base import (
     SandboxError,
     SandboxEvicted,
 )
-from worker.sandbox.channel import Channel, NotUnderstood, parsed
-from worker.sandbox.cluster import Cluster
-from worker.sandbox.mirror import Mirror, TooMuch
-from worker.sandbox.pod.frames import (
+from worker.sandbox.kubernetes.channel import Channel, NotUnderstood, parsed
+from worker.sandbox.kubernetes.jobs import Cluster
+from worker.sandbox.kubernetes.pod.frames import (
     BEGIN,
     CHUNK,
     COLLECT,
@@ -50,12 +49,13 @@ from worker.sandbox.pod.frames import (
     frame,
     json_frame,
 )
-from worker.sandbox.pod.packed import PIPE_ARGV
-from worker.sandbox.pod_state import EndReason
-from worker.sandbox.process import COMMAND_TOO_LONG
+from worker.sandbox.kubernetes.pod.packed import PIPE_ARGV
+from worker.sandbox.kubernetes.pod_state import EndReason
+from worker.sandbox.kubernetes.sync import Mirror, TooMuch
+from worker.sandbox.kubernetes.tunnels import KINDS as TUNNEL_KINDS
+from worker.sandbox.kubernetes.tunnels import Tunnels
+from worker.sandbox.local.process import COMMAND_TOO_LONG
 from worker.sandbox.system_calls import NUMBERS, compiled
-from worker.sandbox.tunnels import KINDS as TUNNEL_KINDS
-from worker.sandbox.tunnels import Tunnels
 
 LOST_SECONDS = 30.0
 """A stream that cannot be opened again for so long is told as an outage; the call may then be made again."""

@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from worker.sandbox.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame
+from worker.sandbox.kubernetes.pod.frames import CHUNK, TUNNEL, TUNNEL_DATA, TUNNEL_END, frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from worker.sandbox.pod.frames import (
+from worker.sandbox.kubernetes.pod.frames import (
     CHUNK,
     DATA,
     DELETE,
@@ -26,7 +26,7 @@ from worker.sandbox.pod.frames import (
     frame,
     json_frame,
 )
-from worker.sandbox.pod.machine import (
+from worker.sandbox.kubernetes.pod.machine import (
     clear,
     has_extended_attributes,
     keep_folders,

@@ -29,10 +29,10 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from worker.sandbox.pod.connection import Connection
-from worker.sandbox.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
-from worker.sandbox.pod.files import KINDS, Files
-from worker.sandbox.pod.frames import (
+from worker.sandbox.kubernetes.pod.connection import Connection
+from worker.sandbox.kubernetes.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
+from worker.sandbox.kubernetes.pod.files import KINDS, Files
+from worker.sandbox.kubernetes.pod.frames import (
     ACKNOWLEDGE,
     BEGIN,
     CHUNK,
@@ -54,15 +54,15 @@ from worker.sandbox.pod.frames import (
     frame,
     json_frame,
 )
-from worker.sandbox.pod.machine import (
+from worker.sandbox.kubernetes.pod.machine import (
     dumpable,
     kill_others,
     out_of_memory_kills,
     processes,
 )
-from worker.sandbox.pod.process import Process
-from worker.sandbox.pod.spool import Spool
-from worker.sandbox.pod.tunnels import Tunnels
+from worker.sandbox.kubernetes.pod.process import Process
+from worker.sandbox.kubernetes.pod.spool import Spool
+from worker.sandbox.kubernetes.pod.tunnels import Tunnels
 
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 

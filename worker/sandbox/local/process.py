@@ -1,16 +1,14 @@
 """A command with everything it started, as one thing that can be waited for and killed."""
 
-import asyncio
-import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from worker.sandbox.base import Command, Limits
-from worker.sandbox.cgroup import ControlGroup
-from worker.sandbox.pipes import InputPipe, OutputPipe
+from worker.sandbox.local.cgroup import ControlGroup
+from worker.sandbox.local.pipes import InputPipe, OutputPipe
 
 T = TypeVar("T")
 
@@ -59,23 +57,3 @@ def all_processes() -> Iterator[int]:
         for entry in entries:
             if entry.name.isdigit():
                 yield int(entry.name)
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Finish `work` even when this task is cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                break
-            cancelled = error
-        except Exception:
-            break
-    if cancelled is not None:
-        with contextlib.suppress(Exception):
-            task.result()
-        raise cancelled
-    return task.result()

@@ -22,10 +22,20 @@ from backplane.workspace.files import CREATE_FILE, empty, make_accessible, open_
 from backplane.workspace.paths import check_path
 from worker.files.tree import NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
 from worker.sandbox.base import Limits
-from worker.sandbox.channel import NotUnderstood, parsed
-from worker.sandbox.pod.disk import MAX_DEPTH
-from worker.sandbox.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, FOLDERS_AT_ONCE, LINK, frame, json_frame
-from worker.sandbox.pod.machine import signature
+from worker.sandbox.kubernetes.channel import NotUnderstood, parsed
+from worker.sandbox.kubernetes.pod.disk import MAX_DEPTH
+from worker.sandbox.kubernetes.pod.frames import (
+    DATA,
+    DELETE,
+    DELETED,
+    FILE,
+    FOLDERS,
+    FOLDERS_AT_ONCE,
+    LINK,
+    frame,
+    json_frame,
+)
+from worker.sandbox.kubernetes.pod.machine import signature
 
 Seen = tuple[int, int, int, int]
 """How a file looks: size, times and inode (`machine.signature`)."""

@@ -1,8 +1,8 @@
 """Ends a command whose folder holds too much, or that takes the last of the machine's disk.
 
 A thread for each command that is not over soon, because looks at files may block, and so that no number of
-commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.pod.disk`); what it has
-deleted and keeps open counts too, where its processes can be seen.
+commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.kubernetes.pod.disk`);
+what it has deleted and keeps open counts too, where its processes can be seen.
 
 A look at a large tree takes a second and more. So only a few are taken at once, of each user one: whose commands have
 many files delays the looks at his own folders. Looks that are due because the disk has grown, or has little left, have
@@ -27,7 +27,15 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from worker.sandbox.base import Limits
-from worker.sandbox.pod.disk import FIRST_LOOK_SECONDS, TICK_SECONDS, Pace, Space, deleted_bytes, measure, space_of
+from worker.sandbox.kubernetes.pod.disk import (
+    FIRST_LOOK_SECONDS,
+    TICK_SECONDS,
+    Pace,
+    Space,
+    deleted_bytes,
+    measure,
+    space_of,
+)
 
 RESERVE_BYTES = 256 * 1024**2
 RESERVE_SHARE = 0.05

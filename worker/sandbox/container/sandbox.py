@@ -39,7 +39,7 @@ import structlog
 
 from backplane.domain import sandbox_labels
 from backplane.errors import PlatformError, Unavailable
-from backplane.process.tasks import in_thread
+from backplane.process.tasks import in_thread, uninterrupted
 from backplane.workspace.files import open_folder
 from worker.sandbox.base import (
     EVERYWHERE,
@@ -57,14 +57,14 @@ from worker.sandbox.base import (
     SandboxImageNotFound,
     SandboxRefused,
 )
-from worker.sandbox.container_engine import PROXY_NAMES, Engine, Kind, identify, refusal
-from worker.sandbox.container_owner import is_gone, own_mark
-from worker.sandbox.container_seccomp import SystemCalls, strengthened
-from worker.sandbox.disk import DiskWatch, Unseen
-from worker.sandbox.egress_socket import INSIDE, egress_socket
-from worker.sandbox.first_end import first_end
-from worker.sandbox.pipes import OutputPipe
-from worker.sandbox.process import EXTRA_PROCESSES, OPEN_FILES, SIGNALS_OF_LIMITS, uninterrupted
+from worker.sandbox.container.engine import PROXY_NAMES, Engine, Kind, identify, refusal
+from worker.sandbox.container.owner import is_gone, own_mark
+from worker.sandbox.container.seccomp import SystemCalls, strengthened
+from worker.sandbox.local.disk import DiskWatch, Unseen
+from worker.sandbox.local.egress_socket import INSIDE, egress_socket
+from worker.sandbox.local.pipes import OutputPipe
+from worker.sandbox.local.process import EXTRA_PROCESSES, OPEN_FILES, SIGNALS_OF_LIMITS
+from worker.sandbox.local.watch import first_end
 
 KIND = "container"
 USER_ID = 1000

@@ -5,7 +5,7 @@ cost the API server no more than their own creation. For one command these are t
 whatever it lasts; claiming a Job that was started ahead takes two patches instead of the create. A look at events is
 taken only while a Job has no pod.
 
-It knows nothing of commands, workspaces or what is said over a stream: that is `worker.sandbox.kubernetes`.
+It knows nothing of commands, workspaces or what is said over a stream: that is `worker.sandbox.kubernetes.sandbox`.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from backplane.domain.sandbox_labels import WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from backplane.process.retrying import pauses
-from worker.sandbox import pod_state
 from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
-from worker.sandbox.exec_stream import PROTOCOL, ExecStream
-from worker.sandbox.job import CONTAINER, selector, worker_labels
-from worker.sandbox.pod_state import EndReason, PodEnd, Running, Waiting
+from worker.sandbox.kubernetes import pod_state
+from worker.sandbox.kubernetes.exec_stream import PROTOCOL, ExecStream
+from worker.sandbox.kubernetes.manifest import CONTAINER, selector, worker_labels
+from worker.sandbox.kubernetes.pod_state import EndReason, PodEnd, Running, Waiting
 
 FIRST_LOOK_SECONDS = 2.0
 """A Job without a pod is looked at after so long, and nobody is told of an ordinary wait before."""

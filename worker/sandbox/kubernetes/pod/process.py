@@ -11,7 +11,7 @@ import signal
 import time
 from typing import Any, BinaryIO
 
-from worker.sandbox.pod.machine import dumpable, filter_system_calls, out_of_memory_kills, processes_of_all
+from worker.sandbox.kubernetes.pod.machine import dumpable, filter_system_calls, out_of_memory_kills, processes_of_all
 
 OPEN_FILES = 1024
 SPARE_PROCESSES = 2

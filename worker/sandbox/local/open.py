@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
 from worker.sandbox.base import Sandbox
-from worker.sandbox.local import open_local_sandbox
+from worker.sandbox.local.sandbox import open_local_sandbox
 
 
 @asynccontextmanager

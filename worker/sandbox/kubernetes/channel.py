@@ -9,7 +9,16 @@ from typing import Any, Protocol
 
 from backplane.domain.sizes import shortened
 from backplane.errors import Superseded, Unavailable
-from worker.sandbox.pod.frames import ACKNOWLEDGE, FAULT, HEADER, HELLO, MAX_PAYLOAD, STATE, frame, json_frame
+from worker.sandbox.kubernetes.pod.frames import (
+    ACKNOWLEDGE,
+    FAULT,
+    HEADER,
+    HELLO,
+    MAX_PAYLOAD,
+    STATE,
+    frame,
+    json_frame,
+)
 
 ACKNOWLEDGE_BYTES = 256 * 1024
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from backplane.errors import InvalidInput, Unavailable
 from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
-from worker.sandbox.cgroup import ControlGroup
-from worker.sandbox.pipes import InputPipe, OutputPipe
-from worker.sandbox.process import (
+from worker.sandbox.local.cgroup import ControlGroup
+from worker.sandbox.local.pipes import InputPipe, OutputPipe
+from worker.sandbox.local.process import (
     COMMAND_TOO_LONG,
     EXTRA_PROCESSES,
     OPEN_FILES,

@@ -1,8 +1,9 @@
 """The sandbox as a Kubernetes Job: a pod of its own for a command, for all commands of a run, or started beforehand.
 
 The pod has no network, no token and no credential: what it needs comes through the API server, on a stream that the
-worker opens to the runner inside (`worker.sandbox.pod`). Over it go the files, the command, its output and what it
-changed. The stream may break at any moment; the command goes on, and the next stream begins where the last one ended.
+worker opens to the runner inside (`worker.sandbox.kubernetes.pod`). Over it go the files, the command, its output and
+what it changed. The stream may break at any moment; the command goes on, and the next stream begins where the last one
+ended.
 
 A worker that dies leaves its Job behind. Whoever has the run next finds it by its labels: where the same command still
 runs in it, or has ended and was not fetched, it is taken over; all else is deleted. What nobody takes over the
@@ -26,8 +27,7 @@ import structlog
 from backplane.domain import sandbox_labels
 from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.process.retrying import pauses
-from backplane.process.tasks import end, in_thread
-from worker.sandbox import job
+from backplane.process.tasks import end, in_thread, uninterrupted
 from worker.sandbox.base import (
     Call,
     Command,
@@ -41,12 +41,12 @@ from worker.sandbox.base import (
     SandboxError,
     SandboxQuotaExceeded,
 )
-from worker.sandbox.channel import NotUnderstood
-from worker.sandbox.cluster import Cluster, open_cluster
-from worker.sandbox.conversation import POD_END_SECONDS, Conversation, Pod, digest
-from worker.sandbox.job import JobSettings
-from worker.sandbox.pod.frames import ENDED, KILL, QUIT, frame
-from worker.sandbox.process import uninterrupted
+from worker.sandbox.kubernetes import manifest as job
+from worker.sandbox.kubernetes.channel import NotUnderstood
+from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.manifest import JobSettings
+from worker.sandbox.kubernetes.pod.frames import ENDED, KILL, QUIT, frame
+from worker.sandbox.kubernetes.session import POD_END_SECONDS, Conversation, Pod, digest
 
 log = structlog.get_logger(__name__)
 
