@@ -6,7 +6,7 @@ from typing import Any
 from backplane.domain.runs import Run, RunStatus
 from backplane.store.journal import StepRecord
 from tests.integration.tools.site import Answer, Site
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 
 RETRY = {"max_attempts": 3, "backoff_seconds": 0.01}
 OVER = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.WAITING, RunStatus.CANCELLED)

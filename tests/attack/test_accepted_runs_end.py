@@ -16,7 +16,7 @@ from app.routes.runs import situation_of
 from backplane.queue.base import Whereabouts
 from backplane.resources import connect
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import ROOT, Platform, environment_of, worker
+from tests.platform.workers import ROOT, Platform, environment_of, worker
 from tests.servers import RedisServer
 from tests.submitted import shell
 from worker import reconciler

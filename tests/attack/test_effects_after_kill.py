@@ -15,7 +15,7 @@ from tests.attack.outside import RETRY, ended, hangs, is_uncertain, outside, pos
 from tests.integration.agent.conftest import StartWithModels, says, wishes
 from tests.integration.tools.site import Site
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import ROOT, Platform, WorkerProcess
+from tests.platform.workers import ROOT, Platform, WorkerProcess
 from tests.scripted_models import ScriptedModels
 from tests.waiting import wait_until
 

@@ -35,7 +35,7 @@ from tests.attack.outside import (
 from tests.integration.agent.conftest import StartWithModels, plan_of, says, wishes
 from tests.integration.tools.site import Answer, Site
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import Platform, WorkerProcess, worker
+from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.scripted_models import ScriptedModels
 from tests.submitted import shell
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ from tests.attack.outside import RETRY, cuts, ended, hangs, is_uncertain, outsid
 from tests.integration.tools.site import Site
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.submitted import shell
 from worker.sandbox.local import sandbox as local
 from worker.tools.base import Effect, Risk, ToolContext, ToolResult

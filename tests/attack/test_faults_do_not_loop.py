@@ -37,7 +37,7 @@ from backplane.store.database import Database
 from tests.chaos.proxies import S3Fault, S3Proxy
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import ROOT, UNTIL_GO, Platform, worker
+from tests.platform.workers import ROOT, UNTIL_GO, Platform, worker
 from tests.servers import PostgresServer, S3Server
 from tests.submitted import new_run, shell, write
 from tests.waiting import wait_until

@@ -26,7 +26,7 @@ from backplane.settings import Settings
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.integration.api.running import Api, Person, StartApi, StartWorker
-from tests.integration.worker.workers import WorkerProcess
+from tests.platform.workers import WorkerProcess
 from tests.queues import finish, known, redis_queue
 from tests.redis_servers import Node, until
 from tests.submitted import shell

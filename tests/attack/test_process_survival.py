@@ -24,7 +24,7 @@ from backplane.domain.runs import RunStatus
 from backplane.process.log_stream import LogStream
 from tests.e2e.test_agentctl_up import is_running
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import ROOT, Platform, WorkerProcess
+from tests.platform.workers import ROOT, Platform, WorkerProcess
 from tests.ports import own_port
 from tests.submitted import shell
 from tests.waiting import wait_until

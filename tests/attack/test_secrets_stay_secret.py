@@ -32,7 +32,7 @@ from tests.databases import downgrade
 from tests.integration.agent.conftest import StartWithModels, models, plan_of, says, start_with_models
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.scripted_models import ScriptedModels
 from tests.submitted import shell
 from tests.waiting import wait_until

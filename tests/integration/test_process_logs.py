@@ -15,7 +15,7 @@ from agentctl.local.embedded import find_redis_server, free_port
 from backplane.domain.events import EventType
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
 from tests.integration.worker.test_crashes import StartProcess
-from tests.integration.worker.workers import ROOT, UNTIL_GO, Platform, environment_of
+from tests.platform.workers import ROOT, UNTIL_GO, Platform, environment_of
 from tests.submitted import shell
 from tests.waiting import wait_until
 

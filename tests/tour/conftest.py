@@ -10,7 +10,7 @@ import pytest
 
 from backplane.settings import Settings
 from tests.integration.api.running import running
-from tests.integration.worker.workers import QUICK, WorkerProcess, skip_without_isolation
+from tests.platform.workers import QUICK, WorkerProcess, skip_without_isolation
 from tests.settings import settings_of
 
 

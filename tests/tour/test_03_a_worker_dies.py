@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from tests.integration.worker.workers import WorkerProcess
+from tests.platform.workers import WorkerProcess
 from tests.tour.watching import watch
 
 PLAN = {

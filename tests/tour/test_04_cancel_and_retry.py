@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from tests.integration.worker.workers import WorkerProcess, processes_with
+from tests.platform.workers import WorkerProcess, processes_with
 from tests.tour.watching import watch
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from tests.integration.worker.workers import WorkerProcess
+from tests.platform.workers import WorkerProcess
 from tests.tour.watching import Seen, watch
 
 PROMPT = """\

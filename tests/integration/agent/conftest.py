@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
-from tests.integration.worker.workers import Platform, skip_without_isolation, worker
+from tests.platform.workers import Platform, skip_without_isolation, worker
 from tests.scripted_models import Asked, Reply, ScriptedModels, said, scripted_models
 
 __all__ = ["isolated", "models", "start_platform", "start_process", "start_with_models"]

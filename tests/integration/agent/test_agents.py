@@ -14,7 +14,7 @@ from backplane.domain.runs import RunStatus
 from backplane.domain.secrets import Secret
 from backplane.sealing import Seal, new_key
 from tests.integration.agent.conftest import Recording, StartWithModels, plan_of, says, told, wishes
-from tests.integration.worker.workers import Platform, WorkerProcess
+from tests.platform.workers import Platform, WorkerProcess
 from tests.scripted_models import Asked, Reply, ScriptedModels
 from tests.waiting import wait_until
 

@@ -3,7 +3,7 @@
 from backplane.domain.decisions import DecisionStatus
 from backplane.domain.runs import RunStatus
 from tests.integration.agent.conftest import StartWithModels, plan_of, says
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 from tests.scripted_models import ScriptedModels
 
 WRITE = {"id": "write", "tool": "file_write", "arguments": {"path": "a.txt", "content": "one"}}

@@ -15,7 +15,7 @@ from backplane.process.tasks import end
 from backplane.sealing import new_key
 from tests.event_data import data_of
 from tests.integration.agent.conftest import StartWithModels, plan_of, says
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.scripted_models import Reply, ScriptedModels
 from tests.waiting import wait_until
 from worker.llm import progress

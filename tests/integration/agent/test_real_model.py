@@ -10,8 +10,8 @@ from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
 from tests.integration.agent.conftest import UNLIMITED
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import Platform, worker
 from tests.model_server import KEY, ModelHttpServer
+from tests.platform.workers import Platform, worker
 
 THINK = {
     "id": "think",

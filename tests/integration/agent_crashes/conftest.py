@@ -9,7 +9,7 @@ import pytest
 from tests.integration.agent.conftest import UNLIMITED, isolated, models
 from tests.integration.agent_crashes.crashes import PRICES, Marking, fund
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
-from tests.integration.worker.workers import Platform, WorkerProcess
+from tests.platform.workers import Platform, WorkerProcess
 from tests.scripted_models import ScriptedModels
 
 __all__ = ["isolated", "models", "start_platform", "start_process"]

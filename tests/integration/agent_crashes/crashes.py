@@ -11,7 +11,7 @@ from backplane.domain.decisions import DecisionKind, DecisionStatus
 from backplane.domain.runs import Run, RunStatus
 from backplane.store.journal import StepStatus
 from backplane.store.model_calls import CallStatus
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 from tests.scripted_models import Asked, Reply, said
 
 PRICES = {"local/m": {"input": 100.0, "output": 200.0}}

@@ -16,7 +16,7 @@ from backplane.sealing import Seal, new_key
 from tests.integration.agent_crashes.crashes import fund
 from tests.integration.tools.site import site_on
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import LONG_SECONDS, Platform, WorkerProcess, worker
+from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess, worker
 from tests.scripted_models import Reply, ScriptedModels, openai_chunk, refusal, said
 from tests.waiting import wait_until
 from worker.service import serve

@@ -20,7 +20,7 @@ from tests.integration.agent_crashes.crashes import (
     nothing_is_lost_or_done_twice,
     over,
 )
-from tests.integration.worker.workers import LONG_SECONDS, UNTIL_GO, Platform, WorkerProcess, worker
+from tests.platform.workers import LONG_SECONDS, UNTIL_GO, Platform, WorkerProcess, worker
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("isolated")

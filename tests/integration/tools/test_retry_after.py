@@ -11,7 +11,7 @@ from tests.attack import mcp_site
 from tests.attack.outside import ended, outside, post, record
 from tests.integration.tools.site import Answer, Site
 from tests.integration.worker.conftest import StartPlatform, start_platform
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 
 __all__ = ["start_platform"]
 

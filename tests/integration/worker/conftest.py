@@ -11,7 +11,7 @@ import pytest
 from backplane.domain.users import Tier
 from backplane.redis.client import RedisClients
 from backplane.resources import connect
-from tests.integration.worker.workers import QUICK, Platform, WorkerProcess, skip_without_isolation, worker
+from tests.platform.workers import QUICK, Platform, WorkerProcess, skip_without_isolation, worker
 from tests.settings import settings_of
 
 StartPlatform = Callable[..., Awaitable[Platform]]

@@ -14,7 +14,7 @@ from backplane.queue.base import Settlement
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
-from tests.integration.worker.workers import Platform, WorkerProcess, worker
+from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 from worker.execution import Execution

@@ -11,7 +11,7 @@ from backplane.domain.runs import RunStatus
 from backplane.errors import InvalidInput
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
-from tests.integration.worker.workers import Platform, WorkerProcess, worker
+from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 

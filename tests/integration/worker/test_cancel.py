@@ -6,7 +6,7 @@ import pytest
 
 from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import UNTIL_GO, Platform, processes_with, worker
+from tests.platform.workers import UNTIL_GO, Platform, processes_with, worker
 from tests.servers import RedisServer
 from tests.submitted import shell
 from tests.waiting import wait_until

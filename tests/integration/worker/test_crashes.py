@@ -19,7 +19,7 @@ from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
+from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
 from tests.queues import known
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until

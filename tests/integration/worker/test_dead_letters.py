@@ -8,7 +8,7 @@ from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunError, RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.submitted import shell
 from worker.tools.base import ToolContext, ToolResult
 

@@ -9,7 +9,7 @@ from backplane.domain.runs import Run, RunStatus
 from backplane.errors import NotFound
 from backplane.store.journal import StepStatus
 from tests.event_data import data_of
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 from tests.submitted import shell, write
 
 STEPS = (

@@ -10,7 +10,7 @@ from backplane.errors import Unavailable
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import Platform, processes_with, worker
+from tests.platform.workers import Platform, processes_with, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 from worker.tools.base import ToolContext, ToolResult

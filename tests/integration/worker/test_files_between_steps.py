@@ -12,7 +12,7 @@ import pytest
 from app.schemas.runs import ForkRun
 from backplane.domain.decisions import DecisionStatus
 from backplane.domain.runs import RunStatus
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
 

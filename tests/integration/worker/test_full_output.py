@@ -9,7 +9,7 @@ from backplane.domain.runs import RunStatus
 from backplane.store.journal import StepStatus
 from backplane.workspace.base import FileInfo
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
 from worker.files.retrying import PatientWorkspace

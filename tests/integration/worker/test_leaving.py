@@ -11,7 +11,7 @@ from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
+from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 

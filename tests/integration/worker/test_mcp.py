@@ -6,7 +6,7 @@ from backplane.domain.runs import RunStatus
 from backplane.domain.secrets import Secret
 from backplane.sealing import new_key
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import worker
+from tests.platform.workers import worker
 
 CALCULATOR = Path(__file__).parents[1] / "mcp" / "calculator.py"
 VALUE = "the-key-of-the-calculator"

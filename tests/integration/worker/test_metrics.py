@@ -12,8 +12,8 @@ from agentctl.local.embedded import free_port
 from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
-from tests.integration.worker.workers import Platform, WorkerProcess, worker
 from tests.metrics import Scraped, broken_conventions, parsed, scrape
+from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 from worker.metrics import WorkerMetrics

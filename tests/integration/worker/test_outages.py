@@ -13,7 +13,7 @@ from backplane.process.tasks import end
 from backplane.queue.base import Job
 from backplane.store.held import HeldRuns
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import UNTIL_GO, Platform, worker
+from tests.platform.workers import UNTIL_GO, Platform, worker
 from tests.queues import known, postpone
 from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.submitted import new_run, plan, shell

@@ -12,7 +12,7 @@ from backplane.store.held import HeldRun
 from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
-from tests.integration.worker.workers import UNTIL_GO, Platform, WorkerProcess, worker
+from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
 from worker.tools.base import ToolContext, ToolResult

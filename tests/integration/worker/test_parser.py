@@ -6,7 +6,7 @@ import pytest
 
 from backplane.input.parsing import Parser
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import worker
+from tests.platform.workers import worker
 from tests.submitted import new_run
 
 

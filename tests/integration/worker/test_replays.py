@@ -13,7 +13,7 @@ from tests.integration.tools.site import Site
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.test_derived_runs import files
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import BEGUN, Platform, worker
+from tests.platform.workers import BEGUN, Platform, worker
 from tests.scripted_models import ScriptedModels
 from tests.submitted import shell, write
 from worker.tools.base import ToolContext, ToolResult

@@ -12,7 +12,7 @@ from backplane.domain.users import Tier, User
 from backplane.logs.base import Appended, Batch
 from backplane.process.tasks import end
 from backplane.store.held import HeldRun, HeldRuns
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
 from worker.run.events import CALL_BYTES, SHARE, UNTOLD_MAX, EventWriter, RunEvents, share

@@ -11,7 +11,7 @@ from backplane.store.journal import StepStatus
 from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip
-from tests.integration.worker.workers import UNTIL_GO, Platform, worker
+from tests.platform.workers import UNTIL_GO, Platform, worker
 from tests.queues import known
 from tests.submitted import shell, write
 from tests.waiting import wait_until

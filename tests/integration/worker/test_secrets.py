@@ -7,7 +7,7 @@ from backplane.domain.secrets import Secret
 from backplane.sealing import new_key
 from tests.integration.tools.site import site_on
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 
 VALUE = "s3cr3t-value-of-the-user"
 

@@ -13,7 +13,7 @@ from backplane.domain.runs import RunStatus
 from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.waiting import wait_until
 from worker.tools.base import StepReport, ToolContext, ToolResult
 

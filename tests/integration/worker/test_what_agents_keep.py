@@ -10,7 +10,7 @@ from backplane.artifacts.base import Agent, Author
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.workers import Platform, worker
+from tests.platform.workers import Platform, worker
 from tests.unit.test_plugins import EXAMPLE, install
 
 

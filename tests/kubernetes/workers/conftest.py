@@ -3,7 +3,7 @@
 import pytest
 
 from tests.integration.worker.conftest import StartPlatform, start_platform, start_process
-from tests.integration.worker.workers import Platform
+from tests.platform.workers import Platform
 
 __all__ = ["start_platform", "start_process"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from backplane.domain import sandbox_labels
 from backplane.domain.runs import RunStatus
-from tests.integration.worker.workers import Platform, WorkerProcess, worker
+from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
 from worker.sandbox.kubernetes.jobs import Cluster, FoundJob, open_cluster
