@@ -42,7 +42,7 @@ from tests.waiting import wait_until
 from worker.sandbox.local.sandbox import open_local_sandbox
 from worker.service import serve
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 LONG_SECONDS = 30.0
 
 BEGUN = "begun"
