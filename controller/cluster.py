@@ -1,20 +1,24 @@
 """The Kubernetes API as the controller uses it: a client for a while, and its errors as the platform's own.
 
 Inside a cluster the pod's service account is used, outside the kubeconfig (KUBECONFIG, else ~/.kube/config).
+
+The client's library takes two seconds to load, more than half of the controller's start, so it is loaded when a cluster
+is first used.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
-
-import aiohttp
-from kubernetes.aio.client import ApiClient, ApiException, BatchV1Api, Configuration, CoreV1Api
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from typing import TYPE_CHECKING, Any
 
 from backplane.errors import Unavailable
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import ApiClient
 
 REQUEST_SECONDS = 15.0
 _GONE, _GONE_OR_CHANGED = (404,), (404, 409)
@@ -32,10 +36,11 @@ def own_namespace() -> str:
 class Cluster:
     """The calls that a controller makes. Each raises Unavailable, which says what right is missing if one is."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: "ApiClient") -> None:
+        library = _library()
         self.client = client
-        self._jobs: Any = BatchV1Api(client)
-        self._pods: Any = CoreV1Api(client)
+        self._jobs: Any = library.BatchV1Api(client)
+        self._pods: Any = library.CoreV1Api(client)
 
     async def jobs(self, namespace: str, selector: str, *, page: int) -> AsyncIterator[dict[str, Any]]:
         """All Jobs that `selector` selects by their labels, so many in a request."""
@@ -93,7 +98,7 @@ class Cluster:
         with _translated(what):
             try:
                 await _answered(call)
-            except ApiException as error:
+            except _library().ApiException as error:
                 if error.status not in expected:
                     raise
                 return False
@@ -103,20 +108,29 @@ class Cluster:
 @asynccontextmanager
 async def connect_cluster() -> AsyncIterator[Cluster]:
     """Raises Unavailable when nothing says where the API server is, or how to log in."""
-    configuration = Configuration()
+    library = await asyncio.to_thread(_library)
+    loading = await asyncio.to_thread(import_module, "kubernetes.aio.config")
+    configuration = library.Configuration()
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").exists():
-            cast(Any, load_incluster_config)(client_configuration=configuration)
+            loading.load_incluster_config(client_configuration=configuration)
         else:
             file = os.environ.get("KUBECONFIG") or None
-            await cast(Any, load_kube_config)(config_file=file, client_configuration=configuration)
-    except (ConfigException, OSError) as error:
+            await loading.load_kube_config(config_file=file, client_configuration=configuration)
+    except (loading.ConfigException, OSError) as error:
         raise Unavailable(
             f"cannot tell which cluster to use ({error}); run in a pod with a service account, or set KUBECONFIG",
             part="kubernetes",
         ) from error
-    async with ApiClient(configuration=configuration) as client:
+    async with library.ApiClient(configuration=configuration) as client:
         yield Cluster(client)
+
+
+def _library() -> Any:
+    library: Any = import_module("kubernetes.aio.client")
+    # These are loaded when they are first asked for, and take most of the time.
+    _ = library.BatchV1Api, library.CoreV1Api
+    return library
 
 
 async def _answered(call: Awaitable[Any]) -> dict[str, Any]:
@@ -128,7 +142,7 @@ async def _answered(call: Awaitable[Any]) -> dict[str, Any]:
     response = await call
     content = await response.read()
     if not 200 <= response.status < 300:
-        raise ApiException(status=response.status, reason=response.reason)
+        raise _library().ApiException(status=response.status, reason=response.reason)
     answer: dict[str, Any] = json.loads(content)
     return answer
 
@@ -138,10 +152,10 @@ def _translated(what: str) -> Iterator[None]:
     """`what` was asked for, such as "list jobs in agents-tools"; it stands in what Unavailable says."""
     try:
         yield
-    except ApiException as error:
+    except _library().ApiException as error:
         advice = f"; let the controller's service account {what}" if error.status in (401, 403) else ""
         message = f"the API server refuses to {what}: {error.status} {error.reason}{advice}"
         raise Unavailable(message, part="kubernetes") from error
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+    except (import_module("aiohttp").ClientError, TimeoutError, OSError, ValueError) as error:
         message = f"the API server does not answer: {type(error).__name__}: {error}"
         raise Unavailable(message, part="kubernetes") from error
