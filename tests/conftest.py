@@ -252,8 +252,12 @@ async def no_task_left_behind() -> AsyncIterator[None]:
 
 def children() -> set[int]:
     """Processes started by this one that were not waited for yet; empty where the system does not say."""
-    found = set[int]()
-    for listing in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-            found.update(map(int, listing.read_text().split()))
+    found, threads = set[int](), "/proc/self/task"
+    for thread in os.listdir(threads) if os.path.isdir(threads) else ():
+        # The thread may have ended meanwhile.
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"{threads}/{thread}/children") as listing,
+        ):
+            found.update(map(int, listing.read().split()))
     return found
