@@ -1,4 +1,4 @@
-"""Compares the table of Redis keys in docs/architecture.md with `backplane.redis.keys`, or writes it (`--write`).
+"""Compares the table of Redis keys in docs/internals.md with `backplane.redis.keys`, or writes it (`--write`).
 
 The code is the source: a key is declared once, with its lifetime and who touches it, and the document shows that.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backplane.redis.keys import KEYS, Key
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "internals.md"
 START, END = "<!-- keys -->", "<!-- /keys -->"
 HEADING = ("Key", "Type", "Lifetime", "Written by", "Read by", "What for")
 

@@ -1,7 +1,7 @@
 """Every Redis key, and who writes and reads it.
 
 Redis may be emptied at any moment: nothing here is the only copy of anything. A key either has a lifetime or is
-declared permanent, which means that its size is bounded by the runs that are under way. `docs/architecture.md` shows
+declared permanent, which means that its size is bounded by the runs that are under way. `docs/internals.md` shows
 this table, and `make check` holds the two against each other.
 
 All keys of one platform begin with one prefix (REDIS_KEY_PREFIX, empty by default). On a Redis Cluster it holds a hash
