@@ -25,6 +25,8 @@ from backplane.limits.rates.base import RateLimiter
 from backplane.limits.rates.redis import RedisRateLimiter
 from backplane.limits.slots.base import Slots
 from backplane.limits.slots.redis import RedisSlots
+from backplane.limits.storage.base import Storage
+from backplane.limits.storage.redis import RedisStorage
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import Limits
@@ -35,8 +37,6 @@ from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
 from backplane.sealing import Seal
 from backplane.settings import Settings
-from backplane.storage.base import Storage
-from backplane.storage.redis import RedisStorage
 from backplane.store import Store
 from backplane.store.database import Database, parse_url
 from backplane.tool_catalogue.base import ToolCatalogue

@@ -1,6 +1,6 @@
 """Counts what users have stored, now and then: runs and events by the database, files by a walk over all workspaces.
 
-The numbers go to Redis (`backplane.storage`), where the API and workers look before they take more, and those of all
+The numbers go to Redis (`backplane.limits.storage`), where the API and workers look before they take more, and those of all
 files together to the metrics. One controller counts at a time, by a lease that it keeps from count to count: a count of
 files adds the difference to what was known when it began, so two at once would each add it. The lease is not without
 exception (`backplane.leases`); a number that comes out wrong is mended by the next count.
@@ -16,8 +16,8 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
+from backplane.limits.storage.base import Storage
 from backplane.process.tasks import end
-from backplane.storage.base import Storage
 from backplane.store.usage import UsageCounts
 from backplane.workspace.base import WorkspaceStore, total
 from controller.metrics import ControllerMetrics

@@ -1,6 +1,6 @@
 """Whether a user may keep more: asked before a run is made or started.
 
-The numbers are those of `backplane.storage`: counted by a controller now and then. So a user may go over a limit by
+The numbers are those of `backplane.limits.storage`: counted by a controller now and then. So a user may go over a limit by
 what is made between two counts, which the limits on calls and on runs at once bound.
 """
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from backplane.domain.stored import StorageQuota, Stored
 from backplane.errors import StorageExceeded, Unavailable
-from backplane.storage.base import Storage
+from backplane.limits.storage.base import Storage
 
 LOOKED_UP = 10_000
 LOOKED_UP_SECONDS = 5.0

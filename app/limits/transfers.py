@@ -17,7 +17,7 @@ import structlog
 
 from backplane.domain.stored import Reserved, StorageQuota
 from backplane.errors import QuotaExceeded, StorageExceeded, TooManyTransfers, Unavailable
-from backplane.storage.base import Storage
+from backplane.limits.storage.base import Storage
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.quota import Quota, Room, ensure_room, limited
 

@@ -3,7 +3,7 @@
 Three moments: `ensure_room` before one file is written, `limited` while its bytes arrive (what a header announced is
 no proof), `check_totals` for what a command left in a checkout. Nothing is counted between calls: the store's listing
 is the truth. So two writes at the same moment can each be allowed, unless each reserves its room first and says what
-others had `reserved` before (`backplane.storage`), as uploads do.
+others had `reserved` before (`backplane.limits.storage`), as uploads do.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator

@@ -6,8 +6,8 @@ import pytest
 
 from backplane.domain.stored import Reserved, StorageQuota, Stored
 from backplane.errors import StorageExceeded
+from backplane.limits.storage.redis import KNOWN_SECONDS, RESERVED_SECONDS, RedisStorage
 from backplane.redis.client import RedisClients
-from backplane.storage.redis import KNOWN_SECONDS, RESERVED_SECONDS, RedisStorage
 
 QUOTA, NO_QUOTA = StorageQuota(bytes=100), StorageQuota()
 
@@ -106,7 +106,7 @@ async def test_an_upload_that_ends_after_its_users_numbers_were_lost_takes_nothi
 
 
 async def test_all_users_are_known_page_by_page(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backplane.storage.redis.AT_ONCE", 2)
+    monkeypatch.setattr("backplane.limits.storage.redis.AT_ONCE", 2)
     counted = {f"user-{number}": Stored(runs=number, events=1) for number in range(5)}
     await storage.count_rows(counted)
     assert await storage.known() == counted
@@ -133,7 +133,7 @@ async def test_what_was_deleted_is_taken_from_what_was_counted_down_to_nothing(s
 
 
 async def test_it_is_known_when_something_was_counted(storage: RedisStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backplane.storage.redis.time.time", lambda: 1000.5)
+    monkeypatch.setattr("backplane.limits.storage.redis.time.time", lambda: 1000.5)
     await storage.grow("ada", 5, NO_QUOTA)
     found = await storage.of("ada")
     assert (found.rows_at, found.files_at) == (None, None)

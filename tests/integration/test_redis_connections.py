@@ -15,10 +15,10 @@ from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota, Stored
 from backplane.errors import Unavailable
+from backplane.limits.storage.redis import RedisStorage
 from backplane.logs.base import Appended, Batch, EventLog, Interrupted, Subscription
 from backplane.queue.base import Caps, Job, Room
 from backplane.redis.client import Access, RedisClients, Script, translated
-from backplane.storage.redis import RedisStorage
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, known, postpone, redis_queue

@@ -13,7 +13,7 @@ import structlog
 
 from backplane.domain.stored import StorageQuota
 from backplane.errors import NotFound, StorageExceeded, Unavailable
-from backplane.storage.base import Storage
+from backplane.limits.storage.base import Storage
 from backplane.workspace.base import FileInfo, Workspace
 
 FREE_BYTES = 1024 * 1024

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from backplane.domain.stored import StorageQuota
 from backplane.leases.redis import RedisLease
+from backplane.limits.storage.redis import RedisStorage
 from backplane.redis.client import RedisClients
-from backplane.storage.redis import RedisStorage
 from backplane.workspace.base import Usage
 from backplane.workspace.local import LocalWorkspaceStore
 from controller.metrics import ControllerMetrics

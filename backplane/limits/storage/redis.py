@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from backplane.domain.stored import Reserved, StorageQuota, Stored
+from backplane.limits.storage.base import Storage
 from backplane.redis.client import RedisClients, Script, translated
-from backplane.storage.base import Storage
 
 LUA = Path(__file__).parent / "lua"
 RESERVED_SECONDS = 120
