@@ -34,6 +34,7 @@ STATUS_OF: tuple[tuple[type[errors.PlatformError], int], ...] = (
     (errors.RateLimited, 429),
     (errors.TooManyWaiting, 429),
     (errors.Unavailable, 503),
+    (errors.PartRefuses, 503),
 )
 
 TAGS = {

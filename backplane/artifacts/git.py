@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backplane.artifacts.base import Agent, Artifact, Artifacts, Author, Change
 from backplane.domain.runs import AGENT_PATTERN
-from backplane.errors import InvalidInput, NotFound, PlatformError, Unavailable
+from backplane.errors import InvalidInput, NotFound, PartRefuses, PlatformError, Unavailable
 from backplane.process.file_lock import LockBusy, file_lock
 from backplane.process.tasks import in_thread
+from backplane.workspace.files import REFUSALS
 
 if TYPE_CHECKING:
     from backplane.artifacts.repository import Repository
@@ -82,8 +83,8 @@ class GitArtifacts(Artifacts):
         read = _opened(self._path(agent, ".git"), action, create=False)
         try:
             return await in_thread(read)
-        except Unavailable:
-            # What a writer packed at this moment is in another file now.
+        except PartRefuses:
+            # What a writer packed at this moment is in another file now; what is damaged is so the second time too.
             return await in_thread(read)
 
     async def _writing(self, agent: Agent, action: "Callable[[Repository], T]", *, create: bool = False) -> T:
@@ -122,17 +123,23 @@ def _opened(path: Path, action: "Callable[[Repository], T]", *, create: bool) ->
             return action(git.Repository(path, create=create))
         except PlatformError:
             raise
-        except UnicodeError:  # not to be waited for: it comes each time again
-            raise
-        except (git.pygit2.GitError, OSError, KeyError, ValueError) as error:
-            # Git's own words name files, objects and nothing else.
+        except OSError as error:
             raise _unreachable(error) from error
+        except UnicodeError:
+            raise
+        except (git.pygit2.GitError, KeyError, ValueError) as error:
+            # Git's own words name files, objects and nothing else.
+            raise PartRefuses(
+                f"the artifacts of this agent cannot be used: {error}. Look at {path.parent.name}/{path.name} in "
+                "ARTIFACTS_DIR (git fsck), and put a backup in its place."
+            ) from error
 
     return call
 
 
-def _unreachable(error: Exception) -> Unavailable:
+def _unreachable(error: OSError) -> Unavailable:
     return Unavailable(
-        f"the artifacts cannot be used: {error}. Look at ARTIFACTS_DIR: is it there, writable, and whole (git fsck)?",
+        f"the artifacts cannot be used: {error}. Look at ARTIFACTS_DIR: is it there, and writable?",
         part="artifacts",
+        refuses=error.errno in REFUSALS,
     )
