@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # More for pytest, e.g. make test ARGS='-k workspace -x'
 ARGS ?=
 
-.PHONY: demo serve test test-all test-clients test-kubernetes attack environments chaos check bench image browser-image \
+.PHONY: demo serve test test-slow test-all test-clients test-kubernetes attack environments chaos check bench image browser-image \
 	requirements clean
 
 # Start everything, run an example, show its events and files, stop everything.
@@ -27,6 +27,11 @@ serve: .venv/installed
 # four processes do where there are two processors.
 test: .venv/installed-dev
 	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not slow and not kubernetes" $(ARGS)
+
+# The rest of it: whole journeys, crashes at every moment, attacks in all their forms. Generated clients have a target
+# of their own.
+test-slow: .venv/installed-dev
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "slow and not kubernetes" --ignore=tests/clients $(ARGS)
 
 test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" $(ARGS)

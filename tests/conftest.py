@@ -6,6 +6,7 @@ server cannot be had the test is skipped with what to install; where `CI` is set
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -208,6 +209,22 @@ def small_model(servers_folder: Path) -> Iterator[ModelHttpServer]:
     """A real one whose model answers questions, slowly."""
     with started(lambda: ModelHttpServer(servers_folder / "small-model", SMALL_MODEL)) as server:
         yield server
+
+
+# --- a failure is shown ---
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Without garbage collection. To show a failure, pytest parses the files of its traceback; before 3.11.8 and 3.12.2
+    CPython counts the depth of all that is parsed in one place (python/cpython#106905). A collection in the middle may
+    run a finalizer that parses too, or let another thread do so, and then the whole session ends with "AST constructor
+    recursion depth mismatch"."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 # --- nothing is left behind ---
