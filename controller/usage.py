@@ -1,9 +1,9 @@
 """Counts what users have stored, now and then: runs and events by the database, files by a walk over all workspaces.
 
-The numbers go to Redis (`backplane.limits.storage`), where the API and workers look before they take more, and those of all
-files together to the metrics. One controller counts at a time, by a lease that it keeps from count to count: a count of
-files adds the difference to what was known when it began, so two at once would each add it. The lease is not without
-exception (`backplane.leases`); a number that comes out wrong is mended by the next count.
+The numbers go to Redis (`backplane.limits.storage`), where the API and workers look before they take more, and those of
+all files together to the metrics. One controller counts at a time, by a lease that it keeps from count to count: a
+count of files adds the difference to what was known when it began, so two at once would each add it. The lease is not
+without exception (`backplane.leases`); a number that comes out wrong is mended by the next count.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Whether a user may keep more: asked before a run is made or started.
 
-The numbers are those of `backplane.limits.storage`: counted by a controller now and then. So a user may go over a limit by
-what is made between two counts, which the limits on calls and on runs at once bound.
+The numbers are those of `backplane.limits.storage`: counted by a controller now and then. So a user may go over a limit
+by what is made between two counts, which the limits on calls and on runs at once bound.
 """
 
 import time
