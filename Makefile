@@ -68,6 +68,7 @@ check: .venv/installed-dev
 	$(PYTHON) -m checks.dead_links
 	$(PYTHON) -m checks.key_table
 	$(PYTHON) -m checks.reference
+	$(PYTHON) -m checks.wire
 
 # The image agent-api, by Docker or Podman. Another name: make image IMAGE=registry.example.org/agent-api:1.0.0
 IMAGE ?= agent-api:dev
