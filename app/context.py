@@ -20,7 +20,7 @@ from backplane.workspace.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class ApiContext:
     settings: Settings
     resources: Resources
     submission: Submission
@@ -34,10 +34,10 @@ class Services:
     readiness: KeptAnswer[Readiness]
 
 
-async def services_of(request: Request) -> Services:
+async def context_of(request: Request) -> ApiContext:
     # Asynchronous for its price alone: FastAPI calls a plain function in a thread.
-    services: Services = request.app.state.services
-    return services
+    context: ApiContext = request.app.state.context
+    return context
 
 
-ServicesOf = Annotated[Services, Depends(services_of)]
+ContextOf = Annotated[ApiContext, Depends(context_of)]

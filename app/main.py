@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from app import errors
 from app.auth import Authenticator
-from app.context import Services
+from app.context import ApiContext
 from app.edge import server_log
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
@@ -103,14 +103,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             log.warning("this server's connections have no limits: start the API by uvicorn, or put a proxy before it")
         async with connect(settings) as resources:
             platform_metrics = PlatformMetrics(resources, registry)
-            services = _services(settings, resources, api_metrics, platform_metrics)
-            api_metrics.watchers(lambda: services.hub.watchers)
-            app.state.services = services
+            context = _context(settings, resources, api_metrics, platform_metrics)
+            api_metrics.watchers(lambda: context.hub.watchers)
+            app.state.context = context
             app.state.authenticator = Authenticator(
                 resources.store, resources.rate_limiter, settings.token_cache_seconds
             )
             tasks = [
-                asyncio.create_task(services.hub.run(), name="hub"),
+                asyncio.create_task(context.hub.run(), name="hub"),
                 asyncio.create_task(resources.prepare(), name="prepare"),
             ]
             for task in tasks:
@@ -122,7 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             finally:
                 await end(*tasks)
                 await platform_metrics.close()
-                await services.readiness.close()
+                await context.readiness.close()
 
     app = FastAPI(
         title="Agent platform",
@@ -192,9 +192,9 @@ def _settings_or_exit() -> Settings:
     return settings
 
 
-def _services(
+def _context(
     settings: Settings, resources: Resources, api_metrics: ApiMetrics, platform_metrics: PlatformMetrics
-) -> Services:
+) -> ApiContext:
     quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
     user_quota = storage_quota(settings)
     known_tools = KnownTools(
@@ -208,7 +208,7 @@ def _services(
         StorageLimits(resources.storage, user_quota),
         known_tools,
     )
-    return Services(
+    return ApiContext(
         settings=settings,
         resources=resources,
         submission=submission,

@@ -21,7 +21,7 @@ from backplane.errors import Unauthenticated
 from backplane.input.unique_json import DuplicateName, loads, place_of_duplicate
 from backplane.process.tasks import end
 
-SCOPE_SERVICES = "agent.services"
+SCOPE_CONTEXT = "agent.context"
 INVALID_REQUEST = -32600
 """JSON-RPC's code for a message that is JSON and no request."""
 
@@ -69,7 +69,7 @@ class McpEndpoint:
             answer = {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": fault}}
             await JSONResponse(answer, status_code=422)(scope, receive, send)
             return
-        scope[SCOPE_SERVICES] = scope["app"].state.services
+        scope[SCOPE_CONTEXT] = scope["app"].state.context
         assert self._started is not None, "requests come while the API runs"
         self._wanted.set()
         application = await asyncio.shield(self._started)

@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError
 from starlette.types import ASGIApp, Scope
 
 from app.auth import SCOPE_USER, Access
-from app.context import Services
+from app.context import ApiContext
 from app.edge.turns import give_back
 from app.explanation import in_words, reasons
-from app.mcp.endpoint import SCOPE_SERVICES
+from app.mcp.endpoint import SCOPE_CONTEXT
 from app.routes.runs import situation_of
 from app.schemas.runs import NewRun, RunId
 from app.streams.buffer import Leave, Watcher
@@ -66,9 +66,9 @@ def _server() -> MCPServer[Any]:
     return server
 
 
-def _of(context: Context[Any, Any]) -> tuple[Services, User]:
-    scope = context.request_context.request.scope  # type: ignore[union-attr]
-    return scope[SCOPE_SERVICES], scope[SCOPE_USER]
+def _of(ctx: Context[Any, Any]) -> tuple[ApiContext, User]:
+    scope = ctx.request_context.request.scope  # type: ignore[union-attr]
+    return scope[SCOPE_CONTEXT], scope[SCOPE_USER]
 
 
 @asynccontextmanager
@@ -89,7 +89,7 @@ async def create_run(
     start: Annotated[bool, Field(description="False: only make it, to be started by its user.")] = True,
 ) -> dict[str, Any]:
     """Make a run and start it. Answers its run_id and status."""
-    services, user = _of(ctx)
+    context, user = _of(ctx)
     given = {"prompt": prompt, "plan": plan, "agent": agent, "model": model}
     async with _told():
         try:
@@ -98,7 +98,7 @@ async def create_run(
             fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
             raise ToolError(f"{where}: {sentence_of(fault, NewRun)}") from None
-        return _view(await services.submission.create(user, new, None, start=start))
+        return _view(await context.submission.create(user, new, None, start=start))
 
 
 async def follow_run(
@@ -108,16 +108,16 @@ async def follow_run(
     wait_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, description="For the next event.")] = 20.0,
 ) -> dict[str, Any]:
     """Wait for the next events of a run after a cursor. Answers {events, next_after, ended, status}."""
-    services, user = _of(ctx)
+    context, user = _of(ctx)
     async with _told():
-        run = await services.resources.store.runs.get(user.id, run_id)
+        run = await context.resources.store.runs.get(user.id, run_id)
         request = ctx.request_context.request
         assert request is not None, "this server is asked by HTTP"
         access = Access.of(user, request.scope)
-        events = await _next_events(services, access, request.scope, run, after, wait_seconds)
-        run = await services.resources.store.runs.get(user.id, run_id)
+        events = await _next_events(context, access, request.scope, run, after, wait_seconds)
+        run = await context.resources.store.runs.get(user.id, run_id)
         last = events[-1].id if events else after
-        ended = run.status in FINAL and last >= await services.history.last_id(run_id)
+        ended = run.status in FINAL and last >= await context.history.last_id(run_id)
     return {
         "events": [json.loads(event.line) for event in events],
         "next_after": last,
@@ -128,27 +128,27 @@ async def follow_run(
 
 async def run_status(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     """A run's status, error, result and the state of its steps."""
-    services, user = _of(ctx)
+    context, user = _of(ctx)
     async with _told():
-        run = await services.resources.store.runs.get(user.id, run_id)
-        steps = await services.resources.store.journal.steps(run_id)
+        run = await context.resources.store.runs.get(user.id, run_id)
+        steps = await context.resources.store.journal.steps(run_id)
     told = [{"id": step.step_id, "title": step.title, "tool": step.tool, "status": step.status.value} for step in steps]
     return {**_view(run), "steps": told}
 
 
 async def explain_run(run_id: RunId, ctx: Context[Any, Any]) -> str:
     """Why a run waits, or that it does not."""
-    services, user = _of(ctx)
+    context, user = _of(ctx)
     async with _told():
-        run = await services.resources.store.runs.get(user.id, run_id)
-        return in_words(run, reasons(run, await situation_of(services, run), datetime.now(UTC)))
+        run = await context.resources.store.runs.get(user.id, run_id)
+        return in_words(run, reasons(run, await situation_of(context, run), datetime.now(UTC)))
 
 
 async def cancel_run(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     """Cancel a run: at once when it waits, within a heartbeat when it runs."""
-    services, user = _of(ctx)
+    context, user = _of(ctx)
     async with _told():
-        run = await services.submission.cancel(user, run_id)
+        run = await context.submission.cancel(user, run_id)
         return {**_view(run), "cancel_requested": run.cancel_requested_at is not None}
 
 
@@ -159,9 +159,9 @@ async def list_files(
 ) -> dict[str, Any]:
     """The files of a run: path and size in bytes."""
     async with _told():
-        services, workspace = await _workspace(ctx, run_id)
+        context, workspace = await _workspace(ctx, run_id)
         if prefix:
-            check_path(prefix.rstrip("/"), max_depth=services.quota.max_depth)
+            check_path(prefix.rstrip("/"), max_depth=context.quota.max_depth)
         files = await workspace.list(prefix.rstrip("/"))
     listed = [{"path": file.path, "size": file.size} for file in files[:FILES_LISTED]]
     return {"files": listed, "more": max(len(files) - FILES_LISTED, 0)}
@@ -176,8 +176,8 @@ async def read_file(
 ) -> dict[str, Any]:
     """A part of a file, as text where it is UTF-8, else as base64. Answers {text | base64, start, end, size}."""
     async with _told():
-        services, workspace = await _workspace(ctx, run_id)
-        file = await workspace.stat(check_path(path, max_depth=services.quota.max_depth))
+        context, workspace = await _workspace(ctx, run_id)
+        file = await workspace.stat(check_path(path, max_depth=context.quota.max_depth))
         end = min(start + max_bytes, file.size)
         data = b"".join([chunk async for chunk in workspace.read(path, start=start, end=end)]) if start < end else b""
     place = {"start": start, "end": start + len(data), "size": file.size}
@@ -187,26 +187,26 @@ async def read_file(
         return {"base64": base64.b64encode(data).decode(), **place}
 
 
-async def _workspace(context: Context[Any, Any], run_id: str) -> tuple[Services, Workspace]:
-    services, user = _of(context)
-    run = await services.resources.store.runs.get(user.id, run_id)
-    return services, services.resources.workspaces.workspace(run.user_id, run.id)
+async def _workspace(ctx: Context[Any, Any], run_id: str) -> tuple[ApiContext, Workspace]:
+    context, user = _of(ctx)
+    run = await context.resources.store.runs.get(user.id, run_id)
+    return context, context.resources.workspaces.workspace(run.user_id, run.id)
 
 
 async def _next_events(
-    services: Services, access: Access, scope: Scope, run: Run, after: int, wait_seconds: float
+    context: ApiContext, access: Access, scope: Scope, run: Run, after: int, wait_seconds: float
 ) -> Sequence[Event]:
     """Those there are, else the first that come within that time. `scope`: of the request, whose turn ends there."""
-    events, _ = await services.history.after(run.id, after)
+    events, _ = await context.history.after(run.id, after)
     if events or run.status in FINAL or not wait_seconds:
         return events
     give_back(scope)
-    watched = await services.hub.open(access.user, run.id, is_queued=run.status is RunStatus.QUEUED)
+    watched = await context.hub.open(access.user, run.id, is_queued=run.status is RunStatus.QUEUED)
     watcher = Watcher(access)
-    with watched.watched(), services.hub.watching(watcher):
+    with watched.watched(), context.hub.watching(watcher):
         epoch = watched.epoch
         # What came before it was listened to.
-        events, _ = await services.history.after(run.id, after)
+        events, _ = await context.history.after(run.id, after)
         if events:
             return events
         with suppress(TimeoutError):
@@ -215,7 +215,7 @@ async def _next_events(
                     await watched.wait(watcher)
     if watcher.leave is Leave.REVOKED:
         raise Unauthenticated("this token was revoked, or its user has another tier now")
-    events, _ = await services.history.after(run.id, after)
+    events, _ = await context.history.after(run.id, after)
     return events
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.auth import Admin, CurrentUser
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.accounts import (
@@ -35,7 +35,7 @@ router = APIRouter(route_class=JsonRoute, tags=["accounts"])
 @router.get("/agent/accounts", responses=responses(403, 404, 422))
 async def list_accounts(
     _: Admin,
-    services: ServicesOf,
+    context: ContextOf,
     owner: Annotated[
         str | None, Query(pattern=OWNER_PATTERN, description="Only of user:NAME (or user:ID), tier:NAME or run:ID.")
     ] = None,
@@ -46,7 +46,7 @@ async def list_accounts(
     limit: Limit = 50,
 ) -> AccountPage:
     """Everybody's accounts, by their ids; closed ones too."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     of = await ledger.owner(owner) if owner is not None else None
     found = await ledger.page(owner=of, resource=resource, after=cursor or "", limit=limit + 1)
     listed = found[:limit]
@@ -57,14 +57,14 @@ async def list_accounts(
 async def show_account(
     account_id: AccountId,
     _: Admin,
-    services: ServicesOf,
+    context: ContextOf,
     cursor: Annotated[
         str | None, Query(pattern=r"^[0-9]{1,18}$", description="`next_cursor` of the page before.")
     ] = None,
     limit: Limit = 50,
 ) -> AccountDetails:
     """An account, with what changed it."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     account = await ledger.get(await _by_id(ledger, account_id))
     before = int(cursor) if cursor is not None else None
     found = await ledger.entries(account.id, before=before, limit=limit + 1)
@@ -78,47 +78,47 @@ async def show_account(
 
 
 @router.post("/agent/accounts/{account_id}/top-up", responses=responses(403, 404, 409, 413, 422))
-async def top_up_account(account_id: AccountId, movement: Movement, _: Admin, services: ServicesOf) -> Booked:
+async def top_up_account(account_id: AccountId, movement: Movement, _: Admin, context: ContextOf) -> Booked:
     """Put something into an account. An owner without an account gets one, and with it a limit: of what is put in. A
     closed account is opened."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     owner, resource = await _owner_and_resource(ledger, account_id)
     amount = amount_of(resource, movement.amount)
     return _booked(await ledger.deposit(owner, resource, amount, _name(movement), movement.note))
 
 
 @router.post("/agent/accounts/{account_id}/withdraw", responses=responses(403, 404, 409, 413, 422))
-async def withdraw_from_account(account_id: AccountId, movement: Movement, _: Admin, services: ServicesOf) -> Booked:
+async def withdraw_from_account(account_id: AccountId, movement: Movement, _: Admin, context: ContextOf) -> Booked:
     """Take something out of an account that is neither reserved nor spent. 409 when there is less."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     account = await _by_id(ledger, account_id)
     amount = amount_of(_resource(account), movement.amount)
     return _booked(await ledger.withdraw(account, amount, _name(movement), movement.note))
 
 
 @router.post("/agent/accounts/transfer", responses=responses(403, 404, 409, 413, 422))
-async def transfer_between_accounts(transfer: Transfer, _: Admin, services: ServicesOf) -> Booked:
+async def transfer_between_accounts(transfer: Transfer, _: Admin, context: ContextOf) -> Booked:
     """Move something from one account to another of the same resource. Both change, or neither. 409 when the source
     has less."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     source, target = await _by_id(ledger, transfer.source), await _by_id(ledger, transfer.target)
     amount = amount_of(_resource(source), transfer.amount)
     return _booked(await ledger.transfer(source, target, amount, _name(transfer), transfer.note))
 
 
 @router.delete("/agent/accounts/{account_id}", responses=responses(403, 404, 422))
-async def close_account(account_id: AccountId, _: Admin, services: ServicesOf) -> AccountView:
+async def close_account(account_id: AccountId, _: Admin, context: ContextOf) -> AccountView:
     """Close an account. From now on its owner has no limit of its resource. What is left is withdrawn, the
     entries stay, and what runs have reserved is settled as ever."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     [view] = await _views(ledger, [await ledger.close(await _by_id(ledger, account_id))])
     return view
 
 
 @router.get("/agent/ledger/audit", responses=responses(403))
-async def audit_ledger(_: Admin, services: ServicesOf) -> AuditView:
+async def audit_ledger(_: Admin, context: ContextOf) -> AuditView:
     """Add the ledger's entries up, and say where an account is not what they make. It reads the whole ledger."""
-    audit = await services.resources.store.ledger.audit()
+    audit = await context.resources.store.ledger.audit()
     differences = [
         DifferenceView(account_id=one.account_id, what=one.what, expected=one.expected, found=one.found)
         for one in audit.differences
@@ -127,9 +127,9 @@ async def audit_ledger(_: Admin, services: ServicesOf) -> AuditView:
 
 
 @router.get("/agent/budget", responses=responses())
-async def show_budget(user: CurrentUser, services: ServicesOf) -> BudgetView:
+async def show_budget(user: CurrentUser, context: ContextOf) -> BudgetView:
     """What is left to you, and what your runs took so far."""
-    ledger = services.resources.store.ledger
+    ledger = context.resources.store.ledger
     accounts = await ledger.of_owners([user_owner(user.id), tier_owner(user.tier)])
     spent = await ledger.spent_by(user.id)
     return BudgetView(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from app.auth import Admin, CurrentUser
-from app.context import Services, ServicesOf
+from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.artifacts import (
@@ -33,15 +33,15 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/agent/artifacts/{agent}", responses=responses(404, 422))
-async def list_artifacts(agent: AgentName, user: CurrentUser, services: ServicesOf) -> ArtifactFiles:
+async def list_artifacts(agent: AgentName, user: CurrentUser, context: ContextOf) -> ArtifactFiles:
     """The files that an agent of yours keeps, by path. None for one that has never kept any."""
-    return ArtifactFiles.of(await _artifacts(services).files(Agent(user.id, agent)))
+    return ArtifactFiles.of(await _artifacts(context).files(Agent(user.id, agent)))
 
 
 @router.get("/agent/artifacts/{agent}/content", responses={**_BYTES, **responses(404, 422)}, response_class=Response)
-async def get_artifact(agent: AgentName, path: ArtifactPath, user: CurrentUser, services: ServicesOf) -> Response:
+async def get_artifact(agent: AgentName, path: ArtifactPath, user: CurrentUser, context: ContextOf) -> Response:
     """One file that an agent of yours keeps."""
-    return _bytes(await _artifacts(services).read(Agent(user.id, agent), path))
+    return _bytes(await _artifacts(context).read(Agent(user.id, agent), path))
 
 
 @router.get("/agent/artifacts/{user}/{agent}/log", responses=responses(403, 404, 422))
@@ -49,14 +49,14 @@ async def list_artifact_changes(
     user: UserRef,
     agent: AgentName,
     _: Admin,
-    services: ServicesOf,
+    context: ContextOf,
     cursor: Annotated[
         str | None, Query(pattern=COMMIT_PATTERN, description="`next_cursor` of the page before.")
     ] = None,
     limit: Limit = 50,
 ) -> ArtifactLog:
     """Every change of an agent's files."""
-    changes = await _artifacts(services).log(await _agent(services, user, agent), before=cursor, limit=limit + 1)
+    changes = await _artifacts(context).log(await _agent(context, user, agent), before=cursor, limit=limit + 1)
     listed = changes[:limit]
     return ArtifactLog(
         changes=[ArtifactChange.of(change) for change in listed],
@@ -66,41 +66,41 @@ async def list_artifact_changes(
 
 @router.get("/agent/artifacts/{user}/{agent}/files", responses=responses(403, 404, 422))
 async def list_artifacts_at(
-    user: UserRef, agent: AgentName, commit: CommitId, _: Admin, services: ServicesOf
+    user: UserRef, agent: AgentName, commit: CommitId, _: Admin, context: ContextOf
 ) -> ArtifactFiles:
     """An agent's files as they were after a commit."""
-    return ArtifactFiles.of(await _artifacts(services).files_at(await _agent(services, user, agent), commit))
+    return ArtifactFiles.of(await _artifacts(context).files_at(await _agent(context, user, agent), commit))
 
 
 @router.get(
     "/agent/artifacts/{user}/{agent}/show", responses={**_BYTES, **responses(403, 404, 422)}, response_class=Response
 )
 async def show_artifact(
-    user: UserRef, agent: AgentName, commit: CommitId, path: ArtifactPath, _: Admin, services: ServicesOf
+    user: UserRef, agent: AgentName, commit: CommitId, path: ArtifactPath, _: Admin, context: ContextOf
 ) -> Response:
     """One file as it was after a commit."""
-    return _bytes(await _artifacts(services).read_at(await _agent(services, user, agent), commit, path))
+    return _bytes(await _artifacts(context).read_at(await _agent(context, user, agent), commit, path))
 
 
 @router.post("/agent/artifacts/{user}/{agent}/rollback", responses=responses(403, 404, 409, 413, 422))
 async def roll_back_artifacts(
-    user: UserRef, agent: AgentName, body: RollBack, admin: Admin, services: ServicesOf
+    user: UserRef, agent: AgentName, body: RollBack, admin: Admin, context: ContextOf
 ) -> RolledBack:
     """Make an agent's files what they were after a commit. The history stays, with the rollback as its newest entry;
     runs see the files so from here on."""
     author = Author(administrator=admin.name)
-    found = await _agent(services, user, agent)
-    return RolledBack(commit=await _artifacts(services).roll_back(found, body.commit, author))
+    found = await _agent(context, user, agent)
+    return RolledBack(commit=await _artifacts(context).roll_back(found, body.commit, author))
 
 
-def _artifacts(services: Services) -> Artifacts:
-    if services.resources.artifacts is None:
+def _artifacts(context: ApiContext) -> Artifacts:
+    if context.resources.artifacts is None:
         raise NotFound("this platform keeps no artifacts: ARTIFACTS_DIR is empty")
-    return services.resources.artifacts
+    return context.resources.artifacts
 
 
-async def _agent(services: Services, user: str, agent: str) -> Agent:
-    return Agent((await services.resources.store.users.find(user)).id, agent)
+async def _agent(context: ApiContext, user: str, agent: str) -> Agent:
+    return Agent((await context.resources.store.users.find(user)).id, agent)
 
 
 def _bytes(data: bytes) -> Response:

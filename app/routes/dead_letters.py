@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from app.auth import Admin
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.dead_letters import redrive_oldest
 from app.errors import responses
 from app.routes.runs import IdBeginning
@@ -41,14 +41,14 @@ Cursor = Annotated[
 @router.get("/agent/dead-letters", responses=responses(403, 422))
 async def list_dead_letters(
     _: Admin,
-    services: ServicesOf,
+    context: ContextOf,
     reason: Annotated[DeadReason | None, Query(description="Only those with this reason.")] = None,
     id_beginning: IdBeginning = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> DeadLetterPage:
     """Everybody's dead letters, newest first."""
-    store = services.resources.store.dead_letters
+    store = context.resources.store.dead_letters
     found = await store.page(reason=reason, beginning=id_beginning, before=_before(cursor), limit=limit + 1)
     listed = found[:limit]
     return DeadLetterPage(
@@ -58,44 +58,44 @@ async def list_dead_letters(
 
 
 @router.get("/agent/dead-letters/{run_id}", responses=responses(403, 404, 422))
-async def show_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> DeadLetterView:
+async def show_dead_letter(run_id: RunId, _: Admin, context: ContextOf) -> DeadLetterView:
     """A dead letter, with what each attempt of its run died of."""
-    store = services.resources.store.dead_letters
+    store = context.resources.store.dead_letters
     letter = await store.get(run_id)
     failures = [FailureView.of(failure, with_traceback=True) for failure in await store.failures(run_id)]
     return DeadLetterView(**_fields_of(letter), failures=failures)
 
 
 @router.post("/agent/dead-letters/{run_id}/redrive", responses=responses(403, 404, 409, 413, 422))
-async def redrive_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> RunSummary:
+async def redrive_dead_letter(run_id: RunId, _: Admin, context: ContextOf) -> RunSummary:
     """Queue the run of a dead letter again, with all its attempts. Completed steps are not repeated."""
-    run = await services.submission.redrive(run_id)
+    run = await context.submission.redrive(run_id)
     return RunSummary(**{**RunSummary.fields_of(run), "prompt": run.prompt[:PROMPT_HEAD_CHARS]})
 
 
 @router.post("/agent/dead-letters/redrive", responses=responses(403, 409, 413, 422))
 async def redrive_dead_letters(
     _: Admin,
-    services: ServicesOf,
+    context: ContextOf,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many in this call.")] = 100,
 ) -> Redriven:
     """Queue the runs of the oldest dead letters again. Up to the limit, or until the queue is full. `left`
     says how many there still are."""
-    redriven = await redrive_oldest(services, limit)
-    return Redriven(redriven=redriven, left=await services.resources.store.dead_letters.count())
+    redriven = await redrive_oldest(context, limit)
+    return Redriven(redriven=redriven, left=await context.resources.store.dead_letters.count())
 
 
 @router.delete("/agent/dead-letters/{run_id}", responses=responses(403, 404, 422))
-async def purge_dead_letter(run_id: RunId, _: Admin, services: ServicesOf) -> Purged:
+async def purge_dead_letter(run_id: RunId, _: Admin, context: ContextOf) -> Purged:
     """Forget a dead letter. Its run stays as it is, failed, and its user may still retry it."""
-    await services.resources.store.dead_letters.purge(run_id)
+    await context.resources.store.dead_letters.purge(run_id)
     return Purged(purged=1)
 
 
 @router.delete("/agent/dead-letters", responses=responses(403))
-async def purge_dead_letters(_: Admin, services: ServicesOf) -> Purged:
+async def purge_dead_letters(_: Admin, context: ContextOf) -> Purged:
     """Forget all dead letters. Their runs stay failed."""
-    return Purged(purged=await services.resources.store.dead_letters.purge_all())
+    return Purged(purged=await context.resources.store.dead_letters.purge_all())
 
 
 def _fields_of(letter: DeadLetter) -> dict[str, Any]:

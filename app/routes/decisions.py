@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from app.auth import CurrentUser
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.decisions import (
@@ -38,10 +38,10 @@ Cursor = Annotated[DecisionId | None, Query(description="`next_cursor` of the pa
 
 @router.get("/agent/decisions", responses=responses(422))
 async def list_decisions(
-    user: CurrentUser, services: ServicesOf, status: Status = None, cursor: Cursor = None, limit: Limit = 50
+    user: CurrentUser, context: ContextOf, status: Status = None, cursor: Cursor = None, limit: Limit = 50
 ) -> DecisionPage:
     """What one's runs ask and asked. `status=pending` for what is to be decided."""
-    decisions = services.resources.store.decisions
+    decisions = context.resources.store.decisions
     return _page(await decisions.page(user.id, status=status, before=cursor, limit=limit + 1), limit)
 
 
@@ -49,13 +49,13 @@ async def list_decisions(
 async def list_decisions_of_run(
     run_id: RunId,
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     status: Status = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> DecisionPage:
     """What one run asks and asked."""
-    store = services.resources.store
+    store = context.resources.store
     await store.runs.get(user.id, run_id)
     found = await store.decisions.page(user.id, run_id=run_id, status=status, before=cursor, limit=limit + 1)
     return _page(found, limit)
@@ -67,12 +67,12 @@ async def decide(
     decision_id: DecisionId,
     body: Annotated[DecideRequest, Body(openapi_examples=_EXAMPLES)],
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
 ) -> DecisionView:
     """Answer what a run asks. A run that waits goes on by itself. The same answer again changes nothing; another one is
     refused."""
     status, answer = _answer(body)
-    made = await services.submission.decide(user, run_id, decision_id, status, answer)
+    made = await context.submission.decide(user, run_id, decision_id, status, answer)
     return DecisionView.of(made)
 
 

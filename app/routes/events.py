@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.errors import responses
 from app.streams import feed
 from app.streams.buffer import Watcher
@@ -32,7 +32,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 @router.get("/agent/events", responses={**_STREAM, **responses(422)}, response_class=EventSourceResponse)
 async def stream_all_events(
     access: CurrentAccess,
-    services: ServicesOf,
+    context: ContextOf,
     after: Annotated[
         str | None,
         Query(max_length=40, description="Only events behind this cursor; `now`: only what comes. Else: all."),
@@ -46,7 +46,7 @@ async def stream_all_events(
 
     Events of one run are in order; those of different runs are in the order in which they were stored.
     """
-    store, user = services.resources.store, access.user
+    store, user = context.resources.store, access.user
     if last_event_id:
         cursor = feed.cursor_of(last_event_id, "Last-Event-ID")
     elif after and after != NOW:
@@ -54,7 +54,7 @@ async def stream_all_events(
     else:
         cursor = Place(0, 0)
     # Listened to first: what comes after the present is heard.
-    watched = await services.hub.open_feed(user)
+    watched = await context.hub.open_feed(user)
     opening = b""
     present = await store.events.present()
     if after == NOW and not last_event_id:
@@ -69,4 +69,4 @@ async def stream_all_events(
         opening = feed.frame_of(cursor, told).body
     watcher = Watcher(access)
     chunks = stream(watched, partial(feed.history, store, user.id), cursor, watcher, opening)
-    return EventStream(chunks, services.hub, watcher)
+    return EventStream(chunks, context.hub, watcher)

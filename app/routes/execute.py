@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Response
 
 from app.auth import CurrentUser
-from app.context import Services, ServicesOf
+from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.runs import (
@@ -49,7 +49,7 @@ _EXAMPLES = {
 async def execute(
     body: Annotated[ExecuteRequest, Body(openapi_examples=_EXAMPLES)],
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -62,14 +62,14 @@ async def execute(
     ] = None,
 ) -> ExecuteResponse | Validation:
     """Act on a run. `create`, `run`, `fork` and `replay` answer 201, the others 200; `validate` makes no run."""
-    submission = services.submission
+    submission = context.submission
     new: dict[str, Any] = {}
     if isinstance(body, ValidateRun):
-        return await services.validator.validate(user, body.model_extra or {})
+        return await context.validator.validate(user, body.model_extra or {})
     if isinstance(body, CreateRun | CreateAndStartRun):
         response.status_code = 201
         run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStartRun))
-        forecast = await services.validator.forecast(user, body)
+        forecast = await context.validator.forecast(user, body)
         new = {"planner": forecast.planner, "planner_note": forecast.note}
     elif isinstance(body, StartRun):
         run = await submission.start(user, body.run_id)
@@ -86,20 +86,20 @@ async def execute(
     elif isinstance(body, RetryRun):
         run = await submission.retry(user, body.run_id, uncertain_step_is_done=_is_done(body))
     else:
-        run = await services.resources.store.runs.get(user.id, body.run_id)
-    return ExecuteResponse(run_id=run.id, status=run.status, **new, **await standing_of(services, run))
+        run = await context.resources.store.runs.get(user.id, body.run_id)
+    return ExecuteResponse(run_id=run.id, status=run.status, **new, **await standing_of(context, run))
 
 
 def _is_done(body: RetryRun) -> bool | None:
     return None if body.uncertain_step is None else body.uncertain_step is UncertainStep.DONE
 
 
-async def standing_of(services: Services, run: Run) -> dict[str, Any]:
+async def standing_of(context: ApiContext, run: Run) -> dict[str, Any]:
     """The fields of QueueStanding, while the run is queued and the queue can tell."""
     if run.status is not RunStatus.QUEUED:
         return {}
     try:
-        [standing] = await services.resources.queue.standing([run.id])
+        [standing] = await context.resources.queue.standing([run.id])
     except Unavailable:
         return {}
     return QueueStanding.standing_fields(standing) if standing else {}

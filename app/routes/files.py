@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.auth import CurrentUser
-from app.context import Services, ServicesOf
+from app.context import ApiContext, ContextOf
 from app.errors import problem, responses
 from app.schemas.runs import FileList, FileView, RunId
 from backplane.domain.users import User
@@ -41,10 +41,10 @@ class _Download(StreamingResponse):
 
     media_type = "application/octet-stream"
 
-    def __init__(self, services: Services, user: User, body: AsyncGenerator[bytes, None], **options: Any) -> None:
-        super().__init__(services.transfers.paced(user.id, body), **options)
+    def __init__(self, context: ApiContext, user: User, body: AsyncGenerator[bytes, None], **options: Any) -> None:
+        super().__init__(context.transfers.paced(user.id, body), **options)
         self._body = body
-        self._transfers = services.transfers
+        self._transfers = context.transfers
         self._user_id = user.id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,9 +54,9 @@ class _Download(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _workspace(services: Services, user: User, run_id: str) -> Workspace:
-    run = await services.resources.store.runs.get(user.id, run_id)
-    return services.resources.workspaces.workspace(run.user_id, run.id)
+async def _workspace(context: ApiContext, user: User, run_id: str) -> Workspace:
+    run = await context.resources.store.runs.get(user.id, run_id)
+    return context.resources.workspaces.workspace(run.user_id, run.id)
 
 
 def _view(file: FileInfo) -> FileView:
@@ -67,7 +67,7 @@ def _view(file: FileInfo) -> FileView:
 async def list_files(
     run_id: RunId,
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     prefix: Annotated[str, Query(max_length=900, description="Only this file, or what lies in this folder.")] = "",
     cursor: Annotated[str, Query(max_length=1000, description="`next_cursor` of the page before.")] = "",
     limit: Annotated[
@@ -75,9 +75,9 @@ async def list_files(
     ] = None,
 ) -> Response:
     """The files of a run's workspace, by path."""
-    workspace = await _workspace(services, user, run_id)
+    workspace = await _workspace(context, user, run_id)
     if prefix:
-        check_path(prefix.rstrip("/"), max_depth=services.quota.max_depth)
+        check_path(prefix.rstrip("/"), max_depth=context.quota.max_depth)
     found = await workspace.list(prefix.rstrip("/"))
     first = bisect_right(found, cursor, key=lambda file: file.path) if cursor else 0
     end = len(found) if limit is None else min(first + limit, len(found))
@@ -105,12 +105,12 @@ async def get_file(
     run_id: RunId,
     path: FilePath,
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     range: Annotated[str | None, Header(description="`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`.")] = None,
 ) -> Response:
     """One file, or one range of its bytes."""
-    workspace = await _workspace(services, user, run_id)
-    file = await workspace.stat(check_path(path, max_depth=services.quota.max_depth))
+    workspace = await _workspace(context, user, run_id)
+    file = await workspace.stat(check_path(path, max_depth=context.quota.max_depth))
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": f'"{file.etag.strip(chr(34))}"',
@@ -121,14 +121,14 @@ async def get_file(
     if span is None:
         headers["Content-Length"] = str(file.size)
         body = _body(workspace, file, 0, file.size)
-        return _Download(services, user, body, headers=headers)
+        return _Download(context, user, body, headers=headers)
     first, end = span
     if first >= end:
         detail = f"the file has {file.size} bytes; ask for a range inside"
         return problem(416, "range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{file.size}"})
     headers |= {"Content-Length": str(end - first), "Content-Range": f"bytes {first}-{end - 1}/{file.size}"}
     body = _body(workspace, file, first, end)
-    return _Download(services, user, body, status_code=206, headers=headers)
+    return _Download(context, user, body, status_code=206, headers=headers)
 
 
 @router.put(
@@ -137,27 +137,25 @@ async def get_file(
     responses=responses(404, 409, 413, 422),
     openapi_extra={"requestBody": {"description": "The file's bytes, as they are.", **_BYTES}},
 )
-async def put_file(
-    run_id: RunId, path: FilePath, request: Request, user: CurrentUser, services: ServicesOf
-) -> FileView:
+async def put_file(run_id: RunId, path: FilePath, request: Request, user: CurrentUser, context: ContextOf) -> FileView:
     """Write a file into a run's workspace. Before the run is started or at any other time. It is seen whole,
     or not at all."""
-    run = await services.resources.store.runs.get(user.id, run_id)
+    run = await context.resources.store.runs.get(user.id, run_id)
     if run.files_expired_at is not None:
         raise Conflict(f"run {run_id} is past its time and its files are gone; make a new run")
-    workspace = services.resources.workspaces.workspace(run.user_id, run.id)
+    workspace = context.resources.workspaces.workspace(run.user_id, run.id)
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdigit() else None
-    return _view(await services.transfers.upload(workspace, user.id, run_id, path, request.stream(), size))
+    return _view(await context.transfers.upload(workspace, user.id, run_id, path, request.stream(), size))
 
 
 @router.delete("/agent/runs/{run_id}/files/{path:path}", status_code=204, responses=responses(404, 422))
-async def delete_file(run_id: RunId, path: FilePath, user: CurrentUser, services: ServicesOf) -> None:
+async def delete_file(run_id: RunId, path: FilePath, user: CurrentUser, context: ContextOf) -> None:
     """Delete one file of a workspace."""
-    workspace = await _workspace(services, user, run_id)
-    file = await workspace.stat(check_path(path, max_depth=services.quota.max_depth))
+    workspace = await _workspace(context, user, run_id)
+    file = await workspace.stat(check_path(path, max_depth=context.quota.max_depth))
     await workspace.delete(path)
-    await services.transfers.removed(user.id, file.size)
+    await context.transfers.removed(user.id, file.size)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

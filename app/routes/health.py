@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
 
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.schemas.runs import PartHealth, Readiness
 from backplane.errors import PlatformError
 from backplane.resources import Resources
@@ -25,9 +25,9 @@ async def check_liveness() -> dict[str, bool]:
 
 
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "A part does not answer."}})
-async def check_readiness(services: ServicesOf, response: Response) -> Readiness:
+async def check_readiness(context: ContextOf, response: Response) -> Readiness:
     """Whether runs can be taken now. No token needed; no secret is in it. Redis must take a write."""
-    readiness = await services.readiness.get()
+    readiness = await context.readiness.get()
     if not readiness.ok:
         response.status_code = 503
         response.headers["Retry-After"] = "5"

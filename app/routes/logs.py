@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
-from app.context import Services, ServicesOf
+from app.context import ApiContext, ContextOf
 from app.errors import responses
 from app.schemas.runs import EventPage, RunId
 from app.streams.buffer import Watcher
@@ -39,16 +39,16 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def list_events(
     run_id: RunId,
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     after: Cursor = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = PAGE,
 ) -> EventPage:
     """The events of a run after a cursor, oldest first."""
-    run = await services.resources.store.runs.get(user.id, run_id)
-    found, _ = await services.history.after(run_id, after)
+    run = await context.resources.store.runs.get(user.id, run_id)
+    found, _ = await context.history.after(run_id, after)
     events = found[:limit]
     last = events[-1].id if events else after
-    ended = run.status in FINAL and last >= await services.history.last_id(run_id)
+    ended = run.status in FINAL and last >= await context.history.last_id(run_id)
     return EventPage.model_validate(
         {"events": [json.loads(event.line) for event in events], "next_after": last, "ended": ended}
     )
@@ -60,7 +60,7 @@ async def list_events(
 async def stream_events(
     run_id: RunId,
     access: CurrentAccess,
-    services: ServicesOf,
+    context: ContextOf,
     after: Cursor = 0,
     last_event_id: Annotated[
         str | None, Header(description="The id of the last event that was received; goes before `after`.")
@@ -69,25 +69,25 @@ async def stream_events(
     """Follow a run by server-sent events. The whole history after the cursor, then each event the moment it is
     written."""
     cursor = _cursor(last_event_id) if last_event_id else after
-    run = await services.resources.store.runs.get(access.user.id, run_id)
-    watched = await services.hub.open(access.user, run_id, is_queued=run.status is RunStatus.QUEUED)
+    run = await context.resources.store.runs.get(access.user.id, run_id)
+    watched = await context.hub.open(access.user, run_id, is_queued=run.status is RunStatus.QUEUED)
     opening = b""
     if cursor:
-        last = await services.history.last_id(run_id)
+        last = await context.history.last_id(run_id)
         if cursor >= last and run.status in FINAL:
             return Response(status_code=204)
         if cursor > last:
-            last = await _caught_up(services, run_id, cursor)
+            last = await _caught_up(context, run_id, cursor)
         if cursor > last:
             # Nobody can have seen such an event; going on from the last real one loses nothing.
             told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
             opening, cursor = frame_of(told).body, last
     watcher = Watcher(access)
-    history = partial(services.history.span, run_id)
-    return EventStream(stream(watched, history, cursor, watcher, opening), services.hub, watcher)
+    history = partial(context.history.span, run_id)
+    return EventStream(stream(watched, history, cursor, watcher, opening), context.hub, watcher)
 
 
-async def _caught_up(services: Services, run_id: str, cursor: int) -> int:
+async def _caught_up(context: ApiContext, run_id: str, cursor: int) -> int:
     """The last id, when it has come as far as the cursor or does not come in time.
 
     A watcher hears of an event a moment before it is stored. When Redis is emptied within that moment, nobody knows of
@@ -96,7 +96,7 @@ async def _caught_up(services: Services, run_id: str, cursor: int) -> int:
     last = 0
     for _ in range(CATCH_UP_LOOKS):
         await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
-        last = await services.history.last_id(run_id)
+        last = await context.history.last_id(run_id)
         if last >= cursor:
             break
     return last

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, Response
 
-from app.context import ServicesOf
+from app.context import ContextOf
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/metrics")
-async def show_metrics(services: ServicesOf) -> Response:
-    body, content_type = await services.platform_metrics.scrape()
+async def show_metrics(context: ContextOf) -> Response:
+    body, content_type = await context.platform_metrics.scrape()
     return Response(body, headers={"Content-Type": content_type})

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from app.auth import CurrentUser
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.errors import responses
 from app.explanation import moment
 from app.schemas.queue import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
@@ -17,9 +17,9 @@ router = APIRouter(tags=["queue"])
 
 
 @router.get("/agent/queue", responses=responses())
-async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
+async def show_queue(_: CurrentUser, context: ContextOf) -> QueueView:
     """The whole platform's queue, in numbers."""
-    found = await services.resources.queue.statistics()
+    found = await context.resources.queue.statistics()
     waiting = {priority: found.queued[priority] + found.parked[priority] for priority in found.queued}
     ahead = sum(count for priority, count in found.queued.items() if priority >= Priority.NORMAL)
     wait = found.wait(ahead + 1) if found.workers else None
@@ -30,8 +30,8 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
         held_back_by_priority={priority.name.lower(): count for priority, count in found.parked.items()},
         scheduled=found.scheduled,
         dead=found.dead,
-        max_waiting=services.settings.queue_max_waiting,
-        max_waiting_all=services.settings.queue_max_waiting_all,
+        max_waiting=context.settings.queue_max_waiting,
+        max_waiting_all=context.settings.queue_max_waiting_all,
         max_concurrent=found.slots,
         workers=found.workers,
         estimated_wait_seconds=round(wait.p50, 1) if wait else None,
@@ -40,9 +40,9 @@ async def show_queue(_: CurrentUser, services: ServicesOf) -> QueueView:
 
 
 @router.get("/agent/queue/finished", responses=responses())
-async def list_finished_runs(user: CurrentUser, services: ServicesOf) -> FinishedJobs:
+async def list_finished_runs(user: CurrentUser, context: ContextOf) -> FinishedJobs:
     """The runs that ended last, newest first. One's own among the last hundred; for admins, all of them."""
-    jobs = await services.resources.queue.finished()
+    jobs = await context.resources.queue.finished()
     return FinishedJobs(
         jobs=[
             FinishedJobView(
@@ -66,10 +66,10 @@ async def show_me(user: CurrentUser) -> WhoAmI:
 
 
 @router.get("/agent/usage", responses=responses())
-async def show_usage(user: CurrentUser, services: ServicesOf) -> UsageView:
+async def show_usage(user: CurrentUser, context: ContextOf) -> UsageView:
     """What you have stored, and how much you may. Counted now and then; null: not yet."""
-    stored = await services.resources.storage.of(user.id)
-    settings = services.settings
+    stored = await context.resources.storage.of(user.id)
+    settings = context.settings
     return UsageView(
         runs=UsageOf(used=stored.runs, limit=settings.user_max_runs),
         events=UsageOf(used=stored.events, limit=settings.user_max_events),

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from app.auth import CurrentUser
-from app.context import Services, ServicesOf
+from app.context import ApiContext, ContextOf
 from app.deletion import delete_run
 from app.errors import responses
 from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
@@ -54,14 +54,14 @@ _ASKED_MAX = 20
 @router.get("/agent/runs", responses=responses(422))
 async def list_runs(
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     status: Annotated[RunStatus | None, Query(description="Only runs in this state.")] = None,
     id_beginning: IdBeginning = None,
     cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Limit = 50,
 ) -> RunPage:
     """One's runs, newest first."""
-    found = await services.resources.store.runs.page(
+    found = await context.resources.store.runs.page(
         user.id, status=status, beginning=id_beginning, before=cursor, limit=limit + 1
     )
     listed = [
@@ -71,13 +71,13 @@ async def list_runs(
 
 
 @router.get("/agent/runs/{run_id}", responses=responses(404, 422))
-async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> RunView:
+async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunView:
     """A run with its plan, its steps and their results."""
-    store = services.resources.store
+    store = context.resources.store
     run = await store.runs.get(user.id, run_id)
     steps = await store.journal.steps(run_id)
     failures = await store.dead_letters.failures(run_id)
-    standing = await standing_of(services, run)
+    standing = await standing_of(context, run)
     return RunView(
         **RunSummary.fields_of(run),
         timeout_seconds=run.timeout_seconds,
@@ -102,22 +102,22 @@ async def show_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Ru
             for step in steps
         ],
         failures=[FailureView.of(failure, with_traceback=user.tier is Tier.ADMIN) for failure in failures],
-        webhook=await _webhook(services, run),
+        webhook=await _webhook(context, run),
         files_expired_at=run.files_expired_at,
         **standing,
     )
 
 
 @router.delete("/agent/runs/{run_id}", operation_id="delete_run", status_code=204, responses=responses(404, 409, 422))
-async def delete_one(run_id: RunId, user: CurrentUser, services: ServicesOf) -> None:
+async def delete_one(run_id: RunId, user: CurrentUser, context: ContextOf) -> None:
     """Delete a run that is over, with its events and files, for good."""
-    await delete_run(services.resources, user.id, run_id)
+    await delete_run(context.resources, user.id, run_id)
 
 
-async def _webhook(services: Services, run: Run) -> WebhookView | None:
+async def _webhook(context: ApiContext, run: Run) -> WebhookView | None:
     if run.webhook_url is None:
         return None
-    state = await services.resources.store.webhooks.last_of(run.id)
+    state = await context.resources.store.webhooks.last_of(run.id)
     if state is None:
         return WebhookView(url=run.webhook_url)
     return WebhookView(
@@ -132,9 +132,9 @@ async def _webhook(services: Services, run: Run) -> WebhookView | None:
 
 
 @router.get("/agent/runs/{run_id}/plans", responses=responses(404, 422))
-async def list_plans(run_id: RunId, user: CurrentUser, services: ServicesOf) -> PlanVersions:
+async def list_plans(run_id: RunId, user: CurrentUser, context: ContextOf) -> PlanVersions:
     """All plans of a run. Those that a newer one has replaced, each with the reason, and the one in force."""
-    store = services.resources.store
+    store = context.resources.store
     run = await store.runs.get(user.id, run_id)
     plans = [
         PlanVersionView(version=old.version, plan=old.plan, replaced_at=old.replaced_at, reason=old.reason)
@@ -149,12 +149,12 @@ async def list_plans(run_id: RunId, user: CurrentUser, services: ServicesOf) -> 
 async def list_model_calls(
     run_id: RunId,
     user: CurrentUser,
-    services: ServicesOf,
+    context: ContextOf,
     cursor: Annotated[int, Query(ge=0, le=10**9, description="`next_cursor` of the page before.")] = 0,
     limit: Limit = 50,
 ) -> ModelCallPage:
     """The calls of models that a run has made, in their order, without their texts."""
-    store = services.resources.store
+    store = context.resources.store
     await store.runs.get(user.id, run_id)
     calls = await store.model_calls.of_run(run_id)
     until = cursor + limit
@@ -165,9 +165,9 @@ async def list_model_calls(
 
 
 @router.get("/agent/runs/{run_id}/model-calls/{call_id}", responses=responses(404, 422))
-async def show_model_call(run_id: RunId, call_id: CallId, user: CurrentUser, services: ServicesOf) -> ModelCallDetails:
+async def show_model_call(run_id: RunId, call_id: CallId, user: CurrentUser, context: ContextOf) -> ModelCallDetails:
     """What a model was asked and what it answered, without secrets."""
-    store = services.resources.store
+    store = context.resources.store
     await store.runs.get(user.id, run_id)
     found = next((call for call in await store.model_calls.of_run(run_id) if call.id == call_id), None)
     call = await store.model_calls.find(run_id, found.key) if found else None
@@ -177,10 +177,10 @@ async def show_model_call(run_id: RunId, call_id: CallId, user: CurrentUser, ser
 
 
 @router.get("/agent/runs/{run_id}/explain", responses=responses(404, 422))
-async def explain_run(run_id: RunId, user: CurrentUser, services: ServicesOf) -> Explanation:
+async def explain_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> Explanation:
     """Why a run waits, in words and in fields."""
-    run = await services.resources.store.runs.get(user.id, run_id)
-    situation, now = await situation_of(services, run), datetime.now(UTC)
+    run = await context.resources.store.runs.get(user.id, run_id)
+    situation, now = await situation_of(context, run), datetime.now(UTC)
     found = reasons(run, situation, now)
     statistics, standing = situation.statistics, situation.standing
     return Explanation(
@@ -200,11 +200,11 @@ async def explain_run(run_id: RunId, user: CurrentUser, services: ServicesOf) ->
     )
 
 
-async def situation_of(services: Services, run: Run) -> Situation:
-    queue, slots = services.resources.queue, services.resources.slots
+async def situation_of(context: ApiContext, run: Run) -> Situation:
+    queue, slots = context.resources.queue, context.resources.slots
     asked: list[Decision] = []
     if run.status is RunStatus.WAITING:
-        decisions = services.resources.store.decisions
+        decisions = context.resources.store.decisions
         asked = await decisions.page(run.user_id, run_id=run.id, status=DecisionStatus.PENDING, limit=_ASKED_MAX)
     try:
         statistics = await queue.statistics()
@@ -219,7 +219,7 @@ async def situation_of(services: Services, run: Run) -> Situation:
             model,
             tuple(asked),
             await queue.whereabouts(run.id) if is_nowhere else None,
-            services.settings.reconcile_seconds,
+            context.settings.reconcile_seconds,
         )
     except Unavailable:
         return Situation(None, None, None, asked=tuple(asked))

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from app.auth import CurrentUser
-from app.context import ServicesOf
+from app.context import ContextOf
 from app.errors import responses
 from app.schemas.runs import WebhookSecretView
 from backplane.domain.webhooks import WebhookSecret
@@ -12,18 +12,18 @@ router = APIRouter(tags=["webhooks"])
 
 
 @router.get("/agent/webhook-secret", responses=responses())
-async def show_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
+async def show_webhook_secret(user: CurrentUser, context: ContextOf, response: Response) -> WebhookSecretView:
     """The secret that one's webhooks are signed with. After the Standard Webhooks specification. Made when there is
     none yet."""
-    return _view(await services.resources.store.webhooks.secret(user.id), response)
+    return _view(await context.resources.store.webhooks.secret(user.id), response)
 
 
 @router.post("/agent/webhook-secret/rotate", responses=responses(409, 413))
-async def rotate_webhook_secret(user: CurrentUser, services: ServicesOf, response: Response) -> WebhookSecretView:
+async def rotate_webhook_secret(user: CurrentUser, context: ContextOf, response: Response) -> WebhookSecretView:
     """Replace the secret that one's webhooks are signed with. The one before signs too for a while, so
     that receivers can get the new one meanwhile."""
-    overlap = services.settings.webhook_secret_overlap_seconds
-    return _view(await services.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
+    overlap = context.settings.webhook_secret_overlap_seconds
+    return _view(await context.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
 
 
 def _view(secret: WebhookSecret, response: Response) -> WebhookSecretView:

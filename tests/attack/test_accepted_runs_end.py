@@ -99,15 +99,15 @@ async def test_explain_says_that_redis_has_lost_a_run_and_who_queues_it_again(st
     assert await queue.whereabouts(run_id) is Whereabouts.WAITS
     await platform.resources.redis.commands.delete(keys.order)
     assert await queue.whereabouts(run_id) is Whereabouts.LOST
-    services: Any = type("Services", (), {"resources": platform.resources, "settings": platform.settings})
+    context: Any = type("ApiContext", (), {"resources": platform.resources, "settings": platform.settings})
     run = await platform.run(run_id)
     assert run.queued_at is not None
-    [reason] = reasons(run, await situation_of(services, run), run.queued_at)
+    [reason] = reasons(run, await situation_of(context, run), run.queued_at)
     assert reason.code == "lost_in_queue"
     assert "no worker" not in reason.text
     assert "start one" in reason.text
     await queue.renew("worker", 1, [])
-    [reason] = reasons(run, await situation_of(services, run), run.queued_at)
+    [reason] = reasons(run, await situation_of(context, run), run.queued_at)
     assert "the leading worker compares the two every 0.2 s" in reason.text
 
 

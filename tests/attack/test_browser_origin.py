@@ -171,7 +171,7 @@ async def test_head_is_answered_as_get_without_the_body_wherever_get_is(api: Api
             assert head.headers.get("content-type") == got.headers.get("content-type"), path
             if "/health/ready" not in path:
                 assert head.headers.get("content-length") == got.headers.get("content-length"), path
-    assert api.app.state.services.hub.watchers <= 1  # the stream that was read last
+    assert api.app.state.context.hub.watchers <= 1  # the stream that was read last
 
 
 # --- in a browser ---

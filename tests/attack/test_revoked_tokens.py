@@ -67,7 +67,7 @@ async def test_an_open_stream_ends_with_a_word_when_its_token_is_no_longer_good(
     ):
         await loses(api, person)
         assert CLOSED in await rest_of(text)
-        assert api.app.state.services.hub.watchers == 1
+        assert api.app.state.context.hub.watchers == 1
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ async def test_another_token_of_the_same_user_goes_on(start_api: StartApi) -> No
     async with opened(person, path) as (_, text), opened(other, path):
         await revoke(api, person)
         await rest_of(text)
-        assert api.app.state.services.hub.watchers == 1
+        assert api.app.state.context.hub.watchers == 1
 
 
 async def test_a_call_of_mcp_that_waits_for_events_ends(start_api: StartApi) -> None:
@@ -110,7 +110,7 @@ async def test_a_call_of_mcp_that_waits_for_events_ends(start_api: StartApi) -> 
     run_id = await person.make("create")
     async with connected(api, person) as client:
         waiting = asyncio.create_task(refusal(client, "follow_run", run_id=run_id, after=1, wait_seconds=50))
-        await wait_until(lambda: api.app.state.services.hub.watchers == 1)
+        await wait_until(lambda: api.app.state.context.hub.watchers == 1)
         await revoke(api, person)
         assert "[unauthenticated]" in await waiting
 

@@ -137,7 +137,7 @@ class Api:
 
     @property
     def resources(self) -> Resources:
-        resources: Resources = self.app.state.services.resources
+        resources: Resources = self.app.state.context.resources
         return resources
 
     async def person(self, tier: Tier = Tier.STANDARD) -> Person:

@@ -61,7 +61,7 @@ async def test_metrics_are_encoded_once_for_all_who_ask_within_a_second(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = 0
-    kept = api.app.state.services.platform_metrics._kept
+    kept = api.app.state.context.platform_metrics._kept
     make = kept._make
 
     async def counted() -> Any:

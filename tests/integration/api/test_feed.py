@@ -139,7 +139,7 @@ async def test_what_is_told_before_it_is_stored_comes_when_it_is_stored(api: Api
         await take(stream, 2)
         lines = worker.lines("one", "two")
         await worker.tell(lines)
-        read = api.app.state.services.hub._feeds
+        read = api.app.state.context.hub._feeds
         # It has been looked for in vain at least once.
         await wait_until(lambda: any(one.due_at is not None for one in read.values()))
         await worker.store(lines)
@@ -265,7 +265,7 @@ async def test_a_user_whom_nobody_watches_any_more_is_no_longer_listened_to(
     worker = await a_worker(api, person)
     async with feed(person) as stream:
         await take(stream, 2)
-    await wait_until(lambda: not api.app.state.services.hub._feeds)
+    await wait_until(lambda: not api.app.state.context.hub._feeds)
     assert await api.resources.redis.commands.pubsub_channels() == []
     async with feed(person) as stream:
         await worker.end()

@@ -83,7 +83,7 @@ async def test_a_call_that_waits_for_events_keeps_no_turn(
     async with connected(api, person) as client, connected(api, person) as other:
         follow = call(client, "follow_run", run_id=run_id, after=1)
         waiting = asyncio.create_task(follow)
-        await wait_until(lambda: api.app.state.services.hub.watchers == 1)
+        await wait_until(lambda: api.app.state.context.hub.watchers == 1)
         async with asyncio.timeout(10):
             assert (await call(other, "run_status", run_id=run_id))["status"] == "created"
         await person.act("cancel", run_id)
@@ -117,7 +117,7 @@ async def test_who_follows_is_counted_as_a_watcher(start_api: StartApi) -> None:
     run_id = await person.make("create")
     async with connected(api, person) as client:
         waiting = asyncio.create_task(call(client, "follow_run", run_id=run_id, after=1))
-        await wait_until(lambda: api.app.state.services.hub.watchers == 1)
+        await wait_until(lambda: api.app.state.context.hub.watchers == 1)
         assert "STREAM_WATCHERS_MAX" in await refusal(client, "follow_run", run_id=run_id, after=1)
         await person.act("cancel", run_id)
         assert (await waiting)["status"] == "cancelled"

@@ -149,7 +149,7 @@ async def test_a_part_that_does_not_answer_is_not_waited_for_and_asked_once(
         return 7
 
     monkeypatch.setattr(metrics, "PART_SECONDS", 0.05)
-    platform = api.app.state.services.platform_metrics
+    platform = api.app.state.context.platform_metrics
     monkeypatch.setattr(platform._dead_letters, "_read", never)
     for _ in range(3):
         found = await scrape(api.url)

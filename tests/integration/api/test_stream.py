@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from app.context import Services
+from app.context import ApiContext
 from app.streams import hub
 from app.streams.buffer import Watcher
 from app.streams.sse import stream
@@ -36,7 +36,7 @@ async def until(stream: AsyncIterator[Frame], number: int) -> list[Frame]:
 
 async def watchers_are(api: Api, count: int) -> None:
     """That the hub counts so many is nothing a user sees, but where the test may go on."""
-    await wait_until(lambda: api.app.state.services.hub.watchers == count)
+    await wait_until(lambda: api.app.state.context.hub.watchers == count)
 
 
 async def test_a_stream_opened_before_start_has_the_whole_run(api: Api, person: Person) -> None:
@@ -371,13 +371,13 @@ async def test_a_run_that_nobody_watches_any_more_is_listened_to_anew_by_the_nex
     api = await start_api()
     person = await api.person()
     run_id = await person.make()
-    services: Services = api.app.state.services
+    context: ApiContext = api.app.state.context
     access = await person.access(api)
-    old = await services.hub.open(access.user, run_id, is_queued=True)
+    old = await context.hub.open(access.user, run_id, is_queued=True)
     await wait_until(lambda: old.swept)
-    history = partial(services.history.span, run_id)
+    history = partial(context.history.span, run_id)
     assert [chunk async for chunk in stream(old, history, 0, Watcher(access))] == []
-    new = await services.hub.open(access.user, run_id, is_queued=True)
+    new = await context.hub.open(access.user, run_id, is_queued=True)
     assert new is not old
     worker = await api.worker()
     await worker.end()
