@@ -9,7 +9,7 @@ from typing import NamedTuple
 HERE, RUNS, OPERATORS = "The platform on this machine", "Runs", "For operators"
 
 
-class Place(NamedTuple):
+class CommandEntry(NamedTuple):
     """`attribute`: a function, or a `typer.Typer` with commands of its own. `panel`: under which it stands in the help.
     `summary`: the short help, as it is loaded."""
 
@@ -20,52 +20,76 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "run": Place("agentctl.commands.runs", "run", RUNS, "Start a run and follow it to its end."),
-    "start": Place("agentctl.commands.runs", "start", RUNS, "Start a run that was created and not..."),
-    "validate": Place("agentctl.commands.validate", "validate", RUNS, "Say all that is wrong with a plan or a..."),
-    "tools": Place("agentctl.commands.validate", "tools", RUNS, "List the tools that live workers have, or..."),
-    "logs": Place("agentctl.commands.runs", "logs", RUNS, "Show a run's events: those there are, or..."),
-    "events": Place("agentctl.commands.runs", "events", RUNS, "Show the events of all your runs as they..."),
-    "runs": Place("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
-    "show": Place("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
-    "cancel": Place("agentctl.commands.runs", "cancel", RUNS, "Cancel a run: at once while it is queued,..."),
-    "retry": Place("agentctl.commands.runs", "retry", RUNS, "Put a failed run in the queue again, or..."),
-    "explain": Place("agentctl.commands.runs", "explain", RUNS, "Say why a run waits, and about how long."),
-    "queue": Place("agentctl.commands.runs", "queue", RUNS, "Show what is queued and running, and about..."),
-    "usage": Place("agentctl.commands.storage", "usage", RUNS, "Show how much of runs, events and files..."),
-    "delete": Place("agentctl.commands.storage", "delete", RUNS, "Delete runs that are over, with their..."),
-    "decisions": Place("agentctl.commands.decisions", "decisions", RUNS, "List what your runs ask you, the newest..."),
-    "approve": Place("agentctl.commands.decisions", "approve", RUNS, "Let a step be carried out, or a run go on..."),
-    "reject": Place("agentctl.commands.decisions", "reject", RUNS, "Refuse what a run asks for."),
-    "answer": Place("agentctl.commands.decisions", "answer", RUNS, "Answer a question of a run."),
-    "fork": Place("agentctl.commands.derived_runs", "fork", RUNS, "Make a new run that goes on from a step of..."),
-    "replay": Place("agentctl.commands.derived_runs", "replay", RUNS, "Show a run again from its records, and..."),
-    "plans": Place("agentctl.commands.derived_runs", "plans", RUNS, "Show all plans that a run has had, and why..."),
-    "model-calls": Place(
+    "run": CommandEntry("agentctl.commands.runs", "run", RUNS, "Start a run and follow it to its end."),
+    "start": CommandEntry("agentctl.commands.runs", "start", RUNS, "Start a run that was created and not..."),
+    "validate": CommandEntry(
+        "agentctl.commands.validate", "validate", RUNS, "Say all that is wrong with a plan or a..."
+    ),
+    "tools": CommandEntry("agentctl.commands.validate", "tools", RUNS, "List the tools that live workers have, or..."),
+    "logs": CommandEntry("agentctl.commands.runs", "logs", RUNS, "Show a run's events: those there are, or..."),
+    "events": CommandEntry("agentctl.commands.runs", "events", RUNS, "Show the events of all your runs as they..."),
+    "runs": CommandEntry("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
+    "show": CommandEntry("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
+    "cancel": CommandEntry("agentctl.commands.runs", "cancel", RUNS, "Cancel a run: at once while it is queued,..."),
+    "retry": CommandEntry("agentctl.commands.runs", "retry", RUNS, "Put a failed run in the queue again, or..."),
+    "explain": CommandEntry("agentctl.commands.runs", "explain", RUNS, "Say why a run waits, and about how long."),
+    "queue": CommandEntry("agentctl.commands.runs", "queue", RUNS, "Show what is queued and running, and about..."),
+    "usage": CommandEntry("agentctl.commands.storage", "usage", RUNS, "Show how much of runs, events and files..."),
+    "delete": CommandEntry("agentctl.commands.storage", "delete", RUNS, "Delete runs that are over, with their..."),
+    "decisions": CommandEntry(
+        "agentctl.commands.decisions", "decisions", RUNS, "List what your runs ask you, the newest..."
+    ),
+    "approve": CommandEntry(
+        "agentctl.commands.decisions", "approve", RUNS, "Let a step be carried out, or a run go on..."
+    ),
+    "reject": CommandEntry("agentctl.commands.decisions", "reject", RUNS, "Refuse what a run asks for."),
+    "answer": CommandEntry("agentctl.commands.decisions", "answer", RUNS, "Answer a question of a run."),
+    "fork": CommandEntry(
+        "agentctl.commands.derived_runs", "fork", RUNS, "Make a new run that goes on from a step of..."
+    ),
+    "replay": CommandEntry(
+        "agentctl.commands.derived_runs", "replay", RUNS, "Show a run again from its records, and..."
+    ),
+    "plans": CommandEntry(
+        "agentctl.commands.derived_runs", "plans", RUNS, "Show all plans that a run has had, and why..."
+    ),
+    "model-calls": CommandEntry(
         "agentctl.commands.derived_runs", "model_calls", RUNS, "List the calls of models that a run has..."
     ),
-    "webhook-secret": Place(
+    "webhook-secret": CommandEntry(
         "agentctl.commands.webhooks", "webhook_secret", RUNS, "Show the secret that your webhooks are..."
     ),
-    "completion": Place("agentctl.completion", "completion", HERE, "Print the script by which a shell..."),
-    "files": Place("agentctl.commands.files", "app", RUNS, "List, fetch and put the files of a run's..."),
-    "dlq": Place("agentctl.commands.dead_letters", "app", OPERATORS, "List, redrive and purge the runs that the..."),
-    "up": Place("agentctl.commands.up", "up", HERE, "Run everything on this machine until..."),
-    "demo": Place("agentctl.commands.demo", "demo", HERE, "Start everything in a temporary folder,..."),
-    "token": Place("agentctl.commands.admin", "tokens", OPERATORS, "Make, list and revoke the bearer tokens of..."),
-    "migrate": Place("agentctl.commands.admin", "migrate", OPERATORS, "Bring the database's tables to the newest..."),
-    "take-over-redis": Place(
+    "completion": CommandEntry("agentctl.completion", "completion", HERE, "Print the script by which a shell..."),
+    "files": CommandEntry("agentctl.commands.files", "app", RUNS, "List, fetch and put the files of a run's..."),
+    "dlq": CommandEntry(
+        "agentctl.commands.dead_letters", "app", OPERATORS, "List, redrive and purge the runs that the..."
+    ),
+    "up": CommandEntry("agentctl.commands.up", "up", HERE, "Run everything on this machine until..."),
+    "demo": CommandEntry("agentctl.commands.demo", "demo", HERE, "Start everything in a temporary folder,..."),
+    "token": CommandEntry(
+        "agentctl.commands.admin", "tokens", OPERATORS, "Make, list and revoke the bearer tokens of..."
+    ),
+    "migrate": CommandEntry(
+        "agentctl.commands.admin", "migrate", OPERATORS, "Bring the database's tables to the newest..."
+    ),
+    "take-over-redis": CommandEntry(
         "agentctl.commands.admin", "take_over_redis", OPERATORS, "Make the queue in Redis this database's,..."
     ),
-    "artifacts": Place("agentctl.commands.artifacts", "app", RUNS, "See what agents keep from run to run, and..."),
-    "calibrate": Place(
+    "artifacts": CommandEntry(
+        "agentctl.commands.artifacts", "app", RUNS, "See what agents keep from run to run, and..."
+    ),
+    "calibrate": CommandEntry(
         "agentctl.commands.calibrate", "calibrate", OPERATORS, "Find the rate of tokens at which agents..."
     ),
-    "models": Place("agentctl.commands.models", "app", OPERATORS, "What fits on a GPU."),
-    "budget": Place("agentctl.commands.ledger", "budget", RUNS, "Show what is left to you of what limits..."),
-    "secrets": Place("agentctl.commands.secrets", "app", RUNS, "Keep named values that steps may use..."),
-    "ledger": Place("agentctl.commands.ledger", "app", OPERATORS, "See and change who may spend how much."),
-    "doctor": Place("agentctl.commands.doctor", "doctor", OPERATORS, "Say which parts are found, which sandbox..."),
-    "settings": Place("agentctl.commands.about", "settings", OPERATORS, "List every setting: its name in the..."),
-    "version": Place("agentctl.commands.about", "show_version", OPERATORS, "Show the version of this program."),
+    "models": CommandEntry("agentctl.commands.models", "app", OPERATORS, "What fits on a GPU."),
+    "budget": CommandEntry("agentctl.commands.ledger", "budget", RUNS, "Show what is left to you of what limits..."),
+    "secrets": CommandEntry("agentctl.commands.secrets", "app", RUNS, "Keep named values that steps may use..."),
+    "ledger": CommandEntry("agentctl.commands.ledger", "app", OPERATORS, "See and change who may spend how much."),
+    "doctor": CommandEntry(
+        "agentctl.commands.doctor", "doctor", OPERATORS, "Say which parts are found, which sandbox..."
+    ),
+    "settings": CommandEntry(
+        "agentctl.commands.about", "settings", OPERATORS, "List every setting: its name in the..."
+    ),
+    "version": CommandEntry("agentctl.commands.about", "show_version", OPERATORS, "Show the version of this program."),
 }

@@ -20,13 +20,13 @@ ANSWER_SECONDS = 1.0
 OFFERED = 50
 
 
-class Shell(StrEnum):
+class ShellName(StrEnum):
     BASH = "bash"
     ZSH = "zsh"
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell that is to read it.")]) -> None:
+def completion(shell: Annotated[ShellName, typer.Argument(help="The shell that is to read it.")]) -> None:
     """Print the script by which a shell completes commands, options and ids of runs."""
     script = get_completion_script(prog_name="agentctl", complete_var="_AGENTCTL_COMPLETE", shell=shell.value)
     output = Output()

@@ -46,7 +46,7 @@ AGENT = "agent"
 
 
 @dataclass(frozen=True)
-class Known:
+class ToolSets:
     """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell. `all_publish`:
     there is no live worker that has not published. `schemas` by the tool: a thread has its own, since a schema counts
     its checks, and two users at once would count together."""
@@ -97,12 +97,12 @@ class KnownTools:
         self._worker_ids = worker_ids
         self._mcp_servers = mcp_servers
         self._disabled = frozenset(disabled)
-        self._known = Known()
+        self._known = ToolSets()
         self._digests: tuple[str, ...] = ()
         self._looked_up = float("-inf")
         self._in_thread = asyncio.Lock()
 
-    async def known(self, *, at_most_seconds_old: float = LOOKED_UP_SECONDS) -> Known:
+    async def known(self, *, at_most_seconds_old: float = LOOKED_UP_SECONDS) -> ToolSets:
         """Of no live worker when Redis is away."""
         if time.monotonic() - self._looked_up >= at_most_seconds_old:
             try:
@@ -111,12 +111,15 @@ class KnownTools:
                 published, publishers = await self._catalogue.published(), await self._catalogue.publishers()
                 digests = tuple(digest for digest, _ in published)
                 if digests != self._digests:
-                    self._known, self._digests = Known(tuple(decoded(document) for _, document in published)), digests
+                    self._known, self._digests = (
+                        ToolSets(tuple(decoded(document) for _, document in published)),
+                        digests,
+                    )
                 if self._known.all_publish != (live <= publishers):
                     self._known = replace(self._known, all_publish=live <= publishers)
             except (Unavailable, ValueError) as error:
                 log.warning("the tools of the workers are not known", error=str(error))
-                self._known, self._digests = Known(), ()
+                self._known, self._digests = ToolSets(), ()
             self._looked_up = time.monotonic()
         return self._known
 
@@ -132,7 +135,7 @@ class KnownTools:
             return await self._parse(value, mcp_servers)
 
     async def _parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
-        def faults_of(most: int, known: Known) -> list[Fault]:
+        def faults_of(most: int, known: ToolSets) -> list[Fault]:
             faults = self._faults(steps, mcp_servers, known, known.schemas_in_thread, _Checks(MOST_CHECKS))
             return list(islice(faults, most))
 
@@ -149,7 +152,7 @@ class KnownTools:
         self,
         steps: Iterable[tuple[int, Step]],
         mcp_servers: Sequence[str] | None,
-        known: Known,
+        known: ToolSets,
         schemas: dict[int, Any],
         checks: "_Checks",
     ) -> Iterator[Fault]:
@@ -180,7 +183,7 @@ class KnownTools:
                     yield fault
 
     def _of_unknown(
-        self, name: str, where: str, mcp_servers: Sequence[str] | None, known: Known, *, with_hint: bool
+        self, name: str, where: str, mcp_servers: Sequence[str] | None, known: ToolSets, *, with_hint: bool
     ) -> Fault | None:
         server, is_of_server, remote = name.partition("__")
         if is_of_server and server in self._mcp_servers:
@@ -230,7 +233,7 @@ def is_large(value: Any) -> bool:
     return False
 
 
-def _of_lengths(step: Step, where: str, known: Known) -> Fault | None:
+def _of_lengths(step: Step, where: str, known: ToolSets) -> Fault | None:
     """Before each name is looked at."""
     there_are = known.tools.get(step.tool, ())
     takes_no_others = all(tool.parameters.get("additionalProperties") is False for tool in there_are)

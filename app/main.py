@@ -21,7 +21,7 @@ from app.context import ApiContext
 from app.edge import server_log
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
-from app.edge.gate import Allowance, Gate
+from app.edge.gate import Allowance, TokenGate
 from app.edge.origin import Origin
 from app.edge.protocol import install, running_server
 from app.edge.root_path import RootPath
@@ -148,7 +148,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Turns)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
     allowance = Allowance(settings.api_anonymous_rate_per_second, settings.api_anonymous_rate_burst)
-    app.add_middleware(Gate, limits=limits, proxies=proxies, allowance=allowance)
+    app.add_middleware(TokenGate, limits=limits, proxies=proxies, allowance=allowance)
     app.add_middleware(RequestMetrics, metrics=api_metrics)
     app.add_middleware(Origin)
     app.add_middleware(RootPath, root_path=settings.api_root_path)

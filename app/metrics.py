@@ -113,12 +113,12 @@ class PlatformMetrics(Collector):
 
     def __init__(self, resources: Resources, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._depths = _Reading(resources.queue.depths)
-        self._runs = _Reading(resources.store.runs.under_way)
-        self._dead_letters = _Reading(resources.store.dead_letters.count)
-        self._writes = _Reading(resources.redis.check_write)
-        self._workspace = _Reading(resources.workspaces.check)
-        self._parts: Mapping[str, tuple[_Reading[Any], ...]] = {
+        self._depths = _PartReading(resources.queue.depths)
+        self._runs = _PartReading(resources.store.runs.under_way)
+        self._dead_letters = _PartReading(resources.store.dead_letters.count)
+        self._writes = _PartReading(resources.redis.check_write)
+        self._workspace = _PartReading(resources.workspaces.check)
+        self._parts: Mapping[str, tuple[_PartReading[Any], ...]] = {
             "redis": (self._depths, self._writes),
             "database": (self._runs, self._dead_letters),
             "workspace": (self._workspace,),
@@ -176,7 +176,7 @@ def _of_queue(depths: Mapping[Priority, Depth]) -> Iterator[GaugeMetricFamily]:
     return iter((depth, oldest))
 
 
-class _Reading(Generic[Value]):
+class _PartReading(Generic[Value]):
     """What one call answered last. `value` is None when it has not answered, or failed."""
 
     def __init__(self, read: Callable[[], Awaitable[Value]]) -> None:

@@ -51,7 +51,7 @@ _HOSTED_SERVERS = frozenset({"openai", "anthropic"})
 
 
 @dataclass(slots=True)
-class _Place:
+class _ReservedPlace:
     """A place in the queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
 
     priority: Priority
@@ -242,9 +242,9 @@ class Submission:
             return run
 
     @asynccontextmanager
-    async def _place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator["_Place"]:
+    async def _place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator["_ReservedPlace"]:
         """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
-        place = _Place(priority)
+        place = _ReservedPlace(priority)
         try:
             full = await self._queue.admit(run_id, user_id, priority)
         except Unavailable:
@@ -287,7 +287,7 @@ class Submission:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
         return run
 
-    async def push(self, run: Run, told: Sequence[Event], place: "_Place | None" = None) -> None:
+    async def push(self, run: Run, told: Sequence[Event], place: "_ReservedPlace | None" = None) -> None:
         """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
         try:
             # Side by side: should a worker be quicker than the word, watchers find it in the database.

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import fault_view
-from app.known_tools import Known, KnownTools
+from app.known_tools import KnownTools, ToolSets
 from app.schemas.runs import FaultView, NewRun, PlannerName
 from app.submission import Submission
 from backplane.domain.plans import MAX_STEPS
@@ -112,7 +112,7 @@ class Validator:
             tools_checked=known.is_whole,
         )
 
-    async def _of_prompt(self, user: User, new: NewRun, known: Known) -> Forecast:
+    async def _of_prompt(self, user: User, new: NewRun, known: ToolSets) -> Forecast:
         """Raises InvalidInput for a runbook that is wrong."""
         if new.planner is PlannerName.MODEL:
             return Forecast(new.planner)
@@ -146,11 +146,11 @@ class Validator:
         return (replace(fault, line=_line_of(fault, blocks)) for fault in found)
 
 
-def _has_model(new: NewRun, known: Known) -> bool:
+def _has_model(new: NewRun, known: ToolSets) -> bool:
     return known.has_model or new.model is not None
 
 
-def _planner_without_reading(new: NewRun, known: Known) -> PlannerName | None:
+def _planner_without_reading(new: NewRun, known: ToolSets) -> PlannerName | None:
     """By what is known besides the prompt's own words: without a model only a runbook is possible, without a block only
     a model."""
     if new.planner is not None:
@@ -160,7 +160,7 @@ def _planner_without_reading(new: NewRun, known: Known) -> PlannerName | None:
     return None if _has_model(new, known) or not known.sets else PlannerName.RUNBOOK
 
 
-def _faults_of_planner(forecast: Forecast, new: NewRun, known: Known) -> Iterator[Fault]:
+def _faults_of_planner(forecast: Forecast, new: NewRun, known: ToolSets) -> Iterator[Fault]:
     if forecast.planner == PlannerName.RUNBOOK and not forecast.blocks:
         yield Fault("prompt", "prompt: it has no block that is a step (```sh, ```python, or ```notes/a.txt)")
     if forecast.planner == PlannerName.MODEL and known.sets and not _has_model(new, known):

@@ -4,13 +4,13 @@ Apart from `resources`, so that a small process that needs nothing but Redis doe
 """
 
 from backplane.redis.blocking import BlockingRedis, blocking_redis
-from backplane.redis.client import Access
+from backplane.redis.client import RedisAccess
 from backplane.settings import Settings
 
 
-def redis_access(settings: Settings) -> Access:
+def redis_access(settings: Settings) -> RedisAccess:
     """How to be let in, and by which certificates."""
-    return Access(
+    return RedisAccess(
         username=settings.redis_username,
         password=settings.redis_password.get_secret_value(),
         sentinel_username=settings.redis_sentinel_username,

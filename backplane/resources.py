@@ -29,9 +29,9 @@ from backplane.limits.storage.base import Storage
 from backplane.limits.storage.redis import RedisStorage
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
-from backplane.logs.room import Limits
+from backplane.logs.room import LogLimits
 from backplane.process.retrying import until_available
-from backplane.queue.base import Caps, Queue, Room
+from backplane.queue.base import Caps, Queue, QueueRoom
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
@@ -109,7 +109,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             ),
             event_log=RedisEventLog(
                 redis,
-                limits=Limits(
+                limits=LogLimits(
                     run_bytes=settings.stream_redis_run_bytes,
                     user_bytes=settings.stream_redis_user_bytes,
                     all_bytes=settings.stream_redis_bytes,
@@ -203,8 +203,8 @@ def _caps(settings: Settings) -> Caps:
     )
 
 
-def _room(settings: Settings) -> Room:
-    return Room(
+def _room(settings: Settings) -> QueueRoom:
+    return QueueRoom(
         user=settings.queue_max_waiting,
         overall=settings.queue_max_waiting_all,
         tier={

@@ -20,7 +20,7 @@ from typing import Any, cast
 import uvloop
 
 from backplane.domain.runs import Priority, RunStatus
-from backplane.queue.base import Caps, Job, Outcome, Room, Settlement
+from backplane.queue.base import Caps, Job, QueueRoom, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._contest import PERSISTENCE
@@ -59,7 +59,7 @@ class Line:
             initial_run_seconds=120.0,
             ageing_seconds=60.0,
             caps=Caps(user=dict.fromkeys(Priority, cap)),
-            room=Room(),
+            room=QueueRoom(),
         )
 
     async def fill(self) -> None:
@@ -79,7 +79,7 @@ class Line:
         claims = await self._timed("claim", self.queue.claim(WORKER, CLAIMED))
         if len(claims) != CLAIMED:
             raise RuntimeError(f"{len(claims)} runs were claimed")
-        settlements = [Settlement(claim, Outcome.FINISHED, RunStatus.COMPLETED) for claim in claims]
+        settlements = [Settlement(claim, RunOutcome.FINISHED, RunStatus.COMPLETED) for claim in claims]
         await self._timed("settle", self.queue.settle(settlements))
         jobs = [self._job(claim.job.user_id) for claim in claims]
         await self._timed("enqueue", self.queue.enqueue(jobs))

@@ -16,7 +16,7 @@ from backplane.domain.event_data import DATA
 from backplane.domain.events import EventType
 from backplane.domain.plans import Plan
 from checks.error_codes import TABLES
-from worker.tools.agent import Agent
+from worker.tools.agent import AgentTool
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
 from worker.tools.artifact_read import ArtifactRead
@@ -34,10 +34,10 @@ FOLDER = ROOT / "docs" / "reference"
 PRODUCT = ("app", "backplane", "controller", "worker")
 NOTE = "<!-- Written by `python -m checks.reference --write`. -->"
 OTHER_TOOLS: tuple[type[Tool], ...] = (
-    *(HttpFetch, HttpRequest, Browser, Agent, Remember, Recall, Forget),
+    *(HttpFetch, HttpRequest, Browser, AgentTool, Remember, Recall, Forget),
     *(ArtifactWrite, ArtifactRead, ArtifactList, ArtifactDelete),
 )
-GIVEN_BY = {"RunError": 0, "_failed": 0, "_Ended": 0, "problem": 1}
+GIVEN_BY = {"RunError": 0, "_failed": 0, "_Ended": 0, "_AgentStopped": 0, "problem": 1}
 """Functions that take a code, and at which place."""
 _CODE = re.compile(r"[a-z]+(_[a-z]+)*")
 

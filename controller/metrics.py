@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from backplane.workspace.base import Usage
+from backplane.workspace.base import WorkspaceUsage
 
 WebhookEnd = Literal["delivered", "failed", "given_up"]
 
@@ -30,7 +30,7 @@ class ControllerMetrics:
         self._webhooks = Counter("agent_webhooks", "Attempts to send a webhook.", ["status"], registry=registry)
         for status in ("delivered", "failed", "given_up"):
             self._webhooks.labels(status)
-        self._stored = _Stored()
+        self._stored = _StoredFiles()
         registry.register(self._stored)
 
     def jobs_collected(self, count: int) -> None:
@@ -44,7 +44,7 @@ class ControllerMetrics:
         """`failed`: another attempt follows; `given_up`: none does."""
         self._webhooks.labels(status).inc()
 
-    def workspaces_measured(self, usage: Usage) -> None:
+    def workspaces_measured(self, usage: WorkspaceUsage) -> None:
         self._stored.usage, self._stored.at = usage, time.time()
 
     def another_measures(self) -> None:
@@ -52,10 +52,10 @@ class ControllerMetrics:
         self._stored.usage = None
 
 
-class _Stored(Collector):
+class _StoredFiles(Collector):
     """Tells nothing before the first measure: 0 would be a lie."""
 
-    usage: Usage | None = None
+    usage: WorkspaceUsage | None = None
     at = 0.0
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -24,14 +24,14 @@ from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
-from controller.cleanup.retention import Limits, Retention
+from controller.cleanup.retention import Limits, RetentionLoop
 from controller.cleanup.sandbox_jobs import SandboxJobCollector, Times
 from controller.cluster import own_namespace
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
 from controller.deletion_cost import DeletionCosts
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, RowCounting
-from controller.webhooks.loop import Webhooks
+from controller.webhooks.loop import WebhookLoop
 from controller.webhooks.sender import connect_sender
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ async def _work(
     own_processes: bool,
 ) -> None:
     store, workspaces = resources.store, resources.workspaces
-    retention = Retention(
+    retention = RetentionLoop(
         store.retention,
         workspaces,
         Limits(
@@ -100,7 +100,7 @@ async def _work(
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
     ) as sender:
-        webhooks = Webhooks(
+        webhooks = WebhookLoop(
             store.webhooks,
             sender,
             RetryPolicy(

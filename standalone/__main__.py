@@ -47,7 +47,7 @@ def main() -> int:
         return 1
 
 
-class _Server(uvicorn.Server):
+class _StandaloneServer(uvicorn.Server):
     """Without its own signal handling, which raises the signal again when the API has ended: before the worker has."""
 
     @contextlib.contextmanager
@@ -63,7 +63,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     config.load()
     install(config, app.state.connection_limits)
-    server = _Server(config)
+    server = _StandaloneServer(config)
     process_log.take_over_server_logs()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)

@@ -3,14 +3,14 @@
 from typing import Any, cast
 
 from backplane.logs.redis import RedisEventLog
-from backplane.logs.room import Limits
+from backplane.logs.room import LogLimits
 from backplane.redis.client import RedisClients
 
 MIB = 1024**2
-LIMITS = Limits(run_bytes=4 * MIB, user_bytes=16 * MIB, all_bytes=0, run_events=10_000)
+LIMITS = LogLimits(run_bytes=4 * MIB, user_bytes=16 * MIB, all_bytes=0, run_events=10_000)
 
 
-def redis_event_log(clients: RedisClients, *, limits: Limits = LIMITS, keep_seconds: int = 600) -> RedisEventLog:
+def redis_event_log(clients: RedisClients, *, limits: LogLimits = LIMITS, keep_seconds: int = 600) -> RedisEventLog:
     return RedisEventLog(clients, limits=limits, keep_seconds=keep_seconds)
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from backplane.domain.runs import RunStatus
-from backplane.queue.base import Caps, Claim, Outcome, Queue, Room, Settlement, Whereabouts
+from backplane.queue.base import Caps, Claim, Queue, QueueRoom, RunOutcome, Settlement, Whereabouts
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 
 NO_CAPS = Caps()
-NO_LIMITS = Room()
+NO_LIMITS = QueueRoom()
 
 
 def redis_queue(
@@ -18,7 +18,7 @@ def redis_queue(
     run_seconds: float = 60,
     ageing_seconds: float = 300,
     caps: Caps = NO_CAPS,
-    room: Room = NO_LIMITS,
+    room: QueueRoom = NO_LIMITS,
 ) -> RedisQueue:
     """Leases are so long that none ends in a test that does not say so."""
     return RedisQueue(
@@ -32,15 +32,15 @@ def redis_queue(
 
 
 async def finish(queue: Queue, claim: Claim, seconds: float | None = None) -> None:
-    await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.COMPLETED, duration_seconds=seconds)])
+    await queue.settle([Settlement(claim, RunOutcome.FINISHED, RunStatus.COMPLETED, duration_seconds=seconds)])
 
 
 async def hand_back(queue: Queue, claim: Claim) -> None:
-    await queue.settle([Settlement(claim, Outcome.HANDED_BACK)])
+    await queue.settle([Settlement(claim, RunOutcome.HANDED_BACK)])
 
 
 async def postpone(queue: Queue, claim: Claim, seconds: float) -> None:
-    await queue.settle([Settlement(claim, Outcome.POSTPONED, delay_seconds=seconds)])
+    await queue.settle([Settlement(claim, RunOutcome.POSTPONED, delay_seconds=seconds)])
 
 
 async def known(queue: Queue, run_ids: Sequence[str]) -> list[bool]:

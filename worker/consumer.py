@@ -16,7 +16,7 @@ import structlog
 from backplane.errors import Unavailable
 from backplane.process.retrying import pauses
 from backplane.process.tasks import end
-from backplane.queue.base import Claim, Outcome, Queue, Settlement
+from backplane.queue.base import Claim, Queue, RunOutcome, Settlement
 from worker.run.interruption import Cause, Interruption
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ class Consumer:
                 continue
             del self._unsettled[: len(batch)]
             for settlement in batch:
-                if settlement.outcome is Outcome.POSTPONED:
+                if settlement.outcome is RunOutcome.POSTPONED:
                     self._postponed(settlement.delay_seconds)
             if not self._unsettled:
                 self._settled.set()
@@ -121,9 +121,9 @@ class Consumer:
         for claim in claims:
             old = self.held.get(claim.run_id)
             if old and old.claim.generation >= claim.generation:
-                self._leave_behind(Settlement(claim, Outcome.DISOWNED))
+                self._leave_behind(Settlement(claim, RunOutcome.DISOWNED))
             elif self._leaving:
-                self._leave_behind(Settlement(claim, Outcome.HANDED_BACK))
+                self._leave_behind(Settlement(claim, RunOutcome.HANDED_BACK))
             else:
                 self._begin(claim, asked_at)
         return len(claims)

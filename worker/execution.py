@@ -27,7 +27,7 @@ from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
-from backplane.queue.base import Claim, Outcome, Settlement
+from backplane.queue.base import Claim, RunOutcome, Settlement
 from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun
 from backplane.store.taking import Taken
 from worker.context import Equipment
@@ -149,8 +149,8 @@ class Execution:
         log.info("claimed a run that may not run", status=run.status if run else None)
         if run and run.status is RunStatus.RUNNING:
             # Redis has failed over to a replica that did not know of the claim before.
-            return Settlement(self.claim, Outcome.DISOWNED)
-        return Settlement(self.claim, Outcome.FINISHED, run.status if run else None)
+            return Settlement(self.claim, RunOutcome.DISOWNED)
+        return Settlement(self.claim, RunOutcome.FINISHED, run.status if run else None)
 
     async def _recover(self, events: RunEvents, taken: Taken) -> None:
         """Store what an earlier holder told to the watchers and could not store any more."""
@@ -276,7 +276,7 @@ class Execution:
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
         self._with.metrics.run_retried(error.code)
-        return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=pause)
+        return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=pause)
 
     async def _ask_whether_done(self, events: RunEvents, run: Run, uncertain: StepUncertain) -> Settlement:
         if uncertain.trace:
@@ -294,7 +294,7 @@ class Execution:
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}
         await events.record(lambda held: held.queue_again(attempt=None, error=None), tell=[(EventType.STATUS, queued)])
-        return Settlement(self.claim, Outcome.HANDED_BACK)
+        return Settlement(self.claim, RunOutcome.HANDED_BACK)
 
     async def _wait_for_person(
         self, events: RunEvents, error: RunError, decision_ids: Sequence[str] = ()
@@ -310,7 +310,7 @@ class Execution:
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
-        return Settlement(self.claim, Outcome.FINISHED, RunStatus.WAITING, error.code)
+        return Settlement(self.claim, RunOutcome.FINISHED, RunStatus.WAITING, error.code)
 
     async def _finish(
         self,
@@ -337,7 +337,7 @@ class Execution:
         self._with.metrics.run_finished(status, seconds)
         return Settlement(
             self.claim,
-            Outcome.FINISHED,
+            RunOutcome.FINISHED,
             status,
             error.code if error else "",
             duration_seconds=None if status is RunStatus.CANCELLED else seconds,
@@ -376,11 +376,13 @@ class Execution:
                 if answer is Appended.STORE_FIRST:
                     log.warning("the end of a run is not published: Redis has no room for it")
         except Superseded:
-            return Settlement(claim, Outcome.DISOWNED)
+            return Settlement(claim, RunOutcome.DISOWNED)
         except Exception:
             log.critical("a run cannot be ended", exc_info=True)
-            return Settlement(claim, Outcome.POSTPONED, delay_seconds=self._with.retry_max_seconds)
-        return Settlement(claim, Outcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED)
+            return Settlement(claim, RunOutcome.POSTPONED, delay_seconds=self._with.retry_max_seconds)
+        return Settlement(
+            claim, RunOutcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED
+        )
 
     def _tell_away(self, error: Unavailable, pause: float) -> None:
         log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
@@ -389,14 +391,14 @@ class Execution:
 def _log_settlement(settlement: Settlement) -> None:
     """What became of a run that was taken, in one line."""
     match settlement.outcome:
-        case Outcome.FINISHED:
+        case RunOutcome.FINISHED:
             more = {"code": settlement.error} if settlement.error else {}
             log.info("run ended", status=settlement.status, **more)
-        case Outcome.POSTPONED:
+        case RunOutcome.POSTPONED:
             log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
-        case Outcome.HANDED_BACK:
+        case RunOutcome.HANDED_BACK:
             log.info("run handed back: the worker leaves")
-        case Outcome.DISOWNED:
+        case RunOutcome.DISOWNED:
             log.info("run handed back: another worker has it")
 
 

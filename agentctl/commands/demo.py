@@ -14,7 +14,7 @@ import typer
 
 from agentctl.client import Client, connect
 from agentctl.commands.files import print_files
-from agentctl.commands.up import Place, ended_by_signals, print_parts, running, teller
+from agentctl.commands.up import Locations, ended_by_signals, print_parts, running, teller
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings
 from agentctl.local.embedded import HOST, free_port
@@ -32,7 +32,7 @@ def demo(json_output: JsonFlag = False) -> None:
     output = Output(json_output)
     data = Path(tempfile.mkdtemp(prefix="agentctl-demo-"))
     try:
-        code = asyncio.run(_demo(Place(HOST, free_port(), data, workers=1), output))
+        code = asyncio.run(_demo(Locations(HOST, free_port(), data, workers=1), output))
     except BaseException:
         output.note(f"What was left is in {data}; the logs are in {data / 'logs'}.")
         raise
@@ -43,7 +43,7 @@ def demo(json_output: JsonFlag = False) -> None:
     raise typer.Exit(code)
 
 
-async def _demo(place: Place, output: Output) -> ExitCode:
+async def _demo(place: Locations, output: Output) -> ExitCode:
     tell, children = teller(output), list[ChildProcess]()
     with ended_by_signals(children, tell):
         try:

@@ -19,7 +19,7 @@ from backplane.domain.runs import FINAL
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ReplayOutcome:
     """`is_equal` when `original` and `replayed` are the same."""
 
     what: str
@@ -71,7 +71,7 @@ def replay(
     from there, and nothing is carried out. With --execute its steps are."""
     output = Output(json_output)
 
-    async def work(client: Client, run_id: str) -> tuple[str, list[Compared]]:
+    async def work(client: Client, run_id: str) -> tuple[str, list[ReplayOutcome]]:
         made: str = (await client.derive("replay", run_id, **({"execute": True} if execute else {})))["run_id"]
         if output.json:
             await _until_over(client, made)
@@ -119,20 +119,20 @@ async def _described(client: Client, run_id: str) -> tuple[JsonObject, list[Json
 
 def compared(
     original: tuple[JsonObject, list[JsonObject]], replayed: tuple[JsonObject, list[JsonObject]]
-) -> list[Compared]:
+) -> list[ReplayOutcome]:
     """What is to be the same of two runs: state, plans, and what came of each step. Times and costs are not."""
     (run, plans), (again, plans_again) = original, replayed
-    found = [Compared("status", run["status"], again["status"])]
+    found = [ReplayOutcome("status", run["status"], again["status"])]
     for number in range(max(len(plans), len(plans_again))):
-        found.append(Compared(f"plan {number + 1}", *(_plan_at(of, number) for of in (plans, plans_again))))
+        found.append(ReplayOutcome(f"plan {number + 1}", *(_plan_at(of, number) for of in (plans, plans_again))))
     steps, steps_again = ({step["id"]: step for step in of["steps"]} for of in (run, again))
     for step_id in dict.fromkeys((*steps, *steps_again)):
         first, second = _outcome(steps.get(step_id)), _outcome(steps_again.get(step_id))
-        found += [Compared(f"step {step_id}: {part}", first[part], second[part]) for part in first]
+        found += [ReplayOutcome(f"step {step_id}: {part}", first[part], second[part]) for part in first]
     error, error_again = ((of["error"] or {}).get("code") for of in (run, again))
-    found.append(Compared("error", error, error_again))
+    found.append(ReplayOutcome("error", error, error_again))
     for part in ("summary", "files"):
-        found.append(Compared(part, *((of.get("result") or {}).get(part) for of in (run, again))))
+        found.append(ReplayOutcome(part, *((of.get("result") or {}).get(part) for of in (run, again))))
     return found
 
 
@@ -151,7 +151,7 @@ def _outcome(step: JsonObject | None) -> dict[str, Any]:
     }
 
 
-def _difference(one: Compared) -> str:
+def _difference(one: ReplayOutcome) -> str:
     return f"\u2260 {one.what}: {_short(one.replayed)}, was {_short(one.original)}"
 
 

@@ -19,7 +19,7 @@ from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.ids import whole_run_id
 from agentctl.plan_file import read_plan
-from agentctl.terminal.follow import RunView, describe, follow, how_it_goes_on, with_flag
+from agentctl.terminal.follow import FollowedRun, describe, follow, how_it_goes_on, with_flag
 from agentctl.terminal.output import (
     LISTED,
     JsonFlag,
@@ -251,7 +251,7 @@ def logs(
         return
 
     async def print_pages(client: Client, run_id: str) -> None:
-        view, cursor = RunView(output), after
+        view, cursor = FollowedRun(output), after
         while (page := await client.logs(run_id, cursor))["events"]:
             for event in page["events"]:
                 view.show(event)

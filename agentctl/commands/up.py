@@ -58,7 +58,7 @@ EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w 
 
 
 @dataclass(frozen=True)
-class Place:
+class Locations:
     """Where the platform listens and keeps its data. `workers` is the number of worker processes."""
 
     host: str
@@ -80,7 +80,7 @@ class Place:
 class Platform:
     """What runs. `parts` are for people: the name of a part and what it is. `keepers` run until they are cancelled."""
 
-    place: Place
+    place: Locations
     token: str
     parts: dict[str, str]
     seconds: float
@@ -110,10 +110,10 @@ def up(
     settings = load_settings()
     # What it prints is the log of this process.
     output = Output(json_output or settings.log_format == "json")
-    asyncio.run(_until_told(Place(host, port, data, workers), settings, output))
+    asyncio.run(_until_told(Locations(host, port, data, workers), settings, output))
 
 
-async def _until_told(place: Place, settings: Settings, output: Output) -> None:
+async def _until_told(place: Locations, settings: Settings, output: Output) -> None:
     tell = teller(output)
     children: list[ChildProcess] = []
     with ended_by_signals(children, tell):
@@ -171,7 +171,7 @@ def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]
 
 @contextlib.asynccontextmanager
 async def running(
-    place: Place, settings: Settings, tell: Tell, children: list[ChildProcess], *, embedded_only: bool = False
+    place: Locations, settings: Settings, tell: Tell, children: list[ChildProcess], *, embedded_only: bool = False
 ) -> AsyncIterator[Platform]:
     """Everything up and answering, kept so until the block ends, then stopped in order.
 
@@ -227,7 +227,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def check_port(place: Place) -> None:
+def check_port(place: Locations) -> None:
     """Raises CommandError when the API could not listen there."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -245,7 +245,7 @@ def check_port(place: Place) -> None:
 
 
 def _embedded_settings(
-    place: Place, settings: Settings, given: frozenset[str]
+    place: Locations, settings: Settings, given: frozenset[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The environment variables for what is embedded apart from Redis, and what all parts are, for people."""
     data = place.data.resolve()
@@ -272,7 +272,7 @@ def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     return given | {name.lower(): value for name, value in variables.items()}
 
 
-async def _redis(place: Place, tell: Tell, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
+async def _redis(place: Locations, tell: Tell, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
     """The embedded server, with its log where the others are."""
     redis = await stack.enter_async_context(
         EmbeddedRedis(place.data / "redis", lambda sentence: tell("moved_aside", sentence))
@@ -283,7 +283,7 @@ async def _redis(place: Place, tell: Tell, stack: contextlib.AsyncExitStack) -> 
     return redis
 
 
-async def _tables_and_token(place: Place, settings: Settings) -> str:
+async def _tables_and_token(place: Locations, settings: Settings) -> str:
     await migrate(settings)
     async with connect_store(settings) as store:
         file = place.token_file
@@ -302,7 +302,7 @@ async def _tables_and_token(place: Place, settings: Settings) -> str:
         return token
 
 
-def _children(place: Place, settings: Settings, environment: dict[str, str]) -> list[ChildProcess]:
+def _children(place: Locations, settings: Settings, environment: dict[str, str]) -> list[ChildProcess]:
     """In the order in which they are stopped."""
     logs = place.data / "logs"
     listen = ["--host", place.host, "--port", str(place.port)]
@@ -338,7 +338,7 @@ async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) ->
             tell("killed", f"{child.name} did not end by itself and was killed.")
 
 
-async def _until_ready(place: Place, token: str, children: list[ChildProcess]) -> None:
+async def _until_ready(place: Locations, token: str, children: list[ChildProcess]) -> None:
     """Until the API says that it is ready and sees the workers. Raises CommandError."""
     waiting_for = "the API"
     try:
@@ -454,7 +454,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
     output.line("\nCtrl-C stops everything.", "bold")
 
 
-def curl_lines(place: Place) -> list[str]:
+def curl_lines(place: Locations) -> list[str]:
     """Create, start and watch a run, to be pasted into bash one after the other."""
     token = f'-H "Authorization: Bearer $(cat {shlex.quote(str(place.token_file.absolute()))})"'
     body = shlex.quote(json.dumps({"action": "create", "prompt": EXAMPLE_PROMPT}))

@@ -40,7 +40,7 @@ _ANSWERS = {
 """By the code of what a run waits for: how it goes on."""
 
 
-class RunView:
+class FollowedRun:
     """Prints events as they come. Use as a context manager, so that the terminal is left as it was."""
 
     def __init__(self, output: Output) -> None:
@@ -289,7 +289,7 @@ async def follow(client: Client, output: Output, run_id: str, after: int = 0, wa
     status = ""
     try:
         async with asyncio.timeout(wait):
-            with RunView(output) as view:
+            with FollowedRun(output) as view:
                 # A run that was retried while its old end was on the way goes on behind it.
                 while not status or status in GOING_ON:
                     async with aclosing(client.events(run_id, after)) as events:

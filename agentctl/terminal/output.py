@@ -52,7 +52,7 @@ class ReaderGone(Exception):
     """Nobody reads standard output or error any more. No OSError, since libraries make an exit code of those."""
 
 
-class _Stream(io.FileIO):
+class _TerminalStream(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
@@ -69,7 +69,7 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is io.TextIOWrapper and isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):
-            buffer = io.BufferedWriter(_Stream(stream.fileno(), "w", closefd=False))
+            buffer = io.BufferedWriter(_TerminalStream(stream.fileno(), "w", closefd=False))
             encoding, by_line = stream.encoding, name == "stderr" or stream.isatty()
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, "replace", line_buffering=by_line))
 

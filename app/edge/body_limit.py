@@ -63,7 +63,7 @@ class BodyLimit:
             body = message.get("body", b"")
             received += len(body)
             if received > self._max_bytes:
-                raise _TooLarge
+                raise _BodyTooLarge
             values.add(body)
             if values.count > VALUES_MAX:
                 raise _TooManyValues
@@ -75,7 +75,7 @@ class BodyLimit:
 
         try:
             await self._app(scope, counted, guarded)
-        except _TooLarge:
+        except _BodyTooLarge:
             refused = True
             await self._refuse(scope, receive, send)
         except _TooManyValues:
@@ -88,7 +88,7 @@ class BodyLimit:
         await problem(413, "too_large", detail)(scope, receive, send)
 
 
-class _TooLarge(BaseException):
+class _BodyTooLarge(BaseException):
     """Not an Exception, so that no handler in between makes another answer of it."""
 
 

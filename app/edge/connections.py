@@ -26,7 +26,7 @@ LARGE_SHARE = 0.01
 SWEEP_SECONDS = 1.0
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """What is known of a connection here. `peer`: host of the other end; empty on a Unix socket."""
 
     peer: str
@@ -79,19 +79,19 @@ class ConnectionLimits:
         self.installed = False
         self._proxies = proxies
         self.sweep_seconds = sweep_seconds
-        self._all = set[Connection]()
-        self._anonymous = OrderedDict[Connection, None]()
-        self._user_of: dict[Connection, str] = {}
-        self._of_user: dict[str, OrderedDict[Connection, None]] = {}
+        self._all = set[ClientConnection]()
+        self._anonymous = OrderedDict[ClientConnection, None]()
+        self._user_of: dict[ClientConnection, str] = {}
+        self._of_user: dict[str, OrderedDict[ClientConnection, None]] = {}
         self._large_users = set[str]()
-        self._of_address: dict[str, OrderedDict[Connection, None]] = {}
+        self._of_address: dict[str, OrderedDict[ClientConnection, None]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
     def anonymous_max(self) -> int:
         return max(1, int(self.total * ANONYMOUS_SHARE))
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: ClientConnection) -> None:
         """Closes others, or this one, when there are too many."""
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(self.sweep_seconds, self._sweep)
@@ -107,7 +107,7 @@ class ConnectionLimits:
         elif len(self._all) > self.total:
             self._drop(next(iter(self._largest_group())))
 
-    def recognised(self, connection: Connection, user_id: str) -> None:
+    def recognised(self, connection: ClientConnection, user_id: str) -> None:
         """A request on it carried a valid token of this user. A proxy's connection is whose request came last."""
         if self._user_of.get(connection) == user_id or connection not in self._all:
             return
@@ -119,21 +119,21 @@ class ConnectionLimits:
         if len(of_user) > self.total * LARGE_SHARE:
             self._large_users.add(user_id)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: ClientConnection) -> None:
         self._all.discard(connection)
         self._forget_anonymous(connection)
         self._forget_user(connection)
 
-    def _largest_group(self) -> OrderedDict[Connection, None]:
+    def _largest_group(self) -> OrderedDict[ClientConnection, None]:
         """The connections of the user who has most, or the anonymous ones where no user has more than these."""
         users = (self._of_user[user_id] for user_id in self._large_users)
         return max((self._anonymous, *users), key=len)
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: ClientConnection) -> None:
         self.closed(connection)
         connection.abort()
 
-    def _forget_user(self, connection: Connection) -> None:
+    def _forget_user(self, connection: ClientConnection) -> None:
         user_id = self._user_of.pop(connection, None)
         if user_id is None:
             return
@@ -145,7 +145,7 @@ class ConnectionLimits:
             del self._of_user[user_id]
             self._large_users.discard(user_id)
 
-    def _forget_anonymous(self, connection: Connection) -> None:
+    def _forget_anonymous(self, connection: ClientConnection) -> None:
         self._anonymous.pop(connection, None)
         key = address_key(connection.peer)
         if (of_address := self._of_address.get(key)) is not None:

@@ -62,7 +62,7 @@ class Allowance:
             self._full_at.popitem(last=False)
 
 
-class Gate:
+class TokenGate:
     def __init__(
         self, app: ASGIApp, *, limits: ConnectionLimits, proxies: TrustedProxies, allowance: Allowance
     ) -> None:

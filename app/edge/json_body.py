@@ -28,7 +28,7 @@ class BodyRefused(HTTPException):
         self.place = place
 
 
-class _Request(Request):
+class _JsonRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
@@ -47,6 +47,6 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def with_unique_names(request: Request) -> Response:
-            return await handle(_Request(request.scope, request.receive))
+            return await handle(_JsonRequest(request.scope, request.receive))
 
         return with_unique_names

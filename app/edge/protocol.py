@@ -228,7 +228,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _fault(self, status: int, code: str, detail: str) -> None:
         """Out of the parser, which ends what it does."""
         self._refusal = (status, code, detail)
-        raise _Fault
+        raise _ProtocolFault
 
     # --- the end ---
 
@@ -287,7 +287,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
 
 
-class _Fault(Exception):
+class _ProtocolFault(Exception):
     pass
 
 

@@ -22,14 +22,14 @@ SCOPE_TURN = "agent.turn"
 
 
 @dataclass(slots=True)
-class _Queue:
+class _UserTurns:
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     calls: int = 0
 
 
 @dataclass(slots=True)
 class _Turn:
-    queue: _Queue
+    queue: _UserTurns
     is_held: bool = False
 
     def give_back(self) -> None:
@@ -44,7 +44,7 @@ class Turns:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _UserTurns] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _takes_turn(scope):
@@ -52,7 +52,7 @@ class Turns:
             return
         user: User | None = scope.get(SCOPE_USER)
         user_id = user.id if user is not None else ""
-        queue = self._queues.setdefault(user_id, _Queue())
+        queue = self._queues.setdefault(user_id, _UserTurns())
         queue.calls += 1
         turn = scope[SCOPE_TURN] = _Turn(queue)
 

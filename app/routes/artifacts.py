@@ -22,7 +22,7 @@ from app.schemas.artifacts import (
     UserRef,
 )
 from app.schemas.runs import Limit
-from backplane.artifacts.base import Agent, Artifacts, Author
+from backplane.artifacts.base import AgentId, Artifacts, Author
 from backplane.errors import NotFound
 
 router = APIRouter(route_class=JsonRoute, tags=["artifacts"])
@@ -35,13 +35,13 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 @router.get("/agent/artifacts/{agent}", responses=responses(404, 422))
 async def list_artifacts(agent: AgentName, user: CurrentUser, context: ContextOf) -> ArtifactFiles:
     """The files that an agent of yours keeps, by path. None for one that has never kept any."""
-    return ArtifactFiles.of(await _artifacts(context).files(Agent(user.id, agent)))
+    return ArtifactFiles.of(await _artifacts(context).files(AgentId(user.id, agent)))
 
 
 @router.get("/agent/artifacts/{agent}/content", responses={**_BYTES, **responses(404, 422)}, response_class=Response)
 async def get_artifact(agent: AgentName, path: ArtifactPath, user: CurrentUser, context: ContextOf) -> Response:
     """One file that an agent of yours keeps."""
-    return _bytes(await _artifacts(context).read(Agent(user.id, agent), path))
+    return _bytes(await _artifacts(context).read(AgentId(user.id, agent), path))
 
 
 @router.get("/agent/artifacts/{user}/{agent}/log", responses=responses(403, 404, 422))
@@ -99,8 +99,8 @@ def _artifacts(context: ApiContext) -> Artifacts:
     return context.resources.artifacts
 
 
-async def _agent(context: ApiContext, user: str, agent: str) -> Agent:
-    return Agent((await context.resources.store.users.find(user)).id, agent)
+async def _agent(context: ApiContext, user: str, agent: str) -> AgentId:
+    return AgentId((await context.resources.store.users.find(user)).id, agent)
 
 
 def _bytes(data: bytes) -> Response:

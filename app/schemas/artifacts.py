@@ -7,7 +7,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
 from app.schemas.runs import StrictRequest
-from backplane.artifacts.base import Artifact, Change
+from backplane.artifacts.base import Artifact, HistoryEntry
 from backplane.domain.runs import AGENT_PATTERN
 
 COMMIT_PATTERN = r"^[0-9a-f]{7,40}$"
@@ -53,7 +53,7 @@ class ArtifactChange(BaseModel):
     administrator: str | None = Field(description="Who did it, where it was no run.")
 
     @classmethod
-    def of(cls, change: Change) -> "ArtifactChange":
+    def of(cls, change: HistoryEntry) -> "ArtifactChange":
         author = change.author
         return cls(
             commit=change.commit,

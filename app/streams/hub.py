@@ -24,7 +24,7 @@ from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import User
 from backplane.errors import TooManyStreams, Unavailable
-from backplane.logs.base import Announced, EventLog, Interrupted, Subscription
+from backplane.logs.base import Announced, EventLog, Subscription, SubscriptionLost
 from backplane.process.tasks import run_together
 from backplane.queue.base import Queue, Standing
 from backplane.store import Store
@@ -234,7 +234,7 @@ class Hub:
 
     async def _hear(self, subscription: Subscription) -> None:
         async for heard in subscription.listen():
-            if isinstance(heard, Interrupted):
+            if isinstance(heard, SubscriptionLost):
                 for run in self._runs.values():
                     run.lost_touch()
                 for feed in self._feeds.values():

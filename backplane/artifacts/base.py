@@ -10,7 +10,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class AgentId:
     user_id: str
     name: str
 
@@ -33,7 +33,7 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class HistoryEntry:
     """One entry of the history. `commit` is its id: 40 hexadecimal digits. `summary` says what was done."""
 
     commit: str
@@ -52,37 +52,37 @@ class Artifacts(ABC):
     """All files of an agent together."""
 
     @abstractmethod
-    async def files(self, agent: Agent) -> list[Artifact]:
+    async def files(self, agent: AgentId) -> list[Artifact]:
         """The present files by path; none for an agent that has never written."""
 
     @abstractmethod
-    async def read(self, agent: Agent, path: str) -> bytes:
+    async def read(self, agent: AgentId, path: str) -> bytes:
         """Raises InvalidPath, NotFound."""
 
     @abstractmethod
-    async def write(self, agent: Agent, path: str, data: bytes, author: Author) -> bool:
+    async def write(self, agent: AgentId, path: str, data: bytes, author: Author) -> bool:
         """Whether it changed anything: a file that is so already is left as it is, without an entry in the history.
 
         Raises InvalidPath, TooLarge for a quota, Conflict where a file would have to be a folder too."""
 
     @abstractmethod
-    async def delete(self, agent: Agent, path: str, author: Author) -> bool:
+    async def delete(self, agent: AgentId, path: str, author: Author) -> bool:
         """Whether there was such a file. Raises InvalidPath."""
 
     @abstractmethod
-    async def log(self, agent: Agent, *, before: str | None = None, limit: int = 50) -> list[Change]:
+    async def log(self, agent: AgentId, *, before: str | None = None, limit: int = 50) -> list[HistoryEntry]:
         """Newest first, those older than the commit `before`. Raises NotFound for an agent or commit that is not
         there."""
 
     @abstractmethod
-    async def files_at(self, agent: Agent, commit: str) -> list[Artifact]:
+    async def files_at(self, agent: AgentId, commit: str) -> list[Artifact]:
         """The files as they were after this commit. Raises NotFound."""
 
     @abstractmethod
-    async def read_at(self, agent: Agent, commit: str, path: str) -> bytes:
+    async def read_at(self, agent: AgentId, commit: str, path: str) -> bytes:
         """A file as it was then. Raises InvalidPath, NotFound."""
 
     @abstractmethod
-    async def roll_back(self, agent: Agent, commit: str, author: Author) -> str | None:
+    async def roll_back(self, agent: AgentId, commit: str, author: Author) -> str | None:
         """Make the files what they were after this commit, as a new entry in the history; its commit, or None when
         they are so already. Quotas do not hold for this. Raises NotFound."""

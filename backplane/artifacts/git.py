@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from backplane.artifacts.base import Agent, Artifact, Artifacts, Author, Change
+from backplane.artifacts.base import AgentId, Artifact, Artifacts, Author, HistoryEntry
 from backplane.domain.runs import AGENT_PATTERN
 from backplane.errors import InvalidInput, NotFound, PartRefuses, PlatformError, Unavailable
 from backplane.process.file_lock import LockBusy, file_lock
@@ -39,16 +39,16 @@ class GitArtifacts(Artifacts):
         self._history_max_bytes = history_max_bytes
         self._wait_seconds = wait_seconds
 
-    async def files(self, agent: Agent) -> list[Artifact]:
+    async def files(self, agent: AgentId) -> list[Artifact]:
         try:
             return await self._reading(agent, lambda repository: repository.files())
         except NotFound:
             return []
 
-    async def read(self, agent: Agent, path: str) -> bytes:
+    async def read(self, agent: AgentId, path: str) -> bytes:
         return await self._reading(agent, lambda repository: repository.read(path))
 
-    async def write(self, agent: Agent, path: str, data: bytes, author: Author) -> bool:
+    async def write(self, agent: AgentId, path: str, data: bytes, author: Author) -> bool:
         def write(repository: "Repository") -> bool:
             return repository.write(
                 path,
@@ -61,25 +61,25 @@ class GitArtifacts(Artifacts):
 
         return await self._writing(agent, write, create=True)
 
-    async def delete(self, agent: Agent, path: str, author: Author) -> bool:
+    async def delete(self, agent: AgentId, path: str, author: Author) -> bool:
         try:
             return await self._writing(agent, lambda repository: repository.delete(path, author, agent=agent.name))
         except NotFound:
             return False
 
-    async def log(self, agent: Agent, *, before: str | None = None, limit: int = 50) -> list[Change]:
+    async def log(self, agent: AgentId, *, before: str | None = None, limit: int = 50) -> list[HistoryEntry]:
         return await self._reading(agent, lambda repository: repository.log(before, limit))
 
-    async def files_at(self, agent: Agent, commit: str) -> list[Artifact]:
+    async def files_at(self, agent: AgentId, commit: str) -> list[Artifact]:
         return await self._reading(agent, lambda repository: repository.files_at(commit))
 
-    async def read_at(self, agent: Agent, commit: str, path: str) -> bytes:
+    async def read_at(self, agent: AgentId, commit: str, path: str) -> bytes:
         return await self._reading(agent, lambda repository: repository.read_at(commit, path))
 
-    async def roll_back(self, agent: Agent, commit: str, author: Author) -> str | None:
+    async def roll_back(self, agent: AgentId, commit: str, author: Author) -> str | None:
         return await self._writing(agent, lambda repository: repository.roll_back(commit, author, agent=agent.name))
 
-    async def _reading(self, agent: Agent, action: "Callable[[Repository], T]") -> T:
+    async def _reading(self, agent: AgentId, action: "Callable[[Repository], T]") -> T:
         read = _opened(self._path(agent, ".git"), action, create=False)
         try:
             return await in_thread(read)
@@ -87,7 +87,7 @@ class GitArtifacts(Artifacts):
             # What a writer packed at this moment is in another file now; what is damaged is so the second time too.
             return await in_thread(read)
 
-    async def _writing(self, agent: Agent, action: "Callable[[Repository], T]", *, create: bool = False) -> T:
+    async def _writing(self, agent: AgentId, action: "Callable[[Repository], T]", *, create: bool = False) -> T:
         path = self._path(agent, ".git")
         if not create and not await in_thread(path.exists):
             raise NotFound("this agent has no artifacts")
@@ -95,7 +95,7 @@ class GitArtifacts(Artifacts):
             return await in_thread(_opened(path, action, create=create))
 
     @asynccontextmanager
-    async def _locked(self, agent: Agent) -> AsyncIterator[None]:
+    async def _locked(self, agent: AgentId) -> AsyncIterator[None]:
         try:
             async with file_lock(self._path(agent, ".lock"), self._wait_seconds):
                 yield
@@ -105,7 +105,7 @@ class GitArtifacts(Artifacts):
         except OSError as error:
             raise _unreachable(error) from error
 
-    def _path(self, agent: Agent, suffix: str) -> Path:
+    def _path(self, agent: AgentId, suffix: str) -> Path:
         if not _USER.fullmatch(agent.user_id) or not _AGENT.fullmatch(agent.name):
             raise InvalidInput(
                 "an agent's name has at most 64 small letters, digits, '.', '_' and '-', and begins with no sign",

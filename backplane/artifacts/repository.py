@@ -17,7 +17,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import FileMode
 
-from backplane.artifacts.base import Artifact, Author, Change
+from backplane.artifacts.base import Artifact, Author, HistoryEntry
 from backplane.errors import Conflict, InvalidPath, NotFound, TooLarge
 from backplane.workspace.paths import check_path, folders_above
 
@@ -85,11 +85,11 @@ class Repository:
 
     # --- the history ---
 
-    def log(self, before: str | None, limit: int) -> list[Change]:
+    def log(self, before: str | None, limit: int) -> list[HistoryEntry]:
         commit = self._head()
         if before is not None:
             commit = _parent(self._find(before))
-        changes: list[Change] = []
+        changes: list[HistoryEntry] = []
         while commit is not None and len(changes) < limit:
             changes.append(_change(commit))
             commit = _parent(commit)
@@ -233,11 +233,11 @@ def _message(summary: str, author: Author) -> str:
     return "\n".join([summary, "", *(f"{name}: {value}" for name, value in said.items() if value)]) + "\n"
 
 
-def _change(commit: pygit2.Commit) -> Change:
+def _change(commit: pygit2.Commit) -> HistoryEntry:
     summary, _, rest = commit.message.partition("\n")
     said = dict(_TRAILER.findall(rest))
     author = Author(said.get("Run", ""), said.get("Step", ""), said.get("Administrator", ""))
-    return Change(str(commit.id), datetime.fromtimestamp(commit.commit_time, UTC), summary, author)
+    return HistoryEntry(str(commit.id), datetime.fromtimestamp(commit.commit_time, UTC), summary, author)
 
 
 def _on_disk(folder: Path) -> tuple[int, int]:

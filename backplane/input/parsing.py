@@ -38,7 +38,7 @@ THREADS_AT_ONCE = 4
 """They hold one interpreter."""
 
 
-class _Places:
+class _ParsingTurns:
     """For `at_once` texts at a time, and one of each user."""
 
     def __init__(self, at_once: int) -> None:
@@ -60,8 +60,8 @@ class Parser:
     def __init__(self, *, seconds: float = MAX_SECONDS, memory_bytes: int = MAX_MEMORY_BYTES) -> None:
         self._seconds = seconds
         self._memory_bytes = memory_bytes
-        self._processes = _Places(PROCESSES_AT_ONCE)
-        self._threads = _Places(THREADS_AT_ONCE)
+        self._processes = _ParsingTurns(PROCESSES_AT_ONCE)
+        self._threads = _ParsingTurns(THREADS_AT_ONCE)
 
     async def call(
         self, user_id: str, what: str, chars: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

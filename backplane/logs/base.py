@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from backplane.domain.events import Event
-from backplane.logs.room import Room
+from backplane.logs.room import LogRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Appended(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class SubscriptionLost:
     """The listener was cut off for a while: whatever it listened to may have gone on without it."""
 
 
@@ -73,7 +73,7 @@ class Subscription(ABC):
     async def remove_user(self, user_id: str) -> None: ...
 
     @abstractmethod
-    def listen(self) -> AsyncIterator[list[Event] | Announced | Interrupted]:
+    def listen(self) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
         """Events as they are told: lists of events of one run. Reconnects by itself and says so by Interrupted."""
 
 
@@ -101,7 +101,7 @@ class EventLog(ABC):
         """The highest number kept; None when nothing is: the database has all that was published."""
 
     @abstractmethod
-    async def room(self) -> Room:
+    async def room(self) -> LogRoom:
         """How much this process may have kept at once, as things stand."""
 
     @abstractmethod

@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 
 from backplane.domain.events import Event, UnknownEventType, decode
 from backplane.errors import Unavailable
-from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
-from backplane.logs.room import Limits, Memory, Room, room_of
+from backplane.logs.base import Announced, Appended, Batch, EventLog, Subscription, SubscriptionLost
+from backplane.logs.room import LogLimits, LogRoom, RedisMemory, room_of
 from backplane.redis.client import RedisClients, Script, translated
 
 APPEND = Path(__file__).parent / "lua" / "append.lua"
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class RedisEventLog(EventLog):
     """`keep_seconds`: how long events stay that nobody has stored, from the last of them on."""
 
-    def __init__(self, clients: RedisClients, *, limits: Limits, keep_seconds: int) -> None:
+    def __init__(self, clients: RedisClients, *, limits: LogLimits, keep_seconds: int) -> None:
         self._clients = clients
         self._redis = clients.commands
         self._keys = clients.keys
@@ -73,7 +73,7 @@ class RedisEventLog(EventLog):
             entries = await cast(Any, self._redis.xrevrange(self._keys.stream(run_id), count=1))
         return int(entries[0][0].split("-")[0]) if entries else None
 
-    async def room(self) -> Room:
+    async def room(self) -> LogRoom:
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.info("memory")
@@ -81,7 +81,7 @@ class RedisEventLog(EventLog):
                 info, workers = await pipeline.execute()
         # What Redis itself leaves out when it compares the two.
         used = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
-        return room_of(self._limits, Memory(used, info["maxmemory"]), workers)
+        return room_of(self._limits, RedisMemory(used, info["maxmemory"]), workers)
 
     @asynccontextmanager
     async def subscription(self) -> AsyncIterator[Subscription]:
@@ -140,7 +140,7 @@ class RedisSubscription(Subscription):
             with translated():
                 await self._connection.send_command(*command, check_health=False)
 
-    async def listen(self) -> AsyncIterator[list[Event] | Announced | Interrupted]:
+    async def listen(self) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
         while True:
             try:
                 with translated():
@@ -163,7 +163,7 @@ class RedisSubscription(Subscription):
             self._tried.set()
             await connection.disconnect(nowait=True)
 
-    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Announced | Interrupted]:
+    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
         users = self._keys.user_channel("")
         # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
@@ -184,7 +184,7 @@ class RedisSubscription(Subscription):
                     self._confirmed[channel].set()
                 missing -= 1
                 if missing == 0 and again:
-                    yield Interrupted()
+                    yield SubscriptionLost()
 
 
 def _known(lines: Sequence[str]) -> list[Event]:

@@ -18,7 +18,7 @@ ENTRY_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LogLimits:
     """Most bytes of events that are kept: of a run, of a user's runs, of all (0: a fourth of Redis's `maxmemory`), and
     most events of a run."""
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RedisMemory:
     """Of Redis, in bytes; `most` is its `maxmemory`, 0: none."""
 
     used: int
@@ -41,7 +41,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class LogRoom:
     """What one process may have kept at once, in bytes, and of a run in events too."""
 
     run_bytes: int
@@ -50,14 +50,14 @@ class Room:
     run_events: int
 
 
-NO_ROOM = Room(0, 0, 0, 0)
+NO_ROOM = LogRoom(0, 0, 0, 0)
 
 
-def room_of(limits: Limits, memory: Memory, workers: int) -> Room:
+def room_of(limits: LogLimits, memory: RedisMemory, workers: int) -> LogRoom:
     """The room of one of so many worker processes."""
     every = limits.all_bytes or memory.most // PART_OF_MEMORY or WITHOUT_MAXMEMORY
     if memory.is_short:
         every = 0
     share = max(workers, 1)
     user = min(limits.user_bytes, every) // share
-    return Room(min(limits.run_bytes, user), user, every // share, limits.run_events)
+    return LogRoom(min(limits.run_bytes, user), user, every // share, limits.run_events)

@@ -35,7 +35,7 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class QueueRoom:
     """How many runs may wait: of one user, of all users, of all users of a priority; 0: no limit.
 
     Runs that a user's own cap holds back count for that user alone. Of the other two no user gets more than half, and
@@ -100,7 +100,7 @@ class Claim:
         return self.job.generation
 
 
-class Outcome(StrEnum):
+class RunOutcome(StrEnum):
     FINISHED = "finished"
     """Over, or waiting for a person."""
     HANDED_BACK = "handed back"
@@ -118,7 +118,7 @@ class Settlement:
     seconds, counts for the estimate where there is one."""
 
     claim: Claim
-    outcome: Outcome
+    outcome: RunOutcome
     status: RunStatus | None = None
     error: str = ""
     duration_seconds: float | None = None

@@ -32,9 +32,9 @@ from backplane.queue.base import (
     LiveWorker,
     LostRun,
     Queue,
+    QueueRoom,
     Reaped,
     Renewed,
-    Room,
     Settlement,
     Standing,
     Statistics,
@@ -79,7 +79,7 @@ class RedisQueue(Queue):
         initial_run_seconds: float,
         ageing_seconds: float,
         caps: Caps,
-        room: Room,
+        room: QueueRoom,
     ) -> None:
         self._clients = clients
         self._redis = clients.commands

@@ -9,13 +9,13 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from backplane.errors import InvalidInput
-from backplane.redis.client import COMMAND_SECONDS, KEEP_ALIVE, Access
+from backplane.redis.client import COMMAND_SECONDS, KEEP_ALIVE, RedisAccess
 from backplane.redis.servers import LOCATE_SECONDS, target_of
 
 BlockingRedis = Redis
 
 
-def blocking_redis(url: str, access: Access) -> BlockingRedis:
+def blocking_redis(url: str, access: RedisAccess) -> BlockingRedis:
     """A client of the server that is named, or of the master that sentinels name; it connects when it is first used.
 
     Raises InvalidInput for a cluster: what such a library does lies on many nodes.

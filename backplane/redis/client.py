@@ -35,7 +35,7 @@ from backplane.redis.servers import (
     LocatedTlsConnection,
     NamedServer,
     SentinelMaster,
-    Server,
+    ServerLocator,
     Target,
     error_code,
     target_of,
@@ -58,7 +58,7 @@ NOT_OURS = "NOTOURS"
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RedisAccess:
     """How to be let in, in addition to the URL and before what stands there; empty: as the URL says.
 
     The three files are PEM: `tls_ca` says who signed the servers' certificates (empty: whom the system trusts), the
@@ -78,7 +78,7 @@ class Access:
         return {name: file for name, file in files.items() if file}
 
 
-AS_THE_URL_SAYS = Access()
+AS_THE_URL_SAYS = RedisAccess()
 
 
 class RedisClients:
@@ -88,7 +88,7 @@ class RedisClients:
     On a cluster `prefix` must hold a hash tag. Raises InvalidInput when the URL is none.
     """
 
-    def __init__(self, url: str, *, prefix: str = "", access: Access = AS_THE_URL_SAYS) -> None:
+    def __init__(self, url: str, *, prefix: str = "", access: RedisAccess = AS_THE_URL_SAYS) -> None:
         self.keys = Keys(prefix)
         self.scripts_at_once = asyncio.Semaphore(COMMAND_CONNECTIONS)
         self._own: list[OwnConnection] = []
@@ -101,7 +101,7 @@ class RedisClients:
                 "redis+cluster://host:port",
                 field="REDIS_URL",
             ) from None
-        self._server: Server | None = None
+        self._server: ServerLocator | None = None
         connection_class = target.connection_class
         options = {
             **target.options,
@@ -221,7 +221,7 @@ class OwnConnection:
         await self._connection.disconnect(nowait=True)
 
 
-def _server(target: Target, slot: int, options: dict[str, Any], access: Access) -> Server:
+def _server(target: Target, slot: int, options: dict[str, Any], access: RedisAccess) -> ServerLocator:
     match target.kind:
         case "sentinel":
             of_sentinels = {name: value for name, value in options.items() if name.startswith("ssl_")}

@@ -89,7 +89,7 @@ def _address(text: str, port: int) -> Address:
     return parts.hostname, parts.port or port
 
 
-class Server(ABC):
+class ServerLocator(ABC):
     """Knows which server is the one at this moment."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Server(ABC):
         """Close the connections that it keeps of its own."""
 
 
-class NamedServer(Server):
+class NamedServer(ServerLocator):
     """The one of the URL. Its name may come to mean another machine, so it is looked up anew for each connection."""
 
     def __init__(self, address: Address) -> None:
@@ -115,7 +115,7 @@ class NamedServer(Server):
         return self._address
 
 
-class SentinelMaster(Server):
+class SentinelMaster(ServerLocator):
     """A master that was replaced while it was well goes on taking writes, which get lost, until a sentinel tells it ten
     seconds later. So a sentinel is asked again and again while there is something to do."""
 
@@ -149,7 +149,7 @@ class SentinelMaster(Server):
         await self._sentinel.aclose()
 
 
-class ClusterNode(Server):
+class ClusterNode(ServerLocator):
     """The node that owns `slot`, as any node of the cluster says.
 
     Not always the same node is asked: one that is cut off from the others does not know what it has lost.
@@ -202,7 +202,7 @@ def _of_slots(entry: Sequence[Any], asked: Address) -> Address:
 class _Located:
     """Mixed into redis-py's connections: asks for the server before it connects, and leaves one that is not the one."""
 
-    def __init__(self, *, server: Server, **options: Any) -> None:
+    def __init__(self, *, server: ServerLocator, **options: Any) -> None:
         self._server = server
         super().__init__(**options)
 

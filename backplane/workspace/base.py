@@ -33,16 +33,16 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class WorkspaceUsage:
     """What all workspaces hold together, or those of one user."""
 
     files: int
     bytes: int
 
 
-def total(users: Mapping[str, Usage]) -> Usage:
+def total(users: Mapping[str, WorkspaceUsage]) -> WorkspaceUsage:
     """Of all users together."""
-    return Usage(sum(one.files for one in users.values()), sum(one.bytes for one in users.values()))
+    return WorkspaceUsage(sum(one.files for one in users.values()), sum(one.bytes for one in users.values()))
 
 
 class Workspace(ABC):
@@ -144,7 +144,7 @@ class WorkspaceStore(ABC):
         no error."""
 
     @abstractmethod
-    async def usage_by_user(self) -> dict[str, Usage]:
+    async def usage_by_user(self) -> dict[str, WorkspaceUsage]:
         """Count all files, those of kept versions too. Walks the whole store, a piece at a time, so it takes long, and
         is true only of a store in which nothing changes meanwhile."""
 

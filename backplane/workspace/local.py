@@ -28,10 +28,10 @@ from backplane.workspace.base import (
     PROBE,
     Beginning,
     FileInfo,
-    Usage,
     Versions,
     Workspace,
     WorkspaceStore,
+    WorkspaceUsage,
     run_prefix,
     version_name,
     versions_prefix,
@@ -71,16 +71,16 @@ class LocalWorkspaceStore(WorkspaceStore):
         for prefix in (run_prefix(user_id, run_id), versions_prefix(user_id, run_id)):
             await in_thread(self._remove, prefix.rstrip("/"))
 
-    async def usage_by_user(self) -> dict[str, Usage]:
+    async def usage_by_user(self) -> dict[str, WorkspaceUsage]:
         await self.check()
-        usage: dict[str, Usage] = {}
+        usage: dict[str, WorkspaceUsage] = {}
         for user_id in await in_thread(self._users):
             files = size = 0
             folders = [f"users/{user_id}"]
             while folders:
                 found = await in_thread(self._count, folders)
                 files, size = files + found.files, size + found.bytes
-            usage[user_id] = Usage(files, size)
+            usage[user_id] = WorkspaceUsage(files, size)
         return usage
 
     async def prepare(self) -> None:
@@ -134,7 +134,7 @@ class LocalWorkspaceStore(WorkspaceStore):
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def _count(self, folders: list[str]) -> Usage:
+    def _count(self, folders: list[str]) -> WorkspaceUsage:
         """Of the last of these folders; those that lie in them are added to the list."""
         files = size = 0
         try:
@@ -155,7 +155,7 @@ class LocalWorkspaceStore(WorkspaceStore):
                                 files += 1
         except OSError as error:
             raise self._unavailable(error) from error
-        return Usage(files, size)
+        return WorkspaceUsage(files, size)
 
     def _check(self) -> None:
         try:

@@ -38,10 +38,10 @@ from backplane.workspace.base import (
     PROBE,
     Beginning,
     FileInfo,
-    Usage,
     Versions,
     Workspace,
     WorkspaceStore,
+    WorkspaceUsage,
     run_prefix,
     version_name,
     versions_prefix,
@@ -125,7 +125,7 @@ class S3WorkspaceStore(WorkspaceStore):
                 async for batch in obstore.list(self._store, prefix):
                     await obstore.delete_async(self._store, [meta["path"] for meta in batch])
 
-    async def usage_by_user(self) -> dict[str, Usage]:
+    async def usage_by_user(self) -> dict[str, WorkspaceUsage]:
         files, size = Counter[str](), Counter[str]()
         with answers_translated("", missing=NO_BUCKET):
             async for batch in obstore.list(self._store, "users/", chunk_size=1000):
@@ -133,7 +133,7 @@ class S3WorkspaceStore(WorkspaceStore):
                     user_id = meta["path"].split("/", 2)[1]
                     files[user_id] += 1
                     size[user_id] += meta["size"]
-        return {user_id: Usage(count, size[user_id]) for user_id, count in files.items()}
+        return {user_id: WorkspaceUsage(count, size[user_id]) for user_id, count in files.items()}
 
     async def prepare(self) -> None:
         await in_thread(self._prepare)

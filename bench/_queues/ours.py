@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import uvloop
 
 from backplane.domain.runs import Priority, RunStatus
-from backplane.queue.base import Caps, Claim, Job, Outcome, Room, Settlement
+from backplane.queue.base import Caps, Claim, Job, QueueRoom, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
@@ -37,7 +37,7 @@ def queue_on(clients: RedisClients, cap: int = CAP) -> RedisQueue:
         initial_run_seconds=120.0,
         ageing_seconds=60.0,
         caps=Caps(user=dict.fromkeys(Priority, cap)),
-        room=Room(),
+        room=QueueRoom(),
     )
 
 
@@ -60,7 +60,7 @@ class NoOp:
     async def run(self) -> Settlement:
         MARKS.mark(int(self.claim.run_id[4:]))
         return Settlement(
-            self.claim, Outcome.FINISHED, RunStatus.COMPLETED, duration_seconds=time.monotonic() - self._began
+            self.claim, RunOutcome.FINISHED, RunStatus.COMPLETED, duration_seconds=time.monotonic() - self._began
         )
 
 

@@ -44,7 +44,7 @@ class Limits:
         return {expired: now - timedelta(days=limit) for expired, limit in days.items() if limit}
 
 
-class Retention:
+class RetentionLoop:
     """`batch`: events that one transaction removes. Times in seconds."""
 
     def __init__(

@@ -67,7 +67,7 @@ class Leftover:
         return hold is not None and hold.is_of(hold.generation if self.generation is None else self.generation)
 
 
-class Place(ABC):
+class SessionPlace(ABC):
     """Where sessions leave things. Both calls raise PlatformError."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Place(ABC):
 
 
 async def sweep(
-    places: Sequence[Place], runs: Runs, *, session_seconds: float, lease_seconds: float
+    places: Sequence[SessionPlace], runs: Runs, *, session_seconds: float, lease_seconds: float
 ) -> Mapping[str, int]:
     """Remove what is old and needed by nobody; how many of each kind. A place that fails is told and passed over.
 
@@ -104,8 +104,10 @@ async def sweep(
     return found
 
 
-async def _old_and_unneeded(places: Sequence[Place], runs: Runs, session_seconds: float) -> dict[Leftover, Place]:
-    old: dict[Leftover, Place] = {}
+async def _old_and_unneeded(
+    places: Sequence[SessionPlace], runs: Runs, session_seconds: float
+) -> dict[Leftover, SessionPlace]:
+    old: dict[Leftover, SessionPlace] = {}
     for place in places:
         try:
             old |= {leftover: place for leftover in await place.find() if leftover.age_seconds > session_seconds}
@@ -115,7 +117,7 @@ async def _old_and_unneeded(places: Sequence[Place], runs: Runs, session_seconds
     return {leftover: place for leftover, place in old.items() if not leftover.is_needed(holds)}
 
 
-class CheckoutFolders(Place):
+class CheckoutFolders(SessionPlace):
     """The folders of workers below `parent`, each locked for as long as its worker lives.
 
     One that is not locked goes as a whole. In one that is, checkouts go whose run the worker no longer carries out:
@@ -218,7 +220,7 @@ def _disk_translated() -> Iterator[None]:
         raise Unavailable(f"the disk refuses: {error.strerror or error}", part="scratch") from error
 
 
-class Containers(Place):
+class Containers(SessionPlace):
     """Containers and volumes of a Docker or Podman on this machine. `engine`: its program, and options of its own."""
 
     def __init__(self, engine: Sequence[str]) -> None:
@@ -301,7 +303,7 @@ async def _run(*argv: str) -> tuple[int, str, str]:
     return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")
 
 
-class Jobs(Place):
+class Jobs(SessionPlace):
     """The sandboxes of a cluster."""
 
     def __init__(self, namespace: str) -> None:
@@ -324,9 +326,9 @@ def _job_left(job: SandboxJob) -> Leftover:
     return Leftover("job", job.name, f"{job.uid} {job.worker}", job.run_id, job.generation, job.age_seconds)
 
 
-async def places_of(settings: Settings) -> list[Place]:
+async def places_of(settings: Settings) -> list[SessionPlace]:
     """Where sessions of this platform leave things, as far as this machine can reach it."""
-    places: list[Place] = [CheckoutFolders(Path(tempfile.gettempdir()))]
+    places: list[SessionPlace] = [CheckoutFolders(Path(tempfile.gettempdir()))]
     match settings.sandbox:
         case "kubernetes":
             places.append(Jobs(settings.sandbox_namespace))

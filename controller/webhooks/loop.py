@@ -18,7 +18,7 @@ from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import end
 from backplane.store.webhooks import Webhooks as Outbox
 from controller.metrics import ControllerMetrics
-from controller.webhooks.sender import Answer, Sender
+from controller.webhooks.sender import ReceiverAnswer, Sender
 
 LAST_WORDS_SECONDS = 2.0
 """Beyond an attempt's own limit: for entering what came of it."""
@@ -26,7 +26,7 @@ LAST_WORDS_SECONDS = 2.0
 log = structlog.get_logger()
 
 
-class Webhooks:
+class WebhookLoop:
     """Times in seconds. `at_once` attempts are under way at most, `user_at_once` of them of one user."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Webhooks:
             answer = await self._sender.send(delivery)
         except Exception as error:
             lines.error("webhook failed by a fault of the platform", exc_info=error)
-            answer = Answer(error="a fault of the platform")
+            answer = ReceiverAnswer(error="a fault of the platform")
         if answer.delivered and answer.code is not None:
             code = answer.code
             await until_available(lambda: self._outbox.delivered(delivery, code), _tell_away)
@@ -111,7 +111,7 @@ class Webhooks:
             lines.info("webhook failed", error=answer.error, pause=round(pause, 1))
 
 
-def pause_after(policy: RetryPolicy, attempt: int, answer: Answer, *, draw: float) -> float | None:
+def pause_after(policy: RetryPolicy, attempt: int, answer: ReceiverAnswer, *, draw: float) -> float | None:
     """Seconds until the next attempt; None: there is none. A receiver may ask for more, up to the longest pause."""
     pause = policy.pause(attempt, retryable=not answer.final, draw=draw)
     return None if pause is None else max(pause, min(answer.retry_after, policy.longest))

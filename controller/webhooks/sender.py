@@ -26,7 +26,7 @@ READ_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReceiverAnswer:
     """What came of an attempt. `code` is the HTTP status; without one, `error` says why there is none. `final`: no
     further attempt can go better. `retry_after`: what the receiver asks for, in seconds."""
 
@@ -45,23 +45,23 @@ class Sender:
         self._client = client
         self._attempt_seconds = attempt_seconds
 
-    async def send(self, delivery: Delivery) -> Answer:
+    async def send(self, delivery: Delivery) -> ReceiverAnswer:
         try:
             url = check_url(delivery.url)
             async with asyncio.timeout(self._attempt_seconds):
                 return await self._post(url, delivery)
         except InvalidInput as error:
-            return Answer(error=error.message, final=True)
+            return ReceiverAnswer(error=error.message, final=True)
         except AddressRefused as error:
-            return Answer(error=str(error), final=True)
+            return ReceiverAnswer(error=str(error), final=True)
         except TimeoutError:
-            return Answer(error=f"no answer within {self._attempt_seconds:g} s")
+            return ReceiverAnswer(error=f"no answer within {self._attempt_seconds:g} s")
         except httpx.ConnectError as error:
-            return Answer(error=f"no connection: {str(error) or type(error).__name__}"[:200])
+            return ReceiverAnswer(error=f"no connection: {str(error) or type(error).__name__}"[:200])
         except httpx.HTTPError as error:
-            return Answer(error=f"the connection failed: {type(error).__name__}")
+            return ReceiverAnswer(error=f"the connection failed: {type(error).__name__}")
 
-    async def _post(self, url: httpx.URL, delivery: Delivery) -> Answer:
+    async def _post(self, url: httpx.URL, delivery: Delivery) -> ReceiverAnswer:
         body, timestamp = delivery.body.encode(), int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -76,7 +76,7 @@ class Sender:
                     await _read_a_little(response)
         code = response.status_code
         asked = retry_after(response.headers, datetime.now(UTC)) or 0.0
-        return Answer(code, f"it answered {code}", final=code == httpx.codes.GONE, retry_after=asked)
+        return ReceiverAnswer(code, f"it answered {code}", final=code == httpx.codes.GONE, retry_after=asked)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from redis import Redis
 
 from app.auth import admin_only
 from app.main import create_app
-from backplane.artifacts.base import Agent, Author
+from backplane.artifacts.base import AgentId, Author
 from backplane.domain.decisions import DecisionKind
 from backplane.domain.users import Tier
 from backplane.sealing import new_key
@@ -111,7 +111,7 @@ async def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
         assert user is not None
         assert api.resources.artifacts is not None
         await api.resources.artifacts.write(
-            Agent(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
+            AgentId(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
         )
         yield World(api, owner, user.name, run_id, decision_id, redis_url)
 

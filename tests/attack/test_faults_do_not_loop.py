@@ -29,7 +29,7 @@ from backplane.domain.users import Tier
 from backplane.errors import InvalidInput, PartRefuses, Unavailable
 from backplane.logs.base import Appended, Batch
 from backplane.logs.redis import RedisEventLog
-from backplane.logs.room import NO_ROOM, Room
+from backplane.logs.room import NO_ROOM, LogRoom
 from backplane.resources import connect_workspaces
 from backplane.settings import Settings
 from backplane.store import Store
@@ -273,7 +273,7 @@ async def test_a_run_of_which_no_event_can_be_stored_is_ended_by_its_row(
 async def test_a_run_that_is_ended_by_its_row_gives_its_slot_back_though_its_events_are_never_published(
     start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def no_room(_: RedisEventLog) -> Room:
+    async def no_room(_: RedisEventLog) -> LogRoom:
         return NO_ROOM
 
     monkeypatch.setattr(RedisEventLog, "room", no_room)

@@ -20,7 +20,7 @@ from backplane.limits.slots.base import SlotRequest
 from backplane.limits.slots.redis import RedisSlots
 from backplane.logs.base import Appended, Batch, EventLog
 from backplane.process.tasks import end
-from backplane.queue.base import Claim, Job, Outcome, Settlement
+from backplane.queue.base import Claim, Job, RunOutcome, Settlement
 from backplane.redis.client import RedisClients
 from backplane.settings import Settings
 from tests.conftest import started
@@ -206,7 +206,7 @@ async def test_a_full_redis_gives_out_renews_and_takes_back_what_it_has_and_take
         assert [worker.running for worker in await queue.workers()] == [3]
         over, back, later = claims
         await finish(queue, over)
-        await queue.settle([Settlement(back, Outcome.HANDED_BACK), Settlement(later, Outcome.POSTPONED)])
+        await queue.settle([Settlement(back, RunOutcome.HANDED_BACK), Settlement(later, RunOutcome.POSTPONED)])
         assert (await queue.reap(10)).due == 1
         await queue.forget("run-3")
         assert await known(queue, [job.run_id for job in JOBS]) == [False, True, True, False]

@@ -9,7 +9,7 @@ import pytest
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import Priority
 from backplane.errors import Unavailable
-from backplane.logs.base import Announced, Appended, Batch, EventLog, Interrupted, Subscription
+from backplane.logs.base import Announced, Appended, Batch, EventLog, Subscription, SubscriptionLost
 from backplane.queue.base import Job
 from backplane.redis.client import RedisClients
 from tests.event_logs import make_known, redis_event_log
@@ -52,7 +52,7 @@ class Listener:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.heard: list[Event | Announced | Interrupted] = []
+        self.heard: list[Event | Announced | SubscriptionLost] = []
 
     async def listen(self) -> None:
         async for heard in self.subscription.listen():
@@ -67,7 +67,7 @@ class Listener:
 
     @property
     def interruptions(self) -> int:
-        return sum(isinstance(heard, Interrupted) for heard in self.heard)
+        return sum(isinstance(heard, SubscriptionLost) for heard in self.heard)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from backplane.domain.runs import Priority, RunStatus
 from backplane.errors import Unavailable
-from backplane.queue.base import Caps, Claim, Depth, Job, Outcome, Queue, Renewed, Room, Settlement
+from backplane.queue.base import Caps, Claim, Depth, Job, Queue, QueueRoom, Renewed, RunOutcome, Settlement
 from backplane.redis import keys as redis_keys
 from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -277,7 +277,7 @@ async def test_a_run_that_is_disowned_is_its_holders_again(queue: Queue, clients
     await enqueue(queue, "a")
     second = await claim_one(queue, "worker-2")
     assert second.generation == held.generation
-    await queue.settle([Settlement(second, Outcome.DISOWNED)])
+    await queue.settle([Settlement(second, RunOutcome.DISOWNED)])
     assert await known(queue, ["a"]) == [False]
     assert not (await queue.renew("worker-1", 1, [held])).lost
     assert await known(queue, ["a"]) == [True]
@@ -458,7 +458,7 @@ async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, 
 async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., RedisServer]) -> None:
     server = own_redis()
     clients = RedisClients(server.url)
-    queue = redis_queue(clients, room=Room(overall=100))
+    queue = redis_queue(clients, room=QueueRoom(overall=100))
     await enqueue(queue, "a")
     held = await claim_one(queue)
     server.kill()
@@ -493,14 +493,14 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
 
 
 async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={Priority.LOW: 1}), room=Room(overall=100))
+    queue = redis_queue(clients, caps=Caps(user={Priority.LOW: 1}), room=QueueRoom(overall=100))
     await queue.open("a database")
     for priority in Priority:
         await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
     await queue.admit("to come", "user-1", Priority.HIGH)
     finished, scheduled, *_ = await queue.claim("worker-1", 5)
     await queue.renew("worker-1", 10, [])
-    await queue.settle([Settlement(finished, Outcome.FINISHED, RunStatus.FAILED, "x", 1.0, is_dead=True)])
+    await queue.settle([Settlement(finished, RunOutcome.FINISHED, RunStatus.FAILED, "x", 1.0, is_dead=True)])
     await postpone(queue, scheduled, 600)
     await queue.end_wait("worker-2")
     redis = clients.commands

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from backplane.domain.runs import Priority, RunStatus
-from backplane.queue.base import Caps, Claim, Full, Gate, Job, Limit, Outcome, Queue, Room, Settlement
+from backplane.queue.base import Caps, Claim, Full, Gate, Job, Limit, Queue, QueueRoom, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -302,7 +302,7 @@ async def has_room(queue: RedisQueue, run_id: str, user: str = "user-1", priorit
 
 
 async def test_as_many_of_a_user_may_wait_as_there_is_room_and_no_more(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=2))
+    queue = redis_queue(clients, room=QueueRoom(user=2))
     assert [await has_room(queue, name) for name in ("a", "b", "c")] == [True, True, False]
     await queue.enqueue([job("a"), job("b")])
     assert await queue.admit("c", "user-1", HIGH) == Full(Limit.USER, 2, 2)
@@ -311,20 +311,20 @@ async def test_as_many_of_a_user_may_wait_as_there_is_room_and_no_more(clients: 
 
 
 async def test_what_one_user_has_waiting_takes_no_place_from_another(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=Room(user=3, overall=3))
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=QueueRoom(user=3, overall=3))
     await queue.enqueue([job(name, user="bob") for name in ("a", "b", "c")])
     assert not await has_room(queue, "d", "bob")
     assert await has_room(queue, "d", "user-1")
 
 
 async def test_runs_that_a_users_own_cap_holds_back_count_for_that_user(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=Room(user=2))
+    queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}), room=QueueRoom(user=2))
     await queue.enqueue([job("a"), job("b")])
     assert await queue.admit("c", "user-1", NORMAL) == Full(Limit.USER, 2, 2, cap=1)
 
 
 async def test_a_run_counts_as_waiting_until_it_is_taken_and_again_when_it_comes_back(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=1))
+    queue = redis_queue(clients, room=QueueRoom(user=1))
     await queue.enqueue([job("a")])
     [held] = await queue.claim("worker-1", 1)
     assert await has_room(queue, "b")
@@ -336,14 +336,14 @@ async def test_a_run_counts_as_waiting_until_it_is_taken_and_again_when_it_comes
 
 
 async def test_a_run_that_redis_lost_on_its_way_keeps_no_place(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=1))
+    queue = redis_queue(clients, room=QueueRoom(user=1))
     await queue.enqueue([job("a")])
     await clients.commands.delete(clients.keys.job("a"))
     assert await has_room(queue, "b")
 
 
 async def test_the_whole_queue_has_a_limit_of_its_own(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=10))
+    queue = redis_queue(clients, room=QueueRoom(overall=10))
     await queue.enqueue([job(str(number), user=f"user-{number}") for number in range(8)])
     assert await queue.admit("one more", "user-1", NORMAL) == Full(Limit.OVERALL, 8, 8)
 
@@ -352,21 +352,21 @@ async def test_the_whole_queue_has_a_limit_of_its_own(clients: RedisClients) -> 
 async def test_the_last_tenths_of_the_queue_are_kept_for_higher_priorities(
     clients: RedisClients, priority: Priority, waiting: int
 ) -> None:
-    queue = redis_queue(clients, room=Room(overall=10))
+    queue = redis_queue(clients, room=QueueRoom(overall=10))
     await queue.enqueue([job(str(number), user=f"user-{number}") for number in range(waiting - 1)])
     assert await has_room(queue, "fits", "user-1", priority)
     assert await queue.admit("one more", "bob", priority) == Full(Limit.OVERALL, waiting, waiting)
 
 
 async def test_no_user_takes_more_than_half_of_what_is_for_all(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(overall=10))
+    queue = redis_queue(clients, room=QueueRoom(overall=10))
     await queue.enqueue([job(str(number)) for number in range(5)])
     assert await queue.admit("one more", "user-1", CRITICAL) == Full(Limit.SHARE, 5, 5)
     assert await has_room(queue, "one more", "bob")
 
 
 async def test_a_tier_has_room_of_its_own(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(tier={LOW: 1}))
+    queue = redis_queue(clients, room=QueueRoom(tier={LOW: 1}))
     await queue.enqueue([job("a", priority=LOW), job("b"), job("c")])
     assert await queue.admit("d", "bob", LOW) == Full(Limit.TIER, 1, 1)
     assert await has_room(queue, "e")
@@ -374,25 +374,25 @@ async def test_a_tier_has_room_of_its_own(clients: RedisClients) -> None:
 
 @pytest.mark.parametrize("cap", [Caps(tier={NORMAL: 1}), Caps(resources={"gpu": 1})])
 async def test_runs_that_wait_for_others_than_their_users_own_count_for_all(clients: RedisClients, cap: Caps) -> None:
-    queue = redis_queue(clients, caps=cap, room=Room(overall=5))
+    queue = redis_queue(clients, caps=cap, room=QueueRoom(overall=5))
     await queue.enqueue([job(str(number), user=f"user-{number}", resource="gpu") for number in range(4)])
     assert await queue.admit("one more", "user-1", NORMAL) == Full(Limit.OVERALL, 4, 4)
 
 
 async def test_a_place_that_is_given_up_is_free_again(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=1, overall=1))
+    queue = redis_queue(clients, room=QueueRoom(user=1, overall=1))
     assert await has_room(queue, "a")
     await queue.give_up_place("a", "user-1", NORMAL)
     assert await has_room(queue, "b")
 
 
 async def test_who_asks_twice_has_one_place(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=2))
+    queue = redis_queue(clients, room=QueueRoom(user=2))
     assert [await has_room(queue, name) for name in ("a", "a", "b")] == [True, True, True]
 
 
-@pytest.mark.parametrize("room", [Room(user=20), Room(overall=25)])
-async def test_many_who_ask_at_once_get_no_more_places_than_there_are(clients: RedisClients, room: Room) -> None:
+@pytest.mark.parametrize("room", [QueueRoom(user=20), QueueRoom(overall=25)])
+async def test_many_who_ask_at_once_get_no_more_places_than_there_are(clients: RedisClients, room: QueueRoom) -> None:
     queue = redis_queue(clients, room=room)
     users = ["user-1" if room.user else f"user-{number}" for number in range(100)]
     admitted = await asyncio.gather(*(has_room(queue, f"run-{n}", user) for n, user in enumerate(users)))
@@ -406,7 +406,9 @@ async def test_the_last_hundred_that_ended_stay_at_hand_newest_first(clients: Re
     queue = redis_queue(clients)
     await queue.enqueue([job(f"run-{number:03}") for number in range(130)])
     claims = await queue.claim("worker-1", 130)
-    await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.FAILED, "step_failed") for claim in claims[:30]])
+    await queue.settle(
+        [Settlement(claim, RunOutcome.FINISHED, RunStatus.FAILED, "step_failed") for claim in claims[:30]]
+    )
     for claim in claims[30:]:
         await finish(queue, claim, 1.0)
     finished = await queue.finished()
@@ -419,7 +421,7 @@ async def test_a_finished_job_tells_how_it_ended(clients: RedisClients) -> None:
     queue = redis_queue(clients)
     await queue.enqueue([job("failed"), job("cancelled", "user-2")])
     [claim] = await queue.claim("worker-1", 1)
-    await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.FAILED, "step_failed")])
+    await queue.settle([Settlement(claim, RunOutcome.FINISHED, RunStatus.FAILED, "step_failed")])
     await queue.forget("cancelled")
     cancelled, failed = await queue.finished()
     assert (failed.user_id, failed.status, failed.error) == ("user-1", RunStatus.FAILED, "step_failed")
@@ -430,7 +432,7 @@ async def test_a_run_that_died_is_among_the_dead_until_it_is_said_otherwise(clie
     queue = redis_queue(clients)
     await queue.enqueue([job("a")])
     [claim] = await queue.claim("worker-1", 1)
-    await queue.settle([Settlement(claim, Outcome.FINISHED, RunStatus.FAILED, "worker_lost", is_dead=True)])
+    await queue.settle([Settlement(claim, RunOutcome.FINISHED, RunStatus.FAILED, "worker_lost", is_dead=True)])
     assert (await queue.statistics()).dead == 1
     await queue.mirror_dead({"b": 2.0, "c": 1.0})
     assert await clients.commands.zrange(clients.keys.dead, 0, -1) == ["c", "b"]
@@ -451,10 +453,10 @@ async def test_many_are_settled_in_one_call_and_those_in_other_hands_are_passed_
     await wait_until(is_reaped)
     [taken_over] = await queue.claim("worker-2", 1)
     batch = [
-        Settlement(over, Outcome.FINISHED, RunStatus.COMPLETED),
-        Settlement(back, Outcome.HANDED_BACK),
-        Settlement(later, Outcome.POSTPONED, delay_seconds=600),
-        Settlement(lost, Outcome.FINISHED, RunStatus.COMPLETED),
+        Settlement(over, RunOutcome.FINISHED, RunStatus.COMPLETED),
+        Settlement(back, RunOutcome.HANDED_BACK),
+        Settlement(later, RunOutcome.POSTPONED, delay_seconds=600),
+        Settlement(lost, RunOutcome.FINISHED, RunStatus.COMPLETED),
     ]
     await queue.settle(batch)
     await queue.settle(batch)
@@ -465,7 +467,7 @@ async def test_many_are_settled_in_one_call_and_those_in_other_hands_are_passed_
 
 
 async def test_a_reserved_place_that_has_expired_lets_nobody_in(clients: RedisClients) -> None:
-    queue = redis_queue(clients, room=Room(user=1))
+    queue = redis_queue(clients, room=QueueRoom(user=1))
     assert await has_room(queue, "a")
     assert await has_room(queue, "a")
     for places in (clients.keys.admitted(NORMAL), clients.keys.admitted_of("user-1")):

@@ -16,9 +16,9 @@ from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota, Stored
 from backplane.errors import Unavailable
 from backplane.limits.storage.redis import RedisStorage
-from backplane.logs.base import Appended, Batch, EventLog, Interrupted, Subscription
-from backplane.queue.base import Caps, Job, Room
-from backplane.redis.client import Access, RedisClients, Script, translated
+from backplane.logs.base import Appended, Batch, EventLog, Subscription, SubscriptionLost
+from backplane.queue.base import Caps, Job, QueueRoom
+from backplane.redis.client import RedisAccess, RedisClients, Script, translated
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 PREFIX = "{agents}:"
 PASSWORD = "correct-horse"
-AGENTS = Access(username="agents", password=PASSWORD)
+AGENTS = RedisAccess(username="agents", password=PASSWORD)
 JOB = Job("run-1", "user-1", Priority.HIGH)
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 PAUSES = 0.05
@@ -77,7 +77,7 @@ def script(clients: RedisClients, tmp_path: Path) -> Script:
 
 async def live_a_life(clients: RedisClients) -> None:
     """Every step of a job's life and of its events'."""
-    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(user=5, overall=10))
+    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=QueueRoom(user=5, overall=10))
     assert await queue.admit(JOB.run_id, JOB.user_id, JOB.priority) is None
     await queue.give_up_place(JOB.run_id, JOB.user_id, JOB.priority)
     assert await queue.enqueue([JOB, replace(JOB, run_id="run-2")]) == [True, True]
@@ -316,7 +316,7 @@ async def test_all_connections_leave_a_master_that_becomes_a_replica(watched: Wa
             await wait_until(lambda: writes(clients))
             await queue.enqueue([JOB])
             assert [claim.run_id for claim in await waiting] == [JOB.run_id]
-            await wait_until(lambda: heard == [Interrupted()], timeout=30)
+            await wait_until(lambda: heard == [SubscriptionLost()], timeout=30)
             await event_log.append([Batch("seen", 1, [event(1)], stored_id=1)])
             await wait_until(lambda: heard[1:] == [[event(1)]])
 
@@ -329,7 +329,7 @@ async def test_a_service_that_no_sentinel_knows_is_named(watched: Watched) -> No
 
 async def test_the_sentinels_have_a_login_of_their_own(watched: Watched) -> None:
     watched.sentinel.ask("ACL", "SETUSER", "guard", "on", ">theirs", "+@all")
-    access = Access(sentinel_username="guard", sentinel_password="theirs")
+    access = RedisAccess(sentinel_username="guard", sentinel_password="theirs")
     async with connected(watched.url, access=access) as clients:
         await clients.check()
     async with connected(watched.url, access=replace(access, sentinel_password="wrong")) as clients:
@@ -446,7 +446,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 async def test_a_life_over_tls(node: Node, certificate: tuple[Path, Path]) -> None:
-    access = Access(tls_ca=str(certificate[0]))
+    access = RedisAccess(tls_ca=str(certificate[0]))
     async with (
         tls_before(node.port, *certificate) as port,
         connected(f"rediss://{HOST}:{port}", access=access) as clients,
@@ -463,7 +463,7 @@ async def test_a_certificate_that_nobody_known_has_signed_is_refused(
 
 
 async def test_a_certificate_for_another_host_is_refused(node: Node, certificate: tuple[Path, Path]) -> None:
-    access = Access(tls_ca=str(certificate[0]))
+    access = RedisAccess(tls_ca=str(certificate[0]))
     async with (
         tls_before(node.port, *certificate) as port,
         connected(f"rediss://localhost:{port}", access=access) as clients,
@@ -475,10 +475,10 @@ async def test_a_certificate_for_another_host_is_refused(node: Node, certificate
 async def test_a_server_that_asks_for_a_certificate_is_shown_one(node: Node, certificate: tuple[Path, Path]) -> None:
     file, key = map(str, certificate)
     async with tls_before(node.port, *certificate, asks_for_one=True) as port:
-        async with connected(f"rediss://{HOST}:{port}", access=Access(tls_ca=file)) as clients:
+        async with connected(f"rediss://{HOST}:{port}", access=RedisAccess(tls_ca=file)) as clients:
             with pytest.raises(Unavailable):
                 await clients.check()
-        with_one = Access(tls_ca=file, tls_certificate=file, tls_key=key)
+        with_one = RedisAccess(tls_ca=file, tls_certificate=file, tls_key=key)
         async with connected(f"rediss://{HOST}:{port}", access=with_one) as clients:
             await clients.check()
 
@@ -487,6 +487,6 @@ async def test_a_server_that_asks_for_a_certificate_is_shown_one(node: Node, cer
 async def test_a_cluster_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     with started(lambda: LoneMember(tmp_path / "node")) as member:
         async with tls_before(member.port, *certificate, listen=member.announced) as port:
-            url, access = f"rediss+cluster://{HOST}:{port}", Access(tls_ca=str(certificate[0]))
+            url, access = f"rediss+cluster://{HOST}:{port}", RedisAccess(tls_ca=str(certificate[0]))
             async with connected(url, prefix=PREFIX, access=access) as clients:
                 await live_a_life(clients)

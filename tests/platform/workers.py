@@ -28,7 +28,7 @@ from backplane.domain.events import Event, EventType
 from backplane.domain.runs import Run, RunStatus
 from backplane.domain.users import User
 from backplane.errors import Unavailable
-from backplane.logs.base import Announced, Interrupted
+from backplane.logs.base import Announced, SubscriptionLost
 from backplane.process.tasks import end
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
@@ -183,7 +183,7 @@ class Platform:
             async def listen() -> None:
                 async for said in subscription.listen():
                     assert not isinstance(said, Announced)
-                    if isinstance(said, Interrupted):
+                    if isinstance(said, SubscriptionLost):
                         last = heard[-1].id if heard else first - 1
                         said = [event for event in await self.history(run_id) if event.id > last]
                     heard.extend(event for event in said if not heard or event.id > heard[-1].id)

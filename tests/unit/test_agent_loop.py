@@ -25,7 +25,7 @@ from worker.llm.answer import estimated_input_tokens
 from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelUnavailable, ToolCall
 from worker.sandbox.base import Call, Limits
 from worker.steps.references import check_references
-from worker.tools.agent import Agent, AgentArguments, AgentLimits, without_oldest_results
+from worker.tools.agent import AgentArguments, AgentLimits, AgentTool, without_oldest_results
 from worker.tools.base import NeedsPerson, Risk, StepReport, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 
@@ -115,7 +115,7 @@ class Bench:
     ) -> ToolResult:
         self.models = models if isinstance(models, RecordedModels) else RecordedModels(models)
         context = replace(self.context, models=self.models, round=round)
-        return await Agent(limits).run(AgentArguments(**{"goal": "Find out.", **arguments}), context)
+        return await AgentTool(limits).run(AgentArguments(**{"goal": "Find out.", **arguments}), context)
 
     def told(self, turn: int) -> list[Message]:
         return list(self.models.asked[turn - 1][1].messages)
@@ -224,7 +224,7 @@ async def test_the_model_and_further_instructions_are_the_steps_own(bench: Bench
 
 
 async def test_without_a_model_the_error_says_what_to_set(bench: Bench) -> None:
-    result = await Agent(LIMITS).run(AgentArguments(goal="Find out."), bench.context)
+    result = await AgentTool(LIMITS).run(AgentArguments(goal="Find out."), bench.context)
     assert result.error is not None
     assert (result.error.code, "OLLAMA_HOST" in result.error.message) == ("no_model", True)
 
@@ -234,9 +234,9 @@ def test_what_a_step_gave_is_an_agents_data_and_never_its_goal() -> None:
     for argument in ("goal", "system"):
         step = Step(id="find", tool="agent", arguments={"goal": "Look.", argument: given})
         with pytest.raises(InvalidPlan, match=f"plan.steps.0.arguments.{argument}: .* the inputs of an agent"):
-            check_references(step, Agent(LIMITS), "plan.steps.0")
+            check_references(step, AgentTool(LIMITS), "plan.steps.0")
     step = Step(id="find", tool="agent", arguments={"goal": "Look.", "inputs": {"it": given}})
-    check_references(step, Agent(LIMITS), "plan.steps.0")
+    check_references(step, AgentTool(LIMITS), "plan.steps.0")
 
 
 # --- which tools ---
@@ -259,7 +259,7 @@ async def test_a_tool_that_is_not_there_ends_the_step_before_it_costs_anything(b
 
 
 async def test_an_agent_has_no_agent(bench: Bench) -> None:
-    bench.context = replace(bench.context, tools=ToolRegistry((Look(), Agent(LIMITS))))
+    bench.context = replace(bench.context, tools=ToolRegistry((Look(), AgentTool(LIMITS))))
     assert (await bench.run([], tools=["agent"])).exit_code == 1
     await bench.run([says("Done.")])
     assert [schema.name for schema in bench.models.asked[0][1].tools] == ["look"]
@@ -337,7 +337,7 @@ async def test_no_step_has_more_than_the_server_allows(bench: Bench) -> None:
     result = await bench.run([calls(look()), says("Done.")], small, max_turns=1_000)
     assert result.error is not None
     assert result.error.code == "agent_turn_limit"
-    agent = Agent(LIMITS)
+    agent = AgentTool(LIMITS)
     costs = [agent.may_cost_usd(AgentArguments(goal="x", max_usd=usd)) for usd in (None, 0.0, 0.5, 7.0)]
     assert costs == [1.0, 0.0, 0.5, 1.0]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agentctl.commands.up import Place, Platform, check_sandbox, curl_lines, redis_cli_line
+from agentctl.commands.up import Locations, Platform, check_sandbox, curl_lines, redis_cli_line
 from agentctl.exit_codes import CommandError
 from agentctl.local import data_folder
 from agentctl.local.processes import child_environment, how_it_ended, last_lines
-from agentctl.terminal.follow import LiveLine, OpenSteps, RunView, describe
+from agentctl.terminal.follow import FollowedRun, LiveLine, OpenSteps, describe
 from agentctl.terminal.output import Output, duration
 from backplane.domain.events import EventType
 from backplane.domain.runbook import note_on_planner
@@ -109,7 +109,7 @@ def test_the_live_line_stays_one_line(text: str) -> None:
 @pytest.mark.parametrize("json_output", [False, True])
 def test_what_a_model_has_so_far_goes_into_no_pipe(json_output: bool, capsys: pytest.CaptureFixture[str]) -> None:
     at = "2026-01-01T00:00:00+00:00"
-    with RunView(Output(json_output)) as view:
+    with FollowedRun(Output(json_output)) as view:
         view.show({"id": 0, "type": "progress", "at": at, "data": EVENTS["progress"]})
         assert capsys.readouterr().out == ""
         view.show({"id": 7, "type": "log", "at": at, "data": EVENTS["log"]})
@@ -171,7 +171,7 @@ def test_a_data_folder_that_is_a_file_is_refused_in_words(tmp_path: Path, name: 
 
 def test_the_line_that_reaches_redis_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = Place("127.0.0.1", 8000, Path(".data"), 1)
+    place = Locations("127.0.0.1", 8000, Path(".data"), 1)
     embedded = Platform(place, "", {}, 0.0, [], [], Path(".data/redis/redis.sock"))
     line = redis_cli_line(embedded)
     assert f"cat {tmp_path}/.data/redis.password" in line
@@ -243,9 +243,9 @@ def test_the_end_of_a_process_is_said_in_words() -> None:
 
 
 def test_the_lines_to_paste_reach_a_server_that_listens_everywhere() -> None:
-    assert Place("0.0.0.0", 80, Path("d"), 1).url == "http://127.0.0.1:80"
-    assert Place("::", 80, Path("d"), 1).url == "http://[::1]:80"
-    lines = curl_lines(Place("127.0.0.1", 80, Path("my data"), 1))
+    assert Locations("0.0.0.0", 80, Path("d"), 1).url == "http://127.0.0.1:80"
+    assert Locations("::", 80, Path("d"), 1).url == "http://[::1]:80"
+    lines = curl_lines(Locations("127.0.0.1", 80, Path("my data"), 1))
     # Whole: they are pasted into another terminal, which may stand in another folder.
     assert f"$(cat '{Path.cwd()}/my data/token')" in lines[0]
     assert [line for line in lines if "cat 'my data" in line] == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backplane.errors import InvalidPlan
 from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings
-from worker.tools.agent import Agent, AgentLimits
+from worker.tools.agent import AgentLimits, AgentTool
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
 from worker.tools.artifact_read import ArtifactRead
@@ -51,7 +51,7 @@ def every_tool() -> ToolRegistry:
     browser = Browser(policy, python="python3", executable="", max_bytes=1, timeout_seconds=1)
     return builtin_tools().with_tools(
         [
-            Agent(limits),
+            AgentTool(limits),
             *http_tools(policy, limits_of(Settings(_env_file=None))),
             browser,
             *memory,

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.auth import SCOPE_USER
 from app.edge import gate
 from app.edge.connections import ConnectionLimits, TrustedProxies
-from app.edge.gate import Allowance, Gate
+from app.edge.gate import Allowance, TokenGate
 from backplane.domain.users import Tier, User
 from backplane.errors import Unauthenticated
 
@@ -52,7 +52,7 @@ def tokens() -> Tokens:
 def at_gate(tokens: Tokens) -> Any:
     proxies = TrustedProxies("10.0.0.1")
     limits = ConnectionLimits(total=8, per_address=8, keep_alive_seconds=5, send_seconds=5, proxies=proxies)
-    tried = Gate(application, limits=limits, proxies=proxies, allowance=Allowance(0.001, 2))
+    tried = TokenGate(application, limits=limits, proxies=proxies, allowance=Allowance(0.001, 2))
 
     async def ask(token: str = "", path: str = "/agent/me", peer: str = "10.0.0.2", **headers: str) -> int:
         """The status of the answer."""

@@ -3,28 +3,28 @@
 import pytest
 
 from app.streams.buffer import Frame, Watched
-from backplane.logs.room import WITHOUT_MAXMEMORY, Limits, Memory, room_of
+from backplane.logs.room import WITHOUT_MAXMEMORY, LogLimits, RedisMemory, room_of
 
 MIB = 1024**2
-LIMITS = Limits(run_bytes=4 * MIB, user_bytes=16 * MIB, all_bytes=0, run_events=100)
+LIMITS = LogLimits(run_bytes=4 * MIB, user_bytes=16 * MIB, all_bytes=0, run_events=100)
 
 
 @pytest.mark.parametrize(
     ("all_bytes", "memory", "expected"),
     [
-        (0, Memory(used=0, most=800 * MIB), 200 * MIB),
-        (0, Memory(used=0, most=0), WITHOUT_MAXMEMORY),
-        (50 * MIB, Memory(used=0, most=800 * MIB), 50 * MIB),
-        (50 * MIB, Memory(used=0, most=0), 50 * MIB),
-        (0, Memory(used=600 * MIB - 1, most=800 * MIB), 200 * MIB),
-        (0, Memory(used=600 * MIB, most=800 * MIB), 0),
-        (50 * MIB, Memory(used=600 * MIB, most=800 * MIB), 0),
+        (0, RedisMemory(used=0, most=800 * MIB), 200 * MIB),
+        (0, RedisMemory(used=0, most=0), WITHOUT_MAXMEMORY),
+        (50 * MIB, RedisMemory(used=0, most=800 * MIB), 50 * MIB),
+        (50 * MIB, RedisMemory(used=0, most=0), 50 * MIB),
+        (0, RedisMemory(used=600 * MIB - 1, most=800 * MIB), 200 * MIB),
+        (0, RedisMemory(used=600 * MIB, most=800 * MIB), 0),
+        (50 * MIB, RedisMemory(used=600 * MIB, most=800 * MIB), 0),
     ],
 )
 def test_what_all_may_keep_is_what_is_set_or_a_fourth_of_the_memory_and_nothing_when_that_is_short(
-    all_bytes: int, memory: Memory, expected: int
+    all_bytes: int, memory: RedisMemory, expected: int
 ) -> None:
-    limits = Limits(LIMITS.run_bytes, LIMITS.user_bytes, all_bytes, LIMITS.run_events)
+    limits = LogLimits(LIMITS.run_bytes, LIMITS.user_bytes, all_bytes, LIMITS.run_events)
     assert room_of(limits, memory, workers=1).all_bytes == expected
 
 
@@ -34,12 +34,12 @@ def test_what_all_may_keep_is_what_is_set_or_a_fourth_of_the_memory_and_nothing_
 def test_each_worker_has_an_equal_part_of_what_a_user_and_all_may_keep(
     workers: int, shares: tuple[int, int, int]
 ) -> None:
-    room = room_of(LIMITS, Memory(0, 0), workers)
+    room = room_of(LIMITS, RedisMemory(0, 0), workers)
     assert (room.run_bytes // MIB, room.user_bytes // MIB, room.all_bytes // MIB) == shares
 
 
 def test_a_run_keeps_no_more_than_its_user_and_a_user_no_more_than_all() -> None:
-    room = room_of(LIMITS, Memory(0, 4 * MIB), workers=1)
+    room = room_of(LIMITS, RedisMemory(0, 4 * MIB), workers=1)
     assert (room.run_bytes, room.user_bytes, room.all_bytes) == (MIB, MIB, MIB)
 
 

@@ -15,9 +15,9 @@ from worker.llm.base import (
     ModelTimeout,
     ModelUnavailable,
 )
-from worker.llm.retries import RetryPolicy, pause_before_next
+from worker.llm.retries import CallRetryPolicy, pause_before_next
 
-POLICY = RetryPolicy(retries=3, max_seconds=60)
+POLICY = CallRetryPolicy(retries=3, max_seconds=60)
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
 
@@ -33,7 +33,7 @@ def test_what_stays_the_same_is_not_tried_again(kind: type[ModelError]) -> None:
 
 
 def test_pauses_have_a_limit_and_jitter() -> None:
-    policy = RetryPolicy(retries=2_000, max_seconds=60)
+    policy = CallRetryPolicy(retries=2_000, max_seconds=60)
     assert pause_before_next(ModelUnavailable("no"), 1_500, policy, jitter=0.0) == 30
     assert pause_before_next(ModelUnavailable("no"), 1_500, policy, jitter=0.5) == 45
 

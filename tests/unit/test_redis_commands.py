@@ -19,7 +19,7 @@ from backplane.limits.buckets.redis import RedisTokenBuckets
 from backplane.limits.slots.base import SlotRequest
 from backplane.limits.slots.redis import RedisSlots
 from backplane.logs.base import Appended, Batch
-from backplane.queue.base import Caps, Job, Room
+from backplane.queue.base import Caps, Job, QueueRoom
 from backplane.redis.client import RedisClients
 from tests.event_logs import make_known, redis_event_log
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -53,7 +53,7 @@ async def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisClients
 
 
 async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=Room(user=5, overall=10))
+    queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=QueueRoom(user=5, overall=10))
     assert await queue.admit(JOB.run_id, JOB.user_id, JOB.priority) is None
     assert await queue.enqueue([JOB, replace(JOB, run_id="run-2")]) == [True, True]
     [standing] = await queue.standing([JOB.run_id])

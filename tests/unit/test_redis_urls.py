@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from backplane.errors import InvalidInput
 from backplane.process.log import complaint
-from backplane.redis.client import Access, RedisClients
+from backplane.redis.client import RedisAccess, RedisClients
 from backplane.redis.servers import error_code, target_of
 from backplane.settings import Settings
 
@@ -76,7 +76,7 @@ def test_what_is_no_url_is_refused_without_showing_it(url: str) -> None:
 
 
 def test_no_text_made_of_an_access_shows_a_password() -> None:
-    assert SECRET not in repr(Access(password=SECRET, sentinel_password=SECRET))
+    assert SECRET not in repr(RedisAccess(password=SECRET, sentinel_password=SECRET))
 
 
 @pytest.mark.parametrize(

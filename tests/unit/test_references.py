@@ -8,7 +8,7 @@ from backplane.domain.plans import Plan, Step, parse_plan
 from backplane.errors import InvalidPlan, TooLarge
 from backplane.store.journal import StepRecord, StepStatus
 from worker.steps.references import FILLED_MAX_BYTES, check_arguments, check_references, fill
-from worker.tools.agent import Agent, AgentArguments
+from worker.tools.agent import AgentArguments, AgentTool
 from worker.tools.base import Tool
 from worker.tools.file_read import FileRead
 from worker.tools.file_write import FileWrite
@@ -92,7 +92,7 @@ def test_nor_of_what_an_agent_is_told_to_do() -> None:
 
 
 def _agent() -> Tool:
-    agent = object.__new__(Agent)
+    agent = object.__new__(AgentTool)
     assert agent.arguments is AgentArguments
     return agent
 

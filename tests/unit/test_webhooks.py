@@ -9,7 +9,7 @@ from backplane.domain.webhooks import URL_MAX_CHARS, check_public_url, check_url
 from backplane.errors import InvalidInput
 from backplane.net.addresses import is_public
 from controller.webhooks.loop import pause_after
-from controller.webhooks.sender import Answer
+from controller.webhooks.sender import ReceiverAnswer
 
 
 @pytest.mark.parametrize(
@@ -135,24 +135,24 @@ POLICY = RetryPolicy(retries=2, base=10.0, longest=15.0)
 @pytest.mark.parametrize(
     ("attempt", "answer", "pause"),
     [
-        (1, Answer(500), 10.0),
-        (1, Answer(404), 10.0),
-        (1, Answer(302), 10.0),
-        (1, Answer(error="no connection"), 10.0),
-        (2, Answer(500), 15.0),
-        (3, Answer(500), None),
-        (1, Answer(410, final=True), None),
-        (1, Answer(503, retry_after=12.0), 12.0),
-        (1, Answer(503, retry_after=3.0), 10.0),
-        (1, Answer(503, retry_after=9999.0), 15.0),
+        (1, ReceiverAnswer(500), 10.0),
+        (1, ReceiverAnswer(404), 10.0),
+        (1, ReceiverAnswer(302), 10.0),
+        (1, ReceiverAnswer(error="no connection"), 10.0),
+        (2, ReceiverAnswer(500), 15.0),
+        (3, ReceiverAnswer(500), None),
+        (1, ReceiverAnswer(410, final=True), None),
+        (1, ReceiverAnswer(503, retry_after=12.0), 12.0),
+        (1, ReceiverAnswer(503, retry_after=3.0), 10.0),
+        (1, ReceiverAnswer(503, retry_after=9999.0), 15.0),
     ],
 )
 def test_a_failed_attempt_is_followed_by_another_after_a_pause_or_by_none(
-    attempt: int, answer: Answer, pause: float | None
+    attempt: int, answer: ReceiverAnswer, pause: float | None
 ) -> None:
     assert pause_after(POLICY, attempt, answer, draw=1.0) == pause
 
 
 @pytest.mark.parametrize(("code", "delivered"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
 def test_only_an_answer_of_two_hundred_and_something_is_a_delivery(code: int, delivered: bool) -> None:
-    assert Answer(code).delivered is delivered
+    assert ReceiverAnswer(code).delivered is delivered

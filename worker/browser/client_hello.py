@@ -26,7 +26,7 @@ class NotTls(Exception):
     """What came is no record of a TLS handshake."""
 
 
-class NotUnderstood(Exception):
+class NoClientHello(Exception):
     """It begins as TLS, and is no ClientHello that is understood in one way only."""
 
 
@@ -45,24 +45,24 @@ async def read_client_hello(reader: asyncio.StreamReader) -> ClientHello:
     while len(message) < wanted:
         first = await reader.readexactly(1)
         if first[0] != _HANDSHAKE:
-            raise NotUnderstood("a record of another kind comes first") if raw else NotTls
+            raise NoClientHello("a record of another kind comes first") if raw else NotTls
         head = first + await reader.readexactly(4)
         size = int.from_bytes(head[3:], "big")
         if head[1] != 3 or not 0 < size <= _RECORD_MAX_BYTES:
             raise NotTls
         if len(raw) + len(head) + size > RAW_MAX_BYTES:
-            raise NotUnderstood(f"its records have more than {RAW_MAX_BYTES:,} bytes")
+            raise NoClientHello(f"its records have more than {RAW_MAX_BYTES:,} bytes")
         part = await reader.readexactly(size)
         raw += head + part
         message += part
         if len(message) >= 4:
             wanted = 4 + int.from_bytes(message[1:4], "big")
             if message[0] != _CLIENT_HELLO:
-                raise NotUnderstood("it begins with another message")
+                raise NoClientHello("it begins with another message")
             if wanted > HELLO_MAX_BYTES:
-                raise NotUnderstood(f"it has more than {HELLO_MAX_BYTES:,} bytes")
+                raise NoClientHello(f"it has more than {HELLO_MAX_BYTES:,} bytes")
     if len(message) > wanted:
-        raise NotUnderstood("another message follows in its records")
+        raise NoClientHello("another message follows in its records")
     return ClientHello(bytes(raw), _server_name(bytes(message[4:])))
 
 
@@ -78,7 +78,7 @@ class _Fields:
     def take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise NotUnderstood("a field is longer than what it is part of")
+            raise NoClientHello("a field is longer than what it is part of")
         taken, self._at = self._data[self._at : end], end
         return taken
 
@@ -91,7 +91,7 @@ class _Fields:
 
     def end(self) -> None:
         if not self.is_at_end:
-            raise NotUnderstood("a field is shorter than what it is part of")
+            raise NoClientHello("a field is shorter than what it is part of")
 
 
 def _server_name(body: bytes) -> str | None:
@@ -112,14 +112,14 @@ def _server_name(body: bytes) -> str | None:
     if not names:
         return None
     if len(names) > 1:
-        raise NotUnderstood("it names the server twice")
+        raise NoClientHello("it names the server twice")
     extension = _Fields(names[0])
     listed = _Fields(extension.sized(2))
     extension.end()
     kind, name = listed.number(1), listed.sized(2)
     listed.end()
     if kind != _HOST_NAME or not name.isascii():
-        raise NotUnderstood("it names the server in another way than by its host")
+        raise NoClientHello("it names the server in another way than by its host")
     return name.decode("ascii")
 
 

@@ -27,8 +27,8 @@ from worker.browser.client_hello import (
     ALERT_DECODE_ERROR,
     ALERT_UNRECOGNIZED_NAME,
     ClientHello,
+    NoClientHello,
     NotTls,
-    NotUnderstood,
     alert,
     read_client_hello,
 )
@@ -59,7 +59,7 @@ class ProxyLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal(Exception):
+class _ProxyRefusal(Exception):
     """`alert`: of TLS, in place of an answer in HTTP."""
 
     status: int
@@ -83,9 +83,9 @@ class EgressProxy:
         self._open += 1
         try:
             if self._open > self._limits.connections:
-                raise _Refusal(503, f"more than {self._limits.connections} connections at once")
+                raise _ProxyRefusal(503, f"more than {self._limits.connections} connections at once")
             await self._serve(reader, writer)
-        except _Refusal as refusal:
+        except _ProxyRefusal as refusal:
             # A browser asks again and again.
             if refusal.message not in self._told and len(self._told) < REFUSALS_TOLD:
                 self._told.add(refusal.message)
@@ -105,9 +105,9 @@ class EgressProxy:
         try:
             method, target, version = request.split(b" ")
         except ValueError:
-            raise _Refusal(400, "that is no request") from None
+            raise _ProxyRefusal(400, "that is no request") from None
         if not _TOKEN.fullmatch(method) or version not in (b"HTTP/1.1", b"HTTP/1.0"):
-            raise _Refusal(400, "that is no request")
+            raise _ProxyRefusal(400, "that is no request")
         if method == b"CONNECT":
             await self._tunnel(*_authority(target), reader, writer)
         else:
@@ -141,31 +141,31 @@ class EgressProxy:
     def _count(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise _Refusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
+            raise _ProxyRefusal(403, f"more than {self._limits.bytes:,} bytes in all (BROWSER_MAX_BYTES)")
 
     def _url(self, target: bytes) -> httpx.URL:
         try:
             url = self._policy.check(target.decode("ascii"))
         except UnicodeDecodeError:
-            raise _Refusal(400, "that is no URL") from None
+            raise _ProxyRefusal(400, "that is no URL") from None
         except PlatformError as error:
-            raise _Refusal(403, error.message) from None
+            raise _ProxyRefusal(403, error.message) from None
         if url.scheme != "http":
-            raise _Refusal(400, "https goes by CONNECT")
+            raise _ProxyRefusal(400, "https goes by CONNECT")
         return url
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
             addresses = await self._policy.resolve(host, port)
         except PlatformError as error:
-            raise _Refusal(403, error.message) from None
+            raise _ProxyRefusal(403, error.message) from None
         except (OSError, UnicodeError):
-            raise _Refusal(502, f"{host} does not resolve") from None
+            raise _ProxyRefusal(502, f"{host} does not resolve") from None
         for address in addresses:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self._limits.connect_seconds):
                     return await asyncio.open_connection(str(address), port)
-        raise _Refusal(502, f"{host} cannot be reached on port {port}")
+        raise _ProxyRefusal(502, f"{host} cannot be reached on port {port}")
 
     async def _join(
         self,
@@ -206,26 +206,26 @@ async def _hello(reader: asyncio.StreamReader, host: str) -> ClientHello:
         async with asyncio.timeout(HEAD_SECONDS):
             hello = await read_client_hello(reader)
     except NotTls:
-        raise _Refusal(
+        raise _ProxyRefusal(
             403,
             f"a tunnel (CONNECT) to {host} carries TLS only: plain HTTP is sent to the proxy without a tunnel, and "
             "other protocols are not let out",
         ) from None
-    except NotUnderstood as error:
+    except NoClientHello as error:
         message = f"what begins as TLS to {host} is not understood: {error}"
-        raise _Refusal(403, message, ALERT_DECODE_ERROR) from None
+        raise _ProxyRefusal(403, message, ALERT_DECODE_ERROR) from None
     is_address = written_address(host) is not None
     if hello.server_name is None:
         if is_address:
             return hello
-        raise _Refusal(403, f"TLS to {host} does not name its host (SNI)", ALERT_UNRECOGNIZED_NAME)
+        raise _ProxyRefusal(403, f"TLS to {host} does not name its host (SNI)", ALERT_UNRECOGNIZED_NAME)
     try:
         named = normal_host(hello.server_name)
     except PlatformError as error:
-        raise _Refusal(403, f"TLS to {host} names none: {error.message}", ALERT_UNRECOGNIZED_NAME) from None
+        raise _ProxyRefusal(403, f"TLS to {host} names none: {error.message}", ALERT_UNRECOGNIZED_NAME) from None
     if named != host:
         message = f"a tunnel to {host} names another host in TLS: {named}"
-        raise _Refusal(403, message, ALERT_UNRECOGNIZED_NAME)
+        raise _ProxyRefusal(403, message, ALERT_UNRECOGNIZED_NAME)
     return hello
 
 
@@ -241,17 +241,17 @@ def _body(reader: asyncio.StreamReader, fields: list[bytes]) -> AsyncIterator[by
     for field in fields:
         name, colon, value = field.partition(b":")
         if not colon or not _TOKEN.fullmatch(name) or any(byte in field for byte in b"\r\n\0"):
-            raise _Refusal(400, "that is no request")
+            raise _ProxyRefusal(400, "that is no request")
         named.setdefault(name.lower(), []).append(value.strip())
     lengths, codings = named.get(b"content-length", []), named.get(b"transfer-encoding", [])
     if len(lengths) + len(codings) > 1:
-        raise _Refusal(400, "the length of the body is given twice")
+        raise _ProxyRefusal(400, "the length of the body is given twice")
     if codings:
         if codings[0].lower() != b"chunked":
-            raise _Refusal(400, "the body has a transfer coding other than chunked")
+            raise _ProxyRefusal(400, "the body has a transfer coding other than chunked")
         return _chunked(reader)
     if lengths and not _LENGTH.fullmatch(lengths[0]):
-        raise _Refusal(400, "the length of the body is no number")
+        raise _ProxyRefusal(400, "the length of the body is no number")
     return _exactly(reader, int(lengths[0]) if lengths else 0)
 
 
@@ -269,20 +269,20 @@ async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     while True:
         size = _CHUNK_SIZE.fullmatch(await _line(reader))
         if not size:
-            raise _Refusal(400, "the body is not chunked as its head says")
+            raise _ProxyRefusal(400, "the body is not chunked as its head says")
         if not (left := int(size[1], 16)):
             break
         yield b"%x\r\n" % left
         async for piece in _exactly(reader, left):
             yield piece
         if await _line(reader) != b"\r\n":
-            raise _Refusal(400, "the body is not chunked as its head says")
+            raise _ProxyRefusal(400, "the body is not chunked as its head says")
         yield b"\r\n"
     for _ in range(TRAILERS_MAX):
         if await _line(reader) == b"\r\n":
             yield b"0\r\n\r\n"
             return
-    raise _Refusal(400, f"the body has more than {TRAILERS_MAX} trailers")
+    raise _ProxyRefusal(400, f"the body has more than {TRAILERS_MAX} trailers")
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
@@ -291,7 +291,7 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
     except asyncio.IncompleteReadError:
         raise EOFError from None
     if len(line) > CHUNK_LINE_BYTES:
-        raise _Refusal(400, "the body is not chunked as its head says")
+        raise _ProxyRefusal(400, "the body is not chunked as its head says")
     return line
 
 
@@ -301,7 +301,7 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
     except asyncio.IncompleteReadError:
         raise EOFError from None
     except asyncio.LimitOverrunError:
-        raise _Refusal(431, f"the head has more than {HEAD_MAX_BYTES:,} bytes") from None
+        raise _ProxyRefusal(431, f"the head has more than {HEAD_MAX_BYTES:,} bytes") from None
     return whole[:-4]
 
 
@@ -309,12 +309,12 @@ def _authority(target: bytes) -> tuple[str, int]:
     try:
         host, port = split_port(target.decode("ascii"))
         if port is None:
-            raise _Refusal(400, "CONNECT wants HOST:PORT")
+            raise _ProxyRefusal(400, "CONNECT wants HOST:PORT")
         return normal_host(host), port
     except UnicodeDecodeError:
-        raise _Refusal(400, "that is no host") from None
+        raise _ProxyRefusal(400, "that is no host") from None
     except PlatformError as error:
-        raise _Refusal(403, error.message) from None
+        raise _ProxyRefusal(403, error.message) from None
 
 
 def _forwarded(method: bytes, url: httpx.URL, fields: list[bytes]) -> bytes:
@@ -329,7 +329,7 @@ def _forwarded(method: bytes, url: httpx.URL, fields: list[bytes]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-async def _answer(writer: EgressWriter, refusal: _Refusal) -> None:
+async def _answer(writer: EgressWriter, refusal: _ProxyRefusal) -> None:
     if refusal.alert is not None:
         writer.write(alert(refusal.alert))
         await writer.drain()

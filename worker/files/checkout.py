@@ -53,7 +53,7 @@ from worker.files.scan import Scan
 from worker.files.tree import (
     LARGE,
     LOST_TO_ANOTHER,
-    Known,
+    KnownFile,
     NotKept,
     Placed,
     Signature,
@@ -131,7 +131,7 @@ class Checkout:
         self._attributes = attributes or AttributeRecord()
         self._quota = quota
         self._parallel = parallel
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownFile] = {}
         self._wanted: dict[str, Attributes] = {}
         self._folders: dict[str, Placed] = {}
         self._links: dict[str, Placed] = {}
@@ -302,7 +302,7 @@ class Checkout:
         if status.st_size != len(content):
             raise Conflict(DISTURBED)
         hashed = hashlib.blake2b(content).digest()
-        self._known[file.path] = Known(file.etag, file.size, signature(status), hashed, mode)
+        self._known[file.path] = KnownFile(file.etag, file.size, signature(status), hashed, mode)
 
     def _place(self, file: FileInfo, incoming: Path) -> None:
         above, name = split(file.path)
@@ -313,7 +313,7 @@ class Checkout:
             with open_folder(self.base, f"files/{above}".rstrip("/"), create=True) as folder:
                 os.replace(incoming, name, dst_dir_fd=folder)
             status = os.fstat(content.fileno())
-        self._known[file.path] = Known(file.etag, file.size, signature(status), hashed, mode)
+        self._known[file.path] = KnownFile(file.etag, file.size, signature(status), hashed, mode)
 
     def _attributes_of(self, arrived: FileInfo, content: bytes) -> tuple[int, int]:
         """Time and mode; of what was changed since it was listed, as far as they are known."""
@@ -353,14 +353,14 @@ class Checkout:
             file, seen, mode, small = await self._disk.run(self._open, path, found, opened)
             if small is not None:
                 sent = await self._workspace.put(path, small)
-                self._known[path] = Known(sent.etag, sent.size, seen, hashlib.blake2b(small).digest(), mode)
+                self._known[path] = KnownFile(sent.etag, sent.size, seen, hashlib.blake2b(small).digest(), mode)
                 return
             async with self._large:
                 # By descriptor, so that it is this file that is sent, whatever has its name by now.
                 sent, hashed = await self._send_large(path, Path(f"/dev/fd/{file.fileno()}"), file)
             if (sent.size, seen) != (seen.size, signature(os.fstat(file.fileno()))):
                 raise Conflict(DISTURBED)
-            self._known[path] = Known(sent.etag, sent.size, seen, hashed, mode)
+            self._known[path] = KnownFile(sent.etag, sent.size, seen, hashed, mode)
 
     async def _send_large(self, path: str, source: Path, content: FileIO) -> tuple[FileInfo, bytes]:
         """Hashed while it is sent: that the file stays the same meanwhile is seen from its times."""

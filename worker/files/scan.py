@@ -20,7 +20,7 @@ from worker.files.paths import OUTPUT_FOLDER
 from worker.files.tree import (
     BESIDE_BYTECODE,
     RESERVED,
-    Known,
+    KnownFile,
     NotKept,
     Placed,
     digest,
@@ -46,7 +46,7 @@ class Scan:
     def __init__(
         self,
         quota: Quota,
-        known: MutableMapping[str, Known],
+        known: MutableMapping[str, KnownFile],
         folders: Mapping[str, Placed],
         links: Mapping[str, Placed],
         left_there: Sequence[FileInfo],
@@ -143,7 +143,9 @@ class Scan:
         elif before != (status.st_mtime_ns, mode):
             self._note(path, Attributes(status.st_mtime_ns, mode, known.etag))
 
-    def _has_the_same_content(self, path: str, known: Known, name: str, folder: int, status: os.stat_result) -> bool:
+    def _has_the_same_content(
+        self, path: str, known: KnownFile, name: str, folder: int, status: os.stat_result
+    ) -> bool:
         if known.size != status.st_size:
             return False
         with FileIO(open_regular(name, folder)) as content:

@@ -60,7 +60,7 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFile:
     """A file that lies here as it lies in the workspace: how it looks there, and here."""
 
     etag: str

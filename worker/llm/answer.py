@@ -70,13 +70,13 @@ def whole_number(value: Any) -> int | None:
 
 
 @dataclass(slots=True)
-class _Call:
+class _CallParts:
     id: str
     name: str
     arguments: str
 
 
-class Answer:
+class ModelAnswer:
     """Gathers one answer. Raises ModelOutputTooLong from whatever brings it over the limit."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Answer:
         self._on_text = on_text
         self._on_size = on_size
         self._text: list[str] = []
-        self._calls: list[_Call] = []
+        self._calls: list[_CallParts] = []
         self._bytes = 0
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -109,7 +109,7 @@ class Answer:
     def call(self, id: str | None, name: str, arguments: str) -> int:
         """A tool call, or its first piece; the number of it."""
         self._count(name + arguments, CALL_BYTES)
-        self._calls.append(_Call(id or f"call_{len(self._calls) + 1}", name, arguments))
+        self._calls.append(_CallParts(id or f"call_{len(self._calls) + 1}", name, arguments))
         return len(self._calls) - 1
 
     def more_of_call(self, number: int, name: str, arguments: str) -> None:

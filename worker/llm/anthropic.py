@@ -10,7 +10,7 @@ from typing import Any
 
 import anthropic
 
-from worker.llm.answer import Answer, arguments_of, finish_of, whole_number
+from worker.llm.answer import ModelAnswer, arguments_of, finish_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -52,7 +52,7 @@ class AnthropicServer(ModelServer):
         on_text: TextSink,
         on_size: SizeSink | None = None,
     ) -> ModelResponse:
-        answer = Answer(request, limits, on_text, on_size)
+        answer = ModelAnswer(request, limits, on_text, on_size)
         async with self._wire.call(limits, answer):
             try:
                 stream = await self._client.messages.create(
@@ -83,8 +83,8 @@ class AnthropicServer(ModelServer):
     async def close(self) -> None:
         await self._client.close()
 
-    async def _gathered(self, stream: Any, answer: Answer) -> ModelResponse:
-        blocks: dict[int, _Block] = {}
+    async def _gathered(self, stream: Any, answer: ModelAnswer) -> ModelResponse:
+        blocks: dict[int, _AnswerBlock] = {}
         reason: str | None = None
         ended = False
         async for event in stream:
@@ -95,7 +95,7 @@ class AnthropicServer(ModelServer):
                 case "content_block_start":
                     if len(blocks) > MOST_BLOCKS:
                         raise self._wire.garbage(f"more than {MOST_BLOCKS} parts", answer)
-                    blocks[event.index] = _Block(event.content_block, answer)
+                    blocks[event.index] = _AnswerBlock(event.content_block, answer)
                 case "content_block_delta":
                     blocks[event.index].take(event.delta)
                 case "message_delta":
@@ -117,10 +117,10 @@ class AnthropicServer(ModelServer):
         return answer.whole(finish)
 
 
-class _Block:
+class _AnswerBlock:
     """One part of an answer: text, a tool's call, or the answer that a schema asked for."""
 
-    def __init__(self, block: Any, answer: Answer) -> None:
+    def __init__(self, block: Any, answer: ModelAnswer) -> None:
         self._answer = answer
         self._call: int | None = None
         if block.type == "text":

@@ -36,7 +36,7 @@ from worker.llm.base import (
     Usage,
 )
 from worker.llm.catalogue import ModelName, Price, Prices, ServerSpec, prices_of, servers_of
-from worker.llm.retries import RetryPolicy, pause_before_next
+from worker.llm.retries import CallRetryPolicy, pause_before_next
 from worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class GatewayLimits:
     """`record_bytes`: of a prompt, what is kept."""
 
     call: CallLimits
-    retry: RetryPolicy
+    retry: CallRetryPolicy
     input_bytes: int
     record_bytes: int
     rates: TokenRates
@@ -319,7 +319,7 @@ def _limits_of(settings: Settings) -> GatewayLimits:
         call=CallLimits(
             settings.model_timeout_seconds, settings.model_silence_seconds, settings.model_max_output_bytes
         ),
-        retry=RetryPolicy(settings.model_retries, settings.model_retry_max_seconds),
+        retry=CallRetryPolicy(settings.model_retries, settings.model_retry_max_seconds),
         input_bytes=settings.model_max_input_bytes,
         record_bytes=settings.model_record_max_bytes,
         rates=TokenRates(

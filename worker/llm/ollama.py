@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from worker.llm.answer import Answer, Finish, arguments_of, finish_of, vectors_of, whole_number
+from worker.llm.answer import Finish, ModelAnswer, arguments_of, finish_of, vectors_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -44,7 +44,7 @@ class OllamaServer(ModelServer):
         on_text: TextSink,
         on_size: SizeSink | None = None,
     ) -> ModelResponse:
-        answer = Answer(request, limits, on_text, on_size)
+        answer = ModelAnswer(request, limits, on_text, on_size)
         finish: Finish | None = None
         async with self._wire.call(limits, answer):
             sent = self._request("POST", "/api/chat", limits, self._chat(model, request))
@@ -99,7 +99,7 @@ class OllamaServer(ModelServer):
             body["keep_alive"] = _duration(self._keep_alive)
         return body
 
-    def _take(self, piece: Any, answer: Answer) -> Finish | None:
+    def _take(self, piece: Any, answer: ModelAnswer) -> Finish | None:
         """Put a line into the answer; the last says how it ended."""
         if not isinstance(piece, dict):
             raise self._wire.garbage("a line that is no object", answer)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import openai
 from pydantic import BaseModel, ConfigDict
 
-from worker.llm.answer import Answer, estimated_tokens, finish_of, vectors_of, whole_number
+from worker.llm.answer import ModelAnswer, estimated_tokens, finish_of, vectors_of, whole_number
 from worker.llm.base import (
     CallLimits,
     Message,
@@ -40,7 +40,7 @@ class _Function(_Piece):
     arguments: str | dict[str, Any] | None = None
 
 
-class _ToolCall(_Piece):
+class _ToolCallPiece(_Piece):
     index: int | None = None
     id: str | None = None
     function: _Function = _Function()
@@ -51,7 +51,7 @@ class _Delta(_Piece):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[_ToolCallPiece] | None = None
 
 
 class _Choice(_Piece):
@@ -60,14 +60,14 @@ class _Choice(_Piece):
     finish_reason: str | None = None
 
 
-class _Usage(_Piece):
+class _UsagePiece(_Piece):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
 class _Chunk(_Piece):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: _UsagePiece | None = None
 
 
 class OpenAIServer(ModelServer):
@@ -92,7 +92,7 @@ class OpenAIServer(ModelServer):
         on_text: TextSink,
         on_size: SizeSink | None = None,
     ) -> ModelResponse:
-        answer = Answer(request, limits, on_text, on_size)
+        answer = ModelAnswer(request, limits, on_text, on_size)
         async with self._wire.call(limits, answer):
             try:
                 stream = await self._client.chat.completions.create(
@@ -158,7 +158,7 @@ class OpenAIServer(ModelServer):
             body["seed"] = request.seed
         return body
 
-    async def _gathered(self, pieces: AsyncIterable[Any], answer: Answer, names: frozenset[str]) -> ModelResponse:
+    async def _gathered(self, pieces: AsyncIterable[Any], answer: ModelAnswer, names: frozenset[str]) -> ModelResponse:
         """`names`: those of the tools that the model was offered."""
         reason: str | None = None
         calls: dict[int, int] = {}
@@ -202,7 +202,7 @@ def most_tokens_field(url: str) -> str:
     return "max_completion_tokens" if host.endswith(_MAKERS_HOSTS) else "max_tokens"
 
 
-def _take(delta: _Delta, answer: Answer, calls: dict[int, int], names: frozenset[str]) -> None:
+def _take(delta: _Delta, answer: ModelAnswer, calls: dict[int, int], names: frozenset[str]) -> None:
     """`calls`: the number in the answer of the call that comes under an index."""
     answer.thought(delta.reasoning_content or delta.reasoning or "")
     answer.text(delta.content or "")
@@ -220,7 +220,7 @@ def _take(delta: _Delta, answer: Answer, calls: dict[int, int], names: frozenset
             answer.more_of_call(known, "" if call.id or name in names else name, arguments)
 
 
-def _is_another(call: _ToolCall, known: int, answer: Answer, names: frozenset[str]) -> bool:
+def _is_another(call: _ToolCallPiece, known: int, answer: ModelAnswer, names: frozenset[str]) -> bool:
     """Whether a piece under the index of a call begins another one: with an id of its own, or, where the server gives
     none, with the name of a tool when the arguments of the call before are whole."""
     if not call.function.name:

@@ -17,14 +17,14 @@ FIRST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class CallRetryPolicy:
     """`retries`: further tries at the same server. `max_seconds`: no pause is longer, whatever the server asks."""
 
     retries: int
     max_seconds: float
 
 
-def pause_before_next(error: ModelError, tries: int, policy: RetryPolicy, jitter: float) -> float | None:
+def pause_before_next(error: ModelError, tries: int, policy: CallRetryPolicy, jitter: float) -> float | None:
     """Seconds until the next try at the same server, after so many tries there; None: it is not tried again. `jitter`
     is in [0, 1): many that failed together do not come back together."""
     if not error.retryable or tries > policy.retries:

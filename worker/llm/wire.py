@@ -17,7 +17,7 @@ import httpx2
 from backplane.domain.retry import retry_after
 from backplane.domain.sizes import shortened
 from backplane.errors import ModelError
-from worker.llm.answer import Answer
+from worker.llm.answer import ModelAnswer
 from worker.llm.base import (
     CallLimits,
     ModelContextTooLong,
@@ -138,7 +138,7 @@ class Wire:
         self._api_key = key_of(spec)
 
     @asynccontextmanager
-    async def call(self, limits: CallLimits, answer: Answer | None = None) -> AsyncIterator[None]:
+    async def call(self, limits: CallLimits, answer: ModelAnswer | None = None) -> AsyncIterator[None]:
         """Around one call. What goes wrong below comes out as an error of `base`. `answer`: what has come of it, for
         which the server may charge."""
         try:
@@ -176,19 +176,19 @@ class Wire:
         hint = "; check its key" if status in (401, 403) else ""
         return ModelRefused(f"model server {self.name} refuses the call ({status}){said}{hint}")
 
-    def broken_off(self, answer: Answer | None) -> ModelUnavailable:
+    def broken_off(self, answer: ModelAnswer | None) -> ModelUnavailable:
         return ModelUnavailable(
             f"model server {self.name} broke off in the middle of its answer", usage=_charged(answer, sent=True)
         )
 
-    def ended_early(self, reason: str, answer: Answer) -> ModelUnavailable:
+    def ended_early(self, reason: str, answer: ModelAnswer) -> ModelUnavailable:
         """The answer has an end, and the server's word for it is none that stands for a whole answer."""
         return ModelUnavailable(
             f"model server {self.name} ended its answer early: {shortened(reason, 100)!r}",
             usage=_charged(answer, sent=True),
         )
 
-    async def not_streamed(self, response: httpx2.Response, answer: Answer) -> Any:
+    async def not_streamed(self, response: httpx2.Response, answer: ModelAnswer) -> Any:
         """The JSON object that came where a stream of events was asked for; None where they come. Raises ModelError in
         the server's words when it is an error, for which some servers have no status."""
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -205,19 +205,19 @@ class Wire:
             raise self.failed_in_answer(body, answer)
         return found
 
-    def garbage(self, what: str, answer: Answer | None) -> ModelOutputInvalid:
+    def garbage(self, what: str, answer: ModelAnswer | None) -> ModelOutputInvalid:
         return ModelOutputInvalid(
             f"model server {self.name} sent what its wire does not have: {what}", usage=_charged(answer, sent=True)
         )
 
-    def failed_in_answer(self, body: str, answer: Answer) -> ModelError:
+    def failed_in_answer(self, body: str, answer: ModelAnswer) -> ModelError:
         """An error that the server told where a piece of the answer was to come."""
         words, code = self._words(body)
         if _is_about_context(words, code):
             return ModelContextTooLong(f"model server {self.name}: the prompt is longer than the model takes: {words}")
         return ModelUnavailable(f"model server {self.name} failed: {words}", usage=_charged(answer, sent=False))
 
-    def _translated(self, error: Exception, limits: CallLimits, answer: Answer | None) -> ModelError:
+    def _translated(self, error: Exception, limits: CallLimits, answer: ModelAnswer | None) -> ModelError:
         for cause in _causes(error):
             if isinstance(cause, ModelError):
                 return cause
@@ -261,7 +261,7 @@ class Wire:
         return (shortened(line, WORDS_CHARS)), code
 
 
-def _charged(answer: Answer | None, *, sent: bool) -> Any:
+def _charged(answer: ModelAnswer | None, *, sent: bool) -> Any:
     """`sent`: the server had the whole prompt, and may charge for it though nothing came."""
     return answer.usage() if answer is not None and (sent or answer.has_begun) else None
 

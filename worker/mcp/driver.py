@@ -33,12 +33,12 @@ END_SECONDS = 1.0
 """For a server to end by itself when its standard input is closed, and again when it is asked to."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     def __init__(self, answer: dict[str, Any]) -> None:
         self.answer = answer
 
 
-class Server:
+class ServerProcess:
     """`seconds`: for all its answers; `max_bytes`: of one line that it writes. It stays in the driver's process group:
     what it has started and leaves behind, the sandbox ends with the driver."""
 
@@ -64,7 +64,7 @@ class Server:
         if "error" in answer and older is not None:
             answer = self._ask("initialize", _hello(older))
         if "result" not in answer:
-            raise Refused(answer)
+            raise RequestRefused(answer)
         self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     def pages(self, method: str, params: dict[str, Any], most: int) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ def main() -> int:
     failure: str | None = None
     noise = 0
     try:
-        server = Server(asked["command"], asked["seconds"], asked["max_bytes"])
+        server = ServerProcess(asked["command"], asked["seconds"], asked["max_bytes"])
     except OSError as error:
         failure = f"it cannot be started: {error.strerror}: {asked['command'][0]}"
     else:
@@ -198,7 +198,7 @@ def main() -> int:
             server.greet()
             answers = server.pages(asked["method"], asked["params"], asked["most_pages"])
             server.end()
-        except Refused as refused:
+        except RequestRefused as refused:
             answers = [refused.answer]
             server.end()
         except TimeoutError as error:

@@ -15,7 +15,7 @@ from worker.tools.base import Risk
 ServerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
-class _Entry(BaseModel):
+class _ServerEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     url: str | None = None
@@ -60,7 +60,7 @@ def servers_of(configured: Mapping[str, Any]) -> dict[str, McpServer]:
 def _server_of(name: str, raw: Any) -> McpServer:
     try:
         _Named(name=name)
-        entry = _Entry.model_validate(raw)
+        entry = _ServerEntry.model_validate(raw)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(["MCP_SERVERS", name[:64], *(str(part) for part in fault["loc"])])

@@ -50,13 +50,13 @@ class _WhenUsed(AgentMemory):
                 settings = self._settings
                 qdrant = await in_thread(import_module, "worker.memory.qdrant")
                 where = (
-                    qdrant.Server(
+                    qdrant.QdrantServer(
                         settings.qdrant_url,
                         settings.qdrant_api_key.get_secret_value(),
                         timeout_seconds=settings.memory_timeout_seconds,
                     )
                     if settings.qdrant_url
-                    else qdrant.Folder(Path(settings.memory_dir), wait_seconds=settings.memory_timeout_seconds)
+                    else qdrant.QdrantFolder(Path(settings.memory_dir), wait_seconds=settings.memory_timeout_seconds)
                 )
                 self._memory = qdrant.QdrantMemory(
                     where, self._embedder, max_items=settings.memory_max_items, max_chars=settings.memory_max_chars

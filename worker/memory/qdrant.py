@@ -50,7 +50,7 @@ _LASTING_ERRNOS = frozenset({errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENO
 Action = Callable[[QdrantClient], T]
 
 
-class Place(ABC):
+class QdrantAccess(ABC):
     """Where collections are."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Place(ABC):
     async def close(self) -> None: ...
 
 
-class Folder(Place):
+class QdrantFolder(QdrantAccess):
     def __init__(self, folder: Path, *, wait_seconds: float) -> None:
         self._folder = folder
         self._wait_seconds = wait_seconds
@@ -82,7 +82,7 @@ class Folder(Place):
         pass
 
 
-class Server(Place):
+class QdrantServer(QdrantAccess):
     def __init__(self, url: str, api_key: str, *, timeout_seconds: float) -> None:
         self._url = url
         self._api_key = api_key
@@ -113,7 +113,7 @@ class Server(Place):
 
 
 class QdrantMemory(AgentMemory):
-    def __init__(self, place: Place, embedder: Embedder, *, max_items: int, max_chars: int) -> None:
+    def __init__(self, place: QdrantAccess, embedder: Embedder, *, max_items: int, max_chars: int) -> None:
         self._place = place
         self._embedder = embedder
         self._max_items = max_items

@@ -242,7 +242,7 @@ class Redactor:
             before_mark = self._before_part_of_mark(text)
         if not (hits or cut_off or beginnings or self._as_is) and before_mark is None:
             return data[hidden:] if hidden else data, b"", 0
-        place = _Places(looked_at)
+        place = _FoldedPositions(looked_at)
         found = [hit for start, needle in hits if (hit := _found(looked_at, place, start, needle)) is not None]
         found += [_Found(place.of(start), place.of(end - 1) + 1, needle.marker) for start, end, needle in cut_off]
         as_is, cut_as_is = _matches(((raw, raw) for raw in self._as_is), data, matches_max(len(data)))
@@ -445,7 +445,7 @@ class RedactedStream:
             self._sink(said)
 
 
-class _Places:
+class _FoldedPositions:
     """From positions in the folded text to those in the text as it is. Worked out when it is first asked: by blocks of
     the text, so that one with very many quotes or line breaks costs no more; by each gap where it is coloured."""
 
@@ -477,7 +477,7 @@ class _Places:
         return [0, *accumulate(len(folded(block)) for block in blocks)][:-1] or [0]
 
 
-def _found(data: bytes, place: _Places, start: int, needle: _Needle) -> _Found | None:
+def _found(data: bytes, place: _FoldedPositions, start: int, needle: _Needle) -> _Found | None:
     size = len(needle.form.folded)
     one = _Found(place.of(start), place.of(start + size - 1) + 1, needle.marker)
     if needle.form.exact:

@@ -77,7 +77,7 @@ class AgentArguments(ToolArguments):
     system: Instruction = Field("", max_length=20_000, description="Further standing instructions.")
 
 
-class Agent(Tool):
+class AgentTool(Tool):
     name = "agent"
     description = (
         "Work towards a goal by calling tools, turn by turn, until it is reached; the last answer is the step's output."
@@ -111,7 +111,7 @@ class Agent(Tool):
         )
         try:
             text = await conversation.until_done()
-        except _Ended as ended:
+        except _AgentStopped as ended:
             error = RunError(ended.code, str(ended))
             return ToolResult(1, conversation.files_changed(), error, files_left_out=conversation.left_out)
         files = conversation.files_changed()
@@ -123,8 +123,8 @@ def offered_tools(names: Sequence[str] | None, context: ToolContext) -> dict[str
     them."""
     tools = list(context.tools.tools()) if context.tools else []
     if names is None:
-        return {tool.name: tool for tool in tools if tool.name != Agent.name and tool.risk < Risk.HIGH}
-    return {tool.name: tool for tool in tools if tool.name in names and tool.name != Agent.name}
+        return {tool.name: tool for tool in tools if tool.name != AgentTool.name and tool.risk < Risk.HIGH}
+    return {tool.name: tool for tool in tools if tool.name in names and tool.name != AgentTool.name}
 
 
 def _within(arguments: AgentArguments, most: AgentLimits) -> AgentLimits:
@@ -137,11 +137,11 @@ def _within(arguments: AgentArguments, most: AgentLimits) -> AgentLimits:
     )
 
 
-class _Refused(Exception):
+class _CallRefused(Exception):
     """A tool call that is not carried out; the message is for the model."""
 
 
-class _Ended(Exception):
+class _AgentStopped(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -213,7 +213,7 @@ class _Conversation:
                 self.messages[-1] = Message("assistant", "(empty)")
                 self.messages.append(Message("user", words))
             bad_turns = 0 if any(wish.step for wish in wishes) else bad_turns + 1
-        raise _Ended(
+        raise _AgentStopped(
             "agent_bad_calls",
             f"{BAD_TURNS} turns in a row gave nothing that could be carried out; the last was wrong in this: {words} "
             "Name a model that can call tools, or make the goal smaller",
@@ -276,8 +276,10 @@ class _Conversation:
         if used.seconds >= limits.seconds:
             raise self._at_limit("agent_time_limit", f"{limits.seconds:g} s (max_seconds, AGENT_MAX_SECONDS)")
 
-    def _at_limit(self, code: str, limit: str) -> _Ended:
-        return _Ended(code, f"the agent is at its limit of {limit}: {self.used}. Give it more, or a smaller goal")
+    def _at_limit(self, code: str, limit: str) -> _AgentStopped:
+        return _AgentStopped(
+            code, f"the agent is at its limit of {limit}: {self.used}. Give it more, or a smaller goal"
+        )
 
     def _wishes(self, calls: Sequence[ToolCall]) -> list[_Wish]:
         seen: set[str] = set()
@@ -303,7 +305,7 @@ class _Conversation:
             _check_secrets(arguments, self.arguments)
         except NotJson as error:
             return _Wish(unread, words=f"The arguments of {tool.name} cannot be read: {error}.")
-        except _Refused as error:
+        except _CallRefused as error:
             return _Wish(unread, words=str(error))
         except InvalidPlan as error:
             words = prompts.head_and_tail(storable(error.message), WORDS_CHARS)
@@ -428,7 +430,9 @@ def _check_secrets(wanted: Mapping[str, object], arguments: AgentArguments) -> N
     others = sorted(set(SECRET_REFERENCE.findall(json.dumps(wanted))) - named)
     if others:
         you_may = ", ".join(sorted(named)) or "none"
-        raise _Refused(f"You may not use the secret {others[0]}: your goal does not name it. You may use: {you_may}.")
+        raise _CallRefused(
+            f"You may not use the secret {others[0]}: your goal does not name it. You may use: {you_may}."
+        )
 
 
 def _result(step: SubStep, report: StepReport, most_chars: int) -> str:

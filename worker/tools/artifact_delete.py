@@ -1,6 +1,6 @@
 """Delete a file that the agent keeps."""
 
-from backplane.artifacts.base import Agent, Artifacts, Author
+from backplane.artifacts.base import AgentId, Artifacts, Author
 from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
 
@@ -21,7 +21,7 @@ class ArtifactDelete(Tool):
 
     async def run(self, arguments: ArtifactDeleteArguments, context: ToolContext) -> ToolResult:
         await context.about_to_change()
-        agent = Agent(context.call.user_id, context.agent)
+        agent = AgentId(context.call.user_id, context.agent)
         author = Author(run_id=context.call.run_id, step_id=context.call.step_id)
         if await self._artifacts.delete(agent, arguments.path, author):
             context.output(f"deleted {arguments.path}\n".encode())

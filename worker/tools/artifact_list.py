@@ -1,6 +1,6 @@
 """List the files that the agent keeps."""
 
-from backplane.artifacts.base import Agent, Artifacts
+from backplane.artifacts.base import AgentId, Artifacts
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 
 
@@ -19,7 +19,7 @@ class ArtifactList(Tool):
         self._artifacts = artifacts
 
     async def run(self, arguments: ArtifactListArguments, context: ToolContext) -> ToolResult:
-        files = await self._artifacts.files(Agent(context.call.user_id, context.agent))
+        files = await self._artifacts.files(AgentId(context.call.user_id, context.agent))
         for file in files:
             context.output(f"{file.size:>14,}  {file.path}\n".encode())
         context.output(f"{len(files):,} {'artifact' if len(files) == 1 else 'artifacts'}\n".encode())

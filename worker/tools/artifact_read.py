@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from pydantic import Field
 
-from backplane.artifacts.base import Agent, Artifacts
+from backplane.artifacts.base import AgentId, Artifacts
 from backplane.workspace.quota import ensure_room
 from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
@@ -31,7 +31,7 @@ class ArtifactRead(Tool):
         self._artifacts = artifacts
 
     async def run(self, arguments: ArtifactReadArguments, context: ToolContext) -> ToolResult:
-        data = await self._artifacts.read(Agent(context.call.user_id, context.agent), arguments.path)
+        data = await self._artifacts.read(AgentId(context.call.user_id, context.agent), arguments.path)
         if arguments.to_file is not None:
             await ensure_room(context.workspace, context.quota, arguments.to_file, len(data))
             await context.about_to_change()

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from backplane.artifacts.base import Agent, Artifacts, Author
+from backplane.artifacts.base import AgentId, Artifacts, Author
 from backplane.errors import TooLarge
 from worker.tools.arguments import WorkspacePath
 from worker.tools.base import Risk, Tool, ToolArguments, ToolContext, ToolResult
@@ -51,7 +51,7 @@ class ArtifactWrite(Tool):
         if arguments.from_file is not None:
             data = await self._read(arguments.from_file, context)
         await context.about_to_change()
-        agent = Agent(context.call.user_id, context.agent)
+        agent = AgentId(context.call.user_id, context.agent)
         author = Author(run_id=context.call.run_id, step_id=context.call.step_id)
         changed = await self._artifacts.write(agent, arguments.path, data, author)
         done = "wrote" if changed else "there are already"

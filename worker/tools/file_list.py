@@ -10,7 +10,7 @@ class FileListArguments(ToolArguments):
     prefix: WorkspaceFolder | None = Field(None, description="A folder; all files when left out, or with `.`.")
 
 
-class FileList(Tool):
+class FileListTool(Tool):
     name = "file_list"
     description = "Print size in bytes and path of every file, or of those in one folder."
     arguments = FileListArguments

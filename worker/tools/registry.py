@@ -18,7 +18,7 @@ from worker.tools.arguments import is_program
 from worker.tools.ask_person import AskPerson
 from worker.tools.base import Tool, ToolArguments
 from worker.tools.file_delete import FileDelete
-from worker.tools.file_list import FileList
+from worker.tools.file_list import FileListTool
 from worker.tools.file_read import FileRead
 from worker.tools.file_write import FileWrite
 from worker.tools.python import Python
@@ -80,7 +80,7 @@ def describe(tool: Tool) -> dict[str, Any]:
 
 def builtin_tools() -> ToolRegistry:
     """Those that need nothing but the run's own parts."""
-    files = (FileWrite(), FileRead(), FileList(), FileDelete(), SearchFiles(), ApplyPatch())
+    files = (FileWrite(), FileRead(), FileListTool(), FileDelete(), SearchFiles(), ApplyPatch())
     return ToolRegistry((Shell(), Python(), *files, AskPerson()))
 
 

@@ -71,7 +71,7 @@ class SearchFiles(Tool):
     read_only = True
 
     async def run(self, arguments: SearchFilesArguments, context: ToolContext) -> ToolResult:
-        found = _Found(arguments.context, arguments.max_matches, _search(arguments))
+        found = _SearchTally(arguments.context, arguments.max_matches, _search(arguments))
         for file in await _selected(context.workspace, arguments):
             if file.size > MAX_FILE_BYTES:
                 found.too_large += 1
@@ -103,7 +103,7 @@ async def _selected(workspace: Workspace, arguments: SearchFilesArguments) -> li
 
 
 @dataclass
-class _Found:
+class _SearchTally:
     context_lines: int
     max_matches: int
     search: Search
@@ -137,7 +137,9 @@ class _InFile:
     shown: list[str] = field(default_factory=list)
 
 
-async def _search_file(workspace: Workspace, file: FileInfo, found: _Found, output: Callable[[bytes], None]) -> None:
+async def _search_file(
+    workspace: Workspace, file: FileInfo, found: _SearchTally, output: Callable[[bytes], None]
+) -> None:
     state = _InFile(file.path, deque(maxlen=found.context_lines))
     found.files += 1
     async for batch in _batches(workspace.read(file.path), found):
@@ -153,7 +155,7 @@ async def _search_file(workspace: Workspace, file: FileInfo, found: _Found, outp
     found.files_with_matches += state.matches > 0
 
 
-def _search_lines(lines: Sequence[bytes], state: _InFile, found: _Found) -> None:
+def _search_lines(lines: Sequence[bytes], state: _InFile, found: _SearchTally) -> None:
     for line in lines:
         state.number += 1
         text = line.removesuffix(b"\r").decode("utf-8", "replace")
@@ -225,7 +227,7 @@ def _around(text: str, at: int) -> str:
     return f"{'…' if start else ''}{text[start : start + SHOWN_CHARS]}…"
 
 
-async def _batches(chunks: AsyncIterator[bytes], found: _Found) -> AsyncIterator[list[bytes] | None]:
+async def _batches(chunks: AsyncIterator[bytes], found: _SearchTally) -> AsyncIterator[list[bytes] | None]:
     """The lines of a file without their breaks, many at a time; None: it is binary, and there is no more."""
     rest, batch, size = b"", list[bytes](), 0
     is_first = True

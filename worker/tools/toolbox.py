@@ -13,7 +13,7 @@ from backplane.settings import Settings
 from worker.llm.embedding import Embedder
 from worker.memory import memory_of
 from worker.memory.base import AgentMemory
-from worker.tools.agent import Agent, AgentLimits
+from worker.tools.agent import AgentLimits, AgentTool
 from worker.tools.artifact_delete import ArtifactDelete
 from worker.tools.artifact_list import ArtifactList
 from worker.tools.artifact_read import ArtifactRead
@@ -78,8 +78,8 @@ def _outside(settings: Settings) -> list[Tool]:
     return tools
 
 
-def _agent(settings: Settings) -> Agent:
-    return Agent(
+def _agent(settings: Settings) -> AgentTool:
+    return AgentTool(
         AgentLimits(
             turns=settings.agent_max_turns,
             tokens=settings.agent_max_tokens,

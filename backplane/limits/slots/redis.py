@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _SlotCall:
     request: SlotRequest
     on_wait: Callable[[int], None]
     began: float
@@ -60,7 +60,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Server:
+class _SlotServer:
     """What this process knows of one. `epoch` changes when Redis was emptied; `unsure`: a release was not answered;
     `renewed`: when it last asked for what renewed its lease there, of the monotonic clock."""
 
@@ -85,8 +85,8 @@ class RedisSlots(Slots):
         self._worker = uuid.uuid4().hex
         self._numbers = itertools.count(1)
         self._next_number = 1
-        self._calls: dict[int, _Call] = {}
-        self._servers: dict[str, _Server] = {}
+        self._calls: dict[int, _SlotCall] = {}
+        self._servers: dict[str, _SlotServer] = {}
         self._was_used = asyncio.Event()
         self._look = asyncio.Event()
         self._enter, self._leave, self._renew = (
@@ -100,11 +100,11 @@ class RedisSlots(Slots):
         if not parallel:
             yield
             return
-        server = self._servers.setdefault(request.server, _Server(parallel, models))
+        server = self._servers.setdefault(request.server, _SlotServer(parallel, models))
         server.parallel, server.models = parallel, models
         number = next(self._numbers)
         self._next_number = number + 1
-        call = self._calls[number] = _Call(request, on_wait, time.monotonic())
+        call = self._calls[number] = _SlotCall(request, on_wait, time.monotonic())
         self._was_used.set()
         try:
             await until_available(partial(self._enter_call, number, call), partial(_tell, "a model slot is waited for"))
@@ -155,14 +155,14 @@ class RedisSlots(Slots):
             self._look.set()
         server.epoch = epoch
 
-    def _tell_place(self, call: _Call, place: int) -> None:
+    def _tell_place(self, call: _SlotCall, place: int) -> None:
         """A process that stood still for longer than its lease may have lost what it was granted: it asks again."""
         if place == 0 and time.monotonic() - self._servers[call.request.server].renewed > self._lease_seconds:
             self._look.set()
         else:
             call.tell(place)
 
-    async def _enter_call(self, number: int, call: _Call) -> None:
+    async def _enter_call(self, number: int, call: _SlotCall) -> None:
         request, waited, asked = call.request, _milliseconds_since(call.began), time.monotonic()
         more = (f"{self._worker}.{number}", request.user_id, request.model, request.run_id, waited)
         epoch, place = await self._enter([self._keys.models], self._arguments(request.server, *more))

@@ -13,14 +13,14 @@ import pygit2
 import pytest
 
 from backplane.artifacts import repository
-from backplane.artifacts.base import Agent, Artifact, Artifacts, Author
+from backplane.artifacts.base import AgentId, Artifact, Artifacts, Author
 from backplane.artifacts.git import GitArtifacts
 from backplane.errors import Conflict, InvalidInput, InvalidPath, NotFound, PartRefuses, TooLarge, Unavailable
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
-AGENT = Agent("6f7c0d1e-0000-4000-8000-000000000001", "default")
-OTHER = Agent("6f7c0d1e-0000-4000-8000-000000000002", "default")
+AGENT = AgentId("6f7c0d1e-0000-4000-8000-000000000001", "default")
+OTHER = AgentId("6f7c0d1e-0000-4000-8000-000000000002", "default")
 STEP = Author(run_id="run-1", step_id="s1")
 ADMIN = Author(administrator="ada")
 QUOTA = 1000
@@ -41,7 +41,7 @@ def artifacts(make: Callable[..., Artifacts]) -> Artifacts:
     return make()
 
 
-def folder(tmp_path: Path, agent: Agent = AGENT) -> Path:
+def folder(tmp_path: Path, agent: AgentId = AGENT) -> Path:
     return tmp_path / "artifacts" / agent.user_id / f"{agent.name}.git"
 
 
@@ -87,7 +87,7 @@ async def test_the_last_file_can_be_deleted(artifacts: Artifacts) -> None:
 
 async def test_agents_have_nothing_in_common(artifacts: Artifacts) -> None:
     await artifacts.write(AGENT, "a", b"mine", STEP)
-    for other in (OTHER, Agent(AGENT.user_id, "another")):
+    for other in (OTHER, AgentId(AGENT.user_id, "another")):
         assert await artifacts.files(other) == []
         with pytest.raises(NotFound):
             await artifacts.read(other, "a")
@@ -141,9 +141,9 @@ async def test_an_odd_path_is_a_path(artifacts: Artifacts, path: str) -> None:
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".git", "a\n", "x" * 65])
 async def test_a_name_that_no_agent_has_is_refused(artifacts: Artifacts, tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput):
-        await artifacts.write(Agent(AGENT.user_id, name), "a", b"x", STEP)
+        await artifacts.write(AgentId(AGENT.user_id, name), "a", b"x", STEP)
     with pytest.raises(InvalidInput):
-        await artifacts.files(Agent("../other", "default"))
+        await artifacts.files(AgentId("../other", "default"))
     assert not (tmp_path / "artifacts").exists()
 
 

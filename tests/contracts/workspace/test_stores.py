@@ -11,7 +11,7 @@ from unittest.mock import ANY
 import pytest
 
 from backplane.errors import Conflict, InvalidPath, NotFound, Unavailable
-from backplane.workspace.base import Usage, WorkspaceStore, total
+from backplane.workspace.base import WorkspaceStore, WorkspaceUsage, total
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.s3 import PART, bucket_endpoint
 from tests.contracts.workspace.workspaces import MIB, chunks, paths, read, s3_store
@@ -233,19 +233,19 @@ async def test_several_may_remove_a_workspace_at_once(store: WorkspaceStore) -> 
 
 
 async def test_the_usage_is_that_of_all_files_of_all_runs(store: WorkspaceStore) -> None:
-    assert total(await store.usage_by_user()) == Usage(0, 0)
+    assert total(await store.usage_by_user()) == WorkspaceUsage(0, 0)
     for user, run, path in (("1", "1", "a.txt"), ("1", "2", "deep/er/b.txt"), ("2", "3", ".output/c"), ("2", "3", "d")):
         await store.workspace(f"user-{user}", f"run-{run}").write(path, chunks(b"x" * 10))
     await store.workspace("user-1", "run-1").write("empty", chunks())
-    assert total(await store.usage_by_user()) == Usage(5, 40)
+    assert total(await store.usage_by_user()) == WorkspaceUsage(5, 40)
     await store.remove("user-2", "run-3")
-    assert total(await store.usage_by_user()) == Usage(3, 20)
+    assert total(await store.usage_by_user()) == WorkspaceUsage(3, 20)
 
 
 async def test_the_usage_is_counted_over_more_than_one_page(store: WorkspaceStore) -> None:
     workspaces = [store.workspace("user-1", f"run-{number}") for number in range(11)]
     await asyncio.gather(*(workspace.write(f"{n}", chunks(b"x")) for workspace in workspaces for n in range(95)))
-    assert total(await store.usage_by_user()) == Usage(1045, 1045)
+    assert total(await store.usage_by_user()) == WorkspaceUsage(1045, 1045)
 
 
 async def test_a_store_that_is_away_has_no_usage(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ async def test_a_link_in_the_tree_is_not_counted(tmp_path: Path) -> None:
     await store.workspace("user-1", "run-1").write("a", chunks(b"x"))
     (tmp_path / "workspaces/users/user-1/runs/run-1/link").symlink_to("/etc")
     (tmp_path / "workspaces/users/user-2").symlink_to(tmp_path / "workspaces/users/user-1")
-    assert total(await store.usage_by_user()) == Usage(1, 1)
+    assert total(await store.usage_by_user()) == WorkspaceUsage(1, 1)
 
 
 async def test_a_workspace_is_not_removed_through_a_link(tmp_path: Path) -> None:

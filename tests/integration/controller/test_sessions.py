@@ -16,7 +16,7 @@ from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from backplane.errors import Unavailable
 from controller.cleanup import sessions
-from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, Place, labelled, sweep
+from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, SessionPlace, labelled, sweep
 from tests.integration.controller.conftest import Platform
 from tests.submitted import new_run
 
@@ -63,7 +63,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-async def swept(platform: Platform, *places: Place, lease_seconds: float = 0.0) -> dict[str, int]:
+async def swept(platform: Platform, *places: SessionPlace, lease_seconds: float = 0.0) -> dict[str, int]:
     removed = await sweep(places, platform.store.runs, session_seconds=SESSION_SECONDS, lease_seconds=lease_seconds)
     return dict(removed)
 
@@ -138,7 +138,7 @@ async def test_a_folder_without_permissions_goes_too(platform: Platform, scratch
         assert await swept(platform, CheckoutFolders(scratch)) == {"folder": 1}
 
 
-class Changing(Place):
+class Changing(SessionPlace):
     """Something that is there, and something else at each further look."""
 
     def __init__(self, looks: Sequence[Sequence[Leftover]]) -> None:
@@ -163,7 +163,7 @@ async def test_only_what_is_there_a_second_time_goes(platform: Platform) -> None
     assert place.removed == [left("stays")]
 
 
-class Broken(Place):
+class Broken(SessionPlace):
     async def find(self) -> list[Leftover]:
         raise Unavailable("the engine does not answer", part="container engine")
 

@@ -10,7 +10,7 @@ from backplane.domain.stored import StorageQuota
 from backplane.leases.redis import RedisLease
 from backplane.limits.storage.redis import RedisStorage
 from backplane.redis.client import RedisClients
-from backplane.workspace.base import Usage
+from backplane.workspace.base import WorkspaceUsage
 from backplane.workspace.local import LocalWorkspaceStore
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, pause_seconds
@@ -30,10 +30,10 @@ class SlowWorkspaces(LocalWorkspaceStore):
         self.measures = 0
         self.go = asyncio.Event()
 
-    async def usage_by_user(self) -> dict[str, Usage]:
+    async def usage_by_user(self) -> dict[str, WorkspaceUsage]:
         self.measures += 1
         await self.go.wait()
-        return {"ada": Usage(files=1, bytes=100)}
+        return {"ada": WorkspaceUsage(files=1, bytes=100)}
 
 
 class Controller:

@@ -7,7 +7,7 @@ from typing import Any
 
 from backplane.domain.runs import Priority, RunStatus
 from backplane.process.tasks import end
-from backplane.queue.base import Claim, Job, Outcome, Settlement
+from backplane.queue.base import Claim, Job, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
@@ -27,7 +27,7 @@ class Carried:
 
     async def run(self) -> Settlement | None:
         await self._work()
-        return Settlement(self.claim, Outcome.FINISHED, RunStatus.COMPLETED, duration_seconds=1.0)
+        return Settlement(self.claim, RunOutcome.FINISHED, RunStatus.COMPLETED, duration_seconds=1.0)
 
     def lease_renewed(self, asked_at: float) -> None:
         pass
@@ -178,7 +178,7 @@ async def test_who_is_told_of_a_delay_hears_of_each_run_that_is_put_off(clients:
 
     class PutOff(Carried):
         async def run(self) -> Settlement | None:
-            return Settlement(self.claim, Outcome.POSTPONED, delay_seconds=600)
+            return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=600)
 
     consumer = Consumer(
         queue, "worker", 5, lambda claim: PutOff(claim, at_once), held={}, wait_seconds=5.0, postponed=delays.append

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backplane.artifacts.base import Agent, Author
+from backplane.artifacts.base import AgentId, Author
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
@@ -55,7 +55,7 @@ async def test_what_one_run_keeps_the_next_one_has_as_it_was_rolled_back(working
         step("artifact_write", "worse", "artifact_write", path="report.md", content="bad\n"),
     )
     await platform.completed(first)
-    artifacts, agent = platform.resources.artifacts, Agent(platform.user.id, "default")
+    artifacts, agent = platform.resources.artifacts, AgentId(platform.user.id, "default")
     assert artifacts is not None
     _, good = await artifacts.log(agent)
     assert good.author == Author(run_id=first, step_id="artifact_write")

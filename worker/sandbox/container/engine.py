@@ -56,7 +56,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EngineResult:
     code: int
     output: str
     error: str
@@ -109,7 +109,7 @@ class Engine:
                 raise InvalidInput(COMMAND_TOO_LONG) from error
             raise Unavailable(f"cannot start {words[0]}: {error.strerror}", part="sandbox") from error
 
-    async def ask(self, *arguments: str) -> Answer:
+    async def ask(self, *arguments: str) -> EngineResult:
         """Raises Unavailable when the engine does not answer."""
         return await ask([*self.words, *arguments])
 
@@ -181,7 +181,7 @@ async def _identify_podman(engine: Engine) -> Engine:
         raise Unavailable(f"{engine.name} does not say what it can: {why}", part="sandbox") from error
 
 
-async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_proxies: bool = False) -> Answer:
+async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_proxies: bool = False) -> EngineResult:
     """Let the program do one thing and gather what it says. Raises Unavailable when it takes longer than `seconds`."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -206,7 +206,7 @@ async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_pr
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     assert process.returncode is not None
-    return Answer(process.returncode, output.decode("utf-8", "replace"), error_output.decode("utf-8", "replace"))
+    return EngineResult(process.returncode, output.decode("utf-8", "replace"), error_output.decode("utf-8", "replace"))
 
 
 def engine_environment(environment: Mapping[str, str], *, with_proxies: bool = False) -> dict[str, str]:

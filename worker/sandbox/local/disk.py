@@ -52,7 +52,7 @@ _LEAST_GROWTH = 1024**2
 _NEXT_VICTIM_SECONDS = 1.0
 
 
-class Watched(Protocol):
+class WatchedCommand(Protocol):
     """A command, as far as it can be seen from outside; what is found in /proc. Asked from another thread."""
 
     def processes(self) -> list[int]:
@@ -73,12 +73,12 @@ class Unseen:
 
 
 @dataclass(eq=False, slots=True)
-class _Folder:
+class _WatchedFolder:
     """What is known of the folder of one command."""
 
     path: Path
     limits: Limits
-    watched: Watched
+    watched: WatchedCommand
     pace: Pace
     at_start: Space
     device: int
@@ -122,10 +122,10 @@ class DiskWatch:
     def __init__(self) -> None:
         self._looks, self._urgent_looks = _Places(), _Places()
         self._lock = threading.Lock()
-        self._folders: list[_Folder] = []
+        self._folders: list[_WatchedFolder] = []
         self._last_victim = -_NEXT_VICTIM_SECONDS
 
-    async def full(self, user_id: str, path: Path, limits: Limits, watched: Watched) -> str:
+    async def full(self, user_id: str, path: Path, limits: Limits, watched: WatchedCommand) -> str:
         """Returns once the command of this user is to be ended: with the reason, in words. Raises what kept it from
         watching, for a folder that nobody watches must not be written to."""
         await asyncio.sleep(START_SECONDS)
@@ -156,10 +156,10 @@ class DiskWatch:
         finally:
             stop.set()
 
-    def _watch(self, user_id: str, path: Path, limits: Limits, watched: Watched, stop: threading.Event) -> str:
+    def _watch(self, user_id: str, path: Path, limits: Limits, watched: WatchedCommand, stop: threading.Event) -> str:
         at_start = _space(path)
         pace = Pace(time.monotonic() - START_SECONDS, at_start.used, limits.disk_bytes)
-        folder = _Folder(path, limits, watched, pace, at_start, _device(path))
+        folder = _WatchedFolder(path, limits, watched, pace, at_start, _device(path))
         with self._listed(folder):
             while not stop.wait(TICK_SECONDS):
                 space = _space(path)
@@ -176,7 +176,7 @@ class DiskWatch:
         return ""
 
     @contextlib.contextmanager
-    def _listed(self, folder: _Folder) -> Iterator[None]:
+    def _listed(self, folder: _WatchedFolder) -> Iterator[None]:
         with self._lock:
             self._folders.append(folder)
         try:
@@ -185,7 +185,7 @@ class DiskWatch:
             with self._lock:
                 self._folders.remove(folder)
 
-    def _look(self, folder: _Folder, space: Space, is_low: bool, stop: threading.Event) -> str:
+    def _look(self, folder: _WatchedFolder, space: Space, is_low: bool, stop: threading.Event) -> str:
         limits = folder.limits
         began = time.monotonic()
         measured = measure(os.fspath(folder.path), limits.disk_bytes, limits.files, stop.is_set)
@@ -210,7 +210,7 @@ class DiskWatch:
             return f"the worker's disk has only {space.free:,} bytes left, and this command has added most to it"
         return ""
 
-    def _is_next_victim(self, folder: _Folder) -> bool:
+    def _is_next_victim(self, folder: _WatchedFolder) -> bool:
         """The one that has added most, and after it the next, when the space of the first has had time to come back."""
         with self._lock:
             now = time.monotonic()

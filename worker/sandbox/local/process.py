@@ -40,10 +40,10 @@ class ProcessTree(ABC):
 
     @abstractmethod
     def processes(self) -> list[int]:
-        """As `disk.Watched` has it."""
+        """As `disk.WatchedCommand` has it."""
 
     def crowded(self, limits: Limits) -> str:
-        """As `disk.Watched` has it; without walls there is no such place."""
+        """As `disk.WatchedCommand` has it; without walls there is no such place."""
         return ""
 
     @abstractmethod

@@ -6,31 +6,31 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from backplane.artifacts.base import Agent, Author
+from backplane.artifacts.base import AgentId, Author
 from backplane.domain.users import Tier
 from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Write = Callable[..., Awaitable[Agent]]
+Write = Callable[..., Awaitable[AgentId]]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def write(api: Api) -> Write:
     """What a run of this person's agent would write."""
 
-    async def write(person: Person, path: str, data: bytes, *, agent: str = "default") -> Agent:
+    async def write(person: Person, path: str, data: bytes, *, agent: str = "default") -> AgentId:
         user = await api.resources.store.users.user_of(person.token)
         assert user is not None
         assert api.resources.artifacts is not None
-        written = Agent(user.id, agent)
+        written = AgentId(user.id, agent)
         await api.resources.artifacts.write(written, path, data, Author(run_id="run-1", step_id="s1"))
         return written
 
     return write
 
 
-async def changes(admin: Person, agent: Agent, **params: Any) -> Any:
+async def changes(admin: Person, agent: AgentId, **params: Any) -> Any:
     answer = await admin.http.get(f"/agent/artifacts/{agent.user_id}/{agent.name}/log", params=params)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -106,7 +106,7 @@ async def test_a_user_is_named_by_name_too(api: Api, person: Person, write: Writ
     admin = await api.person(Tier.ADMIN)
     agent = await write(person, "a", b"x")
     name = (await api.resources.store.users.find(agent.user_id)).name
-    assert len((await changes(admin, Agent(name, "default")))["changes"]) == 1
+    assert len((await changes(admin, AgentId(name, "default")))["changes"]) == 1
     for user in ("nobody", "..", agent.user_id[:-1]):
         assert (await admin.http.get(f"/agent/artifacts/{user}/default/log")).status_code == 404
 

@@ -1,0 +1,26 @@
+"""A class name has one meaning in the whole product, so that a reader who meets it knows which class it is."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+from tests.architecture.test_layout import PACKAGES, modules
+
+KNOWN: frozenset[str] = frozenset()
+"""Names that two classes share. It stays empty."""
+
+
+def classes() -> dict[str, list[str]]:
+    """The files of each class, by its name without a leading underscore."""
+    found = defaultdict(list)
+    for path, text in modules().items():
+        if Path(path).parts[0] in PACKAGES:
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef):
+                    found[node.name.lstrip("_")].append(path)
+    return found
+
+
+def test_no_two_classes_of_the_product_have_the_same_name() -> None:
+    shared = {name: files for name, files in classes().items() if len(files) > 1 and name not in KNOWN}
+    assert shared == {}
