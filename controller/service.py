@@ -24,7 +24,7 @@ from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
-from controller.cleanup.retention import Limits, RetentionLoop
+from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sandbox_jobs import SandboxJobCollector, Times
 from controller.cluster import own_namespace
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
@@ -87,7 +87,7 @@ async def _work(
     retention = RetentionLoop(
         store.retention,
         workspaces,
-        Limits(
+        RetentionLimits(
             runs_days=settings.retention_runs_days,
             created_days=settings.retention_created_days,
             events_days=settings.retention_events_days,

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RetentionLimits:
     """Ages in days, from the end of a run or (`created_days`) from its creation. 0: never; for events and workspace,
     which never outlive their run: with the run."""
 
@@ -51,7 +51,7 @@ class RetentionLoop:
         self,
         store: Store,
         workspaces: WorkspaceStore,
-        limits: Limits,
+        limits: RetentionLimits,
         *,
         batch: int,
         pause_seconds: float,

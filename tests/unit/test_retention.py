@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backplane.store.retention import EventSpan, Expired, batches
-from controller.cleanup.retention import Limits
+from controller.cleanup.retention import RetentionLimits
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
@@ -16,16 +16,16 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
     ("limits", "days"),
     [
         # The defaults: files and events go with their run, so there is nothing to do for them alone.
-        (Limits(30, 30, 30, 30), {Expired.RUN: 30, Expired.UNSTARTED_RUN: 30}),
-        (Limits(30, 0, 7, 0), {Expired.RUN: 30, Expired.EVENTS: 7}),
-        (Limits(30, 0, 0, 7), {Expired.RUN: 30, Expired.FILES: 7}),
-        (Limits(7, 0, 30, 30), {Expired.RUN: 7}),
-        (Limits(0, 0, 30, 7), {Expired.EVENTS: 30, Expired.FILES: 7}),
-        (Limits(0, 0, 0, 0), {}),
-        (Limits(0, 0.5, 0, 0), {Expired.UNSTARTED_RUN: 0.5}),
+        (RetentionLimits(30, 30, 30, 30), {Expired.RUN: 30, Expired.UNSTARTED_RUN: 30}),
+        (RetentionLimits(30, 0, 7, 0), {Expired.RUN: 30, Expired.EVENTS: 7}),
+        (RetentionLimits(30, 0, 0, 7), {Expired.RUN: 30, Expired.FILES: 7}),
+        (RetentionLimits(7, 0, 30, 30), {Expired.RUN: 7}),
+        (RetentionLimits(0, 0, 30, 7), {Expired.EVENTS: 30, Expired.FILES: 7}),
+        (RetentionLimits(0, 0, 0, 0), {}),
+        (RetentionLimits(0, 0.5, 0, 0), {Expired.UNSTARTED_RUN: 0.5}),
     ],
 )
-def test_each_limit_says_from_before_when_something_goes(limits: Limits, days: dict[Expired, float]) -> None:
+def test_each_limit_says_from_before_when_something_goes(limits: RetentionLimits, days: dict[Expired, float]) -> None:
     assert limits.due(NOW) == {expired: NOW - timedelta(days=limit) for expired, limit in days.items()}
 
 

@@ -106,7 +106,7 @@ class AgentTool(Tool):
             )
         limits = _within(arguments, self._limits)
         called = model_names(offered)
-        conversation = _Conversation(
+        conversation = _AgentTurns(
             arguments, context, {called[name]: tool for name, tool in offered.items()}, called, limits
         )
         try:
@@ -170,7 +170,7 @@ class _Wish:
 
 
 @dataclass(slots=True)
-class _Conversation:
+class _AgentTurns:
     """`offered` by the name that the model knows. `called`: that name by the tool's own, which a model may have read
     somewhere."""
 
