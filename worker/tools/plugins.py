@@ -8,7 +8,6 @@ worker's process; what guards against them is who may install packages there. do
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ class PluginRefused(Refused):
 
 def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint] | None = None) -> ToolRegistry:
     """The registry with the tools of all installed packages (or of the entry points given). Raises PluginRefused."""
-    installed = _installed() if found is None else found
+    installed = entry_points(group=GROUP) if found is None else found
     for entry_point in sorted(installed, key=lambda one: (_package(one), one.name)):
         for tool in _tools(entry_point):
             # Also of a tool that is frozen.
@@ -38,12 +37,6 @@ def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint] | None = No
                 raise _refused(entry_point, f"there is a tool named {tool.name!r} already; give it another name")
             registry = registry.with_tools([tool])
     return registry
-
-
-@cache
-def _installed() -> tuple[EntryPoint, ...]:
-    """Looked up once a process: it reads what every installed package says of itself, and a worker asks twice."""
-    return tuple(entry_points(group=GROUP))
 
 
 def _tools(entry_point: EntryPoint) -> list[Tool]:
