@@ -25,7 +25,7 @@ LONG_SECONDS = 60.0
 
 EVERY_WAY = """
 import asyncio, logging, sys, threading, warnings
-from backplane import process_log
+from backplane.process import log as process_log
 process_log.configure(format=sys.argv[1], level="info", process="test")
 process_log.own_this_process()
 warnings.warn("a warning\\nof two lines")
