@@ -8,10 +8,10 @@ crash only once the lease has ended.
 import asyncio
 from contextlib import suppress
 
+from backplane.domain.retention import batches
 from backplane.domain.stored import StorageQuota
 from backplane.errors import PlatformError, Unavailable
 from backplane.resources import Resources
-from backplane.store.retention import batches
 
 LEASE_SECONDS = 600.0
 EVENTS_AT_ONCE = 1000

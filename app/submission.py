@@ -19,9 +19,11 @@ import structlog
 from app.known_tools import KnownTools
 from app.limits.storage import StorageLimits
 from app.schemas.runs import ForkRun, NewRun
+from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import Event
-from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.runs import Changed, Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.domain.webhooks import check_public_url
 from backplane.errors import (
@@ -38,9 +40,6 @@ from backplane.logs.base import Batch, EventLog
 from backplane.queue.base import Full, Job, Limit, Queue
 from backplane.settings import Settings
 from backplane.store import Store
-from backplane.store.dead_letters import no_dead_letter
-from backplane.store.derived_runs import NewFork
-from backplane.store.runs import Changed
 
 log = structlog.get_logger()
 

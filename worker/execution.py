@@ -20,16 +20,16 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from backplane.domain.dead_letters import dead_reason
-from backplane.domain.events import EventType
+from backplane.domain.decisions import DecisionMade
+from backplane.domain.events import NUMBERS_SKIPPED, EventType
 from backplane.domain.retry import RetryPolicy
-from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.runs import CancelRequested, Run, RunError, RunStatus, Taken
 from backplane.errors import PlatformError, Superseded, Unavailable
 from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, RunOutcome, Settlement
-from backplane.store.held import NUMBERS_SKIPPED, CancelRequested, DecisionMade, HeldRun
-from backplane.store.taking import Taken
+from backplane.store.held import HeldRun
 from worker.context import Equipment
 from worker.files.checkouts import Checkouts
 from worker.run.decisions import why_waiting

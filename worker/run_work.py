@@ -11,11 +11,10 @@ from backplane.domain.budgets import MICRO
 from backplane.domain.events import EventType
 from backplane.domain.plans import Plan
 from backplane.domain.runbook import note_on_planner
-from backplane.domain.runs import Run, RunError
+from backplane.domain.runs import Run, RunError, Taken
+from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
 from backplane.process.retrying import until_available
-from backplane.store.journal import StepRecord, StepStatus, pending_steps
-from backplane.store.taking import Taken
 from backplane.workspace.attributes import decoded
 from worker.context import Equipment
 from worker.files.checkouts import Checkouts, StepCheckout

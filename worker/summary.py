@@ -5,8 +5,8 @@ from typing import Any
 
 from backplane.domain.plans import Plan
 from backplane.domain.runs import Run
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, ModelError
-from backplane.store.journal import StepRecord, StepStatus
 from worker.llm import prompts
 from worker.llm.base import AskedFor, Message, ModelRequest, Models
 from worker.llm.untrusted_json import storable

@@ -21,8 +21,7 @@ from app.schemas.runs import (
     RunId,
     RunSummary,
 )
-from backplane.domain.dead_letters import DeadReason
-from backplane.store.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter
+from backplane.domain.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter, DeadReason
 
 router = APIRouter(tags=["dead letters"])
 

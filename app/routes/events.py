@@ -12,8 +12,7 @@ from app.errors import responses
 from app.streams import feed
 from app.streams.buffer import Watcher
 from app.streams.sse import EventStream, described, stream
-from backplane.domain.events import EventType, encode
-from backplane.store.events import Place
+from backplane.domain.events import EventType, Place, encode
 
 router = APIRouter(tags=["logs"])
 

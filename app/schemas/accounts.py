@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.schemas.runs import StrictRequest, Text
 from backplane.domain.budgets import Resource
-from backplane.store.ledger import EntryKind
+from backplane.domain.ledger import EntryKind
 
 ACCOUNT_PATTERN = r"^(run|user|tier):[A-Za-z0-9._@+-]{1,200}:(tokens|micro_usd|steps|seconds)$"
 OWNER_PATTERN = r"^(run|user|tier):[A-Za-z0-9._@+-]{1,200}$"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.schemas.described import DescribedAs
 from app.schemas.outcomes import ErrorView
 from backplane.domain.budgets import MICRO
-from backplane.store.model_calls import CallStatus, RecordedCall
+from backplane.domain.model_calls import CallStatus, RecordedCall
 
 
 class ModelCallView(BaseModel):

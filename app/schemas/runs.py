@@ -18,14 +18,13 @@ from app.schemas.events import Event
 from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
 from app.schemas.problems import ProblemCode
 from backplane.domain.budgets import RunBudget
-from backplane.domain.dead_letters import DeadReason
+from backplane.domain.dead_letters import DeadReason, Failure
 from backplane.domain.plans import MAX_NAMES, Plan
 from backplane.domain.runs import AGENT_PATTERN, Run, RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.domain.webhooks import URL_MAX_CHARS, DeliveryStatus, check_url
 from backplane.errors import InvalidInput
 from backplane.queue.base import Standing
-from backplane.store.dead_letters import Failure
-from backplane.store.journal import StepStatus
 
 RunId = Annotated[
     str,

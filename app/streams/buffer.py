@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from app.auth import Access
-from backplane.store.events import Place
+from backplane.domain.events import Place
 
 Cursor = TypeVar("Cursor", int, Place)
 

@@ -9,10 +9,9 @@ import asyncio
 from collections.abc import Iterator
 
 from app.streams.buffer import Frame, Span, Watched, span_of
-from backplane.domain.events import Event, EventType
+from backplane.domain.events import Event, EventType, Place
 from backplane.errors import InvalidInput
 from backplane.store import Store
-from backplane.store.events import Place
 
 PAGE = 500
 READ_SECONDS = 0.02

@@ -20,7 +20,7 @@ from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
 from app.streams.buffer import Frame, Leave, Watched, Watcher
 from app.streams.feed import WatchedFeed
-from backplane.domain.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import User
 from backplane.errors import TooManyStreams, Unavailable
@@ -28,7 +28,6 @@ from backplane.logs.base import Announced, EventLog, Subscription, SubscriptionL
 from backplane.process.tasks import run_together
 from backplane.queue.base import Queue, Standing
 from backplane.store import Store
-from backplane.store.events import Place
 
 log = structlog.get_logger()
 

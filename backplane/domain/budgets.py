@@ -114,3 +114,22 @@ def in_words(resource: Resource, amount: int) -> str:
 
 def top_up_command(owner: str, resource: Resource) -> str:
     return f"agentctl ledger top-up {owner} {'usd' if resource is Resource.MICRO_USD else resource} AMOUNT"
+
+
+@dataclass(frozen=True, slots=True)
+class Spender:
+    """A run in the hands of one generation, with whom it belongs to."""
+
+    run_id: str
+    user_id: str
+    tier: str
+    generation: int
+
+    @property
+    def owners(self) -> tuple[str, str, str]:
+        """In the order in which an empty account is told: what its user can mend himself comes first."""
+        return run_owner(self.run_id), user_owner(self.user_id), tier_owner(self.tier)
+
+    def key(self, reservation_id: str) -> str:
+        """What another generation reserved under the same name is another reservation, settled as lost."""
+        return f"{self.run_id}/{self.generation}/{reservation_id}"

@@ -6,12 +6,17 @@ through.
 """
 
 import re
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from backplane.domain.events import whole_characters
 from backplane.domain.runs import RunError
+from backplane.errors import NotFound
 
 TRACEBACK_MAX_CHARS = 16 * 1024
+PROMPT_HEAD_CHARS = 200
 
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 _TOKEN = re.compile(r"\bagt_[\w-]+")
@@ -43,3 +48,44 @@ def kept_traceback(text: str) -> str:
     if len(clean) <= TRACEBACK_MAX_CHARS:
         return clean
     return f"… {len(clean) - TRACEBACK_MAX_CHARS} characters before this are left out\n{clean[-TRACEBACK_MAX_CHARS:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that failed. `traceback` is empty where a step failed: `error.step` names it, and the journal has its
+    output."""
+
+    attempt: int
+    generation: int
+    at: datetime
+    worker_id: str | None
+    error: RunError
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """`attempts`: how many its last life had; `crashes`: workers that were lost with it. `prompt_head`: its first
+    PROMPT_HEAD_CHARS characters."""
+
+    run_id: str
+    reason: DeadReason
+    at: datetime
+    attempts: int
+    crashes: int
+    user_id: str
+    user_name: str
+    created_at: datetime
+    prompt_head: str
+    error: RunError | None
+
+
+class DeadCursor(NamedTuple):
+    """Where a page ended: dead letters come by time, and by id where that is the same."""
+
+    at: datetime
+    run_id: str
+
+
+def no_dead_letter(run_id: str) -> NotFound:
+    return NotFound(f"there is no dead letter of run {run_id}; GET /agent/dead-letters lists those there are")

@@ -11,6 +11,8 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
+from backplane.domain.events import Event
+from backplane.domain.runs import Run
 from backplane.errors import Conflict, InvalidInput
 
 
@@ -81,3 +83,17 @@ def check_arguments(schema: Mapping[str, Any], arguments: Any) -> None:
         raise InvalidInput(
             f"arguments: {error}; nothing is decided yet: send arguments that the tool takes", field="arguments"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """`told`: the new events of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
+
+    decision: Decision
+    run: Run
+    told: list[Event]
+    goes_on: bool = False
+
+
+class DecisionMade(Exception):
+    """What a run is about to wait for has been decided meanwhile: it goes on instead."""

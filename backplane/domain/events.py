@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class EventType(StrEnum):
@@ -33,6 +33,10 @@ class EventType(StrEnum):
 
 LIVE_ONLY = frozenset({EventType.POSITION, EventType.PROGRESS})
 """Sent to those who watch at that moment, without a number (its `id` is 0), and kept nowhere."""
+
+NUMBERS_SKIPPED = 1_000
+"""Left out when events may have been published that nobody kept: more than a worker publishes between two database
+writes."""
 
 _BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')
 _TYPES = {type.value: type for type in EventType}
@@ -93,3 +97,18 @@ def decode(line: str) -> Event:
     if name not in _TYPES:
         raise UnknownEventType(f"an event of an unknown type: {line[:80]!r}")
     return Event(run_id, number, _TYPES[name], line)
+
+
+class Place(NamedTuple):
+    """Of an event among all events of its user, whatever the run."""
+
+    tx: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvents:
+    """A user's events by place, and up to where they are all that there are or will be."""
+
+    events: list[tuple[Place, Event]]
+    until: Place

@@ -8,6 +8,8 @@ first step.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any, Self
@@ -281,3 +283,13 @@ def _most_names(part: Any) -> int:
 def _needs(step: Any) -> Sequence[Any]:
     found = step.get("needs") if isinstance(step, dict) else None
     return found if isinstance(found, list | tuple) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanVersion:
+    """`reason`: why it was replaced, at `replaced_at`."""
+
+    version: int
+    plan: dict[str, Any]
+    replaced_at: datetime
+    reason: str

@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from backplane.domain.events import whole_characters
+from backplane.domain.events import Event, whole_characters
 from backplane.errors import TransitionNotAllowed
 
 AGENT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -192,3 +192,45 @@ class Hold:
     def is_of(self, generation: int) -> bool:
         """Whether the holder of this generation may still be at work: a newer one has taken the run from it."""
         return self.status is RunStatus.RUNNING and self.generation <= generation
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
+    whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
+    kept with it (`SecretStore.of_run`). `lost_worker`: the one that held it, where that was lost and is known."""
+
+    run: Run
+    last_event_id: int
+    from_lost_worker: bool
+    tier: str
+    has_accounts: bool
+    knows_secrets: bool
+    lost_worker: str | None = None
+
+
+class CancelRequested(Exception):
+    """A run that is about to be left to the queue or to a person is to be cancelled instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Of the runs that were asked about: those that another worker took or that are over, and those to be cancelled."""
+
+    superseded: frozenset[str]
+    cancelled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: its status, None when there is no such run, and the events that say so. `user_id`: the run's
+    user. `stored_id`: the database has all events up to this number, but for those that a `gap` names."""
+
+    status: RunStatus | None
+    events: tuple[Event, ...] = ()
+    user_id: str = ""
+    stored_id: int = 0
+
+
+Changed = tuple[Run, list[Event]]
+"""A run after a change, and the new events that tell of it."""

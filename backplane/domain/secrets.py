@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple, Protocol, TypeVar
 
 from backplane.errors import InvalidInput
 from backplane.net.hosts import HostRules
+
+Value = TypeVar("Value")
 
 NAME_PATTERN = r"^[A-Z][A-Z0-9_]{0,63}$"
 MIN_VALUE_CHARS = 6
@@ -92,3 +95,14 @@ def escaped(text: str) -> str:
 
 def unescaped(text: str) -> str:
     return text.replace("$${secrets.", "${secrets.")
+
+
+class SealedValue(NamedTuple):
+    name: str
+    sealed: str
+
+
+class Redact(Protocol):
+    """Gives the same JSON value without secrets."""
+
+    def __call__(self, value: Value, /) -> Value: ...

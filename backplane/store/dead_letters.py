@@ -6,58 +6,26 @@ through `store.held`, in the transaction of its end or of its next attempt.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select
 
-from backplane.domain.dead_letters import DeadReason, kept_traceback
+from backplane.domain.dead_letters import (
+    PROMPT_HEAD_CHARS,
+    DeadCursor,
+    DeadLetter,
+    DeadReason,
+    Failure,
+    kept_traceback,
+    no_dead_letter,
+)
 from backplane.domain.runs import RunError
-from backplane.errors import NotFound
 from backplane.store.database import Database
 from backplane.store.tables import dead_letters, failures, id_begins_with, runs, users
 
 FAILURES_KEPT = 100
 """Failures of a run that are kept: those of so many claims. A run that is retried for ever does not fill the disk."""
-PROMPT_HEAD_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One attempt that failed. `traceback` is empty where a step failed: `error.step` names it, and the journal has its
-    output."""
-
-    attempt: int
-    generation: int
-    at: datetime
-    worker_id: str | None
-    error: RunError
-    traceback: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """`attempts`: how many its last life had; `crashes`: workers that were lost with it. `prompt_head`: its first
-    PROMPT_HEAD_CHARS characters."""
-
-    run_id: str
-    reason: DeadReason
-    at: datetime
-    attempts: int
-    crashes: int
-    user_id: str
-    user_name: str
-    created_at: datetime
-    prompt_head: str
-    error: RunError | None
-
-
-class DeadCursor(NamedTuple):
-    """Where a page ended: dead letters come by time, and by id where that is the same."""
-
-    at: datetime
-    run_id: str
 
 
 def note_failure(
@@ -100,10 +68,6 @@ def add_dead_letter(connection: Connection, run_id: str, reason: DeadReason, cra
 def remove_dead_letter(connection: Connection, run_id: str) -> bool:
     """Whether there was one."""
     return bool(connection.execute(delete(dead_letters).where(dead_letters.c.run_id == run_id)).rowcount)
-
-
-def no_dead_letter(run_id: str) -> NotFound:
-    return NotFound(f"there is no dead letter of run {run_id}; GET /agent/dead-letters lists those there are")
 
 
 _DEAD_LETTERS = (

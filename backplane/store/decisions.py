@@ -11,14 +11,14 @@ are open again when its user retries the run.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
 
 from backplane.domain.budgets import RunBudget, run_owner
-from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
+from backplane.domain.decisions import Decided, Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import FINAL, Run, RunStatus, new_run_id
 from backplane.errors import Conflict, InvalidInput, NotFound
@@ -35,16 +35,6 @@ _OF_RUN = (
 _ONE = select(decisions).where(decisions.c.run_id == bindparam("of_run"), decisions.c.id == bindparam("of_decision"))
 _IS_OPEN = decisions.c.status == text("'pending'")  # as the index has it
 _IS_OVER = runs.c.status.in_([status.value for status in FINAL])
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """`told`: the new events of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
-
-    decision: Decision
-    run: Run
-    told: list[Event]
-    goes_on: bool = False
 
 
 def decision_of(row: Row[Any]) -> Decision:

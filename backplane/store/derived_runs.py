@@ -8,38 +8,28 @@ they are. What a step that failed had changed by then stays, as a part of the ne
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import Plan
-from backplane.domain.runs import Priority, Run, RunStatus
+from backplane.domain.runs import Changed, Priority, Run, RunStatus
+from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import Conflict, FilesGone, InvalidInput, InvalidPlan, NotFound, TransitionNotAllowed
 from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
-from backplane.store.journal import StepRecord, StepStatus, pending_steps, records_of
-from backplane.store.runs import Changed, Runs, locked_run, may_have_happened, retried, values_of
+from backplane.store.journal import records_of
+from backplane.store.runs import Runs, locked_run, may_have_happened, retried, values_of
 from backplane.store.secrets import copy_run_secrets
 from backplane.store.tables import decisions, model_calls, runs, steps
 
 Idempotency = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class NewFork:
-    """`step`: the last that is taken over, None for none. `prompt` and `plan`: in place of the source's. With another
-    prompt and no plan, a fork that takes no step over is planned anew."""
-
-    id: str
-    priority: Priority
-    step: str | None = None
-    prompt: str | None = None
-    plan: Plan | None = None
 
 
 class DerivedRuns:

@@ -9,12 +9,10 @@ Within a run places and numbers rise together: whoever writes an event keeps the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from sqlalchemy import Connection, Integer, bindparam, func, select, text, tuple_
 
-from backplane.domain.events import Event, decode
+from backplane.domain.events import Event, Place, UserEvents, decode
 from backplane.store.database import Database, Query
 from backplane.store.tables import events
 
@@ -52,21 +50,6 @@ _OF_USER = (
     .order_by(events.c.tx, events.c.seq)
     .limit(bindparam("most", type_=Integer))
 )
-
-
-class Place(NamedTuple):
-    """Of an event among all events of its user, whatever the run."""
-
-    tx: int
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class UserEvents:
-    """A user's events by place, and up to where they are all that there are or will be."""
-
-    events: list[tuple[Place, Event]]
-    until: Place
 
 
 def add_events(connection: Connection, new: Iterable[Event], owners: Mapping[str, str]) -> None:

@@ -12,47 +12,34 @@ again and which nobody is shown. Events are redacted before they are numbered (`
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.budgets import Amounts, Resource, Spender
 from backplane.domain.dead_letters import DeadReason, dead_reason
-from backplane.domain.decisions import Decision, DecisionStatus
-from backplane.domain.events import Event, EventType, encode
+from backplane.domain.decisions import Decision, DecisionMade, DecisionStatus
+from backplane.domain.events import NUMBERS_SKIPPED, Event, EventType, encode
+from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.domain.plans import Plan
-from backplane.domain.runs import FINAL, RunError, RunStatus
+from backplane.domain.runs import FINAL, CancelRequested, Ended, Rights, RunError, RunStatus, Taken
+from backplane.domain.secrets import Redact
+from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.errors import Superseded
 from backplane.store.database import Database
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import LAST_EVENT, add_events
-from backplane.store.journal import FINAL_FAILURE, StepRecord, StepStatus, to_be_done_again
-from backplane.store.model_calls import (
-    BeginningCall,
-    CallKey,
-    CallStatus,
-    CallTotals,
-    begin_model_call,
-    end_model_call,
-    plan_anew,
-)
+from backplane.store.journal import to_be_done_again
+from backplane.store.model_calls import begin_model_call, end_model_call, plan_anew
 from backplane.store.one_statement import Gathered, NotGathered
-from backplane.store.reservations import (
-    Spender,
-    open_budget,
-    release,
-    reserve,
-    settle,
-    settle_lost,
-    settle_rest,
-)
+from backplane.store.reservations import open_budget, release, reserve, settle, settle_lost, settle_rest
 from backplane.store.runs import RUN_COLUMNS, run_of
 from backplane.store.tables import decisions, plan_versions, run_tools, runs, steps
-from backplane.store.taking import Taken, take_at_once, take_in_transaction
+from backplane.store.taking import take_at_once, take_in_transaction
 from backplane.store.webhooks import add_delivery
 
 Value = TypeVar("Value")
@@ -75,46 +62,8 @@ _SAVE_PLAN = _UPDATE_RUN.where(runs.c.plan.is_(None))
 _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
 
 
-NUMBERS_SKIPPED = 1_000
-"""Left out when events may have been published that nobody kept: more than a worker publishes between two database
-writes."""
-
-
-class Redact(Protocol):
-    """Gives the same JSON value without secrets."""
-
-    def __call__(self, value: Value, /) -> Value: ...
-
-
 def _as_it_is(value: Value, /) -> Value:
     return value
-
-
-class CancelRequested(Exception):
-    """A run that is about to be left to the queue or to a person is to be cancelled instead."""
-
-
-class DecisionMade(Exception):
-    """What a run is about to wait for has been decided meanwhile: it goes on instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """Of the runs that were asked about: those that another worker took or that are over, and those to be cancelled."""
-
-    superseded: frozenset[str]
-    cancelled: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run ended: its status, None when there is no such run, and the events that say so. `user_id`: the run's
-    user. `stored_id`: the database has all events up to this number, but for those that a `gap` names."""
-
-    status: RunStatus | None
-    events: tuple[Event, ...] = ()
-    user_id: str = ""
-    stored_id: int = 0
 
 
 class HeldRuns:

@@ -10,54 +10,14 @@ The order of states tells a worker that takes a run over what it may do:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from datetime import datetime
-from enum import StrEnum
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
-from backplane.domain.plans import Plan
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.store.database import Database
 from backplane.store.tables import run_tools, steps
-
-
-class StepStatus(StrEnum):
-    PENDING = "pending"
-    STARTED = "started"
-    CHANGING = "changing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    UNCERTAIN = "uncertain"
-
-
-FINAL_FAILURE = "final"
-"""In the result of a failed step: it may have changed something outside, so no further attempt of its run does it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "files_left_out"?,
-    "error"?, "effect"?, "final"?} once there is one; `effect` is what a failed step has done outside, where that is not
-    nothing.
-    `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
-    `attributes`: the times, modes, folders and links that changed (`workspace.attributes.encoded`).
-    `failed_tries`: those that ended, and not well."""
-
-    step_id: str
-    position: int
-    title: str
-    tool: str
-    status: StepStatus
-    tries: int
-    started_at: datetime | None
-    finished_at: datetime | None
-    result: dict[str, Any] | None
-    files: dict[str, str | None] | None = None
-    failed_tries: int = 0
-    attributes: dict[str, Any] | None = None
-
 
 _RECORDED = [field.name for field in fields(StepRecord)]
 _FILES = ("files", "attributes")
@@ -71,14 +31,6 @@ def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
     below = steps.c.step_id.like("%/%")
     skipped, failed = (steps.c.status == status.value for status in (StepStatus.SKIPPED, StepStatus.FAILED))
     return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, below))
-
-
-def pending_steps(plan: Plan) -> list[StepRecord]:
-    """The journal of a plan of which nothing was done."""
-    return [
-        StepRecord(step.id, position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
-        for position, step in enumerate(plan.ordered())
-    ]
 
 
 class Journal:

@@ -6,80 +6,15 @@ but what was spent is added up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Row, and_, insert, select, update
 
+from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, RecordedCall
 from backplane.domain.runs import RunError
 from backplane.store.database import Database
 from backplane.store.tables import model_calls, runs
-
-
-class CallKey(NamedTuple):
-    """`step_id` is empty for the run's planner. `number` counts from 1."""
-
-    step_id: str
-    purpose: str
-    number: int
-
-
-class CallStatus(StrEnum):
-    STARTED = "started"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class CallTotals:
-    """What a call took in all its tries. `micro_usd` is None when it is not known."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    micro_usd: int | None = 0
-
-    def __add__(self, other: "CallTotals") -> "CallTotals":
-        known = self.micro_usd is not None and other.micro_usd is not None
-        return CallTotals(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            (self.micro_usd or 0) + (other.micro_usd or 0) if known else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """`id` names its last try. `request` and `response` are what the worker made of them, redacted; None where they
-    were not asked for. `finished_at` is None where nobody knows how the last try ended."""
-
-    key: CallKey
-    id: str
-    generation: int
-    status: CallStatus
-    server: str
-    model: str
-    request_digest: str
-    totals: CallTotals
-    started_at: datetime
-    finished_at: datetime | None
-    error: RunError | None
-    request: dict[str, Any] | None = None
-    response: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BeginningCall:
-    """What is noted of a try before it is made."""
-
-    key: CallKey
-    id: str
-    server: str
-    model: str
-    request: Mapping[str, Any]
-    request_digest: str
-
 
 _TEXTS = ("request", "response")
 _BRIEF = [column for column in model_calls.c if column.name not in _TEXTS]

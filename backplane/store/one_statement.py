@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from backplane.domain.events import Event
 from backplane.domain.plans import Plan
-from backplane.store.journal import StepRecord
+from backplane.domain.steps import StepRecord
 from backplane.store.tables import runs, steps
 
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]

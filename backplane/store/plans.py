@@ -1,23 +1,10 @@
 """The plans of a run that a newer one has replaced, and why. The one in force is in the run's row."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
-
 from sqlalchemy import select
 
+from backplane.domain.plans import PlanVersion
 from backplane.store.database import Database
 from backplane.store.tables import plan_versions
-
-
-@dataclass(frozen=True, slots=True)
-class PlanVersion:
-    """`reason`: why it was replaced, at `replaced_at`."""
-
-    version: int
-    plan: dict[str, Any]
-    replaced_at: datetime
-    reason: str
 
 
 class Plans:

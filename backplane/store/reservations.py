@@ -7,14 +7,15 @@ been done before, and changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, insert, select
 
-from backplane.domain.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
-from backplane.store.ledger import Account, Change, EntryKind, book, deposit, exhausted, locked
+from backplane.domain.budgets import Amounts, Resource, Spender, account_id, run_owner
+from backplane.domain.ledger import Account, EntryKind
+from backplane.store.ledger import Change, book, deposit, exhausted, locked
 from backplane.store.tables import ledger_entries, reservations, users
 
 # Built once, as every run asks it at its end.
@@ -22,25 +23,6 @@ _IS_RESERVED = select(exists().where(reservations.c.run_id == bindparam("of_run"
 
 COUNTED_WHEN_LOST = (Resource.TOKENS, Resource.MICRO_USD)
 """What a lost worker had reserved of these counts as spent: the provider may have charged for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spender:
-    """A run in the hands of one generation, with whom it belongs to."""
-
-    run_id: str
-    user_id: str
-    tier: str
-    generation: int
-
-    @property
-    def owners(self) -> tuple[str, str, str]:
-        """In the order in which an empty account is told: what its user can mend himself comes first."""
-        return run_owner(self.run_id), user_owner(self.user_id), tier_owner(self.tier)
-
-    def key(self, reservation_id: str) -> str:
-        """What another generation reserved under the same name is another reservation, settled as lost."""
-        return f"{self.run_id}/{self.generation}/{reservation_id}"
 
 
 def open_budget(connection: Connection, spender: Spender, limits: Mapping[Resource, int]) -> None:

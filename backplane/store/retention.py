@@ -7,46 +7,16 @@ on. The files go before the row: after a crash in between, the row still says wh
 The newest event of a run, its `end`, stays until the row goes, so that whoever watches the run still comes to an end.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
 
+from backplane.domain.retention import EventSpan, Expired, LeasedRun
 from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
 from backplane.store.tables import dead_letters, events, runs
-
-
-class Expired(Enum):
-    """What is removed of a run, and which runs are meant. Runs that are dead letters keep everything."""
-
-    RUN = "run"
-    """All of a run that is over."""
-    UNSTARTED_RUN = "unstarted run"
-    """All of a run that was created and never started."""
-    FILES = "files"
-    """The workspace of a run that is over."""
-    EVENTS = "events"
-    """The events of a run that is over, but for the newest."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeasedRun:
-    id: str
-    user_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventSpan:
-    """Events of a run by number, `last` not included."""
-
-    run_id: str
-    first: int
-    last: int
-
 
 _OVER = runs.c.status.in_([status.value for status in FINAL])
 _UNSTARTED = runs.c.status == RunStatus.CREATED.value
@@ -158,20 +128,3 @@ class Retention:
     async def _mark(self, run_ids: Sequence[str], values: dict[str, datetime], meant: ColumnElement[bool]) -> None:
         statement = update(runs).where(runs.c.id.in_(run_ids), meant).values({**values, "retention_lease": None})
         await self._database.write(lambda connection: connection.execute(statement))
-
-
-def batches(spans: Iterable[EventSpan], size: int) -> Iterator[list[EventSpan]]:
-    """The same events in the same order, at most `size` in a batch."""
-    batch, room = list[EventSpan](), size
-    for span in spans:
-        first = span.first
-        while first < span.last:
-            last = min(span.last, first + room)
-            batch.append(EventSpan(span.run_id, first, last))
-            room -= last - first
-            first = last
-            if not room:
-                yield batch
-                batch, room = [], size
-    if batch:
-        yield batch

@@ -12,14 +12,26 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.decisions import DecisionKind, DecisionStatus
-from backplane.domain.events import Event, EventType, encode
-from backplane.domain.runs import FINAL, Hold, Priority, Run, RunError, RunStatus, UnfinishedRun, check_transition
+from backplane.domain.events import EventType, encode
+from backplane.domain.runs import (
+    FINAL,
+    Changed,
+    Hold,
+    Priority,
+    Run,
+    RunError,
+    RunStatus,
+    UnfinishedRun,
+    check_transition,
+)
+from backplane.domain.steps import StepStatus
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.store.database import Database, Query
-from backplane.store.dead_letters import no_dead_letter, remove_dead_letter
+from backplane.store.dead_letters import remove_dead_letter
 from backplane.store.events import add_events, last_event_id
-from backplane.store.journal import StepStatus, to_be_done_again
+from backplane.store.journal import to_be_done_again
 from backplane.store.model_calls import plan_anew
 from backplane.store.one_statement import create_run, start_run
 from backplane.store.tables import decisions, id_begins_with, runs, steps
@@ -55,9 +67,6 @@ _START_RUN = (
     .values(status=RunStatus.QUEUED.value, queued_at=bindparam("now"))
     .returning(*RUN_COLUMNS)
 )
-
-Changed = tuple[Run, list[Event]]
-"""A run after a change, and the new events that tell of it."""
 
 
 def run_of(row: Row[Any]) -> Run:

@@ -7,11 +7,10 @@ made from it, has its files and its results, and must know what to redact in the
 from collections.abc import Collection
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, text, update
 
-from backplane.domain.secrets import Secret, SecretInfo
+from backplane.domain.secrets import SealedValue, Secret, SecretInfo
 from backplane.errors import NotFound, TooLarge
 from backplane.store.database import Database
 from backplane.store.tables import run_secrets, secrets, users
@@ -24,11 +23,6 @@ _KEEP = text(
     "INSERT INTO run_secrets (run_id, name, version, sealed) VALUES (:run_id, :name, :version, :sealed) "
     "ON CONFLICT DO NOTHING"
 )
-
-
-class SealedValue(NamedTuple):
-    name: str
-    sealed: str
 
 
 class SecretStore:

@@ -1,11 +1,10 @@
 """A claim is entered in its run's row: from then on what older generations write is refused."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from backplane.domain.runs import Run
+from backplane.domain.runs import Taken
 from backplane.store.database import Database
 from backplane.store.events import LAST_EVENT
 from backplane.store.runs import RUN, RUN_COLUMNS, run_from
@@ -35,21 +34,6 @@ RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FRO
   EXISTS (SELECT FROM accounts WHERE owner IN ('run:' || runs.id, 'user:' || runs.user_id,
     'tier:' || (SELECT tier FROM users WHERE users.id = runs.user_id))) AS has_accounts,
   EXISTS (SELECT FROM run_secrets WHERE run_secrets.run_id = runs.id) AS knows_secrets"""  # noqa: S608 - columns
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
-    whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
-    kept with it (`SecretStore.of_run`). `lost_worker`: the one that held it, where that was lost and is known."""
-
-    run: Run
-    last_event_id: int
-    from_lost_worker: bool
-    tier: str
-    has_accounts: bool
-    knows_secrets: bool
-    lost_worker: str | None = None
 
 
 async def take_in_transaction(database: Database, run_id: str, generation: int, worker_id: str | None) -> Taken | None:

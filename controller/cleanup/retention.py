@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from backplane.domain.retention import Expired, LeasedRun, batches
 from backplane.errors import PlatformError
-from backplane.store.retention import Expired, LeasedRun, batches
 from backplane.store.retention import Retention as Store
 from backplane.workspace.base import WorkspaceStore
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from backplane.domain.runs import Run, RunStatus
-from backplane.store.journal import StepRecord
+from backplane.domain.steps import StepRecord
 from tests.integration.tools.site import Answer, Site
 from tests.platform.workers import Platform
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backplane.domain.runs import Run
-from backplane.store.journal import StepStatus
+from backplane.domain.steps import StepStatus
 from tests.attack import mcp_site
 from tests.attack.outside import RETRY, ended, hangs, is_uncertain, outside, posts, status
 from tests.integration.agent.conftest import StartWithModels, says, wishes

@@ -15,9 +15,9 @@ import pytest
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.errors import Conflict, InvalidInput
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepStatus, pending_steps
 from tests.attack.outside import (
     RETRY,
     begins,

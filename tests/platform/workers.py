@@ -25,7 +25,8 @@ from app.limits.storage import StorageLimits
 from app.schemas.runs import NewRun
 from app.submission import Submission
 from backplane.domain.events import Event, EventType
-from backplane.domain.runs import Run, RunStatus
+from backplane.domain.runs import Run, RunStatus, Taken
+from backplane.domain.steps import StepRecord
 from backplane.domain.users import User
 from backplane.errors import Unavailable
 from backplane.logs.base import Announced, SubscriptionLost
@@ -33,8 +34,6 @@ from backplane.process.tasks import end
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
 from backplane.settings import Settings
-from backplane.store.journal import StepRecord
-from backplane.store.taking import Taken
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from tests.event_data import data_of, documented
 from tests.queues import redis_queue

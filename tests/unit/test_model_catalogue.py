@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from backplane.domain.models import ModelName
 from backplane.errors import InvalidInput
 from backplane.settings import Settings
-from worker.llm.catalogue import FREE, ModelName, ServerSpec, prices_of, servers_of
+from worker.llm.catalogue import FREE, ServerSpec, prices_of, servers_of
 from worker.llm.gateway import TokenRates
 
 

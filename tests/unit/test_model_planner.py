@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from backplane.domain.plans import Plan, parse_plan
 from backplane.domain.runs import Priority, Run, RunError, RunStatus
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError
 from backplane.input.parsing import Parser
-from backplane.store.journal import StepRecord, StepStatus
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from tests.recorded_models import Answer, RecordedModels, says

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from backplane.domain.plans import Plan, Step, parse_plan
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import InvalidPlan, TooLarge
-from backplane.store.journal import StepRecord, StepStatus
 from worker.steps.references import FILLED_MAX_BYTES, check_arguments, check_references, fill
 from worker.tools.agent import AgentArguments, AgentTool
 from worker.tools.base import Tool

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backplane.store.retention import EventSpan, Expired, batches
+from backplane.domain.retention import EventSpan, Expired, batches
 from controller.cleanup.retention import RetentionLimits
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)

@@ -6,8 +6,8 @@ import pytest
 
 from backplane.domain.plans import Plan, parse_plan
 from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import Forbidden, RateLimited
-from backplane.store.journal import StepRecord, StepStatus
 from tests.submitted import plan as plan_of
 from worker.steps import effects as step_effects
 from worker.steps.effects import Next

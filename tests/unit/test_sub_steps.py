@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from backplane.domain.plans import Step, SubStep
-from backplane.store.journal import StepRecord, StepStatus
+from backplane.domain.steps import StepRecord, StepStatus
 from worker.run.interruption import Interruption
 from worker.steps.sub_steps import RunSubSteps, StepChanged
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from backplane.domain.runs import Run
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.domain.users import Tier, User
 from backplane.errors import FilesGone, QuotaExceeded, Superseded
-from backplane.store.journal import StepRecord, StepStatus
 from backplane.workspace.attributes import nanoseconds, stored_path_bytes
 from backplane.workspace.base import Beginning, FileInfo, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore

@@ -14,9 +14,9 @@ from functools import partial
 from typing import TypeVar
 
 from backplane.domain.runs import Run
+from backplane.domain.steps import StepRecord
 from backplane.errors import FilesGone, NotFound, Unavailable
 from backplane.process.retrying import until_available
-from backplane.store.journal import StepRecord
 from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
 from worker.files.versioned import is_log, state_after

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from backplane.domain.runs import Run
 from backplane.domain.sizes import readable_size
+from backplane.domain.steps import StepRecord
 from backplane.errors import NotFound, Unavailable
 from backplane.process.retrying import until_available
 from backplane.process.tasks import in_thread
-from backplane.store.journal import StepRecord
 from backplane.workspace.attributes import (
     AttributeRecord,
     Attributes,

@@ -6,12 +6,13 @@ Read once where a worker starts; what cannot be is told there, by the names of t
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from backplane.credentials import variables
+from backplane.domain.models import SERVER_CHARS, ModelName
 from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidInput
 from backplane.net.addresses import written_address
@@ -21,27 +22,6 @@ Kind = Literal["ollama", "openai", "anthropic"]
 Given = TypeVar("Given", bound=BaseModel)
 
 OLLAMA_PORT = 11434
-SERVER_CHARS, MODEL_CHARS = 64, 200
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ModelName:
-    """SERVER/NAME. A model's own name may hold slashes and colons."""
-
-    server: str
-    model: str
-
-    @classmethod
-    def parse(cls, text: str, field: str = "model") -> Self:
-        """Raises InvalidInput, whose `field` is the one given."""
-        server, slash, model = text.strip().partition("/")
-        is_short = len(server) <= SERVER_CHARS and len(model) <= MODEL_CHARS
-        if not (server and slash and model and is_short and text.isprintable()):
-            raise InvalidInput(f"{field}: {text[:100]!r} is no model; write SERVER/NAME", field=field)
-        return cls(server, model)
-
-    def __str__(self) -> str:
-        return f"{self.server}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from backplane.domain.models import ModelName
 from backplane.settings import Settings
-from worker.llm.catalogue import ModelName
 from worker.llm.gateway import ModelGateway
 
 HASHED_DIMENSIONS = 512

@@ -20,6 +20,7 @@ from uuid import uuid4
 import structlog
 
 from backplane.domain.budgets import MICRO
+from backplane.domain.models import ModelName
 from backplane.errors import InvalidInput, ModelError, Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
 from backplane.limits.slots.base import SlotRequest, Slots
@@ -35,7 +36,7 @@ from worker.llm.base import (
     TextSink,
     Usage,
 )
-from worker.llm.catalogue import ModelName, Price, Prices, ServerSpec, prices_of, servers_of
+from worker.llm.catalogue import Price, Prices, ServerSpec, prices_of, servers_of
 from worker.llm.retries import CallRetryPolicy, pause_before_next
 from worker.metrics import WorkerMetrics
 

@@ -29,12 +29,13 @@ import structlog
 
 from backplane.domain.budgets import MICRO, Amounts, Resource
 from backplane.domain.events import EventType
+from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, RecordedCall
 from backplane.domain.runs import Run, RunError
 from backplane.errors import ModelError, Unavailable
 from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.store.held import HeldRun
-from backplane.store.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, ModelCalls, RecordedCall
+from backplane.store.model_calls import ModelCalls
 from worker.llm.answer import estimated_input_tokens, estimated_tokens, size_of
 from worker.llm.base import (
     AskedFor,

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from backplane.domain.plans import Plan
 from backplane.domain.runs import Run, RunError
+from backplane.domain.steps import StepRecord
 from backplane.errors import PromptNotUnderstood
 from backplane.input.parsing import Parser
-from backplane.store.journal import StepRecord
 from backplane.workspace.base import Workspace
 from worker.llm.base import Models
 from worker.tools.registry import ToolRegistry

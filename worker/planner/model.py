@@ -14,8 +14,8 @@ from typing import Any
 from backplane.domain.plans import MAX_STEPS, Plan, parse_plan
 from backplane.domain.runs import Run, RunError
 from backplane.domain.secrets import SECRET_REFERENCE
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import InvalidPlan
-from backplane.store.journal import StepRecord, StepStatus
 from worker.llm import prompts
 from worker.llm.base import AskedFor, Message, ModelOutputInvalid, ModelRequest
 from worker.llm.untrusted_json import NotJson, find_object, storable

@@ -7,14 +7,13 @@ statement more than without budgets. An account that an administrator makes bind
 
 import structlog
 
-from backplane.domain.budgets import Amounts, Resource, RunBudget
+from backplane.domain.budgets import Amounts, Resource, RunBudget, Spender
 from backplane.domain.runs import Run
 from backplane.errors import Unavailable
 from backplane.process.retrying import until_available
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.reservations import Spender
 from worker.run.events import Write
 
 log = structlog.get_logger()

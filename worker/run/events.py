@@ -27,13 +27,14 @@ from typing import Any
 import structlog
 
 from backplane.domain.events import Event, EventType, encode
+from backplane.domain.secrets import Redact
 from backplane.errors import Unavailable
 from backplane.logs.base import Appended, Batch, EventLog
 from backplane.logs.room import ENTRY_BYTES, NO_ROOM
 from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import run_together
 from backplane.store import Store
-from backplane.store.held import HeldRun, Redact
+from backplane.store.held import HeldRun
 from worker.run.redaction import Redactor
 
 SHARE = 500

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backplane.domain.runs import Run
-from backplane.domain.secrets import SECRET_REFERENCE, Secret, unescaped
+from backplane.domain.secrets import SECRET_REFERENCE, SealedValue, Secret, unescaped
 from backplane.errors import Forbidden
 from backplane.net.hosts import HostRules
 from backplane.sealing import Seal, SecretsNotKept, no_key
-from backplane.store.secrets import SealedValue, SecretStore
+from backplane.store.secrets import SecretStore
 from worker.run.redaction import Redactor
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from backplane.domain.plans import Plan
 from backplane.domain.runs import RunError
+from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.errors import PlatformError, Refused
-from backplane.store.journal import FINAL_FAILURE, StepRecord, StepStatus
 from worker.tools.base import Effect, Risk, Tool, ToolResult
 
 

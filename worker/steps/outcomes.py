@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord
 from backplane.errors import Refused
-from backplane.store.journal import StepRecord
 
 
 class StepFailed(Exception):

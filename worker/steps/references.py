@@ -15,9 +15,9 @@ from pydantic_core import ErrorDetails
 
 from backplane.domain.plans import REFERENCE, Step
 from backplane.domain.sizes import readable_size
+from backplane.domain.steps import StepRecord
 from backplane.errors import InvalidPlan, TooLarge
 from backplane.input.tool_arguments import reference_faults, refers
-from backplane.store.journal import StepRecord
 from worker.tools.base import Tool
 from worker.tools.registry import faults_of, invalid_arguments, programs_of
 

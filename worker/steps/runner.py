@@ -32,6 +32,7 @@ from backplane.domain.events import EventType
 from backplane.domain.plans import Step, SubStep
 from backplane.domain.retry import RetryPolicy
 from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import (
     PLATFORM_PARTS,
     BudgetExhausted,
@@ -42,7 +43,6 @@ from backplane.errors import (
     Unavailable,
 )
 from backplane.process.retrying import pauses
-from backplane.store.journal import StepRecord, StepStatus
 from worker.files.checkouts import StepCheckout
 from worker.metrics import StepEnd
 from worker.run.decisions import BY_TOOL, People

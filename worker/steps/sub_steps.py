@@ -10,8 +10,8 @@ from typing import Protocol
 
 from backplane.domain.plans import Step, SubStep
 from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import PlatformError
-from backplane.store.journal import StepRecord, StepStatus
 from worker.run.interruption import Interruption
 from worker.steps.outcomes import StepFailed
 from worker.tools.base import StepReport, SubSteps

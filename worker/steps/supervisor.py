@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.plans import Plan, Step
 from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
 from backplane.input.tool_arguments import unknown_tool
 from backplane.process.tasks import end
-from backplane.store.journal import StepRecord, StepStatus
 from worker.run.decisions import People, asked_for_budget
 from worker.run.events import RunEvents
 from worker.run.interruption import Cause, Interrupted, Interruption

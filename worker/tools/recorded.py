@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from backplane.domain.runs import RunError
-from backplane.store.journal import StepRecord, StepStatus
+from backplane.domain.steps import StepRecord, StepStatus
 from worker.tools.base import Effect, Risk, Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 

@@ -8,16 +8,16 @@ from functools import partial
 import pytest
 from sqlalchemy import delete, update
 
-from backplane.domain.dead_letters import DeadReason
+from backplane.domain.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadReason
 from backplane.domain.events import EventType
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.errors import NotFound, Superseded, TransitionNotAllowed
 from backplane.store import Store
-from backplane.store.dead_letters import FAILURES_KEPT, PROMPT_HEAD_CHARS, DeadCursor
+from backplane.store.dead_letters import FAILURES_KEPT
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import dead_letters, runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decided, Decision, DecisionKind, DecisionMade, DecisionStatus
 from backplane.domain.runs import Run, RunError, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.errors import Conflict, InvalidInput, NotFound, TransitionNotAllowed
 from backplane.store import Store
-from backplane.store.decisions import Decided
-from backplane.store.held import DecisionMade
 from backplane.store.tables import runs
 from tests.event_data import data_of
 from tests.submitted import new_run, together

@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import insert, update
 
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import EventType
 from backplane.domain.plans import Plan, parse_plan
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.errors import (
     Conflict,
@@ -22,8 +24,6 @@ from backplane.errors import (
     TransitionNotAllowed,
 )
 from backplane.store import Store
-from backplane.store.derived_runs import NewFork
-from backplane.store.journal import StepStatus, pending_steps
 from backplane.store.tables import decisions, model_calls, runs, steps
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, delete, update
 
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import parse_plan
-from backplane.domain.runs import FINAL, Run, RunError, RunStatus
+from backplane.domain.runs import FINAL, CancelRequested, Run, RunError, RunStatus
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.held import CancelRequested, HeldRun
-from backplane.store.journal import StepStatus, pending_steps
+from backplane.store.held import HeldRun
 from backplane.store.tables import runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together

@@ -12,14 +12,14 @@ from sqlalchemy import delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.budgets import AMOUNT_MAX, MICRO, Amounts, Resource, RunBudget, account_id, run_owner, user_owner
+from backplane.domain.ledger import Account, EntryKind
+from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.domain.plans import parse_plan
+from backplane.domain.steps import pending_steps
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, Conflict, IdempotencyKeyReused, InvalidInput, NotFound
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.journal import pending_steps
-from backplane.store.ledger import Account, EntryKind
-from backplane.store.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.store.tables import accounts, ledger_entries, reservations
 from tests.submitted import new_run, plan, shell
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import Run, RunError, RunStatus
+from backplane.domain.steps import pending_steps
 from backplane.domain.users import User
 from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.journal import pending_steps
-from backplane.store.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from tests.submitted import new_run
 
 KEY = CallKey("a/0", "turn", 1)

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, text
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.plans import Step, parse_plan
 from backplane.domain.runs import Run, RunError, RunStatus, new_run_id
+from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepRecord, StepStatus, pending_steps
 from tests.submitted import new_run, plan, shell, together
 
 OLD = parse_plan(plan(shell("a", "1"), shell("b", "2"), shell("c", "3")))

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from backplane.domain.budgets import Amounts, Resource, account_id, run_owner, tier_owner, user_owner
 from backplane.domain.events import EventType, encode
+from backplane.domain.ledger import EntryKind
 from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, Conflict, NotFound, Superseded
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.ledger import EntryKind
 from tests.submitted import new_run, together
 
 TOKENS, USD, STEPS, SECONDS = Resource.TOKENS, Resource.MICRO_USD, Resource.STEPS, Resource.SECONDS

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, select, update
 
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.events import EventType, encode
+from backplane.domain.retention import Expired, LeasedRun
 from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.users import User
 from backplane.errors import NotFound, TransitionNotAllowed
 from backplane.store import Store
 from backplane.store.held import HeldRun
-from backplane.store.retention import Expired, LeasedRun
 from backplane.store.tables import runs
 from tests.submitted import new_run
 

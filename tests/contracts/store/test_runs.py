@@ -9,10 +9,10 @@ import pytest
 from backplane.domain.events import Event
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import Priority, Run, RunError, RunStatus
+from backplane.domain.steps import FINAL_FAILURE, StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
 from backplane.store import Store
-from backplane.store.journal import FINAL_FAILURE, StepStatus, pending_steps
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
 

@@ -6,14 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection, text
 
+from backplane.domain.retention import Expired
 from backplane.domain.runs import RunStatus
-from backplane.domain.secrets import Secret
+from backplane.domain.secrets import SealedValue, Secret
 from backplane.domain.users import User
 from backplane.errors import NotFound, TooLarge
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.retention import Expired
-from backplane.store.secrets import SealedValue
 from tests.databases import downgrade, upgrade
 from tests.submitted import new_run
 

@@ -9,11 +9,10 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 import backplane.store.migrations as migrations
-from backplane.domain.events import Event, EventType, encode
+from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.users import Tier, User
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.events import Place
 from tests.submitted import new_run
 
 BEGIN = Place(0, 0)

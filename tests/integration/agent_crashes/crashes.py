@@ -8,9 +8,9 @@ from typing import Any
 
 from backplane.domain.budgets import Resource, account_id, run_owner, user_owner
 from backplane.domain.decisions import DecisionKind, DecisionStatus
+from backplane.domain.model_calls import CallStatus
 from backplane.domain.runs import Run, RunStatus
-from backplane.store.journal import StepStatus
-from backplane.store.model_calls import CallStatus
+from backplane.domain.steps import StepStatus
 from tests.platform.workers import Platform
 from tests.scripted_models import Asked, Reply, said
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from backplane.store.held import HeldRun, HeldRuns, Redact
+from backplane.domain.secrets import Redact
+from backplane.store.held import HeldRun, HeldRuns
 from worker.__main__ import main
 
 

@@ -21,12 +21,12 @@ from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import DecisionKind, DecisionStatus
 from backplane.domain.event_data import DATA
 from backplane.domain.events import EventType
+from backplane.domain.model_calls import CallStatus
 from backplane.domain.runs import FINAL, Priority, RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.domain.users import Tier
 from backplane.domain.webhooks import DeliveryStatus
 from backplane.errors import PlatformError
-from backplane.store.journal import StepStatus
-from backplane.store.model_calls import CallStatus
 from checks.error_codes import OF_THE_API
 from worker.tools.base import Risk
 

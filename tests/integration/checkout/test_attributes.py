@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import QuotaExceeded
-from backplane.store.journal import StepRecord, StepStatus
 from backplane.store.tables import PathsJson
 from backplane.workspace.attributes import (
     LATEST,

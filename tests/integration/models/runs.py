@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 
 from backplane.domain.budgets import RunBudget
 from backplane.domain.events import Event, EventType
+from backplane.domain.model_calls import RecordedCall
 from backplane.domain.runs import Run
 from backplane.domain.users import User
 from backplane.resources import Resources
-from backplane.store.model_calls import RecordedCall
 from tests.event_data import data_of
 from tests.settings import settings_of
 from tests.submitted import new_run

@@ -9,11 +9,11 @@ import pytest
 
 from backplane.domain.budgets import MICRO
 from backplane.domain.events import EventType
+from backplane.domain.model_calls import CallStatus
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, InvalidInput, ModelError, Superseded
 from backplane.process.tasks import end
 from backplane.resources import Resources
-from backplane.store.model_calls import CallStatus
 from tests.integration.models.conftest import asking as request_of
 from tests.integration.models.runs import Asking, HeldModels, asking
 from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said

@@ -9,9 +9,9 @@ import pytest
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.errors import InvalidInput
 from backplane.queue.base import Settlement
-from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
 from tests.platform.workers import Platform, WorkerProcess, worker

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from sqlalchemy import event
 
 from backplane.domain.budgets import MICRO, Amounts, Resource, RunBudget, account_id, run_owner, user_owner
+from backplane.domain.runs import Taken
 from backplane.domain.users import Tier, User
 from backplane.errors import BudgetExhausted, Superseded
 from backplane.settings import Settings
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.taking import Taken
 from tests.submitted import new_run
 from worker.run.budget import Budget, default_budget
 

@@ -11,12 +11,12 @@ import pytest
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import RunStatus
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.errors import Superseded
 from backplane.logs.base import Batch
 from backplane.logs.redis import RedisEventLog
 from backplane.queue.base import Job
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker

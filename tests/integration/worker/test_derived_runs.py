@@ -6,8 +6,8 @@ from app.schemas.runs import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.events import EventType
 from backplane.domain.runs import Run, RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.errors import NotFound
-from backplane.store.journal import StepStatus
 from tests.event_data import data_of
 from tests.platform.workers import Platform
 from tests.submitted import shell, write

@@ -6,8 +6,8 @@ import pytest
 
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.errors import Unavailable
-from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.platform.workers import Platform, processes_with, worker

@@ -6,7 +6,7 @@ import pytest
 
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
-from backplane.store.journal import StepStatus
+from backplane.domain.steps import StepStatus
 from backplane.workspace.base import FileInfo
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import Platform, worker

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from backplane.domain.runs import RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.queue.base import Claim
 from backplane.queue.redis import RedisQueue
-from backplane.store.journal import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
 from tests.submitted import shell, write

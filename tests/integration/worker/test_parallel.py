@@ -8,8 +8,8 @@ import pytest
 from backplane.domain.events import EventType
 from backplane.domain.plans import Plan
 from backplane.domain.runs import RunStatus
+from backplane.domain.steps import StepStatus, pending_steps
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepStatus, pending_steps
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, worker

@@ -6,8 +6,8 @@ import pytest
 
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
+from backplane.domain.steps import StepStatus
 from backplane.domain.users import Tier
-from backplane.store.journal import StepStatus
 from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, equip

@@ -10,7 +10,7 @@ import pytest
 from backplane.domain.decisions import DecisionStatus
 from backplane.domain.plans import SubStep
 from backplane.domain.runs import RunStatus
-from backplane.store.journal import StepStatus
+from backplane.domain.steps import StepStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.platform.workers import Platform, worker

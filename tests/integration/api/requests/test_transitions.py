@@ -7,9 +7,9 @@ import pytest
 
 from backplane.domain.plans import Plan
 from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.steps import StepRecord, StepStatus
 from backplane.domain.users import Tier
 from backplane.store.held import HeldRun
-from backplane.store.journal import StepRecord, StepStatus
 from tests.integration.api.running import Api, Person
 from tests.queues import finish
 from tests.waiting import wait_until

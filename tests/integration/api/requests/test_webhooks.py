@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from backplane.store.retention import Expired
+from backplane.domain.retention import Expired
 from backplane.store.tables import runs
 from tests.integration.api.running import Api, Person, StartApi
 
