@@ -63,9 +63,8 @@ from backplane.process import log as process_log
 from backplane.process.loop_watchdog import watched
 from backplane.process.metrics import process_registry
 from backplane.process.tasks import end
-from backplane.resources import Resources, connect, storage_quota
+from backplane.resources import Resources, connect, database_file, storage_quota
 from backplane.settings import Settings
-from backplane.store.database import parse_url
 from backplane.workspace.quota import Quota
 
 log = structlog.get_logger()
@@ -185,7 +184,7 @@ def _settings_or_exit() -> Settings:
     try:
         ensure_utf8()
         settings = read_settings()
-        parse_url(settings.database_url.get_secret_value())
+        database_file(settings)
     except InvalidInput as error:
         process_log.refuse_to_start(error.message)
         raise SystemExit(2) from None

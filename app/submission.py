@@ -23,6 +23,7 @@ from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import Event
+from backplane.domain.models import ModelName
 from backplane.domain.runs import Changed, Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.domain.webhooks import check_public_url
@@ -361,7 +362,7 @@ class Submission:
             return
         settings = self._settings
         named = {*settings.model_servers, *({"ollama"} if settings.ollama_host else ())}
-        server = new.model.partition("/")[0]
+        server = ModelName.parse(new.model).server
         if named and server not in named | _HOSTED_SERVERS:
             raise InvalidInput(
                 f"model: there is no model server {server!r}; known (MODEL_SERVERS): "

@@ -37,8 +37,7 @@ from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
 from backplane.sealing import Seal
 from backplane.settings import Settings
-from backplane.store import Store
-from backplane.store.database import Database, parse_url
+from backplane.store import Database, Store, parse_url
 from backplane.tool_catalogue.base import ToolCatalogue
 from backplane.tool_catalogue.redis import RedisToolCatalogue
 from backplane.workspace.base import WorkspaceStore

@@ -27,7 +27,7 @@ from backplane.errors import PlatformError, Unavailable
 from backplane.leases.redis import RedisLease
 from backplane.process.tasks import end
 from backplane.settings import Settings
-from backplane.store.runs import Runs
+from backplane.store import Runs
 from controller.cleanup import sessions
 
 PROJECT = Path(__file__).parents[1]

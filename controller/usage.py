@@ -18,7 +18,7 @@ from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
 from backplane.limits.storage.base import Storage
 from backplane.process.tasks import end
-from backplane.store.usage import UsageCounts
+from backplane.store import UsageCounts
 from backplane.workspace.base import WorkspaceStore, total
 from controller.metrics import ControllerMetrics
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 
 
 def new_run(user: User, **values: Any) -> Run:
@@ -36,10 +36,10 @@ def write(id: str, path: str, content: str = "", **more: Any) -> dict[str, Any]:
     return {"id": id, "tool": "file_write", "arguments": {"path": path, "content": content}, **more}
 
 
-def together(*writes: Callable[[HeldRun], None]) -> Callable[[HeldRun], None]:
+def together(*writes: Callable[[RunTransaction], None]) -> Callable[[RunTransaction], None]:
     """Several writes of a held run as one."""
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         for one in writes:
             one(held)
 

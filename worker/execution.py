@@ -29,7 +29,7 @@ from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, RunOutcome, Settlement
-from backplane.store.held import HeldRun
+from backplane.store import RunTransaction
 from worker.context import Equipment
 from worker.files.checkouts import Checkouts
 from worker.run.decisions import why_waiting
@@ -67,7 +67,7 @@ class Execution:
         """Raises Superseded when another worker has the run. Asks the database only when the lease may have ended."""
         if time.monotonic() < self._lease_ends:
             return
-        held, run_id = self._with.resources.store.held, self.claim.run_id
+        held, run_id = self._with.resources.store.running_runs, self.claim.run_id
         rights = await until_available(lambda: held.rights({run_id: self.claim.generation}), self._tell_away)
         if run_id in rights.superseded:
             self.interruption.set(Cause.SUPERSEDED)
@@ -91,7 +91,7 @@ class Execution:
         return settlement
 
     async def _run(self) -> Settlement | None:
-        held, claim = self._with.resources.store.held, self.claim
+        held, claim = self._with.resources.store.running_runs, self.claim
         worker_id = self._with.worker_id
         taken = await until_available(lambda: held.take(claim.run_id, claim.generation, worker_id), self._tell_away)
         if taken is None:
@@ -367,7 +367,7 @@ class Execution:
         log.error("a run is ended by its row alone", exc_info=error)
         try:
             ended = await until_available(
-                lambda: resources.store.held.end_by_row(claim.run_id, claim.generation, reason, last_id),
+                lambda: resources.store.running_runs.end_by_row(claim.run_id, claim.generation, reason, last_id),
                 self._tell_away,
             )
             if ended.events:
@@ -407,7 +407,7 @@ def _redacted(events: RunEvents, error: RunError) -> RunError:
     return replace(error, message=events.redactor.text(error.message))
 
 
-def _note_failure(held: HeldRun, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
+def _note_failure(held: RunTransaction, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
     held.note_failure(attempt, error, trace, worker_id)
 
 

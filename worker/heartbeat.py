@@ -72,7 +72,7 @@ class Heartbeat:
                         log.warning("cancel waits for the next heartbeat", run=run_id, error=error.message)
 
     async def _obey(self, executions: Mapping[str, Held], generations: Mapping[str, int]) -> None:
-        rights = await self._resources.store.held.rights(generations)
+        rights = await self._resources.store.running_runs.rights(generations)
         for run_id in rights.cancelled:
             executions[run_id].interruption.set(Cause.CANCELLED)
         for run_id in rights.superseded:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from backplane.domain.runs import Hold, RunStatus, UnfinishedRun
 from backplane.queue.base import PUSH_SECONDS, Compared, Job, Queue
-from backplane.store.runs import Runs
+from backplane.store import Runs
 
 BATCH = 500
 _BELONG_IN_THE_QUEUE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})

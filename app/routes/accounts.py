@@ -28,7 +28,7 @@ from app.schemas.accounts import (
 from app.schemas.runs import Limit
 from backplane.domain.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.domain.ledger import Account, Entry
-from backplane.store.ledger import Ledger
+from backplane.store import Ledger
 
 router = APIRouter(route_class=JsonRoute, tags=["accounts"])
 

@@ -1,11 +1,10 @@
 """The truth: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
-from backplane.store.database import Database
+from backplane.store.database import Database, parse_url
 from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
 from backplane.store.derived_runs import DerivedRuns
 from backplane.store.events import Events
-from backplane.store.held import HeldRuns
 from backplane.store.journal import Journal
 from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
@@ -13,11 +12,31 @@ from backplane.store.model_calls import ModelCalls
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
+from backplane.store.run_transaction import RunningRuns, RunTransaction
 from backplane.store.runs import Runs
 from backplane.store.secrets import SecretStore
 from backplane.store.usage import UsageCounts
 from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
+
+__all__ = [
+    "Database",
+    "DeadLetters",
+    "Decisions",
+    "Ledger",
+    "ModelCalls",
+    "Retention",
+    "RunTransaction",
+    "RunningRuns",
+    "Runs",
+    "SecretStore",
+    "Store",
+    "UsageCounts",
+    "Webhooks",
+    "parse_url",
+]
+"""What others may import: the store, its parts, and the transaction of a running run. The values that go in and out are
+in `backplane.domain`."""
 
 
 class Store:
@@ -27,7 +46,7 @@ class Store:
         self.database = database
         self.users = Users(database)
         self.runs = Runs(database)
-        self.held = HeldRuns(database)
+        self.running_runs = RunningRuns(database)
         self.journal = Journal(database)
         self.events = Events(database)
         self.model_calls = ModelCalls(database)

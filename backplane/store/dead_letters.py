@@ -2,7 +2,7 @@
 
 A dead letter is an entry beside its failed run. It goes when the run is retried by its user, redriven by an admin (both
 in `store.runs`, with the run's transition), or purged, which leaves the run failed. Whoever holds a run writes here
-through `store.held`, in the transaction of its end or of its next attempt.
+through `store.run_transaction`, in the transaction of its end or of its next attempt.
 """
 
 from collections.abc import Collection

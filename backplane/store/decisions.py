@@ -1,9 +1,9 @@
 """What runs ask people, and what they said.
 
-A question is written by whoever holds the run (`store.held`); the answer here, by its user, in one transaction with the
-state that it leads to: a run that waits is queued again, and whoever takes it finds out what can go on. The events of a
-run that is held are numbered by its holder, so an answer that comes meanwhile has no event yet; the holder tells of it
-when it reads it (`HeldRun.unless_decided`).
+A question is written by the worker of the run (`store.run_transaction`); the answer here, by its user, in one
+transaction with the state that it leads to: a run that waits is queued again, and whoever takes it finds out what can
+go on. The events of a running run are numbered by its worker, so an answer that comes meanwhile has no event yet; the
+worker publishes one when it reads the answer (`RunTransaction.unless_decided`).
 
 Nothing is written about the open questions of a run that is over: they are answered as rejected when they are read, and
 are open again when its user retries the run.

@@ -1,6 +1,6 @@
 """What a run takes from the accounts that bind it: reserved before a step or a call of a model, settled after it.
 
-Each function is part of the transaction of whoever holds the run (`store.held`), so that the journal and the money
+Each function is part of the transaction of a running run (`store.run_transaction`), so that the journal and the money
 cannot part. All accounts of the run, its user and its tier are locked together, in one order for everybody: the parts
 of one transaction may then come in any order. A reservation's row is there until it is settled; what finds none has
 been done before, and changes nothing.

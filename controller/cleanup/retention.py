@@ -14,7 +14,7 @@ import structlog
 
 from backplane.domain.retention import Expired, LeasedRun, batches
 from backplane.errors import PlatformError
-from backplane.store.retention import Retention as Store
+from backplane.store import Retention as Store
 from backplane.workspace.base import WorkspaceStore
 
 LEASE_SECONDS = 600.0

@@ -22,7 +22,7 @@ from backplane.domain.runs import Hold
 from backplane.domain.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
 from backplane.queue.base import Queue
-from backplane.store.runs import Runs
+from backplane.store import Runs
 from controller.cluster import Cluster, connect_cluster
 
 PAGE = 100

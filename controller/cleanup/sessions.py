@@ -35,7 +35,7 @@ from backplane.errors import PlatformError, Unavailable
 from backplane.process.tasks import in_thread
 from backplane.resources import connect_store
 from backplane.settings import Settings
-from backplane.store.runs import Runs
+from backplane.store import Runs
 from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
 from controller.cleanup.sandbox_jobs import SandboxJob, delete_jobs, list_jobs
 from controller.cluster import connect_cluster

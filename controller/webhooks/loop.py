@@ -16,7 +16,7 @@ from backplane.domain.webhooks import Delivery
 from backplane.errors import Unavailable
 from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import end
-from backplane.store.webhooks import Webhooks as Outbox
+from backplane.store import Webhooks as Outbox
 from controller.metrics import ControllerMetrics
 from controller.webhooks.sender import ReceiverAnswer, Sender
 

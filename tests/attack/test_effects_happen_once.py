@@ -17,7 +17,7 @@ from backplane.domain.plans import parse_plan
 from backplane.domain.runs import RunError, RunStatus
 from backplane.domain.steps import StepStatus, pending_steps
 from backplane.errors import Conflict, InvalidInput
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.attack.outside import (
     RETRY,
     begins,
@@ -412,7 +412,7 @@ async def _cut_off(
     claim = await platform.claimed()
     await platform.taken(claim)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(plan, pending_steps(plan))
         held.begin_step("pay", 1)
         if changing:
@@ -422,7 +422,7 @@ async def _cut_off(
             held.begin_step(failed, 1)
             held.end_step(failed, StepStatus.FAILED, {"error": error.as_dict()}, None, 1)
 
-    await platform.resources.store.held.write(run_id, claim.generation, write)
+    await platform.resources.store.running_runs.write(run_id, claim.generation, write)
     return run_id
 
 

@@ -123,16 +123,16 @@ async def keeps_everything(url: str) -> None:
         assert (run.prompt, run.metadata) == (HELLO, {"said": HELLO})
         assert abs((run.created_at - before).total_seconds()) < 60
         await store.runs.start(token.user.id, run.id)
-        taken = await store.held.take(run.id, 1)
+        taken = await store.running_runs.take(run.id, 1)
         assert taken is not None
         assert taken.run.prompt == HELLO
         assert taken.run.started_at is not None
         assert abs((taken.run.started_at - before).total_seconds()) < 60
         event = encode(run.id, taken.last_event_id + 1, EventType.LOG, {"line": HELLO})
-        await store.held.write(run.id, 1, lambda held: held.add_events([event]))
+        await store.running_runs.write(run.id, 1, lambda held: held.add_events([event]))
         assert event in await store.events.after(run.id, 0, 100)
         later = encode(run.id, event.id + 1, EventType.LOG, {"line": HELLO})
-        assert await store.held.add_events({(run.id, 1): [later]}) == frozenset()
+        assert await store.running_runs.add_events({(run.id, 1): [later]}) == frozenset()
         assert (await store.events.after(run.id, event.id, 100)) == [later]
     finally:
         await database.close()
@@ -157,7 +157,7 @@ async def test_a_database_that_is_not_utf_8_is_refused_and_the_error_says_how_to
     with database_in(postgres_server, encoding) as url:
         database = Database(url)
         store = Store(database)
-        for call in (store.migrate(), database.check(), store.held.take("a", 1)):
+        for call in (store.migrate(), database.check(), store.running_runs.take("a", 1)):
             with pytest.raises(InvalidInput, match=rf"{encoding}.*CREATE DATABASE .*UTF8.*template0"):
                 await call
         await database.close()

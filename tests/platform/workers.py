@@ -215,7 +215,7 @@ class Platform:
         return claim
 
     async def taken(self, claim: Claim) -> Taken:
-        taken = await self.resources.store.held.take(claim.run_id, claim.generation)
+        taken = await self.resources.store.running_runs.take(claim.run_id, claim.generation)
         assert taken is not None
         return taken
 

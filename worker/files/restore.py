@@ -41,7 +41,7 @@ async def restore(
     refused_seconds: float | None = None,
 ) -> None:
     """Carry out `run.restore`, which is not None. Done again, also after a crash in the middle, it ends the same; then
-    `HeldRun.restored` is to be written. To be called before anything else is done with the files.
+    `RunTransaction.restored` is to be written. To be called before anything else is done with the files.
 
     `workspace`: the run's own, patient with its store, and not yet a VersionedWorkspace. `tell` gets lines for the log.
     Raises FilesGone when a file cannot be had any more, PartRefuses when the store has refused for `refused_seconds`.

@@ -136,7 +136,7 @@ class VersionedWorkspace(Workspace):
 
     def take_changes(self, earlier: Mapping[str, str | None] | None = None) -> dict[str, str | None] | None:
         """What changed since this was last asked: each path with its etag, or None where it was deleted. None: nothing
-        did. To be called at each step's end, for `HeldRun.end_step`.
+        did. To be called at each step's end, for `RunTransaction.end_step`.
 
         `earlier`: what the journal has of the step already, from tries before; it stays a part of it.
         """

@@ -34,8 +34,7 @@ from backplane.domain.runs import Run, RunError
 from backplane.errors import ModelError, Unavailable
 from backplane.process.retrying import until_available
 from backplane.process.tasks import end
-from backplane.store.held import HeldRun
-from backplane.store.model_calls import ModelCalls
+from backplane.store import ModelCalls, RunTransaction
 from worker.llm.answer import estimated_input_tokens, estimated_tokens, size_of
 from worker.llm.base import (
     AskedFor,
@@ -365,7 +364,7 @@ class RunModels(Models):
         response = record_of_answer(one.response) if one.response else None
         error = self._run_error(one.error, call) if one.error else None
 
-        def write(held: HeldRun) -> None:
+        def write(held: RunTransaction) -> None:
             held.end_model_call(call.key, status, totals, response=response, error=error)
             settle(held)
 
@@ -396,7 +395,7 @@ class RunModels(Models):
         server, _, model = name.partition("/")
         beginning = BeginningCall(call.key, str(uuid4()), server, model, request, call.digest)
 
-        def write(held: HeldRun) -> None:
+        def write(held: RunTransaction) -> None:
             held.begin_model_call(beginning)
             held.end_model_call(call.key, CallStatus.COMPLETED, totals, response=record_of_answer(response))
 

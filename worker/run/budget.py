@@ -12,8 +12,7 @@ from backplane.domain.runs import Run
 from backplane.errors import Unavailable
 from backplane.process.retrying import until_available
 from backplane.settings import Settings
-from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store import RunTransaction, Store
 from worker.run.events import Write
 
 log = structlog.get_logger()
@@ -29,7 +28,7 @@ def default_budget(settings: Settings) -> RunBudget:
     )
 
 
-def _nothing(_held: HeldRun) -> None:
+def _nothing(_held: RunTransaction) -> None:
     pass
 
 
@@ -54,11 +53,11 @@ class Budget:
         budget = cls(store, run, tier, active=bool(limits) or has_accounts)
         if limits or (has_accounts and run.generation > 1):
 
-            def write(held: HeldRun) -> None:
+            def write(held: RunTransaction) -> None:
                 held.open_budget(tier, limits)
                 held.settle_lost_budget(tier)
 
-            await until_available(lambda: store.held.write(run.id, run.generation, write), budget._tell_away)
+            await until_available(lambda: store.running_runs.write(run.id, run.generation, write), budget._tell_away)
         return budget
 
     def reserve(self, reservation_id: str, step_id: str, amounts: Amounts) -> Write:

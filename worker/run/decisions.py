@@ -2,7 +2,7 @@
 
 A question is written in one transaction with the state that it leaves the step in, and told with it. An answer may come
 at any moment: it is read when the run is taken, when a step ends, and at last in the transaction that would make the
-run wait (`HeldRun.unless_decided`). So nobody polls, and no answer is overlooked.
+run wait (`RunTransaction.unless_decided`). So nobody polls, and no answer is overlooked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from backplane.domain.runs import Run, RunError, new_run_id
 from backplane.domain.sizes import shortened
 from backplane.errors import BudgetExhausted, Unavailable
 from backplane.process.retrying import until_available
-from backplane.store.decisions import Decisions
+from backplane.store import Decisions
 from worker.run.events import RunEvents, Write
 
 log = structlog.get_logger()

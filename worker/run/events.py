@@ -33,8 +33,7 @@ from backplane.logs.base import Appended, Batch, EventLog
 from backplane.logs.room import ENTRY_BYTES, NO_ROOM
 from backplane.process.retrying import pauses, until_available
 from backplane.process.tasks import run_together
-from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store import RunTransaction, Store
 from worker.run.redaction import Redactor
 
 SHARE = 500
@@ -55,7 +54,7 @@ DROP_BYTES = 64 * 1024
 SHOW_AGAIN_SECONDS = 1.0
 """After Redis did not take what is live only."""
 
-Write = Callable[[HeldRun], None]
+Write = Callable[[RunTransaction], None]
 Told = tuple[EventType, Mapping[str, Any]]
 """An event that has no number yet."""
 
@@ -263,12 +262,12 @@ class RunEvents:
             events, deferred, held_back = self.unsaved, self._deferred, self._held_back
             self.unsaved, self._deferred, self._held_back = [], [], []
 
-            def write(held: HeldRun) -> None:
+            def write(held: RunTransaction) -> None:
                 held.add_events(events + told)
                 for part in (*deferred, *writes):
                     part(held)
 
-            store = self._writer.store.held
+            store = self._writer.store.running_runs
             writing = asyncio.ensure_future(
                 until_available(lambda: store.write(self.run_id, self.generation, write, self._redact()), self._tell)
             )
@@ -573,7 +572,7 @@ class EventWriter:
         """The runs whose generation is over, and those whose events the database refuses. One that is refused takes no
         other with it: then each is stored by itself."""
         try:
-            return await self.store.held.add_events(batches), frozenset()
+            return await self.store.running_runs.add_events(batches), frozenset()
         except Unavailable:
             raise
         except Exception as error:

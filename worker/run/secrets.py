@@ -17,7 +17,7 @@ from backplane.domain.secrets import SECRET_REFERENCE, SealedValue, Secret, unes
 from backplane.errors import Forbidden
 from backplane.net.hosts import HostRules
 from backplane.sealing import Seal, SecretsNotKept, no_key
-from backplane.store.secrets import SecretStore
+from backplane.store import SecretStore
 from worker.run.redaction import Redactor
 
 

@@ -150,8 +150,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "create a token": lambda store: store.users.create_token("bob", Tier.FREE),
     "a page": lambda store: store.runs.page("user"),
     "cancel": lambda store: store.runs.cancel("user", "run"),
-    "take": lambda store: store.held.take("run", 1),
-    "events": lambda store: store.held.add_events({("run", 1): []}),
+    "take": lambda store: store.running_runs.take("run", 1),
+    "events": lambda store: store.running_runs.add_events({("run", 1): []}),
     "journal": lambda store: store.journal.steps("run"),
 }
 

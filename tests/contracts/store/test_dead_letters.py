@@ -17,7 +17,7 @@ from backplane.domain.users import User
 from backplane.errors import NotFound, Superseded, TransitionNotAllowed
 from backplane.store import Store
 from backplane.store.dead_letters import FAILURES_KEPT
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from backplane.store.tables import dead_letters, runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
@@ -29,14 +29,14 @@ PLAN = parse_plan(plan(shell("a", "true"), shell("b", "true")))
 async def dead(store: Store, user: User, reason: DeadReason = DeadReason.RETRIES_EXHAUSTED, *, crashes: int = 0) -> Run:
     """A run that has failed and is a dead letter."""
     run = await store.runs.create(new_run(user, prompt="p" * 500), start=True)
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, partial(die, reason=reason, crashes=crashes))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, partial(die, reason=reason, crashes=crashes))
     found = await store.runs.find(run.id)
     assert found is not None
     return found
 
 
-def die(held: HeldRun, *, reason: DeadReason = DeadReason.RETRIES_EXHAUSTED, crashes: int = 0) -> None:
+def die(held: RunTransaction, *, reason: DeadReason = DeadReason.RETRIES_EXHAUSTED, crashes: int = 0) -> None:
     held.note_failure(1, ERROR, "Traceback", "worker-1")
     held.dead_letter(reason, crashes)
     held.finish(RunStatus.FAILED, ERROR)
@@ -59,14 +59,14 @@ async def test_a_dead_letter_says_why_whose_it_is_and_what_it_was_for(store: Sto
 async def test_what_each_attempt_died_of_is_kept_in_order(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     for generation, message in enumerate(["first", "second"], 1):
-        await store.held.take(run.id, generation)
+        await store.running_runs.take(run.id, generation)
         error = RunError("part_unavailable", message, retryable=True)
 
-        def fail(held: HeldRun, generation: int = generation, error: RunError = error) -> None:
+        def fail(held: RunTransaction, generation: int = generation, error: RunError = error) -> None:
             held.note_failure(generation, error, f"Traceback of {error.message}", f"worker-{generation}")
             held.queue_again(attempt=generation + 1, error=error)
 
-        await store.held.write(run.id, generation, fail)
+        await store.running_runs.write(run.id, generation, fail)
     assert [
         (failure.attempt, failure.generation, failure.error.message, failure.traceback, failure.worker_id)
         for failure in await store.dead_letters.failures(run.id)
@@ -75,8 +75,8 @@ async def test_what_each_attempt_died_of_is_kept_in_order(store: Store, user: Us
 
 async def test_what_is_written_again_is_there_once(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
-    await store.held.write(
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -93,20 +93,22 @@ async def test_what_is_written_again_is_there_once(store: Store, user: User) -> 
 @pytest.mark.parametrize(
     "write", [lambda held: held.note_failure(1, ERROR), lambda held: held.dead_letter(DeadReason.POISON, 3)]
 )
-async def test_an_older_generation_writes_neither(store: Store, user: User, write: Callable[[HeldRun], None]) -> None:
+async def test_an_older_generation_writes_neither(
+    store: Store, user: User, write: Callable[[RunTransaction], None]
+) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
-    await store.held.take(run.id, 2)
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.take(run.id, 2)
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.write(run.id, 1, write)
     assert (await store.dead_letters.failures(run.id), await store.dead_letters.count()) == ([], 0)
 
 
 async def test_a_failure_may_contain_any_character(store: Store, user: User) -> None:
     text = "nul \0, lone surrogate \ud800, high \U0010ffff, quote ' and \\"
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.note_failure(1, RunError("a", text), text))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.note_failure(1, RunError("a", text), text))
     [failure] = await store.dead_letters.failures(run.id)
     kept = text.replace("\ud800", "\N{REPLACEMENT CHARACTER}")  # half a character, which no answer could hold
     assert (failure.error.message, failure.traceback, failure.worker_id) == (kept, kept, None)
@@ -115,8 +117,8 @@ async def test_a_failure_may_contain_any_character(store: Store, user: User) -> 
 async def test_of_a_run_that_fails_for_ever_the_last_failures_are_kept(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     for generation in (1, 2, 3, FAILURES_KEPT + 2):
-        await store.held.take(run.id, generation)
-        await store.held.write(run.id, generation, lambda held: held.note_failure(1, ERROR))
+        await store.running_runs.take(run.id, generation)
+        await store.running_runs.write(run.id, generation, lambda held: held.note_failure(1, ERROR))
     kept = [failure.generation for failure in await store.dead_letters.failures(run.id)]
     assert kept == [3, FAILURES_KEPT + 2]
 
@@ -197,15 +199,15 @@ async def test_a_retry_by_its_user_takes_it_out_and_keeps_its_failures(store: St
 
 async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(PLAN, pending_steps(PLAN))
         held.end_step("a", StepStatus.FAILED)
         held.skip_pending_steps()
         die(held)
 
-    await store.held.write(run.id, 1, write)
+    await store.running_runs.write(run.id, 1, write)
     redriven, told = await store.runs.redrive(run.id)
     assert await store.runs.find(run.id) == redriven
     assert (redriven.status, redriven.attempt, redriven.error, redriven.finished_at) == (
@@ -223,14 +225,14 @@ async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(st
 
 async def test_a_redrive_leaves_an_uncertain_step_to_the_runs_user(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(PLAN, pending_steps(PLAN))
         held.end_step("a", StepStatus.UNCERTAIN)
         die(held)
 
-    await store.held.write(run.id, 1, write)
+    await store.running_runs.write(run.id, 1, write)
     await store.runs.redrive(run.id)
     assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
 
@@ -245,8 +247,8 @@ async def test_of_ten_redrives_at_once_one_succeeds(store: Store, second_store: 
 
 async def test_a_run_that_only_failed_is_not_redriven(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     with pytest.raises(NotFound, match="no dead letter"):
         await store.runs.redrive(run.id)
     found = await store.runs.get(user.id, run.id)

@@ -60,9 +60,9 @@ async def source(store: Store, user: User) -> Run:
     """Completed: a, then c, which had failed in the middle of b, then b; d last. b had a step within."""
     made = new_run(user, given_plan=PLAN, agent="helper", model="s/m", metadata={"k": 1}, budget={"usd": 2.0})
     await store.runs.create(made, start=True)
-    await store.held.take(made.id, 1)
+    await store.running_runs.take(made.id, 1)
     journal = pending_steps(parse_plan(PLAN))
-    await store.held.write(made.id, 1, lambda held: held.save_plan(parse_plan(PLAN), journal))
+    await store.running_runs.write(made.id, 1, lambda held: held.save_plan(parse_plan(PLAN), journal))
     await ended(store, made, "a", 1, {"a.txt": "e1"})
     await ended(store, made, "c", 2, {"a.txt": None}, FAILED)
     await ended(store, made, "b", 3, {"b.txt": "e3"})
@@ -72,7 +72,7 @@ async def source(store: Store, user: User) -> Run:
         "tries": 1, "finished_at": NOON + timedelta(minutes=2.5),
     }  # fmt: skip
     await change(store, insert(steps).values(within))
-    await store.held.write(made.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(made.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     return await store.runs.get(user.id, made.id)
 
 
@@ -286,7 +286,7 @@ async def test_a_step_and_all_that_require_it_are_to_be_done_again(store: Store,
     assert (run.status, run.restore, run.result) == (RunStatus.QUEUED, {"run_id": source.id, "steps": []}, None)
     assert (await store.runs.get(source.user_id, source.id)).restore == run.restore
     assert [event.type for event in told] == ["status"]
-    assert await store.held.take(source.id, 2)
+    assert await store.running_runs.take(source.id, 2)
 
 
 async def test_calls_and_decisions_of_those_steps_are_forgotten_and_no_others(store: Store, source: Run) -> None:

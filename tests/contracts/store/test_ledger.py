@@ -19,7 +19,7 @@ from backplane.domain.steps import pending_steps
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, Conflict, IdempotencyKeyReused, InvalidInput, NotFound
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from backplane.store.tables import accounts, ledger_entries, reservations
 from tests.submitted import new_run, plan, shell
 
@@ -287,7 +287,7 @@ async def test_raising_makes_no_limit_where_there_was_none(store: Store, user: U
 
 
 async def test_what_a_users_runs_took_is_added_up_of_calls_and_tries(store: Store, user: User, stranger: User) -> None:
-    def work(held: HeldRun) -> None:
+    def work(held: RunTransaction) -> None:
         held.save_plan(PLAN, pending_steps(PLAN))
         held.begin_step("a", 3)
         for number, price in ((1, 500), (2, None)):
@@ -297,8 +297,8 @@ async def test_what_a_users_runs_took_is_added_up_of_calls_and_tries(store: Stor
 
     for owner in (user, user, stranger):
         run = await store.runs.create(new_run(owner), start=True)
-        await store.held.take(run.id, 1)
-        await store.held.write(run.id, 1, work)
+        await store.running_runs.take(run.id, 1)
+        await store.running_runs.write(run.id, 1, work)
     assert await store.ledger.spent_by(user.id) == Amounts(tokens=440, micro_usd=1000, steps=6)
 
 

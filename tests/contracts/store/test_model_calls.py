@@ -11,7 +11,7 @@ from backplane.domain.steps import pending_steps
 from backplane.domain.users import User
 from backplane.errors import Superseded
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.submitted import new_run
 
 KEY = CallKey("a/0", "turn", 1)
@@ -24,12 +24,12 @@ def beginning(key: CallKey = KEY, id: str = "call-1", **values: Any) -> Beginnin
 @pytest.fixture
 async def run(store: Store, user: User) -> Run:
     created = await store.runs.create(new_run(user), start=True)
-    assert await store.held.take(created.id, 1)
+    assert await store.running_runs.take(created.id, 1)
     return created
 
 
 async def test_a_call_is_there_before_it_is_answered(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
+    await store.running_runs.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
     [call] = await store.model_calls.of_run(run.id)
     assert (call.status, call.finished_at, call.totals) == (CallStatus.STARTED, None, CallTotals())
     assert (call.request, call.response) == (None, None)  # a list has no texts
@@ -38,11 +38,11 @@ async def test_a_call_is_there_before_it_is_answered(store: Store, run: Run) -> 
 async def test_an_answer_is_kept_as_it_is(store: Store, run: Run) -> None:
     response = {"text": "Because.\x00\ud800"}
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.begin_model_call(beginning())
         held.end_model_call(KEY, CallStatus.COMPLETED, CallTotals(3, 4, None), response=response)
 
-    await store.held.write(run.id, 1, write)
+    await store.running_runs.write(run.id, 1, write)
     call = await store.model_calls.find(run.id, KEY)
     assert call is not None
     assert (call.status, call.totals, call.response) == (CallStatus.COMPLETED, CallTotals(3, 4, None), response)
@@ -51,12 +51,12 @@ async def test_an_answer_is_kept_as_it_is(store: Store, run: Run) -> None:
 
 
 async def test_what_is_written_twice_is_there_once(store: Store, run: Run) -> None:
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.begin_model_call(beginning())
         held.end_model_call(KEY, CallStatus.FAILED, CallTotals(1, 0, 1), error=RunError("model_refused", "no"))
 
     for _ in range(2):
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.write(run.id, 1, write)
     [call] = await store.model_calls.of_run(run.id)
     assert (call.totals, call.error) == (CallTotals(1, 0, 1), RunError("model_refused", "no"))
 
@@ -64,14 +64,14 @@ async def test_what_is_written_twice_is_there_once(store: Store, run: Run) -> No
 async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: Run) -> None:
     other = KEY._replace(number=2)
 
-    def both(held: HeldRun) -> None:
+    def both(held: RunTransaction) -> None:
         for key in (KEY, other):
             held.begin_model_call(beginning(key, f"call-{key.number}"))
             held.end_model_call(key, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
 
-    await store.held.write(run.id, 1, both)
-    assert await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, lambda held: held.begin_model_call(beginning(id="call-3")))
+    await store.running_runs.write(run.id, 1, both)
+    assert await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, lambda held: held.begin_model_call(beginning(id="call-3")))
     calls = {call.key: call for call in await store.model_calls.of_run(run.id)}
     assert (calls[KEY].id, calls[KEY].generation, calls[KEY].status) == ("call-3", 2, CallStatus.STARTED)
     assert calls[KEY].totals == CallTotals(1, 1, 1)  # paid for is paid for
@@ -79,9 +79,9 @@ async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: 
 
 
 async def test_nobody_else_writes_the_calls_of_a_held_run(store: Store, run: Run) -> None:
-    assert await store.held.take(run.id, 2)
+    assert await store.running_runs.take(run.id, 2)
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
+        await store.running_runs.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
     assert await store.model_calls.find(run.id, KEY) is None
 
 
@@ -92,7 +92,7 @@ async def test_a_plan_that_was_none_is_asked_for_again_with_the_next_attempt(
 ) -> None:
     asked = CallKey("", "plan", 1)
 
-    def planned(held: HeldRun) -> None:
+    def planned(held: RunTransaction) -> None:
         held.begin_model_call(beginning(asked))
         held.end_model_call(asked, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
         if has_plan:
@@ -103,7 +103,7 @@ async def test_a_plan_that_was_none_is_asked_for_again_with_the_next_attempt(
         else:
             held.queue_again(attempt=2, error=RunError("model_unavailable", "no", retryable=True))
 
-    await store.held.write(run.id, 1, planned)
+    await store.running_runs.write(run.id, 1, planned)
     if by_its_user:
         await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     [call] = await store.model_calls.of_run(run.id)

@@ -13,7 +13,7 @@ from backplane.domain.runs import Run, RunError, RunStatus, new_run_id
 from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.domain.users import User
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.submitted import new_run, plan, shell, together
 
 OLD = parse_plan(plan(shell("a", "1"), shell("b", "2"), shell("c", "3")))
@@ -31,11 +31,11 @@ COMPLETED, FAILED, PENDING, SKIPPED = (
 async def run(store: Store, user: User) -> Run:
     """Held, with `a` completed, `b` failed and a question about `c` open."""
     made = await store.runs.create(new_run(user), start=True)
-    await store.held.take(made.id, 1)
+    await store.running_runs.take(made.id, 1)
     asked = Decision(
         new_run_id(), made.id, user.id, "c", DecisionKind.APPROVAL, {}, DecisionStatus.PENDING, datetime.now(UTC)
     )
-    await store.held.write(
+    await store.running_runs.write(
         made.id,
         1,
         together(
@@ -48,7 +48,7 @@ async def run(store: Store, user: User) -> Run:
     return made
 
 
-def replan(held: HeldRun) -> None:
+def replan(held: RunTransaction) -> None:
     held.replace_plan(NEW, 2, "b failed", ADDED)
 
 
@@ -59,7 +59,7 @@ async def statuses(store: Store, run: Run) -> dict[str, StepStatus]:
 async def test_the_old_plan_is_kept_its_open_steps_are_skipped_and_their_questions_closed(
     store: Store, run: Run
 ) -> None:
-    await store.held.write(run.id, 1, replan)
+    await store.running_runs.write(run.id, 1, replan)
     after = await store.runs.find(run.id)
     assert after is not None
     assert (after.plan, after.plan_version) == (NEW.model_dump(mode="json"), 2)
@@ -71,16 +71,16 @@ async def test_the_old_plan_is_kept_its_open_steps_are_skipped_and_their_questio
 
 
 async def test_a_replacement_whose_commit_was_not_answered_can_be_written_again(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, replan)
-    await store.held.write(run.id, 1, lambda held: held.end_step("d", COMPLETED, {}))
-    await store.held.write(run.id, 1, replan)
+    await store.running_runs.write(run.id, 1, replan)
+    await store.running_runs.write(run.id, 1, lambda held: held.end_step("d", COMPLETED, {}))
+    await store.running_runs.write(run.id, 1, replan)
     assert (await statuses(store, run))["d"] is COMPLETED
     assert len(await store.plans.replaced(run.id)) == 1
 
 
 async def test_another_attempt_does_not_open_what_only_the_old_plan_had(store: Store, run: Run, user: User) -> None:
     error = RunError("command_failed", "it failed", step="d")
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -95,7 +95,7 @@ async def test_another_attempt_does_not_open_what_only_the_old_plan_had(store: S
 
 async def test_a_step_below_another_one_is_added_once_and_its_failure_stays(store: Store, run: Run, user: User) -> None:
     below = StepRecord("c/0.1.1", 3, "turn 1", "shell", PENDING, 0, None, None, None)
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(

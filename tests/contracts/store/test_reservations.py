@@ -17,7 +17,7 @@ from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, Conflict, NotFound, Superseded
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.submitted import new_run, together
 
 TOKENS, USD, STEPS, SECONDS = Resource.TOKENS, Resource.MICRO_USD, Resource.STEPS, Resource.SECONDS
@@ -34,7 +34,7 @@ async def run(store: Store, user: User) -> Run:
 
 async def held_run(store: Store, user: User, generation: int = 1) -> Run:
     run = await store.runs.create(new_run(user), start=True)
-    taken = await store.held.take(run.id, generation)
+    taken = await store.running_runs.take(run.id, generation)
     assert taken is not None
     return taken.run
 
@@ -49,15 +49,15 @@ async def is_right(store: Store) -> bool:
     return not (await store.ledger.audit()).differences
 
 
-def reserving(amounts: Amounts, reservation_id: str = "call") -> Callable[[HeldRun], None]:
+def reserving(amounts: Amounts, reservation_id: str = "call") -> Callable[[RunTransaction], None]:
     return lambda held: held.reserve_budget(TIER, reservation_id, "a", amounts)
 
 
-def settling(spent: Amounts, reservation_id: str = "call") -> Callable[[HeldRun], None]:
+def settling(spent: Amounts, reservation_id: str = "call") -> Callable[[RunTransaction], None]:
     return lambda held: held.settle_budget(TIER, reservation_id, spent)
 
 
-def releasing(reservation_id: str = "call") -> Callable[[HeldRun], None]:
+def releasing(reservation_id: str = "call") -> Callable[[RunTransaction], None]:
     return lambda held: held.release_budget(TIER, reservation_id)
 
 
@@ -66,7 +66,7 @@ def releasing(reservation_id: str = "call") -> Callable[[HeldRun], None]:
 
 async def test_a_run_that_is_taken_says_its_tier_and_that_nobody_has_an_account(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    taken = await store.held.take(run.id, 1)
+    taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
     assert (taken.tier, taken.has_accounts) == ("standard", False)
 
@@ -78,7 +78,7 @@ async def test_a_run_that_is_taken_says_that_somebody_has_an_account(store: Stor
     await store.ledger.deposit("user:someone", TOKENS, 1, "other")
     await store.ledger.deposit("tier:free", TOKENS, 1, "another")
     await store.ledger.deposit(owner, TOKENS, 1, "in")
-    taken = await store.held.take(run.id, 1)
+    taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
     assert taken.has_accounts
 
@@ -88,33 +88,33 @@ async def test_a_run_that_is_taken_says_that_somebody_has_an_account(store: Stor
 
 async def test_a_runs_limits_are_put_in_once_however_often_it_is_held(store: Store, run: Run) -> None:
     limits = {TOKENS: 100, STEPS: 0}
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, limits))
-    await store.held.write(run.id, 1, reserving(Amounts(tokens=30)))
-    await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, lambda held: held.open_budget(TIER, limits))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, limits))
+    await store.running_runs.write(run.id, 1, reserving(Amounts(tokens=30)))
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, lambda held: held.open_budget(TIER, limits))
     assert await state(store, run_owner(run.id), TOKENS) == (70, 30, 0)
     assert await state(store, run_owner(run.id), STEPS) == (0, 0, 0)
     assert await is_right(store)
 
 
 async def test_a_limit_of_zero_allows_nothing(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {STEPS: 0}))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {STEPS: 0}))
     with pytest.raises(BudgetExhausted, match="answer its decision with a higher budget"):
-        await store.held.write(run.id, 1, reserving(Amounts(steps=1)))
+        await store.running_runs.write(run.id, 1, reserving(Amounts(steps=1)))
 
 
 # --- reserve ---
 
 
 async def test_every_account_that_there_is_pays(store: Store, run: Run, user: User) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
     await store.ledger.deposit(user_owner(user.id), TOKENS, 200, "user")
     await store.ledger.deposit(tier_owner(TIER), USD, 1000, "tier")
-    await store.held.write(run.id, 1, reserving(CALL))
+    await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, run_owner(run.id), TOKENS) == (60, 40, 0)
     assert await state(store, user_owner(user.id), TOKENS) == (160, 40, 0)
     assert await state(store, tier_owner(TIER), USD) == (600, 400, 0)
-    await store.held.write(run.id, 1, settling(Amounts(tokens=10, micro_usd=400)))
+    await store.running_runs.write(run.id, 1, settling(Amounts(tokens=10, micro_usd=400)))
     assert await state(store, run_owner(run.id), TOKENS) == (90, 0, 10)
     assert await state(store, user_owner(user.id), TOKENS) == (190, 0, 10)
     assert await state(store, tier_owner(TIER), USD) == (600, 0, 400)
@@ -133,7 +133,7 @@ async def test_where_one_account_has_too_little_nothing_is_written(
         await store.ledger.deposit(owner, TOKENS, 39 if name == empty else 100, name)
     event = encode(run.id, 3, EventType.LOG, {"line": "x"})
     with pytest.raises(BudgetExhausted) as refused:
-        await store.held.write(run.id, 1, together(lambda held: held.add_events([event]), reserving(CALL)))
+        await store.running_runs.write(run.id, 1, together(lambda held: held.add_events([event]), reserving(CALL)))
     assert (refused.value.account, refused.value.needed, refused.value.left) == (
         account_id(owners[empty], TOKENS),
         40,
@@ -147,26 +147,26 @@ async def test_where_one_account_has_too_little_nothing_is_written(
 
 
 async def test_dollars_are_told_as_dollars(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {USD: 1500}))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {USD: 1500}))
     with pytest.raises(BudgetExhausted, match=r"\$0\.0015 left and \$0\.02 are needed: .* usd AMOUNT"):
-        await store.held.write(run.id, 1, reserving(Amounts(micro_usd=20_000)))
+        await store.running_runs.write(run.id, 1, reserving(Amounts(micro_usd=20_000)))
 
 
 async def test_a_resource_without_an_account_has_no_limit(store: Store, run: Run, user: User) -> None:
     await store.ledger.deposit(user_owner(user.id), STEPS, 1, "in")
-    await store.held.write(run.id, 1, reserving(CALL))
-    await store.held.write(run.id, 1, settling(CALL))
+    await store.running_runs.write(run.id, 1, reserving(CALL))
+    await store.running_runs.write(run.id, 1, settling(CALL))
     assert [account.id for account in await store.ledger.page()] == [account_id(user_owner(user.id), STEPS)]
 
 
 async def test_a_closed_account_does_not_bind_and_still_settles(store: Store, run: Run, user: User) -> None:
     account = account_id(user_owner(user.id), TOKENS)
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "in")
-    await store.held.write(run.id, 1, reserving(CALL, "before"))
+    await store.running_runs.write(run.id, 1, reserving(CALL, "before"))
     await store.ledger.close(account)
-    await store.held.write(run.id, 1, reserving(Amounts(tokens=10**9), "after"))
-    await store.held.write(run.id, 1, settling(Amounts(tokens=10**9), "after"))
-    await store.held.write(run.id, 1, settling(Amounts(tokens=30), "before"))
+    await store.running_runs.write(run.id, 1, reserving(Amounts(tokens=10**9), "after"))
+    await store.running_runs.write(run.id, 1, settling(Amounts(tokens=10**9), "after"))
+    await store.running_runs.write(run.id, 1, settling(Amounts(tokens=30), "before"))
     assert await state(store, user_owner(user.id), TOKENS) == (10, 0, 30)
     assert await is_right(store)
 
@@ -177,8 +177,8 @@ async def test_of_two_runs_that_reserve_the_last_dollar_at_once_one_gets_it(
     first, second = await held_run(store, user), await held_run(store, user)
     await store.ledger.deposit(user_owner(user.id), USD, 1_000_000, "in")
     asked = [
-        store.held.write(first.id, 1, reserving(Amounts(micro_usd=600_000))),
-        second_store.held.write(second.id, 1, reserving(Amounts(micro_usd=600_000))),
+        store.running_runs.write(first.id, 1, reserving(Amounts(micro_usd=600_000))),
+        second_store.running_runs.write(second.id, 1, reserving(Amounts(micro_usd=600_000))),
     ]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(answer) for answer in answers} == {BudgetExhausted, type(None)}
@@ -199,8 +199,8 @@ async def test_runs_that_reserve_and_settle_at_once_beside_transfers_neither_han
         step, call = Amounts(steps=1, seconds=5), Amounts(tokens=7, micro_usd=9)
         # In the two orders: what locks as it goes would hang.
         for begin, end in ((step, call), (call, step), (step, call)):
-            await database.held.write(run.id, 1, together(reserving(begin, "x"), reserving(end, "y")))
-            await database.held.write(run.id, 1, together(settling(end, "y"), settling(begin, "x")))
+            await database.running_runs.write(run.id, 1, together(reserving(begin, "x"), reserving(end, "y")))
+            await database.running_runs.write(run.id, 1, together(settling(end, "y"), settling(begin, "x")))
 
     async def move(number: int) -> None:
         source, target = account_id(owner, TOKENS), account_id(tier_owner(TIER), TOKENS)
@@ -216,23 +216,23 @@ async def test_runs_that_reserve_and_settle_at_once_beside_transfers_neither_han
 
 
 async def test_what_is_written_twice_after_a_lost_answer_happens_once(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
     for _ in range(2):
-        await store.held.write(run.id, 1, reserving(CALL))
+        await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, run_owner(run.id), TOKENS) == (60, 40, 0)
     for _ in range(2):
-        await store.held.write(run.id, 1, settling(Amounts(tokens=10)))
-    await store.held.write(run.id, 1, releasing())
+        await store.running_runs.write(run.id, 1, settling(Amounts(tokens=10)))
+    await store.running_runs.write(run.id, 1, releasing())
     assert await state(store, run_owner(run.id), TOKENS) == (90, 0, 10)
     assert await is_right(store)
 
 
 async def test_a_name_may_be_reserved_again_after_it_was_released(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
     for _ in range(2):
-        await store.held.write(run.id, 1, reserving(CALL))
-        await store.held.write(run.id, 1, releasing())
-    await store.held.write(run.id, 1, reserving(CALL))
+        await store.running_runs.write(run.id, 1, reserving(CALL))
+        await store.running_runs.write(run.id, 1, releasing())
+    await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, run_owner(run.id), TOKENS) == (60, 40, 0)
     assert await is_right(store)
 
@@ -240,7 +240,7 @@ async def test_a_name_may_be_reserved_again_after_it_was_released(store: Store, 
 async def test_two_runs_may_use_the_same_name(store: Store, user: User) -> None:
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "in")
     for run in (await held_run(store, user), await held_run(store, user)):
-        await store.held.write(run.id, 1, reserving(CALL))
+        await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, user_owner(user.id), TOKENS) == (20, 80, 0)
 
 
@@ -248,9 +248,9 @@ async def test_two_runs_may_use_the_same_name(store: Store, user: User) -> None:
 
 
 async def test_what_was_spent_beyond_the_reservation_is_taken_as_far_as_it_goes(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100, SECONDS: 10}))
-    await store.held.write(run.id, 1, reserving(CALL))
-    await store.held.write(run.id, 1, settling(Amounts(tokens=130, seconds=4)))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100, SECONDS: 10}))
+    await store.running_runs.write(run.id, 1, reserving(CALL))
+    await store.running_runs.write(run.id, 1, settling(Amounts(tokens=130, seconds=4)))
     assert await state(store, run_owner(run.id), TOKENS) == (0, 0, 100)
     assert await state(store, run_owner(run.id), SECONDS) == (6, 0, 4)
     newest = (await store.ledger.entries(account_id(run_owner(run.id), TOKENS)))[0]
@@ -263,13 +263,15 @@ async def test_what_was_spent_beyond_the_reservation_is_taken_as_far_as_it_goes(
 
 async def test_of_what_a_lost_worker_reserved_the_model_is_paid_and_the_rest_goes_back(store: Store, run: Run) -> None:
     everything = Amounts(tokens=40, micro_usd=400, steps=1, seconds=60)
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, dict.fromkeys(Resource, 1000)))
-    await store.held.write(run.id, 1, reserving(everything))
-    await store.held.take(run.id, 2)
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, dict.fromkeys(Resource, 1000)))
+    await store.running_runs.write(run.id, 1, reserving(everything))
+    await store.running_runs.take(run.id, 2)
     for _ in range(2):
-        await store.held.write(run.id, 2, together(reserving(everything, "new"), lambda h: h.settle_lost_budget(TIER)))
+        await store.running_runs.write(
+            run.id, 2, together(reserving(everything, "new"), lambda h: h.settle_lost_budget(TIER))
+        )
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, settling(everything))
+        await store.running_runs.write(run.id, 1, settling(everything))
     owner = run_owner(run.id)
     assert [await state(store, owner, resource) for resource in (TOKENS, USD, STEPS, SECONDS)] == [
         (920, 40, 40),
@@ -283,14 +285,14 @@ async def test_of_what_a_lost_worker_reserved_the_model_is_paid_and_the_rest_goe
 
 
 async def test_a_newer_generation_cannot_settle_what_an_older_one_reserved(store: Store, run: Run) -> None:
-    await store.held.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
-    await store.held.write(run.id, 1, reserving(CALL))
-    await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, settling(Amounts(tokens=1)))
+    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, reserving(CALL))
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, settling(Amounts(tokens=1)))
     assert await state(store, run_owner(run.id), TOKENS) == (60, 40, 0)
 
 
-LETTING_GO: dict[str, Callable[[HeldRun], None]] = {
+LETTING_GO: dict[str, Callable[[RunTransaction], None]] = {
     "finish": lambda held: held.finish(RunStatus.CANCELLED, None),
     "wait": lambda held: held.wait_for_person(ERROR),
     "queue": lambda held: held.queue_again(attempt=None, error=None),
@@ -299,26 +301,26 @@ LETTING_GO: dict[str, Callable[[HeldRun], None]] = {
 
 @pytest.mark.parametrize("let_go", LETTING_GO.values(), ids=LETTING_GO)
 async def test_nothing_stays_reserved_for_a_run_that_nobody_holds(
-    store: Store, run: Run, user: User, let_go: Callable[[HeldRun], None]
+    store: Store, run: Run, user: User, let_go: Callable[[RunTransaction], None]
 ) -> None:
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "tokens")
     await store.ledger.deposit(user_owner(user.id), STEPS, 100, "steps")
-    await store.held.write(run.id, 1, reserving(Amounts(tokens=10, steps=1), "of the lost one"))
-    await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, reserving(Amounts(tokens=20, steps=1), "settled at last"))
-    await store.held.write(run.id, 2, reserving(Amounts(tokens=5, steps=1), "forgotten"))
-    await store.held.write(run.id, 2, together(settling(Amounts(tokens=1, steps=1), "settled at last"), let_go))
+    await store.running_runs.write(run.id, 1, reserving(Amounts(tokens=10, steps=1), "of the lost one"))
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, reserving(Amounts(tokens=20, steps=1), "settled at last"))
+    await store.running_runs.write(run.id, 2, reserving(Amounts(tokens=5, steps=1), "forgotten"))
+    await store.running_runs.write(run.id, 2, together(settling(Amounts(tokens=1, steps=1), "settled at last"), let_go))
     assert await state(store, user_owner(user.id), TOKENS) == (84, 0, 16)
     assert await state(store, user_owner(user.id), STEPS) == (99, 0, 1)
-    await store.held.take(run.id, 3)
+    await store.running_runs.take(run.id, 3)
     assert await is_right(store)
 
 
 async def test_a_run_that_spent_nothing_ends_beside_the_reservations_of_others(store: Store, user: User) -> None:
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "tokens")
     first, second = await held_run(store, user), await held_run(store, user)
-    await store.held.write(first.id, 1, reserving(CALL))
-    await store.held.write(second.id, 1, LETTING_GO["finish"])
+    await store.running_runs.write(first.id, 1, reserving(CALL))
+    await store.running_runs.write(second.id, 1, LETTING_GO["finish"])
     assert await state(store, user_owner(user.id), TOKENS) == (60, 40, 0)
 
 
@@ -365,20 +367,20 @@ async def test_in_any_order_nothing_is_lost_and_nobody_spends_more_than_there_is
                     binding = await store.ledger.of_owners(owners.values())
                     enough = all(account.balance >= amounts.of(account.resource) for account in binding)
                     try:
-                        await store.held.write(run.id, generation, reserving(amounts, key))
+                        await store.running_runs.write(run.id, generation, reserving(amounts, key))
                     except BudgetExhausted:
                         assert not enough
                 case "settle", (key, amounts):
-                    await store.held.write(run.id, generation, settling(amounts, key))
+                    await store.running_runs.write(run.id, generation, settling(amounts, key))
                 case "release", (key,):
-                    await store.held.write(run.id, generation, releasing(key))
+                    await store.running_runs.write(run.id, generation, releasing(key))
                 case _:
                     generation += 1
-                    assert await store.held.take(run.id, generation)
-                    await store.held.write(run.id, generation, lambda held: held.settle_lost_budget(TIER))
+                    assert await store.running_runs.take(run.id, generation)
+                    await store.running_runs.write(run.id, generation, lambda held: held.settle_lost_budget(TIER))
     audit = await store.ledger.audit()
     assert audit.differences == ()
-    await store.held.take(run.id, generation + 1)
-    await store.held.write(run.id, generation + 1, lambda held: held.settle_lost_budget(TIER))
+    await store.running_runs.take(run.id, generation + 1)
+    await store.running_runs.write(run.id, generation + 1, lambda held: held.settle_lost_budget(TIER))
     assert all(account.reserved == 0 for account in await store.ledger.page())
     assert await is_right(store)

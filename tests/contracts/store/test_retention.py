@@ -15,7 +15,7 @@ from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.users import User
 from backplane.errors import NotFound, TransitionNotAllowed
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from backplane.store.tables import runs
 from tests.submitted import new_run
 
@@ -29,14 +29,14 @@ async def run_that_ended(
     store: Store, user: User, at: datetime, status: RunStatus = RunStatus.COMPLETED, *, lines: int = 0
 ) -> Run:
     run = await store.runs.create(new_run(user, created_at=at), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
 
-    def end(held: HeldRun) -> None:
+    def end(held: RunTransaction) -> None:
         held.add_events([encode(run.id, number, EventType.LOG, {"line": "x"}) for number in range(3, 3 + lines)])
         held.add_events([encode(run.id, 3 + lines, EventType.END, {"status": status})])
         held.finish(status, None)
 
-    await store.held.write(run.id, 1, end)
+    await store.running_runs.write(run.id, 1, end)
     await change(store, run, finished_at=at)
     return run
 
@@ -67,22 +67,22 @@ async def test_a_run_that_was_never_started_is_past_its_time_by_its_creation(sto
     assert await lease(store, Expired.UNSTARTED_RUN) == [old.id]
 
 
-def as_queued(held: HeldRun) -> None:
+def as_queued(held: RunTransaction) -> None:
     held.queue_again(attempt=2, error=None)
 
 
-def as_waiting(held: HeldRun) -> None:
+def as_waiting(held: RunTransaction) -> None:
     held.wait_for_person(RunError("uncertain", "who knows"))
 
 
 @pytest.mark.parametrize("expired", Expired)
 async def test_what_may_still_go_on_is_never_past_its_time(store: Store, user: User, expired: Expired) -> None:
     long_ago = LIMIT - timedelta(days=1000)
-    writes: list[Callable[[HeldRun], None]] = [as_queued, as_waiting, lambda held: None]
+    writes: list[Callable[[RunTransaction], None]] = [as_queued, as_waiting, lambda held: None]
     for write in writes:
         run = await store.runs.create(new_run(user, created_at=long_ago), start=True)
-        await store.held.take(run.id, 1)
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.take(run.id, 1)
+        await store.running_runs.write(run.id, 1, write)
     await store.runs.create(new_run(user, created_at=long_ago), start=True)
     if expired is not Expired.UNSTARTED_RUN:
         await store.runs.create(new_run(user, created_at=long_ago))
@@ -92,13 +92,13 @@ async def test_what_may_still_go_on_is_never_past_its_time(store: Store, user: U
 @pytest.mark.parametrize("expired", OVER)
 async def test_a_dead_letter_keeps_its_run(store: Store, user: User, expired: Expired) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
 
-    def end(held: HeldRun) -> None:
+    def end(held: RunTransaction) -> None:
         held.dead_letter(DeadReason.POISON)
         held.finish(RunStatus.FAILED, None)
 
-    await store.held.write(run.id, 1, end)
+    await store.running_runs.write(run.id, 1, end)
     await change(store, run, finished_at=LIMIT - TICK)
     assert await lease(store, expired) == []
     await store.dead_letters.purge(run.id)
@@ -176,8 +176,8 @@ async def test_a_trimmed_run_that_was_retried_is_trimmed_again_when_it_is_old_ag
     assert changed.status is RunStatus.QUEUED
     # Numbers go on from where they were.
     assert [event.id for event in told] == [6]
-    await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, lambda held: held.finish(RunStatus.COMPLETED, None))
     assert await lease(store, Expired.EVENTS) == []
     await change(store, run, finished_at=LIMIT - TICK)
     assert await lease(store, Expired.EVENTS) == [run.id]
@@ -190,8 +190,8 @@ async def test_a_run_that_is_retried_while_its_events_are_trimmed_is_not_taken_f
     leased = await lease(store, Expired.EVENTS)
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     await store.retention.events_trimmed(leased, LIMIT)
-    await store.held.take(run.id, 2)
-    await store.held.write(run.id, 2, lambda held: held.finish(RunStatus.FAILED, None))
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(run.id, 2, lambda held: held.finish(RunStatus.FAILED, None))
     await change(store, run, finished_at=LIMIT - TICK, retention_lease=None)
     assert await lease(store, Expired.EVENTS) == [run.id]
 

@@ -22,9 +22,9 @@ ERROR = RunError("command_failed", "it failed", step="a")
 async def held_run(store: Store, user: User) -> Run:
     """A run that a worker holds in generation 1, with the steps a, b and c."""
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     made = parse_plan(plan(shell("a", "true"), shell("b", "true"), shell("c", "true")))
-    await store.held.write(run.id, 1, lambda held: held.save_plan(made, pending_steps(made)))
+    await store.running_runs.write(run.id, 1, lambda held: held.save_plan(made, pending_steps(made)))
     return run
 
 
@@ -133,7 +133,7 @@ async def test_unfinished_runs_are_paged_by_id_whoever_owns_them(store: Store, u
     await store.runs.create(new_run(user, id="run-created"))
     await store.runs.create(new_run(user, id="run-over"), start=True)
     await store.runs.cancel(user.id, "run-over")
-    await store.held.take("run-2", 1)
+    await store.running_runs.take("run-2", 1)
     first = await store.runs.unfinished(limit=2)
     second = await store.runs.unfinished(after=first[-1].id, limit=2)
     assert [run.id for run in (*first, *second)] == ["run-0", "run-1", "run-2"]
@@ -170,7 +170,7 @@ async def test_five_starts_at_once_tell_of_one(store: Store, second_store: Store
 )
 async def test_a_run_that_is_over_cannot_be_started(store: Store, user: User, ending: RunStatus, hint: str) -> None:
     run = await held_run(store, user)
-    await store.held.write(run.id, 1, lambda held: held.finish(ending, None))
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(ending, None))
     with pytest.raises(TransitionNotAllowed, match=hint):
         await store.runs.start(user.id, run.id)
 
@@ -194,7 +194,7 @@ async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(s
     assert asked.status is RunStatus.RUNNING
     assert asked.cancel_requested_at is not None
     assert events == []
-    assert (await store.held.rights({run.id: 1})).cancelled == {run.id}
+    assert (await store.running_runs.rights({run.id: 1})).cancelled == {run.id}
 
 
 async def test_cancelling_twice_keeps_the_time_of_the_first_wish(store: Store, user: User) -> None:
@@ -212,7 +212,7 @@ async def test_cancelling_a_cancelled_run_changes_nothing(store: Store, user: Us
 
 async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     with pytest.raises(TransitionNotAllowed, match="it is over"):
         await store.runs.cancel(user.id, run.id)
 
@@ -223,7 +223,7 @@ async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) 
 async def failed_run(store: Store, user: User) -> Run:
     """Step a was completed, b failed, c was skipped."""
     run = await held_run(store, user)
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -254,7 +254,7 @@ async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store
 async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Store, user: User) -> None:
     run = await held_run(store, user)
     await store.runs.cancel(user.id, run.id)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     assert retried.cancel_requested_at is None
 
@@ -264,7 +264,7 @@ async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
     store: Store, user: User, is_done: bool, status: StepStatus
 ) -> None:
     run = await held_run(store, user)
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -284,7 +284,7 @@ async def test_a_retry_that_does_not_say_what_becomes_of_an_uncertain_step_is_re
     store: Store, user: User
 ) -> None:
     run = await held_run(store, user)
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(lambda held: held.end_step("a", StepStatus.UNCERTAIN), lambda held: held.wait_for_person(ERROR)),
@@ -305,7 +305,7 @@ async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_trie
     store: Store, user: User
 ) -> None:
     run = await held_run(store, user)
-    await store.held.write(
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -324,7 +324,7 @@ async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_trie
 
 async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.held.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
     cancelled, events = await store.runs.cancel(user.id, run.id)
     assert cancelled.status is RunStatus.CANCELLED
     assert [event.type.value for event in events] == ["status", "end"]
@@ -333,8 +333,8 @@ async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:
 async def test_a_run_that_did_not_fail_cannot_be_retried_and_its_steps_stay(store: Store, user: User) -> None:
     run = await failed_run(store, user)
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
-    await store.held.take(run.id, 2)
-    await store.held.write(
+    await store.running_runs.take(run.id, 2)
+    await store.running_runs.write(
         run.id,
         2,
         together(
@@ -370,8 +370,8 @@ async def test_runs_under_way_are_counted_by_status_and_no_others(store: Store, 
         await store.runs.create(new_run(owner), start=True)
     await held_run(store, user)
     waits, ended = await held_run(store, user), await held_run(store, user)
-    await store.held.write(waits.id, 1, lambda held: held.wait_for_person(ERROR))
-    await store.held.write(ended.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(waits.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.running_runs.write(ended.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     assert await store.runs.under_way() == {RunStatus.QUEUED: 2, RunStatus.RUNNING: 1, RunStatus.WAITING: 1}
 
 

@@ -61,8 +61,8 @@ async def test_what_a_run_was_given_is_kept_once_and_goes_with_the_run(store: St
     await store.secrets.keep_with_run(run.id, [first])
     await store.secrets.keep_with_run(run.id, [first, second])
     assert await store.secrets.kept_with_run(run.id) == {first, second}
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     later = datetime.now(UTC) + timedelta(days=1)
     await store.retention.lease(Expired.RUN, later, 10, seconds=60)
     assert await store.retention.delete_runs([run.id]) == 1
@@ -80,11 +80,11 @@ async def test_what_several_keep_with_a_run_at_once_is_kept_and_refuses_none_of_
 
 async def test_who_takes_a_run_learns_whether_secrets_are_kept_with_it(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
-    taken = await store.held.take(run.id, 1)
+    taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
     assert not taken.knows_secrets
     await store.secrets.keep_with_run(run.id, [SealedValue("TOKEN", "sealed")])
-    taken = await store.held.take(run.id, 2)
+    taken = await store.running_runs.take(run.id, 2)
     assert taken is not None
     assert taken.knows_secrets
 

@@ -25,7 +25,7 @@ def log_events(run_id: str, first: int, last: int) -> list[Event]:
 async def held_run(store: Store, user: User) -> str:
     """A run of the user with two events, held in generation 1."""
     run = await store.runs.create(new_run(user), start=True)
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     return run.id
 
 
@@ -45,8 +45,8 @@ async def test_events_come_in_the_order_in_which_they_were_stored_whatever_the_p
     store: Store, user: User, limit: int
 ) -> None:
     first, second = await held_run(store, user), await held_run(store, user)
-    await store.held.add_events({(second, 1): log_events(second, 3, 4)})
-    await store.held.add_events({(first, 1): log_events(first, 3, 3)})
+    await store.running_runs.add_events({(second, 1): log_events(second, 3, 4)})
+    await store.running_runs.add_events({(first, 1): log_events(first, 3, 3)})
     expected = [(first, 1), (first, 2), (second, 1), (second, 2), (second, 3), (second, 4), (first, 3)]
     assert await all_of(store, user, limit=limit) == expected
 
@@ -59,9 +59,9 @@ async def test_events_of_others_are_not_among_them(store: Store, user: User, str
 
 async def test_what_is_stored_again_keeps_its_place(store: Store, user: User) -> None:
     run_id = await held_run(store, user)
-    await store.held.add_events({(run_id, 1): log_events(run_id, 3, 4)})
+    await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 4)})
     page = await store.events.of_user(user.id, BEGIN, 100)
-    await store.held.add_events({(run_id, 1): log_events(run_id, 3, 5)})
+    await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 5)})
     assert (await store.events.of_user(user.id, BEGIN, 100)).events[:4] == page.events
     assert await all_of(store, user, page.until) == [(run_id, 5)]
 
@@ -70,7 +70,7 @@ async def test_behind_the_present_comes_what_is_stored_later_and_nothing_else(st
     run_id = await held_run(store, user)
     present = await store.events.present()
     assert await all_of(store, user, present) == []
-    await store.held.add_events({(run_id, 1): log_events(run_id, 3, 3)})
+    await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 3)})
     assert await all_of(store, user, present) == [(run_id, 3)]
 
 
@@ -131,7 +131,7 @@ async def test_events_of_before_get_places_in_the_order_of_their_runs(empty_data
     ada = User("user-ada", "ada", Tier.STANDARD)
     of_ada = [(run_id, number) for run_id in ("run-1", "run-2") for number in range(1, 13)]
     assert await all_of(store, ada) == of_ada
-    await store.held.add_events({("run-1", 1): log_events("run-1", 12, 13)})
+    await store.running_runs.add_events({("run-1", 1): log_events("run-1", 12, 13)})
     assert await all_of(store, ada) == [*of_ada, ("run-1", 13)]
     assert [event.id for event in await store.events.after("run-3", 10, 9)] == [11, 12]
     await database.close()

@@ -16,7 +16,7 @@ from backplane.domain.users import User
 from backplane.domain.webhooks import Delivery, DeliveryStatus
 from backplane.errors import Superseded
 from backplane.store import Store
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from backplane.store.tables import runs, webhook_deliveries
 from tests.submitted import new_run
 
@@ -27,13 +27,13 @@ LEASE = 60.0
 
 async def held_run(store: Store, user: User, *, url: str | None = URL, **values: Any) -> Run:
     run = await store.runs.create(new_run(user, webhook_url=url, **values), start=True)
-    assert await store.held.take(run.id, 1)
+    assert await store.running_runs.take(run.id, 1)
     return run
 
 
 async def ended_run(store: Store, user: User, *, url: str | None = URL) -> Run:
     run = await held_run(store, user, url=url)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     return run
 
 
@@ -67,10 +67,10 @@ async def make_due(store: Store) -> None:
     ],
 )
 async def test_a_state_that_matters_is_put_into_the_outbox(
-    store: Store, user: User, end: Callable[[HeldRun], None], status: str, error: Any
+    store: Store, user: User, end: Callable[[RunTransaction], None], status: str, error: Any
 ) -> None:
     run = await held_run(store, user, metadata={"ticket": 42})
-    await store.held.write(run.id, 1, end)
+    await store.running_runs.write(run.id, 1, end)
     [delivery] = await claim(store)
     now = await store.runs.get(user.id, run.id)
     assert (delivery.run_id, delivery.url, delivery.event) == (run.id, URL, f"run.{status}")
@@ -98,7 +98,7 @@ async def test_a_run_that_is_cancelled_before_a_worker_has_it_is_told_of(store: 
 
 async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
+    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
     await ended_run(store, user, url=None)
     unnamed = await store.runs.create(new_run(user), start=True)
     await store.runs.cancel(user.id, unnamed.id)
@@ -108,12 +108,12 @@ async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: S
 async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> None:
     run = await held_run(store, user)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.finish(RunStatus.COMPLETED, None)
         raise Superseded("and then it was too late")
 
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.write(run.id, 1, write)
     assert await deliveries(store) == 0
 
 
@@ -123,12 +123,12 @@ async def test_a_run_without_a_url_costs_no_statement_more(store: Store, user: U
         run = await held_run(store, user, url=url)
         said: list[str] = []
 
-        def write(held: HeldRun, said: list[str] = said) -> None:
+        def write(held: RunTransaction, said: list[str] = said) -> None:
             connection = held._connection
             event.listen(connection, "before_cursor_execute", lambda _c, _u, statement, *_: said.append(statement))
             held.finish(RunStatus.COMPLETED, None)
 
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.write(run.id, 1, write)
         counts.append(len(said))
     # Its row, and whether it still has something reserved.
     assert counts == [2, 4]
@@ -245,7 +245,7 @@ async def test_a_late_failure_changes_nothing_in_newer_hands_but_a_late_delivery
 async def test_the_state_of_a_run_is_that_of_its_newest_delivery(store: Store, user: User) -> None:
     run = await held_run(store, user)
     assert await store.webhooks.last_of(run.id) is None
-    await store.held.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
     await store.runs.cancel(user.id, run.id)
     state = await store.webhooks.last_of(run.id)
     assert state

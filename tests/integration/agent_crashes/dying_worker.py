@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from backplane.domain.secrets import Redact
-from backplane.store.held import HeldRun, HeldRuns
+from backplane.store.run_transaction import RunningRuns, RunTransaction
 from worker.__main__ import main
 
 
 class _Noting:
     """A held run that notes what is called of it."""
 
-    def __init__(self, held: HeldRun, called: set[str]) -> None:
+    def __init__(self, held: RunTransaction, called: set[str]) -> None:
         self._held = held
         self._called = called
 
@@ -29,10 +29,14 @@ class _Noting:
 
 def kill_at(side: str, name: str, number: int) -> None:
     """Let this process die there."""
-    whole, seen = HeldRuns.write, 0
+    whole, seen = RunningRuns.write, 0
 
     async def write(
-        self: HeldRuns, run_id: str, generation: int, work: Callable[[HeldRun], None], redact: Redact | None = None
+        self: RunningRuns,
+        run_id: str,
+        generation: int,
+        work: Callable[[RunTransaction], None],
+        redact: Redact | None = None,
     ) -> None:
         called: set[str] = set()
 
@@ -51,7 +55,7 @@ def kill_at(side: str, name: str, number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         seen += name in ("any", *called)
 
-    HeldRuns.write = write  # type: ignore[method-assign]
+    RunningRuns.write = write  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

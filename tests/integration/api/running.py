@@ -27,7 +27,7 @@ from backplane.logs.base import Appended, Batch
 from backplane.queue.base import Claim
 from backplane.resources import Resources
 from backplane.settings import Settings
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.databases import make_tables
 from tests.queues import finish
 from tests.settings import settings_of
@@ -242,7 +242,7 @@ class WorkerByHand:
 
     @classmethod
     async def take(cls, resources: Resources, claim: Claim) -> "WorkerByHand":
-        taken = await resources.store.held.take(claim.run_id, claim.generation)
+        taken = await resources.store.running_runs.take(claim.run_id, claim.generation)
         assert taken is not None
         return cls(resources, claim, taken.last_event_id)
 
@@ -273,7 +273,7 @@ class WorkerByHand:
         return answer
 
     async def store(self, events: Sequence[Event]) -> None:
-        assert not await self._resources.store.held.add_events({(self.run_id, self.claim.generation): events})
+        assert not await self._resources.store.running_runs.add_events({(self.run_id, self.claim.generation): events})
 
     async def end(
         self, status: RunStatus = RunStatus.COMPLETED, error: RunError | None = None, *, told: bool = True
@@ -281,11 +281,11 @@ class WorkerByHand:
         """Commit the run's end and, when `told`, tell it."""
         ends = [self.number(EventType.STATUS, {"status": status}), self.number(EventType.END, {"status": status})]
 
-        def write(held: HeldRun) -> None:
+        def write(held: RunTransaction) -> None:
             held.add_events(ends)
             held.finish(status, error)
 
-        await self._resources.store.held.write(self.run_id, self.claim.generation, write)
+        await self._resources.store.running_runs.write(self.run_id, self.claim.generation, write)
         if told:
             await self.tell(ends, stored=True)
             await finish(self._resources.queue, self.claim, 1.0)

@@ -53,7 +53,7 @@ async def put_files(platform: Platform, run: Run) -> None:
 
 async def ended_run(platform: Platform, age: timedelta, *, files: bool = True) -> Run:
     run = await platform.store.runs.create(new_run(platform.user), start=True)
-    await platform.store.held.take(run.id, 1)
+    await platform.store.running_runs.take(run.id, 1)
     if files:
         await put_files(platform, run)
 
@@ -62,7 +62,7 @@ async def ended_run(platform: Platform, age: timedelta, *, files: bool = True) -
         held.add_events([encode(run.id, 3 + LINES, EventType.END, {"status": "completed"})])
         held.finish(RunStatus.COMPLETED, None)
 
-    await platform.store.held.write(run.id, 1, end)
+    await platform.store.running_runs.write(run.id, 1, end)
     ended = update(runs).where(runs.c.id == run.id).values(finished_at=datetime.now(UTC) - age)
     await platform.store.database.write(lambda connection: connection.execute(ended))
     return run

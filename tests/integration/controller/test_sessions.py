@@ -70,7 +70,7 @@ async def swept(platform: Platform, *places: SessionPlace, lease_seconds: float 
 
 async def running_run(platform: Platform, generation: int = 1) -> Run:
     run = await platform.store.runs.create(new_run(platform.user), start=True)
-    assert await platform.store.held.take(run.id, generation)
+    assert await platform.store.running_runs.take(run.id, generation)
     return run
 
 
@@ -97,7 +97,7 @@ async def test_in_a_living_workers_folder_only_old_checkouts_go_that_no_running_
     platform: Platform, scratch: Path
 ) -> None:
     needed, taken_over, over = await running_run(platform), await running_run(platform, 2), await running_run(platform)
-    await platform.store.held.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await platform.store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     worker = worker_folder(scratch)
     for run in (needed, taken_over, over):
         checkout(worker, run.id, 1)

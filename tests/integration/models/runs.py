@@ -72,7 +72,7 @@ class Asking:
         store = self.resources.store
         if run is None:
             run = await store.runs.create(new_run(self.user, **values), start=True)
-        taken = await store.held.take(run.id, generation)
+        taken = await store.running_runs.take(run.id, generation)
         assert taken is not None
         writer = EventWriter(store, self.resources.event_log, flush_seconds=0, gather_seconds=0)
         events = writer.open(run.id, run.user_id, generation, taken.last_event_id, lambda: None)

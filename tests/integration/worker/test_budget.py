@@ -37,7 +37,7 @@ async def user(store: Store) -> User:
 
 async def taken(store: Store, user: User, **values: Any) -> Taken:
     run = await store.runs.create(new_run(user, **values), start=True)
-    found = await store.held.take(run.id, 1)
+    found = await store.running_runs.take(run.id, 1)
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ async def write(store: Store, taken: Taken, *writes: Any) -> None:
         for one in writes:
             one(held)
 
-    await store.held.write(taken.run.id, taken.run.generation, all_of_them)
+    await store.running_runs.write(taken.run.id, taken.run.generation, all_of_them)
 
 
 async def balances(store: Store) -> dict[str, tuple[int, int, int]]:
@@ -152,7 +152,7 @@ async def test_whoever_takes_a_run_over_settles_what_the_lost_worker_left(store:
     first = await taken(store, user, budget={"tokens": 100, "steps": 5})
     budget = await opened(store, first)
     await write(store, first, budget.reserve("a", "a", Amounts(tokens=40, steps=1)))
-    second = await store.held.take(first.run.id, 2)
+    second = await store.running_runs.take(first.run.id, 2)
     assert second is not None
     assert second.has_accounts
     await opened(store, second)

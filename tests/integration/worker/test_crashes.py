@@ -16,7 +16,7 @@ from backplane.errors import Superseded
 from backplane.logs.base import Batch
 from backplane.logs.redis import RedisEventLog
 from backplane.queue.base import Job
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Scripted, equip
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_with, worker
@@ -146,18 +146,18 @@ async def test_a_run_that_lost_fewer_workers_is_carried_out(start_platform: Star
 MARKS = (shell("a", "echo a >> marks"), shell("b", "echo b >> marks"))
 
 
-async def cut_off(platform: Platform, *writes: Callable[[HeldRun], None], steps: Sequence[Any] = MARKS) -> str:
+async def cut_off(platform: Platform, *writes: Callable[[RunTransaction], None], steps: Sequence[Any] = MARKS) -> str:
     """A run whose worker was lost after it had begun its step a and written this."""
     run_id = await platform.submit(*steps)
     made = parse_plan(plan(*steps))
     claim = await platform.claimed()
     await platform.taken(claim)
     save = together(lambda held: held.save_plan(made, pending_steps(made)), lambda held: held.begin_step("a", 1))
-    await platform.resources.store.held.write(run_id, claim.generation, together(save, *writes))
+    await platform.resources.store.running_runs.write(run_id, claim.generation, together(save, *writes))
     return run_id
 
 
-def changing(held: HeldRun) -> None:
+def changing(held: RunTransaction) -> None:
     held.step_is_changing("a")
 
 
@@ -300,7 +300,7 @@ async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_
     claim = await platform.claimed()
     taken = await platform.taken(claim)
     end = encode(run_id, taken.last_event_id + 1, EventType.END, {"status": "completed"})
-    await platform.resources.store.held.write(
+    await platform.resources.store.running_runs.write(
         run_id,
         claim.generation,
         together(lambda held: held.add_events([end]), lambda held: held.finish(RunStatus.COMPLETED, None)),
@@ -346,7 +346,7 @@ async def test_a_holder_whose_lease_may_have_ended_asks_the_database(platform: P
     fresh.lease_renewed(time.monotonic())
     await fresh.still_held()
     await ended.still_held()
-    assert await platform.resources.store.held.take(run_id, claim.generation + 1)
+    assert await platform.resources.store.running_runs.take(run_id, claim.generation + 1)
     await fresh.still_held()
     with pytest.raises(Superseded):
         await ended.still_held()

@@ -121,7 +121,7 @@ async def test_a_run_that_went_into_newer_hands_is_counted_by_who_had_it(
     async with worker(platform.settings):
         run_id = await platform.submit({"id": "hold", "tool": "hold", "arguments": {}})
         await wait_until(lambda: hold.held)
-        await platform.resources.store.held.take(run_id, 2)
+        await platform.resources.store.running_runs.take(run_id, 2)
         found = await until_counted(platform, "agent_runs_superseded_total")
     assert found.value("agent_runs_finished_total", status="completed") == 0
 

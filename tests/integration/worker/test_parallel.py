@@ -9,7 +9,7 @@ from backplane.domain.events import EventType
 from backplane.domain.plans import Plan
 from backplane.domain.runs import RunStatus
 from backplane.domain.steps import StepStatus, pending_steps
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.tools import Hold, Scripted, equip
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, worker
@@ -211,13 +211,13 @@ async def _left_in_the_middle(platform: Platform, run_id: str, generation: int) 
     run = await platform.run(run_id)
     plan = Plan.model_validate(run.given_plan)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(plan, pending_steps(plan))
         for step in plan.steps:
             held.begin_step(step.id, 1)
             held.step_is_changing(step.id)
 
-    await platform.resources.store.held.write(run_id, generation, write)
+    await platform.resources.store.running_runs.write(run_id, generation, write)
 
 
 async def test_events_of_steps_at_once_are_told_in_the_order_of_their_numbers(working_platform: Platform) -> None:

@@ -11,7 +11,7 @@ from backplane.domain.events import Event, EventType, encode
 from backplane.domain.users import Tier, User
 from backplane.logs.base import Appended, Batch
 from backplane.process.tasks import end
-from backplane.store.held import HeldRun, HeldRuns
+from backplane.store.run_transaction import RunningRuns, RunTransaction
 from tests.platform.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
@@ -141,13 +141,13 @@ async def test_neither_does_it_hold_up_their_way_into_the_database(
 ) -> None:
     chatty, quiet = await held(platform, writer), await held(platform, writer)
     stored: list[dict[str, int]] = []
-    add_events = HeldRuns.add_events
+    add_events = RunningRuns.add_events
 
-    async def noted(self: HeldRuns, batches: Mapping[tuple[str, int], Sequence[Event]]) -> frozenset[str]:
+    async def noted(self: RunningRuns, batches: Mapping[tuple[str, int], Sequence[Event]]) -> frozenset[str]:
         stored.append({run_id: len(events) for (run_id, _), events in batches.items()})
         return await add_events(self, batches)
 
-    monkeypatch.setattr(HeldRuns, "add_events", noted)
+    monkeypatch.setattr(RunningRuns, "add_events", noted)
     say(chatty, CHATTY)
     say(quiet)
     await wait_until(lambda: not chatty.unsaved and not quiet.unsaved)
@@ -226,7 +226,7 @@ async def test_the_holder_is_told_when_the_wire_or_the_database_finds_newer_hand
 ) -> None:
     superseded: list[str] = []
     events = await held(platform, writer, superseded)
-    await platform.resources.store.held.take(events.run_id, events.generation + 1)
+    await platform.resources.store.running_runs.take(events.run_id, events.generation + 1)
     say(events)
     await wait_until(lambda: superseded)
     assert len(await platform.history(events.run_id)) == 2
@@ -267,7 +267,7 @@ class Refused(Exception):
     pass
 
 
-def _refuse(_held: HeldRun) -> None:
+def _refuse(_held: RunTransaction) -> None:
     raise Refused
 
 
@@ -301,13 +301,13 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = await held(platform, writer)
-    write, committing = HeldRuns.write, asyncio.Semaphore(0)
+    write, committing = RunningRuns.write, asyncio.Semaphore(0)
 
-    async def slowly(self: HeldRuns, *asked: Any) -> None:
+    async def slowly(self: RunningRuns, *asked: Any) -> None:
         await committing.acquire()
         await write(self, *asked)
 
-    monkeypatch.setattr(HeldRuns, "write", slowly)
+    monkeypatch.setattr(RunningRuns, "write", slowly)
     calls = noted_calls(platform, monkeypatch)
     first = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "a"})]))
     second = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "b"})]))
@@ -328,14 +328,14 @@ async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_writ
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = await held(platform, writer)
-    write, go, begun = HeldRuns.write, asyncio.Event(), asyncio.Event()
+    write, go, begun = RunningRuns.write, asyncio.Event(), asyncio.Event()
 
-    async def slowly(self: HeldRuns, *asked: Any) -> None:
+    async def slowly(self: RunningRuns, *asked: Any) -> None:
         begun.set()
         await go.wait()
         await write(self, *asked)
 
-    monkeypatch.setattr(HeldRuns, "write", slowly)
+    monkeypatch.setattr(RunningRuns, "write", slowly)
     writing = asyncio.create_task(events.record(tell=[(EventType.STEP, {})]))
     await begun.wait()
     writing.cancel()

@@ -134,7 +134,7 @@ class Platform:
 
     async def running_run(self, generation: int = 1) -> Run:
         run = await self.store.runs.create(new_run(self.user), start=True)
-        assert await self.store.held.take(run.id, generation)
+        assert await self.store.running_runs.take(run.id, generation)
         return run
 
 

@@ -8,7 +8,7 @@ import pytest_asyncio
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunError, RunStatus
 from backplane.domain.users import Tier
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,11 +32,11 @@ async def dead(
     await person.make(**fields)
     worker = await api.worker()
 
-    def give_up(held: HeldRun) -> None:
+    def give_up(held: RunTransaction) -> None:
         held.note_failure(1, ERROR, TRACEBACK, "worker-7")
         held.dead_letter(reason, crashes)
 
-    await api.resources.store.held.write(worker.run_id, worker.claim.generation, give_up)
+    await api.resources.store.running_runs.write(worker.run_id, worker.claim.generation, give_up)
     await worker.end(RunStatus.FAILED, ERROR)
     return worker.run_id
 

@@ -43,7 +43,7 @@ async def waiting(api: Api, person: Person, *kinds: DecisionKind) -> tuple[str, 
             held.ask(decision)
         held.wait_for_person(RunError("approval_required", "it is asked"), [decision.id for decision in asked])
 
-    await api.resources.store.held.write(run_id, by_hand.claim.generation, wait)
+    await api.resources.store.running_runs.write(run_id, by_hand.claim.generation, wait)
     await finish(api.resources.queue, by_hand.claim, 1.0)
     return run_id, [decision.id for decision in asked]
 

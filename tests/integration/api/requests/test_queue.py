@@ -241,7 +241,7 @@ async def test_a_run_over_its_users_cap_says_so(start_api: StartApi) -> None:
 async def test_a_run_between_two_attempts_says_when_it_goes_on(api: Api, person: Person) -> None:
     run_id = await person.make()
     worker = await api.worker()
-    await api.resources.store.held.write(
+    await api.resources.store.running_runs.write(
         run_id,
         worker.claim.generation,
         lambda held: held.queue_again(attempt=2, error=RunError("part_unavailable", "the store was away", True)),

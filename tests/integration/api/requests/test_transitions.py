@@ -9,7 +9,7 @@ from backplane.domain.plans import Plan
 from backplane.domain.runs import RunError, RunStatus
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.domain.users import Tier
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from tests.integration.api.running import Api, Person
 from tests.queues import finish
 from tests.waiting import wait_until
@@ -60,7 +60,7 @@ async def _after_second_step(api: Api, person: Person, status: StepStatus) -> st
     worker = await api.worker()
     plan = Plan.model_validate(PLAN)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(plan, journal_of(plan))
         for step in ("one", "two"):
             held.begin_step(step, 1)
@@ -72,7 +72,7 @@ async def _after_second_step(api: Api, person: Person, status: StepStatus) -> st
             held.skip_pending_steps()
             held.finish(RunStatus.FAILED, ERROR)
 
-    await api.resources.store.held.write(worker.run_id, worker.claim.generation, write)
+    await api.resources.store.running_runs.write(worker.run_id, worker.claim.generation, write)
     await finish(api.resources.queue, worker.claim)
     return worker.run_id
 
@@ -158,7 +158,7 @@ async def test_a_cancel_that_comes_between_claim_and_start_of_work_holds(api: Ap
     run_id = await queued(api, person)
     [claim] = await api.resources.queue.claim("by-hand", 1)
     await person.act("cancel", run_id)
-    assert await api.resources.store.held.take(run_id, claim.generation) is None
+    assert await api.resources.store.running_runs.take(run_id, claim.generation) is None
 
 
 async def test_a_running_run_is_asked_to_end_and_shows_that_it_was(api: Api, person: Person) -> None:
@@ -174,7 +174,7 @@ async def test_a_running_run_is_asked_to_end_and_shows_that_it_was(api: Api, per
         assert (await person.act("cancel", run_id)).json()["status"] == "running"
         assert await hearing == run_id
     assert (await person.show(run_id))["cancel_requested"] is True
-    rights = await api.resources.store.held.rights({run_id: 1})
+    rights = await api.resources.store.running_runs.rights({run_id: 1})
     assert rights.cancelled == {run_id}
 
 

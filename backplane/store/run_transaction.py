@@ -66,7 +66,7 @@ def _as_it_is(value: Value, /) -> Value:
     return value
 
 
-class HeldRuns:
+class RunningRuns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -78,7 +78,7 @@ class HeldRuns:
         return await take_at_once(self._database, run_id, generation, worker_id)
 
     async def write(
-        self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact | None = None
+        self, run_id: str, generation: int, work: Callable[["RunTransaction"], None], redact: Redact | None = None
     ) -> None:
         """A transaction on a run that is held in this generation. Raises Superseded when it no longer is. `work` may be
         called twice. `redact`: takes the run's secrets out of a JSON value; None: it has none."""
@@ -91,12 +91,12 @@ class HeldRuns:
             if row is None or row.generation != generation:
                 raise Superseded(f"run {run_id} is no longer held in generation {generation}")
             has_webhook = row.webhook_url is not None
-            work(HeldRun(connection, run_id, row.user_id, generation, redact, has_webhook=has_webhook))
+            work(RunTransaction(connection, run_id, row.user_id, generation, redact, has_webhook=has_webhook))
 
         await self._database.write(write)
 
     async def _write_at_once(
-        self, run_id: str, generation: int, work: Callable[["HeldRun"], None], redact: Redact
+        self, run_id: str, generation: int, work: Callable[["RunTransaction"], None], redact: Redact
     ) -> bool:
         """Whether it could be written as one statement, and was."""
         gathered = Gathered()
@@ -127,7 +127,7 @@ class HeldRuns:
             values = {"status": RunStatus.FAILED.value, "generation": generation, "finished_at": now}
             connection.execute(_UPDATE_RUN, {"of_run": run_id, **values, "error": error.as_dict(), "result": None})
             has_webhook = row.webhook_url is not None
-            held = HeldRun(connection, run_id, row.user_id, generation, _as_it_is, has_webhook=has_webhook)
+            held = RunTransaction(connection, run_id, row.user_id, generation, _as_it_is, has_webhook=has_webhook)
             stored = connection.scalar(LAST_EVENT.query, {"of_run": run_id}) or 0
             events = _last_events(run_id, stored, stored + NUMBERS_SKIPPED if last_id is None else last_id, error)
             parts: list[Callable[[], object]] = [
@@ -197,7 +197,7 @@ def _owners_of_held(connection: Connection, held: Mapping[str, int]) -> dict[str
     return {row.id: row.user_id for row in connection.execute(query) if row.generation == held[row.id]}
 
 
-class HeldRun:
+class RunTransaction:
     """One guarded transaction. What is written here is committed together, or not at all."""
 
     def __init__(
@@ -460,7 +460,7 @@ class HeldRun:
         self._connection.execute(_UPDATE_STEP, {"of_run": self._run_id, "of_step": step_id, **values})
 
 
-class GatheringRun(HeldRun):
+class GatheringRun(RunTransaction):
     """Notes what is to be written. Raises NotGathered for what asks the database first."""
 
     def __init__(self, gathered: Gathered, redact: Redact) -> None:

@@ -18,7 +18,7 @@ from backplane.domain.users import User
 from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.database import Database
-from backplane.store.held import HeldRun
+from backplane.store.run_transaction import RunTransaction
 from backplane.store.tables import runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
@@ -28,11 +28,11 @@ PLAN = parse_plan(plan(shell("a", "true", title="A"), shell("b", "true")))
 ERROR = RunError("command_failed", "it failed", retryable=True, step="a")
 
 
-def touch(held: HeldRun) -> None:
+def touch(held: RunTransaction) -> None:
     """The least a worker can write."""
 
 
-def adding(*events: Event) -> Callable[[HeldRun], None]:
+def adding(*events: Event) -> Callable[[RunTransaction], None]:
     return lambda held: held.add_events(events)
 
 
@@ -50,7 +50,7 @@ async def run(store: Store, user: User) -> Run:
 
 
 async def test_taking_a_queued_run_makes_it_running_in_that_generation(store: Store, run: Run) -> None:
-    taken = await store.held.take(run.id, 1)
+    taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
     assert (taken.run.status, taken.run.generation) == (RunStatus.RUNNING, 1)
     assert taken.run.started_at is not None
@@ -59,15 +59,15 @@ async def test_taking_a_queued_run_makes_it_running_in_that_generation(store: St
 
 
 async def test_the_generation_must_rise(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 5)
-    assert await store.held.take(run.id, 5) is None
-    assert await store.held.take(run.id, 4) is None
-    assert await store.held.take(run.id, 6) is not None
+    await store.running_runs.take(run.id, 5)
+    assert await store.running_runs.take(run.id, 5) is None
+    assert await store.running_runs.take(run.id, 4) is None
+    assert await store.running_runs.take(run.id, 6) is not None
 
 
 async def test_a_run_that_is_taken_over_says_so_and_keeps_its_start(store: Store, run: Run) -> None:
-    first = await store.held.take(run.id, 1)
-    second = await store.held.take(run.id, 2)
+    first = await store.running_runs.take(run.id, 1)
+    second = await store.running_runs.take(run.id, 2)
     assert first is not None
     assert second is not None
     assert second.from_lost_worker
@@ -77,11 +77,11 @@ async def test_a_run_that_is_taken_over_says_so_and_keeps_its_start(store: Store
 @pytest.mark.parametrize("status", sorted({*FINAL, RunStatus.WAITING, RunStatus.CREATED}))
 async def test_only_a_queued_or_running_run_can_be_taken(store: Store, run: Run, status: RunStatus) -> None:
     await store.database.write(lambda connection: connection.execute(update(runs).values(status=status.value)))
-    assert await store.held.take(run.id, 1) is None
+    assert await store.running_runs.take(run.id, 1) is None
 
 
 async def test_a_run_that_nobody_made_cannot_be_taken(store: Store, user: User) -> None:
-    assert await store.held.take(new_run(user).id, 1) is None
+    assert await store.running_runs.take(new_run(user).id, 1) is None
 
 
 async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store, second_store: Store, run: Run) -> None:
@@ -91,7 +91,7 @@ async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store,
 
 # --- hold ---
 
-WRITES: dict[str, Callable[[HeldRun, Run], None]] = {
+WRITES: dict[str, Callable[[RunTransaction, Run], None]] = {
     "events": lambda held, run: held.add_events([log_event(run.id, 3)]),
     "plan": lambda held, run: held.save_plan(PLAN, pending_steps(PLAN)),
     "begin step": lambda held, run: held.begin_step("a", 1),
@@ -115,42 +115,42 @@ async def everything(store: Store, run: Run) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 async def test_an_older_generation_writes_nothing(
-    store: Store, run: Run, write: Callable[[HeldRun, Run], None]
+    store: Store, run: Run, write: Callable[[RunTransaction, Run], None]
 ) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.take(run.id, 2)
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.take(run.id, 2)
     before = await everything(store, run)
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, lambda held: write(held, run))
+        await store.running_runs.write(run.id, 1, lambda held: write(held, run))
     assert await everything(store, run) == before
 
 
 @pytest.mark.parametrize("generation", [0, 2])
 async def test_only_the_generation_that_took_it_holds_a_run(store: Store, run: Run, generation: int) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     with pytest.raises(Superseded, match=f"generation {generation}"):
-        await store.held.write(run.id, generation, touch)
+        await store.running_runs.write(run.id, generation, touch)
 
 
 async def test_a_run_that_is_over_is_held_by_nobody(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, touch)
+        await store.running_runs.write(run.id, 1, touch)
 
 
 async def test_what_is_written_in_one_hold_is_there_together_or_not_at_all(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     before = await everything(store, run)
 
-    def write(held: HeldRun) -> None:
+    def write(held: RunTransaction) -> None:
         held.save_plan(PLAN, pending_steps(PLAN))
         held.add_events([log_event(run.id, 3)])
         held.finish(RunStatus.COMPLETED, None)
         raise KeyError("the worker has a fault")
 
     with pytest.raises(KeyError):
-        await store.held.write(run.id, 1, write)
+        await store.running_runs.write(run.id, 1, write)
     assert await everything(store, run) == before
 
 
@@ -189,32 +189,32 @@ class OpenTransaction:
 async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
     store: Store, database_url: str, run: Run
 ) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     transaction = OpenTransaction()
 
     async def older_hand(own: Store) -> None:
-        def write(held: HeldRun) -> None:
+        def write(held: RunTransaction) -> None:
             held.unless_cancelled()  # asks first, so that there is a transaction to stay in
             held.add_events([log_event(run.id, 3)])
             transaction.stay()
 
-        await own.held.write(run.id, 1, write)
+        await own.running_runs.write(run.id, 1, write)
 
     async with transaction(database_url, older_hand):
-        taking = asyncio.create_task(store.held.take(run.id, 2))
+        taking = asyncio.create_task(store.running_runs.take(run.id, 2))
         done, _ = await asyncio.wait({taking}, timeout=0.2)
         assert not done
     taken = await taking
     assert taken is not None
     assert taken.last_event_id == 3
     with pytest.raises(Superseded):
-        await store.held.write(run.id, 1, touch)
+        await store.running_runs.write(run.id, 1, touch)
 
 
 async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
     store: Store, database_url: str, run: Run
 ) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     transaction = OpenTransaction()
 
     async def newer_hand(own: Store) -> None:
@@ -225,8 +225,8 @@ async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
         await own.database.write(take)
 
     async with transaction(database_url, newer_hand):
-        writing = asyncio.create_task(store.held.write(run.id, 1, adding(log_event(run.id, 3))))
-        storing = asyncio.create_task(store.held.add_events({(run.id, 1): [log_event(run.id, 4)]}))
+        writing = asyncio.create_task(store.running_runs.write(run.id, 1, adding(log_event(run.id, 3))))
+        storing = asyncio.create_task(store.running_runs.add_events({(run.id, 1): [log_event(run.id, 4)]}))
         done, _ = await asyncio.wait({writing, storing}, timeout=0.2)
         assert not done
     with pytest.raises(Superseded):
@@ -245,11 +245,11 @@ async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, se
             number += 1
             event = log_event(run.id, number, generation=generation)
             if number % 2:
-                if await own.held.add_events({(run.id, generation): [event]}):
+                if await own.running_runs.add_events({(run.id, generation): [event]}):
                     return
             else:
                 try:
-                    await own.held.write(run.id, generation, adding(event))
+                    await own.running_runs.write(run.id, generation, adding(event))
                 except Superseded:
                     return
 
@@ -259,12 +259,12 @@ async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, se
     writers = []
     for generation in range(1, hands + 1):
         own = (store, second_store)[generation % 2]
-        taken = await own.held.take(run.id, generation)
+        taken = await own.running_runs.take(run.id, generation)
         assert taken is not None
         writers.append(asyncio.create_task(write_until_refused(own, generation, taken.last_event_id)))
         # Each hand has written something before the next one comes.
         await wait_until(partial(has_events_after, taken.last_event_id))
-    await store.held.take(run.id, hands + 1)
+    await store.running_runs.take(run.id, hands + 1)
     await asyncio.gather(*writers)
     events = await store.events.after(run.id, 2, 100_000)
     assert [event.id for event in events] == list(range(3, len(events) + 3))
@@ -281,10 +281,10 @@ async def test_events_of_several_runs_go_together_and_those_of_a_superseded_one_
 ) -> None:
     own, lost, over = [await store.runs.create(new_run(user), start=True) for _ in range(3)]
     for run in (own, lost, over):
-        await store.held.take(run.id, 1)
-    await store.held.take(lost.id, 2)
-    await store.held.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
-    refused = await store.held.add_events({(run.id, 1): [log_event(run.id, 3)] for run in (own, lost, over)})
+        await store.running_runs.take(run.id, 1)
+    await store.running_runs.take(lost.id, 2)
+    await store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    refused = await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3)] for run in (own, lost, over)})
     assert refused == {lost.id, over.id}
     assert await store.events.last_ids([own.id, lost.id, over.id]) == {own.id: 3, lost.id: 2, over.id: 2}
 
@@ -293,11 +293,11 @@ async def test_tools_that_are_noted_again_take_the_place_of_those_before_and_go_
     store: Store, run: Run
 ) -> None:
     first, last = [{"name": "s__a"}, {"name": "s__b"}], [{"name": "s__c", "description": "\ud800\x00é"}]
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     found = [await store.journal.tools(run.id)]
-    await store.held.write(run.id, 1, lambda held: held.note_tools(first))
+    await store.running_runs.write(run.id, 1, lambda held: held.note_tools(first))
     found.append(await store.journal.tools(run.id))
-    await store.held.write(run.id, 1, lambda held: held.note_tools(last))
+    await store.running_runs.write(run.id, 1, lambda held: held.note_tools(last))
     found.append(await store.journal.tools(run.id))
     await store.database.write(lambda connection: connection.execute(delete(runs).where(runs.c.id == run.id)))
     found.append(await store.journal.tools(run.id))
@@ -305,17 +305,17 @@ async def test_tools_that_are_noted_again_take_the_place_of_those_before_and_go_
 
 
 async def test_an_event_that_is_stored_again_stays_as_it_was(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     event = log_event(run.id, 3)
-    await store.held.add_events({(run.id, 1): [event]})
-    await store.held.add_events({(run.id, 1): [log_event(run.id, 3, other=True), log_event(run.id, 4)]})
+    await store.running_runs.add_events({(run.id, 1): [event]})
+    await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3, other=True), log_event(run.id, 4)]})
     assert (await store.events.after(run.id, 2, 10))[0] == event
     assert await store.events.last_id(run.id) == 4
 
 
 async def test_events_are_read_in_order_after_a_cursor_and_no_more_than_asked_for(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.add_events({(run.id, 1): [log_event(run.id, number) for number in (12, 5, 3, 4, 11)]})
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.add_events({(run.id, 1): [log_event(run.id, number) for number in (12, 5, 3, 4, 11)]})
     assert [event.id for event in await store.events.after(run.id, 3, 3)] == [4, 5, 11]
     assert await store.events.after(run.id, 12, 3) == []
 
@@ -332,12 +332,12 @@ async def test_a_run_without_events_has_none(store: Store) -> None:
 async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: Store, user: User) -> None:
     own, newer, over, wished = [await store.runs.create(new_run(user), start=True) for _ in range(4)]
     for run in (own, newer, over, wished):
-        await store.held.take(run.id, 1)
-    await store.held.take(newer.id, 2)
-    await store.held.write(over.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+        await store.running_runs.take(run.id, 1)
+    await store.running_runs.take(newer.id, 2)
+    await store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
     await store.runs.cancel(user.id, wished.id)
     await store.runs.cancel(user.id, newer.id)
-    rights = await store.held.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
+    rights = await store.running_runs.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
     assert rights.superseded == {newer.id, over.id, "gone"}
     assert rights.cancelled == {wished.id}
 
@@ -346,11 +346,11 @@ async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: St
 
 
 async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     seen = []
 
-    async def look(act: Callable[[HeldRun], None]) -> None:
-        await store.held.write(run.id, 1, act)
+    async def look(act: Callable[[RunTransaction], None]) -> None:
+        await store.running_runs.write(run.id, 1, act)
         [first, second] = await store.journal.steps(run.id, with_files=True)
         seen.append((first.status.value, first.tries))
         assert (second.step_id, second.position, second.status) == ("b", 1, StepStatus.PENDING)
@@ -368,17 +368,17 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
 
 
 async def test_a_plan_is_kept_as_it_was_made(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
     kept = await store.runs.find(run.id)
     assert kept is not None
     assert parse_plan(kept.plan) == PLAN
 
 
 async def test_a_plan_whose_commit_was_not_answered_can_be_saved_again(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     for tries in (1, 2):
-        await store.held.write(
+        await store.running_runs.write(
             run.id,
             1,
             together(
@@ -394,8 +394,8 @@ async def test_a_plan_whose_commit_was_not_answered_can_be_saved_again(store: St
 
 async def test_a_result_may_contain_any_character(store: Store, run: Run) -> None:
     output = "nul \0, bell \a, lone surrogate \ud800, high \U0010ffff, quote ' and \\"
-    await store.held.take(run.id, 1)
-    await store.held.write(
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -411,8 +411,8 @@ async def test_a_result_may_contain_any_character(store: Store, run: Run) -> Non
 
 
 async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -441,8 +441,8 @@ async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run
 async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
     store: Store, run: Run, before: StepStatus, after: StepStatus
 ) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(
         run.id,
         1,
         together(
@@ -458,39 +458,39 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
 
 
 async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(store: Store, run: Run) -> None:
-    taken = await store.held.take(run.id, 1)
+    taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
-    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
+    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at) == (RunStatus.QUEUED, 1, taken.run.started_at)
-    again = await store.held.take(run.id, 2)
+    again = await store.running_runs.take(run.id, 2)
     assert again is not None
     assert not again.from_lost_worker
 
 
 async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at, back.error) == (RunStatus.QUEUED, 2, None, ERROR)
 
 
 async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Store, run: Run) -> None:
-    await store.held.take(run.id, 1)
-    await store.held.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
-    assert await store.held.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}
+    await store.running_runs.take(run.id, 1)
+    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
+    assert await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}
 
 
-@pytest.mark.parametrize("left", [HeldRun.queue_again, HeldRun.wait_for_person])
+@pytest.mark.parametrize("left", [RunTransaction.queue_again, RunTransaction.wait_for_person])
 async def test_a_run_that_is_to_be_cancelled_is_left_to_nobody_else(
     store: Store, run: Run, user: User, left: Callable[..., None]
 ) -> None:
-    await store.held.take(run.id, 1)
+    await store.running_runs.take(run.id, 1)
     await store.runs.cancel(user.id, run.id)
-    leave = partial(left, attempt=2, error=ERROR) if left is HeldRun.queue_again else partial(left, error=ERROR)
+    leave = partial(left, attempt=2, error=ERROR) if left is RunTransaction.queue_again else partial(left, error=ERROR)
     with pytest.raises(CancelRequested):
-        await store.held.write(run.id, 1, together(HeldRun.unless_cancelled, leave))
+        await store.running_runs.write(run.id, 1, together(RunTransaction.unless_cancelled, leave))
     found = await store.runs.get(user.id, run.id)
     assert found.status is RunStatus.RUNNING
