@@ -85,7 +85,9 @@ async def test_a_run_that_nobody_made_cannot_be_taken(store: Store, user: User) 
 
 
 async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store, second_store: Store, run: Run) -> None:
-    taken = await asyncio.gather(*((store, second_store)[number % 2].running_runs.take(run.id, 1) for number in range(10)))
+    taken = await asyncio.gather(
+        *((store, second_store)[number % 2].running_runs.take(run.id, 1) for number in range(10))
+    )
     assert sum(one is not None for one in taken) == 1
 
 
