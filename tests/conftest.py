@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -209,6 +209,20 @@ def small_model(servers_folder: Path) -> Iterator[ModelHttpServer]:
     """A real one whose model answers questions, slowly."""
     with started(lambda: ModelHttpServer(servers_folder / "small-model", SMALL_MODEL)) as server:
         yield server
+
+
+# --- the collector ---
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is loaded here stays until the end, so the collector need not go through it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 # --- a failure is shown ---
