@@ -20,12 +20,8 @@ COPY app /srv/agent/app
 COPY backplane /srv/agent/backplane
 COPY controller /srv/agent/controller
 COPY worker /srv/agent/worker
-# The root is read-only when it runs, so bytecode is written now, and never checked against its source. The Kubernetes
-# client, nearly half of all that is installed, is thousands of generated models: it stays as bytecode only.
-RUN set -eu; client=$(echo /opt/venv/lib/python3*/site-packages/kubernetes); \
-    python3 -m compileall -q -b -o 2 --invalidation-mode unchecked-hash "$client"; \
-    find "$client" -name '*.py' -delete; \
-    python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib /srv/agent
+# The root is read-only when it runs, so bytecode is written now, and never checked against its source.
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib /srv/agent
 
 FROM ${PYTHON_IMAGE} AS platform
 RUN groupadd --gid 10001 agent && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin agent

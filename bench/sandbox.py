@@ -35,7 +35,7 @@ from bench._cluster import Namespace, counted, open_namespace
 from bench._result import Goal, report
 from worker.sandbox.base import Call, Command, Ending, Limits, Sandbox
 from worker.sandbox.container.sandbox import open_container_sandbox
-from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
 from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts
@@ -194,7 +194,7 @@ class Member:
     """A Kubernetes sandbox as a worker of its own has it, with a pool that is filled when it is asked for."""
 
     sandbox: KubernetesSandbox
-    cluster: Cluster
+    cluster: WorkerJobs
     claims: list[tuple[str, float]]
     ready: int = 0
     filled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -231,7 +231,7 @@ async def open_member(name: str, image: str, limits: Limits, *, reuses: bool, po
         if count == pool:
             member.filled.set()
 
-    async with open_cluster(NAMESPACE, jobs.worker_id) as cluster:
+    async with open_worker_jobs(NAMESPACE, jobs.worker_id) as cluster:
         sandbox = KubernetesSandbox(
             cluster,
             jobs,

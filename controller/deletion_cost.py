@@ -1,8 +1,8 @@
-"""Tells Kubernetes which worker pods to take first when it scales down: those with the fewest runs in hand.
+"""Lets Kubernetes, when it scales down, remove first the worker pods that carry out the fewest runs.
 
-A pod's deletion cost is an annotation that the ReplicaSet's controller reads when it has pods too many (since
-Kubernetes 1.22). It is a wish, not a promise: a worker that is taken all the same drains. Only costs that
-changed are written.
+A pod's deletion cost is an annotation that the ReplicaSet's controller reads when it has too many pods (since
+Kubernetes 1.22). It is a wish, not a promise: a worker that is removed all the same drains. Only costs that changed are
+written.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from backplane.errors import PlatformError
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from backplane.queue.base import LiveWorker, Queue
-from controller.cluster import Cluster, connect_cluster
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def costs(workers: Iterable[LiveWorker], pods: Mapping[str, str | None]) -> dict[str, str]:
-    """The costs to be written: for each pod (name → its cost as it stands, if any) whose cost is another by now."""
+    """The costs of the pods whose cost has changed. `pods`: name → the cost that the pod has now, if any."""
     running = Counter[str]()
     for worker in workers:
         # A worker's id is its host's name, which is that of its pod, a process id and some random digits.
@@ -42,22 +42,41 @@ class DeletionCosts:
     async def run(self) -> None:
         while True:
             try:
-                async with connect_cluster() as cluster:
+                async with open_api_server() as api:
                     while True:
-                        await self.update(cluster)
+                        await self.update(api)
                         await asyncio.sleep(self._period_seconds)
             except PlatformError as error:
-                log.warning("the deletion costs of worker pods are not told", error=error.message)
+                log.warning("the deletion costs of worker pods are not written", error=error.message)
                 await asyncio.sleep(self._period_seconds)
 
-    async def update(self, cluster: Cluster) -> None:
+    async def update(self, api: ApiServer) -> None:
         """One pass. Raises PlatformError when the cluster or the queue does not answer."""
-        found = [pod["metadata"] for pod in await cluster.pods(self._namespace, self._selector)]
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        try:
+            listed = await api.call("GET", path, [("labelSelector", self._selector)])
+        except ApiRefused as refused:
+            raise refused.unavailable(f"list pods in {self._namespace}") from None
+        found = [pod["metadata"] for pod in listed["items"]]
         pods = {pod["name"]: _cost(pod) for pod in found if "deletionTimestamp" not in pod}
         if not pods:
             return
         for name, cost in costs(await self._queue.workers(), pods).items():
-            await cluster.annotate_pod(self._namespace, name, {ANNOTATION: cost})
+            await write_cost(api, self._namespace, name, cost)
+
+
+async def write_cost(api: ApiServer, namespace: str, pod: str, cost: str) -> None:
+    """Raises Unavailable; a pod that is gone is fine. The request goes to the pod's status, because the right to that
+    does not include its specification: who may patch pods themselves may give them another image."""
+    try:
+        await api.call(
+            "PATCH",
+            f"/api/v1/namespaces/{namespace}/pods/{pod}/status",
+            body={"metadata": {"annotations": {ANNOTATION: cost}}},
+        )
+    except ApiRefused as refused:
+        if refused.status != 404:
+            raise refused.unavailable(f"patch pods/status in {namespace}") from None
 
 
 def _cost(metadata: Mapping[str, Any]) -> str | None:

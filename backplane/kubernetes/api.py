@@ -1,14 +1,14 @@
-"""Requests to a Kubernetes API server: with whose credentials, tried how often, and what a failure means.
+"""Requests to a Kubernetes API server: how often one is tried, what a failure means, watches, lists and exec streams.
 
-The client library knows where credentials are and how they are renewed; the requests are plain HTTP with JSON, because
-its models would cost more than all the rest of a request and know less than a newer server sends. TLS is checked by the
-certificate that comes with the credentials. No message or traceback made here has a header in it, so none has a token.
+It is the only client of a cluster that the platform has: workers run sandboxes by it, the controller cleans up by it.
+Requests are plain HTTP with JSON: the classes that a client library makes of each answer cost more than all the rest of
+a request, and know less than a newer server sends. As whom requests are sent, `backplane.kubernetes.login` says. No
+message or traceback made here has a header in it, so none has a token.
 """
 
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,13 +16,11 @@ from typing import Any
 from weakref import WeakSet
 
 import aiohttp
-from kubernetes.aio.client import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
-from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
 from backplane.domain.retry import retry_after
 from backplane.errors import Unavailable
+from backplane.kubernetes.exec_stream import PROTOCOL, ExecStream
+from backplane.kubernetes.login import Credentials, Login, open_login
 from backplane.process.retrying import pauses
 
 TRIES = 4
@@ -30,27 +28,28 @@ CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
 CLOSE_SECONDS = 1.0
 WATCH_SECONDS = 30
-"""A watch is ended by the server and begun anew so often: by this a connection that died in silence is found."""
+"""The server ends a watch after so long, and the caller begins it anew: so a connection that died unseen is found."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5.0
 LONGEST_ASKED_PAUSE_SECONDS = 5.0
 
-GET_CREDENTIALS = (
-    "run the worker in the cluster with a service account, or let KUBECONFIG name a file with credentials "
-    "(else ~/.kube/config), or set SANDBOX=local"
-)
 _BROKEN = (aiohttp.ClientError, OSError, EOFError)
 _TRY_AGAIN = (429, 500, 502, 503, 504)
 
 
 class ApiRefused(Exception):
-    """The server's own "no" to a request. `message` is the server's; it is for `worker.sandbox.kubernetes.jobs` to
-    judge."""
+    """The server has refused a request for good. `reason` and `message` are its own words; what the refusal means is
+    for the caller to judge, who knows what was asked."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+
+    def unavailable(self, what: str) -> Unavailable:
+        """The error for a caller that has no way on. `what` was asked for, such as "list jobs in agents-tools"."""
+        advice = f"; let this process's service account {what}" if self.status in (401, 403) else ""
+        return Unavailable(f"the API server refuses to {what}: {self.status} {self.message}{advice}", part="kubernetes")
 
 
 class _Busy(Exception):
@@ -61,7 +60,7 @@ class _Busy(Exception):
 
 class _Unknown(_Busy):
     def __init__(self) -> None:
-        super().__init__("it does not know the worker's credentials; they may have run out, or been revoked")
+        super().__init__("it does not know these credentials; they may have run out, or been revoked")
 
 
 Query = Sequence[tuple[str, str]]
@@ -70,29 +69,42 @@ Query = Sequence[tuple[str, str]]
 class ApiServer:
     """Made by `open_api_server`. Any number of requests may be on their way at once."""
 
-    def __init__(self, configuration: Configuration, kubeconfig: str, session: aiohttp.ClientSession) -> None:
-        self._configuration = configuration
-        self._kubeconfig = kubeconfig
+    def __init__(self, login: Login, session: aiohttp.ClientSession, part: str) -> None:
+        self._login = login
+        self._server = login.server
         self._session = session
+        self._part = part
         self.requests = 0
         """Requests that were sent so far, each try and each watch counted: what a benchmark looks at."""
 
     async def call(self, method: str, path: str, query: Query = (), body: Any = None) -> dict[str, Any]:
-        """The answer's JSON. What may pass is tried a few times, so the request must be safe to repeat. Raises
-        ApiRefused, and Unavailable where the server cannot be reached, is overloaded or broken."""
+        """The answer's JSON. A failure that may pass is tried again, TRIES times in all, so the request must be safe to
+        repeat. Raises ApiRefused, and Unavailable when the server cannot be reached, is overloaded or broken."""
         for number, pause in enumerate(pauses(), start=1):
+            credentials = await self._login.credentials()
             try:
-                return await self._once(method, path, query, body)
+                return await self._once(credentials, method, path, query, body)
             except _Busy as error:
                 if isinstance(error, _Unknown):
-                    await self._renew()
+                    await self._login.renew(credentials)
                 if number == TRIES:
                     raise self.unavailable(str(error)) from None
                 await asyncio.sleep(max(pause, error.pause))
         raise AssertionError("pauses never end")
 
+    async def pages(self, path: str, query: Query = (), *, page: int) -> AsyncIterator[dict[str, Any]]:
+        """All objects of a list that may be long, `page` of them a request. Raises as `call` does."""
+        following: Query = ()
+        while True:
+            listed = await self.call("GET", path, [*query, ("limit", str(page)), *following])
+            for item in listed["items"]:
+                yield item
+            if not (token := listed["metadata"].get("continue")):
+                return
+            following = [("continue", token)]
+
     async def watch(self, path: str, query: Query, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-        """Type and object of each change after `version`, until the server ends the watch, which it does often.
+        """Type and object of each change after `version`, until the server ends the watch, after WATCH_SECONDS at most.
 
         Raises ApiRefused (status 410: `version` is too old), and Unavailable when the connection is lost.
         """
@@ -104,8 +116,9 @@ class ApiServer:
             ("timeoutSeconds", str(WATCH_SECONDS)),
         ]
         limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
+        credentials = await self._login.credentials()
         try:
-            async with self._request("GET", path, query, None, limit) as response:
+            async with self._request(credentials, "GET", path, query, None, limit) as response:
                 await _check(response)
                 async for line in _lines(response):
                     event = json.loads(line)
@@ -115,52 +128,61 @@ class ApiServer:
                     yield kind, item
         except _Busy as error:
             if isinstance(error, _Unknown):
-                await self._renew()
+                await self._login.renew(credentials)
             raise self.unavailable(str(error)) from None
         except _BROKEN as error:
             raise self.unavailable(words(error)) from None
 
     @contextlib.asynccontextmanager
-    async def websocket(
+    async def exec(self, namespace: str, pod: str, argv: Sequence[str], *, container: str) -> AsyncIterator[ExecStream]:
+        """Run `argv` beside what runs in the pod's container, and speak with it; both its pipes are closed at the end.
+        Raises ApiRefused, with the status only, and Unavailable."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec"
+        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", argument) for argument in argv]
+        async with self._websocket(path, query, PROTOCOL) as connected:
+            yield ExecStream(connected, pod, self._part)
+
+    @contextlib.asynccontextmanager
+    async def _websocket(
         self, path: str, query: Query, protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
-        """An upgraded connection that leaves pings to the caller. Raises ApiRefused, with the status only, and
-        Unavailable."""
+        """An upgraded connection that leaves pings to the caller."""
         self.requests += 1
+        credentials = await self._login.credentials()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                socket = await self._session.ws_connect(
-                    self._url(path),
+                connected = await self._session.ws_connect(
+                    self._server.url + path,
                     params=list(query),
                     protocols=(protocol,),
-                    headers=await self._headers(),
+                    headers=credentials.headers,
                     timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
                     autoping=False,
                     max_msg_size=0,
-                    proxy=self._configuration.proxy,
-                    server_hostname=self._configuration.tls_server_name,
+                    proxy=self._server.proxy,
+                    server_hostname=self._server.tls_name,
                 )
         except aiohttp.WSServerHandshakeError as error:
             if error.status == 401:
-                await self._renew()
+                await self._login.renew(credentials)
             raise ApiRefused(error.status, "", f"HTTP status {error.status}") from None
         except _BROKEN as error:
             raise self.unavailable(words(error)) from None
         try:
-            yield socket
+            yield connected
         finally:
-            await socket.close()
+            await connected.close()
 
     def unavailable(self, cause: str) -> Unavailable:
         return Unavailable(
-            f"the Kubernetes API server at {self._configuration.host} does not answer as it should: {cause}",
-            part="sandbox",
+            f"the Kubernetes API server at {self._server.url} does not answer as it should: {cause}", part=self._part
         )
 
-    async def _once(self, method: str, path: str, query: Query, body: Any) -> dict[str, Any]:
+    async def _once(self, credentials: Credentials, method: str, path: str, query: Query, body: Any) -> dict[str, Any]:
         limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._request(method, path, query, body, limit) as response:
+            async with self._request(credentials, method, path, query, body, limit) as response:
                 await _check(response)
                 answer: dict[str, Any] = json.loads(await response.read())
                 return answer
@@ -171,51 +193,38 @@ class ApiServer:
 
     @contextlib.asynccontextmanager
     async def _request(
-        self, method: str, path: str, query: Query, body: Any, limit: aiohttp.ClientTimeout
+        self,
+        credentials: Credentials,
+        method: str,
+        path: str,
+        query: Query,
+        body: Any,
+        limit: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = await self._headers()
+        headers = list(credentials.headers)
         if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            headers.append(("Content-Type", kind))
         self.requests += 1
         async with self._session.request(
             method,
-            self._url(path),
+            self._server.url + path,
             params=list(query),
             data=None if body is None else json.dumps(body),
             headers=headers,
             timeout=limit,
-            proxy=self._configuration.proxy,
-            server_hostname=self._configuration.tls_server_name,
+            proxy=self._server.proxy,
+            server_hostname=self._server.tls_name,
         ) as response:
             yield response
 
-    async def _renew(self) -> None:
-        """The token may have been replaced where it came from. In a pod the library looks there by itself."""
-        self._configuration.api_key = (await _load(self._kubeconfig)).api_key
-
-    async def _headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        try:
-            token = await self._configuration.get_api_key_with_prefix("BearerToken")
-        except (ConfigException, OSError) as error:
-            raise self.unavailable(f"the worker's own token cannot be read: {error}") from None
-        if token:
-            headers["Authorization"] = token
-        return headers
-
-    def _url(self, path: str) -> str:
-        return str(self._configuration.host).rstrip("/") + path
-
 
 @contextlib.asynccontextmanager
-async def open_api_server(kubeconfig: str = "") -> AsyncIterator[ApiServer]:
+async def open_api_server(kubeconfig: str = "", *, part: str = "kubernetes") -> AsyncIterator[ApiServer]:
     """With the credentials of the file `kubeconfig` where it is named, else of the pod that this runs in, else of
-    KUBECONFIG or ~/.kube/config. Raises Unavailable when there are none; asks the server nothing yet."""
-    configuration = await _load(kubeconfig)
-    try:
-        ssl_context = RESTClientObject(configuration).ssl_context
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"the cluster's certificates cannot be used: {error}", part="sandbox") from None
+    KUBECONFIG or ~/.kube/config. `part` is what Unavailable names as the part that does not answer. Raises Unavailable
+    when there are no credentials; asks the server nothing yet."""
+    login = await open_login(kubeconfig, part=part)
     sockets: WeakSet[socket.socket] = WeakSet()
 
     def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -223,59 +232,29 @@ async def open_api_server(kubeconfig: str = "") -> AsyncIterator[ApiServer]:
         sockets.add(made)
         return made
 
-    # Each open command holds a connection of its own, so their number is what the worker's slots allow.
-    connector = aiohttp.TCPConnector(limit=0, ssl=ssl_context, socket_factory=new_socket)
+    # Each open command has a connection of its own, so their number is what the worker's slots allow.
+    connector = aiohttp.TCPConnector(limit=0, ssl=login.server.tls or True, socket_factory=new_socket)
     try:
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
-            yield ApiServer(configuration, kubeconfig, session)
+            yield ApiServer(login, session, part)
     finally:
         await _end(sockets)
 
 
 async def _end(sockets: Collection[socket.socket]) -> None:
-    """A TLS connection that was given up in its middle waits for its peer to agree, and the session does not wait for
-    it. A process that ends would leave it open."""
+    """Close what the session leaves open: a TLS connection that is closed early waits for its peer to agree, and the
+    session does not wait for that."""
     for made in list(sockets):
         with contextlib.suppress(OSError):
             made.shutdown(socket.SHUT_RDWR)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            while any(made.fileno() >= 0 for made in list(sockets)):  # noqa: ASYNC110 - a socket tells nobody
+            while any(made.fileno() >= 0 for made in list(sockets)):  # noqa: ASYNC110 - nothing can wait for a socket
                 await asyncio.sleep(0)
 
 
-async def _load(kubeconfig: str) -> Configuration:
-    configuration = Configuration()
-    try:
-        file = kubeconfig or _own_file()
-        if not file:
-            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        elif not _exists(file):
-            raise ConfigException(f"there is no file {file}")
-        else:
-            await load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=file, client_configuration=configuration, persist_config=False
-            )
-    except (ConfigException, OSError, ValueError, KeyError) as error:
-        raise Unavailable(
-            f"there are no credentials for a Kubernetes cluster ({words(error)}): {GET_CREDENTIALS}", part="sandbox"
-        ) from None
-    return configuration
-
-
-def _own_file() -> str:
-    """The file with this user's credentials; none in a pod, which has its own."""
-    if os.environ.get(SERVICE_HOST_ENV_NAME) and os.access(SERVICE_TOKEN_FILENAME, os.R_OK):
-        return ""
-    return os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
-
-
-def _exists(files: str) -> bool:
-    return any(os.path.exists(file) for file in files.split(os.pathsep))
-
-
 def words(error: BaseException) -> str:
-    """What a network error is about, for people."""
+    """What a network error says, in one line."""
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
     if isinstance(error, TimeoutError):
@@ -286,7 +265,7 @@ def words(error: BaseException) -> str:
 
 
 async def _check(response: aiohttp.ClientResponse) -> None:
-    """Raises for an answer that is none."""
+    """Raises ApiRefused, or _Busy where another try may help, unless the server has done what was asked."""
     if response.status < 300:
         return
     reason, message = _status(await response.read())

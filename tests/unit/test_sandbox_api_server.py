@@ -15,7 +15,7 @@ from backplane.kubernetes.api import TRIES, ApiRefused, open_api_server
 from tests.scripted_api import NOTHING, ScriptedApi, answer, raw, scripted_api
 from tests.waiting import wait_until
 from worker.sandbox.base import SandboxQuotaExceeded, SandboxRefused
-from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.pod_state import EndReason
 
 TOKEN = "a-token-that-nobody-may-see"
@@ -109,7 +109,7 @@ async def test_what_does_not_pass_is_unavailable_with_the_servers_words(server: 
     async with open_api_server(file) as requests:
         with pytest.raises(Unavailable, match="no leader") as raised:
             await requests.call("GET", "/x")
-    assert raised.value.part == "sandbox"
+    assert raised.value.part == "kubernetes"
     assert len(api.requests) == TRIES == requests.requests
 
 
@@ -143,7 +143,7 @@ async def test_no_error_shows_the_token(server: Script, bad: bytes) -> None:
         with pytest.raises((Unavailable, ApiRefused)) as raised:
             await requests.call("GET", "/x")
         with pytest.raises((Unavailable, ApiRefused)) as of_socket:
-            async with requests.websocket("/x", [], "p"):
+            async with requests.exec("tools", "step-1-abcde", ["true"], container="sandbox"):
                 pass
     for error in (raised, of_socket):
         shown = "".join(traceback.format_exception(error.value)) + repr(error.value.__cause__)
@@ -174,7 +174,7 @@ async def test_a_watch_that_breaks_in_the_middle_is_unavailable(server: Script) 
 async def test_a_watch_goes_on_where_it_was(server: Script) -> None:
     bookmark = ("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
     api, file = server(listed(version="3"), watched(("ADDED", pod("5")), bookmark), QUIET)
-    async with open_cluster("tools", "w", file) as cluster:
+    async with open_worker_jobs("tools", "w", file) as cluster:
         assert await cluster.started("step-1", 5, print) == "step-1-abcde"
         await wait_until(lambda: len(api.requests) > 2)
     assert "resourceVersion=3" in api.requests[1].path
@@ -184,7 +184,7 @@ async def test_a_watch_goes_on_where_it_was(server: Script) -> None:
 async def test_a_watch_that_is_too_far_behind_begins_anew_and_misses_nothing(server: Script) -> None:
     gone = ("ERROR", {"code": 410, "reason": "Expired", "message": "too old resource version"})
     api, file = server(listed(pod("1")), watched(gone), listed(pod("9", "terminated"), version="9"), QUIET)
-    async with open_cluster("tools", "w", file) as cluster:
+    async with open_worker_jobs("tools", "w", file) as cluster:
         end = await cluster.ended("step-1")
     assert (end.reason, end.exit_code) == (EndReason.EXITED, 5)
     assert "watch=true" not in api.requests[2].path
@@ -193,28 +193,28 @@ async def test_a_watch_that_is_too_far_behind_begins_anew_and_misses_nothing(ser
 async def test_a_watch_outlives_an_event_that_nobody_can_read(server: Script) -> None:
     odd = raw(200, b'{"no": "event"}\n')
     _, file = server(listed(), odd, listed(pod("9")), QUIET)
-    async with open_cluster("tools", "w", file) as cluster:
+    async with open_worker_jobs("tools", "w", file) as cluster:
         assert await cluster.started("step-1", 5, print) == "step-1-abcde"
 
 
 async def test_a_pod_that_is_missing_from_a_new_list_has_ended(server: Script) -> None:
     gone = ("ERROR", {"code": 410, "reason": "Expired", "message": "too old resource version"})
     _, file = server(listed(pod("1")), watched(gone), NO_PODS, status(404, "no such job"))
-    async with open_cluster("tools", "w", file) as cluster:
+    async with open_worker_jobs("tools", "w", file) as cluster:
         assert (await cluster.ended("step-1")).reason is EndReason.DELETED
 
 
 async def test_a_second_pod_of_a_job_is_not_taken_for_the_first(server: Script) -> None:
     events = watched(("MODIFIED", pod("2", "terminated")), ("ADDED", pod("3", uid="u2")), ("DELETED", pod("4")))
     _, file = server(listed(pod("1")), events, QUIET)
-    async with open_cluster("tools", "w", file) as cluster:
+    async with open_worker_jobs("tools", "w", file) as cluster:
         assert (await cluster.ended("step-1")).exit_code == 5
 
 
 async def test_a_watch_that_is_not_allowed_is_told_at_the_start(server: Script) -> None:
     _, file = server(status(403, 'pods is forbidden: cannot list resource "pods"', "Forbidden"))
     with pytest.raises(SandboxRefused, match="RoleBinding"):
-        async with open_cluster("tools", "w", file):
+        async with open_worker_jobs("tools", "w", file):
             pass
 
 
@@ -238,7 +238,7 @@ async def test_a_create_that_is_refused_says_what_kind_of_no_it_is(
 ) -> None:
     _, file = server(status(code, message))
     async with open_api_server(file) as requests:
-        from_there = Cluster(requests, "tools", "w")
+        from_there = WorkerJobs(requests, "tools", "w")
         with pytest.raises(expected, match=message.split(":")[0]) as raised:
             await from_there.create(job_of())
     assert type(raised.value) is expected
@@ -248,11 +248,11 @@ async def test_a_create_waits_for_the_old_job_of_that_name_to_go(server: Script)
     going = status(409, "object is being deleted: jobs.batch already exists", "AlreadyExists")
     api, file = server(going, going, NEW)
     async with open_api_server(file) as requests:
-        assert await Cluster(requests, "tools", "w").create(job_of())
+        assert await WorkerJobs(requests, "tools", "w").create(job_of())
     assert len(api.requests) == 3
 
 
 async def test_a_create_whose_answer_was_lost_finds_its_job(server: Script) -> None:
     _, file = server(NOTHING, status(409, 'jobs.batch "step-1" already exists', "AlreadyExists"))
     async with open_api_server(file) as requests:
-        assert not await Cluster(requests, "tools", "w").create(job_of())
+        assert not await WorkerJobs(requests, "tools", "w").create(job_of())

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from controller.cluster import connect_cluster
 
 from backplane.errors import Unavailable
-from controller.cluster import connect_cluster
 from tests.ports import own_port
 
 NOWHERE = """

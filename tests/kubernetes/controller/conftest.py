@@ -6,49 +6,51 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kubernetes.aio.client import BatchV1Api, CoreV1Api
 
 from backplane.domain.runs import Run
 from backplane.domain.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.domain.users import Tier, User
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from backplane.queue.base import Queue
 from backplane.redis.client import RedisClients
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.store import Store
-from controller.cluster import Cluster as ControllersCluster
-from controller.cluster import connect_cluster
 from tests.queues import redis_queue
 from tests.submitted import new_run
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def cluster(kubeconfig: str) -> AsyncIterator[ControllersCluster]:
-    async with connect_cluster() as made:
+async def api(kubeconfig: str) -> AsyncIterator[ApiServer]:
+    """As a controller asks the API server."""
+    async with open_api_server() as made:
         yield made
 
 
 @pytest.fixture
-async def namespace(cluster: ControllersCluster) -> AsyncIterator[str]:
+async def namespace(api: ApiServer) -> AsyncIterator[str]:
     """One of the test's own, ready for pods, and deleted with all that is in it."""
-    api: Any = CoreV1Api(cluster.client)
     name = f"t-controller-{uuid4().hex[:8]}"
-    await api.create_namespace({"metadata": {"name": name}})
+    await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
 
     async def has_account() -> bool:
-        return bool((await api.list_namespaced_service_account(name)).items)
+        try:
+            await api.call("GET", f"/api/v1/namespaces/{name}/serviceaccounts/default")
+        except ApiRefused:
+            return False
+        return True
 
     await wait_until(has_account)
     yield name
-    await api.delete_namespace(name)
+    await api.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Jobs and pods in one namespace. `own` is how a controller sees the cluster."""
+    """Jobs and pods in one namespace."""
 
-    own: ControllersCluster
+    api: ApiServer
     namespace: str
     image: str
 
@@ -64,7 +66,7 @@ class Cluster:
             "metadata": {"name": name, "labels": labels},
             "spec": {"backoffLimit": 0, "template": {"metadata": {"labels": labels}, "spec": pod}},
         }
-        await self._batch.create_namespaced_job(self.namespace, body)
+        await self.api.call("POST", self._jobs_path, body=body)
         return name
 
     async def job_of(self, run: Run, generation: int, worker: str = "worker-1") -> str:
@@ -75,53 +77,54 @@ class Cluster:
         return await self.make_job(f"warm-{uuid4().hex[:8]}", **{POOL: "warm", WORKER: label_value(worker)})
 
     async def relabel(self, job: str, **labels: str) -> None:
-        await self._batch.patch_namespaced_job(job, self.namespace, {"metadata": {"labels": labels}})
+        await self.api.call("PATCH", f"{self._jobs_path}/{job}", body={"metadata": {"labels": labels}})
 
     async def jobs(self) -> set[str]:
         """The names of those that are there and not being deleted."""
-        listed = await self._batch.list_namespaced_job(self.namespace)
-        return {job.metadata.name for job in listed.items if job.metadata.deletion_timestamp is None}
+        listed = await self.api.call("GET", self._jobs_path)
+        found = [job["metadata"] for job in listed["items"]]
+        return {metadata["name"] for metadata in found if "deletionTimestamp" not in metadata}
 
     async def running_jobs(self) -> int:
         """How many have a pod that runs, and know it."""
-        active = sum(job.status.active or 0 for job in (await self._batch.list_namespaced_job(self.namespace)).items)
-        pods = (await self._core.list_namespaced_pod(self.namespace)).items
-        return int(min(active, sum(pod.status.phase == "Running" for pod in pods)))
+        jobs = (await self.api.call("GET", self._jobs_path))["items"]
+        pods = (await self.api.call("GET", self.pods_path))["items"]
+        active = sum(job["status"].get("active", 0) for job in jobs)
+        return int(min(active, sum(pod["status"]["phase"] == "Running" for pod in pods)))
 
     async def pods(self) -> set[str]:
-        listed = await self._core.list_namespaced_pod(self.namespace)
-        return {pod.metadata.name for pod in listed.items}
+        return {pod["metadata"]["name"] for pod in (await self.api.call("GET", self.pods_path))["items"]}
 
     async def make_pod(self, name: str, **labels: str) -> str:
         pod = {"terminationGracePeriodSeconds": 0, "containers": [self._for_ever]}
         body = {"metadata": {"name": name, "labels": labels}, "spec": pod}
-        await self._core.create_namespaced_pod(self.namespace, body)
+        await self.api.call("POST", self.pods_path, body=body)
         return name
 
     async def annotate(self, pod: str, name: str, value: str) -> None:
-        await self._core.patch_namespaced_pod(pod, self.namespace, {"metadata": {"annotations": {name: value}}})
+        await self.api.call("PATCH", f"{self.pods_path}/{pod}", body={"metadata": {"annotations": {name: value}}})
 
     async def annotation(self, pod: str, name: str) -> str | None:
-        found = await self._core.read_namespaced_pod(pod, self.namespace)
-        value: str | None = (found.metadata.annotations or {}).get(name)
+        found = await self.api.call("GET", f"{self.pods_path}/{pod}")
+        value: str | None = found["metadata"].get("annotations", {}).get(name)
         return value
+
+    @property
+    def pods_path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods"
+
+    @property
+    def _jobs_path(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
 
     @property
     def _for_ever(self) -> dict[str, Any]:
         return {"name": "main", "image": self.image, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "3600"]}
 
-    @property
-    def _batch(self) -> Any:
-        return BatchV1Api(self.own.client)
-
-    @property
-    def _core(self) -> Any:
-        return CoreV1Api(self.own.client)
-
 
 @pytest.fixture
-def kubernetes(cluster: ControllersCluster, namespace: str, sandbox_image: str) -> Cluster:
-    return Cluster(cluster, namespace, sandbox_image)
+def kubernetes(api: ApiServer, namespace: str, sandbox_image: str) -> Cluster:
+    return Cluster(api, namespace, sandbox_image)
 
 
 @dataclass(frozen=True)

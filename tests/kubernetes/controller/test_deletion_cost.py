@@ -15,10 +15,10 @@ async def test_pods_bear_the_number_of_runs_in_hand_as_their_cost(kubernetes: Cl
     for pod, held in ((busy, claims), (idle, [])):
         await platform.queue.renew(f"{pod}-1-abc123", 10, held)
     costs = DeletionCosts(platform.queue, kubernetes.namespace, "app=agent-worker", period_seconds=1)
-    await costs.update(kubernetes.own)
+    await costs.update(kubernetes.api)
     assert await kubernetes.annotation(busy, ANNOTATION) == "2"
     assert await kubernetes.annotation(idle, ANNOTATION) in (None, "0")
     assert await kubernetes.annotation(api, ANNOTATION) is None
     await platform.queue.leave(f"{busy}-1-abc123")
-    await costs.update(kubernetes.own)
+    await costs.update(kubernetes.api)
     assert await kubernetes.annotation(busy, ANNOTATION) == "0"

@@ -10,8 +10,8 @@ import pytest
 from backplane.domain.runs import RunStatus
 from backplane.domain.sandbox_labels import GENERATION
 from backplane.process.tasks import end
-from controller.cleanup.sandbox_jobs import SandboxJobCollector, Times, list_jobs
-from controller.cleanup.sessions import Jobs, sweep
+from controller.cleanup.sandbox_jobs import JobPlace, SandboxJobCollector, Times, list_jobs
+from controller.cleanup.sessions import sweep
 from tests.kubernetes.controller.conftest import Cluster, Platform
 from tests.waiting import wait_until
 
@@ -39,7 +39,7 @@ async def collecting(kubernetes: Cluster, platform: Platform, times: Times = AT_
 async def passes(kubernetes: Cluster, platform: Platform, times: Times = AT_ONCE, count: int = 2) -> None:
     made = collector(kubernetes, platform, times)
     for _ in range(count):
-        await made.collect(kubernetes.own)
+        await made.collect(kubernetes.api)
 
 
 async def settled(kubernetes: Cluster, count: int) -> None:
@@ -85,10 +85,10 @@ async def test_a_job_that_is_adopted_within_a_lease_stays(kubernetes: Cluster, p
     job = await kubernetes.job_of(run, generation=1)
     await settled(kubernetes, 1)
     made = collector(kubernetes, platform)
-    await made.collect(kubernetes.own)
+    await made.collect(kubernetes.api)
     await kubernetes.relabel(job, **{GENERATION: "2"})
-    await made.collect(kubernetes.own)
-    await made.collect(kubernetes.own)
+    await made.collect(kubernetes.api)
+    await made.collect(kubernetes.api)
     assert await kubernetes.jobs() == {job}
 
 
@@ -115,14 +115,14 @@ async def test_two_controllers_may_collect_at_once(kubernetes: Cluster, platform
     counts: list[int] = []
     both = [collector(kubernetes, platform, count=counts.append) for _ in range(2)]
     for _ in range(2):
-        await asyncio.gather(*(one.collect(kubernetes.own) for one in both))
+        await asyncio.gather(*(one.collect(kubernetes.api) for one in both))
     assert await kubernetes.jobs() == set()
 
 
 async def test_all_pages_of_a_long_list_are_read(kubernetes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.cleanup.sandbox_jobs.PAGE", 2)
     names = {await kubernetes.make_job(f"of-nobody-{number}") for number in range(5)}
-    assert {job.name for job in await list_jobs(kubernetes.own, kubernetes.namespace)} == names
+    assert {job.name for job in await list_jobs(kubernetes.api, kubernetes.namespace)} == names
 
 
 async def test_collecting_goes_on_when_the_api_server_is_back(
@@ -152,6 +152,6 @@ async def test_a_sweep_removes_old_jobs_that_no_running_run_needs(kubernetes: Cl
         return datetime.now(UTC) - began > timedelta(seconds=1)
 
     await wait_until(are_old)
-    removed = await sweep([Jobs(kubernetes.namespace)], platform.store.runs, session_seconds=1, lease_seconds=0)
+    removed = await sweep([JobPlace(kubernetes.namespace)], platform.store.runs, session_seconds=1, lease_seconds=0)
     assert removed == {"job": 1}
     assert await kubernetes.jobs() == {kept}

@@ -15,6 +15,7 @@ import yaml
 
 from backplane.domain import sandbox_labels
 from backplane.errors import Unavailable
+from backplane.kubernetes import exec_stream
 from backplane.kubernetes.api import open_api_server
 from tests.chaos.proxies import TcpProxy
 from tests.waiting import wait_until
@@ -28,9 +29,8 @@ from worker.sandbox.base import (
     SandboxRefused,
     SandboxUnschedulable,
 )
-from worker.sandbox.kubernetes import exec_stream
 from worker.sandbox.kubernetes import manifest as job
-from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.manifest import JobSettings
 from worker.sandbox.kubernetes.pod_state import EndReason
 
@@ -52,7 +52,7 @@ IDLE = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
 class Jobs:
     """Makes Jobs of one worker, each a little different from all others."""
 
-    def __init__(self, cluster: Cluster, settings: JobSettings) -> None:
+    def __init__(self, cluster: WorkerJobs, settings: JobSettings) -> None:
         self.cluster = cluster
         self.settings = settings
         self.call = Call("ann", str(uuid.uuid4()), "1", generation=1, tries=1)
@@ -90,7 +90,7 @@ class Jobs:
 async def jobs_of(namespace: str, image: str, kubeconfig: str) -> AsyncIterator[Jobs]:
     worker_id = f"worker-{uuid.uuid4().hex[:8]}"
     settings = JobSettings(namespace, image, IDLE, worker_id, ttl_seconds=60, tmp_bytes=4 * MIB)
-    async with open_cluster(namespace, worker_id, kubeconfig) as cluster:
+    async with open_worker_jobs(namespace, worker_id, kubeconfig) as cluster:
         jobs = Jobs(cluster, settings)
         yield jobs
         await asyncio.gather(*(cluster.delete(name) for name in jobs.made))
@@ -254,7 +254,7 @@ async def test_a_job_that_the_server_does_not_understand_is_refused_in_its_words
 
 
 async def test_a_namespace_that_is_not_there_is_refused_by_name(jobs: Jobs, kubeconfig: str) -> None:
-    async with open_cluster("no-such-namespace", "w", kubeconfig) as cluster:
+    async with open_worker_jobs("no-such-namespace", "w", kubeconfig) as cluster:
         manifest = jobs.manifest()
         del manifest["metadata"]["namespace"]
         with pytest.raises(SandboxRefused, match="no-such-namespace"):
@@ -488,5 +488,5 @@ async def test_a_stream_that_is_only_quiet_stays(jobs: Jobs, monkeypatch: pytest
 
 async def test_without_credentials_it_is_said_where_they_are_looked_for(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="KUBECONFIG"):
-        async with open_cluster("tools", "w", str(tmp_path / "none")):
+        async with open_worker_jobs("tools", "w", str(tmp_path / "none")):
             pass

@@ -10,24 +10,24 @@ from backplane.domain.runs import RunStatus
 from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.sandbox.kubernetes.jobs import Cluster, FoundJob, open_cluster
+from worker.sandbox.kubernetes.jobs import FoundJob, WorkerJobs, open_worker_jobs
 
 StartProcess = Callable[..., Awaitable[WorkerProcess]]
 RUNS_ON = "date +%s.%N >> began; echo begun; n=0; while [ $n -lt 80 ]; do n=$((n+1)); sleep 0.1; done; echo over"
 
 
 @pytest.fixture
-async def cluster(namespace: str, kubeconfig: str) -> AsyncIterator[Cluster]:
-    async with open_cluster(namespace, "looks-on", kubeconfig) as cluster:
+async def cluster(namespace: str, kubeconfig: str) -> AsyncIterator[WorkerJobs]:
+    async with open_worker_jobs(namespace, "looks-on", kubeconfig) as cluster:
         yield cluster
 
 
-async def jobs_of(cluster: Cluster, run_id: str) -> list[FoundJob]:
+async def jobs_of(cluster: WorkerJobs, run_id: str) -> list[FoundJob]:
     return await cluster.find({sandbox_labels.RUN: run_id})
 
 
 async def test_a_command_whose_worker_is_killed_is_taken_over_and_not_begun_again(
-    platform: Platform, start_process: StartProcess, cluster: Cluster
+    platform: Platform, start_process: StartProcess, cluster: WorkerJobs
 ) -> None:
     first = await start_process(platform)
     run_id = await platform.submit(shell("a", "echo a > a"), shell("b", RUNS_ON), shell("c", "cat a began"))
@@ -56,7 +56,7 @@ async def test_a_command_that_outlasts_the_grace_of_its_worker_goes_on_for_the_n
     await platform.ends_whole(run_id)
 
 
-async def test_a_cancelled_run_ends_at_once_and_its_job_goes(platform: Platform, cluster: Cluster) -> None:
+async def test_a_cancelled_run_ends_at_once_and_its_job_goes(platform: Platform, cluster: WorkerJobs) -> None:
     async with worker(platform.settings):
         run_id = await platform.submit(shell("a", "trap '' TERM; echo begun; sleep 1000"))
         await platform.until_begun(run_id)
@@ -68,7 +68,7 @@ async def test_a_cancelled_run_ends_at_once_and_its_job_goes(platform: Platform,
 
 
 async def test_a_run_that_no_worker_took_over_is_repeated_where_its_job_has_gone_too(
-    platform: Platform, start_process: StartProcess, cluster: Cluster
+    platform: Platform, start_process: StartProcess, cluster: WorkerJobs
 ) -> None:
     first = await start_process(platform)
     run_id = await platform.submit(shell("a", "date +%s.%N >> began; echo begun; sleep 3; echo over"))
@@ -83,5 +83,5 @@ async def test_a_run_that_no_worker_took_over_is_repeated_where_its_job_has_gone
     assert (await platform.lines(run_id)).count("begun") == 2
 
 
-async def _is_gone(cluster: Cluster, run_id: str) -> bool:
+async def _is_gone(cluster: WorkerJobs, run_id: str) -> bool:
     return not await jobs_of(cluster, run_id)

@@ -20,10 +20,10 @@ import structlog
 from backplane.domain.sandbox_labels import WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
+from backplane.kubernetes.exec_stream import ExecStream
 from backplane.process.retrying import pauses
 from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
 from worker.sandbox.kubernetes import pod_state
-from worker.sandbox.kubernetes.exec_stream import PROTOCOL, ExecStream
 from worker.sandbox.kubernetes.manifest import CONTAINER, selector, worker_labels
 from worker.sandbox.kubernetes.pod_state import EndReason, PodEnd, Running, Waiting
 
@@ -70,8 +70,8 @@ class _Look:
     complaints: Mapping[str, str]
 
 
-class Cluster:
-    """Made by `open_cluster`. Every method raises Unavailable when the API server cannot be reached."""
+class WorkerJobs:
+    """Made by `open_worker_jobs`. Every method raises Unavailable when the API server cannot be reached."""
 
     def __init__(self, api: ApiServer, namespace: str, worker_id: str) -> None:
         self._api = api
@@ -212,12 +212,9 @@ class Cluster:
     async def exec(self, pod: str, argv: Sequence[str]) -> AsyncIterator[ExecStream]:
         """Run `argv` beside what runs in the pod's container, and speak with it; leaving closes both its pipes. Raises
         SandboxRefused where the worker may not; the container's end before or while this lasts is Unavailable."""
-        path = f"{self._pods_path}/{pod}/exec"
-        query = [("container", CONTAINER), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
-        query += [("command", argument) for argument in argv]
         try:
-            async with self._api.websocket(path, query, PROTOCOL) as socket:
-                yield ExecStream(socket, pod)
+            async with self._api.exec(self._namespace, pod, argv, container=CONTAINER) as stream:
+                yield stream
         except ApiRefused as refused:
             if refused.status == 403:
                 raise self._forbidden("create and get pods/exec") from None
@@ -388,11 +385,11 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def open_cluster(namespace: str, worker_id: str, kubeconfig: str = "") -> AsyncIterator[Cluster]:
+async def open_worker_jobs(namespace: str, worker_id: str, kubeconfig: str = "") -> AsyncIterator[WorkerJobs]:
     """Jobs of the worker in the namespace; `kubeconfig` as for `open_api_server`. Raises Unavailable when there are no
     credentials or the API server does not answer, SandboxRefused when it does not allow what is needed."""
-    async with open_api_server(kubeconfig) as api:
-        cluster = Cluster(api, namespace, worker_id)
+    async with open_api_server(kubeconfig, part="sandbox") as api:
+        cluster = WorkerJobs(api, namespace, worker_id)
         await cluster.list_pods()
         watching = asyncio.create_task(cluster.keep_watching())
         try:

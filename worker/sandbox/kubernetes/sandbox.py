@@ -43,7 +43,7 @@ from worker.sandbox.base import (
 )
 from worker.sandbox.kubernetes import manifest as job
 from worker.sandbox.kubernetes.channel import NotUnderstood
-from worker.sandbox.kubernetes.jobs import Cluster, open_cluster
+from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.manifest import JobSettings
 from worker.sandbox.kubernetes.pod.frames import ENDED, KILL, QUIT, frame
 from worker.sandbox.kubernetes.session import POD_END_SECONDS, Conversation, Pod, digest
@@ -75,7 +75,7 @@ class KubernetesSandbox(Sandbox):
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: WorkerJobs,
         jobs: JobSettings,
         starts: Starts,
         *,
@@ -437,7 +437,7 @@ async def open_kubernetes_sandbox(
 ) -> AsyncIterator[KubernetesSandbox]:
     """Times in seconds. The cluster is the one that the process runs in, else that of `kubeconfig` or, where it is
     empty, of KUBECONFIG. Raises Unavailable when there is none."""
-    async with open_cluster(jobs.namespace, jobs.worker_id, kubeconfig) as cluster:
+    async with open_worker_jobs(jobs.namespace, jobs.worker_id, kubeconfig) as cluster:
         sandbox = KubernetesSandbox(
             cluster,
             jobs,

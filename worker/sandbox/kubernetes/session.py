@@ -32,7 +32,7 @@ from worker.sandbox.base import (
     SandboxEvicted,
 )
 from worker.sandbox.kubernetes.channel import Channel, NotUnderstood, parsed
-from worker.sandbox.kubernetes.jobs import Cluster
+from worker.sandbox.kubernetes.jobs import WorkerJobs
 from worker.sandbox.kubernetes.pod.frames import (
     BEGIN,
     CHUNK,
@@ -83,7 +83,7 @@ class Pod:
     channel: Channel | None = None
     _stream: AsyncExitStack = field(default_factory=AsyncExitStack)
 
-    async def connect(self, cluster: Cluster) -> Channel:
+    async def connect(self, cluster: WorkerJobs) -> Channel:
         if self.channel is None:
             stream = await self._stream.enter_async_context(cluster.exec(self.pod, PIPE_ARGV))
             self.channel = Channel(stream)
@@ -100,7 +100,7 @@ class Conversation:
     """One command in one pod, over as many streams as it takes."""
 
     def __init__(
-        self, cluster: Cluster, pod: Pod, command: Command, folder: Path, output: OutputSink, notice: NoticeSink
+        self, cluster: WorkerJobs, pod: Pod, command: Command, folder: Path, output: OutputSink, notice: NoticeSink
     ) -> None:
         self._cluster = cluster
         self._pod = pod

@@ -1,7 +1,7 @@
 """Two pipes to a process in a pod, through the API server: bytes to its standard input, bytes from its output.
 
-What it does not do: standard input cannot be closed without closing all of it, so a process that is to see an end must
-be told of it in the bytes. And a connection that breaks loses what was on its way; whoever speaks over it resumes.
+What it does not do: standard input cannot be closed without closing all of it, so a process that must see an end has to
+find it in the bytes. And a connection that breaks loses what was on its way; the two that speak over it must resume.
 """
 
 import asyncio
@@ -25,22 +25,23 @@ _DATA = (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
 
 
 class ExecStream:
-    """Made by `Cluster.exec`. One task may send while another receives."""
+    """Made by `ApiServer.exec`. One task may send while another receives."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool], pod: str) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool], pod: str, part: str) -> None:
         self._socket = socket
         self._pod = pod
+        self._part = part
         self._complaint = b""
         self._is_over = False
 
     @property
     def is_closed(self) -> bool:
-        """As far as is known here: the other end may be gone without a word."""
+        """As far as this end knows: the other end may be gone without a sign."""
         return self._is_over or self._socket.closed
 
     async def send(self, data: bytes) -> None:
-        """Returns when the process is about to take it all: a process that does not read holds the sender up. Raises
-        Unavailable when the connection is lost."""
+        """Send all of it. This waits for a process that does not read. Raises Unavailable when the connection is
+        lost."""
         view = memoryview(data)
         try:
             for start in range(0, len(view), FRAME_BYTES):
@@ -49,9 +50,9 @@ class ExecStream:
             raise self._lost(str(error)) from None
 
     async def receive(self) -> bytes | None:
-        """Some bytes of its standard output; None when the process has ended with success. Raises Unavailable when it
-        failed, with its last words, or when the connection is lost: a silent one is found out after 20 seconds, but
-        only while somebody waits here."""
+        """The next bytes of the process's standard output; None when it has ended with success. Raises Unavailable when
+        it failed, with the end of its standard error, or when the connection is lost. A silent connection is given up
+        after 20 seconds, but only while somebody waits here."""
         while not self._is_over:
             kind, content = await self._next()
             if kind is aiohttp.WSMsgType.PING:
@@ -80,7 +81,7 @@ class ExecStream:
         raise self._lost(f"nothing came for {SILENT_PINGS * PING_SECONDS:g} seconds")
 
     async def _without_delay(self, sending: Coroutine[Any, Any, None]) -> None:
-        """A ping or pong behind data that nobody takes must not hold up the one who waits for a sign of life."""
+        """Send a ping or a pong. Where it is stuck behind data that nobody reads, go on looking for a sign of life."""
         try:
             async with asyncio.timeout(PING_SECONDS):
                 await sending
@@ -98,4 +99,4 @@ class ExecStream:
     def _lost(self, cause: str) -> Unavailable:
         complaint = self._complaint.decode(errors="replace").strip()
         said = f" (it said: {complaint})" if complaint else ""
-        return Unavailable(f"the connection to the sandbox in pod {self._pod} is lost: {cause}{said}", part="sandbox")
+        return Unavailable(f"the connection into pod {self._pod} is lost: {cause}{said}", part=self._part)
