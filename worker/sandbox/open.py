@@ -1,8 +1,8 @@
 """The one place where the kind of sandbox is chosen; each kind is a wing beside this file, and its `open` makes it from
 the settings.
 
-Only the chosen one is loaded: the HTTP library of the Kubernetes client alone costs 0.2 s and 25 MB, which a worker on a
-laptop should not pay for.
+Only the chosen one is loaded: the HTTP library of the Kubernetes client alone costs 0.2 s and 25 MB, which a worker on
+a laptop should not pay for.
 """
 
 from contextlib import AbstractAsyncContextManager
