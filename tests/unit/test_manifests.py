@@ -165,6 +165,24 @@ def test_the_current_kubernetes_api_misses_no_field(overlays: dict[str, list[Obj
             api.deserialize(json.dumps(made), CURRENT[made["apiVersion"]] + made["kind"], "application/json")
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_port_names_its_protocol(overlays: dict[str, list[Object]], overlay: str) -> None:
+    """Lists of ports are merged by number and protocol. Without a protocol, a server of 1.20 refuses
+    `kubectl apply --server-side`."""
+    ports = [
+        (f"{made['kind']} {made['metadata']['name']}", port)
+        for made in overlays[overlay]
+        if made["kind"] == "Service"
+        for port in made["spec"]["ports"]
+    ]
+    for made in of_kind(overlays[overlay], "Deployment"):
+        for container in containers_of(pod_of(made)):
+            ports += [(f"Deployment {made['metadata']['name']}", port) for port in container.get("ports", ())]
+
+    assert len(ports) == 6
+    assert [where for where, port in ports if port.get("protocol") != "TCP"] == []
+
+
 def test_the_checks_of_fields_find_one_too_many_and_one_too_few() -> None:
     pod = {"spec": {"containers": [{"name": "a", "readynessProbe": {}}]}}
 
