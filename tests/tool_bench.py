@@ -9,11 +9,12 @@ from typing import Any
 from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
+from tests.tool_context import FieldContext
 from worker.files.checkout import Checkout
 from worker.files.scratch import remove_folder
 from worker.sandbox.base import Call, Limits, Sandbox
 from worker.steps.sub_steps import NoSubSteps
-from worker.tools.base import Secrets, ToolContext, ToolResult
+from worker.tools.base import Secrets, ToolResult
 from worker.tools.registry import ToolRegistry, builtin_tools
 
 MIB = 1024 * 1024
@@ -34,7 +35,7 @@ LIMITS = Limits(
 class Bench:
     """`said`: the output of the last step. `changing`: how often it said that changes begin."""
 
-    context: ToolContext
+    context: FieldContext
     said: bytearray
     changing: list[str]
     notices: list[str]
@@ -87,7 +88,7 @@ async def tool_bench(
     async def about_to_change() -> None:
         changing.append("now")
 
-    context = ToolContext(
+    context = FieldContext(
         call=Call("user", "run", "step", 1, 1),
         workspace=workspace,
         checkout=checkout,
@@ -97,12 +98,9 @@ async def tool_bench(
         output=said.extend,
         notice=notices.append,
         about_to_change=about_to_change,
-        agent="default",
-        models=None,
         sub_steps=NoSubSteps(),
         secrets=secrets,
         parser=Parser(),
-        answer=None,
     )
     yield Bench(context, said, changing, notices)
     remove_folder(checkout.base)

@@ -30,7 +30,7 @@ from backplane.process import log as process_log
 from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, RunOutcome, Settlement
 from backplane.store import RunTransaction
-from worker.context import Equipment
+from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
 from worker.run.decisions import why_waiting
 from worker.run.events import SHARE, RunEvents, Write
@@ -50,10 +50,10 @@ class EventsRefused(Exception):
 class Execution:
     """`interruption` may be set from outside at any moment."""
 
-    def __init__(self, claim: Claim, equipment: Equipment) -> None:
+    def __init__(self, claim: Claim, worker: WorkerContext) -> None:
         self.claim = claim
         self.interruption = Interruption()
-        self._with = equipment
+        self._worker = worker
         self._began = time.monotonic()
         self._lease_ends = 0.0
         self._checkouts: Checkouts | None = None
@@ -61,28 +61,28 @@ class Execution:
 
     def lease_renewed(self, asked_at: float) -> None:
         """Redis has confirmed what was asked of it then (`time.monotonic()`): the lease holds from there on."""
-        self._lease_ends = asked_at + self._with.lease_seconds
+        self._lease_ends = asked_at + self._worker.rules.runs.lease_seconds
 
-    async def still_held(self) -> None:
+    async def ensure_ours(self) -> None:
         """Raises Superseded when another worker has the run. Asks the database only when the lease may have ended."""
         if time.monotonic() < self._lease_ends:
             return
-        held, run_id = self._with.resources.store.running_runs, self.claim.run_id
-        rights = await until_available(lambda: held.rights({run_id: self.claim.generation}), self._tell_away)
+        runs, run_id = self._worker.resources.store.running_runs, self.claim.run_id
+        rights = await until_available(lambda: runs.rights({run_id: self.claim.generation}), self.log_away)
         if run_id in rights.superseded:
             self.interruption.set(Cause.SUPERSEDED)
-            raise Superseded(f"run {run_id} is in newer hands")
+            raise Superseded(f"another worker has run {run_id}")
 
     async def run(self) -> Settlement | None:
         """Carry the run out, and say what is to become of the claim; None: it is in newer hands. Raises nothing but
         CancelledError: whatever goes wrong becomes the run's end, or its next try."""
         # In each line that is logged on the way.
-        bind_contextvars(run=self.claim.run_id, worker=self._with.worker_id)
+        bind_contextvars(run=self.claim.run_id, worker=self._worker.worker_id)
         try:
             settlement = await self._run()
         except Superseded:
             log.warning("run lost: another worker has taken it", generation=self.claim.generation)
-            self._with.metrics.run_superseded()
+            self._worker.metrics.run_superseded()
             return None
         except Exception as error:
             settlement = await self._end_by_row(error, None)
@@ -91,9 +91,9 @@ class Execution:
         return settlement
 
     async def _run(self) -> Settlement | None:
-        held, claim = self._with.resources.store.running_runs, self.claim
-        worker_id = self._with.worker_id
-        taken = await until_available(lambda: held.take(claim.run_id, claim.generation, worker_id), self._tell_away)
+        runs, claim = self._worker.resources.store.running_runs, self.claim
+        worker_id = self._worker.worker_id
+        taken = await until_available(lambda: runs.take(claim.run_id, claim.generation, worker_id), self.log_away)
         if taken is None:
             return await self._pass_on()
         bind_contextvars(attempt=taken.run.attempt)
@@ -101,8 +101,8 @@ class Execution:
         log.info("run taken", generation=claim.generation, **lost)
         if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:
             waited = datetime.now(UTC) - taken.run.queued_at
-            self._with.metrics.run_taken(taken.run.priority, waited.total_seconds())
-        events = self._with.events.open(
+            self._worker.metrics.run_taken(taken.run.priority, waited.total_seconds())
+        events = self._worker.events.open(
             claim.run_id,
             taken.run.user_id,
             claim.generation,
@@ -122,18 +122,18 @@ class Execution:
             await events.told.wait()
             return settlement
         finally:
-            self._with.events.close(events)
+            self._worker.events.close(events)
             if self._checkouts:
                 await asyncio.shield(self._leave(self._checkouts))
 
     async def _leave(self, checkouts: Checkouts) -> None:
-        await self._with.sandbox.release(self.claim.run_id)
+        await self._worker.shared.sandbox.release(self.claim.run_id)
         for folder in checkouts.folders:
-            await self._with.scratch.removal.remove_when_few_wait(folder)
+            await self._worker.shared.scratch.removal.remove_when_few_wait(folder)
 
     async def _pass_on(self) -> Settlement:
         """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
-        resources, run_id = self._with.resources, self.claim.run_id
+        resources, run_id = self._worker.resources, self.claim.run_id
 
         async def pass_on() -> None:
             last_told = await resources.event_log.last_id(run_id)
@@ -144,8 +144,8 @@ class Execution:
                 batch = Batch(run_id, self.claim.generation, untold, stored_id=untold[-1].id)
                 await resources.event_log.append([batch])
 
-        await until_available(pass_on, self._tell_away)
-        run = await until_available(lambda: resources.store.runs.find(run_id), self._tell_away)
+        await until_available(pass_on, self.log_away)
+        run = await until_available(lambda: resources.store.runs.find(run_id), self.log_away)
         log.info("claimed a run that may not run", status=run.status if run else None)
         if run and run.status is RunStatus.RUNNING:
             # Redis has failed over to a replica that did not know of the claim before.
@@ -156,8 +156,8 @@ class Execution:
         """Store what an earlier holder told to the watchers and could not store any more."""
         if self.claim.generation == 1 or not taken.from_lost_worker:
             return
-        event_log = self._with.resources.event_log
-        last_told = await until_available(lambda: event_log.last_id(taken.run.id), self._tell_away)
+        event_log = self._worker.resources.event_log
+        last_told = await until_available(lambda: event_log.last_id(taken.run.id), self.log_away)
         if last_told is None:
             if self.claim.crashes:
                 # Redis saw the worker's lease end, so it has lost nothing: the database has all that was published.
@@ -165,7 +165,7 @@ class Execution:
             events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
         elif last_told > taken.last_event_id:
             told = await until_available(
-                lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX), self._tell_away
+                lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX), self.log_away
             )
             if told:
                 events.continue_after(told)
@@ -183,7 +183,7 @@ class Execution:
         try:
             if run.cancel_requested_at:
                 raise Interrupted(Cause.CANCELLED)
-            if self.claim.crashes >= self._with.crash_limit:
+            if self.claim.crashes >= self._worker.rules.runs.crash_limit:
                 raise StepFailed(
                     RunError(
                         "worker_lost",
@@ -216,10 +216,8 @@ class Execution:
             deadline.cancel()
 
     async def _open(self, events: RunEvents, taken: Taken) -> RunWork:
-        work = await open_work(
-            self._with, events, taken, self.interruption, still_held=self.still_held, tell_away=self._tell_away
-        )
-        self._work, self._checkouts = work, work.checkouts
+        work = await open_work(self._worker, events, taken, self.interruption, self)
+        self._work, self._checkouts = work, work.context.files.checkouts
         await work.restore_files()
         return work
 
@@ -235,12 +233,12 @@ class Execution:
                         work.events, why_waiting(waits.decisions), [decision.id for decision in waits.decisions]
                     )
                 except DecisionMade:
-                    await work.people.look()
+                    await work.context.decisions.look()
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:
         match cause:
             case Cause.SUPERSEDED:
-                raise Superseded(f"run {run.id} is in newer hands")
+                raise Superseded(f"another worker has run {run.id}")
             case Cause.CANCELLED:
                 return await self._finish(events, RunStatus.CANCELLED, None)
             case Cause.TIMED_OUT:
@@ -257,8 +255,10 @@ class Execution:
     async def _fail(self, events: RunEvents, run: Run, error: RunError, trace: str = "") -> Settlement:
         """The next attempt, or the end; what it died of is kept either way."""
         error = _redacted(events, error)
-        note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._with.worker_id)
-        policy = RetryPolicy(run.max_retries, self._with.retry_base_seconds, self._with.retry_max_seconds)
+        note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._worker.worker_id)
+        policy = RetryPolicy(
+            run.max_retries, self._worker.rules.runs.retry_base_seconds, self._worker.rules.runs.retry_max_seconds
+        )
         draw = random.random()  # noqa: S311 - jitter, no secret
         pause = policy.pause(run.attempt, retryable=error.retryable, draw=draw, asked=error.retry_after)
         if pause is None:
@@ -275,7 +275,7 @@ class Execution:
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
-        self._with.metrics.run_retried(error.code)
+        self._worker.metrics.run_retried(error.code)
         return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=pause)
 
     async def _ask_whether_done(self, events: RunEvents, run: Run, uncertain: StepUncertain) -> Settlement:
@@ -286,7 +286,7 @@ class Execution:
                 attempt=run.attempt,
                 error=uncertain.error,
                 trace=uncertain.trace,
-                worker_id=self._with.worker_id,
+                worker_id=self._worker.worker_id,
             )
             events.defer(note)
         return await self._wait_for_person(events, uncertain.error)
@@ -334,7 +334,7 @@ class Execution:
             tell=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
         )
         seconds = time.monotonic() - self._began
-        self._with.metrics.run_finished(status, seconds)
+        self._worker.metrics.run_finished(status, seconds)
         return Settlement(
             self.claim,
             RunOutcome.FINISHED,
@@ -363,28 +363,28 @@ class Execution:
     async def _end_by_row(self, error: Exception, last_id: int | None) -> Settlement:
         """End the run by its row, with as much else as can be stored. `last_id`: of its last event, where it is known.
         Where not even that is possible, it is tried again after the longest pause between attempts."""
-        resources, claim, reason = self._with.resources, self.claim, _not_stored(error)
+        resources, claim, reason = self._worker.resources, self.claim, _not_stored(error)
         log.error("a run is ended by its row alone", exc_info=error)
         try:
             ended = await until_available(
                 lambda: resources.store.running_runs.end_by_row(claim.run_id, claim.generation, reason, last_id),
-                self._tell_away,
+                self.log_away,
             )
             if ended.events:
                 batch = Batch(claim.run_id, claim.generation, ended.events, ended.user_id, ended.stored_id)
-                [answer] = await until_available(lambda: resources.event_log.append([batch]), self._tell_away)
+                [answer] = await until_available(lambda: resources.event_log.append([batch]), self.log_away)
                 if answer is Appended.STORE_FIRST:
                     log.warning("the end of a run is not published: Redis has no room for it")
         except Superseded:
             return Settlement(claim, RunOutcome.DISOWNED)
         except Exception:
             log.critical("a run cannot be ended", exc_info=True)
-            return Settlement(claim, RunOutcome.POSTPONED, delay_seconds=self._with.retry_max_seconds)
+            return Settlement(claim, RunOutcome.POSTPONED, delay_seconds=self._worker.rules.runs.retry_max_seconds)
         return Settlement(
             claim, RunOutcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED
         )
 
-    def _tell_away(self, error: Unavailable, pause: float) -> None:
+    def log_away(self, error: Unavailable, pause: float, /) -> None:
         log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
 
 

@@ -1,11 +1,12 @@
-"""A held run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
+"""A running run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
 `worker.execution`'s."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from backplane.domain.budgets import MICRO
 from backplane.domain.events import EventType
@@ -16,131 +17,133 @@ from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
 from backplane.process.retrying import until_available
 from backplane.workspace.attributes import decoded
-from worker.context import Equipment
+from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts, StepCheckout
 from worker.files.counted import CountedWorkspace
 from worker.files.restore import restore
 from worker.files.retrying import PatientWorkspace
 from worker.files.versioned import VersionedWorkspace, has_begun, state_after
-from worker.llm.base import Models, Spent
+from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
 from worker.planner.model import ModelPlanner
 from worker.run.budget import Budget
-from worker.run.decisions import People
+from worker.run.decisions import RunDecisions
 from worker.run.events import RunEvents
 from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.run.secrets import RunSecrets, named_in_run
 from worker.sandbox.base import Call
 from worker.steps import effects as step_effects
-from worker.steps.context import StepTools
+from worker.steps.context import CallContext, RunAccess, RunContext, RunFiles
 from worker.steps.outcomes import RunWaits
 from worker.steps.output import first_paths
 from worker.steps.sub_steps import NoSubSteps
 from worker.steps.supervisor import Supervisor
 from worker.summary import summarize
-from worker.tools.base import ToolContext
 from worker.tools.recorded import Recordings, recorded_tools
 from worker.tools.registry import ToolRegistry, describe
 
 MCP_STEP = "mcp"
+"""In place of a step's id, where servers are asked what they offer."""
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024
 """Of the JSON of what MCP servers offer a run."""
-"""In place of a step's id, where servers are asked what they offer."""
 
-TellAway = Callable[[Unavailable, float], None]
+
+class RunGuard(Protocol):
+    """What the work on a run asks of whoever has taken the run."""
+
+    async def ensure_ours(self) -> None:
+        """Raises Superseded when another worker has the run."""
+
+    def log_away(self, error: Unavailable, pause: float, /) -> None:
+        """A part of the platform is away; it is asked again after so many seconds."""
 
 
 async def open_work(
-    equipment: Equipment,
-    events: RunEvents,
-    taken: Taken,
-    interruption: Interruption,
-    *,
-    still_held: Callable[[], Awaitable[None]],
-    tell_away: TellAway,
+    worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, guard: RunGuard
 ) -> "RunWork":
     """Waits while the database is away. Raises Superseded, SecretsNotKept."""
-    run, resources = taken.run, equipment.resources
-    secrets = RunSecrets(resources.store.secrets, equipment.seal, run.id, run.user_id, events.redactor)
-    names = named_in_run(run)
-    if names or taken.knows_secrets:
-        await until_available(lambda: secrets.learn(names, was_given_some=taken.knows_secrets), tell_away)
-    budget = await Budget.open(resources.store, run, taken.tier, equipment.budget, has_accounts=taken.has_accounts)
-    models = None
-    replays = (run.origin or {}).get("kind") == "replay"
-    if equipment.gateway.is_set or run.model is not None or replays:
-        models = RunModels(
-            equipment.gateway, resources.store.model_calls, run, events, budget, events.redactor.text, interruption
-        )
-        if run.generation > 1:
-            await models.load()
-    people = People(events, resources.store.decisions, run)
+    run, store = taken.run, worker.resources.store
+    access = await _open_access(worker, events, taken, interruption, guard)
+    decisions = RunDecisions(events, store.decisions, run)
     if run.generation > 1 or run.origin is not None:
-        await people.look()
+        await decisions.look()
     journal: list[StepRecord] = []
     if run.plan is not None:
-        journal = await until_available(lambda: resources.store.journal.steps(run.id, with_files=True), tell_away)
-    return RunWork(
-        equipment, events, run, interruption, journal, models, budget, people, secrets, still_held, tell_away
+        journal = await until_available(lambda: store.journal.steps(run.id, with_files=True), guard.log_away)
+    files = _open_files(worker, events, run, journal, guard)
+    context = RunContext(worker, run, events, interruption, decisions, files, access)
+    return RunWork(worker, context, journal, guard)
+
+
+async def _open_access(
+    worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, guard: RunGuard
+) -> RunAccess:
+    run, store, gateway = taken.run, worker.resources.store, worker.shared.gateway
+    secrets = RunSecrets(store.secrets, worker.resources.seal, run.id, run.user_id, events.redactor)
+    names = named_in_run(run)
+    if names or taken.knows_secrets:
+        await until_available(lambda: secrets.learn(names, was_given_some=taken.knows_secrets), guard.log_away)
+    budget = await Budget.open(store, run, taken.tier, worker.rules.runs.budget, has_accounts=taken.has_accounts)
+    models = None
+    replays = (run.origin or {}).get("kind") == "replay"
+    if gateway.is_set or run.model is not None or replays:
+        models = RunModels(gateway, store.model_calls, run, events, budget, events.redactor.text, interruption)
+        if run.generation > 1:
+            await models.load()
+    return RunAccess(budget, models, secrets)
+
+
+def _open_files(
+    worker: WorkerContext, events: RunEvents, run: Run, journal: Sequence[StepRecord], guard: RunGuard
+) -> RunFiles:
+    resources, rules, scratch = worker.resources, worker.rules.files, worker.shared.scratch
+    workspaces = resources.workspaces
+
+    def warn(line: str) -> None:
+        _warn(events, line)
+
+    def warn_away(error: Unavailable, pause: float) -> None:
+        _warn_away(events, error, pause)
+
+    counted = CountedWorkspace(
+        workspaces.workspace(run.user_id, run.id), resources.storage, rules.user_quota, run.user_id
     )
+    stored = PatientWorkspace(
+        counted, warn_away, guard.ensure_ours, worker.metrics.transferred, refused_seconds=rules.refused_seconds
+    )
+    workspace = VersionedWorkspace(
+        stored,
+        workspaces.versions(run.user_id, run.id),
+        journal,
+        begun=has_begun(run, journal),
+        max_bytes=rules.versions_max_bytes,
+        quota=rules.quota,
+        tell=warn,
+        tell_away=warn_away,
+        refused_seconds=rules.refused_seconds,
+    )
+    base = scratch.folder / f"{run.id}-{run.generation}"
+    return RunFiles(stored, workspace, Checkouts(workspace, rules.quota, base, workspace.attributes, warn))
 
 
 class RunWork:
-    """Of one held run. `journal`: as it was when the run was taken."""
+    """Of one running run. `journal`: as it was when the run was taken."""
 
     def __init__(
-        self,
-        equipment: Equipment,
-        events: RunEvents,
-        run: Run,
-        interruption: Interruption,
-        journal: Sequence[StepRecord],
-        models: Models | None,
-        budget: Budget,
-        people: People,
-        secrets: RunSecrets,
-        still_held: Callable[[], Awaitable[None]],
-        tell_away: TellAway,
+        self, worker: WorkerContext, context: RunContext, journal: Sequence[StepRecord], guard: RunGuard
     ) -> None:
-        self.events = events
-        self.people = people
-        self._with = equipment
-        self._run = run
-        self._interruption = interruption
+        self.context = context
+        self.events = context.events
+        self._worker = worker
+        self._run = context.run
+        self._interruption = context.interruption
         self._journal = list(journal)
-        self._models = models
-        self._budget = budget
-        self._secrets = secrets
-        self._still_held = still_held
-        self._tell_away = tell_away
-        self._shows_only = is_replay_without_execution(run)
+        self._models = context.access.models
+        self._workspace = context.files.workspace
+        self._guard = guard
         self._plan: Plan | None = None
         self._supervisor: Supervisor | None = None
-        workspaces = equipment.resources.workspaces
-        stored = CountedWorkspace(
-            workspaces.workspace(run.user_id, run.id), equipment.resources.storage, equipment.user_quota, run.user_id
-        )
-        self._patient = PatientWorkspace(
-            stored,
-            self._tell_workspace,
-            still_held,
-            equipment.metrics.transferred,
-            refused_seconds=equipment.refused_seconds,
-        )
-        self._workspace = VersionedWorkspace(
-            self._patient,
-            workspaces.versions(run.user_id, run.id),
-            self._journal,
-            begun=has_begun(run, journal),
-            max_bytes=equipment.versions_max_bytes,
-            quota=equipment.quota,
-            tell=self._warn,
-            tell_away=self._tell_workspace,
-            refused_seconds=equipment.refused_seconds,
-        )
-        base = equipment.scratch.folder / f"{run.id}-{run.generation}"
-        self.checkouts = Checkouts(self._workspace, equipment.quota, base, self._workspace.attributes, self._warn)
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -148,14 +151,14 @@ class RunWork:
             return
         await self._interruption.guard(
             restore(
-                self._with.resources.workspaces,
-                self._patient,
+                self._worker.resources.workspaces,
+                self.context.files.stored,
                 self._run,
                 self._journal,
-                still_held=self._still_held,
+                still_held=self._guard.ensure_ours,
                 tell=lambda line: self.events.emit(EventType.LOG, {"line": line}),
-                tell_away=self._tell_workspace,
-                refused_seconds=self._with.refused_seconds,
+                tell_away=partial(_warn_away, self.events),
+                refused_seconds=self._worker.rules.files.refused_seconds,
             )
         )
         await self.events.record(lambda held: held.restored())
@@ -164,7 +167,7 @@ class RunWork:
         """Plan it, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out does, and what a
         planner does; after RunWaits it may be called again."""
         if self._supervisor is None:
-            self._supervisor = self._opened(await self._tools())
+            self._supervisor = Supervisor(self.context, await self._tools())
             self._supervisor.know(self._journal)
         if self._plan is None:
             self._plan = await self._planned(self._supervisor)
@@ -205,7 +208,7 @@ class RunWork:
     # --- its plans ---
 
     def _planning(self, supervisor: Supervisor) -> Planning:
-        return Planning(self._models, supervisor.tools, self._workspace, supervisor.check, self._with.parser)
+        return Planning(self._models, supervisor.tools, self._workspace, supervisor.check, self._worker.shared.parser)
 
     async def _planned(self, supervisor: Supervisor) -> Plan:
         """The plan that was made before, else a new one, saved with its first step."""
@@ -213,7 +216,7 @@ class RunWork:
             return Plan.model_validate(self._run.plan)
         planning = self._planning(supervisor)
         try:
-            plan = await self._interruption.guard(make_plan(self._with.planners, self._run, planning))
+            plan = await self._interruption.guard(make_plan(self._worker.planning.planners, self._run, planning))
         except BudgetExhausted as error:
             decision = await supervisor.ask_for_budget("", error)
             if decision is None:
@@ -223,7 +226,7 @@ class RunWork:
         journal = pending_steps(plan)
         supervisor.know(journal)
         self.events.defer(lambda held: held.save_plan(plan, journal))
-        self.events.emit(EventType.PLAN, {**_told(plan, 1), **self._note_on_planner(plan)})
+        self.events.emit(EventType.PLAN, {**_shown(plan, 1), **self._note_on_planner(plan)})
         return plan
 
     def _note_on_planner(self, plan: Plan) -> dict[str, str]:
@@ -234,14 +237,14 @@ class RunWork:
         return {"note": note} if note else {}
 
     async def _replan(self, plan: Plan, journal: Sequence[StepRecord], error: RunError) -> Plan | None:
-        replanner, supervisor = self._with.replanner, self._supervisor
-        may = plan.planner == ModelPlanner.name and self._run.plan_version <= self._with.replans
+        replanner, supervisor = self._worker.planning.replanner, self._supervisor
+        may = plan.planner == ModelPlanner.name and self._run.plan_version <= self._worker.rules.runs.replans
         if replanner is None or supervisor is None or self._models is None or not may:
             return None
         # The failure is kept before anything else is waited for.
         await self.events.record()
         hiding = step_effects.step_with_effects_below(
-            plan, journal, supervisor.tools.get, isolated=self._with.sandbox.isolation.isolated
+            plan, journal, supervisor.tools.get, isolated=self.context.is_isolated
         )
         if hiding is not None:
             self._warn(
@@ -267,7 +270,7 @@ class RunWork:
         reason = f"step {error.step} failed: {error.kept_message}" if error.step else error.kept_message
         await self.events.record(
             lambda held: held.replace_plan(newer, version, reason, added),
-            tell=[(EventType.PLAN, {**_told(newer, version), "reason": reason})],
+            tell=[(EventType.PLAN, {**_shown(newer, version), "reason": reason})],
         )
         kept = {step.id for step in newer.steps}
         supervisor.know(added)
@@ -285,18 +288,18 @@ class RunWork:
 
     async def _tools(self) -> ToolRegistry:
         """The worker's, and those of the MCP servers that the run names."""
-        if self._shows_only:
+        if self.context.shows_only:
             return await self._recorded_tools()
         if not self._run.mcp_servers:
-            return self._with.tools
-        files = StepCheckout(self.checkouts)
+            return self._worker.shared.tools
+        checkout = StepCheckout(self.context.files.checkouts)
         try:
             found = await self._interruption.guard(
-                self._with.mcp.tools(self._run.mcp_servers, self._context_for_mcp(files))
+                self._worker.planning.mcp.tools(self._run.mcp_servers, self._context_for_mcp(checkout))
             )
         finally:
-            files.close()
-        tools = self._with.tools.with_tools(found).without(self._with.tools_disabled)
+            checkout.close()
+        tools = self._worker.shared.tools.with_tools(found).without(self._worker.rules.steps.disabled)
         await self._note_tools([describe(tool) for tool in found if tool.name in tools.names])
         return tools
 
@@ -308,9 +311,10 @@ class RunWork:
 
     async def _recorded_tools(self) -> ToolRegistry:
         """Of a replay that carries nothing out: what its source's journal has."""
-        resources, run, workspace = self._with.resources, self._run, self._workspace
+        resources, run, workspace = self._worker.resources, self._run, self._workspace
+        store = resources.store
         source = str((run.origin or {})["run_id"])
-        records = await until_available(lambda: resources.store.journal.steps(source, with_files=True), self._tell_away)
+        records = await until_available(lambda: store.journal.steps(source, with_files=True), self._guard.log_away)
         versions = resources.workspaces.versions(run.user_id, source)
 
         async def delete(path: str) -> None:
@@ -328,82 +332,52 @@ class RunWork:
             delete=delete,
             attribute=attribute,
         )
-        offered = await until_available(lambda: resources.store.journal.tools(source), self._tell_away)
+        offered = await until_available(lambda: store.journal.tools(source), self._guard.log_away)
         if offered:
             await self._note_tools(offered)
-        return recorded_tools(self._with.tools, recordings, offered)
+        return recorded_tools(self._worker.shared.tools, recordings, offered)
 
-    def _context_for_mcp(self, files: StepCheckout) -> ToolContext:
+    def _context_for_mcp(self, checkout: StepCheckout) -> CallContext:
         run = self._run
-
-        async def nothing_changes() -> None:
-            raise InvalidPlan("a server may change nothing while it is asked what it offers")
-
-        return ToolContext(
+        return CallContext(
+            run=self.context,
             call=Call(run.user_id, run.id, MCP_STEP, run.generation, 1),
-            workspace=self._workspace,
-            checkout=files,
-            sandbox=self._with.sandbox,
-            quota=self._with.quota,
-            limits=self._with.limits,
-            output=lambda _: None,
-            notice=self._warn,
-            about_to_change=nothing_changes,
-            agent=run.agent,
-            models=self._models,
-            sub_steps=NoSubSteps(),
-            secrets=self._secrets.of_tool(MCP_STEP),
-            answer=None,
-            parser=self._with.parser,
+            checkout=checkout,
+            limits=self._worker.rules.steps.limits,
+            secrets=self.context.access.secrets.of_tool(MCP_STEP),
+            tools=None,
+            port=_NoStep(self._warn),
         )
-
-    def _opened(self, tools: ToolRegistry) -> Supervisor:
-        equipment, run = self._with, self._run
-        step_tools = StepTools(
-            user_id=run.user_id,
-            run_id=run.id,
-            agent=run.agent,
-            generation=run.generation,
-            tools=tools,
-            disabled=equipment.tools_disabled,
-            approval=equipment.approval,
-            budget=self._budget,
-            models=self._models,
-            redactor=self.events.redactor,
-            secrets=self._secrets,
-            workspace=self._workspace,
-            attributes=self._workspace.attributes,
-            take_changes=self._workspace.take_changes,
-            take_attributes=self._workspace.take_attributes,
-            checkouts=self.checkouts,
-            sandbox=equipment.sandbox,
-            quota=equipment.quota,
-            limits=equipment.limits,
-            most_memory_bytes=equipment.most_memory_bytes,
-            most_cpus=equipment.most_cpus,
-            output=equipment.output,
-            metrics=equipment.metrics,
-            shows_only=self._shows_only,
-            parser=equipment.parser,
-        )
-        return Supervisor(
-            self.events, self._interruption, self.people, step_tools, concurrency=equipment.step_concurrency
-        )
-
-    def _tell_workspace(self, error: Unavailable, pause: float) -> None:
-        self._warn(f"{error.message}; trying again in {pause:.1f} s")
 
     def _warn(self, line: str) -> None:
-        self.events.emit(EventType.LOG, {"line": line, "level": "warning"})
+        _warn(self.events, line)
 
 
-def is_replay_without_execution(run: Run) -> bool:
-    """Whether the run only shows what another did. A replay that says nothing of it is of an older release, which
-    carried all out."""
-    origin = run.origin or {}
-    return origin.get("kind") == "replay" and not origin.get("execute", True)
+class _NoStep:
+    """In place of a step, where servers are asked what they offer."""
+
+    answer = None
+    round = 0
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.sub_steps = NoSubSteps()
+        self.notice = warn
+
+    def output(self, chunk: bytes, /) -> None:
+        pass
+
+    async def about_to_change(self) -> None:
+        raise InvalidPlan("a server may change nothing while it is asked what it offers")
 
 
-def _told(plan: Plan, version: int) -> dict[str, Any]:
+def _warn(events: RunEvents, line: str) -> None:
+    events.emit(EventType.LOG, {"line": line, "level": "warning"})
+
+
+def _warn_away(events: RunEvents, error: Unavailable, pause: float) -> None:
+    _warn(events, f"{error.message}; trying again in {pause:.1f} s")
+
+
+def _shown(plan: Plan, version: int) -> dict[str, Any]:
     steps = [{"id": step.id, "title": step.title, "tool": step.tool} for step in plan.ordered()]
     return {"planner": plan.planner, "version": version, "steps": steps}

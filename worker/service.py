@@ -17,17 +17,16 @@ from structlog.contextvars import bind_contextvars
 from backplane.errors import Unavailable
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
-from backplane.resources import Resources, connect
+from backplane.resources import connect
 from backplane.settings import Settings
 from worker.consumer import Consumer, Held
-from worker.context import Equipment, open_equipment
+from worker.context import Process, WorkerContext, open_worker_context
 from worker.execution import Execution
-from worker.files.scratch import Scratch, scratch_folder
+from worker.files.scratch import scratch_folder
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
 from worker.run.events import EventWriter
-from worker.sandbox.base import Sandbox
 from worker.sandbox.open import open_sandbox
 from worker.tools.plugins import with_plugins
 from worker.tools.publication import publish
@@ -60,36 +59,27 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if starting.done():
                     starting.result()
-                    await _work(settings, resources, sandbox, metrics, worker_id, scratch, ready, stopping)
+                    events = EventWriter(
+                        resources.store,
+                        resources.event_log,
+                        flush_seconds=settings.events_flush_seconds,
+                        gather_seconds=settings.events_gather_seconds,
+                    )
+                    process = Process(worker_id, resources, events, metrics, sandbox, scratch)
+                    await _work(settings, process, ready, stopping)
             finally:
                 await end(starting, stopping)
 
 
-async def _work(
-    settings: Settings,
-    resources: Resources,
-    sandbox: Sandbox,
-    metrics: WorkerMetrics,
-    worker_id: str,
-    scratch: Scratch,
-    ready: asyncio.Event,
-    stopping: "asyncio.Task[bool]",
-) -> None:
-    events = EventWriter(
-        resources.store,
-        resources.event_log,
-        flush_seconds=settings.events_flush_seconds,
-        gather_seconds=settings.events_gather_seconds,
-    )
-    builtin = builtin_tools()
-    async with open_equipment(settings, resources, events, sandbox, metrics, worker_id, scratch, builtin) as equipment:
+async def _work(settings: Settings, process: Process, ready: asyncio.Event, stopping: "asyncio.Task[bool]") -> None:
+    async with open_worker_context(settings, process, builtin_tools()) as worker:
         ready.set()  # not before its models are known to be what can be asked
-        log.info("worker ready", slots=settings.worker_concurrency, sandbox=sandbox.isolation.name)
-        await _consume(settings, equipment, stopping)
+        log.info("worker ready", slots=settings.worker_concurrency, sandbox=process.sandbox.isolation.name)
+        await _consume(settings, worker, stopping)
 
 
-async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.Task[bool]") -> None:
-    resources, metrics, worker_id = equipment.resources, equipment.metrics, equipment.worker_id
+async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio.Task[bool]") -> None:
+    resources, metrics, worker_id = worker.resources, worker.metrics, worker.worker_id
     slots = settings.worker_concurrency
     held: dict[str, Held] = {}
     metrics.runs_in_hand(slots, lambda: len(held))
@@ -106,7 +96,7 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
         resources.queue,
         worker_id,
         slots,
-        lambda claim: Execution(claim, equipment),
+        lambda claim: Execution(claim, worker),
         held=held,
         # A claim counts from when it was asked for, so a wait must leave it most of its lease.
         wait_seconds=min(WAIT_SECONDS, settings.lease_seconds / 3),
@@ -115,21 +105,21 @@ async def _consume(settings: Settings, equipment: Equipment, stopping: "asyncio.
     loops = [
         asyncio.create_task(loop, name=name)
         for name, loop in (
-            ("events", equipment.events.run()),
+            ("events", worker.events.run()),
             ("model slots", resources.slots.run()),
             ("heartbeat", heartbeat.run()),
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
             ("settle", consumer.settle()),
-            ("tools", publish(resources.tool_catalogue, equipment.published_tools, worker_id)),
+            ("tools", publish(resources.tool_catalogue, worker.published_tools, worker_id)),
         )
     ]
     consuming = asyncio.create_task(consumer.run(), name="consume")
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
-        equipment.sandbox.leave()
-        equipment.scratch.removal.end()
+        worker.shared.sandbox.leave()
+        worker.shared.scratch.removal.end()
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:
             task.result()

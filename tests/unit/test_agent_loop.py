@@ -20,6 +20,7 @@ from backplane.input.parsing import Parser
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from tests.recorded_models import Answer, RecordedModels, calls, says
+from tests.tool_context import FieldContext
 from worker.llm import prompts
 from worker.llm.answer import estimated_input_tokens
 from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelUnavailable, ToolCall
@@ -105,7 +106,7 @@ class NoSecrets:
 
 @dataclass
 class Bench:
-    context: ToolContext
+    context: FieldContext
     journal: Journal
     said: bytearray
     notices: list[str]
@@ -129,7 +130,7 @@ def bench(tmp_path: Path) -> Bench:
     async def about_to_change() -> None:
         raise AssertionError("an agent changes nothing itself")
 
-    context = ToolContext(
+    context = FieldContext(
         call=Call("ada", "run", "find", 1, 1),
         workspace=LocalWorkspaceStore(tmp_path).workspace("ada", "run"),
         checkout=none_of_its_business,
@@ -139,12 +140,9 @@ def bench(tmp_path: Path) -> Bench:
         output=said.extend,
         notice=notices.append,
         about_to_change=about_to_change,
-        agent="default",
-        models=None,
         sub_steps=journal,
         secrets=NoSecrets(),
         parser=Parser(),
-        answer=None,
         tools=TOOLS,
     )
     return Bench(context, journal, said, notices)

@@ -34,7 +34,7 @@ TOLD_MAX_CHARS = 1000
 """Of each text in what is asked, in the event; the decision has it whole."""
 
 
-class People:
+class RunDecisions:
     """Of one held run."""
 
     def __init__(self, events: RunEvents, decisions: Decisions, run: Run) -> None:

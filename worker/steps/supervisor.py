@@ -22,10 +22,9 @@ from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
 from backplane.input.tool_arguments import unknown_tool
 from backplane.process.tasks import end
-from worker.run.decisions import People, asked_for_budget
-from worker.run.events import RunEvents
-from worker.run.interruption import Cause, Interrupted, Interruption
-from worker.steps.context import StepTools
+from worker.run.decisions import asked_for_budget
+from worker.run.interruption import Cause, Interrupted
+from worker.steps.context import RunContext
 from worker.steps.effects import CUT_OFF
 from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, Suspended
 from worker.steps.references import check_arguments, check_references
@@ -39,30 +38,17 @@ _DONE = (StepStatus.COMPLETED, StepStatus.SKIPPED)
 
 
 class Supervisor:
-    """Of one held run; `concurrency`: steps at once."""
+    """Of one running run. `tools`: those of the run."""
 
-    def __init__(
-        self,
-        events: RunEvents,
-        interruption: Interruption,
-        people: People,
-        step_tools: StepTools,
-        *,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, context: RunContext, tools: ToolRegistry) -> None:
         self.records: dict[str, StepRecord] = {}
-        self._events = events
-        self._interruption = interruption
-        self._people = people
-        self._with = step_tools
-        self._concurrency = concurrency
-        self._runner = StepRunner(events, interruption, people, step_tools, self.records, self._may_defer)
-        self._hand: dict[asyncio.Task[None], Step] = {}
+        self.tools = tools
+        self._context = context
+        self._interruption = context.interruption
+        self._decisions = context.decisions
+        self._runner = StepRunner(context, tools, self.records, self._may_defer)
+        self._running: dict[asyncio.Task[None], Step] = {}
         self._suspended: dict[str, Decision] = {}
-
-    @property
-    def tools(self) -> ToolRegistry:
-        return self._with.tools
 
     @property
     def journal(self) -> list[StepRecord]:
@@ -78,11 +64,12 @@ class Supervisor:
             raise InvalidPlan.of(faults)
 
     def _faults(self, step: Step, field: str) -> Iterator[Fault]:
-        if step.tool in self._with.disabled:
+        rules = self._context.rules.steps
+        if step.tool in rules.disabled:
             where = f"{field}.tool"
             yield Fault(where, f"{where}: the tool {step.tool!r} may not be used here (TOOLS_DISABLED)")
-        elif (tool := self._with.tools.get(step.tool)) is None:
-            yield unknown_tool(step.tool, self._with.tools.names, f"{field}.tool")
+        elif (tool := self.tools.get(step.tool)) is None:
+            yield unknown_tool(step.tool, self.tools.names, f"{field}.tool")
         else:
             for check in (check_arguments, check_references):
                 try:
@@ -90,8 +77,8 @@ class Supervisor:
                 except InvalidPlan as error:
                     yield from error.faults
         asked = {
-            "memory_bytes": (step.limits.memory_bytes, self._with.most_memory_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
-            "cpus": (step.limits.cpus, self._with.most_cpus, "SANDBOX_CPUS_MAX"),
+            "memory_bytes": (step.limits.memory_bytes, rules.memory_max_bytes, "SANDBOX_MEMORY_MAX_BYTES"),
+            "cpus": (step.limits.cpus, rules.cpus_max, "SANDBOX_CPUS_MAX"),
         }
         for name, (wanted, most, setting) in asked.items():
             if wanted is not None and wanted > most:
@@ -121,7 +108,7 @@ class Supervisor:
                     raise
                 plan = newer
             finally:
-                self._runner.leave()
+                self._runner.journal.hand_over()
 
     # --- one plan ---
 
@@ -136,7 +123,7 @@ class Supervisor:
             while True:
                 if stop is None:
                     stop = self._start(order, requirements, starved)
-                if not self._hand:
+                if not self._running:
                     if stop is not None:
                         raise stop
                     if self._has_ended(order):
@@ -147,10 +134,10 @@ class Supervisor:
                     elif self._suspended:
                         raise RunWaits(list(self._suspended.values()))
                     continue
-                done, _ = await asyncio.wait(self._hand, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 starved.clear()
                 for task in done:
-                    step, error = self._hand.pop(task), task.exception()
+                    step, error = self._running.pop(task), task.exception()
                     match error:
                         case None:
                             pass
@@ -164,11 +151,11 @@ class Supervisor:
                             raise error
                 if isinstance(stop, Superseded):
                     self._interruption.set(Cause.SUPERSEDED)
-                if self._suspended and self._hand and stop is None:
+                if self._suspended and self._running and stop is None:
                     await self._look_again()
         finally:
-            await end(*self._hand)
-            self._hand.clear()
+            await end(*self._running)
+            self._running.clear()
 
     def _start(
         self,
@@ -178,7 +165,7 @@ class Supervisor:
     ) -> Exception | None:
         """Start what can be started; answers what forbids it."""
         for step in order:
-            if len(self._hand) >= self._concurrency:
+            if len(self._running) >= self._context.rules.steps.concurrency:
                 break
             if step.id in starved or not self._is_ready(step, requirements[step.id]):
                 continue
@@ -187,11 +174,11 @@ class Supervisor:
             except Interrupted as interrupted:
                 return interrupted
             task = asyncio.create_task(self._runner.run(step), name=f"step {step.id}")
-            self._hand[task] = step
+            self._running[task] = step
         return None
 
     def _is_ready(self, step: Step, requirements: frozenset[str]) -> bool:
-        if self.records[step.id].status in _DONE or step.id in self._suspended or step in self._hand.values():
+        if self.records[step.id].status in _DONE or step.id in self._suspended or step in self._running.values():
             return False
         return all(self.records[needed].status in _DONE for needed in requirements)
 
@@ -200,7 +187,7 @@ class Supervisor:
 
     def _may_defer(self) -> bool:
         """A step's end waits for the next begin, or for the run's end, only where nothing else may come in between."""
-        return len(self._hand) == 1 and not self._suspended
+        return len(self._running) == 1 and not self._suspended
 
     async def _look_at_what_was_begun(self, order: Sequence[Step]) -> None:
         """What an earlier holder left: steps of which nobody knows whether they happened, and a failure that was not
@@ -211,7 +198,7 @@ class Supervisor:
         asked = [step for step in order if self._runner.is_in_doubt(step)]
         if asked:
             self._interruption.check()
-            await self._runner.ask_whether_done(asked, CUT_OFF)
+            await self._runner.journal.ask_whether_done(asked, CUT_OFF)
         if failed:
             raise StepFailed(failed[0])
 
@@ -220,14 +207,14 @@ class Supervisor:
         errors = [(record.result or {}).get("error") for record in records if record.status is status]
         return [RunError(**error) for error in errors if error]
 
-    # --- people ---
+    # --- what people decide ---
 
     async def _look_again(self) -> None:
-        await self._people.look()
+        await self._decisions.look()
         self._suspended = {
             step_id: decision
             for step_id, decision in self._suspended.items()
-            if self._people.get(decision.id).status is DecisionStatus.PENDING
+            if self._decisions.get(decision.id).status is DecisionStatus.PENDING
         }
 
     async def _ask_or_fail(self, order: Sequence[Step], starved: dict[str, BudgetExhausted]) -> None:
@@ -236,22 +223,22 @@ class Supervisor:
         error = starved[step.id]
         decision = await self.ask_for_budget(step.id, error)
         if decision is None:
-            await self._runner.fail(step, RunError(error.code, error.message, step=step.id))
+            await self._runner.journal.fail(step, RunError(error.code, error.message, step=step.id))
         else:
             self._suspended[step.id] = decision
 
     async def ask_for_budget(self, step_id: str, error: BudgetExhausted) -> Decision | None:
         """The open question whether there is to be more, for a step or (empty) the planner; None: a person has said
         no."""
-        last, record = self._people.last(step_id, DecisionKind.BUDGET), self.records.get(step_id)
+        last, record = self._decisions.last(step_id, DecisionKind.BUDGET), self.records.get(step_id)
         if last is not None and last.status is DecisionStatus.PENDING:
             return last
         # A planner has no tries: the answer is for the claim that follows it, and a retried run asks anew.
-        generation = self._with.generation
+        generation = self._context.run.generation
         asked_in, answered_in = (generation, generation - 1) if record is None else (record.failed_tries,) * 2
         if last is not None and last.status is DecisionStatus.REJECTED and last.asked.get("round") == answered_in:
             return None
-        return await self._people.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
+        return await self._decisions.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
 
 
 def _graver(one: Exception | None, other: Exception) -> Exception:

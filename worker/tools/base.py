@@ -6,7 +6,7 @@ touches no row, and does not retry: the supervisor does all that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar, Protocol
@@ -98,38 +98,77 @@ class StepReport:
     files_left_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ToolContext:
-    """What a tool may touch. `checkout` is this step's while it runs. `agent` is the name under which the run keeps
-    memory and artifacts. `models` is None where none is set. `answer` is what a person said to the step's NeedsPerson.
-    `round` counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
-    cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`).
-    `tools` are those that the steps below may use. `parser` reads texts of others apart from the event loop; all of the
-    worker's share its bounds. `attributes`: the modes and times of the run's files; None where none are kept.
+class ToolContext(Protocol):
+    """What one call of a tool may touch: the last link of the chain that begins with the worker's context
+    (`worker.steps.context`)."""
 
-    `about_to_change` must be awaited once, before the first byte reaches the workspace: it raises Superseded when the
-    run is no longer this worker's, and it notes that from here on the step can no longer be taken as not having
-    happened. `notice` takes a line for people on what is waited for.
-    """
+    @property
+    def call(self) -> Call:
+        """Whose call this is: the user, the run, the step and its try."""
 
-    call: Call
-    workspace: Workspace
-    checkout: StepFiles
-    sandbox: Sandbox
-    quota: Quota
-    limits: Limits
-    output: Callable[[bytes], None]
-    notice: Callable[[str], None]
-    about_to_change: Callable[[], Awaitable[None]]
-    agent: str
-    models: Models | None
-    sub_steps: SubSteps
-    secrets: Secrets
-    answer: Mapping[str, Any] | None
-    parser: Parser
-    round: int = 0
-    attributes: AttributeRecord | None = None
-    tools: Tools | None = None
+    @property
+    def agent(self) -> str:
+        """The name under which the run keeps memory and artifacts."""
+
+    @property
+    def workspace(self) -> Workspace:
+        """The run's files."""
+
+    @property
+    def attributes(self) -> AttributeRecord | None:
+        """The modes and times of the run's files; None where none are kept."""
+
+    @property
+    def checkout(self) -> StepFiles:
+        """The files as a folder for commands. It is this step's while the call runs."""
+
+    @property
+    def sandbox(self) -> Sandbox: ...
+
+    @property
+    def quota(self) -> Quota:
+        """Of the run's files."""
+
+    @property
+    def limits(self) -> Limits:
+        """Of this call."""
+
+    @property
+    def parser(self) -> Parser:
+        """Reads texts that others wrote, apart from the event loop. All runs of the worker share its bounds."""
+
+    @property
+    def models(self) -> Models | None:
+        """None where no model is set."""
+
+    @property
+    def secrets(self) -> Secrets: ...
+
+    @property
+    def tools(self) -> Tools | None:
+        """Those that the steps below this one may use."""
+
+    @property
+    def sub_steps(self) -> SubSteps: ...
+
+    @property
+    def answer(self) -> Mapping[str, Any] | None:
+        """What a person said to the step's NeedsPerson."""
+
+    @property
+    def round(self) -> int:
+        """Counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
+        cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`)."""
+
+    def output(self, chunk: bytes, /) -> None:
+        """Take a piece of the step's output, in bytes of UTF-8."""
+
+    def notice(self, line: str, /) -> None:
+        """Show people a line on what is waited for."""
+
+    def about_to_change(self) -> Awaitable[None]:
+        """To be awaited once, before the first byte reaches the workspace. It notes that from here on the step can no
+        longer be taken as not having happened. Raises Superseded when another worker has the run."""
 
 
 @dataclass(frozen=True, slots=True)

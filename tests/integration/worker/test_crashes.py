@@ -23,7 +23,7 @@ from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, processes_
 from tests.queues import known
 from tests.submitted import plan, shell, together, write
 from tests.waiting import wait_until
-from worker.context import Equipment
+from worker.context import WorkerContext
 from worker.execution import Execution
 from worker.run.interruption import Cause
 from worker.sandbox.local import sandbox as local
@@ -337,19 +337,20 @@ async def test_a_fault_in_the_middle_of_a_steps_changes_asks_a_person_in_the_nex
 # --- before a file is changed ---
 
 
-async def test_a_holder_whose_lease_may_have_ended_asks_the_database(platform: Platform) -> None:
+async def test_a_worker_whose_lease_may_have_ended_asks_the_database(platform: Platform) -> None:
     run_id = await platform.submit(shell("a", "true"))
     claim = await platform.claimed()
     await platform.taken(claim)
-    equipment = cast(Equipment, SimpleNamespace(resources=platform.resources, lease_seconds=60.0))
-    fresh, ended = Execution(claim, equipment), Execution(claim, equipment)
+    rules = SimpleNamespace(runs=SimpleNamespace(lease_seconds=60.0))
+    context = cast(WorkerContext, SimpleNamespace(resources=platform.resources, rules=rules))
+    fresh, ended = Execution(claim, context), Execution(claim, context)
     fresh.lease_renewed(time.monotonic())
-    await fresh.still_held()
-    await ended.still_held()
+    await fresh.ensure_ours()
+    await ended.ensure_ours()
     assert await platform.resources.store.running_runs.take(run_id, claim.generation + 1)
-    await fresh.still_held()
+    await fresh.ensure_ours()
     with pytest.raises(Superseded):
-        await ended.still_held()
+        await ended.ensure_ours()
     assert ended.interruption.cause is Cause.SUPERSEDED
 
 

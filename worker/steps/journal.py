@@ -1,0 +1,237 @@
+"""The journal of a run's steps: what is written and published of each try, before it and after it.
+
+A try is noted with what it takes from the budget: reserved when it begins, settled when it ends. What a try took that
+was cut off is written with the next record. A step's end is written together with what comes next (the following
+step's begin, the end of the run) where that follows at once.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.decisions import Decision, DecisionKind
+from backplane.domain.events import EventType
+from backplane.domain.plans import Step, SubStep
+from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
+from backplane.errors import BudgetExhausted
+from worker.run.decisions import BY_TOOL
+from worker.run.events import Told, Write
+from worker.steps import effects as step_effects
+from worker.steps.context import RunContext
+from worker.steps.outcomes import StepFailed, StepUncertain
+from worker.tools.base import Effect, NeedsPerson, Tool
+
+
+@dataclass(slots=True)
+class Begun:
+    """A try that has begun, and how far it has come: it may be repeated only from where it began. `reservation` is what
+    it may spend, `wall_seconds` how long it may take. `halted`: what a step below it met that ends or suspends this one
+    too."""
+
+    reservation: str
+    wall_seconds: float
+    began: float = 0.0
+    status: StepStatus = StepStatus.STARTED
+    halted: Exception | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def halt(self, error: Exception) -> None:
+        self.halted = self.halted or error
+
+
+class StepJournal:
+    """`records` is the journal as it is, by step; it is kept up to date here. `may_defer`: whether a step's end is
+    followed at once by something that is recorded."""
+
+    def __init__(self, context: RunContext, records: dict[str, StepRecord], may_defer: Callable[[], bool]) -> None:
+        self.records = records
+        self._context = context
+        self._events = context.events
+        self._budget = context.access.budget
+        self._may_defer = may_defer
+        self._pending: list[Write] = []
+        self._reservations = itertools.count(1)
+
+    def add(self, record: StepRecord) -> None:
+        """A step below another one. It is entered together with the first that is written of it."""
+        self.records[record.step_id] = record
+        self._pending.append(lambda held: held.add_step(record))
+
+    def write_later(self, write: Write) -> None:
+        """With the next record."""
+        self._pending.append(write)
+
+    def hand_over(self) -> None:
+        """No step is carried out any more: what is still to be written goes with the run's next record."""
+        for write in self._take_pending():
+            self._events.defer(write)
+
+    async def flush(self) -> None:
+        """Write down what is pending. Raises Superseded."""
+        await self._record()
+
+    # --- a try ---
+
+    async def begin(self, step: Step, tool: Tool) -> Begun:
+        """Note that a try begins, and reserve what it may spend. Raises BudgetExhausted; then it has not begun."""
+        wall = float(step.timeout_seconds or self._context.rules.steps.limits.wall_seconds)
+        reserved = Amounts(steps=1)
+        if self._budget.active and not tool.delegates:
+            left = await self._budget.left(Resource.SECONDS)
+            seconds = math.ceil(wall)
+            if left is not None:
+                seconds = max(min(seconds, left), 1)
+                wall = min(wall, float(seconds))
+            reserved = Amounts(steps=1, seconds=seconds)
+        begun = Begun(f"step-{next(self._reservations)}", wall)
+        tries = self.records[step.id].tries + 1
+        await self._record(
+            self._budget.reserve(begun.reservation, step.id, reserved),
+            lambda held: held.begin_step(step.id, tries),
+            publish=[self._event(step, StepStatus.STARTED)],
+        )
+        self._change(step, status=StepStatus.STARTED, tries=tries)
+        begun.began = time.monotonic()
+        return begun
+
+    async def changes_begin(self, step: Step, begun: Begun) -> None:
+        """Note that from here on the try can no longer be taken as not having happened. Raises Interrupted where the
+        run is cut off already."""
+        self._context.interruption.changes_begin()
+        await self._record(lambda held: held.step_is_changing(step.id))
+        begun.status = StepStatus.CHANGING
+        self._change(step, status=StepStatus.CHANGING)
+
+    def settled(self, tool: Tool, begun: Begun, seconds: float, *, steps: int = 1) -> Write:
+        """What a try of so many seconds took. `steps` is 0 for a pause: the step is counted when it goes on. Otherwise
+        what a person adds would be taken by the step that paused, before the one below it for which it was needed."""
+        spent = Amounts(steps=steps, seconds=0 if tool.delegates else math.ceil(seconds))
+        return self._budget.settle(begun.reservation, spent)
+
+    def interrupted(self, step: Step, reason: str) -> None:
+        """Publish that it was cut off."""
+        self._events.emit(*self._event(step, "interrupted", reason=reason))
+
+    # --- how it ends ---
+
+    async def end(
+        self, step: Step, status: StepStatus, report: dict[str, Any], writes: Sequence[Write] = (), **published: Any
+    ) -> None:
+        """A try has ended: COMPLETED, FAILED, or PENDING when it is made again. `report` is its result; `published` is
+        in the event alone."""
+        record = self.records[step.id]
+        failed = record.failed_tries + ("error" in report)
+        files = self._context.files.workspace.take_changes(record.files)
+        attributes = self._context.files.workspace.take_attributes(record.attributes)
+        end = _end_of(step, status, report, files, failed, attributes)
+        shown = "retrying" if status is StepStatus.PENDING else status
+        event = self._event(step, shown, **report, **published)
+        if status is not StepStatus.PENDING and not isinstance(step, SubStep) and self._may_defer():
+            for write in (*self._take_pending(), end, *writes):
+                self._events.defer(write)
+            self._events.emit(*event)
+        else:
+            await self._record(end, *writes, publish=[event])
+        self._change(
+            step,
+            status=status,
+            result=report,
+            failed_tries=failed,
+            files=files,
+            attributes=attributes,
+            finished_at=datetime.now(UTC),
+        )
+
+    async def fail(self, step: Step, error: RunError) -> NoReturn:
+        """End a step that was not carried out. Raises StepFailed."""
+        report = {"exit_code": 1, "output": "", "duration_ms": 0, "files_changed": [], "error": error.as_dict()}
+        await self.end(step, StepStatus.FAILED, self._context.redactor.value(report))
+        raise StepFailed(error)
+
+    async def ask_whether_done(
+        self,
+        steps: Sequence[Step],
+        reason: str,
+        *writes: Write,
+        effect: Effect = Effect.POSSIBLE,
+        result: Mapping[str, Any] | None = None,
+        trace: str = "",
+    ) -> NoReturn:
+        """Note that these may have happened, or have, and did not end well. `result`: what is known of the end of the
+        one that there is. Raises StepUncertain."""
+        message = step_effects.question([step.id for step in steps], self._context.redactor.text(reason), effect)
+        error = RunError("step_uncertain", message, step=steps[0].id)
+        kept = {**(result or {}), "error": error.as_dict()}
+        await self._record(
+            *(_end_of(step, StepStatus.UNCERTAIN, kept) for step in steps),
+            *writes,
+            publish=[self._event(step, StepStatus.UNCERTAIN, **kept) for step in steps],
+        )
+        for step in steps:
+            self._change(step, status=StepStatus.UNCERTAIN, result=kept)
+        raise StepUncertain(error, trace)
+
+    # --- while it waits ---
+
+    async def suspend(self, step: Step, settled: Write) -> None:
+        """Nothing of it is lost or in doubt: when it is called again, it finds what was done below it."""
+        await self._record(lambda held: held.suspend_step(step.id), settled)
+        self._change(step, status=StepStatus.PENDING)
+
+    async def ask_for_approval(self, step: Step, asked: Mapping[str, Any]) -> Decision:
+        return await self._context.decisions.ask(step.id, DecisionKind.APPROVAL, asked, *self._take_pending())
+
+    async def ask_for_tool(self, step: Step, needs: NeedsPerson, settled: Write) -> Decision:
+        asked = self._context.redactor.value({**needs.asked, "by": BY_TOOL})
+        asked["round"] = self.records[step.id].failed_tries
+        decision = await self._context.decisions.ask(
+            step.id, needs.kind, asked, *self._take_pending(), lambda held: held.suspend_step(step.id), settled
+        )
+        self._change(step, status=StepStatus.PENDING)
+        return decision
+
+    def warn(self, step: Step, line: str) -> None:
+        line = self._context.redactor.text(line)
+        self._events.emit(EventType.LOG, {"line": line, "step": step.id, "level": "warning"})
+
+    # --- how it is written ---
+
+    async def _record(self, *writes: Write, publish: Sequence[Told] = ()) -> None:
+        pending = self._take_pending()
+        try:
+            await self._events.record(*pending, *writes, tell=publish)
+        except BudgetExhausted:
+            self._pending = [*pending, *self._pending]
+            raise
+
+    def _take_pending(self) -> list[Write]:
+        pending, self._pending = self._pending, []
+        return pending
+
+    def _change(self, step: Step, **values: Any) -> None:
+        self.records[step.id] = replace(self.records[step.id], **values)
+
+    def _event(self, step: Step, status: str, **more: Any) -> Told:
+        # The output has been published line by line.
+        shown = {key: value for key, value in more.items() if key not in ("output", "output_cut")}
+        return EventType.STEP, {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **shown}
+
+
+def _end_of(
+    step: Step,
+    status: StepStatus,
+    result: dict[str, Any],
+    files: Mapping[str, str | None] | None = None,
+    failed_tries: int | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Write:
+    return lambda held: held.end_step(step.id, status, result, files, failed_tries, attributes)
