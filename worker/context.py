@@ -34,7 +34,7 @@ from worker.tools.toolbox import open_tools
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class WorkerProcess:
     """What is there before any setting of runs is looked at. `worker_id` is unique among all processes."""
 
     worker_id: str
@@ -72,7 +72,7 @@ class WorkerContext:
 
 @asynccontextmanager
 async def open_worker_context(
-    settings: Settings, process: Process, builtin: ToolRegistry
+    settings: Settings, process: WorkerProcess, builtin: ToolRegistry
 ) -> AsyncIterator[WorkerContext]:
     """`builtin`: the tools that every worker has. Raises InvalidInput when the settings cannot be used, PluginRefused.
     `resources.slots` must run by the time when a model is asked."""

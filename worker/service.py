@@ -20,7 +20,7 @@ from backplane.process.tasks import end
 from backplane.resources import connect
 from backplane.settings import Settings
 from worker.consumer import Consumer, Held
-from worker.context import Process, WorkerContext, open_worker_context
+from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
 from worker.heartbeat import Heartbeat
@@ -65,13 +65,15 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
                         flush_seconds=settings.events_flush_seconds,
                         gather_seconds=settings.events_gather_seconds,
                     )
-                    process = Process(worker_id, resources, events, metrics, sandbox, scratch)
+                    process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
                     await _work(settings, process, ready, stopping)
             finally:
                 await end(starting, stopping)
 
 
-async def _work(settings: Settings, process: Process, ready: asyncio.Event, stopping: "asyncio.Task[bool]") -> None:
+async def _work(
+    settings: Settings, process: WorkerProcess, ready: asyncio.Event, stopping: "asyncio.Task[bool]"
+) -> None:
     async with open_worker_context(settings, process, builtin_tools()) as worker:
         ready.set()  # not before its models are known to be what can be asked
         log.info("worker ready", slots=settings.worker_concurrency, sandbox=process.sandbox.isolation.name)

@@ -73,7 +73,7 @@ class CutOff:
 
 
 @dataclass(frozen=True, slots=True)
-class AskPerson:
+class NeedsAnswer:
     """The tool needs a person before it can do anything."""
 
     needs: NeedsPerson
@@ -114,7 +114,7 @@ class Broken:
     outcome: StepEnd = "failed"
 
 
-Verdict = Ended | CutOff | AskPerson | Suspend | WaitForPart | AskWhetherDone | Broken
+Verdict = Ended | CutOff | NeedsAnswer | Suspend | WaitForPart | AskWhetherDone | Broken
 
 
 def decide(attempt: Attempt, facts: Facts) -> Verdict:
@@ -130,7 +130,7 @@ def decide(attempt: Attempt, facts: Facts) -> Verdict:
         case asyncio.CancelledError() as error:
             return CutOff(error, attempt.cause)
         case NeedsPerson() as needs:
-            return AskPerson(needs)
+            return NeedsAnswer(needs)
         case Suspended() | StepUncertain() | BudgetExhausted() as error:
             return Suspend(error)
         case Unavailable() as error if error.part in PLATFORM_PARTS:

@@ -37,13 +37,13 @@ from worker.sandbox.base import Call
 from worker.steps import effects as step_effects
 from worker.steps.approval import ApprovalGate, EarlierDecisions, Ready
 from worker.steps.attempt import (
-    AskPerson,
     AskWhetherDone,
     Attempt,
     Broken,
     CutOff,
     Ended,
     Facts,
+    NeedsAnswer,
     Suspend,
     WaitForPart,
     decide,
@@ -206,7 +206,7 @@ class StepRunner:
                     pause = next(waits)
                     self.journal.warn(step, f"{error.message}; trying again in {pause:.1f} s")
                     await self.interruption.pause(pause)
-                case AskPerson() | Suspend():
+                case NeedsAnswer() | Suspend():
                     paused = self.journal.settled(ready.tool, begun, attempt.seconds, steps=0)
                     await self._suspend(step, verdict, paused)
                 case _:
@@ -243,9 +243,9 @@ class StepRunner:
             )
         return Facts(ready.tool, ready.is_repeatable, step.repeatable, self._context.is_isolated, below)
 
-    async def _suspend(self, step: Step, verdict: AskPerson | Suspend, paused: Write) -> NoReturn:
+    async def _suspend(self, step: Step, verdict: NeedsAnswer | Suspend, paused: Write) -> NoReturn:
         """Raises Suspended, or what the step below met."""
-        if isinstance(verdict, AskPerson):
+        if isinstance(verdict, NeedsAnswer):
             raise Suspended(await self.journal.ask_for_tool(step, verdict.needs, paused))
         await self.journal.suspend(step, paused)
         raise verdict.error
