@@ -1,19 +1,20 @@
 """Streams: subscribe, replay what is after the cursor, then live; each event once, in order.
 
-The subscription stands before the history is read (`Hub`), so nothing can happen in between unheard. A watcher is a
-cursor: it takes from the ring what comes next, and where the ring does not reach back to it, or the wire was cut, it
-reads the history again. So a reader may be as slow as it likes; it costs a page of history, never a growing buffer, and
-one that takes nothing for a minute is cut off.
+The hub subscribes before the history is read, so no event falls in between. A watcher is a cursor: it takes from the
+event buffer what comes next. Where the buffer does not reach back to the cursor, or the connection to Redis was lost,
+the watcher reads the history again. So a reader may be slow; it costs a page of history, never a growing buffer. One
+that reads nothing for a minute is disconnected.
 
-A run's history is what the database has, then what the live wire still keeps. Numbers that are nowhere to be had are
-told as a `gap`. After `end` the stream ends. The history of a user's feed is the database's alone (`app.streams.feed`),
-and has no end.
+A run's history is what the database has, then what Redis still keeps. A `gap` event stands for numbers that neither
+has. After `end` the stream ends. The history of a user's feed is in the database alone (`app.streams.feed`), and the
+feed has no end.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import structlog
 from sse_starlette import EventSourceResponse
@@ -102,11 +103,21 @@ class History:
             return stored
 
 
+@dataclass(slots=True)
+class Position(Generic[Cursor]):
+    """How far one watcher is: behind which cursor, behind which notice, and whether the last frame was an end."""
+
+    cursor: Cursor
+    notice: int = 0
+    is_end: bool = False
+
+
 async def stream(
     watched: Watched[Cursor], history: ReadHistory[Cursor], cursor: Cursor, watcher: Watcher, opening: bytes = b""
 ) -> AsyncGenerator[bytes, None]:
     """Frames after `cursor` until an end, several in one chunk where several are there.
 
+    Replays the history, follows what is live until the buffer reaches back to the watcher no more, and begins again.
     Ends at once, so that the client connects again, when what it watches was swept before the stream began.
     """
     with watched.watched():
@@ -114,46 +125,70 @@ async def stream(
             return
         if opening:
             yield opening
-        told = 0
+        position = Position(cursor)
         waits = pauses()
         while True:
-            epoch, before, ended, more = watched.epoch, cursor, False, True
+            epoch, before = watched.epoch, position.cursor
             try:
-                while more:
-                    span, more = await history(cursor)
-                    cursor = span.cursor
-                    for chunk in span.chunks:
+                async with aclosing(replay(history, position)) as chunks:
+                    async for chunk in chunks:
                         yield chunk
-                    if span.chunks:
-                        # A failed run that was tried again goes on after its first end, which may close a page.
-                        ended = span.is_end
-                if ended:
-                    return
             except Unavailable:
                 await asyncio.sleep(next(waits))
                 if watcher.is_due:
                     yield COMMENT
                 continue
-            while watched.epoch == epoch:
-                live = watched.after(cursor)
-                if live is None:
-                    break
-                cursor = live.cursor
-                if live.chunks:
-                    for chunk in live.chunks:
-                        yield chunk
-                    waits = pauses()
-                    if live.is_end:
-                        return
-                    continue
-                notices, told = watched.notices_after(told)
-                if notices or watcher.is_due:
-                    yield notices or COMMENT
-                else:
-                    await watched.wait(watcher)
-            if cursor == before and watched.epoch == epoch:
-                # Told, but not to be read yet.
+            if position.is_end:
+                return
+            replayed = position.cursor
+            async with aclosing(follow(watched, epoch, position, watcher)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            if position.is_end:
+                return
+            if position.cursor != replayed:
+                waits = pauses()
+            elif position.cursor == before and watched.epoch == epoch:
+                # An event was announced that cannot be read yet.
                 await asyncio.sleep(next(waits))
+
+
+async def replay(history: ReadHistory[Cursor], position: Position[Cursor]) -> AsyncGenerator[bytes, None]:
+    """The frames that are kept after `position`, which moves with them. Raises Unavailable."""
+    more = True
+    while more:
+        span, more = await history(position.cursor)
+        position.cursor = span.cursor
+        for chunk in span.chunks:
+            yield chunk
+        if span.chunks:
+            # A failed run that was retried goes on after its first end, which may be the last frame of a page.
+            position.is_end = span.is_end
+
+
+async def follow(
+    watched: Watched[Cursor], epoch: int, position: Position[Cursor], watcher: Watcher
+) -> AsyncGenerator[bytes, None]:
+    """The frames of the buffer after `position`, which moves with them, as they come; notices, and comments while
+    nothing happens. Ends behind an end, when the buffer does not reach back to `position`, and when `watched` has
+    another epoch."""
+    while watched.epoch == epoch:
+        live = watched.after(position.cursor)
+        if live is None:
+            return
+        position.cursor = live.cursor
+        if live.chunks:
+            for chunk in live.chunks:
+                yield chunk
+            if live.is_end:
+                position.is_end = True
+                return
+            continue
+        notices, position.notice = watched.notices_after(position.notice)
+        if notices or watcher.is_due:
+            yield notices or COMMENT
+        else:
+            await watched.wait(watcher)
 
 
 class EventStream(EventSourceResponse):
