@@ -7,19 +7,18 @@ memory. It prints nothing: what a person should know meanwhile goes to `notify`.
 """
 
 import asyncio
-import json
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
-from httpx_sse import EventSource, SSEError
 
+from agentctl.api_error import ApiError, JsonObject, raise_for_problem, reason_of
+from agentctl.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, reconnecting
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.proxies import client_of
 from backplane.domain.events import LIVE_ONLY
@@ -28,36 +27,11 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TOKEN_FILE = Path(".data/token")
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-STREAM_TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # the server breaks the silence every 15 s
 CALL_PAUSES = (0.2, 0.5, 1.0)
 STREAM_PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0)
-LONGEST_PAUSE = 30.0
-STEADY_SECONDS = 5.0
-"""A stream that stood this long was fine: when it breaks, the pauses start from the shortest again."""
-LINGER_SECONDS = 2.0
-"""After `end`, how long the server has to close the stream. A run that was retried has an `end` in its middle."""
 CHUNK_BYTES = 256 * 1024
 FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
-
-JsonObject = dict[str, Any]
-
-
-class ApiError(CommandError):
-    """An answer that is an error: its problem document, or what could be made of it."""
-
-    def __init__(self, status: int, code: str, detail: str, field: str | None = None, retry_after: float = 0.0) -> None:
-        where = f" (field {field})" if field and field not in detail else ""
-        super().__init__(ExitCode.REFUSED if status < 500 else ExitCode.UNREACHABLE, f"{detail}{where} [{code}]")
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.retry_after = retry_after
-
-    @property
-    def is_for_want_of_room(self) -> bool:
-        """So many runs wait as may; `retry_after` (seconds) is what the API expects until there is room."""
-        return self.code in {"queue_full", "too_many_waiting"}
 
 
 def find_url(environment: Mapping[str, str] = os.environ) -> str:
@@ -93,14 +67,6 @@ def find_token(environment: Mapping[str, str] = os.environ, file: Path = DEFAULT
             ExitCode.USAGE, f"What {source} holds is no token; a token is one word that begins with agt_."
         )
     return token
-
-
-@dataclass
-class _Reading:
-    """Of a stream: the id of the last frame that was received, and whether it may end."""
-
-    cursor: str
-    ended: bool = False
 
 
 class Client:
@@ -344,82 +310,29 @@ class Client:
         Those that are live only (`position`, `progress`) have no number and may come again. Raises when the stream
         cannot be had any more.
         """
-        last, reading = after, _Reading(str(after) if after else "")
-        frames = self._frames(f"/agent/logs/{_segment(run_id)}/stream", f"The stream of run {run_id}", reading)
-        async with aclosing(frames):
-            async for event in frames:
+        last, position = after, StreamPosition(str(after) if after else "")
+        url = f"/agent/logs/{_segment(run_id)}/stream"
+        async with aclosing(self._stream(url, f"The stream of run {run_id}", position)) as events:
+            async for event in events:
                 if event["type"] not in LIVE_ONLY:
                     if event["id"] <= last:
                         continue
-                    last, reading.ended = event["id"], event["type"] == "end"
+                    last, position.ended = event["id"], event["type"] == "end"
                 yield event
 
     async def all_events(self, after: str = "") -> AsyncGenerator[tuple[str, JsonObject], None]:
         """Every event of all the user's runs behind the cursor `after` ("": all that are kept, "now": those to come),
         each with the cursor to go on from; reconnects by itself, and has no end. Raises when it cannot be had any more.
         """
-        reading = _Reading("" if after == "now" else after)
+        position = StreamPosition("" if after == "now" else after)
         url = "/agent/events?after=now" if after == "now" else "/agent/events"
-        frames = self._frames(url, "The stream of all runs", reading)
-        async with aclosing(frames):
-            async for event in frames:
-                yield reading.cursor, event
+        async with aclosing(self._stream(url, "The stream of all runs", position)) as events:
+            async for event in events:
+                yield position.cursor, event
 
-    async def _frames(self, url: str, what: str, reading: "_Reading") -> AsyncGenerator[JsonObject, None]:
-        """The events of a stream, behind `reading.cursor`. It ends when the server ends it and `reading.ended` is
-        set."""
-        failures = 0
-        pauses = self._call_pauses  # until it stood once: where nothing answers at all, a person is told soon
-        clock = asyncio.get_running_loop().time
-        while True:
-            opened, asked_to_wait = clock(), 0.0
-            try:
-                headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-                if reading.cursor:
-                    headers["Last-Event-ID"] = reading.cursor
-                request = self._http.build_request("GET", url, headers=headers, timeout=STREAM_TIMEOUT)
-                response = await self._http.send(request, stream=True)
-                try:
-                    if response.status_code == httpx.codes.NO_CONTENT:
-                        return
-                    asked_to_wait = min(_retry_after(response), LONGEST_PAUSE)
-                    await _raise_for_problem(response)
-                    pauses = self._stream_pauses
-                    frames = EventSource(response).aiter_sse()
-                    while True:
-                        try:
-                            async with asyncio.timeout(LINGER_SECONDS if reading.ended else None):
-                                frame = await anext(frames)
-                        except (StopAsyncIteration, TimeoutError):
-                            break
-                        event = json.loads(frame.data or "null")
-                        reading.cursor = frame.id or reading.cursor
-                        if event is None:  # an id alone, or a comment, which after a numbered frame looks the same here
-                            continue
-                        if not (isinstance(event["type"], str) and isinstance(event["id"], int)):
-                            raise ValueError("what it sends is no event")
-                        failures = 0
-                        yield event
-                finally:
-                    await response.aclose()
-                reason = "it was closed before its end"
-            except ApiError as error:
-                if error.status not in {429, 502, 503, 504}:
-                    raise
-                reason = error.detail
-            except (httpx.RequestError, SSEError, ValueError, KeyError) as error:
-                reason = _reason(error)
-            if reading.ended:
-                return
-            if clock() - opened >= STEADY_SECONDS:
-                failures = 0
-            if failures >= len(pauses):
-                message = f"{what} cannot be had: {reason}. Tried {failures + 1} times in a row."
-                raise CommandError(ExitCode.UNREACHABLE, message)
-            pause = max(pauses[failures], asked_to_wait)
-            failures += 1
-            self._notify(f"No stream ({reason}); connecting again after event {reading.cursor or 0} in {pause:g} s.")
-            await asyncio.sleep(pause)
+    def _stream(self, url: str, name: str, position: StreamPosition) -> AsyncGenerator[JsonObject, None]:
+        pauses = Pauses(first=self._call_pauses, later=self._stream_pauses)
+        return reconnecting(self._http, url, name, position, pauses, self._notify)
 
     async def _json(self, method: str, url: str, *, repeatable: bool = True, **request: Any) -> JsonObject:
         response = await self._open(method, url, repeatable=repeatable, **request)
@@ -464,10 +377,12 @@ class Client:
                 never_arrived = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if (pause := next(pauses, None)) is None or not (repeatable or never_arrived):
                     raise self._unreachable(error) from None
-                self._notify(f"{self._http.base_url} does not answer ({_reason(error)}); trying again in {pause:g} s.")
+                self._notify(
+                    f"{self._http.base_url} does not answer ({reason_of(error)}); trying again in {pause:g} s."
+                )
             else:
                 try:
-                    await _raise_for_problem(response)
+                    await raise_for_problem(response)
                 except ApiError as error:
                     # A full queue may take minutes: whoever waits for it should know, and choose to.
                     may_pass = error.status in {429, 503} and not error.is_for_want_of_room
@@ -491,7 +406,7 @@ class Client:
     def _unreachable(self, error: Exception) -> CommandError:
         return CommandError(
             ExitCode.UNREACHABLE,
-            f"The API at {self._http.base_url} cannot be reached: {_reason(error)}. "
+            f"The API at {self._http.base_url} cannot be reached: {reason_of(error)}. "
             "Is it running (`agentctl up`), and is AGENT_URL right?",
         )
 
@@ -529,41 +444,6 @@ async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncI
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with client_of(url, base_url=url, headers=headers, timeout=TIMEOUT) as http:
         yield Client(http, notify)
-
-
-async def _raise_for_problem(response: httpx.Response) -> None:
-    """Raises ApiError unless the answer is a success; the answer is closed then."""
-    if response.is_success:
-        return
-    try:
-        await response.aread()
-        problem = response.json()
-        error = ApiError(
-            response.status_code, problem["code"], _all_of(problem), problem.get("field"), _retry_after(response)
-        )
-    except (httpx.RequestError, ValueError, KeyError, TypeError, AttributeError):
-        detail = (
-            f"{response.request.url.copy_with(query=None)} answered {response.status_code} {response.reason_phrase}."
-        )
-        error = ApiError(response.status_code, "unexpected_answer", detail, retry_after=_retry_after(response))
-    finally:
-        await response.aclose()
-    raise error
-
-
-def _all_of(problem: JsonObject) -> str:
-    """Each thing that is wrong on a line of its own, where there are several."""
-    return "\n".join(fault["detail"] for fault in problem.get("errors") or [problem])
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds; 0 where there is no such header or it is a date."""
-    asked = response.headers.get("Retry-After", "")
-    return float(asked) if asked.isdecimal() else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _given(**parameters: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.api_error import JsonObject
+from agentctl.client import Client, FetchPage, newest
 from agentctl.commands.runs import call, call_on
 from agentctl.completion import asking_run_ids, run_ids
 from agentctl.exit_codes import CommandError, ExitCode

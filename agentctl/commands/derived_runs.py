@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.client import Client, JsonObject
+from agentctl.api_error import JsonObject
+from agentctl.client import Client
 from agentctl.commands.runs import RunArgument, call_on, follow_to_its_end, text_of
 from agentctl.exit_codes import ExitCode
 from agentctl.ids import whole_call_id

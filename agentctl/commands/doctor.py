@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.client import DEFAULT_TOKEN_FILE, ApiError, Client, connect, find_token, find_url
+from agentctl.api_error import ApiError
+from agentctl.client import DEFAULT_TOKEN_FILE, Client, connect, find_token, find_url
 from agentctl.commands.up import SANDBOX_CHECK_SECONDS, check_sandbox
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings, masked

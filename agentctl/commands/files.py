@@ -9,7 +9,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from agentctl.client import Client, JsonObject
+from agentctl.api_error import JsonObject
+from agentctl.client import Client
 from agentctl.commands.runs import RunArgument, call_on
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import Client, FetchPage, JsonObject, newest
+from agentctl.api_error import JsonObject
+from agentctl.client import Client, FetchPage, newest
 from agentctl.commands.runs import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group

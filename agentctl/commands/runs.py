@@ -14,7 +14,8 @@ from typing import Annotated, BinaryIO, TypeVar
 import typer
 from rich.text import Text
 
-from agentctl.client import Client, FetchPage, JsonObject, connect, find_token, find_url, following, newest
+from agentctl.api_error import JsonObject
+from agentctl.client import Client, FetchPage, connect, find_token, find_url, following, newest
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.ids import whole_run_id

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import JsonObject
+from agentctl.api_error import JsonObject
 from agentctl.commands.runs import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import Client, JsonObject
+from agentctl.api_error import JsonObject
+from agentctl.client import Client
 from agentctl.commands.dead_letters import confirm
 from agentctl.commands.runs import call
 from agentctl.completion import run_ids as run_ids_for_shells

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import JsonObject
+from agentctl.api_error import JsonObject
 from agentctl.commands.runs import call, text_of
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.plan_file import plan_of, read_plan

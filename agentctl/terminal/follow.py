@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from agentctl.client import Client, JsonObject
+from agentctl.api_error import JsonObject
+from agentctl.client import Client
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
 from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines

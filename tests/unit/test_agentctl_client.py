@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agentctl.client import ApiError, Client, find_token, find_url
+from agentctl.api_error import ApiError
+from agentctl.client import Client, find_token, find_url
 from agentctl.exit_codes import CommandError, ExitCode
 from tests.scripted_api import NOTHING, ScriptedApi, answer, problem, raw, scripted_api, stream
 
