@@ -19,6 +19,7 @@ from typer.main import get_command
 from agentctl.command_table import COMMANDS
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode, exit_code_of_error
 from agentctl.groups import Group
+from agentctl.terminal.advice import advice
 from agentctl.terminal.output import Output, ReaderGone, open_streams
 from backplane import VERSION
 from backplane.errors import PlatformError
@@ -93,9 +94,9 @@ def main() -> None:
     try:
         app(prog_name="agentctl")
     except CommandError as error:
-        _fail(error.message, error.exit_code)
+        _fail(error.message, error.exit_code, advice(error.code, _command()))
     except PlatformError as error:
-        _fail(error.message, exit_code_of_error(error))
+        _fail(error.message, exit_code_of_error(error), advice(error.code, _command()))
     except ReaderGone:
         _leave_nothing_to_write()
         sys.exit(ExitCode.READER_GONE)
@@ -107,11 +108,18 @@ def main() -> None:
         _fail(_own_fault(error), ExitCode.FAULT)
 
 
-def _fail(message: str, code: ExitCode) -> None:
+def _command() -> str:
+    """The command that was given, such as `ledger`; empty where none was."""
+    return next((word for word in sys.argv[1:] if word in COMMANDS), "")
+
+
+def _fail(message: str, code: ExitCode, advice: str | None = None) -> None:
     output = Output()
     with contextlib.suppress(ReaderGone, OSError):
         for line in message.splitlines():
             output.note(line, "red")
+        if advice:
+            output.note(advice)
     _leave_nothing_to_write()
     sys.exit(code)
 

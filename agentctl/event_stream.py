@@ -1,4 +1,4 @@
-"""A stream of events that survives a lost connection: one connection (`Connection`), and the loop that opens the next
+"""A stream of events that survives a lost connection: one connection (`StreamConnection`), and the loop that opens the next
 one behind the last event that was received (`reconnecting`).
 
 Both print nothing: what a person should know meanwhile goes to `notify`.
@@ -37,7 +37,7 @@ class StreamPosition:
     ended: bool = False
 
 
-class Connection:
+class StreamConnection:
     """One connection to a stream. `is_open`: the server answered with a stream. `is_over`: it answered that no event
     will come. `retry_after`: the pause that it asks for, in seconds."""
 
@@ -107,7 +107,7 @@ async def reconnecting(
     may_pause = pauses.first
     clock = asyncio.get_running_loop().time
     while True:
-        opened, connection = clock(), Connection(http, url, position)
+        opened, connection = clock(), StreamConnection(http, url, position)
         try:
             async with aclosing(connection.events()) as events:
                 async for event in events:

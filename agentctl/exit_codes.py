@@ -46,7 +46,10 @@ _CODE_OF_STATUS = {"failed": ExitCode.RUN_FAILED, "cancelled": ExitCode.RUN_CANC
 
 
 class CommandError(Exception):
-    """Ends the command with `exit_code`, after `message` was printed to standard error."""
+    """Ends the command with `exit_code`, after `message` was printed to standard error. `code`: of an error answer of
+    the API, which `agentctl.terminal.advice` has advice for."""
+
+    code = ""
 
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(message)

@@ -88,7 +88,7 @@ class Authenticator:
         if user is None:
             self._checked.pop(digest, None)
             _keep(self._unknown, digest, now + self._trust_seconds)
-            raise Unauthenticated("this token is unknown or revoked; `agentctl token create` makes a new one")
+            raise Unauthenticated("this token is unknown or revoked")
         _keep(self._checked, digest, (now + self._trust_seconds, user))
         return user
 
@@ -125,7 +125,7 @@ class _BearerOf(HTTPBearer):
         super().__init__(
             scheme_name="HTTPBearer",
             auto_error=False,
-            description="A token as `agentctl token create` shows it.",
+            description="A token that whoever runs the platform has made.",
         )
 
 
@@ -166,10 +166,7 @@ CurrentAccess = Annotated[Access, Depends(_CurrentAccess())]
 async def admin_only(user: CurrentUser) -> User:
     # Asynchronous for its price alone: FastAPI calls a plain function in a thread.
     if user.tier is not Tier.ADMIN:
-        raise Forbidden(
-            f"this is for users of the tier admin, and {user.name} has the tier {user.tier}; whoever runs the platform "
-            "makes a token by `agentctl token create --user NAME --tier admin`"
-        )
+        raise Forbidden(f"this is for users of the tier admin, and {user.name} has the tier {user.tier}")
     return user
 
 

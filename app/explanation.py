@@ -62,36 +62,35 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
 
 
 def _needs_person(run: Run) -> str:
-    """What a run without an open decision waits for, and how to say it."""
+    """What a run without an open decision waits for, and how it goes on."""
     text = "a person has to decide: " + (run.error.message if run.error else "it needs an answer")
     if run.error and run.error.code == "step_uncertain":
-        text += f" (it was done: agentctl retry {run.id} --take-as-done; do it again: agentctl retry {run.id} --repeat)"
+        text += " (retry the run with uncertain_step `done`, or with `repeat`)"
     return text
 
 
 def _asks(decision: Decision) -> str:
-    """What a run wants to know, and how to say it."""
-    where = f"{decision.run_id} {decision.id}"
+    """What a run asks, and the id of the decision that is to be answered."""
+    where = f"decision {decision.id}"
     of_step = f"step {decision.step_id}" if decision.step_id else "its planner"
     asked = decision.asked
     match decision.kind:
         case DecisionKind.QUESTION:
             question = escaped(shortened(str(asked.get("question", "")), _ASKED_CHARS))
-            return f'{of_step} asks: "{question}" (agentctl answer {decision.run_id} TEXT --decision {decision.id})'
+            return f'{of_step} asks: "{question}" ({where})'
         case DecisionKind.BUDGET:
             text = f"{of_step} needs {asked.get('needed')} {asked.get('resource')} and {asked.get('account')} has "
-            return text + f"{asked.get('left')} left (agentctl approve {where} --add-…, or agentctl reject {where})"
+            return text + f"{asked.get('left')} left ({where})"
     reason = f", because {asked['reason']}" if asked.get("reason") else ""
-    allow = f"agentctl approve {where}, or agentctl reject {where}"
-    return f"{of_step} is to be approved, which uses {asked.get('tool')} {_arguments(decision)}{reason} ({allow})"
+    return f"{of_step} is to be approved, which uses {asked.get('tool')} {_arguments(decision)}{reason} ({where})"
 
 
 def _arguments(decision: Decision) -> str:
-    """As the worker has stored them, with secrets taken out. Where they are cut, it says where they are whole."""
+    """As the worker has stored them, without secrets. A long text is cut; the decision has all of it."""
     text = json.dumps(decision.asked.get("arguments") or {}, ensure_ascii=False)
     if len(text) <= _ASKED_CHARS:
         return escaped(text)
-    return f"{escaped(shortened(text, _ASKED_CHARS))} (whole: agentctl decisions {decision.run_id})"
+    return escaped(shortened(text, _ASKED_CHARS))
 
 
 def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:

@@ -23,8 +23,8 @@ class SecretsNotKept(Conflict):
 
 def no_key() -> SecretsNotKept:
     return SecretsNotKept(
-        "the platform keeps no secrets, because it has no key to seal them with: set SECRETS_KEY of the API and the "
-        "workers to what `agentctl secrets new-key` prints"
+        "the platform keeps no secrets, because it has no key to seal them with: set the same SECRETS_KEY "
+        "for the API and the workers"
     )
 
 
@@ -43,8 +43,8 @@ class Seal:
             self._fernet = library.MultiFernet([library.Fernet(key.strip()) for key in keys.split(",") if key.strip()])
         except ValueError:
             raise InvalidInput(
-                "SECRETS_KEY is no key: set it to what `agentctl secrets new-key` prints (the new one first and a "
-                "comma between them, when you change it)",
+                "SECRETS_KEY is no key: set it to 32 bytes in URL-safe Base64 (the new one first and a comma between "
+                "them, when you change it)",
                 field="SECRETS_KEY",
             ) from None
 

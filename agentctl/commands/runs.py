@@ -456,11 +456,19 @@ def retry(
 def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     """Say why a run waits, and about how long."""
     output = Output(json_output)
-    found = call_on(output, run_id, lambda client, whole: client.explain(whole))
+
+    async def work(client: Client, whole: str) -> tuple[JsonObject, str]:
+        explained = await client.explain(whole)
+        waits = explained["status"] == "waiting"
+        return explained, how_it_goes_on(await client.run(whole)) if waits else ""
+
+    found, next_commands = call_on(output, run_id, work)
     if output.json:
         output.document(found)
         return
     output.line(found["text"])
+    if next_commands:
+        output.line(next_commands)
     waited = found["waiting_seconds"]
     output.fields({"position": _position(found), "waited": "" if waited is None else duration(waited)})
 

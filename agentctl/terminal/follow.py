@@ -19,6 +19,7 @@ from rich.text import Text
 from agentctl.api_error import JsonObject
 from agentctl.client import Client
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
+from agentctl.terminal.advice import IN_A_RUN, advice
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
 from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines
 from backplane.domain.events import EventType
@@ -228,7 +229,10 @@ def _step(data: dict[str, Any]) -> list[Text]:
 def _error(error: dict[str, Any] | None) -> list[Text]:
     if not error:
         return []
-    return [Text(printable(f"    {error['message']} [{error['code']}]"), "red")]
+    lines = [Text(printable(f"    {error['message']} [{error['code']}]"), "red")]
+    if helps := advice(error["code"], IN_A_RUN):
+        lines.append(Text(f"    {helps}", "dim"))
+    return lines
 
 
 class LiveLine:

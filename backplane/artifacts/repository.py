@@ -126,7 +126,7 @@ class Repository:
             is_ours = found.id == head.id or self._git.descendant_of(head.id, found.id)
             if is_ours:
                 return found
-        raise NotFound("the agent's history has no such commit; `agentctl artifacts log` lists those that there are")
+        raise NotFound("the agent's history has no such commit")
 
     def _entries(self, tree: pygit2.Tree, folder: str = "") -> Iterator[tuple[str, tuple[pygit2.Oid, int]]]:
         for entry in tree:

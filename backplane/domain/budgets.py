@@ -112,10 +112,6 @@ def in_words(resource: Resource, amount: int) -> str:
     return f"${text}" if resource is Resource.MICRO_USD else f"{text} {resource}"
 
 
-def top_up_command(owner: str, resource: Resource) -> str:
-    return f"agentctl ledger top-up {owner} {'usd' if resource is Resource.MICRO_USD else resource} AMOUNT"
-
-
 @dataclass(frozen=True, slots=True)
 class Spender:
     """A run in the hands of one generation, with whom it belongs to."""

@@ -30,7 +30,7 @@ class StorageQuota:
         if self.runs and (stored.runs or 0) >= self.runs:
             raise StorageExceeded(
                 f"you have {stored.runs} runs, and {self.runs} may be kept (USER_MAX_RUNS): delete runs that are over, "
-                "by DELETE /agent/runs/RUN or `agentctl delete RUN`"
+                "by DELETE /agent/runs/RUN"
             )
         self.check_start(stored)
 
@@ -39,7 +39,7 @@ class StorageQuota:
         if self.events and (stored.events or 0) >= self.events:
             raise StorageExceeded(
                 f"your runs have {stored.events} events, and {self.events} may be kept (USER_MAX_EVENTS): delete runs "
-                "that are over, by DELETE /agent/runs/RUN or `agentctl delete RUN`"
+                "that are over, by DELETE /agent/runs/RUN"
             )
         if self.bytes and (stored.bytes or 0) >= self.bytes:
             raise self.too_many_bytes(stored.bytes or 0, 0)
@@ -47,7 +47,7 @@ class StorageQuota:
     def too_many_bytes(self, used: int, more: int) -> StorageExceeded:
         return StorageExceeded(
             f"the files of your runs have {used} bytes, {more} more were to be written, and {self.bytes} may be kept "
-            "(USER_MAX_BYTES): delete runs that are over, by DELETE /agent/runs/RUN or `agentctl delete RUN`, or "
+            "(USER_MAX_BYTES): delete runs that are over, by DELETE /agent/runs/RUN, or "
             "single files, by DELETE /agent/runs/RUN/files/PATH"
         )
 

@@ -40,7 +40,7 @@ def check(found: Owner, database: str, prefix: str) -> None:
         raise QueueOfAnother(
             f"Redis holds the queue of another platform: REDIS_KEY_PREFIX {prefix!r} there belongs to the database "
             f"{found.database}, and this one is {database}. Set REDIS_KEY_PREFIX to one that no other platform uses; "
-            "or, when this database has replaced that one, run `agentctl take-over-redis`."
+            "or, when this database has replaced that one, let it take the queue over (docs/operations.md)."
         )
     if found.format > FORMAT:
         raise QueueOfAnother(

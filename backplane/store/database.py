@@ -390,7 +390,7 @@ class _Sqlite:
         if len(os.fsencode(file)) > SQLITE_PATH_BYTES:
             raise _wrong_url(
                 f"the path of the file has {len(os.fsencode(file))} bytes, of which SQLite takes {SQLITE_PATH_BYTES}; "
-                "name a shorter one (agentctl up --data), or a PostgreSQL"
+                "name a shorter one, or a PostgreSQL"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -457,9 +457,7 @@ class _translated:
         if isinstance(error, OperationalError | ProgrammingError):
             state = getattr(error.orig, "sqlstate", None)
             if state == _UNDEFINED_TABLE or _NO_TABLE.search(str(error.orig)):
-                message = (
-                    "the database has no tables yet: an API or a worker makes them at its start, or agentctl migrate"
-                )
+                message = "the database has no tables yet: an API or a worker makes them at its start"
                 raise NoTables(message, part="database") from error
             if state == _NOT_ALLOWED:
                 reason = str(error.orig).splitlines()[0][:200]

@@ -191,8 +191,8 @@ def _check_it_can_pay(connection: Connection, decision: Decision) -> None:
     balance = connection.execute(query).scalar_one_or_none()
     if balance is not None and balance < decision.asked.get("needed", 0):
         raise InvalidInput(
-            f'budget: say how much is to be added, as {{"usd": 0.5}} or {{"tokens": 1000}} (agentctl approve RUN '
-            f"--add-usd 0.5): {decision.asked.get('message', 'the budget is used up')}",
+            f'budget: say how much is to be added, as {{"usd": 0.5}} or {{"tokens": 1000}}: '
+            f"{decision.asked.get('message', 'the budget is used up')}",
             field="budget",
         )
 

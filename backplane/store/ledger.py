@@ -25,7 +25,6 @@ from backplane.domain.budgets import (
     in_words,
     run_owner,
     tier_owner,
-    top_up_command,
     user_owner,
 )
 from backplane.domain.ledger import Account, Audit, Difference, Entry, EntryKind
@@ -126,8 +125,7 @@ def exhausted(account: Account, needed: int) -> BudgetExhausted:
     """What to say of an account that cannot pay."""
     kind, _, name = account.owner.partition(":")
     left = in_words(account.resource, account.balance)
-    command = top_up_command(account.owner, account.resource)
-    remedy = f"an administrator adds to it by `{command}`"
+    remedy = f"an administrator adds to the account {account.id}"
     if kind == "run":
         whose, remedy = f"the budget of run {name}", f"answer its decision with a higher budget, or {remedy}"
     else:
@@ -173,7 +171,7 @@ def raise_run_budget(connection: Connection, run_id: str, added: RunBudget, tran
             name = "usd" if resource is Resource.MICRO_USD else resource.value
             raise InvalidInput(
                 f"budget.{name}: the run has no limit of its own that could be raised; when an account of its user or "
-                "tier is empty, an administrator adds to it by `agentctl ledger top-up`",
+                "tier is empty, an administrator adds to it",
                 field=f"budget.{name}",
             )
         deposit(connection, owner, resource, amount, f"{transfer_id}:{resource}", note)
@@ -211,7 +209,7 @@ def _check_room(account: Account, amount: int) -> None:
 
 
 def _missing(account: str) -> NotFound:
-    return NotFound(f"there is no account {account}; `agentctl ledger balance` lists those there are")
+    return NotFound(f"there is no account {account}")
 
 
 class Ledger:

@@ -287,7 +287,7 @@ def may_have_happened(run_id: str, step_id: str) -> Conflict:
     """Whether the step is repeated is for a person to say."""
     return Conflict(
         f"step {step_id!r} of run {run_id} may have happened, or has: look what it has done, then retry the "
-        'run with uncertain_step "done" or "repeat" (agentctl retry RUN --take-as-done, or --repeat)'
+        'run with uncertain_step "done" or "repeat"'
     )
 
 

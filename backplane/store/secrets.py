@@ -112,4 +112,4 @@ def _kept_with(connection: Connection, run_id: str) -> frozenset[SealedValue]:
 
 
 def _not_found(name: str) -> NotFound:
-    return NotFound(f"there is no secret {name}: `agentctl secrets list` shows them, `agentctl secrets set` keeps one")
+    return NotFound(f"there is no secret {name}")

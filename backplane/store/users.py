@@ -51,7 +51,7 @@ class Users:
         """Raises NotFound. Revoking twice is no error."""
         statement = update(tokens).where(tokens.c.id == token_id).values(revoked_at=datetime.now(UTC))
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
-            raise NotFound(f"there is no token {token_id}; `agentctl token list` shows them")
+            raise NotFound(f"there is no token {token_id}")
 
     async def user_of(self, plain: str) -> User | None:
         """Who a bearer token stands for; None when it is unknown or revoked."""
@@ -78,7 +78,7 @@ class Users:
         query = select(users).where(or_(by_id, users.c.name == name_or_id)).order_by(by_id.desc()).limit(1)
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
-            raise NotFound(f"there is no user {name_or_id}; `agentctl token list` shows them")
+            raise NotFound(f"there is no user {name_or_id}")
         return User(row.id, row.name, Tier(row.tier))
 
 

@@ -141,9 +141,14 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
     assert told
 
 
-def test_who_is_no_admin_is_refused_with_exit_code_4(script: Script, agentctl: Agentctl) -> None:
+def test_who_is_no_admin_is_refused_with_exit_code_4_and_told_how_to_become_one(
+    script: Script, agentctl: Agentctl
+) -> None:
     script(problem(403, "forbidden", "This is for admins."))
-    assert agentctl("dlq", "list") == (4, "", "This is for admins. [forbidden]\n")
+    code, printed, noted = agentctl("dlq", "list")
+    refusal, advised = noted.splitlines()
+    assert (code, printed, refusal) == (4, "", "This is for admins. [forbidden]")
+    assert "token create --user NAME --tier admin" in advised
 
 
 def test_a_full_queue_is_exit_code_5(script: Script, agentctl: Agentctl) -> None:

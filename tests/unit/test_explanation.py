@@ -84,8 +84,7 @@ def test_a_waiting_run_repeats_what_it_asks() -> None:
     asks = run(RunStatus.WAITING, error=RunError("step_uncertain", "did step 'b' happen?"))
     words = in_words(asks, reasons(asks, Situation(None, None, None), NOW))
     assert "did step 'b' happen?" in words
-    for answer in ("--take-as-done", "--repeat"):
-        assert f"agentctl retry {asks.id} {answer}" in words
+    assert "uncertain_step `done`, or with `repeat`" in words
 
 
 def test_a_queue_that_does_not_answer_is_the_reason() -> None:
@@ -165,7 +164,7 @@ ASKED = {
     "what a terminal obeys": ({"script": "\u202e\x9b2J"}, 'which uses shell {"script": "\\u202e\\x9b2J"} ('),
     "long ones": (
         {"script": "x" * 1000},
-        f'which uses shell {{"script": "{"x" * 288}… (whole: agentctl decisions run-1) (',
+        f'which uses shell {{"script": "{"x" * 288}… (decision d-1)',
     ),
 }
 

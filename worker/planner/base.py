@@ -60,7 +60,7 @@ async def make_plan(planners: Sequence[Planner], run: Run, planning: Planning) -
             return plan
     raise PromptNotUnderstood(
         "no planner understands this prompt. Set a model (MODEL, OLLAMA_HOST; docs/models.md), give a plan with the "
-        "run (`plan`, or agentctl run --plan FILE), or write the prompt as a runbook: Markdown whose fenced blocks are "
+        "run (`plan`), or write the prompt as a runbook: Markdown whose fenced blocks are "
         "the steps (```sh, ```python, or ```notes/a.txt to write a file)",
         field="prompt",
     )

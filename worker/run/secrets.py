@@ -138,11 +138,10 @@ def _named_in(value: Any) -> Iterator[str]:
 def _check(secret: Secret, tool: str, host: str | None) -> None:
     if tool not in secret.tools:
         raise Forbidden(
-            f"the secret {secret.name} may not be used by the tool {tool}; its owner may allow it: agentctl secrets "
-            f"set {secret.name} --tool {tool}"
+            f"the secret {secret.name} may not be used by the tool {tool}; its owner may add "
+            "the tool to the secret's `tools`"
         )
     if host is not None and not HostRules.of(secret.hosts).allow_host(host):
         raise Forbidden(
-            f"the secret {secret.name} may not be sent to {host}; its owner may allow it: agentctl secrets set "
-            f"{secret.name} --host {host}"
+            f"the secret {secret.name} may not be sent to {host}; its owner may add the host to the secret's `hosts`"
         )

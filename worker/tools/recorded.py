@@ -120,7 +120,7 @@ def _not_recorded(step_id: str, run_id: str) -> RunError:
     return RunError(
         "not_recorded",
         f"run {run_id} has no result of step {step_id!r}, and a replay carries nothing out by itself; replay it with "
-        "execute (agentctl replay RUN --execute) to have all steps carried out again",
+        "`execute` to have all steps carried out again",
     )
 
 

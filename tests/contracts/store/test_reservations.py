@@ -140,7 +140,7 @@ async def test_where_one_account_has_too_little_nothing_is_written(
         39,
     )
     assert "39 tokens left and 40 tokens are needed" in refused.value.message
-    assert f"`agentctl ledger top-up {owners[empty]} tokens AMOUNT`" in refused.value.message
+    assert account_id(owners[empty], TOKENS) in refused.value.message
     assert [account.reserved for account in await store.ledger.page()] == [0, 0, 0]
     assert await store.events.last_id(run.id) == 2
     assert await is_right(store)
@@ -148,7 +148,7 @@ async def test_where_one_account_has_too_little_nothing_is_written(
 
 async def test_dollars_are_told_as_dollars(store: Store, run: Run) -> None:
     await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {USD: 1500}))
-    with pytest.raises(BudgetExhausted, match=r"\$0\.0015 left and \$0\.02 are needed: .* usd AMOUNT"):
+    with pytest.raises(BudgetExhausted, match=r"\$0\.0015 left and \$0\.02 are needed: .*micro_usd"):
         await store.running_runs.write(run.id, 1, reserving(Amounts(micro_usd=20_000)))
 
 

@@ -42,7 +42,7 @@ async def test_revoking_twice_is_no_error_but_an_unknown_token_is(store: Store) 
     token, _ = await store.users.create_token("ada", Tier.FREE)
     await store.users.revoke_token(token.id)
     await store.users.revoke_token(token.id)
-    with pytest.raises(NotFound, match="agentctl token list"):
+    with pytest.raises(NotFound, match="there is no token"):
         await store.users.revoke_token("no-such-token")
 
 
