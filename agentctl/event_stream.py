@@ -1,5 +1,5 @@
-"""A stream of events that survives a lost connection: one connection (`StreamConnection`), and the loop that opens the next
-one behind the last event that was received (`reconnecting`).
+"""A stream of events that survives a lost connection: one connection (`StreamConnection`), and the loop that opens the
+next one behind the last event that was received (`reconnecting`).
 
 Both print nothing: what a person should know meanwhile goes to `notify`.
 """
