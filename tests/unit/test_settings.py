@@ -76,7 +76,7 @@ def test_a_webhooks_lease_of_exactly_two_attempts_is_allowed() -> None:
 def test_settings_cannot_be_changed() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
-        settings.lease_seconds = 1.0  # type: ignore[misc]
+        settings.lease_seconds = 1.0
 
 
 @pytest.mark.parametrize("show", [repr, str, Settings.model_dump_json, lambda settings: str(settings.model_dump())])

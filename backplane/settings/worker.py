@@ -1,0 +1,33 @@
+"""How a worker works: how much at once, how its claims hold, what it keeps of its steps."""
+
+from pydantic import Field
+
+from backplane.settings.units import KIB, MIB
+
+
+class WorkerSettings:
+    worker_concurrency: int = Field(10, ge=1, le=1000, description="Runs that a worker process holds at once.")
+    worker_grace_seconds: float = Field(
+        25.0, ge=0, description="After SIGTERM: how long a running step may still take."
+    )
+    worker_crash_limit: int = Field(3, ge=1, description="Lost workers after which a run is failed as the cause.")
+    lease_seconds: float = Field(15.0, gt=0, description="How long a claim holds without being renewed.")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often claims are renewed.")
+    reconcile_seconds: float = Field(5.0, gt=0, description="How often runs that Redis forgot are looked for.")
+    step_timeout_seconds: int = Field(600, ge=1, description="Limit of a step that names none, in seconds.")
+    step_output_max_bytes: int = Field(1 * MIB, ge=1, description="Output of a step that is kept as events, in bytes.")
+    step_result_max_bytes: int = Field(
+        16 * KIB, ge=1, description="Output of a step that is kept in its result, in bytes."
+    )
+    step_output_file_max_bytes: int = Field(
+        64 * MIB, ge=0, description="Output of a step that is kept as a file when log lines were dropped, in bytes."
+    )
+    step_output_file_seconds: float = Field(
+        30.0, gt=0, description="How long that file may take on its way into the workspace."
+    )
+    run_log_lines_per_second: int = Field(
+        1000, ge=0, description="Log lines that a run's steps may tell in a second; 0: any number."
+    )
+    run_log_lines_burst: int = Field(10_000, ge=1, description="Log lines that they may tell at once, after a silence.")
+    log_line_max_bytes: int = Field(8 * KIB, ge=80, description="Longest log line, in bytes; a longer one is split.")
+    step_concurrency: int = Field(4, ge=1, le=100, description="Steps of one run that are carried out at once.")
