@@ -1,4 +1,6 @@
-"""Sizes for people: of numbers of bytes, and of texts that are too long."""
+"""Sizes: units of bytes, numbers of bytes for people, and texts that are too long."""
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 def readable_size(size: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backplane.domain.sizes import GIB, KIB, MIB
 from backplane.settings.api import ApiSettings
 from backplane.settings.controller import ControllerSettings
 from backplane.settings.models import ModelSettings
@@ -25,7 +26,6 @@ from backplane.settings.sandbox import SandboxSettings
 from backplane.settings.storage import StorageSettings
 from backplane.settings.streams import StreamSettings
 from backplane.settings.tools import ToolSettings
-from backplane.settings.units import GIB, KIB, MIB
 from backplane.settings.worker import WorkerSettings
 
 __all__ = ["ENV_FILE", "GIB", "KIB", "MIB", "Settings"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from backplane.settings.units import KIB, MIB
+from backplane.domain.sizes import KIB, MIB
 
 
 class ModelSettings:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backplane.settings.units import KIB, MIB
+from backplane.domain.sizes import KIB, MIB
 
 
 class RunSettings:

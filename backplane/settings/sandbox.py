@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backplane.settings.units import GIB, MIB
+from backplane.domain.sizes import GIB, MIB
 
 
 class SandboxSettings:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from backplane.settings.units import GIB, MIB
+from backplane.domain.sizes import GIB, MIB
 
 
 class StorageSettings:

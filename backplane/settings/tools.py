@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from backplane.settings.units import MIB
+from backplane.domain.sizes import MIB
 
 
 class ToolSettings:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from backplane.settings.units import KIB, MIB
+from backplane.domain.sizes import KIB, MIB
 
 
 class WorkerSettings:
