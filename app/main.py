@@ -64,7 +64,7 @@ from backplane.process.loop_watchdog import watched
 from backplane.process.metrics import process_registry
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect, database_file, storage_quota
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.workspace.quota import Quota
 
 log = structlog.get_logger()
@@ -194,7 +194,7 @@ def _settings_or_exit() -> Settings:
 def _context(
     settings: Settings, resources: Resources, api_metrics: ApiMetrics, platform_metrics: PlatformMetrics
 ) -> ApiContext:
-    quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, settings.workspace_max_depth)
+    quota = Quota(settings.workspace_max_bytes, settings.workspace_max_files, fixed.WORKSPACE_MAX_DEPTH)
     user_quota = storage_quota(settings)
     known_tools = KnownTools(
         resources.tool_catalogue, resources.queue.worker_ids, settings.mcp_servers, settings.tools_disabled
@@ -219,13 +219,13 @@ def _context(
             resources.queue,
             api_metrics,
             ring_size=settings.stream_ring_events,
-            ring_bytes=settings.stream_ring_bytes,
+            ring_bytes=fixed.STREAM_RING_BYTES,
             heartbeat_seconds=settings.stream_heartbeat_seconds,
             send_timeout_seconds=settings.stream_send_timeout_seconds,
             max_watchers=settings.stream_watchers_max,
             max_watchers_of_user=settings.stream_watchers_user_max,
             token_check_seconds=settings.token_cache_seconds,
-            positions_max=settings.feed_positions_max,
+            positions_max=fixed.FEED_POSITIONS_MAX,
         ),
         history=History(resources.store, resources.event_log),
         quota=quota,

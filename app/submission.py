@@ -39,7 +39,7 @@ from backplane.errors import (
 )
 from backplane.logs.base import Batch, EventLog
 from backplane.queue.base import Full, Job, Limit, Queue
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store import Store
 
 log = structlog.get_logger()
@@ -338,19 +338,19 @@ class Submission:
             raise InvalidInput.of(faults)
 
     def _metadata_fault(self, new: NewRun) -> str | None:
-        most = self._settings.metadata_max_bytes
+        most = fixed.METADATA_MAX_BYTES
         is_too_large = len(json.dumps(new.metadata)) > most
-        return f"metadata: at most {most} bytes of JSON (METADATA_MAX_BYTES)" if is_too_large else None
+        return f"metadata: at most {most} bytes of JSON" if is_too_large else None
 
     def _check_webhook(self, new: NewRun) -> None:
         if new.webhook_url is not None and not self._settings.webhook_allow_private:
             check_public_url(new.webhook_url)
 
     def _check_prompt(self, given: NewRun | ForkRun) -> None:
-        most = self._settings.prompt_max_chars
+        most = fixed.PROMPT_MAX_CHARS
         if given.prompt is not None and len(given.prompt) > most:
             raise InvalidInput(
-                f"prompt: {len(given.prompt)} characters; at most {most} are taken (PROMPT_MAX_CHARS): put long texts "
+                f"prompt: {len(given.prompt)} characters; at most {most} are taken: put long texts "
                 "into files of the workspace",
                 field="prompt",
             )

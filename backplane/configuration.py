@@ -21,11 +21,13 @@ from pydantic_settings import SettingsError
 
 from backplane.errors import InvalidInput
 from backplane.process.log import complaint
-from backplane.settings import ENV_FILE, Settings
+from backplane.settings import ENV_FILE, Settings, fixed
 
 LIKENESS = 0.85
 """Of two names, as `difflib` measures it: WORKER_CONCURENCY is found (0.97), AWS_REGION is not taken for S3_REGION."""
 _UNIT = re.compile("_(MS|MILLISECONDS|SECONDS|SECS|S|MINUTES|HOURS|DAYS|BYTES|KB|MB|GB|CHARS)$")
+NO_LONGER_USED = frozenset(name for name in vars(fixed) if name.isupper()) - {"KIB", "MIB", "GIB"}
+"""Names of settings that became constants."""
 _OTHERS = frozenset({"AGENT_URL", "AGENT_TOKEN"})
 """Names that the command line reads."""
 
@@ -70,13 +72,16 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Misspelt:
-    """`where` is "the environment" or the file; `meant` is the setting that is most like it."""
+    """`where` is "the environment" or the file; `meant` is the setting that is most like it, and empty for a name that
+    was a setting once (`backplane.settings.fixed`)."""
 
     name: str
     where: str
     meant: str
 
     def __str__(self) -> str:
+        if not self.meant:
+            return f"{self.name} in {self.where} is no longer used: its value is fixed, and the line can be deleted"
         return f"{self.name} in {self.where} is no setting and has no effect; is {self.meant} meant?"
 
 
@@ -94,6 +99,9 @@ def _like_settings(names: Iterable[str], where: str, others: frozenset[str]) -> 
     settings = {name.upper() for name in Settings.model_fields}
     for name in names:
         if name.upper() in settings or name.upper() in others:
+            continue
+        if name.upper() in NO_LONGER_USED:
+            yield Misspelt(name, where, "")
             continue
         if meant := _with_other_unit(name.upper(), settings):
             yield Misspelt(name, where, meant)

@@ -36,7 +36,7 @@ from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
 from backplane.sealing import Seal
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store import Database, Store, parse_url
 from backplane.tool_catalogue.base import ToolCatalogue
 from backplane.tool_catalogue.redis import RedisToolCatalogue
@@ -101,7 +101,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             queue=RedisQueue(
                 redis,
                 lease_seconds=settings.lease_seconds,
-                initial_run_seconds=settings.estimate_initial_seconds,
+                initial_run_seconds=fixed.ESTIMATE_INITIAL_SECONDS,
                 ageing_seconds=settings.queue_ageing_seconds,
                 caps=_caps(settings),
                 room=_room(settings),
@@ -112,10 +112,10 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                     run_bytes=settings.stream_redis_run_bytes,
                     user_bytes=settings.stream_redis_user_bytes,
                     all_bytes=settings.stream_redis_bytes,
-                    run_events=settings.stream_redis_events,
+                    run_events=fixed.STREAM_REDIS_EVENTS,
                 ),
                 # A run may be silent for as long as it may run.
-                keep_seconds=settings.run_timeout_max_seconds + settings.stream_redis_ttl_seconds,
+                keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
             ),
             store=store,
             workspaces=workspaces,
@@ -125,7 +125,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             storage=RedisStorage(redis),
             tool_catalogue=RedisToolCatalogue(redis),
             slots=RedisSlots(
-                redis, lease_seconds=settings.model_slot_lease_seconds, turn_seconds=settings.model_turn_seconds
+                redis, lease_seconds=fixed.MODEL_SLOT_LEASE_SECONDS, turn_seconds=fixed.MODEL_TURN_SECONDS
             ),
             buckets=RedisTokenBuckets(redis),
             artifacts=_artifacts(settings),
@@ -226,7 +226,7 @@ def _artifacts(settings: Settings) -> Artifacts | None:
         Path(settings.artifacts_dir),
         max_bytes=settings.artifacts_max_bytes,
         history_max_bytes=settings.artifacts_history_max_bytes,
-        wait_seconds=settings.artifacts_wait_seconds,
+        wait_seconds=fixed.ARTIFACTS_WAIT_SECONDS,
     )
 
 

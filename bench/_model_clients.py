@@ -19,7 +19,7 @@ from backplane.limits.buckets.redis import RedisTokenBuckets
 from backplane.limits.slots.redis import RedisSlots
 from backplane.process.metrics import process_registry
 from backplane.redis.client import RedisClients
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from bench._model_server import HOST
 from worker.llm.base import Message, ModelRequest
 from worker.llm.gateway import ModelGateway, open_gateway
@@ -50,9 +50,7 @@ async def main(port: int, seconds: float, redis: str, parallel: int, users: list
     server = {"kind": "openai", "url": f"http://{HOST}:{port}", "slots": parallel, "max_loaded": 1}
     settings = Settings(model="simulated/model", model_servers={"simulated": server})
     clients = RedisClients(redis)
-    slots = RedisSlots(
-        clients, lease_seconds=settings.model_slot_lease_seconds, turn_seconds=settings.model_turn_seconds
-    )
+    slots = RedisSlots(clients, lease_seconds=fixed.MODEL_SLOT_LEASE_SECONDS, turn_seconds=fixed.MODEL_TURN_SECONDS)
     listening = asyncio.create_task(slots.run())
     async with open_gateway(settings, slots, RedisTokenBuckets(clients), WorkerMetrics(process_registry())) as gateway:
         runs = Runs(gateway, seconds)

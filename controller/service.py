@@ -24,7 +24,7 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.retrying import until_available
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cron import Cron, SweepTimer, environment_of, is_possible
 from controller.metrics import ControllerMetrics
@@ -108,7 +108,7 @@ async def _work(
             RetryPolicy(
                 settings.webhook_max_attempts - 1,
                 settings.webhook_retry_base_seconds,
-                settings.webhook_retry_max_seconds,
+                fixed.WEBHOOK_RETRY_MAX_SECONDS,
             ),
             metrics,
             poll_seconds=settings.webhook_poll_seconds,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backplane.input.parsing import Parser
 from backplane.resources import Resources, storage_quota
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
 from worker.files.scratch import Scratch
@@ -95,7 +95,7 @@ async def open_worker_context(
 def _plan_parts(settings: Settings) -> PlanParts:
     planner = ModelPlanner(
         repairs=settings.plan_repairs,
-        files_listed=settings.plan_files_listed,
+        files_listed=fixed.PLAN_FILES_LISTED,
         output_tokens=settings.model_max_output_tokens,
     )
     mcp = McpServers(
@@ -123,9 +123,9 @@ def _file_rules(settings: Settings) -> FileRules:
         quota=Quota(
             settings.workspace_max_bytes,
             settings.workspace_max_files,
-            settings.workspace_max_depth,
-            settings.workspace_step_attributes_max_bytes,
-            settings.workspace_run_attributes_max_bytes,
+            fixed.WORKSPACE_MAX_DEPTH,
+            fixed.WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES,
+            fixed.WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES,
         ),
         user_quota=storage_quota(settings),
         versions_max_bytes=settings.workspace_versions_max_bytes,
@@ -150,9 +150,9 @@ def _output_limits(settings: Settings) -> OutputLimits:
     return OutputLimits(
         events=settings.step_output_max_bytes,
         result=settings.step_result_max_bytes,
-        line=settings.log_line_max_bytes,
+        line=fixed.LOG_LINE_MAX_BYTES,
         file=settings.step_output_file_max_bytes,
         file_seconds=settings.step_output_file_seconds,
         lines_per_second=settings.run_log_lines_per_second,
-        lines_burst=settings.run_log_lines_burst,
+        lines_burst=fixed.RUN_LOG_LINES_BURST,
     )

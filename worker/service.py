@@ -18,7 +18,7 @@ from backplane.errors import Unavailable
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
 from backplane.resources import connect
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from worker.consumer import Consumer, Held
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
@@ -63,7 +63,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
                         resources.store,
                         resources.event_log,
                         flush_seconds=settings.events_flush_seconds,
-                        gather_seconds=settings.events_gather_seconds,
+                        gather_seconds=fixed.EVENTS_GATHER_SECONDS,
                     )
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
                     await _work(settings, process, ready, stopping)

@@ -7,6 +7,7 @@ from app.context import ContextOf
 from app.errors import responses
 from app.schemas.runs import WebhookSecretView
 from backplane.domain.webhooks import WebhookSecret
+from backplane.settings import fixed
 
 router = APIRouter(tags=["webhooks"])
 
@@ -22,7 +23,7 @@ async def show_webhook_secret(user: CurrentUser, context: ContextOf, response: R
 async def rotate_webhook_secret(user: CurrentUser, context: ContextOf, response: Response) -> WebhookSecretView:
     """Replace the secret that one's webhooks are signed with. The one before signs too for a while, so
     that receivers can get the new one meanwhile."""
-    overlap = context.settings.webhook_secret_overlap_seconds
+    overlap = fixed.WEBHOOK_SECRET_OVERLAP_SECONDS
     return _view(await context.resources.store.webhooks.rotate_secret(user.id, overlap_seconds=overlap), response)
 
 

@@ -100,7 +100,7 @@ class GitArtifacts(Artifacts):
             async with file_lock(self._path(agent, ".lock"), self._wait_seconds):
                 yield
         except LockBusy:
-            message = f"others write the artifacts of agent {agent.name} all the time (ARTIFACTS_WAIT_SECONDS)"
+            message = f"others write the artifacts of agent {agent.name} all the time"
             raise Unavailable(message, part="artifacts") from None
         except OSError as error:
             raise _unreachable(error) from error

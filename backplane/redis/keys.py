@@ -196,7 +196,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "agent:events:{run_id}",
         "stream",
-        "until its events are stored; RUN_TIMEOUT_MAX_SECONDS + STREAM_REDIS_TTL_SECONDS where nobody stores them",
+        "until its events are stored; RUN_TIMEOUT_MAX_SECONDS and an hour where nobody stores them",
         "worker",
         "API, worker",
         "events of a run that are published and not stored yet, by number; bounded for each run, user and all",

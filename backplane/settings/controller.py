@@ -18,12 +18,6 @@ class ControllerSettings:
     webhook_retry_base_seconds: float = Field(
         120.0, gt=0, description="Pause before a webhook's second attempt, in seconds; doubles each time."
     )
-    webhook_retry_max_seconds: float = Field(
-        14_400.0, gt=0, description="Longest pause between a webhook's attempts, also when it asks for more."
-    )
-    webhook_secret_overlap_seconds: float = Field(
-        86_400.0, ge=0, description="How long a rotated webhook secret still signs beside the new one."
-    )
     retention_runs_days: float = Field(
         30, ge=0, description="Runs that ended so many days ago are removed, with all that belongs to them; 0: never."
     )

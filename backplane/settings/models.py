@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from backplane.domain.sizes import KIB, MIB
+from backplane.domain.sizes import MIB
 
 
 class ModelSettings:
@@ -36,24 +36,10 @@ class ModelSettings:
         60.0, gt=0, description="Longest pause between them, also when it asks for more."
     )
     model_max_output_tokens: int = Field(2048, ge=1, description="Most tokens of an answer, where a call names none.")
-    model_max_output_bytes: int = Field(
-        1 * MIB, ge=1, description="A server that sends more than this is cut off, in bytes."
-    )
     model_max_input_bytes: int = Field(1 * MIB, ge=1, description="Longest prompt of a call, in bytes.")
     model_prices: dict[str, dict[str, float]] = Field(
         default_factory=dict,
         description='Dollars for a million tokens, as JSON: {"openai/NAME": {"input": 1.25, "output": 10}}.',
-    )
-    model_record_max_bytes: int = Field(
-        256 * KIB, ge=0, description="Longest prompt or answer that is kept with a step; longer ones are cut, in bytes."
-    )
-    model_slot_lease_seconds: float = Field(
-        15.0, gt=0, description="A model slot whose worker is silent so long is free."
-    )
-    model_turn_seconds: float = Field(
-        10.0,
-        ge=0,
-        description="So long a model at a full server goes on before another that waits may take its place.",
     )
     embedding_model: str = Field("", description="Model for embeddings, SERVER/NAME; empty: the built-in one.")
     agent_tokens_per_second: float | None = Field(
@@ -71,9 +57,7 @@ class ModelSettings:
     plan_replans: int = Field(
         2, ge=0, le=20, description="How often a model may replan the rest of a run after a failure."
     )
-    plan_files_listed: int = Field(200, ge=0, description="Files of the workspace that a planner is told of.")
     agent_max_turns: int = Field(20, ge=1, le=1000, description="Most turns of an agent's step, and its default.")
     agent_max_tokens: int = Field(100_000, ge=1, description="Most model tokens of an agent's step, and its default.")
     agent_max_usd: float = Field(1.0, ge=0, description="Most dollars of an agent's step, and its default.")
     agent_max_seconds: float = Field(1800.0, gt=0, description="Most seconds of an agent's step, and its default.")
-    agent_result_chars: int = Field(20_000, ge=100, description="Of a tool's output, what a model is shown.")

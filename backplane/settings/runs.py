@@ -8,8 +8,6 @@ from backplane.domain.sizes import KIB, MIB
 
 
 class RunSettings:
-    prompt_max_chars: int = Field(100_000, ge=1, description="Longest prompt, in characters.")
-    metadata_max_bytes: int = Field(16 * KIB, ge=2, description="Largest metadata of a run, in bytes of JSON.")
     request_max_bytes: int = Field(
         4 * MIB, ge=KIB, description="Largest body of an API call other than a file, in bytes."
     )
@@ -25,9 +23,6 @@ class RunSettings:
         2.0, gt=0, description="Pause before the second attempt, in seconds; doubles each time."
     )
     retry_max_seconds: float = Field(300.0, gt=0, description="Longest pause between attempts, in seconds.")
-    estimate_initial_seconds: float = Field(
-        120.0, gt=0, description="How long a run is taken to last before any was measured."
-    )
     approval_tools: list[str] = Field(
         default_factory=list, description='Tools whose every step a person approves first, as JSON: ["shell"].'
     )

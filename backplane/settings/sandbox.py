@@ -54,9 +54,6 @@ class SandboxSettings:
     sandbox_pool_size: int = Field(
         0, ge=0, le=100, description="Jobs that a worker keeps started ahead of their use; each is used by one run."
     )
-    sandbox_idle_seconds: float = Field(
-        600.0, gt=0, description="A Job that no worker has talked to for so long ends; with a pool, its jobs' age."
-    )
     sandbox_job_ttl_seconds: int = Field(300, ge=0, description="How long a finished Job stays to be looked at.")
     sandbox_collect_seconds: float = Field(
         30.0, gt=0, description="How often a controller removes Jobs whose run is over or in newer hands."

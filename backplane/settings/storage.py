@@ -39,25 +39,12 @@ class StorageSettings:
         description="Folder of the agents' artifacts, a Git repository each, shared by the API and all workers; "
         "empty: no artifacts.",
     )
-    artifacts_wait_seconds: float = Field(
-        10.0, gt=0, description="How long a change of an agent's artifacts waits for others at the same time."
-    )
     artifacts_max_bytes: int = Field(500_000, ge=1, description="Quota of an agent's artifacts, in bytes.")
     artifacts_history_max_bytes: int = Field(
         20_000_000, ge=1, description="Quota of an agent's artifacts with all their history, in bytes on disk."
     )
     workspace_max_bytes: int = Field(4 * GIB, ge=1, description="Quota of a run's workspace, in bytes.")
     workspace_max_files: int = Field(100_000, ge=1, description="Quota of a run's workspace, in files.")
-    workspace_max_depth: int = Field(64, ge=1, description="Most folders above a file in a workspace.")
-    workspace_step_attributes_max_bytes: int = Field(
-        32 * 1024 * 1024,
-        ge=1,
-        description="Of one step, the times, modes, folders and links that the journal keeps, in bytes; and the "
-        "same for the names of the files that it changed.",
-    )
-    workspace_run_attributes_max_bytes: int = Field(
-        64 * 1024 * 1024, ge=1, description="The same of all steps of a run together, in bytes."
-    )
     workspace_versions_max_bytes: int = Field(
         4 * GIB, ge=0, description="Of a run's overwritten files, what is kept so that it can be forked; 0: nothing."
     )

@@ -11,19 +11,10 @@ class StreamSettings:
         60.0, gt=0, description="A reader that takes nothing for so long is cut off."
     )
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
-    stream_ring_bytes: int = Field(
-        4 * MIB, ge=64 * KIB, description="The same in bytes: whichever of the two is reached first."
-    )
-    stream_redis_events: int = Field(
-        10_000, ge=16, description="Most events of a run that Redis keeps until the database has them."
-    )
     stream_redis_run_bytes: int = Field(4 * MIB, ge=64 * KIB, description="The same in bytes.")
     stream_redis_user_bytes: int = Field(16 * MIB, ge=64 * KIB, description="The same of all runs of a user, in bytes.")
     stream_redis_bytes: int = Field(
         0, ge=0, description="The same of all runs, in bytes; 0: a fourth of Redis's maxmemory, 256 MiB if it has none."
-    )
-    stream_redis_ttl_seconds: int = Field(
-        3600, ge=60, description="How much longer than RUN_TIMEOUT_MAX_SECONDS Redis keeps events that nobody stored."
     )
     stream_watchers_max: int = Field(
         10_000,
@@ -32,12 +23,6 @@ class StreamSettings:
     )
     stream_watchers_user_max: int = Field(
         200, ge=1, description="Of these, at most so many of one user, and never more than half."
-    )
-    events_gather_seconds: float = Field(
-        0.005, ge=0, description="How long events that follow upon others are gathered before they are told."
-    )
-    feed_positions_max: int = Field(
-        20, ge=0, le=1000, description="Queued runs of a user whose position the stream of all the user's runs tells."
     )
     events_flush_seconds: float = Field(
         0.02, ge=0, description="How long events are gathered before the database write."

@@ -20,7 +20,6 @@ class ToolSettings:
         10 * MIB, ge=1, description="Largest answer that a tool takes from outside, in bytes."
     )
     outside_timeout_seconds: float = Field(30.0, gt=0, description="Limit of one request to the outside.")
-    outside_redirects: int = Field(5, ge=0, le=50, description="Redirects that are followed.")
     secrets_key: SecretStr = Field(
         SecretStr(""),
         description="Seals users' secrets in the database (`agentctl secrets new-key`); empty: none are kept.",
@@ -39,10 +38,6 @@ class ToolSettings:
     qdrant_url: str = Field("", description="URL of a Qdrant server for the agents' memory.")
     qdrant_api_key: SecretStr = Field(SecretStr(""), description="Its key.")
     memory_max_items: int = Field(10_000, ge=1, description="Memories that an agent keeps.")
-    memory_max_chars: int = Field(8000, ge=1, description="Longest memory, in characters.")
-    memory_timeout_seconds: float = Field(
-        10.0, gt=0, description="Limit of one call to Qdrant, or of the wait for others who use the folder."
-    )
     mcp_servers: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description='MCP servers that runs may name, as JSON: {"docs": {"url": "https://…"}} or {"calc": {"command": '

@@ -28,6 +28,4 @@ class WorkerSettings:
     run_log_lines_per_second: int = Field(
         1000, ge=0, description="Log lines that a run's steps may tell in a second; 0: any number."
     )
-    run_log_lines_burst: int = Field(10_000, ge=1, description="Log lines that they may tell at once, after a silence.")
-    log_line_max_bytes: int = Field(8 * KIB, ge=80, description="Longest log line, in bytes; a longer one is split.")
     step_concurrency: int = Field(4, ge=1, le=100, description="Steps of one run that are carried out at once.")

@@ -37,10 +37,7 @@ def check_path(raw: str, *, max_depth: int = 64) -> str:
 
     names = raw.split("/")
     if len(names) - 1 > max_depth:
-        raise _invalid(
-            f"The path {_shown(raw)} lies {len(names) - 1} folders deep: at most {max_depth} are possible "
-            "(WORKSPACE_MAX_DEPTH)."
-        )
+        raise _invalid(f"The path {_shown(raw)} lies {len(names) - 1} folders deep: at most {max_depth} are possible.")
     for name in names:
         if name in ("", ".", ".."):
             raise _invalid(f"The path {_shown(raw)} contains {name!r} as a name: write it without.")

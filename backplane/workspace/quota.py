@@ -54,13 +54,13 @@ def check_attributes(quota: Quota, *, step: int, run: int) -> None:
     if step > quota.max_step_attributes:
         raise QuotaExceeded(
             "The names, times, modes and links of what this step changed take more than "
-            f"{quota.max_step_attributes} bytes (WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES): change fewer files, folders and "
+            f"{quota.max_step_attributes} bytes: change fewer files, folders and "
             "links, give them shorter names, or pack them into one archive."
         )
     if run > quota.max_run_attributes:
         raise QuotaExceeded(
             "The names, times, modes and links of what all steps of this run changed take more than "
-            f"{quota.max_run_attributes} bytes (WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES): let each step change fewer files, "
+            f"{quota.max_run_attributes} bytes: let each step change fewer files, "
             "folders and links, pack them into one archive, or do the rest in a new run."
         )
 

@@ -17,6 +17,7 @@ EQUALS = frozenset(
         "app/routes",
         "app/schemas",
         "backplane/domain",
+        "backplane/settings",
         "backplane/store",
         "backplane/store/migrations/versions",
         "worker/llm",

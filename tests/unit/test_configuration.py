@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backplane.configuration import misspelt, read_settings
+from backplane.configuration import NO_LONGER_USED, misspelt, read_settings
 from backplane.errors import InvalidInput
 from backplane.settings import Settings
 
@@ -125,3 +125,13 @@ def test_a_name_that_a_model_server_reads_is_passed_over() -> None:
 def test_a_name_that_stands_twice_is_told_once() -> None:
     Path(".env").write_text("REDISURL=x\n")
     assert len(misspelt(Settings(), {"REDISURL": "x"})) == 1
+
+
+@pytest.mark.parametrize("name", ["PROMPT_MAX_CHARS", "agent_result_chars"])
+def test_a_name_that_was_a_setting_once_is_reported_as_no_longer_used(name: str) -> None:
+    [found] = misspelt(Settings(), {name: "1"})
+    assert "no longer used" in str(found)
+
+
+def test_a_name_is_a_setting_or_no_longer_used_and_never_both() -> None:
+    assert NO_LONGER_USED & {name.upper() for name in Settings.model_fields} == set()

@@ -330,7 +330,7 @@ async def test_the_journal_names_so_many_bytes_of_paths_of_a_step_and_no_more(st
     await workspace.put("é.txt", b"1")
     await workspace.put("è.txt", b"1")
     await workspace.put("é.txt", b"the same path again takes no more")
-    with pytest.raises(QuotaExceeded, match="WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES"):
+    with pytest.raises(QuotaExceeded, match="what this step changed take more"):
         await workspace.put("a", b"1")
     assert (workspace.take_changes() or {}).keys() == {"é.txt", "è.txt"}, "what was refused has not happened"
     await workspace.put("a", b"of the next step")
@@ -350,5 +350,5 @@ async def test_the_journal_names_so_many_bytes_of_paths_of_a_run_and_no_more(
     else:
         workspace.take_changes()
     await workspace.put("b", b"1")
-    with pytest.raises(QuotaExceeded, match="WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES"):
+    with pytest.raises(QuotaExceeded, match="what all steps of this run changed take more"):
         await workspace.delete("a")

@@ -149,7 +149,7 @@ class ModelAnswer:
         if self._bytes > self._most:
             raise ModelOutputTooLong(
                 f"the model's answer was cut off at {self._most} bytes: the server does not keep to the limit of "
-                f"{self._request.max_output_tokens} tokens; MODEL_MAX_OUTPUT_BYTES sets the bytes",
+                f"{self._request.max_output_tokens} tokens",
                 usage=self.usage(),
             )
 

@@ -128,7 +128,7 @@ class ModelOutputInvalid(ModelError):
 
 
 class ModelOutputTooLong(ModelOutputInvalid):
-    """It is over MODEL_MAX_OUTPUT_BYTES: the server does not keep to `max_output_tokens`, and was cut off."""
+    """It is over `fixed.MODEL_MAX_OUTPUT_BYTES`: the server does not keep to `max_output_tokens`, and was cut off."""
 
     retryable = False
 

@@ -25,7 +25,7 @@ from backplane.errors import InvalidInput, ModelError, Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
 from backplane.limits.slots.base import SlotRequest, Slots
 from backplane.process.tasks import in_thread
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from worker.llm.base import (
     CallLimits,
     ModelRefused,
@@ -317,12 +317,10 @@ async def open_gateway(
 
 def _limits_of(settings: Settings) -> GatewayLimits:
     return GatewayLimits(
-        call=CallLimits(
-            settings.model_timeout_seconds, settings.model_silence_seconds, settings.model_max_output_bytes
-        ),
+        call=CallLimits(settings.model_timeout_seconds, settings.model_silence_seconds, fixed.MODEL_MAX_OUTPUT_BYTES),
         retry=CallRetryPolicy(settings.model_retries, settings.model_retry_max_seconds),
         input_bytes=settings.model_max_input_bytes,
-        record_bytes=settings.model_record_max_bytes,
+        record_bytes=fixed.MODEL_RECORD_MAX_BYTES,
         rates=TokenRates(
             settings.agent_tokens_per_second,
             settings.agent_tokens_burst,

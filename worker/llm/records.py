@@ -2,8 +2,8 @@
 run can go on from it. Both are redacted before they come here.
 
 Of a long prompt the middles of its messages are left out. An answer is kept whole: it is bounded when it is taken
-(MODEL_MAX_OUTPUT_BYTES), and a run that resumed from half of it would go another way. What a request is known by is its
-digest, over all of it, so a cut record still tells whether the same was asked.
+(`fixed.MODEL_MAX_OUTPUT_BYTES`), and a run that resumed from half of it would go another way. A request is known by the
+digest of all of it, so a cut record still shows whether the same was asked.
 """
 
 import hashlib

@@ -100,9 +100,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
             size = len(seen) - end if end >= 0 else size + len(data)
             tail = seen[-3:]
             if size > self._piece_bytes:
-                raise ModelOutputTooLong(
-                    f"the server sent {size} bytes in one piece and was cut off; MODEL_MAX_OUTPUT_BYTES bounds it"
-                )
+                raise ModelOutputTooLong(f"the server sent {size} bytes in one piece and was cut off")
             yield data
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backplane.process.tasks import in_thread
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from worker.memory.base import AgentMemory, Memory
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class _WhenUsed(AgentMemory):
                     qdrant.QdrantServer(
                         settings.qdrant_url,
                         settings.qdrant_api_key.get_secret_value(),
-                        timeout_seconds=settings.memory_timeout_seconds,
+                        timeout_seconds=fixed.MEMORY_TIMEOUT_SECONDS,
                     )
                     if settings.qdrant_url
-                    else qdrant.QdrantFolder(Path(settings.memory_dir), wait_seconds=settings.memory_timeout_seconds)
+                    else qdrant.QdrantFolder(Path(settings.memory_dir), wait_seconds=fixed.MEMORY_TIMEOUT_SECONDS)
                 )
                 self._memory = qdrant.QdrantMemory(
-                    where, self._embedder, max_items=settings.memory_max_items, max_chars=settings.memory_max_chars
+                    where, self._embedder, max_items=settings.memory_max_items, max_chars=fixed.MEMORY_MAX_CHARS
                 )
             memory: AgentMemory = self._memory
             return memory

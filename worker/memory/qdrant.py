@@ -73,7 +73,7 @@ class QdrantFolder(QdrantAccess):
             async with file_lock(self._folder / f"{collection}.lock", self._wait_seconds):
                 return await in_thread(_in_folder, place, action)
         except LockBusy:
-            message = "others use this agent's memory all the time (MEMORY_TIMEOUT_SECONDS); set QDRANT_URL to share it"
+            message = "others use this agent's memory all the time; set QDRANT_URL to share it"
             raise Unavailable(message, part="memory") from None
         except OSError as error:
             raise _of_folder(error, f"is MEMORY_DIR writable, and {collection} in it whole?") from error
@@ -171,7 +171,7 @@ class QdrantMemory(AgentMemory):
     def _ensure_length(self, text: str) -> None:
         if len(text) > self._max_chars:
             raise TooLarge(
-                f"The text has {len(text)} characters; {self._max_chars} are possible (MEMORY_MAX_CHARS): keep what is "
+                f"The text has {len(text)} characters; {self._max_chars} are possible: keep what is "
                 "long in a file or an artifact, and remember where it is."
             )
 

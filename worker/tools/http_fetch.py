@@ -229,9 +229,7 @@ class _OutsideTool(Tool):
                     await response.aclose()
                 progress.redirected(response.status_code)
                 request = request.redirected(response.status_code, self._policy.check(_joined(request.url, location)))
-        raise OutsideFailed(
-            RunError("outside_redirects", f"more than {self._limits.redirects} redirects (OUTSIDE_REDIRECTS)")
-        )
+        raise OutsideFailed(RunError("outside_redirects", f"more than {self._limits.redirects} redirects"))
 
     async def _show(self, response: httpx.Response, max_bytes: int, context: ToolContext) -> None:
         type = _content_type(response)

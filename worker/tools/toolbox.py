@@ -9,7 +9,7 @@ import structlog
 from backplane.artifacts.base import Artifacts
 from backplane.errors import InvalidInput
 from backplane.net.egress import OutsidePolicy
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from worker.llm.embedding import Embedder
 from worker.memory import memory_of
 from worker.memory.base import AgentMemory
@@ -85,7 +85,7 @@ def _agent(settings: Settings) -> AgentTool:
             tokens=settings.agent_max_tokens,
             usd=settings.agent_max_usd,
             seconds=settings.agent_max_seconds,
-            result_chars=settings.agent_result_chars,
+            result_chars=fixed.AGENT_RESULT_CHARS,
             output_tokens=settings.model_max_output_tokens,
             input_bytes=settings.model_max_input_bytes,
         )
@@ -104,5 +104,5 @@ def limits_of(settings: Settings) -> OutsideLimits:
     return OutsideLimits(
         max_bytes=settings.outside_max_bytes,
         timeout_seconds=settings.outside_timeout_seconds,
-        redirects=settings.outside_redirects,
+        redirects=fixed.OUTSIDE_REDIRECTS,
     )

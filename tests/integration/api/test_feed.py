@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backplane.domain.events import EventType
+from backplane.settings import fixed
 from tests.integration.api.running import LONGEST_WAIT_SECONDS, Api, Person, StartApi, WorkerByHand
 from tests.servers import RedisServer
 from tests.waiting import wait_until
@@ -211,7 +212,8 @@ async def test_a_feed_tells_the_positions_of_queued_runs_and_moves_no_cursor_by_
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.streams.hub.POSITION_SECONDS", 0.05)
-    api = await start_api(feed_positions_max=1)
+    monkeypatch.setattr(fixed, "FEED_POSITIONS_MAX", 1)
+    api = await start_api()
     person = await api.person()
     runs = [await person.make() for _ in range(2)]
     async with feed(person) as stream:

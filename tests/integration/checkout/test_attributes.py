@@ -438,7 +438,7 @@ async def test_what_a_step_changed_may_take_as_many_bytes_as_its_quota_and_no_mo
         if most == needed:
             assert len((await here.changes()).attributes) == 22
         else:
-            with pytest.raises(QuotaExceeded, match=r"this step .*WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES.*archive"):
+            with pytest.raises(QuotaExceeded, match=r"this step .*archive"):
                 await here.changes()
 
 
@@ -457,7 +457,7 @@ async def test_steps_of_a_run_may_take_together_as_many_bytes_as_its_quota_and_n
         if is_allowed:
             assert len((await here.changes()).attributes) == 20
         else:
-            with pytest.raises(QuotaExceeded, match=r"all steps .*WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES.*new run"):
+            with pytest.raises(QuotaExceeded, match=r"all steps .*new run"):
                 await here.changes()
 
 
@@ -469,7 +469,7 @@ async def test_files_that_a_step_deletes_count_as_what_it_changed(run: Run) -> N
     run.take()
     here = await run.pulled()
     (here.folder / "file").unlink()
-    with pytest.raises(QuotaExceeded, match="WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES"):
+    with pytest.raises(QuotaExceeded, match="what this step changed take more"):
         await here.changes()
 
 

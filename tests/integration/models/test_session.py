@@ -14,6 +14,7 @@ from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, InvalidInput, ModelError, Superseded
 from backplane.process.tasks import end
 from backplane.resources import Resources
+from backplane.settings import fixed
 from tests.integration.models.conftest import asking as request_of
 from tests.integration.models.runs import Asking, HeldModels, asking
 from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said
@@ -286,10 +287,11 @@ async def test_secrets_are_neither_sent_nor_kept(world: Asking, scripted: Script
 
 
 async def test_a_long_prompt_is_cut_where_it_is_kept_but_not_where_it_is_known_by(
-    resources: Resources, user: User, scripted: ScriptedModels
+    resources: Resources, user: User, scripted: ScriptedModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fixed, "MODEL_RECORD_MAX_BYTES", 1000)
     scripted.script(said("openai", "a" * 9000), said("openai", "other"))
-    async with asking(resources, user, **servers(scripted, model_record_max_bytes=1000)) as world:
+    async with asking(resources, user, **servers(scripted)) as world:
         held = await world.held()
         long = "x" * 50_000
         answered = await held.models.ask(request_of(f"{long}1{long}"), PLAN)

@@ -9,6 +9,7 @@ import yaml
 from backplane.artifacts.base import AgentId, Author
 from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
+from backplane.settings import fixed
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import Platform, worker
 from tests.unit.test_plugins import EXAMPLE, install
@@ -73,12 +74,15 @@ async def test_what_one_run_keeps_the_next_one_has_as_it_was_rolled_back(working
     assert await artifacts.files(agent) == []
 
 
-async def test_a_quota_fails_the_step_and_says_which_setting(start_platform: StartPlatform) -> None:
-    platform = await start_platform(artifacts_max_bytes=10, memory_max_chars=10)
+async def test_a_quota_fails_the_step_and_says_which(
+    start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "MEMORY_MAX_CHARS", 10)
+    platform = await start_platform(artifacts_max_bytes=10)
     async with worker(platform.settings):
         for wanted, setting in (
             (step("artifact_write", path="a", content="x" * 11), "ARTIFACTS_MAX_BYTES"),
-            (step("remember", text="x" * 11), "MEMORY_MAX_CHARS"),
+            (step("remember", text="x" * 11), "The text has 11 characters"),
         ):
             run_id = await platform.submit(wanted)
             run = await platform.until(run_id, RunStatus.FAILED)

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from worker.metrics import WorkerMetrics
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
@@ -16,7 +16,7 @@ def open_sandbox(
     jobs = JobSettings(
         namespace=settings.sandbox_namespace,
         image=settings.sandbox_image,
-        argv=runner_argv(WORKSPACE, settings.sandbox_idle_seconds, settings.sandbox_tmp_bytes),
+        argv=runner_argv(WORKSPACE, fixed.SANDBOX_IDLE_SECONDS, settings.sandbox_tmp_bytes),
         worker_id=worker_id,
         ttl_seconds=settings.sandbox_job_ttl_seconds,
         tmp_bytes=settings.sandbox_tmp_bytes,
@@ -30,7 +30,7 @@ def open_sandbox(
         Starts(metrics.sandbox_started, metrics.sandbox_failed, metrics.pool_ready),
         own_limits=limits_of(settings),
         start_seconds=settings.sandbox_start_seconds,
-        idle_seconds=settings.sandbox_idle_seconds,
+        idle_seconds=fixed.SANDBOX_IDLE_SECONDS,
         longest_run_seconds=settings.run_timeout_max_seconds,
         reuses=settings.sandbox_reuse == "per_run",
         pool_size=settings.sandbox_pool_size,

@@ -223,7 +223,7 @@ async def test_what_was_sent_is_not_repeated_in_the_answer(person: Person) -> No
 async def test_metadata_over_its_limit_is_too_large(person: Person) -> None:
     answer = await person.act("create", prompt="x", metadata={"a": "x" * 16_384})
     assert refusal(answer) == (413, "too_large", None)
-    assert "METADATA_MAX_BYTES" in answer.json()["detail"]
+    assert "metadata: at most 16384 bytes" in answer.json()["detail"]
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(api: Api, person: Person) -> None:

@@ -9,6 +9,7 @@ import pytest
 from backplane.domain.runs import RunError, RunStatus
 from backplane.domain.users import Tier
 from backplane.limits.slots.base import SlotRequest
+from backplane.settings import fixed
 from tests.integration.api.running import Api, Person, StartApi
 from tests.queues import postpone
 from tests.servers import RedisServer
@@ -58,8 +59,11 @@ async def test_the_time_to_come_back_follows_what_runs_take(start_api: StartApi)
     assert answer.headers["Retry-After"] == "1"
 
 
-async def test_the_time_to_come_back_is_that_of_ones_own_next_run_behind_those_of_others(start_api: StartApi) -> None:
-    api = await start_api(queue_max_waiting=3, estimate_initial_seconds=10.0)
+async def test_the_time_to_come_back_is_that_of_ones_own_next_run_behind_those_of_others(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "ESTIMATE_INITIAL_SECONDS", 10.0)
+    api = await start_api(queue_max_waiting=3)
     queue = api.resources.queue
     await queue.renew("by-hand", 1, [])
     other, person = await api.person(), await api.person()

@@ -1,0 +1,66 @@
+"""Limits that were settings once and that nobody would set: constants, each with the reason for its value.
+
+Sizes are in bytes and times in seconds, as the names say. A process that finds one of these names in its environment
+reports that it has no effect any more (`backplane.configuration`). Read them as `fixed.NAME`, so that a test can give
+another value.
+"""
+
+from backplane.domain.sizes import KIB, MIB
+
+PROMPT_MAX_CHARS = 100_000
+"""No model reads more at once; long texts are files of the run."""
+METADATA_MAX_BYTES = 16 * KIB
+"""Metadata are labels, which every list of runs carries."""
+ESTIMATE_INITIAL_SECONDS = 120.0
+"""How long a run is taken to last before any was measured; the first hundred runs replace it."""
+RUN_LOG_LINES_BURST = 10_000
+"""Ten seconds of RUN_LOG_LINES_PER_SECOND's default: what a build prints at its start."""
+LOG_LINE_MAX_BYTES = 8 * KIB
+"""A terminal shows no longer line as one; a longer one is split, and nothing of it is lost."""
+SANDBOX_IDLE_SECONDS = 600.0
+"""A Job that no worker has talked to for so long ends. Far more than the lease of a worker, after which another one
+takes the Job over."""
+MODEL_MAX_OUTPUT_BYTES = 1 * MIB
+"""Far over MODEL_MAX_OUTPUT_TOKENS: it only bounds memory against a server that ignores that."""
+MODEL_RECORD_MAX_BYTES = 256 * KIB
+"""Longest prompt that is kept with a step, in bytes; a longer one is cut in the middle."""
+MODEL_SLOT_LEASE_SECONDS = 15.0
+"""A model slot whose worker is silent so long is free. As LEASE_SECONDS' default: both say when a worker counts as
+dead."""
+MODEL_TURN_SECONDS = 10.0
+"""So long a model at a full server goes on before another that waits may take its place: some loads of a model from
+disk."""
+PLAN_FILES_LISTED = 200
+"""Files of the workspace that a planner is shown: some 4,000 tokens of names."""
+AGENT_RESULT_CHARS = 20_000
+"""Of a tool's output, what a model is shown: some 5,000 tokens, a fraction of the smallest context in use."""
+OUTSIDE_REDIRECTS = 5
+"""Browsers follow up to 20; an API that needs more than five is misconfigured."""
+MEMORY_MAX_CHARS = 8000
+"""Longest memory: what an embedding model still tells apart."""
+MEMORY_TIMEOUT_SECONDS = 10.0
+"""One call to Qdrant, or the wait for others who use the folder; the step is retried after it."""
+ARTIFACTS_WAIT_SECONDS = 10.0
+"""How long a change of an agent's artifacts waits for others; each of them takes milliseconds."""
+WORKSPACE_MAX_DEPTH = 64
+"""Most folders above a file: deeper trees are made by programs that went wrong."""
+WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES = 32 * MIB
+"""Of one step, the names, times, modes and links that the journal keeps: some 100,000 files. It bounds a row of the
+database."""
+WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES = 64 * MIB
+"""The same of all steps of a run."""
+STREAM_RING_BYTES = 4 * MIB
+"""Of a watched run's events, the bytes that an API process holds; STREAM_RING_EVENTS sets their number."""
+STREAM_REDIS_EVENTS = 10_000
+"""Most events of a run that Redis keeps until the database has them; STREAM_REDIS_RUN_BYTES is what bounds memory."""
+STREAM_REDIS_TTL_SECONDS = 3600
+"""How much longer than RUN_TIMEOUT_MAX_SECONDS Redis keeps events that nobody stored: for an hour without a
+worker."""
+EVENTS_GATHER_SECONDS = 0.005
+"""How long events that follow upon others are gathered before they are published: shorter than anybody sees."""
+FEED_POSITIONS_MAX = 20
+"""Queued runs of a user whose position the stream of all the user's runs shows: as many as a screen."""
+WEBHOOK_RETRY_MAX_SECONDS = 14_400.0
+"""Longest pause between a webhook's attempts, also when the receiver asks for more."""
+WEBHOOK_SECRET_OVERLAP_SECONDS = 86_400.0
+"""How long a rotated webhook secret still signs beside the new one: a day to change it at the receiver."""
