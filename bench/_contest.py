@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from backplane.redis.keys import Keys
 from bench._marks import Marks
 from tests.servers import RedisServer

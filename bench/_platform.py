@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentctl.local.embedded import dies_with_parent, free_port
+from agentctl.local.embedded import free_port
 from backplane.domain.users import Tier
+from backplane.process.supervisor import dies_with_parent
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from bench._processes import children

@@ -21,10 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from agentctl.local.embedded import dies_with_parent, free_port
+from agentctl.local.embedded import free_port
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import new_run_id
 from backplane.logs.base import Appended, Batch
+from backplane.process.supervisor import dies_with_parent
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from bench._frames import BATCH, batch

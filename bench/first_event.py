@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 
 import redis.asyncio
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from bench._platform import Platform, platform
 from bench._result import Goal, report, spread
 from tests.servers import RedisServer

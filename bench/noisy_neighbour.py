@@ -13,8 +13,8 @@ import subprocess
 import sys
 from collections import Counter
 
-from agentctl.local.embedded import dies_with_parent
 from backplane.domain.users import Tier
+from backplane.process.supervisor import dies_with_parent
 from backplane.resources import connect_store
 from backplane.settings import Settings
 from bench._platform import Platform, platform

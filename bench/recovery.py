@@ -18,7 +18,7 @@ from multiprocessing import get_context
 
 import redis
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from backplane.redis.keys import Keys
 from bench._platform import Platform, platform, stop
 from bench._result import Goal, report, spread

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from agentctl.local.embedded import dies_with_parent, free_port
+from agentctl.local.embedded import free_port
+from backplane.process.supervisor import dies_with_parent
 from bench._contest import PEERS
 from bench._platform import HOST, Platform, platform, stop
 from bench._processes import cpu_seconds

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from statistics import median
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from bench._platform import HOST, Platform, platform
 from bench._result import Goal, report, spread
 

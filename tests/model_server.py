@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from tests.servers import HOST, Missing, Server
 
 MODEL = "random"

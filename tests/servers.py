@@ -27,7 +27,8 @@ from botocore.config import Config
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from agentctl.local.embedded import dies_with_parent, find_redis_server, free_port
+from agentctl.local.embedded import find_redis_server, free_port
+from backplane.process.supervisor import dies_with_parent
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0

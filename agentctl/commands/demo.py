@@ -18,9 +18,9 @@ from agentctl.commands.up import Locations, ended_by_signals, print_parts, runni
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings
 from agentctl.local.embedded import HOST, free_port
-from agentctl.local.processes import PROJECT, ChildProcess
 from agentctl.terminal.follow import follow
 from agentctl.terminal.output import JsonFlag, Output, duration
+from backplane.process.supervisor import PROJECT, ChildProcess
 
 EXAMPLE = PROJECT / "examples" / "word-count.md"
 RESULT = "report.txt"

@@ -26,9 +26,9 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import FILE, database_of, has_tables, with_settings
 from agentctl.local.embedded import find_redis_server, redis_version, run_bounded
-from agentctl.local.processes import child_environment
 from agentctl.terminal.output import JsonFlag, Output
 from backplane.errors import PlatformError, QueueOfAnother, Unavailable
+from backplane.process.supervisor import child_environment
 from backplane.resources import NO_EVICTION, Resources, connect_store
 from backplane.resources import connect as connect_resources
 from backplane.settings import Settings

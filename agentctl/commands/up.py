@@ -35,13 +35,22 @@ from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local import data_folder
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.embedded import CLIENTS, EmbeddedRedis, find_redis_server, redis_version
-from agentctl.local.processes import PROJECT, ChildProcess, Tell, child_environment, how_it_ended, keep_running
 from agentctl.proxies import LOOPBACK
 from agentctl.terminal.output import JsonFlag, Output, duration, program
 from backplane.credentials import credentials_withheld_from
 from backplane.domain.users import Tier
 from backplane.errors import NotFound
 from backplane.process.log_stream import LogStream
+from backplane.process.supervisor import (
+    PROJECT,
+    ChildProcess,
+    Report,
+    child_environment,
+    how_it_ended,
+    keep_running,
+    python_module,
+    stop_together,
+)
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings
@@ -125,7 +134,7 @@ async def _until_told(place: Locations, settings: Settings, output: Output) -> N
             tell("stopped", "Everything is stopped; the data stays.")
 
 
-def teller(output: Output) -> Tell:
+def teller(output: Output) -> Report:
     def tell(event: str, message: str) -> None:
         if output.json:
             output.json_line({"event": event, "message": message})
@@ -137,7 +146,7 @@ def teller(output: Output) -> Tell:
 
 
 @contextlib.contextmanager
-def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]:
+def ended_by_signals(children: list[ChildProcess], tell: Report) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block; a second SIGINT or SIGTERM kills
     `children`. A terminal that is closed may send SIGHUP twice, by the kernel and by its shell."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -171,7 +180,7 @@ def ended_by_signals(children: list[ChildProcess], tell: Tell) -> Iterator[None]
 
 @contextlib.asynccontextmanager
 async def running(
-    place: Locations, settings: Settings, tell: Tell, children: list[ChildProcess], *, embedded_only: bool = False
+    place: Locations, settings: Settings, tell: Report, children: list[ChildProcess], *, embedded_only: bool = False
 ) -> AsyncIterator[Platform]:
     """Everything up and answering, kept so until the block ends, then stopped in order.
 
@@ -272,7 +281,7 @@ def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     return given | {name.lower(): value for name, value in variables.items()}
 
 
-async def _redis(place: Locations, tell: Tell, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
+async def _redis(place: Locations, tell: Report, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
     """The embedded server, with its log where the others are."""
     redis = await stack.enter_async_context(
         EmbeddedRedis(place.data / "redis", lambda sentence: tell("moved_aside", sentence))
@@ -305,19 +314,21 @@ async def _tables_and_token(place: Locations, settings: Settings) -> str:
 def _children(place: Locations, settings: Settings, environment: dict[str, str]) -> list[ChildProcess]:
     """In the order in which they are stopped."""
     logs = place.data / "logs"
+
+    def child(name: str, *module: str, variables: dict[str, str]) -> ChildProcess:
+        return ChildProcess(name, python_module(*module), environment=variables, log=logs / f"{name}.log")
+
     listen = ["--host", place.host, "--port", str(place.port)]
     if settings.single_process:
-        return [ChildProcess("api", ["standalone", *listen], environment, logs / "api.log")]
+        return [child("api", "standalone", *listen, variables=environment)]
     api = ["uvicorn", "app.main:create_app", "--factory", *listen]
     api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
-    children = [ChildProcess("api", api, _for(environment, "api", settings), logs / "api.log")]
+    children = [child("api", *api, variables=_for(environment, "api", settings))]
     workers = [(f"worker-{number}", "worker") for number in range(1, place.workers + 1)]
     for number, (name, module) in enumerate([*workers, ("controller", "controller")]):
         # They share the machine, so each has the port after the one before.
         own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
-        children.append(
-            ChildProcess(name, [module], {**_for(environment, module, settings), **own}, logs / f"{name}.log")
-        )
+        children.append(child(name, module, variables={**_for(environment, module, settings), **own}))
     return children
 
 
@@ -327,12 +338,12 @@ def _for(environment: dict[str, str], process: str, settings: Settings) -> dict[
     return {**environment, **dict.fromkeys(credentials_withheld_from(process, settings), "")}
 
 
-async def _stop(children: list[ChildProcess], settings: Settings, tell: Tell) -> None:
+async def _stop(children: list[ChildProcess], settings: Settings, tell: Report) -> None:
     """The API, then the others together."""
     api, *others = children
     grace = max(settings.worker_grace_seconds, settings.webhook_timeout_seconds) + WORKER_LAST_WORDS_SECONDS
     await api.stop(API_GRACE_SECONDS + WORKER_LAST_WORDS_SECONDS if others else API_GRACE_SECONDS + grace)
-    await asyncio.gather(*(other.stop(grace) for other in others))
+    await stop_together(others, grace)
     for child in children:
         if child.returncode == -signal.SIGKILL:
             tell("killed", f"{child.name} did not end by itself and was killed.")

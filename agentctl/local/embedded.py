@@ -24,7 +24,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,6 +33,7 @@ from typing import Self
 from urllib.parse import quote
 
 from backplane.errors import Conflict, Unavailable
+from backplane.process.supervisor import ChildProcess
 
 OLDEST_REDIS = (6, 2)
 SERVERS = ("redis-server", "valkey-server")
@@ -51,25 +51,6 @@ _UNREADABLE = re.compile(
     re.IGNORECASE,
 )
 """In what the server logs as it ends: its data is at fault, and not the disk under it or a right."""
-
-# Linux tells a child of its parent's death only if the child asks, and asking must come after the fork and before the
-# exec. The parent may be dead by then, hence the second look.
-_ASK_THEN_EXEC = """
-import ctypes, os, sys
-parent, ending, *argv = sys.argv[1:]
-ctypes.CDLL(None).prctl(1, int(ending))
-if os.getppid() != int(parent):
-    sys.exit("the process that started this one is gone")
-os.execvp(argv[0], argv)
-"""
-
-
-def dies_with_parent(argv: Sequence[str], ending: signal.Signals = signal.SIGTERM) -> list[str]:
-    """`argv` so wrapped that the program gets the signal when the thread that starts it ends (in an asyncio program:
-    the main thread, so the process), even by SIGKILL. Linux only; elsewhere `argv` as it is."""
-    if sys.platform != "linux":
-        return list(argv)
-    return [sys.executable, "-I", "-S", "-c", _ASK_THEN_EXEC, str(os.getpid()), str(int(ending)), *argv]
 
 
 def find_redis_server() -> Path | None:
@@ -139,7 +120,7 @@ class EmbeddedRedis:
         self.socket = data_dir.absolute() / "redis.sock"
         self.password = secrets.token_hex(24)
         self._tell = tell
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: ChildProcess | None = None
         self._cleanup = contextlib.AsyncExitStack()
 
     @property
@@ -148,7 +129,7 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process and self._process.returncode is None else None
+        return self._child.pid if self._child else None
 
     async def __aenter__(self) -> Self:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,22 +176,16 @@ class EmbeddedRedis:
 
     async def _comes_up(self, program: Path) -> bool:
         """False when it ended by itself."""
-        self._process = await asyncio.create_subprocess_exec(
-            *dies_with_parent([str(program), self._config.name]),
-            cwd=self.data_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Ctrl-C in a terminal goes to the whole process group; the server must outlive those who still use it.
-            start_new_session=True,
+        # Its log is written by itself; SIGTERM lets it write its data when this process is killed.
+        self._child = ChildProcess(
+            "redis-server", [str(program), self._config.name], folder=self.data_dir, on_parents_death=signal.SIGTERM
         )
         try:
-            async with asyncio.timeout(START_SECONDS):
-                while await _ask(self.socket, self.password, "PING") != "+PONG":
-                    if self._process.returncode is not None:
-                        return False
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
+            await self._child.start()
+            await self._child.until_ready(self._answers, START_SECONDS)
+        except Unavailable:
+            if self._child.pid is None:
+                return False
             await self.stop()
             message = f"redis-server did not answer within {START_SECONDS:.0f} s: {self.last_words()}"
             raise Unavailable(message, part="redis") from None
@@ -218,6 +193,9 @@ class EmbeddedRedis:
             await self.stop()
             raise
         return True
+
+    async def _answers(self) -> bool:
+        return await _ask(self.socket, self.password, "PING") == "+PONG"
 
     def _move_data_aside(self) -> Path | None:
         """Where it is kept; None when there is none."""
@@ -231,22 +209,14 @@ class EmbeddedRedis:
 
     async def exited(self) -> int:
         """Wait until the server ends, for whatever reason; its exit code (-n: ended by signal n)."""
-        if self._process is None:
+        if self._child is None:
             raise RuntimeError("the server was not started")
-        return await self._process.wait()
+        return await self._child.exited()
 
     async def stop(self) -> None:
         """End the server in order, so that its data is on disk; by force when it takes over STOP_SECONDS."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        if self._child is not None:
+            await self._child.stop(STOP_SECONDS)
 
     @property
     def _config(self) -> Path:

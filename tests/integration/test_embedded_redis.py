@@ -14,8 +14,9 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from agentctl.local import embedded
-from agentctl.local.embedded import SOCKET_PATH_BYTES, EmbeddedRedis, dies_with_parent, find_redis_server, redis_version
+from agentctl.local.embedded import SOCKET_PATH_BYTES, EmbeddedRedis, find_redis_server, redis_version
 from backplane.errors import Conflict, Unavailable
+from backplane.process.supervisor import dies_with_parent
 from tests.conftest import started
 from tests.servers import RedisServer
 from tests.waiting import wait_until

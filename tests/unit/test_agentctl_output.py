@@ -12,12 +12,12 @@ from rich.console import Console
 from agentctl.commands.up import Locations, Platform, check_sandbox, curl_lines, redis_cli_line
 from agentctl.exit_codes import CommandError
 from agentctl.local import data_folder
-from agentctl.local.processes import child_environment, how_it_ended, last_lines
 from agentctl.terminal.follow import FollowedRun, LiveLine, OpenSteps, describe
 from agentctl.terminal.output import Output, duration
 from backplane.domain.events import EventType
 from backplane.domain.runbook import note_on_planner
 from backplane.domain.sizes import readable_size
+from backplane.process.supervisor import child_environment, how_it_ended, last_lines
 from backplane.process.terminal_text import printable
 
 EVENTS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from agentctl.local.embedded import dies_with_parent
+from backplane.process.supervisor import dies_with_parent
 from tests.servers import PostgresServer, RedisServer, S3Server, Server, as_nobody
 
 
