@@ -3,9 +3,8 @@
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
 number of them may run, and none is needed for runs to go on. Neither needs Redis. One of them counts what users have
 stored.
-What workers have left behind is removed too: sandboxes' Jobs by each controller, and what else old sessions left by RQ,
-where Redis is there. It does not wait for Redis, and ends when Redis turns out to be another
-platform's.
+What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
+Redis, and ends when Redis turns out to be another platform's.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings, fixed
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
-from controller.cron import Cron, SweepTimer, environment_of, is_possible
+from controller.cleanup.sessions import SweepTimer
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, RowCounting
 from controller.webhooks.loop import WebhookLoop
@@ -39,9 +38,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-async def serve(settings: Settings, stop: asyncio.Event, *, own_processes: bool = True) -> None:
-    """Work until `stop` is set, and until what is being sent then has been answered. Without `own_processes` all is
-    done in this one, also what RQ would do in its own."""
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until `stop` is set, and until what is being sent then has been answered."""
     registry = process_registry()
     metrics = ControllerMetrics(registry)
     async with (
@@ -56,7 +54,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, own_processes: bool 
                 starting.result()
                 ready.set()
                 log.info("controller ready")
-                await _work(settings, resources, metrics, stopping, own_processes=own_processes)
+                await _work(settings, resources, metrics, stopping)
                 log.info("controller ended")
         finally:
             await end(starting, stopping)
@@ -82,8 +80,6 @@ async def _work(
     resources: Resources,
     metrics: ControllerMetrics,
     stopping: "asyncio.Task[bool]",
-    *,
-    own_processes: bool,
 ) -> None:
     store, workspaces = resources.store, resources.workspaces
     retention = RetentionLoop(
@@ -134,23 +130,14 @@ async def _work(
             loops.append(asyncio.create_task(collector.run(), name="sandbox jobs"))
         if settings.pod_deletion_cost and (costs := _deletion_costs(settings, resources)):
             loops.append(asyncio.create_task(costs.run(), name="deletion costs"))
-        cron = None
-        if own_processes and is_possible(settings):
-            cron = _cron(settings, resources, metrics)
-            loops.append(asyncio.create_task(cron.run(), name="cron"))
-        else:
-            if own_processes:
-                log.warning("RQ cannot use a Redis Cluster; what it would do is done by a timer of this process")
-            timer = SweepTimer(settings, store.runs, metrics.sessions_removed)
-            loops.append(asyncio.create_task(timer.run(), name="sweep"))
+        sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
+        loops.append(asyncio.create_task(sweep.run(), name="sweep"))
         try:
             done, _ = await asyncio.wait({stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()
         finally:
             await end(*loops)
-            if cron:
-                await cron.stop()
             await webhooks.drain(settings.webhook_timeout_seconds)
 
 
@@ -196,12 +183,3 @@ def _counting_lease(settings: Settings, resources: Resources, what: str) -> Redi
 
 def _process_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-
-
-def _cron(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> Cron:
-    host = socket.gethostname()
-    # What sessions leave is the machine's own, but for Jobs, which are the cluster's.
-    machine = "kubernetes" if settings.sandbox == "kubernetes" else host
-    redis = resources.redis
-    lease = RedisLease(redis, redis.keys.cron(machine), _process_name(), seconds=settings.lease_seconds)
-    return Cron(lease, machine, environment_of(settings), metrics.sessions_removed)

@@ -72,7 +72,7 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     controller_settings = settings.model_copy(update=next_port)
     others = [
         asyncio.create_task(serve_worker(settings, stop), name="worker"),
-        asyncio.create_task(serve_controller(controller_settings, stop, own_processes=False), name="controller"),
+        asyncio.create_task(serve_controller(controller_settings, stop), name="controller"),
     ]
     for task in others:
         task.add_done_callback(lambda _: setattr(server, "should_exit", True))

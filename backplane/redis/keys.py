@@ -89,9 +89,6 @@ class Keys:
     def model_tokens(self, bucket: str) -> str:
         return f"{self.models}tokens:{bucket}"
 
-    def cron(self, host: str) -> str:
-        return f"{self.prefix}controller:cron:{host}"
-
     def counting(self, what: str) -> str:
         return f"{self.prefix}controller:counting:{what}"
 
@@ -277,14 +274,6 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("health:probe", "string", "60 s", "API", "nobody", "that Redis takes a write, for /health/ready"),
     Key(
-        "controller:cron:{host}",
-        "string",
-        "one lease",
-        "controller",
-        "controller",
-        "the controller whose RQ processes do what is periodic on that machine",
-    ),
-    Key(
         "controller:counting:{what}",
         "string",
         "one lease",
@@ -403,37 +392,5 @@ KEYS: tuple[Key, ...] = (
         "RQ in a controller",
         "the same",
         "that somebody tidies RQ's lists",
-    ),
-    Key(
-        "rq:cron_schedulers",
-        "sorted set",
-        "permanent, entries go 2 minutes after the last sign of life",
-        "RQ in a controller",
-        "the same",
-        "RQ's schedulers: one a machine",
-    ),
-    Key(
-        "rq:cron_scheduler:{name}",
-        "hash",
-        "2 minutes after its last sign of life",
-        "RQ in a controller",
-        "the same",
-        "such a scheduler",
-    ),
-    Key(
-        "rq:cron_jobs",
-        "sorted set",
-        "permanent, one entry a kind of task",
-        "RQ in a controller",
-        "the same",
-        "names of periodic tasks",
-    ),
-    Key(
-        "rq:cron_job:{name}:jobs",
-        "sorted set",
-        "a year, at most 1,000 entries",
-        "RQ in a controller",
-        "the same",
-        "ids of the tasks that were queued last",
     ),
 )

@@ -5,7 +5,8 @@ still, a removal failed. A thing is old at SESSION_MAX_SECONDS, but a run may la
 what belongs to a run that is carried out in the same generation stays, and the rest goes only if it is there, and is
 needed by nobody, a second time a lease later. Doing this twice at once does no harm.
 
-`python -m controller.cleanup.sessions` does it once, and tells on standard output what was removed.
+Every controller looks, now and then; a look that is lost is made up for by the next. What lies on a machine is removed
+by the controllers of that machine.
 """
 
 import asyncio
@@ -16,12 +17,11 @@ import re
 import shlex
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +30,11 @@ import structlog
 
 from backplane.domain.runs import Hold
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
-from backplane.entry_point import run
 from backplane.errors import PlatformError, Unavailable
 from backplane.process.tasks import in_thread
-from backplane.resources import connect_store
 from backplane.settings import Settings
 from backplane.store import Runs
 from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
-from controller.exit_with_parent import end_with_parent
 
 ENGINES = ("podman", "docker")
 ENGINE_SECONDS = 60.0
@@ -328,12 +325,20 @@ async def remove_old_sessions(settings: Settings, runs: Runs) -> Mapping[str, in
     )
 
 
-async def _sweep_once(settings: Settings, _stop: asyncio.Event) -> None:
-    async with connect_store(settings) as store:
-        removed = await remove_old_sessions(settings, store.runs)
-    print(json.dumps(removed), flush=True)
+class SweepTimer:
+    """A sweep at the start, and another SESSION_CHECK_SECONDS after each, until it is cancelled. `removed` takes a kind
+    of thing and how many of it a sweep removed."""
 
+    def __init__(self, settings: Settings, runs: Runs, removed: Callable[[str, int], None]) -> None:
+        self._settings = settings
+        self._runs = runs
+        self._removed = removed
 
-if __name__ == "__main__":
-    end_with_parent()
-    sys.exit(run("controller sessions", _sweep_once))
+    async def run(self) -> None:
+        while True:
+            try:
+                for kind, count in (await remove_old_sessions(self._settings, self._runs)).items():
+                    self._removed(kind, count)
+            except PlatformError as error:
+                log.warning("old sessions are not removed", error=error.message)
+            await asyncio.sleep(self._settings.session_check_seconds)

@@ -6,7 +6,7 @@ from tests.waiting import wait_until
 
 
 def lease(clients: RedisClients, owner: str, seconds: float = 600) -> RedisLease:
-    return RedisLease(clients, clients.keys.cron("machine"), owner, seconds=seconds)
+    return RedisLease(clients, clients.keys.counting("rows"), owner, seconds=seconds)
 
 
 async def test_one_has_it_and_may_renew_it(clients: RedisClients) -> None:
@@ -42,4 +42,4 @@ async def test_what_is_not_renewed_ends_for_its_holder_too(clients: RedisClients
 
 async def test_redis_forgets_a_lease_that_nobody_renews(clients: RedisClients) -> None:
     await lease(clients, "one").hold()
-    assert 590 < await clients.commands.ttl(clients.keys.cron("machine")) <= 600
+    assert 590 < await clients.commands.ttl(clients.keys.counting("rows")) <= 600

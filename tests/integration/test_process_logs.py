@@ -115,13 +115,11 @@ async def test_all_that_a_process_writes_from_its_start_to_its_end_is_json(
         **environment_of(platform.settings),
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(platform.scratch),
-        "SESSION_CHECK_SECONDS": "1",
     }
     started = process(module + listens, environment, tmp_path / "log")
     try:
         if module == "controller":
-            # A task of RQ that was carried out is logged by RQ.
-            await wait_until(lambda: "rq.worker" in (tmp_path / "log").read_text(), LONG_SECONDS)
+            await wait_until(lambda: "controller ready" in (tmp_path / "log").read_text(), LONG_SECONDS)
         else:
             await wait_until(lambda: asyncio.to_thread(answers, port), LONG_SECONDS)
     finally:

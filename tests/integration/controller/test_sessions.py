@@ -1,11 +1,13 @@
 """What old sessions left on this machine: gone when nobody needs it, and never before."""
 
+import asyncio
 import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -15,10 +17,13 @@ import pytest
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from backplane.errors import Unavailable
+from backplane.settings import Settings
+from backplane.store.runs import Runs
 from controller.cleanup import sessions
-from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, SessionPlace, labelled, sweep
-from tests.integration.controller.conftest import Platform
+from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, SessionPlace, SweepTimer, labelled, sweep
+from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
 from tests.submitted import new_run
+from tests.waiting import wait_until
 
 SESSION_SECONDS = 3600.0
 IMAGE = "docker.io/library/python:3.12-slim"
@@ -283,3 +288,43 @@ async def test_an_engine_that_is_not_there_is_told() -> None:
 
 async def test_an_engine_may_have_options_of_its_own(engine: str) -> None:
     assert await sessions.find_engine(f"{engine} --log-level 'error'") == [engine, "--log-level", "error"]
+
+
+@pytest.fixture
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """So that no sweep looks at what others have left on this machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+async def test_a_controller_removes_what_old_sessions_left_without_redis(
+    start_platform: StartPlatform, controllers: Controllers, own_temporary_folder: Path
+) -> None:
+    platform = await start_platform(
+        redis_url="redis://127.0.0.1:1", session_max_seconds=1, lease_seconds=0.9, heartbeat_seconds=0.3
+    )
+    left = worker_folder(own_temporary_folder)
+    controllers.start(platform.settings)
+    await wait_until(lambda: not left.exists())
+
+
+async def test_a_sweep_that_fails_is_followed_by_another(
+    start_platform: StartPlatform, own_temporary_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = await start_platform(
+        session_max_seconds=1, session_check_seconds=1, lease_seconds=0.3, heartbeat_seconds=0.1
+    )
+    left, removed, real = worker_folder(own_temporary_folder), list[tuple[str, int]](), sessions.remove_old_sessions
+    answers = iter([Unavailable("the database is away", part="database")])
+
+    async def away_at_first(settings: Settings, runs: Runs) -> Mapping[str, int]:
+        if error := next(answers, None):
+            raise error
+        return await real(settings, runs)
+
+    monkeypatch.setattr(sessions, "remove_old_sessions", away_at_first)
+    timer = SweepTimer(platform.settings, platform.store.runs, lambda *counted: removed.append(counted))
+    running = asyncio.create_task(timer.run())
+    await wait_until(lambda: not left.exists())
+    await wait_until(lambda: removed == [("folder", 1)])
+    running.cancel()
