@@ -39,7 +39,7 @@ async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pod
         }
     )
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve(settings, stop, own_processes=False))
+    serving = asyncio.create_task(serve(settings, stop))
 
     async def is_done() -> bool:
         return await kubernetes.jobs() == {kept} and await kubernetes.annotation(pod, ANNOTATION) == "0"
