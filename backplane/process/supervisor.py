@@ -43,7 +43,7 @@ Report = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
+class RestartPauses:
     """Seconds between the end of a process and its next start: `first`, then twice as long each time, at most
     `longest`. A process that lived for `steady` seconds was fine: after it the pauses begin with `first` again."""
 
@@ -181,10 +181,10 @@ class ChildProcess:
                 self._process.send_signal(number)
 
 
-async def keep_running(part: Part, name: str, report: Report, pauses: Pauses | None = None) -> None:
+async def keep_running(part: Part, name: str, report: Report, pauses: RestartPauses | None = None) -> None:
     """Start `part`, which has been started before, again whenever it ends, after a pause that grows while it keeps
     ending. Runs until it is cancelled; cancel it before the part is stopped."""
-    pauses = pauses or Pauses()
+    pauses = pauses or RestartPauses()
     clock = asyncio.get_running_loop().time
     pause: float | None = None
     while True:

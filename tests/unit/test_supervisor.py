@@ -11,7 +11,7 @@ import pytest
 
 from backplane.errors import Unavailable
 from backplane.process import supervisor
-from backplane.process.supervisor import ChildProcess, Pauses, keep_running, stop_together
+from backplane.process.supervisor import ChildProcess, RestartPauses, keep_running, stop_together
 from backplane.process.tasks import end
 from tests.waiting import wait_until
 
@@ -130,7 +130,7 @@ async def test_a_child_that_is_killed_is_started_again() -> None:
     reports = list[tuple[str, str]]()
     child = await started(*FOR_EVER)
     keeper = asyncio.create_task(
-        keep_running(child, "child", lambda *report: reports.append(report), Pauses(first=0.01))
+        keep_running(child, "child", lambda *report: reports.append(report), RestartPauses(first=0.01))
     )
     first = child.pid
     child.kill()
@@ -149,7 +149,7 @@ async def test_a_child_that_cannot_be_started_again_is_tried_again(tmp_path: Pat
     folder.mkdir()
     child = await started(*FOR_EVER, log=folder / "log")
     keeper = asyncio.create_task(
-        keep_running(child, "child", lambda what, _: reports.append(what), Pauses(first=0.01, longest=0.01))
+        keep_running(child, "child", lambda what, _: reports.append(what), RestartPauses(first=0.01, longest=0.01))
     )
     folder.rename(tmp_path / "away")
     child.kill()
@@ -161,7 +161,7 @@ async def test_a_child_that_cannot_be_started_again_is_tried_again(tmp_path: Pat
 
 
 def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_steady_life() -> None:
-    pauses = Pauses(first=1, longest=5, steady=60)
+    pauses = RestartPauses(first=1, longest=5, steady=60)
     found = [pauses.after(None, 0)]
     for lived in (0, 0, 0, 59.9, 60, 0):
         found.append(pauses.after(found[-1], lived))
@@ -169,7 +169,7 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_steady_life() ->
 
 
 def test_the_first_end_of_a_child_is_followed_by_the_shortest_pause() -> None:
-    assert Pauses(first=1, longest=5, steady=60).after(None, 0) == 1
+    assert RestartPauses(first=1, longest=5, steady=60).after(None, 0) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
