@@ -38,6 +38,7 @@ from worker.sandbox.container.sandbox import open_container_sandbox
 from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.pool import PodSettings
 from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts
 from worker.sandbox.local.bubblewrap import Bubblewrap, find_bubblewrap
 from worker.sandbox.local.sandbox import open_local_sandbox
@@ -203,7 +204,7 @@ class Member:
     async def keeping_pool(self) -> AsyncIterator[None]:
         """The pool is full when this is entered, and is not filled again when it has been left."""
         self.filled.clear()
-        keeping = asyncio.create_task(self.sandbox.keep_pool())
+        keeping = asyncio.create_task(self.sandbox.pool.warm.keep_filled())
         full = asyncio.create_task(self.filled.wait())
         try:
             await asyncio.wait({keeping, full}, return_when=asyncio.FIRST_COMPLETED)
@@ -235,13 +236,15 @@ async def open_member(name: str, image: str, limits: Limits, *, reuses: bool, po
         sandbox = KubernetesSandbox(
             cluster,
             jobs,
+            PodSettings(
+                limits,
+                start_seconds=START_SECONDS,
+                idle_seconds=IDLE_SECONDS,
+                longest_run_seconds=3600.0,
+                reuses=reuses,
+                pool_size=pool,
+            ),
             Starts(lambda _, start, seconds: claims.append((start, seconds)), lambda *_: None, ready),
-            own_limits=limits,
-            start_seconds=START_SECONDS,
-            idle_seconds=IDLE_SECONDS,
-            longest_run_seconds=3600.0,
-            reuses=reuses,
-            pool_size=pool,
         )
         member = Member(sandbox, cluster, claims)
         try:

@@ -37,21 +37,21 @@ class Scripted:
 async def test_frames_are_put_together_from_whatever_pieces_come() -> None:
     whole = frame(OUTPUT, b"one") + frame(OUTPUT, b"") + frame(STATE, b"two")
     channel = Channel(Scripted(*(whole[at : at + 1] for at in range(len(whole)))))
-    assert [await channel.hear() for _ in range(3)] == [(OUTPUT, b"one"), (OUTPUT, b""), (STATE, b"two")]
+    assert [await channel.receive() for _ in range(3)] == [(OUTPUT, b"one"), (OUTPUT, b""), (STATE, b"two")]
 
 
 async def test_a_stream_that_ends_in_the_middle_of_a_frame_is_a_lost_connection() -> None:
     channel = Channel(Scripted(frame(OUTPUT, b"one")[:-1]))
     with pytest.raises(Unavailable) as lost:
-        await channel.hear()
+        await channel.receive()
     assert lost.value.part == "sandbox"
 
 
 async def test_a_frame_of_the_greatest_length_passes_and_a_longer_one_does_not() -> None:
     channel = Channel(Scripted(frame(OUTPUT, b"x" * MAX_PAYLOAD), frame(OUTPUT, b"x" * (MAX_PAYLOAD + 1))[:10]))
-    assert len((await channel.hear())[1]) == MAX_PAYLOAD
+    assert len((await channel.receive())[1]) == MAX_PAYLOAD
     with pytest.raises(NotUnderstood, match="longer than any"):
-        await channel.hear()
+        await channel.receive()
 
 
 async def test_a_greeting_tells_who_and_where_and_gets_the_state() -> None:

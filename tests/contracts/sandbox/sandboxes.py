@@ -24,6 +24,7 @@ from worker.sandbox.base import Call, Command, Egress, Isolation, Limits, Outcom
 from worker.sandbox.container.sandbox import ContainerSandbox, open_container_sandbox
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.pool import PodSettings
 from worker.sandbox.kubernetes.sandbox import Starts, open_kubernetes_sandbox
 from worker.sandbox.local.cgroup import ControlGroups
 from worker.sandbox.local.sandbox import LocalSandbox, open_local_sandbox
@@ -124,13 +125,8 @@ async def opened(place: Place) -> AsyncIterator[Sandbox]:
     uncounted = Starts(lambda kind, start, seconds: None, lambda kind, reason: None, lambda count: None)
     async with open_kubernetes_sandbox(
         jobs,
+        PodSettings(LIMITS, start_seconds=120, idle_seconds=60, longest_run_seconds=600, reuses=False, pool_size=0),
         uncounted,
-        own_limits=LIMITS,
-        start_seconds=120,
-        idle_seconds=60,
-        longest_run_seconds=600,
-        reuses=False,
-        pool_size=0,
         kubeconfig=place.kubeconfig,
     ) as sandbox:
         yield sandbox

@@ -26,7 +26,7 @@ SAYS_WHEN_IT_BEGAN = "date +%s.%N; echo on; while [ ! -e /tmp/go ]; do sleep 0.0
 
 
 async def jobs_of(sandbox: KubernetesSandbox, run_id: str) -> list[FoundJob]:
-    return await sandbox._cluster.find({sandbox_labels.RUN: run_id})
+    return await sandbox.jobs.find({sandbox_labels.RUN: run_id})
 
 
 def _has_said(worker: Worker, count: int) -> bool:
@@ -196,7 +196,7 @@ async def test_a_cancelled_command_leaves_no_job(namespace: str, tmp_path: Path)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert await worker.sandbox._cluster.deleted(job.name, 20)
+        assert await worker.sandbox.jobs.deleted(job.name, 20)
 
 
 async def test_cancelling_while_the_sandbox_starts_leaves_no_job(namespace: str, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_cancelling_while_the_sandbox_starts_leaves_no_job(namespace: str,
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert await worker.sandbox._cluster.deleted(jobs[0].name, 20)
+        assert await worker.sandbox.jobs.deleted(jobs[0].name, 20)
 
 
 async def test_a_job_that_somebody_deletes_is_an_error_that_may_pass(namespace: str, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_a_job_that_somebody_deletes_is_an_error_that_may_pass(namespace: 
         running = worker.begin(call, "sh", "-c", "echo on; sleep 1000")
         await wait_until(lambda: worker.said == b"on\n", 60)
         [job] = await jobs_of(worker.sandbox, call.run_id)
-        await worker.sandbox._cluster.delete(job.name)
+        await worker.sandbox.jobs.delete(job.name)
         with pytest.raises(Exception, match="was deleted") as refused:
             await running
         assert refused.value.retryable  # type: ignore[attr-defined]
@@ -227,7 +227,7 @@ async def test_a_finished_job_stays_for_a_while_with_the_commands_exit_code(name
     async with a_worker(namespace, tmp_path / "files") as worker:
         assert (await worker.run(call, "sh", "-c", "exit 3")).exit_code == 3
         [job] = await jobs_of(worker.sandbox, call.run_id)
-        assert (await worker.sandbox._cluster.ended(job.name)).exit_code == 3
+        assert (await worker.sandbox.jobs.ended(job.name)).exit_code == 3
 
 
 async def test_an_image_that_does_not_exist_is_said_and_not_waited_for(namespace: str, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ async def test_the_commands_of_a_run_follow_each_other_in_one_job(namespace: str
         assert len(await jobs_of(worker.sandbox, call.run_id)) == 1
         await worker.sandbox.release(call.run_id)
         [job] = await jobs_of(worker.sandbox, call.run_id)
-        await worker.sandbox._cluster.ended(job.name)
+        await worker.sandbox.jobs.ended(job.name)
 
 
 async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(namespace: str, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(nam
             outcome = await worker.run(step, "sh", "-c", f"echo {number}; echo more of {number}")
             assert (outcome.exit_code, worker.text) == (0, f"{number}\nmore of {number}\n")
             if number == 1:
-                await worker.sandbox._kept[call.run_id][0].disconnect()
+                await worker.sandbox.pool.kept[call.run_id][0].disconnect()
         assert worker.starts == ["cold", "reused", "reused"]
 
 
@@ -318,8 +318,8 @@ async def test_a_sandbox_that_is_lost_between_two_commands_is_replaced(namespace
     async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:
         await worker.run(call, "touch", "kept")
         [job] = await jobs_of(worker.sandbox, call.run_id)
-        await worker.sandbox._cluster.delete(job.name)
-        assert await worker.sandbox._cluster.deleted(job.name, 30)
+        await worker.sandbox.jobs.delete(job.name)
+        assert await worker.sandbox.jobs.deleted(job.name, 30)
         outcome = await worker.run(new_call(run_id=call.run_id, step_id="second"), "cat", "kept")
         assert (outcome.exit_code, worker.starts) == (0, ["cold", "cold"])
 
@@ -352,9 +352,9 @@ async def test_a_sandbox_started_ahead_is_used_by_one_run_alone(namespace: str, 
 async def test_a_sandbox_that_died_while_it_waited_is_replaced(namespace: str, tmp_path: Path) -> None:
     async with a_worker(namespace, tmp_path / "files", pool_size=1) as worker:
         await wait_until(lambda: worker.ready and worker.ready[-1] == 1, 60)
-        [warm] = await worker.sandbox._cluster.find({sandbox_labels.POOL: "warm"})
-        await worker.sandbox._cluster.delete(warm.name)
-        assert await worker.sandbox._cluster.deleted(warm.name, 20)
+        [warm] = await worker.sandbox.jobs.find({sandbox_labels.POOL: "warm"})
+        await worker.sandbox.jobs.delete(warm.name)
+        assert await worker.sandbox.jobs.deleted(warm.name, 20)
         assert (await worker.run(new_call(), "true")).exit_code == 0
 
 
@@ -368,12 +368,12 @@ async def test_a_step_with_limits_of_its_own_gets_a_sandbox_with_these(namespace
 async def test_a_worker_that_ends_leaves_no_sandbox_waiting(namespace: str, tmp_path: Path) -> None:
     async with a_worker(namespace, tmp_path / "files", pool_size=2) as worker:
         await wait_until(lambda: worker.ready and worker.ready[-1] == 2, 60)
-        pods = list(worker.sandbox._pool)
+        pods = list(worker.sandbox.pool.warm.waiting)
         names = [pod.job for pod in pods]
     async with a_worker(namespace, tmp_path / "files") as other:
 
         async def all_finished() -> bool:
-            found = await other.sandbox._cluster.find({sandbox_labels.POOL: "warm"})
+            found = await other.sandbox.jobs.find({sandbox_labels.POOL: "warm"})
             return all(job.is_finished for job in found if job.name in names)
 
         await wait_until(all_finished, 60)

@@ -15,6 +15,7 @@ from tests.chaos.proxies import TcpProxy
 from worker.sandbox.base import Call, Command, Limits, Outcome
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.pool import PodSettings
 from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts, open_kubernetes_sandbox
 
 MIB = 1024 * 1024
@@ -77,13 +78,10 @@ async def a_worker(
     counted = Starts(lambda kind, start, seconds: starts.append(start), lambda kind, reason: None, ready.append)
     async with open_kubernetes_sandbox(
         jobs,
+        PodSettings(
+            LIMITS, start_seconds=60, idle_seconds=60, longest_run_seconds=300, reuses=reuses, pool_size=pool_size
+        ),
         counted,
-        own_limits=LIMITS,
-        start_seconds=60,
-        idle_seconds=60,
-        longest_run_seconds=300,
-        reuses=reuses,
-        pool_size=pool_size,
         kubeconfig=kubeconfig,
     ) as sandbox:
         yield Worker(sandbox, folder, starts=starts, ready=ready)

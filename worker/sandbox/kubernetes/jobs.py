@@ -1,11 +1,11 @@
 """The Jobs and pods of one worker on a Kubernetes cluster, as they are now: made, found, waited for, removed.
 
-One watch on all the worker's pods tells what any of them does; whoever waits for one is woken by it, so a hundred Jobs
-cost the API server no more than their own creation. For one command these are the requests: create, exec and delete,
-whatever it lasts; claiming a Job that was started ahead takes two patches instead of the create. A look at events is
-taken only while a Job has no pod.
+One watch on all the worker's pods reports what each of them does, and wakes those who wait for it. So a hundred Jobs
+cost the API server no more than their own creation. One command costs three requests (create, exec, delete), however
+long it runs; to claim a Job that was started ahead takes two patches instead of the create. Events are asked for only
+while a Job has no pod.
 
-It knows nothing of commands, workspaces or what is said over a stream: that is `worker.sandbox.kubernetes.sandbox`.
+It knows nothing of commands, workspaces or what goes over a stream: that is `worker.sandbox.kubernetes.sandbox`.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from worker.sandbox.kubernetes.manifest import CONTAINER, selector, worker_label
 from worker.sandbox.kubernetes.pod_state import EndReason, PodEnd, Running, Waiting
 
 FIRST_LOOK_SECONDS = 2.0
-"""A Job without a pod is looked at after so long, and nobody is told of an ordinary wait before."""
+"""A Job without a pod is looked at after so long; a wait that is shorter is ordinary, and gives no notice."""
 NEXT_LOOK_SECONDS = 10.0
 LASTING_SECONDS = 5.0
-"""A watch that held so long was no failure: the pause after it is short again."""
+"""A watch that lasted so long was no failure: the pause after it is short again."""
 BEING_DELETED_TRIES = 8
 
 log = structlog.get_logger(__name__)
@@ -47,12 +47,12 @@ class FoundJob:
 
 @dataclass(slots=True)
 class _Tracked:
-    """What is known of a Job: its pod, and how that ended, which stays known after the pod is gone. `is_held` by
-    someone of this worker; else it is forgotten with its pod. `is_deleted` by this worker."""
+    """What is known of a Job: its pod, and how that ended, which stays known after the pod is gone. Unless this worker
+    wants to know of it (`is_wanted`), it is dropped with its pod. `is_deleted`: this worker has deleted it."""
 
     pod: dict[str, Any] | None = None
     end: PodEnd | None = None
-    is_held: bool = False
+    is_wanted: bool = False
     is_deleted: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -103,23 +103,23 @@ class WorkerJobs:
                 if refused.status != 409:
                     raise self._not_created(refused) from None
                 if "being deleted" not in refused.message:
-                    self._hold(name)
+                    self._want(name)
                     return False
                 if number == BEING_DELETED_TRIES:
                     raise Unavailable(f"the Job {name} of before is still being deleted", part="sandbox") from None
                 await asyncio.sleep(pause)
             else:
-                self._hold(name)
+                self._want(name)
                 return True
         raise AssertionError("pauses never end")
 
     async def started(self, name: str, seconds: float, notice: NoticeSink) -> str:
         """The name of the Job's pod once its container runs. Raises the SandboxError that tells why it does not: at
         once where no wait helps, else after `seconds`; what it waits for until then goes to `notice`."""
-        tracked = self._hold(name)
+        tracked = self._want(name)
         clock = asyncio.get_running_loop().time
         begun = clock()
-        look_at, told, waiting = begun + FIRST_LOOK_SECONDS, "", pod_state.no_pod("")
+        look_at, noticed, waiting = begun + FIRST_LOOK_SECONDS, "", pod_state.no_pod("")
         while True:
             changed = tracked.changed
             if tracked.end:
@@ -138,10 +138,10 @@ class WorkerJobs:
             if clock() >= over:
                 raise Unavailable(self._trouble, part="sandbox") if self._trouble else waiting.failure
             words = self._trouble or waiting.words
-            if words != told and clock() >= begun + FIRST_LOOK_SECONDS:
+            if words != noticed and clock() >= begun + FIRST_LOOK_SECONDS:
                 notice(words)
-                told = words
-            until = min(over, look_at) if state is None or not told else over
+                noticed = words
+            until = min(over, look_at) if state is None or not noticed else over
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), max(0.0, until - clock()))
 
@@ -152,7 +152,7 @@ class WorkerJobs:
             job = await self._job(name)
             if job is None or pod_state.is_finished(job):
                 return pod_state.deleted(job)
-            tracked = self._hold(name)
+            tracked = self._want(name)
         while True:
             changed = tracked.changed
             if tracked.end:
@@ -180,13 +180,13 @@ class WorkerJobs:
         query = [("propagationPolicy", "Foreground")]
         with contextlib.suppress(ApiRefused):
             await self._call("DELETE", f"{self._jobs_path}/{name}", query)
-        self.let_go(name)
+        self.forget(name)
 
-    def let_go(self, name: str) -> None:
-        """Nobody here asks about the Job any more."""
+    def forget(self, name: str) -> None:
+        """This worker asks about the Job no more."""
         if tracked := self._tracked.get(name):
-            tracked.is_held, tracked.is_deleted = False, True
-            self._forget(name, tracked)
+            tracked.is_wanted, tracked.is_deleted = False, True
+            self._drop_unused(name, tracked)
 
     async def deleted(self, name: str, seconds: float) -> bool:
         """Whether the Job and its pod are gone before `seconds` are over."""
@@ -210,8 +210,8 @@ class WorkerJobs:
 
     @contextlib.asynccontextmanager
     async def exec(self, pod: str, argv: Sequence[str]) -> AsyncIterator[ExecStream]:
-        """Run `argv` beside what runs in the pod's container, and speak with it; leaving closes both its pipes. Raises
-        SandboxRefused where the worker may not; the container's end before or while this lasts is Unavailable."""
+        """Run `argv` beside what runs in the pod's container, and speak with it; both its pipes are closed at the end.
+        Raises SandboxRefused where the worker may not, and Unavailable when the container does not run."""
         try:
             async with self._api.exec(self._namespace, pod, argv, container=CONTAINER) as stream:
                 yield stream
@@ -227,7 +227,7 @@ class WorkerJobs:
     # --- the watch ---
 
     async def list_pods(self) -> None:
-        """Take over what pods there are. What is known of others ends here."""
+        """Take over the pods that there are. A pod that was known and is not there has ended."""
         answer = await self._call("GET", self._pods_path, [("labelSelector", self._selector)])
         present = set()
         for pod in answer["items"]:
@@ -258,7 +258,7 @@ class WorkerJobs:
                     log.warning("the watch on the sandboxes' pods is interrupted", cause=error.message)
                 self._trouble = error.message
             except Exception:
-                # Whatever the server said that cannot be read: without this watch nobody would ever be woken again.
+                # Whatever the server sent that cannot be read: without this watch no wait would ever end.
                 self._version = ""
                 log.exception("the watch on the sandboxes' pods begins anew")
             if clock() - begun > LASTING_SECONDS:
@@ -295,21 +295,21 @@ class WorkerJobs:
         tracked.pod = None
         tracked.end = tracked.end or pod_state.deleted(None)
         tracked.wake()
-        self._forget(name, tracked)
+        self._drop_unused(name, tracked)
 
-    def _hold(self, name: str) -> _Tracked:
+    def _want(self, name: str) -> _Tracked:
         tracked = self._tracked.setdefault(name, _Tracked())
-        tracked.is_held = True
+        tracked.is_wanted = True
         return tracked
 
-    def _forget(self, name: str, tracked: _Tracked) -> None:
-        if not tracked.is_held and not tracked.pod:
+    def _drop_unused(self, name: str, tracked: _Tracked) -> None:
+        if not tracked.is_wanted and not tracked.pod:
             self._tracked.pop(name, None)
 
     # --- questions ---
 
     async def _explained(self, name: str, tracked: _Tracked, end: PodEnd) -> PodEnd:
-        """A pod that is gone, from here at least, does not say why; its Job may."""
+        """Why a pod has ended. One that is gone does not say; its Job may."""
         if end.reason is not EndReason.DELETED or tracked.is_deleted:
             return end
         job = await self._job(name)
@@ -389,11 +389,11 @@ async def open_worker_jobs(namespace: str, worker_id: str, kubeconfig: str = "")
     """Jobs of the worker in the namespace; `kubeconfig` as for `open_api_server`. Raises Unavailable when there are no
     credentials or the API server does not answer, SandboxRefused when it does not allow what is needed."""
     async with open_api_server(kubeconfig, part="sandbox") as api:
-        cluster = WorkerJobs(api, namespace, worker_id)
-        await cluster.list_pods()
-        watching = asyncio.create_task(cluster.keep_watching())
+        jobs = WorkerJobs(api, namespace, worker_id)
+        await jobs.list_pods()
+        watching = asyncio.create_task(jobs.keep_watching())
         try:
-            yield cluster
+            yield jobs
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -49,7 +49,7 @@ def step_name(call: Call) -> str:
 
 
 def run_name(call: Call, number: int) -> str:
-    """Name of the `number`th Job that takes the commands of a run, in the hands of one worker."""
+    """Name of the `number`th Job that one worker makes for the commands of a run."""
     return "run-" + _digest(call.run_id, str(call.generation), str(number))
 
 

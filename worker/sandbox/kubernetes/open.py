@@ -6,6 +6,7 @@ from backplane.settings import Settings, fixed
 from worker.metrics import WorkerMetrics
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
+from worker.sandbox.kubernetes.pool import PodSettings
 from worker.sandbox.kubernetes.sandbox import KubernetesSandbox, Starts, open_kubernetes_sandbox
 from worker.sandbox.limits import limits_of
 
@@ -27,11 +28,13 @@ def open_sandbox(
     )
     return open_kubernetes_sandbox(
         jobs,
+        PodSettings(
+            own_limits=limits_of(settings),
+            start_seconds=settings.sandbox_start_seconds,
+            idle_seconds=fixed.SANDBOX_IDLE_SECONDS,
+            longest_run_seconds=settings.run_timeout_max_seconds,
+            reuses=settings.sandbox_reuse == "per_run",
+            pool_size=settings.sandbox_pool_size,
+        ),
         Starts(metrics.sandbox_started, metrics.sandbox_failed, metrics.pool_ready),
-        own_limits=limits_of(settings),
-        start_seconds=settings.sandbox_start_seconds,
-        idle_seconds=fixed.SANDBOX_IDLE_SECONDS,
-        longest_run_seconds=settings.run_timeout_max_seconds,
-        reuses=settings.sandbox_reuse == "per_run",
-        pool_size=settings.sandbox_pool_size,
     )

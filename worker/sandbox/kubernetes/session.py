@@ -1,7 +1,7 @@
 """A command in a pod, from the first file that goes in to the last that comes out, over as many streams as it takes.
 
-A stream that breaks is opened again; the runner says how far the command is, and the conversation goes on there. That
-the pod itself has ended the API server says, who is asked whenever a stream breaks.
+A stream that breaks is opened again; the runner reports how far the command is, and the session goes on there. Whenever
+a stream breaks the API server is asked whether the pod itself has ended.
 """
 
 import asyncio
@@ -10,13 +10,12 @@ import hashlib
 import json
 import time
 from base64 import b64encode
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backplane.domain.sizes import shortened
-from backplane.errors import InvalidInput, PlatformError, Superseded, Unavailable
+from backplane.errors import InvalidInput, Superseded, Unavailable
 from backplane.process.retrying import pauses
 from backplane.process.tasks import in_thread
 from worker.sandbox.base import (
@@ -49,60 +48,32 @@ from worker.sandbox.kubernetes.pod.frames import (
     frame,
     json_frame,
 )
-from worker.sandbox.kubernetes.pod.packed import PIPE_ARGV
 from worker.sandbox.kubernetes.pod_state import EndReason
-from worker.sandbox.kubernetes.sync import Mirror, TooMuch
+from worker.sandbox.kubernetes.pods import Pod
+from worker.sandbox.kubernetes.sync import FileSync, TooMuch
 from worker.sandbox.kubernetes.tunnels import KINDS as TUNNEL_KINDS
 from worker.sandbox.kubernetes.tunnels import Tunnels
 from worker.sandbox.local.process import COMMAND_TOO_LONG
 from worker.sandbox.system_calls import NUMBERS, compiled
 
 LOST_SECONDS = 30.0
-"""A stream that cannot be opened again for so long is told as an outage; the call may then be made again."""
+"""A stream that cannot be opened again for so long is an outage; the caller may then repeat the call."""
 POD_END_SECONDS = 3.0
-"""After a stream broke, how long the API server may take to tell that the pod has ended."""
+"""After a stream broke, how long the API server may take to report that the pod has ended."""
 OVERDUE_SECONDS = 30.0
-"""The runner ends a command in time; this much later it is taken not to."""
+"""The runner ends a command in time. When it is so late, it is taken to be broken."""
 BATCH_BYTES = 1024 * 1024
 _FILTERS = {machine: b64encode(program).decode() for machine in NUMBERS if (program := compiled(machine)) is not None}
-"""What a pod's commands are not to ask of the kernel, whatever the cluster's own filter (RuntimeDefault) allows."""
+"""By machine: which system calls the kernel refuses to a pod's commands, whatever the cluster's own filter allows."""
 
 
-@dataclass(slots=True, eq=False)
-class Pod:
-    """One sandbox: its Job, and what this worker knows of it. `used`: a command has begun in it. `is_idle`: the last
-    one has ended and been fetched, so that the same command, given once more, begins anew."""
-
-    job: str
-    pod: str
-    generation: int
-    mirror: Mirror = field(default_factory=Mirror)
-    used: bool = False
-    is_idle: bool = False
-    born: float = field(default_factory=time.monotonic)
-    channel: Channel | None = None
-    _stream: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-    async def connect(self, cluster: WorkerJobs) -> Channel:
-        if self.channel is None:
-            stream = await self._stream.enter_async_context(cluster.exec(self.pod, PIPE_ARGV))
-            self.channel = Channel(stream)
-        return self.channel
-
-    async def disconnect(self) -> None:
-        self.channel = None
-        stream, self._stream = self._stream, AsyncExitStack()
-        with suppress(PlatformError, OSError):
-            await stream.aclose()
-
-
-class Conversation:
+class ExecSession:
     """One command in one pod, over as many streams as it takes."""
 
     def __init__(
-        self, cluster: WorkerJobs, pod: Pod, command: Command, folder: Path, output: OutputSink, notice: NoticeSink
+        self, jobs: WorkerJobs, pod: Pod, command: Command, folder: Path, output: OutputSink, notice: NoticeSink
     ) -> None:
-        self._cluster = cluster
+        self._jobs = jobs
         self._pod = pod
         self._command = command
         self._folder = folder
@@ -113,13 +84,13 @@ class Conversation:
         self._began = time.monotonic()
         self._overdue: float | None = None
 
-    async def hold(self) -> Outcome:
+    async def run(self) -> Outcome:
         """The command's outcome, with its changes in the folder when it succeeded."""
         waits, lost_at = pauses(), None
         while True:
             offset = self._offset
             try:
-                return await self._speak(await self._pod.connect(self._cluster))
+                return await self._attempt(await self._pod.connect(self._jobs))
             except NotUnderstood as error:
                 raise SandboxError(f"the sandbox does not keep to its protocol: {error}") from error
             except Unavailable as error:
@@ -138,7 +109,7 @@ class Conversation:
                 detail = f"it ran longer than {self._command.limits.wall_seconds:g} seconds and did not answer any more"
                 return Outcome(137, Ending.TIMEOUT, time.monotonic() - self._began, detail)
 
-    async def _speak(self, channel: Channel) -> Outcome:
+    async def _attempt(self, channel: Channel) -> Outcome:
         call = self._command.call
         mine = "" if self._pod.is_idle else self._call
         state = await channel.greet(generation=call.generation, call=mine, offset=self._offset)
@@ -155,7 +126,7 @@ class Conversation:
             ended = await self._follow(channel)
         outcome = self._outcome(ended)
         if state.get("attributes") is not True:
-            self._pod.mirror.is_exact = False  # of an older release: it does not know times, modes and folders
+            self._pod.files.is_exact = False  # of an older release: it does not know times, modes and folders
         if outcome.exit_code == 0 and outcome.ending is Ending.EXITED:
             try:
                 return replace(outcome, not_kept=await self._collect(channel))
@@ -165,13 +136,13 @@ class Conversation:
 
     def _go_on_at(self, offset: int) -> None:
         if offset > self._offset:
-            self._notice(f"{offset - self._offset:,} bytes of output are not told again: only the last of it is kept")
+            self._notice(f"{offset - self._offset:,} bytes of output are lost: only the last of it is kept")
             self._offset = offset
 
     async def _give(self, channel: Channel, *, clear: bool) -> None:
         command = self._command
         if clear:
-            self._pod.mirror = Mirror()
+            self._pod.files = FileSync()
         self._pod.used = True
         limits = command.limits
         egress = {EGRESS_VARIABLE: EGRESS} if command.egress else {}
@@ -200,7 +171,7 @@ class Conversation:
             raise InvalidInput(COMMAND_TOO_LONG)
         await channel.send(begin)
         self._pod.is_idle = False
-        async for piece in self._pod.mirror.outgoing(self._folder):
+        async for piece in self._pod.files.outgoing(self._folder):
             await channel.send(piece)
         for start in range(0, len(command.stdin), CHUNK):
             await channel.send(frame(INPUT, command.stdin[start : start + CHUNK]))
@@ -210,14 +181,14 @@ class Conversation:
         tunnels = Tunnels(channel, self._command.egress)
         try:
             while True:
-                kind, payload = await channel.hear()
+                kind, payload = await channel.receive()
                 if kind == OUTPUT:
                     self._take_output(payload)
                     await channel.acknowledge(self._offset)
                 elif kind == ENDED:
                     return parsed(payload)
                 elif kind in TUNNEL_KINDS:
-                    tunnels.hear(kind, payload)
+                    tunnels.receive(kind, payload)
                 else:
                     raise NotUnderstood(f"{kind!r} while the command runs")
         finally:
@@ -227,7 +198,7 @@ class Conversation:
         try:
             at = int(payload[:20])
         except ValueError as error:
-            raise NotUnderstood("output without its place") from error
+            raise NotUnderstood("output without its position") from error
         chunk = payload[20 + max(self._offset - at, 0) :]
         if at > self._offset:
             raise NotUnderstood("output is missing")
@@ -251,14 +222,14 @@ class Conversation:
             raise NotUnderstood("an end that cannot be") from error
 
     async def _collect(self, channel: Channel) -> tuple[str, ...]:
-        """Lines on what is not kept."""
+        """Bring the changed files into the folder; the answer is a line on each kind of thing that is not kept."""
         await channel.send(frame(COLLECT, WITH_ATTRIBUTES))
-        incoming = self._pod.mirror.incoming(self._folder, self._command.limits)
+        incoming = self._pod.files.incoming(self._folder, self._command.limits)
         try:
             frames: list[tuple[bytes, bytes]] = []
             size = 0
             while True:
-                kind, payload = await channel.hear()
+                kind, payload = await channel.receive()
                 if kind != DONE:
                     frames.append((kind, payload))
                     size += len(payload) + HEADER.size
@@ -272,10 +243,11 @@ class Conversation:
             incoming.close()
 
     async def _outcome_of_ended_pod(self) -> Outcome | None:
-        """None while it lives, or nobody can say. Raises SandboxError where its end is not the command's doing."""
+        """None while the pod lives, or the API server does not answer. Raises SandboxError when the command is not the
+        cause of its end."""
         try:
             async with asyncio.timeout(POD_END_SECONDS):
-                ended = await self._cluster.ended(self._pod.job)
+                ended = await self._jobs.ended(self._pod.job)
         except (TimeoutError, Unavailable):
             return None
         if ended.reason is EndReason.TAKEN:
@@ -286,7 +258,7 @@ class Conversation:
 
 
 def digest(command: Command) -> str:
-    """Equal for the same command of the same step, whoever has the run."""
+    """Equal for the same command of the same step, whichever worker carries out the run."""
     parts = [command.call.run_id, command.call.step_id, list(command.argv), sorted(command.environment.items())]
     whole = json.dumps(parts).encode() + command.stdin
     return hashlib.sha256(whole).hexdigest()

@@ -1,8 +1,8 @@
 """A folder of this machine and one in a pod, brought in line with each other: only what differs goes over the wire.
 
 Which files the pod has is remembered by how they looked here when they were sent or fetched (size, times, inode), so a
-sandbox that takes several commands gets what changed since its last. Coming back, the runner tells what the command
-changed. It is written without following a link, below the folder, and only as much as the limits allow: what a pod
+sandbox that takes several commands gets what changed since its last. On the way back the runner sends what the command
+changed. That is written without following a link, below the folder, and only as much as the limits allow: what a pod
 sends is hostile.
 """
 
@@ -52,7 +52,7 @@ class TooMuch(Exception):
         self.what = what
 
 
-class Mirror:
+class FileSync:
     """What one sandbox has of one folder. Not safe for two calls at once."""
 
     def __init__(self) -> None:
@@ -109,11 +109,11 @@ class Incoming:
     """Takes the frames of what a command changed; `finish` when they have all come, and `close` it in the end.
     `not_kept`: what the command left and no longer is where it came to."""
 
-    def __init__(self, folder: Path, limits: Limits, there: dict[str, Seen], mirror: Mirror) -> None:
+    def __init__(self, folder: Path, limits: Limits, there: dict[str, Seen], sync: FileSync) -> None:
         self._folder = folder
         self._limits = limits
         self._there = there
-        self._mirror = mirror
+        self._sync = sync
         self._bytes = self._files = 0
         self._file: FileIO | None = None
         self._path = ""
@@ -221,7 +221,7 @@ class Incoming:
                         os.utime(name, ns=(modified, modified), dir_fd=holder, follow_symlinks=False)
                     self._there[path] = signature(os.lstat(name, dir_fd=holder))
                     return
-            self._mirror.is_exact = False
+            self._sync.is_exact = False
             kind = stat.S_IFSOCK if said.get("what") == "socket" else stat.S_IFIFO
             os.mknod(name, kind | 0o600, dir_fd=holder)
 

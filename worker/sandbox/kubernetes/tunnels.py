@@ -1,6 +1,6 @@
 """The worker's end of what a command in a pod sends through its way out: each connection is answered by `egress`.
 
-A tunnel lives no longer than the stream that carries it. What the pod says is hostile: numbers that are not open are
+A tunnel lives no longer than the stream that carries it. What the pod sends is hostile: numbers that are not open are
 passed over, and one that sends more than its reader takes is closed.
 """
 
@@ -16,7 +16,7 @@ from worker.sandbox.kubernetes.pod.tunnels import MOST_AT_ONCE, NUMBER
 
 HEAD_BYTES = 64 * 1024
 UNREAD_MAX = 4 * 1024 * 1024
-"""What may come for a reader that is told to wait."""
+"""What may come for a reader that does not read at the moment."""
 
 KINDS = frozenset({TUNNEL, TUNNEL_DATA, TUNNEL_END})
 
@@ -30,7 +30,7 @@ class Tunnels:
         self._open: dict[int, _Tunnel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def hear(self, kind: bytes, payload: bytes) -> None:
+    def receive(self, kind: bytes, payload: bytes) -> None:
         """Raises NotUnderstood for a way out that the command was not given."""
         if self._egress is None or len(payload) < NUMBER.size:
             raise NotUnderstood("a way out that it was not given")
@@ -43,7 +43,7 @@ class Tunnels:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif found := self._open.get(number):
-            found.hear(None if kind == TUNNEL_END else payload[NUMBER.size :])
+            found.receive(None if kind == TUNNEL_END else payload[NUMBER.size :])
 
     async def close(self) -> None:
         await end(*self._tasks)
@@ -73,11 +73,11 @@ class _Tunnel:
         self._unsent = bytearray()
         self._is_closed = False
         self._ended = False
-        self._says_no_more = False
-        self._told_so = False
+        self._wrote_eof = False
+        self._sent_eof = False
 
-    def hear(self, data: bytes | None) -> None:
-        """None: the connection is gone; empty: it says no more."""
+    def receive(self, data: bytes | None) -> None:
+        """None: the connection is gone; empty: the command sends no more."""
         if self._ended:
             return
         if data:
@@ -102,8 +102,8 @@ class _Tunnel:
                 piece = bytes(self._unsent[:CHUNK])
                 del self._unsent[: len(piece)]
                 await self._channel.send(frame(TUNNEL_DATA, NUMBER.pack(self.number) + piece))
-            if self._says_no_more and not self._told_so:
-                self._told_so = True
+            if self._wrote_eof and not self._sent_eof:
+                self._sent_eof = True
                 await self._channel.send(frame(TUNNEL_DATA, NUMBER.pack(self.number)))
         except Unavailable as error:
             raise ConnectionResetError(error.message) from None
@@ -113,7 +113,7 @@ class _Tunnel:
 
     def write_eof(self) -> None:
         """Goes out with the next `drain`."""
-        self._says_no_more = True
+        self._wrote_eof = True
 
     def close(self) -> None:
         """What was written still goes out, by `finish`."""

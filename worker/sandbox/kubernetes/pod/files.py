@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PATH_MAX = 4096
 KINDS = (FILE, DATA, LINK, FOLDERS, DELETE)
-"""Frames of the worker's for `Files.hear`."""
+"""Frames of the worker's for `Files.receive`."""
 
 
 class Files:
@@ -66,7 +66,7 @@ class Files:
         self._incoming = None
         self._folders = None
 
-    def hear(self, kind: bytes, payload: bytes) -> None:
+    def receive(self, kind: bytes, payload: bytes) -> None:
         if kind == FILE:
             self._expect(json.loads(payload))
         elif kind == DATA:

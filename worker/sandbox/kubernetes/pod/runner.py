@@ -1,16 +1,16 @@
 """The program inside a Job: waits for a command, runs it under its caps, keeps what it wrote until it was fetched.
 
-It is the first process of the container, handed over as text (`packed`), so that any image with Python 3.8
-will do and no image has to be built for it. A worker reaches it over `SOCKET`, through a process that the API server
-starts beside it (`PIPE`). What they say to each other are frames: a letter, the payload's length, the payload.
+It is the first process of the container, and comes as text (`packed`), so that any image with Python 3.8 will do and no
+image has to be built for it. A worker reaches it over `SOCKET`, through a process that the API server starts beside it
+(`PIPE`). They exchange frames: a letter, the payload's length, the payload.
 
 A connection may break and another take its place, also one of another worker: the command goes on meanwhile, its output
-is numbered by the byte, and the last of it is kept. So whoever comes back misses nothing and gets nothing twice. Of two
-connections the one with the higher generation is right, then the later one.
+is numbered by the byte, and the last of it is kept. So a worker that comes back misses nothing and gets nothing twice.
+Of two connections the one with the higher generation counts, then the later one.
 
-The command runs as the same user and may forge whatever is said here in its name: its own output, its exit code, its
-files. None of that gives it more than it has, and the worker believes nothing else. It cannot end this process (the
-first one of a process namespace) nor look into it (it is not dumpable), so it cannot get around its caps.
+The command runs as the same user and may forge what is sent in its name: its own output, its exit code, its files. None
+of that gives it more than it has, and the worker believes nothing else. It cannot end this process (the first one of a
+process namespace) nor look into it (it is not dumpable), so it cannot get around its caps.
 
 Standard library only, and nothing newer than Python 3.8; it imports nothing of the platform.
 """
@@ -27,7 +27,8 @@ import socket
 import tempfile
 import threading
 import time
-from typing import Any, BinaryIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker.sandbox.kubernetes.pod.connection import Connection
 from worker.sandbox.kubernetes.pod.disk import TICK_SECONDS, Pace, deleted_bytes, measure, space_of
@@ -64,6 +65,9 @@ from worker.sandbox.kubernetes.pod.process import Process
 from worker.sandbox.kubernetes.pod.spool import Spool
 from worker.sandbox.kubernetes.pod.tunnels import Tunnels
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 
 
@@ -88,6 +92,19 @@ class Runner:
         self._alone_since = time.monotonic()
         self._exit: int | None = None
         self._tunnels: Tunnels | None = None
+        self._takers: dict[bytes, Callable[[bytes], None]] = {
+            BEGIN: lambda payload: self._begin(json.loads(payload)),
+            **{kind: partial(self._files.receive, kind) for kind in KINDS},
+            INPUT: self._take_input,
+            GO: lambda _: self._go(),
+            ACKNOWLEDGE: self._acknowledge,
+            TUNNEL_DATA: partial(self._take_tunnel, TUNNEL_DATA),
+            TUNNEL_END: partial(self._take_tunnel, TUNNEL_END),
+            KILL: lambda _: self._kill(),
+            COLLECT: self._collect,
+            QUIT: lambda _: self._quit(min(self._ended.get("exit_code", 0), 255)),
+        }
+        """What is done with a frame of the connection that counts, by its kind; HELLO makes a connection that one."""
 
     # --- the loop ---
 
@@ -114,7 +131,7 @@ class Runner:
             if self._tunnels:
                 self._tunnels.steer()
             if self._connection:
-                self._connection.want()
+                self._connection.update_events()
         kill_others()
         return self._exit
 
@@ -156,7 +173,7 @@ class Runner:
             self._given.flush()
             self._given.seek(0)
         if self._call.get("egress"):
-            self._tunnels = Tunnels(self._selector, EGRESS, self._say, self._unsaid)
+            self._tunnels = Tunnels(self._selector, EGRESS, self._send, self._unsent_bytes)
         self._process = Process(self._call, self._given, self._workspace)
         if self._given:
             self._given.close()
@@ -172,7 +189,7 @@ class Runner:
 
     def _take_output(self) -> bool:
         if not self._process:
-            return False  # it ended by what was heard a moment ago
+            return False  # a frame that was received a moment ago ended it
         try:
             chunk = os.read(self._process.output, CHUNK)
         except BlockingIOError:
@@ -283,96 +300,97 @@ class Runner:
             return space_of(self._workspace).used
         return 0
 
-    # --- what the worker says ---
+    # --- from the worker ---
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             accepted, _ = listener.accept()
             Connection(accepted, self, self._selector)
 
-    def hello(self, connection: Connection, said: dict[str, Any]) -> None:
-        if said["generation"] < self._generation:
-            connection.say(json_frame(FAULT, {"superseded": True, "message": "the run is in newer hands"}))
-            connection.end_after_saying = True
+    def receive(self, connection: Connection, kind: bytes, payload: bytes) -> None:
+        """A frame of a worker. Kinds that are not known are of a newer release, and are passed over."""
+        if kind == HELLO:
+            self._greet(connection, json.loads(payload))
+        elif connection is not self._connection:
+            connection.close()
+        elif take := self._takers.get(kind):
+            take(payload)
+
+    def _greet(self, connection: Connection, greeting: dict[str, Any]) -> None:
+        if greeting["generation"] < self._generation:
+            connection.send(json_frame(FAULT, {"superseded": True, "message": "another worker carries out the run"}))
+            connection.close_when_sent = True
             return
-        if said.get("peek"):
+        if greeting.get("peek"):
             self._alone_since = time.monotonic()
-            connection.say(json_frame(STATE, self._where()))
+            connection.send(json_frame(STATE, self._where()))
             return
-        self._generation = said["generation"]
+        self._generation = greeting["generation"]
         if self._connection is not connection:
             if self._tunnels:
                 self._tunnels.drop_all()
             if self._connection:
                 self._connection.close()
         self._connection = connection
-        if self._call.get("call") == said["call"]:
-            connection.sent = max(said["from"], self._spool.start)
-            connection.told_end = None
+        if self._call.get("call") == greeting["call"]:
+            connection.sent = max(greeting["from"], self._spool.start)
+            connection.sent_end = None
         else:
-            # What another command said and how it ended is not for this one to hear.
-            connection.sent, connection.told_end = self._spool.end, self._ended
-        connection.say(json_frame(STATE, {**self._where(), "from": connection.sent}))
+            # The output and the end of another command are not for this one.
+            connection.sent, connection.sent_end = self._spool.end, self._ended
+        connection.send(json_frame(STATE, {**self._where(), "from": connection.sent}))
         connection.greeted = True
 
     def _where(self) -> dict[str, Any]:
         exit_code = self._ended.get("exit_code")
         return {"state": self._state, "call": self._call.get("call"), "exit_code": exit_code, "attributes": True}
 
-    def left(self, connection: Connection) -> None:
+    def _take_input(self, payload: bytes) -> None:
+        assert self._given
+        self._given.write(payload)
+
+    def _acknowledge(self, payload: bytes) -> None:
+        self._spool.acknowledged = max(self._spool.acknowledged, int(payload))
+
+    def _take_tunnel(self, kind: bytes, payload: bytes) -> None:
+        if self._tunnels:
+            self._tunnels.receive(kind, payload)
+
+    def _kill(self) -> None:
+        if self._process:
+            self._end(137, "killed", "")
+
+    def _collect(self, payload: bytes) -> None:
+        if self._connection:
+            self._connection.source = self._files.collect(payload == WITH_ATTRIBUTES)
+
+    def disconnected(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
             self._alone_since = time.monotonic()
             if self._tunnels:
                 self._tunnels.drop_all()
 
-    def _say(self, frames: bytes) -> None:
+    # --- to the worker ---
+
+    def _send(self, frames: bytes) -> None:
         if self._connection:
-            self._connection.say(frames)
+            self._connection.send(frames)
 
-    def _unsaid(self) -> int:
-        return self._connection.unsaid_bytes if self._connection else 0
+    def _unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes if self._connection else 0
 
-    def hear(self, connection: Connection, kind: bytes, payload: bytes) -> None:
-        if kind == HELLO:
-            self.hello(connection, json.loads(payload))
-        elif connection is not self._connection:
-            connection.close()
-        elif kind == BEGIN:
-            self._begin(json.loads(payload))
-        elif kind in KINDS:
-            self._files.hear(kind, payload)
-        elif kind == INPUT:
-            assert self._given
-            self._given.write(payload)
-        elif kind == GO:
-            self._go()
-        elif kind == ACKNOWLEDGE:
-            self._spool.acknowledged = max(self._spool.acknowledged, int(payload))
-        elif kind in (TUNNEL_DATA, TUNNEL_END):
-            if self._tunnels:
-                self._tunnels.hear(kind, payload)
-        elif kind == KILL:
-            if self._process:
-                self._end(137, "killed", "")
-        elif kind == COLLECT:
-            connection.source = self._files.collect(payload == WITH_ATTRIBUTES)
-        elif kind == QUIT:
-            self._quit(min(self._ended.get("exit_code", 0), 255))
-
-    # --- what the worker is told ---
-
-    def next_to_say(self, connection: Connection) -> bytes:
-        """The next frames for a connection that has said all so far; empty when there is nothing to say."""
+    def next_frames(self, connection: Connection) -> bytes:
+        """What comes next on a connection that has sent all so far; empty when there is nothing to send."""
         if not connection.greeted:
             return b""
         if connection.sent < self._spool.end:
             chunk = self._spool.read(connection.sent)
-            said = frame(OUTPUT, b"%020d" % connection.sent + chunk)
+            output = frame(OUTPUT, b"%020d" % connection.sent + chunk)
             connection.sent += len(chunk)
-            return said
-        if self._ended and connection.told_end is not self._ended:
-            connection.told_end = self._ended
+            return output
+        if self._ended and connection.sent_end is not self._ended:
+            connection.sent_end = self._ended
             return json_frame(ENDED, {**self._ended, "end": self._spool.end})
         if connection.source:
             parts = bytearray()

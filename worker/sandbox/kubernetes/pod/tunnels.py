@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 NUMBER = struct.Struct(">I")
 MOST_AT_ONCE = 256
-UNSAID_MAX = 1024 * 1024
+UNSENT_MAX = 1024 * 1024
 """As much may wait for the stream; then nothing more is read from the command."""
 UNTAKEN_MAX = 8 * 1024 * 1024
 """A connection whose command does not take so much is closed."""
 
 
 class Tunnels:
-    """`say` puts frames on the stream; `unsaid` is how many bytes wait there."""
+    """`send` puts frames on the stream; `unsent` is how many bytes wait there."""
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
         path: str,
-        say: Callable[[bytes], None],
-        unsaid: Callable[[], int],
+        send: Callable[[bytes], None],
+        unsent: Callable[[], int],
     ) -> None:
         self._selector = selector
         self._path = path
-        self._say = say
-        self._unsaid = unsaid
+        self._send = send
+        self._unsent = unsent
         self._open: dict[int, _Tunnel] = {}
         self._last = 0
         with contextlib.suppress(FileNotFoundError):
@@ -59,10 +59,10 @@ class Tunnels:
             accepted.setblocking(False)
             self._last += 1
             self._open[self._last] = _Tunnel(self._last, accepted, self)
-            self._say(frame(TUNNEL, NUMBER.pack(self._last)))
+            self._send(frame(TUNNEL, NUMBER.pack(self._last)))
             self.steer()
 
-    def hear(self, kind: bytes, payload: bytes) -> None:
+    def receive(self, kind: bytes, payload: bytes) -> None:
         """From the worker. A number that is not open any more is passed over: both ends may close at once."""
         (number,) = NUMBER.unpack_from(payload)
         tunnel = self._open.get(number)
@@ -74,15 +74,15 @@ class Tunnels:
             tunnel.finish()
 
     def steer(self) -> None:
-        """Called on each turn of the loop: read on only while the stream takes it."""
-        reads = self._unsaid() < UNSAID_MAX
+        """Called on each turn of the loop: read from the command only while the stream takes more."""
+        reads = self._unsent() < UNSENT_MAX
         for tunnel in list(self._open.values()):
-            tunnel.want(reads)
+            tunnel.update_events(reads)
 
     def drop_all(self) -> None:
         """The stream that carried them is gone."""
         for tunnel in list(self._open.values()):
-            tunnel.close(tell=False)
+            tunnel.close(notify=False)
 
     def close(self) -> None:
         self.drop_all()
@@ -91,8 +91,8 @@ class Tunnels:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
-    def say(self, kind: bytes, number: int, data: bytes = b"") -> None:
-        self._say(frame(kind, NUMBER.pack(number) + data))
+    def send(self, kind: bytes, number: int, data: bytes = b"") -> None:
+        self._send(frame(kind, NUMBER.pack(number) + data))
 
     def forget(self, number: int) -> None:
         self._open.pop(number, None)
@@ -109,28 +109,28 @@ class _Tunnel:
         self._tunnels = tunnels
         self._untaken = bytearray()
         self._finished = False
-        self._said_all = False
-        self._hears_no_more = False
+        self._has_sent_all = False
+        self._ends_reading = False
         self._closed = False
         self._events = 0
 
     def give(self, data: bytes) -> None:
-        """Nothing: the other end says no more, and still hears."""
-        self._hears_no_more = not data
+        """Data for the command. None at all: the other end sends no more, and still receives."""
+        self._ends_reading = not data
         self._untaken += data
         self._put()
         if len(self._untaken) > UNTAKEN_MAX:
             self.close()
 
     def finish(self) -> None:
-        """The other end has said all and hears no more."""
+        """The other end has sent all, and receives no more."""
         self._finished = True
         self._put()
 
-    def want(self, reads: bool) -> None:
+    def update_events(self, reads: bool) -> None:
         if self._closed:
             return
-        events = (selectors.EVENT_READ if reads and not self._said_all else 0) | (
+        events = (selectors.EVENT_READ if reads and not self._has_sent_all else 0) | (
             selectors.EVENT_WRITE if self._untaken else 0
         )
         if events == self._events:
@@ -143,7 +143,7 @@ class _Tunnel:
             self._tunnels.selector.unregister(self._joined)
         self._events = events
 
-    def close(self, tell: bool = True) -> None:
+    def close(self, notify: bool = True) -> None:
         if self._closed:
             return
         if self._events:
@@ -151,8 +151,8 @@ class _Tunnel:
         self._closed = True
         self._joined.close()
         self._tunnels.forget(self._number)
-        if tell and not self._finished:
-            self._tunnels.say(TUNNEL_END, self._number)
+        if notify and not self._finished:
+            self._tunnels.send(TUNNEL_END, self._number)
 
     def _ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE and not self._closed:
@@ -172,7 +172,7 @@ class _Tunnel:
             return
         if self._finished:
             self.close()
-        elif self._hears_no_more:
+        elif self._ends_reading:
             with contextlib.suppress(OSError):
                 self._joined.shutdown(socket.SHUT_WR)
 
@@ -185,8 +185,8 @@ class _Tunnel:
             data = b""
             self.close()
         if data:
-            self._tunnels.say(TUNNEL_DATA, self._number, data)
+            self._tunnels.send(TUNNEL_DATA, self._number, data)
         elif not self._closed:
-            # It says no more, and may still hear the answer.
-            self._said_all = True
-            self._tunnels.say(TUNNEL_DATA, self._number)
+            # It sends no more, and may still receive the answer.
+            self._has_sent_all = True
+            self._tunnels.send(TUNNEL_DATA, self._number)

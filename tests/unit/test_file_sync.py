@@ -11,7 +11,7 @@ from backplane.errors import InvalidPath
 from worker.sandbox.base import Limits
 from worker.sandbox.kubernetes.channel import NotUnderstood
 from worker.sandbox.kubernetes.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, HEADER, LINK
-from worker.sandbox.kubernetes.sync import Incoming, Mirror, TooMuch
+from worker.sandbox.kubernetes.sync import FileSync, Incoming, TooMuch
 
 LIMITS = Limits(
     wall_seconds=1,
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def incoming(folder: Path) -> Incoming:
-    return Mirror().incoming(folder, LIMITS)
+    return FileSync().incoming(folder, LIMITS)
 
 
 def file(path: str, content: bytes) -> list[tuple[bytes, bytes]]:
@@ -49,10 +49,10 @@ def folders(*listed: list[Any]) -> tuple[bytes, bytes]:
     return FOLDERS, json.dumps({"folders": listed}).encode()
 
 
-async def sent(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
+async def sent(sync: FileSync, folder: Path) -> list[tuple[bytes, bytes]]:
     """Without times and modes, and without the folders."""
     frames = []
-    for kind, payload in await sent_whole(mirror, folder):
+    for kind, payload in await sent_whole(sync, folder):
         if kind == FILE:
             said = json.loads(payload)
             payload = json.dumps({"path": said["path"], "size": said["size"]}).encode()
@@ -61,8 +61,8 @@ async def sent(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
     return frames
 
 
-async def sent_whole(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
-    whole = b"".join([piece async for piece in mirror.outgoing(folder)])
+async def sent_whole(sync: FileSync, folder: Path) -> list[tuple[bytes, bytes]]:
+    whole = b"".join([piece async for piece in sync.outgoing(folder)])
     frames = []
     while whole:
         kind, length = HEADER.unpack_from(whole)
@@ -74,36 +74,36 @@ async def sent_whole(mirror: Mirror, folder: Path) -> list[tuple[bytes, bytes]]:
 async def test_the_first_time_every_file_is_sent(folder: Path) -> None:
     (folder / "inner").mkdir()
     (folder / "inner/file").write_bytes(b"content")
-    assert await sent(Mirror(), folder) == file("inner/file", b"content")
+    assert await sent(FileSync(), folder) == file("inner/file", b"content")
 
 
 async def test_later_only_what_differs_is_sent(folder: Path) -> None:
     for name in ("same", "changed", "gone"):
         (folder / name).write_text(name)
-    mirror = Mirror()
-    await sent(mirror, folder)
+    sync = FileSync()
+    await sent(sync, folder)
     (folder / "changed").write_text("anew")
     (folder / "gone").unlink()
-    assert await sent(mirror, folder) == [(DELETE, b'["gone"]'), *file("changed", b"anew")]
+    assert await sent(sync, folder) == [(DELETE, b'["gone"]'), *file("changed", b"anew")]
 
 
 async def test_what_came_back_is_not_sent_again(folder: Path) -> None:
-    mirror = Mirror()
-    mirror.incoming(folder, LIMITS).take(file("new", b"1"))
-    assert await sent(mirror, folder) == []
+    sync = FileSync()
+    sync.incoming(folder, LIMITS).take(file("new", b"1"))
+    assert await sent(sync, folder) == []
 
 
 async def test_a_link_is_sent_as_the_text_where_it_leads(folder: Path) -> None:
     (folder / "link").symlink_to("/etc/passwd")
     os.utime(folder / "link", ns=(5, 5), follow_symlinks=False)
-    [(kind, payload), _] = await sent_whole(Mirror(), folder)
+    [(kind, payload), _] = await sent_whole(FileSync(), folder)
     assert (kind, json.loads(payload)) == (LINK, {"path": "link", "target": "/etc/passwd", "time": 5})
 
 
 async def test_a_pipe_is_not_sent(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     with pytest.raises(InvalidPath, match="no plain file"):
-        await sent(Mirror(), folder)
+        await sent(FileSync(), folder)
 
 
 async def test_times_and_modes_are_sent_and_all_folders_in_the_end(folder: Path) -> None:
@@ -113,15 +113,15 @@ async def test_times_and_modes_are_sent_and_all_folders_in_the_end(folder: Path)
     os.utime(folder / "file", ns=(7, 7))
     (folder / "inner").chmod(0o750)
     os.utime(folder / "inner", ns=(8, 8))
-    [(_, said), last] = await sent_whole(Mirror(), folder)
+    [(_, said), last] = await sent_whole(FileSync(), folder)
     assert json.loads(said) == {"path": "file", "size": 0, "mode": 0o640, "time": 7}
     assert last == folders(["inner", 0o750, 8])
 
 
 def test_files_come_back_as_old_and_with_the_modes_that_they_have_in_the_pod(folder: Path) -> None:
-    mirror = Mirror()
+    sync = FileSync()
     (folder / "gone/inner").mkdir(parents=True)
-    incoming = mirror.incoming(folder, LIMITS)
+    incoming = sync.incoming(folder, LIMITS)
     said = json.dumps({"path": "a", "size": 1, "mode": 0o4755, "time": 7, "links": True, "extended": True})
     incoming.take([(FILE, said.encode()), (DATA, b"x"), folders(["empty", 0o500, 8])])
     incoming.finish()
@@ -140,7 +140,7 @@ def test_files_come_back_as_old_and_with_the_modes_that_they_have_in_the_pod(fol
 
 @pytest.mark.parametrize("number", [-1, 2**80, True])
 def test_a_time_that_cannot_be_is_one_that_can(folder: Path, number: int) -> None:
-    incoming = Mirror().incoming(folder, LIMITS)
+    incoming = FileSync().incoming(folder, LIMITS)
     said = json.dumps({"path": "a", "size": 0, "mode": number, "time": number}).encode()
     incoming.take([(FILE, said), folders(["d", number, number])])
     incoming.finish()
@@ -149,7 +149,7 @@ def test_a_time_that_cannot_be_is_one_that_can(folder: Path, number: int) -> Non
 
 def test_a_runner_of_an_older_release_says_nothing_of_times_and_folders(folder: Path) -> None:
     (folder / "kept").mkdir()
-    incoming = Mirror().incoming(folder, LIMITS)
+    incoming = FileSync().incoming(folder, LIMITS)
     incoming.take(file("a", b"x"))
     incoming.finish()
     assert os.access(folder / "a", os.X_OK)
@@ -188,32 +188,32 @@ def test_nothing_is_written_through_a_link(incoming: Incoming, folder: Path, tmp
 
 
 def test_a_pod_that_has_what_is_no_plain_file_is_no_copy_any_more(folder: Path) -> None:
-    mirror = Mirror()
-    mirror.incoming(folder, LIMITS).take([link("link", "target")])
-    assert mirror.is_exact
-    mirror.incoming(folder, LIMITS).take([(LINK, b'{"path": "pipe", "what": "pipe", "target": ""}')])
-    assert not mirror.is_exact
+    sync = FileSync()
+    sync.incoming(folder, LIMITS).take([link("link", "target")])
+    assert sync.is_exact
+    sync.incoming(folder, LIMITS).take([(LINK, b'{"path": "pipe", "what": "pipe", "target": ""}')])
+    assert not sync.is_exact
     assert (folder / "link").is_symlink()
     assert (folder / "pipe").is_fifo()
 
 
 def test_only_what_was_sent_can_be_deleted(folder: Path) -> None:
     (folder / "never-sent").touch()
-    Mirror().incoming(folder, LIMITS).take([(DELETED, b'["never-sent", "../files/never-sent", 7]')])
+    FileSync().incoming(folder, LIMITS).take([(DELETED, b'["never-sent", "../files/never-sent", 7]')])
     assert (folder / "never-sent").exists()
 
 
 def test_as_much_as_the_limit_comes_back_and_not_a_byte_more(folder: Path) -> None:
-    Mirror().incoming(folder, LIMITS).take(file("just", b"x" * 100))
+    FileSync().incoming(folder, LIMITS).take(file("just", b"x" * 100))
     with pytest.raises(TooMuch, match="more than 100 bytes"):
-        Mirror().incoming(folder, LIMITS).take([*file("half", b"x" * 50), *file("over", b"x" * 51)])
+        FileSync().incoming(folder, LIMITS).take([*file("half", b"x" * 50), *file("over", b"x" * 51)])
 
 
 def test_as_many_files_as_the_limit_come_back_and_not_one_more(folder: Path) -> None:
     five = [frame for number in range(5) for frame in file(str(number), b"")[:1]]
-    Mirror().incoming(folder, LIMITS).take(five)
+    FileSync().incoming(folder, LIMITS).take(five)
     with pytest.raises(TooMuch, match="more than 5 files"):
-        Mirror().incoming(folder, LIMITS).take([*five, link("sixth", "x")])
+        FileSync().incoming(folder, LIMITS).take([*five, link("sixth", "x")])
 
 
 @pytest.mark.parametrize(
