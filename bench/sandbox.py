@@ -34,7 +34,7 @@ from backplane.settings import Settings
 from bench._cluster import Namespace, counted, open_namespace
 from bench._result import Goal, report
 from worker.sandbox.base import Call, Command, Ending, Limits, Sandbox
-from worker.sandbox.container.sandbox import open_container_sandbox
+from worker.sandbox.container.open import open_container_sandbox
 from worker.sandbox.kubernetes.jobs import WorkerJobs, open_worker_jobs
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv

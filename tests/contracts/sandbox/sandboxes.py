@@ -21,7 +21,8 @@ import pytest
 from backplane.errors import PlatformError, Unavailable
 from tests.waiting import wait_until
 from worker.sandbox.base import Call, Command, Egress, Isolation, Limits, Outcome, Sandbox
-from worker.sandbox.container.sandbox import ContainerSandbox, open_container_sandbox
+from worker.sandbox.container.open import open_container_sandbox
+from worker.sandbox.container.sandbox import ContainerSandbox
 from worker.sandbox.kubernetes.manifest import WORKSPACE, JobSettings
 from worker.sandbox.kubernetes.pod.packed import runner_argv
 from worker.sandbox.kubernetes.pool import PodSettings

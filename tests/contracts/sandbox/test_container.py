@@ -29,9 +29,10 @@ from tests.contracts.sandbox.sandboxes import (
 )
 from tests.waiting import wait_until
 from worker.sandbox.base import Sandbox, SandboxError, SandboxImageNotFound, SandboxRefused
+from worker.sandbox.container.arguments import container_name
 from worker.sandbox.container.engine import PROXIES, Engine, engine_environment
 from worker.sandbox.container.owner import is_gone, own_mark
-from worker.sandbox.container.sandbox import ContainerSandbox, container_name
+from worker.sandbox.container.sandbox import ContainerSandbox
 from worker.sandbox.container.seccomp import SystemCalls, strengthened
 
 # ruff: noqa: ASYNC221 - a call of the engine here and there may hold the test up

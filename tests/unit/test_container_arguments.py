@@ -1,0 +1,98 @@
+"""The command line of a container, without an engine: which walls it asks for, and what it does not show."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from worker.sandbox.base import Call, Command, Limits, SandboxRefused
+from worker.sandbox.container.arguments import (
+    LEAST_PROCESSES,
+    ContainerSettings,
+    Mounted,
+    container_name,
+    run_words,
+)
+from worker.sandbox.container.engine import Engine, Kind
+
+LIMITS = Limits(
+    wall_seconds=60,
+    memory_bytes=1000,
+    cpus=0.5,
+    cpu_seconds=20,
+    processes=32,
+    file_bytes=3000,
+    disk_bytes=4000,
+    files=10,
+)
+CALL = Call("ann", "run", "step", generation=1, tries=1)
+COMMAND = Command(("echo", "hello"), LIMITS, CALL, b"input", {"TOKEN": "a-secret"})
+SETTINGS = ContainerSettings(Engine(("docker",), Kind.DOCKER, ""), "image:1", ("/data", "/tmp"), None, 5000, 60)
+FOLDER = Path("/files")
+
+
+def words(settings: ContainerSettings = SETTINGS, command: Command = COMMAND, **mounted: Path) -> list[str]:
+    return run_words(settings, command, Mounted(FOLDER, **mounted), "mark")
+
+
+def values(found: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(found) if name == option]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--network", ["none"]),
+        ("--cap-drop", ["ALL"]),
+        ("--pull", ["never"]),
+        ("--memory", ["1000"]),
+        ("--memory-swap", ["1000"]),
+        ("--cpus", ["0.5"]),
+        ("--volume", ["/files:/workspace:rw,Z"]),
+        ("--tmpfs", [f"{place}:rw,exec,nosuid,nodev,mode=1777,size=5000" for place in ("/tmp", "/data")]),
+    ],
+)
+def test_a_wall_is_an_option(option: str, expected: list[str]) -> None:
+    assert values(words(), option) == expected
+
+
+def test_the_root_is_read_only_and_no_privilege_can_be_gained() -> None:
+    assert "--read-only" in words()
+    assert "no-new-privileges" in values(words(), "--security-opt")
+
+
+def test_a_container_gets_as_many_processes_as_its_runtime_needs() -> None:
+    few = replace(COMMAND, limits=replace(LIMITS, processes=1))
+    assert values(words(command=few), "--pids-limit") == [str(LEAST_PROCESSES)]
+    assert values(words(), "--pids-limit") == ["34"]
+
+
+def test_variables_of_the_command_are_not_shown_to_the_machine() -> None:
+    assert not any("a-secret" in word for word in words(variables=Path("/variables")))
+
+
+def test_only_files_that_there_are_get_mounted() -> None:
+    found = values(words(given=Path("/given"), egress=Path("/egress")), "--volume")
+    assert [volume.split(":")[0] for volume in found] == ["/files", "/given", "/egress"]
+
+
+def test_the_command_comes_last_and_unchanged() -> None:
+    assert words()[-2:] == ["echo", "hello"]
+
+
+@pytest.mark.parametrize("mounted", ["given", "variables", "egress"])
+def test_a_path_with_a_colon_is_refused(mounted: str) -> None:
+    with pytest.raises(SandboxRefused, match="colon"):
+        words(**{mounted: Path("/a:b")})
+
+
+def test_only_podman_is_asked_to_mask_what_it_alone_can() -> None:
+    podman = replace(SETTINGS, engine=Engine(("podman",), Kind.PODMAN, ""))
+    assert any(option.startswith("mask=") for option in values(words(podman), "--security-opt"))
+    assert not any(option.startswith("mask=") for option in values(words(), "--security-opt"))
+
+
+@pytest.mark.parametrize("change", ["user_id", "run_id", "step_id"])
+def test_no_two_calls_share_a_name(change: str) -> None:
+    assert container_name(replace(CALL, **{change: "other"})) != container_name(CALL) == container_name(CALL)
