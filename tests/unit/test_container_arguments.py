@@ -29,11 +29,13 @@ LIMITS = Limits(
 CALL = Call("ann", "run", "step", generation=1, tries=1)
 COMMAND = Command(("echo", "hello"), LIMITS, CALL, b"input", {"TOKEN": "a-secret"})
 SETTINGS = ContainerSettings(Engine(("docker",), Kind.DOCKER, ""), "image:1", ("/data", "/tmp"), None, 5000, 60)
-FOLDER = Path("/files")
+ONLY_FOLDER = Mounted(Path("/files"))
 
 
-def words(settings: ContainerSettings = SETTINGS, command: Command = COMMAND, **mounted: Path) -> list[str]:
-    return run_words(settings, command, Mounted(FOLDER, **mounted), "mark")
+def words(
+    settings: ContainerSettings = SETTINGS, command: Command = COMMAND, mounted: Mounted = ONLY_FOLDER
+) -> list[str]:
+    return run_words(settings, command, mounted, "mark")
 
 
 def values(found: list[str], option: str) -> list[str]:
@@ -69,11 +71,11 @@ def test_a_container_gets_as_many_processes_as_its_runtime_needs() -> None:
 
 
 def test_variables_of_the_command_are_not_shown_to_the_machine() -> None:
-    assert not any("a-secret" in word for word in words(variables=Path("/variables")))
+    assert not any("a-secret" in word for word in words(mounted=replace(ONLY_FOLDER, variables=Path("/variables"))))
 
 
 def test_only_files_that_there_are_get_mounted() -> None:
-    found = values(words(given=Path("/given"), egress=Path("/egress")), "--volume")
+    found = values(words(mounted=replace(ONLY_FOLDER, given=Path("/given"), egress=Path("/egress"))), "--volume")
     assert [volume.split(":")[0] for volume in found] == ["/files", "/given", "/egress"]
 
 
@@ -81,10 +83,21 @@ def test_the_command_comes_last_and_unchanged() -> None:
     assert words()[-2:] == ["echo", "hello"]
 
 
-@pytest.mark.parametrize("mounted", ["given", "variables", "egress"])
-def test_a_path_with_a_colon_is_refused(mounted: str) -> None:
+ODD = Path("/a:b")
+
+
+@pytest.mark.parametrize(
+    "mounted",
+    [
+        Mounted(ODD),
+        replace(ONLY_FOLDER, given=ODD),
+        replace(ONLY_FOLDER, variables=ODD),
+        replace(ONLY_FOLDER, egress=ODD),
+    ],
+)
+def test_a_path_with_a_colon_is_refused(mounted: Mounted) -> None:
     with pytest.raises(SandboxRefused, match="colon"):
-        words(**{mounted: Path("/a:b")})
+        words(mounted=mounted)
 
 
 def test_only_podman_is_asked_to_mask_what_it_alone_can() -> None:
@@ -93,6 +106,16 @@ def test_only_podman_is_asked_to_mask_what_it_alone_can() -> None:
     assert not any(option.startswith("mask=") for option in values(words(), "--security-opt"))
 
 
-@pytest.mark.parametrize("change", ["user_id", "run_id", "step_id"])
-def test_no_two_calls_share_a_name(change: str) -> None:
-    assert container_name(replace(CALL, **{change: "other"})) != container_name(CALL) == container_name(CALL)
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CALL, user_id="bob"),
+        replace(CALL, run_id="other"),
+        replace(CALL, step_id="other"),
+        replace(CALL, generation=2),
+        replace(CALL, tries=2),
+    ],
+)
+def test_no_two_calls_share_a_name(other: Call) -> None:
+    assert container_name(other) != container_name(CALL)
+    assert container_name(replace(CALL)) == container_name(CALL)
