@@ -120,7 +120,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
-        worker.shared.sandbox.leave()
+        worker.shared.sandbox.detach()
         worker.shared.scratch.removal.end()
         await consumer.drain(settings.worker_grace_seconds)
         for task in done - {stopping}:

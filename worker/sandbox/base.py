@@ -179,8 +179,9 @@ class Sandbox(ABC):
     async def release(self, run_id: str) -> None:  # noqa: B027 - most keep nothing
         """The run has left this worker: what was kept for its next command goes. Nothing is kept by default."""
 
-    def leave(self) -> None:  # noqa: B027 - most cannot
-        """The worker is about to end: a command that is cut off from here on may go on for the run's next holder."""
+    def detach(self) -> None:  # noqa: B027 - most cannot
+        """The worker is about to end: a command that is cut off from now on may go on, for the next worker that carries
+        out the run."""
 
     @abstractmethod
     async def close(self) -> None: ...

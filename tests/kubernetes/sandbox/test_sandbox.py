@@ -111,7 +111,7 @@ async def test_a_worker_that_leaves_lets_the_next_one_take_over_its_command(name
     ):
         running = first.begin(call, "sh", "-c", script)
         await wait_until(lambda: b"on\n" in first.said, 60)
-        first.sandbox.leave()
+        first.sandbox.detach()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -149,7 +149,7 @@ async def test_the_command_of_a_step_that_does_not_come_again_is_removed_when_th
     ):
         running = first.begin(call, "sh", "-c", "echo on; sleep 100")
         await wait_until(lambda: first.said == b"on\n", 60)
-        first.sandbox.leave()
+        first.sandbox.detach()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
@@ -171,7 +171,7 @@ async def test_commands_of_steps_at_once_are_each_taken_over(namespace: str, tmp
         script = "echo $0; until [ -e go ]; do sleep 0.1; [ $((n += 1)) -lt 100 ] || exit 0; done"
         running = [first.begin(replace(call, step_id=step), "sh", "-c", script, step) for step in steps]
         await wait_until(lambda: sorted(first.text.split()) == steps, 60)
-        first.sandbox.leave()
+        first.sandbox.detach()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -71,7 +71,7 @@ class KubernetesSandbox(Sandbox):
             ready=starts.ready,
         )
         self.pool = PodPool(self._pods, warm, settings)
-        self._is_leaving = False
+        self._is_detached = False
 
     async def run(self, command: Command, folder: Path, output: OutputSink, notice: NoticeSink) -> Outcome:
         pod = await self._take(command, folder, notice)
@@ -84,7 +84,7 @@ class KubernetesSandbox(Sandbox):
             self.pool.cut_off(pod, command.call)
             raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and self._is_leaving:
+            if isinstance(error, asyncio.CancelledError) and self._is_detached:
                 await uninterrupted(pod.disconnect())
                 raise
             if isinstance(error, SandboxError):
@@ -109,10 +109,10 @@ class KubernetesSandbox(Sandbox):
         return pod
 
     async def release(self, run_id: str) -> None:
-        await self.pool.release(run_id, lets_run_on=self._is_leaving)
+        await self.pool.release(run_id, lets_run_on=self._is_detached)
 
-    def leave(self) -> None:
-        self._is_leaving = True
+    def detach(self) -> None:
+        self._is_detached = True
 
     async def close(self) -> None:
         await self.pool.close()
