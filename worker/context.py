@@ -21,7 +21,7 @@ from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
 from worker.planner.runbook import RunbookPlanner
 from worker.run.budget import default_budget
-from worker.run.events import EventWriter
+from worker.run.event_writer import EventWriter
 from worker.sandbox.base import Sandbox
 from worker.sandbox.limits import limits_of
 from worker.steps.approval import ApprovalPolicy

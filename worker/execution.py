@@ -33,8 +33,9 @@ from backplane.store import RunTransaction
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
 from worker.run.decisions import why_waiting
-from worker.run.events import SHARE, RunEvents, Write
+from worker.run.events import RunEvents, Write
 from worker.run.interruption import Cause, Interrupted, Interruption
+from worker.run.send_buffer import SHARE
 from worker.run_work import RunWork, open_work
 from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, ToolFault
 

@@ -26,7 +26,7 @@ from worker.files.scratch import scratch_folder
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
-from worker.run.events import EventWriter
+from worker.run.event_writer import EventWriter
 from worker.sandbox.open import open_sandbox
 from worker.tools.plugins import with_plugins
 from worker.tools.publication import publish

@@ -12,7 +12,9 @@ from backplane.store.model_calls import ModelCalls
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
-from backplane.store.run_transaction import RunningRuns, RunTransaction
+from backplane.store.run_transaction import RunTransaction
+from backplane.store.run_writes import AddEvents, RunWrite
+from backplane.store.running_runs import RunningRuns
 from backplane.store.runs import Runs
 from backplane.store.secrets import SecretStore
 from backplane.store.usage import UsageCounts
@@ -20,6 +22,7 @@ from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
 
 __all__ = [
+    "AddEvents",
     "Database",
     "DeadLetters",
     "Decisions",
@@ -27,6 +30,7 @@ __all__ = [
     "ModelCalls",
     "Retention",
     "RunTransaction",
+    "RunWrite",
     "RunningRuns",
     "Runs",
     "SecretStore",

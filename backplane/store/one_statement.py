@@ -3,11 +3,11 @@
 Events, a plan, steps that begin and end, the end of the run: as a transaction they are six to eight round trips, each
 dearer than what the server does in it. Here they are parts of one statement, which is a transaction by itself. Its
 first part finds the row and locks it; every other part works on what that one found. So where it finds nothing, nothing
-is written, and the caller goes the long way, which knows why. No part is joined with the first: by what a join is
-planned on a young table, that would read the whole of it.
+is written, and the caller takes the ordinary transaction, which knows why. No part is joined with the first: by what a
+join is planned on a young table, that would read the whole of it.
 
-What is rare (a failure, a cancel, a webhook, money that is still reserved) has no place here: `Gathered` then says so,
-or the statement finds nothing, and the long way is gone too.
+What is rare (a failure, a cancel, a webhook, money that is still reserved) has no place here: there is no statement
+then, or it finds nothing, and the ordinary transaction follows (`store.in_transaction`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from backplane.domain.events import Event
 from backplane.domain.plans import Plan
-from backplane.domain.steps import StepRecord
+from backplane.store.run_writes import AddEvents, ChangeRun, ChangeStep, NotifyWebhook, RunWrite, SavePlan, SettleAll
 from backplane.store.tables import runs, steps
 
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]
 
-_HELD = """
-WITH held AS MATERIALIZED (
+_RUNNING = """
+WITH running AS MATERIALIZED (
   SELECT id, user_id FROM runs
   WHERE id = %(run_id)s AND generation = %(generation)s AND status = 'running' AND {condition} FOR NO KEY UPDATE
 )"""
@@ -39,7 +39,7 @@ _EVENTS = """events_added AS (
   ON CONFLICT (run_id, id) DO NOTHING
 )"""
 _PLAN = """planned AS (
-  UPDATE runs SET plan = %(plan)s WHERE id = %(run_id)s AND plan IS NULL AND EXISTS (SELECT FROM held) RETURNING id
+  UPDATE runs SET plan = %(plan)s WHERE id = %(run_id)s AND plan IS NULL AND EXISTS (SELECT FROM running) RETURNING id
 )"""
 _JOURNAL = """steps_added AS (
   INSERT INTO steps (run_id, step_id, position, title, tool, status, tries, started_at, finished_at, result)
@@ -61,59 +61,53 @@ WITH started AS (
 ), {events} SELECT * FROM started"""
 
 
-class NotGathered(Exception):
-    """What is to be written does not fit into one statement."""
-
-
-class Gathered:
-    """What is to be written of a held run, by table. Column values are Python's."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.run: dict[str, Any] = {}
-        self.steps: dict[str, dict[str, Any]] = {}
-        self.plan: Plan | None = None
-        self.journal: dict[str, dict[str, Any]] = {}
-        self.tells_webhook = False
-        self.lets_go = False
-
-    def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
-        self.plan = plan
-        self.journal = {record.step_id: asdict(record) for record in journal}
-
-    def change_step(self, step_id: str, values: Mapping[str, Any]) -> None:
-        # A statement does not see what it adds itself: a step that it adds is added as changed.
-        self.journal.get(step_id, {}).update(values)
-        self.steps.setdefault(step_id, {}).update(values)
-
-    def statement(self, run_id: str, generation: int) -> tuple[str, dict[str, Any]]:
-        """Gives one row when the run is held so. Raises NotGathered."""
-        if self.plan is not None and self.run:
-            raise NotGathered("the row would be changed twice")
-        values: dict[str, Any] = {"run_id": run_id, "generation": generation}
-        conditions = ["webhook_url IS NULL"] if self.tells_webhook else []
-        if self.lets_go:
-            conditions.append("NOT EXISTS (SELECT FROM reservations WHERE run_id = %(run_id)s)")
-        parts = [_HELD.format(condition=" AND ".join(conditions) or "true")]
-        if self.events:
-            parts.append(_EVENTS.format(run="held"))
-            values |= _event_values(self.events)
-        if self.plan is not None:
-            parts += [_PLAN, _JOURNAL]
-            values["plan"] = stored(runs.c.plan, self.plan.model_dump(mode="json"))
-            for column in steps.c:
-                if column.name != "run_id":
-                    values[f"new_{column.name}"] = [
-                        stored(column, record[column.name]) for record in self.journal.values()
-                    ]
-        if self.run:
-            parts.append(_update("run", runs, self.run, "id = %(run_id)s", values))
-        for number, (step_id, changed) in enumerate(self.steps.items()):
-            name = f"step{number}"
-            values[name] = step_id
-            where = f"run_id = %(run_id)s AND step_id = %({name})s"
-            parts.append(_update(name, steps, changed, where, values))
-        return f"{', '.join(parts)} SELECT 1 FROM held", values  # noqa: S608 - names of columns, no values
+def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -> tuple[str, dict[str, Any]] | None:
+    """A statement with its values, which gives one row when the run is running in this generation. None where these
+    writes are no one statement: one of them asks the database first, or the run's row would be changed twice."""
+    events: list[Event] = []
+    run: dict[str, Any] = {}
+    changed: dict[str, dict[str, Any]] = {}
+    plan: Plan | None = None
+    journal: dict[str, dict[str, Any]] = {}
+    conditions: list[str] = []
+    for write in writes:
+        match write:
+            case AddEvents(new):
+                events += new
+            case ChangeStep(step_id, columns):
+                # A statement does not see what it adds itself: a step that it adds is added as changed.
+                journal.get(step_id, {}).update(columns)
+                changed.setdefault(step_id, {}).update(columns)
+            case ChangeRun(columns):
+                run |= columns
+            case SavePlan(plan, records):
+                journal = {record.step_id: asdict(record) for record in records}
+            case SettleAll():
+                conditions.append("NOT EXISTS (SELECT FROM reservations WHERE run_id = %(run_id)s)")
+            case NotifyWebhook():
+                conditions.append("webhook_url IS NULL")
+            case _:
+                return None
+    if plan is not None and run:
+        return None
+    values: dict[str, Any] = {"run_id": run_id, "generation": generation}
+    parts = [_RUNNING.format(condition=" AND ".join(conditions) or "true")]
+    if events:
+        parts.append(_EVENTS.format(run="running"))
+        values |= _event_values(events)
+    if plan is not None:
+        parts += [_PLAN, _JOURNAL]
+        values["plan"] = stored(runs.c.plan, plan.model_dump(mode="json"))
+        for column in steps.c:
+            if column.name != "run_id":
+                values[f"new_{column.name}"] = [stored(column, record[column.name]) for record in journal.values()]
+    if run:
+        parts.append(_update("run", runs, run, "id = %(run_id)s", values))
+    for number, (step_id, columns) in enumerate(changed.items()):
+        name = f"step{number}"
+        values[name] = step_id
+        parts.append(_update(name, steps, columns, f"run_id = %(run_id)s AND step_id = %({name})s", values))
+    return f"{', '.join(parts)} SELECT 1 FROM running", values  # noqa: S608 - names of columns, no values
 
 
 def create_run(run: Mapping[str, Any], told: Sequence[Event]) -> tuple[str, dict[str, Any]]:
@@ -141,7 +135,7 @@ def _update(name: str, table: Table, changed: Mapping[str, Any], where: str, val
     for column, value in changed.items():
         values[f"{name}_{column}"] = stored(table.c[column], value)
     sets = ", ".join(f"{column} = %({name}_{column})s" for column in changed)
-    return f"{name} AS (UPDATE {table.name} SET {sets} WHERE {where} AND EXISTS (SELECT FROM held))"  # noqa: S608 - the same
+    return f"{name} AS (UPDATE {table.name} SET {sets} WHERE {where} AND EXISTS (SELECT FROM running))"  # noqa: S608 - the same
 
 
 def stored(column: Column[Any], value: Any) -> Any:

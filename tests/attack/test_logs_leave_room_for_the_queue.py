@@ -31,7 +31,8 @@ from tests.queues import finish, known, redis_queue
 from tests.redis_servers import Node, until
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.run.events import EventWriter, RunEvents
+from worker.run.event_writer import EventWriter
+from worker.run.events import RunEvents
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 MIB = 1024**2

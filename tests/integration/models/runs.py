@@ -20,7 +20,8 @@ from worker.llm.gateway import ModelGateway, open_gateway
 from worker.llm.session import RunModels
 from worker.metrics import WorkerMetrics
 from worker.run.budget import Budget
-from worker.run.events import EventWriter, RunEvents
+from worker.run.event_writer import EventWriter
+from worker.run.events import RunEvents
 from worker.run.interruption import Interruption
 
 

@@ -11,7 +11,7 @@ from backplane.domain.runs import Run
 from backplane.errors import Unavailable
 from backplane.process.tasks import end
 from backplane.queue.base import Job
-from backplane.store.run_transaction import RunningRuns
+from backplane.store.running_runs import RunningRuns
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import UNTIL_GO, Platform, worker
 from tests.queues import known, postpone
@@ -105,7 +105,7 @@ async def test_postgres_goes_away_in_the_middle_of_a_run(
 
 async def test_a_commit_whose_answer_was_lost_is_made_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is lost after each commit, before its answer arrives: the write is made again."""
-    whole = RunningRuns.write
+    whole = RunningRuns.commit
     written: list[str] = []
 
     async def answer_lost(self: RunningRuns, run_id: str, generation: int, *more: Any) -> None:
@@ -114,7 +114,7 @@ async def test_a_commit_whose_answer_was_lost_is_made_once(platform: Platform, m
         if len(written) == 1:
             raise Unavailable("the database does not answer", part="database")
 
-    monkeypatch.setattr(RunningRuns, "write", answer_lost)
+    monkeypatch.setattr(RunningRuns, "commit", answer_lost)
     async with worker(platform.settings):
         run_id = await platform.submit(shell("a", "echo a >> marks"), shell("b", "echo b >> marks"))
         run = await platform.completed(run_id)

@@ -11,11 +11,14 @@ from backplane.domain.events import Event, EventType, encode
 from backplane.domain.users import Tier, User
 from backplane.logs.base import Appended, Batch
 from backplane.process.tasks import end
-from backplane.store.run_transaction import RunningRuns, RunTransaction
+from backplane.store.run_transaction import RunTransaction
+from backplane.store.running_runs import RunningRuns
 from tests.platform.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.run.events import CALL_BYTES, SHARE, UNTOLD_MAX, EventWriter, RunEvents, share
+from worker.run.event_writer import CALL_BYTES, EventWriter
+from worker.run.events import UNTOLD_MAX, RunEvents
+from worker.run.send_buffer import SHARE, share
 
 CHATTY = 10 * SHARE
 
@@ -301,13 +304,13 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = await held(platform, writer)
-    write, committing = RunningRuns.write, asyncio.Semaphore(0)
+    write, committing = RunningRuns.commit, asyncio.Semaphore(0)
 
     async def slowly(self: RunningRuns, *asked: Any) -> None:
         await committing.acquire()
         await write(self, *asked)
 
-    monkeypatch.setattr(RunningRuns, "write", slowly)
+    monkeypatch.setattr(RunningRuns, "commit", slowly)
     calls = noted_calls(platform, monkeypatch)
     first = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "a"})]))
     second = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "b"})]))
@@ -328,14 +331,14 @@ async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_writ
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = await held(platform, writer)
-    write, go, begun = RunningRuns.write, asyncio.Event(), asyncio.Event()
+    write, go, begun = RunningRuns.commit, asyncio.Event(), asyncio.Event()
 
     async def slowly(self: RunningRuns, *asked: Any) -> None:
         begun.set()
         await go.wait()
         await write(self, *asked)
 
-    monkeypatch.setattr(RunningRuns, "write", slowly)
+    monkeypatch.setattr(RunningRuns, "commit", slowly)
     writing = asyncio.create_task(events.record(tell=[(EventType.STEP, {})]))
     await begun.wait()
     writing.cancel()

@@ -1,0 +1,191 @@
+"""The writes of a running run, carried out one after another in an ordinary transaction.
+
+This is the rule for both databases. `store.one_statement` does the same for the writes that it knows, in one round trip
+to PostgreSQL.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from backplane.domain.budgets import Spender
+from backplane.domain.decisions import DecisionMade, DecisionStatus
+from backplane.domain.runs import CancelRequested
+from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
+from backplane.store.dead_letters import add_dead_letter, note_failure
+from backplane.store.decisions import add_decision, decisions_of_run
+from backplane.store.events import add_events
+from backplane.store.journal import to_be_done_again
+from backplane.store.model_calls import begin_model_call, end_model_call, plan_anew
+from backplane.store.reservations import open_budget, release, reserve, settle, settle_lost, settle_rest
+from backplane.store.run_writes import (
+    AddDeadLetter,
+    AddEvents,
+    AddStep,
+    Ask,
+    BeginModelCall,
+    ChangeRun,
+    ChangeStep,
+    EndModelCall,
+    NoteFailure,
+    NoteTools,
+    NotifyWebhook,
+    OpenBudget,
+    PlanAnew,
+    ReleaseBudget,
+    ReopenSteps,
+    ReplacePlan,
+    ReserveBudget,
+    RunWrite,
+    SavePlan,
+    SettleAll,
+    SettleBudget,
+    SettleLostBudget,
+    SkipPendingSteps,
+    UnlessCancelled,
+    UnlessDecided,
+)
+from backplane.store.runs import RUN_COLUMNS, run_of
+from backplane.store.tables import decisions, plan_versions, run_tools, runs, steps
+from backplane.store.webhooks import add_delivery
+
+# Built once: to build a statement takes longer than to run it.
+_LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
+_CANCEL_REQUESTED = select(runs.c.cancel_requested_at).where(runs.c.id == bindparam("of_run"))
+UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
+_SAVE_PLAN = UPDATE_RUN.where(runs.c.plan.is_(None))
+_UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.step_id == bindparam("of_step"))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRun:
+    """A run that is locked in this transaction, as far as its writes ask for it."""
+
+    id: str
+    user_id: str
+    generation: int
+    has_webhook: bool
+
+    def spender(self, tier: str) -> Spender:
+        return Spender(self.id, self.user_id, tier, self.generation)
+
+
+def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite]) -> None:
+    """Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade."""
+    for write in writes:
+        _carry_out(connection, run, write)
+
+
+def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None:
+    match write:
+        case AddEvents(events):
+            add_events(connection, events, {run.id: run.user_id})
+        case ChangeStep(step_id, values):
+            connection.execute(_UPDATE_STEP, {"of_run": run.id, "of_step": step_id, **values})
+        case ChangeRun(values):
+            connection.execute(UPDATE_RUN, {"of_run": run.id, **values})
+        case SavePlan(plan, journal):
+            if connection.execute(_SAVE_PLAN, {"of_run": run.id, "plan": plan.model_dump(mode="json")}).rowcount:
+                _add_steps(connection, run, journal)
+        case SettleAll():
+            settle_rest(connection, run.id, run.user_id, run.generation)
+        case NotifyWebhook():
+            if run.has_webhook:
+                add_delivery(connection, run_of(connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()))
+        case AddStep(record):
+            there = select(steps.c.step_id).where(steps.c.run_id == run.id, steps.c.step_id == record.step_id)
+            if connection.execute(there).one_or_none() is None:
+                _add_steps(connection, run, [record])
+        case SkipPendingSteps():
+            pending = (steps.c.run_id == run.id, steps.c.status == StepStatus.PENDING.value)
+            connection.execute(update(steps).where(*pending).values(status=StepStatus.SKIPPED.value))
+        case ReopenSteps():
+            _reopen_steps(connection, run)
+        case ReplacePlan():
+            _replace_plan(connection, run, write)
+        case NoteTools(tools):
+            connection.execute(delete(run_tools).where(run_tools.c.run_id == run.id))
+            connection.execute(insert(run_tools).values(run_id=run.id, tools=list(tools)))
+        case BeginModelCall(call):
+            begin_model_call(connection, run.id, run.generation, call)
+        case EndModelCall(key, status, totals, response, error):
+            end_model_call(connection, run.id, key, status, totals, response=response, error=error)
+        case PlanAnew():
+            plan_anew(connection, run.id)
+        case OpenBudget(tier, limits):
+            open_budget(connection, run.spender(tier), limits)
+        case ReserveBudget(tier, reservation_id, step_id, amounts):
+            reserve(connection, run.spender(tier), reservation_id, step_id, amounts)
+        case SettleBudget(tier, reservation_id, spent):
+            settle(connection, run.spender(tier), reservation_id, spent)
+        case ReleaseBudget(tier, reservation_id):
+            release(connection, run.spender(tier), reservation_id)
+        case SettleLostBudget(tier):
+            settle_lost(connection, run.spender(tier))
+        case NoteFailure(attempt, error, traceback, worker_id):
+            note_failure(connection, run.id, run.generation, attempt, error, traceback, worker_id)
+        case AddDeadLetter(reason, crashes):
+            add_dead_letter(connection, run.id, reason, crashes)
+        case Ask(decision):
+            add_decision(connection, decision)
+        case UnlessCancelled():
+            if connection.scalar(_CANCEL_REQUESTED, {"of_run": run.id}) is not None:
+                raise CancelRequested(f"run {run.id} is to be cancelled")
+        case UnlessDecided(decision_ids):
+            for decision in decisions_of_run(connection, run.id):
+                if decision.id in decision_ids and decision.status is not DecisionStatus.PENDING:
+                    raise DecisionMade(f"decision {decision.id} of run {run.id} is {decision.status}")
+        case _:
+            raise TypeError(f"nothing carries out {write!r}")
+
+
+def _add_steps(connection: Connection, run: RunningRun, records: Sequence[StepRecord]) -> None:
+    if records:
+        connection.execute(insert(steps), [{"run_id": run.id, **asdict(record)} for record in records])
+
+
+def _reopen_steps(connection: Connection, run: RunningRun) -> None:
+    row = connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()
+    failed = select(steps.c.step_id, steps.c.result).where(
+        steps.c.run_id == run.id, steps.c.status == StepStatus.FAILED.value
+    )
+    final = [step.step_id for step in connection.execute(failed) if (step.result or {}).get(FINAL_FAILURE)]
+    again = update(steps).where(steps.c.run_id == run.id, to_be_done_again(row.plan))
+    if final:
+        again = again.where(steps.c.step_id.not_in(final))
+    connection.execute(again.values(status=StepStatus.PENDING.value))
+
+
+def _replace_plan(connection: Connection, run: RunningRun, write: ReplacePlan) -> None:
+    row = connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()
+    if row.plan_version >= write.version:
+        return
+    now = datetime.now(UTC)
+    old = {"run_id": run.id, "version": row.plan_version, "plan": row.plan, "replaced_at": now, "reason": write.reason}
+    connection.execute(insert(plan_versions), old)
+    kept = [step.id for step in write.plan.steps]
+    dropped = select(steps.c.step_id).where(
+        steps.c.run_id == run.id,
+        steps.c.step_id.not_in(kept),
+        steps.c.status == StepStatus.PENDING.value,
+    )
+    connection.execute(
+        update(decisions)
+        .where(
+            decisions.c.run_id == run.id,
+            decisions.c.step_id.in_(dropped),
+            decisions.c.status == DecisionStatus.PENDING.value,
+        )
+        .values(status=DecisionStatus.REJECTED.value, answer={"reason": "the plan was replaced"}, decided_at=now)
+    )
+    connection.execute(
+        update(steps)
+        .where(steps.c.run_id == run.id, steps.c.step_id.in_(dropped))
+        .values(status=StepStatus.SKIPPED.value)
+    )
+    _add_steps(connection, run, write.journal)
+    values: dict[str, Any] = {"plan": write.plan.model_dump(mode="json"), "plan_version": write.version}
+    connection.execute(UPDATE_RUN, {"of_run": run.id, **values})
