@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.run_transaction import RunTransaction
+from backplane.store.run_writes import AddEvents, RunWrite, UnlessCancelled
 from backplane.store.tables import runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
@@ -194,13 +195,14 @@ async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
     await store.running_runs.take(run.id, 1)
     transaction = OpenTransaction()
 
-    async def older_hand(own: Store) -> None:
-        def write(held: RunTransaction) -> None:
-            held.unless_cancelled()  # asks first, so that there is a transaction to stay in
-            held.add_events([log_event(run.id, 3)])
+    class StaysOpen(list[RunWrite]):
+        def __iter__(self) -> Iterator[RunWrite]:
+            yield UnlessCancelled()  # asks first, so that there is a transaction to stay in
+            yield AddEvents((log_event(run.id, 3),))
             transaction.stay()
 
-        await own.running_runs.write(run.id, 1, write)
+    async def older_hand(own: Store) -> None:
+        await own.running_runs.commit(run.id, 1, StaysOpen())
 
     async with transaction(database_url, older_hand):
         taking = asyncio.create_task(store.running_runs.take(run.id, 2))

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, select, update
+from sqlalchemy import Connection, Engine, event, func, select, update
 
 from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.users import User
 from backplane.domain.webhooks import Delivery, DeliveryStatus
-from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.run_transaction import RunTransaction
+from backplane.store.run_writes import RunWrite
 from backplane.store.tables import runs, webhook_deliveries
 from tests.submitted import new_run
 
@@ -110,9 +110,9 @@ async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> N
 
     def write(held: RunTransaction) -> None:
         held.finish(RunStatus.COMPLETED, None)
-        raise Superseded("and then it was too late")
+        held.writes.append(RunWrite())  # which nothing carries out
 
-    with pytest.raises(Superseded):
+    with pytest.raises(TypeError):
         await store.running_runs.write(run.id, 1, write)
     assert await deliveries(store) == 0
 
@@ -123,15 +123,21 @@ async def test_a_run_without_a_url_costs_no_statement_more(store: Store, user: U
         run = await held_run(store, user, url=url)
         said: list[str] = []
 
-        def write(held: RunTransaction, said: list[str] = said) -> None:
-            connection = held._connection
-            event.listen(connection, "before_cursor_execute", lambda _c, _u, statement, *_: said.append(statement))
+        def note(_connection: object, _cursor: object, statement: str, *_: object, said: list[str] = said) -> None:
+            said.append(statement)
+
+        def write(held: RunTransaction) -> None:
+            held.unless_cancelled()  # which PostgreSQL is not asked in one statement
             held.finish(RunStatus.COMPLETED, None)
 
-        await store.running_runs.write(run.id, 1, write)
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            await store.running_runs.write(run.id, 1, write)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
         counts.append(len(said))
-    # Its row, and whether it still has something reserved.
-    assert counts == [2, 4]
+    # BEGIN, its row twice, whether it is to be cancelled, and whether it still has something reserved.
+    assert counts == [5, 7]
 
 
 async def test_a_run_that_goes_takes_its_deliveries_along(store: Store, user: User) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import RunError
 from backplane.domain.users import Tier, User
+from backplane.errors import Superseded, Unavailable
 from backplane.logs.base import Appended, Batch
 from backplane.process.tasks import end
 from backplane.store.run_transaction import RunTransaction
+from backplane.store.run_writes import RunWrite
 from backplane.store.running_runs import RunningRuns
 from tests.platform.workers import Platform
 from tests.submitted import shell
@@ -266,17 +269,14 @@ async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
     assert (told_of(events, calls), await last_stored(events.run_id)) == ([3, 4, 5], 5)
 
 
-class Refused(Exception):
-    pass
-
-
-def _refuse(_held: RunTransaction) -> None:
-    raise Refused
+def _refuse(transaction: RunTransaction) -> None:
+    """The transaction raises TypeError: nothing carries this out."""
+    transaction.writes.append(RunWrite())
 
 
 async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: Platform, writer: EventWriter) -> None:
     events = await held(platform, writer)
-    with pytest.raises(Refused):
+    with pytest.raises(TypeError):
         await events.record(_refuse, tell=[(EventType.STEP, {"status": "started"})])
     say(events)
     await events.record(tell=[(EventType.STEP, {"status": "failed"})])
@@ -289,15 +289,39 @@ async def test_what_was_deferred_is_written_after_another_transaction_was_refuse
     platform: Platform, writer: EventWriter
 ) -> None:
     events = await held(platform, writer)
-    written: list[str] = []
-    events.defer(lambda _: written.append("deferred"))
+    failures = platform.resources.store.dead_letters.failures
+    events.defer(lambda transaction: transaction.note_failure(1, RunError("failed", "no")))
     events.emit(EventType.STEP, {"status": "completed"})
-    with pytest.raises(Refused):
+    with pytest.raises(TypeError):
         await events.record(_refuse)
-    written.clear()
+    assert await failures(events.run_id) == []
     await events.record()
-    assert written == ["deferred"]
+    assert len(await failures(events.run_id)) == 1
     assert [event.id for event in await platform.history(events.run_id)] == [1, 2, 3]
+
+
+async def test_a_transaction_that_is_tried_again_writes_the_same_values(
+    platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await held(platform, writer)
+    commit, committed, noted = RunningRuns.commit, list[Sequence[RunWrite]](), list[str]()
+
+    async def answer_lost(self: RunningRuns, run_id: str, generation: int, writes: Sequence[RunWrite]) -> None:
+        committed.append(list(writes))
+        await commit(self, run_id, generation, writes)
+        if len(committed) == 1:
+            raise Unavailable("the database does not answer", part="database")
+
+    def note(transaction: RunTransaction) -> None:
+        noted.append("noted")
+        transaction.queue_again(attempt=None, error=None)
+
+    monkeypatch.setattr(RunningRuns, "commit", answer_lost)
+    events.defer(lambda transaction: transaction.note_failure(1, RunError("failed", "no")))
+    with pytest.raises(Superseded):  # as the first commit gave the run back
+        await events.record(note, tell=[(EventType.STATUS, {"status": "queued"})])
+    assert noted == ["noted"]
+    assert committed[0] == committed[1]
 
 
 async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
