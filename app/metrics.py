@@ -1,7 +1,7 @@
 """What the API counts itself, and what it reads of the platform when it is asked for its metrics.
 
 The state of the queue and of the runs is read from Redis and the database by whichever API process is scraped, so every
-one of them tells the same: take the greatest, not the sum. It is read at most every few seconds, and an answer waits
+one of them reports the same: take the greatest, not the sum. It is read at most every few seconds, and an answer waits
 for no part longer than PART_SECONDS: while one is away its metrics are missing and `agent_part_up` says so.
 
 Labels have few values: the paths of routes with their `{parameters}`, never a path as it was called.
@@ -57,17 +57,17 @@ class ApiMetrics:
         )
         self._stream_lag = Histogram(
             "agent_stream_lag_seconds",
-            "From an event being made by a worker to its being heard here; of each batch the first.",
+            "From an event being made by a worker to its being received here; of each batch the first.",
             buckets=LAG_BUCKETS,
             registry=registry,
         )
         self._watchers = Gauge("agent_stream_watchers", "Streams that are open.", registry=registry)
 
     def watchers(self, count: Callable[[], int]) -> None:
-        """Tell at each scrape what `count` answers then."""
+        """Report at each scrape what `count` returns then."""
         self._watchers.set_function(count)
 
-    def heard(self, events: Sequence[Event]) -> None:
+    def received(self, events: Sequence[Event]) -> None:
         """A batch of events of one run has come over the live wire."""
         if made_at := _made_at(events[0].line):
             self._stream_lag.observe(max((datetime.now(UTC) - made_at).total_seconds(), 0.0))
@@ -202,7 +202,7 @@ class _PartReading(Generic[Value]):
             self.value = await self._read()
             self.is_up = True
         except PlatformError as error:
-            log.warning("cannot read what metrics tell", error=error.message)
+            log.warning("cannot read metrics", error=error.message)
             self.value, self.is_up = None, False
         except Exception as error:
             log.error("reading for metrics failed by a fault of the platform", exc_info=error)

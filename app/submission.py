@@ -1,7 +1,8 @@
 """From a request to a queued run: commit first, then push.
 
 The row is the promise. When Redis is away at the push, the run is accepted all the same: the reaper of any worker finds
-it queued in the database and unknown to Redis, and pushes it. What is told to watchers here is in the database already.
+it queued in the database and unknown to Redis, and pushes it. What is published to watchers here is in the database
+already.
 """
 
 import asyncio
@@ -129,9 +130,9 @@ class Submission:
         try:
             await self._storage_limits.check_start(user.id)
             async with self._place(user.id, run_id, user.priority) as place:
-                run, told = await self._store.runs.start(user.id, run_id)
-                if told:
-                    await self.push(run, told, place)
+                run, events = await self._store.runs.start(user.id, run_id)
+                if events:
+                    await self.push(run, events, place)
                 return run
         except (QueueFull, StorageExceeded):
             run = await self._store.runs.get(user.id, run_id)
@@ -145,8 +146,8 @@ class Submission:
         StorageExceeded, QueueFull, Unavailable (database)."""
         await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
-            run, told = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
-            await self.push(run, told, place)
+            run, events = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
+            await self.push(run, events, place)
             return run
 
     async def retry_from(
@@ -156,10 +157,10 @@ class Submission:
         (database)."""
         await self._storage_limits.check_start(user.id)
         async with self._place(user.id, run_id, user.priority) as place:
-            run, told = await self._store.derived_runs.retry_from(
+            run, events = await self._store.derived_runs.retry_from(
                 user.id, run_id, step, uncertain_step_is_done=uncertain_step_is_done
             )
-            await self.push(run, told, place)
+            await self.push(run, events, place)
             return run
 
     async def fork(self, user: User, fork: ForkRun, idempotency_key: str | None) -> Run:
@@ -209,9 +210,9 @@ class Submission:
             if not start:
                 return (await make())[0]
             async with self._place(user.id, new_id, user.priority) as place:
-                run, told = await make()
+                run, events = await make()
                 if run.id == new_id:
-                    await self.push(run, told, place)
+                    await self.push(run, events, place)
                 return run
         except (QueueFull, StorageExceeded):
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
@@ -228,7 +229,7 @@ class Submission:
             await self.push(decided.run, decided.told)
         else:
             with suppress(Unavailable):
-                await self._tell(decided.run, decided.told)
+                await self._publish(decided.run, decided.told)
         return decided.decision
 
     async def redrive(self, run_id: str) -> Run:
@@ -237,8 +238,8 @@ class Submission:
         if found is None:
             raise no_dead_letter(run_id)
         async with self._place(found.user_id, run_id, found.priority) as place:
-            run, told = await self._store.runs.redrive(run_id)
-            await self.push(run, told, place)
+            run, events = await self._store.runs.redrive(run_id)
+            await self.push(run, events, place)
             return run
 
     @asynccontextmanager
@@ -276,31 +277,31 @@ class Submission:
         return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
 
     async def cancel(self, user: User, run_id: str) -> Run:
-        run, told = await self._store.runs.cancel(user.id, run_id)
+        run, events = await self._store.runs.cancel(user.id, run_id)
         try:
             if run.status is RunStatus.CANCELLED:
                 await self._queue.forget(run.id)
-                await self._tell(run, told)
+                await self._publish(run, events)
             else:
                 await self._queue.announce_cancel(run.id)
         except Unavailable as error:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
         return run
 
-    async def push(self, run: Run, told: Sequence[Event], place: "_ReservedPlace | None" = None) -> None:
-        """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
+    async def push(self, run: Run, events: Sequence[Event], place: "_ReservedPlace | None" = None) -> None:
+        """Queue a run that is queued in the database, and publish its events. Never raises Unavailable."""
         try:
-            # Side by side: should a worker be quicker than the word, watchers find it in the database.
+            # Side by side: should a worker be quicker than the publishing, watchers find it in the database.
             job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
-            _, [queued] = await asyncio.gather(self._tell(run, told), self._queue.enqueue([job]))
+            _, [queued] = await asyncio.gather(self._publish(run, events), self._queue.enqueue([job]))
             if place is not None:
                 place.is_used = queued and place.priority is run.priority
         except Unavailable as error:
             log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
 
-    async def _tell(self, run: Run, told: Sequence[Event]) -> None:
-        if told:
-            await self._event_log.append([Batch(run.id, run.generation, told, run.user_id, stored_id=told[-1].id)])
+    async def _publish(self, run: Run, events: Sequence[Event]) -> None:
+        if events:
+            await self._event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
 
     def faults(self, new: NewRun) -> Iterator[Fault]:
         """All that is wrong with the fields of a new run, but for its plan."""

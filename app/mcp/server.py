@@ -26,7 +26,7 @@ from app.explanation import in_words, reasons
 from app.mcp.endpoint import SCOPE_CONTEXT
 from app.routes.runs import situation_of
 from app.schemas.runs import NewRun, RunId
-from app.streams.buffer import Leave, Watcher
+from app.streams.buffer import EndReason, Watcher
 from backplane import VERSION
 from backplane.domain.events import Event
 from backplane.domain.runs import FINAL, Run, RunStatus
@@ -132,8 +132,10 @@ async def run_status(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     async with _told():
         run = await context.resources.store.runs.get(user.id, run_id)
         steps = await context.resources.store.journal.steps(run_id)
-    told = [{"id": step.step_id, "title": step.title, "tool": step.tool, "status": step.status.value} for step in steps]
-    return {**_view(run), "steps": told}
+    shown = [
+        {"id": step.step_id, "title": step.title, "tool": step.tool, "status": step.status.value} for step in steps
+    ]
+    return {**_view(run), "steps": shown}
 
 
 async def explain_run(run_id: RunId, ctx: Context[Any, Any]) -> str:
@@ -211,9 +213,9 @@ async def _next_events(
             return events
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_seconds):
-                while watched.newest <= after and watched.epoch == epoch and not (watched.swept or watcher.leave):
+                while watched.newest <= after and watched.epoch == epoch and not (watched.swept or watcher.end_reason):
                     await watched.wait(watcher)
-    if watcher.leave is Leave.REVOKED:
+    if watcher.end_reason is EndReason.REVOKED:
         raise Unauthenticated("this token was revoked, or its user has another tier now")
     events, _ = await context.history.after(run.id, after)
     return events

@@ -52,7 +52,7 @@ async def stream_all_events(
         cursor = feed.cursor_of(after, "after")
     else:
         cursor = Place(0, 0)
-    # Listened to first: what comes after the present is heard.
+    # The subscription comes first, so that nothing after the present is missed.
     watched = await context.hub.open_feed(user)
     opening = b""
     present = await store.events.present()
@@ -64,8 +64,8 @@ async def stream_all_events(
         # Such a place was never given, or by a database that was put back from a copy.
         reason = f"there is no event {feed.cursor_text(cursor)} yet; the stream goes on with what comes"
         cursor = present
-        told = encode("", 0, EventType.GAP, {"after": 0, "before": 1, "reason": reason})
-        opening = feed.frame_of(cursor, told).body
+        gap = encode("", 0, EventType.GAP, {"after": 0, "before": 1, "reason": reason})
+        opening = feed.frame_of(cursor, gap).body
     watcher = Watcher(access)
     chunks = stream(watched, partial(feed.history, store, user.id), cursor, watcher, opening)
     return EventStream(chunks, context.hub, watcher)

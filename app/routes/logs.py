@@ -80,8 +80,8 @@ async def stream_events(
             last = await _caught_up(context, run_id, cursor)
         if cursor > last:
             # Nobody can have seen such an event; going on from the last real one loses nothing.
-            told = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
-            opening, cursor = frame_of(told).body, last
+            missing = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
+            opening, cursor = frame_of(missing).body, last
     watcher = Watcher(access)
     history = partial(context.history.span, run_id)
     return EventStream(stream(watched, history, cursor, watcher, opening), context.hub, watcher)
@@ -90,8 +90,8 @@ async def stream_events(
 async def _caught_up(context: ApiContext, run_id: str, cursor: int) -> int:
     """The last id, when it has come as far as the cursor or does not come in time.
 
-    A watcher hears of an event a moment before it is stored. When Redis is emptied within that moment, nobody knows of
-    it until its worker has stored it; to send the watcher back would tell it twice.
+    A watcher receives an event a moment before it is stored. When Redis is emptied within that moment, nobody knows of
+    it until its worker has stored it; to send the watcher back would send it twice.
     """
     last = 0
     for _ in range(CATCH_UP_LOOKS):

@@ -1,8 +1,8 @@
 """The newest frames of something that is watched, and one wake-up for all who watch it.
 
-Memory is bounded by the ring, not by the watchers: each is a cursor into it, and watchers at the same cursor are given
-the same bytes, joined once. One that falls out of the ring reads the history (`app.streams.sse`). A ring knows from
-where on it has everything (`floor`) and how far it is (`newest`); between the two nothing is missing.
+Memory is bounded by the event buffer, not by the watchers: each watcher is a cursor into it, and watchers at the same
+cursor are given the same bytes, joined once. A watcher that is older than the buffer reads the history
+(`app.streams.sse`). The buffer has every frame behind `oldest_kept` up to `newest`.
 """
 
 import asyncio
@@ -52,11 +52,11 @@ def span_of(frames: Sequence[Frame[Cursor]], cursor: Cursor) -> Span[Cursor]:
 
 
 class Watched(Generic[Cursor]):
-    """`epoch` counts how often the ring lost touch: a watcher that sees it change reads the history. `swept`: nobody
-    watched it for a while, so it is listened to no longer."""
+    """The event buffer of a run or of a feed. `epoch` grows whenever events may have been missed: a watcher that sees
+    it change reads the history. `swept`: nobody watched it for a while, so the hub has unsubscribed from it."""
 
-    def __init__(self, at: Cursor, ring_size: int, ring_bytes: int) -> None:
-        self.floor: Cursor = at
+    def __init__(self, at: Cursor, buffer_size: int, buffer_bytes: int) -> None:
+        self.oldest_kept: Cursor = at
         self.newest: Cursor = at
         self.epoch = 0
         self.watchers = 0
@@ -64,8 +64,8 @@ class Watched(Generic[Cursor]):
         self.subscribed = False
         self.swept = False
         self.lock = asyncio.Lock()
-        self._ring_size = ring_size
-        self._ring_bytes = ring_bytes
+        self._buffer_size = buffer_size
+        self._buffer_bytes = buffer_bytes
         self._frames: list[Frame[Cursor]] = []
         self._bytes = 0
         self._spans: dict[Cursor, Span[Cursor]] = {}
@@ -79,18 +79,18 @@ class Watched(Generic[Cursor]):
         self._bytes += sum([len(frame.body) for frame in frames])
         self.newest = newest
         self._spans.clear()
-        if len(self._frames) > 2 * self._ring_size or self._bytes > 2 * self._ring_bytes:
+        if len(self._frames) > 2 * self._buffer_size or self._bytes > 2 * self._buffer_bytes:
             self._shorten()
 
     def _shorten(self) -> None:
         """To the newest frames that fit. Not at every frame: so it costs little for each."""
         first, size = len(self._frames), 0
-        while first > max(0, len(self._frames) - self._ring_size):
+        while first > max(0, len(self._frames) - self._buffer_size):
             with_it = size + len(self._frames[first - 1].body)
-            if with_it > self._ring_bytes:
+            if with_it > self._buffer_bytes:
                 break
             first, size = first - 1, with_it
-        self.floor = self._frames[first - 1].cursor
+        self.oldest_kept = self._frames[first - 1].cursor
         del self._frames[:first]
         self._bytes = size
 
@@ -99,13 +99,13 @@ class Watched(Generic[Cursor]):
         self._frames.clear()
         self._bytes = 0
         self._spans.clear()
-        self.floor = self.newest = at
+        self.oldest_kept = self.newest = at
 
     def after(self, cursor: Cursor) -> Span[Cursor] | None:
-        """What comes next, empty when there is nothing yet; None when the ring does not reach back so far."""
+        """What comes next, empty when there is nothing yet; None when the buffer does not reach back so far."""
         if cursor >= self.newest:
             return Span((), cursor)
-        if cursor < self.floor:
+        if cursor < self.oldest_kept:
             return None
         span = self._spans.get(cursor)
         if span is None:
@@ -124,7 +124,7 @@ class Watched(Generic[Cursor]):
         return span_of(self._frames[first:last], behind)
 
     def notice(self, about: str, value: int, body: bytes) -> None:
-        """Tell what is no event, and of which only the last counts. A value that stays the same is told once."""
+        """Send what is no event, and of which only the last value counts. An unchanged value is sent once."""
         if about in self._notices and self._notices[about][1] == value:
             return
         self._last_notice += 1
@@ -147,7 +147,8 @@ class Watched(Generic[Cursor]):
                 future.set_result(None)
 
     async def wait(self, watcher: "Watcher") -> None:
-        """Until the next change, or until the watcher is to say something. Look, then wait, with no pause between."""
+        """Until the next change, or until the watcher is due for a comment. The caller looks into the buffer first, and
+        awaits nothing between that and this call."""
         future = watcher.waiting = asyncio.get_running_loop().create_future()
         self._waiting[future] = None
         try:
@@ -165,7 +166,7 @@ class Watched(Generic[Cursor]):
             self.idle_since = asyncio.get_running_loop().time()
 
 
-class Leave(Enum):
+class EndReason(Enum):
     """Why a stream ends before its end."""
 
     GONE = "the client has gone"
@@ -175,30 +176,31 @@ class Leave(Enum):
 
 
 class Watcher:
-    """A client of a stream. One loop of the process looks after all of them (`Hub`): who was told nothing for a while
-    gets a comment, and who takes nothing is cut off. `sent_at`: when the last send began, by the loop's clock."""
+    """A client of a stream. One loop of the process looks after all of them (`Hub`): a client that was sent nothing for
+    a while gets a comment, and one that reads nothing is disconnected. `sent_at`: when the last send began, by the
+    loop's clock."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
         self.sent_at = asyncio.get_running_loop().time()
         self.is_sending = False
         self.is_due = False
-        self.leave: Leave | None = None
+        self.end_reason: EndReason | None = None
         self.task: asyncio.Task[object] | None = None
         self.waiting: asyncio.Future[None] | None = None
 
-    def end(self, reason: Leave) -> None:
+    def end(self, reason: EndReason) -> None:
         """Interrupt it, wherever it is."""
-        if self.leave is not None:
+        if self.end_reason is not None:
             return
-        self.leave = reason
+        self.end_reason = reason
         if self.task is not None:
             self.task.cancel()
         else:
             self._wake()
 
     def remind(self) -> None:
-        """Let it say something, though nothing happened."""
+        """Let it send a comment, though nothing happened."""
         self.is_due = True
         self._wake()
 

@@ -1,8 +1,8 @@
 """All events of a user's runs, as one stream: for a console that watches many runs at once.
 
-The database gives each event its place among the user's, so it alone is read here. The live wire only tells that there
-is something to read: an event is told when it happens and stored a moment later, so a feed that is told of one reads
-until it has appeared, with growing pauses. One feed serves all who watch a user; nothing is read while nothing happens.
+The database gives each event its place among the user's, so it alone is read here. Redis only announces that there is
+something to read. An event is announced when it happens and stored a moment later, so a feed reads until an announced
+event has appeared, with growing pauses. One feed serves all who watch a user; nothing is read while nothing happens.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ async def history(store: Store, user_id: str, cursor: Place) -> tuple[Span[Place
 
 
 class WatchedFeed(Watched[Place]):
-    """`due_at`: when it is to be read, by the loop's clock; None: when something is told. `queued`: the user's runs
-    whose position is told, at most `positions_max`."""
+    """`due_at`: when it is to be read, by the loop's clock; None: when an event is announced. `queued`: the user's
+    runs whose position is sent, at most `positions_max`."""
 
-    def __init__(self, user_id: str, at: Place, ring_size: int, ring_bytes: int, positions_max: int) -> None:
-        super().__init__(at, ring_size, ring_bytes)
+    def __init__(self, user_id: str, at: Place, buffer_size: int, buffer_bytes: int, positions_max: int) -> None:
+        super().__init__(at, buffer_size, buffer_bytes)
         self.user_id = user_id
         self.due_at: float | None = None
         self.queued: dict[str, None] = {}
@@ -72,7 +72,7 @@ class WatchedFeed(Watched[Place]):
             self.look()
 
     def may_have_missed(self) -> None:
-        """Nobody listened for a while: what was told then may be stored by now, or soon."""
+        """The subscription was lost for a while: what was published then may be stored by now, or soon."""
         self.announced(_ANY, LARGEST)
 
     def look(self) -> None:

@@ -1,8 +1,8 @@
 """Who watches what: one Redis connection an API process, however many watchers.
 
-Each watched run, and each user whose whole feed is watched, has a ring of its newest frames (`app.streams.buffer`),
-filled by one loop. Nothing here is history; a ring may be emptied at any moment. A subscription begins before the first
-watcher reads the history and lasts a little longer than the last watcher.
+Each watched run, and each user whose whole feed is watched, has a buffer of its newest frames (`app.streams.buffer`),
+filled by one loop. Nothing here is history; a buffer may be emptied at any moment. A subscription begins before the
+first watcher reads the history and lasts a little longer than the last watcher.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from sse_starlette.sse import AppStatus
 
 from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
-from app.streams.buffer import Frame, Leave, Watched, Watcher
+from app.streams.buffer import EndReason, Frame, Watched, Watcher
 from app.streams.feed import WatchedFeed
 from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.runs import RunStatus
@@ -54,8 +54,8 @@ def live_frame(event: Event) -> bytes:
 
 
 class WatchedRun(Watched[int]):
-    def __init__(self, run_id: str, ring_size: int, ring_bytes: int, *, is_queued: bool = False) -> None:
-        super().__init__(0, ring_size, ring_bytes)
+    def __init__(self, run_id: str, buffer_size: int, buffer_bytes: int, *, is_queued: bool = False) -> None:
+        super().__init__(0, buffer_size, buffer_bytes)
         self.run_id = run_id
         self.is_queued = is_queued
         self._progress = 0
@@ -86,16 +86,16 @@ class WatchedRun(Watched[int]):
             self.restart(last_id)
             self.wake()
 
-    def lost_touch(self) -> None:
+    def may_have_missed(self) -> None:
         self.epoch += 1
         self.wake()
 
 
 class Hub:
     """`run` it in a task for as long as the process serves. `heartbeat_seconds`: silence after which a watcher gets a
-    comment, and how often the database is asked whether anything that is watched went on unheard (a worker that died
-    between its commit and its word, with Redis emptied). `token_check_seconds`: how often the tokens of all streams are
-    looked up again, in one query; a stream whose token was revoked ends.
+    comment, and how often the database is asked whether a watched run went on without an event by Redis (a worker may
+    die between its commit and its publishing, with Redis emptied). `token_check_seconds`: how often the tokens of all
+    streams are looked up again, in one query; a stream whose token was revoked ends.
 
     `max_watchers` are for all users: the last tenths are kept for higher priorities, and one user gets half of them at
     most, or `max_watchers_of_user`."""
@@ -107,8 +107,8 @@ class Hub:
         queue: Queue,
         metrics: ApiMetrics,
         *,
-        ring_size: int,
-        ring_bytes: int,
+        buffer_size: int,
+        buffer_bytes: int,
         heartbeat_seconds: float,
         send_timeout_seconds: float,
         max_watchers: int,
@@ -120,8 +120,8 @@ class Hub:
         self._store = store
         self._queue = queue
         self._metrics = metrics
-        self._ring_size = ring_size
-        self._ring_bytes = ring_bytes
+        self._buffer_size = buffer_size
+        self._buffer_bytes = buffer_bytes
         self._heartbeat_seconds = heartbeat_seconds
         self._send_timeout_seconds = send_timeout_seconds
         self._max_watchers = max_watchers
@@ -160,7 +160,7 @@ class Hub:
         too many watchers, TooManyStreams when there are too many of this user."""
         subscription = self._admit(user)
         while True:
-            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._ring_size, self._ring_bytes))
+            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._buffer_size, self._buffer_bytes))
             async with run.lock:
                 if run.swept:
                     continue
@@ -179,7 +179,7 @@ class Hub:
         subscription, user_id = self._admit(user), user.id
         while True:
             feed = self._feeds.setdefault(
-                user_id, WatchedFeed(user_id, Place(0, 0), self._ring_size, self._ring_bytes, self._positions_max)
+                user_id, WatchedFeed(user_id, Place(0, 0), self._buffer_size, self._buffer_bytes, self._positions_max)
             )
             async with feed.lock:
                 if feed.swept:
@@ -222,31 +222,31 @@ class Hub:
         async with self._event_log.subscription() as subscription:
             self._subscription = subscription
             await run_together(
-                hear_events=self._hear(subscription),
+                hear_events=self._receive(subscription),
                 read_feeds=self._read_feeds(),
                 look_after_watchers=self._look_after_watchers(),
                 sweep=self._sweep(subscription),
-                tell_positions=self._tell_positions(),
+                tell_positions=self._send_positions(),
                 check_what_is_watched=self._check(),
                 check_tokens=self._check_tokens(),
             )
 
-    async def _hear(self, subscription: Subscription) -> None:
-        async for heard in subscription.listen():
-            if isinstance(heard, SubscriptionLost):
+    async def _receive(self, subscription: Subscription) -> None:
+        async for received in subscription.listen():
+            if isinstance(received, SubscriptionLost):
                 for run in self._runs.values():
-                    run.lost_touch()
+                    run.may_have_missed()
                 for feed in self._feeds.values():
                     feed.may_have_missed()
                 self._some_feed_due.set()
-            elif isinstance(heard, Announced):
-                if watched := self._feeds.get(heard.user_id):
-                    watched.announced(heard.run_id, heard.last_id)
+            elif isinstance(received, Announced):
+                if watched := self._feeds.get(received.user_id):
+                    watched.announced(received.run_id, received.last_id)
                     self._some_feed_due.set()
-            elif run_heard := self._runs.get(heard[0].run_id):
-                self._metrics.heard(heard)
-                run_heard.add(heard)
-                if run_heard.is_queued:
+            elif watched_run := self._runs.get(received[0].run_id):
+                self._metrics.received(received)
+                watched_run.add(received)
+                if watched_run.is_queued:
                     self._some_queued.set()
 
     async def _read_feeds(self) -> None:
@@ -276,13 +276,13 @@ class Hub:
         shortest = min(self._heartbeat_seconds, self._send_timeout_seconds)
         while True:
             await asyncio.sleep(min(shortest / LOOKS_A_HEARTBEAT, LOOK_SECONDS))
-            now, leaving = asyncio.get_running_loop().time(), _server_leaves()
+            now, stopping = asyncio.get_running_loop().time(), _server_stops()
             for watcher in list(self._watchers):
                 silent = now - watcher.sent_at
-                if leaving:
-                    watcher.end(Leave.SHUTDOWN)
+                if stopping:
+                    watcher.end(EndReason.SHUTDOWN)
                 elif watcher.is_sending and silent >= self._send_timeout_seconds:
-                    watcher.end(Leave.TOO_SLOW)
+                    watcher.end(EndReason.TOO_SLOW)
                 elif not watcher.is_sending and silent >= self._heartbeat_seconds:
                     watcher.remind()
 
@@ -292,7 +292,7 @@ class Hub:
             await _sweep(self._runs, subscription.remove)
             await _sweep(self._feeds, subscription.remove_user)
 
-    async def _tell_positions(self) -> None:
+    async def _send_positions(self) -> None:
         while True:
             await self._some_queued.wait()
             # What was opened a moment ago has no watcher yet.
@@ -305,7 +305,7 @@ class Hub:
             try:
                 standings = dict(zip(asked, await self._queue.standing(asked), strict=True)) if asked else {}
             except Unavailable as error:
-                log.warning("cannot tell positions", error=error.message)
+                log.warning("cannot send positions", error=error.message)
                 standings = {}
             for run_id, standing in standings.items():
                 if standing is None:
@@ -348,7 +348,7 @@ class Hub:
             for watcher in list(self._watchers):
                 access = watcher.access
                 if access.digest in digests and users.get(access.digest) != access.user:
-                    watcher.end(Leave.REVOKED)
+                    watcher.end(EndReason.REVOKED)
 
 
 async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[None]]) -> None:
@@ -366,7 +366,7 @@ async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[N
             del watched[name]
 
 
-def _server_leaves() -> bool:
+def _server_stops() -> bool:
     """uvicorn waits for open streams to end before it tells the application of its own end. The library learns of it by
     the server's signal handler where it could wrap that, else the handler leads to the server."""
     server = running_server()

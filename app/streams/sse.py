@@ -20,7 +20,7 @@ import structlog
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from app.streams.buffer import Cursor, Leave, Span, Watched, Watcher, span_of
+from app.streams.buffer import Cursor, EndReason, Span, Watched, Watcher, span_of
 from app.streams.hub import Hub, frame_of
 from backplane.domain.events import Event, EventType, encode
 from backplane.errors import Unavailable
@@ -215,16 +215,16 @@ class EventStream(EventSourceResponse):
                     watcher.task = task
                     await self._send_all(send)
                 except asyncio.CancelledError:
-                    if watcher.leave is None:
+                    if watcher.end_reason is None:
                         raise
                     task.uncancel()
                 finally:
                     watcher.task = None
                     await end(waiting)
-        if watcher.leave is Leave.TOO_SLOW:
+        if watcher.end_reason is EndReason.TOO_SLOW:
             log.warning("a client took nothing for too long and is cut off", path=scope["path"])
-        elif watcher.leave is not Leave.GONE and not watcher.is_sending:
-            last = REVOKED if watcher.leave is Leave.REVOKED else b""
+        elif watcher.end_reason is not EndReason.GONE and not watcher.is_sending:
+            last = REVOKED if watcher.end_reason is EndReason.REVOKED else b""
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
@@ -234,18 +234,18 @@ class EventStream(EventSourceResponse):
             watcher.is_sending, watcher.sent_at = True, now()
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             watcher.is_sending = watcher.is_due = False
-            if watcher.leave is not None:  # a cancellation may be lost on Python 3.11 (`backplane.process.tasks`)
+            if watcher.end_reason is not None:  # a cancellation may be lost on Python 3.11 (`backplane.process.tasks`)
                 return
 
 
 async def _wait_until_gone(receive: Receive, watcher: Watcher) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    watcher.end(Leave.GONE)
+    watcher.end(EndReason.GONE)
 
 
 def _with_gaps(run_id: str, cursor: int, events: Sequence[Event]) -> list[Event]:
-    """The events, and where numbers are missing without a word a `gap` with the number before the next event."""
+    """The events, and where numbers are missing without a `gap`, a `gap` with the number before the next event."""
     whole: list[Event] = []
     for event in events:
         if event.id > cursor + 1 and event.type is not EventType.GAP:

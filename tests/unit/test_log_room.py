@@ -49,16 +49,16 @@ def frames(first: int, last: int, size: int) -> list[Frame[int]]:
 
 @pytest.mark.parametrize(("size", "kept"), [(1, 100), (99, 100), (101, 99), (1000, 10), (9_999, 1), (10_001, 0)])
 def test_a_ring_holds_the_newest_frames_by_number_and_by_bytes(size: int, kept: int) -> None:
-    ring: Watched[int] = Watched(0, ring_size=100, ring_bytes=10_000)
+    ring: Watched[int] = Watched(0, buffer_size=100, buffer_bytes=10_000)
     ring.extend(frames(1, 201, size), 201)
-    assert ring.floor == 201 - kept
-    assert ring.after(ring.floor) is not None
-    assert ring.after(ring.floor - 1) is None
+    assert ring.oldest_kept == 201 - kept
+    assert ring.after(ring.oldest_kept) is not None
+    assert ring.after(ring.oldest_kept - 1) is None
 
 
 def test_a_ring_never_grows_over_twice_its_bytes() -> None:
-    ring: Watched[int] = Watched(0, ring_size=1000, ring_bytes=10_000)
+    ring: Watched[int] = Watched(0, buffer_size=1000, buffer_bytes=10_000)
     for number in range(1, 500):
         ring.extend(frames(number, number, 300), number)
-        assert (number - ring.floor) * 300 <= 20_000
-    assert ring.newest - ring.floor >= 33
+        assert (number - ring.oldest_kept) * 300 <= 20_000
+    assert ring.newest - ring.oldest_kept >= 33
