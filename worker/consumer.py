@@ -160,7 +160,7 @@ class Consumer:
         self._leaving = True
         await self._end_claim()
         for execution in self.held.values():
-            execution.interruption.leave()
+            execution.interruption.request_drain()
         log.info("draining", runs=len(self._tasks), grace_seconds=grace_seconds)
         await self._wait(grace_seconds)
         for execution in self.held.values():

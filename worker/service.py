@@ -128,7 +128,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     finally:
         await end(consuming, *loops)
         try:
-            await resources.queue.leave(worker_id)
+            await resources.queue.deregister(worker_id)
         except Unavailable as error:
             log.warning("could not sign off", error=error.message)
     log.info("worker ended")

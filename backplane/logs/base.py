@@ -60,21 +60,22 @@ class Subscription(ABC):
 
     @abstractmethod
     async def add(self, run_id: str) -> None:
-        """Listen to a run. When this returns, every later event of it will be heard."""
+        """Listen to a run. When this returns, every later event of it will be received."""
 
     @abstractmethod
     async def remove(self, run_id: str) -> None: ...
 
     @abstractmethod
     async def add_user(self, user_id: str) -> None:
-        """Listen to what is announced of all of a user's runs. When this returns, all later ones will be heard."""
+        """Listen to what is announced of all of a user's runs. When this returns, all later ones will be received."""
 
     @abstractmethod
     async def remove_user(self, user_id: str) -> None: ...
 
     @abstractmethod
     def listen(self) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
-        """Events as they are told: lists of events of one run. Reconnects by itself and says so by Interrupted."""
+        """Events as they are published: lists of events of one run. Reconnects by itself, and yields a SubscriptionLost
+        then."""
 
 
 class EventLog(ABC):
@@ -90,7 +91,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def show(self, events: Sequence[Event]) -> None:
-        """Publish events that are live only. Who does not listen at this moment never hears of them."""
+        """Publish events that are live only. Whoever is not subscribed at this moment never receives them."""
 
     @abstractmethod
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:

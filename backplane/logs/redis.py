@@ -145,10 +145,10 @@ class RedisSubscription(Subscription):
             try:
                 with translated():
                     async with self._connected() as connection:
-                        async for heard in self._hear(connection):
-                            yield heard
+                        async for received in self._receive(connection):
+                            yield received
             except (Unavailable, RedisError, ValueError) as error:
-                log.warning("events are not heard for a moment", error=str(error))
+                log.warning("events are not received for a moment", error=str(error))
             await asyncio.sleep(RECONNECT_SECONDS)
 
     @asynccontextmanager
@@ -163,7 +163,9 @@ class RedisSubscription(Subscription):
             self._tried.set()
             await connection.disconnect(nowait=True)
 
-    async def _hear(self, connection: AbstractConnection) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
+    async def _receive(
+        self, connection: AbstractConnection
+    ) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
         users = self._keys.user_channel("")
         # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())

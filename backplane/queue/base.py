@@ -85,7 +85,7 @@ class Job:
 class Claim:
     """The right to carry out a run, for one lease, in a generation that no other claim has.
 
-    `crashes` is how many claims before this one ended without a word.
+    `crashes` is how many claims before this one ended without a settlement.
     """
 
     job: Job
@@ -108,8 +108,8 @@ class RunOutcome(StrEnum):
     POSTPONED = "postponed"
     """Waits again after the delay."""
     DISOWNED = "disowned"
-    """Somebody else holds it, of whom the queue does not know (it has lost what it was told last): it forgets the run,
-    and its holder's next heartbeat tells it again."""
+    """Somebody else holds it, of whom the queue does not know (Redis has lost the last write): it forgets the run,
+    and its holder's next heartbeat writes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker that told within one lease that it lives. `running`: the runs in its hands."""
+    """A worker that sent a heartbeat within one lease. `running`: the runs that it has claimed."""
 
     id: str
     slots: int
@@ -337,12 +337,12 @@ class Queue(ABC):
     async def whereabouts(self, run_id: str) -> Whereabouts: ...
 
     @abstractmethod
-    async def leave(self, worker_id: str) -> None:
-        """The worker ends: it counts no longer."""
+    async def deregister(self, worker_id: str) -> None:
+        """Takes a worker that ends out of the list of live workers."""
 
     @abstractmethod
     async def announce_cancel(self, run_id: str) -> None:
-        """Tell whoever holds the run, now. May be lost; the database has the intent."""
+        """Publishes the cancel to the worker that has the run. It may be lost; the database has the intent."""
 
     @abstractmethod
     def cancels(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:

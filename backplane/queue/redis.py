@@ -48,7 +48,7 @@ from backplane.redis.client import Argument, RedisClients, Script, live_members,
 
 LUA = Path(__file__).parent / "lua"
 RESERVED_SECONDS = 10
-OWN_BELL_SECONDS = 60
+OWN_WAKE_UP_SECONDS = 60
 ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
@@ -168,7 +168,7 @@ class RedisQueue(Queue):
 
     async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
         if wait_seconds:
-            flat = await self._claim_at_the_bell(worker_id, limit, wait_seconds)
+            flat = await self._claim_when_woken(worker_id, limit, wait_seconds)
         else:
             flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id, self._ours])
         return [
@@ -176,17 +176,17 @@ class RedisQueue(Queue):
             for run_id, user_id, priority, resource, generation, crashes in zip(*[iter(flat)] * 6, strict=True)
         ]
 
-    async def _claim_at_the_bell(self, worker_id: str, limit: int, seconds: float) -> list[Any]:
+    async def _claim_when_woken(self, worker_id: str, limit: int, seconds: float) -> list[Any]:
         """Both commands are sent at once: Redis carries the second out when the first ends, so a run that comes is
         claimed without another round trip. On a connection of its own, because a pipeline of the library's takes
         longer to read the answer than Redis to give it."""
-        bells = [self._keys.doorbell_of(worker_id), self._keys.doorbell]
+        wake_up_lists = [self._keys.wake_ups_of(worker_id), self._keys.wake_ups]
         arguments: list[Argument] = [limit, self._lease, worker_id, self._ours]
         with translated():
             try:
                 async with asyncio.timeout(seconds + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
                     answers = await connection.ask(
-                        ("BRPOP", *bells, seconds), ("EVALSHA", self._claim.sha, 1, self._keys.jobs, *arguments)
+                        ("BRPOP", *wake_up_lists, seconds), ("EVALSHA", self._claim.sha, 1, self._keys.jobs, *arguments)
                     )
                     return cast(list[Any], answers[1])
             except NoScriptError:
@@ -195,12 +195,12 @@ class RedisQueue(Queue):
                 raise Unavailable("Redis does not answer a blocking call", part="redis") from error
 
     async def end_wait(self, worker_id: str) -> None:
-        bell = self._keys.doorbell_of(worker_id)
+        own_list = self._keys.wake_ups_of(worker_id)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipeline:
-                # One ends the wait, the other tells the claim behind it to take nothing.
-                pipeline.lpush(bell, "1", "1")
-                pipeline.expire(bell, OWN_BELL_SECONDS)
+                # One ends the wait, the other makes the claim behind it take nothing.
+                pipeline.lpush(own_list, "1", "1")
+                pipeline.expire(own_list, OWN_WAKE_UP_SECONDS)
                 await pipeline.execute()
 
     async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
@@ -252,7 +252,7 @@ class RedisQueue(Queue):
             return Whereabouts.OVER
         return _PLACES[state] if dict(zip(_PLACES, stands, strict=True))[state] else Whereabouts.LOST
 
-    async def leave(self, worker_id: str) -> None:
+    async def deregister(self, worker_id: str) -> None:
         with translated():
             members = await cast(Any, self._redis.zrange(self._keys.workers, 0, -1))
             own = [member for member in members if member.split("|")[0] == worker_id]

@@ -4,7 +4,7 @@ Redis may lose any key and any entry: evicted, deleted by hand, of an older rele
 script looks at a page (PAGE) and decides within itself, on what is there at that moment, so it needs no lock and does
 not stand in the way of claims and settlements. Which runs there are, the database says (`worker.reconciler`).
 
-What mends itself is not looked at: the doorbell, workers, the leader, places reserved for runs to come, durations.
+What mends itself is not looked at: the wake-up list, workers, the leader, places reserved for runs to come, durations.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 Three ways to the same server (`redis_servers` says which): the library's client for single commands, which must answer
 within seconds; one for pub/sub, which may be silent for long and is watched by TCP keep-alive; and connections that a
-caller has to itself for a moment, for scripts and the doorbell, where the library's client would take as long again.
+caller has to itself for a moment, for scripts and the wake-up list, where the library's client would take as long
+again.
 """
 
 import asyncio

@@ -33,7 +33,7 @@ class Keys:
         self.gates = f"{self.jobs}gates"
         self.leases = f"{self.jobs}leases"
         self.scheduled = f"{self.jobs}scheduled"
-        self.doorbell = f"{self.jobs}doorbell"
+        self.wake_ups = f"{self.jobs}doorbell"
         self.durations = f"{self.jobs}durations"
         self.finished = f"{self.jobs}finished"
         self.dead = f"{self.jobs}dead"
@@ -50,8 +50,8 @@ class Keys:
     def job(self, run_id: str) -> str:
         return f"{self.jobs}{run_id}"
 
-    def doorbell_of(self, worker_id: str) -> str:
-        return f"{self.doorbell}:{worker_id}"
+    def wake_ups_of(self, worker_id: str) -> str:
+        return f"{self.wake_ups}:{worker_id}"
 
     def admitted(self, priority: Priority) -> str:
         return f"{self.jobs}admitted:{int(priority)}"
@@ -80,7 +80,7 @@ class Keys:
     def tool_set(self, digest: str) -> str:
         return f"{self.prefix}tools:set:{digest}"
 
-    def model_bell(self, worker: str) -> str:
+    def model_wake_ups(self, worker: str) -> str:
         return f"{self.models}bell:{worker}"
 
     def model_waits(self, run_id: str) -> str:
@@ -142,7 +142,7 @@ KEYS: tuple[Key, ...] = (
     Key("jobs:leases", "sorted set", "permanent", "worker", "worker, API", "held runs by the time their lease ends"),
     Key("jobs:scheduled", "sorted set", "permanent", "worker", "worker, API", "runs by the time of their next attempt"),
     Key("jobs:doorbell", "list", "permanent, at most 100 entries", "API, worker", "worker", "wakes waiting workers"),
-    Key("jobs:doorbell:{worker_id}", "list", "60 s", "worker", "worker", "wakes one that is to leave"),
+    Key("jobs:doorbell:{worker_id}", "list", "60 s", "worker", "worker", "wakes a worker that stops"),
     Key("jobs:admitted:{priority}", "sorted set", "10 s", "API", "API", "places reserved for runs about to be queued"),
     Key("jobs:admitted:user:{user_id}", "sorted set", "10 s", "API", "API", "the same places, by user"),
     Key(
@@ -199,7 +199,7 @@ KEYS: tuple[Key, ...] = (
         "events of a run that are published and not stored yet, by number; bounded for each run, user and all",
     ),
     Key("agent:logs:{run_id}", "channel", "-", "API, worker", "API", "events as they happen, one JSON object a line"),
-    Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "tells that runs of a user have new events"),
+    Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "announces that runs of a user have new events"),
     Key(
         "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
     ),

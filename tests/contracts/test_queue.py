@@ -336,7 +336,7 @@ async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisCl
 
 async def test_a_worker_that_leaves_runs_behind_wakes_another(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a", "b")
-    await clients.commands.delete(clients.keys.doorbell)
+    await clients.commands.delete(clients.keys.wake_ups)
     assert await claim(queue, 1) == ["a"]
     assert await claimed_by(waiting_worker(queue)) == ["b"]
 
@@ -348,7 +348,7 @@ async def test_waiting_ends_by_itself(queue: Queue) -> None:
 
 async def test_a_wait_that_ends_without_a_bell_looks_once_more(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
-    await clients.commands.delete(clients.keys.doorbell)
+    await clients.commands.delete(clients.keys.wake_ups)
     assert [found.run_id for found in await queue.claim("worker-1", 1, 0.05)] == ["a"]
 
 
@@ -357,7 +357,7 @@ async def test_a_worker_that_is_told_to_leave_waits_no_longer_and_takes_nothing(
 ) -> None:
     leaves, stays = waiting_worker(queue, worker="leaves"), waiting_worker(queue, worker="stays")
     await until_blocked(clients, 2)
-    await clients.commands.delete(clients.keys.doorbell)
+    await clients.commands.delete(clients.keys.wake_ups)
     await queue.end_wait("leaves")
     assert await claimed_by(leaves) == []
     await enqueue(queue, "a")
@@ -443,7 +443,7 @@ async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, 
     await queue.renew("leaves", 3, [])
     await hasty.renew("dies", 3, [])
     assert (await queue.statistics()).slots == 9
-    await queue.leave("leaves")
+    await queue.deregister("leaves")
 
     async def only_one_stays() -> bool:
         await queue.reap(100)
@@ -477,7 +477,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
         lambda: queue.forget("b"),
         lambda: queue.reap(1),
         lambda: known(queue, ["a"]),
-        lambda: queue.leave("worker-1"),
+        lambda: queue.deregister("worker-1"),
         lambda: queue.announce_cancel("a"),
         queue.statistics,
         lambda: queue.standing(["a"]),
@@ -505,7 +505,7 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     await queue.end_wait("worker-2")
     redis = clients.commands
     lifetimes = {
-        clients.keys.doorbell_of("worker-2"): 60,
+        clients.keys.wake_ups_of("worker-2"): 60,
         clients.keys.admitted(Priority.HIGH): 10,
         clients.keys.admitted_of("user-1"): 10,
         clients.keys.leader: 600,
@@ -550,7 +550,7 @@ async def test_a_run_that_is_queued_again_is_not_cleared_away_with_its_last_end(
 
 async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, *(f"run-{number}" for number in range(150)))
-    assert await clients.commands.llen(clients.keys.doorbell) == 100
+    assert await clients.commands.llen(clients.keys.wake_ups) == 100
     for held in await queue.claim("worker-1", 150):
         await finish(queue, held, 1.0)
     assert await clients.commands.llen(clients.keys.durations) == 100

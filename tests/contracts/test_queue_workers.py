@@ -17,7 +17,7 @@ async def test_workers_are_told_with_their_slots_and_the_runs_in_their_hands(cli
     assert set(await queue.workers()) == {LiveWorker("pod-a-1-x|y", 10, 2), LiveWorker("idle", 5, 0)}
     assert await queue.worker_ids() == {"pod-a-1-x|y", "idle"}
     await finish(queue, first)
-    await queue.leave("idle")
+    await queue.deregister("idle")
     assert await queue.workers() == [LiveWorker("pod-a-1-x|y", 10, 1)]
 
 

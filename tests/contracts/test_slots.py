@@ -527,7 +527,7 @@ async def test_nothing_but_the_servers_own_hash_is_left_behind(
     await server.cancel("b")
     await server.end("a", "c")
     keys = [str(key) for key in await clients.commands.keys(f"{clients.keys.models}*")]
-    left = [key for key in keys if not key.startswith(clients.keys.model_bell(""))]
+    left = [key for key in keys if not key.startswith(clients.keys.model_wake_ups(""))]
     assert left == [f"{clients.keys.models}server:server"]
     fields = await clients.commands.hkeys(left[0])
     assert {field[:2] for field in fields} == {"ep", "w:", "u:"}

@@ -99,7 +99,7 @@ async def live_a_life(clients: RedisClients) -> None:
     await queue.mirror_dead({"run-1": 1.0})
     await queue.end_wait("worker")
     assert await queue.claim("worker", 5, 0.01) == []
-    await queue.leave("worker")
+    await queue.deregister("worker")
 
     async def heard_of(cancel: asyncio.Task[str]) -> bool:
         await queue.announce_cancel(JOB.run_id)

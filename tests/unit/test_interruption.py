@@ -131,7 +131,7 @@ async def test_changes_of_a_run_in_newer_hands_are_cut_off_at_once(interruption:
 
 
 async def test_changes_may_still_begin_when_the_worker_leaves(interruption: Interruption) -> None:
-    interruption.leave()
+    interruption.request_drain()
     interruption.changes_begin()
 
 
@@ -145,7 +145,7 @@ async def test_work_of_a_worker_that_leaves_goes_on_until_it_looks_up(interrupti
     work = Work()
     guarded = asyncio.create_task(interruption.guard(work()))
     await work.begun.wait()
-    interruption.leave()
+    interruption.request_drain()
     work.let_go.set()
     assert await guarded == "done"
     with pytest.raises(Interrupted) as interrupted:
@@ -165,7 +165,7 @@ async def test_a_pause_ends_when_interrupted(interruption: Interruption) -> None
 async def test_a_pause_ends_when_the_worker_leaves(interruption: Interruption) -> None:
     pausing = asyncio.create_task(interruption.pause(600))
     await asyncio.sleep(0)
-    interruption.leave()
+    interruption.request_drain()
     with pytest.raises(Interrupted) as interrupted:
         await pausing
     assert interrupted.value.cause is Cause.DRAINED

@@ -73,7 +73,7 @@ async def test_a_jobs_life_needs_no_command_that_redis_6_2_lacks(clients: RedisC
     assert [job.run_id for job in await queue.finished()] == [last.run_id, JOB.run_id]
     await queue.mirror_dead({"run-1": 1.0})
     await queue.end_wait("worker")
-    await queue.leave("worker")
+    await queue.deregister("worker")
     assert (await queue.statistics()).workers == 0
 
 

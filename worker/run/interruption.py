@@ -67,7 +67,7 @@ class Interruption:
         self._pause_over = asyncio.Event()
         self._leaving = False
 
-    def leave(self) -> None:
+    def request_drain(self) -> None:
         """The worker drains: what is in hand may go on until the next `check`."""
         self._leaving = True
         self._pause_over.set()

@@ -26,7 +26,7 @@ class TokenBuckets(ABC):
         """Waits until each of the buckets holds `estimate` tokens, or is full where that is more than it can hold;
         then takes the estimate from all of them at once. A level may fall below zero by what exceeds the burst.
 
-        `on_wait` is told the seconds that it will take, as far as is known, each time it is asked again. Nothing is
+        `on_wait` gets the seconds that it will take, as far as is known, each time it is asked again. Nothing is
         raised while Redis is away: it waits. Cancelled, it takes nothing.
         """
 

@@ -36,18 +36,18 @@ Names = tuple[str, ...]
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """`told` is the time, of the monotonic clock, at which it was told to go on."""
+    """`reported`: the time, of the monotonic clock, at which the call goes on, as it was last reported."""
 
     ticket: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    told: float | None = None
+    reported: float | None = None
 
-    def tell(self, wait: float, on_wait: Callable[[float], None]) -> None:
+    def report(self, wait: float, on_wait: Callable[[float], None]) -> None:
         """Only what is new: by more than a second, and more than a tenth of the wait."""
         due = time.monotonic() + wait
-        if self.told is None or abs(due - self.told) > max(wait / 10, 1.0):
-            self.told = due
+        if self.reported is None or abs(due - self.reported) > max(wait / 10, 1.0):
+            self.reported = due
             on_wait(wait)
 
     async def nap(self, seconds: float) -> None:
@@ -87,7 +87,7 @@ class RedisTokenBuckets(TokenBuckets):
                 if wait == 0:
                     taken = True
                     return
-                me.tell(wait, on_wait)
+                me.report(wait, on_wait)
                 await me.nap(min(wait, self._again) if line[0] is me else RENEWED_SECONDS)
         finally:
             line.remove(me)

@@ -29,7 +29,7 @@ class WaitingForModel:
     """What a run's model call waits for: its turn at a server, or tokens of its agent or user.
 
     Of a slot: `position` counts from 1 among the `waiting` calls, and the server takes `slots` calls at once. It is as
-    old as the last renewal. Of tokens: `seconds` until there are enough, as it was told last.
+    old as the last renewal. Of tokens: `seconds` until there are enough, as it was reported last.
     """
 
     what: Literal["slot", "tokens"]
@@ -50,14 +50,14 @@ class Slots(ABC):
         """Waits until the server takes the call: at most `parallel` at once (0: any number, nobody is asked), of at
         most `models` different models (0: any number). The slot is held for the block.
 
-        `on_wait` is told the call's position, from 1, when it has to wait and when that changes notably; it returns at
+        `on_wait` gets the call's position, from 1, when it has to wait and when that changes notably; it returns at
         once and raises nothing. Nothing is raised while Redis is away: who waits goes on waiting, who holds a slot goes
         on. Needs `run` to be running.
         """
 
     @abstractmethod
     async def run(self) -> None:
-        """Renews what this process holds and hears what is granted to it, until it is cancelled. Once a process."""
+        """Renews what this process holds and receives what is granted to it, until it is cancelled. Once a process."""
 
     @abstractmethod
     async def waiting(self, run_id: str) -> WaitingForModel | None:

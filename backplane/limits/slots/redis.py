@@ -1,10 +1,10 @@
 """Model slots in Redis: one hash a server, changed by scripts that give a freed slot to the next in the same step.
 
-A call that waits costs nothing: its process blocks on one list of its own, its bell, whatever number of calls wait
-there. A process has one lease for all its calls; who dies loses its slots, and its places among those that wait, once
-that ends. The lease's renewal also compares both sides, so whatever was lost (a ring, a release, all of Redis) is
-mended within a sixth of the lease. Redis emptied: nothing is granted until everybody has told what it holds, a quarter
-of the lease; only a process that had no call before, and asks before all others, may be let in too early.
+A call that waits costs nothing: its process blocks on one list of its own, its wake-up list, whatever number of calls
+wait there. A process has one lease for all its calls; who dies loses its slots, and its places among those that wait,
+once that ends. The lease's renewal also compares both sides, so whatever was lost (a wake-up, a release, all of Redis)
+is mended within a sixth of the lease. Redis emptied: nothing is granted until every process has reported what it holds,
+a quarter of the lease; only a process that had no call before, and asks before all others, may be let in too early.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from backplane.process.retrying import until_available
 from backplane.redis.client import Argument, RedisClients, Script, translated
 
 LUA = Path(__file__).parent / "lua"
-BELL_SECONDS = 20.0
+WAKE_UP_SECONDS = 20.0
 NO_ANSWER_SECONDS = 5.0
 RENEWALS = 6
 """In one lease. The lease in Redis is one renewal shorter: who lives finds out at its own next one that another died,
@@ -45,18 +45,20 @@ class _SlotCall:
     on_wait: Callable[[int], None]
     began: float
     granted: asyncio.Event = field(default_factory=asyncio.Event)
-    told: int | None = None
+    reported: int | None = None
 
-    def tell(self, place: int) -> None:
+    def report(self, place: int) -> None:
         """0: it has a slot. Further behind than the tenth, only steps of a tenth are worth telling."""
         if place == 0:
             self.granted.set()
         elif not self.granted.is_set() and self._is_news(place):
-            self.told = place
+            self.reported = place
             self.on_wait(place)
 
     def _is_news(self, place: int) -> bool:
-        return self.told is None or (place != self.told and (place <= 10 or abs(place - self.told) * 10 >= self.told))
+        return self.reported is None or (
+            place != self.reported and (place <= 10 or abs(place - self.reported) * 10 >= self.reported)
+        )
 
 
 @dataclass(slots=True)
@@ -160,7 +162,7 @@ class RedisSlots(Slots):
         if place == 0 and time.monotonic() - self._servers[call.request.server].renewed > self._lease_seconds:
             self._look.set()
         else:
-            call.tell(place)
+            call.report(place)
 
     async def _enter_call(self, number: int, call: _SlotCall) -> None:
         request, waited, asked = call.request, _milliseconds_since(call.began), time.monotonic()
@@ -184,11 +186,14 @@ class RedisSlots(Slots):
         while True:
             await until_available(self._hear, partial(_tell, "no model slot can be granted"))
 
-    async def _hear(self) -> None:
+    async def _receive(self) -> None:
         with translated():
-            async with asyncio.timeout(BELL_SECONDS + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
-                [rung] = await connection.ask(("BRPOP", self._keys.model_bell(self._worker), BELL_SECONDS))
-        if rung and (call := self._calls.get(int(rung[1].rpartition(".")[2]))):
+            async with (
+                asyncio.timeout(WAKE_UP_SECONDS + NO_ANSWER_SECONDS),
+                self._clients.own_connection() as connection,
+            ):
+                [woken] = await connection.ask(("BRPOP", self._keys.model_wake_ups(self._worker), WAKE_UP_SECONDS))
+        if woken and (call := self._calls.get(int(woken[1].rpartition(".")[2]))):
             self._tell_place(call, 0)
 
     async def _renew_forever(self) -> None:

@@ -9,7 +9,7 @@ local now = clock[1] * 1000 + clock[2] / 1000
 local PENDING = { ['0'] = base .. 'pending:low', ['1'] = base .. 'pending', ['2'] = base .. 'pending:high',
   ['3'] = base .. 'pending:critical' }
 local taken, leases = {}, {}
--- A worker that leaves has left a second ring at its own door, for this very call.
+-- A worker that stops has put a second entry into its own wake-up list, for this very call.
 if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
   -- Written for each run, and a number costs more to write than a string.
   local ends, stamp = string.format('%.0f', now + ARGV[2]), string.format('%.0f', now)
@@ -34,7 +34,7 @@ if redis.call('DEL', base .. 'doorbell:' .. worker) == 0 then
   end
   if #leases > 0 then redis.call('ZADD', base .. 'leases', unpack(leases)) end
 end
--- A worker that took the bell may have had no slot for the rest, or died before it came here.
+-- A worker that took the entry may have had no slot for the rest, or died before this call.
 if redis.call('EXISTS', base .. 'order') == 0 then
   redis.call('DEL', base .. 'doorbell')
 elseif redis.call('EXISTS', base .. 'doorbell') == 0 then

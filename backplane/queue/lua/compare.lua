@@ -33,7 +33,7 @@ local function queued(job)
   local there = redis.call('ZSCORE', base .. 'order', job.run)
   local score = job.score or there or score_of(job)
   local mended = member('order', score, job.run)
-  if mended and not there then rung = rung + 1 end
+  if mended and not there then to_wake = to_wake + 1 end
   if job.score then return mended end
   redis.call('HSET', base .. job.run, 'score', score)
   return true
@@ -106,5 +106,5 @@ for i, new in ipairs(cjson.decode(ARGV[4])) do
     answers[i] = lease and tonumber(lease) > now and 0 or 2
   end
 end
-ring()
+wake_workers()
 return answers

@@ -48,5 +48,5 @@ for i, new in ipairs(cjson.decode(ARGV[3])) do
     answers[i] = 1
   end
 end
-ring()
+wake_workers()
 return answers

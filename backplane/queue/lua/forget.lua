@@ -21,5 +21,5 @@ else
     'places', '0')
   remember_finished({ run })
 end
-ring()
+wake_workers()
 return 1

@@ -23,5 +23,5 @@ for _, name in ipairs(cjson.decode(ARGV[3])) do
   end
   entered = entered + let_in(name, tonumber(ARGV[4]))
 end
-ring()
+wake_workers()
 return { wrong, entered, unleased }

@@ -38,6 +38,6 @@ for _, run in ipairs(old) do
     end
   end
 end
-ring()
+wake_workers()
 redis.call('SET', base .. 'platform', ARGV[4])
 return 1

@@ -20,7 +20,7 @@ local function go_on_without_memory() redis.call('ZREM', base .. 'leases', '') e
 local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
 local GATES = 3
 local STATES = { queued = true, parked = true, scheduled = true, running = true, finished = true }
-local rung = 0
+local to_wake = 0
 
 -- The cap that is the i-th in a job's way: its name, and how many may pass (nil or 0: any number).
 local function gate(i, job)
@@ -104,7 +104,7 @@ local function enter(job, from, ...)
     'since', string.format('%.3f', job.since), ...)
   redis.call('LPUSH', PENDING[job.priority], job.run)
   redis.call('ZADD', base .. 'order', job.score, job.run)
-  rung = rung + 1
+  to_wake = to_wake + 1
   return true
 end
 
@@ -168,7 +168,7 @@ local function put_back(job)
   redis.call('SADD', base .. 'waiting:' .. job.user, job.run)
   redis.call('RPUSH', PENDING[job.priority], job.run)
   redis.call('ZADD', base .. 'order', job.score or score_of(job), job.run)
-  rung = rung + 1
+  to_wake = to_wake + 1
 end
 
 -- Of jobs that are over the last hundred stay.
@@ -181,12 +181,12 @@ local function remember_finished(runs)
   end
 end
 
--- One ring wakes one worker, and a worker that leaves something behind rings again.
-local function ring()
-  if rung == 0 then return end
-  local rings = { '1' }
-  for i = 2, math.min(rung, 100) do rings[i] = '1' end
-  if redis.call('LPUSH', base .. 'doorbell', unpack(rings)) > 100 then
+-- One entry wakes one worker. A worker that leaves runs behind adds an entry again.
+local function wake_workers()
+  if to_wake == 0 then return end
+  local wake_ups = { '1' }
+  for i = 2, math.min(to_wake, 100) do wake_ups[i] = '1' end
+  if redis.call('LPUSH', base .. 'doorbell', unpack(wake_ups)) > 100 then
     redis.call('LTRIM', base .. 'doorbell', 0, 99)
   end
 end

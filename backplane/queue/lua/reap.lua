@@ -32,7 +32,7 @@ if redis.call('EXISTS', base .. 'gates') == 1 then
   end
 end
 redis.call('ZREMRANGEBYSCORE', base .. 'workers', '-inf', now)
-ring()
+wake_workers()
 local next_end = ''
 for _, set in ipairs({ 'leases', 'scheduled' }) do
   local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')

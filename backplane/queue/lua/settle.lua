@@ -1,5 +1,5 @@
 -- Give up holds: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
--- in hands that the queue does not know.
+-- claimed by a worker that the queue does not know.
 -- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
 --         duration in s or null, delay in ms, 1 when it is dead], …]
 -- keys  those of places.lua, leases, finished, durations, dead
@@ -39,5 +39,5 @@ if #took > 0 then
   redis.call('LPUSH', base .. 'durations', unpack(took))
   redis.call('LTRIM', base .. 'durations', 0, 99)
 end
-ring()
+wake_workers()
 return #released

@@ -345,7 +345,7 @@ async def test_a_wait_for_a_turn_is_told_and_ends_when_the_worker_leaves(
             return any("1 in line" in told["line"] for told in await second.told(EventType.LOG))
 
         await wait_until(told)
-        second.interruption.leave()
+        second.interruption.request_drain()
         with pytest.raises(Interrupted, match="drained"):
             await calls[1]
         await end(*calls)

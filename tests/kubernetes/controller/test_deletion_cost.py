@@ -19,6 +19,6 @@ async def test_pods_bear_the_number_of_runs_in_hand_as_their_cost(kubernetes: Cl
     assert await kubernetes.annotation(busy, ANNOTATION) == "2"
     assert await kubernetes.annotation(idle, ANNOTATION) in (None, "0")
     assert await kubernetes.annotation(api, ANNOTATION) is None
-    await platform.queue.leave(f"{busy}-1-abc123")
+    await platform.queue.deregister(f"{busy}-1-abc123")
     await costs.update(kubernetes.api)
     assert await kubernetes.annotation(busy, ANNOTATION) == "0"

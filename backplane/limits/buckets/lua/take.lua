@@ -1,11 +1,11 @@
 -- Take an estimate from all buckets, or from none. Who lacks tokens is noted as the first at the bucket unless another
 -- waits there for longer, and none that came later is served before it: else small calls would keep out a large one.
 -- ARGV  own+1 ticket   own+2 how long it has waited, ms   own+3 estimate   own+4 how long it is the first unless it asks
---       again, ms   own+5 run, '' is none   own+6 how long that the run waits is told, ms
+--       again, ms   own+5 run, '' is none   own+6 how long the run's wait is kept for others to see, ms
 -- keys  waits:{run_id}   done:{ticket}
 -- gives ms until there may be enough, as text; "0": taken
 local ticket, estimate, run = ARGV[own + 1], tonumber(ARGV[own + 3]), ARGV[own + 5]
-local arrived, patience = now - ARGV[own + 2], tonumber(ARGV[own + 4])
+local arrived, first_for = now - ARGV[own + 2], tonumber(ARGV[own + 4])
 if is_done(ticket) then return '0' end
 -- A rounding error must not cost a wait.
 local ROUNDING = 0.000001
@@ -33,7 +33,7 @@ for _, b in ipairs(buckets) do
     no_longer_first(b, ticket)
   elseif not b.theirs then
     redis.call('HSET', b.key, 'first', ticket, 'arrived', text(arrived), 'due', text(now + b.lacks / b.rate),
-      'until', text(now + patience))
+      'until', text(now + first_for))
   end
 end
 if run ~= '' then

@@ -20,7 +20,7 @@ local function text(time) return string.format('%.0f', time) end
 local stamp = text(now)
 
 local epoch, withheld
--- The call that gets the script's answer, and needs no ring.
+-- The call that gets the script's answer, and needs no wake-up.
 local asking
 local calls, workers, served, marks = {}, {}, {}, {}
 local held = { all = 0, model = {}, user = {} }
@@ -154,9 +154,9 @@ local function grant()
     redis.call('HSET', key, 'u:' .. call.user, stamp)
     redis.call('HDEL', base .. 'waits:' .. call.run, call.id)
     if call.id ~= asking then
-      local bell = base .. 'bell:' .. call.worker
-      redis.call('LPUSH', bell, call.id)
-      redis.call('PEXPIRE', bell, ARGV[6])
+      local wake_ups = base .. 'bell:' .. call.worker
+      redis.call('LPUSH', wake_ups, call.id)
+      redis.call('PEXPIRE', wake_ups, ARGV[6])
     end
   end
 end
@@ -178,7 +178,7 @@ local function lines()
   return found
 end
 
--- How many are served up to this call if all take turns and the models do not matter; told to whoever asks why it waits.
+-- How many are served up to this call if all take turns and the models do not matter; reported to whoever asks why it waits.
 local function place_of(call, found)
   local own, last = found[call.user], served[call.user] or 0
   if not call.turn then
