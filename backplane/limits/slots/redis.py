@@ -184,7 +184,7 @@ class RedisSlots(Slots):
 
     async def _listen(self) -> None:
         while True:
-            await until_available(self._hear, partial(_tell, "no model slot can be granted"))
+            await until_available(self._receive, partial(_tell, "no model slot can be granted"))
 
     async def _receive(self) -> None:
         with translated():

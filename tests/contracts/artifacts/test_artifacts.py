@@ -329,13 +329,13 @@ async def test_a_rollback_may_bring_back_more_than_the_quota(make: Callable[...,
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from backplane.artifacts.base import Agent, Author
+from backplane.artifacts.base import AgentId, Author
 from backplane.artifacts.git import GitArtifacts
 
 async def main(folder, user, agent, name, count):
     artifacts = GitArtifacts(Path(folder), max_bytes=10**6, history_max_bytes=10**8, wait_seconds=60)
     for number in range(int(count)):
-        await artifacts.write(Agent(user, agent), f"{name}/{number}", name.encode(), Author(run_id=name))
+        await artifacts.write(AgentId(user, agent), f"{name}/{number}", name.encode(), Author(run_id=name))
         print(number, flush=True)
 
 asyncio.run(main(*sys.argv[1:]))

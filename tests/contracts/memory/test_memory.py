@@ -186,10 +186,10 @@ REMEMBERING = """
 import asyncio, sys
 from pathlib import Path
 from worker.llm.embedding import HashedEmbedder
-from worker.memory.qdrant import Folder, QdrantMemory
+from worker.memory.qdrant import QdrantFolder, QdrantMemory
 
 async def main(folder, name):
-    memory = QdrantMemory(Folder(Path(folder), wait_seconds=60), HashedEmbedder(), max_items=1000, max_chars=100)
+    memory = QdrantMemory(QdrantFolder(Path(folder), wait_seconds=60), HashedEmbedder(), max_items=1000, max_chars=100)
     for number in range(5):
         await memory.remember("user-1", "default", f"{name} {number}", [], run_id="run")
 
