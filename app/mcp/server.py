@@ -26,7 +26,7 @@ from app.explanation import in_words, reasons
 from app.mcp.endpoint import SCOPE_CONTEXT
 from app.routes.runs import situation_of
 from app.schemas.runs import NewRun, RunId
-from app.streams.buffer import EndReason, Watcher
+from app.streams.buffer import StreamEnd, Watcher
 from backplane import VERSION
 from backplane.domain.events import Event
 from backplane.domain.runs import FINAL, Run, RunStatus
@@ -215,7 +215,7 @@ async def _next_events(
             async with asyncio.timeout(wait_seconds):
                 while watched.newest <= after and watched.epoch == epoch and not (watched.swept or watcher.end_reason):
                     await watched.wait(watcher)
-    if watcher.end_reason is EndReason.REVOKED:
+    if watcher.end_reason is StreamEnd.REVOKED:
         raise Unauthenticated("this token was revoked, or its user has another tier now")
     events, _ = await context.history.after(run.id, after)
     return events

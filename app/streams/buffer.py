@@ -166,7 +166,7 @@ class Watched(Generic[Cursor]):
             self.idle_since = asyncio.get_running_loop().time()
 
 
-class EndReason(Enum):
+class StreamEnd(Enum):
     """Why a stream ends before its end."""
 
     GONE = "the client has gone"
@@ -185,11 +185,11 @@ class Watcher:
         self.sent_at = asyncio.get_running_loop().time()
         self.is_sending = False
         self.is_due = False
-        self.end_reason: EndReason | None = None
+        self.end_reason: StreamEnd | None = None
         self.task: asyncio.Task[object] | None = None
         self.waiting: asyncio.Future[None] | None = None
 
-    def end(self, reason: EndReason) -> None:
+    def end(self, reason: StreamEnd) -> None:
         """Interrupt it, wherever it is."""
         if self.end_reason is not None:
             return

@@ -18,7 +18,7 @@ from sse_starlette.sse import AppStatus
 
 from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
-from app.streams.buffer import EndReason, Frame, Watched, Watcher
+from app.streams.buffer import Frame, StreamEnd, Watched, Watcher
 from app.streams.feed import WatchedFeed
 from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.runs import RunStatus
@@ -280,9 +280,9 @@ class Hub:
             for watcher in list(self._watchers):
                 silent = now - watcher.sent_at
                 if stopping:
-                    watcher.end(EndReason.SHUTDOWN)
+                    watcher.end(StreamEnd.SHUTDOWN)
                 elif watcher.is_sending and silent >= self._send_timeout_seconds:
-                    watcher.end(EndReason.TOO_SLOW)
+                    watcher.end(StreamEnd.TOO_SLOW)
                 elif not watcher.is_sending and silent >= self._heartbeat_seconds:
                     watcher.remind()
 
@@ -348,7 +348,7 @@ class Hub:
             for watcher in list(self._watchers):
                 access = watcher.access
                 if access.digest in digests and users.get(access.digest) != access.user:
-                    watcher.end(EndReason.REVOKED)
+                    watcher.end(StreamEnd.REVOKED)
 
 
 async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[None]]) -> None:

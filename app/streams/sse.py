@@ -20,7 +20,7 @@ import structlog
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from app.streams.buffer import Cursor, EndReason, Span, Watched, Watcher, span_of
+from app.streams.buffer import Cursor, Span, StreamEnd, Watched, Watcher, span_of
 from app.streams.hub import Hub, frame_of
 from backplane.domain.events import Event, EventType, encode
 from backplane.errors import Unavailable
@@ -221,10 +221,10 @@ class EventStream(EventSourceResponse):
                 finally:
                     watcher.task = None
                     await end(waiting)
-        if watcher.end_reason is EndReason.TOO_SLOW:
+        if watcher.end_reason is StreamEnd.TOO_SLOW:
             log.warning("a client took nothing for too long and is cut off", path=scope["path"])
-        elif watcher.end_reason is not EndReason.GONE and not watcher.is_sending:
-            last = REVOKED if watcher.end_reason is EndReason.REVOKED else b""
+        elif watcher.end_reason is not StreamEnd.GONE and not watcher.is_sending:
+            last = REVOKED if watcher.end_reason is StreamEnd.REVOKED else b""
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
@@ -241,7 +241,7 @@ class EventStream(EventSourceResponse):
 async def _wait_until_gone(receive: Receive, watcher: Watcher) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    watcher.end(EndReason.GONE)
+    watcher.end(StreamEnd.GONE)
 
 
 def _with_gaps(run_id: str, cursor: int, events: Sequence[Event]) -> list[Event]:

@@ -66,7 +66,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PlatformState:
     """What the platform knows: the runs there are, and the live workers (None: the queue did not answer)."""
 
     holds: Mapping[str, Hold]
@@ -83,7 +83,7 @@ class Times:
     session: float
 
 
-def fate(job: SandboxJob, known: Known, times: Times) -> Fate:
+def fate(job: SandboxJob, known: PlatformState, times: Times) -> Fate:
     """What happens to a Job, by what is known at this moment."""
     if job.finished_seconds is not None:
         # Clusters before 1.23 do not do so themselves.
@@ -103,7 +103,7 @@ Doubts = Mapping[Owner, float]
 
 
 def judge(
-    jobs: Iterable[SandboxJob], known: Known, times: Times, doubts: Doubts, now: float
+    jobs: Iterable[SandboxJob], known: PlatformState, times: Times, doubts: Doubts, now: float
 ) -> tuple[list[SandboxJob], Doubts]:
     """Which of the Jobs go now, and the doubts for the next pass. For a Job with a new owner the time begins anew."""
     going, remaining = [], {}
@@ -154,7 +154,7 @@ class SandboxJobCollector:
     async def collect(self, api: ApiServer) -> None:
         """One pass. Raises PlatformError when the cluster or the database does not answer."""
         jobs = await list_jobs(api, self._namespace)
-        known = Known(
+        known = PlatformState(
             await self._runs.holds({job.run_id for job in jobs if job.run_id}) if jobs else {},
             await self._live_workers() if any(job.is_warm for job in jobs) else frozenset(),
         )

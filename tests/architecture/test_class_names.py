@@ -6,9 +6,6 @@ from pathlib import Path
 
 from tests.architecture.test_layout import PACKAGES, modules
 
-KNOWN = frozenset({"Call", "Cluster", "Ended", "Known", "Look", "Runner", "Try", "Tunnel", "Tunnels"})
-"""Names that two classes still share. None is added."""
-
 
 def classes() -> dict[str, list[str]]:
     """The files of each class, by its name without a leading underscore."""
@@ -22,5 +19,5 @@ def classes() -> dict[str, list[str]]:
 
 
 def test_no_two_classes_of_the_product_have_the_same_name() -> None:
-    shared = {name: files for name, files in classes().items() if len(files) > 1 and name not in KNOWN}
+    shared = {name: files for name, files in classes().items() if len(files) > 1}
     assert shared == {}

@@ -8,20 +8,20 @@ import pytest
 
 from backplane.domain import sandbox_labels
 from backplane.domain.runs import Hold, RunStatus
-from controller.cleanup.sandbox_jobs import Doubts, Fate, Known, SandboxJob, Times, fate, judge
+from controller.cleanup.sandbox_jobs import Doubts, Fate, PlatformState, SandboxJob, Times, fate, judge
 from worker.sandbox.kubernetes import manifest as worker_job
 
 TIMES = Times(lease=15, finished=300, session=14_400)
 JOB = SandboxJob("step-1", "uid-1", "7", "run-1", generation=2, worker="w-1", is_warm=False, age_seconds=60)
 WARM = replace(JOB, name="warm-1", run_id="", generation=0, is_warm=True)
-OVER = Known({"run-1": Hold(RunStatus.COMPLETED, 2)}, frozenset())
+OVER = PlatformState({"run-1": Hold(RunStatus.COMPLETED, 2)}, frozenset())
 
 
-def known(status: RunStatus, generation: int = 2) -> Known:
-    return Known({"run-1": Hold(status, generation)}, frozenset({"w-1"}))
+def known(status: RunStatus, generation: int = 2) -> PlatformState:
+    return PlatformState({"run-1": Hold(status, generation)}, frozenset({"w-1"}))
 
 
-def passes(jobs: Iterable[SandboxJob], what: Known, *times: float) -> list[list[str]]:
+def passes(jobs: Iterable[SandboxJob], what: PlatformState, *times: float) -> list[list[str]]:
     """The names of those that go in passes at these times."""
     doubts: Doubts = {}
     found = []
@@ -52,7 +52,7 @@ def test_a_job_of_an_older_holder_is_doubtful() -> None:
 
 
 def test_a_job_of_an_unknown_run_is_doubtful() -> None:
-    assert fate(JOB, Known({}, frozenset()), TIMES) is Fate.DOUBTFUL
+    assert fate(JOB, PlatformState({}, frozenset()), TIMES) is Fate.DOUBTFUL
 
 
 def test_a_doubtful_job_goes_when_it_is_so_a_lease_later_and_not_before() -> None:
@@ -102,16 +102,16 @@ def test_a_finished_job_stays_for_its_time_whatever_became_of_its_run() -> None:
 
 
 def test_a_warm_job_stays_while_its_worker_lives() -> None:
-    assert fate(WARM, Known({}, frozenset({"w-1"})), TIMES) is Fate.STAYS
-    assert fate(WARM, Known({}, frozenset({"w-2"})), TIMES) is Fate.DOUBTFUL
+    assert fate(WARM, PlatformState({}, frozenset({"w-1"})), TIMES) is Fate.STAYS
+    assert fate(WARM, PlatformState({}, frozenset({"w-2"})), TIMES) is Fate.DOUBTFUL
 
 
 def test_warm_jobs_stay_while_nobody_can_say_which_workers_live() -> None:
-    assert fate(WARM, Known({}, None), TIMES) is Fate.STAYS
+    assert fate(WARM, PlatformState({}, None), TIMES) is Fate.STAYS
 
 
 def test_an_old_warm_job_goes_though_its_worker_lives() -> None:
-    assert fate(replace(WARM, age_seconds=14_401), Known({}, frozenset({"w-1"})), TIMES) is Fate.GOES
+    assert fate(replace(WARM, age_seconds=14_401), PlatformState({}, frozenset({"w-1"})), TIMES) is Fate.GOES
 
 
 @pytest.mark.parametrize("text", ["host-1-abcdef", "x" * 63, "x" * 64, "-leading", "", "ä"])

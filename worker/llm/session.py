@@ -86,7 +86,7 @@ class RecordedFailure(ModelError):
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownCall:
     """What is known of a call. `seconds`: of its last try. `is_lost`: nobody knows how its last try ended."""
 
     status: CallStatus
@@ -97,7 +97,7 @@ class _Known:
 
 
 @dataclass(slots=True)
-class _Call:
+class _SessionCall:
     """A call in hand. `totals`: of the tries before the one that is being made."""
 
     key: CallKey
@@ -148,7 +148,7 @@ class RunModels(Models):
         )
         self._knows_rates = False
         """Its watchers have read which settings its calls wait for."""
-        self._known: dict[CallKey, _Known] = {}
+        self._known: dict[CallKey, _KnownCall] = {}
         self._loading = asyncio.Lock()
         self._loaded = False
         origin = run.origin or {}
@@ -162,7 +162,7 @@ class RunModels(Models):
             for call in await self._read(lambda: self._calls.of_run(self._run.id)):
                 seconds = (call.finished_at - call.started_at).total_seconds() if call.finished_at else 0.0
                 is_lost = call.finished_at is None
-                self._known[call.key] = _Known(call.status, call.request_digest, call.totals, seconds, is_lost)
+                self._known[call.key] = _KnownCall(call.status, call.request_digest, call.totals, seconds, is_lost)
             self._loaded = True
 
     async def ask(
@@ -178,7 +178,7 @@ class RunModels(Models):
             if recorded and recorded.response is not None:
                 return answer_of(recorded.response)
         totals = known.totals if known else CallTotals()
-        call = _Call(key, request, digest, on_text or _unheard, totals)
+        call = _SessionCall(key, request, digest, on_text or _unheard, totals)
         most = self._gateway.limits.input_bytes
         if (size := size_of(request)) > most:
             raise ModelContextTooLong(f"the prompt has {size} bytes, and MODEL_MAX_INPUT_BYTES allows {most}")
@@ -202,7 +202,7 @@ class RunModels(Models):
             return None
         return price.micro_usd(input_tokens, output_tokens) if price else None
 
-    async def _asked(self, call: _Call, candidates: list[Candidate]) -> ModelResponse:
+    async def _asked(self, call: _SessionCall, candidates: list[Candidate]) -> ModelResponse:
         failures: list[tuple[Candidate, ModelError, int]] = []
         for candidate in candidates:
             outcome, tries = await self._tried(call, candidate, is_last=candidate is candidates[-1])
@@ -212,7 +212,7 @@ class RunModels(Models):
         raise _failure(failures)
 
     async def _tried(
-        self, call: _Call, candidate: Candidate, *, is_last: bool
+        self, call: _SessionCall, candidate: Candidate, *, is_last: bool
     ) -> tuple[ModelResponse | ModelError, int]:
         """What one model gives, an answer or the last error, and after how many tries."""
         self._interruption.check()
@@ -229,7 +229,7 @@ class RunModels(Models):
             await self._interruption.pause(pause)
         raise AssertionError("the count never ends")
 
-    async def _try(self, call: _Call, candidate: Candidate) -> _Try:
+    async def _try(self, call: _SessionCall, candidate: Candidate) -> _Try:
         """A try that has an answer is recorded; one that failed is still to be. Raises BudgetExhausted, Interrupted."""
         one = _Try(candidate)
         if candidate.price is None and await self._budget.left(Resource.MICRO_USD) is not None:
@@ -256,7 +256,7 @@ class RunModels(Models):
             raise
         return one
 
-    async def _turn(self, stack: AsyncExitStack, call: _Call, one: _Try) -> Callable[[int], None]:
+    async def _turn(self, stack: AsyncExitStack, call: _SessionCall, one: _Try) -> Callable[[int], None]:
         candidate, server = one.candidate, one.candidate.name.server
         estimate = self._gateway.usual_output(candidate, call.request.max_output_tokens)
         rates = self._gateway.limits.rates
@@ -282,7 +282,7 @@ class RunModels(Models):
                 await stack.enter_async_context(turn)
         return took
 
-    async def _begin(self, call: _Call, one: _Try) -> None:
+    async def _begin(self, call: _SessionCall, one: _Try) -> None:
         name = one.candidate.name
         record = record_of(call.request, self._gateway.limits.record_bytes)
         beginning = BeginningCall(call.key, one.id, name.server, name.model, record, call.digest)
@@ -301,7 +301,7 @@ class RunModels(Models):
             one.begun = False
             raise
 
-    async def _make(self, call: _Call, one: _Try) -> None:
+    async def _make(self, call: _SessionCall, one: _Try) -> None:
         began = time.monotonic()
         about = {**_place(call), "model": str(one.candidate.name)}
         progress = self._progress.of_call(about, with_text=call.on_text is not _unheard)
@@ -332,7 +332,7 @@ class RunModels(Models):
             answer = redacted_answer(one.response, self._redact)
             one.response = replace(answer, model=name, micro_usd=one.micro_usd, seconds=one.seconds)
 
-    async def _end(self, call: _Call, one: _Try, status: CallStatus, pause: float | None = None) -> None:
+    async def _end(self, call: _SessionCall, one: _Try, status: CallStatus, pause: float | None = None) -> None:
         """Write down what came of a try, and tell it. `pause`: until the next one."""
         told = [self._event(call, one, "retrying" if status is CallStatus.STARTED else status.value)]
         if pause is not None and one.error is not None:
@@ -350,11 +350,11 @@ class RunModels(Models):
             raise
         call.totals = self._known[call.key].totals
 
-    def _ending(self, call: _Call, one: _Try, status: CallStatus) -> Write:
+    def _ending(self, call: _SessionCall, one: _Try, status: CallStatus) -> Write:
         usage = one.usage or Usage(0, 0)
         micro_usd = one.micro_usd if one.usage else 0
         totals = call.totals + CallTotals(usage.input_tokens, usage.output_tokens, micro_usd)
-        self._known[call.key] = _Known(status, call.digest, totals, one.seconds)
+        self._known[call.key] = _KnownCall(status, call.digest, totals, one.seconds)
         spent = Amounts(
             tokens=usage.input_tokens + usage.output_tokens,
             micro_usd=micro_usd or 0,
@@ -370,7 +370,7 @@ class RunModels(Models):
 
         return write
 
-    def _event(self, call: _Call, one: _Try, status: str) -> Told:
+    def _event(self, call: _SessionCall, one: _Try, status: str) -> Told:
         told: dict[str, object] = {
             **_place(call),
             "model": str(one.candidate.name),
@@ -385,7 +385,7 @@ class RunModels(Models):
             told["error"] = {"code": one.error.code, "message": one.error.message}
         return EventType.MODEL, told
 
-    async def _replayed(self, call: _Call, run_id: str) -> ModelResponse:
+    async def _replayed(self, call: _SessionCall, run_id: str) -> ModelResponse:
         recorded = await self._read(lambda: self._calls.find(run_id, call.key))
         request = record_of(call.request, self._gateway.limits.record_bytes)
         response = _answer_for_replay(call, recorded, request, run_id)
@@ -402,7 +402,7 @@ class RunModels(Models):
         told = {"model": name, "status": "completed", "replayed": True, "duration_ms": 0, "usd": 0.0}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
         await self._events.record(write, tell=[(EventType.MODEL, {**_place(call), **told, **counts})])
-        self._known[call.key] = _Known(CallStatus.COMPLETED, call.digest, totals, 0.0)
+        self._known[call.key] = _KnownCall(CallStatus.COMPLETED, call.digest, totals, 0.0)
         call.on_text(response.text)
         return response
 
@@ -433,10 +433,10 @@ class RunModels(Models):
 
         return await until_available(call, tell)
 
-    def _run_error(self, error: ModelError, call: _Call) -> RunError:
+    def _run_error(self, error: ModelError, call: _SessionCall) -> RunError:
         return RunError(error.code, error.message, error.retryable, _step_of(call.key) or None)
 
-    def _notice(self, call: _Call, line: str, level: str) -> Told:
+    def _notice(self, call: _SessionCall, line: str, level: str) -> Told:
         step = {"step": _step_of(call.key)} if call.key.step_id else {}
         return EventType.LOG, {"line": line, "level": level, **step}
 
@@ -445,7 +445,7 @@ def _unheard(_: str) -> None:
     pass
 
 
-def _place(call: _Call) -> dict[str, object]:
+def _place(call: _SessionCall) -> dict[str, object]:
     return {"step": _step_of(call.key), "purpose": call.key.purpose, "number": call.key.number}
 
 
@@ -479,7 +479,7 @@ def _failure(failures: list[tuple[Candidate, ModelError, int]]) -> ModelError:
 
 
 def _answer_for_replay(
-    call: _Call, recorded: RecordedCall | None, request: dict[str, object], run_id: str
+    call: _SessionCall, recorded: RecordedCall | None, request: dict[str, object], run_id: str
 ) -> ModelResponse:
     """Raises ReplayDiverged, and what the recorded call failed of."""
     where = f"{call.key.purpose} {call.key.number}" + (f" of step {call.key.step_id}" if call.key.step_id else "")

@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CallEnded:
     """The call ended, well where `error` is None; else `effect` is what it has done outside and `follows` what follows
     from that."""
 
@@ -114,7 +114,7 @@ class Broken:
     outcome: StepEnd = "failed"
 
 
-Verdict = Ended | CutOff | NeedsAnswer | Suspend | WaitForPart | AskWhetherDone | Broken
+Verdict = CallEnded | CutOff | NeedsAnswer | Suspend | WaitForPart | AskWhetherDone | Broken
 
 
 def decide(attempt: Attempt, facts: Facts) -> Verdict:
@@ -153,7 +153,14 @@ def decide(attempt: Attempt, facts: Facts) -> Verdict:
 
 
 def next_try(
-    ended: Ended, error: RunError, tool: Tool, number: int, policy: RetryPolicy, *, draw: float, patience_seconds: float
+    ended: CallEnded,
+    error: RunError,
+    tool: Tool,
+    number: int,
+    policy: RetryPolicy,
+    *,
+    draw: float,
+    patience_seconds: float,
 ) -> tuple[RunError, float | None]:
     """After a try that failed with `error` and about which nobody is asked: the error to keep, and the seconds until
     the next try; None: there is none. `number` counts the tries from 1, `draw` is in [0, 1). A server may ask to be
@@ -180,14 +187,14 @@ def _may_be_repeated(attempt: Attempt, facts: Facts) -> bool:
     return step_effects.after(effect, is_repeatable=facts.is_repeatable) is Next.AGAIN
 
 
-def _of_result(result: ToolResult, status: StepStatus, facts: Facts) -> Ended:
+def _of_result(result: ToolResult, status: StepStatus, facts: Facts) -> CallEnded:
     if result.exit_code == 0 and result.error is None:
-        return Ended(result)
+        return CallEnded(result)
     error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
     if facts.tool.delegates:
         # That a tool can be called again is said of the same try, which finds what was done below it.
-        return Ended(
+        return CallEnded(
             result, error, facts.below, step_effects.after(facts.below, is_repeatable=facts.plan_says_repeatable)
         )
     effect = step_effects.of_result(facts.tool, result, status, isolated=facts.is_isolated)
-    return Ended(result, error, effect, step_effects.after(effect, is_repeatable=facts.is_repeatable))
+    return CallEnded(result, error, effect, step_effects.after(effect, is_repeatable=facts.is_repeatable))

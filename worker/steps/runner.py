@@ -40,8 +40,8 @@ from worker.steps.attempt import (
     AskWhetherDone,
     Attempt,
     Broken,
+    CallEnded,
     CutOff,
-    Ended,
     Facts,
     NeedsAnswer,
     Suspend,
@@ -188,7 +188,7 @@ class StepRunner:
         await self._keep(output)
         return pause
 
-    async def _until_ended(self, step: Step, ready: Ready, output: StepOutput) -> tuple[Ended, Write, float]:
+    async def _until_ended(self, step: Step, ready: Ready, output: StepOutput) -> tuple[CallEnded, Write, float]:
         """One try, repeated while a part of the platform is away and repeating is safe. What it took, and its seconds.
         Raises what ends or suspends the step otherwise."""
         waits = pauses()
@@ -199,7 +199,7 @@ class StepRunner:
             self._context.worker.metrics.step_ended(step.tool, verdict.outcome, attempt.seconds)
             settled = self.journal.settled(ready.tool, begun, attempt.seconds)
             match verdict:
-                case Ended():
+                case CallEnded():
                     return verdict, settled, attempt.seconds
                 case WaitForPart(error):
                     self.journal.write_later(settled)
@@ -267,7 +267,7 @@ class StepRunner:
         raise verdict.error
 
     def _report(
-        self, step: Step, ended: Ended, output: StepOutput, seconds: float
+        self, step: Step, ended: CallEnded, output: StepOutput, seconds: float
     ) -> tuple[RunError | None, dict[str, Any]]:
         """The error as people see it, and the step's result as the journal keeps it."""
         result, redactor = ended.result, self._context.redactor

@@ -19,7 +19,7 @@ from worker.tools.base import StepReport, SubSteps
 PERSON_SAID_DONE = "(cut off; a person looked, and said that it was done)"
 
 
-class Runner(Protocol):
+class StepExecutor(Protocol):
     """Carries steps out (`worker.steps.runner`). `records`: the journal as it is, by step."""
 
     interruption: Interruption
@@ -41,7 +41,7 @@ class StepChanged(PlatformError):
 class RunSubSteps(SubSteps):
     """Of one try of a step. `halt` is told what ends or suspends that step too, whatever its tool makes of it."""
 
-    def __init__(self, runner: Runner, above: Step, halt: Callable[[Exception], None]) -> None:
+    def __init__(self, runner: StepExecutor, above: Step, halt: Callable[[Exception], None]) -> None:
         self._runner = runner
         self._above = above
         self._halt = halt

@@ -62,7 +62,7 @@ class _Tracked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _JobLook:
     """The worker's Jobs, and why no pod is made of some, at one moment of the loop's clock."""
 
     at: float
@@ -85,7 +85,7 @@ class WorkerJobs:
         self._version = ""
         self._trouble = ""
         self._looking = asyncio.Lock()
-        self._look = _Look(float("-inf"), {}, {})
+        self._look = _JobLook(float("-inf"), {}, {})
 
     @property
     def requests(self) -> int:
@@ -329,13 +329,13 @@ class WorkerJobs:
             return Waiting(failure.message, failure, is_final=True)
         return pod_state.no_pod(look.complaints.get(name, ""))
 
-    async def _look_at_all(self) -> "_Look":
+    async def _look_at_all(self) -> "_JobLook":
         """One look for all that wait for a pod: a hundred that wait must not ask a hundred times."""
         jobs = await self._call("GET", self._jobs_path, [("labelSelector", self._selector)])
         failed = [("fieldSelector", "involvedObject.kind=Job,reason=FailedCreate")]
         events = (await self._call("GET", self._events_path, failed))["items"]
         events.sort(key=lambda event: str(event.get("lastTimestamp") or ""))
-        return _Look(
+        return _JobLook(
             asyncio.get_running_loop().time(),
             {job["metadata"]["name"]: job for job in jobs["items"]},
             {event["involvedObject"]["name"]: str(event.get("message") or "") for event in events},

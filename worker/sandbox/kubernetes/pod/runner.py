@@ -63,7 +63,7 @@ from worker.sandbox.kubernetes.pod.machine import (
 )
 from worker.sandbox.kubernetes.pod.process import Process
 from worker.sandbox.kubernetes.pod.spool import Spool
-from worker.sandbox.kubernetes.pod.tunnels import Tunnels
+from worker.sandbox.kubernetes.pod.tunnels import PodTunnels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class Runner:
         self._connection: Connection | None = None
         self._alone_since = time.monotonic()
         self._exit: int | None = None
-        self._tunnels: Tunnels | None = None
+        self._tunnels: PodTunnels | None = None
         self._takers: dict[bytes, Callable[[bytes], None]] = {
             BEGIN: lambda payload: self._begin(json.loads(payload)),
             **{kind: partial(self._files.receive, kind) for kind in KINDS},
@@ -173,7 +173,7 @@ class Runner:
             self._given.flush()
             self._given.seek(0)
         if self._call.get("egress"):
-            self._tunnels = Tunnels(self._selector, EGRESS, self._send, self._unsent_bytes)
+            self._tunnels = PodTunnels(self._selector, EGRESS, self._send, self._unsent_bytes)
         self._process = Process(self._call, self._given, self._workspace)
         if self._given:
             self._given.close()

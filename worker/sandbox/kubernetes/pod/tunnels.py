@@ -26,7 +26,7 @@ UNTAKEN_MAX = 8 * 1024 * 1024
 """A connection whose command does not take so much is closed."""
 
 
-class Tunnels:
+class PodTunnels:
     """`send` puts frames on the stream; `unsent` is how many bytes wait there."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Tunnels:
         self._path = path
         self._send = send
         self._unsent = unsent
-        self._open: dict[int, _Tunnel] = {}
+        self._open: dict[int, _PodTunnel] = {}
         self._last = 0
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -58,7 +58,7 @@ class Tunnels:
                 return
             accepted.setblocking(False)
             self._last += 1
-            self._open[self._last] = _Tunnel(self._last, accepted, self)
+            self._open[self._last] = _PodTunnel(self._last, accepted, self)
             self._send(frame(TUNNEL, NUMBER.pack(self._last)))
             self.steer()
 
@@ -102,8 +102,8 @@ class Tunnels:
         return self._selector
 
 
-class _Tunnel:
-    def __init__(self, number: int, joined: socket.socket, tunnels: Tunnels) -> None:
+class _PodTunnel:
+    def __init__(self, number: int, joined: socket.socket, tunnels: PodTunnels) -> None:
         self._number = number
         self._joined = joined
         self._tunnels = tunnels
