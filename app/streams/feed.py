@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from app.streams.buffer import Frame, Span, Watched, span_of
 from backplane.domain.events import Event, EventType, Place
+from backplane.domain.runs import RunStatus
 from backplane.errors import InvalidInput
 from backplane.store import Store
 
@@ -108,7 +109,7 @@ class WatchedFeed(Watched[Place]):
             if not self._awaited:
                 self._pauses = iter(())
         if event.type is EventType.STATUS:
-            if '"status":"queued"' in event.line and len(self.queued) < self._positions_max:
+            if event.status == RunStatus.QUEUED and len(self.queued) < self._positions_max:
                 self.queued[event.run_id] = None
             else:
                 self.queued.pop(event.run_id, None)

@@ -75,7 +75,7 @@ class WatchedRun(Watched[int]):
                 # The call is over, and may have been another worker's.
                 self.withdraw(EventType.PROGRESS)
             if event.type is EventType.STATUS:
-                self.is_queued = '"status":"queued"' in event.line
+                self.is_queued = event.status == RunStatus.QUEUED
                 if not self.is_queued:
                     self.withdraw(self.run_id)
         self.wake()

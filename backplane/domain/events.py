@@ -38,7 +38,9 @@ NUMBERS_SKIPPED = 1_000
 """Left out when events may have been published that nobody kept: more than a worker publishes between two database
 writes."""
 
-_BEGIN = re.compile(r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)",')
+_BEGIN = re.compile(
+    r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)","at":"([0-9T:.+Z-]+)","data":'
+)
 _TYPES = {type.value: type for type in EventType}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -49,25 +51,46 @@ class UnknownEventType(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; its number is 0 where it is live only. `line` is its JSON encoding, without a line break inside."""
+    """One event; its number is 0 where it is live only. `line` is its JSON encoding, without a line break inside. `at`:
+    when it was made, as it stands there; empty where the line has none."""
 
     run_id: str
     id: int
     type: EventType
     line: str
+    at: str = ""
+
+    @property
+    def made_at(self) -> datetime | None:
+        """None where the line has no time, with its zone, that can be read."""
+        try:
+            moment = datetime.fromisoformat(self.at)
+        except ValueError:
+            return None
+        return moment if moment.tzinfo else None
+
+    @property
+    def status(self) -> str | None:
+        """The run's state that an event of the type `status` tells, None for any other event. The line is parsed for
+        it: a run has few such events, and they are short."""
+        if self.type is not EventType.STATUS:
+            return None
+        data = json.loads(self.line).get("data")
+        status = data.get("status") if isinstance(data, dict) else None
+        return status if isinstance(status, str) else None
 
 
 def encode(run_id: str, number: int, type: EventType, data: Mapping[str, Any], at: datetime | None = None) -> Event:
     """Number and encode an event. `at` is now when left out. Raises TypeError or ValueError for `data` that JSON cannot
     hold. Whatever text is in it, the line can be stored and sent."""
-    moment = at or datetime.now(UTC)
-    body = {"id": number, "run_id": run_id, "type": type.value, "at": moment.isoformat(), "data": data}
+    moment = (at or datetime.now(UTC)).isoformat()
+    body = {"id": number, "run_id": run_id, "type": type.value, "at": moment, "data": data}
     line = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     try:
         line.encode()  # cheaper than to look for what it would refuse
     except UnicodeEncodeError:
         line = whole_characters(line)
-    return Event(run_id, number, type, line)
+    return Event(run_id, number, type, line, moment)
 
 
 def whole_characters(text: str) -> str:
@@ -85,10 +108,10 @@ def decode(line: str) -> Event:
     """
     begin = _BEGIN.match(line)
     if begin and line.endswith("}}"):
-        number, run_id, name = begin.groups()
+        number, run_id, name, at = begin.groups()
         type = _TYPES.get(name)
         if type is not None:
-            return Event(run_id, int(number), type, line)
+            return Event(run_id, int(number), type, line, at)
     body = json.loads(line)
     try:
         run_id, number, name = str(body["run_id"]), int(body["id"]), str(body["type"])
@@ -96,7 +119,8 @@ def decode(line: str) -> Event:
         raise ValueError(f"not an event: {line[:80]!r}") from error
     if name not in _TYPES:
         raise UnknownEventType(f"an event of an unknown type: {line[:80]!r}")
-    return Event(run_id, number, _TYPES[name], line)
+    at = body.get("at")
+    return Event(run_id, number, _TYPES[name], line, at if isinstance(at, str) else "")
 
 
 class Place(NamedTuple):

@@ -52,6 +52,39 @@ def test_the_time_of_an_event_is_the_one_it_was_given() -> None:
 
 
 @pytest.mark.parametrize(
+    ("type", "data", "status"),
+    [
+        (EventType.STATUS, {"status": "queued", "attempt": 2}, "queued"),
+        (EventType.STATUS, {"attempt": 2, "status": "running"}, "running"),
+        (EventType.STATUS, {"error": {"message": '"status":"queued"'}, "status": "failed"}, "failed"),
+        (EventType.STATUS, {"status": None}, None),
+        (EventType.STATUS, {}, None),
+        (EventType.LOG, {"line": '{"status":"queued"}', "status": "queued"}, None),
+    ],
+)
+def test_only_an_event_of_the_type_status_has_one_wherever_the_words_stand(
+    type: EventType, data: dict[str, object], status: str | None
+) -> None:
+    event = encode("run-1", 1, type, data)
+    assert (event.status, decode(event.line).status) == (status, status)
+
+
+@pytest.mark.parametrize("as_others_write_it", [False, True])
+def test_the_time_of_an_event_is_read_from_its_envelope_and_not_from_its_data(*, as_others_write_it: bool) -> None:
+    moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    line = encode("run-1", 1, EventType.LOG, {"at": "1999-01-01T00:00:00+00:00"}, moment).line
+    if as_others_write_it:
+        body = json.loads(line)
+        line = json.dumps({"data": body.pop("data"), **body})
+    assert decode(line).made_at == moment
+
+
+@pytest.mark.parametrize("at", ["", "yesterday", "2030-13-01T00:00:00+00:00", "2030-01-01T00:00:00"])
+def test_an_event_without_a_time_that_can_be_read_has_none(at: str) -> None:
+    assert decode(json.dumps({"id": 1, "run_id": "r", "type": "log", "at": at, "data": {}})).made_at is None
+
+
+@pytest.mark.parametrize(
     "line", ["", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null", BEGUN]
 )
 def test_what_is_no_event_is_a_value_error(line: str) -> None:
