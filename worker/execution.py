@@ -24,7 +24,7 @@ from backplane.domain.decisions import DecisionMade
 from backplane.domain.events import NUMBERS_SKIPPED, EventType
 from backplane.domain.retry import RetryPolicy
 from backplane.domain.runs import CancelRequested, Run, RunError, RunStatus, Taken
-from backplane.errors import PlatformError, Superseded, Unavailable
+from backplane.errors import PlatformError, Superseded
 from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
@@ -69,7 +69,7 @@ class Execution:
         if time.monotonic() < self._lease_ends:
             return
         runs, run_id = self._worker.resources.store.running_runs, self.claim.run_id
-        rights = await until_available(lambda: runs.rights({run_id: self.claim.generation}), self.log_away)
+        rights = await until_available(lambda: runs.rights({run_id: self.claim.generation}))
         if run_id in rights.superseded:
             self.interruption.set(Cause.SUPERSEDED)
             raise Superseded(f"another worker has run {run_id}")
@@ -94,7 +94,7 @@ class Execution:
     async def _run(self) -> Settlement | None:
         runs, claim = self._worker.resources.store.running_runs, self.claim
         worker_id = self._worker.worker_id
-        taken = await until_available(lambda: runs.take(claim.run_id, claim.generation, worker_id), self.log_away)
+        taken = await until_available(lambda: runs.take(claim.run_id, claim.generation, worker_id))
         if taken is None:
             return await self._pass_on()
         bind_contextvars(attempt=taken.run.attempt)
@@ -145,8 +145,8 @@ class Execution:
                 batch = Batch(run_id, self.claim.generation, untold, stored_id=untold[-1].id)
                 await resources.event_log.append([batch])
 
-        await until_available(pass_on, self.log_away)
-        run = await until_available(lambda: resources.store.runs.find(run_id), self.log_away)
+        await until_available(pass_on)
+        run = await until_available(lambda: resources.store.runs.find(run_id))
         log.info("claimed a run that may not run", status=run.status if run else None)
         if run and run.status is RunStatus.RUNNING:
             # Redis has failed over to a replica that did not know of the claim before.
@@ -158,16 +158,14 @@ class Execution:
         if self.claim.generation == 1 or not taken.from_lost_worker:
             return
         event_log = self._worker.resources.event_log
-        last_told = await until_available(lambda: event_log.last_id(taken.run.id), self.log_away)
+        last_told = await until_available(lambda: event_log.last_id(taken.run.id))
         if last_told is None:
             if self.claim.crashes:
                 # Redis saw the worker's lease end, so it has lost nothing: the database has all that was published.
                 return
             events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
         elif last_told > taken.last_event_id:
-            told = await until_available(
-                lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX), self.log_away
-            )
+            told = await until_available(lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX))
             if told:
                 events.continue_after(told)
             else:
@@ -217,7 +215,7 @@ class Execution:
             deadline.cancel()
 
     async def _open(self, events: RunEvents, taken: Taken) -> RunWork:
-        work = await open_work(self._worker, events, taken, self.interruption, self)
+        work = await open_work(self._worker, events, taken, self.interruption, self.ensure_ours)
         self._work, self._checkouts = work, work.context.files.checkouts
         await work.restore_files()
         return work
@@ -368,12 +366,11 @@ class Execution:
         log.error("a run is ended by its row alone", exc_info=error)
         try:
             ended = await until_available(
-                lambda: resources.store.running_runs.end_by_row(claim.run_id, claim.generation, reason, last_id),
-                self.log_away,
+                lambda: resources.store.running_runs.end_by_row(claim.run_id, claim.generation, reason, last_id)
             )
             if ended.events:
                 batch = Batch(claim.run_id, claim.generation, ended.events, ended.user_id, ended.stored_id)
-                [answer] = await until_available(lambda: resources.event_log.append([batch]), self.log_away)
+                [answer] = await until_available(lambda: resources.event_log.append([batch]))
                 if answer is Appended.STORE_FIRST:
                     log.warning("the end of a run is not published: Redis has no room for it")
         except Superseded:
@@ -384,9 +381,6 @@ class Execution:
         return Settlement(
             claim, RunOutcome.FINISHED, ended.status, reason.code, is_dead=ended.status is RunStatus.FAILED
         )
-
-    def log_away(self, error: Unavailable, pause: float, /) -> None:
-        log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
 
 
 def _log_settlement(settlement: Settlement) -> None:

@@ -2,11 +2,11 @@
 `worker.execution`'s."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from backplane.domain.budgets import MICRO
 from backplane.domain.events import EventType
@@ -48,42 +48,33 @@ MCP_STEP = "mcp"
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024
 """Of the JSON of what MCP servers offer a run."""
 
-
-class RunGuard(Protocol):
-    """What the work on a run asks of whoever has taken the run."""
-
-    async def ensure_ours(self) -> None:
-        """Raises Superseded when another worker has the run."""
-
-    def log_away(self, error: Unavailable, pause: float, /) -> None:
-        """A part of the platform is away; it is asked again after so many seconds."""
+EnsureOurs = Callable[[], Awaitable[None]]
+"""Raises Superseded when another worker has the run."""
 
 
 async def open_work(
-    worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, guard: RunGuard
+    worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, ensure_ours: EnsureOurs
 ) -> "RunWork":
     """Waits while the database is away. Raises Superseded, SecretsNotKept."""
     run, store = taken.run, worker.resources.store
-    access = await _open_access(worker, events, taken, interruption, guard)
+    access = await _open_access(worker, events, taken, interruption)
     decisions = RunDecisions(events, store.decisions, run)
     if run.generation > 1 or run.origin is not None:
         await decisions.look()
     journal: list[StepRecord] = []
     if run.plan is not None:
-        journal = await until_available(lambda: store.journal.steps(run.id, with_files=True), guard.log_away)
-    files = _open_files(worker, events, run, journal, guard)
+        journal = await until_available(lambda: store.journal.steps(run.id, with_files=True))
+    files = _open_files(worker, events, run, journal, ensure_ours)
     context = RunContext(worker, run, events, interruption, decisions, files, access)
-    return RunWork(worker, context, journal, guard)
+    return RunWork(worker, context, journal, ensure_ours)
 
 
-async def _open_access(
-    worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, guard: RunGuard
-) -> RunAccess:
+async def _open_access(worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption) -> RunAccess:
     run, store, gateway = taken.run, worker.resources.store, worker.shared.gateway
     secrets = RunSecrets(store.secrets, worker.resources.seal, run.id, run.user_id, events.redactor)
     names = named_in_run(run)
     if names or taken.knows_secrets:
-        await until_available(lambda: secrets.learn(names, was_given_some=taken.knows_secrets), guard.log_away)
+        await until_available(lambda: secrets.learn(names, was_given_some=taken.knows_secrets))
     budget = await Budget.open(store, run, taken.tier, worker.rules.runs.budget, has_accounts=taken.has_accounts)
     models = None
     replays = (run.origin or {}).get("kind") == "replay"
@@ -95,7 +86,7 @@ async def _open_access(
 
 
 def _open_files(
-    worker: WorkerContext, events: RunEvents, run: Run, journal: Sequence[StepRecord], guard: RunGuard
+    worker: WorkerContext, events: RunEvents, run: Run, journal: Sequence[StepRecord], ensure_ours: EnsureOurs
 ) -> RunFiles:
     resources, rules, scratch = worker.resources, worker.rules.files, worker.shared.scratch
     workspaces = resources.workspaces
@@ -110,7 +101,7 @@ def _open_files(
         workspaces.workspace(run.user_id, run.id), resources.storage, rules.user_quota, run.user_id
     )
     stored = PatientWorkspace(
-        counted, warn_away, guard.ensure_ours, worker.metrics.transferred, refused_seconds=rules.refused_seconds
+        counted, warn_away, ensure_ours, worker.metrics.transferred, refused_seconds=rules.refused_seconds
     )
     workspace = VersionedWorkspace(
         stored,
@@ -131,7 +122,7 @@ class RunWork:
     """Of one running run. `journal`: as it was when the run was taken."""
 
     def __init__(
-        self, worker: WorkerContext, context: RunContext, journal: Sequence[StepRecord], guard: RunGuard
+        self, worker: WorkerContext, context: RunContext, journal: Sequence[StepRecord], ensure_ours: EnsureOurs
     ) -> None:
         self.context = context
         self.events = context.events
@@ -141,7 +132,7 @@ class RunWork:
         self._journal = list(journal)
         self._models = context.access.models
         self._workspace = context.files.workspace
-        self._guard = guard
+        self._ensure_ours = ensure_ours
         self._plan: Plan | None = None
         self._supervisor: Supervisor | None = None
 
@@ -155,7 +146,7 @@ class RunWork:
                 self.context.files.stored,
                 self._run,
                 self._journal,
-                still_held=self._guard.ensure_ours,
+                still_held=self._ensure_ours,
                 tell=lambda line: self.events.emit(EventType.LOG, {"line": line}),
                 tell_away=partial(_warn_away, self.events),
                 refused_seconds=self._worker.rules.files.refused_seconds,
@@ -314,7 +305,7 @@ class RunWork:
         resources, run, workspace = self._worker.resources, self._run, self._workspace
         store = resources.store
         source = str((run.origin or {})["run_id"])
-        records = await until_available(lambda: store.journal.steps(source, with_files=True), self._guard.log_away)
+        records = await until_available(lambda: store.journal.steps(source, with_files=True))
         versions = resources.workspaces.versions(run.user_id, source)
 
         async def delete(path: str) -> None:
@@ -332,7 +323,7 @@ class RunWork:
             delete=delete,
             attribute=attribute,
         )
-        offered = await until_available(lambda: store.journal.tools(source), self._guard.log_away)
+        offered = await until_available(lambda: store.journal.tools(source))
         if offered:
             await self._note_tools(offered)
         return recorded_tools(self._worker.shared.tools, recordings, offered)

@@ -1,4 +1,4 @@
-"""Trying again while a part does not answer: the pauses grow to a few seconds, and each failure is told.
+"""Trying again while a part does not answer: the pauses grow to a few seconds, and each failure is logged.
 
 A part that answers, and refuses (no right, no room), is waited for as well, for it may be mended at this moment, but
 not for ever: nothing that waits would say to an operator what is wrong.
@@ -10,9 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
+import structlog
+
 from backplane.errors import PartRefuses, Unavailable
 
 Result = TypeVar("Result")
+
+log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
@@ -57,9 +61,14 @@ class Refusals:
         self._since = None
 
 
+def log_away(error: Unavailable, pause: float) -> None:
+    """Log that a part is away, and is asked again after `pause` seconds."""
+    log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
+
+
 async def until_available(
     call: Callable[[], Awaitable[Result]],
-    tell: Callable[[Unavailable, float], None],
+    tell: Callable[[Unavailable, float], None] = log_away,
     *,
     refused_seconds: float | None = None,
 ) -> Result:

@@ -6,18 +6,17 @@ a plan is refused before its first step.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
-from pydantic import ConfigDict, model_validator
 
 from backplane.domain.runs import RunError
-from backplane.input.argument_schemas import ArgumentsSchema, are_usable
+from backplane.input.argument_schemas import are_usable
 from backplane.input.parsing import Parser
 from worker.mcp.connection import CallNotTaken, McpConnection, RemoteTool
 from worker.mcp.servers import McpServer
 from worker.tools.base import Effect, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.by_schema import arguments_of
 from worker.tools.names import plan_names
 
 TOOLS_MAX = 100
@@ -89,23 +88,3 @@ def _tool(server: McpServer, remote: RemoteTool, full_name: str, connection: Mcp
 def _description(server: McpServer, remote: RemoteTool, full_name: str) -> str:
     words = remote.description or f"{remote.name} of the MCP server {server.name}."
     return words if full_name.endswith(remote.name) else f"{words} (The server calls it {remote.name}.)"
-
-
-def arguments_of(given: Mapping[str, Any]) -> type[ToolArguments]:
-    """Arguments that are checked by a JSON schema, which is one (`backplane.input.argument_schemas.are_usable`)."""
-    schema = ArgumentsSchema(given)
-
-    class McpArguments(ToolArguments):
-        model_config = ConfigDict(extra="allow")
-
-        @model_validator(mode="before")
-        @classmethod
-        def _fit(cls, value: Any) -> Any:
-            schema.check(value)
-            return value
-
-        @classmethod
-        def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
-            return dict(given)
-
-    return McpArguments

@@ -5,17 +5,12 @@ the result, so these are writes for `RunEvents.record`. Where nobody has an acco
 statement more than without budgets. An account that an administrator makes binds the runs that are taken from then on.
 """
 
-import structlog
-
 from backplane.domain.budgets import Amounts, Resource, RunBudget, Spender
 from backplane.domain.runs import Run
-from backplane.errors import Unavailable
 from backplane.process.retrying import until_available
 from backplane.settings import Settings
 from backplane.store import RunTransaction, Store
 from worker.run.events import Write
-
-log = structlog.get_logger()
 
 
 def default_budget(settings: Settings) -> RunBudget:
@@ -57,7 +52,7 @@ class Budget:
                 held.open_budget(tier, limits)
                 held.settle_lost_budget(tier)
 
-            await until_available(lambda: store.running_runs.write(run.id, run.generation, write), budget._tell_away)
+            await until_available(lambda: store.running_runs.write(run.id, run.generation, write))
         return budget
 
     def reserve(self, reservation_id: str, step_id: str, amounts: Amounts) -> Write:
@@ -88,8 +83,5 @@ class Budget:
         """The least that run, user and tier have left; None: no limit. Waits while the database is away."""
         if not self.active:
             return None
-        accounts = await until_available(lambda: self._store.ledger.of_owners(self._owners), self._tell_away)
+        accounts = await until_available(lambda: self._store.ledger.of_owners(self._owners))
         return min((account.balance for account in accounts if account.resource is resource), default=None)
-
-    def _tell_away(self, error: Unavailable, pause: float) -> None:
-        log.warning("the database is away", run=self._run_id, error=error.message, pause=round(pause, 1))

@@ -9,18 +9,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
-
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.events import EventType
 from backplane.domain.runs import Run, RunError, new_run_id
 from backplane.domain.sizes import shortened
-from backplane.errors import BudgetExhausted, Unavailable
+from backplane.errors import BudgetExhausted
 from backplane.process.retrying import until_available
 from backplane.store import Decisions
 from worker.run.events import RunEvents, Write
-
-log = structlog.get_logger()
 
 CODES = {
     DecisionKind.APPROVAL: "approval_required",
@@ -45,7 +41,7 @@ class RunDecisions:
 
     async def look(self) -> None:
         """Read all decisions; tell of those that were made while the run was held. Waits while the database is away."""
-        decisions = await until_available(lambda: self._store.of_run(self._run.id), self._tell_away)
+        decisions = await until_available(lambda: self._store.of_run(self._run.id))
         for decision in decisions:
             before = self._decisions.get(decision.id)
             self._decisions[decision.id] = decision
@@ -98,9 +94,6 @@ class RunDecisions:
         await self._events.record(*writes, lambda held: held.ask(decision), tell=[(EventType.DECISION, told)])
         self._decisions[decision.id] = decision
         return decision
-
-    def _tell_away(self, error: Unavailable, pause: float) -> None:
-        log.warning("the database is away", run=self._run.id, error=error.message, pause=round(pause, 1))
 
 
 def _without_schema(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from worker.llm.base import (
     ModelRefused,
     ModelUnavailable,
 )
-from worker.llm.session import ReplayDiverged
+from worker.llm.replay import ReplayDiverged
 from worker.run.interruption import Cause, Interrupted
 
 PLAN = AskedFor("", "plan", 1)
