@@ -7,7 +7,7 @@ source's records, and its steps are these again.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
@@ -48,7 +48,7 @@ def recorded_tools(
 
 class _Gone(Tool):
     description = "A tool that is not there any more."
-    arguments = _AnyArguments
+    arguments: ClassVar[type[ToolArguments]] = _AnyArguments
     risk = Risk.LOW
 
     def __init__(self, name: str) -> None:
