@@ -1,4 +1,4 @@
-"""The API's client: every call that the other commands make, and the stream that survives a broken line.
+"""The API's client: every call that the other commands make, and the streams.
 
 It knows the wire and nothing behind it, so it is also the example of how a production client behaves: it repeats only
 what is safe to repeat (reads, and writes that carry an Idempotency-Key or change nothing the second time), waits as
@@ -104,7 +104,7 @@ class Client:
     async def decisions(
         self, run_id: str | None = None, status: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> JsonObject:
-        """Of a run, or of all."""
+        """The decisions of one run, or of all runs of the user."""
         given = _given(status=status, cursor=cursor, limit=limit)
         path = f"/agent/runs/{_segment(run_id)}/decisions" if run_id is not None else "/agent/decisions"
         return await self._json("GET", path, params=given)
@@ -413,7 +413,7 @@ class Client:
 
 Cursor = TypeVar("Cursor", str, int)
 FetchPage = Callable[[str | None, int], Awaitable[JsonObject]]
-"""From a cursor (None: the first page), at most so many."""
+"""Fetches the page behind a cursor (None: the first page), with at most so many items."""
 PAGE = 100
 
 
@@ -447,7 +447,7 @@ async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncI
 
 
 def _given(**parameters: Any) -> dict[str, Any]:
-    """Those that are not left out."""
+    """The parameters that have a value."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 

@@ -41,7 +41,7 @@ TAGS = {
     "action": ("create", "run", "start", "cancel", "retry", "fork", "replay", "status", "validate"),
     "decision": ("approve", "reject", "answer"),
 }
-"""What tells the members of a union of requests apart."""
+"""The field by which the members of a union of requests differ, and its values."""
 
 _MEANING = {
     401: "No bearer token, or one that is unknown or revoked.",
@@ -91,7 +91,7 @@ def _example(status: int) -> dict[str, Any]:
 
 DETAIL_CHARS = 2000
 FAULT_CHARS = 500
-"""Of each, where there are several."""
+"""The longest detail of one fault where there are several, in characters."""
 
 
 def problem(
@@ -194,7 +194,8 @@ async def of_http_exception(request: Request, error: HTTPException) -> JSONRespo
 
 
 def _methods(path: str, described: Mapping[str, frozenset[str]], error: HTTPException) -> str:
-    """That the path takes. The framework names those of one route only, where several have the same path."""
+    """The methods that the path takes. The framework names those of one route only, where several have the same
+    path."""
     # `/accounts/transfer` is no account of that name: a path with fewer parameters goes before one with more.
     fitting = sorted((each for each in described if _pattern(each).match(path)), key=lambda each: each.count("{"))
     if not fitting:
@@ -205,7 +206,7 @@ def _methods(path: str, described: Mapping[str, frozenset[str]], error: HTTPExce
 
 @cache
 def _pattern(path: str) -> re.Pattern[str]:
-    """Of a path that the API's description names, so there are few of them."""
+    """The pattern of a path of the API's description; there are few of them, so all are kept."""
     return compile_path(path)[0]
 
 

@@ -15,7 +15,7 @@ WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_fo
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
 
 _ASKED_CHARS = 300
-"""Of a question, and of the arguments of a step that is to be approved."""
+"""The most characters that are shown of a question, and of the arguments of a step that is to be approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         case RunStatus.CREATED:
             return [Reason("not_started", "it was created and not started; start it")]
         case RunStatus.RUNNING if run.cancel_requested_at:
-            return [Reason("being_cancelled", "its worker was told to end it, and does so within a heartbeat")]
+            return [Reason("being_cancelled", "its worker ends it within a heartbeat")]
         case RunStatus.RUNNING if situation.model:
             return [_waits_for_model(situation.model)]
         case RunStatus.RUNNING:
@@ -119,7 +119,7 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
 
 
 def _not_standing(run: Run, situation: Situation, statistics: Statistics, now: datetime) -> Reason:
-    """Of a queued run that no worker would be given."""
+    """Why a queued run stands nowhere in the queue, so that no worker would get it."""
     if situation.whereabouts is Whereabouts.CLAIMED:
         return Reason("on_its_way", "a worker has claimed it and begins; if that worker is lost, it is queued again")
     is_new = (waiting_seconds(run, now) or 0.0) < PUSH_SECONDS
@@ -171,7 +171,7 @@ def waiting_seconds(run: Run, now: datetime) -> float | None:
 
 
 def moment(seconds: float | None) -> datetime | None:
-    """Of seconds since the epoch."""
+    """The time of so many seconds since the epoch (1970, UTC); None for None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 

@@ -38,7 +38,7 @@ MOST_CHECKS = 3_000
 2,000."""
 _STEPS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MOST_TOOLS = 200
-"""That a step of an agent may name (`worker.tools.agent`)."""
+"""The most tools that a step of an agent may name (`worker.tools.agent`)."""
 LARGE_VALUES, LARGE_CHARS, MOST_CHECKS_HERE = 200, 16 * 1024, 200
 """A plan of more values, more characters in them, or more checks, is large."""
 AGENT = "agent"
@@ -58,7 +58,7 @@ class ToolSets:
 
     @cached_property
     def tools(self) -> dict[str, list[PublishedTool]]:
-        """By name, each as different workers have it."""
+        """The tools by their names, each as different workers have it."""
         found: dict[str, list[PublishedTool]] = {}
         for tool in (tool for tools in self.sets for tool in tools.tools or ()):
             if tool not in (others := found.setdefault(tool.name, [])):
@@ -103,7 +103,7 @@ class KnownTools:
         self._in_thread = asyncio.Lock()
 
     async def known(self, *, at_most_seconds_old: float = LOOKED_UP_SECONDS) -> ToolSets:
-        """Of no live worker when Redis is away."""
+        """The sets of tools of the live workers; none when Redis is away."""
         if time.monotonic() - self._looked_up >= at_most_seconds_old:
             try:
                 # First who lives: a worker may publish meanwhile.
@@ -211,7 +211,7 @@ def _parsed(value: Any) -> tuple[Plan | None, list[tuple[int, Step]], Sequence[F
 
 
 def is_large(value: Any) -> bool:
-    """Of a JSON value; of a large one no more than LARGE_VALUES are looked at."""
+    """The number of values in a JSON value; of a large one no more than LARGE_VALUES are looked at."""
     values = chars = 0
     pending = [value]
     while pending:

@@ -48,7 +48,7 @@ log = structlog.get_logger()
 RETRY_AFTER_MAX_SECONDS = 3600
 
 _HOSTED_SERVERS = frozenset({"openai", "anthropic"})
-"""Those that a key alone makes known."""
+"""The servers that are known when their key is set."""
 
 
 @dataclass(slots=True)

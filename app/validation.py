@@ -65,7 +65,7 @@ class Validator:
         self._parser = Parser()
 
     async def forecast(self, user: User, new: NewRun) -> Forecast:
-        """Of a run that was made. A prompt is read only where both planners may take it."""
+        """The forecast of a run that was made. A prompt is read only where both planners may take it."""
         if new.plan is not None:
             return Forecast(GIVEN)
         known = await self._known_tools.known()
@@ -77,7 +77,7 @@ class Validator:
         return Forecast(_planner_without_reading(new, known))
 
     async def validate(self, user: User, given: Mapping[str, Any]) -> Validation:
-        """Of the fields of `create`; `prompt` may be left out where there is a plan."""
+        """What is wrong with the fields of `create`, and the forecast; `prompt` may be left out where there is a plan."""
         given = {"prompt": "-", **given} if given.get("plan") is not None else dict(given)
         faults: list[Fault] = []
         new: NewRun | None = None
@@ -181,7 +181,7 @@ def _faults_of_fields(error: ValidationError) -> Iterator[Fault]:
 
 
 def _steps_of(plan: Mapping[str, Any]) -> list[PlannedStep]:
-    """Of a plan that may be wrong, those that can be shown."""
+    """The steps of a plan that can be shown, though the plan may be wrong."""
     steps = plan.get("steps")
     found = [_shown(step) for step in steps[:MAX_STEPS] if isinstance(step, dict)] if isinstance(steps, list) else []
     return [PlannedStep(**step) for step in found if step["id"] and step["tool"]]

@@ -30,11 +30,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 FAULTS_SHOWN = 100
-"""Of one input: more are not looked for."""
+"""The most faults that are reported of one input."""
 
 
 FIELD_CHARS = 200
-"""Of the dotted path of a value: names in it may be of any length, and a person reads only so much."""
+"""The longest dotted path of a value that is shown, in characters: names in it may be of any length, and a person reads
+only so much."""
 
 
 def dotted(field: str, place: Iterable[str | int]) -> str:

@@ -406,7 +406,7 @@ def _origin(origin: JsonObject | None) -> str:
 
 
 def cost_in_words(cost: JsonObject | None) -> str:
-    """Of a run's result; empty when no model was asked."""
+    """What the models of a run used, in words; empty when no model was asked."""
     if not cost or not cost.get("model_calls"):
         return ""
     usd = "at an unknown price" if cost.get("usd") is None else f"${cost['usd']:.6f}"

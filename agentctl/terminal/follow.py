@@ -29,7 +29,7 @@ from backplane.process.terminal_text import printable
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
 NARROW_COLUMNS = 60
 LABEL_CHARS, LABEL_CHARS_NARROW = 20, 10
-"""Of a step's name before its lines."""
+"""The width of a step's name before its lines, in cells."""
 _TEXT_LEAST = 10
 """Where there is room for fewer characters, what a model writes at this moment is not shown."""
 UNCERTAIN = "step_uncertain"
@@ -39,7 +39,7 @@ _ANSWERS = {
     "answer_required": "answer {0} TEXT",
     "budget_exhausted": "approve {0} --add-tokens N (or --add-usd, --add-steps, --add-seconds), or reject {0}",
 }
-"""By the code of what a run waits for: how it goes on."""
+"""The command by which a waiting run goes on, by the code of what it waits for."""
 
 
 class FollowedRun:

@@ -32,7 +32,7 @@ from backplane.process.terminal_text import one_for_one, printable
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line for each event.")]
 
 _LINE_MAX_CHARS = 64 * 1024
-"""Of a file that is shown on a terminal: a line is not waited for longer."""
+"""How long a line of a file is waited for when the file is shown on a terminal, in seconds."""
 
 LISTED = 5
 """Names of a list that stand in one line; `--json` has all."""

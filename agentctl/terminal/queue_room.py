@@ -10,7 +10,7 @@ from agentctl.api_error import ApiError, JsonObject
 from agentctl.terminal.output import Output
 
 LONGEST_WAIT_SECONDS = 600.0
-"""In all."""
+"""The longest time to wait in all, in seconds."""
 
 
 async def once_there_is_room(

@@ -15,7 +15,7 @@ FOLDED_MIN, CUT_MIN = 24, 12
 
 
 def natural_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """In cells of a terminal, of which a Chinese character takes two."""
+    """The width of a text in cells of a terminal; a Chinese character takes two."""
     return [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
 
 

@@ -12,7 +12,8 @@ from app.schemas.runs import MAX_VALUES
 
 FILES = "/agent/runs/"
 VALUES_MAX = 4 * MAX_VALUES
-"""In a whole body: more than the largest plan and the largest metadata hold. To parse them takes some 20 ms."""
+"""The most values in a whole body: more than the largest plan and the largest metadata hold. To parse them takes some
+20 ms."""
 
 
 class JsonValues:

@@ -20,7 +20,7 @@ from typing import Protocol
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 ANONYMOUS_SHARE = 0.25
-"""Of all connections, those that have shown no token."""
+"""The share of all connections that may have shown no token."""
 LARGE_SHARE = 0.01
 """Of all connections. Whoever has more is looked at when all places are taken; so these are a hundred users at most."""
 SWEEP_SECONDS = 1.0

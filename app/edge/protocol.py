@@ -30,17 +30,17 @@ from app.edge.origin import HEADERS
 from app.errors import problem
 
 HEAD_MAX_BYTES = 32 * 1024
-"""Of a request line with all headers; some proxies add large cookies or certificates."""
+"""The largest request line with all headers, in bytes; some proxies add large cookies or certificates."""
 HEADERS_MAX = 100
 TARGET_MAX_BYTES = 8 * 1024
-"""Of a path with its query."""
+"""The longest path with its query, in bytes."""
 HEAD_SECONDS = 10.0
-"""From a connection, or from the first byte of a further request, to the end of the head."""
+"""The time from a connection, or from the first byte of a further request, to the end of the head, in seconds."""
 BODY_SILENCE_SECONDS = 30.0
 BODY_MIN_BYTES_PER_SECOND = 1024
 """A body that comes more slowly is refused, once its first BODY_SILENCE_SECONDS are over."""
 FRAMING_MAX_BYTES = 64 * 1024
-"""Of a chunked body: how much more its chunk headers and trailers may take than its content."""
+"""How much more, in a chunked body, its chunk headers and trailers may take than its content."""
 FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
 PIPELINED_MAX = 16
 LINGER_SECONDS = 2.0
@@ -48,7 +48,7 @@ LINGER_BYTES = 8 * 1024 * 1024
 """What is still read after an answer that did not wait for the body, so that the client can read the answer."""
 CLOSING_SECONDS = 10.0
 RESERVED_DESCRIPTORS = 128
-"""Of the process's descriptors, those for Redis, the database, the store and files."""
+"""The descriptors of the process that are kept for Redis, the database, the store and files."""
 
 SCOPE_CONNECTION = "agent.connection"
 
@@ -153,7 +153,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(*(self._refusal or (400, "malformed_http", "this is not HTTP/1.1 as RFC 9112 has it")))
 
     def _go_on_with_the_body(self, data: bytes) -> None:
-        """Of a request that offers another protocol: its parser ends with the head, and tells nothing of a body.
+        """Handles a request that offers another protocol: its parser ends with the head, and reports no body.
 
         Another parser gets a head with the same framing, and then `data`, which came after it. Trailers are dropped.
         """

@@ -8,7 +8,7 @@ X-Forwarded-Prefix, which anybody can send, is not read.
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 CAME_AS = "agent.path"
-"""In a request's scope: its path with the proxy's own before it."""
+"""The key of a request's scope for its path with the proxy's own path before it."""
 
 
 class RootPath:

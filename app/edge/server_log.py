@@ -7,11 +7,11 @@ import logging
 from backplane.process.terminal_text import escaped
 
 _PATH = 2
-"""Of the arguments of a line of the access log: client, method, path with its query, version of HTTP, status."""
+"""The arguments of a line of the access log: client, method, path with its query, version of HTTP, status."""
 
 
 def clean_server_log() -> None:
-    """From here on, in whichever way the server was started. Again, it changes nothing."""
+    """Cleans the server's log from now on, however the server was started. A second call changes nothing."""
     logging.getLogger("uvicorn.access").addFilter(without_query)
 
 

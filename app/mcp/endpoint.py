@@ -34,7 +34,7 @@ class McpEndpoint:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """For as long as the API runs."""
+        """Serves MCP for as long as the API runs."""
         self._started = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(self._serve(self._started), name="mcp")
         try:

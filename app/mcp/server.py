@@ -198,7 +198,8 @@ async def _workspace(ctx: Context[Any, Any], run_id: str) -> tuple[ApiContext, W
 async def _next_events(
     context: ApiContext, access: Access, scope: Scope, run: Run, after: int, wait_seconds: float
 ) -> Sequence[Event]:
-    """Those there are, else the first that come within that time. `scope`: of the request, whose turn ends there."""
+    """The events that there are, else the first that come within that time. The turn of the request `scope` ends
+    there."""
     events, _ = await context.history.after(run.id, after)
     if events or run.status in FINAL or not wait_seconds:
         return events

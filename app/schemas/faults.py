@@ -34,7 +34,7 @@ _OF_TEXTS = frozenset(
     {"type", "title", "description", "default", "examples", "minLength", "maxLength", "patternProperties"}
 )
 DEPTH = 4
-"""Of an expected value, how far it is described."""
+"""How many levels of an expected value are described."""
 
 
 def argument_faults(
@@ -125,7 +125,7 @@ def _is_of_another(error: ValidationError) -> bool:
 
 
 def _expected(schema: Any, depth: int = DEPTH) -> str:
-    """In words, of one value."""
+    """What is expected of one value, in words."""
     if not isinstance(schema, Mapping) or depth == 0:
         return "another value"
     if "const" in schema:

@@ -50,7 +50,8 @@ EXAMPLE_PLAN = {
 MAX_DEPTH = 64
 """Objects and lists within one another: more than anybody means, less than any JSON library refuses."""
 MAX_VALUES = 50_000
-"""In one JSON value, keys and values: what is looked through here holds up everybody else meanwhile (some 20 ms)."""
+"""The most keys and values in one JSON value: what is looked through here holds up everybody else meanwhile (some 20
+ms)."""
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -19,7 +19,7 @@ from backplane.domain.events import Place
 Cursor = TypeVar("Cursor", int, Place)
 
 CHUNK_BYTES = 64 * 1024
-"""Of what is sent at once, about: what a reader that is slow holds in memory, and has to take before it is too slow."""
+"""About how much is sent at once: what a slow reader costs in memory, and has to read before it counts as too slow."""
 SPANS_KEPT = 16
 
 
@@ -83,7 +83,7 @@ class Watched(Generic[Cursor]):
             self._shorten()
 
     def _shorten(self) -> None:
-        """To the newest frames that fit. Not at every frame: so it costs little for each."""
+        """Keeps the newest frames that fit. It is not called for every frame, so it costs little for each."""
         first, size = len(self._frames), 0
         while first > max(0, len(self._frames) - self._buffer_size):
             with_it = size + len(self._frames[first - 1].body)
@@ -135,7 +135,7 @@ class Watched(Generic[Cursor]):
         self._notices.pop(about, None)
 
     def notices_after(self, last: int) -> tuple[bytes, int]:
-        """Those that still hold and are newer than `last`, and the new last."""
+        """The notices that still hold and are newer than `last`, and the number of the newest."""
         if last == self._last_notice:
             return b"", last
         return b"".join(body for number, _, body in self._notices.values() if number > last), self._last_notice

@@ -16,7 +16,7 @@ from backplane.store import Store
 
 PAGE = 500
 READ_SECONDS = 0.02
-"""At least so much between two reads of a feed."""
+"""The shortest time between two reads of a feed."""
 READS = 9
 """Further reads that an event is waited for, the last after some ten seconds; `Hub` looks again later, now and then."""
 RUNS_REMEMBERED = 1000

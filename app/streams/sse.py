@@ -95,7 +95,7 @@ class History:
         return span_of(frames, events[-1].id if events else cursor), more
 
     async def last_id(self, run_id: str) -> int:
-        """Of the last event that anybody can have seen."""
+        """The number of the last event that anybody can have received."""
         stored = await self._store.events.last_id(run_id)
         try:
             return max(stored, await self._event_log.last_id(run_id) or 0)

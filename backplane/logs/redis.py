@@ -190,8 +190,8 @@ class RedisSubscription(Subscription):
 
 
 def _known(lines: Sequence[str]) -> list[Event]:
-    """Those of a type that is known here. A newer worker may publish others; who needs one that has a number finds that
-    it is missing, and reads the history."""
+    """The events of a type that is known here. A newer worker may publish others; who needs one that has a number finds
+    that it is missing, and reads the history."""
     try:
         return [decode(line) for line in lines]
     except UnknownEventType:

@@ -30,7 +30,7 @@ class LogLimits:
 
 @dataclass(frozen=True, slots=True)
 class RedisMemory:
-    """Of Redis, in bytes; `most` is its `maxmemory`, 0: none."""
+    """The memory of Redis, in bytes; `most` is its `maxmemory`, 0: none."""
 
     used: int
     most: int

@@ -166,7 +166,7 @@ class Compared(IntEnum):
     MISSING = 2
     """Nothing that can be used."""
     OVER = 3
-    """It has ended there."""
+    """The run has ended there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Whereabouts(StrEnum):
     CLAIMED = "claimed"
     OVER = "over"
     LOST = "lost"
-    """It knows the run, or a part of it, and would never give it to a worker."""
+    """The queue knows the run, or a part of it, and would never give it to a worker."""
     UNKNOWN = "unknown"
 
 
@@ -353,14 +353,14 @@ class Queue(ABC):
 
     @abstractmethod
     async def worker_ids(self) -> frozenset[str]:
-        """Of the live workers; cheaper than `workers`."""
+        """The ids of the live workers; cheaper than `workers`."""
 
     @abstractmethod
     async def statistics(self) -> Statistics: ...
 
     @abstractmethod
     async def depths(self) -> dict[Priority, Depth]:
-        """Of every priority; as cheap with a million waiting runs as with one."""
+        """The depths of every priority; as cheap with a million waiting runs as with one."""
 
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:

@@ -24,7 +24,7 @@ class Owner:
 
     @classmethod
     def read(cls, text: str | None) -> "Owner":
-        """Of the key's value; what cannot be read counts as somebody else's."""
+        """The owner that the key's value names; a value that cannot be read counts as another platform's."""
         format, _, database = (text or "").partition(" ")
         if not text:
             return cls()

@@ -63,7 +63,7 @@ _PLACES = {
     "scheduled": Whereabouts.SCHEDULED,
     "running": Whereabouts.CLAIMED,
 }
-"""By the state in a job's hash; in the order of `whereabouts.lua`."""
+"""Where a run is by the state in its job's hash; in the order of `whereabouts.lua`."""
 _LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
 

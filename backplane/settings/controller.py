@@ -35,9 +35,10 @@ class ControllerSettings:
     retention_seconds: float = Field(300.0, gt=0, description="How often a controller looks for what is past its time.")
     pod_namespace: str = Field("", description="Namespace of the platform's pods; empty: the one of this pod.")
     pod_deletion_cost: bool = Field(
-        False, description="Let controllers tell Kubernetes which worker pods have the fewest runs, to be taken first."
+        False,
+        description="Mark the worker pods with the fewest runs, so that Kubernetes removes those first.",
     )
     pod_deletion_cost_selector: str = Field(
         "app.kubernetes.io/name=agent-worker", min_length=1, description="Label selector of the worker pods."
     )
-    pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers tell so.")
+    pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers mark them.")

@@ -16,7 +16,9 @@ class RedisSettings:
     redis_password: SecretStr = Field(SecretStr(""), description="Password of Redis; goes before the one in the URL.")
     redis_sentinel_username: str = Field("", description="ACL user of the sentinels themselves.")
     redis_sentinel_password: SecretStr = Field(SecretStr(""), description="Password of the sentinels themselves.")
-    redis_tls_ca_file: str = Field("", description="PEM file: who signs Redis' certificate; empty: the system says.")
+    redis_tls_ca_file: str = Field(
+        "", description="PEM file: who signs the certificate; empty: whom the system trusts."
+    )
     redis_tls_cert_file: str = Field("", description="PEM file: own certificate, where Redis asks for one.")
     redis_tls_key_file: str = Field("", description="PEM file: the key of REDIS_TLS_CERT_FILE.")
     redis_key_prefix: str = Field(

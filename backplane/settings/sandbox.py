@@ -56,7 +56,7 @@ class SandboxSettings:
     )
     sandbox_job_ttl_seconds: int = Field(300, ge=0, description="How long a finished Job stays to be looked at.")
     sandbox_collect_seconds: float = Field(
-        30.0, gt=0, description="How often a controller removes Jobs whose run is over or in newer hands."
+        30.0, gt=0, description="How often a controller removes Jobs whose run is over or held by another worker."
     )
     sandbox_runtime_class: str = Field("", description="runtimeClassName of the Jobs, e.g. gvisor or kata.")
     sandbox_node_selector: dict[str, str] = Field(

@@ -8,7 +8,7 @@ from backplane.domain.sizes import KIB, MIB
 class StreamSettings:
     stream_heartbeat_seconds: float = Field(15.0, gt=0, description="Silence after which a stream gets a comment line.")
     stream_send_timeout_seconds: float = Field(
-        60.0, gt=0, description="A reader that takes nothing for so long is cut off."
+        60.0, gt=0, description="A reader that reads nothing for so long is disconnected."
     )
     stream_ring_events: int = Field(2048, ge=16, description="Events of a watched run held in the API process.")
     stream_redis_run_bytes: int = Field(4 * MIB, ge=64 * KIB, description="The same in bytes.")

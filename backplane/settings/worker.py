@@ -26,6 +26,6 @@ class WorkerSettings:
         30.0, gt=0, description="How long that file may take on its way into the workspace."
     )
     run_log_lines_per_second: int = Field(
-        1000, ge=0, description="Log lines that a run's steps may tell in a second; 0: any number."
+        1000, ge=0, description="Log lines that a run's steps may publish in a second; 0: any number."
     )
     step_concurrency: int = Field(4, ge=1, le=100, description="Steps of one run that are carried out at once.")

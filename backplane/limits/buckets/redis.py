@@ -64,7 +64,7 @@ class RedisTokenBuckets(TokenBuckets):
         self._keys = clients.keys
         self._again = again_seconds
         self._lines: defaultdict[Names, list[_Waiter]] = defaultdict(list)
-        """Who waits in this process, the first first."""
+        """The calls that wait in this process, the first one first."""
         self._take, self._settle, self._leave, self._level = (
             Script(clients, LUA / f"{name}.lua", prelude=LUA / "bucket.lua")
             for name in ("take", "settle", "leave", "level")

@@ -34,7 +34,8 @@ class Storage(ABC):
 
     @abstractmethod
     async def known(self) -> dict[str, Stored]:
-        """Of all users of whom anything is known, for a count: `bytes` may be below 0 here, until that count."""
+        """What is stored by all users of whom anything is known, for a count: `bytes` may be below 0 here, until that
+        count."""
 
     @abstractmethod
     async def count_rows(self, counted: Mapping[str, Stored]) -> None:
