@@ -77,7 +77,8 @@ class Validator:
         return Forecast(_planner_without_reading(new, known))
 
     async def validate(self, user: User, given: Mapping[str, Any]) -> Validation:
-        """What is wrong with the fields of `create`, and the forecast; `prompt` may be left out where there is a plan."""
+        """What is wrong with the fields of `create`, and the forecast; `prompt` may be left out where there is a
+        plan."""
         given = {"prompt": "-", **given} if given.get("plan") is not None else dict(given)
         faults: list[Fault] = []
         new: NewRun | None = None
