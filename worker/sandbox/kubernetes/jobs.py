@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import structlog
-
 from backplane.domain.sandbox_labels import WORKER, label_value
-from backplane.errors import PlatformError, Unavailable
+from backplane.errors import Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from backplane.kubernetes.exec_stream import ExecStream
+from backplane.kubernetes.watch import ObjectWatch
 from backplane.process.retrying import pauses
 from worker.sandbox.base import NoticeSink, SandboxError, SandboxQuotaExceeded, SandboxRefused
 from worker.sandbox.kubernetes import pod_state
@@ -30,11 +29,7 @@ from worker.sandbox.kubernetes.pod_state import EndReason, PodEnd, Running, Wait
 FIRST_LOOK_SECONDS = 2.0
 """A Job without a pod is looked at after so long; a wait that is shorter is ordinary, and gives no notice."""
 NEXT_LOOK_SECONDS = 10.0
-LASTING_SECONDS = 5.0
-"""A watch that lasted so long was no failure: the pause after it is short again."""
 BEING_DELETED_TRIES = 8
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ class _JobLook:
 
 
 class WorkerJobs:
-    """Made by `open_worker_jobs`. Every method raises Unavailable when the API server cannot be reached."""
+    """Made by `open_worker_jobs`. Whatever asks the API server raises Unavailable when it cannot be reached."""
 
     def __init__(self, api: ApiServer, namespace: str, worker_id: str) -> None:
         self._api = api
@@ -82,8 +77,14 @@ class WorkerJobs:
         self._pods_path = f"/api/v1/namespaces/{namespace}/pods"
         self._events_path = f"/api/v1/namespaces/{namespace}/events"
         self._tracked: dict[str, _Tracked] = {}
-        self._version = ""
-        self._trouble = ""
+        self.watch = ObjectWatch(
+            api,
+            self._pods_path,
+            self._selector,
+            self,
+            name="the sandboxes' pods",
+            refused=lambda refused: self._refusal(refused, "GET", self._pods_path),
+        )
         self._looking = asyncio.Lock()
         self._look = _JobLook(float("-inf"), {}, {})
 
@@ -136,8 +137,8 @@ class WorkerJobs:
                 raise waiting.failure
             over = begun + seconds
             if clock() >= over:
-                raise Unavailable(self._trouble, part="sandbox") if self._trouble else waiting.failure
-            words = self._trouble or waiting.words
+                raise Unavailable(self.watch.trouble, part="sandbox") if self.watch.trouble else waiting.failure
+            words = self.watch.trouble or waiting.words
             if words != noticed and clock() >= begun + FIRST_LOOK_SECONDS:
                 notice(words)
                 noticed = words
@@ -226,57 +227,16 @@ class WorkerJobs:
 
     # --- the watch ---
 
-    async def list_pods(self) -> None:
-        """Take over the pods that there are. A pod that was known and is not there has ended."""
-        answer = await self._call("GET", self._pods_path, [("labelSelector", self._selector)])
-        present = set()
-        for pod in answer["items"]:
-            self._take(pod)
-            present.add(pod["metadata"]["uid"])
+    def listed(self, items: list[dict[str, Any]]) -> None:
+        """A pod that was known and is not among these has ended."""
+        for pod in items:
+            self.changed(pod)
+        present = {pod["metadata"]["uid"] for pod in items}
         for tracked in list(self._tracked.values()):
             if tracked.pod and tracked.pod["metadata"]["uid"] not in present:
-                self._lose(tracked.pod)
-        self._version = answer["metadata"]["resourceVersion"]
-        self._trouble = ""
+                self.removed(tracked.pod)
 
-    async def keep_watching(self) -> None:
-        """Follow the pods for ever, through every loss of the connection."""
-        clock = asyncio.get_running_loop().time
-        wait = pauses()
-        while True:
-            begun = clock()
-            try:
-                if not self._version:
-                    await self.list_pods()
-                await self._follow()
-            except ApiRefused as refused:
-                # Whatever it is that the server does not like about this watch, a new list is a clean start.
-                self._version = ""
-                log.info("the watch on the sandboxes' pods begins anew", cause=refused.message)
-            except PlatformError as error:
-                if not self._trouble:
-                    log.warning("the watch on the sandboxes' pods is interrupted", cause=error.message)
-                self._trouble = error.message
-            except Exception:
-                # Whatever the server sent that cannot be read: without this watch no wait would ever end.
-                self._version = ""
-                log.exception("the watch on the sandboxes' pods begins anew")
-            if clock() - begun > LASTING_SECONDS:
-                wait = pauses()
-            await asyncio.sleep(next(wait))
-
-    async def _follow(self) -> None:
-        query = [("labelSelector", self._selector)]
-        async with contextlib.aclosing(self._api.watch(self._pods_path, query, self._version)) as events:
-            async for kind, pod in events:
-                self._trouble = ""
-                if kind == "DELETED":
-                    self._lose(pod)
-                elif kind != "BOOKMARK":
-                    self._take(pod)
-                self._version = pod["metadata"]["resourceVersion"]
-
-    def _take(self, pod: dict[str, Any]) -> None:
+    def changed(self, pod: dict[str, Any]) -> None:
         name = _job_of(pod)
         tracked = self._tracked.setdefault(name, _Tracked())
         if tracked.end:
@@ -287,7 +247,7 @@ class WorkerJobs:
             tracked.end = state
         tracked.wake()
 
-    def _lose(self, pod: dict[str, Any]) -> None:
+    def removed(self, pod: dict[str, Any]) -> None:
         name = _job_of(pod)
         tracked = self._tracked.get(name)
         if not tracked or not tracked.pod or tracked.pod["metadata"]["uid"] != pod["metadata"]["uid"]:
@@ -362,9 +322,12 @@ class WorkerJobs:
         except ApiRefused as refused:
             if refused.status == 404:
                 raise
-            if refused.status == 403:
-                raise self._forbidden(refused.message) from None
-            raise SandboxError(f"the Kubernetes API server refuses {method} {path}: {refused.message}") from None
+            raise self._refusal(refused, method, path) from None
+
+    def _refusal(self, refused: ApiRefused, method: str, path: str) -> SandboxError:
+        if refused.status == 403:
+            return self._forbidden(refused.message)
+        return SandboxError(f"the Kubernetes API server refuses {method} {path}: {refused.message}")
 
     def _forbidden(self, what: str) -> SandboxRefused:
         return SandboxRefused(
@@ -390,8 +353,8 @@ async def open_worker_jobs(namespace: str, worker_id: str, kubeconfig: str = "")
     credentials or the API server does not answer, SandboxRefused when it does not allow what is needed."""
     async with open_api_server(kubeconfig, part="sandbox") as api:
         jobs = WorkerJobs(api, namespace, worker_id)
-        await jobs.list_pods()
-        watching = asyncio.create_task(jobs.keep_watching())
+        await jobs.watch.list()
+        watching = asyncio.create_task(jobs.watch.keep())
         try:
             yield jobs
         finally:
