@@ -182,7 +182,7 @@ async def _identify_podman(engine: Engine) -> Engine:
 
 
 async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_proxies: bool = False) -> EngineResult:
-    """Let the program do one thing and gather what it says. Raises Unavailable when it takes longer than `seconds`."""
+    """Run the program once and gather its output. Raises Unavailable when it takes longer than `seconds`."""
     try:
         process = await asyncio.create_subprocess_exec(
             *words,

@@ -1,8 +1,8 @@
-"""Whose a container is, so that those of a worker that was killed can be told and removed.
+"""Which worker a container belongs to, so that the containers of a worker that was killed can be found and removed.
 
 A worker's mark names its process: this start of the machine, its process namespace, its number there, and when it was
-started, for numbers come again. Only who sees the same processes can tell that one of them is gone; of others nothing
-is said, and what they leave behind goes by its age.
+started, because numbers are used again. Only a worker that sees the same processes knows that one of them is gone; what
+processes of other namespaces leave behind is removed when it is old.
 """
 
 import os

@@ -115,7 +115,7 @@ class WorkerJobs:
         raise AssertionError("pauses never end")
 
     async def started(self, name: str, seconds: float, notice: NoticeSink) -> str:
-        """The name of the Job's pod once its container runs. Raises the SandboxError that tells why it does not: at
+        """The name of the Job's pod once its container runs. Raises the SandboxError that says why it does not: at
         once where no wait helps, else after `seconds`; what it waits for until then goes to `notice`."""
         tracked = self._want(name)
         clock = asyncio.get_running_loop().time
@@ -269,7 +269,7 @@ class WorkerJobs:
     # --- questions ---
 
     async def _explained(self, name: str, tracked: _Tracked, end: PodEnd) -> PodEnd:
-        """Why a pod has ended. One that is gone does not say; its Job may."""
+        """Why a pod has ended. Where the pod is gone, its Job may have the reason."""
         if end.reason is not EndReason.DELETED or tracked.is_deleted:
             return end
         job = await self._job(name)

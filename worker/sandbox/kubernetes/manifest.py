@@ -2,8 +2,8 @@
 
 Values only; `worker.sandbox.kubernetes.jobs` talks to the API server. A name follows from what the Job is for, so
 creating it again after an answer that was lost is the same Job. The pod gets no token, no service's address, no name
-server and no variable but a home and a language. That it reaches no network is for a NetworkPolicy of the namespace to
-say: a Job cannot say it of itself.
+server and no variable but a home and a language. A Job cannot keep its own pod from the network: a NetworkPolicy of the
+namespace does that.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _SLACK_BYTES = 64 * 1024**2
 @dataclass(frozen=True, slots=True)
 class JobSettings:
     """What all Jobs of a worker have in common. `argv` is the container's first process; `ttl_seconds` is how long a
-    finished Job stays; `worker_id` tells the Jobs of this worker from others'."""
+    finished Job stays; `worker_id` marks the Jobs of this worker."""
 
     namespace: str
     image: str

@@ -108,7 +108,7 @@ def read(pod: Json) -> PodState:
 
 
 def deleted(job: Json | None) -> PodEnd:
-    """Why a pod is gone, by what its Job says, if there still is one."""
+    """Why a pod is gone, by its Job, where that still exists."""
     if job is not None and failed_condition(job) == "DeadlineExceeded":
         seconds = job.get("spec", {}).get("activeDeadlineSeconds")
         return PodEnd(EndReason.DEADLINE, f"its Job was stopped at its deadline of {seconds} seconds")
@@ -175,7 +175,7 @@ def _end(pod: Json, status: Json, state: Json, phase: str) -> PodEnd | None:
     if not terminated and phase not in ("Failed", "Succeeded"):
         return None
     if pod["metadata"].get("deletionTimestamp"):
-        # Its exit code tells only of its deletion, and why it is deleted its Job may know.
+        # Its exit code shows only that it was deleted; its Job may know why.
         return deleted(None)
     return _exited(terminated)
 
@@ -192,7 +192,7 @@ def _exited(terminated: Json) -> PodEnd:
 
 
 def _disrupted(status: Json) -> str:
-    """Why the cluster is about to end the pod, as newer releases say it. Its own Job's doing does not count."""
+    """Why the cluster is about to end the pod, as newer releases report it, apart from what its own Job does."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return str(condition.get("reason") or "DisruptionTarget")

@@ -140,7 +140,7 @@ class Incoming:
                     raise NotUnderstood(f"{kind!r} among files")
 
     def finish(self) -> None:
-        """Blocking. Have the folders that the pod has, which a runner of an older release does not say."""
+        """Blocking. Make the folders equal to the pod's; a runner of an older release sends none."""
         if self._folders is None:
             return
         with translated("", missing=DISTURBED), open_folder(self._folder) as root:
@@ -284,9 +284,9 @@ def _entry(path: str, name: str, holder: int, status: os.stat_result) -> Iterato
         yield from _content(content, status.st_size)
 
 
-def _number(said: Any) -> int | None:
-    """A time or a mode that a pod says, as far as there can be such a one."""
-    return min(max(said, 0), LATEST) if isinstance(said, int) else None
+def _number(sent: Any) -> int | None:
+    """A time or a mode that a pod has sent, within what is possible; None for what is no number."""
+    return min(max(sent, 0), LATEST) if isinstance(sent, int) else None
 
 
 def _content(file: FileIO, size: int) -> Iterator[bytes]:

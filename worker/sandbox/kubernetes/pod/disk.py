@@ -76,27 +76,27 @@ def measure(root: str, most_bytes: int, most_files: int, stopped: Callable[[], b
     the way is the command changing the folder at this moment; the next look sees the result."""
     sums = _Sums(most_bytes, most_files)
     over = ""
-    held: list[tuple[int, list[str]]] = []
+    stack: list[tuple[int, list[str]]] = []
     try:
         with contextlib.suppress(OSError):
             opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the platform's own, may be a link
-            held.append((opened, []))
-            over = _scan(opened, held[-1][1], sums)
-        while held and not over and not stopped():
-            folder, names = held[-1]
+            stack.append((opened, []))
+            over = _scan(opened, stack[-1][1], sums)
+        while stack and not over and not stopped():
+            folder, names = stack[-1]
             if not names:
-                held.pop()
+                stack.pop()
                 os.close(folder)
                 continue
-            if len(held) > MAX_DEPTH:
+            if len(stack) > MAX_DEPTH:
                 over = f"more than {MAX_DEPTH} folders inside each other"
                 break
             with contextlib.suppress(OSError):
                 opened = _open(names.pop(), folder)
-                held.append((opened, []))
-                over = _scan(opened, held[-1][1], sums)
+                stack.append((opened, []))
+                over = _scan(opened, stack[-1][1], sums)
     finally:
-        for folder, _ in held:
+        for folder, _ in stack:
             os.close(folder)
     return Measured(sums.size, sums.files, sums.folders, over)
 

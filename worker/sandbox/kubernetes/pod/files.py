@@ -82,8 +82,7 @@ class Files:
                     os.unlink(self._path(path))
 
     def settle_folders(self) -> None:
-        """Have just the folders that the worker has, as old as they are there; a worker of an older release says
-        nothing of folders."""
+        """Make the folders equal to the worker's, with their times; a worker of an older release sends no folders."""
         if self._folders is None:
             return
         keep_folders(self._workspace, {path for path, _, _ in self._folders})

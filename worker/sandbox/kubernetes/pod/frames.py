@@ -1,4 +1,4 @@
-"""What the worker and the runner in a pod say to each other: a letter, the payload's length, the payload."""
+"""The frames that the worker and the runner in a pod exchange: a letter, the payload's length, the payload."""
 
 from __future__ import annotations
 

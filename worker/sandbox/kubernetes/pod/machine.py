@@ -105,19 +105,19 @@ def walk(root: str, *, with_folders: bool = False) -> Iterator[tuple[str, os.sta
     """Everything below but bytecode caches, and but folders unless they are wanted too, by its path from there. Follows
     no link; gives itself the rights that it needs. Each folder is opened from the one above it, so no path is too
     long."""
-    held = [(os.open(root, _OPEN_FOLDER), "", [""])]
+    stack = [(os.open(root, _OPEN_FOLDER), "", [""])]
     try:
-        while held:
-            folder, path, names = held[-1]
+        while stack:
+            folder, path, names = stack[-1]
             if not names:
-                held.pop()
+                stack.pop()
                 os.close(folder)
                 continue
             name = names.pop()
             if name:
                 path = path + "/" + name if path else name
-                held.append((os.open(name, _OPEN_FOLDER, dir_fd=folder), path, []))
-            folder, path, names = held[-1]
+                stack.append((os.open(name, _OPEN_FOLDER, dir_fd=folder), path, []))
+            folder, path, names = stack[-1]
             with os.scandir(folder) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
@@ -131,7 +131,7 @@ def walk(root: str, *, with_folders: bool = False) -> Iterator[tuple[str, os.sta
                     if with_folders or not is_folder:
                         yield path + "/" + entry.name if path else entry.name, status
     finally:
-        for folder, _, _ in held:
+        for folder, _, _ in stack:
             os.close(folder)
 
 

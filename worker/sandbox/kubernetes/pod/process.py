@@ -38,7 +38,7 @@ class Process:
         most = processes_of_all() + self.limits["processes"] + SPARE_PROCESSES
         # By architecture, for the worker does not know which one the node has. One without has the engine's own filter.
         program = call.get("filters", {}).get(os.uname().machine)
-        broken, tell = os.pipe()
+        failed_read, failed_write = os.pipe()
         pid = os.fork()
         if pid == 0:
             # Nothing may leave this block: two runners would go on.
@@ -52,9 +52,9 @@ class Process:
                 # The kernel ends the command, not the runner, when the memory of both is used up.
                 with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
                     score.write("1000")
-                os.closerange(3, tell)
-                os.closerange(tell + 1, 4096)
-                os.set_inheritable(tell, False)
+                os.closerange(3, failed_write)
+                os.closerange(failed_write + 1, 4096)
+                os.set_inheritable(failed_write, False)
                 for cap, soft, hard in (
                     (resource.RLIMIT_CORE, 0, 0),
                     (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
@@ -72,11 +72,11 @@ class Process:
                     filter_system_calls(base64.b64decode(program))
                 os.execvpe(call["argv"][0], call["argv"], environment)  # noqa: S606
             except OSError as error:
-                os.write(tell, str(error.errno).encode())
+                os.write(failed_write, str(error.errno).encode())
                 os._exit(127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126)
             finally:
                 os._exit(126)
-        os.close(tell)
-        with os.fdopen(broken, "rb") as told:
-            self.start_error = int(told.read() or 0)
+        os.close(failed_write)
+        with os.fdopen(failed_read, "rb") as failed:
+            self.start_error = int(failed.read() or 0)
         return pid

@@ -204,7 +204,7 @@ class Runner:
         return False
 
     def _steer_output(self) -> None:
-        """A command that is too far ahead of its reader is held up by its full pipe."""
+        """A command that is too far ahead of its reader has to wait: its pipe is full."""
         if not self._process or self._at_end_of_output:
             return
         if self._reading_output and self._spool.full:
@@ -272,8 +272,8 @@ class Runner:
             room = min(room, most - found.size)
         with contextlib.suppress(OSError):
             # Both volumes may be on one device, so for these there is one limit.
-            held = deleted_bytes(others, os.stat(self._workspace).st_dev)
-            if held > limits["disk_bytes"] + self._tmp_bytes:
+            deleted = deleted_bytes(others, os.stat(self._workspace).st_dev)
+            if deleted > limits["disk_bytes"] + self._tmp_bytes:
                 return "files that are deleted but open hold more than the folder and /tmp may", 0
         return "", room
 
