@@ -267,6 +267,47 @@ class Client:
         """Sent again only when the first one cannot have arrived: twice, and the secret in use signs no more."""
         return await self._json("POST", "/agent/webhook-secret/rotate", repeatable=False)
 
+    async def bulk(self, action: str, wanted: JsonObject, *, dry_run: bool = False) -> JsonObject:
+        """Sent again only when the first one cannot have arrived, but for a dry run."""
+        body = {"action": action, "filter": wanted, **({"dry_run": True} if dry_run else {})}
+        return await self._json("POST", "/agent/bulk", repeatable=dry_run, json=body)
+
+    async def bulk_actions(self, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        return await self._json("GET", "/agent/bulk", params=_given(cursor=cursor, limit=limit))
+
+    async def bulk_action(self, bulk_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}")
+
+    async def bulk_runs(self, bulk_id: str, status: str) -> list[JsonObject]:
+        """All of which this has come."""
+        found, cursor = list[JsonObject](), None
+        while True:
+            params = _given(status=status, cursor=cursor, limit=200)
+            page = await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}/runs", params=params)
+            found += page["runs"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    async def stop_bulk_action(self, bulk_id: str) -> JsonObject:
+        return await self._json("DELETE", f"/agent/bulk/{_segment(bulk_id)}")
+
+    async def export(self, run_id: str) -> JsonObject:
+        """Sent again only when the first one cannot have arrived."""
+        return await self._json("POST", f"/agent/runs/{_segment(run_id)}/export", repeatable=False)
+
+    async def export_of(self, export_id: str) -> JsonObject:
+        return await self._json("GET", f"/agent/exports/{_segment(export_id)}")
+
+    @asynccontextmanager
+    async def archive(self, export_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of an export's archive, in chunks. One that breaks off in the middle raises."""
+        response = await self._open("GET", f"/agent/exports/{_segment(export_id)}/archive")
+        try:
+            yield self._chunks(response)
+        finally:
+            await response.aclose()
+
     async def readiness(self) -> JsonObject:
         """What /health/ready says, also when it says no. Asked once: whoever waits for it asks again."""
         try:

@@ -60,6 +60,10 @@ COMMANDS = {
         "agentctl.commands.webhooks", "webhook_secret", RUNS, "Show the secret that your webhooks are..."
     ),
     "completion": CommandEntry("agentctl.completion", "completion", HERE, "Print the script by which a shell..."),
+    "bulk": CommandEntry("agentctl.commands.bulk", "app", RUNS, "Do one thing to all runs that a filter names,..."),
+    "export": CommandEntry(
+        "agentctl.commands.exports", "export", RUNS, "Fetch a run as one ZIP archive: its plans,..."
+    ),
     "files": CommandEntry("agentctl.commands.files", "app", RUNS, "List, fetch and put the files of a run's..."),
     "dlq": CommandEntry(
         "agentctl.commands.dead_letters", "app", OPERATORS, "List, redrive and purge the runs that the..."

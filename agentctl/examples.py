@@ -6,6 +6,8 @@ A test parses each of them, and fails where a command has none.
 RUN = "01936f7e"
 """How an id begins, as a person may give it."""
 
+BULK = "01936f80-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": ("agentctl up", "agentctl up --port 8080 --data /srv/agents --workers 4"),
     "demo": ("agentctl demo",),
@@ -51,6 +53,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         f"agentctl files get {RUN} out/report.txt -o today.txt --force",
     ),
     "files put": (f"agentctl files put {RUN} data.csv", f"agentctl files put {RUN} - data/today.csv < today.csv"),
+    "bulk cancel": ("agentctl bulk cancel --status queued --dry-run",),
+    "bulk retry": ("agentctl bulk retry --status failed --created-after 2026-11-01",),
+    "bulk redrive": ("agentctl bulk redrive --reason poison --yes",),
+    "bulk replay": ("agentctl bulk replay --agent reporter --no-follow",),
+    "bulk remove": ("agentctl bulk remove --created-before 2026-10-01",),
+    "bulk list": ("agentctl bulk list --json",),
+    "bulk show": (f"agentctl bulk show {BULK}",),
+    "bulk stop": (f"agentctl bulk stop {BULK}",),
+    "export": (f"agentctl export {RUN}", f"agentctl export {RUN} --output report.zip --force"),
     "dlq list": ("agentctl dlq list", "agentctl dlq list --limit 100 --json"),
     "dlq show": (f"agentctl dlq show {RUN}",),
     "dlq redrive": (f"agentctl dlq redrive {RUN}", "agentctl dlq redrive --all"),

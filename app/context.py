@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
 from app.limits.transfers import Transfers
@@ -26,6 +27,7 @@ class ApiContext:
     submission: Submission
     known_tools: KnownTools
     validator: Validator
+    jobs: JobQueue
     hub: Hub
     history: History
     quota: Quota

@@ -26,20 +26,22 @@ from app.edge.origin import Origin
 from app.edge.protocol import install, running_server
 from app.edge.root_path import RootPath
 from app.edge.turns import Turns
+from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
-from app.limits.storage import StorageLimits
 from app.limits.transfers import Transfers
 from app.mcp.endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.routes import (
     accounts,
     artifacts,
+    bulk,
     dead_letters,
     decisions,
     docs,
     events,
     execute,
+    exports,
     files,
     health,
     logs,
@@ -59,6 +61,7 @@ from app.validation import Validator
 from backplane import VERSION
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
+from backplane.limits.storage.limits import StorageLimits
 from backplane.process import log as process_log
 from backplane.process.loop_watchdog import watched
 from backplane.process.metrics import process_registry
@@ -167,6 +170,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         tools,
         queue,
         webhooks,
+        bulk,
+        exports,
         docs,
     )
     for route in routes:
@@ -213,6 +218,7 @@ def _context(
         submission=submission,
         validator=Validator(submission, known_tools),
         known_tools=known_tools,
+        jobs=JobQueue(settings),
         hub=Hub(
             resources.event_log,
             resources.store,

@@ -5,27 +5,20 @@ it queued in the database and unknown to Redis, and pushes it. What is published
 already.
 """
 
-import asyncio
-import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from math import ceil
 from typing import Any
 
 import structlog
 
 from app.known_tools import KnownTools
-from app.limits.storage import StorageLimits
 from app.schemas.runs import ForkRun, NewRun
-from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.derived_runs import NewFork
-from backplane.domain.events import Event
 from backplane.domain.models import ModelName
-from backplane.domain.runs import Changed, Priority, Run, RunStatus, new_run_id
+from backplane.domain.runs import Changed, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.domain.webhooks import check_public_url
 from backplane.errors import (
@@ -35,31 +28,24 @@ from backplane.errors import (
     QueueFull,
     StorageExceeded,
     TooLarge,
-    TooManyWaiting,
     Unavailable,
 )
-from backplane.logs.base import Batch, EventLog
-from backplane.queue.base import Full, Job, Limit, Queue
+from backplane.limits.storage.limits import StorageLimits
+from backplane.logs.base import EventLog
+from backplane.queue.base import Queue
+from backplane.run_actions.actions import RunActions, idempotency_of
 from backplane.settings import Settings, fixed
 from backplane.store import Store
 
 log = structlog.get_logger()
 
-RETRY_AFTER_MAX_SECONDS = 3600
-
 _HOSTED_SERVERS = frozenset({"openai", "anthropic"})
 """The servers that are known when their key is set."""
 
 
-@dataclass(slots=True)
-class _ReservedPlace:
-    """A place in the queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
+class Submission(RunActions):
+    """New runs, and what only the API is asked for. What a bulk action does too is `RunActions`."""
 
-    priority: Priority
-    is_used: bool = False
-
-
-class Submission:
     def __init__(
         self,
         settings: Settings,
@@ -69,18 +55,15 @@ class Submission:
         storage_limits: StorageLimits,
         known_tools: KnownTools,
     ) -> None:
+        super().__init__(store, queue, event_log, storage_limits)
         self._known_tools = known_tools
-        self._storage_limits = storage_limits
         self._settings = settings
-        self._store = store
-        self._queue = queue
-        self._event_log = event_log
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
         """Raises InvalidInput, InvalidPlan, TooLarge, StorageExceeded, IdempotencyKeyReused, QueueFull, Unavailable
         (database)."""
         self._check(new)
-        idempotency = _idempotency(idempotency_key, [new.model_dump(mode="json"), start])
+        idempotency = idempotency_of(idempotency_key, [new.model_dump(mode="json"), start])
         try:
             plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
         except InvalidPlan:
@@ -110,7 +93,7 @@ class Submission:
             await self._storage_limits.check_new_run(user.id)
             if not start:
                 return await self._store.runs.create(run, idempotency=idempotency)
-            async with self._place(user.id, run.id, run.priority) as place:
+            async with self.place(user.id, run.id, run.priority) as place:
                 stored = await self._store.runs.create(run, idempotency=idempotency, start=True)
                 if stored.id == run.id:
                     await self.push(stored, await self._store.events.after(stored.id, 0, 2), place)
@@ -129,7 +112,7 @@ class Submission:
         """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
         try:
             await self._storage_limits.check_start(user.id)
-            async with self._place(user.id, run_id, user.priority) as place:
+            async with self.place(user.id, run_id, user.priority) as place:
                 run, events = await self._store.runs.start(user.id, run_id)
                 if events:
                     await self.push(run, events, place)
@@ -141,22 +124,13 @@ class Submission:
             run, _ = await self._store.runs.start(user.id, run_id)
             return run
 
-    async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool | None) -> Run:
-        """Raises NotFound, Conflict (the call does not decide an uncertain step), TransitionNotAllowed,
-        StorageExceeded, QueueFull, Unavailable (database)."""
-        await self._storage_limits.check_start(user.id)
-        async with self._place(user.id, run_id, user.priority) as place:
-            run, events = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
-            await self.push(run, events, place)
-            return run
-
     async def retry_from(
         self, user: User, run_id: str, step: str, *, uncertain_step_is_done: bool | None = None
     ) -> Run:
         """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable
         (database)."""
         await self._storage_limits.check_start(user.id)
-        async with self._place(user.id, run_id, user.priority) as place:
+        async with self.place(user.id, run_id, user.priority) as place:
             run, events = await self._store.derived_runs.retry_from(
                 user.id, run_id, step, uncertain_step_is_done=uncertain_step_is_done
             )
@@ -167,7 +141,7 @@ class Submission:
         """Raises NotFound, FilesGone, Conflict, InvalidPlan, StorageExceeded, IdempotencyKeyReused, QueueFull,
         Unavailable (database)."""
         self._check_prompt(fork)
-        idempotency = _idempotency(idempotency_key, fork.model_dump(mode="json"))
+        idempotency = idempotency_of(idempotency_key, fork.model_dump(mode="json"))
         try:
             plan = await self._known_tools.parse(fork.plan, None) if fork.plan is not None else None
         except InvalidPlan:
@@ -181,43 +155,7 @@ class Submission:
                 user.id, fork.run_id, new, start=fork.start, idempotency=idempotency
             )
 
-        return await self._derive(user, new.id, make, idempotency, start=fork.start)
-
-    async def replay(self, user: User, run_id: str, idempotency_key: str | None, *, execute: bool = False) -> Run:
-        """Raises NotFound, FilesGone, TransitionNotAllowed, StorageExceeded, IdempotencyKeyReused, QueueFull,
-        Unavailable (database)."""
-        new_id = new_run_id()
-        idempotency = _idempotency(idempotency_key, ["replay", run_id, execute])
-
-        async def make() -> Changed:
-            return await self._store.derived_runs.replay(
-                user.id, run_id, new_id, user.priority, execute=execute, idempotency=idempotency
-            )
-
-        return await self._derive(user, new_id, make, idempotency, start=True)
-
-    async def _derive(
-        self,
-        user: User,
-        new_id: str,
-        make: Callable[[], Awaitable[Changed]],
-        idempotency: tuple[str, str] | None,
-        *,
-        start: bool,
-    ) -> Run:
-        try:
-            await self._storage_limits.check_new_run(user.id)
-            if not start:
-                return (await make())[0]
-            async with self._place(user.id, new_id, user.priority) as place:
-                run, events = await make()
-                if run.id == new_id:
-                    await self.push(run, events, place)
-                return run
-        except (QueueFull, StorageExceeded):
-            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
-                return earlier
-            raise
+        return await self.derive(user, new.id, make, idempotency, start=fork.start)
 
     async def decide(
         self, user: User, run_id: str, decision_id: str, status: DecisionStatus, answer: Mapping[str, Any]
@@ -229,79 +167,8 @@ class Submission:
             await self.push(decided.run, decided.told)
         else:
             with suppress(Unavailable):
-                await self._publish(decided.run, decided.told)
+                await self.publish(decided.run, decided.told)
         return decided.decision
-
-    async def redrive(self, run_id: str) -> Run:
-        """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
-        found = await self._store.runs.find(run_id)
-        if found is None:
-            raise no_dead_letter(run_id)
-        async with self._place(found.user_id, run_id, found.priority) as place:
-            run, events = await self._store.runs.redrive(run_id)
-            await self.push(run, events, place)
-            return run
-
-    @asynccontextmanager
-    async def _place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator["_ReservedPlace"]:
-        """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
-        place = _ReservedPlace(priority)
-        try:
-            full = await self._queue.admit(run_id, user_id, priority)
-        except Unavailable:
-            # It cannot be counted now, and what is accepted is not lost: a reaper will push it.
-            yield place
-            return
-        if full:
-            raise await self._queue_full(full, user_id, priority)
-        try:
-            yield place
-        finally:
-            if not place.is_used:
-                with suppress(Unavailable):
-                    await self._queue.give_up_place(run_id, user_id, priority)
-
-    async def _queue_full(self, full: Full, user_id: str, priority: Priority) -> QueueFull:
-        """There is room again when the next of the runs that count is taken: the user's own, or those of the tier, or
-        any. While no worker is alive nobody knows when, and it is what one run takes at first."""
-        is_own = full.limit in (Limit.USER, Limit.SHARE)
-        statistics = await self._queue.statistics()
-        nearest = await self._queue.nearest_of(user_id) if is_own else None
-        if nearest is not None and nearest.wait is not None:
-            wait = nearest.wait
-        else:
-            ahead = sum(count for other, count in statistics.queued.items() if other > priority)
-            wait = statistics.wait(1 + (ahead if full.limit is Limit.TIER else 0))
-        seconds = min(max(ceil(wait.p50), 1), RETRY_AFTER_MAX_SECONDS)
-        message = f"{queue_full(full, priority)}; come back in about {seconds} s"
-        return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
-
-    async def cancel(self, user: User, run_id: str) -> Run:
-        run, events = await self._store.runs.cancel(user.id, run_id)
-        try:
-            if run.status is RunStatus.CANCELLED:
-                await self._queue.forget(run.id)
-                await self._publish(run, events)
-            else:
-                await self._queue.announce_cancel(run.id)
-        except Unavailable as error:
-            log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
-        return run
-
-    async def push(self, run: Run, events: Sequence[Event], place: "_ReservedPlace | None" = None) -> None:
-        """Queue a run that is queued in the database, and publish its events. Never raises Unavailable."""
-        try:
-            # Side by side: should a worker be quicker than the publishing, watchers find it in the database.
-            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
-            _, [queued] = await asyncio.gather(self._publish(run, events), self._queue.enqueue([job]))
-            if place is not None:
-                place.is_used = queued and place.priority is run.priority
-        except Unavailable as error:
-            log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
-
-    async def _publish(self, run: Run, events: Sequence[Event]) -> None:
-        if events:
-            await self._event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
 
     def faults(self, new: NewRun) -> Iterator[Fault]:
         """All that is wrong with the fields of a new run, but for its plan."""
@@ -370,37 +237,3 @@ class Submission:
                 f"{', '.join(sorted(named | _HOSTED_SERVERS))}",
                 field="model",
             )
-
-
-def queue_full(full: Full, priority: Priority) -> str:
-    """Which limit is reached, and what helps."""
-    tier = priority.name.lower()
-    match full.limit:
-        case Limit.USER:
-            return (
-                f"{full.waiting} runs of yours wait already, and {full.most} may (QUEUE_MAX_WAITING): let some end, or "
-                "cancel some"
-            )
-        case Limit.TIER:
-            return (
-                f"{full.waiting} runs of the priority {tier} wait already, of all users, and {full.most} may "
-                "(QUEUE_MAX_WAITING_FREE, _STANDARD, _BETA, _ADMIN): try again later"
-            )
-        case Limit.SHARE:
-            return (
-                f"{full.waiting} runs of yours stand in the queue of all users, and no user may have more than "
-                f"{full.most} there (half of QUEUE_MAX_WAITING_ALL, or of the priority's own limit): let some end, or "
-                "cancel some"
-            )
-    return (
-        f"the platform's queue is full: {full.waiting} runs of all users wait, and {full.most} may before one of the "
-        f"priority {tier} is refused (QUEUE_MAX_WAITING_ALL): try again later"
-    )
-
-
-def _idempotency(key: str | None, request: Any) -> tuple[str, str] | None:
-    """The key, and a digest of the request that it stands for."""
-    if key is None:
-        return None
-    body = json.dumps(request, sort_keys=True)
-    return key, hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()

@@ -11,6 +11,7 @@ _EVERY_PROCESS = frozenset({"api", "worker", "controller"})
 CREDENTIALS: Mapping[str, frozenset[str]] = {
     "redis_url": _EVERY_PROCESS,
     "redis_password": _EVERY_PROCESS,
+    "jobs_redis_url": frozenset({"api", "controller"}),
     "redis_sentinel_password": _EVERY_PROCESS,
     "database_url": _EVERY_PROCESS,
     "s3_access_key": _EVERY_PROCESS,

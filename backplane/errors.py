@@ -17,7 +17,8 @@
     ├── PartRefuses         a part answers, and has refused for too long; only an operator can mend that
     ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
     │   ├── TooManyStreams      as many streams of the user are open as may be
-    │   └── TooManyTransfers    as many files of the user are on their way as may be
+    │   ├── TooManyTransfers    as many files of the user are on their way as may be
+    │   └── TooManyJobs         as many bulk actions and exports of the user are not over as may be
     ├── ModelError          a model gave no answer that can be used (`worker.llm.base` has its kinds)
     └── Superseded          another worker holds the run now; whoever sees this stops writing
 
@@ -233,6 +234,10 @@ class TooManyStreams(RateLimited):
 
 class TooManyTransfers(RateLimited):
     code = "too_many_transfers"
+
+
+class TooManyJobs(RateLimited):
+    code = "too_many_jobs"
 
 
 class ModelError(PlatformError):

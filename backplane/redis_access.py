@@ -3,7 +3,6 @@
 Apart from `resources`, so that a small process that needs nothing but Redis does not load databases and object stores.
 """
 
-from backplane.redis.blocking import BlockingRedis, blocking_redis
 from backplane.redis.client import RedisAccess
 from backplane.settings import Settings
 
@@ -21,6 +20,7 @@ def redis_access(settings: Settings) -> RedisAccess:
     )
 
 
-def connect_blocking_redis(settings: Settings) -> BlockingRedis:
-    """For libraries that know no asyncio; the caller closes it. Raises InvalidInput for a cluster."""
-    return blocking_redis(settings.redis_url.get_secret_value(), redis_access(settings))
+def rq_is_possible(settings: Settings) -> bool:
+    """Whether there is a Redis that RQ can use: one server, or one that sentinels name."""
+    url = settings.jobs_redis_url.get_secret_value() or settings.redis_url.get_secret_value()
+    return "+cluster" not in url.partition("://")[0]

@@ -26,6 +26,7 @@ from backplane.limits.rates.redis import RedisRateLimiter
 from backplane.limits.slots.base import Slots
 from backplane.limits.slots.redis import RedisSlots
 from backplane.limits.storage.base import Storage
+from backplane.limits.storage.limits import StorageLimits
 from backplane.limits.storage.redis import RedisStorage
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
@@ -35,6 +36,7 @@ from backplane.queue.base import Caps, Queue, QueueRoom
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
+from backplane.run_actions.actions import RunActions
 from backplane.sealing import Seal
 from backplane.settings import Settings, fixed
 from backplane.store import Database, Store, parse_url
@@ -217,6 +219,12 @@ def _room(settings: Settings) -> QueueRoom:
 
 def storage_quota(settings: Settings) -> StorageQuota:
     return StorageQuota(settings.user_max_runs, settings.user_max_events, settings.user_max_bytes)
+
+
+def run_actions(settings: Settings, resources: Resources) -> RunActions:
+    """What is done to runs, with the limits that the settings name."""
+    limits = StorageLimits(resources.storage, storage_quota(settings))
+    return RunActions(resources.store, resources.queue, resources.event_log, limits)
 
 
 def _artifacts(settings: Settings) -> Artifacts | None:

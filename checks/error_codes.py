@@ -28,6 +28,7 @@ OF_THE_API = {
     "rate_limited": "called too often; again after `Retry-After` seconds",
     "too_many_streams": "as many streams of the user are open as may be",
     "too_many_transfers": "as many files of the user are on their way as may be",
+    "too_many_jobs": "as many bulk actions and exports of the user are not over as may be",
     "too_many_waiting": "as many runs of the user wait as may; again after `Retry-After` seconds",
     "queue_full": "as many runs of all users wait as may; again after `Retry-After` seconds",
     "part_unavailable": "a part of the platform does not answer; the same call may succeed later",

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from backplane.background_access import connect_background_queue
 from backplane.domain.retry import RetryPolicy
 from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.retrying import until_available
 from backplane.process.tasks import end
+from backplane.redis_access import rq_is_possible
 from backplane.resources import Resources, connect
 from backplane.settings import Settings, fixed
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
+from controller.jobs.dispatch import JobDispatch
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, RowCounting
 from controller.webhooks.loop import WebhookLoop
@@ -130,6 +133,8 @@ async def _work(
             loops.append(asyncio.create_task(collector.run(), name="sandbox jobs"))
         if settings.pod_deletion_cost and (costs := _deletion_costs(settings, resources)):
             loops.append(asyncio.create_task(costs.run(), name="deletion costs"))
+        queue = connect_background_queue(settings) if rq_is_possible(settings) else None
+        loops.append(asyncio.create_task(JobDispatch(resources, queue).run(), name="jobs"))
         sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
         try:
@@ -138,6 +143,8 @@ async def _work(
                 task.result()
         finally:
             await end(*loops)
+            if queue is not None:
+                queue.close()
             await webhooks.drain(settings.webhook_timeout_seconds)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import uvicorn
@@ -17,11 +18,16 @@ import uvloop
 
 from app.edge.protocol import install
 from app.main import create_app
+from backplane.background_access import connect_background_queue
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings
 from backplane.errors import InvalidInput, PlatformError
 from backplane.process import log as process_log
 from backplane.process import log_stream
+from backplane.process.tasks import in_thread
+from backplane.redis_access import rq_is_possible
 from backplane.settings import Settings
+from controller.jobs.task import carrying_out
+from controller.jobs.worker import work_in_thread
 from controller.service import serve as serve_controller
 from worker.service import serve as serve_worker
 
@@ -74,13 +80,20 @@ async def _run(settings: Settings, host: str, port: int) -> int:
         asyncio.create_task(serve_worker(settings, stop), name="worker"),
         asyncio.create_task(serve_controller(controller_settings, stop), name="controller"),
     ]
+    jobs_end, jobs = threading.Event(), None
+    if rq_is_possible(settings):
+        queue = connect_background_queue(settings)
+        jobs = asyncio.create_task(
+            in_thread(work_in_thread, queue, carrying_out(settings, queue), jobs_end), name="jobs"
+        )
     for task in others:
         task.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         await server.serve()
     finally:
         stop.set()
-        await asyncio.wait(others)
+        jobs_end.set()
+        await asyncio.wait([*others, *([jobs] if jobs else [])])
         faults = [fault for task in others if (fault := task.exception())]
         if faults:
             raise faults[0]

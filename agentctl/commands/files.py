@@ -59,7 +59,7 @@ def get(
     if target.is_dir():
         target /= PurePosixPath(path).name
     try:
-        with _whole_or_not_at_all(target, force=force) as sink:
+        with whole_or_not_at_all(target, force=force) as sink:
             count = call_on(output, run_id, lambda client, whole: _copy(client, whole, path, sink))
     except FileExistsError:
         message = f"{target} is there already. --force overwrites it; --output names another."
@@ -83,7 +83,7 @@ async def _copy(client: Client, run_id: str, path: str, sink: Sink) -> int:
 
 
 @contextmanager
-def _whole_or_not_at_all(target: Path, *, force: bool) -> Iterator[BinaryIO]:
+def whole_or_not_at_all(target: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Writes beside the target first, so that what breaks off leaves it as it was. A device or pipe is written to.
     Raises FileExistsError for a file that is there, also when it was made meanwhile, unless `force` is set."""
     if target.exists() and not target.is_file():

@@ -51,6 +51,7 @@ from backplane.process.supervisor import (
     python_module,
     stop_together,
 )
+from backplane.redis_access import rq_is_possible
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings
@@ -325,10 +326,11 @@ def _children(place: Locations, settings: Settings, environment: dict[str, str])
     api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
     children = [child("api", *api, variables=_for(environment, "api", settings))]
     workers = [(f"worker-{number}", "worker") for number in range(1, place.workers + 1)]
-    for number, (name, module) in enumerate([*workers, ("controller", "controller")]):
+    jobs = [("jobs", "controller.jobs")] if rq_is_possible(settings) else []
+    for number, (name, module) in enumerate([*workers, ("controller", "controller"), *jobs]):
         # They share the machine, so each has the port after the one before.
         own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
-        children.append(child(name, module, variables={**_for(environment, module, settings), **own}))
+        children.append(child(name, module, variables={**_for(environment, module.partition(".")[0], settings), **own}))
     return children
 
 

@@ -36,7 +36,7 @@ _RANGE = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-class _FileDownload(StreamingResponse):
+class FileDownload(StreamingResponse):
     """Counts as a transfer of its user for as long as it is sent."""
 
     media_type = "application/octet-stream"
@@ -121,14 +121,14 @@ async def get_file(
     if span is None:
         headers["Content-Length"] = str(file.size)
         body = _body(workspace, file, 0, file.size)
-        return _FileDownload(context, user, body, headers=headers)
+        return FileDownload(context, user, body, headers=headers)
     first, end = span
     if first >= end:
         detail = f"the file has {file.size} bytes; ask for a range inside"
         return problem(416, "range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{file.size}"})
     headers |= {"Content-Length": str(end - first), "Content-Range": f"bytes {first}-{end - 1}/{file.size}"}
     body = _body(workspace, file, first, end)
-    return _FileDownload(context, user, body, status_code=206, headers=headers)
+    return FileDownload(context, user, body, status_code=206, headers=headers)
 
 
 @router.put(

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Path, Query
 
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
-from app.deletion import delete_run
 from app.errors import responses
 from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
 from app.routes.execute import standing_of
@@ -32,6 +31,7 @@ from backplane.domain.runs import Run, RunStatus
 from backplane.domain.users import Tier
 from backplane.domain.webhooks import DeliveryStatus
 from backplane.errors import NotFound, Unavailable
+from backplane.run_actions.deletion import delete_run
 
 router = APIRouter(tags=["runs"])
 
@@ -111,7 +111,8 @@ async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunV
 @router.delete("/agent/runs/{run_id}", operation_id="delete_run", status_code=204, responses=responses(404, 409, 422))
 async def delete_one(run_id: RunId, user: CurrentUser, context: ContextOf) -> None:
     """Delete a run that is over, with its events and files, for good."""
-    await delete_run(context.resources, user.id, run_id)
+    resources = context.resources
+    await delete_run(resources.store.retention, resources.workspaces, resources.storage, user.id, run_id)
 
 
 async def _webhook(context: ApiContext, run: Run) -> WebhookView | None:

@@ -28,6 +28,8 @@ TAGS = [
     {"name": "webhooks", "description": "What the platform sends, and what it signs that with."},
     {"name": "queue", "description": "How long the queue is, whose a token is, and what a user has stored."},
     {"name": "accounts", "description": "Budgets: who may spend how much."},
+    {"name": "bulk actions", "description": "One action on all runs that a filter names, in the background."},
+    {"name": "exports", "description": "A run as one archive."},
     {"name": "dead letters", "description": "Runs that failed for want of something around them. For admins."},
     {"name": "health", "description": "Whether the API works. No token is needed."},
 ]

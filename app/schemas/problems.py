@@ -32,6 +32,7 @@ class ProblemCode(StrEnum):
     TOO_LARGE = "too_large"
     TOO_MANY_STREAMS = "too_many_streams"
     TOO_MANY_TRANSFERS = "too_many_transfers"
+    TOO_MANY_JOBS = "too_many_jobs"
     TOO_MANY_WAITING = "too_many_waiting"
     TRANSITION_NOT_ALLOWED = "transition_not_allowed"
     UNAUTHENTICATED = "unauthenticated"

@@ -35,7 +35,10 @@ def blocking_redis(url: str, access: RedisAccess) -> BlockingRedis:
         options |= {"ssl": True, **access.tls()}
     match target.kind:
         case "cluster":
-            raise InvalidInput("RQ cannot work on a Redis Cluster; name one server, or sentinels", field="REDIS_URL")
+            raise InvalidInput(
+                "RQ cannot work on a Redis Cluster; name one server, or sentinels, in JOBS_REDIS_URL",
+                field="JOBS_REDIS_URL",
+            )
         case "sentinel":
             of_sentinels = {name: value for name, value in options.items() if name.startswith("ssl")}
             of_sentinels |= {

@@ -1,6 +1,8 @@
-"""What a controller does and how often: webhooks, retention, Kubernetes."""
+"""What a controller does and how often: webhooks, retention, Kubernetes, bulk actions and exports."""
 
 from pydantic import Field
+
+from backplane.domain.sizes import GIB
 
 
 class ControllerSettings:
@@ -42,3 +44,9 @@ class ControllerSettings:
         "app.kubernetes.io/name=agent-worker", min_length=1, description="Label selector of the worker pods."
     )
     pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers mark them.")
+    jobs_user_max: int = Field(5, ge=1, description="Bulk actions and exports of a user that are not over.")
+    bulk_max_runs: int = Field(10_000, ge=1, le=100_000, description="Runs of one bulk action.")
+    export_max_bytes: int = Field(
+        1 * GIB, ge=1, description="What an export may hold before it is compressed, in bytes."
+    )
+    export_keep_seconds: float = Field(86400.0, gt=0, description="How long an export's archive can be fetched.")

@@ -24,3 +24,8 @@ class RedisSettings:
     redis_key_prefix: str = Field(
         "", max_length=100, description="Before every key and channel; a cluster needs a hash tag in it: {agents}:"
     )
+    jobs_redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="The single Redis server, or sentinels, of bulk actions and exports, with its login. "
+        "REDIS_URL when left empty; RQ, which carries them out, cannot use a cluster.",
+    )

@@ -1,5 +1,6 @@
 """The truth: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
+from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.database import Database, parse_url
 from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
@@ -23,6 +24,7 @@ from backplane.store.webhooks import Webhooks
 
 __all__ = [
     "AddEvents",
+    "BackgroundJobs",
     "Database",
     "DeadLetters",
     "Decisions",
@@ -63,6 +65,7 @@ class Store:
         self.secrets = SecretStore(database)
         self.retention = Retention(database)
         self.usage_counts = UsageCounts(database)
+        self.background_jobs = BackgroundJobs(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

@@ -434,3 +434,42 @@ webhook_secrets = Table(
     Column("previous", String(64)),
     Column("previous_until", UtcDateTime),
 )
+
+# Bulk actions and exports that a person has asked for. `user_id` is who asked.
+background_jobs = Table(
+    "background_jobs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("request", Json, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("lease_until", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    Column("error", ForeignText),
+    Column("result", Json),
+    Index("ix_background_jobs_user_id_id", "user_id", "id"),
+    Index("ix_background_jobs_finished_at", "finished_at"),
+    partial_index("ix_background_jobs_unfinished", "lease_until", where="status IN ('queued', 'running')"),
+)
+
+# What a bulk action does to each run. `user_id` is the run's. No foreign key to the run: what is removed stays named.
+background_job_items = Table(
+    "background_job_items",
+    metadata,
+    Column("job_id", ForeignKey("background_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", String(36), nullable=False),
+    Column("user_id", String(36), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("began_at", UtcDateTime),
+    Column("detail", ForeignText),
+)

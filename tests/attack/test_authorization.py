@@ -81,6 +81,8 @@ class World:
             "{agent}": "default",
             "{user}": self.name,
             "{account_id}": f"user:{self.name}:tokens",
+            "{bulk_id}": NOBODY,
+            "{export_id}": NOBODY,
         }
 
     def snapshot(self) -> tuple[list[str], dict[bytes, bytes | None], list[tuple[str, bytes]]]:

@@ -228,7 +228,7 @@ async def test_a_step_writes_no_more_than_its_user_may_keep(start_api: StartApi,
 async def test_a_user_makes_no_more_runs_and_events_than_a_user_may_keep(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch, setting: str, kept: dict[str, int]
 ) -> None:
-    monkeypatch.setattr("app.limits.storage.LOOKED_UP_SECONDS", -1.0)
+    monkeypatch.setattr("backplane.limits.storage.limits.LOOKED_UP_SECONDS", -1.0)
     api = await start_api(**{setting: 3})
     person, other = await api.person(), await api.person()
     made = [await person.make("create") for _ in range(3)]

@@ -21,7 +21,6 @@ import pytest
 from pydantic import SecretStr
 
 from app.known_tools import KnownTools
-from app.limits.storage import StorageLimits
 from app.schemas.runs import NewRun
 from app.submission import Submission
 from backplane.domain.events import Event, EventType
@@ -29,6 +28,7 @@ from backplane.domain.runs import Run, RunStatus, Taken
 from backplane.domain.steps import StepRecord
 from backplane.domain.users import User
 from backplane.errors import Unavailable
+from backplane.limits.storage.limits import StorageLimits
 from backplane.logs.base import Announced, SubscriptionLost
 from backplane.process.tasks import end
 from backplane.queue.base import Claim

@@ -251,11 +251,11 @@ def test_every_process_reads_settings_then_the_sites_own_then_credentials(produc
 
 
 def test_every_process_gets_the_credentials_that_it_needs_and_no_others(production: list[Object]) -> None:
-    for process in ("api", "worker", "controller"):
-        [container] = pod_of(named(production, "Deployment", f"agent-{process}"))["containers"]
+    for name, process in {"api": "api", "worker": "worker", "controller": "controller", "jobs": "controller"}.items():
+        [container] = pod_of(named(production, "Deployment", f"agent-{name}"))["containers"]
         given = {source["name"].lower() for source in container["env"]} & set(CREDENTIALS)
 
-        assert given == {name for name, processes in CREDENTIALS.items() if process in processes}
+        assert given == {credential for credential, processes in CREDENTIALS.items() if process in processes}
         assert all(source["valueFrom"]["secretKeyRef"]["key"] == source["name"] for source in container["env"])
 
 

@@ -32,7 +32,7 @@ async def test_a_user_sees_what_was_counted(api: Api, person: Person) -> None:
 async def test_a_user_over_a_limit_goes_on_as_soon_as_enough_is_deleted(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    monkeypatch.setattr("app.limits.storage.LOOKED_UP_SECONDS", -1.0)
+    monkeypatch.setattr("backplane.limits.storage.limits.LOOKED_UP_SECONDS", -1.0)
     api = await start_api(**{setting: 5})
     person = await api.person()
     runs = [await person.make("create") for _ in range(5)]
@@ -41,7 +41,7 @@ async def test_a_user_over_a_limit_goes_on_as_soon_as_enough_is_deleted(
     storage = api.resources.storage
     await person.act("cancel", runs[0])
     await storage.count_rows(await api.resources.store.usage_counts.of_users())
-    monkeypatch.setattr("app.limits.storage.LOOKED_UP_SECONDS", 600.0)
+    monkeypatch.setattr("backplane.limits.storage.limits.LOOKED_UP_SECONDS", 600.0)
     for _ in range(2):
         refused = await person.act("create", prompt="one more")
         assert (refused.status_code, refused.json()["code"]) == (413, "storage_quota_exceeded")

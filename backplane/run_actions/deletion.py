@@ -11,31 +11,35 @@ from contextlib import suppress
 from backplane.domain.retention import batches
 from backplane.domain.stored import StorageQuota
 from backplane.errors import PlatformError, Unavailable
-from backplane.resources import Resources
+from backplane.limits.storage.base import Storage
+from backplane.store import Retention
+from backplane.workspace.base import WorkspaceStore
 
 LEASE_SECONDS = 600.0
 EVENTS_AT_ONCE = 1000
 
 
-async def delete_run(resources: Resources, user_id: str, run_id: str) -> None:
+async def delete_run(
+    retention: Retention, workspaces: WorkspaceStore, storage: Storage, user_id: str, run_id: str
+) -> None:
     """Raises NotFound, Conflict, Unavailable."""
-    retention = resources.store.retention
     ends = await retention.lease_one(user_id, run_id, seconds=LEASE_SECONDS)
     try:
-        await _delete_leased(resources, user_id, run_id)
+        await _delete_leased(retention, workspaces, storage, user_id, run_id)
     except PlatformError:
         with suppress(Unavailable):
             await retention.give_up_lease(run_id, ends)
         raise
 
 
-async def _delete_leased(resources: Resources, user_id: str, run_id: str) -> None:
-    retention, workspaces = resources.store.retention, resources.workspaces
+async def _delete_leased(
+    retention: Retention, workspaces: WorkspaceStore, storage: Storage, user_id: str, run_id: str
+) -> None:
     size = sum(file.size for file in await workspaces.workspace(user_id, run_id).list())
     size += await workspaces.versions(user_id, run_id).size()
     await workspaces.remove(user_id, run_id)
     with suppress(Unavailable):
-        await resources.storage.grow(user_id, -size, StorageQuota())
+        await storage.grow(user_id, -size, StorageQuota())
     events = 1  # The newest, which goes with the row.
     for batch in batches(await retention.spans([run_id]), EVENTS_AT_ONCE):
         events += await retention.delete_events(batch)
@@ -43,4 +47,4 @@ async def _delete_leased(resources: Resources, user_id: str, run_id: str) -> Non
     runs = await retention.delete_runs([run_id])
     # At once, and not with the next count: a user who is over a limit deletes to go on.
     with suppress(Unavailable):
-        await resources.storage.shrink(user_id, runs=runs, events=events)
+        await storage.shrink(user_id, runs=runs, events=events)

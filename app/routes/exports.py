@@ -1,0 +1,76 @@
+"""/agent/exports: a run as one archive, to be fetched for a while."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Query, Response
+
+from app.auth import CurrentUser
+from app.context import ContextOf
+from app.errors import responses
+from app.routes.files import FileDownload
+from app.schemas.jobs import ExportPage, ExportView, JobId
+from app.schemas.runs import Limit, RunId
+from backplane.domain.background_jobs import ARCHIVE
+from backplane.domain.runs import new_run_id
+from backplane.errors import NotFound
+from backplane.workspace.base import Workspace
+
+router = APIRouter(tags=["exports"])
+
+_ZIP = {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.post("/agent/runs/{run_id}/export", status_code=202, responses=responses(404, 409, 422))
+async def export_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> ExportView:
+    """Put a run with its plans, steps, events, model calls and files into one ZIP archive. Answers at once; the archive
+    is made in the background."""
+    context.jobs.check_possible()
+    job = await context.resources.store.background_jobs.create_export(
+        new_run_id(), user.id, run_id, most_jobs=context.settings.jobs_user_max
+    )
+    await context.jobs.put(job.id)
+    return ExportView.of(job)
+
+
+@router.get("/agent/exports", responses=responses(422))
+async def list_exports(
+    user: CurrentUser,
+    context: ContextOf,
+    cursor: Annotated[JobId | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 50,
+) -> ExportPage:
+    """Your exports, newest first."""
+    found = await context.resources.store.background_jobs.page(user.id, "export", before=cursor, limit=limit + 1)
+    listed = [ExportView.of(job) for job in found[:limit]]
+    return ExportPage(exports=listed, next_cursor=listed[-1].export_id if len(found) > limit else None)
+
+
+@router.get("/agent/exports/{export_id}", responses=responses(404, 422))
+async def show_export(export_id: JobId, user: CurrentUser, context: ContextOf) -> ExportView:
+    """How far it is, and where the archive is."""
+    return ExportView.of(await context.resources.store.background_jobs.get(user.id, export_id, "export"))
+
+
+@router.get("/agent/exports/{export_id}/archive", responses={200: _ZIP, **responses(404, 422)}, response_class=Response)
+async def get_export_archive(export_id: JobId, user: CurrentUser, context: ContextOf) -> Response:
+    """The archive, as long as it is kept."""
+    job = await context.resources.store.background_jobs.get(user.id, export_id, "export")
+    if job.result is None or job.is_expired():
+        state = f"its state is {job.status}" if not job.is_over or job.error else "it was removed; export the run again"
+        raise NotFound(f"export {export_id} has no archive: {job.error or state}")
+    workspace = context.resources.workspaces.workspace(job.user_id, job.id)
+    file = await workspace.stat(ARCHIVE)
+    headers = {
+        "Content-Length": str(file.size),
+        "Content-Disposition": f'attachment; filename="run-{job.request["run_id"]}.zip"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return FileDownload(context, user, _body(workspace), headers=headers, media_type="application/zip")
+
+
+async def _body(workspace: Workspace) -> AsyncGenerator[bytes, None]:
+    async with aclosing(cast(AsyncGenerator[bytes, None], workspace.read(ARCHIVE))) as chunks:
+        async for chunk in chunks:
+            yield chunk

@@ -1,0 +1,197 @@
+"""What is done to a run that is there, by its user or for its user: retry, replay, redrive, cancel.
+
+The API does it when it is asked, a bulk action for many runs. Commit first, then push: the row is the promise. When
+Redis is away at the push, a worker's reaper finds the run queued in the database and unknown to Redis, and pushes it.
+What is published to watchers here is in the database already.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import structlog
+
+from backplane.domain.dead_letters import no_dead_letter
+from backplane.domain.events import Event
+from backplane.domain.runs import Changed, Priority, Run, RunStatus, new_run_id
+from backplane.domain.users import User
+from backplane.errors import QueueFull, StorageExceeded, TooManyWaiting, Unavailable
+from backplane.limits.storage.limits import StorageLimits
+from backplane.logs.base import Batch, EventLog
+from backplane.queue.base import Full, Job, Limit, Queue
+from backplane.store import Store
+
+log = structlog.get_logger()
+
+RETRY_AFTER_MAX_SECONDS = 3600
+
+
+@dataclass(slots=True)
+class ReservedPlace:
+    """A place in the queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
+
+    priority: Priority
+    is_used: bool = False
+
+
+class RunActions:
+    def __init__(self, store: Store, queue: Queue, event_log: EventLog, storage_limits: StorageLimits) -> None:
+        self._store = store
+        self._queue = queue
+        self._event_log = event_log
+        self._storage_limits = storage_limits
+
+    async def retry(self, user: User, run_id: str, *, uncertain_step_is_done: bool | None) -> Run:
+        """Raises NotFound, Conflict (the call does not decide an uncertain step), TransitionNotAllowed,
+        StorageExceeded, QueueFull, Unavailable (database)."""
+        await self._storage_limits.check_start(user.id)
+        async with self.place(user.id, run_id, user.priority) as place:
+            run, events = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
+            await self.push(run, events, place)
+            return run
+
+    async def replay(self, user: User, run_id: str, idempotency_key: str | None, *, execute: bool = False) -> Run:
+        """Raises NotFound, FilesGone, TransitionNotAllowed, StorageExceeded, IdempotencyKeyReused, QueueFull,
+        Unavailable (database)."""
+        new_id = new_run_id()
+        idempotency = idempotency_of(idempotency_key, ["replay", run_id, execute])
+
+        async def make() -> Changed:
+            return await self._store.derived_runs.replay(
+                user.id, run_id, new_id, user.priority, execute=execute, idempotency=idempotency
+            )
+
+        return await self.derive(user, new_id, make, idempotency, start=True)
+
+    async def redrive(self, run_id: str) -> Run:
+        """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
+        found = await self._store.runs.find(run_id)
+        if found is None:
+            raise no_dead_letter(run_id)
+        async with self.place(found.user_id, run_id, found.priority) as place:
+            run, events = await self._store.runs.redrive(run_id)
+            await self.push(run, events, place)
+            return run
+
+    async def cancel(self, user: User, run_id: str) -> Run:
+        run, events = await self._store.runs.cancel(user.id, run_id)
+        try:
+            if run.status is RunStatus.CANCELLED:
+                await self._queue.forget(run.id)
+                await self.publish(run, events)
+            else:
+                await self._queue.announce_cancel(run.id)
+        except Unavailable as error:
+            log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
+        return run
+
+    async def derive(
+        self,
+        user: User,
+        new_id: str,
+        make: Callable[[], Awaitable[Changed]],
+        idempotency: tuple[str, str] | None,
+        *,
+        start: bool,
+    ) -> Run:
+        try:
+            await self._storage_limits.check_new_run(user.id)
+            if not start:
+                return (await make())[0]
+            async with self.place(user.id, new_id, user.priority) as place:
+                run, events = await make()
+                if run.id == new_id:
+                    await self.push(run, events, place)
+                return run
+        except (QueueFull, StorageExceeded):
+            if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
+                return earlier
+            raise
+
+    @asynccontextmanager
+    async def place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator[ReservedPlace]:
+        """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
+        place = ReservedPlace(priority)
+        try:
+            full = await self._queue.admit(run_id, user_id, priority)
+        except Unavailable:
+            # It cannot be counted now, and what is accepted is not lost: a reaper will push it.
+            yield place
+            return
+        if full:
+            raise await self._queue_full(full, user_id, priority)
+        try:
+            yield place
+        finally:
+            if not place.is_used:
+                with suppress(Unavailable):
+                    await self._queue.give_up_place(run_id, user_id, priority)
+
+    async def _queue_full(self, full: Full, user_id: str, priority: Priority) -> QueueFull:
+        """There is room again when the next of the runs that count is taken: the user's own, or those of the tier, or
+        any. While no worker is alive nobody knows when, and it is what one run takes at first."""
+        is_own = full.limit in (Limit.USER, Limit.SHARE)
+        statistics = await self._queue.statistics()
+        nearest = await self._queue.nearest_of(user_id) if is_own else None
+        if nearest is not None and nearest.wait is not None:
+            wait = nearest.wait
+        else:
+            ahead = sum(count for other, count in statistics.queued.items() if other > priority)
+            wait = statistics.wait(1 + (ahead if full.limit is Limit.TIER else 0))
+        seconds = min(max(ceil(wait.p50), 1), RETRY_AFTER_MAX_SECONDS)
+        message = f"{queue_full(full, priority)}; come back in about {seconds} s"
+        return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
+
+    async def push(self, run: Run, events: Sequence[Event], place: ReservedPlace | None = None) -> None:
+        """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
+        try:
+            # Side by side: should a worker be quicker than the word, watchers find it in the database.
+            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
+            _, [queued] = await asyncio.gather(self.publish(run, events), self._queue.enqueue([job]))
+            if place is not None:
+                place.is_used = queued and place.priority is run.priority
+        except Unavailable as error:
+            log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
+
+    async def publish(self, run: Run, events: Sequence[Event]) -> None:
+        if events:
+            await self._event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
+
+
+def queue_full(full: Full, priority: Priority) -> str:
+    """Which limit is reached, and what helps."""
+    tier = priority.name.lower()
+    match full.limit:
+        case Limit.USER:
+            return (
+                f"{full.waiting} runs of yours wait already, and {full.most} may (QUEUE_MAX_WAITING): let some end, or "
+                "cancel some"
+            )
+        case Limit.TIER:
+            return (
+                f"{full.waiting} runs of the priority {tier} wait already, of all users, and {full.most} may "
+                "(QUEUE_MAX_WAITING_FREE, _STANDARD, _BETA, _ADMIN): try again later"
+            )
+        case Limit.SHARE:
+            return (
+                f"{full.waiting} runs of yours stand in the queue of all users, and no user may have more than "
+                f"{full.most} there (half of QUEUE_MAX_WAITING_ALL, or of the priority's own limit): let some end, or "
+                "cancel some"
+            )
+    return (
+        f"the platform's queue is full: {full.waiting} runs of all users wait, and {full.most} may before one of the "
+        f"priority {tier} is refused (QUEUE_MAX_WAITING_ALL): try again later"
+    )
+
+
+def idempotency_of(key: str | None, request: Any) -> tuple[str, str] | None:
+    """The key, and a digest of the request that it stands for."""
+    if key is None:
+        return None
+    body = json.dumps(request, sort_keys=True)
+    return key, hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,194 @@
+"""An export: a run with its plans, steps, decisions, events, model calls and files, as one ZIP archive.
+
+    manifest.json  run.json  plans.json  steps.json  decisions.json  events.jsonl  model-calls.jsonl  files/…
+
+It is what the database and the workspace hold at that moment; of a run that goes on, what is stored by then. Secrets
+were redacted before they were stored. The archive lies in the workspaces' store, as a workspace under the export's id,
+and so counts among its user's files until it is removed.
+
+The archive is written to a temporary file first: its size is not known before, and a store takes a file as a whole.
+"""
+
+import asyncio
+import json
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from dataclasses import asdict
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import structlog
+
+from backplane import VERSION
+from backplane.domain.background_jobs import ARCHIVE, BackgroundJob, JobStatus
+from backplane.domain.stored import StorageQuota
+from backplane.errors import NotFound, TooLarge, Unavailable
+from backplane.resources import Resources
+from backplane.workspace.base import Workspace
+
+EVENTS_AT_ONCE = 500
+PROGRESS_SECONDS = 1.0
+CLAIM_SECONDS = 60.0
+
+log = structlog.get_logger()
+
+
+class Exporter:
+    """`most_bytes` is what an archive may hold before it is compressed; `kept_seconds` is how long it is kept."""
+
+    def __init__(self, resources: Resources, *, most_bytes: int, kept_seconds: float, quota: StorageQuota) -> None:
+        self._resources = resources
+        self._jobs = resources.store.background_jobs
+        self._most_bytes = most_bytes
+        self._kept_seconds = kept_seconds
+        self._quota = quota
+
+    async def carry_out(self, job: BackgroundJob) -> None:
+        """Make the archive, and say where it lies. Done again, it replaces the archive. Raises NotFound (the run is not
+        there any more), TooLarge, StorageExceeded, Superseded, Unavailable."""
+        run_id = str(job.request["run_id"])
+        with tempfile.TemporaryDirectory(prefix="agent-export-") as folder:
+            path = Path(folder) / ARCHIVE
+            files = await self._write(job, run_id, path)
+            size = path.stat().st_size
+            # The claim is looked at before anything outside is changed.
+            await self._jobs.progress(job, files, files, seconds=CLAIM_SECONDS)
+            with suppress(Unavailable):
+                await self._resources.storage.grow(job.user_id, size, self._quota)
+            await self._resources.workspaces.workspace(job.user_id, job.id).upload(ARCHIVE, path)
+        await self._jobs.finish(
+            job, JobStatus.COMPLETED, result={"bytes": size, "files": files}, kept_seconds=self._kept_seconds
+        )
+        log.info("a run is exported", job=job.id, run=run_id, bytes=size, files=files)
+
+    async def _write(self, job: BackgroundJob, run_id: str, path: Path) -> int:
+        """How many files of the run's workspace are in it."""
+        store = self._resources.store
+        run = await store.runs.get(job.user_id, run_id)
+        workspace = self._resources.workspaces.workspace(job.user_id, run_id)
+        listed = await workspace.list()
+        if (together := sum(file.size for file in listed)) > self._most_bytes:
+            raise self._too_large(together)
+        with path.open("wb") as file, closing(_RunArchive(file, self._most_bytes)) as archive:
+            await archive.add_json("run.json", asdict(run))
+            plans = [asdict(old) for old in await store.plans.replaced(run_id)]
+            await archive.add_json("plans.json", {"replaced": plans, "in_force": run.plan or run.given_plan})
+            await archive.add_json("steps.json", [asdict(step) for step in await store.journal.steps(run_id)])
+            await archive.add_json("decisions.json", [asdict(one) for one in await store.decisions.of_run(run_id)])
+            await self._add_events(archive, run_id)
+            await self._add_model_calls(archive, run_id)
+            missing, told = list[str](), time.monotonic()
+            for number, entry in enumerate(listed):
+                if time.monotonic() - told > PROGRESS_SECONDS:
+                    await self._jobs.progress(job, number, len(listed), seconds=CLAIM_SECONDS)
+                    told = time.monotonic()
+                if not await archive.add_file(f"files/{entry.path}", workspace, entry.path):
+                    missing.append(entry.path)
+            manifest = {
+                "format": 1,
+                "run_id": run_id,
+                "exported_at": job.started_at,
+                "platform": VERSION,
+                "removed_meanwhile": missing,
+            }
+            await archive.add_json("manifest.json", manifest)
+        return len(listed) - len(missing)
+
+    async def _add_events(self, archive: "_RunArchive", run_id: str) -> None:
+        async with archive.entry("events.jsonl") as entry:
+            cursor = 0
+            while events := await self._resources.store.events.after(run_id, cursor, EVENTS_AT_ONCE):
+                await entry.write("".join(f"{event.line}\n" for event in events).encode())
+                cursor = events[-1].id
+
+    async def _add_model_calls(self, archive: "_RunArchive", run_id: str) -> None:
+        calls = self._resources.store.model_calls
+        async with archive.entry("model-calls.jsonl") as entry:
+            for brief in await calls.of_run(run_id):
+                call = await calls.find(run_id, brief.key)
+                if call is not None:
+                    await entry.write(_json({**asdict(call), "key": call.key._asdict()}) + b"\n")
+
+    def _too_large(self, size: int) -> TooLarge:
+        return too_large(size, self._most_bytes)
+
+
+def too_large(size: int, most: int) -> TooLarge:
+    return TooLarge(f"the run holds {size} bytes, and an export may hold {most} (EXPORT_MAX_BYTES)")
+
+
+class _RunArchive:
+    """A ZIP file that is written in threads, and counts what it holds. Raises TooLarge over `most` bytes."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._most = most
+        self._size = 0
+
+    async def add_json(self, name: str, value: Any) -> None:
+        async with self.entry(name) as entry:
+            await entry.write(_json(value, indent=2))
+
+    async def add_file(self, name: str, workspace: Workspace, path: str) -> bool:
+        """Whether it was there; one that was removed meanwhile may have left a part."""
+        try:
+            async with self.entry(name) as entry:
+                async for chunk in workspace.read(path):
+                    await entry.write(chunk)
+        except NotFound:
+            return False
+        return True
+
+    def entry(self, name: str) -> "_ArchiveEntry":
+        return _ArchiveEntry(self, name)
+
+    def close(self) -> None:
+        """Write the table of contents, which is short."""
+        self._zip.close()
+
+    def count(self, size: int) -> None:
+        self._size += size
+        if self._size > self._most:
+            raise too_large(self._size, self._most)
+
+    def open(self, name: str) -> Any:
+        return self._zip.open(name, "w", force_zip64=True)
+
+
+class _ArchiveEntry:
+    def __init__(self, archive: _RunArchive, name: str) -> None:
+        self._archive = archive
+        self._name = name
+        self._file: Any = None
+
+    async def __aenter__(self) -> "_ArchiveEntry":
+        self._file = self._archive.open(self._name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._file.close)
+
+    async def write(self, chunk: bytes) -> None:
+        self._archive.count(len(chunk))
+        await asyncio.to_thread(self._file.write, chunk)
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain).encode("utf-8", "replace")
+
+
+def _plain(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case set() | frozenset() | tuple():
+            return list(value) if isinstance(value, Iterable) else []
+        case _:
+            return str(value)

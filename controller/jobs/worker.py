@@ -1,0 +1,86 @@
+"""RQ's worker as it is used here: it knows one task, whatever Redis says.
+
+RQ imports and calls the function whose name is in Redis, with arguments that it unpickles. Whoever can write to Redis
+could so run any code in this process. So names are not looked at, and what is read is JSON.
+"""
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from rq import SimpleWorker, Worker
+from rq.job import Job
+from rq.timeouts import TimerDeathPenalty
+
+from backplane.background.rq import RqQueue
+from backplane.errors import Unavailable
+
+log = structlog.get_logger()
+
+Task = Callable[[str], None]
+"""Takes the id of a job and carries out a piece of it."""
+
+LOOK_SECONDS = 1.0
+
+
+def job_class_of(task: Task) -> type[Job]:
+    class OneTask(Job):
+        @property
+        def func(self) -> Any:
+            return task
+
+        success_callback = failure_callback = stopped_callback = None
+
+    return OneTask
+
+
+def work(queue: RqQueue, task: Task) -> None:
+    """Carry out what is in the queue until SIGTERM or SIGINT, and then the piece that is running to its end. Must be
+    called in the main thread."""
+    worker = Worker(
+        [queue.queue],
+        connection=queue.queue.connection,
+        job_class=job_class_of(task),
+        serializer="json",
+        log_job_description=False,
+    )
+    worker.work()
+
+
+def is_at_work(queue: RqQueue) -> bool:
+    """Whether a worker of this machine has given a sign of life in the last minutes. True also while Redis does not
+    answer: nobody can tell then, and the worker waits for it as well."""
+    try:
+        queue.waiting()
+    except Unavailable:
+        return True
+    workers = Worker.all(queue=queue.queue)
+    return any(worker.hostname == socket.gethostname() for worker in workers)
+
+
+class _InThread(SimpleWorker):
+    death_penalty_class = TimerDeathPenalty
+
+    def _install_signal_handlers(self) -> None:
+        """Signals are the process's own, and only its main thread may ask for them."""
+
+
+def work_in_thread(queue: RqQueue, task: Task, stop: threading.Event) -> None:
+    """The same in a thread of a process that has other work, without forks, until `stop` is set."""
+    while not stop.is_set():
+        try:
+            if queue.waiting():
+                worker = _InThread(
+                    [queue.queue],
+                    connection=queue.queue.connection,
+                    job_class=job_class_of(task),
+                    serializer="json",
+                    log_job_description=False,
+                )
+                worker.work(burst=True, max_jobs=1)
+                continue
+        except Exception as error:
+            log.warning("jobs wait for Redis", error=str(error))
+        stop.wait(LOOK_SECONDS)

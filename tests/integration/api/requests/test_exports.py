@@ -1,0 +1,176 @@
+"""Exports, as a person asks for them and fetches them, carried out by hand."""
+
+import io
+import json
+import zipfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from backplane.domain.runs import RunStatus
+from backplane.errors import Unavailable
+from backplane.resources import Resources
+from backplane.store.tables import background_jobs
+from controller.jobs.dispatch import JobDispatch
+from controller.jobs.task import carry_out
+from tests.integration.api.running import Api, Person, StartApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NOBODY = "00000000-0000-7000-8000-000000000000"
+
+
+async def asked(person: Person, run_id: str) -> Any:
+    answer = await person.http.post(f"/agent/runs/{run_id}/export")
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+async def exported(api: Api, person: Person, run_id: str) -> Any:
+    job = await asked(person, run_id)
+    assert await carry_out(api.settings, job["export_id"]) is None
+    return (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+
+
+async def with_files(api: Api, person: Person, **files: bytes) -> str:
+    """A run that completed, with these files."""
+    run_id = await person.make()
+    worker = await api.worker()
+    await worker.say("one line", "another")
+    await worker.end(RunStatus.COMPLETED)
+    for name, content in files.items():
+        answer = await person.http.put(f"/agent/runs/{run_id}/files/folder/{name}", content=content)
+        assert answer.status_code == 201
+    return run_id
+
+
+async def test_an_archive_has_the_run_its_plan_events_and_files(api: Api, person: Person) -> None:
+    run_id = await with_files(api, person, one=b"first", two=b"x" * 300_000)
+    job = await exported(api, person, run_id)
+    assert (job["status"], job["files"], job["files_total"], job["error"]) == ("completed", 2, 2, None)
+    answer = await person.http.get(job["archive"])
+    assert (answer.status_code, answer.headers["content-type"], len(answer.content)) == (
+        200,
+        "application/zip",
+        job["bytes"],
+    )
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        content = {name: archive.read(name) for name in names}
+    assert content["files/folder/one"] == b"first"
+    assert content["files/folder/two"] == b"x" * 300_000
+    assert json.loads(content["run.json"])["id"] == run_id
+    assert json.loads(content["plans.json"])["in_force"]["steps"][0]["tool"] == "file_write"
+    events = [json.loads(line) for line in content["events.jsonl"].splitlines()]
+    assert [event["id"] for event in events] == list(range(1, len(events) + 1))
+    assert "one line" in content["events.jsonl"].decode()
+    assert {"steps.json", "decisions.json", "model-calls.jsonl", "manifest.json"} <= names
+    manifest = json.loads(content["manifest.json"])
+    assert (manifest["run_id"], manifest["removed_meanwhile"]) == (run_id, [])
+
+
+async def test_another_users_run_and_export_are_not_there(api: Api, person: Person) -> None:
+    stranger, run_id = await api.person(), await with_files(api, person)
+    job = await exported(api, person, run_id)
+    theirs = await stranger.http.post(f"/agent/runs/{run_id}/export")
+    absent = await stranger.http.post(f"/agent/runs/{NOBODY}/export")
+    assert (theirs.status_code, theirs.text.replace(run_id, NOBODY)) == (404, absent.text)
+    for path in ("", "/archive"):
+        answer = await stranger.http.get(f"/agent/exports/{job['export_id']}{path}")
+        nothing = await stranger.http.get(f"/agent/exports/{NOBODY}{path}")
+        assert (answer.status_code, answer.text.replace(job["export_id"], NOBODY)) == (404, nothing.text)
+    assert (await stranger.http.get("/agent/exports")).json()["exports"] == []
+
+
+async def test_the_link_ends_with_its_time_and_then_the_archive_goes(api: Api, person: Person) -> None:
+    job = await exported(api, person, await with_files(api, person, one=b"first"))
+    past = update(background_jobs).values(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    this = past.where(background_jobs.c.id == job["export_id"])
+    await api.resources.store.database.write(lambda connection: connection.execute(this))
+    assert (await person.http.get(job["archive"])).status_code == 404
+    assert (await person.http.get(f"/agent/exports/{job['export_id']}")).json()["archive"] is None
+    assert archives(api) != []
+    await JobDispatch(api.resources, None).remove_expired()
+    assert [path for path in archives(api) if job["export_id"] in str(path)] == []
+    await JobDispatch(api.resources, None).remove_expired()
+
+
+def archives(api: Api) -> list[Path]:
+    return list(Path(api.settings.workspace_dir).rglob("run.zip"))
+
+
+async def test_there_is_no_archive_before_it_is_made(api: Api, person: Person) -> None:
+    job = await asked(person, await person.make())
+    assert (job["archive"], job["status"]) == (None, "queued")
+    answer = await person.http.get(f"/agent/exports/{job['export_id']}/archive")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(("spare", "status"), [(0, "completed"), (-1, "failed")])
+async def test_an_export_holds_as_many_bytes_as_may_be_and_not_one_more(
+    start_api: StartApi, spare: int, status: str
+) -> None:
+    api = await start_api()
+    person = await api.person()
+    run_id = await with_files(api, person, one=b"x" * 50_000)
+    size = await uncompressed(api, person, run_id)
+    limited = api.settings.model_copy(update={"export_max_bytes": size + spare})
+    job = await asked(person, run_id)
+    await carry_out(limited, job["export_id"])
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert shown["status"] == status
+    assert ("EXPORT_MAX_BYTES" in (shown["error"] or "")) == (status == "failed")
+
+
+async def uncompressed(api: Api, person: Person, run_id: str) -> int:
+    job = await exported(api, person, run_id)
+    with zipfile.ZipFile(io.BytesIO((await person.http.get(job["archive"])).content)) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+async def test_a_run_that_is_removed_meanwhile_is_an_export_that_failed(api: Api, person: Person) -> None:
+    run_id = await with_files(api, person)
+    job = await asked(person, run_id)
+    assert (await person.http.delete(f"/agent/runs/{run_id}")).status_code == 204
+    assert await carry_out(api.settings, job["export_id"]) is None
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert (shown["status"], "no run" in shown["error"]) == ("failed", True)
+
+
+async def test_an_export_that_is_cut_off_is_made_again(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await with_files(api, person, one=b"first")
+    job = await asked(person, run_id)
+
+    async def cut_off(*_: Any, **__: Any) -> None:
+        raise Unavailable("cut off here", part="database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(api.resources.store.background_jobs), "finish", cut_off)
+        await carry_out(api.settings, job["export_id"])
+    free = update(background_jobs).values(lease_until=None)
+    await api.resources.store.database.write(lambda connection: connection.execute(free))
+    await carry_out(api.settings, job["export_id"])
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert (shown["status"], (await person.http.get(shown["archive"])).status_code) == ("completed", 200)
+    assert len([path for path in archives(api) if job["export_id"] in str(path)]) == 1
+
+
+async def test_an_archive_counts_among_its_users_files_and_no_more_when_it_is_gone(api: Api, person: Person) -> None:
+    job = await exported(api, person, await with_files(api, person))
+    user = (await person.access(api)).user
+    assert (await stored_bytes(api.resources, user.id)) >= job["bytes"]
+    past = update(background_jobs).values(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    this = past.where(background_jobs.c.id == job["export_id"])
+    await api.resources.store.database.write(lambda connection: connection.execute(this))
+    await JobDispatch(api.resources, None).remove_expired()
+    assert await stored_bytes(api.resources, user.id) == 0
+
+
+async def stored_bytes(resources: Resources, user_id: str) -> int:
+    return (await resources.storage.known()).get(user_id, (await resources.storage.of(user_id))).bytes or 0
