@@ -305,7 +305,7 @@ def test_a_file_that_is_made_while_another_is_fetched_is_not_overwritten(tmp_pat
     target = tmp_path / "report.txt"
 
     def fetch() -> None:
-        with files._whole_or_not_at_all(target, force=False) as sink:
+        with files.whole_or_not_at_all(target, force=False) as sink:
             sink.write(b"new")
             target.write_text("mine")
 
