@@ -7,12 +7,13 @@ could so run any code in this process. So names are not looked at, and what is r
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from rq import SimpleWorker, Worker
 from rq.job import Job
 from rq.timeouts import TimerDeathPenalty
+from rq.worker import WorkerStatus
 
 from backplane.background.rq import RqQueue
 from backplane.errors import Unavailable
@@ -39,7 +40,7 @@ def job_class_of(task: Task) -> type[Job]:
 def work(queue: RqQueue, task: Task) -> None:
     """Carry out what is in the queue until SIGTERM or SIGINT, and then the piece that is running to its end. Must be
     called in the main thread."""
-    worker = Worker(
+    worker = _InProcess(
         [queue.queue],
         connection=queue.queue.connection,
         job_class=job_class_of(task),
@@ -58,6 +59,15 @@ def is_at_work(queue: RqQueue) -> bool:
         return True
     workers = Worker.all(queue=queue.queue)
     return any(worker.hostname == socket.gethostname() for worker in workers)
+
+
+class _InProcess(Worker):
+    def _shutdown(self) -> None:
+        """Ends by an exception that nobody swallows: RQ's own is lost where the signal comes while a line is logged."""
+        if self.get_state() == WorkerStatus.BUSY:
+            cast(Any, super())._shutdown()
+        else:
+            raise SystemExit(0)
 
 
 class _InThread(SimpleWorker):
