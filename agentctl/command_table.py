@@ -60,7 +60,7 @@ COMMANDS = {
         "agentctl.commands.webhooks", "webhook_secret", RUNS, "Show the secret that your webhooks are..."
     ),
     "completion": CommandEntry("agentctl.completion", "completion", HERE, "Print the script by which a shell..."),
-    "bulk": CommandEntry("agentctl.commands.bulk", "app", RUNS, "Do one thing to all runs that a filter names,..."),
+    "bulk": CommandEntry("agentctl.commands.bulk", "app", RUNS, "Do one thing to all runs that a filter..."),
     "export": CommandEntry(
         "agentctl.commands.exports", "export", RUNS, "Fetch a run as one ZIP archive: its plans,..."
     ),

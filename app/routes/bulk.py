@@ -34,7 +34,7 @@ async def start_bulk_action(
     context: ContextOf,
     response: Response,
 ) -> BulkView | BulkCount:
-    """Cancel, retry, redrive, replay or remove all of one's runs that the filter names now. Answers at once; it is
+    """Cancel, retry, redrive, replay or remove all runs that a filter names. They are one's own. Answers at once; it is
     carried out in the background. `redrive` is for administrators, and means everybody's dead letters; it answers 403
     to others. A dry run answers 200 with the number."""
     owner: str | None = user.id

@@ -14,7 +14,14 @@ NAMED_RUNS_MAX = 1000
 
 EXAMPLE_BULK_ID = "01936f80-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
 
-JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", examples=[EXAMPLE_BULK_ID])]
+JobId = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        examples=[EXAMPLE_BULK_ID],
+        description="Id of a bulk action or an export, as it was given.",
+    ),
+]
 
 
 class RunFilterRequest(StrictRequest):

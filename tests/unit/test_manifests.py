@@ -354,7 +354,8 @@ def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], ov
     templates = {made["metadata"]["name"]: made["spec"]["template"] for made in of_kind(objects, "Deployment")}
     accounts = {made["metadata"]["name"] for made in of_kind(objects, "ServiceAccount")}
     ports = {
-        name: {port["name"] for c in t["spec"]["containers"] for port in c["ports"]} for name, t in templates.items()
+        name: {port["name"] for c in t["spec"]["containers"] for port in c.get("ports", ())}
+        for name, t in templates.items()
     }
 
     def selected(labels: dict[str, str]) -> list[str]:

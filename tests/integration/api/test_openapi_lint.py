@@ -33,6 +33,15 @@ from worker.tools.base import Risk
 ROOT = Path(__file__).parents[3]
 
 OPERATIONS = {
+    "post /agent/bulk": "start_bulk_action",
+    "get /agent/bulk": "list_bulk_actions",
+    "get /agent/bulk/{bulk_id}": "show_bulk_action",
+    "get /agent/bulk/{bulk_id}/runs": "list_runs_of_bulk_action",
+    "delete /agent/bulk/{bulk_id}": "stop_bulk_action",
+    "post /agent/runs/{run_id}/export": "export_run",
+    "get /agent/exports": "list_exports",
+    "get /agent/exports/{export_id}": "show_export",
+    "get /agent/exports/{export_id}/archive": "get_export_archive",
     "delete /agent/accounts/{account_id}": "close_account",
     "delete /agent/dead-letters": "purge_dead_letters",
     "delete /agent/dead-letters/{run_id}": "purge_dead_letter",
@@ -107,6 +116,7 @@ SAME_IN_CODE = {
 }
 
 OF_OTHERS = {
+    "BulkView.filter": "what was asked for, with only what was given",
     "Approve.arguments": "each tool has its own",
     "Asked.arguments": "each tool has its own",
     "Asked.earlier_arguments": "each tool has its own",
