@@ -3,7 +3,7 @@
 Every step whose requirements are completed is started, in the plan's order, a few at once (STEP_CONCURRENCY). What
 stops one step does not stop the others:
 
-    failed       steps in hand come to their end, no other is started; then the rest is planned anew, or the run fails
+    failed       running steps come to their end, no other is started; then the rest is planned anew, or the run fails
     uncertain    the same; then the run waits for a person
     suspended    it waits for a person; the others go on; when none is left that can, the run waits and holds nothing
     no budget    it is tried again when another one has ended and may have given something back; else a person is asked
@@ -13,7 +13,7 @@ How one step is carried out is `worker.steps.runner`'s.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.plans import Plan, Step
@@ -146,7 +146,7 @@ class Supervisor:
                         case BudgetExhausted():
                             starved[step.id] = error
                         case Exception():
-                            stop = _graver(stop, error)
+                            stop = graver(stop, error)
                         case _:
                             raise error
                 if isinstance(stop, Superseded):
@@ -164,11 +164,10 @@ class Supervisor:
         starved: Mapping[str, BudgetExhausted],
     ) -> Exception | None:
         """Start what can be started; answers what forbids it."""
-        for step in order:
+        busy = {*starved, *self._suspended, *(step.id for step in self._running.values())}
+        for step in startable(order, requirements, self.records, busy):
             if len(self._running) >= self._context.rules.steps.concurrency:
                 break
-            if step.id in starved or not self._is_ready(step, requirements[step.id]):
-                continue
             try:
                 self._interruption.check()
             except Interrupted as interrupted:
@@ -176,11 +175,6 @@ class Supervisor:
             task = asyncio.create_task(self._runner.run(step), name=f"step {step.id}")
             self._running[task] = step
         return None
-
-    def _is_ready(self, step: Step, requirements: frozenset[str]) -> bool:
-        if self.records[step.id].status in _DONE or step.id in self._suspended or step in self._running.values():
-            return False
-        return all(self.records[needed].status in _DONE for needed in requirements)
 
     def _has_ended(self, order: Sequence[Step]) -> bool:
         return all(self.records[step.id].status in _DONE for step in order)
@@ -190,7 +184,7 @@ class Supervisor:
         return len(self._running) == 1 and not self._suspended
 
     async def _look_at_what_was_begun(self, order: Sequence[Step]) -> None:
-        """What an earlier holder left: steps of which nobody knows whether they happened, and a failure that was not
+        """What an earlier worker left: steps of which nobody knows whether they happened, and a failure that was not
         answered yet. In this order: what answers a failure (another plan) must not do again what may have happened."""
         uncertain, failed = self._errors_of(order, StepStatus.UNCERTAIN), self._errors_of(order, StepStatus.FAILED)
         if uncertain:
@@ -241,9 +235,24 @@ class Supervisor:
         return await self._decisions.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
 
 
-def _graver(one: Exception | None, other: Exception) -> Exception:
-    """Of two that stop a run: newer hands before a fault of the platform, that before what was asked from outside, that
-    before what a person has to look at, that before a failure; of two alike the first."""
+def startable(
+    order: Sequence[Step],
+    requirements: Mapping[str, frozenset[str]],
+    records: Mapping[str, StepRecord],
+    busy: Collection[str],
+) -> Iterator[Step]:
+    """The steps that may be started now, in the plan's order: those that are not done and not among `busy` (running,
+    waiting for a person, without a budget), and whose requirements are done."""
+    for step in order:
+        if step.id in busy or records[step.id].status in _DONE:
+            continue
+        if all(records[needed].status in _DONE for needed in requirements[step.id]):
+            yield step
+
+
+def graver(one: Exception | None, other: Exception) -> Exception:
+    """Of two that stop a run: that another worker has it before a fault of the platform, that before what was asked
+    from outside, that before what a person has to look at, that before a failure; of two alike the first."""
 
     def gravity(error: Exception) -> int:
         match error:
