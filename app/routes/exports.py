@@ -24,7 +24,7 @@ _ZIP = {"content": {"application/zip": {"schema": {"type": "string", "format": "
 
 @router.post("/agent/runs/{run_id}/export", status_code=202, responses=responses(404, 409, 413, 422))
 async def export_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> ExportView:
-    """Put a run with its plans, steps, events, model calls and files into one ZIP archive. Answers at once; the archive
+    """Put a run with its plans, events, model calls and files into one archive. Answers at once; the archive
     is made in the background."""
     context.jobs.check_possible()
     job = await context.resources.store.background_jobs.create_export(

