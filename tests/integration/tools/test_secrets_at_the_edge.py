@@ -109,7 +109,7 @@ async def test_a_tool_or_host_that_it_is_not_for_does_not_get_it(keeper: Keeper)
     for host in ("api.example.org", "a.example.com:8443"):
         assert await fetch.fill("${secrets.TOKEN}", host=host) == VALUE
     for host in ("example.org", "api.example.org:8080", "a.example.com", "api.example.org.evil.example", "", "a b"):
-        with pytest.raises(Forbidden, match="--host"):
+        with pytest.raises(Forbidden, match="`hosts`"):
             await fetch.fill("${secrets.TOKEN}", host=host)
     with pytest.raises(Forbidden, match="--tool shell"):
         await keeper.of("shell").fill("${secrets.TOKEN}")
