@@ -111,7 +111,7 @@ async def test_a_tool_or_host_that_it_is_not_for_does_not_get_it(keeper: Keeper)
     for host in ("example.org", "api.example.org:8080", "a.example.com", "api.example.org.evil.example", "", "a b"):
         with pytest.raises(Forbidden, match="`hosts`"):
             await fetch.fill("${secrets.TOKEN}", host=host)
-    with pytest.raises(Forbidden, match="--tool shell"):
+    with pytest.raises(Forbidden, match="`tools`"):
         await keeper.of("shell").fill("${secrets.TOKEN}")
 
 

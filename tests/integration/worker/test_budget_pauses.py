@@ -73,7 +73,7 @@ async def test_approving_without_more_says_that_an_amount_is_missing_and_decides
     platform = working_platform
     run_id = await platform.submit(shell("a", "true"), budget={"steps": 0})
     await platform.until(run_id, RunStatus.WAITING)
-    with pytest.raises(InvalidInput, match="say how much is to be added, as .*usd") as error:
+    with pytest.raises(InvalidInput, match=r"say how much is to be added, as .*usd") as error:
         await approve(platform, run_id)
     assert error.value.field == "budget"
     assert (await pending(platform, run_id)).kind is DecisionKind.BUDGET
