@@ -54,7 +54,7 @@ async def test_an_archive_has_the_run_its_plan_events_and_files(api: Api, person
     answer = await person.http.get(job["archive"])
     assert (answer.status_code, answer.headers["content-type"], len(answer.content)) == (
         200,
-        "application/zip",
+        "application/octet-stream",
         job["bytes"],
     )
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
