@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 RUNS_PER_SECOND = 2.0
 """Of each gentle user."""
 PLAN = {"steps": [{"id": "nothing", "tool": "file_list"}]}
-NAP = {"steps": [{"id": "nap", "tool": "shell", "arguments": {"command": "sleep 5"}}]}
+NAP = {"steps": [{"id": "nap", "tool": "shell", "arguments": {"script": "sleep 5"}}]}
 STARTS, STARTERS = 10_000, 32
 STREAMS = 500
 UPLOADERS = 8
