@@ -86,7 +86,7 @@ class StreamConnection:
 @dataclass(frozen=True)
 class Pauses:
     """Between two connections, in seconds; after the last pause the stream is given up. `first`: until a connection
-    stood once, so that a person is told soon where nothing answers at all. `later`: from then on."""
+    stood once, so that a person soon reads that nothing answers at all. `later`: from then on."""
 
     first: Sequence[float]
     later: Sequence[float]

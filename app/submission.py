@@ -164,10 +164,10 @@ class Submission(RunActions):
         for this goes on: it was admitted once."""
         decided = await self._store.decisions.decide(user.id, run_id, decision_id, status, answer, user.id)
         if decided.goes_on:
-            await self.push(decided.run, decided.told)
+            await self.push(decided.run, decided.events)
         else:
             with suppress(Unavailable):
-                await self.publish(decided.run, decided.told)
+                await self.publish(decided.run, decided.events)
         return decided.decision
 
     def faults(self, new: NewRun) -> Iterator[Fault]:

@@ -133,7 +133,7 @@ class Hostile:
     def __init__(self, port: int, token: str) -> None:
         self._port = port
         self._token = token
-        self.told = Counter[str]()
+        self.answers = Counter[str]()
         self._starts = iter(range(STARTS))
         self._run_id = ""
 
@@ -146,14 +146,14 @@ class Hostile:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*attacks)
-        return self.told
+        return self.answers
 
     async def _start(self) -> None:
         connection = Connection(self._port, self._token)
         for _ in self._starts:
             with suppress(Broken, OSError, EOFError):
                 status, _ = await connection.execute(action="run", prompt="hostile", plan=NAP)
-                self.told[f"start {status}"] += 1
+                self.answers[f"start {status}"] += 1
 
     async def _open_streams(self) -> None:
         connection = Connection(self._port, self._token)
@@ -162,7 +162,7 @@ class Hostile:
                 request = f"GET /agent/logs/{self._run_id}/stream HTTP/1.1\r\n{connection.head}\r\n"
                 (await connection.connect()).write(request.encode())
                 status, headers = await connection.answer_head()
-                self.told[f"stream {status}"] += 1
+                self.answers[f"stream {status}"] += 1
                 assert connection.reader is not None
                 if status == 200:
                     await connection.reader.read()
@@ -183,9 +183,9 @@ class Hostile:
                     while not answered.done():
                         writer.write(chunk)
                         await writer.drain()
-                        self.told["upload MiB"] += 1
+                        self.answers["upload MiB"] += 1
                     status, _ = await answered
-                    self.told[f"upload {status}"] += 1
+                    self.answers[f"upload {status}"] += 1
                 finally:
                     answered.cancel()
                     await asyncio.wait([answered])

@@ -1,6 +1,6 @@
 """One run, from its claim to its end. While it runs, nobody else writes its status.
 
-    take the row → recover what a lost worker told → open its parts → plan → carry out → settle
+    take the row → recover what a lost worker published → open its parts → plan → carry out → settle
 
 Every way out of here is one of: finished (completed, failed, cancelled), waiting for a person, given back to the queue,
 or superseded; the last writes nothing at all.
@@ -120,7 +120,7 @@ class Execution:
                 raise
             except Exception as error:
                 return await self._end_without_details(events, error)
-            await events.told.wait()
+            await events.all_published.wait()
             return settlement
         finally:
             self._worker.events.close(events)
@@ -137,12 +137,12 @@ class Execution:
         resources, run_id = self._worker.resources, self.claim.run_id
 
         async def pass_on() -> None:
-            last_told = await resources.event_log.last_id(run_id)
-            if last_told is None:
-                last_told = max(await resources.store.events.last_id(run_id) - SHARE, 0)
-            untold = await resources.store.events.after(run_id, last_told, RECOVERED_MAX)
-            if untold:
-                batch = Batch(run_id, self.claim.generation, untold, stored_id=untold[-1].id)
+            last_published = await resources.event_log.last_id(run_id)
+            if last_published is None:
+                last_published = max(await resources.store.events.last_id(run_id) - SHARE, 0)
+            unpublished = await resources.store.events.after(run_id, last_published, RECOVERED_MAX)
+            if unpublished:
+                batch = Batch(run_id, self.claim.generation, unpublished, stored_id=unpublished[-1].id)
                 await resources.event_log.append([batch])
 
         await until_available(pass_on)
@@ -154,20 +154,20 @@ class Execution:
         return Settlement(self.claim, RunOutcome.FINISHED, run.status if run else None)
 
     async def _recover(self, events: RunEvents, taken: Taken) -> None:
-        """Store what an earlier holder told to the watchers and could not store any more."""
+        """Store what the lost worker had published and could not store any more."""
         if self.claim.generation == 1 or not taken.from_lost_worker:
             return
         event_log = self._worker.resources.event_log
-        last_told = await until_available(lambda: event_log.last_id(taken.run.id))
-        if last_told is None:
+        last_published = await until_available(lambda: event_log.last_id(taken.run.id))
+        if last_published is None:
             if self.claim.crashes:
                 # Redis saw the worker's lease end, so it has lost nothing: the database has all that was published.
                 return
             events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
-        elif last_told > taken.last_event_id:
-            told = await until_available(lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX))
-            if told:
-                events.continue_after(told)
+        elif last_published > taken.last_event_id:
+            published = await until_available(lambda: event_log.after(taken.run.id, taken.last_event_id, RECOVERED_MAX))
+            if published:
+                events.continue_after(published)
             else:
                 events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
 
@@ -270,7 +270,7 @@ class Execution:
                 note,
                 lambda held: held.reopen_steps(),
                 lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
-                tell=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
+                publish=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
@@ -292,7 +292,9 @@ class Execution:
 
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}
-        await events.record(lambda held: held.queue_again(attempt=None, error=None), tell=[(EventType.STATUS, queued)])
+        await events.record(
+            lambda held: held.queue_again(attempt=None, error=None), publish=[(EventType.STATUS, queued)]
+        )
         return Settlement(self.claim, RunOutcome.HANDED_BACK)
 
     async def _wait_for_person(
@@ -305,7 +307,7 @@ class Execution:
             await events.record(
                 lambda held: held.unless_cancelled(),
                 lambda held: held.wait_for_person(error, decision_ids),
-                tell=[(EventType.STATUS, waiting)],
+                publish=[(EventType.STATUS, waiting)],
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
@@ -330,7 +332,7 @@ class Execution:
         await events.record(
             *writes,
             lambda held: held.finish(status, error, result),
-            tell=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
+            publish=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
         )
         seconds = time.monotonic() - self._began
         self._worker.metrics.run_finished(status, seconds)
@@ -356,7 +358,7 @@ class Execution:
         except Exception as again:
             # Its events may never be published: those that wait to be stored first are refused.
             return await self._end_by_row(again, events.last_id)
-        await events.told.wait()
+        await events.all_published.wait()
         return settlement
 
     async def _end_by_row(self, error: Exception, last_id: int | None) -> Settlement:

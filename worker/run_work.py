@@ -261,7 +261,7 @@ class RunWork:
         reason = f"step {error.step} failed: {error.kept_message}" if error.step else error.kept_message
         await self.events.record(
             lambda held: held.replace_plan(newer, version, reason, added),
-            tell=[(EventType.PLAN, {**_shown(newer, version), "reason": reason})],
+            publish=[(EventType.PLAN, {**_shown(newer, version), "reason": reason})],
         )
         kept = {step.id for step in newer.steps}
         supervisor.know(added)

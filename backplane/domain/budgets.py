@@ -123,7 +123,7 @@ class Spender:
 
     @property
     def owners(self) -> tuple[str, str, str]:
-        """In the order in which an empty account is told: what its user can mend himself comes first."""
+        """In the order in which empty accounts are reported: what its user can mend himself comes first."""
         return run_owner(self.run_id), user_owner(self.user_id), tier_owner(self.tier)
 
     def key(self, reservation_id: str) -> str:

@@ -87,11 +87,11 @@ def check_arguments(schema: Mapping[str, Any], arguments: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`told`: the new events of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
+    """`events`: the new ones of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
 
     decision: Decision
     run: Run
-    told: list[Event]
+    events: list[Event]
     goes_on: bool = False
 
 

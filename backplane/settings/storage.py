@@ -15,7 +15,7 @@ class StorageSettings:
         5, ge=1, le=100, description="Database connections a process keeps: so many, and as many for single statements."
     )
     database_pool_overflow: int = Field(
-        0, ge=0, le=100, description="Further database connections under load; each is opened anew, which is dear."
+        0, ge=0, le=100, description="Further database connections under load; each is opened anew, which costs time."
     )
     database_prepared_statements: bool | None = Field(
         None,

@@ -166,8 +166,8 @@ class Decisions:
             made = replace(
                 decision, status=status, answer=dict(answer), decided_at=datetime.now(UTC), decided_by=decided_by
             )
-            changed, told = _write(connection, run, made)
-            return Decided(made, changed, told, goes_on=run.status is RunStatus.WAITING)
+            changed, new_events = _write(connection, run, made)
+            return Decided(made, changed, new_events, goes_on=run.status is RunStatus.WAITING)
 
         return await self._database.write(write)
 
@@ -215,11 +215,11 @@ def _write(connection: Connection, run: Run, made: Decision) -> tuple[Run, list[
         raise_run_budget(connection, run.id, RunBudget(**added), f"decision:{made.id}", "approved")
     if run.status is RunStatus.RUNNING:
         return run, []
-    told = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_told(made), now)]
-    add_events(connection, told, {run.id: run.user_id})
+    new_events = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_told(made), now)]
+    add_events(connection, new_events, {run.id: run.user_id})
     if run.status is not RunStatus.WAITING:
-        return run, told
+        return run, new_events
     # The attempt's clock begins anew: the time in which a person thought is not the run's.
     values = {"status": RunStatus.QUEUED, "queued_at": now, "started_at": None, "error": None}
     queued, more = change_run(connection, run, values, now)
-    return queued, told + more
+    return queued, new_events + more

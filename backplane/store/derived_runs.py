@@ -60,8 +60,8 @@ class DerivedRuns:
             old, plan = Plan.model_validate(source.plan), new.plan or Plan.model_validate(source.plan)
             _check_prefix(old, plan, done)
             body = plan.model_dump(mode="json")
-            told = f"made from run {source_id} after its step {new.step}; done already: {_names(done)}"
-            return replace(run, given_plan=body, plan=body), _journal(plan, done), told
+            note = f"made from run {source_id} after its step {new.step}; done already: {_names(done)}"
+            return replace(run, given_plan=body, plan=body), _journal(plan, done), note
 
         return await self._make(user_id, source_id, make, start, idempotency)
 
@@ -119,7 +119,9 @@ class DerivedRuns:
             if step in records and not records[step].tries:
                 raise Conflict(f"step {step!r} of run {run_id} has not been begun yet; retry the run instead")
             again = _requiring(plan, step)
-            queued, told = retried(connection, run, uncertain_step_is_done=uncertain_step_is_done, from_a_step=True)
+            queued, new_events = retried(
+                connection, run, uncertain_step_is_done=uncertain_step_is_done, from_a_step=True
+            )
             if uncertain_step_is_done is not False:
                 _check_nothing_in_doubt(run, records.values(), step, again, is_done=bool(uncertain_step_is_done))
             # What was cut off before it said that it changes something, the worker decides about.
@@ -129,7 +131,7 @@ class DerivedRuns:
             _mark_cut_off(connection, run_id, cut_off)
             restore = run.restore or {"run_id": run_id, "steps": []}
             connection.execute(update(runs).where(runs.c.id == run_id).values(restore=restore))
-            return replace(queued, restore=restore), told
+            return replace(queued, restore=restore), new_events
 
         return await self._database.write(write)
 
@@ -147,7 +149,7 @@ class DerivedRuns:
         def write(connection: Connection) -> Changed:
             run, journal, line = make(connection)
             status = RunStatus.QUEUED if start else RunStatus.CREATED
-            told = _history(run, line, journal, status)
+            new_events = _history(run, line, journal, status)
             connection.execute(insert(runs), values_of(run, status, idempotency))
             copy_run_secrets(connection, source_id, run.id)
             if journal:
@@ -155,8 +157,8 @@ class DerivedRuns:
                 _copy_files(connection, source_id, run.id)
             if and_then is not None:
                 and_then(connection)
-            add_events(connection, told, {run.id: user_id})
-            return replace(run, status=status, queued_at=run.created_at if start else None), told
+            add_events(connection, new_events, {run.id: user_id})
+            return replace(run, status=status, queued_at=run.created_at if start else None), new_events
 
         try:
             return await self._database.write(write)
@@ -349,16 +351,16 @@ def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
 
 
 def _history(run: Run, line: str, journal: Sequence[StepRecord], status: RunStatus) -> list[Event]:
-    told: list[tuple[EventType, dict[str, Any]]] = [
+    new_events: list[tuple[EventType, dict[str, Any]]] = [
         (EventType.STATUS, {"status": "created", "attempt": 1, "origin": run.origin}),
         (EventType.LOG, {"line": line}),
     ]
     if run.plan is not None:
         planned = [{"id": step["id"], "title": step["title"], "tool": step["tool"]} for step in run.plan["steps"]]
-        told.append((EventType.PLAN, {"planner": run.plan["planner"], "version": 1, "steps": planned}))
+        new_events.append((EventType.PLAN, {"planner": run.plan["planner"], "version": 1, "steps": planned}))
     if status is RunStatus.QUEUED:
-        told.append((EventType.STATUS, {"status": "queued", "attempt": 1}))
-    return [encode(run.id, number, kind, data, run.created_at) for number, (kind, data) in enumerate(told, 1)]
+        new_events.append((EventType.STATUS, {"status": "queued", "attempt": 1}))
+    return [encode(run.id, number, kind, data, run.created_at) for number, (kind, data) in enumerate(new_events, 1)]
 
 
 def _names(records: Sequence[StepRecord]) -> str:

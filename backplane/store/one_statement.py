@@ -110,21 +110,21 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
     return f"{', '.join(parts)} SELECT 1 FROM running", values  # noqa: S608 - names of columns, no values
 
 
-def create_run(run: Mapping[str, Any], told: Sequence[Event]) -> tuple[str, dict[str, Any]]:
+def create_run(run: Mapping[str, Any], new_events: Sequence[Event]) -> tuple[str, dict[str, Any]]:
     """`run`: Python values by column. Nothing is written when the run is there."""
     values = {name: stored(runs.c[name], value) for name, value in run.items()}
     named = ", ".join(f"%({name})s" for name in run)
     statement = _CREATE.format(columns=", ".join(run), values=named, events=_EVENTS.format(run="created"))
-    return statement, {**values, "run_id": values["id"], **_event_values(told)}
+    return statement, {**values, "run_id": values["id"], **_event_values(new_events)}
 
 
 def start_run(
-    user_id: str, run_id: str, now: datetime, told: Event, columns: Iterable[Column[Any]]
+    user_id: str, run_id: str, now: datetime, new_event: Event, columns: Iterable[Column[Any]]
 ) -> tuple[str, dict[str, Any]]:
     """created → queued. Gives those columns of the row as it is then, or nothing when it cannot be done so simply."""
     names = ", ".join(column.name for column in columns)
     statement = _START.format(columns=names, events=_EVENTS.format(run="started"))
-    return statement, {"user_id": user_id, "run_id": run_id, "now": now, **_event_values([told])}
+    return statement, {"user_id": user_id, "run_id": run_id, "now": now, **_event_values([new_event])}
 
 
 def _event_values(new: Sequence[Event]) -> dict[str, Any]:

@@ -143,11 +143,14 @@ class RunningRuns:
 def _last_events(run_id: str, stored: int, last_id: int, error: RunError) -> tuple[Event, ...]:
     """The end of a run, and before it the gap where events up to `last_id` are not stored."""
     body = {"status": RunStatus.FAILED, "error": error.as_dict()}
-    told: list[tuple[EventType, dict[str, Any]]] = [(EventType.STATUS, body), (EventType.END, {**body, "result": None})]
+    new_events: list[tuple[EventType, dict[str, Any]]] = [
+        (EventType.STATUS, body),
+        (EventType.END, {**body, "result": None}),
+    ]
     first = max(stored, last_id) + 1
     if first > stored + 1:
-        told.insert(0, (EventType.GAP, {"after": stored, "before": first, "reason": "the database refused them"}))
-    return tuple(encode(run_id, number, type, data) for number, (type, data) in enumerate(told, start=first))
+        new_events.insert(0, (EventType.GAP, {"after": stored, "before": first, "reason": "the database refused them"}))
+    return tuple(encode(run_id, number, type, data) for number, (type, data) in enumerate(new_events, start=first))
 
 
 def _owners_of_held(connection: Connection, held: Mapping[str, int]) -> dict[str, str]:

@@ -404,9 +404,9 @@ def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now:
         )
     changed = _update(connection, run.id, {**values, "status": values["status"].value})
     number = last_event_id(connection, run.id) + 1
-    told = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
+    new_events = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
     if changed.status in FINAL:
-        told.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
+        new_events.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
         add_delivery(connection, changed)
-    add_events(connection, told, {run.id: run.user_id})
-    return changed, told
+    add_events(connection, new_events, {run.id: run.user_id})
+    return changed, new_events

@@ -114,16 +114,17 @@ class Webhooks:
         await self._database.write(lambda connection: connection.execute(statement, {"of_delivery": delivery.id}))
 
     async def failed(self, delivery: Delivery, error: str, response_code: int | None, pause: float | None) -> None:
-        """It is tried again after so many seconds, or (None) given up. Nothing is changed when it is in newer hands."""
+        """It is tried again after so many seconds, or (None) given up. Nothing is changed when another
+        controller has taken it."""
 
         def write(connection: Connection) -> None:
-            told: dict[str, Any] = {"last_error": error, "response_code": response_code}
+            changes: dict[str, Any] = {"last_error": error, "response_code": response_code}
             if pause is None:
-                told |= {"status": DeliveryStatus.GIVEN_UP.value}
+                changes |= {"status": DeliveryStatus.GIVEN_UP.value}
             else:
-                told |= {"next_at": _now(connection) + timedelta(seconds=pause)}
+                changes |= {"next_at": _now(connection) + timedelta(seconds=pause)}
             still_ours = _UPDATE_PENDING.where(webhook_deliveries.c.attempts == delivery.attempt)
-            connection.execute(still_ours.values(told), {"of_delivery": delivery.id})
+            connection.execute(still_ours.values(changes), {"of_delivery": delivery.id})
 
         await self._database.write(write)
 

@@ -10,7 +10,7 @@ from backplane.process.retrying import until_available
 from backplane.store import ModelCalls
 from worker.llm.base import ModelRequest, ModelResponse, Spent, TextSink
 from worker.llm.records import answer_of
-from worker.run.events import Told
+from worker.run.events import NewEvent
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class CallInHand:
         """What each event of it says of where it belongs."""
         return {"step": step_of(self.key), "purpose": self.key.purpose, "number": self.key.number}
 
-    def notice(self, line: str, level: str) -> Told:
+    def notice(self, line: str, level: str) -> NewEvent:
         """An event for the run's log."""
         step = {"step": step_of(self.key)} if self.key.step_id else {}
         return EventType.LOG, {"line": line, "level": level, **step}

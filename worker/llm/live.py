@@ -41,7 +41,7 @@ from worker.llm.progress import Progress
 from worker.llm.records import record_of, record_of_answer, redacted_answer
 from worker.llm.waiting import WaitNotice
 from worker.run.budget import Budget
-from worker.run.events import RunEvents, Told, Write
+from worker.run.events import NewEvent, RunEvents, Write
 from worker.run.interruption import Interrupted, Interruption
 
 FOR_EVER = 1e9
@@ -198,13 +198,13 @@ class LiveCalls:
         about = {**call.place, "model": str(one.candidate.name)}
         progress = self._progress.of_call(about, with_text=call.on_text is not not_watched)
 
-        def heard(piece: str) -> None:
+        def received(piece: str) -> None:
             progress.text(piece)
             call.on_text(piece)
 
         try:
             with progress:
-                response = await self._gateway.complete(one.candidate, call.request, heard, progress.has)
+                response = await self._gateway.complete(one.candidate, call.request, received, progress.has)
         except ModelError as error:
             one.error, one.seconds = error, time.monotonic() - began
             if isinstance(error, ModelUnavailable | ModelOutputInvalid):
@@ -230,12 +230,12 @@ class LiveCalls:
         if pause is not None and one.error is not None:
             told.append(call.notice(f"{one.error.message}; trying again in {pause:.1f} s", "warning"))
         if not one.begun and call.key not in self._book.known:
-            await self._events.record(tell=told)
+            await self._events.record(publish=told)
             return
         ending = self._ending(call, one, status)
         one.begun = False
         try:
-            await self._events.record(ending, tell=told)
+            await self._events.record(ending, publish=told)
         except asyncio.CancelledError:
             # It may be committed or not: written again, it changes nothing.
             self._events.defer(ending)
@@ -284,7 +284,7 @@ class LiveCalls:
             raise
 
 
-def _event(call: CallInHand, one: _ModelTry, status: str) -> Told:
+def _event(call: CallInHand, one: _ModelTry, status: str) -> NewEvent:
     told: dict[str, object] = {
         **call.place,
         "model": str(one.candidate.name),

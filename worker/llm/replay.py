@@ -58,7 +58,7 @@ class ReplayedCalls:
 
         shown = {"model": name, "status": "completed", "replayed": True, "duration_ms": 0, "usd": 0.0}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-        await self._events.record(write, tell=[(EventType.MODEL, {**call.place, **shown, **counts})])
+        await self._events.record(write, publish=[(EventType.MODEL, {**call.place, **shown, **counts})])
         self._book.known[call.key] = KnownCall(CallStatus.COMPLETED, call.digest, totals, 0.0)
         call.on_text(response.text)
         return response

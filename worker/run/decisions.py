@@ -1,8 +1,8 @@
 """What the run asks people, and what they said.
 
-A question is written in one transaction with the state that it leaves the step in, and told with it. An answer may come
-at any moment: it is read when the run is taken, when a step ends, and at last in the transaction that would make the
-run wait (`RunTransaction.unless_decided`). So nobody polls, and no answer is overlooked.
+A question is written in one transaction with the state that it leaves the step in, and published with it. An answer may
+come at any moment: it is read when the run is taken, when a step ends, and at last in the transaction that would make
+the run wait (`RunTransaction.unless_decided`). So nobody polls, and no answer is overlooked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class RunDecisions:
         self._decisions: dict[str, Decision] = {}
 
     async def look(self) -> None:
-        """Read all decisions; tell of those that were made while the run was held. Waits while the database is away."""
+        """Read all decisions; publish those that were made since the last look. Waits while the database is away."""
         decisions = await until_available(lambda: self._store.of_run(self._run.id))
         for decision in decisions:
             before = self._decisions.get(decision.id)
@@ -90,8 +90,8 @@ class RunDecisions:
             status=DecisionStatus.PENDING,
             created_at=datetime.now(UTC),
         )
-        told = {**_named(decision), "asked": _shortened(_without_schema(asked))}
-        await self._events.record(*writes, lambda held: held.ask(decision), tell=[(EventType.DECISION, told)])
+        data = {**_named(decision), "asked": _shortened(_without_schema(asked))}
+        await self._events.record(*writes, lambda held: held.ask(decision), publish=[(EventType.DECISION, data)])
         self._decisions[decision.id] = decision
         return decision
 

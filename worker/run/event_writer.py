@@ -54,7 +54,7 @@ class _Share:
 
 class EventWriter:
     """The two loops. `run` them in a task for as long as runs are held. A log line waits for at most `gather_seconds`
-    before it is told, anything else for nothing; either for `flush_seconds` before it is stored."""
+    before it is published, anything else for nothing; either for `flush_seconds` before it is stored."""
 
     def __init__(self, store: Store, event_log: EventLog, *, flush_seconds: float, gather_seconds: float) -> None:
         self.store = store
@@ -62,7 +62,7 @@ class EventWriter:
         self._flush_seconds = flush_seconds
         self._gather_seconds = gather_seconds
         self._runs: dict[str, RunEvents] = {}
-        self._to_tell = asyncio.Event()
+        self._to_publish = asyncio.Event()
         self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
         self._shown: dict[str, Event] = {}
@@ -121,17 +121,17 @@ class EventWriter:
     def wake(self, *, can_wait: bool) -> None:
         if not can_wait:
             self._cannot_wait.set()
-        self._to_tell.set()
+        self._to_publish.set()
         self._to_save.set()
 
-    def tell_again(self) -> None:
+    def publish_again(self) -> None:
         """More was stored, so more may be published."""
-        self._to_tell.set()
+        self._to_publish.set()
 
     async def run(self) -> None:
         await self._look_for_room()
         await run_together(
-            tell_events=self._tell_all(),
+            publish_events=self._publish_all(),
             save_events=self._save_all(),
             show_events=self._show_all(),
             look_for_room=self._keep_looking_for_room(),
@@ -148,16 +148,16 @@ class EventWriter:
             self._room = await self._event_log.room()
         except Unavailable as error:
             # Kept as it was: while Redis is away nothing is kept anyway.
-            log.debug("how full Redis is cannot be told", error=error.message)
+            log.debug("the memory use of Redis is not known", error=error.message)
             return
         if had_room and not self._room.all_bytes:
             log.warning("Redis is nearly full: events are published only after they were stored")
 
-    async def _tell_all(self) -> None:
+    async def _publish_all(self) -> None:
         waits = pauses()
         while True:
-            await self._to_tell.wait()
-            self._to_tell.clear()
+            await self._to_publish.wait()
+            self._to_publish.clear()
             self._cannot_wait.clear()
             shares = self._shares()
             if not shares:
@@ -169,10 +169,10 @@ class EventWriter:
                 pause = next(waits)
                 log.warning("live events are late", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
-                self._to_tell.set()
+                self._to_publish.set()
                 continue
             for part, answer in zip(shares, answers, strict=True):
-                self._told(part, answer)
+                self._published(part, answer)
             if not any(part.is_behind for part in shares):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._gather_seconds):
@@ -191,10 +191,10 @@ class EventWriter:
                 await asyncio.sleep(SHOW_AGAIN_SECONDS)
 
     def _shares(self) -> list[_Share]:
-        talking = [run for run in self._runs.values() if run.untold or run.kept.stored_bytes >= DROP_BYTES]
+        talking = [run for run in self._runs.values() if run.unpublished or run.kept.stored_bytes >= DROP_BYTES]
         shares, left, left_of = list[_Share](), self._room.all_bytes - self._kept_bytes, dict[str, int]()
         for run in talking:
-            first = share(run.untold, CALL_BYTES // len(talking))
+            first = share(run.unpublished, CALL_BYTES // len(talking))
             left_of_user = left_of.get(run.user_id)
             if left_of_user is None:
                 left_of_user = self._room.user_bytes - self._kept_bytes_of.get(run.user_id, 0)
@@ -203,7 +203,7 @@ class EventWriter:
             if count or run.kept.stored_bytes >= DROP_BYTES:
                 batch = Batch(run.run_id, run.generation, first[:count], run.user_id, run.stored_id)
                 is_cut = count < len(first)
-                is_behind = not is_cut and len(run.untold) > count
+                is_behind = not is_cut and len(run.unpublished) > count
                 shares.append(_Share(run, batch, is_cut, is_behind, size, run.kept.stored_bytes))
         return shares
 
@@ -215,7 +215,7 @@ class EventWriter:
         if asyncio.get_running_loop().time() < run.stores_first_until:
             return stored, 0
         left = min(left, self._room.run_bytes - run.kept.bytes)
-        # Numbers have no holes but where a gap is told of, which makes this too careful for a moment.
+        # Numbers have no holes but where a gap is published, which makes this too careful for a moment.
         last_id, size = run.stored_id + self._room.run_events, 0
         for count, event in enumerate(events[stored:], stored):
             with_this = size + size_of(event) + ENTRY_BYTES
@@ -224,7 +224,7 @@ class EventWriter:
             size = with_this
         return len(events), size
 
-    def _told(self, part: _Share, answer: Appended) -> None:
+    def _published(self, part: _Share, answer: Appended) -> None:
         run, events, stored_id = part.run, part.batch.events, part.batch.stored_id
         stores_first = answer is Appended.STORE_FIRST
         if answer is Appended.REFUSED:
@@ -238,12 +238,12 @@ class EventWriter:
             run.stores_first_until = asyncio.get_running_loop().time() + STORE_FIRST_SECONDS
             events = events[: count_until(events, stored_id)]
         if events:
-            run.told_until(events[-1].id)
-        if not run.untold:
-            run.told.set()
+            run.published_until(events[-1].id)
+        if not run.unpublished:
+            run.all_published.set()
         elif not (part.is_cut or stores_first) or run.stored_id > stored_id:
             # Else it goes on when more of it is stored.
-            self._to_tell.set()
+            self._to_publish.set()
 
     async def _save_all(self) -> None:
         waits, behind = pauses(), False

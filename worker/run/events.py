@@ -21,17 +21,17 @@ from backplane.store import AddEvents, RunTransaction, RunWrite, Store
 from worker.run.redaction import Redactor
 from worker.run.send_buffer import Kept, count_until, size_of
 
-UNTOLD_MAX = 10_000
+UNPUBLISHED_MAX = 10_000
 """Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
-UNTOLD_BYTES = 4 * 1024 * 1024
+UNPUBLISHED_BYTES = 4 * 1024 * 1024
 """The same in characters."""
 DROP_BYTES = 64 * 1024
-"""When a run has said nothing since, but so much that is stored by now is still kept, Redis is told to drop it."""
+"""When a run has said nothing since, but Redis still keeps so much that is stored by now, it is told to drop that."""
 
 
 Write = Callable[[RunTransaction], None]
 """Notes what is to be written."""
-Told = tuple[EventType, Mapping[str, Any]]
+NewEvent = tuple[EventType, Mapping[str, Any]]
 """An event that has no number yet."""
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Publisher(Protocol):
     def wake(self, *, can_wait: bool) -> None:
         """There is something to publish and to store."""
 
-    def tell_again(self) -> None:
+    def publish_again(self) -> None:
         """More was stored, so more may be published."""
 
     def show(self, event: Event) -> None:
@@ -87,14 +87,14 @@ class RunEvents:
         self.stores_first_until = 0.0
         """By the loop's clock."""
         self.is_open = True
-        self.untold: list[Event] = []
-        self.untold_bytes = 0
+        self.unpublished: list[Event] = []
+        self.unpublished_bytes = 0
         self.unsaved: list[Event] = []
         self.saving = asyncio.Lock()
-        self.told = asyncio.Event()
+        self.all_published = asyncio.Event()
         self._writer = writer
         self._deferred: list[RunWrite] = []
-        self._held_back: list[tuple[datetime, Told]] = []
+        self._held_back: list[tuple[datetime, NewEvent]] = []
         self._holds_back = False
         """What is emitted waits for the next `record`."""
         self._is_recording = False
@@ -123,43 +123,43 @@ class RunEvents:
     def last_id(self) -> int:
         return self._last_id
 
-    def _numbered(self, told: Sequence[tuple[datetime, Told]]) -> list[Event]:
+    def _numbered(self, new: Sequence[tuple[datetime, NewEvent]]) -> list[Event]:
         """With the numbers that come next. They are used up only when `_last_id` is set. Raises TypeError or ValueError
         for what JSON cannot hold."""
         return [
             encode(self.run_id, number, type, self.redactor.value(data), at)
-            for number, (at, (type, data)) in enumerate(told, start=self._last_id + 1)
+            for number, (at, (type, data)) in enumerate(new, start=self._last_id + 1)
         ]
 
     def _to_the_wire(self, events: Sequence[Event], *, can_wait: bool = False) -> None:
         if not events:
             return
-        self.untold.extend(events)
-        self.untold_bytes += sum([len(event.line) for event in events])
-        if len(self.untold) > UNTOLD_MAX:
-            self._forget_untold(len(self.untold) - UNTOLD_MAX // 2)
-        while self.untold_bytes > UNTOLD_BYTES and len(self.untold) > 1:
-            self._forget_untold(len(self.untold) // 2)
-        self.told.clear()
+        self.unpublished.extend(events)
+        self.unpublished_bytes += sum([len(event.line) for event in events])
+        if len(self.unpublished) > UNPUBLISHED_MAX:
+            self._forget_unpublished(len(self.unpublished) - UNPUBLISHED_MAX // 2)
+        while self.unpublished_bytes > UNPUBLISHED_BYTES and len(self.unpublished) > 1:
+            self._forget_unpublished(len(self.unpublished) // 2)
+        self.all_published.clear()
         self._writer.wake(can_wait=can_wait)
 
-    def _forget_untold(self, count: int) -> None:
-        self.untold_bytes -= sum([len(event.line) for event in self.untold[:count]])
-        del self.untold[:count]
+    def _forget_unpublished(self, count: int) -> None:
+        self.unpublished_bytes -= sum([len(event.line) for event in self.unpublished[:count]])
+        del self.unpublished[:count]
 
-    def told_until(self, last_id: int) -> None:
+    def published_until(self, last_id: int) -> None:
         # The list may have been cut at its beginning meanwhile.
-        self._forget_untold(count_until(self.untold, last_id))
+        self._forget_unpublished(count_until(self.unpublished, last_id))
 
     def stored_until(self, last_id: int) -> None:
         self.stored_id = last_id
         self.kept.stored(last_id)
-        if self.untold or self.kept.stored_bytes >= DROP_BYTES:
-            self._writer.tell_again()
+        if self.unpublished or self.kept.stored_bytes >= DROP_BYTES:
+            self._writer.publish_again()
 
     def hold_back(self) -> None:
-        """What is emitted from here on is told when it is committed, by the next `record`: a state that watchers hear
-        of is one that no crash can undo."""
+        """What is emitted from here on is published when the next `record` has committed it: no crash can undo a state
+        that watchers saw."""
         self._holds_back = True
 
     def skip_numbers(self, count: int, reason: str) -> None:
@@ -168,11 +168,11 @@ class RunEvents:
         self._last_id += count
         self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
-    def continue_after(self, told: Sequence[Event]) -> None:
+    def continue_after(self, published: Sequence[Event]) -> None:
         """Store these, which Redis keeps and the watchers have seen, and number on from the last of them."""
-        self._last_id = told[-1].id
-        self.unsaved.extend(told)
-        self._writer.keeps(self, told[-1].id, sum([size_of(event) + ENTRY_BYTES for event in told]))
+        self._last_id = published[-1].id
+        self.unsaved.extend(published)
+        self._writer.keeps(self, published[-1].id, sum([size_of(event) + ENTRY_BYTES for event in published]))
 
     async def forget_unsaved(self, reason: str) -> None:
         """Drop everything that is not stored yet, for the database refuses it; a `gap` says which events those were."""
@@ -180,8 +180,8 @@ class RunEvents:
             after = self.unsaved[0].id - 1 if self.unsaved else self._last_id
             self.unsaved, self._deferred, self._held_back, self._holds_back = [], [], [], False
             self.is_refused = False
-            while self.untold and self.untold[-1].id > after:
-                self.untold_bytes -= len(self.untold.pop().line)
+            while self.unpublished and self.unpublished[-1].id > after:
+                self.unpublished_bytes -= len(self.unpublished.pop().line)
             if after < self._last_id:
                 self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
@@ -191,25 +191,25 @@ class RunEvents:
         self.hold_back()
         self._deferred += self._writes(write)
 
-    async def record(self, *writes: Write, tell: Sequence[Told] = ()) -> None:
-        """One transaction: the events so far, what was deferred, these writes, and the events `tell`, which are
+    async def record(self, *writes: Write, publish: Sequence[NewEvent] = ()) -> None:
+        """One transaction: the events so far, what was deferred, these writes, and the events `publish`, which are
         published when it is committed. Waits while the database is away. Steps that run at once may each call it.
 
         Raises Superseded when the run is no longer running in this generation, and what a write raises to refuse the
-        whole: then nothing is written, `tell` is forgotten, no number is used up, and the rest is left for the next.
+        whole: then nothing is written, `publish` is forgotten, no number is used up, and the rest is left for the next.
         """
         now = datetime.now(UTC)
         new = self._writes(*writes)
         async with self.saving:
-            told = self._numbered([*self._held_back, *((now, event) for event in tell)])
-            last_id = self._last_id + len(told)
+            published = self._numbered([*self._held_back, *((now, event) for event in publish)])
+            last_id = self._last_id + len(published)
             events, deferred, held_back = self.unsaved, self._deferred, self._held_back
             self.unsaved, self._deferred, self._held_back = [], [], []
             self._holds_back, self._is_recording = False, True
-            together = [AddEvents((*events, *told)), *deferred, *new]
+            together = [AddEvents((*events, *published)), *deferred, *new]
             commit = self._writer.store.running_runs.commit
             writing = asyncio.ensure_future(
-                until_available(lambda: commit(self.run_id, self.generation, together), self._tell)
+                until_available(lambda: commit(self.run_id, self.generation, together), self._log_unavailable)
             )
             try:
                 cancelled = await _ended(writing)
@@ -225,7 +225,7 @@ class RunEvents:
                 raise cancelled or error
             self._last_id = last_id
             self.stored_until(last_id)
-            self._to_the_wire(told)
+            self._to_the_wire(published)
             self._release()
             if cancelled:
                 raise cancelled
@@ -246,13 +246,13 @@ class RunEvents:
             write(transaction)
         return transaction.writes
 
-    def _tell(self, error: Unavailable, pause: float) -> None:
+    def _log_unavailable(self, error: Unavailable, pause: float) -> None:
         log.warning("database away, trying again", run=self.run_id, error=error.message, pause=round(pause, 1))
 
 
 async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | None:
-    """Wait for it. Whether a transaction is committed decides what was told, so that the first cancellation waits until
-    it is known; it is the answer then. The second one ends both."""
+    """Wait for it. Whether a transaction is committed decides what is published, so that the first cancellation waits
+    until it is known; it is the answer then. The second one ends both."""
     try:
         await asyncio.wait({writing})
     except asyncio.CancelledError as cancelled:

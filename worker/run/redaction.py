@@ -8,7 +8,7 @@ very bytes on.
 
 What is written (events, results, errors, questions, records of model calls) is redacted where it is written:
 `worker.run.events` for events, `backplane.store.run_transaction` for the database, `backplane.process.log` for the
-worker's own log. What is handed on before that (a step's output, what a model is told) is redacted where it arises,
+worker's own log. What is handed on before that (a step's output, what a model gets) is redacted where it arises,
 too.
 
 Of a secret that was cut, its beginning is taken out as well: where a text is known to be cut, and before the `…` or

@@ -21,7 +21,7 @@ from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted
 from worker.run.decisions import BY_TOOL
-from worker.run.events import Told, Write
+from worker.run.events import NewEvent, Write
 from worker.steps import effects as step_effects
 from worker.steps.context import RunContext
 from worker.steps.outcomes import StepFailed, StepUncertain
@@ -205,10 +205,10 @@ class StepJournal:
 
     # --- how it is written ---
 
-    async def _record(self, *writes: Write, publish: Sequence[Told] = ()) -> None:
+    async def _record(self, *writes: Write, publish: Sequence[NewEvent] = ()) -> None:
         pending = self._take_pending()
         try:
-            await self._events.record(*pending, *writes, tell=publish)
+            await self._events.record(*pending, *writes, publish=publish)
         except BudgetExhausted:
             self._pending = [*pending, *self._pending]
             raise
@@ -220,7 +220,7 @@ class StepJournal:
     def _change(self, step: Step, **values: Any) -> None:
         self.records[step.id] = replace(self.records[step.id], **values)
 
-    def _event(self, step: Step, status: str, **more: Any) -> Told:
+    def _event(self, step: Step, status: str, **more: Any) -> NewEvent:
         # The output has been published line by line.
         shown = {key: value for key, value in more.items() if key not in ("output", "output_cut")}
         return EventType.STEP, {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **shown}

@@ -69,7 +69,7 @@ async def test_the_answer_queues_a_run_that_waits_and_tells_both(store: Store, r
     assert (decided.run.status, decided.run.attempt, decided.run.error) == (RunStatus.QUEUED, 1, None)
     assert decided.run.started_at is None
     told = await store.events.after(run.id, 2, 10)
-    assert told == decided.told
+    assert told == decided.events
     assert [(event.id, event.type) for event in told] == [(3, "decision"), (4, "status")]
     assert data_of(told[0]) == {
         "decision": decision.id,
@@ -87,7 +87,7 @@ async def test_an_answer_while_the_run_is_held_is_kept_and_its_holder_tells_of_i
     decision = question(run)
     await store.running_runs.write(run.id, 1, lambda held: held.ask(decision))
     decided = await decide(store, run, decision)
-    assert (decided.run.status, decided.told) == (RunStatus.RUNNING, [])
+    assert (decided.run.status, decided.events) == (RunStatus.RUNNING, [])
     assert await store.events.last_id(run.id) == 2
 
 
@@ -134,7 +134,7 @@ async def test_a_second_answer_is_told_while_the_run_is_queued_and_queues_nothin
     assert (await decide(store, run, first)).goes_on
     decided = await decide(store, run, second)
     assert (decided.run.status, decided.goes_on) == (RunStatus.QUEUED, False)
-    assert [(event.id, event.type) for event in decided.told] == [(5, "decision")]
+    assert [(event.id, event.type) for event in decided.events] == [(5, "decision")]
 
 
 async def test_the_webhook_is_told_what_is_asked(store: Store, run: Run) -> None:
@@ -151,7 +151,7 @@ async def test_the_same_answer_again_is_answered_as_it_was_and_another_is_refuse
     decision = await asked(store, run)
     first = await decide(store, run, decision)
     again = await decide(store, run, decision)
-    assert (again.decision, again.told) == (first.decision, [])
+    assert (again.decision, again.events) == (first.decision, [])
     with pytest.raises(Conflict, match="was approved already"):
         await decide(store, run, decision, REJECTED, reason="no")
 

@@ -20,7 +20,7 @@ from tests.platform.workers import Platform
 from tests.submitted import shell
 from tests.waiting import wait_until
 from worker.run.event_writer import CALL_BYTES, EventWriter
-from worker.run.events import UNTOLD_MAX, RunEvents
+from worker.run.events import UNPUBLISHED_MAX, RunEvents
 from worker.run.send_buffer import SHARE, share
 
 CHATTY = 10 * SHARE
@@ -114,7 +114,7 @@ async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
                 break
             before += 1
     assert before <= SHARE
-    await chatty.told.wait()
+    await chatty.all_published.wait()
 
 
 async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_in_the_next_call(
@@ -182,7 +182,7 @@ async def test_a_burst_takes_as_many_calls_as_it_has_shares(
     events = await held(platform, writer)
     calls = noted_calls(platform, monkeypatch)
     say(events, CHATTY)
-    await events.told.wait()
+    await events.all_published.wait()
     assert [len(call[events.run_id]) for call in calls] == [SHARE] * 10
 
 
@@ -194,11 +194,11 @@ async def test_what_follows_within_the_gathering_time_is_one_call(
     calls = noted_calls(platform, monkeypatch)
     writing = asyncio.create_task(writer.run())
     say(events)
-    await events.told.wait()
+    await events.all_published.wait()
     for _ in range(5):
         say(events)
         await asyncio.sleep(0)
-    await events.told.wait()
+    await events.all_published.wait()
     assert calls == [{events.run_id: [3]}, {events.run_id: [4, 5, 6, 7, 8]}]
     writing.cancel()
     await asyncio.wait({writing})
@@ -210,7 +210,7 @@ async def test_events_reach_the_watchers_in_order_each_once(platform: Platform, 
         seen = []
         for _ in range(3):
             say(events, SHARE)
-            await events.told.wait()
+            await events.all_published.wait()
         async for event in arriving:
             seen.append(event.id)
             if len(seen) == 3 * SHARE:
@@ -245,11 +245,11 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
         platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.005
     )
     events = await held(platform, writer)
-    say(events, 3 * UNTOLD_MAX)
-    assert len(events.untold) <= UNTOLD_MAX
-    assert events.untold[-1].id == 3 * UNTOLD_MAX + 2
+    say(events, 3 * UNPUBLISHED_MAX)
+    assert len(events.unpublished) <= UNPUBLISHED_MAX
+    assert events.unpublished[-1].id == 3 * UNPUBLISHED_MAX + 2
     await events.record()
-    assert await platform.resources.store.events.last_id(events.run_id) == 3 * UNTOLD_MAX + 2
+    assert await platform.resources.store.events.last_id(events.run_id) == 3 * UNPUBLISHED_MAX + 2
 
 
 async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
@@ -261,11 +261,11 @@ async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
     say(events, 3)
     # Both loops have gone round since.
     say(other)
-    await other.told.wait()
+    await other.all_published.wait()
     await wait_until(lambda: not other.unsaved)
     assert (told_of(events, calls), await last_stored(events.run_id)) == ([], 2)
     await events.record()
-    await events.told.wait()
+    await events.all_published.wait()
     assert (told_of(events, calls), await last_stored(events.run_id)) == ([3, 4, 5], 5)
 
 
@@ -277,9 +277,9 @@ def _refuse(transaction: RunTransaction) -> None:
 async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: Platform, writer: EventWriter) -> None:
     events = await held(platform, writer)
     with pytest.raises(TypeError):
-        await events.record(_refuse, tell=[(EventType.STEP, {"status": "started"})])
+        await events.record(_refuse, publish=[(EventType.STEP, {"status": "started"})])
     say(events)
-    await events.record(tell=[(EventType.STEP, {"status": "failed"})])
+    await events.record(publish=[(EventType.STEP, {"status": "failed"})])
     history = await platform.history(events.run_id)
     assert [(event.id, event.type.value) for event in history[2:]] == [(3, "log"), (4, "step")]
     assert '"failed"' in history[-1].line
@@ -319,7 +319,7 @@ async def test_a_transaction_that_is_tried_again_writes_the_same_values(
     monkeypatch.setattr(RunningRuns, "commit", answer_lost)
     events.defer(lambda transaction: transaction.note_failure(1, RunError("failed", "no")))
     with pytest.raises(Superseded):  # as the first commit gave the run back
-        await events.record(note, tell=[(EventType.STATUS, {"status": "queued"})])
+        await events.record(note, publish=[(EventType.STATUS, {"status": "queued"})])
     assert noted == ["noted"]
     assert committed[0] == committed[1]
 
@@ -336,13 +336,13 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
 
     monkeypatch.setattr(RunningRuns, "commit", slowly)
     calls = noted_calls(platform, monkeypatch)
-    first = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "a"})]))
-    second = asyncio.create_task(events.record(tell=[(EventType.STEP, {"step": "b"})]))
+    first = asyncio.create_task(events.record(publish=[(EventType.STEP, {"step": "a"})]))
+    second = asyncio.create_task(events.record(publish=[(EventType.STEP, {"step": "b"})]))
     await asyncio.sleep(0)
     say(events)
     committing.release()
     await first
-    await wait_until(lambda: not events.untold)
+    await wait_until(lambda: not events.unpublished)
     assert told_of(events, calls) == [3, 4]
     assert not second.done()
     committing.release()
@@ -363,7 +363,7 @@ async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_writ
         await write(self, *asked)
 
     monkeypatch.setattr(RunningRuns, "commit", slowly)
-    writing = asyncio.create_task(events.record(tell=[(EventType.STEP, {})]))
+    writing = asyncio.create_task(events.record(publish=[(EventType.STEP, {})]))
     await begun.wait()
     writing.cancel()
     go.set()
@@ -384,12 +384,12 @@ async def test_a_log_line_may_wait_for_others_and_a_state_does_not(
     writing = asyncio.create_task(writer.run())
     events = await held(platform, writer)
     events.emit(EventType.LOG, {"line": "after a silence"})
-    await wait_until(lambda: not events.untold)
+    await wait_until(lambda: not events.unpublished)
     events.emit(EventType.LOG, {"line": "gathered"})
     events.emit(type, {})
     if waits:
         await asyncio.sleep(0.05)  # what is tested is that nothing happens
-        assert len(events.untold) == 2
+        assert len(events.unpublished) == 2
     else:
-        await wait_until(lambda: not events.untold)
+        await wait_until(lambda: not events.unpublished)
     await end(writing)
