@@ -13,8 +13,11 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+from typing_extensions import Buffer
 
 from backplane.errors import Conflict, InvalidPath, NotFound, Unavailable
 
@@ -177,3 +180,19 @@ def translated(path: str, *, missing: str | None = None) -> Iterator[None]:
             part="workspace",
             refuses=error.errno in REFUSALS,
         ) from error
+
+
+def incoming_file(root: Path, opened: contextlib.ExitStack) -> Path:
+    """The path of a file to be, removed in the end unless it has been moved."""
+    incoming = root / ".incoming" / secrets.token_hex(16)
+    opened.callback(incoming.unlink, missing_ok=True)
+    with translated(incoming.name):
+        incoming.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return incoming
+
+
+def write_all(file: FileIO, content: Buffer) -> None:
+    """A write of the system may take a part of it."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]

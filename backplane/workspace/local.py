@@ -9,17 +9,14 @@ import asyncio
 import builtins
 import contextlib
 import errno
-import json
 import os
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from backplane.errors import NotFound, Unavailable
 from backplane.process.tasks import in_thread
@@ -42,15 +39,17 @@ from backplane.workspace.files import (
     REFUSALS,
     SerialThread,
     empty,
+    incoming_file,
     open_folder,
     open_regular,
     split,
     translated,
+    write_all,
 )
+from backplane.workspace.identity import is_copy_of, note_identity
 
 CHUNK = 256 * 1024
 STALE_SECONDS = 24 * 3600
-IDENTITY = ".identity"
 COUNTED_AT_ONCE = 2_000
 """Files that one turn in a thread counts, at least; a whole walk in one would keep a process from ending."""
 
@@ -102,7 +101,7 @@ class LocalWorkspaceStore(WorkspaceStore):
                         if os.lstat(name, dir_fd=incoming).st_mtime < newest:
                             os.unlink(name, dir_fd=incoming)
                 self._try_out(incoming)
-            _note_identity(self._root)
+            note_identity(self._root)
         except OSError as error:
             raise self._unavailable(error) from error
 
@@ -168,7 +167,7 @@ class LocalWorkspaceStore(WorkspaceStore):
         name = f"probe-{secrets.token_hex(8)}"
         try:
             with FileIO(os.open(name, CREATE_FILE, 0o600, dir_fd=incoming), "w") as file:
-                _write_all(file, PROBE)
+                write_all(file, PROBE)
             with FileIO(os.open(name, READ_FILE, dir_fd=incoming)) as file:
                 file.read()
         finally:
@@ -273,7 +272,7 @@ class LocalWorkspace(Workspace):
             return opened.enter_context(FileIO(open_regular(name, folder)))
 
     def _create(self, path: str, opened: contextlib.ExitStack) -> tuple[FileIO, Path]:
-        incoming = _incoming(self._root, opened)
+        incoming = incoming_file(self._root, opened)
         with translated(path):
             return opened.enter_context(FileIO(os.open(incoming, CREATE_FILE, 0o600), "w")), incoming
 
@@ -390,7 +389,7 @@ class LocalVersions(Versions):
     def _another_name(self, path: str, source: str, etag: str | None, opened: contextlib.ExitStack) -> Path:
         """One in `.incoming/`, removed in the end. Raises NotFound when the source has another etag, if one is
         given."""
-        incoming = _incoming(self._root, opened)
+        incoming = incoming_file(self._root, opened)
         folder, name = split(source)
         with translated(path), open_folder(self._root, folder) as parent:
             if not stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
@@ -407,7 +406,7 @@ class LocalVersions(Versions):
                 ):
                     shutil.copyfileobj(original, copy, CHUNK)
                     status = os.fstat(original.fileno())
-        if etag is not None and _info(path, status).etag != etag and not _is_copy_of(status, etag, self._root):
+        if etag is not None and _info(path, status).etag != etag and not is_copy_of(status, etag, self._root):
             raise NotFound(f"The file {path!a} has changed.")
         return incoming
 
@@ -423,15 +422,6 @@ class LocalVersions(Versions):
                 if entry.name != BEGINNING:
                     size += entry.stat(follow_symlinks=False).st_size
         return size
-
-
-def _incoming(root: Path, opened: contextlib.ExitStack) -> Path:
-    """The path of a file to be, removed in the end unless it has been moved."""
-    incoming = root / ".incoming" / secrets.token_hex(16)
-    opened.callback(incoming.unlink, missing_ok=True)
-    with translated(incoming.name):
-        incoming.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return incoming
 
 
 def _place(root: Path, prefix: str, path: str, incoming: Path) -> None:
@@ -456,44 +446,7 @@ def _read(path: str, file: FileIO, count: int) -> bytes:
 
 def _append(path: str, file: FileIO, chunk: bytes) -> None:
     with translated(path):
-        _write_all(file, chunk)
-
-
-def _write_all(file: FileIO, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) :]
-
-
-def _note_identity(root: Path) -> None:
-    """By its own inode, a file in the folder tells whether the folder is a copy: who copied or restored it has changed
-    the etags of all files. Since when it is one is noted too."""
-    identity = _identity(root)
-    if identity is not None and identity["inode"] == os.lstat(root / IDENTITY).st_ino:
-        return
-    with contextlib.ExitStack() as opened:
-        incoming = _incoming(root, opened)
-        with FileIO(os.open(incoming, CREATE_FILE, 0o600), "w") as file:
-            noted = {"inode": os.fstat(file.fileno()).st_ino, "copied_at_ns": identity and time.time_ns()}
-            _write_all(file, json.dumps(noted).encode())
-        os.replace(incoming, root / IDENTITY)
-
-
-def _identity(root: Path) -> dict[str, Any] | None:
-    try:
-        noted = json.loads((root / IDENTITY).read_bytes())
-        return {"inode": int(noted["inode"]), "copied_at_ns": noted["copied_at_ns"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _is_copy_of(status: os.stat_result, etag: str, root: Path) -> bool:
-    """Whether a file of a copied folder is the copy of the one that had this etag: nothing has been written there
-    since, and what the file was before that would be among the kept versions."""
-    identity = _identity(root)
-    if identity is None or identity["copied_at_ns"] is None or status.st_mtime_ns > identity["copied_at_ns"]:
-        return False
-    return etag.split("-")[1:2] == [f"{status.st_size:x}"]
+        write_all(file, chunk)
 
 
 def _info(path: str, status: os.stat_result) -> FileInfo:

@@ -8,17 +8,14 @@ locks: conditional writes are not the same on every server.
 """
 
 import asyncio
-import hashlib
-import os
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -46,16 +43,14 @@ from backplane.workspace.base import (
     version_name,
     versions_prefix,
 )
-from backplane.workspace.files import CREATE_FILE, SerialThread, translated
+from backplane.workspace.files import SerialThread
 from backplane.workspace.s3_errors import NO_BUCKET, answers_translated
+from backplane.workspace.transfer import CHUNK, LARGE, beginning_of, content_of, save, save_all
 
 if TYPE_CHECKING:  # obstore has these names for type checkers only
-    from obstore import BytesStream, GetOptions, GetResult, ObjectMeta
+    from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
-CHUNK = 256 * 1024
-LARGE = 1024 * 1024
-"""From this many bytes on a file goes through memory in pieces."""
 PART = 8 * 1024 * 1024
 """Bytes of a part. S3 takes 10,000 parts, so the largest file is 80 GB; an upload holds about four parts in memory."""
 
@@ -305,17 +300,17 @@ class S3Workspace(Workspace):
             result = await obstore.get_async(self._store, self._prefix + path)
             info = self._opened(result.meta)
             if info.size < LARGE:
-                await self._disk.run(_save, target, await result.bytes_async())
+                await self._disk.run(save, target, await result.bytes_async())
             else:
-                digest = await _save_all(target, result.stream(min_chunk_size=4 * LARGE))
+                digest = await save_all(target, result.stream(min_chunk_size=4 * LARGE))
                 info = replace(info, digest=digest)
         return info
 
     async def upload(self, path: str, source: Path) -> FileInfo:
-        content = await self._disk.run(_whole, source)
+        content = await self._disk.run(beginning_of, source)
         if len(content) < LARGE:
             return await self._write_whole(path, content)
-        async with aclosing(_content(source)) as chunks:
+        async with aclosing(content_of(source)) as chunks:
             return await self.write(path, chunks)
 
     async def _get(self, path: str, start: int, end: int | None) -> "tuple[GetResult, int]":
@@ -447,55 +442,6 @@ async def _hand(
         await asyncio.wait((putting, sending), return_when=asyncio.FIRST_COMPLETED)
     finally:
         putting.cancel()
-
-
-async def _content(source: Path) -> AsyncGenerator[bytes]:
-    with source.open("rb", buffering=0) as file:
-        while chunk := await in_thread(file.read, 4 * CHUNK):
-            yield chunk
-            if len(chunk) < 4 * CHUNK:
-                return
-
-
-def _whole(source: Path) -> bytes:
-    """All of a file, or the first LARGE bytes."""
-    with source.open("rb", buffering=0) as file:
-        return file.read(LARGE)
-
-
-def _save(target: Path, content: obstore.Bytes) -> None:
-    with _created(target) as file:
-        _append(target, file, content)
-
-
-async def _save_all(target: Path, chunks: "BytesStream") -> bytes:
-    """The digest of what was written. One chunk is written and hashed while the next one arrives."""
-    digest = hashlib.blake2b()
-    with await in_thread(_created, target) as file:
-        under_way: asyncio.Future[Any] | None = None
-        try:
-            async for chunk in chunks:
-                if under_way:
-                    await under_way
-                under_way = asyncio.gather(in_thread(_append, target, file, chunk), in_thread(digest.update, chunk))
-            if under_way:
-                await under_way
-        finally:
-            if under_way:
-                await asyncio.gather(under_way, return_exceptions=True)
-    return digest.digest()
-
-
-def _created(target: Path) -> FileIO:
-    with translated(target.name):
-        return FileIO(os.open(target, CREATE_FILE, 0o600), "w")
-
-
-def _append(target: Path, file: FileIO, content: obstore.Bytes | bytes) -> None:
-    left = memoryview(content)
-    with translated(target.name):
-        while left:
-            left = left[file.write(left) :]
 
 
 def bucket_endpoint(endpoint: str, bucket: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 from backplane.errors import Conflict, InvalidPath, NotFound, QuotaExceeded
 from backplane.workspace.base import Workspace, WorkspaceStore
 from backplane.workspace.quota import Quota, Room, ensure_room, limited
-from backplane.workspace.s3 import LARGE, PART
+from backplane.workspace.s3 import PART
+from backplane.workspace.transfer import LARGE
 from tests.contracts.workspace.workspaces import MIB, chunks, paths, read
 
 QUOTA = Quota(max_bytes=100, max_files=3, max_depth=4)
