@@ -10,7 +10,7 @@ from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
 from app.limits.transfers import Transfers
 from app.metrics import PlatformMetrics
-from app.schemas.runs import Readiness
+from app.schemas.health import Readiness
 from app.streams.hub import Hub
 from app.streams.sse import History
 from app.submission import Submission

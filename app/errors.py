@@ -18,7 +18,7 @@ from app.edge.json_body import BodyRefused
 from app.edge.origin import HEADERS
 from app.kept_answer import KeptAnswer
 from app.schemas.description import Description
-from app.schemas.runs import FaultView, Problem
+from app.schemas.problems import FaultView, Problem
 from backplane import errors
 from backplane.domain.validation_messages import HINTS, sentence_of
 from backplane.errors import FIELD_CHARS, dotted, printable

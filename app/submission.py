@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from app.known_tools import KnownTools
-from app.schemas.runs import ForkRun, NewRun
+from app.schemas.execute import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.models import ModelName

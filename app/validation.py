@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import fault_view
 from app.known_tools import KnownTools, ToolSets
-from app.schemas.runs import FaultView, NewRun, PlannerName
+from app.schemas.execute import NewRun, PlannerName
+from app.schemas.problems import FaultView
 from app.submission import Submission
 from backplane.domain.plans import MAX_STEPS
 from backplane.domain.runbook import Block, blocks_of, has_fence, note_on_planner

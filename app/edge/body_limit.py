@@ -8,7 +8,7 @@ own limit, so they pass.
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import problem
-from app.schemas.runs import MAX_VALUES
+from app.schemas.fields import MAX_VALUES
 
 FILES = "/agent/runs/"
 VALUES_MAX = 4 * MAX_VALUES

@@ -25,7 +25,8 @@ from app.edge.turns import give_back
 from app.explanation import in_words, reasons
 from app.mcp.endpoint import SCOPE_CONTEXT
 from app.routes.runs import situation_of
-from app.schemas.runs import NewRun, RunId
+from app.schemas.execute import NewRun
+from app.schemas.fields import RunId
 from app.streams.buffer import StreamEnd, Watcher
 from backplane import VERSION
 from backplane.domain.events import Event

@@ -25,7 +25,7 @@ from app.schemas.accounts import (
     SpentView,
     Transfer,
 )
-from app.schemas.runs import Limit
+from app.schemas.fields import Limit
 from backplane.domain.budgets import Resource, account_id, amount_of, amount_text, tier_owner, user_owner
 from backplane.domain.ledger import Account, Entry
 from backplane.store import Ledger

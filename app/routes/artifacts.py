@@ -21,7 +21,7 @@ from app.schemas.artifacts import (
     RolledBack,
     UserRef,
 )
-from app.schemas.runs import Limit
+from app.schemas.fields import Limit
 from backplane.artifacts.base import AgentId, Artifacts, Author
 from backplane.errors import NotFound
 

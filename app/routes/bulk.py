@@ -8,8 +8,8 @@ from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
+from app.schemas.fields import Limit
 from app.schemas.jobs import BulkCount, BulkPage, BulkRequest, BulkRunPage, BulkRunView, BulkView, JobId
-from app.schemas.runs import Limit
 from backplane.domain.background_jobs import BulkAction, ItemStatus
 from backplane.domain.runs import new_run_id
 from backplane.domain.users import Tier

@@ -10,17 +10,9 @@ from app.context import ContextOf
 from app.dead_letters import redrive_oldest
 from app.errors import responses
 from app.routes.runs import IdBeginning
-from app.schemas.runs import (
-    DeadLetterPage,
-    DeadLetterSummary,
-    DeadLetterView,
-    FailureView,
-    Limit,
-    Purged,
-    Redriven,
-    RunId,
-    RunSummary,
-)
+from app.schemas.dead_letters import DeadLetterPage, DeadLetterSummary, DeadLetterView, FailureView, Purged, Redriven
+from app.schemas.fields import Limit, RunId
+from app.schemas.runs import RunSummary
 from backplane.domain.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter, DeadReason
 
 router = APIRouter(tags=["dead letters"])

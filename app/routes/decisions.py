@@ -17,7 +17,7 @@ from app.schemas.decisions import (
     DecisionPage,
     DecisionView,
 )
-from app.schemas.runs import Limit, RunId
+from app.schemas.fields import Limit, RunId
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
 

@@ -8,22 +8,21 @@ from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
-from app.schemas.runs import (
+from app.schemas.execute import (
     EXAMPLE_PLAN,
     EXAMPLE_PROMPT,
     CancelRun,
     CreateAndStartRun,
     CreateRun,
     ExecuteRequest,
-    ExecuteResponse,
     ForkRun,
-    QueueStanding,
     ReplayRun,
     RetryRun,
     StartRun,
     UncertainStep,
     ValidateRun,
 )
+from app.schemas.runs import ExecuteResponse, QueueStanding
 from app.validation import Validation
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable

@@ -10,8 +10,8 @@ from app.auth import CurrentUser
 from app.context import ContextOf
 from app.errors import responses
 from app.routes.files import FileDownload
+from app.schemas.fields import Limit, RunId
 from app.schemas.jobs import ExportPage, ExportView, JobId
-from app.schemas.runs import Limit, RunId
 from backplane.domain.background_jobs import ARCHIVE
 from backplane.domain.runs import new_run_id
 from backplane.errors import NotFound

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.errors import problem, responses
-from app.schemas.runs import FileList, FileView, RunId
+from app.schemas.fields import RunId
+from app.schemas.files import FileList, FileView
 from backplane.domain.users import User
 from backplane.errors import Conflict
 from backplane.workspace.base import FileInfo, Workspace

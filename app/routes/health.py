@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Response
 
 from app.context import ContextOf
-from app.schemas.runs import PartHealth, Readiness
+from app.schemas.health import PartHealth, Readiness
 from backplane.errors import PlatformError
 from backplane.resources import Resources
 

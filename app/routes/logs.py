@@ -11,7 +11,8 @@ from sse_starlette import EventSourceResponse
 from app.auth import CurrentAccess, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.errors import responses
-from app.schemas.runs import EventPage, RunId
+from app.schemas.fields import RunId
+from app.schemas.runs import EventPage
 from app.streams.buffer import Watcher
 from app.streams.hub import frame_of
 from app.streams.sse import PAGE, EventStream, described, gap, stream

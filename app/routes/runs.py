@@ -10,16 +10,15 @@ from app.context import ApiContext, ContextOf
 from app.errors import responses
 from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
 from app.routes.execute import standing_of
+from app.schemas.dead_letters import FailureView
+from app.schemas.fields import Limit, RunId
 from app.schemas.model_calls import ModelCallDetails, ModelCallPage, ModelCallView
 from app.schemas.runs import (
     Explanation,
-    FailureView,
-    Limit,
     PlanVersions,
     PlanVersionView,
     QueueStanding,
     ReasonView,
-    RunId,
     RunPage,
     RunSummary,
     RunView,

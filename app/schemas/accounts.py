@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.schemas.runs import StrictRequest, Text
+from app.schemas.fields import StrictRequest, Text
 from backplane.domain.budgets import Resource
 from backplane.domain.ledger import EntryKind
 

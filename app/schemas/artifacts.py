@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
-from app.schemas.runs import StrictRequest
+from app.schemas.fields import StrictRequest
 from backplane.artifacts.base import Artifact, HistoryEntry
 from backplane.domain.runs import AGENT_PATTERN
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
+from app.schemas.execute import GivenBudget
+from app.schemas.fields import JsonObject, RunId, StrictRequest, Text
 from app.schemas.outcomes import Asked, GivenAnswer
-from app.schemas.runs import GivenBudget, JsonObject, RunId, StrictRequest, Text
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 
 DecisionId = Annotated[

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from app.kept_answer import KeptAnswer
-from app.schemas.runs import Problem
+from app.schemas.problems import Problem
 
 TAGS = [
     {"name": "runs", "description": "Make runs, start and end them, and see what became of them."},

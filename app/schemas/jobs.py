@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from app.schemas.runs import RunId, StrictRequest
+from app.schemas.fields import RunId, StrictRequest
 from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStatus, JobItem, JobStatus, RunFilter
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunStatus

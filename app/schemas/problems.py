@@ -1,6 +1,11 @@
-"""The codes of errors that the API answers."""
+"""The errors that the API answers, and their codes."""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.schemas.described import DescribedAs
 
 
 class ProblemCode(StrEnum):
@@ -49,3 +54,23 @@ class ProblemCode(StrEnum):
     PATH_TOO_LONG = "path_too_long"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     REQUEST_TIMEOUT = "request_timeout"
+
+
+class FaultView(BaseModel):
+    field: str | None = Field(None, examples=["plan.steps.3.arguments.path"])
+    detail: str
+    line: int | None = Field(None, description="In a text, from 1.")
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` says what to do."""
+
+    type: str = Field("about:blank")
+    title: str
+    status: int
+    code: Annotated[str, DescribedAs(ProblemCode)]
+    detail: str
+    field: str | None = Field(None, description="For 422: the dotted path of the value at fault.")
+    errors: list[FaultView] | None = Field(
+        None, description="For 422: all that is wrong, at most 100, where there is more than one fault."
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
-from app.schemas.runs import RunId
+from app.schemas.fields import RunId
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import Tier
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, Field, SecretStr
 
-from app.schemas.runs import StrictRequest, Text
+from app.schemas.fields import StrictRequest, Text
 from backplane.domain.secrets import DEFAULT_TOOLS, MAX_HOSTS, MAX_TOOLS, NAME_PATTERN, SecretInfo
 
 SecretName = Annotated[

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, text
 
-from app.schemas.runs import ForkRun, NewRun
+from app.schemas.execute import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.secrets import Secret

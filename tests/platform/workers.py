@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.known_tools import KnownTools
-from app.schemas.runs import NewRun
+from app.schemas.execute import NewRun
 from app.submission import Submission
 from backplane.domain.events import Event, EventType
 from backplane.domain.runs import Run, RunStatus, Taken

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from app.schemas.decisions import DecideRequest
-from app.schemas.runs import ExecuteRequest, NewRun
+from app.schemas.execute import ExecuteRequest, NewRun
 from backplane.domain.plans import parse_plan
 from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidPlan

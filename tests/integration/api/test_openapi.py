@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from app.schemas.runs import EventView, ExecuteRequest, Problem
+from app.schemas.execute import ExecuteRequest
+from app.schemas.problems import Problem
+from app.schemas.runs import EventView
 from backplane.domain.plans import parse_plan
 from tests.integration.api.running import Api, Person, frame_of
 

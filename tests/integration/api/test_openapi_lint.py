@@ -15,8 +15,7 @@ import app
 import backplane
 from app.schemas.events import ModelCallStatus, StepEventStatus
 from app.schemas.outcomes import OriginKind, PriorityName, ReasonCode, RiskName, WebhookEvent
-from app.schemas.problems import ProblemCode
-from app.schemas.runs import Problem
+from app.schemas.problems import Problem, ProblemCode
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import DecisionKind, DecisionStatus
 from backplane.domain.event_data import DATA

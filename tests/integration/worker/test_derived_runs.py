@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.schemas.runs import ForkRun, NewRun
+from app.schemas.execute import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.events import EventType
 from backplane.domain.runs import Run, RunStatus

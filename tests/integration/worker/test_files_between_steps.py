@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.schemas.runs import ForkRun
+from app.schemas.execute import ForkRun
 from backplane.domain.decisions import DecisionStatus
 from backplane.domain.runs import RunStatus
 from tests.platform.workers import Platform

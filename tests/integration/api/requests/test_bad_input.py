@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.edge.body_limit import VALUES_MAX
-from app.schemas.runs import MAX_VALUES
+from app.schemas.fields import MAX_VALUES
 from tests.integration.api.running import PLAN, Api, Person, StartApi, StartWorker
 from tests.waiting import wait_until
 

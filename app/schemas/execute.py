@@ -1,0 +1,212 @@
+"""What `POST /agent/execute` takes: one request an action."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from app.schemas.described import DescribedAs
+from app.schemas.fields import JsonObject, RunId, StrictRequest, Text
+from backplane.domain.budgets import RunBudget
+from backplane.domain.plans import MAX_NAMES, Plan
+from backplane.domain.runs import AGENT_PATTERN
+from backplane.domain.webhooks import URL_MAX_CHARS, check_url
+from backplane.errors import InvalidInput
+
+EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w words.txt\n```\n"
+
+
+EXAMPLE_PLAN = {
+    "steps": [
+        {"id": "write", "tool": "file_write", "arguments": {"path": "words.txt", "content": "one two three\n"}},
+        {"id": "count", "tool": "shell", "arguments": {"script": "wc -w words.txt"}, "needs": ["write"]},
+    ]
+}
+
+
+GivenPlan = Annotated[JsonObject, DescribedAs(Plan)]
+
+
+def _webhook_url(url: str) -> str:
+    try:
+        check_url(url)
+    except InvalidInput as error:
+        raise ValueError(error.message.removeprefix("webhook_url: ")) from None
+    return url
+
+
+WebhookUrl = Annotated[Text, AfterValidator(_webhook_url)]
+
+
+class GivenBudget(RunBudget):
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_names(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_NAMES:
+            raise ValueError(f"it has {len(value):,} names; at most {MAX_NAMES} are possible")
+        return value
+
+
+class PlannerName(StrEnum):
+    RUNBOOK = "runbook"
+    MODEL = "model"
+
+
+AgentName = Annotated[
+    str,
+    Field(
+        pattern=AGENT_PATTERN,
+        examples=["researcher"],
+        description="The agent's name among its user's: its memory and its artifacts are kept under it.",
+    ),
+]
+
+
+class NewRun(StrictRequest):
+    prompt: Text = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
+    plan: GivenPlan | None = Field(
+        None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
+    )
+    metadata: JsonObject = Field(
+        default_factory=dict,
+        description="Kept with the run and given back; not interpreted.",
+        examples=[{"ticket": 42}],
+    )
+    timeout_seconds: int | None = Field(
+        None, ge=1, description="Limit of each attempt; the server's default when left out."
+    )
+    max_retries: int | None = Field(None, ge=0, description="Further attempts after a failure that may pass.")
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        max_length=URL_MAX_CHARS,
+        description="Is told by POST when the run is over, or waits for a person; signed (see /agent/webhook-secret).",
+        examples=["https://example.org/hook"],
+    )
+    resource: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A named resource that it needs and that only so many runs may use at once (RESOURCE_CONCURRENCY).",
+    )
+    agent: AgentName = "default"
+    model: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[!-~]{1,135}$",
+        description="SERVER/NAME of the model for its planner and agents; the server's own (MODEL) when left out.",
+        examples=["ollama/qwen2.5:7b"],
+    )
+    planner: PlannerName | None = Field(
+        None, strict=False, description="Who makes the plan, when none is given; found by the prompt when left out."
+    )
+    budget: GivenBudget | None = Field(
+        None, description="The most that it may spend; it asks a person when that is used up.", examples=[{"usd": 0.5}]
+    )
+    mcp_servers: list[Annotated[Text, Field(min_length=1, max_length=64)]] | None = Field(
+        None, max_length=10, description="Names of MCP servers (MCP_SERVERS) whose tools its steps may use."
+    )
+
+
+class CreateRun(NewRun):
+    """Make a run without starting it, so that files can be put into its workspace first."""
+
+    action: Literal["create"]
+
+
+class CreateAndStartRun(NewRun):
+    """Make a run and put it in the queue at once."""
+
+    action: Literal["run"]
+
+
+class StartRun(StrictRequest):
+    """Put a created run in the queue. Starting a queued or running one again changes nothing."""
+
+    action: Literal["start"]
+    run_id: RunId
+
+
+class CancelRun(StrictRequest):
+    """End a run. A queued one ends at once; a running one within a heartbeat, its sandboxes with it."""
+
+    action: Literal["cancel"]
+    run_id: RunId
+
+
+class UncertainStep(StrEnum):
+    """What to do with a step that may have happened, or has, and did not end well."""
+
+    REPEAT = "repeat"
+    DONE = "done"
+
+
+class RetryRun(StrictRequest):
+    """Put a failed run in the queue again, or let a waiting one go on. Steps that were completed are not repeated."""
+
+    action: Literal["retry"]
+    run_id: RunId
+    uncertain_step: UncertainStep | None = Field(
+        None,
+        strict=False,
+        description="Of a run with a step that may have happened: repeat the step, or take it as done. It has to be "
+        "said where there is one (409).",
+    )
+    from_step: Text | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Do this step and all that require it again, with the files as they were without them. A completed "
+        "run is retried only so. It is done again also where it may have happened; for another step that may have "
+        "happened, uncertain_step is needed (409). A step that is done again cannot be taken as done (422).",
+    )
+
+
+class ForkRun(StrictRequest):
+    """Make a new run that goes on from where a step of another had ended, with the files as they were then."""
+
+    action: Literal["fork"]
+    run_id: RunId
+    step: Text | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="The last step that is taken over, with all that had ended by then; null: none.",
+        examples=["write"],
+    )
+    prompt: Text | None = Field(None, min_length=1, description="In place of the run's own.")
+    plan: GivenPlan | None = Field(
+        None, description="In place of the run's own; the steps that are taken over must be in it as they were."
+    )
+    start: bool = Field(True, description="Put it in the queue at once.")
+
+
+class ReplayRun(StrictRequest):
+    """Make a new run that goes the way of another by its records: models' answers, decisions, results of steps."""
+
+    action: Literal["replay"]
+    run_id: RunId
+    execute: bool = Field(False, description="Carry its steps out again instead, requests to the outside too.")
+
+
+class GetRunStatus(StrictRequest):
+    """Answer the state of a run."""
+
+    action: Literal["status"]
+    run_id: RunId
+
+
+class ValidateRun(StrictRequest):
+    """Say all that is wrong with a run of these fields (those of `create`), and which steps it would have. Makes no
+    run."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"action": "validate", "prompt": "…"}]})
+
+    action: Literal["validate"]
+
+
+ExecuteRequest = Annotated[
+    CreateRun | CreateAndStartRun | ValidateRun | StartRun | CancelRun | RetryRun | ForkRun | ReplayRun | GetRunStatus,
+    Field(discriminator="action"),
+]
