@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer._completion_shared import get_completion_script
 
-from agentctl.client import connect, find_token, find_url
+from agentctl.api.address import find_token, find_url
+from agentctl.api.client import connect
 from agentctl.terminal.output import Output, first_line
 from agentctl.terminal.questions import asked_in_words
 

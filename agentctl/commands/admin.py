@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agentctl.api.ids import the_only
 from agentctl.groups import Group
-from agentctl.ids import the_only
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import DataFolder, check_is_there, database_of, settings_of
 from agentctl.terminal.output import JsonFlag, Output, short_time

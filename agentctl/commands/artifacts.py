@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import Client, FetchPage, newest
-from agentctl.commands.runs import call
+from agentctl.api.client import Client
+from agentctl.api.pages import FetchPage, newest
+from agentctl.calls import call
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, short_time
 from backplane.domain.sizes import readable_size

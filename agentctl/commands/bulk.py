@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client, FetchPage, newest
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.api.pages import FetchPage, newest
+from agentctl.calls import call
 from agentctl.commands.dead_letters import confirm
-from agentctl.commands.runs import call
 from agentctl.exit_codes import ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, local_time, program, short_time

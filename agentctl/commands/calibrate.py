@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from agentctl.client import connect, find_token, find_url
+from agentctl.api.address import find_token, find_url
+from agentctl.api.client import connect
+from agentctl.api.proxies import client_of
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.proxies import client_of
 from agentctl.sizing.calibration import START_RATE, Measurement, Verdict, following_rate, starting_range, verdict
 from agentctl.sizing.calibration_load import BuiltInLoad, Load, ServerLoad
 from agentctl.sizing.cpu_use import CgroupMeter, CpuMeter, ProcessMeter, find_worker

@@ -5,12 +5,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client, FetchPage, newest
-from agentctl.commands.runs import RunArgument, call
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.api.ids import whole_dead_letter_id
+from agentctl.api.pages import FetchPage, newest
+from agentctl.calls import RunArgument, call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
-from agentctl.ids import whole_dead_letter_id
 from agentctl.terminal.output import JsonFlag, Output, first_line, local_time, program, short_time
 from backplane.domain.dead_letters import DeadReason
 

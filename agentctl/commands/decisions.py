@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client, FetchPage, newest
-from agentctl.commands.runs import call, call_on
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.api.ids import whole_decision_id, whole_run_id
+from agentctl.api.pages import FetchPage, newest
+from agentctl.calls import call, call_on
 from agentctl.completion import asking_run_ids, run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.ids import whole_decision_id, whole_run_id
 from agentctl.terminal.follow import UNCERTAIN, how_it_goes_on
 from agentctl.terminal.output import JsonFlag, Output, short_time
 from agentctl.terminal.questions import asked_in_words, texts_in_lines

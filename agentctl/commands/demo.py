@@ -12,12 +12,13 @@ from pathlib import Path
 
 import typer
 
-from agentctl.client import Client, connect
+from agentctl.api.client import Client, connect
 from agentctl.commands.files import print_files
-from agentctl.commands.up import Locations, ended_by_signals, print_parts, running, teller
+from agentctl.commands.up import print_parts, teller
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings
 from agentctl.local.embedded import HOST, free_port
+from agentctl.local.platform import Locations, ended_by_signals, running
 from agentctl.terminal.follow import follow
 from agentctl.terminal.output import JsonFlag, Output, duration
 from backplane.process.supervisor import PROJECT, ChildProcess

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client
-from agentctl.commands.runs import RunArgument, call_on, follow_to_its_end, text_of
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.api.ids import whole_call_id
+from agentctl.calls import RunArgument, call_on
+from agentctl.commands.runs import follow_to_its_end
 from agentctl.exit_codes import ExitCode
-from agentctl.ids import whole_call_id
+from agentctl.new_run import text_of
 from agentctl.plan_file import read_plan
 from agentctl.terminal.follow import follow, still_waits
 from agentctl.terminal.output import JsonFlag, Output, local_time, program, some_of

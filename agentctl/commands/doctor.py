@@ -19,13 +19,14 @@ from typing import Annotated, Any
 
 import typer
 
-from agentctl.api_error import ApiError
-from agentctl.client import DEFAULT_TOKEN_FILE, Client, connect, find_token, find_url
-from agentctl.commands.up import SANDBOX_CHECK_SECONDS, check_sandbox
+from agentctl.api.address import DEFAULT_TOKEN_FILE, find_token, find_url
+from agentctl.api.api_error import ApiError
+from agentctl.api.client import Client, connect
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import FILE, database_of, has_tables, with_settings
 from agentctl.local.embedded import find_redis_server, redis_version, run_bounded
+from agentctl.local.sandbox_check import SANDBOX_CHECK_SECONDS, check_sandbox
 from agentctl.terminal.output import JsonFlag, Output
 from backplane.errors import PlatformError, QueueOfAnother, Unavailable
 from backplane.process.supervisor import child_environment

@@ -6,10 +6,10 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.calls import RunArgument, call, call_on
 from agentctl.commands.files import whole_or_not_at_all
-from agentctl.commands.runs import RunArgument, call, call_on
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.terminal.output import JsonFlag, Output, local_time, program
 from agentctl.terminal.progress import Bar

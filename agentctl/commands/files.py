@@ -9,9 +9,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client
-from agentctl.commands.runs import RunArgument, call_on
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.calls import RunArgument, call_on
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, Sink, local_time

@@ -1,66 +1,32 @@
 """The commands about runs: run, start, logs, runs, show, cancel, retry, queue."""
 
-import asyncio
-import json
 import os
-import posixpath
-import sys
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO
 
 import typer
 from rich.text import Text
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client, FetchPage, connect, find_token, find_url, following, newest
-from agentctl.completion import run_ids
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
+from agentctl.api.pages import FetchPage, following, newest
+from agentctl.calls import RunArgument, call, call_on
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.ids import whole_run_id
-from agentctl.plan_file import read_plan
+from agentctl.new_run import new_run_of, opened_file, uploads_of
 from agentctl.terminal.follow import FollowedRun, describe, follow, how_it_goes_on, with_flag
 from agentctl.terminal.output import (
-    LISTED,
     JsonFlag,
     Output,
     duration,
     first_line,
-    local_time,
     program,
     short_time,
-    some_of,
 )
 from agentctl.terminal.queue_room import LONGEST_WAIT_SECONDS, once_there_is_room
+from agentctl.terminal.run_view import between, position, print_run, wait_in_words
 from backplane.domain.runs import RunStatus
 from backplane.process.terminal_text import printable
-
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Id of the run, or how it begins.", autocompletion=run_ids)
-]
-
-T = TypeVar("T")
-
-
-def call(output: Output, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Do `work` with a client of the API that the environment names."""
-    url, token = find_url(), find_token()
-
-    async def connected() -> T:
-        async with connect(url, token, output.note) as client:
-            return await work(client)
-
-    return asyncio.run(connected())
-
-
-def call_on(output: Output, run_id: str, work: Callable[[Client, str], Awaitable[T]]) -> T:
-    """Do `work` with a client and the whole id of the run that `run_id` is, or begins."""
-
-    async def resolved(client: Client) -> T:
-        return await work(client, await whole_run_id(client, run_id))
-
-    return call(output, resolved)
 
 
 def run(
@@ -111,7 +77,7 @@ def run(
     more = {"agent": agent, "model": model, "planner": planner, "mcp_servers": mcp_server, "budget": given or None}
     new_run |= {name: value for name, value in more.items() if value}
     with ExitStack() as opened:
-        uploads = [(opened.enter_context(_opened(local)), name) for local, name in uploads_of(file or [])]
+        uploads = [(opened.enter_context(opened_file(local)), name) for local, name in uploads_of(file or [])]
         longest = LONGEST_WAIT_SECONDS if wait_for_room else 0.0
         try:
             answer = call(output, lambda client: _submit(client, output, new_run, uploads, longest))
@@ -155,87 +121,6 @@ def start(
         _print_answer(output, answer)
         return
     follow_to_its_end(output, answer["run_id"], 0, wait)
-
-
-def new_run_of(
-    prompt: str | None, plan: Path | None, timeout: int | None, max_retries: int | None, metadata: list[str]
-) -> JsonObject:
-    """The body of the create call, without its action. Raises CommandError(USAGE)."""
-    if prompt is None and plan is None:
-        raise CommandError(
-            ExitCode.USAGE, "Nothing to do: give a prompt, a file, - for standard input, or --plan FILE."
-        )
-    body: JsonObject = {"prompt": f"Carry out {plan.name if plan else ''}." if prompt is None else text_of(prompt)}
-    if plan is not None:
-        body["plan"] = read_plan(plan)
-    if timeout is not None:
-        body["timeout_seconds"] = timeout
-    if max_retries is not None:
-        body["max_retries"] = max_retries
-    if metadata:
-        pairs = [pair.partition("=") for pair in metadata]
-        if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-            raise CommandError(ExitCode.USAGE, f"--metadata wants KEY=VALUE, not {wrong[0]!r}.")
-        if twice := [name for at, (name, _, _) in enumerate(pairs) if name in {other[0] for other in pairs[:at]}]:
-            raise CommandError(ExitCode.USAGE, f"--metadata has {twice[0]!r} twice; keep one.")
-        body["metadata"] = {name: value for name, _, value in pairs}
-    return body
-
-
-def text_of(prompt: str) -> str:
-    """The prompt itself, the file that it names, or standard input. Raises CommandError(USAGE)."""
-    try:
-        if prompt == "-":
-            return sys.stdin.buffer.read().decode("utf-8-sig")
-        if "\n" not in prompt and os.path.isfile(prompt):
-            return Path(prompt).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CommandError(ExitCode.USAGE, f"The prompt is not UTF-8 text: {error}.") from None
-    except OSError as error:
-        raise CommandError(ExitCode.USAGE, f"The prompt cannot be read: {error}.") from None
-    if os.path.isdir(prompt):
-        raise CommandError(ExitCode.USAGE, f"{prompt} is a folder; give a text, a file of it, or - for standard input.")
-    if prompt.endswith((".md", ".txt")) and not any(map(str.isspace, prompt)):
-        raise CommandError(ExitCode.USAGE, f"There is no file {prompt}.")
-    return prompt
-
-
-def uploads_of(arguments: list[str]) -> list[tuple[Path, str]]:
-    """The same of several. Raises CommandError(USAGE) also where two of them have one path in the workspace."""
-    first: dict[str, str] = {}
-    uploads = []
-    for argument in arguments:
-        local, name = upload_of(argument)
-        path = posixpath.normpath(name)
-        if path in first:
-            message = (
-                f"--file has {path!r} twice, from {first[path]!r} and {argument!r}: keep one, or name another path."
-            )
-            raise CommandError(ExitCode.USAGE, message)
-        first[path] = argument
-        uploads.append((local, name))
-    return uploads
-
-
-def upload_of(argument: str) -> tuple[Path, str]:
-    """`PATH` or `PATH:NAME` as the local file and its name in the workspace. Raises CommandError(USAGE)."""
-    local, name = Path(argument), ""
-    if not local.exists() and ":" in argument:
-        before, _, name = argument.rpartition(":")
-        local = Path(before)
-    if not local.is_file():
-        kind = "is no file" if local.exists() else "does not exist"
-        raise CommandError(ExitCode.USAGE, f"--file {argument}: {local} {kind}.")
-    if not name:
-        name = local.name if local.is_absolute() or ".." in local.parts else local.as_posix()
-    return local, name
-
-
-def _opened(file: Path) -> BinaryIO:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise CommandError(ExitCode.USAGE, f"{file} cannot be read: {error}.") from None
 
 
 def logs(
@@ -323,7 +208,7 @@ def runs(
             run["run_id"],
             run["status"],
             short_time(run["created_at"]),
-            _between(run["created_at"], run["finished_at"]),
+            between(run["created_at"], run["finished_at"]),
             first_line(run["prompt"]),
         ]
         for run in found
@@ -338,90 +223,7 @@ def show(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     if output.json:
         output.document(run)
         return
-    error, error_name = run["error"], "waits" if run["status"] == "waiting" else "error"
-    output.fields(
-        {
-            "run": run["run_id"],
-            "status": run["status"],
-            "cancel": "asked for" if run["cancel_requested"] and run["status"] != "cancelled" else "",
-            "position": _position(run),
-            "prompt": first_line(run["prompt"]),
-            "created": local_time(run["created_at"]),
-            "queued": local_time(run["queued_at"]),
-            "started": local_time(first_started(run)),
-            "went on": local_time(run["started_at"]) if run["started_at"] != first_started(run) else "",
-            "finished": local_time(run["finished_at"]),
-            "took": _between(first_started(run), run["finished_at"]),
-            "worker": run.get("worker") or "",
-            "attempt": f"{run['attempt']} of {run['max_retries'] + 1}",
-            "timeout": duration(run["timeout_seconds"]),
-            "priority": run["priority"],
-            "metadata": json.dumps(run["metadata"]) if run["metadata"] else "",
-            "made from": _origin(run.get("origin")),
-            "agent": "" if run.get("agent") == "default" else run.get("agent", ""),
-            "model": run.get("model") or "",
-            "plan": f"version {run['plan_version']}" if run.get("plan_version", 1) > 1 else "",
-            "budget": json.dumps(run["budget"]) if run.get("budget") else "",
-            error_name: f"{error['message']} [{error['code']}]" if error else "",
-            "goes on": how_it_goes_on(run) if run["status"] == "waiting" else "",
-            "webhook": _webhook(run.get("webhook")),
-            "files": f"removed {local_time(run['files_expired_at'])}" if run.get("files_expired_at") else "",
-        }
-    )
-    result = run.get("result") or {}
-    if result.get("summary"):
-        output.line()
-        for line in result["summary"].splitlines():
-            output.line(line)
-        output.line()
-    output.fields({"files made": _files_made(result), "cost": cost_in_words(result.get("cost"))})
-    if len(run.get("failures", [])) > 1:
-        output.line()
-        failures = [
-            [str(failure["attempt"]), local_time(failure["at"]), failure["error"]["message"], failure["error"]["code"]]
-            for failure in run["failures"]
-        ]
-        output.table(["ATTEMPT", "FAILED", "ERROR", "CODE"], failures, folding=["ERROR"])
-    if run["steps"]:
-        output.line()
-        output.table(
-            ["STEP", "STATUS", "TOOK", "EXIT", "TOOL", "TITLE"],
-            [_step_row(step) for step in run["steps"]],
-            folding=["TITLE"],
-        )
-
-
-def _files_made(result: JsonObject) -> str:
-    files, left_out = result.get("files") or [], result.get("files_left_out") or 0
-    count = len(files) + left_out
-    shown = some_of(files, left_out)
-    return f"{count:,}: {shown}" if count > LISTED else shown
-
-
-def _origin(origin: JsonObject | None) -> str:
-    if origin is None:
-        return ""
-    after = f" after step {origin['step']}" if origin.get("step") else ""
-    return f"{origin['kind']} of {origin['run_id']}{after}"
-
-
-def cost_in_words(cost: JsonObject | None) -> str:
-    """What the models of a run used, in words; empty when no model was asked."""
-    if not cost or not cost.get("model_calls"):
-        return ""
-    usd = "at an unknown price" if cost.get("usd") is None else f"${cost['usd']:.6f}"
-    tokens = f"{cost.get('input_tokens', 0):,} + {cost.get('output_tokens', 0):,} tokens"
-    return f"{usd}, {tokens} in {cost['model_calls']} model call{'' if cost['model_calls'] == 1 else 's'}"
-
-
-def _webhook(webhook: JsonObject | None) -> str:
-    if webhook is None:
-        return ""
-    if webhook["status"] is None:
-        return f"{webhook['url']}: nothing to tell yet"
-    tries = f"{webhook['attempts']} attempt{'' if webhook['attempts'] == 1 else 's'}"
-    error = f", {webhook['last_error']}" if webhook["last_error"] else ""
-    return f"{webhook['url']}: {webhook['event']} {webhook['status'].replace('_', ' ')}, {tries}{error}"
+    print_run(output, run)
 
 
 def cancel(run_id: RunArgument, json_output: JsonFlag = False) -> None:
@@ -470,7 +272,7 @@ def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     if next_commands:
         output.line(next_commands)
     waited = found["waiting_seconds"]
-    output.fields({"position": _position(found), "waited": "" if waited is None else duration(waited)})
+    output.fields({"position": position(found), "waited": "" if waited is None else duration(waited)})
 
 
 def queue(json_output: JsonFlag = False) -> None:
@@ -491,7 +293,7 @@ def queue(json_output: JsonFlag = False) -> None:
             "dead letters": str(view["dead"]),
             "wait": "nobody knows: no worker is alive"
             if view["estimated_wait_seconds"] is None
-            else f"{_wait(view)} for a run of normal priority",
+            else f"{wait_in_words(view)} for a run of normal priority",
         }
     )
 
@@ -500,41 +302,4 @@ def _print_answer(output: Output, answer: JsonObject) -> None:
     if output.json:
         output.document(answer)
     else:
-        output.fields({"run": answer["run_id"], "status": answer["status"], "position": _position(answer)})
-
-
-def _position(view: JsonObject) -> str:
-    if view.get("position") is None:
-        return ""
-    return str(view["position"]) if view.get("estimated_wait_seconds") is None else f"{view['position']}, {_wait(view)}"
-
-
-def _wait(view: JsonObject) -> str:
-    half, most = view["estimated_wait_seconds"], view.get("estimated_wait_p90_seconds")
-    if most is None or duration(most) == duration(half):
-        return f"about {duration(half)}"
-    return f"about {duration(half)}, most likely under {duration(most)}"
-
-
-def first_started(run: JsonObject) -> str | None:
-    """When a worker took it first. `started_at` begins anew when a run goes on, as after an approval; its steps tell
-    when it was at work before. Steps that it took over from another run are older than itself."""
-    starts = [step.get("started_at") for step in run["steps"]]
-    own = [start for start in starts if start and _moment(start) >= _moment(run["created_at"])]
-    found: str | None = min([*own, *filter(None, [run["started_at"]])], key=_moment, default=None)
-    return found
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _between(start: str | None, end: str | None) -> str:
-    return duration((_moment(end) - _moment(start)).total_seconds()) if start and end else ""
-
-
-def _step_row(step: JsonObject) -> list[str]:
-    result = step["result"] or {}
-    took = duration(result["duration_ms"] / 1000) if result.get("duration_ms") is not None else ""
-    exit_code = str(result["exit_code"]) if result.get("exit_code") is not None else ""
-    return [step["id"], step["status"], took, exit_code, step["tool"], step["title"]]
+        output.fields({"run": answer["run_id"], "status": answer["status"], "position": position(answer)})

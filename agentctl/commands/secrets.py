@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.commands.runs import call
+from agentctl.api.api_error import JsonObject
+from agentctl.calls import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, short_time

@@ -3,9 +3,7 @@
 What the environment does not name is embedded: a real redis-server, SQLite, a folder for the workspaces. The API, the
 workers and the controller are processes with settings in their environment, so what runs here is what runs elsewhere.
 
-Order: the port and the folder are checked before anything starts; Redis, tables, token; then API, workers and
-controller. Back: the API first, so that nothing new comes in; then the workers, which get their grace for the steps in
-hand, and the controller; Redis last, since API and workers speak with it to their end.
+In which order its parts start and stop: `agentctl.local.platform`.
 
 It ends in that order on SIGINT, SIGTERM and SIGHUP, the last being what a terminal sends that is closed; under `nohup`,
 which ignores SIGHUP, it goes on. When only its reader is gone (`agentctl up | head -1`), or what it prints can be
@@ -13,95 +11,30 @@ written nowhere any more, it goes on too, without printing.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import shlex
-import shutil
-import signal
-import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated
 
 import typer
 
-from agentctl.client import DEFAULT_TOKEN_FILE, DEFAULT_URL, connect
-from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.local import data_folder
-from agentctl.local.configuration import load_settings, masked
-from agentctl.local.embedded import CLIENTS, EmbeddedRedis, find_redis_server, redis_version
-from agentctl.proxies import LOOPBACK
+from agentctl.api.address import DEFAULT_TOKEN_FILE, DEFAULT_URL
+from agentctl.api.proxies import LOOPBACK
+from agentctl.local.configuration import load_settings
+from agentctl.local.platform import Locations, Platform, ended_by_signals, running
+from agentctl.local.redis_cli import redis_cli_line
 from agentctl.terminal.output import JsonFlag, Output, duration, program
-from backplane.credentials import credentials_withheld_from
-from backplane.domain.users import Tier
-from backplane.errors import NotFound
 from backplane.process.log_stream import LogStream
 from backplane.process.supervisor import (
     PROJECT,
     ChildProcess,
     Report,
-    child_environment,
-    how_it_ended,
-    keep_running,
-    python_module,
-    stop_together,
 )
-from backplane.redis_access import rq_is_possible
-from backplane.resources import connect_store, migrate, take_over_redis
-from backplane.sealing import new_key
 from backplane.settings import Settings
 
-START_SECONDS = 60.0
-API_GRACE_SECONDS = 5
-WORKER_LAST_WORDS_SECONDS = 10.0
-"""Beyond its grace: for handing back what is unfinished and closing its connections."""
-SANDBOX_CHECK_SECONDS = 60.0
-"""It takes about a second, and many times that on a machine that is busy."""
-FIRST_USER = "local"
-
 EXAMPLE_PROMPT = "# Count words\n\n```sh\necho one two three > words.txt\nwc -w words.txt\n```\n"
-
-
-@dataclass(frozen=True)
-class Locations:
-    """Where the platform listens and keeps its data. `workers` is the number of worker processes."""
-
-    host: str
-    port: int
-    data: Path
-    workers: int
-
-    @property
-    def url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - named, not bound
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-    @property
-    def token_file(self) -> Path:
-        return self.data / "token"
-
-
-@dataclass
-class Platform:
-    """What runs. `parts` are for people: the name of a part and what it is. `keepers` run until they are cancelled."""
-
-    place: Locations
-    token: str
-    parts: dict[str, str]
-    seconds: float
-    children: list[ChildProcess]
-    keepers: list[asyncio.Task[None]]
-    redis_socket: Path | None
-    """Of the embedded Redis."""
-
-    @property
-    def pids(self) -> dict[str, int | None]:
-        return {child.name: child.pid for child in self.children}
 
 
 def up(
@@ -146,280 +79,6 @@ def teller(output: Output) -> Report:
     return tell
 
 
-@contextlib.contextmanager
-def ended_by_signals(children: list[ChildProcess], tell: Report) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block; a second SIGINT or SIGTERM kills
-    `children`. A terminal that is closed may send SIGHUP twice, by the kernel and by its shell."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    if task is None:
-        raise RuntimeError("not in a task")
-    stopping = asked = False
-
-    def on_signal(number: signal.Signals) -> None:
-        nonlocal stopping, asked
-        if not stopping:
-            stopping = True
-            task.cancel()  # before anything is printed, which may fail
-            with contextlib.suppress(OSError, SystemExit):
-                tell("stopping", "Stopping; running steps may still end. A second signal ends everything at once.")
-        elif asked and number != signal.SIGHUP:
-            for child in children:
-                child.kill()
-        asked = asked or number != signal.SIGHUP
-
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has asked to go on
-        signals.append(signal.SIGHUP)
-    for number in signals:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.asynccontextmanager
-async def running(
-    place: Locations, settings: Settings, tell: Report, children: list[ChildProcess], *, embedded_only: bool = False
-) -> AsyncIterator[Platform]:
-    """Everything up and answering, kept so until the block ends, then stopped in order.
-
-    `embedded_only` leaves aside the parts that the settings name. `children` is filled with the processes as they
-    start. Raises CommandError or PlatformError when something is in the way or does not come up; nothing is left
-    running then.
-    """
-    began = time.monotonic()
-    check_port(place)
-    data_folder.prepare(place.data)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(data_folder.locked(place.data))
-        given = frozenset[str]() if embedded_only else frozenset(settings.model_fields_set)
-        variables, parts = _embedded_settings(place, settings, given)
-        if "secrets_key" not in given:
-            variables["SECRETS_KEY"] = data_folder.kept_secret(place.data / "secrets.key", new_key)
-        redis = None if "redis_url" in given else await _redis(place, tell, stack)
-        if redis is not None:
-            variables["REDIS_URL"] = redis.url
-            version = redis_version(find_redis_server() or Path())
-            parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {redis.socket.absolute()}"
-            data_folder.write_secret(place.data / "redis.password", f"{redis.password}\n")
-        redis_url = variables.get("REDIS_URL") or url_for_redis_cli(
-            settings.redis_url.get_secret_value(), settings.redis_username, settings.redis_password.get_secret_value()
-        )
-        data_folder.write_secret(place.data / "redis.url", f"{redis_url}\n")
-        settings = load_settings(**_by_field(settings, variables))
-        token = await _tables_and_token(place, settings)
-        if redis is not None:
-            # It is this folder's alone, so a database that was used with it before is not used with it any more.
-            await take_over_redis(settings)
-        environment = child_environment(variables)
-        sandbox = asyncio.create_task(check_sandbox(environment))
-        stack.callback(sandbox.cancel)
-        children += _children(place, settings, environment)
-        stack.push_async_callback(_stop, list(children), settings, tell)
-        for child in children:
-            await child.start()
-        await _until_ready(place, token, children)
-        parts["sandbox"] = await _sandbox_in_words(sandbox)
-        keepers = [asyncio.create_task(keep_running(child, child.name, tell)) for child in children]
-        if redis is not None:
-            keepers.append(asyncio.create_task(keep_running(redis, "redis", tell)))
-        stack.push_async_callback(_cancel, keepers)
-        yield Platform(
-            place, token, parts, time.monotonic() - began, children, keepers, redis.socket if redis else None
-        )
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def check_port(place: Locations) -> None:
-    """Raises CommandError when the API could not listen there."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise CommandError(
-            ExitCode.RUN_FAILED,
-            f"Cannot listen on {place.host} port {place.port}: {error.strerror or error}. "
-            "Stop what listens there, or name another with --port.",
-        ) from None
-
-
-def _embedded_settings(
-    place: Locations, settings: Settings, given: frozenset[str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment variables for what is embedded apart from Redis, and what all parts are, for people."""
-    data = place.data.resolve()
-    variables: dict[str, str] = {}
-    parts = {"redis": masked(settings.redis_url), "database": masked(settings.database_url)}
-    if "database_url" not in given:
-        variables["DATABASE_URL"] = f"sqlite:///{data / 'agent.db'}"
-        parts["database"] = f"SQLite, {place.data / 'agent.db'}"
-    if "s3_bucket" in given and settings.s3_bucket:
-        parts["workspaces"] = f"S3, bucket {settings.s3_bucket}"
-    elif "workspace_dir" in given:
-        parts["workspaces"] = str(settings.workspace_dir)
-    else:
-        variables |= {"WORKSPACE_DIR": str(data / "workspaces"), "S3_BUCKET": ""}
-        parts["workspaces"] = str(place.data / "workspaces")
-    for setting in ("memory_dir", "artifacts_dir"):
-        if setting not in given:
-            variables[setting.upper()] = str(data / setting.removesuffix("_dir"))
-    return variables, parts
-
-
-def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return given | {name.lower(): value for name, value in variables.items()}
-
-
-async def _redis(place: Locations, tell: Report, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
-    """The embedded server, with its log where the others are."""
-    redis = await stack.enter_async_context(
-        EmbeddedRedis(place.data / "redis", lambda sentence: tell("moved_aside", sentence))
-    )
-    log = place.data / "logs" / "redis.log"
-    log.unlink(missing_ok=True)
-    log.symlink_to("../redis/redis.log")
-    return redis
-
-
-async def _tables_and_token(place: Locations, settings: Settings) -> str:
-    await migrate(settings)
-    async with connect_store(settings) as store:
-        file = place.token_file
-        if file.exists():
-            file.chmod(0o600)
-            token = file.read_text(errors="replace").strip()
-            if await store.users.user_of(token) is not None:
-                return token
-        try:
-            tier = (await store.users.find(FIRST_USER)).tier
-        except NotFound:
-            # Whoever starts the platform runs it: dead letters, budgets and artifacts of all are for administrators.
-            tier = Tier.ADMIN
-        _, token = await store.users.create_token(FIRST_USER, tier, "agentctl up")
-        data_folder.write_secret(file, f"{token}\n")
-        return token
-
-
-def _children(place: Locations, settings: Settings, environment: dict[str, str]) -> list[ChildProcess]:
-    """In the order in which they are stopped."""
-    logs = place.data / "logs"
-
-    def child(name: str, *module: str, variables: dict[str, str]) -> ChildProcess:
-        return ChildProcess(name, python_module(*module), environment=variables, log=logs / f"{name}.log")
-
-    listen = ["--host", place.host, "--port", str(place.port)]
-    if settings.single_process:
-        return [child("api", "standalone", *listen, variables=environment)]
-    api = ["uvicorn", "app.main:create_app", "--factory", *listen]
-    api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
-    children = [child("api", *api, variables=_for(environment, "api", settings))]
-    workers = [(f"worker-{number}", "worker") for number in range(1, place.workers + 1)]
-    jobs = [("jobs", "controller.jobs")] if rq_is_possible(settings) else []
-    for number, (name, module) in enumerate([*workers, ("controller", "controller"), *jobs]):
-        # They share the machine, so each has the port after the one before.
-        own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
-        children.append(child(name, module, variables={**_for(environment, module.partition(".")[0], settings), **own}))
-    return children
-
-
-def _for(environment: dict[str, str], process: str, settings: Settings) -> dict[str, str]:
-    """Without the credentials that the process does not need. They are empty, not left out: the process reads `.env`
-    too, which has a say where the environment has none."""
-    return {**environment, **dict.fromkeys(credentials_withheld_from(process, settings), "")}
-
-
-async def _stop(children: list[ChildProcess], settings: Settings, tell: Report) -> None:
-    """The API, then the others together."""
-    api, *others = children
-    grace = max(settings.worker_grace_seconds, settings.webhook_timeout_seconds) + WORKER_LAST_WORDS_SECONDS
-    await api.stop(API_GRACE_SECONDS + WORKER_LAST_WORDS_SECONDS if others else API_GRACE_SECONDS + grace)
-    await stop_together(others, grace)
-    for child in children:
-        if child.returncode == -signal.SIGKILL:
-            tell("killed", f"{child.name} did not end by itself and was killed.")
-
-
-async def _until_ready(place: Locations, token: str, children: list[ChildProcess]) -> None:
-    """Until the API says that it is ready and sees the workers. Raises CommandError."""
-    waiting_for = "the API"
-    try:
-        async with asyncio.timeout(START_SECONDS), connect(place.url, token, lambda _: None) as client:
-            while True:
-                if dead := [child for child in children if child.returncode is not None]:
-                    child = dead[0]
-                    sentence = f"{child.name} {how_it_ended(child.returncode or 0)} at its start."
-                    raise CommandError(ExitCode.RUN_FAILED, f"{sentence}\n{child.last_words()}".rstrip())
-                try:
-                    readiness = await client.readiness()
-                    if readiness["ok"]:
-                        waiting_for = "the workers"
-                        # In one process there is no child of this name, and one worker.
-                        workers = sum(child.name.startswith("worker") for child in children)
-                        if (await client.queue())["workers"] >= max(1, workers):
-                            return
-                    else:
-                        bad = {name: part["error"] for name, part in readiness["parts"].items() if not part["ok"]}
-                        waiting_for = "; ".join(f"{name}: {error}" for name, error in bad.items())
-                except CommandError as error:
-                    if error.exit_code is not ExitCode.UNREACHABLE:
-                        raise
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        sentence = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}."
-        lines = [sentence, *(child.last_words() for child in children)]
-        raise CommandError(ExitCode.RUN_FAILED, "\n".join(filter(None, lines))) from None
-
-
-async def check_sandbox(environment: dict[str, str], seconds: float = SANDBOX_CHECK_SECONDS) -> dict[str, Any] | None:
-    """What `python -m worker --check` says of its sandbox: name, isolated, missing, filtered.
-    None when it says nothing. Raises TimeoutError when it has not ended within `seconds`."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "worker", "--check"],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment,
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            said, _ = await process.communicate()
-        sandbox: dict[str, Any] = json.loads(said)["sandbox"]
-        return sandbox
-    except (ValueError, KeyError, TypeError):
-        return None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _sandbox_in_words(check: Awaitable[dict[str, Any] | None]) -> str:
-    try:
-        return _describe_sandbox(await check)
-    except TimeoutError:
-        return f"unknown: its check took longer than {SANDBOX_CHECK_SECONDS:.0f} s; `{program()} doctor` repeats it"
-
-
-def _describe_sandbox(sandbox: dict[str, Any] | None) -> str:
-    if sandbox is None:
-        return f"unknown: its check gave no answer; `{program()} doctor` says why"
-    if not sandbox["isolated"]:
-        return f"{sandbox['name']}, NOT ISOLATED"
-    return f"{sandbox['name']}, isolated" + ("" if sandbox["filtered"] else ", SYSTEM CALLS NOT FILTERED")
-
-
 def print_parts(platform: Platform, output: Output) -> None:
     place = platform.place
     output.line(f"The platform is up on {place.url} after {duration(platform.seconds)}.", "bold green")
@@ -442,7 +101,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
                 "url": place.url,
                 "token_file": str(place.token_file.absolute()),
                 "redis_url_file": str(place.data.absolute() / "redis.url"),
-                "redis_cli": redis_cli_line(platform),
+                "redis_cli": redis_cli_line(place.data, platform.redis_socket),
                 "parts": platform.parts,
                 "pids": platform.pids,
                 "commands": curl_lines(place),
@@ -461,7 +120,7 @@ def _announce(platform: Platform, settings: Settings, output: Output) -> None:
     if place.token_file != DEFAULT_TOKEN_FILE:
         output.line(f"export AGENT_TOKEN=$(cat {shlex.quote(str(place.token_file.absolute()))})")
     output.line(f"{program()} run {os.path.relpath(PROJECT / 'examples' / 'word-count.md')} --planner runbook")
-    if line := redis_cli_line(platform):
+    if line := redis_cli_line(place.data, platform.redis_socket):
         output.line("\nThe queue in Redis:", "bold")
         output.line(f"{line} LLEN jobs:pending")
     output.line("\nCtrl-C stops everything.", "bold")
@@ -477,36 +136,3 @@ def curl_lines(place: Locations) -> list[str]:
         f'{execute} -d "{{\\"action\\":\\"start\\",\\"run_id\\":\\"$RUN\\"}}"',
         f"curl -sS -N {place.url}/agent/logs/$RUN/stream {token}",
     ]
-
-
-def url_for_redis_cli(url: str, username: str = "", password: str = "") -> str:
-    """With the credentials that the settings name beside it, and with the user of a password named: where there is
-    none, redis-cli sends an empty name, which Redis refuses."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in {"redis", "rediss"}:
-        return url
-    before, _, place = rest.rpartition("@")
-    user, _, secret = before.partition(":")
-    secret = quote(password, safe="") or secret
-    return f"{scheme}://{quote(username, safe='') or user or 'default'}:{secret}@{place}" if secret else url
-
-
-def redis_cli_line(platform: Platform) -> str:
-    """How a person reaches Redis from any folder, to be pasted into a shell; the password stays in its file. Empty for
-    a Redis that redis-cli takes no URL of: sentinels, a cluster, a socket of others."""
-    data = platform.place.data.absolute()
-    if platform.redis_socket is None:
-        file = data / "redis.url"
-        takes_url = file.read_text("utf-8").startswith(("redis://", "rediss://"))
-        return f'{redis_cli()} -u "$(cat {shlex.quote(str(file))})"' if takes_url else ""
-    password = shlex.quote(str(data / "redis.password"))
-    return f'REDISCLI_AUTH="$(cat {password})" {redis_cli()} -s {shlex.quote(str(platform.redis_socket.absolute()))}'
-
-
-def redis_cli() -> str:
-    """The client's name, or its path where it is not in PATH but comes with the server."""
-    if in_path := next(filter(shutil.which, CLIENTS), None):
-        return in_path
-    server = find_redis_server()
-    beside = [server.with_name(name) for name in CLIENTS] if server else []
-    return next((shlex.quote(str(path)) for path in beside if os.access(path, os.X_OK)), "redis-cli")

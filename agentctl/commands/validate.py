@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from agentctl.api_error import JsonObject
-from agentctl.commands.runs import call, text_of
+from agentctl.api.api_error import JsonObject
+from agentctl.calls import call
 from agentctl.exit_codes import CommandError, ExitCode
+from agentctl.new_run import text_of
 from agentctl.plan_file import plan_of, read_plan
 from agentctl.terminal.follow import with_flag
 from agentctl.terminal.output import JsonFlag, Output, some_of

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from agentctl.commands.runs import call
+from agentctl.calls import call
 from agentctl.terminal.output import JsonFlag, Output, local_time
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from agentctl.client import Client
+from agentctl.api.client import Client
 from agentctl.exit_codes import CommandError, ExitCode
 
 START_SECONDS = 60.0

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from agentctl.api_error import JsonObject
-from agentctl.client import Client
+from agentctl.api.api_error import JsonObject
+from agentctl.api.client import Client
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.terminal.advice import IN_A_RUN, advice
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of

@@ -8,7 +8,7 @@ line of ours. Nothing is cut: it is what a person answers for.
 import json
 from typing import Any
 
-from agentctl.api_error import JsonObject
+from agentctl.api.api_error import JsonObject
 from backplane.process.terminal_text import escaped
 
 

@@ -6,7 +6,7 @@ The API says when it expects room (`Retry-After`); this comes back then, and say
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from agentctl.api_error import ApiError, JsonObject
+from agentctl.api.api_error import ApiError, JsonObject
 from agentctl.terminal.output import Output
 
 LONGEST_WAIT_SECONDS = 600.0

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from agentctl import __main__
 from agentctl.__main__ import app
-from agentctl.client import Client
+from agentctl.api.client import Client
 from agentctl.exit_codes import ExitCode
 from tests.scripted_api import ScriptedApi, raw, scripted_api
 

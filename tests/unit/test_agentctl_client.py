@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from agentctl.api_error import ApiError
-from agentctl.client import Client, find_token, find_url
+from agentctl.api.address import find_token, find_url
+from agentctl.api.api_error import ApiError
+from agentctl.api.client import Client
 from agentctl.exit_codes import CommandError, ExitCode
 from tests.scripted_api import NOTHING, ScriptedApi, answer, problem, raw, scripted_api, stream
 

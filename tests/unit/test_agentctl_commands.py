@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from agentctl import new_run
 from agentctl.__main__ import app
 from agentctl.command_table import COMMANDS
-from agentctl.commands import files, runs
+from agentctl.commands import files
 from agentctl.exit_codes import MEANINGS, CommandError, ExitCode
 from agentctl.plan_file import read_plan
 from tests.scripted_api import NOTHING, answer, problem, raw, stream
@@ -338,7 +339,7 @@ def test_a_byte_order_mark_is_no_part_of_a_plan_or_a_prompt(tmp_path: Path, name
     (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"steps": []}')
     (tmp_path / "prompt.md").write_bytes(b"\xef\xbb\xbf# Title\n")
     assert read_plan(tmp_path / name) == {"steps": []}
-    assert runs.text_of(str(tmp_path / "prompt.md")) == "# Title\n"
+    assert new_run.text_of(str(tmp_path / "prompt.md")) == "# Title\n"
 
 
 TWICE = {
@@ -371,7 +372,7 @@ def test_the_keys_of_a_merged_mapping_may_be_written_over(tmp_path: Path) -> Non
 def test_a_plan_needs_no_prompt(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("steps:\n  - {id: a, tool: shell, arguments: {script: 'true'}}\n")
-    body = runs.new_run_of(None, plan, 5, 0, ["a=b=c"])
+    body = new_run.new_run_of(None, plan, 5, 0, ["a=b=c"])
     assert body["plan"] == {"steps": [{"id": "a", "tool": "shell", "arguments": {"script": "true"}}]}
     assert (body["prompt"], body["timeout_seconds"], body["max_retries"]) == ("Carry out plan.yaml.", 5, 0)
     assert body["metadata"] == {"a": "b=c"}
@@ -398,17 +399,17 @@ def test_a_prompt_is_a_text_a_file_or_standard_input(tmp_path: Path, monkeypatch
     file = tmp_path / "prompt.md"
     file.write_text("# From a file\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"# From a pipe\n")))
-    assert runs.text_of("# Text\n") == "# Text\n"
-    assert runs.text_of(str(file)) == "# From a file\n"
-    assert runs.text_of("-") == "# From a pipe\n"
-    assert runs.text_of("x" * 100_000) == "x" * 100_000
+    assert new_run.text_of("# Text\n") == "# Text\n"
+    assert new_run.text_of(str(file)) == "# From a file\n"
+    assert new_run.text_of("-") == "# From a pipe\n"
+    assert new_run.text_of("x" * 100_000) == "x" * 100_000
 
 
 def test_a_prompt_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "prompt.md"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(CommandError, match="UTF-8"):
-        runs.text_of(str(file))
+        new_run.text_of(str(file))
 
 
 def test_the_help_names_every_exit_code_and_every_command(agentctl: Agentctl) -> None:

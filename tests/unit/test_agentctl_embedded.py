@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.commands.up import redis_cli, url_for_redis_cli
 from agentctl.local import embedded
 from agentctl.local.embedded import find_redis_server, run_bounded
+from agentctl.local.redis_cli import redis_cli, url_for_redis_cli
 
 
 def program(folder: Path, name: str, says: str) -> Path:

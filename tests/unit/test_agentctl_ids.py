@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from agentctl.api.ids import the_only
 from agentctl.exit_codes import CommandError
-from agentctl.ids import the_only
 from backplane.domain.runs import ids_beginning_with
 from tests.scripted_api import answer, raw
 from tests.unit.conftest import Agentctl, Script

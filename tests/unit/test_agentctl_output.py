@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agentctl.commands.up import Locations, Platform, check_sandbox, curl_lines, redis_cli_line
+from agentctl.commands.up import curl_lines
 from agentctl.exit_codes import CommandError
 from agentctl.local import data_folder
+from agentctl.local.platform import Locations
+from agentctl.local.redis_cli import redis_cli_line
+from agentctl.local.sandbox_check import check_sandbox
 from agentctl.terminal.follow import FollowedRun, LiveLine, OpenSteps, describe
 from agentctl.terminal.output import Output, duration
 from backplane.domain.events import EventType
@@ -171,9 +174,7 @@ def test_a_data_folder_that_is_a_file_is_refused_in_words(tmp_path: Path, name: 
 
 def test_the_line_that_reaches_redis_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    place = Locations("127.0.0.1", 8000, Path(".data"), 1)
-    embedded = Platform(place, "", {}, 0.0, [], [], Path(".data/redis/redis.sock"))
-    line = redis_cli_line(embedded)
+    line = redis_cli_line(Path(".data"), Path(".data/redis/redis.sock"))
     assert f"cat {tmp_path}/.data/redis.password" in line
     assert line.endswith(f"-s {tmp_path}/.data/redis/redis.sock")
 

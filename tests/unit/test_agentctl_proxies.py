@@ -2,9 +2,9 @@
 
 import pytest
 
-from agentctl.client import find_url
+from agentctl.api.address import find_url
+from agentctl.api.proxies import client_of, proxy_of
 from agentctl.exit_codes import CommandError
-from agentctl.proxies import client_of, proxy_of
 
 API = "http://api.example.org:8000"
 PROXY = "http://proxy.example.org:3128"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import httpx
 from httpx_sse import EventSource, SSEError
 
-from agentctl.api_error import ApiError, JsonObject, raise_for_problem, reason_of, retry_after
+from agentctl.api.api_error import ApiError, JsonObject, raise_for_problem, reason_of, retry_after
 from agentctl.exit_codes import CommandError, ExitCode
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)

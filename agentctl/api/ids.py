@@ -6,7 +6,8 @@ of anybody else's. Of several that begin so none is taken: the candidates are li
 
 import re
 
-from agentctl.client import Client, FetchPage, newest
+from agentctl.api.client import Client
+from agentctl.api.pages import FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.terminal.output import first_line, short_time
 from agentctl.terminal.questions import asked_in_words

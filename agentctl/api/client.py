@@ -7,24 +7,20 @@ memory. It prints nothing: what a person should know meanwhile goes to `notify`.
 """
 
 import asyncio
-import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import httpx
 
-from agentctl.api_error import ApiError, JsonObject, raise_for_problem, reason_of
-from agentctl.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, reconnecting
+from agentctl.api.api_error import ApiError, JsonObject, raise_for_problem, reason_of
+from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, reconnecting
+from agentctl.api.pages import following
+from agentctl.api.proxies import client_of
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.proxies import client_of
 from backplane.domain.events import LIVE_ONLY
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_TOKEN_FILE = Path(".data/token")
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 CALL_PAUSES = (0.2, 0.5, 1.0)
@@ -32,41 +28,6 @@ STREAM_PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0)
 CHUNK_BYTES = 256 * 1024
 FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
-
-
-def find_url(environment: Mapping[str, str] = os.environ) -> str:
-    """AGENT_URL, checked. Raises CommandError."""
-    url = environment.get("AGENT_URL", "").strip().rstrip("/") or DEFAULT_URL
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        httpx.URL(url)
-    except (ValueError, httpx.InvalidURL):
-        usable = False
-    if not usable:
-        raise CommandError(ExitCode.USAGE, f"AGENT_URL must be like {DEFAULT_URL}, not {url!r}.")
-    return url
-
-
-def find_token(environment: Mapping[str, str] = os.environ, file: Path = DEFAULT_TOKEN_FILE) -> str:
-    """AGENT_TOKEN, else what `agentctl up` left in `.data/token`. Raises CommandError."""
-    token, source = environment.get("AGENT_TOKEN", "").strip(), "AGENT_TOKEN"
-    if not token:
-        source = str(file)
-        try:
-            token = file.read_text("ascii").strip()
-        except FileNotFoundError:
-            raise CommandError(
-                ExitCode.USAGE,
-                "No token. Set AGENT_TOKEN, or start the platform in this folder by `agentctl up`, which makes one.",
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(ExitCode.USAGE, f"The token in {file} cannot be read: {error}.") from None
-    if not token or not (token.isascii() and token.isprintable()) or " " in token:
-        raise CommandError(
-            ExitCode.USAGE, f"What {source} holds is no token; a token is one word that begins with agt_."
-        )
-    return token
 
 
 class Client:
@@ -450,32 +411,6 @@ class Client:
             f"The API at {self._http.base_url} cannot be reached: {reason_of(error)}. "
             "Is it running (`agentctl up`), and is AGENT_URL right?",
         )
-
-
-Cursor = TypeVar("Cursor", str, int)
-FetchPage = Callable[[str | None, int], Awaitable[JsonObject]]
-"""Fetches the page behind a cursor (None: the first page), with at most so many items."""
-PAGE = 100
-
-
-async def newest(fetch: FetchPage, items: str, limit: int) -> list[JsonObject]:
-    """Up to `limit` of what pages have under `items`."""
-    found: list[JsonObject] = []
-    cursor = None
-    while len(found) < limit:
-        page = await fetch(cursor, min(PAGE, limit - len(found)))
-        found += page[items]
-        cursor = following(cursor, page["next_cursor"])
-        if cursor is None:
-            break
-    return found
-
-
-def following(cursor: Cursor | None, found: Cursor | None) -> Cursor | None:
-    """Where the next page is. Raises CommandError for a page that follows itself: it would be fetched for ever."""
-    if found is not None and found == cursor:
-        raise CommandError(ExitCode.UNREACHABLE, "The API answers with the same page again and again.")
-    return found
 
 
 @asynccontextmanager
