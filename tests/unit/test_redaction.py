@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from worker.run import redaction
+from worker.run import redaction, secret_matches
 from worker.run.redaction import Redactor
 
 SECRET = "s3cr3t/with spaces+and=signs"
@@ -145,13 +145,14 @@ CHUNK = 65536
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """One for each match that is looked at."""
     made: list[bytes] = []
-    found = redaction._Found
+    found = secret_matches.Match
 
-    def count(start: int, end: int, marker: bytes) -> redaction._Found:
+    def count(start: int, end: int, marker: bytes) -> secret_matches.Match:
         made.append(marker)
         return found(start, end, marker)
 
-    monkeypatch.setattr(redaction, "_Found", count)
+    for module in (secret_matches, redaction):
+        monkeypatch.setattr(module, "Match", count)
     return made
 
 

@@ -23,22 +23,26 @@ form: whoever may run code that is given a secret may know it.
 """
 
 import re
-import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import accumulate, islice
-from operator import itemgetter
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
 
 from backplane.domain.secrets import MIN_VALUE_CHARS
-from worker.run.secret_forms import ANY_CASE_BYTES, DELETED, Form, folded, forms_of, lines_of
+from worker.run.secret_forms import ANY_CASE_BYTES, Form, folded, forms_of, lines_of
+from worker.run.secret_matches import (
+    BEGINNING_BYTES,
+    COLOUR,
+    COLOUR_BEGINS,
+    Blocks,
+    FoldedPositions,
+    Match,
+    Needle,
+    match_of,
+    matches,
+)
 
 Value = TypeVar("Value")
-Needle = TypeVar("Needle")
-
-BEGINNING_BYTES = 8
-"""So much of the beginning of a form counts as the secret where a text was cut; of a URL, so much after its `://`."""
 
 LINES_MAX = 512
 """So many lines of a run's secrets are looked for by themselves: each costs a search where the text is like it."""
@@ -55,7 +59,6 @@ _NEAR_BYTES = 512
 """Beginnings of forms are looked for position by position in so much of the end of a text."""
 _CANDIDATES = 64
 _FAR_MARKS = 4
-_PLACES_BYTES = 128
 _SLACK_BYTES = 1024
 _FREE_NAMES = frozenset({"arguments", "answer"})
 """Under these names of an event or a record stands what a plan, a model or a person wrote: numbers there are theirs,
@@ -72,36 +75,6 @@ _CUT = re.compile(rb"(?:\xe2\x80\xa6|\.\.\.)[.\xe2\x80\xa6]*")
 _PART_OF_CUT = (b"\xe2\x80", b"\xe2", b"..", b".")
 _SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
-_COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
-_COLOUR_BEGINS = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*)?\Z")
-_LEFT_OUT = re.compile(rb"[" + re.escape(DELETED) + rb"]+|" + _COLOUR.pattern)
-
-
-@dataclass(frozen=True, slots=True)
-class _Needle:
-    """`scheme_bytes`: so many of its first bytes are a scheme such as `https://`, which is no secret."""
-
-    form: Form
-    marker: bytes
-    scheme_bytes: int = 0
-
-    def is_cut_after(self, size: int) -> bool:
-        """Whether a text that was cut after so many bytes of the form shows a part of the secret. A common word with
-        which a secret begins does not."""
-        form = self.form.folded
-        if size < BEGINNING_BYTES + self.scheme_bytes or len(form) < ANY_CASE_BYTES:
-            return False
-        return not (form[:size].isalpha() and not form[size : size + 1].isalnum())
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """`data[start:end]`."""
-
-    start: int
-    end: int
-    marker: bytes
-
 
 def matches_max(size: int) -> int:
     """How many matches are looked at in a text of so many bytes."""
@@ -113,14 +86,14 @@ class Redactor:
 
     def __init__(self) -> None:
         self.knows_nothing = True
-        self._needles: dict[bytes, _Needle] = {}
-        self._blocks = (_Blocks(8, "Q"), _Blocks(4, "I"))
-        self._short: list[_Needle] = []
+        self._needles: dict[bytes, Needle] = {}
+        self._blocks = (Blocks(8, "Q"), Blocks(4, "I"))
+        self._short: list[Needle] = []
         self._as_is: dict[bytes, bytes] = {}
-        self._heads: dict[bytes, list[_Needle]] = {}
+        self._heads: dict[bytes, list[Needle]] = {}
         self._head_letters: set[tuple[int, ...]] = set()
-        self._first_bytes: dict[bytes, _Needle] = {}
-        self._long: list[_Needle] = []
+        self._first_bytes: dict[bytes, Needle] = {}
+        self._long: list[Needle] = []
         self._longest = 0
         self._lines_left = LINES_MAX
         self._markers: re.Pattern[bytes] | None = None
@@ -143,17 +116,17 @@ class Redactor:
             if len(form.folded) >= MIN_VALUE_CHARS:
                 sizes = [len(begin) for begin in schemes if form.folded.startswith(begin)]
                 scheme_bytes = max(sizes, default=0)
-                self._add(_Needle(form, marker, scheme_bytes))
+                self._add(Needle(form, marker, scheme_bytes))
                 if _REST_BYTES <= len(form.folded) <= _REST_MAX_BYTES:
                     rest = Form(form.folded[BEGINNING_BYTES:], frozenset())
-                    self._add(_Needle(rest, marker, max(0, scheme_bytes - BEGINNING_BYTES)))
+                    self._add(Needle(rest, marker, max(0, scheme_bytes - BEGINNING_BYTES)))
         raw = value.encode("utf-8", "surrogatepass")
         if len(folded(raw)) < MIN_VALUE_CHARS:
             # Little but quotes and line breaks.
             self._as_is.setdefault(raw, marker)
             self._longest = max(self._longest, len(raw))
 
-    def _add(self, needle: _Needle) -> None:
+    def _add(self, needle: Needle) -> None:
         form = needle.form.folded
         known = self._needles.get(form)
         if known is not None:
@@ -229,12 +202,12 @@ class Redactor:
         beginning of one; and how many bytes of that rest are not to be said, as the first `hidden` bytes of `data` are
         not. With `is_whole` nothing comes after it, and there is no rest; with `is_cut` something did. Secrets that
         overlap become one, called by the longest."""
-        cut_colour = _COLOUR_BEGINS.search(data) if b"\x1b" in data else None
+        cut_colour = COLOUR_BEGINS.search(data) if b"\x1b" in data else None
         looked_at = data[: cut_colour.start()] if cut_colour else data
-        text = folded(_COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
-        hits, cut = _matches(self._in(text), text, matches_max(len(data)))
+        text = folded(COLOUR.sub(b"", looked_at) if b"\x1b" in looked_at else looked_at)
+        hits, cut = matches(self._in(text), text, matches_max(len(data)))
         cut_off = list(self._cut_off(text, most=matches_max(len(data))))
-        beginnings: list[tuple[int, _Needle]] = []
+        beginnings: list[tuple[int, Needle]] = []
         before_mark: int | None = None
         if is_cut or not is_whole:
             ends_in_text = not is_whole and not data.endswith(b"\n")
@@ -243,11 +216,11 @@ class Redactor:
             before_mark = self._before_part_of_mark(text)
         if not (hits or cut_off or beginnings or self._as_is) and before_mark is None:
             return data[hidden:] if hidden else data, b"", 0
-        place = _FoldedPositions(looked_at)
-        found = [hit for start, needle in hits if (hit := _found(looked_at, place, start, needle)) is not None]
-        found += [_Found(place.of(start), place.of(end - 1) + 1, needle.marker) for start, end, needle in cut_off]
-        as_is, cut_as_is = _matches(((raw, raw) for raw in self._as_is), data, matches_max(len(data)))
-        found += [_Found(at, at + len(raw), self._as_is[raw]) for at, raw in as_is]
+        place = FoldedPositions(looked_at)
+        found = [hit for start, needle in hits if (hit := match_of(looked_at, place, start, needle)) is not None]
+        found += [Match(place.of(start), place.of(end - 1) + 1, needle.marker) for start, end, needle in cut_off]
+        as_is, cut_as_is = matches(((raw, raw) for raw in self._as_is), data, matches_max(len(data)))
+        found += [Match(at, at + len(raw), self._as_is[raw]) for at, raw in as_is]
         if cut is not None or cut_as_is is not None:
             at = min(len(data) if cut is None else place.of(cut), len(data) if cut_as_is is None else cut_as_is)
             return self._cut_at(at, data, found, is_whole=is_whole, hidden=hidden)
@@ -255,7 +228,7 @@ class Redactor:
         for start, needle in beginnings:
             at = place.of(start)
             if is_whole and needle.is_cut_after(len(text) - start):
-                found.append(_Found(at, place.of(len(text) - 1) + 1, needle.marker))
+                found.append(Match(at, place.of(len(text) - 1) + 1, needle.marker))
                 break
             is_long = len(text) - start >= BEGINNING_BYTES and len(needle.form.folded) >= ANY_CASE_BYTES
             if not is_whole and (is_long or b"\n" not in looked_at[at:]):
@@ -266,7 +239,7 @@ class Redactor:
         return self._replaced(data, self._merged(data, found), end, hidden)
 
     def _cut_at(
-        self, at: int, data: bytes, found: list[_Found], *, is_whole: bool, hidden: int
+        self, at: int, data: bytes, found: list[Match], *, is_whole: bool, hidden: int
     ) -> tuple[bytes, bytes, int]:
         """Without what stands from `at` on, where nothing was looked for. Its end is kept unsaid: a secret that begins
         there may go on in what comes next."""
@@ -276,7 +249,7 @@ class Redactor:
         rest = b"" if is_whole else data[-self._longest - _SLACK_BYTES :]
         return said, rest, len(rest)
 
-    def _replaced(self, data: bytes, found: list[_Found], end: int, hidden: int) -> tuple[bytes, bytes, int]:
+    def _replaced(self, data: bytes, found: list[Match], end: int, hidden: int) -> tuple[bytes, bytes, int]:
         """`end`: from where on `data` may be the beginning of a secret. No more is held back than the longest form may
         take: what is wrapped a letter a line is said."""
         if end < len(data):
@@ -296,12 +269,12 @@ class Redactor:
                 done = one.end
         return b"".join([*said, data[done:end]]), data[end:], max(0, done - end)
 
-    def _in(self, text: bytes) -> Iterator[tuple[bytes, _Needle]]:
+    def _in(self, text: bytes) -> Iterator[tuple[bytes, Needle]]:
         """Forms that may stand in it."""
         for needle in (*self._blocks[0].among(text), *self._blocks[1].among(text), *self._short):
             yield needle.form.folded, needle
 
-    def _beginnings(self, text: bytes, *, is_whole: bool, short_ones_too: bool) -> Iterator[tuple[int, _Needle]]:
+    def _beginnings(self, text: bytes, *, is_whole: bool, short_ones_too: bool) -> Iterator[tuple[int, Needle]]:
         """Positions from which all of `text` is the beginning of a form, and that form; those far from its end first,
         then in order. Of fewer than _HEAD_BYTES only where they are asked for."""
         size = len(text)
@@ -331,7 +304,7 @@ class Redactor:
                 if (begun := self._first_bytes.get(text[at:])) is not None:
                     yield at, begun
 
-    def _cut_off(self, text: bytes, *, most: int) -> Iterator[tuple[int, int, _Needle]]:
+    def _cut_off(self, text: bytes, *, most: int) -> Iterator[tuple[int, int, Needle]]:
         """Where beginnings of forms stand before a mark that says that the text was cut, of `most` marks."""
         if b"..." not in text and b"\xe2\x80\xa6" not in text:
             return
@@ -363,14 +336,14 @@ class Redactor:
         )
         return min(starts, default=len(data))
 
-    def _merged(self, data: bytes, found: list[_Found]) -> list[_Found]:
+    def _merged(self, data: bytes, found: list[Match]) -> list[Match]:
         """In order, those that overlap as one; without what stands in a marker that was put in before."""
         if not found:
             return found
         assert self._markers is not None
         put_in = [match.span() for match in self._markers.finditer(data)]
         starts = [start for start, _ in put_in]
-        merged: list[_Found] = []
+        merged: list[Match] = []
         size = 0
         for one in sorted(found, key=lambda one: (one.start, -one.end)):
             before = bisect_right(starts, one.start) - 1
@@ -379,43 +352,12 @@ class Redactor:
             if merged and one.start < merged[-1].end:
                 last = merged[-1]
                 longer = one.end - one.start > size
-                merged[-1] = _Found(last.start, max(last.end, one.end), one.marker if longer else last.marker)
+                merged[-1] = Match(last.start, max(last.end, one.end), one.marker if longer else last.marker)
                 size = max(size, one.end - one.start)
             else:
                 merged.append(one)
                 size = one.end - one.start
         return merged
-
-
-class _Blocks:
-    """Forms by what must stand at a multiple of `width` bytes of a text that holds them: any 2 * width - 1 bytes of it
-    hold `width` that begin there."""
-
-    def __init__(self, width: int, kind: Literal["Q", "I"]) -> None:
-        self._width = width
-        self._kind = kind
-        self._needles: dict[int, list[_Needle]] = {}
-
-    def take(self, form: bytes) -> bool:
-        return len(form) >= 2 * self._width - 1
-
-    def add(self, needle: _Needle) -> None:
-        form = needle.form.folded
-        for at in range(self._width):
-            block = int.from_bytes(form[at : at + self._width], sys.byteorder)
-            self._needles.setdefault(block, []).append(needle)
-
-    def among(self, text: bytes) -> list[_Needle]:
-        """Those of which a block stands in it."""
-        if not self._needles or len(text) < 2 * self._width - 1:
-            return []
-        there = memoryview(text)[: len(text) // self._width * self._width].cast(self._kind)
-        if self._needles.keys().isdisjoint(there):
-            return []
-        needles = {
-            needle.form.folded: needle for block in self._needles.keys() & set(there) for needle in self._needles[block]
-        }
-        return list(needles.values())
 
 
 class RedactedStream:
@@ -444,65 +386,3 @@ class RedactedStream:
         if len(held) > hidden:
             said, _, _ = self._redactor.redact(held, is_whole=True, is_cut=is_cut, hidden=hidden)
             self._sink(said)
-
-
-class _FoldedPositions:
-    """From positions in the folded text to those in the text as it is. Worked out when it is first asked: by blocks of
-    the text, so that one with very many quotes or line breaks costs no more; by each gap where it is coloured."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at: list[int] | None = None
-        self._left_out: list[int] = []
-        self._is_coloured = b"\x1b" in data
-
-    def of(self, position: int) -> int:
-        if self._at is None:
-            self._at = self._by_gap() if self._is_coloured else self._by_block()
-        index = bisect_right(self._at, position)
-        if self._is_coloured:
-            return position + self._left_out[index]
-        begin = (index - 1) * _PLACES_BYTES
-        block, inner = self._data[begin : begin + _PLACES_BYTES], position - self._at[index - 1]
-        if len(folded(block)) < len(block):
-            inner = bisect_right(range(len(block)), inner, key=lambda end: len(folded(block[: end + 1])))
-        return begin + inner
-
-    def _by_gap(self) -> list[int]:
-        gaps = [match.span() for match in _LEFT_OUT.finditer(self._data)]
-        self._left_out = [0, *accumulate(end - start for start, end in gaps)]
-        return [start - before for (start, _), before in zip(gaps, self._left_out, strict=False)]
-
-    def _by_block(self) -> list[int]:
-        blocks = (self._data[at : at + _PLACES_BYTES] for at in range(0, len(self._data), _PLACES_BYTES))
-        return [0, *accumulate(len(folded(block)) for block in blocks)][:-1] or [0]
-
-
-def _found(data: bytes, place: _FoldedPositions, start: int, needle: _Needle) -> _Found | None:
-    size = len(needle.form.folded)
-    one = _Found(place.of(start), place.of(start + size - 1) + 1, needle.marker)
-    if needle.form.exact:
-        as_written = data[one.start : one.end]
-        if b"\n" in as_written or _COLOUR.sub(b"", as_written).translate(None, DELETED) not in needle.form.exact:
-            return None
-    return one
-
-
-def _matches(
-    forms: Iterable[tuple[bytes, Needle]], text: bytes, most: int
-) -> tuple[list[tuple[int, Needle]], int | None]:
-    """Where these forms stand, of one form's places that overlap the first. Where there are more than `most`: the
-    first of them, and from where on nothing was looked for. Then each form is looked for in less of the text, so that
-    many forms that all stand everywhere cost little more than one."""
-    matches: list[tuple[int, Needle]] = []
-    cut, is_cut = len(text), False
-    for form, needle in forms:
-        at = text.find(form)
-        while 0 <= at < cut:
-            matches.append((at, needle))
-            if len(matches) > most:
-                matches.sort(key=itemgetter(0))
-                cut, is_cut = matches[most // 2][0], True
-                matches = [match for match in matches[: most // 2] if match[0] < cut]
-            at = text.find(form, at + len(form), cut + len(form) - 1)
-    return matches, cut if is_cut else None
