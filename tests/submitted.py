@@ -39,8 +39,8 @@ def write(id: str, path: str, content: str = "", **more: Any) -> dict[str, Any]:
 def together(*writes: Callable[[RunTransaction], None]) -> Callable[[RunTransaction], None]:
     """Several writes of a held run as one."""
 
-    def write(held: RunTransaction) -> None:
+    def write(transaction: RunTransaction) -> None:
         for one in writes:
-            one(held)
+            one(transaction)
 
     return write

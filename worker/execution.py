@@ -266,10 +266,10 @@ class Execution:
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt + 1, "error": error.as_dict()}
         try:
             await events.record(
-                lambda held: held.unless_cancelled(),
+                lambda transaction: transaction.unless_cancelled(),
                 note,
-                lambda held: held.reopen_steps(),
-                lambda held: held.queue_again(attempt=run.attempt + 1, error=error),
+                lambda transaction: transaction.reopen_steps(),
+                lambda transaction: transaction.queue_again(attempt=run.attempt + 1, error=error),
                 publish=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
             )
         except CancelRequested:
@@ -293,7 +293,7 @@ class Execution:
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
         queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}
         await events.record(
-            lambda held: held.queue_again(attempt=None, error=None), publish=[(EventType.STATUS, queued)]
+            lambda transaction: transaction.queue_again(attempt=None, error=None), publish=[(EventType.STATUS, queued)]
         )
         return Settlement(self.claim, RunOutcome.HANDED_BACK)
 
@@ -305,8 +305,8 @@ class Execution:
         waiting = {"status": RunStatus.WAITING, "error": error.as_dict()}
         try:
             await events.record(
-                lambda held: held.unless_cancelled(),
-                lambda held: held.wait_for_person(error, decision_ids),
+                lambda transaction: transaction.unless_cancelled(),
+                lambda transaction: transaction.wait_for_person(error, decision_ids),
                 publish=[(EventType.STATUS, waiting)],
             )
         except CancelRequested:
@@ -326,12 +326,12 @@ class Execution:
         body = {"status": status, "error": error.as_dict() if error else None}
         reason = dead_reason(error) if error else None
         if status is not RunStatus.COMPLETED:
-            events.defer(lambda held: held.skip_pending_steps())
+            events.defer(lambda transaction: transaction.skip_pending_steps())
         if reason:
-            events.defer(lambda held: held.dead_letter(reason, self.claim.crashes))
+            events.defer(lambda transaction: transaction.dead_letter(reason, self.claim.crashes))
         await events.record(
             *writes,
-            lambda held: held.finish(status, error, result),
+            lambda transaction: transaction.finish(status, error, result),
             publish=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
         )
         seconds = time.monotonic() - self._began
@@ -404,8 +404,8 @@ def _redacted(events: RunEvents, error: RunError) -> RunError:
     return replace(error, message=events.redactor.text(error.message))
 
 
-def _note_failure(held: RunTransaction, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
-    held.note_failure(attempt, error, trace, worker_id)
+def _note_failure(transaction: RunTransaction, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
+    transaction.note_failure(attempt, error, trace, worker_id)
 
 
 def _not_stored(error: Exception) -> RunError:

@@ -152,7 +152,7 @@ class RunWork:
                 refused_seconds=self._worker.rules.files.refused_seconds,
             )
         )
-        await self.events.record(lambda held: held.restored())
+        await self.events.record(lambda transaction: transaction.restored())
 
     async def carry_out(self) -> None:
         """Plan it, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out does, and what a
@@ -216,7 +216,7 @@ class RunWork:
         planning.check(plan)
         journal = pending_steps(plan)
         supervisor.know(journal)
-        self.events.defer(lambda held: held.save_plan(plan, journal))
+        self.events.defer(lambda transaction: transaction.save_plan(plan, journal))
         self.events.emit(EventType.PLAN, {**_shown(plan, 1), **self._note_on_planner(plan)})
         return plan
 
@@ -260,7 +260,7 @@ class RunWork:
         ]
         reason = f"step {error.step} failed: {error.kept_message}" if error.step else error.kept_message
         await self.events.record(
-            lambda held: held.replace_plan(newer, version, reason, added),
+            lambda transaction: transaction.replace_plan(newer, version, reason, added),
             publish=[(EventType.PLAN, {**_shown(newer, version), "reason": reason})],
         )
         kept = {step.id for step in newer.steps}
@@ -298,7 +298,7 @@ class RunWork:
         """For a replay of the run. What is too large is not kept, and a replay that needs it says so."""
         kept = self.events.redactor.value(list(offered))
         if len(json.dumps(kept)) <= NOTED_TOOLS_MAX_BYTES:
-            await self.events.record(lambda held: held.note_tools(kept))
+            await self.events.record(lambda transaction: transaction.note_tools(kept))
 
     async def _recorded_tools(self) -> ToolRegistry:
         """Of a replay that carries nothing out: what its source's journal has."""

@@ -412,15 +412,15 @@ async def _cut_off(
     claim = await platform.claimed()
     await platform.taken(claim)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(plan, pending_steps(plan))
-        held.begin_step("pay", 1)
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(plan, pending_steps(plan))
+        transaction.begin_step("pay", 1)
         if changing:
-            held.step_is_changing("pay")
+            transaction.step_is_changing("pay")
         if failed:
             error = RunError("not_found", "there is no such file", step=failed)
-            held.begin_step(failed, 1)
-            held.end_step(failed, StepStatus.FAILED, {"error": error.as_dict()}, None, 1)
+            transaction.begin_step(failed, 1)
+            transaction.end_step(failed, StepStatus.FAILED, {"error": error.as_dict()}, None, 1)
 
     await platform.resources.store.running_runs.write(run_id, claim.generation, write)
     return run_id

@@ -129,7 +129,7 @@ async def keeps_everything(url: str) -> None:
         assert taken.run.started_at is not None
         assert abs((taken.run.started_at - before).total_seconds()) < 60
         event = encode(run.id, taken.last_event_id + 1, EventType.LOG, {"line": HELLO})
-        await store.running_runs.write(run.id, 1, lambda held: held.add_events([event]))
+        await store.running_runs.write(run.id, 1, lambda transaction: transaction.add_events([event]))
         assert event in await store.events.after(run.id, 0, 100)
         later = encode(run.id, event.id + 1, EventType.LOG, {"line": HELLO})
         assert await store.running_runs.add_events({(run.id, 1): [later]}) == frozenset()

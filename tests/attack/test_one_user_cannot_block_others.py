@@ -42,7 +42,7 @@ async def test_a_users_full_queue_keeps_nobody_elses_dead_letters_from_being_red
     async def dies(person: Person) -> None:
         run_id, worker = await person.make(), await api.worker()
         await api.resources.store.running_runs.write(
-            run_id, worker.claim.generation, lambda held: held.dead_letter(DeadReason.INTERNAL_ERROR)
+            run_id, worker.claim.generation, lambda transaction: transaction.dead_letter(DeadReason.INTERNAL_ERROR)
         )
         await worker.end(RunStatus.FAILED, RunError("internal_error", "a fault of the platform"))
 

@@ -188,7 +188,7 @@ class LiveCalls:
         reserve = self._budget.reserve(one.id, call.key.step_id, amounts)
         one.begun = True
         try:
-            await self._events.record(lambda held: held.begin_model_call(beginning), reserve)
+            await self._events.record(lambda transaction: transaction.begin_model_call(beginning), reserve)
         except Exception:
             one.begun = False
             raise
@@ -256,9 +256,9 @@ class LiveCalls:
         response = record_of_answer(one.response) if one.response else None
         error = _run_error(one.error, call) if one.error else None
 
-        def write(held: RunTransaction) -> None:
-            held.end_model_call(call.key, status, totals, response=response, error=error)
-            settle(held)
+        def write(transaction: RunTransaction) -> None:
+            transaction.end_model_call(call.key, status, totals, response=response, error=error)
+            settle(transaction)
 
         return write
 

@@ -52,9 +52,9 @@ class ReplayedCalls:
         server, _, asked = name.partition("/")
         beginning = BeginningCall(call.key, str(uuid4()), server, asked, request, call.digest)
 
-        def write(held: RunTransaction) -> None:
-            held.begin_model_call(beginning)
-            held.end_model_call(call.key, CallStatus.COMPLETED, totals, response=record_of_answer(response))
+        def write(transaction: RunTransaction) -> None:
+            transaction.begin_model_call(beginning)
+            transaction.end_model_call(call.key, CallStatus.COMPLETED, totals, response=record_of_answer(response))
 
         shown = {"model": name, "status": "completed", "replayed": True, "duration_ms": 0, "usd": 0.0}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}

@@ -23,7 +23,7 @@ def default_budget(settings: Settings) -> RunBudget:
     )
 
 
-def _nothing(_held: RunTransaction) -> None:
+def _nothing(_transaction: RunTransaction) -> None:
     pass
 
 
@@ -48,9 +48,9 @@ class Budget:
         budget = cls(store, run, tier, active=bool(limits) or has_accounts)
         if limits or (has_accounts and run.generation > 1):
 
-            def write(held: RunTransaction) -> None:
-                held.open_budget(tier, limits)
-                held.settle_lost_budget(tier)
+            def write(transaction: RunTransaction) -> None:
+                transaction.open_budget(tier, limits)
+                transaction.settle_lost_budget(tier)
 
             await until_available(lambda: store.running_runs.write(run.id, run.generation, write))
         return budget
@@ -60,24 +60,24 @@ class Budget:
         run and this generation; once settled or released, it may be used again."""
         if not self.active:
             return _nothing
-        return lambda held: held.reserve_budget(self._tier, reservation_id, step_id, amounts)
+        return lambda transaction: transaction.reserve_budget(self._tier, reservation_id, step_id, amounts)
 
     def settle(self, reservation_id: str, spent: Amounts) -> Write:
         """`spent` may be more than was reserved, also of resources of which nothing was."""
         if not self.active:
             return _nothing
-        return lambda held: held.settle_budget(self._tier, reservation_id, spent)
+        return lambda transaction: transaction.settle_budget(self._tier, reservation_id, spent)
 
     def release(self, reservation_id: str) -> Write:
         if not self.active:
             return _nothing
-        return lambda held: held.release_budget(self._tier, reservation_id)
+        return lambda transaction: transaction.release_budget(self._tier, reservation_id)
 
     def settle_lost(self) -> Write:
         """What older generations left reserved: tokens and dollars as spent, steps and seconds given back."""
         if not self.active:
             return _nothing
-        return lambda held: held.settle_lost_budget(self._tier)
+        return lambda transaction: transaction.settle_lost_budget(self._tier)
 
     async def left(self, resource: Resource) -> int | None:
         """The least that run, user and tier have left; None: no limit. Waits while the database is away."""

@@ -91,7 +91,9 @@ class RunDecisions:
             created_at=datetime.now(UTC),
         )
         data = {**_named(decision), "asked": _shortened(_without_schema(asked))}
-        await self._events.record(*writes, lambda held: held.ask(decision), publish=[(EventType.DECISION, data)])
+        await self._events.record(
+            *writes, lambda transaction: transaction.ask(decision), publish=[(EventType.DECISION, data)]
+        )
         self._decisions[decision.id] = decision
         return decision
 

@@ -64,7 +64,7 @@ class StepJournal:
     def add(self, record: StepRecord) -> None:
         """A step below another one. It is entered together with the first that is written of it."""
         self.records[record.step_id] = record
-        self._pending.append(lambda held: held.add_step(record))
+        self._pending.append(lambda transaction: transaction.add_step(record))
 
     def write_later(self, write: Write) -> None:
         """With the next record."""
@@ -96,7 +96,7 @@ class StepJournal:
         tries = self.records[step.id].tries + 1
         await self._record(
             self._budget.reserve(begun.reservation, step.id, reserved),
-            lambda held: held.begin_step(step.id, tries),
+            lambda transaction: transaction.begin_step(step.id, tries),
             publish=[self._event(step, StepStatus.STARTED)],
         )
         self._change(step, status=StepStatus.STARTED, tries=tries)
@@ -107,7 +107,7 @@ class StepJournal:
         """Note that from here on the try can no longer be taken as not having happened. Raises Interrupted where the
         run is cut off already."""
         self._context.interruption.changes_begin()
-        await self._record(lambda held: held.step_is_changing(step.id))
+        await self._record(lambda transaction: transaction.step_is_changing(step.id))
         begun.status = StepStatus.CHANGING
         self._change(step, status=StepStatus.CHANGING)
 
@@ -184,7 +184,7 @@ class StepJournal:
 
     async def suspend(self, step: Step, settled: Write) -> None:
         """Nothing of it is lost or in doubt: when it is called again, it finds what was done below it."""
-        await self._record(lambda held: held.suspend_step(step.id), settled)
+        await self._record(lambda transaction: transaction.suspend_step(step.id), settled)
         self._change(step, status=StepStatus.PENDING)
 
     async def ask_for_approval(self, step: Step, asked: Mapping[str, Any]) -> Decision:
@@ -194,7 +194,12 @@ class StepJournal:
         asked = self._context.redactor.value({**needs.asked, "by": BY_TOOL})
         asked["round"] = self.records[step.id].failed_tries
         decision = await self._context.decisions.ask(
-            step.id, needs.kind, asked, *self._take_pending(), lambda held: held.suspend_step(step.id), settled
+            step.id,
+            needs.kind,
+            asked,
+            *self._take_pending(),
+            lambda transaction: transaction.suspend_step(step.id),
+            settled,
         )
         self._change(step, status=StepStatus.PENDING)
         return decision
@@ -234,4 +239,4 @@ def _end_of(
     failed_tries: int | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> Write:
-    return lambda held: held.end_step(step.id, status, result, files, failed_tries, attributes)
+    return lambda transaction: transaction.end_step(step.id, status, result, files, failed_tries, attributes)

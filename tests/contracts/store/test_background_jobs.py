@@ -23,7 +23,7 @@ FAILED = RunFilter(statuses=(RunStatus.FAILED,))
 async def ended(store: Store, user: User, status: RunStatus = RunStatus.FAILED, **values: Any) -> Run:
     run = await store.runs.create(new_run(user, **values), start=True)
     assert await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(status, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(status, None))
     return run
 
 

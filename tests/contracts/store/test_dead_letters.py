@@ -36,10 +36,10 @@ async def dead(store: Store, user: User, reason: DeadReason = DeadReason.RETRIES
     return found
 
 
-def die(held: RunTransaction, *, reason: DeadReason = DeadReason.RETRIES_EXHAUSTED, crashes: int = 0) -> None:
-    held.note_failure(1, ERROR, "Traceback", "worker-1")
-    held.dead_letter(reason, crashes)
-    held.finish(RunStatus.FAILED, ERROR)
+def die(transaction: RunTransaction, *, reason: DeadReason = DeadReason.RETRIES_EXHAUSTED, crashes: int = 0) -> None:
+    transaction.note_failure(1, ERROR, "Traceback", "worker-1")
+    transaction.dead_letter(reason, crashes)
+    transaction.finish(RunStatus.FAILED, ERROR)
 
 
 # --- written by the run's holder ---
@@ -62,9 +62,9 @@ async def test_what_each_attempt_died_of_is_kept_in_order(store: Store, user: Us
         await store.running_runs.take(run.id, generation)
         error = RunError("part_unavailable", message, retryable=True)
 
-        def fail(held: RunTransaction, generation: int = generation, error: RunError = error) -> None:
-            held.note_failure(generation, error, f"Traceback of {error.message}", f"worker-{generation}")
-            held.queue_again(attempt=generation + 1, error=error)
+        def fail(transaction: RunTransaction, generation: int = generation, error: RunError = error) -> None:
+            transaction.note_failure(generation, error, f"Traceback of {error.message}", f"worker-{generation}")
+            transaction.queue_again(attempt=generation + 1, error=error)
 
         await store.running_runs.write(run.id, generation, fail)
     assert [
@@ -80,10 +80,10 @@ async def test_what_is_written_again_is_there_once(store: Store, user: User) -> 
         run.id,
         1,
         together(
-            lambda held: held.note_failure(1, RunError("a", "a")),
-            lambda held: held.note_failure(1, ERROR),
-            lambda held: held.dead_letter(DeadReason.POISON, 1),
-            lambda held: held.dead_letter(DeadReason.POISON, 3),
+            lambda transaction: transaction.note_failure(1, RunError("a", "a")),
+            lambda transaction: transaction.note_failure(1, ERROR),
+            lambda transaction: transaction.dead_letter(DeadReason.POISON, 1),
+            lambda transaction: transaction.dead_letter(DeadReason.POISON, 3),
         ),
     )
     assert [failure.error for failure in await store.dead_letters.failures(run.id)] == [ERROR]
@@ -91,7 +91,11 @@ async def test_what_is_written_again_is_there_once(store: Store, user: User) -> 
 
 
 @pytest.mark.parametrize(
-    "write", [lambda held: held.note_failure(1, ERROR), lambda held: held.dead_letter(DeadReason.POISON, 3)]
+    "write",
+    [
+        lambda transaction: transaction.note_failure(1, ERROR),
+        lambda transaction: transaction.dead_letter(DeadReason.POISON, 3),
+    ],
 )
 async def test_an_older_generation_writes_neither(
     store: Store, user: User, write: Callable[[RunTransaction], None]
@@ -108,7 +112,9 @@ async def test_a_failure_may_contain_any_character(store: Store, user: User) -> 
     text = "nul \0, lone surrogate \ud800, high \U0010ffff, quote ' and \\"
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.note_failure(1, RunError("a", text), text))
+    await store.running_runs.write(
+        run.id, 1, lambda transaction: transaction.note_failure(1, RunError("a", text), text)
+    )
     [failure] = await store.dead_letters.failures(run.id)
     kept = text.replace("\ud800", "\N{REPLACEMENT CHARACTER}")  # half a character, which no answer could hold
     assert (failure.error.message, failure.traceback, failure.worker_id) == (kept, kept, None)
@@ -118,7 +124,7 @@ async def test_of_a_run_that_fails_for_ever_the_last_failures_are_kept(store: St
     run = await store.runs.create(new_run(user), start=True)
     for generation in (1, 2, 3, FAILURES_KEPT + 2):
         await store.running_runs.take(run.id, generation)
-        await store.running_runs.write(run.id, generation, lambda held: held.note_failure(1, ERROR))
+        await store.running_runs.write(run.id, generation, lambda transaction: transaction.note_failure(1, ERROR))
     kept = [failure.generation for failure in await store.dead_letters.failures(run.id)]
     assert kept == [3, FAILURES_KEPT + 2]
 
@@ -201,11 +207,11 @@ async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(st
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(PLAN, pending_steps(PLAN))
-        held.end_step("a", StepStatus.FAILED)
-        held.skip_pending_steps()
-        die(held)
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(PLAN, pending_steps(PLAN))
+        transaction.end_step("a", StepStatus.FAILED)
+        transaction.skip_pending_steps()
+        die(transaction)
 
     await store.running_runs.write(run.id, 1, write)
     redriven, told = await store.runs.redrive(run.id)
@@ -227,10 +233,10 @@ async def test_a_redrive_leaves_an_uncertain_step_to_the_runs_user(store: Store,
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(PLAN, pending_steps(PLAN))
-        held.end_step("a", StepStatus.UNCERTAIN)
-        die(held)
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(PLAN, pending_steps(PLAN))
+        transaction.end_step("a", StepStatus.UNCERTAIN)
+        die(transaction)
 
     await store.running_runs.write(run.id, 1, write)
     await store.runs.redrive(run.id)
@@ -248,7 +254,7 @@ async def test_of_ten_redrives_at_once_one_succeeds(store: Store, second_store: 
 async def test_a_run_that_only_failed_is_not_redriven(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     with pytest.raises(NotFound, match="no dead letter"):
         await store.runs.redrive(run.id)
     found = await store.runs.get(user.id, run.id)

@@ -43,7 +43,10 @@ async def asked(store: Store, run: Run, kind: DecisionKind = DecisionKind.APPROV
     await store.running_runs.write(
         run.id,
         1,
-        together(lambda held: held.ask(decision), lambda held: held.wait_for_person(WAITS, [decision.id])),
+        together(
+            lambda transaction: transaction.ask(decision),
+            lambda transaction: transaction.wait_for_person(WAITS, [decision.id]),
+        ),
     )
     return decision
 
@@ -58,7 +61,7 @@ async def test_a_question_is_asked_once_however_often_it_is_written(store: Store
     decision = await asked(store, run)
     await decide(store, run, decision)
     assert await store.running_runs.take(run.id, 2)
-    await store.running_runs.write(run.id, 2, lambda held: held.ask(decision))
+    await store.running_runs.write(run.id, 2, lambda transaction: transaction.ask(decision))
     [found] = await store.decisions.of_run(run.id)
     assert found.status is APPROVED
 
@@ -85,7 +88,7 @@ async def test_the_answer_queues_a_run_that_waits_and_tells_both(store: Store, r
 
 async def test_an_answer_while_the_run_is_held_is_kept_and_its_holder_tells_of_it(store: Store, run: Run) -> None:
     decision = question(run)
-    await store.running_runs.write(run.id, 1, lambda held: held.ask(decision))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.ask(decision))
     decided = await decide(store, run, decision)
     assert (decided.run.status, decided.events) == (RunStatus.RUNNING, [])
     assert await store.events.last_id(run.id) == 2
@@ -93,10 +96,10 @@ async def test_an_answer_while_the_run_is_held_is_kept_and_its_holder_tells_of_i
 
 async def test_a_run_does_not_wait_for_what_has_been_decided_meanwhile(store: Store, run: Run) -> None:
     decision = question(run)
-    await store.running_runs.write(run.id, 1, lambda held: held.ask(decision))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.ask(decision))
     await decide(store, run, decision)
     with pytest.raises(DecisionMade, match=decision.id):
-        await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(WAITS, [decision.id]))
+        await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(WAITS, [decision.id]))
     found = await store.runs.find(run.id)
     assert found is not None
     assert found.status is RunStatus.RUNNING
@@ -104,16 +107,18 @@ async def test_a_run_does_not_wait_for_what_has_been_decided_meanwhile(store: St
 
 async def test_a_run_that_waits_for_another_decision_may_wait(store: Store, run: Run) -> None:
     first, second = question(run), question(run)
-    await store.running_runs.write(run.id, 1, together(lambda held: held.ask(first), lambda held: held.ask(second)))
+    await store.running_runs.write(
+        run.id, 1, together(lambda transaction: transaction.ask(first), lambda transaction: transaction.ask(second))
+    )
     await decide(store, run, first)
-    await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(WAITS, [second.id]))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(WAITS, [second.id]))
     assert (await store.runs.get(run.user_id, run.id)).status is RunStatus.WAITING
 
 
 async def test_of_an_answer_and_a_run_that_begins_to_wait_at_once_neither_is_lost(store: Store, run: Run) -> None:
     decision = question(run)
-    await store.running_runs.write(run.id, 1, lambda held: held.ask(decision))
-    waiting = store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(WAITS, [decision.id]))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.ask(decision))
+    waiting = store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(WAITS, [decision.id]))
     outcomes = await asyncio.gather(waiting, decide(store, run, decision), return_exceptions=True)
     status = (await store.runs.get(run.user_id, run.id)).status
     went_on = isinstance(outcomes[0], DecisionMade) and status is RunStatus.RUNNING
@@ -126,9 +131,9 @@ async def test_a_second_answer_is_told_while_the_run_is_queued_and_queues_nothin
         run.id,
         1,
         together(
-            lambda held: held.ask(first),
-            lambda held: held.ask(second),
-            lambda held: held.wait_for_person(WAITS, [first.id, second.id]),
+            lambda transaction: transaction.ask(first),
+            lambda transaction: transaction.ask(second),
+            lambda transaction: transaction.wait_for_person(WAITS, [first.id, second.id]),
         ),
     )
     assert (await decide(store, run, first)).goes_on
@@ -220,7 +225,7 @@ async def test_decisions_come_in_pages_of_one_run_or_of_all(store: Store, user: 
     made = []
     for of in (run, other, run):
         made.append(question(of))
-        await store.running_runs.write(of.id, 1, lambda held: held.ask(made[-1]))
+        await store.running_runs.write(of.id, 1, lambda transaction: transaction.ask(made[-1]))
     newest = await store.decisions.page(user.id, limit=2)
     rest = await store.decisions.page(user.id, before=newest[-1].id, limit=2)
     assert [decision.id for decision in newest + rest] == sorted((decision.id for decision in made), reverse=True)

@@ -62,7 +62,7 @@ async def source(store: Store, user: User) -> Run:
     await store.runs.create(made, start=True)
     await store.running_runs.take(made.id, 1)
     journal = pending_steps(parse_plan(PLAN))
-    await store.running_runs.write(made.id, 1, lambda held: held.save_plan(parse_plan(PLAN), journal))
+    await store.running_runs.write(made.id, 1, lambda transaction: transaction.save_plan(parse_plan(PLAN), journal))
     await ended(store, made, "a", 1, {"a.txt": "e1"})
     await ended(store, made, "c", 2, {"a.txt": None}, FAILED)
     await ended(store, made, "b", 3, {"b.txt": "e3"})
@@ -72,7 +72,7 @@ async def source(store: Store, user: User) -> Run:
         "tries": 1, "finished_at": NOON + timedelta(minutes=2.5),
     }  # fmt: skip
     await change(store, insert(steps).values(within))
-    await store.running_runs.write(made.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(made.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     return await store.runs.get(user.id, made.id)
 
 

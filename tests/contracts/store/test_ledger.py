@@ -287,13 +287,13 @@ async def test_raising_makes_no_limit_where_there_was_none(store: Store, user: U
 
 
 async def test_what_a_users_runs_took_is_added_up_of_calls_and_tries(store: Store, user: User, stranger: User) -> None:
-    def work(held: RunTransaction) -> None:
-        held.save_plan(PLAN, pending_steps(PLAN))
-        held.begin_step("a", 3)
+    def work(transaction: RunTransaction) -> None:
+        transaction.save_plan(PLAN, pending_steps(PLAN))
+        transaction.begin_step("a", 3)
         for number, price in ((1, 500), (2, None)):
             key = CallKey("a", "turn", number)
-            held.begin_model_call(BeginningCall(key, str(uuid.uuid4()), "s", "m", {}, "d"))
-            held.end_model_call(key, CallStatus.COMPLETED, CallTotals(100, 10, price))
+            transaction.begin_model_call(BeginningCall(key, str(uuid.uuid4()), "s", "m", {}, "d"))
+            transaction.end_model_call(key, CallStatus.COMPLETED, CallTotals(100, 10, price))
 
     for owner in (user, user, stranger):
         run = await store.runs.create(new_run(owner), start=True)

@@ -29,7 +29,7 @@ async def run(store: Store, user: User) -> Run:
 
 
 async def test_a_call_is_there_before_it_is_answered(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.begin_model_call(beginning()))
     [call] = await store.model_calls.of_run(run.id)
     assert (call.status, call.finished_at, call.totals) == (CallStatus.STARTED, None, CallTotals())
     assert (call.request, call.response) == (None, None)  # a list has no texts
@@ -38,9 +38,9 @@ async def test_a_call_is_there_before_it_is_answered(store: Store, run: Run) -> 
 async def test_an_answer_is_kept_as_it_is(store: Store, run: Run) -> None:
     response = {"text": "Because.\x00\ud800"}
 
-    def write(held: RunTransaction) -> None:
-        held.begin_model_call(beginning())
-        held.end_model_call(KEY, CallStatus.COMPLETED, CallTotals(3, 4, None), response=response)
+    def write(transaction: RunTransaction) -> None:
+        transaction.begin_model_call(beginning())
+        transaction.end_model_call(KEY, CallStatus.COMPLETED, CallTotals(3, 4, None), response=response)
 
     await store.running_runs.write(run.id, 1, write)
     call = await store.model_calls.find(run.id, KEY)
@@ -51,9 +51,9 @@ async def test_an_answer_is_kept_as_it_is(store: Store, run: Run) -> None:
 
 
 async def test_what_is_written_twice_is_there_once(store: Store, run: Run) -> None:
-    def write(held: RunTransaction) -> None:
-        held.begin_model_call(beginning())
-        held.end_model_call(KEY, CallStatus.FAILED, CallTotals(1, 0, 1), error=RunError("model_refused", "no"))
+    def write(transaction: RunTransaction) -> None:
+        transaction.begin_model_call(beginning())
+        transaction.end_model_call(KEY, CallStatus.FAILED, CallTotals(1, 0, 1), error=RunError("model_refused", "no"))
 
     for _ in range(2):
         await store.running_runs.write(run.id, 1, write)
@@ -64,14 +64,14 @@ async def test_what_is_written_twice_is_there_once(store: Store, run: Run) -> No
 async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: Run) -> None:
     other = KEY._replace(number=2)
 
-    def both(held: RunTransaction) -> None:
+    def both(transaction: RunTransaction) -> None:
         for key in (KEY, other):
-            held.begin_model_call(beginning(key, f"call-{key.number}"))
-            held.end_model_call(key, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
+            transaction.begin_model_call(beginning(key, f"call-{key.number}"))
+            transaction.end_model_call(key, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
 
     await store.running_runs.write(run.id, 1, both)
     assert await store.running_runs.take(run.id, 2)
-    await store.running_runs.write(run.id, 2, lambda held: held.begin_model_call(beginning(id="call-3")))
+    await store.running_runs.write(run.id, 2, lambda transaction: transaction.begin_model_call(beginning(id="call-3")))
     calls = {call.key: call for call in await store.model_calls.of_run(run.id)}
     assert (calls[KEY].id, calls[KEY].generation, calls[KEY].status) == ("call-3", 2, CallStatus.STARTED)
     assert calls[KEY].totals == CallTotals(1, 1, 1)  # paid for is paid for
@@ -81,7 +81,7 @@ async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: 
 async def test_nobody_else_writes_the_calls_of_a_held_run(store: Store, run: Run) -> None:
     assert await store.running_runs.take(run.id, 2)
     with pytest.raises(Superseded):
-        await store.running_runs.write(run.id, 1, lambda held: held.begin_model_call(beginning()))
+        await store.running_runs.write(run.id, 1, lambda transaction: transaction.begin_model_call(beginning()))
     assert await store.model_calls.find(run.id, KEY) is None
 
 
@@ -92,16 +92,16 @@ async def test_a_plan_that_was_none_is_asked_for_again_with_the_next_attempt(
 ) -> None:
     asked = CallKey("", "plan", 1)
 
-    def planned(held: RunTransaction) -> None:
-        held.begin_model_call(beginning(asked))
-        held.end_model_call(asked, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
+    def planned(transaction: RunTransaction) -> None:
+        transaction.begin_model_call(beginning(asked))
+        transaction.end_model_call(asked, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
         if has_plan:
             plan = parse_plan({"steps": [{"id": "a", "tool": "shell"}]})
-            held.save_plan(plan, pending_steps(plan))
+            transaction.save_plan(plan, pending_steps(plan))
         if by_its_user:
-            held.finish(RunStatus.FAILED, RunError("invalid_plan", "no"))
+            transaction.finish(RunStatus.FAILED, RunError("invalid_plan", "no"))
         else:
-            held.queue_again(attempt=2, error=RunError("model_unavailable", "no", retryable=True))
+            transaction.queue_again(attempt=2, error=RunError("model_unavailable", "no", retryable=True))
 
     await store.running_runs.write(run.id, 1, planned)
     if by_its_user:

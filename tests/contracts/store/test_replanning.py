@@ -39,17 +39,17 @@ async def run(store: Store, user: User) -> Run:
         made.id,
         1,
         together(
-            lambda held: held.save_plan(OLD, pending_steps(OLD)),
-            lambda held: held.end_step("a", COMPLETED, {}),
-            lambda held: held.end_step("b", FAILED, {}, failed_tries=1),
-            lambda held: held.ask(asked),
+            lambda transaction: transaction.save_plan(OLD, pending_steps(OLD)),
+            lambda transaction: transaction.end_step("a", COMPLETED, {}),
+            lambda transaction: transaction.end_step("b", FAILED, {}, failed_tries=1),
+            lambda transaction: transaction.ask(asked),
         ),
     )
     return made
 
 
-def replan(held: RunTransaction) -> None:
-    held.replace_plan(NEW, 2, "b failed", ADDED)
+def replan(transaction: RunTransaction) -> None:
+    transaction.replace_plan(NEW, 2, "b failed", ADDED)
 
 
 async def statuses(store: Store, run: Run) -> dict[str, StepStatus]:
@@ -72,7 +72,7 @@ async def test_the_old_plan_is_kept_its_open_steps_are_skipped_and_their_questio
 
 async def test_a_replacement_whose_commit_was_not_answered_can_be_written_again(store: Store, run: Run) -> None:
     await store.running_runs.write(run.id, 1, replan)
-    await store.running_runs.write(run.id, 1, lambda held: held.end_step("d", COMPLETED, {}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.end_step("d", COMPLETED, {}))
     await store.running_runs.write(run.id, 1, replan)
     assert (await statuses(store, run))["d"] is COMPLETED
     assert len(await store.plans.replaced(run.id)) == 1
@@ -85,8 +85,8 @@ async def test_another_attempt_does_not_open_what_only_the_old_plan_had(store: S
         1,
         together(
             replan,
-            lambda held: held.end_step("d", FAILED, {}),
-            lambda held: held.finish(RunStatus.FAILED, error, {"files": []}),
+            lambda transaction: transaction.end_step("d", FAILED, {}),
+            lambda transaction: transaction.finish(RunStatus.FAILED, error, {"files": []}),
         ),
     )
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
@@ -99,12 +99,12 @@ async def test_a_step_below_another_one_is_added_once_and_its_failure_stays(stor
         run.id,
         1,
         together(
-            lambda held: held.add_step(below),
-            lambda held: held.begin_step("c/0.1.1", 1),
-            lambda held: held.add_step(below),
-            lambda held: held.end_step("c/0.1.1", FAILED, {"exit_code": 1}),
-            lambda held: held.suspend_step("c"),
-            lambda held: held.finish(RunStatus.FAILED, None),
+            lambda transaction: transaction.add_step(below),
+            lambda transaction: transaction.begin_step("c/0.1.1", 1),
+            lambda transaction: transaction.add_step(below),
+            lambda transaction: transaction.end_step("c/0.1.1", FAILED, {"exit_code": 1}),
+            lambda transaction: transaction.suspend_step("c"),
+            lambda transaction: transaction.finish(RunStatus.FAILED, None),
         ),
     )
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)

@@ -50,15 +50,15 @@ async def is_right(store: Store) -> bool:
 
 
 def reserving(amounts: Amounts, reservation_id: str = "call") -> Callable[[RunTransaction], None]:
-    return lambda held: held.reserve_budget(TIER, reservation_id, "a", amounts)
+    return lambda transaction: transaction.reserve_budget(TIER, reservation_id, "a", amounts)
 
 
 def settling(spent: Amounts, reservation_id: str = "call") -> Callable[[RunTransaction], None]:
-    return lambda held: held.settle_budget(TIER, reservation_id, spent)
+    return lambda transaction: transaction.settle_budget(TIER, reservation_id, spent)
 
 
 def releasing(reservation_id: str = "call") -> Callable[[RunTransaction], None]:
-    return lambda held: held.release_budget(TIER, reservation_id)
+    return lambda transaction: transaction.release_budget(TIER, reservation_id)
 
 
 # --- who has accounts ---
@@ -88,17 +88,17 @@ async def test_a_run_that_is_taken_says_that_somebody_has_an_account(store: Stor
 
 async def test_a_runs_limits_are_put_in_once_however_often_it_is_held(store: Store, run: Run) -> None:
     limits = {TOKENS: 100, STEPS: 0}
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, limits))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, limits))
     await store.running_runs.write(run.id, 1, reserving(Amounts(tokens=30)))
     await store.running_runs.take(run.id, 2)
-    await store.running_runs.write(run.id, 2, lambda held: held.open_budget(TIER, limits))
+    await store.running_runs.write(run.id, 2, lambda transaction: transaction.open_budget(TIER, limits))
     assert await state(store, run_owner(run.id), TOKENS) == (70, 30, 0)
     assert await state(store, run_owner(run.id), STEPS) == (0, 0, 0)
     assert await is_right(store)
 
 
 async def test_a_limit_of_zero_allows_nothing(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {STEPS: 0}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {STEPS: 0}))
     with pytest.raises(BudgetExhausted, match="answer its decision with a higher budget"):
         await store.running_runs.write(run.id, 1, reserving(Amounts(steps=1)))
 
@@ -107,7 +107,7 @@ async def test_a_limit_of_zero_allows_nothing(store: Store, run: Run) -> None:
 
 
 async def test_every_account_that_there_is_pays(store: Store, run: Run, user: User) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {TOKENS: 100}))
     await store.ledger.deposit(user_owner(user.id), TOKENS, 200, "user")
     await store.ledger.deposit(tier_owner(TIER), USD, 1000, "tier")
     await store.running_runs.write(run.id, 1, reserving(CALL))
@@ -133,7 +133,9 @@ async def test_where_one_account_has_too_little_nothing_is_written(
         await store.ledger.deposit(owner, TOKENS, 39 if name == empty else 100, name)
     event = encode(run.id, 3, EventType.LOG, {"line": "x"})
     with pytest.raises(BudgetExhausted) as refused:
-        await store.running_runs.write(run.id, 1, together(lambda held: held.add_events([event]), reserving(CALL)))
+        await store.running_runs.write(
+            run.id, 1, together(lambda transaction: transaction.add_events([event]), reserving(CALL))
+        )
     assert (refused.value.account, refused.value.needed, refused.value.left) == (
         account_id(owners[empty], TOKENS),
         40,
@@ -147,7 +149,7 @@ async def test_where_one_account_has_too_little_nothing_is_written(
 
 
 async def test_dollars_are_told_as_dollars(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {USD: 1500}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {USD: 1500}))
     with pytest.raises(BudgetExhausted, match=r"\$0\.0015 left and \$0\.02 are needed: .*micro_usd"):
         await store.running_runs.write(run.id, 1, reserving(Amounts(micro_usd=20_000)))
 
@@ -216,7 +218,7 @@ async def test_runs_that_reserve_and_settle_at_once_beside_transfers_neither_han
 
 
 async def test_what_is_written_twice_after_a_lost_answer_happens_once(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {TOKENS: 100}))
     for _ in range(2):
         await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, run_owner(run.id), TOKENS) == (60, 40, 0)
@@ -228,7 +230,7 @@ async def test_what_is_written_twice_after_a_lost_answer_happens_once(store: Sto
 
 
 async def test_a_name_may_be_reserved_again_after_it_was_released(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {TOKENS: 100}))
     for _ in range(2):
         await store.running_runs.write(run.id, 1, reserving(CALL))
         await store.running_runs.write(run.id, 1, releasing())
@@ -248,7 +250,9 @@ async def test_two_runs_may_use_the_same_name(store: Store, user: User) -> None:
 
 
 async def test_what_was_spent_beyond_the_reservation_is_taken_as_far_as_it_goes(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100, SECONDS: 10}))
+    await store.running_runs.write(
+        run.id, 1, lambda transaction: transaction.open_budget(TIER, {TOKENS: 100, SECONDS: 10})
+    )
     await store.running_runs.write(run.id, 1, reserving(CALL))
     await store.running_runs.write(run.id, 1, settling(Amounts(tokens=130, seconds=4)))
     assert await state(store, run_owner(run.id), TOKENS) == (0, 0, 100)
@@ -263,7 +267,9 @@ async def test_what_was_spent_beyond_the_reservation_is_taken_as_far_as_it_goes(
 
 async def test_of_what_a_lost_worker_reserved_the_model_is_paid_and_the_rest_goes_back(store: Store, run: Run) -> None:
     everything = Amounts(tokens=40, micro_usd=400, steps=1, seconds=60)
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, dict.fromkeys(Resource, 1000)))
+    await store.running_runs.write(
+        run.id, 1, lambda transaction: transaction.open_budget(TIER, dict.fromkeys(Resource, 1000))
+    )
     await store.running_runs.write(run.id, 1, reserving(everything))
     await store.running_runs.take(run.id, 2)
     for _ in range(2):
@@ -285,7 +291,7 @@ async def test_of_what_a_lost_worker_reserved_the_model_is_paid_and_the_rest_goe
 
 
 async def test_a_newer_generation_cannot_settle_what_an_older_one_reserved(store: Store, run: Run) -> None:
-    await store.running_runs.write(run.id, 1, lambda held: held.open_budget(TIER, {TOKENS: 100}))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {TOKENS: 100}))
     await store.running_runs.write(run.id, 1, reserving(CALL))
     await store.running_runs.take(run.id, 2)
     await store.running_runs.write(run.id, 2, settling(Amounts(tokens=1)))
@@ -293,9 +299,9 @@ async def test_a_newer_generation_cannot_settle_what_an_older_one_reserved(store
 
 
 LETTING_GO: dict[str, Callable[[RunTransaction], None]] = {
-    "finish": lambda held: held.finish(RunStatus.CANCELLED, None),
-    "wait": lambda held: held.wait_for_person(ERROR),
-    "queue": lambda held: held.queue_again(attempt=None, error=None),
+    "finish": lambda transaction: transaction.finish(RunStatus.CANCELLED, None),
+    "wait": lambda transaction: transaction.wait_for_person(ERROR),
+    "queue": lambda transaction: transaction.queue_again(attempt=None, error=None),
 }
 
 
@@ -377,10 +383,12 @@ async def test_in_any_order_nothing_is_lost_and_nobody_spends_more_than_there_is
                 case _:
                     generation += 1
                     assert await store.running_runs.take(run.id, generation)
-                    await store.running_runs.write(run.id, generation, lambda held: held.settle_lost_budget(TIER))
+                    await store.running_runs.write(
+                        run.id, generation, lambda transaction: transaction.settle_lost_budget(TIER)
+                    )
     audit = await store.ledger.audit()
     assert audit.differences == ()
     await store.running_runs.take(run.id, generation + 1)
-    await store.running_runs.write(run.id, generation + 1, lambda held: held.settle_lost_budget(TIER))
+    await store.running_runs.write(run.id, generation + 1, lambda transaction: transaction.settle_lost_budget(TIER))
     assert all(account.reserved == 0 for account in await store.ledger.page())
     assert await is_right(store)

@@ -31,10 +31,10 @@ async def run_that_ended(
     run = await store.runs.create(new_run(user, created_at=at), start=True)
     await store.running_runs.take(run.id, 1)
 
-    def end(held: RunTransaction) -> None:
-        held.add_events([encode(run.id, number, EventType.LOG, {"line": "x"}) for number in range(3, 3 + lines)])
-        held.add_events([encode(run.id, 3 + lines, EventType.END, {"status": status})])
-        held.finish(status, None)
+    def end(transaction: RunTransaction) -> None:
+        transaction.add_events([encode(run.id, number, EventType.LOG, {"line": "x"}) for number in range(3, 3 + lines)])
+        transaction.add_events([encode(run.id, 3 + lines, EventType.END, {"status": status})])
+        transaction.finish(status, None)
 
     await store.running_runs.write(run.id, 1, end)
     await change(store, run, finished_at=at)
@@ -67,18 +67,18 @@ async def test_a_run_that_was_never_started_is_past_its_time_by_its_creation(sto
     assert await lease(store, Expired.UNSTARTED_RUN) == [old.id]
 
 
-def as_queued(held: RunTransaction) -> None:
-    held.queue_again(attempt=2, error=None)
+def as_queued(transaction: RunTransaction) -> None:
+    transaction.queue_again(attempt=2, error=None)
 
 
-def as_waiting(held: RunTransaction) -> None:
-    held.wait_for_person(RunError("uncertain", "who knows"))
+def as_waiting(transaction: RunTransaction) -> None:
+    transaction.wait_for_person(RunError("uncertain", "who knows"))
 
 
 @pytest.mark.parametrize("expired", Expired)
 async def test_what_may_still_go_on_is_never_past_its_time(store: Store, user: User, expired: Expired) -> None:
     long_ago = LIMIT - timedelta(days=1000)
-    writes: list[Callable[[RunTransaction], None]] = [as_queued, as_waiting, lambda held: None]
+    writes: list[Callable[[RunTransaction], None]] = [as_queued, as_waiting, lambda transaction: None]
     for write in writes:
         run = await store.runs.create(new_run(user, created_at=long_ago), start=True)
         await store.running_runs.take(run.id, 1)
@@ -94,9 +94,9 @@ async def test_a_dead_letter_keeps_its_run(store: Store, user: User, expired: Ex
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
 
-    def end(held: RunTransaction) -> None:
-        held.dead_letter(DeadReason.POISON)
-        held.finish(RunStatus.FAILED, None)
+    def end(transaction: RunTransaction) -> None:
+        transaction.dead_letter(DeadReason.POISON)
+        transaction.finish(RunStatus.FAILED, None)
 
     await store.running_runs.write(run.id, 1, end)
     await change(store, run, finished_at=LIMIT - TICK)
@@ -177,7 +177,7 @@ async def test_a_trimmed_run_that_was_retried_is_trimmed_again_when_it_is_old_ag
     # Numbers go on from where they were.
     assert [event.id for event in told] == [6]
     await store.running_runs.take(run.id, 2)
-    await store.running_runs.write(run.id, 2, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 2, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     assert await lease(store, Expired.EVENTS) == []
     await change(store, run, finished_at=LIMIT - TICK)
     assert await lease(store, Expired.EVENTS) == [run.id]
@@ -191,7 +191,7 @@ async def test_a_run_that_is_retried_while_its_events_are_trimmed_is_not_taken_f
     await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     await store.retention.events_trimmed(leased, LIMIT)
     await store.running_runs.take(run.id, 2)
-    await store.running_runs.write(run.id, 2, lambda held: held.finish(RunStatus.FAILED, None))
+    await store.running_runs.write(run.id, 2, lambda transaction: transaction.finish(RunStatus.FAILED, None))
     await change(store, run, finished_at=LIMIT - TICK, retention_lease=None)
     assert await lease(store, Expired.EVENTS) == [run.id]
 

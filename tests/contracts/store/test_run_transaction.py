@@ -29,12 +29,12 @@ PLAN = parse_plan(plan(shell("a", "true", title="A"), shell("b", "true")))
 ERROR = RunError("command_failed", "it failed", retryable=True, step="a")
 
 
-def touch(held: RunTransaction) -> None:
+def touch(transaction: RunTransaction) -> None:
     """The least a worker can write."""
 
 
 def adding(*events: Event) -> Callable[[RunTransaction], None]:
-    return lambda held: held.add_events(events)
+    return lambda transaction: transaction.add_events(events)
 
 
 def log_event(run_id: str, number: int, **data: Any) -> Event:
@@ -95,16 +95,16 @@ async def test_of_ten_takes_at_once_in_one_generation_one_succeeds(store: Store,
 # --- hold ---
 
 WRITES: dict[str, Callable[[RunTransaction, Run], None]] = {
-    "events": lambda held, run: held.add_events([log_event(run.id, 3)]),
-    "plan": lambda held, run: held.save_plan(PLAN, pending_steps(PLAN)),
-    "begin step": lambda held, run: held.begin_step("a", 1),
-    "step is changing": lambda held, run: held.step_is_changing("a"),
-    "end step": lambda held, run: held.end_step("a", StepStatus.COMPLETED, {}),
-    "skip steps": lambda held, run: held.skip_pending_steps(),
-    "reopen steps": lambda held, run: held.reopen_steps(),
-    "finish": lambda held, run: held.finish(RunStatus.COMPLETED, None),
-    "wait for a person": lambda held, run: held.wait_for_person(ERROR),
-    "queue again": lambda held, run: held.queue_again(attempt=2, error=ERROR),
+    "events": lambda transaction, run: transaction.add_events([log_event(run.id, 3)]),
+    "plan": lambda transaction, run: transaction.save_plan(PLAN, pending_steps(PLAN)),
+    "begin step": lambda transaction, run: transaction.begin_step("a", 1),
+    "step is changing": lambda transaction, run: transaction.step_is_changing("a"),
+    "end step": lambda transaction, run: transaction.end_step("a", StepStatus.COMPLETED, {}),
+    "skip steps": lambda transaction, run: transaction.skip_pending_steps(),
+    "reopen steps": lambda transaction, run: transaction.reopen_steps(),
+    "finish": lambda transaction, run: transaction.finish(RunStatus.COMPLETED, None),
+    "wait for a person": lambda transaction, run: transaction.wait_for_person(ERROR),
+    "queue again": lambda transaction, run: transaction.queue_again(attempt=2, error=ERROR),
 }
 
 
@@ -124,7 +124,7 @@ async def test_an_older_generation_writes_nothing(
     await store.running_runs.take(run.id, 2)
     before = await everything(store, run)
     with pytest.raises(Superseded):
-        await store.running_runs.write(run.id, 1, lambda held: write(held, run))
+        await store.running_runs.write(run.id, 1, lambda transaction: write(transaction, run))
     assert await everything(store, run) == before
 
 
@@ -137,7 +137,7 @@ async def test_only_the_generation_that_took_it_holds_a_run(store: Store, run: R
 
 async def test_a_run_that_is_over_is_held_by_nobody(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     with pytest.raises(Superseded):
         await store.running_runs.write(run.id, 1, touch)
 
@@ -146,10 +146,10 @@ async def test_what_is_written_in_one_hold_is_there_together_or_not_at_all(store
     await store.running_runs.take(run.id, 1)
     before = await everything(store, run)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(PLAN, pending_steps(PLAN))
-        held.add_events([log_event(run.id, 3)])
-        held.finish(RunStatus.COMPLETED, None)
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(PLAN, pending_steps(PLAN))
+        transaction.add_events([log_event(run.id, 3)])
+        transaction.finish(RunStatus.COMPLETED, None)
         raise KeyError("the worker has a fault")
 
     with pytest.raises(KeyError):
@@ -287,7 +287,7 @@ async def test_events_of_several_runs_go_together_and_those_of_a_superseded_one_
     for run in (own, lost, over):
         await store.running_runs.take(run.id, 1)
     await store.running_runs.take(lost.id, 2)
-    await store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(over.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     refused = await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3)] for run in (own, lost, over)})
     assert refused == {lost.id, over.id}
     assert await store.events.last_ids([own.id, lost.id, over.id]) == {own.id: 3, lost.id: 2, over.id: 2}
@@ -299,9 +299,9 @@ async def test_tools_that_are_noted_again_take_the_place_of_those_before_and_go_
     first, last = [{"name": "s__a"}, {"name": "s__b"}], [{"name": "s__c", "description": "\ud800\x00é"}]
     await store.running_runs.take(run.id, 1)
     found = [await store.journal.tools(run.id)]
-    await store.running_runs.write(run.id, 1, lambda held: held.note_tools(first))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.note_tools(first))
     found.append(await store.journal.tools(run.id))
-    await store.running_runs.write(run.id, 1, lambda held: held.note_tools(last))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.note_tools(last))
     found.append(await store.journal.tools(run.id))
     await store.database.write(lambda connection: connection.execute(delete(runs).where(runs.c.id == run.id)))
     found.append(await store.journal.tools(run.id))
@@ -338,7 +338,7 @@ async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: St
     for run in (own, newer, over, wished):
         await store.running_runs.take(run.id, 1)
     await store.running_runs.take(newer.id, 2)
-    await store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(over.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     await store.runs.cancel(user.id, wished.id)
     await store.runs.cancel(user.id, newer.id)
     rights = await store.running_runs.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
@@ -359,10 +359,10 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
         seen.append((first.status.value, first.tries))
         assert (second.step_id, second.position, second.status) == ("b", 1, StepStatus.PENDING)
 
-    await look(lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
-    await look(lambda held: held.begin_step("a", 2))
-    await look(lambda held: held.step_is_changing("a"))
-    await look(lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
+    await look(lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)))
+    await look(lambda transaction: transaction.begin_step("a", 2))
+    await look(lambda transaction: transaction.step_is_changing("a"))
+    await look(lambda transaction: transaction.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
     assert seen == [("pending", 0), ("started", 2), ("changing", 2), ("completed", 2)]
     [first, _] = await store.journal.steps(run.id, with_files=True)
     assert (first.title, first.tool, first.result) == ("A", "shell", {"exit_code": 0})
@@ -373,7 +373,7 @@ async def test_the_journal_follows_a_step_from_its_plan_to_its_result(store: Sto
 
 async def test_a_plan_is_kept_as_it_was_made(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.save_plan(PLAN, pending_steps(PLAN)))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)))
     kept = await store.runs.find(run.id)
     assert kept is not None
     assert parse_plan(kept.plan) == PLAN
@@ -386,8 +386,8 @@ async def test_a_plan_whose_commit_was_not_answered_can_be_saved_again(store: St
             run.id,
             1,
             together(
-                lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
-                lambda held, tries=tries: held.begin_step("a", tries),  # type: ignore[misc]
+                lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)),
+                lambda transaction, tries=tries: transaction.begin_step("a", tries),  # type: ignore[misc]
             ),
         )
     assert [(step.status.value, step.tries) for step in await store.journal.steps(run.id, with_files=True)] == [
@@ -403,10 +403,10 @@ async def test_a_result_may_contain_any_character(store: Store, run: Run) -> Non
         run.id,
         1,
         together(
-            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
-            lambda held: held.end_step("a", StepStatus.COMPLETED, {"output": output}),
-            lambda held: held.add_events([encode(run.id, 3, EventType.LOG, {"line": "nul \0, bell \a"})]),
-            lambda held: held.finish(RunStatus.FAILED, RunError("command_failed", "nul \0")),
+            lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)),
+            lambda transaction: transaction.end_step("a", StepStatus.COMPLETED, {"output": output}),
+            lambda transaction: transaction.add_events([encode(run.id, 3, EventType.LOG, {"line": "nul \0, bell \a"})]),
+            lambda transaction: transaction.finish(RunStatus.FAILED, RunError("command_failed", "nul \0")),
         ),
     )
     [step, _] = await store.journal.steps(run.id, with_files=True)
@@ -420,9 +420,9 @@ async def test_skipping_touches_only_steps_that_were_not_begun(store: Store, run
         run.id,
         1,
         together(
-            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
-            lambda held: held.begin_step("a", 1),
-            lambda held: held.skip_pending_steps(),
+            lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)),
+            lambda transaction: transaction.begin_step("a", 1),
+            lambda transaction: transaction.skip_pending_steps(),
         ),
     )
     assert [step.status for step in await store.journal.steps(run.id, with_files=True)] == [
@@ -450,9 +450,9 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
         run.id,
         1,
         together(
-            lambda held: held.save_plan(PLAN, pending_steps(PLAN)),
-            lambda held: held.end_step("a", before),
-            lambda held: held.reopen_steps(),
+            lambda transaction: transaction.save_plan(PLAN, pending_steps(PLAN)),
+            lambda transaction: transaction.end_step("a", before),
+            lambda transaction: transaction.reopen_steps(),
         ),
     )
     assert [step.status for step in await store.journal.steps(run.id, with_files=True)] == [after, StepStatus.PENDING]
@@ -464,7 +464,7 @@ async def test_another_attempt_opens_what_failed_and_forgets_no_doubt(
 async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(store: Store, run: Run) -> None:
     taken = await store.running_runs.take(run.id, 1)
     assert taken is not None
-    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=None, error=None))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at) == (RunStatus.QUEUED, 1, taken.run.started_at)
@@ -475,7 +475,7 @@ async def test_a_run_that_is_handed_back_goes_on_in_the_middle_of_its_attempt(st
 
 async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=2, error=ERROR))
     back = await store.runs.find(run.id)
     assert back is not None
     assert (back.status, back.attempt, back.started_at, back.error) == (RunStatus.QUEUED, 2, None, ERROR)
@@ -483,7 +483,7 @@ async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run)
 
 async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=None, error=None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=None, error=None))
     assert await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}
 
 

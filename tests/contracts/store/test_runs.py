@@ -24,7 +24,7 @@ async def held_run(store: Store, user: User) -> Run:
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
     made = parse_plan(plan(shell("a", "true"), shell("b", "true"), shell("c", "true")))
-    await store.running_runs.write(run.id, 1, lambda held: held.save_plan(made, pending_steps(made)))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.save_plan(made, pending_steps(made)))
     return run
 
 
@@ -170,7 +170,7 @@ async def test_five_starts_at_once_tell_of_one(store: Store, second_store: Store
 )
 async def test_a_run_that_is_over_cannot_be_started(store: Store, user: User, ending: RunStatus, hint: str) -> None:
     run = await held_run(store, user)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(ending, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(ending, None))
     with pytest.raises(TransitionNotAllowed, match=hint):
         await store.runs.start(user.id, run.id)
 
@@ -212,7 +212,7 @@ async def test_cancelling_a_cancelled_run_changes_nothing(store: Store, user: Us
 
 async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     with pytest.raises(TransitionNotAllowed, match="it is over"):
         await store.runs.cancel(user.id, run.id)
 
@@ -227,10 +227,10 @@ async def failed_run(store: Store, user: User) -> Run:
         run.id,
         1,
         together(
-            lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}),
-            lambda held: held.end_step("b", StepStatus.FAILED, {"exit_code": 1}),
-            lambda held: held.skip_pending_steps(),
-            lambda held: held.finish(RunStatus.FAILED, ERROR),
+            lambda transaction: transaction.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}),
+            lambda transaction: transaction.end_step("b", StepStatus.FAILED, {"exit_code": 1}),
+            lambda transaction: transaction.skip_pending_steps(),
+            lambda transaction: transaction.finish(RunStatus.FAILED, ERROR),
         ),
     )
     return run
@@ -254,7 +254,7 @@ async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store
 async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Store, user: User) -> None:
     run = await held_run(store, user)
     await store.runs.cancel(user.id, run.id)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     assert retried.cancel_requested_at is None
 
@@ -268,8 +268,8 @@ async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
         run.id,
         1,
         together(
-            lambda held: held.end_step("a", StepStatus.UNCERTAIN),
-            lambda held: held.wait_for_person(ERROR),
+            lambda transaction: transaction.end_step("a", StepStatus.UNCERTAIN),
+            lambda transaction: transaction.wait_for_person(ERROR),
         ),
     )
     waiting = await store.runs.get(user.id, run.id)
@@ -287,7 +287,10 @@ async def test_a_retry_that_does_not_say_what_becomes_of_an_uncertain_step_is_re
     await store.running_runs.write(
         run.id,
         1,
-        together(lambda held: held.end_step("a", StepStatus.UNCERTAIN), lambda held: held.wait_for_person(ERROR)),
+        together(
+            lambda transaction: transaction.end_step("a", StepStatus.UNCERTAIN),
+            lambda transaction: transaction.wait_for_person(ERROR),
+        ),
     )
     with pytest.raises(Conflict, match=r"step 'a'.*uncertain_step"):
         await store.runs.retry(user.id, run.id, uncertain_step_is_done=None)
@@ -309,10 +312,10 @@ async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_trie
         run.id,
         1,
         together(
-            lambda held: held.end_step("a", StepStatus.FAILED, {FINAL_FAILURE: True}),
-            lambda held: held.end_step("b", StepStatus.FAILED, {}),
-            lambda held: held.reopen_steps(),
-            lambda held: held.finish(RunStatus.FAILED, ERROR),
+            lambda transaction: transaction.end_step("a", StepStatus.FAILED, {FINAL_FAILURE: True}),
+            lambda transaction: transaction.end_step("b", StepStatus.FAILED, {}),
+            lambda transaction: transaction.reopen_steps(),
+            lambda transaction: transaction.finish(RunStatus.FAILED, ERROR),
         ),
     )
     states = [step.status for step in await store.journal.steps(run.id)]
@@ -324,7 +327,7 @@ async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_trie
 
 async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
     cancelled, events = await store.runs.cancel(user.id, run.id)
     assert cancelled.status is RunStatus.CANCELLED
     assert [event.type.value for event in events] == ["status", "end"]
@@ -338,8 +341,8 @@ async def test_a_run_that_did_not_fail_cannot_be_retried_and_its_steps_stay(stor
         run.id,
         2,
         together(
-            lambda held: held.skip_pending_steps(),
-            lambda held: held.finish(RunStatus.COMPLETED, None),
+            lambda transaction: transaction.skip_pending_steps(),
+            lambda transaction: transaction.finish(RunStatus.COMPLETED, None),
         ),
     )
     before = await store.journal.steps(run.id)
@@ -370,8 +373,8 @@ async def test_runs_under_way_are_counted_by_status_and_no_others(store: Store, 
         await store.runs.create(new_run(owner), start=True)
     await held_run(store, user)
     waits, ended = await held_run(store, user), await held_run(store, user)
-    await store.running_runs.write(waits.id, 1, lambda held: held.wait_for_person(ERROR))
-    await store.running_runs.write(ended.id, 1, lambda held: held.finish(RunStatus.FAILED, ERROR))
+    await store.running_runs.write(waits.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
+    await store.running_runs.write(ended.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     assert await store.runs.under_way() == {RunStatus.QUEUED: 2, RunStatus.RUNNING: 1, RunStatus.WAITING: 1}
 
 

@@ -62,7 +62,7 @@ async def test_what_a_run_was_given_is_kept_once_and_goes_with_the_run(store: St
     await store.secrets.keep_with_run(run.id, [first, second])
     assert await store.secrets.kept_with_run(run.id) == {first, second}
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     later = datetime.now(UTC) + timedelta(days=1)
     await store.retention.lease(Expired.RUN, later, 10, seconds=60)
     assert await store.retention.delete_runs([run.id]) == 1

@@ -33,7 +33,7 @@ async def held_run(store: Store, user: User, *, url: str | None = URL, **values:
 
 async def ended_run(store: Store, user: User, *, url: str | None = URL) -> Run:
     run = await held_run(store, user, url=url)
-    await store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     return run
 
 
@@ -60,10 +60,10 @@ async def make_due(store: Store) -> None:
 @pytest.mark.parametrize(
     ("end", "status", "error"),
     [
-        (lambda held: held.finish(RunStatus.COMPLETED, None), "completed", None),
-        (lambda held: held.finish(RunStatus.FAILED, ERROR), "failed", ERROR.as_dict()),
-        (lambda held: held.finish(RunStatus.CANCELLED, None), "cancelled", None),
-        (lambda held: held.wait_for_person(ERROR), "waiting", ERROR.as_dict()),
+        (lambda transaction: transaction.finish(RunStatus.COMPLETED, None), "completed", None),
+        (lambda transaction: transaction.finish(RunStatus.FAILED, ERROR), "failed", ERROR.as_dict()),
+        (lambda transaction: transaction.finish(RunStatus.CANCELLED, None), "cancelled", None),
+        (lambda transaction: transaction.wait_for_person(ERROR), "waiting", ERROR.as_dict()),
     ],
 )
 async def test_a_state_that_matters_is_put_into_the_outbox(
@@ -98,7 +98,7 @@ async def test_a_run_that_is_cancelled_before_a_worker_has_it_is_told_of(store: 
 
 async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: Store, user: User) -> None:
     run = await held_run(store, user)
-    await store.running_runs.write(run.id, 1, lambda held: held.queue_again(attempt=2, error=ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=2, error=ERROR))
     await ended_run(store, user, url=None)
     unnamed = await store.runs.create(new_run(user), start=True)
     await store.runs.cancel(user.id, unnamed.id)
@@ -108,9 +108,9 @@ async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: S
 async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> None:
     run = await held_run(store, user)
 
-    def write(held: RunTransaction) -> None:
-        held.finish(RunStatus.COMPLETED, None)
-        held.writes.append(RunWrite())  # which nothing carries out
+    def write(transaction: RunTransaction) -> None:
+        transaction.finish(RunStatus.COMPLETED, None)
+        transaction.writes.append(RunWrite())  # which nothing carries out
 
     with pytest.raises(TypeError):
         await store.running_runs.write(run.id, 1, write)
@@ -126,9 +126,9 @@ async def test_a_run_without_a_url_costs_no_statement_more(store: Store, user: U
         def note(_connection: object, _cursor: object, statement: str, *_: object, said: list[str] = said) -> None:
             said.append(statement)
 
-        def write(held: RunTransaction) -> None:
-            held.unless_cancelled()  # which PostgreSQL is not asked in one statement
-            held.finish(RunStatus.COMPLETED, None)
+        def write(transaction: RunTransaction) -> None:
+            transaction.unless_cancelled()  # which PostgreSQL is not asked in one statement
+            transaction.finish(RunStatus.COMPLETED, None)
 
         event.listen(Engine, "before_cursor_execute", note)
         try:
@@ -251,7 +251,7 @@ async def test_a_late_failure_changes_nothing_in_newer_hands_but_a_late_delivery
 async def test_the_state_of_a_run_is_that_of_its_newest_delivery(store: Store, user: User) -> None:
     run = await held_run(store, user)
     assert await store.webhooks.last_of(run.id) is None
-    await store.running_runs.write(run.id, 1, lambda held: held.wait_for_person(ERROR))
+    await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
     await store.runs.cancel(user.id, run.id)
     state = await store.webhooks.last_of(run.id)
     assert state

@@ -281,9 +281,9 @@ class WorkerByHand:
         """Commit the run's end and, when `told`, tell it."""
         ends = [self.number(EventType.STATUS, {"status": status}), self.number(EventType.END, {"status": status})]
 
-        def write(held: RunTransaction) -> None:
-            held.add_events(ends)
-            held.finish(status, error)
+        def write(transaction: RunTransaction) -> None:
+            transaction.add_events(ends)
+            transaction.finish(status, error)
 
         await self._resources.store.running_runs.write(self.run_id, self.claim.generation, write)
         if told:

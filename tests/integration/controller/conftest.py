@@ -43,7 +43,7 @@ class Platform:
     async def ended_run(self, url: str | None, status: RunStatus = RunStatus.COMPLETED) -> Run:
         run = await self.store.runs.create(new_run(self.user, webhook_url=url), start=True)
         assert await self.store.running_runs.take(run.id, 1)
-        await self.store.running_runs.write(run.id, 1, lambda held: held.finish(status, None))
+        await self.store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(status, None))
         return run
 
     async def state(self, run: Run) -> tuple[str, int]:

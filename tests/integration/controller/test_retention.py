@@ -57,10 +57,10 @@ async def ended_run(platform: Platform, age: timedelta, *, files: bool = True) -
     if files:
         await put_files(platform, run)
 
-    def end(held: Any) -> None:
-        held.add_events([encode(run.id, number, EventType.LOG, {"line": "x"}) for number in range(3, 3 + LINES)])
-        held.add_events([encode(run.id, 3 + LINES, EventType.END, {"status": "completed"})])
-        held.finish(RunStatus.COMPLETED, None)
+    def end(transaction: Any) -> None:
+        transaction.add_events([encode(run.id, number, EventType.LOG, {"line": "x"}) for number in range(3, 3 + LINES)])
+        transaction.add_events([encode(run.id, 3 + LINES, EventType.END, {"status": "completed"})])
+        transaction.finish(RunStatus.COMPLETED, None)
 
     await platform.store.running_runs.write(run.id, 1, end)
     ended = update(runs).where(runs.c.id == run.id).values(finished_at=datetime.now(UTC) - age)

@@ -102,7 +102,9 @@ async def test_in_a_living_workers_folder_only_old_checkouts_go_that_no_running_
     platform: Platform, scratch: Path
 ) -> None:
     needed, taken_over, over = await running_run(platform), await running_run(platform, 2), await running_run(platform)
-    await platform.store.running_runs.write(over.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await platform.store.running_runs.write(
+        over.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None)
+    )
     worker = worker_folder(scratch)
     for run in (needed, taken_over, over):
         checkout(worker, run.id, 1)

@@ -47,9 +47,9 @@ async def opened(store: Store, taken: Taken, defaults: RunBudget = NONE) -> Budg
 
 
 async def write(store: Store, taken: Taken, *writes: Any) -> None:
-    def all_of_them(held: Any) -> None:
+    def all_of_them(transaction: Any) -> None:
         for one in writes:
-            one(held)
+            one(transaction)
 
     await store.running_runs.write(taken.run.id, taken.run.generation, all_of_them)
 

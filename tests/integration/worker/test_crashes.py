@@ -152,13 +152,16 @@ async def cut_off(platform: Platform, *writes: Callable[[RunTransaction], None],
     made = parse_plan(plan(*steps))
     claim = await platform.claimed()
     await platform.taken(claim)
-    save = together(lambda held: held.save_plan(made, pending_steps(made)), lambda held: held.begin_step("a", 1))
+    save = together(
+        lambda transaction: transaction.save_plan(made, pending_steps(made)),
+        lambda transaction: transaction.begin_step("a", 1),
+    )
     await platform.resources.store.running_runs.write(run_id, claim.generation, together(save, *writes))
     return run_id
 
 
-def changing(held: RunTransaction) -> None:
-    held.step_is_changing("a")
+def changing(transaction: RunTransaction) -> None:
+    transaction.step_is_changing("a")
 
 
 @pytest.mark.usefixtures("isolated")
@@ -229,7 +232,9 @@ async def test_a_step_that_is_safe_to_repeat_is_repeated_wherever_it_was_cut_off
 
 
 async def test_a_finished_step_whose_run_was_lost_is_not_repeated(platform: Platform) -> None:
-    run_id = await cut_off(platform, lambda held: held.end_step("a", StepStatus.COMPLETED, {"exit_code": 0}))
+    run_id = await cut_off(
+        platform, lambda transaction: transaction.end_step("a", StepStatus.COMPLETED, {"exit_code": 0})
+    )
     async with worker(platform.settings):
         await platform.completed(run_id)
         assert (await platform.read(run_id, "marks")).split() == [b"b"]
@@ -303,7 +308,10 @@ async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_
     await platform.resources.store.running_runs.write(
         run_id,
         claim.generation,
-        together(lambda held: held.add_events([end]), lambda held: held.finish(RunStatus.COMPLETED, None)),
+        together(
+            lambda transaction: transaction.add_events([end]),
+            lambda transaction: transaction.finish(RunStatus.COMPLETED, None),
+        ),
     )
     async with platform.published(run_id) as published, worker(platform.settings):
         await wait_until(lambda: end in published)

@@ -211,11 +211,11 @@ async def _left_in_the_middle(platform: Platform, run_id: str, generation: int) 
     run = await platform.run(run_id)
     plan = Plan.model_validate(run.given_plan)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(plan, pending_steps(plan))
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(plan, pending_steps(plan))
         for step in plan.steps:
-            held.begin_step(step.id, 1)
-            held.step_is_changing(step.id)
+            transaction.begin_step(step.id, 1)
+            transaction.step_is_changing(step.id)
 
     await platform.resources.store.running_runs.write(run_id, generation, write)
 

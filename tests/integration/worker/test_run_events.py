@@ -222,7 +222,7 @@ async def test_what_is_recorded_is_stored_with_all_events_before_it(platform: Pl
     events = await held(platform, writer)
     say(events, 7)
     seen = []
-    await events.record(lambda held: seen.append(held))
+    await events.record(lambda transaction: seen.append(transaction))
     assert len(seen) == 1
     assert len(await platform.history(events.run_id)) == 9
 

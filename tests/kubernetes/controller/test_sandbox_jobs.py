@@ -55,7 +55,9 @@ async def test_the_job_of_a_run_that_is_over_goes_with_its_pod(kubernetes: Clust
     run = await platform.running_run()
     await kubernetes.job_of(run, generation=1)
     await settled(kubernetes, 1)
-    await platform.store.running_runs.write(run.id, 1, lambda held: held.finish(RunStatus.COMPLETED, None))
+    await platform.store.running_runs.write(
+        run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None)
+    )
     async with collecting(kubernetes, platform) as counted:
 
         async def nothing_is_left() -> bool:
@@ -74,7 +76,9 @@ async def test_only_jobs_of_running_runs_in_their_newest_generation_stay(
     current, other = await kubernetes.job_of(taken_over, generation=2), await kubernetes.job_of(held, generation=1)
     await kubernetes.make_job("of-nobody")
     await kubernetes.job_of(unknown, generation=1)
-    await platform.store.running_runs.write(unknown.id, 1, lambda held: held.queue_again(attempt=None, error=None))
+    await platform.store.running_runs.write(
+        unknown.id, 1, lambda transaction: transaction.queue_again(attempt=None, error=None)
+    )
     await settled(kubernetes, 5)
     await passes(kubernetes, platform)
     assert await kubernetes.jobs() == {current, other}

@@ -70,7 +70,7 @@ async def failed_one(api: Api, person: Person) -> str:
     assert user is not None
     await store.runs.start(user.user_id, run_id)
     await store.running_runs.take(run_id, 1)
-    await store.running_runs.write(run_id, 1, lambda held: held.finish(RunStatus.FAILED, None))
+    await store.running_runs.write(run_id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, None))
     return run_id
 
 

@@ -32,9 +32,9 @@ async def dead(
     await person.make(**fields)
     worker = await api.worker()
 
-    def give_up(held: RunTransaction) -> None:
-        held.note_failure(1, ERROR, TRACEBACK, "worker-7")
-        held.dead_letter(reason, crashes)
+    def give_up(transaction: RunTransaction) -> None:
+        transaction.note_failure(1, ERROR, TRACEBACK, "worker-7")
+        transaction.dead_letter(reason, crashes)
 
     await api.resources.store.running_runs.write(worker.run_id, worker.claim.generation, give_up)
     await worker.end(RunStatus.FAILED, ERROR)

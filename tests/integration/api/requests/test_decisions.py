@@ -38,10 +38,10 @@ async def waiting(api: Api, person: Person, *kinds: DecisionKind) -> tuple[str, 
         for kind in kinds
     ]
 
-    def wait(held: Any) -> None:
+    def wait(transaction: Any) -> None:
         for decision in asked:
-            held.ask(decision)
-        held.wait_for_person(RunError("approval_required", "it is asked"), [decision.id for decision in asked])
+            transaction.ask(decision)
+        transaction.wait_for_person(RunError("approval_required", "it is asked"), [decision.id for decision in asked])
 
     await api.resources.store.running_runs.write(run_id, by_hand.claim.generation, wait)
     await finish(api.resources.queue, by_hand.claim, 1.0)

@@ -248,7 +248,9 @@ async def test_a_run_between_two_attempts_says_when_it_goes_on(api: Api, person:
     await api.resources.store.running_runs.write(
         run_id,
         worker.claim.generation,
-        lambda held: held.queue_again(attempt=2, error=RunError("part_unavailable", "the store was away", True)),
+        lambda transaction: transaction.queue_again(
+            attempt=2, error=RunError("part_unavailable", "the store was away", True)
+        ),
     )
     await postpone(api.resources.queue, worker.claim, 600)
     found = await explain(person, run_id)

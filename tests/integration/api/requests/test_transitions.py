@@ -60,17 +60,17 @@ async def _after_second_step(api: Api, person: Person, status: StepStatus) -> st
     worker = await api.worker()
     plan = Plan.model_validate(PLAN)
 
-    def write(held: RunTransaction) -> None:
-        held.save_plan(plan, journal_of(plan))
+    def write(transaction: RunTransaction) -> None:
+        transaction.save_plan(plan, journal_of(plan))
         for step in ("one", "two"):
-            held.begin_step(step, 1)
-        held.end_step("one", StepStatus.COMPLETED, {"exit_code": 0})
-        held.end_step("two", status, {"error": ERROR.as_dict()})
+            transaction.begin_step(step, 1)
+        transaction.end_step("one", StepStatus.COMPLETED, {"exit_code": 0})
+        transaction.end_step("two", status, {"error": ERROR.as_dict()})
         if status is StepStatus.UNCERTAIN:
-            held.wait_for_person(ERROR)
+            transaction.wait_for_person(ERROR)
         else:
-            held.skip_pending_steps()
-            held.finish(RunStatus.FAILED, ERROR)
+            transaction.skip_pending_steps()
+            transaction.finish(RunStatus.FAILED, ERROR)
 
     await api.resources.store.running_runs.write(worker.run_id, worker.claim.generation, write)
     await finish(api.resources.queue, worker.claim)
