@@ -9,7 +9,6 @@ starting: each call says so by raising Unavailable, `/health/ready` says which, 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,7 +17,6 @@ from backplane.artifacts.base import Artifacts
 from backplane.artifacts.git import GitArtifacts
 from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota
-from backplane.errors import Unavailable
 from backplane.limits.buckets.base import TokenBuckets
 from backplane.limits.buckets.redis import RedisTokenBuckets
 from backplane.limits.rates.base import RateLimiter
@@ -31,7 +29,7 @@ from backplane.limits.storage.redis import RedisStorage
 from backplane.logs.base import EventLog
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import LogLimits
-from backplane.process.retrying import until_available
+from backplane.process.retrying import log_unavailable, until_available
 from backplane.queue.base import Caps, Queue, QueueRoom
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
@@ -73,7 +71,9 @@ class Resources:
         `refused_seconds`, and QueueOfAnother when Redis holds the queue of another platform."""
         calls = {"database": self.store.migrate, "redis": self.open_queue, "workspace": self.workspaces.prepare}
         for part, call in calls.items():
-            await until_available(call, partial(_tell_waiting, part), refused_seconds=refused_seconds)
+            await until_available(
+                call, log_unavailable("waiting for a part", part=part), refused_seconds=refused_seconds
+            )
 
     async def open_queue(self) -> None:
         """Once a process. Raises QueueOfAnother, Unavailable."""
@@ -84,10 +84,6 @@ class Resources:
                 "Redis may drop what waits in the queue when its memory is full; set maxmemory-policy noeviction there",
                 maxmemory_policy=policy,
             )
-
-
-def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
-    log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
 
 
 @asynccontextmanager

@@ -11,17 +11,15 @@ import asyncio
 import os
 import socket
 import uuid
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from backplane.background_access import connect_background_queue
 from backplane.domain.retry import RetryPolicy
-from backplane.errors import Unavailable
 from backplane.leases.redis import RedisLease
 from backplane.process.metrics import metrics_served, process_registry
-from backplane.process.retrying import until_available
+from backplane.process.retrying import OnUnavailable, log_unavailable, until_available
 from backplane.process.tasks import end
 from backplane.redis_access import rq_is_possible
 from backplane.resources import Resources, connect
@@ -63,19 +61,19 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             await end(starting, stopping)
 
 
+def _log_waiting(part: str) -> OnUnavailable:
+    return log_unavailable("waiting for a part", part=part)
+
+
 async def _prepare(resources: Resources) -> None:
-    await until_available(resources.store.migrate, partial(_tell_waiting, "database"))
-    await until_available(resources.workspaces.prepare, partial(_tell_waiting, "workspace"))
+    await until_available(resources.store.migrate, _log_waiting("database"))
+    await until_available(resources.workspaces.prepare, _log_waiting("workspace"))
 
 
 async def _watch_queue(resources: Resources) -> None:
     """Whether Redis holds this platform's queue, as soon as it answers. Ends only by QueueOfAnother."""
-    await until_available(resources.open_queue, partial(_tell_waiting, "redis"))
+    await until_available(resources.open_queue, _log_waiting("redis"))
     await asyncio.Event().wait()
-
-
-def _tell_waiting(part: str, error: Unavailable, pause: float) -> None:
-    log.warning("waiting for a part", part=part, error=error.message, pause=round(pause, 1))
 
 
 async def _work(

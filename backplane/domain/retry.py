@@ -11,6 +11,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 
+def backoff(attempt: int, *, base: float, longest: float, draw: float) -> float:
+    """Seconds to pause after the failed try number `attempt` (from 1): drawn from the upper half of a span that begins
+    with `base` and doubles up to `longest`. `draw` is in [0, 1)."""
+    return min(longest, base * 2.0 ** min(attempt - 1, 62)) * (0.5 + draw / 2)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """`retries` further tries after the first; pauses in seconds: `base` before the second, doubling up to
@@ -26,8 +32,7 @@ class RetryPolicy:
         further try when that is longer than `longest`."""
         if not retryable or attempt > self.retries:
             return None
-        span = min(self.longest, self.base * 2.0 ** min(attempt - 1, 62))
-        pause = span * (0.5 + draw / 2)
+        pause = backoff(attempt, base=self.base, longest=self.longest, draw=draw)
         if asked is None:
             return pause
         return max(pause, asked) if asked <= self.longest else None

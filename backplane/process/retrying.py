@@ -5,6 +5,7 @@ not for ever: nothing that waits would say to an operator what is wrong.
 """
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,9 +13,12 @@ from typing import TypeVar
 
 import structlog
 
+from backplane.domain.retry import backoff
 from backplane.errors import PartRefuses, Unavailable
 
 Result = TypeVar("Result")
+OnUnavailable = Callable[[Unavailable, float], None]
+"""Called with each failure of a call, and the seconds until the call is made again."""
 
 log = structlog.get_logger()
 
@@ -26,10 +30,9 @@ FORGOTTEN_SECONDS = 600.0
 
 def pauses() -> Iterator[float]:
     """Seconds to wait before each further try: doubling, with jitter, without end."""
-    span = FIRST_PAUSE_SECONDS
-    while True:
-        yield span * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
-        span = min(span * 2, LONGEST_PAUSE_SECONDS)
+    for attempt in itertools.count(1):
+        draw = random.random()  # noqa: S311 - jitter, no secret
+        yield backoff(attempt, base=FIRST_PAUSE_SECONDS, longest=LONGEST_PAUSE_SECONDS, draw=draw)
 
 
 class Refusals:
@@ -61,21 +64,29 @@ class Refusals:
         self._since = None
 
 
-def log_away(error: Unavailable, pause: float) -> None:
-    """Log that a part is away, and is asked again after `pause` seconds."""
-    log.warning("a part is away", part=error.part, error=error.message, pause=round(pause, 1))
+def log_unavailable(event: str, **context: object) -> OnUnavailable:
+    """A callback that logs `event` with the part, the error and the pause. `context` is logged too, and may name the
+    part otherwise."""
+
+    def log_line(error: Unavailable, pause: float) -> None:
+        log.warning(event, **{"part": error.part, **context}, error=error.message, pause=round(pause, 1))
+
+    return log_line
+
+
+_log_away = log_unavailable("a part is away")
 
 
 async def until_available(
     call: Callable[[], Awaitable[Result]],
-    tell: Callable[[Unavailable, float], None] = log_away,
+    on_unavailable: OnUnavailable = _log_away,
     *,
     refused_seconds: float | None = None,
 ) -> Result:
-    """What `call` gives once it no longer raises Unavailable. `tell` gets each error and the pause after it.
+    """The result of `call` once it no longer raises Unavailable.
 
-    The call must be safe to repeat. It ends only by success, another error, or cancellation; and by PartRefuses when
-    the part has refused for `refused_seconds`, where so many are given.
+    The call must be safe to repeat. The wait ends only by success, by another error, or by cancellation; and by
+    PartRefuses when the part has refused for `refused_seconds`, where these are given.
     """
     refusals = Refusals(refused_seconds)
     for pause in pauses():
@@ -83,6 +94,6 @@ async def until_available(
             return await call()
         except Unavailable as error:
             refusals.failed(error)
-            tell(error, pause)
+            on_unavailable(error, pause)
             await asyncio.sleep(pause)
     raise AssertionError("pauses never end")

@@ -7,7 +7,7 @@ for its end (a TaskGroup too, which cancels only once). So tasks are asked again
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -39,6 +39,22 @@ async def run_together(**loops: Coroutine[Any, Any, None]) -> None:
             # Whoever ends this asks again too; the loops are to be over before it obeys.
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(ending)
+
+
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, parallel: int) -> None:
+    """Do `work` for each item, for `parallel` items at once. The first error ends what is under way and is raised."""
+    waiting = iter(list(items))
+
+    async def work_on() -> None:
+        for item in waiting:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(parallel):
+                group.create_task(work_on())
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -14,7 +14,7 @@ import structlog
 from backplane.domain.retry import RetryPolicy
 from backplane.domain.webhooks import Delivery
 from backplane.errors import Unavailable
-from backplane.process.retrying import pauses, until_available
+from backplane.process.retrying import log_unavailable, pauses, until_available
 from backplane.process.tasks import end
 from backplane.store import Webhooks as Outbox
 from controller.metrics import ControllerMetrics
@@ -24,6 +24,7 @@ LAST_WORDS_SECONDS = 2.0
 """Beyond an attempt's own limit: for entering what came of it."""
 
 log = structlog.get_logger()
+_log_late = log_unavailable("what came of a webhook is entered late")
 
 
 class WebhookLoop:
@@ -90,7 +91,9 @@ class WebhookLoop:
         )
 
     async def _deliver(self, delivery: Delivery) -> None:
-        lines = log.bind(delivery=delivery.id, run=delivery.run_id, told=delivery.event, attempt=delivery.attempt)
+        lines = log.bind(
+            delivery=delivery.id, run=delivery.run_id, webhook_event=delivery.event, attempt=delivery.attempt
+        )
         try:
             answer = await self._sender.send(delivery)
         except Exception as error:
@@ -98,12 +101,12 @@ class WebhookLoop:
             answer = ReceiverAnswer(error="a fault of the platform")
         if answer.delivered and answer.code is not None:
             code = answer.code
-            await until_available(lambda: self._outbox.delivered(delivery, code), _tell_away)
+            await until_available(lambda: self._outbox.delivered(delivery, code), _log_late)
             self._metrics.webhook("delivered")
             lines.info("webhook delivered", code=code)
             return
         pause = pause_after(self._policy, delivery.attempt, answer, draw=random.random())  # noqa: S311 - jitter
-        await until_available(lambda: self._outbox.failed(delivery, answer.error, answer.code, pause), _tell_away)
+        await until_available(lambda: self._outbox.failed(delivery, answer.error, answer.code, pause), _log_late)
         self._metrics.webhook("given_up" if pause is None else "failed")
         if pause is None:
             lines.warning("webhook given up", error=answer.error)
@@ -115,7 +118,3 @@ def pause_after(policy: RetryPolicy, attempt: int, answer: ReceiverAnswer, *, dr
     """Seconds until the next attempt; None: there is none. A receiver may ask for more, up to the longest pause."""
     pause = policy.pause(attempt, retryable=not answer.final, draw=draw)
     return None if pause is None else max(pause, min(answer.retry_after, policy.longest))
-
-
-def _tell_away(error: Unavailable, pause: float) -> None:
-    log.warning("what came of a webhook is entered late", error=error.message, pause=round(pause, 1))

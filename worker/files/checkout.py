@@ -17,7 +17,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import FileIO
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from backplane.errors import Conflict, NotFound
-from backplane.process.tasks import in_thread
+from backplane.process.tasks import for_each, in_thread
 from backplane.workspace.attributes import (
     AttributeRecord,
     Attributes,
@@ -113,8 +113,8 @@ class StepFiles(Protocol):
 
 class Checkout:
     """`base` is this checkout's alone and is made when needed; `parallel` bounds the files in transit at once, of which
-    LARGE_AT_ONCE may be large. `attributes`: the run's, where there is more than this checkout. `tell` gets a line for
-    people on what a push does not keep."""
+    LARGE_AT_ONCE may be large. `attributes`: the run's, where there is more than this checkout. `log_line` is called
+    with a line for people on what a push does not keep."""
 
     def __init__(
         self,
@@ -123,10 +123,10 @@ class Checkout:
         base: Path,
         parallel: int = 32,
         attributes: AttributeRecord | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        log_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.base = base
-        self._tell = tell
+        self._log_line = log_line
         self._workspace = workspace
         self._attributes = attributes or AttributeRecord()
         self._quota = quota
@@ -160,7 +160,7 @@ class Checkout:
         self._wanted = self._attributes.of_files(wanted.values())
         beside = wanted_beside(wanted, self._attributes.folders, self._attributes.links)
         missing = await in_thread(self._clear, wanted, beside)
-        await self._each(missing, self._fetch)
+        await for_each(missing, self._fetch, parallel=self._parallel)
         await in_thread(self._settle, beside)
 
     async def changes(self) -> Changes:
@@ -182,31 +182,16 @@ class Checkout:
         written = set(changes.written)
         above = {folder for path in written for folder in folders_above(path)}
         blocking = [path for path in changes.deleted if path in above or not written.isdisjoint(folders_above(path))]
-        await self._each(blocking, self._remove)
+        await for_each(blocking, self._remove, parallel=self._parallel)
         for wave in _waves(changes.written, self._known):
-            await self._each(wave, lambda path: self._send(path, changes.attributes.get(path)))
-        await self._each(set(changes.deleted).difference(blocking), self._remove)
+            await for_each(wave, lambda path: self._send(path, changes.attributes.get(path)), parallel=self._parallel)
+        await for_each(set(changes.deleted).difference(blocking), self._remove, parallel=self._parallel)
         await in_thread(self._adopt, changes)
         for line in not_kept.lines():
-            self._tell(line)
+            self._log_line(line)
         noted = {path: self._noted(path, one) for path, one in changes.attributes.items() if path not in lost.ours}
         self._attributes.change({**dict.fromkeys(lost.theirs), **noted})
         return tuple(sorted({*changes.written, *changes.deleted}))
-
-    async def _each(self, items: Iterable[T], action: Callable[[T], Awaitable[None]]) -> None:
-        """`parallel` at once; the first error ends the others and is raised."""
-        left = iter(items)
-
-        async def work() -> None:
-            for item in left:
-                await action(item)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._parallel):
-                    group.create_task(work())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
 
     # --- workspace to folder ---
 

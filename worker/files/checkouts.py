@@ -17,7 +17,7 @@ from worker.files.checkout import Changes, Checkout, StepFiles
 
 class Checkouts:
     """`base`, and names that begin with it, are this run's alone. `attributes`: the run's, shared by all of them.
-    `tell`: see `Checkout`."""
+    `log_line`: see `Checkout`."""
 
     def __init__(
         self,
@@ -25,14 +25,14 @@ class Checkouts:
         quota: Quota,
         base: Path,
         attributes: AttributeRecord,
-        tell: Callable[[str], None],
+        log_line: Callable[[str], None],
     ) -> None:
         self.moving = asyncio.Lock()
         self._workspace = workspace
         self._attributes = attributes
         self._quota = quota
         self._base = base
-        self._tell = tell
+        self._log_line = log_line
         self._all: list[Checkout] = []
         self._free: list[Checkout] = []
 
@@ -41,7 +41,7 @@ class Checkouts:
             return self._free.pop()
         number = len(self._all) + 1
         base = self._base if number == 1 else self._base.with_name(f"{self._base.name}.{number}")
-        checkout = Checkout(self._workspace, self._quota, base, attributes=self._attributes, tell=self._tell)
+        checkout = Checkout(self._workspace, self._quota, base, attributes=self._attributes, log_line=self._log_line)
         self._all.append(checkout)
         return checkout
 

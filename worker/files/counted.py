@@ -32,7 +32,7 @@ class CountedWorkspace(Workspace):
         self._sizes: dict[str, int] = {}
         self._grown = 0
         self._flying = 0
-        self._told = 0
+        self._counted = 0
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         files = await self._inner.list(prefix)
@@ -110,14 +110,14 @@ class CountedWorkspace(Workspace):
     async def _check(self) -> None:
         """Tell what there is more, and raise StorageExceeded where it does not fit. What then is not written makes up
         for it later."""
-        untold = self._grown + self._flying - self._told
-        if abs(untold) < FREE_BYTES:
+        uncounted = self._grown + self._flying - self._counted
+        if abs(uncounted) < FREE_BYTES:
             return
-        self._told += untold
+        self._counted += uncounted
         try:
-            await self._storage.grow(self._user_id, untold, self._quota)
+            await self._storage.grow(self._user_id, uncounted, self._quota)
         except StorageExceeded:
-            self._told -= untold
+            self._counted -= uncounted
             raise
         except Unavailable as error:
             log.warning("what a run writes is not counted for a moment", part=error.part, error=error.message)

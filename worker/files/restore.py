@@ -8,8 +8,7 @@ A new run keeps the files that its user has put there before it was started; a r
 loses what came after it, which is kept as versions first.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,11 +16,11 @@ from backplane.domain.runs import Run
 from backplane.domain.steps import StepRecord
 from backplane.errors import FilesGone, NotFound, Unavailable
 from backplane.process.retrying import until_available
+from backplane.process.tasks import for_each
 from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
 from worker.files.versioned import is_log, state_after
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AT_ONCE = 16
@@ -35,20 +34,23 @@ async def restore(
     run: Run,
     journal: Sequence[StepRecord],
     *,
-    still_held: Callable[[], Awaitable[None]],
-    tell: Callable[[str], None],
-    tell_away: Callable[[Unavailable, float], None],
+    ensure_ours: Callable[[], Awaitable[None]],
+    log_line: Callable[[str], None],
+    on_unavailable: Callable[[Unavailable, float], None],
     refused_seconds: float | None = None,
 ) -> None:
-    """Carry out `run.restore`, which is not None. Done again, also after a crash in the middle, it ends the same; then
-    `RunTransaction.restored` is to be written. To be called before anything else is done with the files.
+    """Carry out `run.restore`, which is not None. Call it before anything else is done with the files, and write
+    `RunTransaction.restored` afterwards. It may be done twice, also after a crash in the middle: the result is the
+    same.
 
-    `workspace`: the run's own, patient with its store, and not yet a VersionedWorkspace. `tell` gets lines for the log.
-    Raises FilesGone when a file cannot be had any more, PartRefuses when the store has refused for `refused_seconds`.
+    `workspace` is the run's own: it waits while its store is away, and is not yet a VersionedWorkspace. `ensure_ours`
+    raises Superseded when another worker has the run. `log_line` is called with lines for the run's log, and
+    `on_unavailable` with each failure and the pause after it, in seconds. Raises FilesGone when a file cannot be had
+    any more, and PartRefuses when the store has refused for `refused_seconds`.
     """
     assert run.restore is not None
     source = str(run.restore["run_id"])
-    restoring = _Restoring(workspaces, workspace, run, source, still_held, tell_away, refused_seconds)
+    restoring = _Restoring(workspaces, workspace, run, source, ensure_ours, on_unavailable, refused_seconds)
     beginning = await restoring.beginning(source)
     if beginning is None:
         if source == run.id:
@@ -57,7 +59,7 @@ async def restore(
     if source == run.id:
         changed = await restoring.go_back(state_after(beginning.files, journal), beginning.runs)
         if changed:
-            tell(f"{changed} file{' is' if changed == 1 else 's are'} as before what is to be done again")
+            log_line(f"{changed} file{' is' if changed == 1 else 's are'} as before what is to be done again")
     else:
         came_from = tuple(dict.fromkeys((source, *beginning.runs)))
         there = await restoring.listed(workspace)
@@ -68,7 +70,7 @@ async def restore(
         state = state_after(beginning.files, journal)
         brought = await restoring.bring([(path, etag) for path, etag in state.items() if path not in there], came_from)
         if brought:
-            tell(f"{brought} file{'' if brought == 1 else 's'} taken over from run {source}")
+            log_line(f"{brought} file{'' if brought == 1 else 's'} taken over from run {source}")
 
 
 def _beginning_of(files: Mapping[str, FileInfo]) -> Beginning:
@@ -85,16 +87,16 @@ class _Restoring:
         workspace: Workspace,
         run: Run,
         source: str,
-        still_held: Callable[[], Awaitable[None]],
-        tell_away: Callable[[Unavailable, float], None],
+        ensure_ours: Callable[[], Awaitable[None]],
+        on_unavailable: Callable[[Unavailable, float], None],
         refused_seconds: float | None,
     ) -> None:
         self._workspaces = workspaces
         self._workspace = workspace
         self._run = run
         self._source = source
-        self._still_held = still_held
-        self._tell_away = tell_away
+        self._ensure_ours = ensure_ours
+        self._on_unavailable = on_unavailable
         self._refused_seconds = refused_seconds
 
     async def beginning(self, run_id: str) -> Beginning | None:
@@ -117,8 +119,8 @@ class _Restoring:
         wanted = [(path, etag) for path, etag in state.items() if path not in there or there[path].etag != etag]
         replaced = [there[path] for path, _ in wanted if path in there]
         removed = [file for path, file in there.items() if path not in state]
-        await self._each([*replaced, *removed], self._keep)
-        await self._each(removed, self._remove)
+        await for_each([*replaced, *removed], self._keep, parallel=_AT_ONCE)
+        await for_each(removed, self._remove, parallel=_AT_ONCE)
         await self._bring_back(wanted, (self._run.id, *came_from))
         return len(wanted) + len(removed)
 
@@ -127,13 +129,13 @@ class _Restoring:
 
         async def one(item: tuple[str, str]) -> None:
             path, etag = item
-            await self._still_held()
+            await self._ensure_ours()
             for run_id in came_from:
                 if await self._patiently(partial(self._versions(run_id).bring_back, path, etag, self._run.id)):
                     return
             missing.append(path)
 
-        await self._each(wanted, one)
+        await for_each(wanted, one, parallel=_AT_ONCE)
         if missing:
             named = ", ".join(sorted(missing)[:_NAMED])
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
@@ -158,21 +160,5 @@ class _Restoring:
     def _versions(self, run_id: str) -> Versions:
         return self._workspaces.versions(self._run.user_id, run_id)
 
-    async def _each(self, items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
-        """Several at once. When one fails, none is left under way."""
-        waiting = iter(list(items))
-
-        async def hand() -> None:
-            for item in waiting:
-                await work(item)
-
-        tasks = [asyncio.ensure_future(hand()) for _ in range(_AT_ONCE)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell_away, refused_seconds=self._refused_seconds)
+        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)

@@ -1,14 +1,14 @@
-"""The workspace of a held run: it waits while its store is away, and changes nothing once the run is in newer hands.
+"""A run's files: a call waits while the store is away, and changes nothing once another worker has the run.
 
-A store of objects cannot compare generations, so each change asks first whether the run is still held (`still_held`,
-which costs nothing while the lease is fresh). What is on the wire at the moment when a process is stopped still arrives
-when it goes on.
+A store of objects cannot compare fencing tokens. So before each change `ensure_ours` checks that the run is still this
+worker's, which costs nothing while the lease is fresh. A request that is on its way when this process is stopped still
+arrives when the process goes on.
 
 Only calls that can be repeated wait here. Streams (`read`, `write`) cannot be replayed from the middle; a step that
-uses them fails with Unavailable, and the supervisor repeats the whole of it. Either way a store that refuses (no right,
-no room) is given up after a while: then PartRefuses is raised.
+uses them fails with Unavailable, and the supervisor repeats the whole step. In both cases PartRefuses is raised when
+the store has refused (no right, no room) for too long.
 
-What it moves is counted here, since all files of a run pass here.
+The bytes of all files of a run are counted here, since all of them pass here.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
@@ -23,23 +23,23 @@ from worker.metrics import Direction
 Result = TypeVar("Result")
 
 
-class PatientWorkspace(Workspace):
-    """`tell` gets each failure and the pause after it, in seconds. `still_held` raises Superseded when it is not.
-    `refused_seconds`: how long the store may refuse what is asked of it; None: for ever.
-    `moved` is told the bytes of each file, or piece of one, that has come down or gone up."""
+class RetryingWorkspace(Workspace):
+    """`on_unavailable` is called with each failure and the pause after it, in seconds. `ensure_ours` raises Superseded
+    when another worker has the run. `refused_seconds`: how long the store may refuse what is asked of it; None: for
+    ever. `moved` is called with the bytes of each file, or piece of one, that was downloaded or uploaded."""
 
     def __init__(
         self,
         inner: Workspace,
-        tell: Callable[[Unavailable, float], None],
-        still_held: Callable[[], Awaitable[None]],
+        on_unavailable: Callable[[Unavailable, float], None],
+        ensure_ours: Callable[[], Awaitable[None]],
         moved: Callable[[Direction, int], object],
         *,
         refused_seconds: float | None = None,
     ) -> None:
         self._inner = inner
-        self._tell = tell
-        self._still_held = still_held
+        self._on_unavailable = on_unavailable
+        self._ensure_ours = ensure_ours
         self._moved = moved
         self._refused_seconds = refused_seconds
         # A store may let read and refuse to write: what is read is no sign that it takes something.
@@ -63,7 +63,7 @@ class PatientWorkspace(Workspace):
         self._refused_reads.succeeded()
 
     async def write(self, path: str, chunks: AsyncIterable[bytes]) -> FileInfo:
-        await self._still_held()
+        await self._ensure_ours()
         self._refused_writes.begins()
         try:
             written = await self._inner.write(path, chunks)
@@ -81,7 +81,7 @@ class PatientWorkspace(Workspace):
 
     async def put(self, path: str, content: bytes) -> FileInfo:
         async def change() -> FileInfo:
-            await self._still_held()
+            await self._ensure_ours()
             return await self._inner.put(path, content)
 
         file = await self._patiently(change)
@@ -90,7 +90,7 @@ class PatientWorkspace(Workspace):
 
     async def delete(self, path: str) -> None:
         async def change() -> None:
-            await self._still_held()
+            await self._ensure_ours()
             await self._inner.delete(path)
 
         await self._patiently(change)
@@ -102,7 +102,7 @@ class PatientWorkspace(Workspace):
 
     async def upload(self, path: str, source: Path) -> FileInfo:
         async def change() -> FileInfo:
-            await self._still_held()
+            await self._ensure_ours()
             return await self._inner.upload(path, source)
 
         file = await self._patiently(change)
@@ -110,4 +110,4 @@ class PatientWorkspace(Workspace):
         return file
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell, refused_seconds=self._refused_seconds)
+        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)

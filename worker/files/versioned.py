@@ -1,4 +1,4 @@
-"""The workspace of a held run, in which what was can be had again.
+"""The workspace of a running run, in which earlier states of the files can be had again.
 
 Each step's end is bound to what it changed (`take_changes`, kept in `steps.files`), and a file that is part of a state
 which some step left, or which the run began with, is kept aside before it is replaced or removed. So a fork or a retry
@@ -88,15 +88,15 @@ def is_log(path: str) -> bool:
 
 
 def has_begun(run: Run, journal: Iterable[StepRecord]) -> bool:
-    """Whether files may have been changed already, by whoever held the run before or by `restore`."""
+    """Whether files may have been changed already, by the worker that had the run before, or by `restore`."""
     return run.origin is not None or any(record.tries for record in journal)
 
 
 class VersionedWorkspace(Workspace):
-    """`inner` is patient with its store, and what is done with `versions` is so here (`tell_away` gets each failure
-    and the pause after it, in seconds; a store that refuses is given up after `refused_seconds`). `journal`: the run's
-    steps when it was taken (and after `restore`). `begun`:
-    see `has_begun`. `tell` gets a line for the log once no more versions can be kept, as there are `max_bytes` of
+    """`inner` waits while its store is away, and so do the calls of `versions` here: `on_unavailable` is called with
+    each failure and the pause after it, in seconds; PartRefuses is raised when the store has refused for
+    `refused_seconds`. `journal`: the run's steps when it was taken (and after `restore`). `begun`: see `has_begun`.
+    `log_line` is called with a line for the run's log once no more versions are kept, because there are `max_bytes` of
     them; 0: none are kept."""
 
     def __init__(
@@ -108,8 +108,8 @@ class VersionedWorkspace(Workspace):
         begun: bool,
         max_bytes: int,
         quota: Quota,
-        tell: Callable[[str], None],
-        tell_away: Callable[[Unavailable, float], None],
+        log_line: Callable[[str], None],
+        on_unavailable: Callable[[Unavailable, float], None],
         refused_seconds: float | None = None,
     ) -> None:
         self._inner = inner
@@ -118,8 +118,8 @@ class VersionedWorkspace(Workspace):
         self._begun = begun
         self._max_bytes = max_bytes
         self._quota = quota
-        self._tell = tell
-        self._tell_away = tell_away
+        self._log_line = log_line
+        self._on_unavailable = on_unavailable
         self._refused_seconds = refused_seconds
         self.attributes = AttributeRecord(self._attributes_before)
         self._noted: Beginning | None = None
@@ -269,7 +269,7 @@ class VersionedWorkspace(Workspace):
         if self._is_full or self._kept_bytes + file.size > self._max_bytes:
             if not self._is_full:
                 self._is_full = True
-                self._tell(
+                self._log_line(
                     f"no more of what files were is kept: {readable_size(self._max_bytes)} of it is there "
                     "(WORKSPACE_VERSIONS_MAX_BYTES); forks and retries from before this step may not be possible"
                 )
@@ -282,4 +282,4 @@ class VersionedWorkspace(Workspace):
             self._kept_bytes -= file.size
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._tell_away, refused_seconds=self._refused_seconds)
+        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)

@@ -10,6 +10,7 @@ ModelContextTooLong                                the next model at once: it ma
 
 from dataclasses import dataclass
 
+from backplane.domain.retry import backoff
 from backplane.errors import ModelError
 from worker.llm.base import ModelUnavailable
 
@@ -32,5 +33,4 @@ def pause_before_next(error: ModelError, tries: int, policy: CallRetryPolicy, ji
     asked = error.retry_after if isinstance(error, ModelUnavailable) else None
     if asked is not None:
         return min(asked, policy.max_seconds)
-    span = min(FIRST_PAUSE_SECONDS * 2.0 ** min(tries - 1, 32), policy.max_seconds)
-    return span * (0.5 + jitter / 2)
+    return backoff(tries, base=FIRST_PAUSE_SECONDS, longest=policy.max_seconds, draw=jitter)

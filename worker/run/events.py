@@ -14,9 +14,8 @@ from typing import Any, Protocol
 import structlog
 
 from backplane.domain.events import Event, EventType, encode
-from backplane.errors import Unavailable
 from backplane.logs.room import ENTRY_BYTES
-from backplane.process.retrying import until_available
+from backplane.process.retrying import log_unavailable, until_available
 from backplane.store import AddEvents, RunTransaction, RunWrite, Store
 from worker.run.redaction import Redactor
 from worker.run.send_buffer import Kept, count_until, size_of
@@ -96,6 +95,7 @@ class RunEvents:
         self._deferred: list[RunWrite] = []
         self._held_back: list[tuple[datetime, NewEvent]] = []
         self._holds_back = False
+        self._log_unavailable = log_unavailable("database away, trying again", run=run_id)
         """What is emitted waits for the next `record`."""
         self._is_recording = False
         """What is emitted waits for the end of the transaction, so that nothing else is numbered meanwhile."""
@@ -245,9 +245,6 @@ class RunEvents:
         for write in writes:
             write(transaction)
         return transaction.writes
-
-    def _log_unavailable(self, error: Unavailable, pause: float) -> None:
-        log.warning("database away, trying again", run=self.run_id, error=error.message, pause=round(pause, 1))
 
 
 async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | None:

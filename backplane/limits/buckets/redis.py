@@ -19,17 +19,18 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
-from backplane.process.retrying import until_available
+from backplane.process.retrying import log_unavailable, until_available
 from backplane.redis.client import Argument, RedisClients, Script
 
 LUA = Path(__file__).parent / "lua"
 FIRST_SECONDS = 3.0
 """A first that is silent for so long (its process died, Redis was away) is not waited for."""
-TOLD_SECONDS = 20.0
+REPORTED_SECONDS = 20.0
 """How long `explain` believes what a call said that it waits for."""
 RENEWED_SECONDS = 8.0
 
 log = structlog.get_logger()
+_log_waiting = log_unavailable("model tokens are waited for")
 
 Names = tuple[str, ...]
 
@@ -65,9 +66,9 @@ class RedisTokenBuckets(TokenBuckets):
         self._again = again_seconds
         self._lines: defaultdict[Names, list[_Waiter]] = defaultdict(list)
         """The calls that wait in this process, the first one first."""
-        self._take, self._settle, self._leave, self._level = (
+        self._take, self._settle, self._withdraw, self._level = (
             Script(clients, LUA / f"{name}.lua", prelude=LUA / "bucket.lua")
-            for name in ("take", "settle", "leave", "level")
+            for name in ("take", "settle", "withdraw", "level")
         )
 
     async def take(
@@ -83,7 +84,7 @@ class RedisTokenBuckets(TokenBuckets):
         try:
             while True:
                 ask = partial(self.ask, me.ticket, time.monotonic() - me.began, buckets, estimate, run_id)
-                wait = await until_available(ask, _tell)
+                wait = await until_available(ask, _log_waiting)
                 if wait == 0:
                     taken = True
                     return
@@ -97,7 +98,7 @@ class RedisTokenBuckets(TokenBuckets):
                 self._lines.pop(names, None)
             if not taken:
                 with suppress(Unavailable):
-                    await self._leave(*self._call(buckets, me.ticket, run_id))
+                    await self._withdraw(*self._call(buckets, me.ticket, run_id))
 
     async def ask(
         self,
@@ -111,7 +112,7 @@ class RedisTokenBuckets(TokenBuckets):
     ) -> float:
         """Once: seconds until there may be enough; 0.0: taken. The first of a ticket to wait is the first to be served.
         `now`, in seconds, is for a benchmark's simulated time; without it Redis's clock counts. Raises Unavailable."""
-        times = (int(waited * 1000), estimate, int(FIRST_SECONDS * 1000), run_id, int(TOLD_SECONDS * 1000))
+        times = (int(waited * 1000), estimate, int(FIRST_SECONDS * 1000), run_id, int(REPORTED_SECONDS * 1000))
         return float(await self._take(*self._call(buckets, ticket, *times, now=now))) / 1000
 
     async def settle(
@@ -143,7 +144,3 @@ class RedisTokenBuckets(TokenBuckets):
 
 def _limited(buckets: Sequence[Bucket]) -> list[Bucket]:
     return [bucket for bucket in buckets if bucket.per_second]
-
-
-def _tell(error: Unavailable, pause: float) -> None:
-    log.warning("model tokens are waited for", error=error.message, pause=round(pause, 1))

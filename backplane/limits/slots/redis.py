@@ -24,7 +24,7 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.limits.slots.base import SlotRequest, Slots, WaitingForModel
-from backplane.process.retrying import until_available
+from backplane.process.retrying import log_unavailable, until_available
 from backplane.redis.client import Argument, RedisClients, Script, translated
 
 LUA = Path(__file__).parent / "lua"
@@ -37,6 +37,8 @@ WITHHELD_RENEWALS = 1.5
 """After Redis was emptied; more than one, because a renewal takes its time."""
 
 log = structlog.get_logger()
+_log_no_slot = log_unavailable("a model slot is waited for")
+_log_no_grant = log_unavailable("no model slot can be granted")
 
 
 @dataclass(slots=True, eq=False)
@@ -91,8 +93,8 @@ class RedisSlots(Slots):
         self._servers: dict[str, _SlotServer] = {}
         self._was_used = asyncio.Event()
         self._look = asyncio.Event()
-        self._enter, self._leave, self._renew = (
-            Script(clients, LUA / f"{name}.lua", prelude=LUA / "server.lua") for name in ("enter", "leave", "renew")
+        self._acquire, self._release, self._renew = (
+            Script(clients, LUA / f"{name}.lua", prelude=LUA / "server.lua") for name in ("acquire", "release", "renew")
         )
 
     @asynccontextmanager
@@ -109,12 +111,12 @@ class RedisSlots(Slots):
         call = self._calls[number] = _SlotCall(request, on_wait, time.monotonic())
         self._was_used.set()
         try:
-            await until_available(partial(self._enter_call, number, call), partial(_tell, "a model slot is waited for"))
+            await until_available(partial(self._request_slot, number, call), _log_no_slot)
             await call.granted.wait()
             yield
         finally:
             del self._calls[number]
-            await self._leave_server(request.server, number)
+            await self._release_slot(request.server, number)
 
     async def run(self) -> None:
         await self._was_used.wait()
@@ -157,26 +159,26 @@ class RedisSlots(Slots):
             self._look.set()
         server.epoch = epoch
 
-    def _tell_place(self, call: _SlotCall, place: int) -> None:
+    def _report_place(self, call: _SlotCall, place: int) -> None:
         """A process that stood still for longer than its lease may have lost what it was granted: it asks again."""
         if place == 0 and time.monotonic() - self._servers[call.request.server].renewed > self._lease_seconds:
             self._look.set()
         else:
             call.report(place)
 
-    async def _enter_call(self, number: int, call: _SlotCall) -> None:
+    async def _request_slot(self, number: int, call: _SlotCall) -> None:
         request, waited, asked = call.request, _milliseconds_since(call.began), time.monotonic()
         more = (f"{self._worker}.{number}", request.user_id, request.model, request.run_id, waited)
-        epoch, place = await self._enter([self._keys.models], self._arguments(request.server, *more))
+        epoch, place = await self._acquire([self._keys.models], self._arguments(request.server, *more))
         self._saw(request.server, epoch)
         self._servers[request.server].renewed = asked
-        self._tell_place(call, int(place))
+        self._report_place(call, int(place))
 
-    async def _leave_server(self, name: str, number: int) -> None:
+    async def _release_slot(self, name: str, number: int) -> None:
         # Until the answer is there, also when the wait for it is cancelled, the next renewal looks after it.
         self._servers[name].unsure = True
         try:
-            epoch = await self._leave([self._keys.models], self._arguments(name, f"{self._worker}.{number}"))
+            epoch = await self._release([self._keys.models], self._arguments(name, f"{self._worker}.{number}"))
         except Unavailable as error:
             log.warning("a model slot is given back later", server=name, error=error.message)
             return
@@ -184,7 +186,7 @@ class RedisSlots(Slots):
 
     async def _listen(self) -> None:
         while True:
-            await until_available(self._receive, partial(_tell, "no model slot can be granted"))
+            await until_available(self._receive, _log_no_grant)
 
     async def _receive(self) -> None:
         with translated():
@@ -194,7 +196,7 @@ class RedisSlots(Slots):
             ):
                 [woken] = await connection.ask(("BRPOP", self._keys.model_wake_ups(self._worker), WAKE_UP_SECONDS))
         if woken and (call := self._calls.get(int(woken[1].rpartition(".")[2]))):
-            self._tell_place(call, 0)
+            self._report_place(call, 0)
 
     async def _renew_forever(self) -> None:
         while True:
@@ -235,15 +237,11 @@ class RedisSlots(Slots):
         server.renewed = asked
         for number, place in zip(*[iter(cast(list[Any], flat))] * 2, strict=True):
             if call := self._calls.get(int(number)):
-                self._tell_place(call, int(place))
+                self._report_place(call, int(place))
             else:
                 # It ended meanwhile, and may have been entered again after that.
-                await self._leave_server(name, int(number))
+                await self._release_slot(name, int(number))
 
 
 def _milliseconds_since(began: float) -> int:
     return int((time.monotonic() - began) * 1000)
-
-
-def _tell(event: str, error: Unavailable, pause: float) -> None:
-    log.warning(event, error=error.message, pause=round(pause, 1))

@@ -11,7 +11,7 @@ from backplane.process import retrying as patience
 from backplane.process.retrying import FORGOTTEN_SECONDS
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.local import LocalWorkspaceStore
-from worker.files.retrying import PatientWorkspace
+from worker.files.retrying import RetryingWorkspace
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lost(stored: Workspace) -> PatientWorkspace:
+def lost(stored: Workspace) -> RetryingWorkspace:
     async def superseded() -> None:
         raise Superseded("the run is in newer hands")
 
-    return PatientWorkspace(stored, lambda error, pause: None, superseded, lambda direction, size: None)
+    return RetryingWorkspace(stored, lambda error, pause: None, superseded, lambda direction, size: None)
 
 
 async def content(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -53,14 +53,14 @@ CHANGES: dict[str, Callable[[Workspace, Path], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 async def test_a_run_in_newer_hands_changes_no_file(
-    stored: Workspace, lost: PatientWorkspace, source: Path, change: Callable[[Workspace, Path], Awaitable[object]]
+    stored: Workspace, lost: RetryingWorkspace, source: Path, change: Callable[[Workspace, Path], Awaitable[object]]
 ) -> None:
     with pytest.raises(Superseded):
         await change(lost, source)
     assert b"".join([chunk async for chunk in stored.read("a.txt")]) == b"old"
 
 
-async def test_reading_is_open_to_all(lost: PatientWorkspace) -> None:
+async def test_reading_is_open_to_all(lost: RetryingWorkspace) -> None:
     assert [file.path for file in await lost.list()] == ["a.txt"]
     assert b"".join([chunk async for chunk in lost.read("a.txt")]) == b"old"
 
@@ -91,13 +91,13 @@ class Refused:
                 raise REFUSED
             return await write(path, chunks)
 
-        async def still_held() -> None: ...
+        async def ensure_ours() -> None: ...
 
         monkeypatch.setattr(stored, "read", reading)
         monkeypatch.setattr(stored, "write", writing)
         monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.workspace = PatientWorkspace(
-            stored, lambda *_: None, still_held, lambda *_: None, refused_seconds=MOST_SECONDS
+        self.workspace = RetryingWorkspace(
+            stored, lambda *_: None, ensure_ours, lambda *_: None, refused_seconds=MOST_SECONDS
         )
 
     async def use(self, stream: str) -> None:

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from backplane.errors import Superseded, Unavailable
-from backplane.process import retrying as patience
+from backplane.process import retrying
 from backplane.process.retrying import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, pauses, until_available
 
 AWAY = Unavailable("Redis does not answer", part="redis")
@@ -13,7 +13,7 @@ AWAY = Unavailable("Redis does not answer", part="redis")
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 class Part:
@@ -42,7 +42,7 @@ async def test_each_failure_is_told_and_the_call_is_made_again_until_it_succeeds
     assert (part.calls, told) == (4, [AWAY] * 3)
 
 
-async def test_another_error_ends_the_patience() -> None:
+async def test_another_error_ends_the_wait() -> None:
     part = Part(AWAY, Superseded("newer hands"))
     with pytest.raises(Superseded):
         await until_available(part, lambda *_: None)
