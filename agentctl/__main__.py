@@ -74,7 +74,10 @@ app = typer.Typer(
 @app.callback()
 def agentctl(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Show the version.", callback=lambda wanted: _tell(wanted))
+        bool,
+        typer.Option(
+            "--version", is_eager=True, help="Show the version.", callback=lambda wanted: _print_version(wanted)
+        ),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON. May stand here or behind the command.")
@@ -83,7 +86,7 @@ def agentctl(
     """Run agents, watch them, and run the platform that runs them."""
 
 
-def _tell(version: bool) -> None:
+def _print_version(version: bool) -> None:
     if version:
         Output().line(VERSION)
         raise typer.Exit

@@ -155,10 +155,10 @@ class Arena:
 
     def _produce(self, contestant: Contestant, *arguments: object) -> Any:
         command = [str(contestant.python), "-m", f"bench._queues.{contestant.module}", *map(str, arguments)]
-        told = subprocess.run(
+        finished = subprocess.run(
             dies_with_parent(command), env=self._environment(contestant), stdout=subprocess.PIPE, check=True, cwd=ROOT
         )
-        return json.loads(told.stdout)
+        return json.loads(finished.stdout)
 
     @contextlib.contextmanager
     def _worker(self, contestant: Contestant) -> Iterator[subprocess.Popen[bytes]]:

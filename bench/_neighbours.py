@@ -199,9 +199,9 @@ def main() -> None:
     tokens = sys.stdin.read().split()
     if role == "hostile":
         os.nice(19)
-        told = uvloop.run(Hostile(port, tokens[0]).attack(seconds))
-        told["upload MiB"] = told["upload MiB"] * len(PIECE) // 2**20
-        print(json.dumps(told))
+        result = uvloop.run(Hostile(port, tokens[0]).attack(seconds))
+        result["upload MiB"] = result["upload MiB"] * len(PIECE) // 2**20
+        print(json.dumps(result))
     else:
         print(json.dumps(uvloop.run(users(port, tokens, seconds))))
 

@@ -68,7 +68,7 @@ class Request(BaseModel):
 app = FastAPI()
 
 
-def tell(session: Session, run_id: str, kind: str, **data: Any) -> None:
+def add_event(session: Session, run_id: str, kind: str, **data: Any) -> None:
     last = session.scalar(select(func.max(Line.number)).where(Line.run_id == run_id)) or 0
     session.add(Line(run_id=run_id, number=last + 1, kind=kind, data=data))
     session.commit()
@@ -81,11 +81,11 @@ def execute(request: Request) -> dict[str, str]:
             now = datetime.now(UTC)
             run = Run(id=str(uuid.uuid4()), status="created", prompt=request.prompt, plan=request.plan, created_at=now)
             session.add(run)
-            tell(session, run.id, "status", status="created")
+            add_event(session, run.id, "status", status="created")
         else:
             run = session.get_one(Run, request.run_id)
             run.status = "queued"
-            tell(session, run.id, "status", status="queued")
+            add_event(session, run.id, "status", status="queued")
             queue.enqueue(carry_out, run.id)
         return {"run_id": run.id, "status": run.status}
 
@@ -116,17 +116,17 @@ def carry_out(run_id: str) -> None:
     with Session(engine) as session:
         run = session.get_one(Run, run_id)
         run.status = "running"
-        tell(session, run_id, "status", status="running")
-        tell(session, run_id, "plan", steps=[step["id"] for step in run.plan["steps"]])
+        add_event(session, run_id, "status", status="running")
+        add_event(session, run_id, "plan", steps=[step["id"] for step in run.plan["steps"]])
         for step in run.plan["steps"]:
-            tell(session, run_id, "step", step=step["id"], status="started")
+            add_event(session, run_id, "step", step=step["id"], status="started")
             arguments, body = step["arguments"], step["arguments"]["content"].encode()
             files.put_object(Bucket=os.environ["S3_BUCKET"], Key=f"plain/{run_id}/{arguments['path']}", Body=body)
-            tell(session, run_id, "log", line=f"wrote {len(body)} bytes to {arguments['path']}")
-            tell(session, run_id, "step", step=step["id"], status="completed")
+            add_event(session, run_id, "log", line=f"wrote {len(body)} bytes to {arguments['path']}")
+            add_event(session, run_id, "step", step=step["id"], status="completed")
         run.status = "completed"
-        tell(session, run_id, "status", status="completed")
-        tell(session, run_id, "end", status="completed")
+        add_event(session, run_id, "status", status="completed")
+        add_event(session, run_id, "end", status="completed")
 
 
 def work() -> None:

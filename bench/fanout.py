@@ -102,16 +102,16 @@ def watching(target: Target, run_id: str, clients: int, frames: int) -> Iterator
 
 
 def results(processes: list["subprocess.Popen[str]"]) -> dict[str, Any]:
-    said = []
+    answers = []
     for process in processes:
         assert process.stdout is not None
-        said.append(json.loads(process.stdout.readline()))
+        answers.append(json.loads(process.stdout.readline()))
     return {
-        "complete": sum(one["complete"] for one in said),
-        "frames": sum(one["frames"] for one in said),
-        "last_at": max(one["last_at"] for one in said),
-        "p50_ms": round(max(one["delay_p50"] for one in said) * 1000, 2),
-        "p99_ms": round(max(one["delay_p99"] for one in said) * 1000, 2),
+        "complete": sum(one["complete"] for one in answers),
+        "frames": sum(one["frames"] for one in answers),
+        "last_at": max(one["last_at"] for one in answers),
+        "p50_ms": round(max(one["delay_p50"] for one in answers) * 1000, 2),
+        "p99_ms": round(max(one["delay_p99"] for one in answers) * 1000, 2),
     }
 
 

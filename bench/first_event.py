@@ -74,8 +74,8 @@ class Echo:
         command = dies_with_parent([sys.executable, "-c", ECHO, str(self._server.port)])
         self._process = subprocess.Popen(command)
         self._client = redis.asyncio.Redis(port=self._server.port)
-        self._heard: Any = self._client.pubsub(ignore_subscribe_messages=True)
-        self._loop.run_until_complete(self._heard.subscribe("bench:channel"))
+        self._subscription: Any = self._client.pubsub(ignore_subscribe_messages=True)
+        self._loop.run_until_complete(self._subscription.subscribe("bench:channel"))
         return self
 
     def once(self) -> float:
@@ -85,7 +85,7 @@ class Echo:
     async def _once(self) -> float:
         began = time.perf_counter()
         await cast(Any, self._client.lpush("bench:list", "x"))
-        while await self._heard.get_message(timeout=5) is None:
+        while await self._subscription.get_message(timeout=5) is None:
             pass
         return time.perf_counter() - began
 
@@ -96,7 +96,7 @@ class Echo:
 
     async def _end(self) -> None:
         await cast(Any, self._client.lpush("bench:list", "stop"))
-        await self._heard.aclose()
+        await self._subscription.aclose()
         await cast(Any, self._client).aclose()
 
 

@@ -39,10 +39,10 @@ class Monitor:
     def _listen(self) -> None:
         # Until the server is stopped.
         with contextlib.suppress(redis.ConnectionError), cast(Any, self._client).monitor() as monitor:
-            for heard in monitor.listen():
+            for line in monitor.listen():
                 # Of a script's own calls the client's type is "lua".
-                if heard["client_type"] != "lua":
-                    self.by_port[int(heard["client_port"])] += 1
+                if line["client_type"] != "lua":
+                    self.by_port[int(line["client_port"])] += 1
 
 
 def ports_of(pid: int) -> set[int]:

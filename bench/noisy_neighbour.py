@@ -61,7 +61,7 @@ def main() -> None:
         for phase in (0, 1)
         for what in ("first", "last")
     }
-    told = Counter[str]()
+    counts = Counter[str]()
     with platform(
         "postgres",
         workers=2,
@@ -81,7 +81,7 @@ def main() -> None:
                 for what, found in printed(client).items():
                     times[who, is_noisy, what] += found
             if attack is not None:
-                told.update({what: int(count) for what, count in printed(attack).items()})  # type: ignore[call-overload]
+                counts.update({what: int(count) for what, count in printed(attack).items()})  # type: ignore[call-overload]
     phases = ("alone", "beside")
     values = {
         who: {what: {phases[phase]: spread(times[who, phase, what]) for phase in (0, 1)} for what in ("first", "last")}
@@ -90,7 +90,7 @@ def main() -> None:
     first = values["users"]["first"]
     ratio = round(first["beside"]["p99_ms"] / first["alone"]["p99_ms"], 2)
     goal = Goal("p99 from start to the first event, of nine users beside a hostile one / without it", ratio, GOAL)
-    report("noisy_neighbour", {"runs": len(times["users", 1, "first"]), **values, "hostile": told}, [goal])
+    report("noisy_neighbour", {"runs": len(times["users", 1, "first"]), **values, "hostile": counts}, [goal])
 
 
 if __name__ == "__main__":

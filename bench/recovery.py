@@ -86,10 +86,10 @@ def kill_again_and_again(kills: int, settings: dict[str, str]) -> list[float]:
         _wait(lambda: all(run.starts for run in watched), "the runs did not start")
         with redis.Redis(port=started.redis.port, decode_responses=True) as client:
             for _ in range(kills):
-                holder = {run: _worker_of(client, run) for run in watched}
+                worker_of = {run: _worker_of(client, run) for run in watched}
                 # The one that holds most, so that every kill tells much and the others have room.
-                victim = max(workers, key=list(holder.values()).count)
-                lost = [run for run, pid in holder.items() if pid == victim]
+                victim = max(workers, key=list(worker_of.values()).count)
+                lost = [run for run, pid in worker_of.items() if pid == victim]
                 seconds += _kill(workers.pop(victim), lost)
                 command = dies_with_parent([sys.executable, "-m", "worker"])
                 replacement = subprocess.Popen(command, env=started.environment, stderr=subprocess.DEVNULL)

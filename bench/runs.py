@@ -78,16 +78,16 @@ class Measured:
 def carry_out(subject: Subject, runs: int) -> Measured:
     before = {part: cpu_seconds(pids) for part, pids in subject.parts.items()}
     command = [sys.executable, "-m", "bench._clients", str(subject.port), subject.token, str(CLIENTS), str(runs)]
-    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
+    result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT).stdout)
     time.sleep(0.2)  # what is done behind the last `end` is part of it
     cpu = {part: (cpu_seconds(pids) - before[part]) * 1000 / runs for part, pids in subject.parts.items()}
     return Measured(
-        runs / told["seconds"],
+        runs / result["seconds"],
         cpu,
-        median(told["latencies"]) * 1000,
-        told["events"],
-        told["cpu_seconds"] * 1000 / runs,
-        told["machine_seconds"] * 1000 / runs,
+        median(result["latencies"]) * 1000,
+        result["events"],
+        result["cpu_seconds"] * 1000 / runs,
+        result["machine_seconds"] * 1000 / runs,
     )
 
 

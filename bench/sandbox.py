@@ -91,12 +91,12 @@ class Contest:
         """A no-op step, of a run of its own unless one is named."""
         self.numbers += 1
         call = Call("bench", run_id or f"run-{os.getpid()}-{self.numbers}", f"step-{self.numbers}", 1, 1)
-        said = bytearray()
+        output = bytearray()
         began = time.perf_counter()
-        outcome = await sandbox.run(Command(("true",), limits, call), self.folder, said.extend, lambda line: None)
+        outcome = await sandbox.run(Command(("true",), limits, call), self.folder, output.extend, lambda line: None)
         took = time.perf_counter() - began
         if (outcome.exit_code, outcome.ending) != (0, Ending.EXITED):
-            raise RuntimeError(f"a step ended otherwise: {outcome} {bytes(said)!r}")
+            raise RuntimeError(f"a step ended otherwise: {outcome} {bytes(output)!r}")
         return took
 
     async def measure(self) -> dict[str, list[float]]:

@@ -25,7 +25,7 @@ GIVE_BACK_SECONDS = 10.0
 """After the grace period: how long handing a run back may take (a database write, a push)."""
 
 
-class Held(Protocol):
+class RunningRun(Protocol):
     """What the consumer knows of a run that is carried out. `run` answers what becomes of the claim; None: it is in
     newer hands."""
 
@@ -38,7 +38,7 @@ class Held(Protocol):
 
 
 class Consumer:
-    """`held` maps run ids to what is carried out, kept here and read by the heartbeat. `wait_seconds`: how long one
+    """`running` maps run ids to what is carried out, kept here and read by the heartbeat. `wait_seconds`: how long one
     call for runs may block. `postponed` is told the delay, in seconds, of each run that is put off."""
 
     def __init__(
@@ -46,13 +46,13 @@ class Consumer:
         queue: Queue,
         worker_id: str,
         slots: int,
-        execute: Callable[[Claim], Held],
+        execute: Callable[[Claim], RunningRun],
         *,
-        held: dict[str, Held],
+        running: dict[str, RunningRun],
         wait_seconds: float,
         postponed: Callable[[float], object],
     ) -> None:
-        self.held = held
+        self.running = running
         self._queue = queue
         self._worker_id = worker_id
         self._slots = slots
@@ -61,7 +61,7 @@ class Consumer:
         self._postponed = postponed
         self._tasks: set[asyncio.Task[Settlement | None]] = set()
         self._claiming: asyncio.Task[int] | None = None
-        self._leaving = False
+        self._draining = False
         self._freed = asyncio.Event()
         self._unsettled: list[Settlement] = []
         self._to_settle = asyncio.Event()
@@ -119,11 +119,11 @@ class Consumer:
         asked_at = time.monotonic()
         claims = await self._queue.claim(self._worker_id, limit, wait_seconds)
         for claim in claims:
-            old = self.held.get(claim.run_id)
+            old = self.running.get(claim.run_id)
             if old and old.claim.generation >= claim.generation:
-                self._leave_behind(Settlement(claim, RunOutcome.DISOWNED))
-            elif self._leaving:
-                self._leave_behind(Settlement(claim, RunOutcome.HANDED_BACK))
+                self._add_settlement(Settlement(claim, RunOutcome.DISOWNED))
+            elif self._draining:
+                self._add_settlement(Settlement(claim, RunOutcome.HANDED_BACK))
             else:
                 self._begin(claim, asked_at)
         return len(claims)
@@ -131,39 +131,39 @@ class Consumer:
     def _begin(self, claim: Claim, asked_at: float) -> None:
         execution = self._execute(claim)
         execution.lease_renewed(asked_at)
-        if old := self.held.get(claim.run_id):
+        if old := self.running.get(claim.run_id):
             old.interruption.set(Cause.SUPERSEDED)
-        self.held[claim.run_id] = execution
+        self.running[claim.run_id] = execution
         task = asyncio.create_task(execution.run())
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(done, execution))
 
-    def _end(self, task: "asyncio.Task[Settlement | None]", execution: Held) -> None:
+    def _end(self, task: "asyncio.Task[Settlement | None]", execution: RunningRun) -> None:
         self._tasks.discard(task)
-        if self.held.get(execution.claim.run_id) is execution:
-            del self.held[execution.claim.run_id]
+        if self.running.get(execution.claim.run_id) is execution:
+            del self.running[execution.claim.run_id]
         self._freed.set()
         if task.cancelled():
             return
         if error := task.exception():
             log.error("an execution ended by a fault; its lease will end", run=execution.claim.run_id, exc_info=error)
         elif settlement := task.result():
-            self._leave_behind(settlement)
+            self._add_settlement(settlement)
 
-    def _leave_behind(self, settlement: Settlement) -> None:
+    def _add_settlement(self, settlement: Settlement) -> None:
         self._unsettled.append(settlement)
         self._settled.clear()
         self._to_settle.set()
 
     async def drain(self, grace_seconds: float) -> None:
         """Wait for the steps in hand, then interrupt them; what cannot even be handed back is left to its lease."""
-        self._leaving = True
+        self._draining = True
         await self._end_claim()
-        for execution in self.held.values():
+        for execution in self.running.values():
             execution.interruption.request_drain()
         log.info("draining", runs=len(self._tasks), grace_seconds=grace_seconds)
         await self._wait(grace_seconds)
-        for execution in self.held.values():
+        for execution in self.running.values():
             execution.interruption.set(Cause.DRAINED)
         await self._wait(GIVE_BACK_SECONDS)
         await end(*self._tasks)

@@ -115,7 +115,7 @@ class Execution:
         try:
             try:
                 await self._recover(events, taken)
-                settlement = await self._hold(events, taken)
+                settlement = await self._work_on(events, taken)
             except Superseded:
                 raise
             except Exception as error:
@@ -125,9 +125,9 @@ class Execution:
         finally:
             self._worker.events.close(events)
             if self._checkouts:
-                await asyncio.shield(self._leave(self._checkouts))
+                await asyncio.shield(self._clean_up(self._checkouts))
 
-    async def _leave(self, checkouts: Checkouts) -> None:
+    async def _clean_up(self, checkouts: Checkouts) -> None:
         await self._worker.shared.sandbox.release(self.claim.run_id)
         for folder in checkouts.folders:
             await self._worker.shared.scratch.removal.remove_when_few_wait(folder)
@@ -171,7 +171,7 @@ class Execution:
             else:
                 events.skip_numbers(NUMBERS_SKIPPED, "Redis lost its data while a worker was lost")
 
-    async def _hold(self, events: RunEvents, taken: Taken) -> Settlement:
+    async def _work_on(self, events: RunEvents, taken: Taken) -> Settlement:
         run = taken.run
         running: dict[str, Any] = {"status": RunStatus.RUNNING, "attempt": run.attempt}
         if taken.from_lost_worker:

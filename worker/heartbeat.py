@@ -13,24 +13,24 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.resources import Resources
-from worker.consumer import Held
+from worker.consumer import RunningRun
 from worker.run.interruption import Cause
 
 log = structlog.get_logger()
 
 
 class Heartbeat:
-    """`held` is the consumer's own table of executions by run id; it changes while this runs. `leads`: this worker is
-    the one that compares the database with Redis."""
+    """`running` is the consumer's own table of executions by run id; it changes while this runs. `leads`: whether this
+    worker is the leader, which compares the database with Redis."""
 
     def __init__(
-        self, resources: Resources, worker_id: str, slots: int, seconds: float, held: Mapping[str, Held]
+        self, resources: Resources, worker_id: str, slots: int, seconds: float, running: Mapping[str, RunningRun]
     ) -> None:
         self._resources = resources
         self._worker_id = worker_id
         self._slots = slots
         self._seconds = seconds
-        self._held = held
+        self._running = running
         self.leads = False
 
     async def run(self) -> None:
@@ -44,7 +44,7 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Renew every lease, then stop what may not go on, also while Redis is away. Raises Unavailable."""
-        executions = dict(self._held)
+        executions = dict(self._running)
         asked_at = time.monotonic()
         try:
             renewed = await self._resources.queue.renew(
@@ -65,13 +65,13 @@ class Heartbeat:
         """Cancels as they are announced: quicker than the next beat, which finds those that were missed."""
         async with self._resources.queue.cancels() as announced:
             async for run_id in announced:
-                if execution := self._held.get(run_id):
+                if execution := self._running.get(run_id):
                     try:
                         await self._obey({run_id: execution}, {run_id: execution.claim.generation})
                     except Unavailable as error:
                         log.warning("cancel waits for the next heartbeat", run=run_id, error=error.message)
 
-    async def _obey(self, executions: Mapping[str, Held], generations: Mapping[str, int]) -> None:
+    async def _obey(self, executions: Mapping[str, RunningRun], generations: Mapping[str, int]) -> None:
         rights = await self._resources.store.running_runs.rights(generations)
         for run_id in rights.cancelled:
             executions[run_id].interruption.set(Cause.CANCELLED)

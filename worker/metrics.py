@@ -127,7 +127,7 @@ class WorkerMetrics:
         for direction in ("down", "up"):
             self._transferred.labels(direction)
 
-    def runs_in_hand(self, slots: int, count: Callable[[], int]) -> None:
+    def running_runs(self, slots: int, count: Callable[[], int]) -> None:
         """Tell at each scrape what `count` answers then."""
         self._slots.set(slots)
         self._runs.set_function(count)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from backplane.domain.runs import Hold, RunStatus, UnfinishedRun
+from backplane.domain.runs import Ownership, RunStatus, UnfinishedRun
 from backplane.queue.base import PUSH_SECONDS, Compared, Job, Queue
 from backplane.store import Runs
 
@@ -86,13 +86,13 @@ class Reconciler:
     async def _queue_again(self, lost: Iterable[Job]) -> int:
         """But for those that were taken, or are over, since the database was read."""
         jobs = {job.run_id: job for job in lost}
-        holds = await self._holds(jobs)
+        ownerships = await self._ownerships(jobs)
         wanted = [
             job
             for run_id, job in jobs.items()
-            if (hold := holds.get(run_id)) is not None
-            and hold.status in _BELONG_IN_THE_QUEUE
-            and hold.generation == job.generation
+            if (owner := ownerships.get(run_id)) is not None
+            and owner.status in _BELONG_IN_THE_QUEUE
+            and owner.generation == job.generation
         ]
         # Caps let the first ones in, so they come in the order in which they have waited.
         wanted.sort(key=lambda job: job.since)
@@ -102,25 +102,25 @@ class Reconciler:
         """Take jobs out of the queue whose runs the database does not want there. Those that were queued since the pass
         began are found to be wanted. One that has just ended is left to whoever ended it, who takes it out himself."""
         asked = list(run_ids)
-        holds = await self._holds(asked)
+        ownerships = await self._ownerships(asked)
         now, removed, unwanted = time.monotonic(), 0, dict[str, float]()
         for run_id in asked:
-            hold = holds.get(run_id)
-            if hold and hold.status in _BELONG_IN_THE_QUEUE:
+            owner = ownerships.get(run_id)
+            if owner and owner.status in _BELONG_IN_THE_QUEUE:
                 continue
             since = self._unwanted_since.get(run_id, now)
             if now - since < min(PUSH_SECONDS, self._lease_seconds):
                 unwanted[run_id] = since
                 continue
-            await self._queue.forget(run_id, hold.status if hold else None)
+            await self._queue.forget(run_id, owner.status if owner else None)
             removed += 1
         self._unwanted_since = unwanted
         return removed
 
-    async def _holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
-        found, asked = dict[str, Hold](), sorted(run_ids)
+    async def _ownerships(self, run_ids: Iterable[str]) -> dict[str, Ownership]:
+        found, asked = dict[str, Ownership](), sorted(run_ids)
         for start in range(0, len(asked), BATCH):
-            found |= await self._runs.holds(asked[start : start + BATCH])
+            found |= await self._runs.ownerships(asked[start : start + BATCH])
         return found
 
 

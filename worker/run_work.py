@@ -21,7 +21,7 @@ from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts, StepCheckout
 from worker.files.counted import CountedWorkspace
 from worker.files.restore import restore
-from worker.files.retrying import PatientWorkspace
+from worker.files.retrying import RetryingWorkspace
 from worker.files.versioned import VersionedWorkspace, has_begun, state_after
 from worker.llm.base import Spent
 from worker.llm.session import RunModels
@@ -100,7 +100,7 @@ def _open_files(
     counted = CountedWorkspace(
         workspaces.workspace(run.user_id, run.id), resources.storage, rules.user_quota, run.user_id
     )
-    stored = PatientWorkspace(
+    stored = RetryingWorkspace(
         counted, warn_away, ensure_ours, worker.metrics.transferred, refused_seconds=rules.refused_seconds
     )
     workspace = VersionedWorkspace(
@@ -110,8 +110,8 @@ def _open_files(
         begun=has_begun(run, journal),
         max_bytes=rules.versions_max_bytes,
         quota=rules.quota,
-        tell=warn,
-        tell_away=warn_away,
+        log_line=warn,
+        on_unavailable=warn_away,
         refused_seconds=rules.refused_seconds,
     )
     base = scratch.folder / f"{run.id}-{run.generation}"
@@ -146,9 +146,9 @@ class RunWork:
                 self.context.files.stored,
                 self._run,
                 self._journal,
-                still_held=self._ensure_ours,
-                tell=lambda line: self.events.emit(EventType.LOG, {"line": line}),
-                tell_away=partial(_warn_away, self.events),
+                ensure_ours=self._ensure_ours,
+                log_line=lambda line: self.events.emit(EventType.LOG, {"line": line}),
+                on_unavailable=partial(_warn_away, self.events),
                 refused_seconds=self._worker.rules.files.refused_seconds,
             )
         )
@@ -245,25 +245,25 @@ class RunWork:
             return None
         planning = self._planning(supervisor)
         try:
-            newer = await self._interruption.guard(replanner.replan(self._run, plan, journal, error, planning))
+            new_plan = await self._interruption.guard(replanner.replan(self._run, plan, journal, error, planning))
         except (ModelError, InvalidPlan) as failed:
             self._warn(f"the run cannot be planned anew: {failed.message}")
             return None
-        if newer is None:
+        if new_plan is None:
             return None
         version = self._run.plan_version + 1
         known = {record.step_id for record in journal}
         following = 1 + max((record.position for record in journal), default=-1)
         added = [
             replace(record, position=following + number)
-            for number, record in enumerate(record for record in pending_steps(newer) if record.step_id not in known)
+            for number, record in enumerate(record for record in pending_steps(new_plan) if record.step_id not in known)
         ]
         reason = f"step {error.step} failed: {error.kept_message}" if error.step else error.kept_message
         await self.events.record(
-            lambda transaction: transaction.replace_plan(newer, version, reason, added),
-            publish=[(EventType.PLAN, {**_shown(newer, version), "reason": reason})],
+            lambda transaction: transaction.replace_plan(new_plan, version, reason, added),
+            publish=[(EventType.PLAN, {**_shown(new_plan, version), "reason": reason})],
         )
-        kept = {step.id for step in newer.steps}
+        kept = {step.id for step in new_plan.steps}
         supervisor.know(added)
         supervisor.know(
             [
@@ -272,8 +272,8 @@ class RunWork:
                 if record.status is StepStatus.PENDING and record.step_id not in kept
             ]
         )
-        self._run = replace(self._run, plan=newer.model_dump(mode="json"), plan_version=version)
-        return newer
+        self._run = replace(self._run, plan=new_plan.model_dump(mode="json"), plan_version=version)
+        return new_plan
 
     # --- its parts ---
 

@@ -19,7 +19,7 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
 from backplane.resources import connect
 from backplane.settings import Settings, fixed
-from worker.consumer import Consumer, Held
+from worker.consumer import Consumer, RunningRun
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
@@ -83,9 +83,9 @@ async def _work(
 async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio.Task[bool]") -> None:
     resources, metrics, worker_id = worker.resources, worker.metrics, worker.worker_id
     slots = settings.worker_concurrency
-    held: dict[str, Held] = {}
-    metrics.runs_in_hand(slots, lambda: len(held))
-    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, held)
+    running: dict[str, RunningRun] = {}
+    metrics.running_runs(slots, lambda: len(running))
+    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, running)
     reaper = Reaper(
         resources,
         lease_seconds=settings.lease_seconds,
@@ -99,7 +99,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
         worker_id,
         slots,
         lambda claim: Execution(claim, worker),
-        held=held,
+        running=running,
         # A claim counts from when it was asked for, so a wait must leave it most of its lease.
         wait_seconds=min(WAIT_SECONDS, settings.lease_seconds / 3),
         postponed=reaper.expect,

@@ -26,7 +26,7 @@ SETTING = "AGENT_TOKENS_PER_SECOND"
 BURST_SETTING = "AGENT_TOKENS_BURST"
 BURST_SECONDS = 10
 
-TELLS = {
+VERDICT_TEXTS = {
     Verdict.HOLDS: "it holds at 70–80 % of the CPU",
     Verdict.NOT_REACHED: "the tokens cannot be had any faster, and the CPU is not the reason",
     Verdict.GAVE_UP: "it did not settle, and this is the last rate: give it more --rounds, or a quieter machine",
@@ -81,7 +81,9 @@ def calibrate(
         )
     else:
         output.line(f"{SETTING}={rate:.2f}")
-        output.note(f"{TELLS[ended]}.{'' if dry_run else f' Written to {write}; restart the workers to use it.'}")
+        output.note(
+            f"{VERDICT_TEXTS[ended]}.{'' if dry_run else f' Written to {write}; restart the workers to use it.'}"
+        )
     if ended is not Verdict.HOLDS:
         raise typer.Exit(ExitCode.GAVE_UP)
 

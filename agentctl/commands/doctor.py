@@ -146,13 +146,13 @@ def _bubblewrap() -> Finding:
     for path in candidates:
         argv = [str(path), "--unshare-all", "--ro-bind", "/", "/", "true"]
         try:
-            code, said = run_bounded(argv, seconds=BWRAP_SECONDS)
+            code, printed = run_bounded(argv, seconds=BWRAP_SECONDS)
         except OSError as error:
             problem = problem or f"{path} does not run: {error}"
             continue
         if code == 0:
             return Finding("bwrap", State.OK, str(path))
-        reason = f"it did not end within {BWRAP_SECONDS:g} s" if code is None else said.strip()[:200]
+        reason = f"it did not end within {BWRAP_SECONDS:g} s" if code is None else printed.strip()[:200]
         problem = problem or f"{path} does not work: {reason}"
     return Finding("bwrap", State.WARNING, problem or "none")
 

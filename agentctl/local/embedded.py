@@ -66,10 +66,10 @@ def find_redis_server() -> Path | None:
 def redis_version(path: Path) -> tuple[int, int] | None:
     """(major, minor) as the program itself says; None when it does not run."""
     try:
-        code, said = run_bounded([str(path), "--version"], seconds=10)
+        code, output = run_bounded([str(path), "--version"], seconds=10)
     except (OSError, ValueError):
         return None
-    version = re.search(r"\bv=(\d+)\.(\d+)", said) if code == 0 else None
+    version = re.search(r"\bv=(\d+)\.(\d+)", output) if code == 0 else None
     return (int(version[1]), int(version[2])) if version else None
 
 
@@ -86,12 +86,12 @@ def run_bounded(argv: Sequence[str], *, seconds: float) -> tuple[int | None, str
         start_new_session=True,
     ) as process:
         try:
-            said, _ = process.communicate(timeout=seconds)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return None, ""
-    return process.returncode, said
+    return process.returncode, output
 
 
 def free_port() -> int:
@@ -109,17 +109,17 @@ def _nothing(_: str) -> None:
 class EmbeddedRedis:
     """A redis-server with its data in `data_dir`; `async with` starts and stops it.
 
-    `url` holds the password and stays the same over `start()` after a crash. `tell` gets a sentence when data that
+    `url` holds the password and stays the same over `start()` after a crash. `report` gets a sentence when data that
     cannot be read was moved aside. Must be started from the main thread (see `dies_with_parent`). Entering raises
     Conflict when another live process owns the folder, Unavailable when there is no server to start or it does not
     come up.
     """
 
-    def __init__(self, data_dir: Path, tell: Callable[[str], None] = _nothing) -> None:
+    def __init__(self, data_dir: Path, report: Callable[[str], None] = _nothing) -> None:
         self.data_dir = data_dir
         self.socket = data_dir.absolute() / "redis.sock"
         self.password = secrets.token_hex(24)
-        self._tell = tell
+        self._report = report
         self._child: ChildProcess | None = None
         self._cleanup = contextlib.AsyncExitStack()
 
@@ -164,10 +164,10 @@ class EmbeddedRedis:
             return
         with self._log.open("rb") if self._log.exists() else io.BytesIO() as log:
             log.seek(before)
-            said = log.read().decode(errors="replace")
-        if _UNREADABLE.search(said) and (kept := self._move_data_aside()):
-            self._tell(
-                f"Redis could not read its data ({said.strip().splitlines()[-1][:200]}). It is kept in {kept}; Redis "
+            output = log.read().decode(errors="replace")
+        if _UNREADABLE.search(output) and (kept := self._move_data_aside()):
+            self._report(
+                f"Redis could not read its data ({output.strip().splitlines()[-1][:200]}). It is kept in {kept}; Redis "
                 "starts empty, and the runs that wait are queued again from the database."
             )
             if await self._comes_up(program):
@@ -265,7 +265,7 @@ class EmbeddedRedis:
     def last_words(self) -> str:
         """The last lines of its log, in one line."""
         lines = self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []
-        return f"{' / '.join(lines[-3:]) or 'it said nothing'} (all of it: {self._log})"
+        return f"{' / '.join(lines[-3:]) or 'it output nothing'} (all of it: {self._log})"
 
 
 @contextlib.asynccontextmanager

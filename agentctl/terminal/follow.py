@@ -175,12 +175,12 @@ def _decision(data: dict[str, Any]) -> list[Text]:
     lines = [Text(f"      {line}") for line in texts_in_lines(data)]
     if data["status"] != "pending":
         edited = bool((data.get("answer") or {}).get("arguments"))
-        said = answer_in_words(data.get("answer"))
-        return [Text(printable(f"● {about}: {data['status']}{said}"), "bold"), *(lines if edited else [])]
+        answer = answer_in_words(data.get("answer"))
+        return [Text(printable(f"● {about}: {data['status']}{answer}"), "bold"), *(lines if edited else [])]
     of_step = f"step {data['step']}" if data.get("step") else "the planner"
     what = asked_in_words({"kind": data["kind"], "asked": data.get("asked") or {}})
-    says = {"question": "asks", "budget": "needs more"}.get(str(data["kind"]), "is to be approved")
-    return [Text(printable(f"? {of_step} {says}: {what}  [{data['decision']}]"), "bold yellow"), *lines]
+    verb = {"question": "asks", "budget": "needs more"}.get(str(data["kind"]), "is to be approved")
+    return [Text(printable(f"? {of_step} {verb}: {what}  [{data['decision']}]"), "bold yellow"), *lines]
 
 
 def _model(data: dict[str, Any]) -> list[Text]:
@@ -240,7 +240,7 @@ class LiveLine:
 
     def __init__(self) -> None:
         self._what = "waiting for the run"
-        self._step = self._said = ""
+        self._step = self._text = ""
         self._since = time.monotonic()
         self._spinner = Spinner("dots", style="blue")
 
@@ -267,11 +267,11 @@ class LiveLine:
         """Its own seconds are counted on from, as the next may be long in coming."""
         about = [self._step, f"{data['purpose']} by {data['model']}", f"about {data['output_tokens']:,} tokens"]
         self._what = printable("  ".join(filter(None, about)))
-        self._said = printable(" ".join(str(data.get("text", "")).split()))
+        self._text = printable(" ".join(str(data.get("text", "")).split()))
         self._since = time.monotonic() - float(data["seconds"])
 
     def _set(self, what: str) -> None:
-        self._what, self._said, self._since = what, "", time.monotonic()
+        self._what, self._text, self._since = what, "", time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._what:
@@ -279,7 +279,7 @@ class LiveLine:
             width = max(options.max_width - 2, 1)
             line = Text(f"{self._what}  {elapsed:.1f} s", style="dim")
             if (room := width - line.cell_len - 2) >= _TEXT_LEAST:
-                line.append(f"  {self._said[-room:]}".rstrip())
+                line.append(f"  {self._text[-room:]}".rstrip())
             # In two lines it would push the finished ones up.
             line.truncate(width, overflow="ellipsis")
             self._spinner.update(text=line)
@@ -336,5 +336,5 @@ async def still_waits(client: Client, run_id: str, event: JsonObject) -> bool:
     if event["data"].get("status") != "waiting":
         return False
     run = await client.run(run_id)
-    asked, told = run.get("error") or {}, event["data"].get("error") or {}
-    return bool(run["status"] == "waiting" and asked.get("message") == told.get("message"))
+    asked, reported = run.get("error") or {}, event["data"].get("error") or {}
+    return bool(run["status"] == "waiting" and asked.get("message") == reported.get("message"))

@@ -40,9 +40,9 @@ def answer_in_words(answer: JsonObject | None) -> str:
 
 
 def _answered(answer: JsonObject) -> str:
-    said = answer.get("text") or answer.get("reason")
+    words = answer.get("text") or answer.get("reason")
     added = f"; added: {_json(answer['budget'])}" if answer.get("budget") else ""
-    return f"{f': {_json(said)}' if said else ''}{added}"
+    return f"{f': {_json(words)}' if words else ''}{added}"
 
 
 def texts_in_lines(decision: JsonObject) -> list[str]:

@@ -17,7 +17,7 @@ async def once_there_is_room(
     output: Output, start: Callable[[], Awaitable[JsonObject]], seconds: float = LONGEST_WAIT_SECONDS
 ) -> JsonObject:
     """What `start` gives, once the queue takes it. Raises ApiError when that would take longer than `seconds`."""
-    was_told = False
+    was_noted = False
     while True:
         try:
             return await start()
@@ -25,7 +25,7 @@ async def once_there_is_room(
             pause = max(error.retry_after, 1.0)
             if not error.is_for_want_of_room or pause > seconds:
                 raise
-            if not was_told:
+            if not was_noted:
                 output.note(f"{error.detail}. Waiting for room (--no-wait does not; Ctrl-C gives up).")
-            was_told, seconds = True, seconds - pause
+            was_noted, seconds = True, seconds - pause
         await asyncio.sleep(pause)

@@ -30,11 +30,11 @@ class _UserTurns:
 @dataclass(slots=True)
 class _Turn:
     queue: _UserTurns
-    is_held: bool = False
+    is_taken: bool = False
 
     def give_back(self) -> None:
-        if self.is_held:
-            self.is_held = False
+        if self.is_taken:
+            self.is_taken = False
             self.queue.room.release()
 
 
@@ -62,7 +62,7 @@ class Turns:
 
         try:
             await queue.room.acquire()
-            turn.is_held = True
+            turn.is_taken = True
             await self._app(scope, receive, answer)
         finally:
             turn.give_back()

@@ -73,7 +73,7 @@ def _of(ctx: Context[Any, Any]) -> tuple[ApiContext, User]:
 
 
 @asynccontextmanager
-async def _told() -> AsyncIterator[None]:
+async def _errors_answered() -> AsyncIterator[None]:
     """The platform's errors as what a tool answers: the sentence that says what to do, and the code."""
     try:
         yield
@@ -92,7 +92,7 @@ async def create_run(
     """Make a run and start it. Answers its run_id and status."""
     context, user = _of(ctx)
     given = {"prompt": prompt, "plan": plan, "agent": agent, "model": model}
-    async with _told():
+    async with _errors_answered():
         try:
             new = NewRun.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
@@ -110,7 +110,7 @@ async def follow_run(
 ) -> dict[str, Any]:
     """Wait for the next events of a run after a cursor. Answers {events, next_after, ended, status}."""
     context, user = _of(ctx)
-    async with _told():
+    async with _errors_answered():
         run = await context.resources.store.runs.get(user.id, run_id)
         request = ctx.request_context.request
         assert request is not None, "this server is asked by HTTP"
@@ -130,7 +130,7 @@ async def follow_run(
 async def run_status(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     """A run's status, error, result and the state of its steps."""
     context, user = _of(ctx)
-    async with _told():
+    async with _errors_answered():
         run = await context.resources.store.runs.get(user.id, run_id)
         steps = await context.resources.store.journal.steps(run_id)
     shown = [
@@ -142,7 +142,7 @@ async def run_status(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
 async def explain_run(run_id: RunId, ctx: Context[Any, Any]) -> str:
     """Why a run waits, or that it does not."""
     context, user = _of(ctx)
-    async with _told():
+    async with _errors_answered():
         run = await context.resources.store.runs.get(user.id, run_id)
         return in_words(run, reasons(run, await situation_of(context, run), datetime.now(UTC)))
 
@@ -150,7 +150,7 @@ async def explain_run(run_id: RunId, ctx: Context[Any, Any]) -> str:
 async def cancel_run(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     """Cancel a run: at once when it waits, within a heartbeat when it runs."""
     context, user = _of(ctx)
-    async with _told():
+    async with _errors_answered():
         run = await context.submission.cancel(user, run_id)
         return {**_view(run), "cancel_requested": run.cancel_requested_at is not None}
 
@@ -161,7 +161,7 @@ async def list_files(
     prefix: Annotated[str, Field(max_length=900, description="Only this file, or what lies in this folder.")] = "",
 ) -> dict[str, Any]:
     """The files of a run: path and size in bytes."""
-    async with _told():
+    async with _errors_answered():
         context, workspace = await _workspace(ctx, run_id)
         if prefix:
             check_path(prefix.rstrip("/"), max_depth=context.quota.max_depth)
@@ -178,7 +178,7 @@ async def read_file(
     max_bytes: Annotated[int, Field(ge=1, le=READ_MAX_BYTES)] = 64 * 1024,
 ) -> dict[str, Any]:
     """A part of a file, as text where it is UTF-8, else as base64. Answers {text | base64, start, end, size}."""
-    async with _told():
+    async with _errors_answered():
         context, workspace = await _workspace(ctx, run_id)
         file = await workspace.stat(check_path(path, max_depth=context.quota.max_depth))
         end = min(start + max_bytes, file.size)

@@ -131,9 +131,9 @@ def _expected(schema: Any, depth: int = DEPTH) -> str:
     if "const" in schema:
         return repr(schema["const"])
     if "discriminator" in schema:
-        told_apart = schema["discriminator"]
-        names = ", ".join(map(repr, told_apart.get("mapping", {})))
-        return f"an object whose {told_apart.get('propertyName')!r} is one of {names}"
+        discriminator = schema["discriminator"]
+        names = ", ".join(map(repr, discriminator.get("mapping", {})))
+        return f"an object whose {discriminator.get('propertyName')!r} is one of {names}"
     if "enum" in schema:
         return f"one of {', '.join(map(repr, schema['enum']))}"
     for name in ("anyOf", "oneOf"):

@@ -47,7 +47,7 @@ _SUMMARIES = {
 }
 
 
-async def told(
+async def webhook_message(
     message: WebhookMessage,
     webhook_id: Annotated[str, Header(description="The same in all attempts: whoever has seen it passes over it.")],
     webhook_timestamp: Annotated[int, Header(description="Of this attempt, in seconds since the epoch.")],
@@ -72,7 +72,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 for _event, _summary in _SUMMARIES.items():
     webhooks.add_api_route(
         _event.value,
-        told,
+        webhook_message,
         methods=["POST"],
         operation_id=f"told_{_event.value.replace('.', '_')}",
         summary=_summary,

@@ -222,11 +222,11 @@ class Hub:
         async with self._event_log.subscription() as subscription:
             self._subscription = subscription
             await run_together(
-                hear_events=self._receive(subscription),
+                receive_events=self._receive(subscription),
                 read_feeds=self._read_feeds(),
                 look_after_watchers=self._look_after_watchers(),
                 sweep=self._sweep(subscription),
-                tell_positions=self._send_positions(),
+                send_positions=self._send_positions(),
                 check_what_is_watched=self._check(),
                 check_tokens=self._check_tokens(),
             )

@@ -229,14 +229,14 @@ def _parent(commit: pygit2.Commit) -> pygit2.Commit | None:
 
 
 def _message(summary: str, author: Author) -> str:
-    said = {"Run": author.run_id, "Step": author.step_id, "Administrator": author.administrator}
-    return "\n".join([summary, "", *(f"{name}: {value}" for name, value in said.items() if value)]) + "\n"
+    trailers = {"Run": author.run_id, "Step": author.step_id, "Administrator": author.administrator}
+    return "\n".join([summary, "", *(f"{name}: {value}" for name, value in trailers.items() if value)]) + "\n"
 
 
 def _change(commit: pygit2.Commit) -> HistoryEntry:
     summary, _, rest = commit.message.partition("\n")
-    said = dict(_TRAILER.findall(rest))
-    author = Author(said.get("Run", ""), said.get("Step", ""), said.get("Administrator", ""))
+    trailers = dict(_TRAILER.findall(rest))
+    author = Author(trailers.get("Run", ""), trailers.get("Step", ""), trailers.get("Administrator", ""))
     return HistoryEntry(str(commit.id), datetime.fromtimestamp(commit.commit_time, UTC), summary, author)
 
 

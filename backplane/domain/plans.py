@@ -90,11 +90,11 @@ class Step(_Frozen):
     )
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that a release which knows fewer fields reads the plan too, as long as it uses none of the new ones."""
-        said: dict[str, Any] = serialize(self)
+        fields: dict[str, Any] = serialize(self)
         left_out = {"needs": self.needs is None, "approval": not self.approval}
-        return {name: value for name, value in said.items() if not left_out.get(name)}
+        return {name: value for name, value in fields.items() if not left_out.get(name)}
 
     def requires(self) -> frozenset[str]:
         """The steps that it names: those that it needs, and those whose results its arguments refer to."""

@@ -183,7 +183,7 @@ class UnfinishedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Ownership:
     """Whether a run is in somebody's hands, and in which generation."""
 
     status: RunStatus

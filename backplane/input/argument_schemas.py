@@ -74,8 +74,8 @@ class ArgumentsSchema:
             self._validator.validate(value)
         except ValidationError as error:
             where = ".".join(str(part) for part in error.absolute_path)
-            said = shortened(error.message, 300)
-            raise ValueError(f"{where}: {said}" if where else said) from None
+            message = shortened(error.message, 300)
+            raise ValueError(f"{where}: {message}" if where else message) from None
         except Unresolvable:
             raise ValueError("cannot be checked: the server's schema refers to what is not there") from None
         except RecursionError:

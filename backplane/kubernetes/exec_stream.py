@@ -98,5 +98,5 @@ class ExecStream:
 
     def _lost(self, cause: str) -> Unavailable:
         complaint = self._complaint.decode(errors="replace").strip()
-        said = f" (it said: {complaint})" if complaint else ""
-        return Unavailable(f"the connection into pod {self._pod} is lost: {cause}{said}", part=self._part)
+        reported = f" (it said: {complaint})" if complaint else ""
+        return Unavailable(f"the connection into pod {self._pod} is lost: {cause}{reported}", part=self._part)

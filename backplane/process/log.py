@@ -121,8 +121,8 @@ def refuse_to_start(text: str) -> None:
 def say_last(text: str, *, as_json: bool) -> None:
     """Say why this process ends, to whoever started it."""
     if as_json:
-        said = {"event": text, "level": "critical", "timestamp": datetime.now(UTC).isoformat()}
-        text = json.dumps(said)
+        fields = {"event": text, "level": "critical", "timestamp": datetime.now(UTC).isoformat()}
+        text = json.dumps(fields)
     last_words(text)
 
 

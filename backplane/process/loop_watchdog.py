@@ -1,8 +1,9 @@
-"""Reports what holds an event loop, with the place in the code.
+"""Reports what blocks an event loop, with the place in the code.
 
 One callback that does not return stops everything that its loop serves: heartbeats, streams, timers. From inside the
-loop nobody sees it. So a thread asks the loop for an answer a few times a second; where none comes within HELD_SECONDS,
-it logs the stack of the loop's thread, and later how long the loop was held. It ends nothing: a lease does that.
+loop nobody sees it. So a thread asks the loop for an answer a few times a second. Where none comes within
+BLOCKED_SECONDS, it logs the stack of the loop's thread, and later how long the loop was blocked. It ends nothing: a
+lease does that.
 
 A process that was stopped, or that got no processor, is no fault of the code; when the thread itself woke up late, it
 keeps silent.
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
-HELD_SECONDS = 0.5
+BLOCKED_SECONDS = 0.5
 PERIOD_SECONDS = 0.25
 LATE_SECONDS = 0.25
 STACK_FRAMES = 30
@@ -27,9 +28,9 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def watched(*, held_seconds: float = HELD_SECONDS, period_seconds: float = PERIOD_SECONDS) -> Iterator[None]:
+def watched(*, blocked_seconds: float = BLOCKED_SECONDS, period_seconds: float = PERIOD_SECONDS) -> Iterator[None]:
     """Watches the running loop, to be entered and left on it."""
-    watchdog = _Watchdog(asyncio.get_running_loop(), held_seconds, period_seconds)
+    watchdog = _Watchdog(asyncio.get_running_loop(), blocked_seconds, period_seconds)
     thread = threading.Thread(target=watchdog.run, name="loop watchdog", daemon=True)
     thread.start()
     try:
@@ -40,11 +41,11 @@ def watched(*, held_seconds: float = HELD_SECONDS, period_seconds: float = PERIO
 
 
 class _Watchdog:
-    def __init__(self, loop: asyncio.AbstractEventLoop, held_seconds: float, period_seconds: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, blocked_seconds: float, period_seconds: float) -> None:
         self.ended = threading.Event()
         self._loop = loop
         self._loop_thread = threading.get_ident()
-        self._held_seconds = held_seconds
+        self._blocked_seconds = blocked_seconds
         self._period_seconds = period_seconds
 
     def run(self) -> None:
@@ -56,14 +57,14 @@ class _Watchdog:
         answered = threading.Event()
         asked = time.monotonic()
         self._loop.call_soon_threadsafe(answered.set)
-        if answered.wait(self._held_seconds):
+        if answered.wait(self._blocked_seconds):
             return
-        if time.monotonic() - asked > self._held_seconds + LATE_SECONDS:
+        if time.monotonic() - asked > self._blocked_seconds + LATE_SECONDS:
             return
         frame = sys._current_frames().get(self._loop_thread)
         stack = "".join(traceback.format_stack(frame, limit=STACK_FRAMES)) if frame else ""
-        log.warning("the event loop is held", for_seconds=self._held_seconds, stack=stack)
+        log.warning("the event loop is blocked", for_seconds=self._blocked_seconds, stack=stack)
         while not answered.wait(self._period_seconds):
             if self.ended.is_set():
                 return
-        log.warning("the event loop goes on", held_seconds=round(time.monotonic() - asked, 1))
+        log.warning("the event loop goes on", blocked_seconds=round(time.monotonic() - asked, 1))

@@ -204,11 +204,11 @@ class RedisQueue(Queue):
                 await pipeline.execute()
 
     async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
-        held = [
+        listed = [
             (claim.run_id, claim.generation, claim.job.user_id, int(claim.job.priority), claim.job.resource)
             for claim in claims
         ]
-        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(held), self._ours]
+        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(listed), self._ours]
         leads, *lost = await self._renew([self._keys.jobs], arguments)
         return Renewed(frozenset(lost), leads=bool(leads))
 

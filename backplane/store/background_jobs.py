@@ -366,8 +366,8 @@ def _insert(
 
 
 def _change(connection: Connection, job: BackgroundJob, values: dict[str, Any]) -> None:
-    held = (jobs.c.id == job.id, jobs.c.generation == job.generation, jobs.c.status == JobStatus.RUNNING.value)
-    changed = connection.execute(update(jobs).where(*held).values({"generation": job.generation, **values}))
+    is_ours = (jobs.c.id == job.id, jobs.c.generation == job.generation, jobs.c.status == JobStatus.RUNNING.value)
+    changed = connection.execute(update(jobs).where(*is_ours).values({"generation": job.generation, **values}))
     if not changed.rowcount:
         raise Superseded(f"job {job.id} was stopped, or another process carries it out by now")
 

@@ -81,7 +81,7 @@ def copy_decided(connection: Connection, run_id: str, copy_id: str) -> None:
         add_decision(connection, replace(decision, id=new_id, run_id=copy_id))
 
 
-def as_told(decision: Decision) -> dict[str, Any]:
+def as_event_data(decision: Decision) -> dict[str, Any]:
     """A decision that was made, as an event."""
     return {
         "decision": decision.id,
@@ -215,7 +215,7 @@ def _write(connection: Connection, run: Run, made: Decision) -> tuple[Run, list[
         raise_run_budget(connection, run.id, RunBudget(**added), f"decision:{made.id}", "approved")
     if run.status is RunStatus.RUNNING:
         return run, []
-    new_events = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_told(made), now)]
+    new_events = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_event_data(made), now)]
     add_events(connection, new_events, {run.id: run.user_id})
     if run.status is not RunStatus.WAITING:
         return run, new_events

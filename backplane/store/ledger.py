@@ -445,17 +445,17 @@ def _audit(connection: Connection) -> Audit:
     differences += [Difference(id, "reservations", amount, 0) for id, amount in open_reservations.items() if amount]
     given = {Resource(resource): int(amount) for resource, amount in connection.execute(put_in)}
     differences += [
-        Difference(f"all:{resource}", "put in", given.get(resource, 0), held)
-        for resource, held in there.items()
-        if given.get(resource, 0) != held
+        Difference(f"all:{resource}", "put in", given.get(resource, 0), amount)
+        for resource, amount in there.items()
+        if given.get(resource, 0) != amount
     ]
     return Audit(number, entries, tuple(differences))
 
 
 def _reserved(connection: Connection) -> dict[str, int]:
     """By account, what open reservations hold."""
-    held: dict[str, int] = {}
+    reserved: dict[str, int] = {}
     for row in connection.execute(select(reservations.c.amounts, reservations.c.accounts)):
         for account in row.accounts:
-            held[account] = held.get(account, 0) + row.amounts[account.rpartition(":")[2]]
-    return held
+            reserved[account] = reserved.get(account, 0) + row.amounts[account.rpartition(":")[2]]
+    return reserved

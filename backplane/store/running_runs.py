@@ -115,23 +115,23 @@ class RunningRuns:
         """Store events of several runs, each by (run id, generation). Answers the runs whose generation was refused."""
 
         def write(connection: Connection) -> frozenset[str]:
-            owners = _owners_of_held(connection, dict(batches.keys()))
+            owners = _owners_of_running(connection, dict(batches.keys()))
             new = [event for (run_id, _), batch in batches.items() if run_id in owners for event in batch]
             add_events(connection, new, owners)
             return frozenset(run_id for run_id, _ in batches) - owners.keys()
 
         return await self._database.write(write)
 
-    async def rights(self, held: Mapping[str, int]) -> Rights:
+    async def rights(self, generations: Mapping[str, int]) -> Rights:
         """What became of runs that are held in these generations."""
         query = select(runs.c.id, runs.c.generation, runs.c.status, runs.c.cancel_requested_at).where(
-            runs.c.id.in_(held)
+            runs.c.id.in_(generations)
         )
         found = await self._database.read(lambda connection: connection.execute(query).all())
         rows = {row.id: row for row in found}
         superseded = {
             run_id
-            for run_id, generation in held.items()
+            for run_id, generation in generations.items()
             if run_id not in rows or rows[run_id].generation > generation or rows[run_id].status in FINAL
         }
         return Rights(
@@ -153,13 +153,13 @@ def _last_events(run_id: str, stored: int, last_id: int, error: RunError) -> tup
     return tuple(encode(run_id, number, type, data) for number, (type, data) in enumerate(new_events, start=first))
 
 
-def _owners_of_held(connection: Connection, held: Mapping[str, int]) -> dict[str, str]:
+def _owners_of_running(connection: Connection, generations: Mapping[str, int]) -> dict[str, str]:
     """Of these runs by generation, those that are held so, each with its user; their rows stay as they are until the
     transaction ends."""
     query = (
         select(runs.c.id, runs.c.generation, runs.c.user_id)
-        .where(runs.c.id.in_(held), runs.c.status == RunStatus.RUNNING.value)
+        .where(runs.c.id.in_(generations), runs.c.status == RunStatus.RUNNING.value)
         .order_by(runs.c.id)
         .with_for_update(read=True)
     )
-    return {row.id: row.user_id for row in connection.execute(query) if row.generation == held[row.id]}
+    return {row.id: row.user_id for row in connection.execute(query) if row.generation == generations[row.id]}

@@ -18,7 +18,7 @@ from backplane.domain.events import EventType, encode
 from backplane.domain.runs import (
     FINAL,
     Changed,
-    Hold,
+    Ownership,
     Priority,
     Run,
     RunError,
@@ -151,11 +151,11 @@ class Runs:
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return run_of(row) if row else None
 
-    async def holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
+    async def ownerships(self, run_ids: Iterable[str]) -> dict[str, Ownership]:
         """Of those of these runs that there are, whoever owns them: who may carry them out."""
         query = select(runs.c.id, runs.c.status, runs.c.generation).where(runs.c.id.in_(list(run_ids)))
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return {row.id: Hold(RunStatus(row.status), row.generation) for row in rows}
+        return {row.id: Ownership(RunStatus(row.status), row.generation) for row in rows}
 
     async def page(
         self,

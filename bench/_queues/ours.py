@@ -19,7 +19,7 @@ from backplane.queue.base import Caps, Claim, Job, QueueRoom, RunOutcome, Settle
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
-from worker.consumer import Consumer, Held
+from worker.consumer import Consumer, RunningRun
 from worker.run.interruption import Interruption
 
 USERS = int(os.environ.get("BENCH_USERS", "1"))
@@ -67,12 +67,14 @@ class NoOp:
 async def work() -> None:
     clients = RedisClients(redis_url())
     queue = queue_on(clients)
-    held: dict[str, Held] = {}
-    consumer = Consumer(queue, WORKER, SLOTS, NoOp, held=held, wait_seconds=BEAT_SECONDS, postponed=lambda _: None)
+    running: dict[str, RunningRun] = {}
+    consumer = Consumer(
+        queue, WORKER, SLOTS, NoOp, running=running, wait_seconds=BEAT_SECONDS, postponed=lambda _: None
+    )
 
     async def beat() -> None:
         while True:
-            await queue.renew(WORKER, SLOTS, [execution.claim for execution in held.values()])
+            await queue.renew(WORKER, SLOTS, [execution.claim for execution in running.values()])
             await asyncio.sleep(BEAT_SECONDS)
 
     await asyncio.gather(beat(), consumer.run(), consumer.settle())

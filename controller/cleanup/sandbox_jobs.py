@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from backplane.domain.runs import Hold
+from backplane.domain.runs import Ownership
 from backplane.domain.sandbox_labels import GENERATION, PART, POOL, RUN, SANDBOX, WORKER, label_value
 from backplane.errors import PlatformError, Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
@@ -69,7 +69,7 @@ class Fate(Enum):
 class PlatformState:
     """What the platform knows: the runs there are, and the live workers (None: the queue did not answer)."""
 
-    holds: Mapping[str, Hold]
+    ownerships: Mapping[str, Ownership]
     workers: frozenset[str] | None
 
 
@@ -88,8 +88,8 @@ def fate(job: SandboxJob, known: PlatformState, times: Times) -> Fate:
     if job.finished_seconds is not None:
         # Clusters before 1.23 do not do so themselves.
         return Fate.GOES if job.finished_seconds > times.finished else Fate.STAYS
-    hold = known.holds.get(job.run_id)
-    if hold and hold.is_of(job.generation):
+    owner = known.ownerships.get(job.run_id)
+    if owner and owner.is_of(job.generation):
         return Fate.STAYS
     if job.age_seconds > times.session:
         return Fate.GOES
@@ -155,7 +155,7 @@ class SandboxJobCollector:
         """One pass. Raises PlatformError when the cluster or the database does not answer."""
         jobs = await list_jobs(api, self._namespace)
         known = PlatformState(
-            await self._runs.holds({job.run_id for job in jobs if job.run_id}) if jobs else {},
+            await self._runs.ownerships({job.run_id for job in jobs if job.run_id}) if jobs else {},
             await self._live_workers() if any(job.is_warm for job in jobs) else frozenset(),
         )
         going, self._doubts = judge(jobs, known, self._times, self._doubts, time.monotonic())

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import structlog
 
-from backplane.domain.runs import Hold
+from backplane.domain.runs import Ownership
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
 from backplane.errors import PlatformError, Unavailable
 from backplane.process.tasks import in_thread
@@ -57,9 +57,9 @@ class Leftover:
     generation: int | None
     age_seconds: float = field(compare=False)
 
-    def is_needed(self, holds: Mapping[str, Hold]) -> bool:
-        hold = holds.get(self.run_id)
-        return hold is not None and hold.is_of(hold.generation if self.generation is None else self.generation)
+    def is_needed(self, ownerships: Mapping[str, Ownership]) -> bool:
+        owner = ownerships.get(self.run_id)
+        return owner is not None and owner.is_of(owner.generation if self.generation is None else self.generation)
 
 
 class SessionPlace(ABC):
@@ -108,8 +108,8 @@ async def _old_and_unneeded(
             old |= {leftover: place for leftover in await place.find() if leftover.age_seconds > session_seconds}
         except PlatformError as error:
             log.warning("cannot look for what sessions left", where=type(place).__name__, error=error.message)
-    holds = await runs.holds({leftover.run_id for leftover in old if leftover.run_id}) if old else {}
-    return {leftover: place for leftover, place in old.items() if not leftover.is_needed(holds)}
+    ownerships = await runs.ownerships({leftover.run_id for leftover in old if leftover.run_id}) if old else {}
+    return {leftover: place for leftover, place in old.items() if not leftover.is_needed(ownerships)}
 
 
 class CheckoutFolders(SessionPlace):
@@ -232,8 +232,8 @@ class Containers(SessionPlace):
             for start in range(0, len(names), INSPECTED_AT_ONCE):
                 batch = names[start : start + INSPECTED_AT_ONCE]
                 # Those that have gone meanwhile are an error, and the others are told all the same.
-                said = await self._ask(*inspecting, "--format", labels, *batch, must_succeed=False)
-                found += [left for line in said.splitlines() if (left := labelled(kind, line, time.time()))]
+                printed = await self._ask(*inspecting, "--format", labels, *batch, must_succeed=False)
+                found += [left for line in printed.splitlines() if (left := labelled(kind, line, time.time()))]
         return found
 
     async def remove(self, leftover: Leftover) -> bool:
@@ -246,11 +246,11 @@ class Containers(SessionPlace):
         return True
 
     async def _ask(self, *arguments: str, must_succeed: bool = True) -> str:
-        status, said, complaint = await _run(*self._engine, *arguments)
+        status, printed, complaint = await _run(*self._engine, *arguments)
         if status and must_succeed:
             message = f"{self._engine[0]} {arguments[0]} fails: {complaint.strip()[-500:]}"
             raise Unavailable(message, part="container engine")
-        return said
+        return printed
 
 
 def labelled(kind: str, line: str, now: float) -> Leftover | None:

@@ -82,11 +82,11 @@ class Exporter:
             await archive.add_json("decisions.json", [asdict(one) for one in await store.decisions.of_run(run_id)])
             await self._add_events(archive, run_id)
             await self._add_model_calls(archive, run_id)
-            missing, told = list[str](), time.monotonic()
+            missing, reported_at = list[str](), time.monotonic()
             for number, entry in enumerate(listed):
-                if time.monotonic() - told > PROGRESS_SECONDS:
+                if time.monotonic() - reported_at > PROGRESS_SECONDS:
                     await self._jobs.progress(job, number, len(listed), seconds=CLAIM_SECONDS)
-                    told = time.monotonic()
+                    reported_at = time.monotonic()
                 if not await archive.add_file(f"files/{entry.path}", workspace, entry.path):
                     missing.append(entry.path)
             manifest = {

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from backplane.domain.runs import Hold, Priority, RunStatus, UnfinishedRun
+from backplane.domain.runs import Ownership, Priority, RunStatus, UnfinishedRun
 from backplane.queue.base import Caps, Claim, Job, Queue
 from backplane.redis.client import RedisClients
 from backplane.store.runs import Runs
@@ -42,9 +42,9 @@ class Database:
     async def unfinished(self, *, after: str = "", limit: int = 500) -> list[UnfinishedRun]:
         return [self.rows[run_id] for run_id in sorted(self.rows) if run_id > after][:limit]
 
-    async def holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
-        found = {run_id: Hold(row.status, row.generation) for run_id, row in self.rows.items()}
-        found |= {run_id: Hold(status, 1) for run_id, status in self.over.items()}
+    async def ownerships(self, run_ids: Iterable[str]) -> dict[str, Ownership]:
+        found = {run_id: Ownership(row.status, row.generation) for run_id, row in self.rows.items()}
+        found |= {run_id: Ownership(status, 1) for run_id, status in self.over.items()}
         return {run_id: found[run_id] for run_id in run_ids if run_id in found}
 
     def end(self, run_id: str) -> None:

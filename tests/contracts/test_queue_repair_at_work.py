@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from backplane.domain.runs import Hold, Priority, RunStatus, UnfinishedRun
+from backplane.domain.runs import Ownership, Priority, RunStatus, UnfinishedRun
 from backplane.queue import redis_repair
 from backplane.queue.base import Caps, Claim, Compared, Job, Queue
 from backplane.redis.client import RedisClients
@@ -35,9 +35,9 @@ class Work:
         await asyncio.sleep(0)
         return found
 
-    async def holds(self, run_ids: Iterable[str]) -> dict[str, Hold]:
-        found = {run_id: Hold(row.status, row.generation) for run_id, row in self.rows.items()}
-        found |= {run_id: Hold(status, 1) for run_id, status in self.over.items()}
+    async def ownerships(self, run_ids: Iterable[str]) -> dict[str, Ownership]:
+        found = {run_id: Ownership(row.status, row.generation) for run_id, row in self.rows.items()}
+        found |= {run_id: Ownership(status, 1) for run_id, status in self.over.items()}
         return {run_id: found[run_id] for run_id in run_ids if run_id in found}
 
     async def start(self, count: int) -> None:

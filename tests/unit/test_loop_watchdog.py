@@ -37,20 +37,20 @@ def hold_until(reported: threading.Event) -> None:
     assert reported.wait(30)
 
 
-async def test_a_held_loop_is_reported_with_the_stack_while_it_is_held(lines: Lines) -> None:
-    with watched(held_seconds=0.05, period_seconds=0.01):
+async def test_a_blocked_loop_is_logged_with_its_stack_while_it_is_blocked(lines: Lines) -> None:
+    with watched(blocked_seconds=0.05, period_seconds=0.01):
         hold_until(lines.arrived)
-    assert lines.lines[0]["event"] == "the event loop is held"
+    assert lines.lines[0]["event"] == "the event loop is blocked"
     assert "hold_until" in lines.lines[0]["stack"]
 
 
 async def test_the_end_of_a_hold_is_reported_with_its_length(lines: Lines) -> None:
-    with watched(held_seconds=0.05, period_seconds=0.01):
+    with watched(blocked_seconds=0.05, period_seconds=0.01):
         hold_until(lines.arrived)
         lines.arrived.clear()
         await wait_until(lines.arrived.is_set)
-    assert [line["event"] for line in lines.lines[:2]] == ["the event loop is held", "the event loop goes on"]
-    assert lines.lines[1]["held_seconds"] >= 0.05
+    assert [line["event"] for line in lines.lines[:2]] == ["the event loop is blocked", "the event loop goes on"]
+    assert lines.lines[1]["blocked_seconds"] >= 0.05
 
 
 async def test_a_loop_that_turns_is_not_reported(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ async def test_a_loop_that_turns_is_not_reported(lines: Lines, monkeypatch: pyte
         return schedule(callback, *args, **options)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-    with watched(held_seconds=5, period_seconds=0.001):
+    with watched(blocked_seconds=5, period_seconds=0.001):
         async with asyncio.timeout(30):
             await enough.wait()
     assert lines.lines == []

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from backplane.domain import sandbox_labels
-from backplane.domain.runs import Hold, RunStatus
+from backplane.domain.runs import Ownership, RunStatus
 from controller.cleanup.sandbox_jobs import Doubts, Fate, PlatformState, SandboxJob, Times, fate, judge
 from worker.sandbox.kubernetes import manifest as worker_job
 
 TIMES = Times(lease=15, finished=300, session=14_400)
 JOB = SandboxJob("step-1", "uid-1", "7", "run-1", generation=2, worker="w-1", is_warm=False, age_seconds=60)
 WARM = replace(JOB, name="warm-1", run_id="", generation=0, is_warm=True)
-OVER = PlatformState({"run-1": Hold(RunStatus.COMPLETED, 2)}, frozenset())
+OVER = PlatformState({"run-1": Ownership(RunStatus.COMPLETED, 2)}, frozenset())
 
 
 def known(status: RunStatus, generation: int = 2) -> PlatformState:
-    return PlatformState({"run-1": Hold(status, generation)}, frozenset({"w-1"}))
+    return PlatformState({"run-1": Ownership(status, generation)}, frozenset({"w-1"}))
 
 
 def passes(jobs: Iterable[SandboxJob], what: PlatformState, *times: float) -> list[list[str]]:

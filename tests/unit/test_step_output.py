@@ -15,7 +15,7 @@ from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from worker.files.paths import OUTPUT_FOLDER
-from worker.files.retrying import PatientWorkspace
+from worker.files.retrying import RetryingWorkspace
 from worker.run.interruption import Cause, Interruption
 from worker.steps.output import (
     MEMORY_BYTES,
@@ -163,7 +163,7 @@ async def test_a_store_that_is_away_is_waited_for_and_then_told(
 
     async def held() -> None: ...
 
-    patient = PatientWorkspace(workspace, lambda error, pause: tries.append(error), held, not_counted)
+    patient = RetryingWorkspace(workspace, lambda error, pause: tries.append(error), held, not_counted)
     output = make_output(replace(LIMITS, file_seconds=0.3))
     output.write(b"x\n" * 5000)
     output.finish()
@@ -201,7 +201,7 @@ async def test_nothing_is_stored_in_a_run_that_is_in_newer_hands(make_output: Ma
     output = make_output()
     output.write(b"x\n" * 5000)
     output.finish()
-    patient = PatientWorkspace(workspace, lambda error, pause: None, lost, not_counted)
+    patient = RetryingWorkspace(workspace, lambda error, pause: None, lost, not_counted)
     with pytest.raises(Superseded):
         await output.store(patient, QUOTA, Interruption())
     output.discard()

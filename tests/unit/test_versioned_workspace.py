@@ -57,8 +57,8 @@ def versioned(
         begun=begun or has_begun(new_run(USER), journal),
         max_bytes=max_bytes,
         quota=quota,
-        tell=(told if told is not None else []).append,
-        tell_away=lambda error, pause: None,
+        log_line=(told if told is not None else []).append,
+        on_unavailable=lambda error, pause: None,
     )
 
 
@@ -72,9 +72,9 @@ async def restored(store: WorkspaceStore, run: Run, journal: list[StepRecord]) -
         workspace,
         replace(run, user_id="user"),
         journal,
-        still_held=held,
-        tell=lambda line: None,
-        tell_away=lambda error, pause: None,
+        ensure_ours=held,
+        log_line=lambda line: None,
+        on_unavailable=lambda error, pause: None,
     )
     return workspace
 
@@ -284,7 +284,7 @@ async def test_a_run_in_newer_hands_gets_no_files(store: WorkspaceStore) -> None
 
     run = replace(FORK, user_id="user")
     with pytest.raises(Superseded):
-        await restore(store, workspace, run, journal, still_held=superseded, tell=nothing, tell_away=nothing)
+        await restore(store, workspace, run, journal, ensure_ours=superseded, log_line=nothing, on_unavailable=nothing)
     assert await workspace.list() == []
 
 

@@ -78,13 +78,13 @@ def _shortened(text: str, most: int) -> str:
 def _carry_out(number: int, action: dict[str, Any], page: Page, context: BrowserContext, asked: dict[str, Any]) -> None:
     kind = action["do"]
     try:
-        told = _ACTIONS[kind](action, page, asked)
+        result = _ACTIONS[kind](action, page, asked)
     except Error as error:
         words = str(error).splitlines()[0]
         raise Failed(f"action {number} ({kind}): {_shortened(words, 400)}") from None
     except Failed as error:
         raise Failed(f"action {number} ({kind}): {error}") from None
-    print(f"{number}. {kind}: {told}", flush=True)
+    print(f"{number}. {kind}: {result}", flush=True)
 
 
 def _open(action: dict[str, Any], page: Page, asked: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ HEAD_MAX_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 """For the head of a request, and as long for the first message of TLS after it."""
-REFUSALS_TOLD = 20
+REFUSALS_REPORTED = 20
 CHUNK_LINE_BYTES = 256
 TRAILERS_MAX = 20
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -74,7 +74,7 @@ class EgressProxy:
         self._policy = policy
         self._limits = limits
         self._refused = refused
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._open = 0
         self._left = limits.bytes
 
@@ -87,8 +87,8 @@ class EgressProxy:
             await self._serve(reader, writer)
         except _ProxyRefusal as refusal:
             # A browser asks again and again.
-            if refusal.message not in self._told and len(self._told) < REFUSALS_TOLD:
-                self._told.add(refusal.message)
+            if refusal.message not in self._reported and len(self._reported) < REFUSALS_REPORTED:
+                self._reported.add(refusal.message)
                 self._refused(refusal.message)
             with suppress(OSError):
                 await _answer(writer, refusal)

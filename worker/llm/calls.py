@@ -14,7 +14,7 @@ from worker.run.events import NewEvent
 
 
 @dataclass(slots=True)
-class CallInHand:
+class RunningCall:
     """A call that is being made. `totals`: of the tries before the one that is being made."""
 
     key: CallKey
@@ -37,7 +37,7 @@ class CallInHand:
 class CallSource(Protocol):
     """Where the answers of a run's calls come from: its model servers, or the record of another run."""
 
-    async def answer(self, call: CallInHand, model: str | None) -> ModelResponse:
+    async def answer(self, call: RunningCall, model: str | None) -> ModelResponse:
         """The answer to a call that has none yet. `model`: the one to ask, in place of the run's own. Raises what
         `Models.ask` does."""
 

@@ -35,7 +35,7 @@ from worker.llm.base import (
     ModelUnavailable,
     Usage,
 )
-from worker.llm.calls import CallBook, CallInHand, KnownCall, not_watched, step_of
+from worker.llm.calls import CallBook, KnownCall, RunningCall, not_watched, step_of
 from worker.llm.gateway import Candidate, ModelGateway
 from worker.llm.progress import Progress
 from worker.llm.records import record_of, record_of_answer, redacted_answer
@@ -90,7 +90,7 @@ class LiveCalls:
         self._knows_rates = False
         """Its watchers have read which settings its calls wait for."""
 
-    async def answer(self, call: CallInHand, model: str | None) -> ModelResponse:
+    async def answer(self, call: RunningCall, model: str | None) -> ModelResponse:
         candidates = self._gateway.candidates(model or self._run.model)
         known = self._book.known.get(call.key)
         if known and known.is_lost:
@@ -104,7 +104,7 @@ class LiveCalls:
         raise _failure(failures)
 
     async def _tried(
-        self, call: CallInHand, candidate: Candidate, *, is_last: bool
+        self, call: RunningCall, candidate: Candidate, *, is_last: bool
     ) -> tuple[ModelResponse | ModelError, int]:
         """What one model gives, an answer or the last error, and after how many tries."""
         self._interruption.check()
@@ -121,7 +121,7 @@ class LiveCalls:
             await self._interruption.pause(pause)
         raise AssertionError("the count never ends")
 
-    async def _try(self, call: CallInHand, candidate: Candidate) -> _ModelTry:
+    async def _try(self, call: RunningCall, candidate: Candidate) -> _ModelTry:
         """A try that has an answer is recorded; one that failed is still to be. Raises BudgetExhausted, Interrupted."""
         one = _ModelTry(candidate)
         if candidate.price is None and await self._budget.left(Resource.MICRO_USD) is not None:
@@ -148,7 +148,7 @@ class LiveCalls:
             raise
         return one
 
-    async def _turn(self, stack: AsyncExitStack, call: CallInHand, one: _ModelTry) -> Callable[[int], None]:
+    async def _turn(self, stack: AsyncExitStack, call: RunningCall, one: _ModelTry) -> Callable[[int], None]:
         candidate, server = one.candidate, one.candidate.name.server
         estimate = self._gateway.usual_output(candidate, call.request.max_output_tokens)
         rates = self._gateway.limits.rates
@@ -174,7 +174,7 @@ class LiveCalls:
                 await stack.enter_async_context(turn)
         return took
 
-    async def _begin(self, call: CallInHand, one: _ModelTry) -> None:
+    async def _begin(self, call: RunningCall, one: _ModelTry) -> None:
         name = one.candidate.name
         record = record_of(call.request, self._gateway.limits.record_bytes)
         beginning = BeginningCall(call.key, one.id, name.server, name.model, record, call.digest)
@@ -193,7 +193,7 @@ class LiveCalls:
             one.begun = False
             raise
 
-    async def _make(self, call: CallInHand, one: _ModelTry) -> None:
+    async def _make(self, call: RunningCall, one: _ModelTry) -> None:
         began = time.monotonic()
         about = {**call.place, "model": str(one.candidate.name)}
         progress = self._progress.of_call(about, with_text=call.on_text is not not_watched)
@@ -224,7 +224,7 @@ class LiveCalls:
             answer = redacted_answer(one.response, self._redact)
             one.response = replace(answer, model=name, micro_usd=one.micro_usd, seconds=one.seconds)
 
-    async def _end(self, call: CallInHand, one: _ModelTry, status: CallStatus, pause: float | None = None) -> None:
+    async def _end(self, call: RunningCall, one: _ModelTry, status: CallStatus, pause: float | None = None) -> None:
         """Write down what came of a try, and tell it. `pause`: until the next one."""
         told = [_event(call, one, "retrying" if status is CallStatus.STARTED else status.value)]
         if pause is not None and one.error is not None:
@@ -242,7 +242,7 @@ class LiveCalls:
             raise
         call.totals = self._book.known[call.key].totals
 
-    def _ending(self, call: CallInHand, one: _ModelTry, status: CallStatus) -> Write:
+    def _ending(self, call: RunningCall, one: _ModelTry, status: CallStatus) -> Write:
         usage = one.usage or Usage(0, 0)
         micro_usd = one.micro_usd if one.usage else 0
         totals = call.totals + CallTotals(usage.input_tokens, usage.output_tokens, micro_usd)
@@ -284,7 +284,7 @@ class LiveCalls:
             raise
 
 
-def _event(call: CallInHand, one: _ModelTry, status: str) -> NewEvent:
+def _event(call: RunningCall, one: _ModelTry, status: str) -> NewEvent:
     told: dict[str, object] = {
         **call.place,
         "model": str(one.candidate.name),
@@ -300,7 +300,7 @@ def _event(call: CallInHand, one: _ModelTry, status: str) -> NewEvent:
     return EventType.MODEL, told
 
 
-def _run_error(error: ModelError, call: CallInHand) -> RunError:
+def _run_error(error: ModelError, call: RunningCall) -> RunError:
     return RunError(error.code, error.message, error.retryable, step_of(call.key) or None)
 
 

@@ -99,7 +99,7 @@ def first_difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> s
     before, now = recorded["messages"], asked["messages"]
     for number, (one, other) in enumerate(zip(before, now, strict=False), start=1):
         if one != other:
-            return f"message {number} ({other['role']}) {_difference(_told(one), _told(other))}"
+            return f"message {number} ({other['role']}) {_difference(_text_of_message(one), _text_of_message(other))}"
     if len(before) != len(now):
         return f"there were {len(before)} messages, and now there are {len(now)}"
     if recorded["tools"] != asked["tools"]:
@@ -110,7 +110,7 @@ def first_difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> s
     return "the difference is in a tool's schema, or in a part of a long message that was not kept"
 
 
-def _told(message: Mapping[str, Any]) -> str:
+def _text_of_message(message: Mapping[str, Any]) -> str:
     parts = [message["content"], *(f"{call['name']}({call['arguments']})" for call in message.get("tool_calls", ()))]
     return "\n".join(part for part in parts if part) + (message.get("tool_call_id") or "")
 

@@ -13,7 +13,7 @@ from backplane.errors import ModelError
 from backplane.process.retrying import until_available
 from backplane.store import ModelCalls, RunTransaction
 from worker.llm.base import ModelContextTooLong, ModelOutputInvalid, ModelResponse
-from worker.llm.calls import CallBook, CallInHand, KnownCall
+from worker.llm.calls import CallBook, KnownCall, RunningCall
 from worker.llm.records import answer_of, first_difference, record_of, record_of_answer
 from worker.run.events import RunEvents
 
@@ -41,7 +41,7 @@ class ReplayedCalls:
         self._events = events
         self._record_bytes = record_bytes
 
-    async def answer(self, call: CallInHand, model: str | None) -> ModelResponse:
+    async def answer(self, call: RunningCall, model: str | None) -> ModelResponse:
         """Raises ReplayDiverged, and what the recorded call failed of."""
         recorded = await until_available(lambda: self._calls.find(self._source, call.key))
         request = record_of(call.request, self._record_bytes)
@@ -65,7 +65,7 @@ class ReplayedCalls:
 
 
 def answer_for_replay(
-    call: CallInHand, recorded: RecordedCall | None, request: dict[str, object], run_id: str
+    call: RunningCall, recorded: RecordedCall | None, request: dict[str, object], run_id: str
 ) -> ModelResponse:
     """Raises ReplayDiverged, and what the recorded call failed of."""
     where = f"{call.key.purpose} {call.key.number}" + (f" of step {call.key.step_id}" if call.key.step_id else "")

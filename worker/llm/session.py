@@ -20,7 +20,7 @@ from worker.llm.base import (
     Spent,
     TextSink,
 )
-from worker.llm.calls import CallBook, CallInHand, CallSource, not_watched
+from worker.llm.calls import CallBook, CallSource, RunningCall, not_watched
 from worker.llm.gateway import ModelGateway
 from worker.llm.live import LiveCalls
 from worker.llm.records import digest_of, redacted
@@ -73,7 +73,7 @@ class RunModels(Models):
         most = self._gateway.limits.input_bytes
         if (size := size_of(request)) > most:
             raise ModelContextTooLong(f"the prompt has {size} bytes, and MODEL_MAX_INPUT_BYTES allows {most}")
-        call = CallInHand(key, request, digest, on_text or not_watched, self._book.totals(key))
+        call = RunningCall(key, request, digest, on_text or not_watched, self._book.totals(key))
         return await self._source.answer(call, model)
 
     def spent(self, step_id: str | None = None) -> Spent:

@@ -12,32 +12,32 @@ AGAIN_SECONDS = 15.0
 
 
 class WaitNotice:
-    """For the time of a wait, in a `with`. `tell` gets a line."""
+    """For the time of a wait, in a `with`. `log_line` gets a line."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, log_line: Callable[[str], None]) -> None:
+        self._log_line = log_line
         self._line: Callable[[], str] = str
-        self._told_at: float | None = None
+        self._logged_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def turn(self, server: str, position: int) -> None:
-        self._say(lambda: f"waiting for a turn at model server {server}, {position} in line")
+        self._log_soon(lambda: f"waiting for a turn at model server {server}, {position} in line")
 
     def tokens(self, seconds: float, reason: Callable[[], str]) -> None:
         """`reason` is asked for when it is published."""
-        self._say(lambda: f"waiting for model tokens, for {seconds:.0f} s yet: {reason()}")
+        self._log_soon(lambda: f"waiting for model tokens, for {seconds:.0f} s yet: {reason()}")
 
-    def _say(self, line: Callable[[], str]) -> None:
+    def _log_soon(self, line: Callable[[], str]) -> None:
         self._line = line
         if self._timer is None:
-            since = time.monotonic() - self._told_at if self._told_at is not None else None
+            since = time.monotonic() - self._logged_at if self._logged_at is not None else None
             pause = MOMENT_SECONDS if since is None else max(AGAIN_SECONDS - since, 0.0)
             self._timer = asyncio.get_running_loop().call_later(pause, self._now)
 
     def _now(self) -> None:
         self._timer = None
-        self._told_at = time.monotonic()
-        self._tell(self._line())
+        self._logged_at = time.monotonic()
+        self._log_line(self._line())
 
     def __enter__(self) -> Self:
         return self

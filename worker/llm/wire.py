@@ -157,22 +157,22 @@ class Wire:
     def refusal(self, status: int, headers: Mapping[str, str], body: str) -> ModelError:
         """What an HTTP status other than 2xx means."""
         words, code = self._words(body)
-        said = f": {words}" if words else ""
+        reason = f": {words}" if words else ""
         pause = retry_after(headers, datetime.now(UTC))
         if status == 429:
             if code == "insufficient_quota":
-                return ModelRefused(f"model server {self.name} has no quota left for this key{said}")
-            return ModelRateLimited(f"model server {self.name} is asked too often (429){said}", retry_after=pause)
+                return ModelRefused(f"model server {self.name} has no quota left for this key{reason}")
+            return ModelRateLimited(f"model server {self.name} is asked too often (429){reason}", retry_after=pause)
         if _is_about_context(words, code) and status in (400, 413, 422, 500):
-            return ModelContextTooLong(f"model server {self.name}: the prompt is longer than the model takes{said}")
+            return ModelContextTooLong(f"model server {self.name}: the prompt is longer than the model takes{reason}")
         if status in _BUSY or status >= 500:
-            return ModelUnavailable(f"model server {self.name} answers {status}{said}", retry_after=pause)
+            return ModelUnavailable(f"model server {self.name} answers {status}{reason}", retry_after=pause)
         if 300 <= status < 400:
             return ModelRefused(
                 f"model server {self.name} sends elsewhere ({status}), which is not followed; set its final URL"
             )
         hint = "; check its key" if status in (401, 403) else ""
-        return ModelRefused(f"model server {self.name} refuses the call ({status}){said}{hint}")
+        return ModelRefused(f"model server {self.name} refuses the call ({status}){reason}{hint}")
 
     def broken_off(self, answer: ModelAnswer | None) -> ModelUnavailable:
         return ModelUnavailable(
@@ -265,8 +265,8 @@ def _charged(answer: ModelAnswer | None, *, sent: bool) -> Any:
 
 
 def _is_about_context(words: str, code: str) -> bool:
-    said = f"{words} {code}".lower()
-    return any(word in said for word in _CONTEXT_WORDS)
+    reason = f"{words} {code}".lower()
+    return any(word in reason for word in _CONTEXT_WORDS)
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -77,7 +77,7 @@ class SandboxedConnection(McpConnection):
         }
         environment = {name: await self._secrets.fill(value) for name, value in self._server.environment.items()}
         await context.checkout.pull()
-        said = _Said(context, self._max_bytes)
+        output = _ProgramOutput(context, self._max_bytes)
         command = Command(
             ("python3", "-u", "-B", "-c", DRIVER),
             context.limits,
@@ -85,10 +85,10 @@ class SandboxedConnection(McpConnection):
             stdin=json.dumps(asked).encode(),
             environment=environment,
         )
-        outcome = await context.sandbox.run(command, context.checkout.folder, said.write, context.notice)
+        outcome = await context.sandbox.run(command, context.checkout.folder, output.write, context.notice)
         if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:
             raise unavailable(self._server.name, f"ended with {outcome.exit_code} ({outcome.detail or outcome.ending})")
-        answers = self._answers(said.last_line(), said.beside())
+        answers = self._answers(output.last_line(), output.beside())
         if keeps_files:
             await keep_changes(outcome, context)
         return answers
@@ -96,8 +96,8 @@ class SandboxedConnection(McpConnection):
     def _answers(self, line: bytes, beside: str) -> list[Mapping[str, Any]]:
         # The program can write this line as well as the driver can.
         try:
-            told = json.loads(line)
-            answers, failure, noise = told["answers"], told["failure"], told["noise"]
+            answered = json.loads(line)
+            answers, failure, noise = answered["answers"], answered["failure"], answered["noise"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise unavailable(self._server.name, f"sent more than {self._max_bytes:,} bytes, or no answer") from None
         if noise:
@@ -122,7 +122,7 @@ class SandboxedConnection(McpConnection):
         return CallNotTaken(refused.message, later=False) if error.get("code") in NOT_TAKEN else refused
 
 
-class _Said:
+class _ProgramOutput:
     """Passes on what comes before the mark, and keeps what comes after it, up to a limit."""
 
     def __init__(self, context: ToolContext, max_bytes: int) -> None:

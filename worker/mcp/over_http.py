@@ -158,13 +158,13 @@ def _words(error: BaseException, sent: str) -> str:
     """What an error of the libraries means. Those that name the request are not shown: it holds secrets. `sent`: the
     beginning of the server's last answer, which is shown where it was no error in words."""
     if isinstance(error, MCPError):
-        said = beginning_of(str(error))
-        if said == NO_ANSWER or said.startswith(_NOT_READ):
+        words = beginning_of(str(error))
+        if words == NO_ANSWER or words.startswith(_NOT_READ):
             return _with("cannot be understood", sent)
         return (
             f"refuses: {shortened(str(error), 300)}"
-            if said[:SAME_CHARS] in sent
-            else _with(f"gave no answer: {said}", sent)
+            if words[:SAME_CHARS] in sent
+            else _with(f"gave no answer: {words}", sent)
         )
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]

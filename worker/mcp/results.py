@@ -29,7 +29,7 @@ def text_of(answer: Mapping[str, Any]) -> str | None:
     if not isinstance(content, Sequence) or isinstance(content, str):
         return None
     parts = [_part(part) for part in content]
-    if structured is not None and not _is_said(structured, content, parts):
+    if structured is not None and not _is_repeated(structured, content, parts):
         parts.append(json.dumps(structured, ensure_ascii=False))
     return "\n".join(parts)
 
@@ -46,8 +46,8 @@ def _part(part: Any) -> str:
         case "resource" if isinstance(part.get("resource"), Mapping):
             return _resource(part["resource"])
         case "resource_link":
-            said = [_line(part.get(name)) for name in ("title", "name", "description", "mimeType")]
-            return f"[a link to {_line(part.get('uri'))}: {', '.join(dict.fromkeys(filter(None, said)))}]"
+            words = [_line(part.get(name)) for name in ("title", "name", "description", "mimeType")]
+            return f"[a link to {_line(part.get('uri'))}: {', '.join(dict.fromkeys(filter(None, words)))}]"
         case kind:
             return f"[a part of the kind {_line(kind)[:KIND_CHARS] or 'unknown'} is left out]"
 
@@ -82,7 +82,7 @@ def _line(value: Any) -> str:
     return shortened("".join(letter for letter in text if letter.isprintable()), LINE_CHARS)
 
 
-def _is_said(structured: Any, content: Sequence[Any], parts: Sequence[str]) -> bool:
+def _is_repeated(structured: Any, content: Sequence[Any], parts: Sequence[str]) -> bool:
     """Whether the texts say the same: as JSON, or as what is under the one key `result`, where libraries put what a
     function returned: alone, or each item of a list as a text of its own."""
     value = structured

@@ -221,9 +221,9 @@ def _collection(user_id: str, agent: str) -> str:
 
 
 def _memory(point: models.ScoredPoint) -> Memory:
-    said = point.payload or {}
-    tags = tuple(said.get("tags", ()))
-    return Memory(str(point.id), said["text"], tags, said.get("at", ""), said.get("run_id", ""), point.score)
+    payload = point.payload or {}
+    tags = tuple(payload.get("tags", ()))
+    return Memory(str(point.id), payload["text"], tags, payload.get("at", ""), payload.get("run_id", ""), point.score)
 
 
 def _of_server(error: Exception, look: str) -> Unavailable | PartRefuses:

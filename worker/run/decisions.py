@@ -26,7 +26,7 @@ CODES = {
 BY_TOOL = "tool"
 """Value of `by` in what was asked because the step's tool wanted it, and not the policy."""
 
-TOLD_MAX_CHARS = 1000
+PUBLISHED_MAX_CHARS = 1000
 """Of each text in what is asked, in the event; the decision has it whole."""
 
 
@@ -142,7 +142,7 @@ def _named(decision: Decision) -> dict[str, Any]:
 def _shortened(value: Any) -> Any:
     match value:
         case str():
-            return shortened(value, TOLD_MAX_CHARS)
+            return shortened(value, PUBLISHED_MAX_CHARS)
         case dict():
             return {key: _shortened(inner) for key, inner in value.items()}
         case list():

@@ -65,11 +65,11 @@ class Interruption:
         self.cause: Cause | None = None
         self._set = asyncio.Event()
         self._pause_over = asyncio.Event()
-        self._leaving = False
+        self._draining = False
 
     def request_drain(self) -> None:
         """The worker drains: what is in hand may go on until the next `check`."""
-        self._leaving = True
+        self._draining = True
         self._pause_over.set()
 
     def set(self, cause: Cause) -> None:
@@ -81,7 +81,7 @@ class Interruption:
     def check(self) -> None:
         if self.cause:
             raise Interrupted(self.cause)
-        if self._leaving:
+        if self._draining:
             raise Interrupted(Cause.DRAINED)
 
     def changes_begin(self) -> None:

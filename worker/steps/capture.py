@@ -134,8 +134,8 @@ class OutputCapture:
         now = self._clock()
         if now >= self._next_notice:
             self._next_notice = now + NOTICE_SECONDS
-            said = f"… {_lines(self.dropped_lines)} not shown so far; the limit is RUN_LOG_LINES_PER_SECOND"
-            self._warn(said, self.dropped_lines)
+            line = f"… {_lines(self.dropped_lines)} not shown so far; the limit is RUN_LOG_LINES_PER_SECOND"
+            self._warn(line, self.dropped_lines)
 
     def _text(self) -> str:
         if self._total_bytes <= self._result_max_bytes:

@@ -19,7 +19,7 @@ from backplane.workspace.attributes import AttributeRecord
 from backplane.workspace.base import Workspace
 from backplane.workspace.quota import Quota
 from worker.files.checkouts import Checkouts, StepCheckout
-from worker.files.retrying import PatientWorkspace
+from worker.files.retrying import RetryingWorkspace
 from worker.files.scratch import Scratch
 from worker.files.versioned import VersionedWorkspace
 from worker.llm.base import Models
@@ -118,7 +118,7 @@ class RunFiles:
     """`stored`: the files in the store, which waits while that is away. `workspace`: the same for steps, with what
     files were before. `checkouts`: copies on this machine, for commands."""
 
-    stored: PatientWorkspace
+    stored: RetryingWorkspace
     workspace: VersionedWorkspace
     checkouts: Checkouts
 

@@ -112,8 +112,8 @@ def step_with_effects_below(
 
 def kept(effect: Effect, follows: Next) -> dict[str, Any]:
     """What the result of a failed step says of this; nothing where nothing has happened."""
-    said: dict[str, Any] = {} if effect is Effect.NONE else {"effect": effect.value}
-    return said | ({FINAL_FAILURE: True} if follows is Next.FAILED else {})
+    values: dict[str, Any] = {} if effect is Effect.NONE else {"effect": effect.value}
+    return values | ({FINAL_FAILURE: True} if follows is Next.FAILED else {})
 
 
 def kept_effect(record: StepRecord) -> Effect:

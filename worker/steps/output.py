@@ -153,19 +153,19 @@ class StepOutput:
         except Interrupted as interrupted:
             if interrupted.cause is Cause.SUPERSEDED:
                 raise Superseded("the run is in newer hands") from interrupted
-            self.say_not_kept(f"the run was interrupted ({interrupted.cause})")
+            self.report_not_kept(f"the run was interrupted ({interrupted.cause})")
         except TimeoutError:
-            self.say_not_kept(f"it took longer than {self._limits.file_seconds:g} s (STEP_OUTPUT_FILE_SECONDS)")
+            self.report_not_kept(f"it took longer than {self._limits.file_seconds:g} s (STEP_OUTPUT_FILE_SECONDS)")
         except PlatformError as error:
-            self.say_not_kept(error.message)
+            self.report_not_kept(error.message)
         except OSError as error:
-            self.say_not_kept(f"the worker's disk does not take part: {error.strerror or type(error).__name__}")
+            self.report_not_kept(f"the worker's disk does not take part: {error.strerror or type(error).__name__}")
         else:
             part = f"; {readable_size(self._left_out)} more are over STEP_OUTPUT_FILE_MAX_BYTES"
             line = f"the full output of the step ({readable_size(size)}) is in {path}{part if self._left_out else ''}"
             self._warn(line, file=path)
 
-    def say_not_kept(self, reason: str) -> None:
+    def report_not_kept(self, reason: str) -> None:
         self._warn(f"the full output of the step could not be kept: {reason}")
 
     def discard(self) -> None:

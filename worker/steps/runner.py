@@ -262,7 +262,7 @@ class StepRunner:
         output.finish()
         if verdict.cause in (Cause.CANCELLED, Cause.TIMED_OUT):
             if output.is_incomplete:
-                output.say_not_kept(f"the run was {verdict.cause}")
+                output.report_not_kept(f"the run was {verdict.cause}")
             self.journal.interrupted(step, verdict.cause)
         raise verdict.error
 

@@ -16,7 +16,7 @@ from worker.run.interruption import Interruption
 from worker.steps.outcomes import StepFailed
 from worker.tools.base import StepReport, SubSteps
 
-PERSON_SAID_DONE = "(cut off; a person looked, and said that it was done)"
+PERSON_CONFIRMED = "(cut off; a person looked, and said that it was done)"
 
 
 class StepExecutor(Protocol):
@@ -93,7 +93,7 @@ def report_of(record: StepRecord) -> StepReport:
     if record.status is StepStatus.COMPLETED:
         return StepReport(
             True,
-            str(result.get("output", PERSON_SAID_DONE)),
+            str(result.get("output", PERSON_CONFIRMED)),
             tuple(result.get("files_changed", ())),
             seconds=result.get("duration_ms", 0) / 1000,
             files_left_out=result.get("files_left_out", 0),

@@ -160,7 +160,7 @@ class _Used:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _ToolRequest:
     """A tool call that was looked at: `step` when it can be carried out, else `words` for the model."""
 
     call: ToolCall
@@ -202,17 +202,17 @@ class _AgentTurns:
                 if response.finish == "length":
                     self.context.notice(f"the last answer was cut off after {response.usage.output_tokens:,} tokens")
                 return text
-            wishes = self._wishes(response.tool_calls)
-            self.messages.append(Message("assistant", text, tuple(wish.call for wish in wishes)))
-            if wishes:
-                left_out = len(response.tool_calls) - len(wishes)
-                self.messages += await self._results(wishes, left_out)
-                words = next((wish.words for wish in wishes if wish.step is None), "")
+            requests = self._requests(response.tool_calls)
+            self.messages.append(Message("assistant", text, tuple(request.call for request in requests)))
+            if requests:
+                left_out = len(response.tool_calls) - len(requests)
+                self.messages += await self._results(requests, left_out)
+                words = next((request.words for request in requests if request.step is None), "")
             else:
                 words = "Your answer was empty. Call a tool, or answer with text when you are done."
                 self.messages[-1] = Message("assistant", "(empty)")
                 self.messages.append(Message("user", words))
-            bad_turns = 0 if any(wish.step for wish in wishes) else bad_turns + 1
+            bad_turns = 0 if any(request.step for request in requests) else bad_turns + 1
         raise _AgentStopped(
             "agent_bad_calls",
             f"{BAD_TURNS} turns in a row gave nothing that could be carried out; the last was wrong in this: {words} "
@@ -281,78 +281,78 @@ class _AgentTurns:
             code, f"the agent is at its limit of {limit}: {self.used}. Give it more, or a smaller goal"
         )
 
-    def _wishes(self, calls: Sequence[ToolCall]) -> list[_Wish]:
+    def _requests(self, calls: Sequence[ToolCall]) -> list[_ToolRequest]:
         seen: set[str] = set()
-        wishes = []
+        requests = []
         for number, call in enumerate(calls[:CALLS_A_TURN], start=1):
             is_usable = 0 < len(call.id) <= ID_CHARS and call.id not in seen
             id = storable(call.id) if is_usable else f"call_{self.used.turns}_{number}"
             seen.add(id)
-            wishes.append(self._wish(replace(call, id=id), number))
-        return wishes
+            requests.append(self._request(replace(call, id=id), number))
+        return requests
 
-    def _wish(self, call: ToolCall, number: int) -> _Wish:
+    def _request(self, call: ToolCall, number: int) -> _ToolRequest:
         # A call that cannot be read is not shown again: a server may refuse the whole conversation for it.
         unread = ToolCall(call.id, _NOT_IN_A_NAME.sub("_", call.name)[:64] or "unknown", "{}")
         name = self.called.get(call.name.strip(), call.name.strip())
         tool = self.offered.get(name)
         if tool is None:
             there_are = ", ".join(sorted(self.offered)) or "none"
-            return _Wish(unread, words=f"You have no tool {unread.name!r}; you have: {there_are}.")
+            return _ToolRequest(unread, words=f"You have no tool {unread.name!r}; you have: {there_are}.")
         try:
             arguments = parse_object(call.arguments)
             validate_arguments(tool, arguments, "arguments")
             _check_secrets(arguments, self.arguments)
         except NotJson as error:
-            return _Wish(unread, words=f"The arguments of {tool.name} cannot be read: {error}.")
+            return _ToolRequest(unread, words=f"The arguments of {tool.name} cannot be read: {error}.")
         except _CallRefused as error:
-            return _Wish(unread, words=str(error))
+            return _ToolRequest(unread, words=str(error))
         except InvalidPlan as error:
             words = prompts.head_and_tail(storable(error.message), WORDS_CHARS)
-            return _Wish(unread, words=f"{tool.name} does not take these arguments: {words}.")
+            return _ToolRequest(unread, words=f"{tool.name} does not take these arguments: {words}.")
         context = self.context
         id = f"{context.call.step_id}/{context.round}.{self.used.turns}.{number}"
         step = SubStep(id=id, tool=tool.name, arguments=arguments, title=_title(arguments))
-        return _Wish(ToolCall(unread.id, name, json.dumps(arguments)), tool, step)
+        return _ToolRequest(ToolCall(unread.id, name, json.dumps(arguments)), tool, step)
 
-    async def _results(self, wishes: Sequence[_Wish], left_out: int) -> list[Message]:
+    async def _results(self, requests: Sequence[_ToolRequest], left_out: int) -> list[Message]:
         """What became of each call, in their order."""
-        wanted = [wish for wish in wishes if wish.step]
-        if len(wanted) > 1 and all(wish.tool and wish.tool.read_only for wish in wanted):
-            reports = await self._at_once(wishes)
+        wanted = [request for request in requests if request.step]
+        if len(wanted) > 1 and all(request.tool and request.tool.read_only for request in wanted):
+            reports = await self._at_once(requests)
         else:
             reports = []
-            for wish in wishes:
+            for request in requests:
                 self._check_used()
-                reports.append(self._counted(wish, await self._report(wish)))
+                reports.append(self._counted(request, await self._report(request)))
         messages = []
-        for wish, report in zip(wishes, reports, strict=True):
-            text = _result(wish.step, report, self.limits.result_chars) if wish.step and report else wish.words
-            messages.append(Message("tool", text, tool_call_id=wish.call.id))
+        for request, report in zip(requests, reports, strict=True):
+            text = _result(request.step, report, self.limits.result_chars) if request.step and report else request.words
+            messages.append(Message("tool", text, tool_call_id=request.call.id))
         if left_out:
             note = f"\n{left_out} more calls were left out: there may be {CALLS_A_TURN} in a turn."
             messages[-1] = replace(messages[-1], content=messages[-1].content + note)
         return messages
 
-    async def _at_once(self, wishes: Sequence[_Wish]) -> list[StepReport | None]:
+    async def _at_once(self, requests: Sequence[_ToolRequest]) -> list[StepReport | None]:
         """Each is let come to its own end before what ends or suspends this step is passed on."""
         self._check_used()
-        ended = await asyncio.gather(*(self._report(wish) for wish in wishes), return_exceptions=True)
+        ended = await asyncio.gather(*(self._report(request) for request in requests), return_exceptions=True)
         reports = []
         # Counted in their order, whichever ended first: a resumed step has to come to the same sums.
-        for wish, end in zip(wishes, ended, strict=True):
+        for request, end in zip(requests, ended, strict=True):
             if isinstance(end, BaseException):
                 raise end
-            reports.append(self._counted(wish, end))
+            reports.append(self._counted(request, end))
         return reports
 
-    async def _report(self, wish: _Wish) -> StepReport | None:
-        return await self.context.sub_steps.run(wish.step) if wish.step else None
+    async def _report(self, request: _ToolRequest) -> StepReport | None:
+        return await self.context.sub_steps.run(request.step) if request.step else None
 
-    def _counted(self, wish: _Wish, report: StepReport | None) -> StepReport | None:
-        if wish.step and report:
+    def _counted(self, request: _ToolRequest, report: StepReport | None) -> StepReport | None:
+        if request.step and report:
             assert self.context.models is not None
-            below = self.context.models.spent(wish.step.id)
+            below = self.context.models.spent(request.step.id)
             self.used.tokens += below.input_tokens + below.output_tokens
             self.used.micro_usd += below.micro_usd or 0
             self.used.seconds += report.seconds

@@ -140,13 +140,13 @@ class Browser(Tool):
         return await run_command(command, context)
 
     async def _ready(self, action: Any, arguments: BrowserArguments, context: ToolContext) -> Mapping[str, Any]:
-        told: dict[str, Any] = action.model_dump()
+        filled: dict[str, Any] = action.model_dump()
         if isinstance(action, Open):
             self._policy.check(action.url)
         if isinstance(action, Fill) and "${secrets." in action.value:
             host = self._host_before(action, arguments)
-            told |= {"value": await context.secrets.fill(action.value, host=host), "only_host": host}
-        return told
+            filled |= {"value": await context.secrets.fill(action.value, host=host), "only_host": host}
+        return filled
 
     def _host_before(self, fill: Fill, arguments: BrowserArguments) -> str:
         """Of the page that was opened last: the only one whose fields get a secret."""

@@ -106,8 +106,8 @@ def apply_hunks(hunks: Sequence[Hunk], content: bytes, path: str, notes: list[st
         )
     result, done, drift = list[bytes](), 0, 0
     for number, (hunk, at) in enumerate(zip(hunks, forward, strict=True), 1):
-        is_where_said = hunk.source_at is not None and at == hunk.source_at + drift
-        if not is_where_said and len(places := _first_places(lines, hunk.source, done)) > 1:
+        is_where_stated = hunk.source_at is not None and at == hunk.source_at + drift
+        if not is_where_stated and len(places := _first_places(lines, hunk.source, done)) > 1:
             reason = "its head has no line number" if hunk.source_at is None else "not at the line that its head says"
             raise Conflict(
                 f"the hunk of line {hunk.line} of the patch fits {path} in several places (at the lines "
@@ -228,14 +228,14 @@ def _does_not_fit(lines: Sequence[bytes], hunks: Sequence[Hunk], number: int, pa
     there = f"has {_shown(found)}" if found is not None else "is past the end of the file"
     if found is not None and found.rstrip(b"\r\n") == wanted.rstrip(b"\r\n"):
         there = f"ends with {_line_end(found)}"
-        said = _line_end(wanted)
+        wanted_text = _line_end(wanted)
     else:
-        said = _shown(wanted)
+        wanted_text = _shown(wanted)
     around = range(max(0, at + same - SHOWN_LINES), min(len(lines), at + same + SHOWN_LINES + 1))
     shown = "\n".join(f"{line + 1:>6}  {_shown(lines[line], quoted=False)}" for line in around)
     return (
         f"hunk {number + 1} (line {hunk.line} of the patch) does not fit {path}: line {at + same + 1} {there}, where "
-        f"the patch says {said}. Nothing was changed. The file there:\n{shown or '      (empty)'}"
+        f"the patch says {wanted_text}. Nothing was changed. The file there:\n{shown or '      (empty)'}"
     )
 
 

@@ -29,10 +29,10 @@ CALL = Amounts(tokens=40, micro_usd=400)
 @pytest.fixture
 async def run(store: Store, user: User) -> Run:
     """Held in generation 1."""
-    return await held_run(store, user)
+    return await running_run(store, user)
 
 
-async def held_run(store: Store, user: User, generation: int = 1) -> Run:
+async def running_run(store: Store, user: User, generation: int = 1) -> Run:
     run = await store.runs.create(new_run(user), start=True)
     taken = await store.running_runs.take(run.id, generation)
     assert taken is not None
@@ -176,7 +176,7 @@ async def test_a_closed_account_does_not_bind_and_still_settles(store: Store, ru
 async def test_of_two_runs_that_reserve_the_last_dollar_at_once_one_gets_it(
     store: Store, second_store: Store, user: User
 ) -> None:
-    first, second = await held_run(store, user), await held_run(store, user)
+    first, second = await running_run(store, user), await running_run(store, user)
     await store.ledger.deposit(user_owner(user.id), USD, 1_000_000, "in")
     asked = [
         store.running_runs.write(first.id, 1, reserving(Amounts(micro_usd=600_000))),
@@ -190,7 +190,7 @@ async def test_of_two_runs_that_reserve_the_last_dollar_at_once_one_gets_it(
 async def test_runs_that_reserve_and_settle_at_once_beside_transfers_neither_hang_nor_lose_anything(
     store: Store, second_store: Store, user: User
 ) -> None:
-    held = [await held_run(store, user) for _ in range(6)]
+    held = [await running_run(store, user) for _ in range(6)]
     owner = user_owner(user.id)
     for resource in Resource:
         await store.ledger.deposit(owner, resource, 1_000, f"user {resource}")
@@ -241,7 +241,7 @@ async def test_a_name_may_be_reserved_again_after_it_was_released(store: Store, 
 
 async def test_two_runs_may_use_the_same_name(store: Store, user: User) -> None:
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "in")
-    for run in (await held_run(store, user), await held_run(store, user)):
+    for run in (await running_run(store, user), await running_run(store, user)):
         await store.running_runs.write(run.id, 1, reserving(CALL))
     assert await state(store, user_owner(user.id), TOKENS) == (20, 80, 0)
 
@@ -324,7 +324,7 @@ async def test_nothing_stays_reserved_for_a_run_that_nobody_holds(
 
 async def test_a_run_that_spent_nothing_ends_beside_the_reservations_of_others(store: Store, user: User) -> None:
     await store.ledger.deposit(user_owner(user.id), TOKENS, 100, "tokens")
-    first, second = await held_run(store, user), await held_run(store, user)
+    first, second = await running_run(store, user), await running_run(store, user)
     await store.running_runs.write(first.id, 1, reserving(CALL))
     await store.running_runs.write(second.id, 1, LETTING_GO["finish"])
     assert await state(store, user_owner(user.id), TOKENS) == (60, 40, 0)
@@ -355,7 +355,7 @@ async def test_in_any_order_nothing_is_lost_and_nobody_spends_more_than_there_is
     store: Store, user: User, operations: list[tuple[Any, ...]]
 ) -> None:
     generation = 1
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     owners = {"run": run_owner(run.id), "user": user_owner(user.id), "tier": tier_owner(TIER)}
     for name, *values in operations:
         with suppress(BudgetExhausted, NotFound, Conflict):

@@ -19,7 +19,7 @@ from tests.submitted import new_run, plan, shell, together
 ERROR = RunError("command_failed", "it failed", step="a")
 
 
-async def held_run(store: Store, user: User) -> Run:
+async def running_run(store: Store, user: User) -> Run:
     """A run that a worker holds in generation 1, with the steps a, b and c."""
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
@@ -169,7 +169,7 @@ async def test_five_starts_at_once_tell_of_one(store: Store, second_store: Store
     ("ending", "hint"), [(RunStatus.COMPLETED, "create a new run"), (RunStatus.FAILED, "retry it")]
 )
 async def test_a_run_that_is_over_cannot_be_started(store: Store, user: User, ending: RunStatus, hint: str) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(ending, None))
     with pytest.raises(TransitionNotAllowed, match=hint):
         await store.runs.start(user.id, run.id)
@@ -189,7 +189,7 @@ async def test_a_run_that_nobody_holds_is_cancelled_at_once(store: Store, user: 
 
 
 async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     asked, events = await store.runs.cancel(user.id, run.id)
     assert asked.status is RunStatus.RUNNING
     assert asked.cancel_requested_at is not None
@@ -198,7 +198,7 @@ async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(s
 
 
 async def test_cancelling_twice_keeps_the_time_of_the_first_wish(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     first, _ = await store.runs.cancel(user.id, run.id)
     second, _ = await store.runs.cancel(user.id, run.id)
     assert second == first
@@ -211,7 +211,7 @@ async def test_cancelling_a_cancelled_run_changes_nothing(store: Store, user: Us
 
 
 async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     with pytest.raises(TransitionNotAllowed, match="it is over"):
         await store.runs.cancel(user.id, run.id)
@@ -222,7 +222,7 @@ async def test_a_run_that_is_over_cannot_be_cancelled(store: Store, user: User) 
 
 async def failed_run(store: Store, user: User) -> Run:
     """Step a was completed, b failed, c was skipped."""
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(
         run.id,
         1,
@@ -252,7 +252,7 @@ async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store
 
 
 async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.runs.cancel(user.id, run.id)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     retried, _ = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
@@ -263,7 +263,7 @@ async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Stor
 async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
     store: Store, user: User, is_done: bool, status: StepStatus
 ) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(
         run.id,
         1,
@@ -283,7 +283,7 @@ async def test_who_retries_a_waiting_run_decides_about_its_uncertain_step(
 async def test_a_retry_that_does_not_say_what_becomes_of_an_uncertain_step_is_refused_and_changes_nothing(
     store: Store, user: User
 ) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(
         run.id,
         1,
@@ -307,7 +307,7 @@ async def test_where_nothing_is_uncertain_nothing_has_to_be_said(store: Store, u
 async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_tried_again(
     store: Store, user: User
 ) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(
         run.id,
         1,
@@ -326,7 +326,7 @@ async def test_another_attempt_leaves_a_failure_that_only_a_person_may_have_trie
 
 
 async def test_a_waiting_run_can_be_cancelled(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
     cancelled, events = await store.runs.cancel(user.id, run.id)
     assert cancelled.status is RunStatus.CANCELLED
@@ -371,8 +371,8 @@ async def test_runs_under_way_are_counted_by_status_and_no_others(store: Store, 
     await store.runs.create(new_run(user))
     for owner in (user, stranger):
         await store.runs.create(new_run(owner), start=True)
-    await held_run(store, user)
-    waits, ended = await held_run(store, user), await held_run(store, user)
+    await running_run(store, user)
+    waits, ended = await running_run(store, user), await running_run(store, user)
     await store.running_runs.write(waits.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
     await store.running_runs.write(ended.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
     assert await store.runs.under_way() == {RunStatus.QUEUED: 2, RunStatus.RUNNING: 1, RunStatus.WAITING: 1}

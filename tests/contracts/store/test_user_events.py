@@ -22,7 +22,7 @@ def log_events(run_id: str, first: int, last: int) -> list[Event]:
     return [encode(run_id, number, EventType.LOG, {"line": "x"}) for number in range(first, last + 1)]
 
 
-async def held_run(store: Store, user: User) -> str:
+async def running_run(store: Store, user: User) -> str:
     """A run of the user with two events, held in generation 1."""
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
@@ -44,7 +44,7 @@ async def all_of(store: Store, user: User, after: Place = BEGIN, limit: int = 10
 async def test_events_come_in_the_order_in_which_they_were_stored_whatever_the_page(
     store: Store, user: User, limit: int
 ) -> None:
-    first, second = await held_run(store, user), await held_run(store, user)
+    first, second = await running_run(store, user), await running_run(store, user)
     await store.running_runs.add_events({(second, 1): log_events(second, 3, 4)})
     await store.running_runs.add_events({(first, 1): log_events(first, 3, 3)})
     expected = [(first, 1), (first, 2), (second, 1), (second, 2), (second, 3), (second, 4), (first, 3)]
@@ -52,13 +52,13 @@ async def test_events_come_in_the_order_in_which_they_were_stored_whatever_the_p
 
 
 async def test_events_of_others_are_not_among_them(store: Store, user: User, stranger: User) -> None:
-    run_id = await held_run(store, user)
-    await held_run(store, stranger)
+    run_id = await running_run(store, user)
+    await running_run(store, stranger)
     assert {found for found, _ in await all_of(store, user)} == {run_id}
 
 
 async def test_what_is_stored_again_keeps_its_place(store: Store, user: User) -> None:
-    run_id = await held_run(store, user)
+    run_id = await running_run(store, user)
     await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 4)})
     page = await store.events.of_user(user.id, BEGIN, 100)
     await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 5)})
@@ -67,7 +67,7 @@ async def test_what_is_stored_again_keeps_its_place(store: Store, user: User) ->
 
 
 async def test_behind_the_present_comes_what_is_stored_later_and_nothing_else(store: Store, user: User) -> None:
-    run_id = await held_run(store, user)
+    run_id = await running_run(store, user)
     present = await store.events.present()
     assert await all_of(store, user, present) == []
     await store.running_runs.add_events({(run_id, 1): log_events(run_id, 3, 3)})
@@ -75,10 +75,10 @@ async def test_behind_the_present_comes_what_is_stored_later_and_nothing_else(st
 
 
 async def test_no_place_is_given_again_when_all_events_are_gone(store: Store, user: User) -> None:
-    await held_run(store, user)
+    await running_run(store, user)
     page = await store.events.of_user(user.id, BEGIN, 100)
     await store.database.write(lambda connection: connection.execute(text("DELETE FROM events")))
-    run_id = await held_run(store, user)
+    run_id = await running_run(store, user)
     assert await all_of(store, user, page.events[-1][0]) == [(run_id, 1), (run_id, 2)]
     assert page.until <= await store.events.present()
 

@@ -25,14 +25,14 @@ ERROR = RunError("command_failed", "exit code 1", step="only")
 LEASE = 60.0
 
 
-async def held_run(store: Store, user: User, *, url: str | None = URL, **values: Any) -> Run:
+async def running_run(store: Store, user: User, *, url: str | None = URL, **values: Any) -> Run:
     run = await store.runs.create(new_run(user, webhook_url=url, **values), start=True)
     assert await store.running_runs.take(run.id, 1)
     return run
 
 
 async def ended_run(store: Store, user: User, *, url: str | None = URL) -> Run:
-    run = await held_run(store, user, url=url)
+    run = await running_run(store, user, url=url)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     return run
 
@@ -69,7 +69,7 @@ async def make_due(store: Store) -> None:
 async def test_a_state_that_matters_is_put_into_the_outbox(
     store: Store, user: User, end: Callable[[RunTransaction], None], status: str, error: Any
 ) -> None:
-    run = await held_run(store, user, metadata={"ticket": 42})
+    run = await running_run(store, user, metadata={"ticket": 42})
     await store.running_runs.write(run.id, 1, end)
     [delivery] = await claim(store)
     now = await store.runs.get(user.id, run.id)
@@ -97,7 +97,7 @@ async def test_a_run_that_is_cancelled_before_a_worker_has_it_is_told_of(store: 
 
 
 async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=2, error=ERROR))
     await ended_run(store, user, url=None)
     unnamed = await store.runs.create(new_run(user), start=True)
@@ -106,7 +106,7 @@ async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: S
 
 
 async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
 
     def write(transaction: RunTransaction) -> None:
         transaction.finish(RunStatus.COMPLETED, None)
@@ -120,7 +120,7 @@ async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> N
 async def test_a_run_without_a_url_costs_no_statement_more(store: Store, user: User) -> None:
     counts = []
     for url in (None, URL):
-        run = await held_run(store, user, url=url)
+        run = await running_run(store, user, url=url)
         said: list[str] = []
 
         def note(_connection: object, _cursor: object, statement: str, *_: object, said: list[str] = said) -> None:
@@ -249,7 +249,7 @@ async def test_a_late_failure_changes_nothing_in_newer_hands_but_a_late_delivery
 
 
 async def test_the_state_of_a_run_is_that_of_its_newest_delivery(store: Store, user: User) -> None:
-    run = await held_run(store, user)
+    run = await running_run(store, user)
     assert await store.webhooks.last_of(run.id) is None
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.wait_for_person(ERROR))
     await store.runs.cancel(user.id, run.id)

@@ -69,8 +69,8 @@ class Run:
             begun=self.claims > 1,
             max_bytes=10**6,
             quota=self.quota,
-            tell=lambda line: None,
-            tell_away=lambda error, pause: None,
+            log_line=lambda line: None,
+            on_unavailable=lambda error, pause: None,
         )
         base = self._folder / f"checkout-{self.claims}"
         self.checkouts = Checkouts(self.workspace, self.quota, base, self.workspace.attributes, self.lines.append)

@@ -13,7 +13,7 @@ from backplane.domain.steps import StepStatus
 from backplane.errors import InvalidInput
 from backplane.queue.base import Settlement
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.tools import Hold, Scripted, equip
+from tests.integration.worker.tools import BlockingTool, Scripted, equip
 from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
@@ -170,13 +170,13 @@ async def test_what_was_approved_once_is_not_asked_again_for_its_other_tries(wor
 async def test_other_steps_go_on_and_an_answer_that_comes_meanwhile_is_found(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(
         {"id": "slow", "tool": "hold", "needs": []}, shell("asked", "true", needs=[], approval=True)
     )
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 1)
+        await wait_until(lambda: tool.blocked == 1)
         await decide(platform, run_id, APPROVED)
         assert (await platform.run(run_id)).status is RunStatus.RUNNING
         tool.go.set()

@@ -10,7 +10,7 @@ from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.runs import RunStatus
 from backplane.errors import InvalidInput
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.tools import Hold, equip
+from tests.integration.worker.tools import BlockingTool, equip
 from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
@@ -119,13 +119,13 @@ async def test_a_step_may_not_take_longer_than_the_seconds_that_are_left(working
 async def test_a_step_waits_for_what_another_one_in_hand_gives_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(
         {"id": "a", "tool": "hold", "needs": []}, {"id": "b", "tool": "hold", "needs": []}, budget={"seconds": 100}
     )
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 1)
+        await wait_until(lambda: tool.blocked == 1)
         tool.go.set()
         run = await platform.completed(run_id)
     assert tool.most == 1
@@ -175,14 +175,14 @@ async def test_a_worker_that_is_lost_while_a_run_waits_for_money_changes_nothing
 
 
 async def test_a_cancelled_step_is_settled(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(
         *({"id": id, "tool": "hold", "needs": [], "timeout_seconds": 9} for id in "ab"),
         budget={"steps": 9, "seconds": 99},
     )
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 2)
+        await wait_until(lambda: tool.blocked == 2)
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
     assert await account(platform, run_id, Resource.STEPS) == (7, 0, 2)

@@ -13,7 +13,7 @@ from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
-from worker.consumer import Consumer, Held
+from worker.consumer import Consumer, RunningRun
 from worker.run.interruption import Interruption
 
 
@@ -41,9 +41,15 @@ async def consuming(
     slots: int = 10,
     postponed: Callable[[float], object] = lambda _: None,
 ) -> AsyncIterator[Consumer]:
-    held: dict[str, Held] = {}
+    running: dict[str, RunningRun] = {}
     consumer = Consumer(
-        queue, "worker", slots, lambda claim: Carried(claim, work), held=held, wait_seconds=5.0, postponed=postponed
+        queue,
+        "worker",
+        slots,
+        lambda claim: Carried(claim, work),
+        running=running,
+        wait_seconds=5.0,
+        postponed=postponed,
     )
     tasks = [asyncio.create_task(consumer.run()), asyncio.create_task(consumer.settle())]
     try:
@@ -96,7 +102,7 @@ async def test_what_ends_together_is_settled_in_one_call(clients: RedisClients) 
     queue, go = counted(clients), asyncio.Event()
     await queue.enqueue(jobs(50))
     async with consuming(queue, go.wait, slots=50) as consumer:
-        await wait_until(lambda: len(consumer.held) == 50)
+        await wait_until(lambda: len(consumer.running) == 50)
         go.set()
         await until_all_are_over(queue, 50)
     assert queue.settled == [50]
@@ -106,7 +112,7 @@ async def test_a_worker_without_a_free_slot_does_not_claim(clients: RedisClients
     queue, go = counted(clients), asyncio.Event()
     await queue.enqueue(jobs(5))
     async with consuming(queue, go.wait, slots=2) as consumer:
-        await wait_until(lambda: len(consumer.held) == 2)
+        await wait_until(lambda: len(consumer.running) == 2)
         claims_before = list(queue.claimed)
         await queue.enqueue([Job("one more", "user-1", Priority.CRITICAL)])
         for _ in range(100):
@@ -138,10 +144,10 @@ async def test_a_run_that_ends_while_redis_is_away_is_settled_once_it_is_back(
     queue, go = redis_queue(clients), asyncio.Event()
     await queue.enqueue(jobs(3))
     async with consuming(queue, go.wait) as consumer:
-        await wait_until(lambda: len(consumer.held) == 3)
+        await wait_until(lambda: len(consumer.running) == 3)
         server.stop()
         go.set()
-        await wait_until(lambda: not consumer.held)
+        await wait_until(lambda: not consumer.running)
         server.start()
         await until_all_are_over(queue, 3)
     assert (await queue.statistics()).running == 0
@@ -158,7 +164,7 @@ async def test_an_execution_that_breaks_leaves_its_run_to_its_lease(clients: Red
     async with consuming(queue, breaks) as consumer:
 
         async def is_dropped() -> bool:
-            return (await queue.statistics()).running == 1 and not consumer.held
+            return (await queue.statistics()).running == 1 and not consumer.running
 
         await wait_until(is_dropped)
     assert (await queue.statistics()).running == 1
@@ -168,7 +174,7 @@ async def test_a_draining_worker_settles_what_has_just_ended(clients: RedisClien
     queue, go = redis_queue(clients), asyncio.Event()
     await queue.enqueue(jobs(20))
     async with consuming(queue, go.wait, slots=20) as consumer:
-        await wait_until(lambda: len(consumer.held) == 20)
+        await wait_until(lambda: len(consumer.running) == 20)
         go.set()
     assert (await queue.statistics()).running == 0
 
@@ -181,7 +187,7 @@ async def test_who_is_told_of_a_delay_hears_of_each_run_that_is_put_off(clients:
             return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=600)
 
     consumer = Consumer(
-        queue, "worker", 5, lambda claim: PutOff(claim, at_once), held={}, wait_seconds=5.0, postponed=delays.append
+        queue, "worker", 5, lambda claim: PutOff(claim, at_once), running={}, wait_seconds=5.0, postponed=delays.append
     )
     tasks = [asyncio.create_task(consumer.run()), asyncio.create_task(consumer.settle())]
     await queue.enqueue(jobs(2))

@@ -12,7 +12,7 @@ from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import Platform, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
-from worker.files.retrying import PatientWorkspace
+from worker.files.retrying import RetryingWorkspace
 from worker.steps.capture import LINE_COST
 
 CHATTY = "(yes || true) | head -c 200000"
@@ -54,15 +54,15 @@ async def test_the_step_is_over_before_its_file_is_on_its_way(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So no worker that is lost meanwhile leaves it in doubt."""
-    upload = PatientWorkspace.upload
+    upload = RetryingWorkspace.upload
     seen: list[StepStatus] = []
 
-    async def noted(self: PatientWorkspace, path: str, source: Path) -> FileInfo:
+    async def noted(self: RetryingWorkspace, path: str, source: Path) -> FileInfo:
         [record] = await platform.journal(run_id)
         seen.append(record.status)
         return await upload(self, path, source)
 
-    monkeypatch.setattr(PatientWorkspace, "upload", noted)
+    monkeypatch.setattr(RetryingWorkspace, "upload", noted)
     run_id = await platform.submit(shell("chatty", CHATTY))
     async with worker(platform.settings):
         await platform.completed(run_id)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from agentctl.local.embedded import free_port
 from backplane.domain.runs import RunStatus
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.tools import Hold, Scripted, equip
+from tests.integration.worker.tools import BlockingTool, Scripted, equip
 from tests.metrics import Scraped, broken_conventions, parsed, scrape
 from tests.platform.workers import Platform, WorkerProcess, worker
 from tests.submitted import shell, write
@@ -91,11 +91,11 @@ async def test_a_retry_is_counted_by_its_reason_and_its_pause_is_no_waiting(
 async def test_runs_in_hand_are_told_beside_the_slots_and_an_interrupted_step_is_counted(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold = Hold()
-    equip(monkeypatch, hold)
+    tool = BlockingTool()
+    equip(monkeypatch, tool)
     async with worker(platform.settings.model_copy(update={"worker_concurrency": 3})):
         run_id = await platform.submit({"id": "hold", "tool": "hold", "arguments": {}})
-        await wait_until(lambda: hold.held)
+        await wait_until(lambda: tool.blocked)
         found = await scraped(platform)
         assert (found.value("agent_worker_slots"), found.value("agent_worker_runs")) == (3, 1)
         await platform.submission.cancel(platform.user, run_id)
@@ -116,11 +116,11 @@ async def test_a_lease_that_ended_is_counted_by_who_finds_it(platform: Platform)
 async def test_a_run_that_went_into_newer_hands_is_counted_by_who_had_it(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold = Hold()
-    equip(monkeypatch, hold)
+    tool = BlockingTool()
+    equip(monkeypatch, tool)
     async with worker(platform.settings):
         run_id = await platform.submit({"id": "hold", "tool": "hold", "arguments": {}})
-        await wait_until(lambda: hold.held)
+        await wait_until(lambda: tool.blocked)
         await platform.resources.store.running_runs.take(run_id, 2)
         found = await until_counted(platform, "agent_runs_superseded_total")
     assert found.value("agent_runs_finished_total", status="completed") == 0

@@ -11,7 +11,7 @@ from backplane.domain.runs import RunStatus
 from backplane.domain.steps import StepStatus, pending_steps
 from backplane.store.run_transaction import RunTransaction
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.tools import Hold, Scripted, equip
+from tests.integration.worker.tools import BlockingTool, Scripted, equip
 from tests.platform.workers import UNTIL_GO, Platform, WorkerProcess, worker
 from tests.submitted import shell, write
 from tests.waiting import wait_until
@@ -32,11 +32,11 @@ async def test_steps_that_need_nothing_run_at_once_and_never_more_than_may(
     start_platform: StartPlatform, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = await start_platform(step_concurrency=3, database_url=database_url)
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(*(hold(f"s{number}", needs=[]) for number in range(5)))
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 3)
+        await wait_until(lambda: tool.blocked == 3)
         assert [status for _, status in await platform.steps_told(run_id)] == ["started"] * 3
         tool.go.set()
         await platform.completed(run_id)
@@ -50,7 +50,7 @@ async def test_steps_that_need_nothing_run_at_once_and_never_more_than_may(
 async def test_steps_that_do_not_say_what_they_need_run_one_after_another(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     tool.go.set()
     run_id = await platform.submit(hold("a"), hold("b"), hold("c"))
@@ -63,7 +63,7 @@ async def test_steps_that_do_not_say_what_they_need_run_one_after_another(
 async def test_a_step_begins_when_what_it_needs_is_done_whatever_else_still_runs(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(
         hold("slow", needs=[]), shell("quick", "true", needs=[]), shell("after", "true", needs=["quick"])
@@ -104,7 +104,7 @@ async def test_commands_at_once_have_files_of_their_own_and_what_each_makes_is_k
 async def test_when_a_step_fails_those_in_hand_end_well_and_no_other_begins(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(
         shell("fails", "exit 3", needs=[]), hold("slow", needs=[]), shell("after", "true", needs=["slow"])
@@ -125,14 +125,14 @@ async def test_when_a_step_fails_those_in_hand_end_well_and_no_other_begins(
 
 
 async def test_a_cancel_ends_all_steps_in_hand(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(hold("a", needs=[]), hold("b", needs=[]), hold("c"))
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 2)
+        await wait_until(lambda: tool.blocked == 2)
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
-    assert tool.held == 0
+    assert tool.blocked == 0
     assert sorted((await platform.steps_told(run_id))[2:]) == [("a", "interrupted"), ("b", "interrupted")]
     await platform.ends_whole(run_id)
 
@@ -140,13 +140,13 @@ async def test_a_cancel_ends_all_steps_in_hand(platform: Platform, monkeypatch: 
 async def test_a_worker_that_leaves_starts_no_further_step_and_the_next_goes_on(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = Hold()
+    tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(hold("a", needs=[]), hold("b", needs=[]), hold("c"))
     async with worker(platform.settings):
-        await wait_until(lambda: tool.held == 2)
+        await wait_until(lambda: tool.blocked == 2)
         tool.go.set()
-        await wait_until(lambda: tool.held == 0)
+        await wait_until(lambda: tool.blocked == 0)
     async with worker(platform.settings):
         run = await platform.completed(run_id)
     assert run.attempt == 1

@@ -10,7 +10,7 @@ from backplane.domain.steps import StepStatus
 from backplane.domain.users import Tier
 from tests.event_data import data_of
 from tests.integration.worker.conftest import StartPlatform
-from tests.integration.worker.tools import Hold, equip
+from tests.integration.worker.tools import BlockingTool, equip
 from tests.platform.workers import UNTIL_GO, Platform, worker
 from tests.queues import known
 from tests.submitted import shell, write
@@ -144,16 +144,16 @@ async def test_a_plan_that_cannot_be_carried_out_fails_before_its_first_step(
 async def test_a_worker_holds_as_many_runs_at_once_as_it_has_slots_and_no_more(
     start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    equip(monkeypatch, hold := Hold())
+    equip(monkeypatch, tool := BlockingTool())
     platform = await start_platform(worker_concurrency=3)
     run_ids = [await platform.submit({"id": "hold", "tool": "hold"}) for _ in range(5)]
     async with worker(platform.settings):
-        await wait_until(lambda: hold.held == 3)
+        await wait_until(lambda: tool.blocked == 3)
         statistics = await platform.resources.queue.statistics()
         assert (statistics.running, sum(statistics.queued.values()), statistics.slots) == (3, 2, 3)
-        hold.go.set()
+        tool.go.set()
         await asyncio.gather(*(platform.completed(run_id) for run_id in run_ids))
-    assert hold.most == 3
+    assert tool.most == 3
 
 
 async def test_more_urgent_runs_go_first_and_among_equals_the_older(start_platform: StartPlatform) -> None:

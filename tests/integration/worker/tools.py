@@ -32,25 +32,25 @@ class Scripted(Tool):
         return await self._act(self.calls, context)
 
 
-class Hold(Tool):
-    """Holds its run until it is let go, and counts how many are held at once."""
+class BlockingTool(Tool):
+    """Blocks its step until `go` is set, and counts how many steps are blocked at once."""
 
     name: ClassVar[str] = "hold"
     description: ClassVar[str] = "Waits for the test."
     arguments: ClassVar[type[ToolArguments]] = NoArguments
 
     def __init__(self) -> None:
-        self.held = 0
+        self.blocked = 0
         self.most = 0
         self.go = asyncio.Event()
 
     async def run(self, arguments: NoArguments, context: ToolContext) -> ToolResult:
-        self.held += 1
-        self.most = max(self.most, self.held)
+        self.blocked += 1
+        self.most = max(self.most, self.blocked)
         try:
             await self.go.wait()
         finally:
-            self.held -= 1
+            self.blocked -= 1
         return ToolResult()
 
 

@@ -85,12 +85,12 @@ class Container:
             )
         if self._started.is_set():
             return True
-        said = self._report.decode("utf-8", "replace")
-        if _NAME_TAKEN in said:
+        report = self._report.decode("utf-8", "replace")
+        if _NAME_TAKEN in report:
             self._report = b""
             if await self._engine.remove(self._name):
                 return False
-        raise refusal(self._engine, self._image, said)
+        raise refusal(self._engine, self._image, report)
 
     async def _spawn(self, out: OutputPipe) -> None:
         self._process = await self._engine.start(
@@ -116,10 +116,10 @@ class Container:
         code = await self._process.wait()
         self._pipe.drain()
         if (ended := self._own_end()) is None:
-            said = self._report.replace(_STARTED, b"").decode("utf-8", "replace").strip()
+            report = self._report.replace(_STARTED, b"").decode("utf-8", "replace").strip()
             raise SandboxError(
-                f"a container was ended from outside ({self._engine.name}: {code} {said[-500:]}): somebody stopped it, "
-                "or the engine, or the machine has no memory left; how far the command came is not known"
+                f"a container was ended from outside ({self._engine.name}: {code} {report[-500:]}): somebody stopped "
+                "it, or the engine, or the machine has no memory left; how far the command came is not known"
             )
         code = int(ended[1])
         # A command that coped with the loss of a process to its memory cap is fine.

@@ -32,7 +32,7 @@ PROXY_NAMES = (*PROXIES, *(name.lower() for name in PROXIES))
 _HOSTS = Path(__file__).parents[1] / "etc" / "hosts"
 _ANSWER_SECONDS = 60.0
 _PULL_SECONDS = 1800.0
-_SAID_CHARS = 500
+_OUTPUT_CHARS = 500
 _NEEDED = re.compile(
     r"HOME|PATH|USER|LOGNAME|LANG|TMPDIR|DBUS_SESSION_BUS_ADDRESS|REGISTRY_AUTH_FILE|SSL_CERT_\w+"
     r"|(DOCKER|CONTAINER|CONTAINERS|PODMAN|STORAGE|XDG)_\w+"
@@ -153,14 +153,14 @@ class Engine:
 async def identify(words: Sequence[str], runtime: str) -> Engine:
     """Which engine a program is; a `docker` may be Podman's. Raises Unavailable when it is neither, or fails."""
     answer = await ask([*words, "--version"])
-    said = answer.output.lower()
-    if answer.code == 0 and Kind.PODMAN in said:
+    output = answer.output.lower()
+    if answer.code == 0 and Kind.PODMAN in output:
         return await _identify_podman(Engine(tuple(words), Kind.PODMAN, runtime))
-    if answer.code == 0 and Kind.DOCKER in said:
+    if answer.code == 0 and Kind.DOCKER in output:
         return Engine(tuple(words), Kind.DOCKER, runtime)
-    said = answer.error or answer.output
+    output = answer.error or answer.output
     raise Unavailable(
-        f"`{' '.join(words)} --version` names neither docker nor podman: {_shortened(said)}", part="sandbox"
+        f"`{' '.join(words)} --version` names neither docker nor podman: {_shortened(output)}", part="sandbox"
     )
 
 
@@ -216,28 +216,28 @@ def engine_environment(environment: Mapping[str, str], *, with_proxies: bool = F
     return kept
 
 
-def refusal(engine: Engine, image: str, said: str) -> PlatformError:
+def refusal(engine: Engine, image: str, output: str) -> PlatformError:
     """What an engine means by the words with which it starts no container."""
-    if "argument list too long" in said.lower():
+    if "argument list too long" in output.lower():
         return InvalidInput(COMMAND_TOO_LONG)
-    if _NO_SHELL.search(said):
+    if _NO_SHELL.search(output):
         return SandboxRefused(f"the image {image} has no /bin/sh: set SANDBOX_IMAGE to one with sh and python3")
-    if _NO_IMAGE.search(said):
-        return image_not_found(engine, image, said)
-    if _NO_SERVER.search(said):
+    if _NO_IMAGE.search(output):
+        return image_not_found(engine, image, output)
+    if _NO_SERVER.search(output):
         return Unavailable(
-            f"{engine.name} does not reach its engine: {_shortened(said)} Start it, and let this user talk to it",
+            f"{engine.name} does not reach its engine: {_shortened(output)} Start it, and let this user talk to it",
             part="sandbox",
         )
-    return Unavailable(f"{engine.name} could not start a container: {_shortened(said)}", part="sandbox")
+    return Unavailable(f"{engine.name} could not start a container: {_shortened(output)}", part="sandbox")
 
 
-def image_not_found(engine: Engine, image: str, said: str) -> SandboxImageNotFound:
+def image_not_found(engine: Engine, image: str, output: str) -> SandboxImageNotFound:
     return SandboxImageNotFound(
-        f"the image {image} is not to be had: {_shortened(said)}; `{engine.name} pull {image}`, or set SANDBOX_IMAGE "
+        f"the image {image} is not to be had: {_shortened(output)}; `{engine.name} pull {image}`, or set SANDBOX_IMAGE "
         "to one that exists (a worker pulls it when it starts)"
     )
 
 
-def _shortened(said: str) -> str:
-    return " ".join(said.split())[-_SAID_CHARS:] or "it says nothing."
+def _shortened(output: str) -> str:
+    return " ".join(output.split())[-_OUTPUT_CHARS:] or "it says nothing."

@@ -117,14 +117,14 @@ async def _try_out(sandbox: ContainerSandbox) -> None:
         disk_bytes=1024**2,
         files=10,
     )
-    said = bytearray()
+    output = bytearray()
     with tempfile.TemporaryDirectory(prefix="sandbox-probe-", ignore_cleanup_errors=True) as folder:
         call = Call("", f"probe-{os.path.basename(folder)}", "probe", 0, 0)
         command = Command(("python3", "-c", "open('here', 'w')"), limits, call)
-        outcome = await sandbox.run(command, Path(folder), said.extend, log.info)
+        outcome = await sandbox.run(command, Path(folder), output.extend, log.info)
         seen = "here" in os.listdir(folder)
     if outcome.exit_code != 0:
-        text = said.decode("utf-8", "replace")
+        text = output.decode("utf-8", "replace")
         raise Unavailable(f"a first command ended with {outcome.exit_code}: {text}{outcome.detail}", part="sandbox")
     if not seen:
         raise Unavailable(

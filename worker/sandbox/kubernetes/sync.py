@@ -85,8 +85,8 @@ class FileSync:
                 if self._there.get(path) == seen:
                     continue
                 above, name = split(path)
-                with translated(path, missing=DISTURBED), open_folder(root, above) as holder:
-                    yield from _entry(path, name, holder, status)
+                with translated(path, missing=DISTURBED), open_folder(root, above) as parent:
+                    yield from _entry(path, name, parent, status)
                 self._there[path] = seen
             # The runner makes its own like these, so it gets all of them, in the end.
             for begin in range(0, max(len(folders), 1), FOLDERS_AT_ONCE):
@@ -118,7 +118,7 @@ class Incoming:
         self._file: FileIO | None = None
         self._path = ""
         self._left = 0
-        self._said: dict[str, Any] = {}
+        self._header: dict[str, Any] = {}
         self._folders: dict[str, tuple[int, int]] | None = None
         self.not_kept = NotKept()
 
@@ -147,8 +147,8 @@ class Incoming:
             here = [path for path, status in _tree(root) if stat.S_ISDIR(status.st_mode)]
             for path in sorted(set(here) - self._folders.keys(), reverse=True):
                 above, name = split(path)
-                with suppress(OSError), open_folder(root, above) as holder:
-                    os.rmdir(name, dir_fd=holder)  # not one in which something is
+                with suppress(OSError), open_folder(root, above) as parent:
+                    os.rmdir(name, dir_fd=parent)  # not one in which something is
             for path in sorted(self._folders):
                 with _folder_for(root, path):
                     pass
@@ -161,8 +161,8 @@ class Incoming:
             self._file.close()
             self._file = None
 
-    def _begin(self, root: int, said: dict[str, Any]) -> None:
-        path, size = said.get("path"), said.get("size")
+    def _begin(self, root: int, header: dict[str, Any]) -> None:
+        path, size = header.get("path"), header.get("size")
         if self._file or not isinstance(path, str) or not isinstance(size, int) or size < 0:
             raise NotUnderstood("a file that cannot be")
         check_path(path, max_depth=MAX_DEPTH)
@@ -173,11 +173,11 @@ class Incoming:
         if self._files > self._limits.files:
             raise TooMuch(f"more than {self._limits.files:,} files or folders")
         above, name = split(path)
-        with _folder_for(root, above) as holder:
-            _clear_name(name, holder)
-            self._file = FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=holder), "w")
-        self._path, self._left, self._said = path, size, said
-        for kind, is_so in (("hard link", said.get("links")), ("extended attribute", said.get("extended"))):
+        with _folder_for(root, above) as parent:
+            _clear_name(name, parent)
+            self._file = FileIO(os.open(name, CREATE_FILE | os.O_EXCL, 0o700, dir_fd=parent), "w")
+        self._path, self._left, self._header = path, size, header
+        for kind, is_so in (("hard link", header.get("links")), ("extended attribute", header.get("extended"))):
             if is_so:
                 self.not_kept.add(kind, path)
         if size == 0:
@@ -191,20 +191,20 @@ class Incoming:
             view = view[self._file.write(view) :]
         self._left -= len(payload)
         if self._left == 0:
-            modified = _number(self._said.get("time"))
+            modified = _number(self._header.get("time"))
             if modified is None:
                 os.fchmod(self._file.fileno(), PROGRAM_MODE)
             else:
-                mode = _number(self._said.get("mode")) or 0
+                mode = _number(self._header.get("mode")) or 0
                 if file_mode(mode) != mode:
                     self.not_kept.add("mode", self._path)
                 set_attributes(self._file.fileno(), file_mode(mode), modified)
             self._there[self._path] = signature(os.fstat(self._file.fileno()))
             self.close()
 
-    def _link(self, root: int, said: dict[str, Any]) -> None:
+    def _link(self, root: int, header: dict[str, Any]) -> None:
         """As it is in the pod, so that whoever looks at the folder sees what the command left there."""
-        path, target = said.get("path"), said.get("target")
+        path, target = header.get("path"), header.get("target")
         if not isinstance(path, str) or not isinstance(target, str):
             raise NotUnderstood("a link that cannot be")
         check_path(path, max_depth=MAX_DEPTH)
@@ -212,22 +212,22 @@ class Incoming:
         if self._files > self._limits.files:
             raise TooMuch(f"more than {self._limits.files:,} files or folders")
         above, name = split(path)
-        with _folder_for(root, above) as holder:
-            _clear_name(name, holder)
-            if said.get("what") == "link":
+        with _folder_for(root, above) as parent:
+            _clear_name(name, parent)
+            if header.get("what") == "link":
                 with suppress(ValueError, FileNotFoundError):  # a target that is empty, or has a NUL
-                    os.symlink(target, name, dir_fd=holder)
-                    if (modified := _number(said.get("time"))) is not None:
-                        os.utime(name, ns=(modified, modified), dir_fd=holder, follow_symlinks=False)
-                    self._there[path] = signature(os.lstat(name, dir_fd=holder))
+                    os.symlink(target, name, dir_fd=parent)
+                    if (modified := _number(header.get("time"))) is not None:
+                        os.utime(name, ns=(modified, modified), dir_fd=parent, follow_symlinks=False)
+                    self._there[path] = signature(os.lstat(name, dir_fd=parent))
                     return
             self._sync.is_exact = False
-            kind = stat.S_IFSOCK if said.get("what") == "socket" else stat.S_IFIFO
-            os.mknod(name, kind | 0o600, dir_fd=holder)
+            kind = stat.S_IFSOCK if header.get("what") == "socket" else stat.S_IFIFO
+            os.mknod(name, kind | 0o600, dir_fd=parent)
 
-    def _take_folders(self, said: dict[str, Any]) -> None:
+    def _take_folders(self, header: dict[str, Any]) -> None:
         self._folders = {} if self._folders is None else self._folders
-        listed = said.get("folders")
+        listed = header.get("folders")
         for one in listed if isinstance(listed, list) else ():
             match one:
                 case [str(path), int(mode), int(modified)]:
@@ -250,8 +250,8 @@ class Incoming:
             if self._there.pop(str(path), None) is None:
                 continue
             above, name = split(str(path))
-            with suppress(FileNotFoundError, NotADirectoryError), open_folder(root, above) as holder:
-                os.unlink(name, dir_fd=holder)
+            with suppress(FileNotFoundError, NotADirectoryError), open_folder(root, above) as parent:
+                os.unlink(name, dir_fd=parent)
 
 
 def _tree(root: int) -> Iterator[tuple[str, os.stat_result]]:
@@ -272,15 +272,15 @@ def _tree(root: int) -> Iterator[tuple[str, os.stat_result]]:
                 yield path, status
 
 
-def _entry(path: str, name: str, holder: int, status: os.stat_result) -> Iterator[bytes]:
+def _entry(path: str, name: str, parent: int, status: os.stat_result) -> Iterator[bytes]:
     """A file with its content, or a link with the text where it leads."""
     if stat.S_ISLNK(status.st_mode):
-        target = os.readlink(name, dir_fd=holder)
+        target = os.readlink(name, dir_fd=parent)
         yield json_frame(LINK, {"path": path, "target": target, "time": status.st_mtime_ns})
         return
-    said = {"path": path, "size": status.st_size, "mode": file_mode(status.st_mode), "time": status.st_mtime_ns}
-    with FileIO(open_regular(name, holder)) as content:
-        yield json_frame(FILE, said)
+    header = {"path": path, "size": status.st_size, "mode": file_mode(status.st_mode), "time": status.st_mtime_ns}
+    with FileIO(open_regular(name, parent)) as content:
+        yield json_frame(FILE, header)
         yield from _content(content, status.st_size)
 
 
@@ -313,24 +313,24 @@ def _folder_for(root: int, above: str) -> Any:
     link was) goes."""
     made = ""
     for name in above.split("/") if above else ():
-        with open_folder(root, made) as holder, suppress(FileNotFoundError):
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=holder).st_mode):
-                os.unlink(name, dir_fd=holder)
+        with open_folder(root, made) as parent, suppress(FileNotFoundError):
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                os.unlink(name, dir_fd=parent)
         made = f"{made}/{name}" if made else name
         with open_folder(root, made, create=True):
             pass
     return open_folder(root, above, create=True)
 
 
-def _clear_name(name: str, holder: int) -> None:
+def _clear_name(name: str, parent: int) -> None:
     try:
-        status = os.lstat(name, dir_fd=holder)
+        status = os.lstat(name, dir_fd=parent)
     except FileNotFoundError:
         return
     if stat.S_ISDIR(status.st_mode):
-        make_accessible(name, holder, status.st_mode)
-        with open_folder(holder, name) as folder:
+        make_accessible(name, parent, status.st_mode)
+        with open_folder(parent, name) as folder:
             empty(folder)
-        os.rmdir(name, dir_fd=holder)
+        os.rmdir(name, dir_fd=parent)
     else:
-        os.unlink(name, dir_fd=holder)
+        os.unlink(name, dir_fd=parent)

@@ -183,11 +183,11 @@ async def _try_out(sandbox: LocalSandbox) -> None:
         disk_bytes=1024**2,
         files=10,
     )
-    said = bytearray()
+    output = bytearray()
     with tempfile.TemporaryDirectory(prefix="sandbox-probe-", ignore_cleanup_errors=True) as folder:
         command = Command(("true",), limits, Call("", "probe", "probe", 0, 0))
-        outcome = await sandbox.run(command, Path(folder), said.extend, log.info)
+        outcome = await sandbox.run(command, Path(folder), output.extend, log.info)
     if outcome.exit_code != 0:
         raise Unavailable(
-            f"a first command ended with {outcome.exit_code}: {said.decode('utf-8', 'replace')}", part="sandbox"
+            f"a first command ended with {outcome.exit_code}: {output.decode('utf-8', 'replace')}", part="sandbox"
         )

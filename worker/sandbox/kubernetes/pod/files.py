@@ -74,7 +74,7 @@ class Files:
         elif kind == LINK:
             self._make_link(json.loads(payload))
         elif kind == FOLDERS:
-            self._folders = (self._folders or []) + [tuple(said) for said in json.loads(payload)["folders"]]
+            self._folders = (self._folders or []) + [tuple(header) for header in json.loads(payload)["folders"]]
         elif kind == DELETE:
             for path in json.loads(payload):
                 self._known.pop(path, None)
@@ -94,11 +94,11 @@ class Files:
     def _path(self, path: str) -> str:
         return os.path.join(self._workspace, path)
 
-    def _expect(self, said: dict[str, Any]) -> None:
-        target = self._room_for(said["path"])
+    def _expect(self, header: dict[str, Any]) -> None:
+        target = self._room_for(header["path"])
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700)
-        self._incoming = (said, os.fdopen(descriptor, "wb", buffering=0), said["size"])
-        if said["size"] == 0:
+        self._incoming = (header, os.fdopen(descriptor, "wb", buffering=0), header["size"])
+        if header["size"] == 0:
             self._take(b"")
 
     def _room_for(self, path: str) -> str:
@@ -112,24 +112,24 @@ class Files:
                 os.unlink(target)
         return target
 
-    def _make_link(self, said: dict[str, Any]) -> None:
-        target = self._room_for(said["path"])
-        os.symlink(said["target"], target)
-        os.utime(target, ns=(said["time"], said["time"]), follow_symlinks=False)
-        self._known[said["path"]] = signature(os.lstat(target))
+    def _make_link(self, header: dict[str, Any]) -> None:
+        target = self._room_for(header["path"])
+        os.symlink(header["target"], target)
+        os.utime(target, ns=(header["time"], header["time"]), follow_symlinks=False)
+        self._known[header["path"]] = signature(os.lstat(target))
 
     def _take(self, payload: bytes) -> None:
         assert self._incoming
-        said, file, left = self._incoming
+        header, file, left = self._incoming
         write_all(file, payload)
         left -= len(payload)
         if left > 0:
-            self._incoming = (said, file, left)
+            self._incoming = (header, file, left)
             return
-        if "time" in said:
-            os.fchmod(file.fileno(), said["mode"])
-            os.utime(file.fileno(), ns=(said["time"], said["time"]))
-        self._known[said["path"]] = signature(os.fstat(file.fileno()))
+        if "time" in header:
+            os.fchmod(file.fileno(), header["mode"])
+            os.utime(file.fileno(), ns=(header["time"], header["time"]))
+        self._known[header["path"]] = signature(os.fstat(file.fileno()))
         file.close()
         self._incoming = None
 
@@ -181,11 +181,11 @@ class Files:
         if not os.access(target, os.R_OK):
             with contextlib.suppress(OSError):
                 os.chmod(target, 0o600)
-        said = {"path": path, "size": size, "mode": stat.S_IMODE(status.st_mode), "time": status.st_mtime_ns}
-        said["links"] = status.st_nlink > 1
-        said["extended"] = has_extended_attributes(target)
+        header = {"path": path, "size": size, "mode": stat.S_IMODE(status.st_mode), "time": status.st_mtime_ns}
+        header["links"] = status.st_nlink > 1
+        header["extended"] = has_extended_attributes(target)
         with open(target, "rb", buffering=0) as file:
-            yield json_frame(FILE, said)
+            yield json_frame(FILE, header)
             left = size
             while left > 0:
                 chunk = file.read(min(left, 4 * CHUNK)) or b"\0" * min(left, CHUNK)
