@@ -95,11 +95,11 @@ class RunEvents:
         self._deferred: list[RunWrite] = []
         self._held_back: list[tuple[datetime, NewEvent]] = []
         self._holds_back = False
-        self._log_unavailable = log_unavailable("database away, trying again", run=run_id)
         """What is emitted waits for the next `record`."""
         self._is_recording = False
         """What is emitted waits for the end of the transaction, so that nothing else is numbered meanwhile."""
         self._last_id = last_id
+        self._log_unavailable = log_unavailable("database away, trying again", run=run_id)
 
     def emit(self, type: EventType, data: Mapping[str, Any]) -> None:
         now = datetime.now(UTC)
