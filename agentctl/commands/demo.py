@@ -14,7 +14,7 @@ import typer
 
 from agentctl.api.client import Client, connect
 from agentctl.commands.files import print_files
-from agentctl.commands.up import print_parts, teller
+from agentctl.commands.up import print_parts, reporter
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.local.configuration import load_settings
 from agentctl.local.embedded import HOST, free_port
@@ -45,10 +45,10 @@ def demo(json_output: JsonFlag = False) -> None:
 
 
 async def _demo(place: Locations, output: Output) -> ExitCode:
-    tell, children = teller(output), list[ChildProcess]()
-    with ended_by_signals(children, tell):
+    report, children = reporter(output), list[ChildProcess]()
+    with ended_by_signals(children, report):
         try:
-            async with running(place, load_settings(), tell, children, embedded_only=True) as platform:
+            async with running(place, load_settings(), report, children, embedded_only=True) as platform:
                 if not output.json:
                     print_parts(platform, output)
                 async with connect(place.url, platform.token, output.note) as client:

@@ -53,30 +53,30 @@ def up(
     settings = load_settings()
     # What it prints is the log of this process.
     output = Output(json_output or settings.log_format == "json")
-    asyncio.run(_until_told(Locations(host, port, data, workers), settings, output))
+    asyncio.run(_until_stopped(Locations(host, port, data, workers), settings, output))
 
 
-async def _until_told(place: Locations, settings: Settings, output: Output) -> None:
-    tell = teller(output)
+async def _until_stopped(place: Locations, settings: Settings, output: Output) -> None:
+    report = reporter(output)
     children: list[ChildProcess] = []
-    with ended_by_signals(children, tell):
+    with ended_by_signals(children, report):
         try:
-            async with running(place, settings, tell, children) as platform:
+            async with running(place, settings, report, children) as platform:
                 _announce(platform, settings, output)
                 await asyncio.gather(*platform.keepers)
         except asyncio.CancelledError:
-            tell("stopped", "Everything is stopped; the data stays.")
+            report("stopped", "Everything is stopped; the data stays.")
 
 
-def teller(output: Output) -> Report:
-    def tell(event: str, message: str) -> None:
+def reporter(output: Output) -> Report:
+    def report(event: str, message: str) -> None:
         if output.json:
             output.json_line({"event": event, "message": message})
             return
         for line in message.splitlines():
             output.note(line, "" if event in {"stopping", "stopped"} else "yellow")
 
-    return tell
+    return report
 
 
 def print_parts(platform: Platform, output: Output) -> None:

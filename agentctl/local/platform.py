@@ -84,7 +84,7 @@ class Platform:
 
 
 @contextlib.contextmanager
-def ended_by_signals(children: list[ChildProcess], tell: Report) -> Iterator[None]:
+def ended_by_signals(children: list[ChildProcess], report: Report) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP cancels the task that is in this block; a second SIGINT or SIGTERM kills
     `children`. A terminal that is closed may send SIGHUP twice, by the kernel and by its shell."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -98,7 +98,7 @@ def ended_by_signals(children: list[ChildProcess], tell: Report) -> Iterator[Non
             stopping = True
             task.cancel()  # before anything is printed, which may fail
             with contextlib.suppress(OSError, SystemExit):
-                tell("stopping", "Stopping; running steps may still end. A second signal ends everything at once.")
+                report("stopping", "Stopping; running steps may still end. A second signal ends everything at once.")
         elif asked and number != signal.SIGHUP:
             for child in children:
                 child.kill()
@@ -118,7 +118,7 @@ def ended_by_signals(children: list[ChildProcess], tell: Report) -> Iterator[Non
 
 @contextlib.asynccontextmanager
 async def running(
-    place: Locations, settings: Settings, tell: Report, children: list[ChildProcess], *, embedded_only: bool = False
+    place: Locations, settings: Settings, report: Report, children: list[ChildProcess], *, embedded_only: bool = False
 ) -> AsyncIterator[Platform]:
     """Everything up and answering, kept so until the block ends, then stopped in order.
 
@@ -135,7 +135,7 @@ async def running(
         variables, parts = _embedded_settings(place, settings, given)
         if "secrets_key" not in given:
             variables["SECRETS_KEY"] = data_folder.kept_secret(place.data / "secrets.key", new_key)
-        redis = None if "redis_url" in given else await _redis(place, tell, stack)
+        redis = None if "redis_url" in given else await _redis(place, report, stack)
         if redis is not None:
             variables["REDIS_URL"] = redis.url
             version = redis_version(find_redis_server() or Path())
@@ -154,14 +154,14 @@ async def running(
         sandbox = asyncio.create_task(check_sandbox(environment))
         stack.callback(sandbox.cancel)
         children += _children(place, settings, environment)
-        stack.push_async_callback(_stop, list(children), settings, tell)
+        stack.push_async_callback(_stop, list(children), settings, report)
         for child in children:
             await child.start()
         await _until_ready(place, token, children)
         parts["sandbox"] = await sandbox_in_words(sandbox)
-        keepers = [asyncio.create_task(keep_running(child, child.name, tell)) for child in children]
+        keepers = [asyncio.create_task(keep_running(child, child.name, report)) for child in children]
         if redis is not None:
-            keepers.append(asyncio.create_task(keep_running(redis, "redis", tell)))
+            keepers.append(asyncio.create_task(keep_running(redis, "redis", report)))
         stack.push_async_callback(_cancel, keepers)
         yield Platform(
             place, token, parts, time.monotonic() - began, children, keepers, redis.socket if redis else None
@@ -219,10 +219,10 @@ def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     return given | {name.lower(): value for name, value in variables.items()}
 
 
-async def _redis(place: Locations, tell: Report, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
+async def _redis(place: Locations, report: Report, stack: contextlib.AsyncExitStack) -> EmbeddedRedis:
     """The embedded server, with its log where the others are."""
     redis = await stack.enter_async_context(
-        EmbeddedRedis(place.data / "redis", lambda sentence: tell("moved_aside", sentence))
+        EmbeddedRedis(place.data / "redis", lambda sentence: report("moved_aside", sentence))
     )
     log = place.data / "logs" / "redis.log"
     log.unlink(missing_ok=True)
@@ -277,7 +277,7 @@ def _for(environment: dict[str, str], process: str, settings: Settings) -> dict[
     return {**environment, **dict.fromkeys(credentials_withheld_from(process, settings), "")}
 
 
-async def _stop(children: list[ChildProcess], settings: Settings, tell: Report) -> None:
+async def _stop(children: list[ChildProcess], settings: Settings, report: Report) -> None:
     """The API, then the others together."""
     api, *others = children
     grace = max(settings.worker_grace_seconds, settings.webhook_timeout_seconds) + WORKER_LAST_WORDS_SECONDS
@@ -285,7 +285,7 @@ async def _stop(children: list[ChildProcess], settings: Settings, tell: Report) 
     await stop_together(others, grace)
     for child in children:
         if child.returncode == -signal.SIGKILL:
-            tell("killed", f"{child.name} did not end by itself and was killed.")
+            report("killed", f"{child.name} did not end by itself and was killed.")
 
 
 async def _until_ready(place: Locations, token: str, children: list[ChildProcess]) -> None:

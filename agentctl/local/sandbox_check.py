@@ -24,8 +24,8 @@ async def check_sandbox(environment: dict[str, str], seconds: float = SANDBOX_CH
     )
     try:
         async with asyncio.timeout(seconds):
-            said, _ = await process.communicate()
-        sandbox: dict[str, Any] = json.loads(said)["sandbox"]
+            output, _ = await process.communicate()
+        sandbox: dict[str, Any] = json.loads(output)["sandbox"]
         return sandbox
     except (ValueError, KeyError, TypeError):
         return None

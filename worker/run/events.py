@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import structlog
-
 from backplane.domain.events import Event, EventType, encode
 from backplane.logs.room import ENTRY_BYTES
 from backplane.process.retrying import log_unavailable, until_available
@@ -32,8 +30,6 @@ Write = Callable[[RunTransaction], None]
 """Notes what is to be written."""
 NewEvent = tuple[EventType, Mapping[str, Any]]
 """An event that has no number yet."""
-
-log = structlog.get_logger()
 
 
 class Publisher(Protocol):

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from backplane.errors import Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
 from backplane.process.retrying import log_unavailable, until_available
@@ -29,7 +27,6 @@ REPORTED_SECONDS = 20.0
 """How long `explain` believes what a call said that it waits for."""
 RENEWED_SECONDS = 8.0
 
-log = structlog.get_logger()
 _log_waiting = log_unavailable("model tokens are waited for")
 
 Names = tuple[str, ...]
