@@ -25,7 +25,7 @@ GIVE_BACK_SECONDS = 10.0
 """After the grace period: how long handing a run back may take (a database write, a push)."""
 
 
-class RunningRun(Protocol):
+class ClaimedRun(Protocol):
     """What the consumer knows of a run that is carried out. `run` answers what becomes of the claim; None: it is in
     newer hands."""
 
@@ -46,9 +46,9 @@ class Consumer:
         queue: Queue,
         worker_id: str,
         slots: int,
-        execute: Callable[[Claim], RunningRun],
+        execute: Callable[[Claim], ClaimedRun],
         *,
-        running: dict[str, RunningRun],
+        running: dict[str, ClaimedRun],
         wait_seconds: float,
         postponed: Callable[[float], object],
     ) -> None:
@@ -138,7 +138,7 @@ class Consumer:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(done, execution))
 
-    def _end(self, task: "asyncio.Task[Settlement | None]", execution: RunningRun) -> None:
+    def _end(self, task: "asyncio.Task[Settlement | None]", execution: ClaimedRun) -> None:
         self._tasks.discard(task)
         if self.running.get(execution.claim.run_id) is execution:
             del self.running[execution.claim.run_id]

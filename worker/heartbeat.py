@@ -13,7 +13,7 @@ import structlog
 
 from backplane.errors import Unavailable
 from backplane.resources import Resources
-from worker.consumer import RunningRun
+from worker.consumer import ClaimedRun
 from worker.run.interruption import Cause
 
 log = structlog.get_logger()
@@ -24,7 +24,7 @@ class Heartbeat:
     worker is the leader, which compares the database with Redis."""
 
     def __init__(
-        self, resources: Resources, worker_id: str, slots: int, seconds: float, running: Mapping[str, RunningRun]
+        self, resources: Resources, worker_id: str, slots: int, seconds: float, running: Mapping[str, ClaimedRun]
     ) -> None:
         self._resources = resources
         self._worker_id = worker_id
@@ -71,7 +71,7 @@ class Heartbeat:
                     except Unavailable as error:
                         log.warning("cancel waits for the next heartbeat", run=run_id, error=error.message)
 
-    async def _obey(self, executions: Mapping[str, RunningRun], generations: Mapping[str, int]) -> None:
+    async def _obey(self, executions: Mapping[str, ClaimedRun], generations: Mapping[str, int]) -> None:
         rights = await self._resources.store.running_runs.rights(generations)
         for run_id in rights.cancelled:
             executions[run_id].interruption.set(Cause.CANCELLED)

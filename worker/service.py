@@ -19,7 +19,7 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
 from backplane.resources import connect
 from backplane.settings import Settings, fixed
-from worker.consumer import Consumer, RunningRun
+from worker.consumer import ClaimedRun, Consumer
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
@@ -83,7 +83,7 @@ async def _work(
 async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio.Task[bool]") -> None:
     resources, metrics, worker_id = worker.resources, worker.metrics, worker.worker_id
     slots = settings.worker_concurrency
-    running: dict[str, RunningRun] = {}
+    running: dict[str, ClaimedRun] = {}
     metrics.running_runs(slots, lambda: len(running))
     heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, running)
     reaper = Reaper(

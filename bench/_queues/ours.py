@@ -19,7 +19,7 @@ from backplane.queue.base import Caps, Claim, Job, QueueRoom, RunOutcome, Settle
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
-from worker.consumer import Consumer, RunningRun
+from worker.consumer import ClaimedRun, Consumer
 from worker.run.interruption import Interruption
 
 USERS = int(os.environ.get("BENCH_USERS", "1"))
@@ -67,7 +67,7 @@ class NoOp:
 async def work() -> None:
     clients = RedisClients(redis_url())
     queue = queue_on(clients)
-    running: dict[str, RunningRun] = {}
+    running: dict[str, ClaimedRun] = {}
     consumer = Consumer(
         queue, WORKER, SLOTS, NoOp, running=running, wait_seconds=BEAT_SECONDS, postponed=lambda _: None
     )

@@ -13,7 +13,7 @@ from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
-from worker.consumer import Consumer, RunningRun
+from worker.consumer import ClaimedRun, Consumer
 from worker.run.interruption import Interruption
 
 
@@ -41,7 +41,7 @@ async def consuming(
     slots: int = 10,
     postponed: Callable[[float], object] = lambda _: None,
 ) -> AsyncIterator[Consumer]:
-    running: dict[str, RunningRun] = {}
+    running: dict[str, ClaimedRun] = {}
     consumer = Consumer(
         queue,
         "worker",
