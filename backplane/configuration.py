@@ -26,8 +26,10 @@ from backplane.settings import ENV_FILE, Settings, fixed
 LIKENESS = 0.85
 """Of two names, as `difflib` measures it: WORKER_CONCURENCY is found (0.97), AWS_REGION is not taken for S3_REGION."""
 _UNIT = re.compile("_(MS|MILLISECONDS|SECONDS|SECS|S|MINUTES|HOURS|DAYS|BYTES|KB|MB|GB|CHARS)$")
-NO_LONGER_USED = frozenset(name for name in vars(fixed) if name.isupper()) - {"KIB", "MIB", "GIB"}
-"""Names of settings that became constants."""
+NO_LONGER_USED = {
+    name: str(value) for name, value in vars(fixed).items() if name.isupper() and name not in fixed.NEVER_SETTINGS
+} | fixed.REPLACED
+"""Names of settings that became constants, and at which value."""
 _OTHERS = frozenset({"AGENT_URL", "AGENT_TOKEN"})
 """Names that the command line reads."""
 
@@ -81,7 +83,8 @@ class Misspelt:
 
     def __str__(self) -> str:
         if not self.meant:
-            return f"{self.name} in {self.where} is no longer used: its value is fixed, and the line can be deleted"
+            value = NO_LONGER_USED[self.name.upper()]
+            return f"{self.name} in {self.where} is no longer used: it is fixed at {value}, and the line can be deleted"
         return f"{self.name} in {self.where} is no setting and has no effect; is {self.meant} meant?"
 
 

@@ -29,7 +29,7 @@ from controller.cleanup.sessions import SweepTimer
 from controller.jobs.dispatch import JobDispatch
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, RowCounting
-from controller.webhooks.loop import WebhookLoop
+from controller.webhooks.loop import WebhookLoop, lease_for, share_of_user
 from controller.webhooks.sender import connect_sender
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ async def _work(
             events_days=settings.retention_events_days,
             workspace_days=settings.retention_workspace_days,
         ),
-        batch=settings.retention_batch,
-        pause_seconds=settings.retention_pause_seconds,
-        period_seconds=settings.retention_seconds,
+        batch=fixed.RETENTION_BATCH,
+        pause_seconds=fixed.RETENTION_PAUSE_SECONDS,
+        period_seconds=fixed.RETENTION_SECONDS,
     )
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
@@ -104,14 +104,14 @@ async def _work(
             sender,
             RetryPolicy(
                 settings.webhook_max_attempts - 1,
-                settings.webhook_retry_base_seconds,
+                fixed.WEBHOOK_RETRY_BASE_SECONDS,
                 fixed.WEBHOOK_RETRY_MAX_SECONDS,
             ),
             metrics,
-            poll_seconds=settings.webhook_poll_seconds,
-            lease_seconds=settings.webhook_lease_seconds,
+            poll_seconds=fixed.WEBHOOK_POLL_SECONDS,
+            lease_seconds=lease_for(settings.webhook_timeout_seconds),
             at_once=settings.webhook_concurrency,
-            user_at_once=settings.webhook_user_concurrency,
+            user_at_once=share_of_user(settings.webhook_concurrency),
         )
         loops = [
             asyncio.create_task(_watch_queue(resources), name="whose queue"),
@@ -119,7 +119,7 @@ async def _work(
             asyncio.create_task(retention.run(), name="retention"),
         ]
         rows = RowCounting(
-            _counting_lease(settings, resources, "rows"), settings.usage_seconds, store.usage_counts, resources.storage
+            _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage
         )
         loops.append(asyncio.create_task(rows.run(), name="count rows"))
         if settings.metrics_storage_seconds:
@@ -159,7 +159,7 @@ def _collector(settings: Settings, resources: Resources, metrics: ControllerMetr
             finished=settings.sandbox_job_ttl_seconds,
             session=settings.session_max_seconds,
         ),
-        period_seconds=settings.sandbox_collect_seconds,
+        period_seconds=fixed.SANDBOX_COLLECT_SECONDS,
         collected=metrics.jobs_collected,
     )
 
@@ -177,7 +177,7 @@ def _deletion_costs(settings: Settings, resources: Resources) -> "DeletionCosts 
         resources.queue,
         namespace,
         settings.pod_deletion_cost_selector,
-        period_seconds=settings.pod_deletion_cost_seconds,
+        period_seconds=fixed.POD_DELETION_COST_SECONDS,
     )
 
 

@@ -9,7 +9,9 @@ from backplane.settings import Settings
 
 
 def settings_of(**values: Any) -> Settings:
-    """Raises pydantic's ValidationError, as `Settings` does."""
+    """Raises pydantic's ValidationError, as `Settings` does, and TypeError for a name that is no setting."""
+    if unknown := values.keys() - Settings.model_fields.keys():
+        raise TypeError(f"no settings: {unknown}")
     settings = Settings.__new__(Settings)
     BaseModel.__init__(settings, **values)
     return settings

@@ -9,17 +9,14 @@ class ControllerSettings:
     webhook_allow_private: bool = Field(
         False, description="Let webhooks reach private, loopback and other addresses that are not the Internet's."
     )
-    webhook_poll_seconds: float = Field(1.0, gt=0, description="How often a controller looks for webhooks to send.")
-    webhook_concurrency: int = Field(16, ge=1, le=1000, description="Webhooks that a controller sends at once.")
-    webhook_user_concurrency: int = Field(4, ge=1, description="Of these, at most so many of one user.")
+    webhook_concurrency: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Webhooks that a controller sends at once; a quarter of them at most of one user.",
+    )
     webhook_timeout_seconds: float = Field(10.0, gt=0, description="Limit of an attempt to send a webhook, in seconds.")
-    webhook_lease_seconds: float = Field(
-        60.0, gt=0, description="After so long, what a lost controller was sending is sent by another."
-    )
     webhook_max_attempts: int = Field(8, ge=1, le=50, description="Attempts to send a webhook before it is given up.")
-    webhook_retry_base_seconds: float = Field(
-        120.0, gt=0, description="Pause before a webhook's second attempt, in seconds; doubles each time."
-    )
     retention_runs_days: float = Field(
         30, ge=0, description="Runs that ended so many days ago are removed, with all that belongs to them; 0: never."
     )
@@ -32,9 +29,6 @@ class ControllerSettings:
     retention_workspace_days: float = Field(
         30, ge=0, description="Files of runs that ended so many days ago are removed; 0: with the run."
     )
-    retention_batch: int = Field(200, ge=1, le=10_000, description="Events that are removed in one transaction.")
-    retention_pause_seconds: float = Field(0.05, ge=0, description="Pause between two such transactions.")
-    retention_seconds: float = Field(300.0, gt=0, description="How often a controller looks for what is past its time.")
     pod_namespace: str = Field("", description="Namespace of the platform's pods; empty: the one of this pod.")
     pod_deletion_cost: bool = Field(
         False,
@@ -43,7 +37,6 @@ class ControllerSettings:
     pod_deletion_cost_selector: str = Field(
         "app.kubernetes.io/name=agent-worker", min_length=1, description="Label selector of the worker pods."
     )
-    pod_deletion_cost_seconds: float = Field(5.0, gt=0, description="How often controllers mark them.")
     jobs_user_max: int = Field(5, ge=1, description="Bulk actions and exports of a user that are not over.")
     bulk_max_runs: int = Field(10_000, ge=1, le=100_000, description="Runs of one bulk action.")
     export_max_bytes: int = Field(

@@ -60,7 +60,40 @@ EVENTS_GATHER_SECONDS = 0.005
 """How long events that follow upon others are gathered before they are published: shorter than anybody sees."""
 FEED_POSITIONS_MAX = 20
 """Queued runs of a user whose position the stream of all the user's runs shows: as many as a screen."""
+WEBHOOK_POLL_SECONDS = 1.0
+"""How often a controller looks for webhooks to send: a receiver waits no longer for the first attempt, and a look is
+one statement."""
+WEBHOOK_LEASE_SECONDS = 60.0
+"""After so long, what a lost controller was sending is sent by another; never less than twice WEBHOOK_TIMEOUT_SECONDS,
+or a slow receiver is sent the same webhook twice."""
+WEBHOOK_USER_SHARE = 4
+"""One user gets so manieth a part of WEBHOOK_CONCURRENCY, so that four slow receivers hold up nobody else."""
+WEBHOOK_RETRY_BASE_SECONDS = 120.0
+"""Pause before a webhook's second attempt, which doubles each time: what WEBHOOK_MAX_ATTEMPTS then takes is some four
+hours, for which a receiver may be away."""
 WEBHOOK_RETRY_MAX_SECONDS = 14_400.0
 """Longest pause between a webhook's attempts, also when the receiver asks for more."""
 WEBHOOK_SECRET_OVERLAP_SECONDS = 86_400.0
 """How long a rotated webhook secret still signs beside the new one: a day to change it at the receiver."""
+RETENTION_SECONDS = 300.0
+"""How often a controller looks for what is past its time, which is said in days."""
+RETENTION_BATCH = 200
+"""Events that are removed in one transaction: it takes milliseconds, so nobody waits for its locks."""
+RETENTION_PAUSE_SECONDS = 0.05
+"""Pause between two such transactions: an old database is cleaned up by 4,000 events a second beside its work."""
+USAGE_SECONDS = 600.0
+"""How often a controller counts users' runs and events: by what is made in between a user may be over a limit."""
+POD_DELETION_COST_SECONDS = 5.0
+"""How often controllers mark the pods with the fewest runs: an autoscaler decides every 15 seconds or more seldom."""
+SESSION_CHECK_SECONDS = 1800.0
+"""How often a controller looks for what sessions left, which lies there for SESSION_MAX_SECONDS anyway."""
+SANDBOX_COLLECT_SECONDS = 30.0
+"""How often a controller looks for Jobs whose run is over or has another worker: one list of the cluster's server."""
+
+REPLACED = {
+    "WEBHOOK_LEASE_SECONDS": f"{WEBHOOK_LEASE_SECONDS:g}, or twice WEBHOOK_TIMEOUT_SECONDS where that is more",
+    "WEBHOOK_USER_CONCURRENCY": f"WEBHOOK_CONCURRENCY / {WEBHOOK_USER_SHARE}",
+}
+"""Names of settings whose value comes from another one now, and how."""
+NEVER_SETTINGS = frozenset({"KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"})
+"""Names of this module that were no settings."""

@@ -55,9 +55,6 @@ class SandboxSettings:
         0, ge=0, le=100, description="Jobs that a worker keeps started ahead of their use; each is used by one run."
     )
     sandbox_job_ttl_seconds: int = Field(300, ge=0, description="How long a finished Job stays to be looked at.")
-    sandbox_collect_seconds: float = Field(
-        30.0, gt=0, description="How often a controller removes Jobs whose run is over or held by another worker."
-    )
     sandbox_runtime_class: str = Field("", description="runtimeClassName of the Jobs, e.g. gvisor or kata.")
     sandbox_node_selector: dict[str, str] = Field(
         default_factory=dict, description='Labels of the nodes that the Jobs may run on, as JSON: {"pool": "tools"}.'
@@ -71,4 +68,3 @@ class SandboxSettings:
     session_max_seconds: float = Field(
         14_400.0, gt=0, description="Age at which a controller removes what a session left: folders, containers, Jobs."
     )
-    session_check_seconds: float = Field(1800.0, gt=0, description="How often it looks for them.")

@@ -55,9 +55,6 @@ class StorageSettings:
     user_max_bytes: int = Field(
         100 * GIB, ge=0, description="Files of one user's runs that are kept, in bytes; 0: any number."
     )
-    usage_seconds: float = Field(
-        600.0, gt=0, description="How often a controller counts users' runs and events; files: METRICS_STORAGE_SECONDS."
-    )
     transfers_user_max: int = Field(
         16, ge=1, description="Files of one user that an API process sends and takes at once."
     )

@@ -32,7 +32,7 @@ from backplane.domain.runs import Ownership
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
 from backplane.errors import PlatformError, Unavailable
 from backplane.process.tasks import in_thread
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store import Runs
 from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
 
@@ -326,7 +326,7 @@ async def remove_old_sessions(settings: Settings, runs: Runs) -> Mapping[str, in
 
 
 class SweepTimer:
-    """A sweep at the start, and another SESSION_CHECK_SECONDS after each, until it is cancelled. `removed` takes a kind
+    """A sweep at the start, and another 30 minutes after each, until it is cancelled. `removed` takes a kind
     of thing and how many of it a sweep removed."""
 
     def __init__(self, settings: Settings, runs: Runs, removed: Callable[[str, int], None]) -> None:
@@ -341,4 +341,4 @@ class SweepTimer:
                     self._removed(kind, count)
             except PlatformError as error:
                 log.warning("old sessions are not removed", error=error.message)
-            await asyncio.sleep(self._settings.session_check_seconds)
+            await asyncio.sleep(fixed.SESSION_CHECK_SECONDS)

@@ -16,6 +16,7 @@ from backplane.domain.webhooks import Delivery
 from backplane.errors import Unavailable
 from backplane.process.retrying import log_unavailable, pauses, until_available
 from backplane.process.tasks import end
+from backplane.settings import fixed
 from backplane.store import Webhooks as Outbox
 from controller.metrics import ControllerMetrics
 from controller.webhooks.sender import ReceiverAnswer, Sender
@@ -25,6 +26,17 @@ LAST_WORDS_SECONDS = 2.0
 
 log = structlog.get_logger()
 _log_late = log_unavailable("what came of a webhook is entered late")
+
+
+def lease_for(attempt_seconds: float) -> float:
+    """After how many seconds another controller sends what one has begun to send. An attempt that is still under way is
+    not sent twice."""
+    return max(fixed.WEBHOOK_LEASE_SECONDS, 2 * attempt_seconds)
+
+
+def share_of_user(at_once: int) -> int:
+    """How many of a controller's `at_once` attempts may be one user's."""
+    return max(1, at_once // fixed.WEBHOOK_USER_SHARE)
 
 
 class WebhookLoop:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
-from backplane.configuration import NO_LONGER_USED, misspelt, read_settings
+from backplane.configuration import NO_LONGER_USED, log_misspelt, misspelt, read_settings
 from backplane.errors import InvalidInput
 from backplane.settings import Settings
 
@@ -130,8 +131,27 @@ def test_a_name_that_stands_twice_is_told_once() -> None:
 @pytest.mark.parametrize("name", ["PROMPT_MAX_CHARS", "agent_result_chars"])
 def test_a_name_that_was_a_setting_once_is_reported_as_no_longer_used(name: str) -> None:
     [found] = misspelt(Settings(), {name: "1"})
-    assert "no longer used" in str(found)
+    assert f"{name} in the environment is no longer used: it is fixed at" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RETENTION_SECONDS", "300.0"),
+        ("METADATA_MAX_BYTES", "16384"),
+        ("WEBHOOK_LEASE_SECONDS", "60, or twice WEBHOOK_TIMEOUT_SECONDS where that is more"),
+    ],
+)
+def test_the_report_of_a_name_that_was_a_setting_once_says_at_which_value_it_is_fixed(name: str, value: str) -> None:
+    Path(".env").write_text(f"{name}=7\n")
+    settings = read_settings()
+    assert [str(one) for one in misspelt(settings, {})] == [
+        f"{name} in .env is no longer used: it is fixed at {value}, and the line can be deleted"
+    ]
+    with structlog.testing.capture_logs() as lines:
+        log_misspelt(settings)
+    assert [(line["log_level"], line["name"]) for line in lines] == [("warning", name)]
 
 
 def test_a_name_is_a_setting_or_no_longer_used_and_never_both() -> None:
-    assert NO_LONGER_USED & {name.upper() for name in Settings.model_fields} == set()
+    assert NO_LONGER_USED.keys() & {name.upper() for name in Settings.model_fields} == set()

@@ -52,10 +52,6 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch: pyt
         ({"run_max_retries": 3, "run_max_retries_limit": 2}, ["RUN_MAX_RETRIES", "RUN_MAX_RETRIES_LIMIT"]),
         ({"s3_bucket": "b", "s3_access_key": "only"}, ["S3_ACCESS_KEY", "S3_SECRET_KEY"]),
         ({"s3_bucket": "b", "s3_secret_key": "only"}, ["S3_ACCESS_KEY", "S3_SECRET_KEY"]),
-        (
-            {"webhook_lease_seconds": 19.9, "webhook_timeout_seconds": 10.0},
-            ["WEBHOOK_LEASE_SECONDS", "WEBHOOK_TIMEOUT_SECONDS"],
-        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_by_their_names(
@@ -67,10 +63,6 @@ def test_settings_that_contradict_each_other_are_refused_by_their_names(
 
 def test_a_lease_of_exactly_two_heartbeats_is_allowed() -> None:
     assert Settings(lease_seconds=2.0, heartbeat_seconds=1.0).lease_seconds == 2.0
-
-
-def test_a_webhooks_lease_of_exactly_two_attempts_is_allowed() -> None:
-    assert Settings(webhook_lease_seconds=20.0, webhook_timeout_seconds=10.0).webhook_lease_seconds == 20.0
 
 
 def test_settings_cannot_be_changed() -> None:

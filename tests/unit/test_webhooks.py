@@ -8,7 +8,7 @@ from backplane.domain.retry import RetryPolicy
 from backplane.domain.webhooks import URL_MAX_CHARS, check_public_url, check_url, new_secret, sign
 from backplane.errors import InvalidInput
 from backplane.net.addresses import is_public
-from controller.webhooks.loop import pause_after
+from controller.webhooks.loop import lease_for, pause_after, share_of_user
 from controller.webhooks.sender import ReceiverAnswer
 
 
@@ -156,3 +156,13 @@ def test_a_failed_attempt_is_followed_by_another_after_a_pause_or_by_none(
 @pytest.mark.parametrize(("code", "delivered"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
 def test_only_an_answer_of_two_hundred_and_something_is_a_delivery(code: int, delivered: bool) -> None:
     assert ReceiverAnswer(code).delivered is delivered
+
+
+@pytest.mark.parametrize(("attempt", "lease"), [(1, 60), (30, 60), (30.5, 61), (120, 240)])
+def test_the_lease_of_a_webhook_lasts_for_two_attempts_at_least(attempt: float, lease: float) -> None:
+    assert lease_for(attempt) == lease
+
+
+@pytest.mark.parametrize(("at_once", "of_user"), [(1, 1), (4, 1), (7, 1), (8, 2), (16, 4)])
+def test_a_user_gets_a_quarter_of_the_attempts_at_once_and_never_none(at_once: int, of_user: int) -> None:
+    assert share_of_user(at_once) == of_user

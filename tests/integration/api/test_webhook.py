@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from backplane.settings import fixed
 from controller.service import serve
 from tests.integration.api.running import StartApi, StartWorker
 from tests.integration.controller.receiving import receiving
@@ -14,9 +15,10 @@ FAILS = {"steps": [{"id": "only", "tool": "file_read", "arguments": {"path": "mi
 
 @pytest.mark.parametrize(("plan", "status"), [(None, "completed"), (FAILS, "failed")])
 async def test_a_run_tells_its_webhook_how_it_ended(
-    start_api: StartApi, start_worker: StartWorker, plan: object, status: str
+    start_api: StartApi, start_worker: StartWorker, plan: object, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = await start_api(webhook_allow_private=True, webhook_poll_seconds=0.02)
+    monkeypatch.setattr(fixed, "WEBHOOK_POLL_SECONDS", 0.02)
+    api = await start_api(webhook_allow_private=True)
     person, stop = await api.person(), asyncio.Event()
     start_worker(api.settings)
     controller = asyncio.create_task(serve(api.settings, stop))

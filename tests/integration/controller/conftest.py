@@ -12,7 +12,7 @@ import pytest
 from backplane.domain.runs import Run, RunStatus
 from backplane.domain.users import Tier, User
 from backplane.resources import connect_store, connect_workspaces
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store import Store
 from backplane.workspace.base import WorkspaceStore
 from controller.service import serve
@@ -22,12 +22,14 @@ from tests.submitted import new_run
 
 QUICK = {
     "webhook_allow_private": True,
-    "webhook_poll_seconds": 0.02,
-    "webhook_retry_base_seconds": 0.02,
     "webhook_timeout_seconds": 5.0,
-    "webhook_lease_seconds": 10.0,
-    "retention_seconds": 0.05,
-    "retention_pause_seconds": 0.0,
+}
+QUICK_LOOKS = {
+    "WEBHOOK_POLL_SECONDS": 0.02,
+    "WEBHOOK_RETRY_BASE_SECONDS": 0.02,
+    "WEBHOOK_LEASE_SECONDS": 10.0,
+    "RETENTION_SECONDS": 0.05,
+    "RETENTION_PAUSE_SECONDS": 0.0,
 }
 
 
@@ -64,8 +66,12 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def start_platform(tmp_path: Path, sqlite_database: str) -> AsyncIterator[StartPlatform]:
+async def start_platform(
+    tmp_path: Path, sqlite_database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartPlatform]:
     """`await start_platform(webhook_max_attempts=2)`: on SQLite and a folder where nothing else is said."""
+    for name, value in QUICK_LOOKS.items():
+        monkeypatch.setattr(fixed, name, value)
     async with AsyncExitStack() as stack:
 
         async def start(**values: Any) -> Platform:

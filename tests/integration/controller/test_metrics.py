@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agentctl.local.embedded import free_port
 from backplane.resources import connect
+from backplane.settings import fixed
 from controller.metrics import ControllerMetrics
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
 from tests.integration.controller.receiving import Receiver, answer
@@ -66,9 +68,14 @@ async def test_what_is_stored_is_measured_again_and_again(
 
 
 async def test_what_each_user_has_stored_is_counted_again_and_again(
-    start_platform: StartPlatform, receiver: Receiver, controllers: Controllers, redis: str
+    start_platform: StartPlatform,
+    receiver: Receiver,
+    controllers: Controllers,
+    redis: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    platform = await start_platform(metrics_storage_seconds=0.05, usage_seconds=0.05, redis_url=redis)
+    monkeypatch.setattr(fixed, "USAGE_SECONDS", 0.05)
+    platform = await start_platform(metrics_storage_seconds=0.05, redis_url=redis)
     workspace = platform.workspaces.workspace(platform.user.id, "run-1")
     await workspace.write("a", chunks(b"x" * 10))
     await platform.ended_run(receiver.url())

@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from backplane.domain.events import EventType, encode
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import NotFound
+from backplane.settings import fixed
 from backplane.store.tables import events, runs
 from backplane.workspace.base import Workspace
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
@@ -20,8 +21,13 @@ from tests.submitted import new_run
 from tests.waiting import wait_until
 
 OLD = timedelta(days=31)
-LINES = 25
+LINES, BATCH = 25, 10
 """More events than a batch has room for, and not a multiple of it."""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed, "RETENTION_BATCH", BATCH)
 
 
 @pytest.fixture(params=["folder", "S3"])
@@ -93,7 +99,7 @@ async def files(platform: Platform, run: Run) -> list[str]:
 async def test_an_old_run_goes_with_its_events_and_files_and_a_younger_one_stays(
     start_platform: StartPlatform, controllers: Controllers, workspace_settings: dict[str, Any]
 ) -> None:
-    platform = await start_platform(retention_batch=10, **workspace_settings)
+    platform = await start_platform(**workspace_settings)
     old = [await ended_run(platform, OLD) for _ in range(3)] + [await unstarted_run(platform, OLD)]
     young = [await ended_run(platform, OLD - timedelta(days=2)), await unstarted_run(platform, OLD - timedelta(days=2))]
     controllers.start(platform.settings)
@@ -128,7 +134,7 @@ async def test_files_may_go_before_their_run(
 async def test_events_may_go_before_their_run_but_for_the_last(
     start_platform: StartPlatform, controllers: Controllers
 ) -> None:
-    platform = await start_platform(retention_events_days=7, retention_batch=10)
+    platform = await start_platform(retention_events_days=7)
     old, young = await ended_run(platform, timedelta(days=8)), await ended_run(platform, timedelta(days=6))
     controllers.start(platform.settings)
     await wait_until(lambda: _has_one(platform, old))
@@ -162,7 +168,7 @@ async def test_three_controllers_remove_everything_and_do_not_get_in_each_others
     database_url: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    platform = await start_platform(database_url=database_url, retention_batch=10, retention_events_days=7)
+    platform = await start_platform(database_url=database_url, retention_events_days=7)
     for number in range(12):
         await ended_run(platform, OLD if number % 2 else timedelta(days=8), files=False)
     for _ in range(3):

@@ -17,7 +17,7 @@ import pytest
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX
 from backplane.errors import Unavailable
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store.runs import Runs
 from controller.cleanup import sessions
 from controller.cleanup.sessions import CheckoutFolders, Containers, Leftover, SessionPlace, SweepTimer, labelled, sweep
@@ -313,9 +313,8 @@ async def test_a_controller_removes_what_old_sessions_left_without_redis(
 async def test_a_sweep_that_fails_is_followed_by_another(
     start_platform: StartPlatform, own_temporary_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = await start_platform(
-        session_max_seconds=1, session_check_seconds=1, lease_seconds=0.3, heartbeat_seconds=0.1
-    )
+    monkeypatch.setattr(fixed, "SESSION_CHECK_SECONDS", 1.0)
+    platform = await start_platform(session_max_seconds=1, lease_seconds=0.3, heartbeat_seconds=0.1)
     left, removed, real = worker_folder(own_temporary_folder), list[tuple[str, int]](), sessions.remove_old_sessions
     answers = iter([Unavailable("the database is away", part="database")])
 

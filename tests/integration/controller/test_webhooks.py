@@ -204,7 +204,7 @@ async def test_a_private_address_is_never_reached_unless_that_is_allowed(
 async def test_one_users_slow_receiver_does_not_hold_up_anothers(
     start_platform: StartPlatform, receiver: Receiver, controllers: Controllers
 ) -> None:
-    platform = await start_platform(webhook_concurrency=4, webhook_user_concurrency=2)
+    platform = await start_platform(webhook_concurrency=8)
     receiver.answers += [None] * 2
     slow = [await platform.ended_run(receiver.url("/slow")) for _ in range(8)]
     controllers.start(platform.settings)

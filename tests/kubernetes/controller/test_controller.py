@@ -3,8 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from agentctl.local.embedded import free_port
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from controller.deletion_cost import ANNOTATION
 from controller.service import serve
 from tests.kubernetes.controller.conftest import Cluster, Platform
@@ -15,8 +17,15 @@ SOME_SECONDS = 90.0
 
 
 async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pods(
-    kubernetes: Cluster, platform: Platform, redis: str, sqlite_database: str, tmp_path: Path
+    kubernetes: Cluster,
+    platform: Platform,
+    redis: str,
+    sqlite_database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fixed, "SANDBOX_COLLECT_SECONDS", 0.2)
+    monkeypatch.setattr(fixed, "POD_DELETION_COST_SECONDS", 0.2)
     await kubernetes.make_job("of-nobody")
     kept = await kubernetes.job_of(await platform.running_run(), generation=1)
     pod = await kubernetes.make_pod("agent-worker-5d8-x", app="agent-worker")
@@ -28,12 +37,10 @@ async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pod
             "workspace_dir": tmp_path,
             "sandbox": "kubernetes",
             "sandbox_namespace": kubernetes.namespace,
-            "sandbox_collect_seconds": 0.2,
             "lease_seconds": 2,
             "heartbeat_seconds": 1,
             "pod_deletion_cost": True,
             "pod_deletion_cost_selector": "app=agent-worker",
-            "pod_deletion_cost_seconds": 0.2,
             "pod_namespace": kubernetes.namespace,
             "metrics_port": free_port(),
         }
