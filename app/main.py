@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         per_address=settings.api_anonymous_connections_per_address,
         keep_alive_seconds=settings.api_keep_alive_seconds,
         # A stream cuts off its reader by itself, and says so in the log.
-        send_seconds=settings.stream_send_timeout_seconds + 5,
+        send_seconds=fixed.STREAM_SEND_TIMEOUT_SECONDS + 5,
         proxies=proxies,
     )
 
@@ -224,10 +224,10 @@ def _context(
             resources.store,
             resources.queue,
             api_metrics,
-            buffer_size=settings.stream_ring_events,
+            buffer_size=fixed.STREAM_RING_EVENTS,
             buffer_bytes=fixed.STREAM_RING_BYTES,
             heartbeat_seconds=settings.stream_heartbeat_seconds,
-            send_timeout_seconds=settings.stream_send_timeout_seconds,
+            send_timeout_seconds=fixed.STREAM_SEND_TIMEOUT_SECONDS,
             max_watchers=settings.stream_watchers_max,
             max_watchers_of_user=settings.stream_watchers_user_max,
             token_check_seconds=settings.token_cache_seconds,

@@ -107,8 +107,8 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             event_log=RedisEventLog(
                 redis,
                 limits=LogLimits(
-                    run_bytes=settings.stream_redis_run_bytes,
-                    user_bytes=settings.stream_redis_user_bytes,
+                    run_bytes=fixed.STREAM_REDIS_RUN_BYTES,
+                    user_bytes=fixed.STREAM_REDIS_USER_BYTES,
                     all_bytes=settings.stream_redis_bytes,
                     run_events=fixed.STREAM_REDIS_EVENTS,
                 ),

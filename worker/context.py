@@ -129,7 +129,7 @@ def _file_rules(settings: Settings) -> FileRules:
         ),
         user_quota=storage_quota(settings),
         versions_max_bytes=settings.workspace_versions_max_bytes,
-        refused_seconds=settings.workspace_refused_seconds,
+        refused_seconds=fixed.WORKSPACE_REFUSED_SECONDS,
     )
 
 
@@ -152,7 +152,7 @@ def _output_limits(settings: Settings) -> OutputLimits:
         result=settings.step_result_max_bytes,
         line=fixed.LOG_LINE_MAX_BYTES,
         file=settings.step_output_file_max_bytes,
-        file_seconds=settings.step_output_file_seconds,
+        file_seconds=fixed.STEP_OUTPUT_FILE_SECONDS,
         lines_per_second=settings.run_log_lines_per_second,
         lines_burst=fixed.RUN_LOG_LINES_BURST,
     )

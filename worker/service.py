@@ -52,7 +52,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
         with scratch_folder(Path(tempfile.gettempdir())) as scratch:
             starting = asyncio.create_task(
-                resources.prepare(refused_seconds=settings.workspace_refused_seconds), name="prepare"
+                resources.prepare(refused_seconds=fixed.WORKSPACE_REFUSED_SECONDS), name="prepare"
             )
             stopping = asyncio.create_task(stop.wait(), name="stop")
             try:
@@ -62,7 +62,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
                     events = EventWriter(
                         resources.store,
                         resources.event_log,
-                        flush_seconds=settings.events_flush_seconds,
+                        flush_seconds=fixed.EVENTS_FLUSH_SECONDS,
                         gather_seconds=fixed.EVENTS_GATHER_SECONDS,
                     )
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
@@ -90,7 +90,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
         resources,
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
-        reconcile_seconds=settings.reconcile_seconds,
+        reconcile_seconds=settings.heartbeat_seconds,
         leads=lambda: heartbeat.leads,
         lost=metrics.leases_lost,
     )

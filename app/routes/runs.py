@@ -219,7 +219,7 @@ async def situation_of(context: ApiContext, run: Run) -> Situation:
             model,
             tuple(asked),
             await queue.whereabouts(run.id) if is_nowhere else None,
-            context.settings.reconcile_seconds,
+            context.settings.heartbeat_seconds,
         )
     except Unavailable:
         return Situation(None, None, None, asked=tuple(asked))

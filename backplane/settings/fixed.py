@@ -17,6 +17,9 @@ RUN_LOG_LINES_BURST = 10_000
 """Ten seconds of RUN_LOG_LINES_PER_SECOND's default: what a build prints at its start."""
 LOG_LINE_MAX_BYTES = 8 * KIB
 """A terminal shows no longer line as one; a longer one is split, and nothing of it is lost."""
+STEP_OUTPUT_FILE_SECONDS = 30.0
+"""How long the file of a step's whole output may take on its way into the workspace: 64 MiB at 2 MiB/s. It is a
+comfort, for which the run does not wait longer."""
 SANDBOX_IDLE_SECONDS = 600.0
 """A Job that no worker has talked to for so long ends. Far more than the lease of a worker, after which another one
 takes the Job over."""
@@ -24,6 +27,9 @@ MODEL_MAX_OUTPUT_BYTES = 1 * MIB
 """Far over MODEL_MAX_OUTPUT_TOKENS: it only bounds memory against a server that ignores that."""
 MODEL_RECORD_MAX_BYTES = 256 * KIB
 """Longest prompt that is kept with a step, in bytes; a longer one is cut in the middle."""
+MODEL_RETRY_MAX_SECONDS = 60.0
+"""Longest pause between two tries of a call at the same server, also when it asks for more: a limit by the minute, as
+most have, is over then, and MODEL_FALLBACKS are quicker than any longer wait."""
 MODEL_SLOT_LEASE_SECONDS = 15.0
 """A model slot whose worker is silent so long is free. As LEASE_SECONDS' default: both say when a worker counts as
 dead."""
@@ -42,6 +48,9 @@ MEMORY_TIMEOUT_SECONDS = 10.0
 """One call to Qdrant, or the wait for others who use the folder; the step is retried after it."""
 ARTIFACTS_WAIT_SECONDS = 10.0
 """How long a change of an agent's artifacts waits for others; each of them takes milliseconds."""
+WORKSPACE_REFUSED_SECONDS = 60.0
+"""How long a store may refuse (no right, no room) before what needs it fails: a bucket's rights take a minute to reach
+all of its servers."""
 WORKSPACE_MAX_DEPTH = 64
 """Most folders above a file: deeper trees are made by programs that went wrong."""
 WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES = 32 * MIB
@@ -49,13 +58,25 @@ WORKSPACE_STEP_ATTRIBUTES_MAX_BYTES = 32 * MIB
 database."""
 WORKSPACE_RUN_ATTRIBUTES_MAX_BYTES = 64 * MIB
 """The same of all steps of a run."""
+STREAM_RING_EVENTS = 2048
+"""Events of a watched run that an API process holds: a reader that is further behind reads them from the database."""
 STREAM_RING_BYTES = 4 * MIB
-"""Of a watched run's events, the bytes that an API process holds; STREAM_RING_EVENTS sets their number."""
+"""The same in bytes."""
+STREAM_SEND_TIMEOUT_SECONDS = 60.0
+"""A reader that takes nothing for so long is disconnected. One that takes what there is, be it little, is not."""
 STREAM_REDIS_EVENTS = 10_000
 """Most events of a run that Redis keeps until the database has them; STREAM_REDIS_RUN_BYTES is what bounds memory."""
+STREAM_REDIS_RUN_BYTES = 4 * MIB
+"""The same in bytes: what a run prints in the seconds for which a database is away. STREAM_REDIS_BYTES sets what all
+runs may have."""
+STREAM_REDIS_USER_BYTES = 16 * MIB
+"""The same of all runs of a user: of 256 MiB, a sixteenth."""
 STREAM_REDIS_TTL_SECONDS = 3600
 """How much longer than RUN_TIMEOUT_MAX_SECONDS Redis keeps events that nobody stored: for an hour without a
 worker."""
+EVENTS_FLUSH_SECONDS = 0.02
+"""How long events are gathered before the database write: 50 statements a second of a worker, however much is printed.
+Watchers do not wait for it."""
 EVENTS_GATHER_SECONDS = 0.005
 """How long events that follow upon others are gathered before they are published: shorter than anybody sees."""
 FEED_POSITIONS_MAX = 20
@@ -91,6 +112,7 @@ SANDBOX_COLLECT_SECONDS = 30.0
 """How often a controller looks for Jobs whose run is over or has another worker: one list of the cluster's server."""
 
 REPLACED = {
+    "RECONCILE_SECONDS": "HEARTBEAT_SECONDS",
     "WEBHOOK_LEASE_SECONDS": f"{WEBHOOK_LEASE_SECONDS:g}, or twice WEBHOOK_TIMEOUT_SECONDS where that is more",
     "WEBHOOK_USER_CONCURRENCY": f"WEBHOOK_CONCURRENCY / {WEBHOOK_USER_SHARE}",
 }

@@ -32,9 +32,6 @@ class ModelSettings:
     model_retries: int = Field(
         3, ge=0, le=20, description="Further tries of a call at the same server, where one may help."
     )
-    model_retry_max_seconds: float = Field(
-        60.0, gt=0, description="Longest pause between them, also when it asks for more."
-    )
     model_max_output_tokens: int = Field(2048, ge=1, description="Most tokens of an answer, where a call names none.")
     model_max_input_bytes: int = Field(1 * MIB, ge=1, description="Longest prompt of a call, in bytes.")
     model_prices: dict[str, dict[str, float]] = Field(

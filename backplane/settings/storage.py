@@ -24,9 +24,6 @@ class StorageSettings:
     workspace_dir: Path = Field(
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."
     )
-    workspace_refused_seconds: float = Field(
-        60, ge=0, description="How long a store may refuse (no right, no room) before what needs it fails."
-    )
     s3_bucket: str = Field("", description="Bucket of the workspaces; empty: WORKSPACE_DIR is used.")
     s3_endpoint: str = Field("", description="URL of the S3-compatible server; empty: the region's own.")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")

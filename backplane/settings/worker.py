@@ -12,8 +12,9 @@ class WorkerSettings:
     )
     worker_crash_limit: int = Field(3, ge=1, description="Lost workers after which a run is failed as the cause.")
     lease_seconds: float = Field(15.0, gt=0, description="How long a claim holds without being renewed.")
-    heartbeat_seconds: float = Field(5.0, gt=0, description="How often claims are renewed.")
-    reconcile_seconds: float = Field(5.0, gt=0, description="How often runs that Redis forgot are looked for.")
+    heartbeat_seconds: float = Field(
+        5.0, gt=0, description="How often claims are renewed, and runs that Redis forgot are looked for."
+    )
     step_timeout_seconds: int = Field(600, ge=1, description="Limit of a step that names none, in seconds.")
     step_output_max_bytes: int = Field(1 * MIB, ge=1, description="Output of a step that is kept as events, in bytes.")
     step_result_max_bytes: int = Field(
@@ -21,9 +22,6 @@ class WorkerSettings:
     )
     step_output_file_max_bytes: int = Field(
         64 * MIB, ge=0, description="Output of a step that is kept as a file when log lines were dropped, in bytes."
-    )
-    step_output_file_seconds: float = Field(
-        30.0, gt=0, description="How long that file may take on its way into the workspace."
     )
     run_log_lines_per_second: int = Field(
         1000, ge=0, description="Log lines that a run's steps may publish in a second; 0: any number."

@@ -31,7 +31,7 @@ from backplane.logs.base import Appended, Batch
 from backplane.logs.redis import RedisEventLog
 from backplane.logs.room import NO_ROOM, LogRoom
 from backplane.resources import connect_workspaces
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from backplane.store import Store
 from backplane.store.database import Database
 from tests.chaos.proxies import S3Fault, S3Proxy
@@ -403,11 +403,15 @@ async def test_a_store_that_refuses_is_found_at_the_start_by_readiness_and_by_th
 
 @pytest.mark.parametrize("refusal", one_quick(["no right to write", "no room", "no bucket"], "no room"))
 async def test_a_run_whose_files_are_refused_fails_with_what_to_do_and_is_a_dead_letter(
-    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]], refusal: str
+    start_platform: StartPlatform,
+    proxied_s3: tuple[S3Proxy, dict[str, Any]],
+    refusal: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fixed, "WORKSPACE_REFUSED_SECONDS", 0.3)
     proxy, values = proxied_s3
     fault, methods, words = REFUSALS[refusal]
-    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    platform = await start_platform(**values)
     async with worker(platform.settings) as working:
         run_id = await platform.submit(shell("a", UNTIL_GO + "; echo a > a"), max_retries=3)
         await platform.until_begun(run_id)
@@ -426,10 +430,11 @@ async def test_a_run_whose_files_are_refused_fails_with_what_to_do_and_is_a_dead
 
 @pytest.mark.slow
 async def test_a_store_that_is_busy_for_longer_than_one_may_refuse_is_waited_for(
-    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]]
+    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fixed, "WORKSPACE_REFUSED_SECONDS", 0.3)
     proxy, values = proxied_s3
-    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    platform = await start_platform(**values)
     async with worker(platform.settings):
         await platform.completed(await platform.submit(shell("a", "true")))
         proxy.fault, proxy.methods = S3Fault.BUSY, (b"PUT",)
@@ -444,10 +449,11 @@ async def test_a_store_that_is_busy_for_longer_than_one_may_refuse_is_waited_for
 
 
 async def test_a_worker_whose_store_refuses_at_its_start_ends_with_what_to_do(
-    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]]
+    start_platform: StartPlatform, proxied_s3: tuple[S3Proxy, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fixed, "WORKSPACE_REFUSED_SECONDS", 0.3)
     proxy, values = proxied_s3
-    platform = await start_platform(**values, workspace_refused_seconds=0.3)
+    platform = await start_platform(**values)
     proxy.fault, proxy.methods = S3Fault.FORBIDDEN, (b"PUT",)
     with pytest.raises(PartRefuses, match="S3_ACCESS_KEY"):
         await serve(platform.settings, asyncio.Event())

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from app.edge import gate, protocol
+from backplane.settings import fixed
 from tests.attack.raw_http import Answer, RawConnection, connections, get, request
 from tests.integration.api.running import Api, Person, running, settings_on
 from tests.ports import own_port
@@ -50,13 +51,14 @@ async def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Async
         api_anonymous_rate_per_second=0.01,
         api_anonymous_rate_burst=BURST,
         api_trusted_proxies="127.0.1.0/24",
-        stream_send_timeout_seconds=SHORT_SECONDS,
         token_cache_seconds=60,
     )
-    async with running(settings, send_buffer=65536) as api:
-        api.app.state.connection_limits.sweep_seconds = 0.05
-        api.app.state.connection_limits.send_seconds = SHORT_SECONDS
-        yield api
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(fixed, "STREAM_SEND_TIMEOUT_SECONDS", SHORT_SECONDS)
+        async with running(settings, send_buffer=65536) as api:
+            api.app.state.connection_limits.sweep_seconds = 0.05
+            api.app.state.connection_limits.send_seconds = SHORT_SECONDS
+            yield api
 
 
 @pytest.fixture

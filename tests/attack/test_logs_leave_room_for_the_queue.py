@@ -22,7 +22,7 @@ from backplane.logs.base import Appended, Batch, EventLog
 from backplane.process.tasks import end
 from backplane.queue.base import Claim, Job, RunOutcome, Settlement
 from backplane.redis.client import RedisClients
-from backplane.settings import Settings
+from backplane.settings import Settings, fixed
 from tests.conftest import started
 from tests.event_logs import make_known, redis_event_log
 from tests.integration.api.running import Api, Person, StartApi, StartWorker
@@ -421,10 +421,12 @@ NODE_BYTES = 8 * 1024
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
 async def test_what_is_kept_of_runs_is_bounded_for_each_for_a_user_and_in_all(
-    start_api: StartApi, bound: Sequence[Any]
+    start_api: StartApi, bound: Sequence[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fixed, "STREAM_REDIS_RUN_BYTES", RUN)
+    monkeypatch.setattr(fixed, "STREAM_REDIS_USER_BYTES", USER)
     *users, most = bound
-    api = await start_api(stream_redis_run_bytes=RUN, stream_redis_user_bytes=USER, stream_redis_bytes=ALL)
+    api = await start_api(stream_redis_bytes=ALL)
     async with writing(api) as writer:
         runs = []
         for mibs in users:
@@ -447,8 +449,11 @@ async def test_what_is_kept_of_runs_is_bounded_for_each_for_a_user_and_in_all(
         assert await kept(api, *runs) == 0
 
 
-async def test_what_is_over_the_bound_is_published_as_soon_as_it_is_stored(start_api: StartApi) -> None:
-    api = await start_api(stream_redis_run_bytes=64 * 1024)
+async def test_what_is_over_the_bound_is_published_as_soon_as_it_is_stored(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "STREAM_REDIS_RUN_BYTES", 64 * 1024)
+    api = await start_api()
     async with writing(api) as writer:
         run = await held(api, writer, await api.person())
         async with published(api.resources.event_log, run.run_id) as numbers:

@@ -51,10 +51,8 @@ UNTIL_GO = f"echo {BEGUN}; until [ -e go ]; do sleep 0.02; done"
 QUICK = {
     "lease_seconds": 1.0,
     "heartbeat_seconds": 0.2,
-    "reconcile_seconds": 0.2,
     "retry_base_seconds": 0.02,
     "retry_max_seconds": 0.05,
-    "events_flush_seconds": 0.01,
     "worker_grace_seconds": 0.5,
     "log_format": "json",
 }

@@ -318,7 +318,7 @@ async def open_gateway(
 def _limits_of(settings: Settings) -> GatewayLimits:
     return GatewayLimits(
         call=CallLimits(settings.model_timeout_seconds, settings.model_silence_seconds, fixed.MODEL_MAX_OUTPUT_BYTES),
-        retry=CallRetryPolicy(settings.model_retries, settings.model_retry_max_seconds),
+        retry=CallRetryPolicy(settings.model_retries, fixed.MODEL_RETRY_MAX_SECONDS),
         input_bytes=settings.model_max_input_bytes,
         record_bytes=fixed.MODEL_RECORD_MAX_BYTES,
         rates=TokenRates(

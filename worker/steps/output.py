@@ -155,7 +155,7 @@ class StepOutput:
                 raise Superseded("the run is in newer hands") from interrupted
             self.report_not_kept(f"the run was interrupted ({interrupted.cause})")
         except TimeoutError:
-            self.report_not_kept(f"it took longer than {self._limits.file_seconds:g} s (STEP_OUTPUT_FILE_SECONDS)")
+            self.report_not_kept(f"it took longer than {self._limits.file_seconds:g} s")
         except PlatformError as error:
             self.report_not_kept(error.message)
         except OSError as error:

@@ -49,10 +49,8 @@ async def start_dying(platform: Platform) -> AsyncIterator[StartDying]:
     async with AsyncExitStack() as stack:
 
         async def start(at: str) -> WorkerProcess:
-            # No transactions but the holder's own.
-            settings = platform.settings.model_copy(update={"events_flush_seconds": 60.0})
             module = "tests.integration.agent_crashes.dying_worker"
-            process = WorkerProcess(settings, platform.scratch, module=module, environment={"DIES_AT": at})
+            process = WorkerProcess(platform.settings, platform.scratch, module=module, environment={"DIES_AT": at})
             stack.push_async_callback(process.kill)
             await process.start()
             return process

@@ -13,6 +13,7 @@ from backplane.domain.runs import RunStatus
 from backplane.domain.secrets import Secret
 from backplane.errors import InvalidInput
 from backplane.sealing import Seal, new_key
+from backplane.settings import fixed
 from tests.integration.agent_crashes.crashes import fund
 from tests.integration.tools.site import site_on
 from tests.integration.worker.conftest import StartPlatform
@@ -46,8 +47,11 @@ BAD: dict[str, tuple[Reply, str, str, int]] = {
 
 
 @pytest.fixture
-async def quick(start_platform: StartPlatform, settings_of: dict[str, Any]) -> Platform:
-    times = {"model_silence_seconds": 0.2, "model_retries": 1, "model_retry_max_seconds": 0.02, "plan_repairs": 2}
+async def quick(
+    start_platform: StartPlatform, settings_of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Platform:
+    monkeypatch.setattr(fixed, "MODEL_RETRY_MAX_SECONDS", 0.02)
+    times = {"model_silence_seconds": 0.2, "model_retries": 1, "plan_repairs": 2}
     return await start_platform(**{**settings_of, **times, "retry_max_seconds": 0.02})
 
 

@@ -188,7 +188,7 @@ StartWorker = Callable[[Settings], None]
 
 @asynccontextmanager
 async def api_starter(settings_with: Callable[..., Settings]) -> AsyncIterator[StartApi]:
-    """Starts APIs with these settings, `await start(stream_ring_events=16)`, and stops them."""
+    """Starts APIs with these settings, `await start(stream_watchers_max=16)`, and stops them."""
     async with AsyncExitStack() as stack:
 
         async def start(*, send_buffer: int | None = None, **values: Any) -> Api:
@@ -204,7 +204,7 @@ async def worker_starter() -> AsyncIterator[StartWorker]:
 
         def start(settings: Settings) -> None:
             stop = asyncio.Event()
-            short = {"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "reconcile_seconds": 0.2}
+            short = {"lease_seconds": 2.0, "heartbeat_seconds": 0.2}
             working = asyncio.create_task(serve(settings.model_copy(update=short), stop))
 
             async def end() -> None:

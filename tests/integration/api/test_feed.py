@@ -177,9 +177,10 @@ async def test_a_feed_outlives_a_redis_that_comes_back_empty(
 
 @pytest.mark.slow
 async def test_nothing_is_missed_or_repeated_by_watchers_that_come_and_go_under_many_writers(
-    start_api: StartApi, postgres_database: str
+    start_api: StartApi, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = await start_api(database_url=postgres_database, stream_ring_events=16)
+    monkeypatch.setattr(fixed, "STREAM_RING_EVENTS", 16)
+    api = await start_api(database_url=postgres_database)
     person = await api.person()
     workers = [await a_worker(api, person) for _ in range(5)]
     draw = random.Random(7)

@@ -15,6 +15,7 @@ from app.streams.sse import stream
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import RunStatus
 from backplane.redis.keys import Keys
+from backplane.settings import fixed
 from tests.integration.api.running import Api, Frame, Person, StartApi
 from tests.waiting import wait_until
 
@@ -219,8 +220,11 @@ async def stream_until_position(stream: AsyncIterator[Frame]) -> AsyncIterator[F
 
 
 @pytest.mark.slow
-async def test_fifty_watchers_of_a_burst_have_every_event_once_and_in_order(start_api: StartApi) -> None:
-    api = await start_api(stream_ring_events=256)
+async def test_fifty_watchers_of_a_burst_have_every_event_once_and_in_order(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "STREAM_RING_EVENTS", 256)
+    api = await start_api()
     person = await api.person()
     run_id = await person.make()
 
@@ -238,8 +242,11 @@ async def test_fifty_watchers_of_a_burst_have_every_event_once_and_in_order(star
     assert all(watched == every for watched in await asyncio.gather(*watching))
 
 
-async def test_a_reader_that_is_far_too_slow_still_has_everything(start_api: StartApi) -> None:
-    api = await start_api(stream_ring_events=16, send_buffer=16_384)
+async def test_a_reader_that_is_far_too_slow_still_has_everything(
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "STREAM_RING_EVENTS", 16)
+    api = await start_api(send_buffer=16_384)
     person = await api.person()
     run_id = await person.make()
     with socket.socket() as connection:
@@ -262,8 +269,9 @@ async def test_a_reader_that_is_far_too_slow_still_has_everything(start_api: Sta
     assert [int(number) for number in re.findall(rb"^id: (\d+)$", received, re.MULTILINE)] == list(range(1, 2005))
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off(start_api: StartApi) -> None:
-    api = await start_api(send_buffer=16_384, stream_send_timeout_seconds=0.5)
+async def test_a_reader_that_takes_nothing_is_cut_off(start_api: StartApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed, "STREAM_SEND_TIMEOUT_SECONDS", 0.5)
+    api = await start_api(send_buffer=16_384)
     person = await api.person()
     await person.make()
     worker = await api.worker()

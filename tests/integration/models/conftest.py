@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from backplane.domain.users import Tier, User
 from backplane.resources import Resources, connect
+from backplane.settings import fixed
 from tests.scripted_models import ScriptedModels, scripted_models
 from tests.settings import settings_of
 from worker.llm.base import CallLimits, Message, ModelRequest, ModelServer
@@ -34,6 +35,12 @@ async def opened(
         yield server
     finally:
         await server.close()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the tries of a call."""
+    monkeypatch.setattr(fixed, "MODEL_RETRY_MAX_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Asking:
 
 @asynccontextmanager
 async def asking(resources: Resources, user: User, **settings: Any) -> AsyncIterator[Asking]:
-    values = {"model_retry_max_seconds": 0.01, "agent_tokens_per_second": 0, "user_tokens_per_second": 0, **settings}
+    values = {"agent_tokens_per_second": 0, "user_tokens_per_second": 0, **settings}
     registry = CollectorRegistry()
     opening = open_gateway(settings_of(**values), resources.slots, resources.buckets, WorkerMetrics(registry))
     async with opening as gateway:
