@@ -13,9 +13,9 @@ def says(text: str, *, tokens: tuple[int, int] = (100, 10), micro_usd: int | Non
     return ModelResponse(text, Usage(*tokens), micro_usd=micro_usd, seconds=seconds)
 
 
-def calls(*wishes: tuple[str, str], text: str = "", micro_usd: int | None = 0, seconds: float = 1.0) -> ModelResponse:
+def calls(*requests: tuple[str, str], text: str = "", micro_usd: int | None = 0, seconds: float = 1.0) -> ModelResponse:
     """Of tools, each with its arguments as JSON text."""
-    tool_calls = tuple(ToolCall(f"id{number}", *wish) for number, wish in enumerate(wishes))
+    tool_calls = tuple(ToolCall(f"id{number}", *request) for number, request in enumerate(requests))
     return ModelResponse(text, Usage(100, 10), tool_calls, "tool_calls", micro_usd=micro_usd, seconds=seconds)
 
 

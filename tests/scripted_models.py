@@ -52,7 +52,7 @@ class ScriptedModels:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.left = 0
-        self.in_hand = 0
+        self.running_calls = 0
         self.most_at_once = 0
         self.url = ""
         self._replies: list[Reply] = []
@@ -80,13 +80,13 @@ class ScriptedModels:
         try:
             while (asked := await _request(reader)) is not None:
                 self.asked.append(asked)
-                self.in_hand += 1
-                self.most_at_once = max(self.most_at_once, self.in_hand)
+                self.running_calls += 1
+                self.most_at_once = max(self.most_at_once, self.running_calls)
                 try:
                     if not await self._reply(asked, reader, writer):
                         return
                 finally:
-                    self.in_hand -= 1
+                    self.running_calls -= 1
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

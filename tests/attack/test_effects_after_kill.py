@@ -12,7 +12,7 @@ from backplane.domain.runs import Run
 from backplane.domain.steps import StepStatus
 from tests.attack import mcp_site
 from tests.attack.outside import RETRY, ended, hangs, is_uncertain, outside, posts, status
-from tests.integration.agent.conftest import StartWithModels, says, wishes
+from tests.integration.agent.conftest import StartWithModels, asks_for, says
 from tests.integration.tools.site import Site
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import ROOT, Platform, WorkerProcess
@@ -137,7 +137,7 @@ async def test_an_agent_does_not_call_again_what_may_have_happened_below_it(
 ) -> None:
     """Nor does its model hear of it before a person has looked."""
     tool = "pay" if kind == "plug-in" else "bank__pay"
-    models.script(wishes((tool, {})), wishes((tool, {})), says("Paid."))
+    models.script(asks_for((tool, {})), asks_for((tool, {})), says("Paid."))
     mcp_site.serve(site, "/bank", mcp_site.whatever(hangs))
     servers = {"mcp_servers": {"bank": {"url": site.url("/bank")}}} if kind == "mcp" else {}
     packages = install(tmp_path / "packages", site, "HIGH") if kind == "plug-in" else None

@@ -32,7 +32,7 @@ from tests.attack.outside import (
     record,
     status,
 )
-from tests.integration.agent.conftest import StartWithModels, plan_of, says, wishes
+from tests.integration.agent.conftest import StartWithModels, asks_for, plan_of, says
 from tests.integration.tools.site import Answer, Site
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import Platform, WorkerProcess, worker
@@ -338,8 +338,8 @@ async def test_an_agent_is_not_told_of_what_may_have_happened_before_a_person_ha
     start_with_models: StartWithModels, models: ScriptedModels, site: Site
 ) -> None:
     site.pages["/pay"] = status("500 Internal Server Error")
-    wish = wishes(("http_request", post(site)["arguments"]))
-    models.script(wish, wish, wish, says("Paid."))
+    request = asks_for(("http_request", post(site)["arguments"]))
+    models.script(request, request, request, says("Paid."))
     platform: Platform = await start_with_models(**outside(site))
     run_id = await platform.submit(agent(retry=RETRY), max_retries=3)
     run = await ended(platform, run_id)
@@ -368,7 +368,7 @@ async def test_an_agent_that_fails_after_it_has_reached_outside_does_not_begin_a
 ) -> None:
     """Another try would have the model decide anew, in steps of other ids: nothing would know of the first request."""
     site.pages["/pay"] = status("200 OK")
-    models.answer(lambda asked: wishes(("http_request", {**post(site)["arguments"], **keyed})))
+    models.answer(lambda asked: asks_for(("http_request", {**post(site)["arguments"], **keyed})))
     platform: Platform = await start_with_models(agent_max_turns=1, **outside(site))
     run_id = await platform.submit(agent(**policy), max_retries=3)
     run = await ended(platform, run_id)
@@ -383,7 +383,7 @@ async def test_no_model_plans_around_an_agent_that_fails_after_it_has_reached_ou
 ) -> None:
     """A planner is not shown what was done below a step."""
     site.pages["/pay"] = status("200 OK")
-    pay = wishes(("http_request", post(site)["arguments"]))
+    pay = asks_for(("http_request", post(site)["arguments"]))
     models.script(plan_of(agent()), pay, plan_of({**agent(), "id": "agent2"}), pay, says("Paid."))
     platform: Platform = await start_with_models(agent_max_turns=1, **outside(site))
     run_id = await platform.submit(prompt="Pay 10.", max_retries=3)
@@ -397,7 +397,7 @@ async def test_an_agent_that_fails_before_it_has_reached_outside_is_tried_again(
     start_with_models: StartWithModels, models: ScriptedModels, site: Site
 ) -> None:
     site.pages["/pay"] = status("429 Too Many Requests")
-    models.answer(lambda asked: wishes(("http_request", post(site)["arguments"])))
+    models.answer(lambda asked: asks_for(("http_request", post(site)["arguments"])))
     platform: Platform = await start_with_models(agent_max_turns=1, **outside(site))
     run = await ended(platform, await platform.submit(agent(retry=RETRY)))
     assert (posts(site), run.status) == (3, RunStatus.FAILED)

@@ -133,8 +133,8 @@ async def published(event_log: EventLog, run_id: str) -> AsyncIterator[list[int]
     async with event_log.subscription() as subscription:
 
         async def listen() -> None:
-            async for heard in subscription.listen():
-                numbers.extend([event.id for event in heard] if isinstance(heard, list) else ())
+            async for received in subscription.listen():
+                numbers.extend([event.id for event in received] if isinstance(received, list) else ())
 
         listening = asyncio.create_task(listen())
         try:
@@ -391,7 +391,7 @@ async def writing(api: Api) -> AsyncIterator[EventWriter]:
         await end(task)
 
 
-async def held(api: Api, writer: EventWriter, person: Person) -> RunEvents:
+async def running_run(api: Api, writer: EventWriter, person: Person) -> RunEvents:
     await person.make()
     worker = await api.worker()
     return writer.open(worker.run_id, worker.claim.job.user_id, worker.claim.generation, worker.last_id, lambda: None)
@@ -432,7 +432,7 @@ async def test_what_is_kept_of_runs_is_bounded_for_each_for_a_user_and_in_all(
         for mibs in users:
             person = await api.person()
             for mib in mibs:
-                runs.append(await held(api, writer, person))
+                runs.append(await running_run(api, writer, person))
                 log_lines(runs[-1], mib)
 
         async def are_kept() -> bool:
@@ -455,7 +455,7 @@ async def test_what_is_over_the_bound_is_published_as_soon_as_it_is_stored(
     monkeypatch.setattr(fixed, "STREAM_REDIS_RUN_BYTES", 64 * 1024)
     api = await start_api()
     async with writing(api) as writer:
-        run = await held(api, writer, await api.person())
+        run = await running_run(api, writer, await api.person())
         async with published(api.resources.event_log, run.run_id) as numbers:
             first = run.stored_id + 1
             log_lines(run, 1)
@@ -474,7 +474,7 @@ async def test_nothing_is_kept_when_three_fourths_of_redis_are_taken(
         server.ask("SET", f"of another {number}", "x" * MIB)
     api = await start_api(redis_url=server.url)
     async with writing(api) as writer:
-        run = await held(api, writer, await api.person())
+        run = await running_run(api, writer, await api.person())
         log_lines(run, 0.1)
         await asyncio.sleep(0.1)  # what is tested is that nothing is kept
         assert await kept(api, run) == 0

@@ -400,19 +400,19 @@ async def test_redis_starts_empty_when_it_cannot_read_its_data_which_is_kept(tmp
     file = tmp_path / "appendonly.aof"
     await filled(tmp_path)
     UNREADABLE[how](file)
-    told: list[str] = []
-    async with EmbeddedRedis(tmp_path, told.append) as server:
+    shown: list[str] = []
+    async with EmbeddedRedis(tmp_path, shown.append) as server:
         with Redis.from_url(server.url) as client:
             assert client.dbsize() == 0
             client.set("key", "after")
-    [sentence] = told
+    [sentence] = shown
     [kept] = tmp_path.glob("unreadable-*")
     assert str(kept) in sentence
     assert os.listdir(kept) == ["appendonly.aof"]
-    async with EmbeddedRedis(tmp_path, told.append) as server:
+    async with EmbeddedRedis(tmp_path, shown.append) as server:
         with Redis.from_url(server.url) as client:
             assert client.get("key") == b"after"
-    assert len(told) == 1
+    assert len(shown) == 1
 
 
 READABLE: dict[str, Callable[[Path], object]] = {
@@ -426,11 +426,11 @@ READABLE: dict[str, Callable[[Path], object]] = {
 async def test_redis_goes_on_with_what_it_can_read(tmp_path: Path, what: str) -> None:
     await filled(tmp_path)
     READABLE[what](tmp_path / "appendonly.aof")
-    told: list[str] = []
-    async with EmbeddedRedis(tmp_path, told.append) as server:
+    shown: list[str] = []
+    async with EmbeddedRedis(tmp_path, shown.append) as server:
         with Redis.from_url(server.url) as client:
             assert client.get("first") == b"value"
-    assert told == []
+    assert shown == []
 
 
 async def filled(folder: Path) -> None:
@@ -441,8 +441,8 @@ async def filled(folder: Path) -> None:
 
 
 async def test_a_crash_with_data_that_cannot_be_read_any_more_is_mended_by_the_next_start(tmp_path: Path) -> None:
-    told: list[str] = []
-    async with EmbeddedRedis(tmp_path, told.append) as server:
+    shown: list[str] = []
+    async with EmbeddedRedis(tmp_path, shown.append) as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         await server.exited()
@@ -451,7 +451,7 @@ async def test_a_crash_with_data_that_cannot_be_read_any_more_is_mended_by_the_n
         await server.start()
         with Redis.from_url(server.url) as client:
             assert client.ping()
-    assert len(told) == 1
+    assert len(shown) == 1
 
 
 @pytest.mark.slow

@@ -454,8 +454,8 @@ async def test_a_file_that_is_named_after_a_secret_is_not_named_in_the_result(wo
     run = await working.completed(run_id)
     assert run.result is not None
     assert "file-[secret TOKEN].txt" in run.result["files"]
-    told = repr((run, await working.history(run_id), [record.result for record in await working.journal(run_id)]))
-    assert VALUE not in told
+    shown = repr((run, await working.history(run_id), [record.result for record in await working.journal(run_id)]))
+    assert VALUE not in shown
 
 
 async def test_a_value_that_a_file_holds_before_a_step_has_used_it_is_redacted(platform: Platform) -> None:

@@ -293,7 +293,7 @@ class Driver:
         for task in (answering, *runs):
             if not task.cancelled():
                 task.result()
-        await _within(2 * LEASE_SECONDS + 3, self._nothing_is_held)
+        await _within(2 * LEASE_SECONDS + 3, self._nothing_is_running)
         facts = await self._facts()
         return Outcome(facts, self._counts(facts, faults_over - began, recovered - faults_over))
 
@@ -381,7 +381,7 @@ class Driver:
 
     # --- what is to be checked ---
 
-    async def _nothing_is_held(self) -> bool:
+    async def _nothing_is_running(self) -> bool:
         with suppress(redis.RedisError):
             async with redis.asyncio.Redis(port=self._platform.hands.redis.port) as client:
                 return not await client.zcard("jobs:leases")

@@ -47,19 +47,19 @@ class Waiters:
 
     def __init__(self) -> None:
         self.served: list[str] = []
-        self.told: dict[str, list[float]] = {}
+        self.waits: dict[str, list[float]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, buckets: TokenBuckets, name: str, estimate: float, *of: Bucket) -> None:
         """Until it is told that it has to wait."""
-        self.told[name] = []
+        self.waits[name] = []
 
         async def taking() -> None:
-            await buckets.take(f"run-{name}", of or (SLOW,), estimate, self.told[name].append)
+            await buckets.take(f"run-{name}", of or (SLOW,), estimate, self.waits[name].append)
             self.served.append(name)
 
         self._tasks[name] = asyncio.create_task(taking())
-        await wait_until(lambda: self.told[name] or name in self.served)
+        await wait_until(lambda: self.waits[name] or name in self.served)
 
     async def cancel(self, name: str) -> None:
         self._tasks[name].cancel()
@@ -92,7 +92,7 @@ async def test_what_a_bucket_lacks_is_waited_for(buckets: TokenBuckets, waiters:
     bucket = Bucket("b", 100, 100)
     await take(buckets, 100, bucket)
     await waiters.start(buckets, "a", 10, bucket)
-    assert waiters.told["a"] == [pytest.approx(0.1, abs=0.05)]
+    assert waiters.waits["a"] == [pytest.approx(0.1, abs=0.05)]
     await waiters.until_served("a")
 
 
@@ -102,7 +102,7 @@ async def test_more_than_a_bucket_can_hold_is_taken_from_a_full_one_and_owed(
     await take(buckets, 250)
     assert await buckets.level(SLOW) == pytest.approx(-150, abs=0.01)
     await waiters.start(buckets, "a", 250)
-    assert waiters.told["a"] == [pytest.approx(250_000, rel=0.01)]
+    assert waiters.waits["a"] == [pytest.approx(250_000, rel=0.01)]
 
 
 async def test_all_buckets_give_or_none(buckets: TokenBuckets, waiters: "Waiters") -> None:

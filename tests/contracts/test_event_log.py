@@ -52,22 +52,22 @@ class Listener:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.heard: list[Event | Announced | SubscriptionLost] = []
+        self.received: list[Event | Announced | SubscriptionLost] = []
 
     async def listen(self) -> None:
-        async for heard in self.subscription.listen():
-            self.heard += heard if isinstance(heard, list) else [heard]
+        async for received in self.subscription.listen():
+            self.received += received if isinstance(received, list) else [received]
 
     def ids(self, run_id: str = "a") -> list[int]:
-        return [heard.id for heard in self.heard if isinstance(heard, Event) and heard.run_id == run_id]
+        return [received.id for received in self.received if isinstance(received, Event) and received.run_id == run_id]
 
     @property
     def announced(self) -> list[Announced]:
-        return [heard for heard in self.heard if isinstance(heard, Announced)]
+        return [received for received in self.received if isinstance(received, Announced)]
 
     @property
     def interruptions(self) -> int:
-        return sum(isinstance(heard, SubscriptionLost) for heard in self.heard)
+        return sum(isinstance(received, SubscriptionLost) for received in self.received)
 
 
 @asynccontextmanager
@@ -234,18 +234,18 @@ async def test_all_is_heard_that_is_told_after_a_run_was_added(event_log: EventL
         for number in range(1, 21):
             await listener.subscription.add(f"run-{number}")
             await event_log.append([batch(f"run-{number}", 1, 3)])
-        await wait_until(lambda: len(listener.heard) >= 60)
+        await wait_until(lambda: len(listener.received) >= 60)
         assert all(listener.ids(f"run-{number}") == [1, 2, 3] for number in range(1, 21))
         assert listener.interruptions == 0
 
 
 async def test_events_are_heard_as_they_were_told(event_log: EventLog) -> None:
-    told = batch("a", 1, 3)
+    appended = batch("a", 1, 3)
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
-        await event_log.append([told])
-        await wait_until(lambda: len(listener.heard) == 3)
-        assert listener.heard == list(told.events)
+        await event_log.append([appended])
+        await wait_until(lambda: len(listener.received) == 3)
+        assert listener.received == list(appended.events)
 
 
 async def test_what_is_live_only_is_heard_in_order_and_not_kept(event_log: EventLog) -> None:
@@ -295,8 +295,8 @@ async def test_two_subscriptions_hear_the_same(event_log: EventLog) -> None:
     async with listening(event_log) as first, listening(event_log) as second:
         await asyncio.gather(first.subscription.add("a"), second.subscription.add("a"))
         await event_log.append([batch("a", 1, 100)])
-        await wait_until(lambda: len(first.heard) == len(second.heard) == 100)
-        assert first.heard == second.heard
+        await wait_until(lambda: len(first.received) == len(second.received) == 100)
+        assert first.received == second.received
 
 
 async def test_a_cut_is_told_once_all_is_heard_again(event_log: EventLog, clients: RedisClients) -> None:
@@ -307,7 +307,7 @@ async def test_a_cut_is_told_once_all_is_heard_again(event_log: EventLog, client
         assert await clients.commands.client_kill_filter(_type="pubsub") == 1
         await wait_until(lambda: listener.interruptions)
         await event_log.append([batch(run_id, 1, 1) for run_id in runs])
-        await wait_until(lambda: len(listener.heard) >= 51)
+        await wait_until(lambda: len(listener.received) >= 51)
         assert all(listener.ids(run_id) == [1] for run_id in runs)
         assert listener.interruptions == 1
 
@@ -327,14 +327,14 @@ async def test_runs_are_added_and_removed_by_many_at_once_while_the_wire_is_cut_
         async def cut() -> None:
             for _ in range(3):
                 await clients.commands.client_kill_filter(_type="pubsub")
-                await wait_until(lambda: _is_heard(clients, "stays"))
+                await wait_until(lambda: _is_subscribed(clients, "stays"))
 
         await asyncio.gather(cut(), *(come_and_go(f"run-{number}") for number in range(20)))
         await event_log.append([batch("stays", 1, 1)])
         await wait_until(lambda: listener.ids("stays") == [1])
 
 
-async def _is_heard(clients: RedisClients, run_id: str) -> bool:
+async def _is_subscribed(clients: RedisClients, run_id: str) -> bool:
     return bool((await clients.commands.pubsub_numsub(clients.keys.channel(run_id)))[0][1])
 
 
@@ -351,7 +351,7 @@ async def test_who_listens_to_a_user_hears_that_a_run_of_the_user_has_events(
         await event_log.append([batch("queued", 2, 3), batch("queued", 4, 4)])
         expected = [("queued", 3), ("named", 2), ("queued", 4)]
         await wait_until(lambda: len(listener.announced) >= len(expected))
-        assert listener.heard == [Announced("user-1", run_id, last_id) for run_id, last_id in expected]
+        assert listener.received == [Announced("user-1", run_id, last_id) for run_id, last_id in expected]
 
 
 async def test_a_user_is_listened_to_again_after_a_cut_and_no_longer_when_removed(
@@ -375,7 +375,7 @@ async def test_what_is_no_event_does_not_end_the_listening(event_log: EventLog, 
         await listener.subscription.add("a")
         for noise in (b"noise", b"{}", b"\xff\xfe"):
             await clients.commands.publish(clients.keys.channel("a"), noise)
-            await wait_until(lambda: _is_heard(clients, "a"))
+            await wait_until(lambda: _is_subscribed(clients, "a"))
         await wait_until(lambda: listener.interruptions)
         await event_log.append([batch("a", 1, 1)])
         assert [event.id for event in await event_log.after("a", 0, 10)] == [1]

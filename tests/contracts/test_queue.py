@@ -115,9 +115,9 @@ async def test_each_claim_of_a_run_has_a_higher_generation(queue: Queue) -> None
     await enqueue(queue, "a")
     generations = []
     for _ in range(3):
-        held = await claim_one(queue)
-        generations.append(held.generation)
-        await hand_back(queue, held)
+        owned = await claim_one(queue)
+        generations.append(owned.generation)
+        await hand_back(queue, owned)
     assert generations == [1, 2, 3]
 
 
@@ -177,14 +177,14 @@ async def test_renewing_names_the_runs_that_are_in_other_hands(queue: Queue, has
 
 async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, clients: RedisClients) -> None:
     await queue.enqueue([Job("a", "somebody", Priority.HIGH)])
-    held = await claim_one(queue)
+    owned = await claim_one(queue)
     await clients.commands.flushall()
     assert await known(queue, ["a"]) == [False]
-    assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
+    assert await queue.renew("worker-1", 10, [owned]) == Renewed(frozenset(), leads=True)
     assert await known(queue, ["a"]) == [True]
-    assert await queue.enqueue([job("a", generation=held.generation)]) == [False]
-    await hand_back(queue, held)
-    assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, held.generation + 1))
+    assert await queue.enqueue([job("a", generation=owned.generation)]) == [False]
+    await hand_back(queue, owned)
+    assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, owned.generation + 1))
 
 
 async def test_one_worker_leads_until_it_is_lost(queue: Queue, hasty: Queue) -> None:
@@ -265,21 +265,21 @@ async def test_a_forgotten_run_is_taken_by_nobody(queue: Queue) -> None:
 
 async def test_a_held_run_is_not_forgotten(queue: Queue) -> None:
     await enqueue(queue, "a")
-    held = await claim_one(queue)
+    owned = await claim_one(queue)
     await queue.forget("a")
-    assert await queue.renew("worker-1", 10, [held]) == Renewed(frozenset(), leads=True)
+    assert await queue.renew("worker-1", 10, [owned]) == Renewed(frozenset(), leads=True)
 
 
 async def test_a_run_that_is_disowned_is_its_holders_again(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
-    held = await claim_one(queue)
+    owned = await claim_one(queue)
     await clients.commands.flushall()  # as a replica that was told of nothing yet
     await enqueue(queue, "a")
     second = await claim_one(queue, "worker-2")
-    assert second.generation == held.generation
+    assert second.generation == owned.generation
     await queue.settle([Settlement(second, RunOutcome.DISOWNED)])
     assert await known(queue, ["a"]) == [False]
-    assert not (await queue.renew("worker-1", 1, [held])).lost
+    assert not (await queue.renew("worker-1", 1, [owned])).lost
     assert await known(queue, ["a"]) == [True]
 
 
@@ -314,13 +314,13 @@ async def test_a_run_that_comes_again_wakes_a_worker_too(
     queue: Queue, hasty: Queue, clients: RedisClients, comes: str
 ) -> None:
     await enqueue(queue, "a")
-    held = await claim_one(hasty if comes == "lost" else queue)
+    owned = await claim_one(hasty if comes == "lost" else queue)
     waiting = waiting_worker(queue)
     await until_blocked(clients)
     if comes == "back":
-        await hand_back(queue, held)
+        await hand_back(queue, owned)
     elif comes == "due":
-        await postpone(queue, held, 0.01)
+        await postpone(queue, owned, 0.01)
         await until_reaped(queue, due=1)
     else:
         await until_reaped(queue, lost=1)
@@ -402,9 +402,9 @@ async def test_a_held_run_stands_nowhere(queue: Queue) -> None:
 
 async def test_the_wait_is_estimated_from_the_slots_and_what_the_last_runs_took(queue: Queue) -> None:
     await enqueue(queue, "done", "held", "next", "after next")
-    done, held = await queue.claim("worker-1", 2)
+    done, owned = await queue.claim("worker-1", 2)
     await finish(queue, done, 10.0)
-    await queue.renew("worker-1", 2, [held])
+    await queue.renew("worker-1", 2, [owned])
     numbers = await queue.statistics()
     assert (numbers.durations, numbers.slots, numbers.workers, numbers.running) == ((10.0,), 2, 1, 1)
     found = await queue.standing(["next", "after next"])
@@ -460,7 +460,7 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
     clients = RedisClients(server.url)
     queue = redis_queue(clients, room=QueueRoom(overall=100))
     await enqueue(queue, "a")
-    held = await claim_one(queue)
+    owned = await claim_one(queue)
     server.kill()
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: queue.enqueue([job("b")]),
@@ -471,9 +471,9 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
         queue.finished,
         lambda: queue.mirror_dead({"a": 1.0}),
         lambda: queue.admit("b", "user-1", Priority.NORMAL),
-        lambda: queue.renew("worker-1", 1, [held]),
-        lambda: finish(queue, held, None),
-        lambda: hand_back(queue, held),
+        lambda: queue.renew("worker-1", 1, [owned]),
+        lambda: finish(queue, owned, None),
+        lambda: hand_back(queue, owned),
         lambda: queue.forget("b"),
         lambda: queue.reap(1),
         lambda: known(queue, ["a"]),
@@ -543,16 +543,16 @@ async def test_a_run_that_is_queued_again_is_not_cleared_away_with_its_last_end(
     await hand_back(queue, waiting)
     others = [job(f"other-{number}", Priority.CRITICAL) for number in range(120)]
     await queue.enqueue(others)
-    for held in await queue.claim("worker-1", 120):
-        await finish(queue, held)
+    for owned in await queue.claim("worker-1", 120):
+        await finish(queue, owned)
     assert await claim(queue) == ["a"]
 
 
 async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, *(f"run-{number}" for number in range(150)))
     assert await clients.commands.llen(clients.keys.wake_ups) == 100
-    for held in await queue.claim("worker-1", 150):
-        await finish(queue, held, 1.0)
+    for owned in await queue.claim("worker-1", 150):
+        await finish(queue, owned, 1.0)
     assert await clients.commands.llen(clients.keys.durations) == 100
 
 

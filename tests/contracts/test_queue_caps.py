@@ -158,16 +158,16 @@ async def test_all_caps_hold_at_once_and_everything_gets_through(clients: RedisC
     ]
     await queue.enqueue(jobs)
     done: list[str] = []
-    held: list[Claim] = []
+    owned: list[Claim] = []
     while len(done) < len(jobs):
-        held += await queue.claim("worker-1", 3)
-        assert held, f"the queue stands still after {len(done)} of {len(jobs)}"
-        for user in {claim.job.user_id for claim in held}:
-            own = [claim for claim in held if claim.job.user_id == user]
+        owned += await queue.claim("worker-1", 3)
+        assert owned, f"the queue stands still after {len(done)} of {len(jobs)}"
+        for user in {claim.job.user_id for claim in owned}:
+            own = [claim for claim in owned if claim.job.user_id == user]
             assert len(own) <= caps.user[own[0].job.priority]
-        assert sum(claim.job.priority is LOW for claim in held) <= 3
-        assert sum(claim.job.resource == "gpu" for claim in held) <= 2
-        over = held.pop(0)
+        assert sum(claim.job.priority is LOW for claim in owned) <= 3
+        assert sum(claim.job.resource == "gpu" for claim in owned) <= 2
+        over = owned.pop(0)
         await finish(queue, over)
         done.append(over.run_id)
     assert sorted(done) == sorted(one.run_id for one in jobs)
@@ -326,10 +326,10 @@ async def test_runs_that_a_users_own_cap_holds_back_count_for_that_user(clients:
 async def test_a_run_counts_as_waiting_until_it_is_taken_and_again_when_it_comes_back(clients: RedisClients) -> None:
     queue = redis_queue(clients, room=QueueRoom(user=1))
     await queue.enqueue([job("a")])
-    [held] = await queue.claim("worker-1", 1)
+    [owned] = await queue.claim("worker-1", 1)
     assert await has_room(queue, "b")
     await queue.give_up_place("b", "user-1", NORMAL)
-    await hand_back(queue, held)
+    await hand_back(queue, owned)
     assert not await has_room(queue, "b")
     await queue.forget("a")
     assert await has_room(queue, "b")

@@ -126,8 +126,8 @@ def test_runs_of_a_real_model_are_replayed_when_it_is_gone(tmp_path: Path, own_m
         assert (events[-1][0], events[-1][1]["status"]) == ("end", "completed")
         calls = user.get(f"/agent/runs/{thought}/model-calls")["calls"]
         tokens = [(call["input_tokens"], call["output_tokens"]) for call in calls]
-        told = [data for kind, data in events if kind == "model"]
-        assert [(data["input_tokens"], data["output_tokens"]) for data in told] == tokens
+        received = [data for kind, data in events if kind == "model"]
+        assert [(data["input_tokens"], data["output_tokens"]) for data in received] == tokens
         assert all(0 < output <= 60 < prompt for prompt, output in tokens)
         run = user.get(f"/agent/runs/{thought}")
         expected = sum(prompt + 2 * output for prompt, output in tokens) / 1e6
@@ -231,10 +231,10 @@ def port_of(settings: dict[str, str]) -> int:
 def published(user: User) -> str:
     """The id of a run that asked for an approval and got it."""
     # However the lines are broken.
-    told = " ".join(user.text("run", "Write hello and publish it.", code=6).split())
+    received = " ".join(user.text("run", "Write hello and publish it.", code=6).split())
     run_id: str = user.get("/agent/runs")["runs"][0]["run_id"]
-    assert "step publish is to be approved: use shell" in told
-    assert f"approve {run_id}" in told
+    assert "step publish is to be approved: use shell" in received
+    assert f"approve {run_id}" in received
     # Whoever approves sees what it is, whole.
     assert "cp hello.txt published.txt" in user.text("decisions")
     user.text("approve", run_id)

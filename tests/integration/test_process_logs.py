@@ -170,16 +170,16 @@ async def test_the_life_of_a_run_is_a_line_each_with_run_worker_and_attempt(
     await platform.write(run_id, "go", b"")
     third = await start_process(platform)
     run = await platform.completed(run_id)
-    await wait_until(lambda: any(line["event"] == "run ended" for line in third.said()))
+    await wait_until(lambda: any(line["event"] == "run ended" for line in third.logged()))
     workers = (first, second, third)
-    names = [next(line["worker"] for line in one.said() if line["event"] == "worker ready") for one in workers]
-    told = [
+    names = [next(line["worker"] for line in one.logged() if line["event"] == "worker ready") for one in workers]
+    logged = [
         (line["event"], names.index(line["worker"]), line.get("attempt"), line.get("lost_worker", ""))
         for one in workers
-        for line in one.said()
+        for line in one.logged()
         if line.get("run") == run_id
     ]
-    assert told == [
+    assert logged == [
         ("run taken", 0, 1, ""),
         ("run lost: it is queued again", 1, None, names[0]),
         ("run taken", 1, 1, names[0]),
@@ -188,7 +188,7 @@ async def test_the_life_of_a_run_is_a_line_each_with_run_worker_and_attempt(
         ("run ended", 2, 1, ""),
     ]
     assert run.worker_id == names[2]
-    reasons = [data.get("reason", "") for data in await platform.told(run_id, EventType.STATUS)]
+    reasons = [data.get("reason", "") for data in await platform.event_data(run_id, EventType.STATUS)]
     assert any(f"its worker {names[0]} was lost" in reason for reason in reasons)
     assert any("worker leaves" in reason for reason in reasons)
 

@@ -101,18 +101,18 @@ async def live_a_life(clients: RedisClients) -> None:
     assert await queue.claim("worker", 5, 0.01) == []
     await queue.deregister("worker")
 
-    async def heard_of(cancel: asyncio.Task[str]) -> bool:
+    async def events_watched(cancel: asyncio.Task[str]) -> bool:
         await queue.announce_cancel(JOB.run_id)
         return cancel.done()
 
     async with queue.cancels() as cancels, beside(first(cancels)) as cancel:
-        await wait_until(lambda: heard_of(cancel))
+        await wait_until(lambda: events_watched(cancel))
         assert cancel.result() == JOB.run_id
     event_log = redis_event_log(clients)
     await make_known(clients, "seen")
-    async with listening(event_log) as heard:
+    async with listening(event_log) as received:
         assert await event_log.append([Batch("seen", 1, [event(1)])]) == [Appended.TAKEN]
-        await wait_until(lambda: heard == [[event(1)]])
+        await wait_until(lambda: received == [[event(1)]])
     assert await event_log.after("seen", 0, 10) == [event(1)]
     assert await event_log.last_id("seen") == 1
     await count_what_is_stored(RedisStorage(clients))
@@ -148,15 +148,15 @@ async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]
 @asynccontextmanager
 async def listening(event_log: EventLog) -> AsyncIterator[list[object]]:
     """All that is heard of the run `seen`."""
-    heard = list[object]()
+    received = list[object]()
 
     async def listen(subscription: Subscription) -> None:
         async for words in subscription.listen():
-            heard.append(words)
+            received.append(words)
 
     async with event_log.subscription() as subscription, beside(listen(subscription)):
         await subscription.add("seen")
-        yield heard
+        yield received
 
 
 def blocks(node: Node) -> bool:
@@ -239,10 +239,10 @@ async def test_what_is_told_after_a_promotion_is_heard(cluster: Cluster) -> None
     cluster.flush()
     async with connected(cluster.url(), prefix=PREFIX) as clients:
         event_log = redis_event_log(clients)
-        async with listening(event_log) as heard:
+        async with listening(event_log) as received:
             cluster.promote()
             await event_log.append([Batch("seen", 1, [event(1)], stored_id=1)])
-            await wait_until(lambda: [event(1)] in heard)
+            await wait_until(lambda: [event(1)] in received)
 
 
 async def test_commands_follow_a_slot_that_moves_with_its_keys(cluster: Cluster, tmp_path: Path) -> None:
@@ -309,16 +309,16 @@ async def test_commands_go_to_the_new_master_before_the_old_one_knows_that_it_is
 async def test_all_connections_leave_a_master_that_becomes_a_replica(watched: Watched) -> None:
     async with connected(watched.url) as clients:
         queue, event_log = redis_queue(clients), redis_event_log(clients)
-        async with listening(event_log) as heard, beside(queue.claim("worker", 1, 20)) as waiting:
+        async with listening(event_log) as received, beside(queue.claim("worker", 1, 20)) as waiting:
             await wait_until(lambda: blocks(watched.master))
             watched.promote()
             await wait_until(lambda: watched.master.role() == "slave", timeout=30)
             await wait_until(lambda: writes(clients))
             await queue.enqueue([JOB])
             assert [claim.run_id for claim in await waiting] == [JOB.run_id]
-            await wait_until(lambda: heard == [SubscriptionLost()], timeout=30)
+            await wait_until(lambda: received == [SubscriptionLost()], timeout=30)
             await event_log.append([Batch("seen", 1, [event(1)], stored_id=1)])
-            await wait_until(lambda: heard[1:] == [[event(1)]])
+            await wait_until(lambda: received[1:] == [[event(1)]])
 
 
 async def test_a_service_that_no_sentinel_knows_is_named(watched: Watched) -> None:

@@ -136,17 +136,17 @@ class Platform:
         """The events that the database has, up to now."""
         return [documented(event) for event in await self.resources.store.events.after(run_id, 0, 100_000)]
 
-    async def told(self, run_id: str, type: EventType) -> list[dict[str, Any]]:
+    async def event_data(self, run_id: str, type: EventType) -> list[dict[str, Any]]:
         return [data_of(event) for event in await self.history(run_id) if event.type is type]
 
     async def statuses(self, run_id: str) -> list[tuple[str, int | None]]:
-        return [(data["status"], data.get("attempt")) for data in await self.told(run_id, EventType.STATUS)]
+        return [(data["status"], data.get("attempt")) for data in await self.event_data(run_id, EventType.STATUS)]
 
-    async def steps_told(self, run_id: str) -> list[tuple[str, str]]:
-        return [(data["step"], data["status"]) for data in await self.told(run_id, EventType.STEP)]
+    async def step_statuses(self, run_id: str) -> list[tuple[str, str]]:
+        return [(data["step"], data["status"]) for data in await self.event_data(run_id, EventType.STEP)]
 
     async def lines(self, run_id: str) -> list[str]:
-        return [data["line"] for data in await self.told(run_id, EventType.LOG)]
+        return [data["line"] for data in await self.event_data(run_id, EventType.LOG)]
 
     async def journal(self, run_id: str) -> list[StepRecord]:
         return await self.resources.store.journal.steps(run_id, with_files=True)
@@ -173,22 +173,22 @@ class Platform:
     async def published(self, run_id: str) -> AsyncIterator[list[Event]]:
         """The events of the run that reach its watchers from here on, as they come. As a watcher does, it reads the
         history when it was cut off for a while."""
-        heard: list[Event] = []
+        received: list[Event] = []
         first = await self.resources.store.events.last_id(run_id) + 1
         async with self.resources.event_log.subscription() as subscription:
 
             async def listen() -> None:
-                async for said in subscription.listen():
-                    assert not isinstance(said, Announced)
-                    if isinstance(said, SubscriptionLost):
-                        last = heard[-1].id if heard else first - 1
-                        said = [event for event in await self.history(run_id) if event.id > last]
-                    heard.extend(event for event in said if not heard or event.id > heard[-1].id)
+                async for events in subscription.listen():
+                    assert not isinstance(events, Announced)
+                    if isinstance(events, SubscriptionLost):
+                        last = received[-1].id if received else first - 1
+                        events = [event for event in await self.history(run_id) if event.id > last]
+                    received.extend(event for event in events if not received or event.id > received[-1].id)
 
             listening = asyncio.create_task(listen())
             try:
                 await subscription.add(run_id)
-                yield heard
+                yield received
             finally:
                 await end(listening)
 
@@ -266,16 +266,16 @@ class WorkerProcess:
                 stdout=output,
                 stderr=output,
             )
-        await self.until_it_says("worker ready")
+        await self.until_logged("worker ready")
 
-    def said(self) -> Sequence[dict[str, Any]]:
+    def logged(self) -> Sequence[dict[str, Any]]:
         """What it logged; lines that are no JSON are as they are under `event`."""
         lines = self._log.read_text().splitlines()
         return [json.loads(line) if line.startswith("{") else {"event": line} for line in lines]
 
-    async def until_it_says(self, event: str) -> None:
+    async def until_logged(self, event: str) -> None:
         await wait_until(
-            lambda: any(line["event"] == event for line in self.said()), LONG_SECONDS, f"a worker says {event!r}"
+            lambda: any(line["event"] == event for line in self.logged()), LONG_SECONDS, f"a worker says {event!r}"
         )
 
     def signal(self, number: signal.Signals) -> None:

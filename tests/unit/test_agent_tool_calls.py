@@ -46,17 +46,17 @@ BAD = {
 
 @pytest.mark.parametrize(("wish", "words"), BAD.values(), ids=BAD.keys())
 async def test_a_bad_call_is_told_to_the_model_and_not_carried_out(
-    bench: Bench, wish: tuple[str, str], words: str
+    bench: Bench, request: tuple[str, str], words: str
 ) -> None:
-    result = await bench.run([calls(wish), says("Done.")])
+    result = await bench.run([calls(request), says("Done.")])
     assert result.output == "Done."
     assert bench.journal.done == []
-    asked, told = bench.told(2)[-2:]
-    assert words in told.content
-    assert len(told.content) < 2_500
+    asked, answer = bench.messages(2)[-2:]
+    assert words in answer.content
+    assert len(answer.content) < 2_500
     # What could not be read is not sent again: a server may refuse the whole conversation for it.
     assert asked.tool_calls[0].arguments == "{}"
-    json.dumps([told.content, asked.tool_calls[0].name], ensure_ascii=False).encode()
+    json.dumps([answer.content, asked.tool_calls[0].name], ensure_ascii=False).encode()
 
 
 AS_MODELS_WRITE_IT = {
@@ -73,7 +73,7 @@ async def test_arguments_are_read_in_the_forms_that_models_write(bench: Bench, a
     await bench.run([calls(("look", arguments)), says("Done.")])
     assert [step.arguments for step in bench.journal.done] == [{"path": "a"}]
     # The model is shown what was understood.
-    assert bench.told(2)[-2].tool_calls[0].arguments == '{"path": "a"}'
+    assert bench.messages(2)[-2].tool_calls[0].arguments == '{"path": "a"}'
 
 
 class Dotted(Look):
@@ -100,7 +100,7 @@ async def test_a_name_that_models_refuse_has_another_for_them(bench: Bench, call
 
     await bench.run(RecordedModels(answer))
     assert [step.tool for step in bench.journal.done] == ["docs__files.look"]
-    assert bench.told(2)[-2].tool_calls[0].name.startswith("docs__files_look_")
+    assert bench.messages(2)[-2].tool_calls[0].name.startswith("docs__files_look_")
 
 
 @pytest.mark.parametrize("argument", ["goal", "system"])
@@ -111,7 +111,9 @@ async def test_only_secrets_that_the_step_itself_names_may_be_used(bench: Bench,
     wanted: dict[str, Any] = {argument: "Look with ${secrets.MINE}."}
     await bench.run([use("MINE"), use("OTHER"), says("Done.")], inputs={"page": "${secrets.OTHER}"}, **wanted)
     assert [step.arguments["path"] for step in bench.journal.done] == ["with ${secrets.MINE}"]
-    assert "may not use the secret OTHER: your goal does not name it. You may use: MINE." in bench.told(3)[-1].content
+    assert (
+        "may not use the secret OTHER: your goal does not name it. You may use: MINE." in bench.messages(3)[-1].content
+    )
 
 
 async def test_three_bad_turns_in_a_row_end_the_step(bench: Bench) -> None:
@@ -131,13 +133,13 @@ async def test_bad_turns_that_are_not_in_a_row_do_not(bench: Bench) -> None:
 async def test_calls_over_the_most_of_a_turn_are_left_out_and_that_is_said(bench: Bench) -> None:
     await bench.run([calls(*(look(str(number)) for number in range(50))), says("Done.")])
     assert len(bench.journal.done) == 16
-    assert "34 more calls were left out" in bench.told(2)[-1].content
+    assert "34 more calls were left out" in bench.messages(2)[-1].content
 
 
 async def test_calls_with_the_same_id_are_told_apart(bench: Bench) -> None:
     double = replace(calls(look("a"), look("b")), tool_calls=(ToolCall("x", *look("a")), ToolCall("x", *look("b"))))
     await bench.run([double, says("Done.")])
-    asked, first, second = bench.told(2)[-3:]
+    asked, first, second = bench.messages(2)[-3:]
     assert [call.id for call in asked.tool_calls] == [first.tool_call_id, second.tool_call_id]
     assert first.tool_call_id != second.tool_call_id
 

@@ -33,8 +33,8 @@ async def client_of() -> Any:
 
         def make(api: ScriptedApi, notes: list[str] | None = None) -> Client:
             http.base_url = httpx.URL(api.url)
-            tell = notes.append if notes is not None else lambda _: None
-            return Client(http, tell, call_pauses=(0, 0), stream_pauses=(0, 0, 0))
+            notify = notes.append if notes is not None else lambda _: None
+            return Client(http, notify, call_pauses=(0, 0), stream_pauses=(0, 0, 0))
 
         yield make
 
@@ -83,9 +83,9 @@ async def test_the_stream_of_all_runs_goes_on_behind_the_cursor_it_began_with_or
         feed(f"id: 8-4\n{data[0]}", ": nothing new", whole=False),
         feed(f"id: 8-5\n{data[1]}"),
     )
-    told = client_of(api).all_events("now")
-    assert [await anext(told), await anext(told)] == [("8-4", event(1)), ("8-5", event(2))]
-    await told.aclose()
+    events = client_of(api).all_events("now")
+    assert [await anext(events), await anext(events)] == [("8-4", event(1)), ("8-5", event(2))]
+    await events.aclose()
     assert [request.headers.get("Last-Event-ID") for request in api.requests] == [None, "7-1", "8-4"]
     assert {request.path for request in api.requests} == {"/agent/events?after=now"}
 

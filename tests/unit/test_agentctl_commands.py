@@ -44,8 +44,8 @@ def test_a_followed_run_decides_the_exit_code(script: Script, agentctl: Agentctl
 def test_a_run_that_waits_for_a_person_is_not_followed_for_ever(script: Script, agentctl: Agentctl) -> None:
     waiting = answer(200, {"run_id": RUN, "status": "waiting"})
     script(stream(event(1, "status", status="waiting")), waiting)
-    code, _, told = agentctl("logs", "-f", RUN)
-    assert (code, "--take-as-done" in told) == (6, True)
+    code, _, notes = agentctl("logs", "-f", RUN)
+    assert (code, "--take-as-done" in notes) == (6, True)
 
 
 def test_a_run_that_has_waited_and_went_on_is_followed_to_its_end(script: Script, agentctl: Agentctl) -> None:
@@ -108,9 +108,9 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
     script: Script, agentctl: Agentctl, arguments: list[str]
 ) -> None:
     api = script(raw(500, b""))
-    code, printed, told = agentctl(*arguments)
+    code, printed, notes = agentctl(*arguments)
     assert (code, printed, api.requests) == (2, "", [])
-    assert told
+    assert notes
 
 
 @pytest.mark.parametrize("second", ["other.txt:data.txt", "./data.txt", "other.txt:./data.txt", "data.txt"])
@@ -120,16 +120,16 @@ def test_two_files_for_one_path_are_refused_by_its_name(
     (tmp_path / "data.txt").write_text("first")
     (tmp_path / "other.txt").write_text("second")
     api = script(raw(500, b""))
-    code, _, told = agentctl("run", "x", "--file", "data.txt", "--file", second)
-    assert (code, "'data.txt' twice" in told, api.requests) == (2, True, []), told
+    code, _, notes = agentctl("run", "x", "--file", "data.txt", "--file", second)
+    assert (code, "'data.txt' twice" in notes, api.requests) == (2, True, []), notes
 
 
 def test_an_option_that_takes_one_value_and_is_given_twice_is_refused_by_its_name(
     script: Script, agentctl: Agentctl
 ) -> None:
     script(raw(500, b""))
-    code, _, told = agentctl("run", "x", "--timeout", "1", "--timeout", "2")
-    assert (code, "--timeout is given twice" in told) == (2, True), told
+    code, _, notes = agentctl("run", "x", "--timeout", "1", "--timeout", "2")
+    assert (code, "--timeout is given twice" in notes) == (2, True), notes
 
 
 def test_flags_and_options_that_may_be_given_often_may_stand_twice(script: Script, agentctl: Agentctl) -> None:
@@ -143,8 +143,8 @@ def test_without_a_token_it_is_said_where_one_comes_from(
 ) -> None:
     script(raw(500, b""))
     monkeypatch.delenv("AGENT_TOKEN")
-    code, _, told = agentctl("runs")
-    assert (code, "agentctl up" in told) == (2, True)
+    code, _, notes = agentctl("runs")
+    assert (code, "agentctl up" in notes) == (2, True)
 
 
 def test_settings_that_do_not_fit_together_are_exit_code_2_and_show_no_value(
@@ -152,10 +152,10 @@ def test_settings_that_do_not_fit_together_are_exit_code_2_and_show_no_value(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:hidden-one@127.0.0.1")
     monkeypatch.setenv("LEASE_SECONDS", "1")
-    code, printed, told = agentctl("settings")
+    code, printed, notes = agentctl("settings")
     assert (code, printed) == (2, "")
-    assert "LEASE_SECONDS" in told
-    assert "hidden-one" not in told
+    assert "LEASE_SECONDS" in notes
+    assert "hidden-one" not in notes
 
 
 def test_followed_json_is_the_events_line_by_line_and_nothing_else(script: Script, agentctl: Agentctl) -> None:
@@ -167,22 +167,22 @@ def test_followed_json_is_the_events_line_by_line_and_nothing_else(script: Scrip
 
 def test_notes_about_a_broken_stream_stay_out_of_the_json(script: Script, agentctl: Agentctl) -> None:
     script(stream(event(1, "log", line="a"), whole=False), *ending("completed"))
-    code, printed, told = agentctl("logs", "-f", RUN, "--json")
-    assert (code, "after event 1" in told) == (0, True)
+    code, printed, notes = agentctl("logs", "-f", RUN, "--json")
+    assert (code, "after event 1" in notes) == (0, True)
     assert [json.loads(line)["id"] for line in printed.splitlines()] == [1, 2]
 
 
 def test_the_events_of_all_runs_are_shown_with_their_runs_and_in_json_with_their_cursors(
     script: Script, agentctl: Agentctl
 ) -> None:
-    told = stream(event(1, "log", line="a\x1b[2J"), event(2, "end", status="failed"))
+    notes = stream(event(1, "log", line="a\x1b[2J"), event(2, "end", status="failed"))
     refused = problem(401, "unauthenticated", "no")
-    script(told, refused)
+    script(notes, refused)
     code, printed, _ = agentctl("events", "--after", "all")
     assert code != 0
     assert [line.split()[-1] for line in printed.splitlines()] == ["a", "failed"]
     assert all(RUN in line for line in printed.splitlines())
-    script(told, refused)
+    script(notes, refused)
     _, printed, _ = agentctl("events", "--json")
     assert [json.loads(line)["cursor"] for line in printed.splitlines()] == ["1", "2"]
 
@@ -228,11 +228,11 @@ def test_a_run_waits_for_room_in_a_full_queue_and_says_so_once(
 
     monkeypatch.setattr("agentctl.terminal.queue_room.asyncio.sleep", pause)
     api = script(FULL, FULL, CREATED)
-    code, printed, told = agentctl("run", "x", "--no-follow")
+    code, printed, notes = agentctl("run", "x", "--no-follow")
     assert (code, printed) == (0, f"{RUN}\n")
     assert pauses == [1.0, 1.0]
-    assert told.count("Waiting for room") == 1
-    assert "20 runs of yours wait already" in told
+    assert notes.count("Waiting for room") == 1
+    assert "20 runs of yours wait already" in notes
     assert len(api.requests) == 3
 
 
@@ -243,8 +243,8 @@ def test_a_run_does_not_wait_longer_than_it_may(
     script: Script, agentctl: Agentctl, refusal: bytes, arguments: list[str], code: int
 ) -> None:
     api = script(refusal)
-    found, _, told = agentctl("run", "x", "--no-follow", *arguments)
-    assert (found, "come back in about" in told, "Waiting" in told) == (code, True, False)
+    found, _, notes = agentctl("run", "x", "--no-follow", *arguments)
+    assert (found, "come back in about" in notes, "Waiting" in notes) == (code, True, False)
     assert len(api.requests) == 1
 
 
@@ -257,8 +257,8 @@ def test_who_gives_up_while_waiting_for_room_reads_what_there_is(
     monkeypatch.setattr("agentctl.terminal.queue_room.asyncio.sleep", interrupted)
     (tmp_path / "a").write_text("a")
     script(answer(201, {"run_id": RUN, "status": "created"}), answer(201, {"path": "a", "size": 1}), FULL)
-    code, _, told = agentctl("run", "x", "--file", "a")
-    assert (code, f"Run {RUN} is created and not started" in told) == (130, True)
+    code, _, notes = agentctl("run", "x", "--file", "a")
+    assert (code, f"Run {RUN} is created and not started" in notes) == (130, True)
 
 
 def test_files_are_put_before_the_run_is_started(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_file_that_is_there_is_not_overwritten_unasked(
 ) -> None:
     (tmp_path / "report.txt").write_text("mine")
     api = script(raw(200, b"new"))
-    code, printed, told = agentctl("files", "get", RUN, "out/report.txt", *options)
-    assert (code, printed, api.requests, "--force" in told) == (2, "", [], True)
+    code, printed, notes = agentctl("files", "get", RUN, "out/report.txt", *options)
+    assert (code, printed, api.requests, "--force" in notes) == (2, "", [], True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -472,9 +472,9 @@ def test_the_documentation_has_the_same_exit_codes() -> None:
 
 def test_the_webhook_secret_is_the_only_thing_on_standard_output(script: Script, agentctl: Agentctl) -> None:
     api = script(answer(200, {"secret": "whsec_abc", "previous_signs_until": "2026-01-01T00:00:00+00:00"}))
-    code, out, told = agentctl("webhook-secret")
+    code, out, notes = agentctl("webhook-secret")
     assert (code, out) == (0, "whsec_abc\n")
-    assert "too until 202" in told
+    assert "too until 202" in notes
     assert [(request.method, request.path) for request in api.requests] == [("GET", "/agent/webhook-secret")]
 
 
@@ -495,8 +495,8 @@ def test_a_run_is_given_its_webhook(script: Script, agentctl: Agentctl) -> None:
 
 def test_a_forked_run_that_is_not_started_says_how_it_is(script: Script, agentctl: Agentctl) -> None:
     script(CREATED)
-    code, printed, told = agentctl("fork", RUN, "--no-start")
-    assert (code, printed, f"start {RUN}" in told) == (0, f"{RUN}\n", True)
+    code, printed, notes = agentctl("fork", RUN, "--no-start")
+    assert (code, printed, f"start {RUN}" in notes) == (0, f"{RUN}\n", True)
 
 
 def test_a_created_run_is_started_and_followed(script: Script, agentctl: Agentctl) -> None:
@@ -510,8 +510,8 @@ def test_a_run_whose_file_is_refused_is_created_and_says_how_it_is_started(
 ) -> None:
     (tmp_path / "a.txt").write_text("x")
     script(CREATED, problem(413, "too_large", "Too large."))
-    code, _, told = agentctl("run", "# x", "--file", "a.txt")
-    assert (code, f"start {RUN}" in told, "Too large." in told) == (4, True, True)
+    code, _, notes = agentctl("run", "# x", "--file", "a.txt")
+    assert (code, f"start {RUN}" in notes, "Too large." in notes) == (4, True, True)
 
 
 def test_settings_with_a_default_that_is_made_are_shown_with_it(agentctl: Agentctl) -> None:

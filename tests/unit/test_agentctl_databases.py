@@ -49,10 +49,10 @@ def users_of(database: Path) -> list[str]:
     "command", [("create", "--user", "ada"), ("list",), ("revoke", "01936f7e")], ids=lambda command: command[0]
 )
 def test_no_database_is_made_unasked(agentctl: Agentctl, tmp_path: Path, command: tuple[str, ...]) -> None:
-    code, printed, told = agentctl("token", *command)
+    code, printed, notes = agentctl("token", *command)
     assert (code, printed) == (2, "")
-    assert str(tmp_path / ".data" / "agent.db") in told
-    assert "--data" in told
+    assert str(tmp_path / ".data" / "agent.db") in notes
+    assert "--data" in notes
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,9 +67,9 @@ def test_a_file_without_tables_is_no_platforms_database(
 
 @pytest.mark.usefixtures("no_settings")
 def test_a_token_is_put_into_the_database_of_a_data_folder_and_says_which(agentctl: Agentctl, folder: Path) -> None:
-    code, printed, told = agentctl("token", "create", "--user", "ada", "--data", str(folder))
+    code, printed, notes = agentctl("token", "create", "--user", "ada", "--data", str(folder))
     assert (code, printed.startswith("agt_")) == (0, True)
-    assert str(folder / "agent.db") in told
+    assert str(folder / "agent.db") in notes
     assert users_of(folder / "agent.db") == ["ada"]
     assert str(folder / "agent.db") in agentctl("token", "list", "--data", str(folder))[2]
 
@@ -98,8 +98,8 @@ def test_the_tables_of_a_newer_release_stay_and_that_is_said(
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{folder / 'agent.db'}")
     with sqlite3.connect(folder / "agent.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    code, printed, told = agentctl("migrate")
-    assert (code, printed, "9999" in told, "Traceback" in told) == (0, "", True, False)
+    code, printed, notes = agentctl("migrate")
+    assert (code, printed, "9999" in notes, "Traceback" in notes) == (0, "", True, False)
 
 
 # --- doctor ---

@@ -117,8 +117,8 @@ def test_purging_asks_first(
 
 def test_purging_with_yes_asks_nobody_and_prints_json_alone(script: Script, agentctl: Agentctl) -> None:
     script(answer(200, {"purged": 7}))
-    code, printed, told = agentctl("dlq", "purge", "--all", "--yes", "--json")
-    assert (code, json.loads(printed), told) == (0, {"purged": 7}, "")
+    code, printed, notes = agentctl("dlq", "purge", "--all", "--yes", "--json")
+    assert (code, json.loads(printed), notes) == (0, {"purged": 7}, "")
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
     script: Script, agentctl: Agentctl, arguments: list[str]
 ) -> None:
     api = script(raw(500, b""))
-    code, printed, told = agentctl("dlq", *arguments)
+    code, printed, notes = agentctl("dlq", *arguments)
     assert (code, printed, api.requests) == (2, "", [])
-    assert told
+    assert notes
 
 
 def test_who_is_no_admin_is_refused_with_exit_code_4_and_told_how_to_become_one(

@@ -55,8 +55,8 @@ def test_the_only_decision_need_not_be_named(
 
 def test_of_several_one_is_to_be_named(script: Script, agentctl: Agentctl) -> None:
     script(listed(decision(1), decision(2), decision(3, "question", question="red?")))
-    code, _, told = agentctl("approve", RUN)
-    assert (code, decision(1)["decision_id"] in told, "red?" in told) == (2, True, True)
+    code, _, notes = agentctl("approve", RUN)
+    assert (code, decision(1)["decision_id"] in notes, "red?" in notes) == (2, True, True)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_arguments_with_a_name_twice_are_refused_and_nothing_is_decided(
     script: Script, agentctl: Agentctl, given: str
 ) -> None:
     api = script(listed(decision()))
-    code, _, told = agentctl("approve", RUN, "--arguments", given)
-    assert (code, "twice" in told, api.requests) == (2, True, [])
+    code, _, notes = agentctl("approve", RUN, "--arguments", given)
+    assert (code, "twice" in notes, api.requests) == (2, True, [])
 
 
 def test_a_run_that_asks_nothing_cannot_be_answered(script: Script, agentctl: Agentctl) -> None:
@@ -231,8 +231,8 @@ def replayed(script: Script, again: dict[str, Any]) -> ScriptedApi:
 
 def test_a_replay_that_is_equal_ends_well(script: Script, agentctl: Agentctl) -> None:
     replayed(script, run_view(NEW))
-    code, printed, told = agentctl("replay", RUN)
-    assert (code, "= step a: output" in printed, "all is equal" in told) == (0, True, True)
+    code, printed, notes = agentctl("replay", RUN)
+    assert (code, "= step a: output" in printed, "all is equal" in notes) == (0, True, True)
 
 
 @pytest.mark.parametrize(("flags", "sent"), [((), {}), (("--execute",), {"execute": True})])

@@ -93,8 +93,8 @@ def test_the_version_is_told_by_an_option_too(agentctl: Agentctl) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_for_a_shell_is_printed(agentctl: Agentctl, shell: str) -> None:
-    code, printed, told = agentctl("completion", shell)
-    assert (code, f"complete_{shell}" in printed, told) == (0, True, "")
+    code, printed, notes = agentctl("completion", shell)
+    assert (code, f"complete_{shell}" in printed, notes) == (0, True, "")
 
 
 def test_the_ids_of_runs_are_offered(script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,17 +73,17 @@ def test_of_several_runs_that_begin_so_none_is_taken(
     script: Script, agentctl: Agentctl, command: tuple[str, ...]
 ) -> None:
     api = script(listed(OTHER, RUN))
-    code, printed, told = agentctl(*command, "01936f7e")
+    code, printed, notes = agentctl(*command, "01936f7e")
     assert (code, len(api.requests)) == (2, 1)
     assert RUN not in printed
-    assert all(run_id in told for run_id in (RUN, OTHER))
+    assert all(run_id in notes for run_id in (RUN, OTHER))
 
 
 @pytest.mark.parametrize("given", ["zz", "01936f7e'--", "", "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c0", "../runs", "é"])
 def test_what_no_id_begins_with_is_refused_without_asking(script: Script, agentctl: Agentctl, given: str) -> None:
     api = script(listed())
-    code, _, told = agentctl("show", given)
-    assert (code, api.requests, "agentctl runs" in told) == (4, [], True)
+    code, _, notes = agentctl("show", given)
+    assert (code, api.requests, "agentctl runs" in notes) == (4, [], True)
 
 
 def test_a_whole_id_asks_nothing_beforehand(script: Script, agentctl: Agentctl) -> None:
@@ -116,8 +116,8 @@ def test_a_decision_is_found_by_how_it_begins(script: Script, agentctl: Agentctl
 
 def test_several_decisions_that_begin_so_are_listed_with_what_they_ask(script: Script, agentctl: Agentctl) -> None:
     api = script(asked(DECISION, SECOND))
-    code, _, told = agentctl("approve", RUN, "01936f8")
-    assert (code, len(api.requests), told.count("Which?")) == (2, 1, 2)
+    code, _, notes = agentctl("approve", RUN, "01936f8")
+    assert (code, len(api.requests), notes.count("Which?")) == (2, 1, 2)
 
 
 def test_a_call_of_a_model_is_found_by_how_it_begins(script: Script, agentctl: Agentctl) -> None:

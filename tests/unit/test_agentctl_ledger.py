@@ -116,8 +116,8 @@ def test_an_audit_ends_with_0_when_the_books_are_right(script: Script, agentctl:
 def test_an_audit_ends_with_1_when_they_are_not(script: Script, agentctl: Agentctl, json_flag: list[str]) -> None:
     difference = {"account_id": "user:u1:tokens", "what": "balance", "expected": 5, "found": 4}
     script(answer(200, {"accounts": 2, "entries": 5, "differences": [difference]}))
-    code, printed, told = agentctl("ledger", "audit", *json_flag)
-    assert (code, "user:u1:tokens" in printed, "wrong in 1 place" in told) == (1, True, True)
+    code, printed, notes = agentctl("ledger", "audit", *json_flag)
+    assert (code, "user:u1:tokens" in printed, "wrong in 1 place" in notes) == (1, True, True)
 
 
 def test_a_refusal_says_why(script: Script, agentctl: Agentctl) -> None:
@@ -142,5 +142,5 @@ def test_the_budget_shows_what_is_left_and_what_was_spent(script: Script, agentc
 
 def test_a_budget_without_limits_says_so(script: Script, agentctl: Agentctl) -> None:
     script(answer(200, {"accounts": [], "spent": {"tokens": 0, "usd": "0", "steps": 0}}))
-    code, _, told = agentctl("budget")
-    assert (code, "Nothing limits your runs" in told) == (0, True)
+    code, _, notes = agentctl("budget")
+    assert (code, "Nothing limits your runs" in notes) == (0, True)

@@ -81,9 +81,9 @@ def test_every_kind_of_event_has_a_line_but_what_is_over_in_a_moment() -> None:
     }
 
 
-def live_line(*told: tuple[str, dict[str, Any]], width: int = 200) -> str:
+def live_line(*events: tuple[str, dict[str, Any]], width: int = 200) -> str:
     line, file = LiveLine(), StringIO()
-    for kind, data in told:
+    for kind, data in events:
         line.follow(kind, data)
     Console(file=file, width=width).print(line)
     return file.getvalue()

@@ -59,9 +59,9 @@ def test_a_run_that_is_refused_does_not_stop_the_rest(
     api = script(
         raw(204, b""), problem(409, "conflict", "It is running."), problem(404, "not_found", "None."), raw(204, b"")
     )
-    code, printed, told = agentctl("delete", "--yes", RUN, OTHER, THIRD, FOURTH, RUN, *flag)
+    code, printed, notes = agentctl("delete", "--yes", RUN, OTHER, THIRD, FOURTH, RUN, *flag)
     assert (code, len(api.requests)) == (4, 4)
-    said = printed if flag else told
+    said = printed if flag else notes
     assert (OTHER in said, THIRD in said, "It is running." in said, "None." in said) == (True, True, True, True)
     if flag:
         assert json.loads(printed)["deleted"] == [RUN, FOURTH]

@@ -187,9 +187,9 @@ def test_a_table_shows_ids_whole_at_any_width(
     script(answer(200, page))
     if width:
         monkeypatch.setenv("COLUMNS", str(width))
-    code, printed, told = agentctl(*command)
+    code, printed, notes = agentctl(*command)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", printed)
-    assert (code, told) == (0, "")
+    assert (code, notes) == (0, "")
     assert [word for word in whole if word not in shown] == []
     if width:
         # What is longer than the terminal is one word, which can be copied when the terminal has broken it.

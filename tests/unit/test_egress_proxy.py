@@ -57,8 +57,8 @@ async def proxy(
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Says what it heard, once all was said."""
-    heard = await reader.read()
-    writer.write(heard)
+    received = await reader.read()
+    writer.write(received)
     await writer.drain()
     writer.close()
 
@@ -166,14 +166,14 @@ REFUSED = {
 @pytest.mark.parametrize(("sent", "why"), REFUSED.values(), ids=REFUSED)
 async def test_tls_that_does_not_name_the_host_of_its_tunnel_reaches_nobody(sent: bytes, why: str) -> None:
     reached: list[bytes] = []
-    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}") as through:
+    async with listening(received_in(reached)) as port, proxy(f"site.test:{port}") as through:
         said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent)
     assert said.startswith(CONNECTED + TLS_ALERT)
     assert why in through.refused[0]
     assert b"".join(reached) == b""
 
 
-def heard_in(reached: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+def received_in(reached: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
     async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             reached.append(await reader.read())
@@ -195,7 +195,7 @@ def heard_in(reached: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio.St
 )
 async def test_what_is_not_tls_is_refused_in_a_tunnel_and_told_what_to_do(sent: bytes) -> None:
     reached: list[bytes] = []
-    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}") as through:
+    async with listening(received_in(reached)) as port, proxy(f"site.test:{port}") as through:
         said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent)
     assert said.startswith(CONNECTED + b"HTTP/1.1 403 ")
     assert b"plain HTTP is sent to the proxy without a tunnel" in said
@@ -283,8 +283,8 @@ REQUEST = b"POST http://site.test:%d/ HTTP/1.1\r\nHost: site.test\r\n"
 async def test_a_second_request_on_a_connection_reaches_nobody(framing: bytes, body: bytes, arrives: bytes) -> None:
     async with listening(everything) as port, proxy(f"site.test:{port}") as through:
         said = await through.say(REQUEST % port, framing, b"\r\n", body, ANOTHER)
-    heard = said.partition(b"\r\n\r\n")[2]
-    assert heard.partition(b"\r\n\r\n")[2] == arrives
+    received = said.partition(b"\r\n\r\n")[2]
+    assert received.partition(b"\r\n\r\n")[2] == arrives
     assert b"internal.test" not in said
 
 
@@ -384,7 +384,7 @@ async def test_the_bytes_of_all_connections_together_are_bounded() -> None:
 async def test_connections_at_once_are_bounded_from_when_they_are_opened(first: bytes) -> None:
     one = ProxyLimits(connections=1, bytes=10_000, connect_seconds=5, idle_seconds=10)
     reached: list[bytes] = []
-    async with listening(heard_in(reached)) as port, proxy(f"site.test:{port}", limits=one) as through:
+    async with listening(received_in(reached)) as port, proxy(f"site.test:{port}", limits=one) as through:
         reader, writer = await asyncio.open_connection("127.0.0.1", through.port)
         writer.write(first % port if first else b"")
         if first:

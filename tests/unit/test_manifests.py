@@ -383,13 +383,13 @@ def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], ov
 
 def test_the_deletion_cost_is_told_of_workers_and_of_nothing_else(production: list[Object]) -> None:
     label, _, value = settings_of(production)["POD_DELETION_COST_SELECTOR"].partition("=")
-    told = [
+    named = [
         made["metadata"]["name"]
         for made in of_kind(production, "Deployment")
         if made["spec"]["template"]["metadata"]["labels"].get(label) == value
     ]
 
-    assert told == ["agent-worker"]
+    assert named == ["agent-worker"]
 
 
 # --- rights, quotas, network ---
@@ -497,16 +497,16 @@ def test_the_ingress_neither_buffers_streams_nor_cuts_them_between_heartbeats(pr
 
 
 def test_rules_and_dashboard_name_metrics_that_are_told(production: list[Object]) -> None:
-    told = set()
+    metrics = set()
     for package in ("app", "worker", "controller"):
-        told |= set(re.findall(r'"(agent_[a-z_]+)"', (PROJECT / package / "metrics.py").read_text()))
+        metrics |= set(re.findall(r'"(agent_[a-z_]+)"', (PROJECT / package / "metrics.py").read_text()))
     rules = json.dumps(named(production, "PrometheusRule", "agent-platform")["spec"])
     recorded = set(re.findall(r'"record": "(\w+)"', rules))
     scaled = json.dumps(of_kind(production, "HorizontalPodAutoscaler"))
     dashboard = named(production, "ConfigMap", "agent-dashboard")["data"]["agent-platform.json"]
     used = set(re.findall(r"\bagent_[a-z_]+", rules + dashboard + scaled))
 
-    assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in used} <= told | recorded
+    assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in used} <= metrics | recorded
 
 
 def test_the_alert_of_a_full_queue_comes_before_runs_are_refused(production: list[Object]) -> None:

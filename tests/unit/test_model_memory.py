@@ -34,8 +34,8 @@ def test_what_does_not_fit_is_told_as_none() -> None:
 def test_the_command_shows_a_table_and_the_settings_of_one_model(agentctl: Agentctl) -> None:
     code, shown, _ = agentctl("models", "fit")
     assert (code, "qwen2.5:14b" in shown) == (0, True)
-    code, shown, told = agentctl("models", "fit", "3b", "--calls", "2")
-    assert (code, "OLLAMA_NUM_PARALLEL=2" in told) == (0, True)
+    code, shown, notes = agentctl("models", "fit", "3b", "--calls", "2")
+    assert (code, "OLLAMA_NUM_PARALLEL=2" in notes) == (0, True)
     assert len(shown.splitlines()) == 2
 
 

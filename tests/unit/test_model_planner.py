@@ -133,9 +133,9 @@ async def test_a_bad_plan_is_given_back_with_what_is_wrong(prepare: Prepare, ans
     plan = await planner().plan(RUN, planning)
     assert plan is not None
     assert [(asked_for.purpose, asked_for.number) for asked_for, _, _ in models.asked] == [("plan", 1), ("repair", 1)]
-    told = models.asked[1][1].messages
-    assert [message.role for message in told] == ["system", "user", "assistant", "user"]
-    assert words in told[-1].content
+    messages = models.asked[1][1].messages
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert words in messages[-1].content
 
 
 HOSTILE = {

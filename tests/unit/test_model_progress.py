@@ -22,8 +22,8 @@ class Watching:
         self.dropped = 0
         self.progress = Progress(self._show, self._drop, redact)
 
-    def _show(self, told: Mapping[str, Any]) -> None:
-        self.shown.append(told)
+    def _show(self, shown: Mapping[str, Any]) -> None:
+        self.shown.append(shown)
         self.times.append(asyncio.get_running_loop().time())
 
     def _drop(self) -> None:
@@ -46,10 +46,10 @@ async def test_a_call_is_shown_with_its_tokens_and_the_end_of_its_text(fast: Non
             call.text(piece)
         call.has(1000)
         await wait_until(lambda: watching.shown)
-    [told] = watching.shown[:1]
-    assert {name: told[name] for name in ABOUT} == ABOUT
-    assert (told["output_tokens"], told["text"]) == (334, "…" + ("x" * 300 + " end")[-TEXT_CHARS:])
-    assert 0 <= told["seconds"] < 5
+    [shown] = watching.shown[:1]
+    assert {name: shown[name] for name in ABOUT} == ABOUT
+    assert (shown["output_tokens"], shown["text"]) == (334, "…" + ("x" * 300 + " end")[-TEXT_CHARS:])
+    assert 0 <= shown["seconds"] < 5
 
 
 async def test_a_call_that_is_over_within_a_moment_is_not_shown() -> None:
@@ -71,7 +71,7 @@ async def test_calls_of_a_run_have_their_turns_and_are_no_more_than_the_rate(fas
                 break
     pauses = [after - before for before, after in zip(watching.times, watching.times[1:], strict=False)]
     assert min(pauses) >= progress.INTERVAL_SECONDS * 0.9
-    assert sorted(told["number"] for told in watching.shown[:6]) == [1, 1, 2, 2, 3, 3]
+    assert sorted(shown["number"] for shown in watching.shown[:6]) == [1, 1, 2, 2, 3, 3]
 
 
 async def test_a_silent_call_is_shown_again_after_a_while(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ async def test_a_silent_call_is_shown_again_after_a_while(fast: None, monkeypatc
     with watching.call():
         await wait_until(lambda: watching.shown)
         await asyncio.sleep(5 * progress.INTERVAL_SECONDS)
-        assert [told["output_tokens"] for told in watching.shown] == [0]
+        assert [shown["output_tokens"] for shown in watching.shown] == [0]
         monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.0)
         await wait_until(lambda: len(watching.shown) > 1)
 
@@ -115,7 +115,7 @@ async def test_no_part_of_a_secret_is_shown_wherever_the_text_is_cut(fast: None,
             call.text("." * (TEXT_CHARS - 20))
             call.has(1)
             await wait_until(lambda: len(watching.shown) > 1)
-    said = "".join(told["text"] for told in watching.shown)
+    said = "".join(shown["text"] for shown in watching.shown)
     assert not any(secret[at : at + 8] in said for at in range(min(cut, len(secret)) - 8))
 
 

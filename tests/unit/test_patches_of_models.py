@@ -266,13 +266,13 @@ def test_a_hunk_at_a_wrong_line_that_fits_in_several_places_is_a_conflict_that_n
         patched(f"{HEAD}@@ -3,3 +3,3 @@\n a\n-b\n+c\n", text)
 
 
-TOLD = {
+EXPLAINED = {
     "line ends": ("@@ -1,2 +1,2 @@\n a\n-b\n+c\n", b"a\r\nb\nc\n", "line 1 ends with CR LF, where the patch says LF"),
     "an overlap": ("@@ -1,2 +1,2 @@\n 1\n-2\n+x\n@@ -2,2 +2,2 @@\n 2\n-3\n+y\n", TEXT, "hunks may not overlap"),
 }
 
 
-@pytest.mark.parametrize(("patch", "content", "words"), TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize(("patch", "content", "words"), EXPLAINED.values(), ids=EXPLAINED)
 def test_the_reason_why_a_hunk_does_not_fit_is_named(patch: str, content: bytes, words: str) -> None:
     with pytest.raises(Conflict, match=words):
         patched(f"{HEAD}{patch}", content)

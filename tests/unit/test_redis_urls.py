@@ -9,7 +9,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.exceptions import ResponseError
 
 from backplane.errors import InvalidInput
-from backplane.process.log import complaint
+from backplane.process.log import complaint as complaint_of
 from backplane.redis.client import RedisAccess, RedisClients
 from backplane.redis.servers import error_code, target_of
 from backplane.settings import Settings
@@ -95,15 +95,15 @@ def test_an_error_is_known_by_its_word_also_inside_a_script(said: str, code: str
 # --- settings ---
 
 
-def told(**values: Any) -> str:
+def complaint(**values: Any) -> str:
     with pytest.raises(ValidationError) as refused:
         Settings(**values)
-    return complaint(refused.value)
+    return complaint_of(refused.value)
 
 
 @pytest.mark.parametrize("prefix", ["", "agents:", "{}:", "{a}{b}:", "{a", "a}:"])
 def test_a_cluster_without_one_hash_tag_is_refused_with_what_to_set(prefix: str) -> None:
-    assert "set REDIS_KEY_PREFIX={agents}:" in told(redis_url="redis+cluster://host", redis_key_prefix=prefix)
+    assert "set REDIS_KEY_PREFIX={agents}:" in complaint(redis_url="redis+cluster://host", redis_key_prefix=prefix)
 
 
 @pytest.mark.parametrize("prefix", ["{agents}:", "live:{agents}:"])
@@ -119,17 +119,17 @@ def test_one_server_needs_no_prefix() -> None:
 def test_a_tls_file_without_tls_is_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "file.pem"
     file.touch()
-    assert name.upper() in told(redis_url="redis://host", **{name: str(file)})
+    assert name.upper() in complaint(redis_url="redis://host", **{name: str(file)})
 
 
 def test_a_tls_file_that_is_not_there_is_refused() -> None:
-    assert "REDIS_TLS_CA_FILE" in told(redis_url="rediss://host", redis_tls_ca_file="/none.pem")
+    assert "REDIS_TLS_CA_FILE" in complaint(redis_url="rediss://host", redis_tls_ca_file="/none.pem")
 
 
 def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file.pem"
     file.touch()
-    said = told(redis_url="rediss://host", redis_tls_cert_file=str(file))
+    said = complaint(redis_url="rediss://host", redis_tls_cert_file=str(file))
     assert "REDIS_TLS_KEY_FILE" in said
 
 
@@ -153,10 +153,10 @@ def test_a_host_may_be_named_instead_of_a_url(
 
 
 def test_a_port_that_is_none_is_refused() -> None:
-    assert "REDIS_PORT" in told(redis_host="h", redis_port="0")
+    assert "REDIS_PORT" in complaint(redis_host="h", redis_port="0")
 
 
 @pytest.mark.parametrize(("name", "value"), [("api_rate_per_second", -1), ("api_rate_burst", 0)])
 def test_a_rate_below_its_least_is_refused(name: str, value: int) -> None:
-    assert name.upper() in told(**{name: value})
+    assert name.upper() in complaint(**{name: value})
     assert Settings.model_validate({name: value + 1})

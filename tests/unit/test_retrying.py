@@ -31,15 +31,15 @@ class Part:
 
 
 async def test_a_part_that_answers_is_called_once() -> None:
-    part, told = Part(), list[Unavailable]()
-    assert await until_available(part, lambda error, _: told.append(error)) == "answer"
-    assert (part.calls, told) == (1, [])
+    part, failures = Part(), list[Unavailable]()
+    assert await until_available(part, lambda error, _: failures.append(error)) == "answer"
+    assert (part.calls, failures) == (1, [])
 
 
 async def test_each_failure_is_told_and_the_call_is_made_again_until_it_succeeds() -> None:
-    part, told = Part(AWAY, AWAY, AWAY), list[Unavailable]()
-    assert await until_available(part, lambda error, _: told.append(error)) == "answer"
-    assert (part.calls, told) == (4, [AWAY] * 3)
+    part, failures = Part(AWAY, AWAY, AWAY), list[Unavailable]()
+    assert await until_available(part, lambda error, _: failures.append(error)) == "answer"
+    assert (part.calls, failures) == (4, [AWAY] * 3)
 
 
 async def test_another_error_ends_the_wait() -> None:

@@ -57,8 +57,8 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch: pyt
 def test_settings_that_contradict_each_other_are_refused_by_their_names(
     values: dict[str, Any], names: list[str]
 ) -> None:
-    told = complaint(wrong(**values))
-    assert all(name in told for name in names)
+    message = complaint(wrong(**values))
+    assert all(name in message for name in names)
 
 
 def test_a_lease_of_exactly_two_heartbeats_is_allowed() -> None:
@@ -87,11 +87,11 @@ def test_a_complaint_names_the_variable_and_shows_no_value(monkeypatch: pytest.M
     monkeypatch.setenv("LEASE_SECONDS", "-5")
     with pytest.raises(ValidationError) as refused:
         Settings()
-    told = complaint(refused.value)
-    assert "WORKER_CONCURRENCY: " in told
-    assert "LEASE_SECONDS: " in told
-    assert SECRET not in told
-    assert "-5" not in told
+    message = complaint(refused.value)
+    assert "WORKER_CONCURRENCY: " in message
+    assert "LEASE_SECONDS: " in message
+    assert SECRET not in message
+    assert "-5" not in message
 
 
 def test_a_complaint_about_the_whole_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

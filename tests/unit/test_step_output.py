@@ -161,9 +161,9 @@ async def test_a_store_that_is_away_is_waited_for_and_then_told(
     monkeypatch.setattr(workspace, "list", away)
     tries: list[Unavailable] = []
 
-    async def held() -> None: ...
+    async def still_ours() -> None: ...
 
-    patient = RetryingWorkspace(workspace, lambda error, pause: tries.append(error), held, not_counted)
+    patient = RetryingWorkspace(workspace, lambda error, pause: tries.append(error), still_ours, not_counted)
     output = make_output(replace(LIMITS, file_seconds=0.3))
     output.write(b"x\n" * 5000)
     output.finish()

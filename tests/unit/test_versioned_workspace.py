@@ -45,7 +45,7 @@ def versioned(
     journal: list[StepRecord],
     *,
     max_bytes: int = 1000,
-    told: list[str] | None = None,
+    lines: list[str] | None = None,
     inner: Callable[[Workspace], Workspace] = lambda workspace: workspace,
     begun: bool = False,
     quota: Quota = QUOTA,
@@ -57,7 +57,7 @@ def versioned(
         begun=begun or has_begun(new_run(USER), journal),
         max_bytes=max_bytes,
         quota=quota,
-        log_line=(told if told is not None else []).append,
+        log_line=(lines if lines is not None else []).append,
         on_unavailable=lambda error, pause: None,
     )
 
@@ -65,14 +65,14 @@ def versioned(
 async def restored(store: WorkspaceStore, run: Run, journal: list[StepRecord]) -> Workspace:
     workspace = store.workspace("user", run.id)
 
-    async def held() -> None: ...
+    async def still_ours() -> None: ...
 
     await restore(
         store,
         workspace,
         replace(run, user_id="user"),
         journal,
-        ensure_ours=held,
+        ensure_ours=still_ours,
         log_line=lambda line: None,
         on_unavailable=lambda error, pause: None,
     )
@@ -181,23 +181,23 @@ def test_the_state_after_steps_is_in_the_order_in_which_they_ended() -> None:
 
 
 async def test_no_more_versions_are_kept_than_may_and_that_is_said_once(store: WorkspaceStore) -> None:
-    told: list[str] = []
-    workspace = versioned(store, "run", [], max_bytes=10, told=told)
+    lines: list[str] = []
+    workspace = versioned(store, "run", [], max_bytes=10, lines=lines)
     for content in (b"12345678", b"1234567", b"12", b"1"):
         await workspace.put("a.txt", content)
         workspace.take_changes()
     assert await store.versions("user", "run").size() == 8
-    assert len(told) == 1
-    assert "WORKSPACE_VERSIONS_MAX_BYTES" in told[0]
+    assert len(lines) == 1
+    assert "WORKSPACE_VERSIONS_MAX_BYTES" in lines[0]
 
 
 async def test_an_operator_can_have_none_kept(store: WorkspaceStore) -> None:
-    told: list[str] = []
-    workspace = versioned(store, "run", [], max_bytes=0, told=told)
+    lines: list[str] = []
+    workspace = versioned(store, "run", [], max_bytes=0, lines=lines)
     for content in (b"1", b"2"):
         await workspace.put("a.txt", content)
         workspace.take_changes()
-    assert (await store.versions("user", "run").size(), told) == (0, [])
+    assert (await store.versions("user", "run").size(), lines) == (0, [])
 
 
 async def test_what_a_step_replaces_of_its_own_is_not_kept(store: WorkspaceStore) -> None:

@@ -214,7 +214,7 @@ async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(st
         die(transaction)
 
     await store.running_runs.write(run.id, 1, write)
-    redriven, told = await store.runs.redrive(run.id)
+    redriven, events = await store.runs.redrive(run.id)
     assert await store.runs.find(run.id) == redriven
     assert (redriven.status, redriven.attempt, redriven.error, redriven.finished_at) == (
         RunStatus.QUEUED,
@@ -222,7 +222,7 @@ async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(st
         None,
         None,
     )
-    assert [(event.type, data_of(event)) for event in told] == [
+    assert [(event.type, data_of(event)) for event in events] == [
         (EventType.STATUS, {"status": "queued", "attempt": 1}),
     ]
     assert [step.status for step in await store.journal.steps(run.id)] == [StepStatus.PENDING, StepStatus.PENDING]

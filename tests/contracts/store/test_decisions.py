@@ -71,10 +71,10 @@ async def test_the_answer_queues_a_run_that_waits_and_tells_both(store: Store, r
     decided = await decide(store, run, decision, arguments={"script": "true"})
     assert (decided.run.status, decided.run.attempt, decided.run.error) == (RunStatus.QUEUED, 1, None)
     assert decided.run.started_at is None
-    told = await store.events.after(run.id, 2, 10)
-    assert told == decided.events
-    assert [(event.id, event.type) for event in told] == [(3, "decision"), (4, "status")]
-    assert data_of(told[0]) == {
+    events = await store.events.after(run.id, 2, 10)
+    assert events == decided.events
+    assert [(event.id, event.type) for event in events] == [(3, "decision"), (4, "status")]
+    assert data_of(events[0]) == {
         "decision": decision.id,
         "step": "a",
         "kind": "approval",

@@ -78,8 +78,8 @@ async def source(store: Store, user: User) -> Run:
 
 async def fork(store: Store, source: Run, step: str | None, *, start: bool = False, **values: Any) -> Run:
     new = NewFork(new_run_id(), Priority.NORMAL, step, **values)
-    run, told = await store.derived_runs.fork(source.user_id, source.id, new, start=start)
-    assert await store.events.after(run.id, 0, 10) == told
+    run, events = await store.derived_runs.fork(source.user_id, source.id, new, start=start)
+    assert await store.events.after(run.id, 0, 10) == events
     return run
 
 
@@ -134,18 +134,18 @@ async def test_the_journal_is_read_without_what_changed_in_the_workspace_unless_
 
 async def test_a_fork_tells_where_it_comes_from_and_its_plan(store: Store, source: Run) -> None:
     run = await fork(store, source, "a", start=True)
-    told = await store.events.after(run.id, 0, 10)
-    assert [event.type for event in told] == ["status", "log", "plan", "status"]
-    assert [event.id for event in told] == [1, 2, 3, 4]
-    assert source.id in data_of(told[1])["line"]
+    events = await store.events.after(run.id, 0, 10)
+    assert [event.type for event in events] == ["status", "log", "plan", "status"]
+    assert [event.id for event in events] == [1, 2, 3, 4]
+    assert source.id in data_of(events[1])["line"]
     assert run.status is RunStatus.QUEUED
 
 
 async def test_a_fork_that_was_only_created_is_started_like_any_run(store: Store, source: Run) -> None:
     run = await fork(store, source, "a")
-    started, told = await store.runs.start(run.user_id, run.id)
+    started, events = await store.runs.start(run.user_id, run.id)
     assert started.status is RunStatus.QUEUED
-    assert [(event.id, event.type) for event in told] == [(4, EventType.STATUS)]
+    assert [(event.id, event.type) for event in events] == [(4, EventType.STATUS)]
     assert await store.events.last_id(run.id) == 4
 
 
@@ -200,8 +200,8 @@ async def test_the_same_idempotency_key_makes_one_fork(store: Store, source: Run
         return await store.derived_runs.fork(source.user_id, source.id, new, start=False, idempotency=("key", digest))
 
     first, _ = await forked("digest")
-    again, told = await forked("digest")
-    assert (again.id, told) == (first.id, [])
+    again, events = await forked("digest")
+    assert (again.id, events) == (first.id, [])
     with pytest.raises(IdempotencyKeyReused):
         await forked("another")
 
@@ -243,7 +243,7 @@ async def test_a_replay_begins_like_its_source_with_its_decisions(store: Store, 
         )
     )  # fmt: skip
     await change(store, insert(decisions).values(open_one))
-    run, told = await store.derived_runs.replay(source.user_id, source.id, new_run_id(), Priority.HIGH)
+    run, events = await store.derived_runs.replay(source.user_id, source.id, new_run_id(), Priority.HIGH)
     assert (run.status, run.priority, run.prompt) == (RunStatus.QUEUED, Priority.HIGH, source.prompt)
     assert run.origin == {"kind": "replay", "run_id": source.id, "execute": False}
     assert run.restore == {"run_id": source.id, "steps": []}
@@ -255,7 +255,7 @@ async def test_a_replay_begins_like_its_source_with_its_decisions(store: Store, 
     [copied] = await store.decisions.of_run(run.id)
     assert (copied.step_id, copied.status, copied.answer) == ("a", DecisionStatus.ANSWERED, {"text": "yes"})
     assert copied.id != decided.id
-    assert [event.type for event in told] == ["status", "log", "status"]
+    assert [event.type for event in events] == ["status", "log", "status"]
 
 
 async def test_a_replay_of_a_fork_begins_with_what_the_fork_began_with(store: Store, source: Run) -> None:
@@ -276,7 +276,7 @@ async def test_a_run_that_is_not_over_is_not_replayed(store: Store, user: User) 
 
 
 async def test_a_step_and_all_that_require_it_are_to_be_done_again(store: Store, source: Run) -> None:
-    run, told = await store.derived_runs.retry_from(source.user_id, source.id, "b")
+    run, events = await store.derived_runs.retry_from(source.user_id, source.id, "b")
     assert await journal_of(store, source) == {
         "a": (DONE, {"a.txt": "e1"}),
         "b": (PENDING, None),
@@ -285,7 +285,7 @@ async def test_a_step_and_all_that_require_it_are_to_be_done_again(store: Store,
     }
     assert (run.status, run.restore, run.result) == (RunStatus.QUEUED, {"run_id": source.id, "steps": []}, None)
     assert (await store.runs.get(source.user_id, source.id)).restore == run.restore
-    assert [event.type for event in told] == ["status"]
+    assert [event.type for event in events] == ["status"]
     assert await store.running_runs.take(source.id, 2)
 
 

@@ -172,10 +172,10 @@ async def test_of_trimmed_events_the_newest_stays(store: Store, user: User) -> N
 async def test_a_trimmed_run_that_was_retried_is_trimmed_again_when_it_is_old_again(store: Store, user: User) -> None:
     run = await run_that_ended(store, user, LIMIT - TICK, RunStatus.FAILED, lines=2)
     await store.retention.events_trimmed(await lease(store, Expired.EVENTS), LIMIT)
-    changed, told = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
+    changed, events = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     assert changed.status is RunStatus.QUEUED
     # Numbers go on from where they were.
-    assert [event.id for event in told] == [6]
+    assert [event.id for event in events] == [6]
     await store.running_runs.take(run.id, 2)
     await store.running_runs.write(run.id, 2, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     assert await lease(store, Expired.EVENTS) == []

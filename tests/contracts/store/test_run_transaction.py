@@ -201,10 +201,10 @@ async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
             yield AddEvents((log_event(run.id, 3),))
             transaction.stay()
 
-    async def older_hand(own: Store) -> None:
+    async def older_worker(own: Store) -> None:
         await own.running_runs.commit(run.id, 1, StaysOpen())
 
-    async with transaction(database_url, older_hand):
+    async with transaction(database_url, older_worker):
         taking = asyncio.create_task(store.running_runs.take(run.id, 2))
         done, _ = await asyncio.wait({taking}, timeout=0.2)
         assert not done
@@ -221,14 +221,14 @@ async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
     await store.running_runs.take(run.id, 1)
     transaction = OpenTransaction()
 
-    async def newer_hand(own: Store) -> None:
+    async def newer_worker(own: Store) -> None:
         def take(connection: Connection) -> None:
             connection.execute(update(runs).where(runs.c.id == run.id).values(generation=2))
             transaction.stay()
 
         await own.database.write(take)
 
-    async with transaction(database_url, newer_hand):
+    async with transaction(database_url, newer_worker):
         writing = asyncio.create_task(store.running_runs.write(run.id, 1, adding(log_event(run.id, 3))))
         storing = asyncio.create_task(store.running_runs.add_events({(run.id, 1): [log_event(run.id, 4)]}))
         done, _ = await asyncio.wait({writing, storing}, timeout=0.2)
@@ -334,16 +334,16 @@ async def test_a_run_without_events_has_none(store: Store) -> None:
 
 
 async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: Store, user: User) -> None:
-    own, newer, over, wished = [await store.runs.create(new_run(user), start=True) for _ in range(4)]
-    for run in (own, newer, over, wished):
+    own, newer, over, cancelled = [await store.runs.create(new_run(user), start=True) for _ in range(4)]
+    for run in (own, newer, over, cancelled):
         await store.running_runs.take(run.id, 1)
     await store.running_runs.take(newer.id, 2)
     await store.running_runs.write(over.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
-    await store.runs.cancel(user.id, wished.id)
+    await store.runs.cancel(user.id, cancelled.id)
     await store.runs.cancel(user.id, newer.id)
-    rights = await store.running_runs.rights({run.id: 1 for run in (own, newer, over, wished)} | {"gone": 1})
+    rights = await store.running_runs.rights({run.id: 1 for run in (own, newer, over, cancelled)} | {"gone": 1})
     assert rights.superseded == {newer.id, over.id, "gone"}
-    assert rights.cancelled == {wished.id}
+    assert rights.cancelled == {cancelled.id}
 
 
 # --- the journal ---

@@ -28,7 +28,7 @@ async def running_run(store: Store, user: User) -> Run:
     return run
 
 
-def told(events: list[Event]) -> list[tuple[int, str, Any]]:
+def statuses_of(events: list[Event]) -> list[tuple[int, str, Any]]:
     return [(event.id, event.type.value, data_of(event).get("status")) for event in events]
 
 
@@ -45,13 +45,13 @@ async def test_a_run_is_stored_as_it_was_given(store: Store, user: User) -> None
 
 async def test_a_new_run_has_the_event_of_its_making(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user))
-    assert told(await store.events.after(run.id, 0, 10)) == [(1, "status", "created")]
+    assert statuses_of(await store.events.after(run.id, 0, 10)) == [(1, "status", "created")]
 
 
 async def test_a_run_can_be_made_and_queued_in_one(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     assert (run.status, run.queued_at) == (RunStatus.QUEUED, run.created_at)
-    assert told(await store.events.after(run.id, 0, 10)) == [(1, "status", "created"), (2, "status", "queued")]
+    assert statuses_of(await store.events.after(run.id, 0, 10)) == [(1, "status", "created"), (2, "status", "queued")]
 
 
 async def test_the_same_idempotency_key_and_request_answer_the_same_run(store: Store, user: User) -> None:
@@ -147,7 +147,7 @@ async def test_a_created_run_can_be_started(store: Store, user: User) -> None:
     started, events = await store.runs.start(user.id, run.id)
     assert started.status is RunStatus.QUEUED
     assert started.queued_at is not None
-    assert told(events) == [(2, "status", "queued")]
+    assert statuses_of(events) == [(2, "status", "queued")]
     assert await store.events.after(run.id, 1, 10) == events
 
 
@@ -185,7 +185,7 @@ async def test_a_run_that_nobody_holds_is_cancelled_at_once(store: Store, user: 
     assert cancelled.status is RunStatus.CANCELLED
     assert cancelled.finished_at is not None
     number = 3 if start else 2
-    assert told(events) == [(number, "status", "cancelled"), (number + 1, "end", "cancelled")]
+    assert statuses_of(events) == [(number, "status", "cancelled"), (number + 1, "end", "cancelled")]
 
 
 async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(store: Store, user: User) -> None:
@@ -241,7 +241,7 @@ async def test_a_failed_run_can_be_retried_with_all_its_attempts(store: Store, u
     retried, events = await store.runs.retry(user.id, run.id, uncertain_step_is_done=False)
     assert (retried.status, retried.attempt, retried.error) == (RunStatus.QUEUED, 1, None)
     assert (retried.started_at, retried.finished_at) == (None, None)
-    assert told(events) == [(3, "status", "queued")]
+    assert statuses_of(events) == [(3, "status", "queued")]
 
 
 async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store, user: User) -> None:
@@ -359,7 +359,7 @@ async def test_of_a_start_and_a_cancel_at_once_both_are_told_in_the_order_they_h
         answers = await asyncio.gather(
             store.runs.start(user.id, run.id), second_store.runs.cancel(user.id, run.id), return_exceptions=True
         )
-        history = [status for _, _, status in told(await store.events.after(run.id, 0, 10))]
+        history = [status for _, _, status in statuses_of(await store.events.after(run.id, 0, 10))]
         refused = [answer for answer in answers if isinstance(answer, TransitionNotAllowed)]
         expected = ["created", "cancelled", "cancelled"] if refused else ["created", "queued", "cancelled", "cancelled"]
         assert history == expected

@@ -92,10 +92,10 @@ def says(text: str) -> Reply:
     return said("ollama", text)
 
 
-def wishes(*calls: tuple[str, dict[str, Any]]) -> Reply:
+def asks_for(*calls: tuple[str, dict[str, Any]]) -> Reply:
     return said("ollama", calls=calls)
 
 
-def told(asked: Asked) -> list[str]:
+def contents(asked: Asked) -> list[str]:
     """The contents of the messages of a call."""
     return [message["content"] for message in asked.body["messages"]]

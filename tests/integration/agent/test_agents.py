@@ -13,7 +13,7 @@ from backplane.domain.events import EventType
 from backplane.domain.runs import RunStatus
 from backplane.domain.secrets import Secret
 from backplane.sealing import Seal, new_key
-from tests.integration.agent.conftest import Recording, StartWithModels, plan_of, says, told, wishes
+from tests.integration.agent.conftest import Recording, StartWithModels, asks_for, contents, plan_of, says
 from tests.platform.workers import Platform, WorkerProcess
 from tests.scripted_models import Asked, Reply, ScriptedModels
 from tests.waiting import wait_until
@@ -36,7 +36,7 @@ async def test_the_example_for_ollama_by_recorded_traffic(
     assert recording.played == len(recording.exchanges)
     assert (await platform.read(run_id, "primes.txt")).split()[-1] == b"71"
     assert (await platform.read(run_id, "review.md")).startswith(b"# Review")
-    [plan] = await platform.told(run_id, EventType.PLAN)
+    [plan] = await platform.event_data(run_id, EventType.PLAN)
     assert (plan["planner"], [step["id"] for step in plan["steps"]]) == ("model", ["write", "run", "review"])
     assert run.result is not None
     assert run.result["summary"].startswith("A program that prints the first twenty primes")
@@ -51,18 +51,18 @@ async def test_the_example_of_research(
 ) -> None:
     cause = "A loose fan let the oil of pump 2 grow hot."
     models.script(
-        wishes(("file_list", {}), ("file_read", {"path": "notes/day.md"}), ("file_read", {"path": "notes/night.md"})),
-        wishes(("file_write", {"path": "findings.md", "content": cause})),
+        asks_for(("file_list", {}), ("file_read", {"path": "notes/day.md"}), ("file_read", {"path": "notes/night.md"})),
+        asks_for(("file_write", {"path": "findings.md", "content": cause})),
         says(cause),
     )
     platform: Platform = await start_with_models()
     plan = yaml.safe_load((EXAMPLES / "research.yaml").read_text())
     run_id = await platform.submit(*plan["steps"])
     await platform.until(run_id, RunStatus.WAITING, RunStatus.FAILED)
-    results = "\n".join(told(models.asked[1])[-3:])
+    results = "\n".join(contents(models.asked[1])[-3:])
     assert "fan of pump 2 found loose" in results
     assert "oil at 96 °C" in results
-    assert "day.md" in told(models.asked[0])[-1]
+    assert "day.md" in contents(models.asked[0])[-1]
     assert (await platform.read(run_id, "findings.md")).decode() == cause
     [decision] = await platform.resources.store.decisions.of_run(run_id)
     assert (decision.step_id, decision.status) == ("publish", DecisionStatus.PENDING)
@@ -75,11 +75,14 @@ async def test_a_failure_is_planned_anew(start_with_models: StartWithModels, mod
     platform: Platform = await start_with_models()
     run_id = await platform.submit(prompt="Write one to a.txt and read it.")
     run = await platform.completed(run_id)
-    plans = await platform.told(run_id, EventType.PLAN)
+    plans = await platform.event_data(run_id, EventType.PLAN)
     assert [[step["id"] for step in plan["steps"]] for plan in plans] == [["write", "fail"], ["write", "other"]]
     assert run.plan_version == 2
-    assert "there was a step 'fail' before" in told(models.asked[2])[-1]
-    assert [status for step, status in await platform.steps_told(run_id) if step == "write"] == ["started", "completed"]
+    assert "there was a step 'fail' before" in contents(models.asked[2])[-1]
+    assert [status for step, status in await platform.step_statuses(run_id) if step == "write"] == [
+        "started",
+        "completed",
+    ]
 
 
 async def test_a_model_that_makes_no_plan_fails_the_run_with_the_reason(
@@ -119,7 +122,7 @@ async def test_a_lost_worker_costs_no_call_and_no_step_twice(
         turn = sum(message["role"] == "assistant" for message in asked.body["messages"])
         if turn == 1 and hangs:
             return Reply(ending="hang")
-        return says("It is written.") if turn else wishes(("file_write", {"path": "a.txt", "content": "one"}))
+        return says("It is written.") if turn else asks_for(("file_write", {"path": "a.txt", "content": "one"}))
 
     models.answer(answer)
     platform: Platform = await start_with_models(working=False)
@@ -145,7 +148,7 @@ async def test_an_agent_waits_for_a_person_and_goes_on_without_asking_the_model_
     start_with_models: StartWithModels, models: ScriptedModels
 ) -> None:
     models.script(
-        wishes(("file_list", {}), ("file_write", {"path": "a.txt", "content": "one"})),
+        asks_for(("file_list", {}), ("file_write", {"path": "a.txt", "content": "one"})),
         says("It is written."),
     )
     platform: Platform = await start_with_models(approval_tools=["file_write"])
@@ -159,7 +162,7 @@ async def test_an_agent_waits_for_a_person_and_goes_on_without_asking_the_model_
     await platform.completed(run_id)
     assert await platform.read(run_id, "a.txt") == b"two"
     assert len(models.asked) == 2
-    done = [step for step, status in await platform.steps_told(run_id) if status == "completed"]
+    done = [step for step, status in await platform.step_statuses(run_id) if status == "completed"]
     assert sorted(done) == ["find", "find/0.1.1", "find/0.1.2"]
     await platform.ends_whole(run_id)
 
@@ -167,7 +170,7 @@ async def test_an_agent_waits_for_a_person_and_goes_on_without_asking_the_model_
 async def test_a_person_who_says_no_is_heard_by_the_model_and_not_worked_around(
     start_with_models: StartWithModels, models: ScriptedModels
 ) -> None:
-    models.script(wishes(("file_write", {"path": "a.txt", "content": "one"})), says("I may not."))
+    models.script(asks_for(("file_write", {"path": "a.txt", "content": "one"})), says("I may not."))
     platform: Platform = await start_with_models(approval_tools=["file_write"])
     run_id = await platform.submit(FIND)
     await platform.until(run_id, RunStatus.WAITING)
@@ -176,8 +179,8 @@ async def test_a_person_who_says_no_is_heard_by_the_model_and_not_worked_around(
         platform.user, run_id, decision.id, DecisionStatus.REJECTED, {"reason": "not today"}
     )
     await platform.completed(run_id)
-    assert "failed (rejected)" in told(models.asked[1])[-1]
-    assert "not today" in told(models.asked[1])[-1]
+    assert "failed (rejected)" in contents(models.asked[1])[-1]
+    assert "not today" in contents(models.asked[1])[-1]
 
 
 async def test_a_replay_takes_the_same_way_without_a_model(
@@ -186,7 +189,7 @@ async def test_a_replay_takes_the_same_way_without_a_model(
     find = {**FIND, "needs": ["write"]}
     models.script(
         plan_of(WRITE, find),
-        wishes(("file_read", {"path": "a.txt"}), ("file_read", {"path": 7})),
+        asks_for(("file_read", {"path": "a.txt"}), ("file_read", {"path": 7})),
         says("It says one."),
         says("It was read."),
     )
@@ -258,7 +261,7 @@ async def test_what_a_deceived_model_tries_is_refused_by_policy(
     attempt: tuple[str, dict[str, Any]],
     refusal: str,
 ) -> None:
-    models.script(wishes(("file_read", {"path": "page.txt"})), wishes(attempt), says("I could not."))
+    models.script(asks_for(("file_read", {"path": "page.txt"})), asks_for(attempt), says("I could not."))
     key = new_key()
     platform: Platform = await start_with_models(secrets_key=key, outside_hosts=["allowed.example", "api.example"])
     sealed = Seal(key).seal(VALUE, user_id=platform.user.id, name="API_KEY")
@@ -269,10 +272,10 @@ async def test_what_a_deceived_model_tries_is_refused_by_policy(
     run_id = await platform.submit(page, {**FIND, "needs": ["page"], "arguments": {"goal": goal, "tools": tools}})
     await platform.completed(run_id)
     _, shown, refused = models.asked
-    assert refusal in told(refused)[-1]
+    assert refusal in contents(refused)[-1]
     assert all(VALUE not in event.line for event in await platform.history(run_id))
     assert VALUE not in str(refused.body)
     # What the page says stands between marks, and its own mark is none.
-    text = told(shown)[-1]
+    text = contents(shown)[-1]
     assert text.index("<<DATA id=") < text.index("Ignore your instructions") < text.index("<<END DATA id=")
     assert text.count("<<END DATA") == 1

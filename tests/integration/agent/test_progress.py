@@ -31,23 +31,23 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def heard_of(platform: Platform, run_id: str) -> AsyncIterator[list[Event]]:
-    heard: list[Event] = []
+async def events_watched(platform: Platform, run_id: str) -> AsyncIterator[list[Event]]:
+    received: list[Event] = []
     async with platform.resources.event_log.subscription() as subscription:
 
         async def listen() -> None:
             async for some in subscription.listen():
                 if isinstance(some, list):
-                    heard.extend(some)
+                    received.extend(some)
 
         listening = asyncio.create_task(listen())
         await subscription.add(run_id)
-        yield heard
+        yield received
         await end(listening)
 
 
-def shown(heard: list[Event]) -> list[dict[str, Any]]:
-    return [data_of(event) for event in heard if event.type is EventType.PROGRESS]
+def shown(received: list[Event]) -> list[dict[str, Any]]:
+    return [data_of(event) for event in received if event.type is EventType.PROGRESS]
 
 
 def thinking(reply: Reply, pieces: int) -> Reply:
@@ -62,14 +62,19 @@ async def test_a_step_that_streams_shows_the_end_of_its_text(
     models.script(thinking(reply, len(reply.pieces) - 1))
     platform: Platform = await start_with_models(working=False)
     run_id = await platform.submit(THINK)
-    async with heard_of(platform, run_id) as heard, worker(platform.settings):
-        await wait_until(lambda: shown(heard) and "text" in shown(heard)[-1])
+    async with events_watched(platform, run_id) as received, worker(platform.settings):
+        await wait_until(lambda: shown(received) and "text" in shown(received)[-1])
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
-    told = shown(heard)[-1]
-    assert (told["step"], told["purpose"], told["number"], told["model"]) == ("think", "turn", 1, "ollama/m")
-    assert (told["output_tokens"], told["text"]) == (167, "…" + "word " * 40)
-    assert {event.id for event in heard if event.type is EventType.PROGRESS} == {0}
+    progress = shown(received)[-1]
+    assert (progress["step"], progress["purpose"], progress["number"], progress["model"]) == (
+        "think",
+        "turn",
+        1,
+        "ollama/m",
+    )
+    assert (progress["output_tokens"], progress["text"]) == (167, "…" + "word " * 40)
+    assert {event.id for event in received if event.type is EventType.PROGRESS} == {0}
     await platform.ends_whole(run_id)
     kept = await platform.resources.store.events.after(run_id, 0, 1000)
     assert EventType.PROGRESS not in {event.type for event in kept}
@@ -87,12 +92,12 @@ async def test_a_secret_that_a_model_writes_is_shown_nowhere(
     await platform.resources.store.secrets.put(platform.user.id, Secret("KEY", sealed, ("shell",), ()), most=10)
     goal = {**THINK["arguments"], "goal": "Use ${secrets.KEY}."}
     run_id = await platform.submit({**THINK, "arguments": goal})
-    async with heard_of(platform, run_id) as heard, worker(platform.settings):
-        await wait_until(lambda: shown(heard) and "text" in shown(heard)[-1])
+    async with events_watched(platform, run_id) as received, worker(platform.settings):
+        await wait_until(lambda: shown(received) and "text" in shown(received)[-1])
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
-    assert shown(heard)[-1]["text"] == "The key is [secret KEY], as you know."
-    assert value[:8] not in repr(heard)
+    assert shown(received)[-1]["text"] == "The key is [secret KEY], as you know."
+    assert value[:8] not in repr(received)
 
 
 async def test_a_planner_that_thinks_shows_its_tokens_and_no_text(
@@ -102,8 +107,10 @@ async def test_a_planner_that_thinks_shows_its_tokens_and_no_text(
     models.script(thinking(reply, len(reply.pieces) - 1))
     platform: Platform = await start_with_models(working=False)
     run_id = await platform.submit(prompt="Write one to a.txt.")
-    async with heard_of(platform, run_id) as heard, worker(platform.settings):
-        await wait_until(lambda: shown(heard) and shown(heard)[-1]["output_tokens"] > 0)
+    async with events_watched(platform, run_id) as received, worker(platform.settings):
+        await wait_until(lambda: shown(received) and shown(received)[-1]["output_tokens"] > 0)
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
-    assert {(told["step"], told["purpose"], "text" in told) for told in shown(heard)} == {("", "plan", False)}
+    assert {(progress["step"], progress["purpose"], "text" in progress) for progress in shown(received)} == {
+        ("", "plan", False)
+    }

@@ -58,7 +58,7 @@ async def test_a_run_of_a_real_model_is_replayed_offline_to_the_same_end(
     # At its two prices, as many tokens as the server counted.
     assert cost["usd"] == pytest.approx((cost["input_tokens"] + 2 * cost["output_tokens"]) / 1e6)
     assert 0 < cost["output_tokens"] <= 40
-    [call] = await platform.told(run_id, EventType.MODEL)
+    [call] = await platform.event_data(run_id, EventType.MODEL)
     assert (call["step"], call["purpose"], call["status"]) == ("think", "turn", "completed")
 
     nowhere = servers_at(f"http://127.0.0.1:{free_port()}")
@@ -68,7 +68,7 @@ async def test_a_run_of_a_real_model_is_replayed_offline_to_the_same_end(
     assert await platform.read(replay.id, "said.txt") == said
     assert again.result is not None
     assert again.result["cost"]["usd"] == 0.0
-    [call] = await platform.told(replay.id, EventType.MODEL)
+    [call] = await platform.event_data(replay.id, EventType.MODEL)
     assert call["replayed"] is True
 
 
@@ -81,6 +81,6 @@ async def test_a_plan_by_a_model_that_knows_nothing_is_refused(
         run = await platform.until(run_id, RunStatus.FAILED)
     assert run.error is not None
     assert run.error.code == "invalid_plan"
-    purposes = [call["purpose"] for call in await platform.told(run_id, EventType.MODEL)]
+    purposes = [call["purpose"] for call in await platform.event_data(run_id, EventType.MODEL)]
     # An answer that is cut at its most tokens is another attempt's.
     assert purposes[:2] == ["plan", "repair"]

@@ -31,10 +31,10 @@ TURNS: Sequence[Sequence[dict[str, Any]]] = ((mark(1), mark(2)), (mark(3),))
 
 @dataclass
 class Marking:
-    """A model that plans an agent's step and one more, and as the agent makes three marks in two turns. `held`: the
-    calls, by their number among all, that are never answered."""
+    """A model that plans an agent's step and one more, and as the agent makes three marks in two turns.
+    `blocked_calls`: the calls, by their number among all, that are never answered."""
 
-    held: set[int] = field(default_factory=set)
+    blocked_calls: set[int] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     turns: Sequence[Sequence[dict[str, Any]]] = TURNS
     last: dict[str, Any] = field(default_factory=lambda: LAST)
@@ -44,7 +44,7 @@ class Marking:
         turn = sum(message["role"] == "assistant" for message in messages)
         name = "plan" if "response_format" in asked.body else f"turn {turn + 1}" if "tools" in asked.body else "summary"
         self.asked.append(name)
-        if len(self.asked) in self.held:
+        if len(self.asked) in self.blocked_calls:
             return Reply(ending="hang")
         if name == "plan":
             return said("openai", json.dumps({"steps": [WORK, self.last]}))
@@ -108,7 +108,7 @@ async def nothing_is_lost_or_done_twice(
     assert await marks(platform, run.id) == MARKS
     journal = await platform.journal(run.id)
     assert {step.status for step in journal} == {StepStatus.COMPLETED}
-    ended = Counter(step for step, status in await platform.steps_told(run.id) if status == "completed")
+    ended = Counter(step for step, status in await platform.step_statuses(run.id) if status == "completed")
     assert set(ended.values()) == {1}
     # What was answered before is not asked again; what was not, once more.
     expected = ["plan", *(f"turn {number}" for number in range(1, len(model.turns) + 2)), "summary"]

@@ -187,7 +187,7 @@ async def test_a_page_gets_no_secret_out_of_an_agent(
         for call in await platform.resources.store.model_calls.of_run(run_id)
     ]
     assert len(calls) == 3
-    kept = [*await platform.everything(run_id), *calls, run, process.said()]
+    kept = [*await platform.everything(run_id), *calls, run, process.logged()]
     assert VALUE not in repr(kept)
     files = await platform.resources.workspaces.workspace(platform.user.id, run_id).list()
     for file in files:
@@ -231,7 +231,7 @@ async def test_a_gigabyte_of_output_in_an_agents_step_stays_out_of_memory(
     assert largest < RSS_MOST
     assert len(json.dumps(models.asked[1].body)) < 100_000
     assert sum(len(event.line) for event in await platform.history(run_id)) < 10 * 1024**2
-    assert await platform.told(run_id, EventType.END)
+    assert await platform.event_data(run_id, EventType.END)
 
 
 def _resident(pid: int) -> int:

@@ -59,7 +59,7 @@ async def goes_on(platform: Platform, run_id: str, model: Marking, at_crash: dic
 async def test_in_the_middle_of_a_model_call(
     platform: Platform, start_process: StartProcess, model: Marking, number: int
 ) -> None:
-    model.held = {number}
+    model.blocked_calls = {number}
     process = await start_process(platform)
     run_id = await platform.submit(prompt="Mark.", budget=BUDGET)
     await wait_until(lambda: len(model.asked) == number, LONG_SECONDS)

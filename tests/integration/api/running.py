@@ -262,9 +262,9 @@ class WorkerByHand:
         answer = await self._append(events := self.lines(*lines), events[0].id - 1)
         await self.store(events)
         if answer is Appended.STORE_FIRST:
-            await self.tell(events, stored=True)
+            await self.publish(events, stored=True)
 
-    async def tell(self, events: Sequence[Event], *, stored: bool = False) -> None:
+    async def publish(self, events: Sequence[Event], *, stored: bool = False) -> None:
         assert await self._append(events, events[-1].id if stored else events[0].id - 1) is Appended.TAKEN
 
     async def _append(self, events: Sequence[Event], stored_id: int) -> Appended:
@@ -276,9 +276,9 @@ class WorkerByHand:
         assert not await self._resources.store.running_runs.add_events({(self.run_id, self.claim.generation): events})
 
     async def end(
-        self, status: RunStatus = RunStatus.COMPLETED, error: RunError | None = None, *, told: bool = True
+        self, status: RunStatus = RunStatus.COMPLETED, error: RunError | None = None, *, published: bool = True
     ) -> None:
-        """Commit the run's end and, when `told`, tell it."""
+        """Commit the run's end and, when `published`, tell it."""
         ends = [self.number(EventType.STATUS, {"status": status}), self.number(EventType.END, {"status": status})]
 
         def write(transaction: RunTransaction) -> None:
@@ -286,6 +286,6 @@ class WorkerByHand:
             transaction.finish(status, error)
 
         await self._resources.store.running_runs.write(self.run_id, self.claim.generation, write)
-        if told:
-            await self.tell(ends, stored=True)
+        if published:
+            await self.publish(ends, stored=True)
             await finish(self._resources.queue, self.claim, 1.0)

@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FeedEvent:
     """A frame: its cursor, and of the event in it the run, the number and the type."""
 
     cursor: str
@@ -31,7 +31,7 @@ class Told:
 @asynccontextmanager
 async def feed(
     person: Person, *, after: str | None = None, last_event_id: str | None = None
-) -> AsyncIterator[AsyncIterator[Told]]:
+) -> AsyncIterator[AsyncIterator[FeedEvent]]:
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     parameters = {"after": after} if after else {}
     async with (
@@ -40,7 +40,7 @@ async def feed(
     ):
         assert response.status_code == 200, await response.aread()
 
-        async def told() -> AsyncIterator[Told]:
+        async def published() -> AsyncIterator[FeedEvent]:
             rest = b""
             async for chunk in response.aiter_raw():
                 *blocks, rest = (rest + chunk).split(b"\n\n")
@@ -49,24 +49,24 @@ async def feed(
                     if "" not in fields:
                         event = json.loads(fields.get("data", '{"run_id": "", "id": 0, "data": null}'))
                         cursor, type = fields.get("id", ""), fields.get("event", "")
-                        yield Told(cursor, event["run_id"], event["id"], type, event["data"])
+                        yield FeedEvent(cursor, event["run_id"], event["id"], type, event["data"])
 
-        yield told()
+        yield published()
 
 
-async def take(stream: AsyncIterator[Told], count: int) -> list[Told]:
+async def take(stream: AsyncIterator[FeedEvent], count: int) -> list[FeedEvent]:
     """The next numbered ones."""
-    seen: list[Told] = []
-    async for told in stream:
-        if told.cursor:
-            seen.append(told)
+    seen: list[FeedEvent] = []
+    async for published in stream:
+        if published.cursor:
+            seen.append(published)
             if len(seen) == count:
                 return seen
     raise AssertionError(f"the stream ended after {seen}")
 
 
-def numbers(told: list[Told], run_id: str) -> list[int]:
-    return [one.id for one in told if one.run_id == run_id]
+def numbers(published: list[FeedEvent], run_id: str) -> list[int]:
+    return [one.id for one in published if one.run_id == run_id]
 
 
 async def a_worker(api: Api, person: Person) -> WorkerByHand:
@@ -82,8 +82,8 @@ async def test_a_feed_has_the_events_of_all_runs_of_its_user(api: Api, person: P
         await second.say("two")
         await first.end()
         await second.end()
-        told = await take(stream, 6)
-    assert numbers(told, first.run_id) == numbers(told, second.run_id) == [3, 4, 5]
+        published = await take(stream, 6)
+    assert numbers(published, first.run_id) == numbers(published, second.run_id) == [3, 4, 5]
 
 
 async def test_a_feed_opened_late_has_the_whole_history(api: Api, person: Person) -> None:
@@ -91,9 +91,9 @@ async def test_a_feed_opened_late_has_the_whole_history(api: Api, person: Person
     await worker.say(*(f"line {count}" for count in range(1200)))
     await worker.end()
     async with feed(person) as stream:
-        told = await take(stream, 1204)
-    assert numbers(told, worker.run_id) == list(range(1, 1205))
-    assert len({one.cursor for one in told}) == 1204
+        published = await take(stream, 1204)
+    assert numbers(published, worker.run_id) == list(range(1, 1205))
+    assert len({one.cursor for one in published}) == 1204
 
 
 async def test_events_of_others_are_in_no_feed(api: Api, person: Person) -> None:
@@ -139,7 +139,7 @@ async def test_what_is_told_before_it_is_stored_comes_when_it_is_stored(api: Api
     async with feed(person) as stream:
         await take(stream, 2)
         lines = worker.lines("one", "two")
-        await worker.tell(lines)
+        await worker.publish(lines)
         read = api.app.state.context.hub._feeds
         # It has been looked for in vain at least once.
         await wait_until(lambda: any(one.due_at is not None for one in read.values()))
@@ -153,7 +153,7 @@ async def test_a_commit_that_nobody_told_of_comes_all_the_same(start_api: StartA
     worker = await a_worker(api, person)
     async with feed(person) as stream:
         await take(stream, 2)
-        await worker.end(told=False)
+        await worker.end(published=False)
         assert [one.type for one in await take(stream, 2)] == ["status", "end"]
 
 
@@ -170,7 +170,7 @@ async def test_a_feed_outlives_a_redis_that_comes_back_empty(
         await worker.store(worker.lines("only in the database"))
         seen += await take(stream, 1)
         server.start()
-        await worker.end(told=False)
+        await worker.end(published=False)
         seen += await take(stream, 2)
     assert numbers(seen, worker.run_id) == [1, 2, 3, 4, 5]
 
@@ -190,15 +190,15 @@ async def test_nothing_is_missed_or_repeated_by_watchers_that_come_and_go_under_
             await worker.say(*("line" for _ in range(draw.randint(1, 4))))
         await worker.end()
 
-    async def watch(leaves: bool) -> list[Told]:
-        seen: list[Told] = []
+    async def watch(leaves: bool) -> list[FeedEvent]:
+        seen: list[FeedEvent] = []
         while sum(one.type == "end" for one in seen) < len(workers):
             async with feed(person, last_event_id=seen[-1].cursor if seen else None) as stream:
                 stay = draw.randint(1, 60) if leaves else 10**6
-                async for told in stream:
-                    if told.cursor:
-                        seen.append(told)
-                        if told.type == "end" or len(seen) % stay == 0:
+                async for published in stream:
+                    if published.cursor:
+                        seen.append(published)
+                        if published.type == "end" or len(seen) % stay == 0:
                             break
         return seen
 
@@ -218,23 +218,23 @@ async def test_a_feed_tells_the_positions_of_queued_runs_and_moves_no_cursor_by_
     person = await api.person()
     runs = [await person.make() for _ in range(2)]
     async with feed(person) as stream:
-        told = [one async for one in until_position(stream)]
-        assert (told[-1].cursor, told[-1].run_id, told[-1].data["position"]) == ("", runs[1], 2)
+        published = [one async for one in until_position(stream)]
+        assert (published[-1].cursor, published[-1].run_id, published[-1].data["position"]) == ("", runs[1], 2)
         await api.worker()
         assert [one async for one in until_position(stream)][-1].data["position"] == 1
 
 
-async def until_position(stream: AsyncIterator[Told]) -> AsyncIterator[Told]:
-    async for told in stream:
-        yield told
-        if told.type == "position":
+async def until_position(stream: AsyncIterator[FeedEvent]) -> AsyncIterator[FeedEvent]:
+    async for published in stream:
+        yield published
+        if published.type == "position":
             return
 
 
 async def test_a_cursor_from_the_future_is_told_and_the_feed_goes_on(api: Api, person: Person) -> None:
     async with feed(person, last_event_id="0-999999") as stream:
-        [told] = await take(stream, 1)
-        assert told.type == EventType.GAP
+        [published] = await take(stream, 1)
+        assert published.type == EventType.GAP
         worker = await a_worker(api, person)
         await worker.end()
         assert numbers(await take(stream, 4), worker.run_id) == [1, 2, 3, 4]

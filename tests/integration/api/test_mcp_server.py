@@ -60,9 +60,9 @@ async def test_a_run_is_made_followed_to_its_end_and_its_files_read(
         events: list[Any] = []
         after, ended = 0, False
         while not ended:
-            told = await call(client, "follow_run", run_id=made["run_id"], after=after)
-            events += told["events"]
-            after, ended = told["next_after"], told["ended"]
+            answer = await call(client, "follow_run", run_id=made["run_id"], after=after)
+            events += answer["events"]
+            after, ended = answer["next_after"], answer["ended"]
         assert [event["id"] for event in events] == list(range(1, len(events) + 1))
         assert events[-1]["type"] == "end"
         status = await call(client, "run_status", run_id=made["run_id"])
@@ -106,9 +106,9 @@ async def test_following_waits_for_what_comes(api: Api, person: Person) -> None:
         before = await call(client, "follow_run", run_id=run_id)
         waiting = asyncio.create_task(call(client, "follow_run", run_id=run_id, after=before["next_after"]))
         await worker.say("hello")
-        told = await waiting
-    assert [event["data"]["line"] for event in told["events"]] == ["hello"]
-    assert (told["ended"], told["status"]) == (False, "running")
+        answer = await waiting
+    assert [event["data"]["line"] for event in answer["events"]] == ["hello"]
+    assert (answer["ended"], answer["status"]) == (False, "running")
 
 
 async def test_who_follows_is_counted_as_a_watcher(start_api: StartApi) -> None:
@@ -126,8 +126,8 @@ async def test_who_follows_is_counted_as_a_watcher(start_api: StartApi) -> None:
 async def test_nothing_new_within_the_time_is_no_error(api: Api, person: Person) -> None:
     run_id = await person.make("create")
     async with connected(api, person) as client:
-        told = await call(client, "follow_run", run_id=run_id, after=1, wait_seconds=0.05)
-    assert told == {"events": [], "next_after": 1, "ended": False, "status": "created"}
+        answer = await call(client, "follow_run", run_id=run_id, after=1, wait_seconds=0.05)
+    assert answer == {"events": [], "next_after": 1, "ended": False, "status": "created"}
 
 
 async def test_a_run_is_cancelled_and_explained(api: Api, person: Person) -> None:

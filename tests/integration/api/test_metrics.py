@@ -61,8 +61,8 @@ async def test_runs_are_told_by_status_and_those_that_ended_are_not(api: Api, pe
 async def test_dead_letters_are_told(api: Api, person: Person) -> None:
     await person.make()
     worker = await api.worker()
-    held = api.resources.store.running_runs
-    await held.write(worker.run_id, 1, lambda run: run.dead_letter(DeadReason.POISON, 3))
+    running_runs = api.resources.store.running_runs
+    await running_runs.write(worker.run_id, 1, lambda run: run.dead_letter(DeadReason.POISON, 3))
     assert (await scrape(api.url)).value("agent_dead_letters") == 1
 
 

@@ -123,8 +123,8 @@ async def test_a_cursor_at_or_beyond_the_end_of_a_run_that_is_over_is_answered_2
 async def test_a_cursor_in_the_future_of_a_live_run_is_told_and_the_stream_goes_on(api: Api, person: Person) -> None:
     run_id = await person.make()
     async with person.stream(run_id, last_event_id=9999) as stream:
-        told = await anext(stream)
-        assert (told.id, told.event) == (2, "gap")
+        published = await anext(stream)
+        assert (published.id, published.event) == (2, "gap")
         worker = await api.worker()
         await worker.say("after all")
         await worker.end()
@@ -184,8 +184,8 @@ async def test_what_a_model_has_so_far_is_streamed_and_moves_no_cursor(api: Api,
         assert numbers(await until(stream, 2)) == [1, 2]
         for tokens in (5, 9):
             await api.resources.event_log.show([progress(worker.run_id, tokens)])
-            told = await anext(stream)
-            assert (told.id, told.event, told.data["output_tokens"]) == (None, "progress", tokens)
+            published = await anext(stream)
+            assert (published.id, published.event, published.data["output_tokens"]) == (None, "progress", tokens)
         await worker.say("a line")
         assert (await anext(stream)).id == 3
     await api.resources.event_log.show([progress(worker.run_id, 12)])
@@ -205,7 +205,7 @@ async def test_who_comes_later_sees_what_a_model_has_so_far_until_its_call_is_ov
         assert (await anext(first)).event == "progress"
         async with person.stream(worker.run_id, last_event_id=2) as second:
             assert (await anext(second)).event == "progress"
-        await worker.tell([worker.number(EventType.MODEL, {"step": "s", "purpose": "turn", "status": "completed"})])
+        await worker.publish([worker.number(EventType.MODEL, {"step": "s", "purpose": "turn", "status": "completed"})])
         assert (await anext(first)).event == "model"
         async with person.stream(worker.run_id, last_event_id=3) as third:
             await worker.say("a line")

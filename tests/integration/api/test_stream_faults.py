@@ -84,14 +84,14 @@ async def test_nothing_is_missed_when_redis_is_stopped_and_comes_back_empty(
         server.kill()
         await worker.store(worker.lines("only in the database"))
         server.start()
-        await wait_until(lambda: _tells(worker, "told again"))
+        await wait_until(lambda: _publishes(worker, "told again"))
         seen = [(await anext(stream)).id for _ in range(worker.last_id - 2)]
         assert seen == list(range(3, worker.last_id + 1))
         await worker.end()
         assert numbers([frame async for frame in stream]) == [worker.last_id - 1, worker.last_id]
 
 
-async def _tells(worker: WorkerByHand, line: str) -> bool:
+async def _publishes(worker: WorkerByHand, line: str) -> bool:
     await worker.say(line)
     return True
 
@@ -100,7 +100,7 @@ async def test_the_wire_carries_on_while_the_database_lags_behind(api: Api, pers
     await person.make()
     worker = await api.worker()
     unstored = worker.lines("one", "two")
-    await worker.tell(unstored)
+    await worker.publish(unstored)
     async with person.stream(worker.run_id) as stream:
         assert [(await anext(stream)).id for _ in range(4)] == [1, 2, 3, 4]
         await worker.store(unstored)
@@ -116,12 +116,12 @@ async def test_numbers_that_are_nowhere_are_told_as_a_gap(api: Api, person: Pers
         assert [(await anext(stream)).id for _ in range(3)] == [1, 2, 3]
         worker.lines("lost", "lost", "lost")
         await worker.say("seven")
-        told, seven = await anext(stream), await anext(stream)
-        assert (told.id, told.event) == (6, "gap")
-        assert (told.data["after"], told.data["before"]) == (3, 7)
+        published, seven = await anext(stream), await anext(stream)
+        assert (published.id, published.event) == (6, "gap")
+        assert (published.data["after"], published.data["before"]) == (3, 7)
         assert seven.id == 7
         await worker.end()
-        live = [told, seven, *[frame async for frame in stream if frame.id]]
+        live = [published, seven, *[frame async for frame in stream if frame.id]]
     assert numbers(await person.watch(worker.run_id)) == [1, 2, 3, *numbers(live)]
 
 
@@ -129,9 +129,9 @@ async def test_a_gap_that_the_worker_told_is_not_told_twice(api: Api, person: Pe
     await person.make()
     worker = await api.worker()
     worker.lines(*("lost" for _ in range(1000)))
-    told = [worker.number(EventType.GAP, {"after": 2, "before": worker.last_id + 1, "reason": "lost"})]
-    await worker.tell(told)
-    await worker.store(told)
+    published = [worker.number(EventType.GAP, {"after": 2, "before": worker.last_id + 1, "reason": "lost"})]
+    await worker.publish(published)
+    await worker.store(published)
     await worker.end()
     watched = await person.watch(worker.run_id)
     assert [(frame.id, frame.event) for frame in watched[2:]] == [(1003, "gap"), (1004, "status"), (1005, "end")]
@@ -144,7 +144,7 @@ async def test_the_end_comes_also_when_the_worker_died_before_it_could_tell_it(s
     worker = await api.worker()
     async with person.stream(worker.run_id) as stream:
         assert [(await anext(stream)).id for _ in range(2)] == [1, 2]
-        await worker.end(told=False)
+        await worker.end(published=False)
         assert [frame.event async for frame in stream if frame.id] == ["status", "end"]
 
 
@@ -168,7 +168,7 @@ async def test_a_watcher_that_is_ahead_of_the_store_when_redis_is_emptied_hears_
     await person.make()
     worker = await api.worker()
     ahead = worker.lines("told, and not stored yet")
-    await worker.tell(ahead)
+    await worker.publish(ahead)
     async with person.stream(worker.run_id) as stream:
         while (await anext(stream)).id != ahead[-1].id:
             pass
@@ -206,7 +206,7 @@ async def test_a_generation_that_was_replaced_reaches_no_stream(api: Api, person
     [claim] = await queue.claim("newer", 1)
     newer = await WorkerByHand.take(api.resources, claim)
     with pytest.raises(AssertionError):
-        await old.tell(old.lines("from the grave"))
+        await old.publish(old.lines("from the grave"))
     await newer.say("alive")
     await newer.end()
     assert [frame.data.get("line") for frame in await person.watch(newer.run_id) if frame.event == "log"] == ["alive"]

@@ -33,9 +33,9 @@ async def test_a_run_tells_its_webhook_how_it_ended(
             secret = (await person.http.get("/agent/webhook-secret")).json()["secret"]
             assert received.is_signed_with(secret)
             run = await person.show(run_id)
-            told = received.json
-            assert (told["event"], told["run_id"], told["metadata"]) == (f"run.{status}", run_id, {"ticket": 7})
-            assert told["error"] == run["error"]
+            sent = received.json
+            assert (sent["event"], sent["run_id"], sent["metadata"]) == (f"run.{status}", run_id, {"ticket": 7})
+            assert sent["error"] == run["error"]
 
             async def delivered() -> bool:
                 return bool((await person.show(run_id))["webhook"]["status"] == "delivered")

@@ -59,11 +59,11 @@ class Receiver:
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.received.append(Received(first.split(" ")[1], headers, body))
-            told = self.answers.popleft() if self.answers else OK
-            if told is None:
+            received = self.answers.popleft() if self.answers else OK
+            if received is None:
                 await self.release.wait()
-                told = OK
-            writer.write(told)
+                received = OK
+            writer.write(received)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the sender has left

@@ -26,7 +26,7 @@ from worker.run.interruption import Interruption
 
 
 @dataclass
-class HeldModels:
+class RunModelsInTest:
     """One hold of one run. `events_so_far` are those that are committed."""
 
     resources: Resources
@@ -47,7 +47,7 @@ class HeldModels:
     async def events_so_far(self) -> list[Event]:
         return await self.resources.store.events.after(self.run.id, 0, 1000)
 
-    async def told(self, type: EventType = EventType.MODEL) -> list[dict[str, Any]]:
+    async def event_data(self, type: EventType = EventType.MODEL) -> list[dict[str, Any]]:
         await self.events.record()
         return [data_of(event) for event in await self.events_so_far() if event.type is type]
 
@@ -66,9 +66,9 @@ class Asking:
     gateway: ModelGateway
     registry: CollectorRegistry
 
-    async def held(
+    async def running(
         self, run: Run | None = None, *, redact: Callable[[str], str] = str, generation: int = 1, **values: Any
-    ) -> HeldModels:
+    ) -> RunModelsInTest:
         """A new run, or a further hold of this one."""
         store = self.resources.store
         if run is None:
@@ -80,7 +80,7 @@ class Asking:
         budget = await Budget.open(store, taken.run, taken.tier, RunBudget(), has_accounts=taken.has_accounts)
         interruption = Interruption()
         models = RunModels(self.gateway, store.model_calls, taken.run, events, budget, redact, interruption)
-        return HeldModels(self.resources, self.user, taken.run, models, events, interruption)
+        return RunModelsInTest(self.resources, self.user, taken.run, models, events, interruption)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)

@@ -43,15 +43,15 @@ def busy_slots(server: ModelHttpServer) -> int:
 
 
 async def test_a_real_model_answers(small_model: ModelHttpServer, spoken: Kind) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     async with opened(spoken, small_model.url, KEY) as server:
         request = asking("What is 2 + 2?", most=20, temperature=0.0, seed=1)
-        response = await server.complete(SMALL_MODEL, request, LIMITS, heard.append)
-    assert response.text == "".join(heard)
+        response = await server.complete(SMALL_MODEL, request, LIMITS, received.append)
+    assert response.text == "".join(received)
     assert "4" in response.text
     assert response.finish == "stop"
     assert 0 < response.usage.output_tokens < 20
-    assert len(heard) > 1
+    assert len(received) > 1
     # Of the chat template's marks, too.
     assert 10 < response.usage.input_tokens < 60
     assert not response.usage.is_estimate
@@ -101,10 +101,10 @@ async def test_a_url_may_have_its_version_or_not(model_server: ModelHttpServer, 
 
 
 async def test_a_real_server_stops_when_a_call_is_cancelled(model_server: ModelHttpServer) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     async with opened("openai", model_server.url, KEY) as server:
-        call = asyncio.create_task(server.complete(MODEL, asking(most=30_000, schema=ENDLESS), LONG, heard.append))
-        await wait_until(lambda: heard or call.done())
+        call = asyncio.create_task(server.complete(MODEL, asking(most=30_000, schema=ENDLESS), LONG, received.append))
+        await wait_until(lambda: received or call.done())
         assert not call.done()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -16,7 +16,7 @@ from backplane.process.tasks import end
 from backplane.resources import Resources
 from backplane.settings import fixed
 from tests.integration.models.conftest import asking as request_of
-from tests.integration.models.runs import Asking, HeldModels, asking
+from tests.integration.models.runs import Asking, RunModelsInTest, asking
 from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pieces_of, refusal, said
 from tests.waiting import wait_until
 from worker.llm import waiting
@@ -57,18 +57,18 @@ async def test_an_answer_is_written_down_with_its_question_and_its_cost(
     world: Asking, scripted: ScriptedModels
 ) -> None:
     scripted.script(said("openai", "Hel", "lo"))
-    held = await world.held()
-    heard: list[str] = []
-    response = await held.models.ask(request_of("Say hello."), PLAN, on_text=heard.append)
-    assert (response.text, response.model, response.micro_usd, heard) == ("Hello", "one/m", 81, ["Hel", "lo"])
-    [call] = await held.calls()
+    running = await world.running()
+    received: list[str] = []
+    response = await running.models.ask(request_of("Say hello."), PLAN, on_text=received.append)
+    assert (response.text, response.model, response.micro_usd, received) == ("Hello", "one/m", 81, ["Hel", "lo"])
+    [call] = await running.calls()
     assert (call.status, call.server, call.model, call.totals.micro_usd) == (CallStatus.COMPLETED, "one", "m", 81)
     assert call.request is not None
     assert [message["content"] for message in call.request["messages"]] == ["Be brief.", "Say hello."]
     assert call.response is not None
     assert call.response["text"] == "Hello"
-    [told] = await held.told()
-    assert told | {"duration_ms": 0} == {
+    [event] = await running.event_data()
+    assert event | {"duration_ms": 0} == {
         "step": "",
         "purpose": "plan",
         "number": 1,
@@ -87,9 +87,9 @@ async def test_an_answer_is_written_down_with_its_question_and_its_cost(
 
 async def test_what_was_answered_is_not_asked_again(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "Yes.", calls=[("look_up", {"word": "ox"})]))
-    first = await world.held()
+    first = await world.running()
     answered = await first.models.ask(request_of(), PLAN)
-    later = await world.held(first.run, generation=2)
+    later = await world.running(first.run, generation=2)
     assert await later.models.ask(request_of(), PLAN) == answered
     assert len(scripted.asked) == 1
     assert later.models.spent() == first.models.spent()
@@ -97,10 +97,10 @@ async def test_what_was_answered_is_not_asked_again(world: Asking, scripted: Scr
 
 async def test_another_question_in_its_place_is_asked(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "First."), said("openai", "Second."))
-    held = await world.held()
-    await held.models.ask(request_of("One?"), PLAN)
-    assert (await held.models.ask(request_of("Two?"), PLAN)).text == "Second."
-    spent = held.models.spent()
+    running = await world.running()
+    await running.models.ask(request_of("One?"), PLAN)
+    assert (await running.models.ask(request_of("Two?"), PLAN)).text == "Second."
+    spent = running.models.spent()
     assert (spent.calls, spent.output_tokens) == (1, 14)  # paid for is paid for
 
 
@@ -108,38 +108,38 @@ async def test_what_was_lost_in_the_middle_is_asked_again_and_counted_as_spent(
     world: Asking, scripted: ScriptedModels
 ) -> None:
     scripted.script(Reply(pieces_of("openai", Said(["Hel"]))[:2], headers=OPENAI, ending="hang"))
-    lost = await world.held(budget={"tokens": 10_000})
+    lost = await world.running(budget={"tokens": 10_000})
     call = asyncio.create_task(lost.models.ask(request_of(), PLAN))
-    await wait_until(lambda: scripted.in_hand == 1)
+    await wait_until(lambda: scripted.running_calls == 1)
     # Another worker takes the run over, and the first never hears of it.
     scripted.script(said("openai", "Hello"))
-    held = await world.held(lost.run, generation=2)
-    assert (await held.models.ask(request_of(), PLAN)).text == "Hello"
+    running = await world.running(lost.run, generation=2)
+    assert (await running.models.ask(request_of(), PLAN)).text == "Hello"
     await end(call)
-    balance, reserved, spent = (await held.balances())["run:tokens"]
+    balance, reserved, spent = (await running.balances())["run:tokens"]
     assert (balance + spent, reserved) == (10_000, 0)
-    told = held.models.spent()
-    assert told.input_tokens + told.output_tokens == spent
-    assert told.output_tokens == 50 + 7  # as many as it may have had, and what the second had
+    event = running.models.spent()
+    assert event.input_tokens + event.output_tokens == spent
+    assert event.output_tokens == 50 + 7  # as many as it may have had, and what the second had
 
 
 async def test_an_error_that_may_pass_is_tried_again(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 500, "out of order"), said("openai", "Hello"))
-    held = await world.held()
-    assert (await held.models.ask(request_of(), PLAN)).text == "Hello"
-    assert [told["status"] for told in await held.told()] == ["retrying", "completed"]
-    [line] = [told["line"] for told in await held.told(EventType.LOG)]
+    running = await world.running()
+    assert (await running.models.ask(request_of(), PLAN)).text == "Hello"
+    assert [event["status"] for event in await running.event_data()] == ["retrying", "completed"]
+    [line] = [event["line"] for event in await running.event_data(EventType.LOG)]
     assert "out of order; trying again in" in line
     assert world.sample("agent_model_retries_total", server="one", reason="model_unavailable") == 1
 
 
 async def test_a_server_that_is_always_too_busy_is_given_up(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 429, "later", retry_after="0"))
-    held = await world.held()
+    running = await world.running()
     with pytest.raises(ModelRateLimited, match=r"later \(tried: one/m 4×\)"):
-        await held.models.ask(request_of(), PLAN)
+        await running.models.ask(request_of(), PLAN)
     assert len(scripted.asked) == 4
-    [call] = await held.calls()
+    [call] = await running.calls()
     assert call.status is CallStatus.FAILED
     assert call.error is not None
     assert call.error.code == "model_rate_limited"
@@ -148,10 +148,10 @@ async def test_a_server_that_is_always_too_busy_is_given_up(world: Asking, scrip
 
 async def test_a_call_that_failed_may_be_made_again(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 400, "no"), said("openai", "Yes"))
-    held = await world.held()
+    running = await world.running()
     with pytest.raises(ModelRefused):
-        await held.models.ask(request_of(), PLAN)
-    assert (await held.models.ask(request_of(), PLAN)).text == "Yes"
+        await running.models.ask(request_of(), PLAN)
+    assert (await running.models.ask(request_of(), PLAN)).text == "Yes"
 
 
 async def test_the_next_model_answers_where_one_refuses(
@@ -159,10 +159,10 @@ async def test_the_next_model_answers_where_one_refuses(
 ) -> None:
     scripted.script(refusal("openai", 404, "no such model"), said("ollama", "Here."))
     async with asking(resources, user, **servers(scripted, model_fallbacks=["two/n"])) as world:
-        held = await world.held()
-        response = await held.models.ask(request_of(), PLAN)
+        running = await world.running()
+        response = await running.models.ask(request_of(), PLAN)
     assert (response.text, response.model, response.micro_usd) == ("Here.", "two/n", 0)
-    [call] = await held.calls()
+    [call] = await running.calls()
     assert (call.server, call.model) == ("two", "n")
 
 
@@ -171,10 +171,10 @@ async def test_when_all_have_failed_it_is_told_what_was_tried(
 ) -> None:
     scripted.script(refusal("openai", 400, "maximum context length is 8"), refusal("ollama", 404, "not found"))
     async with asking(resources, user, **servers(scripted, model_fallbacks=["two/n"])) as world:
-        held = await world.held()
+        running = await world.running()
         # Of the two errors, the one that the caller can do something about.
         with pytest.raises(ModelContextTooLong, match=r"tried: one/m 1×, two/n 1×"):
-            await held.models.ask(request_of(), PLAN)
+            await running.models.ask(request_of(), PLAN)
 
 
 async def test_a_model_that_was_named_has_no_fallbacks(
@@ -182,10 +182,10 @@ async def test_a_model_that_was_named_has_no_fallbacks(
 ) -> None:
     scripted.script(refusal("ollama", 404, "no such model"), refusal("ollama", 404, "no such model"))
     async with asking(resources, user, **servers(scripted, model_fallbacks=["one/m"])) as world:
-        of_the_run = await world.held(model="two/n")
+        of_the_run = await world.running(model="two/n")
         with pytest.raises(ModelRefused):
             await of_the_run.models.ask(request_of(), PLAN)
-        of_the_call = await world.held()
+        of_the_call = await world.running()
         with pytest.raises(ModelRefused):
             await of_the_call.models.ask(request_of(), PLAN, model="two/n")
     assert [asked.path for asked in scripted.asked] == ["/api/chat", "/api/chat"]
@@ -193,20 +193,20 @@ async def test_a_model_that_was_named_has_no_fallbacks(
 
 async def test_a_run_may_name_its_model(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("ollama", "Hello"))
-    held = await world.held(model="two/other")
-    assert (await held.models.ask(request_of(), PLAN)).model == "two/other"
+    running = await world.running(model="two/other")
+    assert (await running.models.ask(request_of(), PLAN)).model == "two/other"
     assert world.sample("agent_model_calls_total", server="two", model="other", status="completed") == 1
     with pytest.raises(ModelRefused, match="there are: one, two"):
-        await held.models.ask(request_of(), replace(PLAN, number=2), model="three/x")
+        await running.models.ask(request_of(), replace(PLAN, number=2), model="three/x")
 
 
 async def test_a_model_without_a_price_is_not_asked_within_a_budget_of_dollars(
     resources: Resources, user: User, scripted: ScriptedModels
 ) -> None:
     async with asking(resources, user, **servers(scripted, model_prices={})) as world:
-        held = await world.held(budget={"usd": 1})
+        running = await world.running(budget={"usd": 1})
         with pytest.raises(ModelRefused, match="MODEL_PRICES"):
-            await held.models.ask(request_of(), PLAN)
+            await running.models.ask(request_of(), PLAN)
     assert scripted.asked == []
 
 
@@ -215,28 +215,28 @@ async def test_a_model_without_a_price_says_so_where_nobody_counts(
 ) -> None:
     scripted.script(said("openai", "Hello"))
     async with asking(resources, user, **servers(scripted, model_prices={})) as world:
-        held = await world.held()
-        assert (await held.models.ask(request_of(), PLAN)).micro_usd is None
-        assert held.models.estimate_micro_usd(1, 1) is None
-    [told] = await held.told()
-    assert told["usd"] is None
-    assert held.models.spent().micro_usd is None
+        running = await world.running()
+        assert (await running.models.ask(request_of(), PLAN)).micro_usd is None
+        assert running.models.estimate_micro_usd(1, 1) is None
+    [event] = await running.event_data()
+    assert event["usd"] is None
+    assert running.models.spent().micro_usd is None
 
 
 async def test_a_call_that_cannot_be_paid_is_not_made(world: Asking, scripted: ScriptedModels) -> None:
-    held = await world.held(budget={"tokens": 40})
+    running = await world.running(budget={"tokens": 40})
     with pytest.raises(BudgetExhausted):
-        await held.models.ask(request_of(), PLAN)
+        await running.models.ask(request_of(), PLAN)
     assert scripted.asked == []
-    assert await held.calls() == []
-    assert (await held.balances())["run:tokens"] == (40, 0, 0)
+    assert await running.calls() == []
+    assert (await running.balances())["run:tokens"] == (40, 0, 0)
 
 
 async def test_what_a_call_took_is_settled_to_the_token(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "Hello"))
-    held = await world.held(budget={"tokens": 1000, "usd": 1})
-    await held.models.ask(request_of(), PLAN)
-    assert await held.balances() == {
+    running = await world.running(budget={"tokens": 1000, "usd": 1})
+    await running.models.ask(request_of(), PLAN)
+    assert await running.balances() == {
         "run:tokens": (1000 - 18, 0, 18),
         "run:micro_usd": (MICRO - 81, 0, 81),
     }
@@ -245,11 +245,11 @@ async def test_what_a_call_took_is_settled_to_the_token(world: Asking, scripted:
 async def test_what_broke_off_is_paid_as_far_as_it_came(world: Asking, scripted: ScriptedModels) -> None:
     broken = Reply(pieces_of("openai", Said(["w" * 60]))[:2], headers=OPENAI, ending="cut")
     scripted.script(broken, refusal("openai", 503, "away"), said("openai", "Hello"))
-    held = await world.held(budget={"tokens": 1000})
-    await held.models.ask(request_of(), PLAN)
-    spent = held.models.spent()
+    running = await world.running(budget={"tokens": 1000})
+    await running.models.ask(request_of(), PLAN)
+    spent = running.models.spent()
     assert spent.output_tokens == 20 + 0 + 7
-    assert (await held.balances())["run:tokens"] == (
+    assert (await running.balances())["run:tokens"] == (
         1000 - spent.input_tokens - spent.output_tokens,
         0,
         spent.input_tokens + spent.output_tokens,
@@ -258,31 +258,33 @@ async def test_what_broke_off_is_paid_as_far_as_it_came(world: Asking, scripted:
 
 async def test_a_cancelled_call_is_settled_with_the_runs_next_write(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(Reply(pieces_of("openai", Said(["w" * 60]))[:2], headers=OPENAI, ending="hang"))
-    held = await world.held(budget={"tokens": 1000})
-    heard: list[str] = []
-    call = asyncio.create_task(held.interruption.guard(held.models.ask(request_of(), PLAN, on_text=heard.append)))
-    await wait_until(lambda: heard)
-    held.interruption.set(Cause.CANCELLED)
+    running = await world.running(budget={"tokens": 1000})
+    received: list[str] = []
+    call = asyncio.create_task(
+        running.interruption.guard(running.models.ask(request_of(), PLAN, on_text=received.append))
+    )
+    await wait_until(lambda: received)
+    running.interruption.set(Cause.CANCELLED)
     with pytest.raises(Interrupted):
         await call
     await wait_until(lambda: scripted.left == 1)
-    assert [told["status"] for told in await held.told()] == ["cancelled"]
-    balance, reserved, spent = (await held.balances())["run:tokens"]
+    assert [event["status"] for event in await running.event_data()] == ["cancelled"]
+    balance, reserved, spent = (await running.balances())["run:tokens"]
     assert (balance + spent, reserved) == (1000, 0)
     assert spent > 20
     # It ended in these hands, so nobody takes it for lost later.
-    later = await world.held(held.run, generation=2)
+    later = await world.running(running.run, generation=2)
     await later.models.load()
-    told = later.models.spent()
-    assert told.input_tokens + told.output_tokens == spent
+    event = later.models.spent()
+    assert event.input_tokens + event.output_tokens == spent
 
 
 async def test_secrets_are_neither_sent_nor_kept(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "It is hunter2.", calls=[("look_up", {"word": "hunter2"})]))
-    held = await world.held(redact=lambda text: text.replace("hunter2", "[secret PASSWORD]"))
-    response = await held.models.ask(request_of("What about hunter2?"), PLAN)
+    running = await world.running(redact=lambda text: text.replace("hunter2", "[secret PASSWORD]"))
+    response = await running.models.ask(request_of("What about hunter2?"), PLAN)
     assert "hunter2" not in str(scripted.asked[0].body)
-    assert "hunter2" not in str(await held.calls())
+    assert "hunter2" not in str(await running.calls())
     assert "hunter2" not in str(response)
 
 
@@ -292,40 +294,40 @@ async def test_a_long_prompt_is_cut_where_it_is_kept_but_not_where_it_is_known_b
     monkeypatch.setattr(fixed, "MODEL_RECORD_MAX_BYTES", 1000)
     scripted.script(said("openai", "a" * 9000), said("openai", "other"))
     async with asking(resources, user, **servers(scripted)) as world:
-        held = await world.held()
+        running = await world.running()
         long = "x" * 50_000
-        answered = await held.models.ask(request_of(f"{long}1{long}"), PLAN)
-        assert (await held.models.ask(request_of(f"{long}1{long}"), PLAN)).text == answered.text == "a" * 9000
-        assert (await held.models.ask(request_of(f"{long}2{long}"), PLAN)).text == "other"
-    [call] = await held.calls()
+        answered = await running.models.ask(request_of(f"{long}1{long}"), PLAN)
+        assert (await running.models.ask(request_of(f"{long}1{long}"), PLAN)).text == answered.text == "a" * 9000
+        assert (await running.models.ask(request_of(f"{long}2{long}"), PLAN)).text == "other"
+    [call] = await running.calls()
     assert len(str(call.request)) < 2000
     assert "were not kept" in str(call.request)
 
 
 async def test_a_prompt_over_the_limit_is_not_sent(resources: Resources, user: User, scripted: ScriptedModels) -> None:
     async with asking(resources, user, **servers(scripted, model_max_input_bytes=100)) as world:
-        held = await world.held()
+        running = await world.running()
         with pytest.raises(ModelContextTooLong, match="MODEL_MAX_INPUT_BYTES allows 100"):
-            await held.models.ask(request_of("x" * 92), PLAN)
+            await running.models.ask(request_of("x" * 92), PLAN)
         scripted.script(said("openai", "Hello"))
-        await held.models.ask(request_of("x" * 91), PLAN)
+        await running.models.ask(request_of("x" * 91), PLAN)
 
 
 async def test_a_worker_that_lost_the_run_asks_nobody(world: Asking, scripted: ScriptedModels) -> None:
-    held = await world.held()
-    await world.held(held.run, generation=2)
+    running = await world.running()
+    await world.running(running.run, generation=2)
     with pytest.raises(Superseded):
-        await held.models.ask(request_of(), PLAN)
+        await running.models.ask(request_of(), PLAN)
     assert scripted.asked == []
 
 
 async def test_what_a_step_spent_is_told_with_what_is_below_it(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "Hello"))
-    held = await world.held()
+    running = await world.running()
     for step in ("", "a", "a/0", "ab/0"):
-        await held.models.ask(request_of(), AskedFor(step, "turn", 1))
-    assert held.models.spent("a").calls == 2
-    assert held.models.spent().calls == 4
+        await running.models.ask(request_of(), AskedFor(step, "turn", 1))
+    assert running.models.spent("a").calls == 2
+    assert running.models.spent().calls == 4
 
 
 async def test_a_wait_for_a_turn_is_told_and_ends_when_the_worker_leaves(
@@ -336,15 +338,15 @@ async def test_a_wait_for_a_turn_is_told_and_ends_when_the_worker_leaves(
     one = {"one": {"kind": "openai", "url": scripted.url, "slots": 1}}
     slots = asyncio.create_task(resources.slots.run())
     async with asking(resources, user, **servers(scripted, model_servers=one)) as world:
-        first, second = await world.held(), await world.held()
+        first, second = await world.running(), await world.running()
         calls = [asyncio.create_task(first.models.ask(request_of(), PLAN))]
-        await wait_until(lambda: scripted.in_hand == 1)
+        await wait_until(lambda: scripted.running_calls == 1)
         calls.append(asyncio.create_task(second.models.ask(request_of(), PLAN)))
 
-        async def told() -> bool:
-            return any("1 in line" in told["line"] for told in await second.told(EventType.LOG))
+        async def event() -> bool:
+            return any("1 in line" in event["line"] for event in await second.event_data(EventType.LOG))
 
-        await wait_until(told)
+        await wait_until(event)
         second.interruption.request_drain()
         with pytest.raises(Interrupted, match="drained"):
             await calls[1]
@@ -361,8 +363,8 @@ async def test_token_buckets_are_charged_for_what_was_generated(
     scripted.script(said("openai", "Hello", output_tokens=40))
     rates = {"user_tokens_per_second": 0.001, "user_tokens_burst": 100.0}
     async with asking(resources, user, **servers(scripted, **rates)) as world:
-        held = await world.held()
-        await held.models.ask(request_of(), PLAN)
+        running = await world.running()
+        await running.models.ask(request_of(), PLAN)
         spec = world.gateway.candidates(None)[0].spec
         [bucket] = world.gateway.limits.rates.buckets(user.id, "default", spec)
         assert await resources.buckets.level(bucket) == pytest.approx(60, abs=1)
@@ -377,17 +379,17 @@ async def test_the_first_wait_for_tokens_of_a_run_names_the_settings(
     monkeypatch.setattr(waiting, "MOMENT_SECONDS", 0.0)
     scripted.script(said("openai", "Hello", output_tokens=200))
     async with asking(resources, user, **servers(scripted, **DEFAULTS)) as world:
-        held = await world.held()
-        await held.models.ask(request_of(), PLAN)
+        running = await world.running()
+        await running.models.ask(request_of(), PLAN)
         lines = list[str]()
         for number in (2, 3):
-            call = asyncio.create_task(held.models.ask(request_of(), replace(PLAN, number=number)))
+            call = asyncio.create_task(running.models.ask(request_of(), replace(PLAN, number=number)))
 
-            async def told(number: int = number) -> bool:
-                lines[:] = [told["line"] for told in await held.told(EventType.LOG)]
+            async def event(number: int = number) -> bool:
+                lines[:] = [event["line"] for event in await running.event_data(EventType.LOG)]
                 return len(lines) == number - 1
 
-            await wait_until(told)
+            await wait_until(event)
             await end(call)
     assert lines[0].startswith("waiting for model tokens, for ")
     assert "the limit is 10 a second for an agent (AGENT_TOKENS_PER_SECOND)" in lines[0]
@@ -402,22 +404,22 @@ async def test_a_model_server_elsewhere_has_no_limit_of_tokens_by_default(
     scripted.script(said("openai", "Hello", output_tokens=200))
     elsewhere = {"one": {"kind": "openai", "url": scripted.url, "local": False}}
     async with asking(resources, user, **servers(scripted, model_servers=elsewhere, **DEFAULTS)) as world:
-        held = await world.held()
+        running = await world.running()
         for number in range(1, 6):
-            await held.models.ask(request_of(), replace(PLAN, number=number))
+            await running.models.ask(request_of(), replace(PLAN, number=number))
     assert len(scripted.asked) == 5
 
 
 # --- replay ---
 
 
-async def replayed(world: Asking, original: HeldModels) -> HeldModels:
-    return await world.held(origin={"kind": "replay", "run_id": original.run.id})
+async def replayed(world: Asking, original: RunModelsInTest) -> RunModelsInTest:
+    return await world.running(origin={"kind": "replay", "run_id": original.run.id})
 
 
 async def test_a_replay_has_the_same_answers_without_a_server(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "One."), said("openai", "Two."))
-    original = await world.held()
+    original = await world.running()
     first = await original.models.ask(request_of(), PLAN)
     second = await original.models.ask(request_of("And then?"), replace(PLAN, number=2))
     replay = await replayed(world, original)
@@ -425,12 +427,12 @@ async def test_a_replay_has_the_same_answers_without_a_server(world: Asking, scr
     assert await replay.models.ask(request_of("And then?"), replace(PLAN, number=2)) == second
     assert len(scripted.asked) == 2
     assert replay.models.spent().micro_usd == 0
-    assert [told["replayed"] for told in await replay.told()] == [True, True]
+    assert [event["replayed"] for event in await replay.event_data()] == [True, True]
 
 
 async def test_a_replay_that_asks_something_else_says_where_they_part(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "One."))
-    original = await world.held()
+    original = await world.running()
     await original.models.ask(request_of("How many files are there?"), PLAN)
     replay = await replayed(world, original)
     with pytest.raises(ReplayDiverged, match=r"plan 1: message 2 \(user\) was ….*files.*now is ….*lines"):
@@ -441,7 +443,7 @@ async def test_a_replay_that_asks_something_else_says_where_they_part(world: Ask
 
 async def test_a_replay_fails_where_the_run_failed(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 400, "not today"))
-    original = await world.held()
+    original = await world.running()
     with pytest.raises(ModelRefused):
         await original.models.ask(request_of(), PLAN)
     replay = await replayed(world, original)
@@ -452,11 +454,11 @@ async def test_a_replay_fails_where_the_run_failed(world: Asking, scripted: Scri
 
 async def test_a_replay_is_told_again_that_a_prompt_was_too_long(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 400, "maximum context length is 8"))
-    original = await world.held()
+    original = await world.running()
     replay = await replayed(world, original)
-    for held in (original, replay):
+    for running in (original, replay):
         with pytest.raises(ModelContextTooLong, match="maximum context length"):
-            await held.models.ask(request_of(), PLAN)
+            await running.models.ask(request_of(), PLAN)
 
 
 async def test_a_last_model_that_may_not_be_asked_ends_the_call(
@@ -465,10 +467,10 @@ async def test_a_last_model_that_may_not_be_asked_ends_the_call(
     scripted.script(refusal("openai", 404, "no such model"))
     settings = servers(scripted, model_fallbacks=["one/dear"])
     async with asking(resources, user, **settings) as world:
-        held = await world.held(budget={"usd": 1})
+        running = await world.running(budget={"usd": 1})
         with pytest.raises(ModelRefused, match="MODEL_PRICES"):
-            await held.models.ask(request_of(), PLAN)
-    [call] = await held.calls()
+            await running.models.ask(request_of(), PLAN)
+    [call] = await running.calls()
     assert (call.status, call.model) == (CallStatus.FAILED, "m")
     assert call.error is not None
     assert "MODEL_PRICES" in call.error.message
@@ -476,10 +478,10 @@ async def test_a_last_model_that_may_not_be_asked_ends_the_call(
 
 async def test_a_model_that_nobody_has_set_is_told(resources: Resources, user: User) -> None:
     async with asking(resources, user) as world:
-        held = await world.held()
+        running = await world.running()
         assert not world.gateway.is_set
         with pytest.raises(ModelRefused, match="set MODEL"):
-            await held.models.ask(request_of(), PLAN)
+            await running.models.ask(request_of(), PLAN)
 
 
 @pytest.mark.parametrize(
@@ -498,13 +500,13 @@ async def test_calls_of_steps_that_run_at_once_are_kept_apart(world: Asking, scr
         return said("openai", asked.body["messages"][-1]["content"])
 
     scripted.answer(echo)
-    held = await world.held(budget={"tokens": 100_000})
-    asked = [held.models.ask(request_of(f"n{number}"), AskedFor(f"s{number}", "turn", 1)) for number in range(8)]
+    running = await world.running(budget={"tokens": 100_000})
+    asked = [running.models.ask(request_of(f"n{number}"), AskedFor(f"s{number}", "turn", 1)) for number in range(8)]
     assert [answer.text for answer in await asyncio.gather(*asked)] == [f"n{number}" for number in range(8)]
-    assert {call.key.step_id: (call.response or {})["text"] for call in await held.calls()} == {
+    assert {call.key.step_id: (call.response or {})["text"] for call in await running.calls()} == {
         f"s{number}": f"n{number}" for number in range(8)
     }
-    assert (await held.balances())["run:tokens"] == (100_000 - 8 * 18, 0, 8 * 18)
+    assert (await running.balances())["run:tokens"] == (100_000 - 8 * 18, 0, 8 * 18)
 
 
 async def test_a_server_that_is_gone_is_unavailable_to_the_run(
@@ -512,6 +514,6 @@ async def test_a_server_that_is_gone_is_unavailable_to_the_run(
 ) -> None:
     gone = {"one": {"kind": "openai", "url": "http://127.0.0.1:9", "slots": 0}}
     async with asking(resources, user, **servers(scripted, model_servers=gone, model_retries=1)) as world:
-        held = await world.held()
+        running = await world.running()
         with pytest.raises(ModelUnavailable, match="cannot be reached"):
-            await held.models.ask(replace(request_of(), messages=[Message("user", "?")]), PLAN)
+            await running.models.ask(replace(request_of(), messages=[Message("user", "?")]), PLAN)

@@ -37,9 +37,9 @@ def ignore(_: str) -> None:
 
 async def test_the_text_is_handed_on_as_it_comes(adapter: ModelServer, scripted: ScriptedModels, kind: Kind) -> None:
     scripted.script(said(kind, "Grü", "ße", "!"))
-    heard: list[str] = []
-    response = await adapter.complete("m", asking(), LIMITS, heard.append)
-    assert (response.text, heard, response.finish) == ("Grüße!", ["Grü", "ße", "!"], "stop")
+    received: list[str] = []
+    response = await adapter.complete("m", asking(), LIMITS, received.append)
+    assert (response.text, received, response.finish) == ("Grüße!", ["Grü", "ße", "!"], "stop")
 
 
 async def test_the_servers_own_count_of_tokens_is_told(
@@ -141,7 +141,7 @@ async def test_cancelling_a_call_closes_its_connection(
         Reply(pieces_of(kind, Said(["word "] * 3))[:2], headers={"content-type": TYPES[kind]}, ending="hang")
     )
     call = asyncio.create_task(adapter.complete("m", asking(), LIMITS, ignore))
-    await wait_until(lambda: scripted.in_hand == 1)
+    await wait_until(lambda: scripted.running_calls == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -162,10 +162,10 @@ async def test_a_server_that_falls_silent_is_given_up(
 ) -> None:
     pieces = pieces_of(kind, Said(["word "] * 5))[:4]
     scripted.script(Reply(pieces, headers={"content-type": TYPES[kind]}, ending="hang"))
-    heard: list[str] = []
+    received: list[str] = []
     with pytest.raises(ModelTimeout, match=r"sent nothing for 0\.2 s"):
-        await adapter.complete("m", asking(), replace(LIMITS, silence_seconds=0.2), heard.append)
-    assert heard
+        await adapter.complete("m", asking(), replace(LIMITS, silence_seconds=0.2), received.append)
+    assert received
     await wait_until(lambda: scripted.left == 1)
 
 
@@ -282,13 +282,13 @@ async def test_a_server_that_is_not_there_is_unavailable(kind: Kind) -> None:
 async def test_an_error_in_the_middle_of_an_answer_is_told(
     adapter: ModelServer, scripted: ScriptedModels, kind: Kind
 ) -> None:
-    told = {
+    event = {
         "ollama": b'{"error": "the model runner has crashed"}\n',
         "openai": b'data: {"error": {"message": "the model runner has crashed"}}\n\n',
         "anthropic": b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", '
         b'"message": "the model runner has crashed"}}\n\n',
     }
-    pieces = [*pieces_of(kind, Said(["word "] * 5))[:4], told[kind]]
+    pieces = [*pieces_of(kind, Said(["word "] * 5))[:4], event[kind]]
     scripted.script(Reply(pieces, headers={"content-type": TYPES[kind]}))
     with pytest.raises(ModelUnavailable, match="runner has crashed"):
         await adapter.complete("m", asking(), LIMITS, ignore)

@@ -42,7 +42,7 @@ async def decide(
 
 
 async def decided(platform: Platform, run_id: str) -> list[tuple[str, str]]:
-    return [(told["step"], told["status"]) for told in await platform.told(run_id, EventType.DECISION)]
+    return [(data["step"], data["status"]) for data in await platform.event_data(run_id, EventType.DECISION)]
 
 
 async def test_a_step_waits_for_its_approval_and_holds_no_worker_meanwhile(
@@ -66,7 +66,7 @@ async def test_a_step_waits_for_its_approval_and_holds_no_worker_meanwhile(
         await platform.completed(run_id)
     assert (await platform.read(run_id, "marks")).split() == [b"a", b"b", b"c"]
     assert await decided(platform, run_id) == [("b", "pending"), ("b", "approved")]
-    assert [step for step, status in await platform.steps_told(run_id) if status == "started"] == ["a", "b", "c"]
+    assert [step for step, status in await platform.step_statuses(run_id) if status == "started"] == ["a", "b", "c"]
     await platform.ends_whole(run_id)
 
 
@@ -130,8 +130,8 @@ async def test_what_a_tool_takes_is_told_to_who_decides_and_not_to_all_who_watch
     await platform.until(run_id, RunStatus.WAITING)
     [decision] = await decisions(platform, run_id)
     assert decision.asked["schema"]["required"] == ["script"]
-    [told] = await platform.told(run_id, EventType.DECISION)
-    assert "schema" not in told["asked"]
+    [data] = await platform.event_data(run_id, EventType.DECISION)
+    assert "schema" not in data["asked"]
 
 
 async def test_a_rejected_step_fails_at_once_and_a_retried_run_asks_again(working_platform: Platform) -> None:
@@ -143,7 +143,7 @@ async def test_a_rejected_step_fails_at_once_and_a_retried_run_asks_again(workin
     assert run.error is not None
     assert (run.error.code, run.attempt) == ("rejected", 1)
     assert "too dear" in run.error.message
-    assert await platform.steps_told(run_id) == [("a", "failed")]
+    assert await platform.step_statuses(run_id) == [("a", "failed")]
     await platform.submission.retry(platform.user, run_id, uncertain_step_is_done=False)
     await platform.until(run_id, RunStatus.WAITING)
     await decide(platform, run_id, APPROVED)
@@ -220,7 +220,7 @@ async def test_two_answers_at_once_queue_the_run_once_and_both_are_done(working_
         )
     )
     await platform.completed(run_id)
-    assert [status for _, status in await platform.steps_told(run_id)].count("started") == 2
+    assert [status for _, status in await platform.step_statuses(run_id)].count("started") == 2
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ async def test_a_waiting_run_survives_its_worker_and_is_done_once(
 
 
 async def _asked(platform: Platform, run_id: str) -> bool:
-    return bool(await decisions(platform, run_id)) and ("slow", "started") in await platform.steps_told(run_id)
+    return bool(await decisions(platform, run_id)) and ("slow", "started") in await platform.step_statuses(run_id)
 
 
 async def test_a_tool_asks_a_question_and_gets_the_answer(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ async def test_a_tool_that_is_disabled_is_refused_before_the_first_step(start_pl
     assert run.error is not None
     assert run.error.code == "invalid_plan"
     assert "TOOLS_DISABLED" in run.error.message
-    assert await platform.steps_told(run_id) == []
+    assert await platform.step_statuses(run_id) == []
 
 
 async def test_a_run_that_waits_can_be_cancelled(working_platform: Platform) -> None:

@@ -73,25 +73,25 @@ async def statements(store: Store) -> AsyncIterator[list[str]]:
 
 
 async def test_where_nobody_has_an_account_a_budget_costs_nothing(store: Store, user: User) -> None:
-    held = await taken(store, user)
+    taken_run = await taken(store, user)
     async with statements(store) as asked:
-        budget = await opened(store, held)
+        budget = await opened(store, taken_run)
         assert not budget.active
         assert await budget.left(TOKENS) is None
     assert asked == []
     amounts = Amounts(tokens=10**12)
     settling = budget.settle("call", amounts), budget.release("call"), budget.settle_lost()
-    await write(store, held, budget.reserve("call", "a", amounts), *settling)
+    await write(store, taken_run, budget.reserve("call", "a", amounts), *settling)
     assert await balances(store) == {}
 
 
 async def test_a_run_has_the_limits_that_it_was_given(store: Store, user: User) -> None:
-    held = await taken(store, user, budget={"tokens": 100, "usd": 0.5})
-    budget = await opened(store, held, RunBudget(steps=3))
+    taken_run = await taken(store, user, budget={"tokens": 100, "usd": 0.5})
+    budget = await opened(store, taken_run, RunBudget(steps=3))
     assert budget.active
     assert await balances(store) == {
-        account_id(run_owner(held.run.id), TOKENS): (100, 0, 0),
-        account_id(run_owner(held.run.id), Resource.MICRO_USD): (MICRO // 2, 0, 0),
+        account_id(run_owner(taken_run.run.id), TOKENS): (100, 0, 0),
+        account_id(run_owner(taken_run.run.id), Resource.MICRO_USD): (MICRO // 2, 0, 0),
     }
     assert (await budget.left(TOKENS), await budget.left(STEPS)) == (100, None)
 
@@ -100,8 +100,8 @@ async def test_a_run_that_was_given_none_has_those_of_the_settings(store: Store,
     settings = Settings.model_validate({"budget_run_steps": 3, "budget_run_usd": 1.5})
     assert default_budget(settings) == RunBudget(steps=3, usd=1.5)
     assert default_budget(Settings.model_validate({})) == NONE
-    held = await taken(store, user)
-    budget = await opened(store, held, default_budget(settings))
+    taken_run = await taken(store, user)
+    budget = await opened(store, taken_run, default_budget(settings))
     assert (await budget.left(STEPS), await budget.left(TOKENS)) == (3, None)
 
 
@@ -116,8 +116,8 @@ def test_a_default_that_no_run_may_be_given_is_refused_as_a_setting(resource: st
 async def test_what_is_left_is_the_least_of_all_accounts(store: Store, user: User) -> None:
     for owner, amount in ((user_owner(user.id), 70), ("tier:standard", 80), ("tier:free", 1)):
         await store.ledger.deposit(owner, TOKENS, amount, owner)
-    held = await taken(store, user, budget={"tokens": 100})
-    budget = await opened(store, held)
+    taken_run = await taken(store, user, budget={"tokens": 100})
+    budget = await opened(store, taken_run)
     assert await budget.left(TOKENS) == 70
     await store.ledger.close(account_id(user_owner(user.id), TOKENS))
     assert await budget.left(TOKENS) == 80
@@ -126,25 +126,25 @@ async def test_what_is_left_is_the_least_of_all_accounts(store: Store, user: Use
 async def test_an_empty_budget_keeps_everything_else_of_its_transaction_from_being_written(
     store: Store, user: User
 ) -> None:
-    held = await taken(store, user, budget={"steps": 1})
-    budget = await opened(store, held)
-    await write(store, held, budget.reserve("a", "a", Amounts(steps=1)))
+    taken_run = await taken(store, user, budget={"steps": 1})
+    budget = await opened(store, taken_run)
+    await write(store, taken_run, budget.reserve("a", "a", Amounts(steps=1)))
     with pytest.raises(BudgetExhausted, match="0 steps left and 1 steps are needed"):
         await write(
             store,
-            held,
+            taken_run,
             lambda run: run.skip_pending_steps(),
             budget.settle("a", Amounts(steps=1)),
             budget.reserve("b", "b", Amounts(steps=1)),
         )
-    assert await balances(store) == {account_id(run_owner(held.run.id), STEPS): (0, 1, 0)}
+    assert await balances(store) == {account_id(run_owner(taken_run.run.id), STEPS): (0, 1, 0)}
 
 
 async def test_a_raised_budget_goes_on(store: Store, user: User) -> None:
-    held = await taken(store, user, budget={"steps": 0})
-    budget = await opened(store, held)
-    await store.ledger.raise_run_budget(held.run.id, RunBudget(steps=2), "decision")
-    await write(store, held, budget.reserve("a", "a", Amounts(steps=1)))
+    taken_run = await taken(store, user, budget={"steps": 0})
+    budget = await opened(store, taken_run)
+    await store.ledger.raise_run_budget(taken_run.run.id, RunBudget(steps=2), "decision")
+    await write(store, taken_run, budget.reserve("a", "a", Amounts(steps=1)))
     assert await budget.left(STEPS) == 1
 
 

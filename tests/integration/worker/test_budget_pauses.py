@@ -62,7 +62,7 @@ async def _waits_and_goes_on(platform: Platform) -> None:
     await approve(platform, run_id, steps=1)
     await platform.completed(run_id)
     assert await account(platform, run_id, Resource.STEPS) == (0, 0, 3)
-    assert [status for _, status in await platform.steps_told(run_id)] == ["started", "completed"] * 3
+    assert [status for _, status in await platform.step_statuses(run_id)] == ["started", "completed"] * 3
     await platform.ends_whole(run_id)
     await books_are_right(platform)
 
@@ -168,7 +168,7 @@ async def test_a_worker_that_is_lost_while_a_run_waits_for_money_changes_nothing
     async with worker(platform.settings):
         run = await platform.completed(run_id)
     assert run.attempt == 1
-    assert [step for step, status in await platform.steps_told(run_id) if status == "started"] == ["a", "b"]
+    assert [step for step, status in await platform.step_statuses(run_id) if status == "started"] == ["a", "b"]
     assert await account(platform, run_id, Resource.STEPS) == (0, 0, 2)
     await platform.ends_whole(run_id)
     await books_are_right(platform)

@@ -20,7 +20,7 @@ async def test_a_queued_run_is_cancelled_at_once_and_never_taken(platform: Platf
         later = await platform.submit(shell("a", "true"))
         await platform.completed(later)
     assert (await platform.run(run_id)).generation == 0
-    assert await platform.steps_told(run_id) == []
+    assert await platform.step_statuses(run_id) == []
     await platform.ends_whole(run_id)
 
 
@@ -71,5 +71,5 @@ async def test_a_run_whose_worker_was_lost_is_cancelled_by_the_next_one(platform
     await platform.submission.cancel(platform.user, run_id)
     async with worker(platform.settings):
         await platform.until(run_id, RunStatus.CANCELLED)
-    assert await platform.steps_told(run_id) == []
+    assert await platform.step_statuses(run_id) == []
     await platform.ends_whole(run_id)

@@ -63,7 +63,7 @@ async def test_after_kill_9_another_worker_finishes_the_run_and_repeats_no_finis
         ("running", 1),
         ("completed", None),
     ]
-    assert await platform.steps_told(run_id) == [
+    assert await platform.step_statuses(run_id) == [
         ("a", "started"),
         ("a", "completed"),
         ("b", "started"),
@@ -109,7 +109,7 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_any_more(
         run = await platform.completed(run_id)
         before = await platform.everything(run_id)
         stale.signal(signal.SIGCONT)
-        await stale.until_it_says("run lost: another worker has taken it")
+        await stale.until_logged("run lost: another worker has taken it")
     assert run.generation == 2
     assert await platform.everything(run_id) == before
     assert (await platform.read(run_id, "marks")).split() == [b"stale", b"b"]
@@ -127,7 +127,7 @@ async def test_a_run_that_loses_its_worker_again_and_again_is_failed_as_the_caus
         run = await platform.until(run_id, RunStatus.FAILED)
     assert run.error is not None
     assert (run.error.code, run.error.retryable, run.attempt) == ("worker_lost", False, 1)
-    assert await platform.steps_told(run_id) == []
+    assert await platform.step_statuses(run_id) == []
     await platform.ends_whole(run_id)
 
 
@@ -194,12 +194,12 @@ async def test_a_step_that_was_cut_off_in_the_middle_of_its_changes_asks_a_perso
         assert (run.error.code, run.error.step) == ("step_uncertain", "a")
         assert 'uncertain_step "repeat" or "done"' in run.error.message
         assert [step.status for step in await platform.journal(run_id)] == [StepStatus.UNCERTAIN, StepStatus.PENDING]
-        assert (await platform.steps_told(run_id))[-1] == ("a", "uncertain")
+        assert (await platform.step_statuses(run_id))[-1] == ("a", "uncertain")
 
-        async def is_held_by_nobody() -> bool:
+        async def has_no_worker() -> bool:
             return (await platform.resources.queue.statistics()).running == 0
 
-        await wait_until(is_held_by_nobody)
+        await wait_until(has_no_worker)
 
 
 @pytest.mark.parametrize(("is_done", "marks"), [(True, [b"b"]), (False, [b"a", b"b"])])
@@ -249,11 +249,11 @@ async def test_events_that_were_told_and_not_stored_any_more_are_stored_by_the_n
     run_id = await platform.submit(shell("a", "true"))
     claim = await platform.claimed()
     taken = await platform.taken(claim)
-    told = [_log_event(run_id, taken.last_event_id + number) for number in (1, 2, 3)]
-    await platform.resources.event_log.append([Batch(run_id, claim.generation, told)])
+    published = [_log_event(run_id, taken.last_event_id + number) for number in (1, 2, 3)]
+    await platform.resources.event_log.append([Batch(run_id, claim.generation, published)])
     async with worker(platform.settings):
         await platform.completed(run_id)
-    assert (await platform.history(run_id))[taken.last_event_id :][:3] == told
+    assert (await platform.history(run_id))[taken.last_event_id :][:3] == published
     await platform.ends_whole(run_id)
 
 
@@ -270,7 +270,7 @@ async def test_where_redis_was_emptied_in_that_moment_a_gap_says_that_numbers_ar
     after = history[taken.last_event_id :]
     assert after[0].type is EventType.GAP
     assert after[0].id > lost[-1].id
-    [gap] = await platform.told(run_id, EventType.GAP)
+    [gap] = await platform.event_data(run_id, EventType.GAP)
     assert (gap["after"], gap["before"]) == (taken.last_event_id, after[0].id)
     assert [event.id for event in after] == list(range(after[0].id, after[0].id + len(after)))
 
@@ -293,7 +293,7 @@ async def test_where_redis_is_emptied_between_two_questions_a_gap_says_so_too(
     monkeypatch.setattr(RedisEventLog, "last_id", then_emptied)
     async with worker(platform.settings):
         await platform.completed(run_id)
-    [gap] = await platform.told(run_id, EventType.GAP)
+    [gap] = await platform.event_data(run_id, EventType.GAP)
     assert gap["after"] == taken.last_event_id
     assert gap["before"] > lost.id + 1
 
@@ -379,13 +379,13 @@ async def test_a_run_goes_on_when_redis_forgets_its_claim_and_gives_it_out_again
         await resources.redis.commands.flushall()
         [is_queued] = await resources.queue.enqueue([Job(run_id, run.user_id, run.priority, 0)])
 
-        async def is_held_again() -> bool:
+        async def is_running_again() -> bool:
             return (await resources.queue.statistics()).running == 1 and await resources.queue.standing([run_id]) == [
                 None
             ]
 
         if is_queued:  # else its holder's heartbeat was quicker
-            await wait_until(is_held_again)
+            await wait_until(is_running_again)
         await platform.let_go(run_id)
         run = await platform.completed(run_id)
     assert run.generation == 1

@@ -140,8 +140,10 @@ async def test_an_approval_is_answered_once_and_holds_in_a_replay(working_platfo
     await platform.until(run_id, RunStatus.WAITING)
     decision = await _decide(platform, run_id, DecisionStatus.APPROVED)
     await platform.completed(run_id)
-    told = [data_of(event)["status"] for event in await platform.history(run_id) if event.type is EventType.DECISION]
-    assert (told, decision.step_id) == (["pending", "approved"], "ask")
+    statuses = [
+        data_of(event)["status"] for event in await platform.history(run_id) if event.type is EventType.DECISION
+    ]
+    assert (statuses, decision.step_id) == (["pending", "approved"], "ask")
     made = await platform.submission.replay(platform.user, run_id, None)
     await platform.completed(made.id)
     assert await outputs(platform, made.id) == {"ask": "done\n"}

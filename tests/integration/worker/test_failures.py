@@ -33,7 +33,7 @@ async def test_a_failing_step_fails_the_run_with_its_error_and_the_later_steps_a
     assert [step.status.value for step in journal] == ["completed", "failed", "skipped"]
     assert journal[1].result is not None
     assert (journal[1].result["exit_code"], journal[1].result["output"]) == (3, "why\n")
-    assert [data["status"] for data in await platform.told(run_id, EventType.END)] == ["failed"]
+    assert [data["status"] for data in await platform.event_data(run_id, EventType.END)] == ["failed"]
     await platform.ends_whole(run_id)
 
 
@@ -81,10 +81,12 @@ async def test_a_step_is_tried_as_often_as_its_policy_says(working_platform: Pla
     )
     run = await platform.until(run_id, RunStatus.FAILED)
     assert run.attempt == 1
-    statuses = [status for _, status in await platform.steps_told(run_id)]
+    statuses = [status for _, status in await platform.step_statuses(run_id)]
     assert statuses == ["started", "retrying", "started", "retrying", "started", "failed"]
     assert await platform.lines(run_id) == ["try"] * 3
-    pauses = [data["pause_seconds"] for data in await platform.told(run_id, EventType.STEP) if "pause_seconds" in data]
+    pauses = [
+        data["pause_seconds"] for data in await platform.event_data(run_id, EventType.STEP) if "pause_seconds" in data
+    ]
     assert len(pauses) == 2
     assert [step.tries for step in await platform.journal(run_id)] == [3]
 
@@ -99,7 +101,7 @@ async def test_a_step_that_succeeds_at_its_second_try_is_completed(
     async with worker(platform.settings):
         run_id = await platform.submit({**SCRIPTED, "retry": {"max_attempts": 5, "backoff_seconds": 0.01}})
         await platform.completed(run_id)
-    assert [status for _, status in await platform.steps_told(run_id)] == [
+    assert [status for _, status in await platform.step_statuses(run_id)] == [
         "started",
         "retrying",
         "started",
@@ -188,7 +190,7 @@ async def test_a_step_that_finds_a_part_away_waits_for_it_and_costs_no_attempt(
         run_id = await platform.submit({**SCRIPTED, "repeatable": True})
         run = await platform.completed(run_id)
     assert (tool.calls, run.attempt) == (4, 1)
-    warnings = [data for data in await platform.told(run_id, EventType.LOG) if data.get("level") == "warning"]
+    warnings = [data for data in await platform.event_data(run_id, EventType.LOG) if data.get("level") == "warning"]
     assert len(warnings) == 3
     assert "the sandbox cannot be started; trying again in" in warnings[0]["line"]
 

@@ -28,14 +28,14 @@ async def platform(start_platform: StartPlatform) -> Platform:
 
 
 async def warnings(platform: Platform, run_id: str) -> list[str]:
-    return [data["line"] for data in await platform.told(run_id, EventType.LOG) if data.get("level") == "warning"]
+    return [data["line"] for data in await platform.event_data(run_id, EventType.LOG) if data.get("level") == "warning"]
 
 
 async def test_it_is_told_how_much_is_missing_and_where_all_of_it_lies(platform: Platform) -> None:
     async with worker(platform.settings):
         run_id = await platform.submit(shell("chatty", CHATTY), shell("after", "ls -A"))
         await platform.completed(run_id)
-    logs = [data for data in await platform.told(run_id, EventType.LOG) if data["line"] != "y"]
+    logs = [data for data in await platform.event_data(run_id, EventType.LOG) if data["line"] != "y"]
     assert [(data["step"], data["level"]) for data in logs] == [("chatty", "warning")] * 2
     assert logs[0]["dropped_lines"] == 100_000 - LINES
     assert logs[1]["file"] == FILE

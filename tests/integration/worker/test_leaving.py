@@ -25,7 +25,7 @@ async def test_the_step_in_hand_ends_and_the_rest_of_the_run_is_handed_back(
     run_id = await platform.submit(shell("a", f"{UNTIL_GO}; echo a >> marks"), shell("b", "echo b >> marks"))
     await platform.until_begun(run_id)
     process.signal(signal.SIGTERM)
-    await process.until_it_says("draining")
+    await process.until_logged("draining")
     await platform.let_go(run_id)
     assert await process.ended() == 0
 
@@ -82,7 +82,7 @@ async def test_a_run_that_pauses_before_its_next_try_is_handed_back_at_once(star
         run_id = await platform.submit(failing)
 
         async def pauses() -> bool:
-            return ("a", "retrying") in await platform.steps_told(run_id)
+            return ("a", "retrying") in await platform.step_statuses(run_id)
 
         await wait_until(pauses)
     assert (await platform.run(run_id)).status is RunStatus.QUEUED
@@ -133,6 +133,6 @@ async def test_a_second_signal_ends_it_without_ado(platform: Platform, start_pro
     run_id = await platform.submit(shell("a", UNTIL_GO))
     await platform.until_begun(run_id)
     process.signal(signal.SIGTERM)
-    await process.until_it_says("draining")
+    await process.until_logged("draining")
     process.signal(signal.SIGTERM)
     assert await process.ended() == 1

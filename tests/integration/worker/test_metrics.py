@@ -173,7 +173,7 @@ async def test_a_worker_whose_metrics_port_is_taken_works_on_and_says_so(
 ) -> None:
     await start_process(platform)
     second = await start_process(platform)
-    await second.until_it_says(
+    await second.until_logged(
         "metrics are not served: the address cannot be used; set another METRICS_PORT or METRICS_HOST"
     )
     assert second.is_running

@@ -142,14 +142,16 @@ async def test_s3_is_away_for_a_while_in_the_middle_of_a_run(
         for checkout in platform.checkouts(run_id):
             (checkout / "go").touch()
 
-        async def is_told() -> bool:
-            return any(data.get("level") == "warning" for data in await platform.told(run_id, EventType.LOG))
+        async def is_logged() -> bool:
+            return any(data.get("level") == "warning" for data in await platform.event_data(run_id, EventType.LOG))
 
-        await wait_until(is_told, 20.0, "the run says that its workspace is away")
+        await wait_until(is_logged, 20.0, "the run says that its workspace is away")
         server.start()
         run = await ended_whole(platform, run_id)
     assert run.attempt == 1
-    [warning, *_] = [data for data in await platform.told(run_id, EventType.LOG) if data.get("level") == "warning"]
+    [warning, *_] = [
+        data for data in await platform.event_data(run_id, EventType.LOG) if data.get("level") == "warning"
+    ]
     assert "trying again in" in warning["line"]
 
 

@@ -37,11 +37,11 @@ async def test_steps_that_need_nothing_run_at_once_and_never_more_than_may(
     run_id = await platform.submit(*(hold(f"s{number}", needs=[]) for number in range(5)))
     async with worker(platform.settings):
         await wait_until(lambda: tool.blocked == 3)
-        assert [status for _, status in await platform.steps_told(run_id)] == ["started"] * 3
+        assert [status for _, status in await platform.step_statuses(run_id)] == ["started"] * 3
         tool.go.set()
         await platform.completed(run_id)
     assert tool.most == 3
-    assert [step for step, status in await platform.steps_told(run_id) if status == "started"] == [
+    assert [step for step, status in await platform.step_statuses(run_id) if status == "started"] == [
         f"s{number}" for number in range(5)
     ]
     await platform.ends_whole(run_id)
@@ -57,7 +57,7 @@ async def test_steps_that_do_not_say_what_they_need_run_one_after_another(
     async with worker(platform.settings):
         await platform.completed(run_id)
     assert tool.most == 1
-    assert [step for step, _ in await platform.steps_told(run_id)] == ["a", "a", "b", "b", "c", "c"]
+    assert [step for step, _ in await platform.step_statuses(run_id)] == ["a", "a", "b", "b", "c", "c"]
 
 
 async def test_a_step_begins_when_what_it_needs_is_done_whatever_else_still_runs(
@@ -69,14 +69,14 @@ async def test_a_step_begins_when_what_it_needs_is_done_whatever_else_still_runs
         hold("slow", needs=[]), shell("quick", "true", needs=[]), shell("after", "true", needs=["quick"])
     )
     async with worker(platform.settings):
-        await wait_until(lambda: _is_told(platform, run_id, ("after", "completed")))
+        await wait_until(lambda: _is_published(platform, run_id, ("after", "completed")))
         assert (await statuses(platform, run_id))["slow"] is StepStatus.STARTED
         tool.go.set()
         await platform.completed(run_id)
 
 
-async def _is_told(platform: Platform, run_id: str, told: tuple[str, str]) -> bool:
-    return told in await platform.steps_told(run_id)
+async def _is_published(platform: Platform, run_id: str, status: tuple[str, str]) -> bool:
+    return status in await platform.step_statuses(run_id)
 
 
 async def test_commands_at_once_have_files_of_their_own_and_what_each_makes_is_kept(working_platform: Platform) -> None:
@@ -110,7 +110,7 @@ async def test_when_a_step_fails_those_in_hand_end_well_and_no_other_begins(
         shell("fails", "exit 3", needs=[]), hold("slow", needs=[]), shell("after", "true", needs=["slow"])
     )
     async with worker(platform.settings):
-        await wait_until(lambda: _is_told(platform, run_id, ("fails", "failed")))
+        await wait_until(lambda: _is_published(platform, run_id, ("fails", "failed")))
         assert (await platform.run(run_id)).status is RunStatus.RUNNING
         tool.go.set()
         run = await platform.until(run_id, RunStatus.FAILED)
@@ -133,7 +133,7 @@ async def test_a_cancel_ends_all_steps_in_hand(platform: Platform, monkeypatch: 
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
     assert tool.blocked == 0
-    assert sorted((await platform.steps_told(run_id))[2:]) == [("a", "interrupted"), ("b", "interrupted")]
+    assert sorted((await platform.step_statuses(run_id))[2:]) == [("a", "interrupted"), ("b", "interrupted")]
     await platform.ends_whole(run_id)
 
 
@@ -150,7 +150,7 @@ async def test_a_worker_that_leaves_starts_no_further_step_and_the_next_goes_on(
     async with worker(platform.settings):
         run = await platform.completed(run_id)
     assert run.attempt == 1
-    assert [step for step, status in await platform.steps_told(run_id) if status == "started"] == ["a", "b", "c"]
+    assert [step for step, status in await platform.step_statuses(run_id) if status == "started"] == ["a", "b", "c"]
 
 
 @pytest.mark.slow

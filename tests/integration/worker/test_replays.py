@@ -7,7 +7,7 @@ import pytest
 
 from backplane.domain.runs import Run, RunStatus
 from tests.attack.outside import RETRY, ended, outside, post, posts, record, status
-from tests.integration.agent.conftest import StartWithModels, models, says, start_with_models, wishes
+from tests.integration.agent.conftest import StartWithModels, asks_for, models, says, start_with_models
 from tests.integration.tools.conftest import site
 from tests.integration.tools.site import Site
 from tests.integration.worker.conftest import StartPlatform
@@ -120,8 +120,8 @@ async def test_an_agent_goes_the_same_way_over_recorded_results(
 ) -> None:
     site.says("/pay", b"paid\n")
     models.script(
-        wishes(("shell", {"script": "echo $RANDOM$RANDOM > a.txt; cat a.txt"})),
-        wishes(("http_request", post(site)["arguments"])),
+        asks_for(("shell", {"script": "echo $RANDOM$RANDOM > a.txt; cat a.txt"})),
+        asks_for(("http_request", post(site)["arguments"])),
         says("Paid."),
     )
     platform: Platform = await start_with_models(**outside(site))
@@ -140,8 +140,8 @@ async def test_a_replay_offers_a_model_the_tools_of_mcp_servers_again_without_as
 ) -> None:
     """Also a replay of the replay."""
     models.script(
-        wishes(("calc__add", {"a": "two", "b": 40})),
-        wishes(("calc__add", {"a": 2, "b": 40})),
+        asks_for(("calc__add", {"a": "two", "b": 40})),
+        asks_for(("calc__add", {"a": 2, "b": 40})),
         says("42."),
     )
     platform: Platform = await start_with_models(mcp_servers=CALCULATORS, working=False)

@@ -38,18 +38,18 @@ async def writer(platform: Platform) -> AsyncIterator[EventWriter]:
     assert writing.cancelled(), "the loops end only when they are told to"
 
 
-async def held(
+async def running_run(
     platform: Platform, writer: EventWriter, superseded: list[str] | None = None, user: User | None = None
 ) -> RunEvents:
     """The events of a new run that this test holds."""
     run_id = await platform.submit(shell("a", "true"), user=user)
     [claim] = await platform.resources.queue.claim("by-hand", 1)
     taken = await platform.taken(claim)
-    told = superseded if superseded is not None else []
-    return writer.open(run_id, taken.run.user_id, claim.generation, taken.last_event_id, lambda: told.append(run_id))
+    lost = superseded if superseded is not None else []
+    return writer.open(run_id, taken.run.user_id, claim.generation, taken.last_event_id, lambda: lost.append(run_id))
 
 
-def say(events: RunEvents, count: int = 1) -> None:
+def emit_lines(events: RunEvents, count: int = 1) -> None:
     for number in range(count):
         events.emit(EventType.LOG, {"line": f"line {number}"})
 
@@ -66,9 +66,9 @@ async def listening(platform: Platform, *runs: RunEvents) -> AsyncIterator[Async
     async with platform.resources.event_log.subscription() as subscription:
 
         async def take() -> None:
-            async for heard in subscription.listen():
-                assert isinstance(heard, list)
-                for event in heard:
+            async for received in subscription.listen():
+                assert isinstance(received, list)
+                for event in received:
                     arrived.put_nowait(event)
 
         taking = asyncio.create_task(take())
@@ -97,17 +97,17 @@ def noted_calls(
     return calls
 
 
-def told_of(events: RunEvents, calls: Sequence[Mapping[str, list[int]]]) -> list[int]:
+def published_numbers(events: RunEvents, calls: Sequence[Mapping[str, list[int]]]) -> list[int]:
     return [number for call in calls for number in call.get(events.run_id, ())]
 
 
 async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
     platform: Platform, writer: EventWriter
 ) -> None:
-    chatty, quiet = await held(platform, writer), await held(platform, writer)
+    chatty, quiet = await running_run(platform, writer), await running_run(platform, writer)
     async with listening(platform, chatty, quiet) as arriving:
-        say(chatty, CHATTY)
-        say(quiet)
+        emit_lines(chatty, CHATTY)
+        emit_lines(quiet)
         before = 0
         async for event in arriving:
             if event.run_id == quiet.run_id:
@@ -122,14 +122,14 @@ async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_
 ) -> None:
     # More than one user may have at once.
     token, _ = await platform.resources.store.users.create_token("bob", Tier.STANDARD)
-    chatty = [await held(platform, writer) for _ in range(10)]
-    quiet = [await held(platform, writer, user=token.user) for _ in range(10)][-1]
+    chatty = [await running_run(platform, writer) for _ in range(10)]
+    quiet = [await running_run(platform, writer, user=token.user) for _ in range(10)][-1]
 
     def go_on() -> None:
         for run in chatty:
-            say(run, SHARE)
+            emit_lines(run, SHARE)
         if len(calls) == 3:
-            say(quiet)
+            emit_lines(quiet)
 
     async with listening(platform, quiet) as arriving:
         calls = noted_calls(platform, monkeypatch, before=go_on)
@@ -145,7 +145,7 @@ async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_
 async def test_neither_does_it_hold_up_their_way_into_the_database(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chatty, quiet = await held(platform, writer), await held(platform, writer)
+    chatty, quiet = await running_run(platform, writer), await running_run(platform, writer)
     stored: list[dict[str, int]] = []
     add_events = RunningRuns.add_events
 
@@ -154,8 +154,8 @@ async def test_neither_does_it_hold_up_their_way_into_the_database(
         return await add_events(self, batches)
 
     monkeypatch.setattr(RunningRuns, "add_events", noted)
-    say(chatty, CHATTY)
-    say(quiet)
+    emit_lines(chatty, CHATTY)
+    emit_lines(quiet)
     await wait_until(lambda: not chatty.unsaved and not quiet.unsaved)
     assert stored[0] == {chatty.run_id: SHARE, quiet.run_id: 1}
     assert max(max(batch.values()) for batch in stored) <= SHARE
@@ -179,9 +179,9 @@ def test_a_share_counts_bytes_and_not_characters() -> None:
 async def test_a_burst_takes_as_many_calls_as_it_has_shares(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     calls = noted_calls(platform, monkeypatch)
-    say(events, CHATTY)
+    emit_lines(events, CHATTY)
     await events.all_published.wait()
     assert [len(call[events.run_id]) for call in calls] == [SHARE] * 10
 
@@ -190,13 +190,13 @@ async def test_what_follows_within_the_gathering_time_is_one_call(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = EventWriter(platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.5)
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     calls = noted_calls(platform, monkeypatch)
     writing = asyncio.create_task(writer.run())
-    say(events)
+    emit_lines(events)
     await events.all_published.wait()
     for _ in range(5):
-        say(events)
+        emit_lines(events)
         await asyncio.sleep(0)
     await events.all_published.wait()
     assert calls == [{events.run_id: [3]}, {events.run_id: [4, 5, 6, 7, 8]}]
@@ -205,11 +205,11 @@ async def test_what_follows_within_the_gathering_time_is_one_call(
 
 
 async def test_events_reach_the_watchers_in_order_each_once(platform: Platform, writer: EventWriter) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     async with listening(platform, events) as arriving:
         seen = []
         for _ in range(3):
-            say(events, SHARE)
+            emit_lines(events, SHARE)
             await events.all_published.wait()
         async for event in arriving:
             seen.append(event.id)
@@ -219,8 +219,8 @@ async def test_events_reach_the_watchers_in_order_each_once(platform: Platform, 
 
 
 async def test_what_is_recorded_is_stored_with_all_events_before_it(platform: Platform, writer: EventWriter) -> None:
-    events = await held(platform, writer)
-    say(events, 7)
+    events = await running_run(platform, writer)
+    emit_lines(events, 7)
     seen = []
     await events.record(lambda transaction: seen.append(transaction))
     assert len(seen) == 1
@@ -231,9 +231,9 @@ async def test_the_holder_is_told_when_the_wire_or_the_database_finds_newer_hand
     platform: Platform, writer: EventWriter
 ) -> None:
     superseded: list[str] = []
-    events = await held(platform, writer, superseded)
+    events = await running_run(platform, writer, superseded)
     await platform.resources.store.running_runs.take(events.run_id, events.generation + 1)
-    say(events)
+    emit_lines(events)
     await wait_until(lambda: superseded)
     assert len(await platform.history(events.run_id)) == 2
     assert set(superseded) == {events.run_id}
@@ -244,8 +244,8 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
     writer = EventWriter(
         platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.005
     )
-    events = await held(platform, writer)
-    say(events, 3 * UNPUBLISHED_MAX)
+    events = await running_run(platform, writer)
+    emit_lines(events, 3 * UNPUBLISHED_MAX)
     assert len(events.unpublished) <= UNPUBLISHED_MAX
     assert events.unpublished[-1].id == 3 * UNPUBLISHED_MAX + 2
     await events.record()
@@ -255,18 +255,18 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
 async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events, other = await held(platform, writer), await held(platform, writer)
+    events, other = await running_run(platform, writer), await running_run(platform, writer)
     calls, last_stored = noted_calls(platform, monkeypatch), platform.resources.store.events.last_id
     events.hold_back()
-    say(events, 3)
+    emit_lines(events, 3)
     # Both loops have gone round since.
-    say(other)
+    emit_lines(other)
     await other.all_published.wait()
     await wait_until(lambda: not other.unsaved)
-    assert (told_of(events, calls), await last_stored(events.run_id)) == ([], 2)
+    assert (published_numbers(events, calls), await last_stored(events.run_id)) == ([], 2)
     await events.record()
     await events.all_published.wait()
-    assert (told_of(events, calls), await last_stored(events.run_id)) == ([3, 4, 5], 5)
+    assert (published_numbers(events, calls), await last_stored(events.run_id)) == ([3, 4, 5], 5)
 
 
 def _refuse(transaction: RunTransaction) -> None:
@@ -275,10 +275,10 @@ def _refuse(transaction: RunTransaction) -> None:
 
 
 async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: Platform, writer: EventWriter) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     with pytest.raises(TypeError):
         await events.record(_refuse, publish=[(EventType.STEP, {"status": "started"})])
-    say(events)
+    emit_lines(events)
     await events.record(publish=[(EventType.STEP, {"status": "failed"})])
     history = await platform.history(events.run_id)
     assert [(event.id, event.type.value) for event in history[2:]] == [(3, "log"), (4, "step")]
@@ -288,7 +288,7 @@ async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: P
 async def test_what_was_deferred_is_written_after_another_transaction_was_refused(
     platform: Platform, writer: EventWriter
 ) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     failures = platform.resources.store.dead_letters.failures
     events.defer(lambda transaction: transaction.note_failure(1, RunError("failed", "no")))
     events.emit(EventType.STEP, {"status": "completed"})
@@ -303,7 +303,7 @@ async def test_what_was_deferred_is_written_after_another_transaction_was_refuse
 async def test_a_transaction_that_is_tried_again_writes_the_same_values(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     commit, committed, noted = RunningRuns.commit, list[Sequence[RunWrite]](), list[str]()
 
     async def answer_lost(self: RunningRuns, run_id: str, generation: int, writes: Sequence[RunWrite]) -> None:
@@ -327,7 +327,7 @@ async def test_a_transaction_that_is_tried_again_writes_the_same_values(
 async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     write, committing = RunningRuns.commit, asyncio.Semaphore(0)
 
     async def slowly(self: RunningRuns, *asked: Any) -> None:
@@ -339,11 +339,11 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
     first = asyncio.create_task(events.record(publish=[(EventType.STEP, {"step": "a"})]))
     second = asyncio.create_task(events.record(publish=[(EventType.STEP, {"step": "b"})]))
     await asyncio.sleep(0)
-    say(events)
+    emit_lines(events)
     committing.release()
     await first
     await wait_until(lambda: not events.unpublished)
-    assert told_of(events, calls) == [3, 4]
+    assert published_numbers(events, calls) == [3, 4]
     assert not second.done()
     committing.release()
     await second
@@ -354,7 +354,7 @@ async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
 async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_written(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     write, go, begun = RunningRuns.commit, asyncio.Event(), asyncio.Event()
 
     async def slowly(self: RunningRuns, *asked: Any) -> None:
@@ -369,7 +369,7 @@ async def test_who_is_cancelled_while_it_writes_still_learns_whether_it_was_writ
     go.set()
     await asyncio.wait({writing})
     assert writing.cancelled()
-    say(events)
+    emit_lines(events)
     await events.record()
     assert [event.id for event in await platform.history(events.run_id)] == [1, 2, 3, 4]
 
@@ -382,7 +382,7 @@ async def test_a_log_line_may_wait_for_others_and_a_state_does_not(
         platform.resources.store, platform.resources.event_log, flush_seconds=600.0, gather_seconds=600.0
     )
     writing = asyncio.create_task(writer.run())
-    events = await held(platform, writer)
+    events = await running_run(platform, writer)
     events.emit(EventType.LOG, {"line": "after a silence"})
     await wait_until(lambda: not events.unpublished)
     events.emit(EventType.LOG, {"line": "gathered"})

@@ -39,12 +39,12 @@ async def test_its_events_tell_all_of_it_in_order(working_platform: Platform) ->
     platform = working_platform
     run_id = await platform.submit(shell("one", "echo 1; echo 2"), shell("two", "echo 3"))
     await platform.completed(run_id)
-    told = [
+    ended = [
         (event.type.value, data.get("step"), data.get("status") or data.get("line"))
         for event in await platform.history(run_id)
         if (data := data_of(event)) is not None
     ]
-    assert told == [
+    assert ended == [
         ("status", None, "created"),
         ("status", None, "queued"),
         ("status", None, "running"),
@@ -92,8 +92,8 @@ async def test_a_step_names_so_many_files_and_says_how_many_more_it_changed(
     run_id = await working_platform.submit(shell("one", f"seq -f f%g {files} | xargs touch"))
     view = await working_platform.completed(run_id)
     [one] = await working_platform.journal(run_id)
-    told = (await working_platform.told(run_id, EventType.STEP))[-1]
-    for said, name in ((one.result, "files_changed"), (told, "files_changed"), (view.result, "files")):
+    ended = (await working_platform.event_data(run_id, EventType.STEP))[-1]
+    for said, name in ((one.result, "files_changed"), (ended, "files_changed"), (view.result, "files")):
         assert said is not None
         assert (len(said[name]), said.get("files_left_out")) == (RESULT_FILES, left_out)
 
@@ -103,7 +103,7 @@ async def test_a_runbook_is_carried_out_too(working_platform: Platform) -> None:
     run_id = await platform.submit(prompt="# Say it\n```sh\necho said > out.txt\n```\n")
     await platform.completed(run_id)
     assert await platform.read(run_id, "out.txt") == b"said\n"
-    assert (await platform.told(run_id, EventType.PLAN))[0]["steps"] == [
+    assert (await platform.event_data(run_id, EventType.PLAN))[0]["steps"] == [
         {"id": "step-1", "title": "Say it", "tool": "shell"}
     ]
 
@@ -137,7 +137,7 @@ async def test_a_plan_that_cannot_be_carried_out_fails_before_its_first_step(
     assert run.error is not None
     assert run.error.code == "invalid_plan"
     assert sentence in run.error.message
-    assert await platform.steps_told(run_id) == []
+    assert await platform.step_statuses(run_id) == []
     assert await platform.resources.workspaces.workspace(platform.user.id, run_id).list() == []
 
 

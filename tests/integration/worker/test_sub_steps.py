@@ -173,6 +173,6 @@ async def test_a_cancel_ends_both(platform: Platform, monkeypatch: pytest.Monkey
         await platform.until_begun(run_id)
         await platform.submission.cancel(platform.user, run_id)
         await platform.until(run_id, RunStatus.CANCELLED)
-    told = await platform.steps_told(run_id)
-    assert told[2:] == [("outer/0.1.1", "interrupted"), ("outer", "interrupted")]
+    statuses = await platform.step_statuses(run_id)
+    assert statuses[2:] == [("outer/0.1.1", "interrupted"), ("outer", "interrupted")]
     await platform.ends_whole(run_id)

@@ -21,7 +21,9 @@ def step(tool: str, id: str = "", needs: str = "", **arguments: Any) -> dict[str
 
 async def output(platform: Platform, run_id: str, step_id: str) -> str:
     await platform.completed(run_id)
-    lines = [event["line"] for event in await platform.told(run_id, EventType.LOG) if event.get("step") == step_id]
+    lines = [
+        event["line"] for event in await platform.event_data(run_id, EventType.LOG) if event.get("step") == step_id
+    ]
     return "\n".join(lines)
 
 

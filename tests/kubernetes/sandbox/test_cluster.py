@@ -220,11 +220,11 @@ async def test_a_call_costs_three_requests(jobs: Jobs) -> None:
 
 async def test_a_job_too_large_for_every_node_is_told_in_the_schedulers_words(jobs: Jobs) -> None:
     name = await jobs.create(jobs.manifest(limits=replace(LIMITS, cpus=1000)))
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(SandboxUnschedulable, match=r"[Ii]nsufficient cpu"):
-        await jobs.cluster.started(name, 3, told.append)
-    assert any("nsufficient cpu" in line for line in told)
-    assert len(told) == len(set(told))
+        await jobs.cluster.started(name, 3, lines.append)
+    assert any("nsufficient cpu" in line for line in lines)
+    assert len(lines) == len(set(lines))
 
 
 async def test_an_image_that_cannot_be_had_is_told_so(jobs: Jobs) -> None:
@@ -283,10 +283,10 @@ async def full(kubeconfig: str, sandbox_image: str) -> AsyncIterator[Jobs]:
 
 async def test_a_used_up_quota_is_waited_for_and_then_told(full: Jobs) -> None:
     name = await full.create(full.manifest())
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(SandboxQuotaExceeded, match="no-room"):
-        await full.cluster.started(name, 4, told.append)
-    assert any("exceeded quota" in line for line in told)
+        await full.cluster.started(name, 4, lines.append)
+    assert any("exceeded quota" in line for line in lines)
 
 
 # --- found, claimed, removed ---

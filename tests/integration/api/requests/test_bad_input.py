@@ -168,10 +168,10 @@ async def test_an_unknown_tool_that_no_worker_was_there_to_refuse_fails_the_run_
     shown = await person.show(run_id)
     assert (shown["status"], shown["error"]["code"], shown["attempt"]) == ("failed", "invalid_plan", 1)
     assert "plan.steps.0.tool" in shown["error"]["message"]
-    await wait_until(lambda: _nothing_is_held(api))
+    await wait_until(lambda: _nothing_is_running(api))
 
 
-async def _nothing_is_held(api: Api) -> bool:
+async def _nothing_is_running(api: Api) -> bool:
     return (await api.resources.queue.statistics()).running == 0
 
 

@@ -122,8 +122,8 @@ async def test_a_redriven_run_is_carried_out_for_its_owner(api: Api, person: Per
     worker = await api.worker()
     assert worker.run_id == run_id
     async with person.stream(run_id) as stream:
-        told = [frame.data["status"] async for frame in stream_until(stream, 5)]
-    assert told == ["created", "queued", "failed", "failed", "queued"]
+        statuses = [frame.data["status"] async for frame in stream_until(stream, 5)]
+    assert statuses == ["created", "queued", "failed", "failed", "queued"]
     await worker.end()
     shown = await person.show(run_id)
     assert (shown["status"], shown["attempt"], shown["error"]) == ("completed", 1, None)

@@ -29,8 +29,8 @@ ASKED: dict[DecisionKind, dict[str, Any]] = {
 async def waiting(api: Api, person: Person, *kinds: DecisionKind) -> tuple[str, list[str]]:
     """A run that waits for these, and their ids."""
     run_id = await person.make()
-    by_hand = await api.worker()
-    assert by_hand.run_id == run_id
+    holder = await api.worker()
+    assert holder.run_id == run_id
     run = await api.resources.store.runs.find(run_id)
     assert run is not None
     asked = [
@@ -43,8 +43,8 @@ async def waiting(api: Api, person: Person, *kinds: DecisionKind) -> tuple[str, 
             transaction.ask(decision)
         transaction.wait_for_person(RunError("approval_required", "it is asked"), [decision.id for decision in asked])
 
-    await api.resources.store.running_runs.write(run_id, by_hand.claim.generation, wait)
-    await finish(api.resources.queue, by_hand.claim, 1.0)
+    await api.resources.store.running_runs.write(run_id, holder.claim.generation, wait)
+    await finish(api.resources.queue, holder.claim, 1.0)
     return run_id, [decision.id for decision in asked]
 
 

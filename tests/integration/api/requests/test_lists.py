@@ -73,7 +73,7 @@ async def test_pages_of_events_have_every_event_once(api: Api, person: Person, l
 async def test_events_of_a_live_run_are_readable_before_the_database_has_them(api: Api, person: Person) -> None:
     await person.make()
     worker = await api.worker()
-    await worker.tell(worker.lines("one"))
+    await worker.publish(worker.lines("one"))
     page = (await person.http.get(f"/agent/logs/{worker.run_id}", params={"after": 2})).json()
     assert [event["data"]["line"] for event in page["events"]] == ["one"]
     assert page["ended"] is False

@@ -272,15 +272,17 @@ async def test_a_run_whose_queue_is_away_says_so(start_api: StartApi, own_redis:
 async def test_a_run_that_waits_for_a_model_server_says_so(api: Api, person: Person) -> None:
     run_id, slots = await person.make(), api.resources.slots
     await api.worker()
-    told: list[int] = []
+    positions: list[int] = []
 
     async def call() -> None:
-        async with slots.hold(SlotRequest("gpu", "m", "u", run_id, "waits"), parallel=1, models=1, on_wait=told.append):
+        async with slots.hold(
+            SlotRequest("gpu", "m", "u", run_id, "waits"), parallel=1, models=1, on_wait=positions.append
+        ):
             pass
 
-    async with slots.hold(SlotRequest("gpu", "m", "u", "run", "holds"), parallel=1, models=1, on_wait=told.append):
+    async with slots.hold(SlotRequest("gpu", "m", "u", "run", "holds"), parallel=1, models=1, on_wait=positions.append):
         waiting = asyncio.create_task(call())
-        await wait_until(lambda: told)
+        await wait_until(lambda: positions)
         found = await explain(person, run_id)
         waiting.cancel()
         await asyncio.wait([waiting])
