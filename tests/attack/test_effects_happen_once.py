@@ -93,7 +93,7 @@ async def test_a_request_that_may_have_happened_is_not_sent_again(
 
 
 @pytest.mark.slow
-async def test_what_has_happened_is_told_so_where_only_its_answer_could_not_be_kept(
+async def test_what_has_happened_is_reported_so_where_only_its_answer_could_not_be_kept(
     start_platform: StartPlatform, site: Site
 ) -> None:
     site.says("/pay", b"x" * 1000, status="201 Created")
@@ -334,7 +334,7 @@ def agent(**more: Any) -> dict[str, Any]:
     return {"id": "agent", "tool": "agent", "arguments": {"goal": "Pay 10.", "tools": ["http_request"]}, **more}
 
 
-async def test_an_agent_is_not_told_of_what_may_have_happened_before_a_person_has_looked(
+async def test_an_agent_does_not_see_what_may_have_happened_before_a_person_has_looked(
     start_with_models: StartWithModels, models: ScriptedModels, site: Site
 ) -> None:
     site.pages["/pay"] = status("500 Internal Server Error")

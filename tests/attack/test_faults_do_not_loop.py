@@ -287,7 +287,7 @@ async def test_a_run_that_is_ended_by_its_row_gives_its_slot_back_though_its_eve
             await platform.completed(await platform.submit(shell("a", "true")))
 
 
-async def test_of_a_run_that_is_ended_by_its_row_nothing_stays_in_redis_and_its_user_hears_of_it(
+async def test_of_a_run_that_is_ended_by_its_row_nothing_stays_in_redis_and_its_user_gets_the_end(
     start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = await start_platform(worker_concurrency=1)

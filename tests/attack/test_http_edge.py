@@ -344,7 +344,7 @@ async def test_the_body_of_a_stranger_is_refused_before_it_is_sent(connect: Any,
         assert await connection.is_closed()
 
 
-async def test_a_user_who_asks_whether_to_send_a_body_is_told_to(connect: Any, person: Person) -> None:
+async def test_a_user_who_asks_whether_to_send_a_body_gets_100_continue(connect: Any, person: Person) -> None:
     body = b'{"action": "create", "prompt": "hello"}'
     fields = {"Content_Length": str(len(body)), "Content_Type": "application/json", "Expect": "100-continue"}
     async with connect() as connection:
@@ -437,7 +437,7 @@ async def statuses(url: str, source: str, count: int, *, token: str = "agt_wrong
     return found
 
 
-async def test_an_address_that_tries_tokens_is_told_to_wait_and_others_are_not(
+async def test_an_address_that_tries_tokens_has_to_wait_and_others_do_not(
     api: Api, source: str, person: Person
 ) -> None:
     assert await statuses(api.url, source, BURST + 5) == [401] * BURST + [429] * 5

@@ -111,7 +111,7 @@ def test_a_line_that_can_be_written_nowhere_is_left_out_at_once(place: str) -> N
         assert time.monotonic() - began < 60, "it waits for nobody"
 
 
-def test_a_reader_that_reads_again_gets_whole_lines_and_is_told_how_many_are_missing() -> None:
+def test_a_reader_that_reads_again_gets_whole_lines_and_the_number_of_missing_ones() -> None:
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0) as read, open(writer, "w") as stream:
         log = LogStream(stream)

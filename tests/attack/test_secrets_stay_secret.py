@@ -544,7 +544,7 @@ async def test_a_models_plan_prompts_answers_and_summary_are_redacted(
     await shows_nothing_of(platform, run_id, VALUE)
 
 
-async def test_a_webhook_is_not_told_a_secret(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_webhook_does_not_contain_a_secret(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(call: int, context: ToolContext) -> ToolResult:
         return ToolResult(1, error=RunError("refused", f"they refused {VALUE}"))
 

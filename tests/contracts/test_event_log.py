@@ -110,7 +110,7 @@ async def test_the_last_id_is_that_of_the_newest_event(event_log: EventLog) -> N
     assert await event_log.last_id("a") == 3
 
 
-async def test_a_repeated_append_is_kept_and_told_once(event_log: EventLog) -> None:
+async def test_a_repeated_append_is_kept_and_published_once(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         await event_log.append([batch("a", 1, 3)])
@@ -126,7 +126,9 @@ async def test_numbers_may_be_left_out(event_log: EventLog) -> None:
     assert [event.id for event in await event_log.after("a", 0, 100)] == [1, 2, 1000, 1001]
 
 
-async def test_an_older_generation_is_neither_kept_nor_told(event_log: EventLog, clients: RedisClients) -> None:
+async def test_events_of_an_older_generation_are_neither_kept_nor_published(
+    event_log: EventLog, clients: RedisClients
+) -> None:
     await claims(clients, "a", 2)
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
@@ -229,7 +231,7 @@ async def test_events_that_nobody_stores_stay_for_as_long_as_is_set(event_log: E
 # --- listening ---
 
 
-async def test_all_is_heard_that_is_told_after_a_run_was_added(event_log: EventLog) -> None:
+async def test_all_is_received_that_is_published_after_a_run_was_added(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         for number in range(1, 21):
             await listener.subscription.add(f"run-{number}")
@@ -239,7 +241,7 @@ async def test_all_is_heard_that_is_told_after_a_run_was_added(event_log: EventL
         assert listener.interruptions == 0
 
 
-async def test_events_are_heard_as_they_were_told(event_log: EventLog) -> None:
+async def test_events_are_received_as_they_were_published(event_log: EventLog) -> None:
     appended = batch("a", 1, 3)
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
@@ -248,7 +250,7 @@ async def test_events_are_heard_as_they_were_told(event_log: EventLog) -> None:
         assert listener.received == list(appended.events)
 
 
-async def test_what_is_live_only_is_heard_in_order_and_not_kept(event_log: EventLog) -> None:
+async def test_what_is_live_only_is_received_in_order_and_not_kept(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         await event_log.append([batch("a", 1, 2)])
@@ -269,7 +271,7 @@ async def test_what_a_newer_worker_publishes_interrupts_nobody(event_log: EventL
     assert listener.interruptions == 0
 
 
-async def test_runs_that_were_not_added_are_not_heard(event_log: EventLog) -> None:
+async def test_runs_that_were_not_added_are_not_received(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         await event_log.append([batch("b", 1, 1), batch("a", 1, 1)])
@@ -277,7 +279,7 @@ async def test_runs_that_were_not_added_are_not_heard(event_log: EventLog) -> No
         assert listener.ids("b") == []
 
 
-async def test_a_run_that_was_removed_is_heard_no_longer_and_may_be_added_again(event_log: EventLog) -> None:
+async def test_a_run_that_was_removed_is_received_no_longer_and_may_be_added_again(event_log: EventLog) -> None:
     async with listening(event_log) as listener:
         await listener.subscription.add("a")
         await listener.subscription.add("b")
@@ -291,7 +293,7 @@ async def test_a_run_that_was_removed_is_heard_no_longer_and_may_be_added_again(
         assert listener.ids("a") == [1, 3]
 
 
-async def test_two_subscriptions_hear_the_same(event_log: EventLog) -> None:
+async def test_two_subscriptions_receive_the_same(event_log: EventLog) -> None:
     async with listening(event_log) as first, listening(event_log) as second:
         await asyncio.gather(first.subscription.add("a"), second.subscription.add("a"))
         await event_log.append([batch("a", 1, 100)])
@@ -299,7 +301,9 @@ async def test_two_subscriptions_hear_the_same(event_log: EventLog) -> None:
         assert first.received == second.received
 
 
-async def test_a_cut_is_told_once_all_is_heard_again(event_log: EventLog, clients: RedisClients) -> None:
+async def test_a_lost_subscription_is_reported_once_it_is_complete_again(
+    event_log: EventLog, clients: RedisClients
+) -> None:
     async with listening(event_log) as listener:
         runs = [f"run-{number}" for number in range(50)]
         for run_id in runs:
@@ -338,7 +342,7 @@ async def _is_subscribed(clients: RedisClients, run_id: str) -> bool:
     return bool((await clients.commands.pubsub_numsub(clients.keys.channel(run_id)))[0][1])
 
 
-async def test_who_listens_to_a_user_hears_that_a_run_of_the_user_has_events(
+async def test_a_subscription_to_a_user_receives_that_a_run_of_the_user_has_events(
     event_log: EventLog, clients: RedisClients
 ) -> None:
     await claims(clients, "queued", 0)

@@ -32,7 +32,7 @@ async def test_nobody_gives_up_what_another_has(clients: RedisClients) -> None:
     assert not await other.hold()
 
 
-async def test_what_is_not_renewed_ends_for_its_holder_too(clients: RedisClients) -> None:
+async def test_a_lease_that_is_not_renewed_ends_for_its_owner_too(clients: RedisClients) -> None:
     one, other = lease(clients, "one", seconds=0.1), lease(clients, "other")
     assert await one.hold()
     await wait_until(other.hold)

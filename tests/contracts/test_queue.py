@@ -87,12 +87,12 @@ async def test_a_claim_knows_whose_run_it_is(queue: Queue) -> None:
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, 8), crashes=0)
 
 
-async def test_a_run_is_queued_once_however_often_it_is_told(queue: Queue) -> None:
+async def test_a_run_is_queued_once_however_often_it_is_enqueued(queue: Queue) -> None:
     assert [await queue.enqueue([job("a")]) for _ in range(3)] == [[True], [False], [False]]
     assert await claim(queue) == ["a"]
 
 
-async def test_a_run_that_is_held_or_scheduled_is_not_queued_beside(queue: Queue) -> None:
+async def test_a_run_that_is_running_or_scheduled_is_not_queued_twice(queue: Queue) -> None:
     await enqueue(queue, "is held", "is scheduled")
     _, scheduled = await queue.claim("worker-1", 2)
     await postpone(queue, scheduled, 600)
@@ -165,7 +165,7 @@ async def test_a_lease_that_is_renewed_does_not_end(queue: Queue, hasty: Queue) 
     assert await claim(queue) == ["left alone"]
 
 
-async def test_renewing_names_the_runs_that_are_in_other_hands(queue: Queue, hasty: Queue) -> None:
+async def test_renewing_names_the_runs_that_other_workers_have(queue: Queue, hasty: Queue) -> None:
     await enqueue(queue, "mine", "taken over", "over")
     mine, taken_over, finished = await hasty.claim("worker-1", 3)
     await queue.renew("worker-1", 10, [mine, finished])
@@ -175,7 +175,7 @@ async def test_renewing_names_the_runs_that_are_in_other_hands(queue: Queue, has
     assert (await queue.renew("worker-1", 10, [mine, taken_over, finished])).lost == {"taken over", "over"}
 
 
-async def test_a_held_run_is_known_again_after_redis_was_emptied(queue: Queue, clients: RedisClients) -> None:
+async def test_a_running_run_is_known_again_after_redis_was_emptied(queue: Queue, clients: RedisClients) -> None:
     await queue.enqueue([Job("a", "somebody", Priority.HIGH)])
     owned = await claim_one(queue)
     await clients.commands.flushall()
@@ -263,14 +263,14 @@ async def test_a_forgotten_run_is_taken_by_nobody(queue: Queue) -> None:
     assert await claim(queue) == ["stays"]
 
 
-async def test_a_held_run_is_not_forgotten(queue: Queue) -> None:
+async def test_a_running_run_is_not_forgotten(queue: Queue) -> None:
     await enqueue(queue, "a")
     owned = await claim_one(queue)
     await queue.forget("a")
     assert await queue.renew("worker-1", 10, [owned]) == Renewed(frozenset(), leads=True)
 
 
-async def test_a_run_that_is_disowned_is_its_holders_again(queue: Queue, clients: RedisClients) -> None:
+async def test_a_run_that_is_disowned_is_its_workers_again(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
     owned = await claim_one(queue)
     await clients.commands.flushall()  # as a replica that was told of nothing yet
@@ -334,7 +334,7 @@ async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisCl
     assert sorted([await claimed_by(one) for one in waiting]) == [["a"], ["b"], ["c"]]
 
 
-async def test_a_worker_that_leaves_runs_behind_wakes_another(queue: Queue, clients: RedisClients) -> None:
+async def test_a_worker_that_leaves_runs_in_the_queue_wakes_another(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a", "b")
     await clients.commands.delete(clients.keys.wake_ups)
     assert await claim(queue, 1) == ["a"]
@@ -352,9 +352,7 @@ async def test_a_wait_that_ends_without_a_bell_looks_once_more(queue: Queue, cli
     assert [found.run_id for found in await queue.claim("worker-1", 1, 0.05)] == ["a"]
 
 
-async def test_a_worker_that_is_told_to_leave_waits_no_longer_and_takes_nothing(
-    queue: Queue, clients: RedisClients
-) -> None:
+async def test_a_worker_that_drains_waits_no_longer_and_takes_nothing(queue: Queue, clients: RedisClients) -> None:
     leaves, stays = waiting_worker(queue, worker="leaves"), waiting_worker(queue, worker="stays")
     await until_blocked(clients, 2)
     await clients.commands.delete(clients.keys.wake_ups)
@@ -364,14 +362,14 @@ async def test_a_worker_that_is_told_to_leave_waits_no_longer_and_takes_nothing(
     assert await claimed_by(stays) == ["a"]
 
 
-async def test_a_run_that_comes_as_a_worker_leaves_is_for_the_next_one(queue: Queue) -> None:
+async def test_a_run_that_comes_as_a_worker_drains_is_for_the_next_one(queue: Queue) -> None:
     await queue.end_wait("leaves")
     await enqueue(queue, "a")
     assert await queue.claim("leaves", 1, 600) == []
     assert await claimed_by(waiting_worker(queue)) == ["a"]
 
 
-async def test_a_cancel_is_heard_by_all_workers(queue: Queue, clients: RedisClients) -> None:
+async def test_a_cancel_reaches_all_workers(queue: Queue, clients: RedisClients) -> None:
     async with queue.cancels() as first, queue.cancels() as second:
         hearing = [asyncio.ensure_future(anext(announced)) for announced in (first, second)]
 
@@ -394,7 +392,7 @@ async def test_runs_stand_in_the_order_in_which_they_will_be_taken(queue: Queue)
     assert [standing and standing.position for standing in found] == [1, 2, 3, 4, None]
 
 
-async def test_a_held_run_stands_nowhere(queue: Queue) -> None:
+async def test_a_running_run_stands_nowhere(queue: Queue) -> None:
     await enqueue(queue, "a")
     await claim_one(queue)
     assert await queue.standing(["a"]) == [None]
@@ -438,7 +436,7 @@ async def test_the_numbers_of_the_queue_are_its_runs(queue: Queue) -> None:
     assert await known(queue, ["a", "b", "c", "d", "e"]) == [True, True, True, True, False]
 
 
-async def test_a_worker_counts_while_it_beats_and_until_it_leaves(queue: Queue, hasty: Queue) -> None:
+async def test_a_worker_counts_while_it_beats_and_until_it_is_deregistered(queue: Queue, hasty: Queue) -> None:
     await queue.renew("stays", 3, [])
     await queue.renew("leaves", 3, [])
     await hasty.renew("dies", 3, [])
@@ -563,7 +561,7 @@ async def test_an_empty_queue_has_no_depth_in_any_priority(queue: Queue) -> None
     assert await queue.depths() == dict.fromkeys(Priority, Depth(0, 0, 0.0))
 
 
-async def test_the_depth_counts_what_may_be_taken_by_priority_and_not_what_is_held(queue: Queue) -> None:
+async def test_the_depth_counts_what_may_be_taken_by_priority_and_not_what_is_running(queue: Queue) -> None:
     await enqueue(queue, "a", "b", "c")
     await enqueue(queue, "urgent", priority=Priority.CRITICAL)
     await claim(queue, 2)

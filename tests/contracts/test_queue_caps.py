@@ -248,7 +248,7 @@ async def test_a_cap_that_is_raised_or_taken_away_lets_parked_runs_in(
     assert await in_which_order(wide) == expected
 
 
-async def test_a_held_run_counts_under_its_cap_again_after_redis_was_emptied(clients: RedisClients) -> None:
+async def test_a_running_run_counts_under_its_cap_again_after_redis_was_emptied(clients: RedisClients) -> None:
     queue = redis_queue(clients, caps=Caps(user={NORMAL: 1}))
     await queue.enqueue([job("first"), job("second")])
     claims = await queue.claim("worker-1", 10)
@@ -417,7 +417,7 @@ async def test_the_last_hundred_that_ended_stay_at_hand_newest_first(clients: Re
     assert await clients.commands.exists(clients.keys.job("run-029"), clients.keys.job("run-030")) == 1
 
 
-async def test_a_finished_job_tells_how_it_ended(clients: RedisClients) -> None:
+async def test_a_finished_job_says_how_it_ended(clients: RedisClients) -> None:
     queue = redis_queue(clients)
     await queue.enqueue([job("failed"), job("cancelled", "user-2")])
     [claim] = await queue.claim("worker-1", 1)
@@ -440,7 +440,7 @@ async def test_a_run_that_died_is_among_the_dead_until_it_is_said_otherwise(clie
     assert (await queue.statistics()).dead == 0
 
 
-async def test_many_are_settled_in_one_call_and_those_in_other_hands_are_passed_over(clients: RedisClients) -> None:
+async def test_many_are_settled_in_one_call_and_those_of_other_workers_are_passed_over(clients: RedisClients) -> None:
     queue = redis_queue(clients)
     hasty = redis_queue(clients, lease_seconds=0.001)
     await queue.enqueue([job(name) for name in ("over", "back", "later", "taken over")])

@@ -18,7 +18,7 @@ def job(name: str) -> Job:
     return Job(name, "user", Priority.NORMAL)
 
 
-async def test_a_second_platform_is_refused_and_told_which_setting_keeps_them_apart(clients: RedisClients) -> None:
+async def test_a_second_platform_is_refused_with_the_setting_that_keeps_them_apart(clients: RedisClients) -> None:
     await redis_queue(clients).open(OURS)
     with pytest.raises(QueueOfAnother, match="Set REDIS_KEY_PREFIX to one that no other platform uses"):
         await redis_queue(clients).open(THEIRS)

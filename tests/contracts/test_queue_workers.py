@@ -7,7 +7,7 @@ from tests.queues import finish, redis_queue
 from tests.waiting import wait_until
 
 
-async def test_workers_are_told_with_their_slots_and_the_runs_in_their_hands(clients: RedisClients) -> None:
+async def test_workers_are_listed_with_their_slots_and_their_runs(clients: RedisClients) -> None:
     queue = redis_queue(clients)
     await queue.enqueue([Job(f"run-{number}", "user-1", Priority.NORMAL) for number in range(3)])
     first, second = await queue.claim("pod-a-1-x|y", 2)

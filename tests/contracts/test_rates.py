@@ -54,7 +54,7 @@ async def test_a_name_over_its_limit_is_in_no_others_way(clients: RedisClients) 
     assert await granted(one, name="quiet") == 1
 
 
-async def test_a_refused_call_is_told_how_long_to_wait(clients: RedisClients) -> None:
+async def test_a_refused_call_learns_how_long_to_wait(clients: RedisClients) -> None:
     one = limiter(clients, per_second=0.1, burst=2)
     assert await granted(one, one) == 2
     assert 8.0 < await one.take("a") <= 10.0

@@ -144,7 +144,7 @@ async def test_a_call_goes_on_at_once_where_a_slot_is_free(slots: Slots, serving
     assert (server.came, server.places) == (["a", "b"], {"a": [], "b": []})
 
 
-async def test_a_call_too_many_is_told_its_place_and_gets_the_slot_that_is_freed(
+async def test_a_call_too_many_learns_its_place_and_gets_the_slot_that_is_freed(
     slots: Slots, other: Slots, serving: Serving
 ) -> None:
     server = serving(1)
@@ -318,7 +318,7 @@ async def test_a_model_too_many_gets_no_more_calls(clients: RedisClients, slots:
 # --- ends of all kinds ---
 
 
-async def test_who_gives_up_waiting_leaves_the_line_at_once(slots: Slots, serving: Serving) -> None:
+async def test_a_call_that_gives_up_waiting_leaves_the_line_at_once(slots: Slots, serving: Serving) -> None:
     server = serving(1)
     await server.calls(slots, "a", "b", "c")
     await server.cancel("b")
@@ -461,7 +461,9 @@ async def test_after_redis_was_emptied_all_go_on_and_nobody_is_let_in_too_early(
         await server.cancel_all()
 
 
-async def test_while_redis_is_away_calls_wait_and_holders_go_on(own_redis: Callable[..., RedisServer]) -> None:
+async def test_while_redis_is_away_calls_wait_and_those_with_a_slot_go_on(
+    own_redis: Callable[..., RedisServer],
+) -> None:
     away = own_redis()
     clients = RedisClients(away.url)
     async with working(clients, lease=SHORT_SECONDS) as slots:
@@ -479,7 +481,7 @@ async def test_while_redis_is_away_calls_wait_and_holders_go_on(own_redis: Calla
     await clients.close()
 
 
-async def test_a_release_that_redis_did_not_hear_is_made_up_for(own_redis: Callable[..., RedisServer]) -> None:
+async def test_a_release_that_did_not_reach_redis_is_made_up_for(own_redis: Callable[..., RedisServer]) -> None:
     away = own_redis(keeps_data=True)
     clients, others = RedisClients(away.url), RedisClients(away.url)
     async with working(clients, lease=SHORT_SECONDS) as slots, working(others, lease=SHORT_SECONDS) as other:
@@ -547,7 +549,7 @@ async def test_what_a_run_waits_for_is_known(slots: Slots, other: Slots, serving
     assert await other.waiting("run-a") is None
 
 
-async def test_the_place_is_told_again_when_it_changes(clients: RedisClients, serving: Serving) -> None:
+async def test_the_place_is_reported_again_when_it_changes(clients: RedisClients, serving: Serving) -> None:
     async with working(clients, lease=SHORT_SECONDS) as slots:
         server = serving(1)
         await server.calls(slots, "a", "b", "c")

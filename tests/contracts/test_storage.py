@@ -17,7 +17,7 @@ def storage(clients: RedisClients) -> RedisStorage:
     return RedisStorage(clients)
 
 
-async def test_each_upload_is_told_what_others_of_its_run_have_reserved(storage: RedisStorage) -> None:
+async def test_each_upload_learns_what_others_of_its_run_have_reserved(storage: RedisStorage) -> None:
     assert await storage.reserve("ada", "run-1", "a", 10, NO_QUOTA) == Reserved(0, 0)
     assert await storage.reserve("ada", "run-1", "b", 20, NO_QUOTA) == Reserved(1, 10)
     assert await storage.reserve("ada", "run-2", "c", 20, NO_QUOTA) == Reserved(0, 0)

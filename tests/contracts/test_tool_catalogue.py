@@ -61,7 +61,7 @@ async def test_what_is_not_published_again_is_over_and_leaves_no_key(clients: Re
     assert await clients.commands.exists(clients.keys.tool_set(ONE.encoded()[0])) == 0
 
 
-async def test_a_redis_that_was_emptied_is_told_again(clients: RedisClients) -> None:
+async def test_a_redis_that_was_emptied_gets_the_tools_again(clients: RedisClients) -> None:
     catalogue = RedisToolCatalogue(clients)
     await catalogue.publish(ONE, worker_id="worker-1", seconds=LONG_SECONDS)
     digest = ONE.encoded()[0]

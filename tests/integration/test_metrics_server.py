@@ -35,7 +35,7 @@ async def raw(url: str, request: bytes) -> bytes:
         writer.close()
 
 
-async def test_it_tells_of_the_process(url: str) -> None:
+async def test_the_metrics_describe_the_process(url: str) -> None:
     found = await scrape(url)
     assert found.value("process_resident_memory_bytes") > 0
     assert broken_conventions(found.families) == []

@@ -235,7 +235,7 @@ async def test_a_worker_that_waits_gets_what_comes_after_a_promotion(cluster: Cl
 
 
 @pytest.mark.slow
-async def test_what_is_told_after_a_promotion_is_heard(cluster: Cluster) -> None:
+async def test_what_is_published_after_a_promotion_is_received(cluster: Cluster) -> None:
     cluster.flush()
     async with connected(cluster.url(), prefix=PREFIX) as clients:
         event_log = redis_event_log(clients)
@@ -419,7 +419,7 @@ async def test_the_documented_user_may_do_nothing_else(node: Node, command: tupl
             await cast(Any, clients.commands).execute_command(*command)
 
 
-async def test_a_user_who_may_too_little_is_told_so(node: Node, tmp_path: Path) -> None:
+async def test_a_redis_user_with_too_few_rights_is_reported_as_such(node: Node, tmp_path: Path) -> None:
     node.ask(*acl_line())
     async with connected(node.url, prefix=PREFIX, access=AGENTS) as clients:
         with pytest.raises(Unavailable, match="NOPERM"):

@@ -186,7 +186,7 @@ async def test_files_that_steps_below_changed_are_the_steps_own(bench: Bench) ->
     assert result.files_changed == ("a.txt", "b.txt")
 
 
-async def test_a_step_that_failed_is_told_to_the_model(bench: Bench) -> None:
+async def test_a_step_that_failed_is_explained_to_the_model(bench: Bench) -> None:
     result = await bench.run([calls(look("missing")), says("It is missing.")])
     assert result.exit_code == 0
     assert "The call failed (not_found)." in bench.messages(2)[-1].content

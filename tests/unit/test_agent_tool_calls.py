@@ -45,7 +45,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("wish", "words"), BAD.values(), ids=BAD.keys())
-async def test_a_bad_call_is_told_to_the_model_and_not_carried_out(
+async def test_a_bad_call_is_explained_to_the_model_and_not_carried_out(
     bench: Bench, request: tuple[str, str], words: str
 ) -> None:
     result = await bench.run([calls(request), says("Done.")])

@@ -157,7 +157,7 @@ def test_the_doctor_looks_at_the_database_of_the_folder(folder: Path) -> None:
     assert {one.part: one.state for one in findings}["database"] == "missing"
 
 
-def test_a_bwrap_that_hangs_is_told_and_ended_with_what_it_started(
+def test_a_bwrap_that_hangs_is_reported_and_ended_with_what_it_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program = tmp_path / "bwrap"

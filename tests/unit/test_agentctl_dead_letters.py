@@ -141,9 +141,7 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
     assert notes
 
 
-def test_who_is_no_admin_is_refused_with_exit_code_4_and_told_how_to_become_one(
-    script: Script, agentctl: Agentctl
-) -> None:
+def test_who_is_no_admin_is_refused_with_exit_code_4_and_how_to_become_one(script: Script, agentctl: Agentctl) -> None:
     script(problem(403, "forbidden", "This is for admins."))
     code, printed, noted = agentctl("dlq", "list")
     refusal, advised = noted.splitlines()

@@ -84,7 +84,7 @@ def test_json_is_printed_wherever_it_is_asked_for(
     assert agentctl(*arguments)[:2] == (0, "[]\n")
 
 
-def test_the_version_is_told_by_an_option_too(agentctl: Agentctl) -> None:
+def test_the_version_is_printed_by_an_option_too(agentctl: Agentctl) -> None:
     assert agentctl("--version") == agentctl("version")
 
 

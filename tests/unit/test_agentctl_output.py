@@ -179,7 +179,7 @@ def test_the_line_that_reaches_redis_works_from_any_folder(tmp_path: Path, monke
     assert line.endswith(f"-s {tmp_path}/.data/redis/redis.sock")
 
 
-async def test_a_check_of_the_sandbox_that_takes_too_long_is_told_from_one_that_says_nothing() -> None:
+async def test_a_check_of_the_sandbox_that_takes_too_long_is_distinguished_from_a_silent_one() -> None:
     with pytest.raises(TimeoutError):
         await check_sandbox(dict(os.environ), seconds=0.001)
 
@@ -192,7 +192,7 @@ def test_a_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_data_folder_has_one_holder_who_is_named(tmp_path: Path) -> None:
+def test_a_data_folder_is_used_by_one_process_which_is_named(tmp_path: Path) -> None:
     with (
         data_folder.locked(tmp_path),
         pytest.raises(CommandError, match=str(os.getpid())),
@@ -204,7 +204,7 @@ def test_a_data_folder_has_one_holder_who_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_file_that_a_killed_holder_left_is_no_lock(tmp_path: Path) -> None:
+def test_a_lock_file_that_a_killed_process_left_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("1\n")
     with data_folder.locked(tmp_path), (tmp_path / "lock").open() as file:
         assert file.read() == f"{os.getpid()}\n"

@@ -62,7 +62,7 @@ def test_each_fault_is_a_line_with_its_place_and_the_command_ends_with_1(
     assert "Tools and their arguments were not looked at" in err
 
 
-def test_the_other_planner_is_told(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
+def test_the_other_planner_is_named(script: Script, agentctl: Agentctl, tmp_path: Path) -> None:
     script(validation(planner_note="to choose the other, do this"))
     (tmp_path / "book.md").write_text("x")
     assert "planner runbook: to choose the other, do this" in agentctl("validate", "book.md")[2]

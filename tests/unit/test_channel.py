@@ -54,13 +54,13 @@ async def test_a_frame_of_the_greatest_length_passes_and_a_longer_one_does_not()
         await channel.receive()
 
 
-async def test_a_greeting_tells_who_and_where_and_gets_the_state() -> None:
+async def test_a_greeting_names_the_worker_and_the_folder_and_gets_the_state() -> None:
     stream = Scripted(json_frame(STATE, {"state": "idle"}))
     assert await Channel(stream).greet(generation=3, call="abc", offset=7) == {"state": "idle"}
     assert stream.sent == frame(HELLO, json.dumps({"generation": 3, "call": "abc", "from": 7, "peek": False}).encode())
 
 
-async def test_a_runner_in_newer_hands_says_so() -> None:
+async def test_a_runner_that_another_worker_uses_says_so() -> None:
     channel = Channel(Scripted(json_frame(FAULT, {"superseded": True})))
     with pytest.raises(Superseded):
         await channel.greet(generation=1, call="", offset=0)

@@ -25,7 +25,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (b"LEASE_SECONDS=x\n", "LEASE_SECONDS"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_with_its_line_or_name(content: bytes, said: str) -> None:
+def test_a_file_that_cannot_be_used_is_reported_with_its_line_or_name(content: bytes, said: str) -> None:
     Path(".env").write_bytes(content)
     with pytest.raises(InvalidInput, match=said):
         read_settings()
@@ -73,7 +73,7 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("name", MISSPELT)
-def test_a_name_that_looks_like_a_setting_is_told_with_the_setting(name: str) -> None:
+def test_a_name_that_looks_like_a_setting_is_reported_with_the_setting(name: str) -> None:
     assert [one.meant for one in misspelt(Settings(), {name: "x"})] == [MISSPELT[name]]
     Path(".env").write_text(f"{name}=x\n")
     assert [(one.where, one.meant) for one in misspelt(Settings(), {})] == [(".env", MISSPELT[name])]
@@ -123,7 +123,7 @@ def test_a_name_that_a_model_server_reads_is_passed_over() -> None:
     assert len(misspelt(Settings(), {"OPENAI_API_KEY2": "x"})) == 1
 
 
-def test_a_name_that_stands_twice_is_told_once() -> None:
+def test_a_name_that_stands_twice_is_reported_once() -> None:
     Path(".env").write_text("REDISURL=x\n")
     assert len(misspelt(Settings(), {"REDISURL": "x"})) == 1
 

@@ -8,7 +8,7 @@ def worker(pod: str, running: int, pid: int = 1) -> LiveWorker:
     return LiveWorker(f"{pod}-{pid}-abc123", slots=10, running=running)
 
 
-def test_a_pod_costs_as_much_as_its_worker_has_runs_in_hand() -> None:
+def test_a_pod_costs_as_much_as_its_worker_has_running_runs() -> None:
     workers = [worker("agent-worker-5d8-x1", 3), worker("agent-worker-5d8-x2", 0)]
     pods = {"agent-worker-5d8-x1": None, "agent-worker-5d8-x2": "4"}
     assert costs(workers, pods) == {"agent-worker-5d8-x1": "3", "agent-worker-5d8-x2": "0"}

@@ -93,7 +93,7 @@ def test_credentials_come_from_a_file_that_is_not_executed(tmp_path: Path) -> No
     assert not made.exists()
 
 
-def test_what_is_no_credential_is_told_and_not_used(tmp_path: Path) -> None:
+def test_what_is_no_credential_is_reported_and_not_used(tmp_path: Path) -> None:
     lines = [*(f"{name}={value}" for name, value in CREDENTIALS.items()), "S3_REGOIN=x", "WORKER_CONCURRENCY=4"]
 
     done = run(DEPLOY, "--credentials", written(tmp_path, lines))

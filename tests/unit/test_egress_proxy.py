@@ -193,7 +193,7 @@ def received_in(reached: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio
         b"\x80\x2e\x01\x03\x01",
     ],
 )
-async def test_what_is_not_tls_is_refused_in_a_tunnel_and_told_what_to_do(sent: bytes) -> None:
+async def test_what_is_not_tls_is_refused_in_a_tunnel_with_what_to_do(sent: bytes) -> None:
     reached: list[bytes] = []
     async with listening(received_in(reached)) as port, proxy(f"site.test:{port}") as through:
         said = await through.say(b"CONNECT site.test:%d HTTP/1.1\r\n\r\n" % port, sent)
@@ -232,7 +232,7 @@ async def test_tls_that_comes_byte_by_byte_passes_and_one_that_stops_is_cut_off(
             writer.close()
 
 
-async def test_a_server_that_speaks_first_is_not_heard_before_tls_has_named_it() -> None:
+async def test_a_server_that_speaks_first_is_not_passed_on_before_tls_has_named_it() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.test\r\n")
         await reader.read()

@@ -91,7 +91,7 @@ def test_a_queue_that_does_not_answer_is_the_reason() -> None:
     assert codes(run(), Situation(None, None, None)) == ["queue_away"]
 
 
-def test_the_next_attempt_is_told_with_its_time_and_the_error_before() -> None:
+def test_the_next_attempt_is_explained_with_its_time_and_the_error_before() -> None:
     failed = run(attempt=2, error=RunError("part_unavailable", "the store was away"))
     [reason] = reasons(failed, Situation(statistics(), None, NOW + timedelta(seconds=8)), NOW)
     assert (reason.code, reason.text) == (

@@ -67,5 +67,5 @@ def test_an_address_in_a_form_that_only_some_programs_know_is_refused() -> None:
         ("http://[::1]/", "::1"),
     ],
 )
-def test_a_host_is_told_with_its_port_where_that_is_no_standard_one(url: str, expected: str) -> None:
+def test_a_host_is_reported_with_its_port_where_that_is_no_standard_one(url: str, expected: str) -> None:
     assert host_and_port(httpx.URL(url)) == expected

@@ -46,7 +46,7 @@ async def test_what_the_work_raises_comes_out_of_the_guard(interruption: Interru
 
 
 @pytest.mark.parametrize("cause", list(Cause))
-async def test_interrupted_work_is_cut_off_and_the_cause_is_told(interruption: Interruption, cause: Cause) -> None:
+async def test_interrupted_work_is_cut_off_and_the_cause_is_raised(interruption: Interruption, cause: Cause) -> None:
     work = Work()
     guarded = asyncio.create_task(interruption.guard(work()))
     await work.begun.wait()
@@ -115,7 +115,7 @@ async def test_changes_that_do_not_end_are_cut_off_after_the_grace(
     assert work.cut_off
 
 
-async def test_changes_of_a_run_in_newer_hands_are_cut_off_at_once(interruption: Interruption) -> None:
+async def test_changes_of_a_run_that_another_worker_has_are_cut_off_at_once(interruption: Interruption) -> None:
     work = Work()
 
     async def changing() -> str:
@@ -130,7 +130,7 @@ async def test_changes_of_a_run_in_newer_hands_are_cut_off_at_once(interruption:
     assert work.cut_off
 
 
-async def test_changes_may_still_begin_when_the_worker_leaves(interruption: Interruption) -> None:
+async def test_changes_may_still_begin_when_the_worker_drains(interruption: Interruption) -> None:
     interruption.request_drain()
     interruption.changes_begin()
 
@@ -141,7 +141,7 @@ async def test_changes_may_not_begin_when_the_work_is_cut_off(interruption: Inte
         interruption.changes_begin()
 
 
-async def test_work_of_a_worker_that_leaves_goes_on_until_it_looks_up(interruption: Interruption) -> None:
+async def test_work_of_a_worker_that_drains_goes_on_until_its_next_check(interruption: Interruption) -> None:
     work = Work()
     guarded = asyncio.create_task(interruption.guard(work()))
     await work.begun.wait()
@@ -162,7 +162,7 @@ async def test_a_pause_ends_when_interrupted(interruption: Interruption) -> None
     assert interrupted.value.cause is Cause.TIMED_OUT
 
 
-async def test_a_pause_ends_when_the_worker_leaves(interruption: Interruption) -> None:
+async def test_a_pause_ends_when_the_worker_drains(interruption: Interruption) -> None:
     pausing = asyncio.create_task(interruption.pause(600))
     await asyncio.sleep(0)
     interruption.request_drain()

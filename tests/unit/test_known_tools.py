@@ -164,7 +164,7 @@ def test_what_is_refused_by_schemas_is_refused_by_the_tools_too(tool: str, argum
         REGISTRY.resolve(tool, arguments, field="plan.steps.0")
 
 
-async def test_all_faults_of_all_steps_are_told_at_once() -> None:
+async def test_all_faults_of_all_steps_are_reported_at_once() -> None:
     found = await faults(known(WORKER), step("shel"), step("shell", a=1, b=2), step("file_read", path="/x", start="1"))
     assert list(found) == [
         "0.tool",

@@ -327,7 +327,7 @@ def test_an_api_pod_is_out_of_the_proxies_before_it_ends_and_ends_before_it_is_k
     assert pod["terminationGracePeriodSeconds"] >= int(seconds) + int(graceful[1]) + LAST_WORDS_SECONDS
 
 
-def test_scratch_has_room_for_all_runs_in_hand(production: list[Object]) -> None:
+def test_scratch_has_room_for_all_running_runs(production: list[Object]) -> None:
     pod = pod_of(named(production, "Deployment", "agent-worker"))
     (scratch,) = pod["volumes"]
     slots = int(settings_of(production)["WORKER_CONCURRENCY"])
@@ -381,7 +381,7 @@ def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], ov
             assert made["spec"]["scaleTargetRef"]["name"] in templates
 
 
-def test_the_deletion_cost_is_told_of_workers_and_of_nothing_else(production: list[Object]) -> None:
+def test_the_deletion_cost_is_set_on_workers_and_on_nothing_else(production: list[Object]) -> None:
     label, _, value = settings_of(production)["POD_DELETION_COST_SELECTOR"].partition("=")
     named = [
         made["metadata"]["name"]
@@ -496,7 +496,7 @@ def test_the_ingress_neither_buffers_streams_nor_cuts_them_between_heartbeats(pr
 # --- monitoring ---
 
 
-def test_rules_and_dashboard_name_metrics_that_are_told(production: list[Object]) -> None:
+def test_rules_and_dashboard_name_metrics_that_exist(production: list[Object]) -> None:
     metrics = set()
     for package in ("app", "worker", "controller"):
         metrics |= set(re.findall(r'"(agent_[a-z_]+)"', (PROJECT / package / "metrics.py").read_text()))

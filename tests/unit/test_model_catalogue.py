@@ -75,7 +75,7 @@ def test_a_servers_key_comes_from_the_environment() -> None:
     assert server.api_key.get_secret_value() == "sk-g"
 
 
-def test_a_key_that_is_not_in_the_environment_is_told() -> None:
+def test_a_key_that_is_not_in_the_environment_is_reported() -> None:
     entry = {"kind": "openai", "url": "http://gpu:8000", "api_key_env": "GPU_KEY"}
     with pytest.raises(InvalidInput, match=r"MODEL_SERVERS\.gpu: GPU_KEY is neither in the environment nor in \.env"):
         servers_of(given(model_servers={"gpu": entry}), {})
@@ -179,7 +179,7 @@ def test_a_rate_that_is_set_holds_everywhere_and_the_default_where_processors_ar
         ({"kind": "openai", "url": "http://gpu?key=hunter2"}, "api_key_env"),
     ],
 )
-def test_a_server_that_cannot_be_is_told_by_its_name(entry: dict[str, Any], words: str) -> None:
+def test_a_server_that_cannot_be_is_reported_by_its_name(entry: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as raised:
         servers_of(given(model_servers={"gpu": entry}), {})
     assert raised.value.field == "MODEL_SERVERS"
@@ -222,7 +222,7 @@ def test_ollamas_models_cost_nothing_and_others_what_nobody_knows() -> None:
 @pytest.mark.parametrize(
     "price", [{"input": 1}, {"input": -1, "output": 1}, {"input": 1, "output": float("inf")}, {"in": 1, "output": 2}]
 )
-def test_a_price_that_cannot_be_is_told(price: dict[str, float]) -> None:
+def test_a_price_that_cannot_be_is_reported(price: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=r"MODEL_PRICES\.openai/m"):
         prices_of(given(model_prices={"openai/m": price}))
 

@@ -24,7 +24,7 @@ def test_each_call_at_once_costs_its_cache() -> None:
     assert one.cache_per_call == 2 * 28 * 4 * 128 * 4096 * 2
 
 
-def test_what_does_not_fit_is_told_as_none() -> None:
+def test_what_does_not_fit_is_reported_as_none() -> None:
     shape = shape_of("llama3.3:70b")
     assert shape is not None
     found = fit(shape, 16 * GB, calls=1, context=2048, bits=4.85)
@@ -39,7 +39,7 @@ def test_the_command_shows_a_table_and_the_settings_of_one_model(agentctl: Agent
     assert len(shown.splitlines()) == 2
 
 
-def test_a_model_of_ones_own_is_told_by_its_numbers(agentctl: Agentctl) -> None:
+def test_a_model_of_ones_own_is_described_by_its_numbers(agentctl: Agentctl) -> None:
     code, shown, _ = agentctl("models", "fit", "--parameters", "7", "--layers", "32", "--kv-heads", "8", "--json")
     assert (code, '"this one"' in shown) == (0, True)
 

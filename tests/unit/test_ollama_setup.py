@@ -96,7 +96,7 @@ def test_without_ollama_it_says_what_to_install(tmp_path: Path) -> None:
     assert (refused.returncode, "install Ollama first" in refused.stderr) == (1, True)
 
 
-def test_an_ollama_that_does_not_answer_is_told_with_where_to_look(tmp_path: Path) -> None:
+def test_an_ollama_that_does_not_answer_is_reported_with_where_to_look(tmp_path: Path) -> None:
     silent = setup(tmp_path, OLLAMA_LISTEN="127.0.0.1:1", OLLAMA_WAIT_SECONDS="1")
     assert (silent.returncode, "journalctl -u ollama.service" in silent.stderr) == (1, True)
 

@@ -28,7 +28,7 @@ def test_a_hunk_is_applied_at_its_line() -> None:
     assert patched(patch_of(BEFORE, after), BEFORE) == after
 
 
-def test_what_is_applied_already_is_told_from_what_is_not() -> None:
+def test_what_is_applied_already_is_distinguished_from_what_is_not() -> None:
     after = BEFORE.replace(b"line 7\n", b"seven\n").replace(b"line 30\n", b"")
     assert patched(patch_of(BEFORE, after), after) is None
 
@@ -68,7 +68,7 @@ def test_what_could_be_before_or_after_is_left_alone() -> None:
         ("@@ -2,2 +2,1 @@\n-b\n c\n", b"a\nb\nc\nd\n", b"a\nc\nd\n"),
     ],
 )
-def test_lines_at_an_edge_are_told_from_their_absence(patch: str, before: bytes, after: bytes) -> None:
+def test_lines_at_an_edge_are_distinguished_from_their_absence(patch: str, before: bytes, after: bytes) -> None:
     assert patched(f"--- a/f\n+++ b/f\n{patch}", before) == after
     assert patched(f"--- a/f\n+++ b/f\n{patch}", after) is None
 

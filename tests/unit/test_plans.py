@@ -131,7 +131,7 @@ def test_of_many_wrong_steps_the_first_is_named_and_the_others_are_not_looked_at
     assert refused.value.__cause__.error_count() <= 2
 
 
-def test_all_that_is_wrong_with_a_plan_is_told_at_once() -> None:
+def test_all_that_is_wrong_with_a_plan_is_reported_at_once() -> None:
     steps = [
         {"id": "a", "tool": "shell", "aproval": True, "needs": ["bb"]},
         {"id": "b", "tool": "shell", "retry": {"max_attempts": 21, "pause": 1}},
@@ -156,7 +156,7 @@ def test_all_that_is_wrong_with_a_plan_is_told_at_once() -> None:
     assert "needs 'bb', which is no step of this plan; did you mean 'b'?" in refused.value.message
 
 
-def test_of_thousands_of_faults_a_hundred_are_told() -> None:
+def test_of_thousands_of_faults_a_hundred_are_reported() -> None:
     steps = [{"id": f"s{number}", "tool": "shell", "needs": [f"x{need}" for need in range(200)]} for number in range(9)]
     with pytest.raises(InvalidPlan, match=r"and more$") as refused:
         parse_plan({"steps": steps})

@@ -39,7 +39,7 @@ def terminated(code: int, reason: str, message: str = "") -> dict[str, Any]:
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
-def test_a_pod_whose_container_runs_is_told_by_its_name() -> None:
+def test_a_pod_whose_container_runs_is_reported_by_its_name() -> None:
     assert pod_state.read(pod("Running", {"running": {}})) == Running("step-1-abcde")
 
 
@@ -49,7 +49,7 @@ def test_a_pod_that_was_just_made_waits() -> None:
     assert not state.is_final
 
 
-def test_no_place_is_told_in_the_schedulers_words() -> None:
+def test_no_place_is_reported_in_the_schedulers_words() -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
     state = pod_state.read(pod("Pending", conditions=[condition]))
     assert isinstance(state, Waiting)

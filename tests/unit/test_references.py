@@ -83,7 +83,7 @@ def test_a_result_does_not_become_a_part_of_a_program(tool: Tool, arguments: dic
     assert refused.value.field == f"plan.steps.1.arguments.{next(iter(arguments))}"
 
 
-def test_nor_of_what_an_agent_is_told_to_do() -> None:
+def test_a_result_is_never_part_of_an_agents_goal() -> None:
     with pytest.raises(InvalidPlan, match="inputs"):
         check_references(Step(id="b", tool="agent", arguments={"goal": TEXT}), _agent(), "plan.steps.1")
     check_references(
@@ -109,7 +109,7 @@ def test_it_may_stand_in_an_environment() -> None:
     check_arguments(step, Shell(), "plan.steps.1")
 
 
-def test_what_is_not_known_yet_is_not_held_against_an_argument() -> None:
+def test_what_is_not_known_yet_does_not_make_an_argument_wrong() -> None:
     write = Step(id="b", tool="file_write", arguments={"path": "/${steps.a.output}", "content": "x"})
     check_arguments(write, FileWrite(), "plan.steps.1")
     for arguments in (

@@ -21,7 +21,7 @@ NONE, POSSIBLE, CERTAIN = Effect.NONE, Effect.POSSIBLE, Effect.CERTAIN
         ((100, 199, 600, 999), POSSIBLE),
     ],
 )
-def test_a_status_tells_what_the_server_did(statuses: tuple[int, ...], effect: Effect) -> None:
+def test_a_status_shows_what_the_server_did(statuses: tuple[int, ...], effect: Effect) -> None:
     assert {effect_of_status(status) for status in statuses} == {effect}
 
 
@@ -42,7 +42,7 @@ async def test_before_a_byte_left_nothing_has_happened() -> None:
 
 
 @pytest.mark.parametrize(("status", "effect"), [(500, POSSIBLE), (429, NONE), (200, CERTAIN)])
-async def test_an_answer_tells_more(status: int, effect: Effect) -> None:
+async def test_an_answer_shows_more_than_its_status(status: int, effect: Effect) -> None:
     progress = RequestProgress()
     await sent(progress)
     progress.answered(status)

@@ -36,7 +36,7 @@ async def test_a_part_that_answers_is_called_once() -> None:
     assert (part.calls, failures) == (1, [])
 
 
-async def test_each_failure_is_told_and_the_call_is_made_again_until_it_succeeds() -> None:
+async def test_each_failure_is_logged_and_the_call_is_made_again_until_it_succeeds() -> None:
     part, failures = Part(AWAY, AWAY, AWAY), list[Unavailable]()
     assert await until_available(part, lambda error, _: failures.append(error)) == "answer"
     assert (part.calls, failures) == (4, [AWAY] * 3)

@@ -52,7 +52,7 @@ CHANGES: dict[str, Callable[[Workspace, Path], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-async def test_a_run_in_newer_hands_changes_no_file(
+async def test_a_run_that_another_worker_has_changes_no_file(
     stored: Workspace, lost: RetryingWorkspace, source: Path, change: Callable[[Workspace, Path], Awaitable[object]]
 ) -> None:
     with pytest.raises(Superseded):

@@ -125,7 +125,7 @@ async def test_a_prompt_that_no_planner_understands_says_what_to_write() -> None
     assert refused.value.field == "prompt"
 
 
-async def test_all_that_is_wrong_with_a_runbook_is_told_at_once_with_its_lines() -> None:
+async def test_all_that_is_wrong_with_a_runbook_is_reported_at_once_with_its_lines() -> None:
     prompt = block("rust") + block("sh -x") + block("sh") + "\n\n    ```sh\n    hidden\n    ```\n\n```sh\nopen\n"
     with pytest.raises(InvalidPlan) as refused:
         await plan_of(prompt)
@@ -134,7 +134,7 @@ async def test_all_that_is_wrong_with_a_runbook_is_told_at_once_with_its_lines()
     ]
 
 
-async def test_a_runbook_tells_of_no_more_than_a_hundred_faults() -> None:
+async def test_a_runbook_lists_no_more_than_a_hundred_faults() -> None:
     with pytest.raises(InvalidPlan) as refused:
         await plan_of(block("rust") * 150)
     assert len(refused.value.faults) == FAULTS_SHOWN

@@ -123,7 +123,7 @@ async def test_a_no_is_not_asked_twice(server: Script) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>proxy</html>", b'"text"'])
-async def test_an_answer_that_is_not_the_servers_is_told_by_its_status(server: Script, body: bytes) -> None:
+async def test_an_answer_that_is_not_the_servers_is_reported_by_its_status(server: Script, body: bytes) -> None:
     _, file = server(raw(404, body))
     async with open_api_server(file) as requests:
         with pytest.raises(ApiRefused, match="404"):
@@ -211,7 +211,7 @@ async def test_a_second_pod_of_a_job_is_not_taken_for_the_first(server: Script) 
         assert (await cluster.ended("step-1")).exit_code == 5
 
 
-async def test_a_watch_that_is_not_allowed_is_told_at_the_start(server: Script) -> None:
+async def test_a_watch_that_is_not_allowed_is_reported_at_the_start(server: Script) -> None:
     _, file = server(status(403, 'pods is forbidden: cannot list resource "pods"', "Forbidden"))
     with pytest.raises(SandboxRefused, match="RoleBinding"):
         async with open_worker_jobs("tools", "w", file):

@@ -31,11 +31,11 @@ def passes(jobs: Iterable[SandboxJob], what: PlatformState, *times: float) -> li
     return found
 
 
-def test_a_job_of_the_holder_of_a_running_run_stays_however_old_it_is() -> None:
+def test_a_job_of_a_running_runs_worker_stays_however_old_it_is() -> None:
     assert fate(replace(JOB, age_seconds=80_000), known(RunStatus.RUNNING), TIMES) is Fate.STAYS
 
 
-def test_a_job_whose_holder_is_not_entered_in_the_row_yet_stays() -> None:
+def test_a_job_whose_claim_is_not_in_the_database_yet_stays() -> None:
     assert fate(JOB, known(RunStatus.RUNNING, generation=1), TIMES) is Fate.STAYS
 
 
@@ -47,7 +47,7 @@ def test_a_job_of_a_run_that_nobody_carries_out_is_doubtful(status: RunStatus) -
     assert fate(JOB, known(status), TIMES) is Fate.DOUBTFUL
 
 
-def test_a_job_of_an_older_holder_is_doubtful() -> None:
+def test_a_job_of_an_older_claim_is_doubtful() -> None:
     assert fate(JOB, known(RunStatus.RUNNING, generation=3), TIMES) is Fate.DOUBTFUL
 
 
@@ -74,7 +74,7 @@ def test_a_job_that_was_adopted_is_doubted_no_more() -> None:
 
 
 @pytest.mark.parametrize("change", [{"generation": 3}, {"worker": "w-2"}, {"run_id": "run-2"}, {"uid": "uid-2"}])
-def test_a_job_that_came_into_other_hands_is_doubted_anew(change: dict[str, Any]) -> None:
+def test_a_job_that_another_worker_took_is_doubted_anew(change: dict[str, Any]) -> None:
     _, doubts = judge([JOB], OVER, TIMES, {}, 100.0)
     assert judge([replace(JOB, **change)], OVER, TIMES, doubts, 200.0)[0] == []
 

@@ -26,7 +26,7 @@ def test_it_is_gone_after_an_error_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_nobody_holds_is_removed_and_one_that_is_held_stays(tmp_path: Path) -> None:
+def test_a_folder_that_nobody_has_locked_is_removed_and_a_locked_one_stays(tmp_path: Path) -> None:
     abandoned = tmp_path / f"{PREFIX}abandoned"
     abandoned.mkdir()
     (abandoned / "file").touch()

@@ -8,7 +8,7 @@ from backplane.sealing import Seal, SecretsNotKept, new_key
 MINE = {"user_id": "me", "name": "TOKEN"}
 
 
-def test_what_is_sealed_is_opened_and_tells_nothing_meanwhile() -> None:
+def test_what_is_sealed_is_opened_and_shows_nothing_meanwhile() -> None:
     seal = Seal(new_key())
     sealed = seal.seal("grün \U0001f512 value", **MINE)
     assert "value" not in sealed
@@ -35,7 +35,7 @@ def test_a_new_key_seals_while_the_one_before_still_opens() -> None:
 
 
 @pytest.mark.parametrize("keys", ["secret-word", "secret-word,secret-word", "ö" * 44])
-def test_what_is_no_key_is_refused_untold(keys: str) -> None:
+def test_what_is_no_key_is_refused_without_showing_it(keys: str) -> None:
     with pytest.raises(InvalidInput, match="32 bytes in URL-safe Base64") as raised:
         Seal(keys)
     assert "secret-word" not in str(raised.value)

@@ -90,7 +90,7 @@ async def stored(output: StepOutput, workspace: Workspace, quota: Quota = QUOTA)
     output.discard()
 
 
-def test_a_step_whose_lines_were_all_told_is_complete(make_output: MakeOutput, said: Said) -> None:
+def test_a_step_whose_lines_were_all_published_is_complete(make_output: MakeOutput, said: Said) -> None:
     output = make_output()
     output.write(b"one\ntwo\n")
     assert output.finish() == "one\ntwo\n"
@@ -140,7 +140,7 @@ async def test_the_file_has_a_limit_and_says_where_it_ends(
     assert "1.2 KiB more are over STEP_OUTPUT_FILE_MAX_BYTES" in said[-1]["line"]
 
 
-async def test_a_workspace_without_room_for_the_file_is_told_and_nothing_else(
+async def test_a_workspace_without_room_for_the_file_is_reported_and_nothing_else(
     make_output: MakeOutput, workspace: Workspace, said: Said
 ) -> None:
     output = make_output()
@@ -152,7 +152,7 @@ async def test_a_workspace_without_room_for_the_file_is_told_and_nothing_else(
     assert await workspace.list() == []
 
 
-async def test_a_store_that_is_away_is_waited_for_and_then_told(
+async def test_a_store_that_is_away_is_waited_for_and_then_reported(
     make_output: MakeOutput, workspace: Workspace, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(prefix: str = "") -> list[Any]:
@@ -194,7 +194,9 @@ async def test_a_run_that_is_interrupted_does_not_wait_for_the_file(
     assert "cancelled" in said[-1]["line"]
 
 
-async def test_nothing_is_stored_in_a_run_that_is_in_newer_hands(make_output: MakeOutput, workspace: Workspace) -> None:
+async def test_nothing_is_stored_in_a_run_that_another_worker_has(
+    make_output: MakeOutput, workspace: Workspace
+) -> None:
     async def lost() -> None:
         raise Superseded("the run is in newer hands")
 

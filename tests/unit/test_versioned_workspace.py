@@ -273,7 +273,7 @@ async def test_files_that_cannot_be_had_any_more_are_named(store: WorkspaceStore
         await restored(store, FORK, journal)
 
 
-async def test_a_run_in_newer_hands_gets_no_files(store: WorkspaceStore) -> None:
+async def test_a_run_that_another_worker_has_gets_no_files(store: WorkspaceStore) -> None:
     journal = await three_steps(store)
     workspace = store.workspace("user", "fork")
 

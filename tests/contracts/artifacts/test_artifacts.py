@@ -425,7 +425,9 @@ def holder_of(lock: Path) -> "subprocess.Popen[str]":
     )
 
 
-async def test_who_waits_too_long_is_told_which_setting(make: Callable[..., Artifacts], tmp_path: Path) -> None:
+async def test_a_call_that_waits_too_long_fails_with_the_setting(
+    make: Callable[..., Artifacts], tmp_path: Path
+) -> None:
     artifacts = make(wait_seconds=0.05)
     await artifacts.write(AGENT, "a", b"1", STEP)
     lock = folder(tmp_path).with_suffix(".lock")

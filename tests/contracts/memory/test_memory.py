@@ -213,7 +213,7 @@ async def test_calls_at_the_same_time_wait_for_each_other(memory: AgentMemory) -
     assert len(await recall(memory, "fact")) == 8
 
 
-async def test_who_waits_too_long_is_told_what_to_do(make: Make, tmp_path: Path) -> None:
+async def test_a_call_that_waits_too_long_fails_with_what_to_do(make: Make, tmp_path: Path) -> None:
     memory = make(wait_seconds=0.05)
     await remember(memory, "a fact")
     [lock] = (tmp_path / "memory").glob("*.lock")

@@ -149,7 +149,7 @@ async def test_a_command_that_no_encoding_takes_is_refused_and_not_waited_for(
         await run(sandbox, "echo", argument, environment=environment)
 
 
-async def test_a_sink_that_raises_ends_the_command_and_is_heard(nearby: Sandbox, folder: Path) -> None:
+async def test_a_sink_that_raises_ends_the_command_and_its_error_is_raised(nearby: Sandbox, folder: Path) -> None:
     mark = new_mark()
 
     def sink(chunk: bytes) -> None:
@@ -181,7 +181,7 @@ async def test_two_commands_of_one_sandbox_run_at_once(sandbox: Sandbox, folder:
 
 
 @pytest.mark.slow
-async def test_a_gigabyte_of_output_passes_through_without_being_held(nearby: Sandbox, folder: Path) -> None:
+async def test_a_gigabyte_of_output_passes_through_without_being_kept_in_memory(nearby: Sandbox, folder: Path) -> None:
     passed = 0
     largest = 0
 

@@ -170,7 +170,7 @@ print(found)
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "NO_PROXY"])
-async def test_a_proxy_of_the_machine_is_not_told_but_one_of_the_step_is(
+async def test_a_proxy_of_the_machine_is_not_in_the_environment_but_one_of_the_step_is(
     nearby: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://user:platform-secret@proxy")

@@ -94,7 +94,7 @@ def without_right(postgres_server: PostgresServer) -> Iterator[str]:
         connection.execute(f'DROP ROLE "{role}"'.encode())
 
 
-async def test_a_user_who_may_make_no_tables_is_told_the_grant_that_helps(
+async def test_a_user_who_may_make_no_tables_is_refused_with_the_grant_that_helps(
     without_right: str, postgres_server: PostgresServer
 ) -> None:
     store = Store(Database(without_right))
@@ -156,7 +156,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
 }
 
 
-async def test_a_postgres_that_is_away_is_told_as_such_and_used_again_when_it_is_back(
+async def test_a_postgres_that_is_away_is_reported_as_such_and_used_again_when_it_is_back(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:
     server = own_postgres()
@@ -268,7 +268,7 @@ async def test_a_path_that_is_too_long_for_sqlite_is_refused_with_what_to_do(
     await own.close()
 
 
-async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(
+async def test_a_postgres_that_goes_away_in_a_transaction_is_reported_as_such(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:
     server = own_postgres()
@@ -284,7 +284,7 @@ async def test_a_postgres_that_goes_away_in_a_transaction_is_told_as_such(
     await own.close()
 
 
-async def test_a_postgres_that_was_never_there_is_told_without_its_password() -> None:
+async def test_a_postgres_that_was_never_there_is_reported_without_its_password() -> None:
     own = Database(f"postgresql://agent:{SECRET}@127.0.0.1:1/agent")
     with pytest.raises(Unavailable) as away:
         await own.check()
@@ -305,7 +305,7 @@ async def locked_store(sqlite_database: str, tmp_path: Path, monkeypatch: pytest
     await store.database.close()
 
 
-async def test_a_locked_sqlite_is_told_as_a_database_that_does_not_answer(locked_store: Store) -> None:
+async def test_a_locked_sqlite_is_reported_as_a_database_that_does_not_answer(locked_store: Store) -> None:
     with pytest.raises(Unavailable, match="locked") as away:
         await locked_store.users.create_token("ada", Tier.FREE)
     assert away.value.part == "database"
@@ -315,7 +315,7 @@ async def test_readers_of_sqlite_do_not_wait_for_its_writer(locked_store: Store)
     assert await locked_store.users.list_tokens() == []
 
 
-async def test_a_folder_for_sqlite_that_cannot_be_made_is_told_as_such(tmp_path: Path) -> None:
+async def test_a_folder_for_sqlite_that_cannot_be_made_is_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises((Unavailable, InvalidInput)):
         await Database(f"sqlite:///{tmp_path}/file/agent.db").check()

@@ -185,7 +185,7 @@ async def test_dead_letters_are_listed_by_reason(store: Store, user: User) -> No
         assert [letter.run_id for letter in await store.dead_letters.page(reason=reason)] == [run_id]
 
 
-async def test_the_newest_are_told_with_their_time_for_those_who_mirror_them(store: Store, user: User) -> None:
+async def test_the_newest_are_listed_with_their_time_for_those_who_mirror_them(store: Store, user: User) -> None:
     made = [await dead(store, user) for _ in range(3)]
     at = [(await store.dead_letters.get(run.id)).at.timestamp() for run in made]
     assert await store.dead_letters.newest() == {run.id: time for run, time in zip(made, at, strict=True)}
@@ -203,7 +203,7 @@ async def test_a_retry_by_its_user_takes_it_out_and_keeps_its_failures(store: St
     assert len(await store.dead_letters.failures(run.id)) == 1
 
 
-async def test_a_redriven_run_is_queued_as_if_for_the_first_time_and_tells_it(store: Store, user: User) -> None:
+async def test_a_redriven_run_is_queued_as_if_for_the_first_time_with_an_event(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
 

@@ -66,7 +66,7 @@ async def test_a_question_is_asked_once_however_often_it_is_written(store: Store
     assert found.status is APPROVED
 
 
-async def test_the_answer_queues_a_run_that_waits_and_tells_both(store: Store, run: Run) -> None:
+async def test_the_answer_queues_a_run_that_waits_with_an_event_of_each(store: Store, run: Run) -> None:
     decision = await asked(store, run)
     decided = await decide(store, run, decision, arguments={"script": "true"})
     assert (decided.run.status, decided.run.attempt, decided.run.error) == (RunStatus.QUEUED, 1, None)
@@ -86,7 +86,7 @@ async def test_the_answer_queues_a_run_that_waits_and_tells_both(store: Store, r
     assert (kept.answer, kept.decided_by) == ({"arguments": {"script": "true"}}, run.user_id)
 
 
-async def test_an_answer_while_the_run_is_held_is_kept_and_its_holder_tells_of_it(store: Store, run: Run) -> None:
+async def test_an_answer_while_the_run_is_running_is_kept_and_published_by_its_worker(store: Store, run: Run) -> None:
     decision = question(run)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.ask(decision))
     decided = await decide(store, run, decision)
@@ -125,7 +125,7 @@ async def test_of_an_answer_and_a_run_that_begins_to_wait_at_once_neither_is_los
     assert went_on or status is RunStatus.QUEUED
 
 
-async def test_a_second_answer_is_told_while_the_run_is_queued_and_queues_nothing(store: Store, run: Run) -> None:
+async def test_a_second_answer_is_published_while_the_run_is_queued_and_queues_nothing(store: Store, run: Run) -> None:
     first, second = question(run), question(run)
     await store.running_runs.write(
         run.id,
@@ -142,7 +142,7 @@ async def test_a_second_answer_is_told_while_the_run_is_queued_and_queues_nothin
     assert [(event.id, event.type) for event in decided.events] == [(5, "decision")]
 
 
-async def test_the_webhook_is_told_what_is_asked(store: Store, run: Run) -> None:
+async def test_the_webhook_says_what_is_asked(store: Store, run: Run) -> None:
     decision = await asked(store, run)
     [delivery] = await store.webhooks.claim(5, lease_seconds=60, user_limit=5, sending={})
     body = json.loads(delivery.body)

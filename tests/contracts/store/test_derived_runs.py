@@ -132,7 +132,7 @@ async def test_the_journal_is_read_without_what_changed_in_the_workspace_unless_
     assert first.files == {"a.txt": "e1"}
 
 
-async def test_a_fork_tells_where_it_comes_from_and_its_plan(store: Store, source: Run) -> None:
+async def test_a_fork_says_where_it_comes_from_and_its_plan(store: Store, source: Run) -> None:
     run = await fork(store, source, "a", start=True)
     events = await store.events.after(run.id, 0, 10)
     assert [event.type for event in events] == ["status", "log", "plan", "status"]

@@ -78,7 +78,7 @@ async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: 
     assert (calls[other].id, calls[other].status) == ("call-2", CallStatus.COMPLETED)
 
 
-async def test_nobody_else_writes_the_calls_of_a_held_run(store: Store, run: Run) -> None:
+async def test_nobody_else_writes_the_calls_of_a_running_run(store: Store, run: Run) -> None:
     assert await store.running_runs.take(run.id, 2)
     with pytest.raises(Superseded):
         await store.running_runs.write(run.id, 1, lambda transaction: transaction.begin_model_call(beginning()))

@@ -86,7 +86,7 @@ async def test_a_run_that_is_taken_says_that_somebody_has_an_account(store: Stor
 # --- limits of the run ---
 
 
-async def test_a_runs_limits_are_put_in_once_however_often_it_is_held(store: Store, run: Run) -> None:
+async def test_a_runs_limits_are_put_in_once_however_often_it_is_claimed(store: Store, run: Run) -> None:
     limits = {TOKENS: 100, STEPS: 0}
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, limits))
     await store.running_runs.write(run.id, 1, reserving(Amounts(tokens=30)))
@@ -148,7 +148,7 @@ async def test_where_one_account_has_too_little_nothing_is_written(
     assert await is_right(store)
 
 
-async def test_dollars_are_told_as_dollars(store: Store, run: Run) -> None:
+async def test_dollars_are_shown_as_dollars(store: Store, run: Run) -> None:
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.open_budget(TIER, {USD: 1500}))
     with pytest.raises(BudgetExhausted, match=r"\$0\.0015 left and \$0\.02 are needed: .*micro_usd"):
         await store.running_runs.write(run.id, 1, reserving(Amounts(micro_usd=20_000)))

@@ -135,7 +135,7 @@ async def test_only_the_generation_that_took_it_holds_a_run(store: Store, run: R
         await store.running_runs.write(run.id, generation, touch)
 
 
-async def test_a_run_that_is_over_is_held_by_nobody(store: Store, run: Run) -> None:
+async def test_nothing_is_written_to_a_run_that_is_over(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.COMPLETED, None))
     with pytest.raises(Superseded):
@@ -189,7 +189,7 @@ class OpenTransaction:
             await writing
 
 
-async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
+async def test_a_take_waits_for_an_open_write_of_the_older_worker_and_sees_it(
     store: Store, database_url: str, run: Run
 ) -> None:
     await store.running_runs.take(run.id, 1)
@@ -215,7 +215,7 @@ async def test_a_take_waits_for_an_open_write_of_the_older_hand_and_sees_it(
         await store.running_runs.write(run.id, 1, touch)
 
 
-async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
+async def test_a_write_of_the_older_worker_waits_for_an_open_take_and_is_refused(
     store: Store, database_url: str, run: Run
 ) -> None:
     await store.running_runs.take(run.id, 1)
@@ -239,7 +239,7 @@ async def test_a_write_of_the_older_hand_waits_for_an_open_take_and_is_refused(
     assert await store.events.last_id(run.id) == 2
 
 
-async def test_writes_of_hands_that_follow_each_other_never_mix(store: Store, second_store: Store, run: Run) -> None:
+async def test_writes_of_workers_that_follow_each_other_never_mix(store: Store, second_store: Store, run: Run) -> None:
     """Each hand numbers on from what it found, and writes as fast as it can until it is refused."""
     hands = 12
 
@@ -333,7 +333,7 @@ async def test_a_run_without_events_has_none(store: Store) -> None:
 # --- rights ---
 
 
-async def test_rights_tell_which_runs_are_lost_over_or_to_be_cancelled(store: Store, user: User) -> None:
+async def test_rights_name_the_runs_that_are_lost_over_or_to_be_cancelled(store: Store, user: User) -> None:
     own, newer, over, cancelled = [await store.runs.create(new_run(user), start=True) for _ in range(4)]
     for run in (own, newer, over, cancelled):
         await store.running_runs.take(run.id, 1)
@@ -481,7 +481,7 @@ async def test_the_clock_of_the_next_attempt_begins_anew(store: Store, run: Run)
     assert (back.status, back.attempt, back.started_at, back.error) == (RunStatus.QUEUED, 2, None, ERROR)
 
 
-async def test_a_run_that_waits_or_is_queued_again_is_no_longer_held(store: Store, run: Run) -> None:
+async def test_nothing_is_written_to_a_run_that_waits_or_is_queued_again(store: Store, run: Run) -> None:
     await store.running_runs.take(run.id, 1)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=None, error=None))
     assert await store.running_runs.add_events({(run.id, 1): [log_event(run.id, 3)]}) == {run.id}

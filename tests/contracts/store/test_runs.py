@@ -156,7 +156,7 @@ async def test_starting_again_changes_nothing(store: Store, user: User) -> None:
     assert await store.runs.start(user.id, run.id) == (run, [])
 
 
-async def test_five_starts_at_once_tell_of_one(store: Store, second_store: Store, user: User) -> None:
+async def test_five_starts_at_once_write_one_event(store: Store, second_store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user))
     answers = await asyncio.gather(
         *((store, second_store)[number % 2].runs.start(user.id, run.id) for number in range(5))
@@ -188,7 +188,7 @@ async def test_a_run_that_nobody_holds_is_cancelled_at_once(store: Store, user: 
     assert statuses_of(events) == [(number, "status", "cancelled"), (number + 1, "end", "cancelled")]
 
 
-async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(store: Store, user: User) -> None:
+async def test_a_running_run_keeps_its_state_and_the_request_to_cancel_is_noted(store: Store, user: User) -> None:
     run = await running_run(store, user)
     asked, events = await store.runs.cancel(user.id, run.id)
     assert asked.status is RunStatus.RUNNING
@@ -197,7 +197,7 @@ async def test_a_run_that_a_worker_holds_keeps_its_state_and_the_wish_is_noted(s
     assert (await store.running_runs.rights({run.id: 1})).cancelled == {run.id}
 
 
-async def test_cancelling_twice_keeps_the_time_of_the_first_wish(store: Store, user: User) -> None:
+async def test_cancelling_twice_keeps_the_time_of_the_first_request(store: Store, user: User) -> None:
     run = await running_run(store, user)
     first, _ = await store.runs.cancel(user.id, run.id)
     second, _ = await store.runs.cancel(user.id, run.id)
@@ -251,7 +251,7 @@ async def test_a_retry_repeats_no_completed_step_but_all_the_others(store: Store
     assert [step.status for step in journal] == [StepStatus.COMPLETED, StepStatus.PENDING, StepStatus.PENDING]
 
 
-async def test_a_retry_withdraws_a_wish_to_cancel_that_came_too_late(store: Store, user: User) -> None:
+async def test_a_retry_withdraws_a_request_to_cancel_that_came_too_late(store: Store, user: User) -> None:
     run = await running_run(store, user)
     await store.runs.cancel(user.id, run.id)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.finish(RunStatus.FAILED, ERROR))
@@ -351,7 +351,7 @@ async def test_a_run_that_did_not_fail_cannot_be_retried_and_its_steps_stay(stor
     assert await store.journal.steps(run.id) == before
 
 
-async def test_of_a_start_and_a_cancel_at_once_both_are_told_in_the_order_they_happened(
+async def test_of_a_start_and_a_cancel_at_once_both_have_events_in_the_order_they_happened(
     store: Store, second_store: Store, user: User
 ) -> None:
     for _ in range(5):

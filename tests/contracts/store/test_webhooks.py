@@ -89,14 +89,14 @@ async def test_a_state_that_matters_is_put_into_the_outbox(
     assert (now.finished_at is None) is (status == "waiting")
 
 
-async def test_a_run_that_is_cancelled_before_a_worker_has_it_is_told_of(store: Store, user: User) -> None:
+async def test_a_run_that_is_cancelled_before_a_worker_has_it_gets_a_webhook(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user, webhook_url=URL), start=True)
     await store.runs.cancel(user.id, run.id)
     [delivery] = await claim(store)
     assert (delivery.event, json.loads(delivery.body)["started_at"]) == ("run.cancelled", None)
 
 
-async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: Store, user: User) -> None:
+async def test_states_on_the_way_and_runs_without_a_url_get_no_webhook(store: Store, user: User) -> None:
     run = await running_run(store, user)
     await store.running_runs.write(run.id, 1, lambda transaction: transaction.queue_again(attempt=2, error=ERROR))
     await ended_run(store, user, url=None)
@@ -105,7 +105,7 @@ async def test_states_on_the_way_and_runs_without_a_url_are_not_told_of(store: S
     assert await deliveries(store) == 0
 
 
-async def test_what_is_rolled_back_is_not_told_of(store: Store, user: User) -> None:
+async def test_what_is_rolled_back_gets_no_webhook(store: Store, user: User) -> None:
     run = await running_run(store, user)
 
     def write(transaction: RunTransaction) -> None:
@@ -232,7 +232,9 @@ async def test_what_was_given_up_is_not_sent_again(store: Store, user: User) -> 
     assert state.status is DeliveryStatus.GIVEN_UP
 
 
-async def test_a_late_failure_changes_nothing_in_newer_hands_but_a_late_delivery_does(store: Store, user: User) -> None:
+async def test_a_late_failure_changes_nothing_after_another_claim_but_a_late_delivery_does(
+    store: Store, user: User
+) -> None:
     run = await ended_run(store, user)
     [slow] = await claim(store)
     await make_due(store)

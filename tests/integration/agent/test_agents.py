@@ -167,7 +167,7 @@ async def test_an_agent_waits_for_a_person_and_goes_on_without_asking_the_model_
     await platform.ends_whole(run_id)
 
 
-async def test_a_person_who_says_no_is_heard_by_the_model_and_not_worked_around(
+async def test_a_model_learns_that_a_person_refused_and_does_not_work_around_it(
     start_with_models: StartWithModels, models: ScriptedModels
 ) -> None:
     models.script(asks_for(("file_write", {"path": "a.txt", "content": "one"})), says("I may not."))

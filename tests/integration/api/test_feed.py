@@ -134,7 +134,7 @@ async def test_now_is_where_a_feed_begins_and_where_a_client_goes_on_that_saw_no
         assert numbers(await take(stream, 1), worker.run_id) == [3]
 
 
-async def test_what_is_told_before_it_is_stored_comes_when_it_is_stored(api: Api, person: Person) -> None:
+async def test_what_is_published_before_it_is_stored_comes_when_it_is_stored(api: Api, person: Person) -> None:
     worker = await a_worker(api, person)
     async with feed(person) as stream:
         await take(stream, 2)
@@ -147,7 +147,7 @@ async def test_what_is_told_before_it_is_stored_comes_when_it_is_stored(api: Api
         assert numbers(await take(stream, 2), worker.run_id) == [3, 4]
 
 
-async def test_a_commit_that_nobody_told_of_comes_all_the_same(start_api: StartApi) -> None:
+async def test_events_of_a_commit_that_nobody_announced_reach_the_feed(start_api: StartApi) -> None:
     api = await start_api(stream_heartbeat_seconds=0.1)
     person = await api.person()
     worker = await a_worker(api, person)
@@ -209,7 +209,7 @@ async def test_nothing_is_missed_or_repeated_by_watchers_that_come_and_go_under_
             assert numbers(seen, worker.run_id) == list(range(1, worker.last_id + 1))
 
 
-async def test_a_feed_tells_the_positions_of_queued_runs_and_moves_no_cursor_by_it(
+async def test_a_feed_sends_the_positions_of_queued_runs_and_moves_no_cursor_by_them(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.streams.hub.POSITION_SECONDS", 0.05)
@@ -231,7 +231,7 @@ async def until_position(stream: AsyncIterator[FeedEvent]) -> AsyncIterator[Feed
             return
 
 
-async def test_a_cursor_from_the_future_is_told_and_the_feed_goes_on(api: Api, person: Person) -> None:
+async def test_a_cursor_from_the_future_is_reported_and_the_feed_goes_on(api: Api, person: Person) -> None:
     async with feed(person, last_event_id="0-999999") as stream:
         [published] = await take(stream, 1)
         assert published.type == EventType.GAP

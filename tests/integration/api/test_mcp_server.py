@@ -159,7 +159,7 @@ async def test_a_plan_that_is_none_says_what_is_wrong(api: Api, person: Person) 
         assert "[invalid_plan]" in await refusal(client, "create_run", prompt="x", plan={"steps": []})
 
 
-async def test_without_a_token_nothing_is_told(api: Api) -> None:
+async def test_without_a_token_nothing_is_answered(api: Api) -> None:
     answer = await api.client().post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     answer = await api.client({"Authorization": "Bearer agt_x"}).post("/mcp", json={})

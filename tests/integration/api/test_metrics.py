@@ -33,7 +33,7 @@ async def test_it_can_be_taken_away(start_api: StartApi) -> None:
     assert (await api.client().get("/metrics")).status_code == 404
 
 
-async def test_the_queue_is_told_by_priority_and_what_a_cap_holds_back_apart(start_api: StartApi) -> None:
+async def test_the_queue_is_counted_by_priority_and_what_a_cap_holds_back_apart(start_api: StartApi) -> None:
     api = await start_api(user_concurrency_standard=2)
     person = await api.person()
     for _ in range(3):
@@ -46,7 +46,7 @@ async def test_the_queue_is_told_by_priority_and_what_a_cap_holds_back_apart(sta
     assert len(found.labels("agent_queue_depth")) == 8
 
 
-async def test_runs_are_told_by_status_and_those_that_ended_are_not(api: Api, person: Person) -> None:
+async def test_runs_are_counted_by_status_and_those_that_ended_are_not(api: Api, person: Person) -> None:
     for _ in range(3):
         await person.make()
     await person.make("create")
@@ -58,7 +58,7 @@ async def test_runs_are_told_by_status_and_those_that_ended_are_not(api: Api, pe
     assert runs == {"queued": 1, "running": 1, "waiting": 0}
 
 
-async def test_dead_letters_are_told(api: Api, person: Person) -> None:
+async def test_dead_letters_are_counted_in_the_metrics(api: Api, person: Person) -> None:
     await person.make()
     worker = await api.worker()
     running_runs = api.resources.store.running_runs
@@ -164,7 +164,7 @@ async def test_a_part_that_does_not_answer_is_not_waited_for_and_asked_once(
     await wait_until(answered)
 
 
-async def test_what_was_read_is_told_again_for_a_while(
+async def test_what_was_read_is_answered_again_for_a_while(
     api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 600.0)

@@ -329,7 +329,7 @@ def calls(pattern: str) -> Iterator[tuple[str, list[Any]]]:
 # --- webhooks ---
 
 
-def test_the_webhooks_are_what_a_run_can_be_told_of_with_the_headers_of_a_signature(described: Any) -> None:
+def test_the_page_describes_each_webhook_with_the_headers_of_a_signature(described: Any) -> None:
     assert described["webhooks"].keys() == set(WebhookEvent)
     for methods in described["webhooks"].values():
         operation = methods["post"]

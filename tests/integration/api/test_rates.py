@@ -68,7 +68,7 @@ async def test_a_revoked_token_asks_as_a_stranger_for_what_needs_no_token(start_
     assert found == [200] * 3 + [429]
 
 
-async def test_an_unknown_token_is_told_that_it_is_unknown(start_api: StartApi) -> None:
+async def test_an_unknown_token_is_refused_as_unknown(start_api: StartApi) -> None:
     api = await start_api(**SLOW)
     stranger = Person(api.client({"Authorization": "Bearer agt_nobody"}), "agt_nobody", "")
     assert set(await statuses(*[stranger] * 25)) == {401}

@@ -120,7 +120,9 @@ async def test_a_cursor_at_or_beyond_the_end_of_a_run_that_is_over_is_answered_2
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-async def test_a_cursor_in_the_future_of_a_live_run_is_told_and_the_stream_goes_on(api: Api, person: Person) -> None:
+async def test_a_cursor_in_the_future_of_a_live_run_is_reported_and_the_stream_goes_on(
+    api: Api, person: Person
+) -> None:
     run_id = await person.make()
     async with person.stream(run_id, last_event_id=9999) as stream:
         published = await anext(stream)
@@ -143,7 +145,7 @@ async def test_a_silent_stream_gets_a_comment_that_clients_pass_over(start_api: 
     assert (beat.id, beat.event, beat.text) == (None, "", "")
 
 
-async def test_a_queued_run_tells_its_position_as_it_changes(
+async def test_a_queued_run_sends_its_position_as_it_changes(
     start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.streams.hub.POSITION_SECONDS", 0.05)
@@ -333,7 +335,7 @@ async def test_a_run_that_nobody_watches_any_more_is_no_longer_listened_to(
     await wait_until(nobody)
 
 
-async def test_more_watchers_than_the_process_serves_are_told_to_come_again(start_api: StartApi) -> None:
+async def test_more_watchers_than_the_process_serves_are_asked_to_come_again(start_api: StartApi) -> None:
     api = await start_api(stream_watchers_max=2)
     person, other = await api.person(), await api.person()
     run_id, others = await person.make("create"), await other.make("create")

@@ -108,7 +108,7 @@ async def test_the_wire_carries_on_while_the_database_lags_behind(api: Api, pers
         assert numbers([frame async for frame in stream]) == [5, 6]
 
 
-async def test_numbers_that_are_nowhere_are_told_as_a_gap(api: Api, person: Person) -> None:
+async def test_numbers_that_are_nowhere_are_sent_as_a_gap(api: Api, person: Person) -> None:
     await person.make()
     worker = await api.worker()
     async with person.stream(worker.run_id) as stream:
@@ -125,7 +125,7 @@ async def test_numbers_that_are_nowhere_are_told_as_a_gap(api: Api, person: Pers
     assert numbers(await person.watch(worker.run_id)) == [1, 2, 3, *numbers(live)]
 
 
-async def test_a_gap_that_the_worker_told_is_not_told_twice(api: Api, person: Person) -> None:
+async def test_a_gap_that_the_worker_published_is_not_sent_twice(api: Api, person: Person) -> None:
     await person.make()
     worker = await api.worker()
     worker.lines(*("lost" for _ in range(1000)))
@@ -137,7 +137,7 @@ async def test_a_gap_that_the_worker_told_is_not_told_twice(api: Api, person: Pe
     assert [(frame.id, frame.event) for frame in watched[2:]] == [(1003, "gap"), (1004, "status"), (1005, "end")]
 
 
-async def test_the_end_comes_also_when_the_worker_died_before_it_could_tell_it(start_api: StartApi) -> None:
+async def test_the_end_comes_also_when_the_worker_died_before_it_could_publish_it(start_api: StartApi) -> None:
     api = await start_api(stream_heartbeat_seconds=0.1)
     person = await api.person()
     await person.make()
@@ -162,7 +162,7 @@ async def test_the_end_comes_when_a_run_is_cancelled_while_redis_is_down(
         assert [frame.event async for frame in stream if frame.id] == ["status", "end"]
 
 
-async def test_a_watcher_that_is_ahead_of_the_store_when_redis_is_emptied_hears_nothing_twice(
+async def test_a_watcher_that_is_ahead_of_the_store_when_redis_is_emptied_receives_nothing_twice(
     api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await person.make()

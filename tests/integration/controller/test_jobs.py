@@ -212,5 +212,5 @@ def test_jobs_have_a_redis_of_their_own_where_one_is_named() -> None:
         blocking_redis("redis+cluster://127.0.0.1:1", AS_THE_URL_SAYS)
 
 
-def test_the_name_of_the_queue_tells_platforms_apart() -> None:
+def test_the_name_of_the_queue_distinguishes_platforms() -> None:
     assert Keys("{a}:").background_queue != Keys("{b}:").background_queue

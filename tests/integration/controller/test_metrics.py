@@ -91,7 +91,7 @@ async def test_what_each_user_has_stored_is_counted_again_and_again(
     await wait_until(partial(counted, size=0))
 
 
-async def test_without_a_period_nothing_is_measured_and_nothing_told(
+async def test_without_a_period_nothing_is_measured_and_no_metric_is_shown(
     start_platform: StartPlatform, receiver: Receiver, controllers: Controllers
 ) -> None:
     platform = await start_platform(metrics_port=free_port(), metrics_storage_seconds=0)

@@ -283,7 +283,7 @@ async def test_old_containers_go_that_no_running_run_needs(platform: Platform, e
     assert made.names() == kept
 
 
-async def test_an_engine_that_is_not_there_is_told() -> None:
+async def test_an_engine_that_is_not_there_is_reported() -> None:
     with pytest.raises(Unavailable, match="no-such-engine"):
         await sessions.find_engine("no-such-engine")
 

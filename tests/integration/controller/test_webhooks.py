@@ -250,7 +250,7 @@ async def test_what_a_killed_controller_was_sending_is_sent_by_another(
 
 
 @pytest.mark.slow
-async def test_a_controller_that_is_told_to_end_takes_the_answers_to_what_it_has_sent(
+async def test_a_controller_that_is_asked_to_end_waits_for_the_answers_to_what_it_has_sent(
     platform: Platform, receiver: Receiver
 ) -> None:
     receiver.answers.append(None)

@@ -239,7 +239,7 @@ async def test_an_answer_that_is_not_as_the_server_said_is_an_answer(
     assert len(dialect.asked("tools/list")) == 1
 
 
-async def test_what_a_tool_says_failed_is_told_with_its_words(dialect: Dialect, bench: Bench) -> None:
+async def test_what_a_tool_says_failed_is_reported_with_its_words(dialect: Dialect, bench: Bench) -> None:
     dialect.result = {"content": [{"type": "text", "text": "no such file"}], "isError": True}
     result, said = await call(dialect, bench)
     assert (result.error and result.error.code, said) == ("mcp_tool_failed", "no such file\n")

@@ -150,7 +150,7 @@ def test_a_server_that_refuses_our_version_is_asked_for_one_that_it_names() -> N
     assert drive(BEGIN + refuses + RESULT).text == "yes"
 
 
-def test_a_server_that_refuses_every_version_is_told_in_its_words() -> None:
+def test_a_server_that_refuses_every_version_is_reported_in_its_words() -> None:
     found = drive(BEGIN + "m = hear()\nsay(id=None, error={'code': -32700, 'message': 'too new'})\n")
     assert (found.failure, found.answers[0]["error"]["message"]) == (None, "too new")
 

@@ -213,7 +213,7 @@ async def test_a_server_that_sends_too_much_is_cut_off(servers: Servers, url: st
         await servers.call(tools, "docs__flood")
 
 
-async def test_a_server_on_a_private_address_needs_leave(servers: Servers, url: str) -> None:
+async def test_a_server_on_a_private_address_needs_permission(servers: Servers, url: str) -> None:
     with pytest.raises(OutsideRefused, match="not public"):
         await servers.tools("docs", {"url": url}, allow_private=False)
 

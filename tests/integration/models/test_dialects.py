@@ -65,7 +65,7 @@ async def test_half_an_answer_is_no_answer(
         {"type": "error", "error": {"type": "overloaded_error", "message": "the model ran out of memory"}},
     ],
 )
-async def test_an_error_under_the_status_of_success_is_told_in_the_servers_words(
+async def test_an_error_under_the_status_of_success_is_reported_in_the_servers_words(
     adapter: ModelServer, scripted: ScriptedModels, body: dict[str, Any]
 ) -> None:
     scripted.script(Reply([json.dumps(body).encode()], headers={"content-type": "application/json; charset=utf-8"}))

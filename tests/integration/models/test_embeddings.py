@@ -66,6 +66,6 @@ async def test_what_is_no_vector_a_text_is_refused(world: Asking, scripted: Scri
         await ServerEmbedder(world.gateway, "one/e").embed(["a"])
 
 
-async def test_a_server_that_is_not_there_any_more_is_told(world: Asking) -> None:
+async def test_a_server_that_is_not_there_any_more_is_reported(world: Asking) -> None:
     with pytest.raises(ModelRefused, match="there is no model server"):
         await ServerEmbedder(world.gateway, "gone/e").embed(["a"])

@@ -166,7 +166,7 @@ async def test_the_next_model_answers_where_one_refuses(
     assert (call.server, call.model) == ("two", "n")
 
 
-async def test_when_all_have_failed_it_is_told_what_was_tried(
+async def test_when_all_models_have_failed_the_error_says_what_was_tried(
     resources: Resources, user: User, scripted: ScriptedModels
 ) -> None:
     scripted.script(refusal("openai", 400, "maximum context length is 8"), refusal("ollama", 404, "not found"))
@@ -321,7 +321,7 @@ async def test_a_worker_that_lost_the_run_asks_nobody(world: Asking, scripted: S
     assert scripted.asked == []
 
 
-async def test_what_a_step_spent_is_told_with_what_is_below_it(world: Asking, scripted: ScriptedModels) -> None:
+async def test_what_a_step_spent_is_reported_with_what_is_below_it(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "Hello"))
     running = await world.running()
     for step in ("", "a", "a/0", "ab/0"):
@@ -330,7 +330,7 @@ async def test_what_a_step_spent_is_told_with_what_is_below_it(world: Asking, sc
     assert running.models.spent().calls == 4
 
 
-async def test_a_wait_for_a_turn_is_told_and_ends_when_the_worker_leaves(
+async def test_a_wait_for_a_turn_is_published_and_ends_when_the_worker_drains(
     resources: Resources, user: User, scripted: ScriptedModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "MOMENT_SECONDS", 0.0)
@@ -452,7 +452,7 @@ async def test_a_replay_fails_where_the_run_failed(world: Asking, scripted: Scri
     assert len(scripted.asked) == 1
 
 
-async def test_a_replay_is_told_again_that_a_prompt_was_too_long(world: Asking, scripted: ScriptedModels) -> None:
+async def test_a_replay_learns_again_that_a_prompt_was_too_long(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(refusal("openai", 400, "maximum context length is 8"))
     original = await world.running()
     replay = await replayed(world, original)
@@ -476,7 +476,7 @@ async def test_a_last_model_that_may_not_be_asked_ends_the_call(
     assert "MODEL_PRICES" in call.error.message
 
 
-async def test_a_model_that_nobody_has_set_is_told(resources: Resources, user: User) -> None:
+async def test_a_model_that_nobody_has_set_is_reported(resources: Resources, user: User) -> None:
     async with asking(resources, user) as world:
         running = await world.running()
         assert not world.gateway.is_set
@@ -487,7 +487,7 @@ async def test_a_model_that_nobody_has_set_is_told(resources: Resources, user: U
 @pytest.mark.parametrize(
     ("setting", "value"), [("model", "gone/m"), ("model_fallbacks", ["gone/m"]), ("embedding_model", "gone/m")]
 )
-async def test_a_setting_that_names_no_server_is_told_before_any_run(
+async def test_a_setting_that_names_no_server_is_reported_before_any_run(
     resources: Resources, user: User, setting: str, value: Any
 ) -> None:
     with pytest.raises(InvalidInput, match=f"{setting.upper()}: there is no model server 'gone'"):

@@ -42,7 +42,7 @@ async def test_the_text_is_handed_on_as_it_comes(adapter: ModelServer, scripted:
     assert (response.text, received, response.finish) == ("Grüße!", ["Grü", "ße", "!"], "stop")
 
 
-async def test_the_servers_own_count_of_tokens_is_told(
+async def test_the_servers_own_count_of_tokens_is_reported(
     adapter: ModelServer, scripted: ScriptedModels, kind: Kind
 ) -> None:
     scripted.script(said(kind, "a"))
@@ -247,7 +247,7 @@ async def test_a_busy_server_says_when_to_come_back(adapter: ModelServer, script
     assert len(scripted.asked) == 2  # the libraries' own retries are off
 
 
-async def test_what_a_server_refuses_is_told_in_its_words_and_without_the_key(
+async def test_what_a_server_refuses_is_reported_in_its_words_and_without_the_key(
     adapter: ModelServer, scripted: ScriptedModels, kind: Kind
 ) -> None:
     scripted.script(refusal(kind, 401, f"the key {KEY} is not known \x1b[31m" + "x" * 5000))
@@ -279,7 +279,7 @@ async def test_a_server_that_is_not_there_is_unavailable(kind: Kind) -> None:
             await server.complete("m", asking(), LIMITS, ignore)
 
 
-async def test_an_error_in_the_middle_of_an_answer_is_told(
+async def test_an_error_in_the_middle_of_an_answer_is_reported(
     adapter: ModelServer, scripted: ScriptedModels, kind: Kind
 ) -> None:
     event = {

@@ -230,7 +230,7 @@ async def test_a_secret_goes_by_https_only_unless_private_hosts_are_allowed(benc
 
 
 @pytest.mark.parametrize("value", ["line\r\nX-Injected: 1", "naïve", "nul\0"])
-async def test_a_secret_that_would_break_out_of_its_header_is_refused_untold(
+async def test_a_secret_that_would_break_out_of_its_header_is_refused_without_showing_it(
     web: Bench, site: Site, value: str
 ) -> None:
     web.context = replace(web.context, secrets=GivenSecrets(value))

@@ -18,7 +18,7 @@ async def said(bench: Bench, **arguments: object) -> list[str]:
     return bench.said.decode().splitlines()
 
 
-async def test_lines_are_told_with_their_files_and_numbers(bench: Bench) -> None:
+async def test_lines_are_shown_with_their_files_and_numbers(bench: Bench) -> None:
     await fill(bench, a_py=b"import os\nx = 1\n", src__b_py=b"y = 2\r\nimport sys", c_md=b"text\n")
     assert await said(bench, pattern=r"^import (\w+)") == [
         "a.py:1: import os",
@@ -77,7 +77,7 @@ async def test_a_glob_with_too_many_alternatives_is_refused_with_the_plan(bench:
         await bench.step("search_files", pattern="x", glob="{a,b}" * 20)
 
 
-async def test_context_is_told_once_and_gaps_are_marked(bench: Bench) -> None:
+async def test_context_is_shown_once_and_gaps_are_marked(bench: Bench) -> None:
     await fill(bench, a=b"".join(b"%d\n" % number for number in range(1, 13)))
     assert (await said(bench, pattern="^(3|5|11)$", context=1))[:-1] == [
         "a-2- 2",

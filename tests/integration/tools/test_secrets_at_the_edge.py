@@ -215,7 +215,7 @@ async def test_what_is_named_and_cannot_be_opened_is_left_to_the_step_that_uses_
         await keeper.of("shell").fill("${secrets.TOKEN}")
 
 
-async def test_more_than_an_environment_holds_is_refused_untold(shell: Bench, keeper: Keeper) -> None:
+async def test_more_than_an_environment_holds_is_refused_without_showing_it(shell: Bench, keeper: Keeper) -> None:
     await keeper.keep("BIG", "x" * 32_000)
     with pytest.raises(InvalidInput, match="environment") as raised:
         await shell.step("shell", script=":", environment={"A": "${secrets.BIG}" * 5})

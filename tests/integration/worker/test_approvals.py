@@ -124,7 +124,7 @@ async def test_arguments_that_only_the_tool_can_judge_have_the_step_ask_anew_and
     assert await platform.read(run_id, "b.txt") == b"two"
 
 
-async def test_what_a_tool_takes_is_told_to_who_decides_and_not_to_all_who_watch(working_platform: Platform) -> None:
+async def test_what_a_tool_takes_is_shown_to_who_decides_and_not_to_all_who_watch(working_platform: Platform) -> None:
     platform = working_platform
     run_id = await platform.submit(shell("a", "true", approval=True))
     await platform.until(run_id, RunStatus.WAITING)

@@ -116,7 +116,7 @@ async def test_a_step_may_not_take_longer_than_the_seconds_that_are_left(working
     await books_are_right(platform)
 
 
-async def test_a_step_waits_for_what_another_one_in_hand_gives_back(
+async def test_a_step_waits_for_what_another_running_one_gives_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = BlockingTool()

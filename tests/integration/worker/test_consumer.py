@@ -154,7 +154,7 @@ async def test_a_run_that_ends_while_redis_is_away_is_settled_once_it_is_back(
     await clients.close()
 
 
-async def test_an_execution_that_breaks_leaves_its_run_to_its_lease(clients: RedisClients) -> None:
+async def test_the_run_of_an_execution_that_breaks_is_left_to_its_lease(clients: RedisClients) -> None:
     queue = redis_queue(clients)
 
     async def breaks() -> None:
@@ -179,7 +179,7 @@ async def test_a_draining_worker_settles_what_has_just_ended(clients: RedisClien
     assert (await queue.statistics()).running == 0
 
 
-async def test_who_is_told_of_a_delay_hears_of_each_run_that_is_put_off(clients: RedisClients) -> None:
+async def test_the_delay_of_each_run_that_is_put_off_is_reported(clients: RedisClients) -> None:
     queue, delays = redis_queue(clients), list[float]()
 
     class PutOff(Carried):

@@ -243,7 +243,7 @@ async def test_a_finished_step_whose_run_was_lost_is_not_repeated(platform: Plat
 # --- what was on its way when a worker was lost ---
 
 
-async def test_events_that_were_told_and_not_stored_any_more_are_stored_by_the_next_holder(
+async def test_events_that_were_published_and_not_stored_are_stored_by_the_next_worker(
     platform: Platform,
 ) -> None:
     run_id = await platform.submit(shell("a", "true"))
@@ -298,7 +298,7 @@ async def test_where_redis_is_emptied_between_two_questions_a_gap_says_so_too(
     assert gap["before"] > lost.id + 1
 
 
-async def test_an_end_that_was_committed_and_not_told_is_told_by_whoever_claims_the_run_next(
+async def test_an_end_that_was_committed_and_not_published_is_published_by_the_next_worker(
     platform: Platform,
 ) -> None:
     run_id = await platform.submit(shell("a", "true"))

@@ -31,7 +31,7 @@ async def warnings(platform: Platform, run_id: str) -> list[str]:
     return [data["line"] for data in await platform.event_data(run_id, EventType.LOG) if data.get("level") == "warning"]
 
 
-async def test_it_is_told_how_much_is_missing_and_where_all_of_it_lies(platform: Platform) -> None:
+async def test_a_cut_output_says_how_much_is_missing_and_where_all_of_it_lies(platform: Platform) -> None:
     async with worker(platform.settings):
         run_id = await platform.submit(shell("chatty", CHATTY), shell("after", "ls -A"))
         await platform.completed(run_id)

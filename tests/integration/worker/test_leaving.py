@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 StartProcess = Callable[..., Awaitable[WorkerProcess]]
 
 
-async def test_the_step_in_hand_ends_and_the_rest_of_the_run_is_handed_back(
+async def test_the_running_step_ends_and_the_rest_of_the_run_is_handed_back(
     platform: Platform, start_process: StartProcess
 ) -> None:
     process = await start_process(platform, worker_grace_seconds=30.0)
@@ -65,7 +65,7 @@ async def test_a_step_that_takes_longer_than_the_grace_is_interrupted_and_handed
     await platform.ends_whole(run_id)
 
 
-async def test_the_last_step_may_end_its_run_while_the_worker_leaves(start_platform: StartPlatform) -> None:
+async def test_the_last_step_may_end_its_run_while_the_worker_drains(start_platform: StartPlatform) -> None:
     platform = await start_platform(worker_grace_seconds=30.0)
     async with worker(platform.settings):
         run_id = await platform.submit(shell("a", UNTIL_GO))
@@ -90,7 +90,7 @@ async def test_a_run_that_pauses_before_its_next_try_is_handed_back_at_once(star
     assert (step.status, step.tries) == (StepStatus.PENDING, 1)
 
 
-async def test_a_worker_that_leaves_while_it_claims_hands_back_what_it_was_given(
+async def test_a_worker_that_drains_while_it_claims_hands_back_what_it_was_given(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, may_arrive = asyncio.Event(), asyncio.Event()

@@ -88,7 +88,7 @@ async def test_a_retry_is_counted_by_its_reason_and_its_pause_is_no_waiting(
     assert found.value("agent_run_wait_seconds_count", priority="normal") == 1
 
 
-async def test_runs_in_hand_are_told_beside_the_slots_and_an_interrupted_step_is_counted(
+async def test_running_runs_are_shown_beside_the_slots_and_an_interrupted_step_is_counted(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = BlockingTool()
@@ -113,7 +113,7 @@ async def test_a_lease_that_ended_is_counted_by_who_finds_it(platform: Platform)
     assert found.value("agent_leases_lost_total") == 1
 
 
-async def test_a_run_that_went_into_newer_hands_is_counted_by_who_had_it(
+async def test_a_run_that_another_worker_took_is_counted_by_the_worker_that_had_it(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = BlockingTool()

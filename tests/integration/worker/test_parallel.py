@@ -101,7 +101,7 @@ async def test_commands_at_once_have_files_of_their_own_and_what_each_makes_is_k
     await wait_until(lambda: platform.checkouts(run_id) == [])
 
 
-async def test_when_a_step_fails_those_in_hand_end_well_and_no_other_begins(
+async def test_when_a_step_fails_the_running_ones_end_well_and_no_other_begins(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = BlockingTool()
@@ -124,7 +124,7 @@ async def test_when_a_step_fails_those_in_hand_end_well_and_no_other_begins(
     await platform.ends_whole(run_id)
 
 
-async def test_a_cancel_ends_all_steps_in_hand(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_ends_all_running_steps(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = BlockingTool()
     equip(monkeypatch, tool)
     run_id = await platform.submit(hold("a", needs=[]), hold("b", needs=[]), hold("c"))
@@ -137,7 +137,7 @@ async def test_a_cancel_ends_all_steps_in_hand(platform: Platform, monkeypatch: 
     await platform.ends_whole(run_id)
 
 
-async def test_a_worker_that_leaves_starts_no_further_step_and_the_next_goes_on(
+async def test_a_worker_that_drains_starts_no_further_step_and_the_next_goes_on(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = BlockingTool()
@@ -154,7 +154,7 @@ async def test_a_worker_that_leaves_starts_no_further_step_and_the_next_goes_on(
 
 
 @pytest.mark.slow
-async def test_after_kill_9_each_step_that_was_in_hand_is_repeated_and_none_that_was_done(
+async def test_after_kill_9_each_step_that_was_running_is_repeated_and_none_that_was_done(
     isolated: None, platform: Platform, start_process: StartProcess
 ) -> None:
     first = await start_process(platform)
@@ -220,7 +220,7 @@ async def _left_in_the_middle(platform: Platform, run_id: str, generation: int) 
     await platform.resources.store.running_runs.write(run_id, generation, write)
 
 
-async def test_events_of_steps_at_once_are_told_in_the_order_of_their_numbers(working_platform: Platform) -> None:
+async def test_events_of_steps_at_once_are_published_in_the_order_of_their_numbers(working_platform: Platform) -> None:
     platform = working_platform
     run_id = await platform.submit(*(shell(f"s{n}", f"{UNTIL_GO}; seq 200", needs=[]) for n in range(4)))
     await platform.until_begun(run_id, times=4)

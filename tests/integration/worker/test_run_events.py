@@ -227,7 +227,7 @@ async def test_what_is_recorded_is_stored_with_all_events_before_it(platform: Pl
     assert len(await platform.history(events.run_id)) == 9
 
 
-async def test_the_holder_is_told_when_the_wire_or_the_database_finds_newer_hands(
+async def test_the_worker_learns_of_a_newer_claim_from_redis_or_from_the_database(
     platform: Platform, writer: EventWriter
 ) -> None:
     superseded: list[str] = []
@@ -252,7 +252,7 @@ async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_ha
     assert await platform.resources.store.events.last_id(events.run_id) == 3 * UNPUBLISHED_MAX + 2
 
 
-async def test_what_is_held_back_is_told_and_stored_only_with_the_next_record(
+async def test_what_is_held_back_is_published_and_stored_only_with_the_next_record(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events, other = await running_run(platform, writer), await running_run(platform, writer)
@@ -274,7 +274,9 @@ def _refuse(transaction: RunTransaction) -> None:
     transaction.writes.append(RunWrite())
 
 
-async def test_what_a_refused_transaction_was_to_tell_has_never_been(platform: Platform, writer: EventWriter) -> None:
+async def test_what_a_refused_transaction_was_to_publish_has_never_been(
+    platform: Platform, writer: EventWriter
+) -> None:
     events = await running_run(platform, writer)
     with pytest.raises(TypeError):
         await events.record(_refuse, publish=[(EventType.STEP, {"status": "started"})])
@@ -324,7 +326,7 @@ async def test_a_transaction_that_is_tried_again_writes_the_same_values(
     assert committed[0] == committed[1]
 
 
-async def test_of_two_who_write_at_once_neither_tells_before_its_own_commit(
+async def test_of_two_who_write_at_once_neither_publishes_before_its_own_commit(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = await running_run(platform, writer)

@@ -35,7 +35,7 @@ async def test_a_run_goes_from_the_queue_to_its_end(start_platform: StartPlatfor
     await platform.ends_whole(run_id)
 
 
-async def test_its_events_tell_all_of_it_in_order(working_platform: Platform) -> None:
+async def test_the_events_of_a_run_describe_all_of_it_in_order(working_platform: Platform) -> None:
     platform = working_platform
     run_id = await platform.submit(shell("one", "echo 1; echo 2"), shell("two", "echo 3"))
     await platform.completed(run_id)
@@ -198,7 +198,7 @@ async def test_output_without_end_is_kept_up_to_its_limit_with_a_note_of_what_wa
     await platform.ends_whole(run_id)
 
 
-async def test_a_run_that_is_over_leaves_nothing_held_in_redis_and_no_files_on_the_worker(
+async def test_a_run_that_is_over_leaves_no_lease_in_redis_and_no_files_on_the_worker(
     working_platform: Platform,
 ) -> None:
     platform = working_platform

@@ -6,7 +6,7 @@ from controller.deletion_cost import ANNOTATION, DeletionCosts
 from tests.kubernetes.controller.conftest import Cluster, Platform
 
 
-async def test_pods_bear_the_number_of_runs_in_hand_as_their_cost(kubernetes: Cluster, platform: Platform) -> None:
+async def test_pods_bear_the_number_of_running_runs_as_their_cost(kubernetes: Cluster, platform: Platform) -> None:
     busy = await kubernetes.make_pod("agent-worker-5d8-busy", app="agent-worker")
     idle = await kubernetes.make_pod("agent-worker-5d8-idle", app="agent-worker")
     api = await kubernetes.make_pod("agent-api-5d8", app="agent-api")

@@ -201,7 +201,9 @@ async def test_deploying_again_keeps_the_number_of_workers(deployment: Deploymen
     await deployment.scaled(WORKER, 1)
 
 
-async def test_a_broken_image_is_told_and_undone_while_the_old_one_serves(deployment: Deployment, user: User) -> None:
+async def test_a_broken_image_is_reported_and_undone_while_the_old_one_serves(
+    deployment: Deployment, user: User
+) -> None:
     load = Load(user, BUSY, lanes=1)
     async with load.flowing():
         done = await asyncio.to_thread(deployment.deploy, "--timeout", "60", image="localhost/agent-api:broken")
@@ -222,7 +224,7 @@ async def test_a_broken_image_is_told_and_undone_while_the_old_one_serves(deploy
         assert images == {deployment.image}
 
 
-async def test_wrong_credentials_are_told_without_being_shown(
+async def test_wrong_credentials_are_reported_without_being_shown(
     deployment: Deployment, user: User, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong.env"

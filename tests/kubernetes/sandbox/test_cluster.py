@@ -165,7 +165,7 @@ async def test_what_never_was_has_ended(jobs: Jobs) -> None:
     assert (await jobs.cluster.ended("step-none")).reason is EndReason.DELETED
 
 
-async def test_too_much_memory_is_told_from_other_ends(jobs: Jobs) -> None:
+async def test_too_much_memory_is_distinguished_from_other_ends(jobs: Jobs) -> None:
     name = await jobs.create(jobs.manifest(("python3", "-c", "bytearray(200_000_000)")))
     outcome = (await jobs.cluster.ended(name)).outcome(1)
     assert outcome.ending is Ending.MEMORY
@@ -178,7 +178,7 @@ async def test_a_job_past_its_deadline_is_a_timeout(jobs: Jobs) -> None:
 
 
 @pytest.mark.slow
-async def test_a_full_workspace_is_told_from_other_evictions(jobs: Jobs) -> None:
+async def test_a_full_workspace_is_distinguished_from_other_evictions(jobs: Jobs) -> None:
     limits = replace(LIMITS, disk_bytes=MIB, files=1)
     name, _ = await jobs.start(
         "sh", "-c", "head -c 20000000 /dev/zero > /workspace/big; sleep 200", limits=limits, deadline_seconds=200
@@ -218,7 +218,7 @@ async def test_a_call_costs_three_requests(jobs: Jobs) -> None:
 # --- what never starts ---
 
 
-async def test_a_job_too_large_for_every_node_is_told_in_the_schedulers_words(jobs: Jobs) -> None:
+async def test_a_job_too_large_for_every_node_is_reported_in_the_schedulers_words(jobs: Jobs) -> None:
     name = await jobs.create(jobs.manifest(limits=replace(LIMITS, cpus=1000)))
     lines: list[str] = []
     with pytest.raises(SandboxUnschedulable, match=r"[Ii]nsufficient cpu"):
@@ -227,7 +227,7 @@ async def test_a_job_too_large_for_every_node_is_told_in_the_schedulers_words(jo
     assert len(lines) == len(set(lines))
 
 
-async def test_an_image_that_cannot_be_had_is_told_so(jobs: Jobs) -> None:
+async def test_an_image_that_cannot_be_had_is_reported_so(jobs: Jobs) -> None:
     # At this address there is no registry on any node.
     name = await jobs.create(jobs.manifest(image="127.0.0.1:1/none:1"))
     with pytest.raises(SandboxImageNotFound, match="SANDBOX_IMAGE"):
@@ -382,7 +382,7 @@ async def test_arguments_arrive_as_they_are(jobs: Jobs) -> None:
         assert await stream.receive() is None
 
 
-async def test_a_process_that_fails_is_told_with_its_last_words(jobs: Jobs) -> None:
+async def test_a_process_that_fails_is_reported_with_its_last_words(jobs: Jobs) -> None:
     _, pod = await jobs.start()
     async with jobs.cluster.exec(pod, ["sh", "-c", "echo it is broken >&2; exit 3"]) as stream:
         with pytest.raises(Unavailable, match=r"exit code 3.*it is broken"):
@@ -452,7 +452,7 @@ async def test_a_server_that_cannot_be_reached_is_unavailable(proxied: tuple[Job
     await mine.create(manifest)
 
 
-async def test_a_stream_that_is_cut_is_told_at_once(proxied: tuple[Jobs, TcpProxy]) -> None:
+async def test_a_stream_that_is_cut_is_reported_at_once(proxied: tuple[Jobs, TcpProxy]) -> None:
     mine, proxy = proxied
     _, pod = await mine.start()
     async with mine.cluster.exec(pod, ["cat"]) as stream:

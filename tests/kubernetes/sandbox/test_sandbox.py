@@ -102,7 +102,7 @@ async def test_a_call_that_found_the_api_server_away_goes_on_where_it_was(
 # --- the worker is lost ---
 
 
-async def test_a_worker_that_leaves_lets_the_next_one_take_over_its_command(namespace: str, tmp_path: Path) -> None:
+async def test_a_worker_that_drains_lets_the_next_one_take_over_its_command(namespace: str, tmp_path: Path) -> None:
     call = new_call()
     script = "date +%s.%N; echo on; n=0; while [ $n -lt 60 ]; do n=$((n+1)); sleep 0.1; done; echo done > result"
     async with (
@@ -139,7 +139,7 @@ async def test_a_worker_that_goes_on_too_late_takes_nothing_from_the_one_that_ha
         assert second.said == b"on\n"
 
 
-async def test_the_command_of_a_step_that_does_not_come_again_is_removed_when_the_run_leaves(
+async def test_the_command_of_a_step_that_does_not_come_again_is_removed_when_the_run_is_released(
     namespace: str, tmp_path: Path
 ) -> None:
     call = new_call()
@@ -259,7 +259,7 @@ async def test_the_commands_of_a_run_follow_each_other_in_one_job(namespace: str
         await worker.sandbox.jobs.ended(job.name)
 
 
-async def test_a_command_in_a_reused_sandbox_hears_nothing_of_the_one_before(namespace: str, tmp_path: Path) -> None:
+async def test_a_command_in_a_reused_sandbox_gets_no_output_of_the_one_before(namespace: str, tmp_path: Path) -> None:
     call = new_call()
     async with a_worker(namespace, tmp_path / "files", reuses=True) as worker:
         for number in range(3):

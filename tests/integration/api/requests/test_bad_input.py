@@ -199,7 +199,7 @@ async def test_a_body_that_is_no_request_is_refused(person: Person, body: bytes,
     assert refusal(await send(person, body)) == (422, code, field)
 
 
-async def test_a_body_that_is_not_sent_as_json_is_told_how_to_be_sent(person: Person) -> None:
+async def test_a_body_that_is_not_sent_as_json_is_refused_with_how_to_send_it(person: Person) -> None:
     answer = await send(person, b'{"action":"create","prompt":"x"}', "text/plain")
     assert refusal(answer) == (422, "invalid_input", "body")
     assert "Content-Type: application/json" in answer.json()["detail"]

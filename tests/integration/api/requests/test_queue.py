@@ -309,7 +309,7 @@ async def test_ones_last_runs_are_at_hand_and_an_admin_sees_all(api: Api, person
     assert [job["run_id"] for job in (await admin.http.get("/agent/queue/finished")).json()["jobs"]] == [run_id]
 
 
-async def test_the_queues_numbers_tell_waiting_from_held_back(start_api: StartApi) -> None:
+async def test_the_queues_numbers_distinguish_waiting_from_held_back(start_api: StartApi) -> None:
     api = await start_api(user_concurrency_standard=1)
     person = await api.person()
     for _ in range(3):

@@ -140,7 +140,7 @@ async def test_an_action_changes_the_state_as_drawn_or_not_at_all(
         assert (await person.show(run_id))["status"] == after
 
 
-async def test_starting_twice_queues_once_and_tells_it_once(api: Api, person: Person) -> None:
+async def test_starting_twice_queues_once_with_one_event(api: Api, person: Person) -> None:
     run_id = await person.make("create")
     for _ in range(2):
         assert (await person.act("start", run_id)).json()["status"] == "queued"

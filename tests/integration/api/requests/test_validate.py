@@ -38,7 +38,7 @@ async def test_what_is_right_makes_no_run_either(api: Api, person: Person) -> No
     ]
 
 
-async def test_all_that_is_wrong_is_told_at_once(api: Api, person: Person) -> None:
+async def test_all_that_is_wrong_is_reported_at_once(api: Api, person: Person) -> None:
     await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     steps = [
         {"id": "a", "tool": "shel", "needs": ["z"]},
@@ -57,7 +57,7 @@ async def test_all_that_is_wrong_is_told_at_once(api: Api, person: Person) -> No
     assert [step["id"] for step in body["steps"]] == ["a", "b", "c"]
 
 
-async def test_limits_of_the_server_are_told_together(person: Person) -> None:
+async def test_limits_of_the_server_are_reported_together(person: Person) -> None:
     body = await validated(
         person, plan=PLAN, timeout_seconds=10**8, max_retries=10**6, resource="gpu", mcp_servers=["none"]
     )
@@ -79,7 +79,7 @@ async def test_the_steps_of_a_runbook_are_shown_with_their_lines(api: Api, perso
     ]
 
 
-async def test_all_that_is_wrong_with_a_runbook_is_told_with_its_lines(api: Api, person: Person) -> None:
+async def test_all_that_is_wrong_with_a_runbook_is_reported_with_its_lines(api: Api, person: Person) -> None:
     await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)
     body = await validated(person, prompt="```rust\nx\n```\n\n```sh -x\ny\n```\n")
     assert [(fault["field"], fault["line"]) for fault in body["errors"]] == [("prompt", 1), ("prompt", 5)]
@@ -99,7 +99,7 @@ async def test_all_that_is_wrong_with_a_runbook_is_told_with_its_lines(api: Api,
         (WITH_MODEL, RUNBOOK, "model", "model", ""),
     ],
 )
-async def test_who_will_make_the_plan_is_told_and_how_to_choose_the_other(
+async def test_the_answer_names_the_planner_and_how_to_choose_the_other(
     api: Api, person: Person, tools: ToolSet, prompt: str, planner: str | None, expected: str, note: str
 ) -> None:
     await api.resources.tool_catalogue.publish(tools, worker_id="worker-1", seconds=SECONDS)
@@ -122,7 +122,7 @@ async def test_who_will_make_the_plan_is_told_and_how_to_choose_the_other(
         ({"plan": {"steps": []}}, "plan.steps", "at least 1"),
     ],
 )
-async def test_what_nobody_can_plan_is_told(
+async def test_what_nobody_can_plan_is_reported(
     api: Api, person: Person, fields: dict[str, Any], field: str, words: str
 ) -> None:
     await api.resources.tool_catalogue.publish(WORKER, worker_id="worker-1", seconds=SECONDS)

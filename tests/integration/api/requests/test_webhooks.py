@@ -84,7 +84,7 @@ async def ended_long_ago(api: Api, person: Person, lines: int) -> str:
     return run_id
 
 
-async def test_the_stream_of_a_run_whose_events_are_gone_tells_of_the_gap_and_ends(api: Api, person: Person) -> None:
+async def test_the_stream_of_a_run_whose_events_are_gone_sends_the_gap_and_ends(api: Api, person: Person) -> None:
     run_id = await ended_long_ago(api, person, lines=5)
     whole = await person.watch(run_id)
     assert whole[-1].event == "end"
