@@ -44,11 +44,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("wish", "words"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("bad_call", "words"), BAD.values(), ids=BAD.keys())
 async def test_a_bad_call_is_explained_to_the_model_and_not_carried_out(
-    bench: Bench, request: tuple[str, str], words: str
+    bench: Bench, bad_call: tuple[str, str], words: str
 ) -> None:
-    result = await bench.run([calls(request), says("Done.")])
+    result = await bench.run([calls(bad_call), says("Done.")])
     assert result.output == "Done."
     assert bench.journal.done == []
     asked, answer = bench.messages(2)[-2:]

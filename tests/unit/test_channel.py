@@ -54,7 +54,7 @@ async def test_a_frame_of_the_greatest_length_passes_and_a_longer_one_does_not()
         await channel.receive()
 
 
-async def test_a_greeting_names_the_worker_and_the_folder_and_gets_the_state() -> None:
+async def test_a_greeting_names_the_generation_and_the_call_and_gets_the_state() -> None:
     stream = Scripted(json_frame(STATE, {"state": "idle"}))
     assert await Channel(stream).greet(generation=3, call="abc", offset=7) == {"state": "idle"}
     assert stream.sent == frame(HELLO, json.dumps({"generation": 3, "call": "abc", "from": 7, "peek": False}).encode())

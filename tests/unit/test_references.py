@@ -83,7 +83,7 @@ def test_a_result_does_not_become_a_part_of_a_program(tool: Tool, arguments: dic
     assert refused.value.field == f"plan.steps.1.arguments.{next(iter(arguments))}"
 
 
-def test_a_result_is_never_part_of_an_agents_goal() -> None:
+def test_a_reference_in_an_agents_goal_is_refused() -> None:
     with pytest.raises(InvalidPlan, match="inputs"):
         check_references(Step(id="b", tool="agent", arguments={"goal": TEXT}), _agent(), "plan.steps.1")
     check_references(

@@ -55,7 +55,7 @@ def test_what_a_disk_and_a_bucket_can_hold_is_taken_unchanged(path: str) -> None
         ("d/" * 1000 + "file", "bytes"),
     ],
 )
-def test_what_the_database_cannot_hold_is_refused_with_the_reason(path: str, reason: str) -> None:
+def test_a_path_that_a_workspace_cannot_hold_is_refused_with_the_reason(path: str, reason: str) -> None:
     with pytest.raises(InvalidPath, match=reason) as refused:
         check_path(path)
     assert refused.value.field == "path"
