@@ -14,7 +14,7 @@ FAILS = {"steps": [{"id": "only", "tool": "file_read", "arguments": {"path": "mi
 
 
 @pytest.mark.parametrize(("plan", "status"), [(None, "completed"), (FAILS, "failed")])
-async def test_a_run_tells_its_webhook_how_it_ended(
+async def test_the_webhook_of_a_run_receives_how_it_ended(
     start_api: StartApi, start_worker: StartWorker, plan: object, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fixed, "WEBHOOK_POLL_SECONDS", 0.02)

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 SOME_SECONDS = 90.0
 
 
-async def test_a_controller_collects_jobs_counts_them_and_tells_the_costs_of_pods(
+async def test_a_controller_collects_jobs_counts_them_and_sets_the_costs_of_pods(
     kubernetes: Cluster,
     platform: Platform,
     redis: str,
