@@ -54,7 +54,7 @@ from app.routes import (
 )
 from app.schemas.description import TAGS, completed, kept_description
 from app.schemas.webhooks import webhooks as sent_webhooks
-from app.streams.hub import Hub
+from app.streams.hub import Hub, StreamLimits
 from app.streams.sse import History
 from app.submission import Submission
 from app.validation import Validator
@@ -224,14 +224,16 @@ def _context(
             resources.store,
             resources.queue,
             api_metrics,
-            buffer_size=fixed.STREAM_RING_EVENTS,
-            buffer_bytes=fixed.STREAM_RING_BYTES,
-            heartbeat_seconds=settings.stream_heartbeat_seconds,
-            send_timeout_seconds=fixed.STREAM_SEND_TIMEOUT_SECONDS,
-            max_watchers=settings.stream_watchers_max,
-            max_watchers_of_user=settings.stream_watchers_user_max,
-            token_check_seconds=settings.token_cache_seconds,
-            positions_max=fixed.FEED_POSITIONS_MAX,
+            StreamLimits(
+                buffer_events=fixed.STREAM_RING_EVENTS,
+                buffer_bytes=fixed.STREAM_RING_BYTES,
+                heartbeat_seconds=settings.stream_heartbeat_seconds,
+                send_timeout_seconds=fixed.STREAM_SEND_TIMEOUT_SECONDS,
+                token_check_seconds=settings.token_cache_seconds,
+                max_watchers=settings.stream_watchers_max,
+                max_watchers_of_user=settings.stream_watchers_user_max,
+                positions_max=fixed.FEED_POSITIONS_MAX,
+            ),
         ),
         history=History(resources.store, resources.event_log),
         quota=quota,

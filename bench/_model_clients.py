@@ -34,7 +34,7 @@ class Runs:
         self.waits: defaultdict[str, list[float]] = defaultdict(list)
 
     async def run(self, user: str, name: str, milliseconds: float) -> None:
-        [candidate] = self._gateway.candidates(None)
+        [candidate] = self._gateway.models.candidates(None)
         request = ModelRequest([Message("user", str(milliseconds))], max_output_tokens=10)
         while (began := time.perf_counter()) < self._ends:
             async with self._gateway.turn(candidate, user, name, name, lambda _: None):

@@ -29,7 +29,7 @@ from controller.cleanup.sessions import SweepTimer
 from controller.jobs.dispatch import JobDispatch
 from controller.metrics import ControllerMetrics
 from controller.usage import FileCounting, RowCounting
-from controller.webhooks.loop import WebhookLoop, lease_for, share_of_user
+from controller.webhooks.loop import SendingRules, WebhookLoop, lease_for, share_of_user
 from controller.webhooks.sender import connect_sender
 
 if TYPE_CHECKING:
@@ -108,10 +108,12 @@ async def _work(
                 fixed.WEBHOOK_RETRY_MAX_SECONDS,
             ),
             metrics,
-            poll_seconds=fixed.WEBHOOK_POLL_SECONDS,
-            lease_seconds=lease_for(settings.webhook_timeout_seconds),
-            at_once=settings.webhook_concurrency,
-            user_at_once=share_of_user(settings.webhook_concurrency),
+            SendingRules(
+                poll_seconds=fixed.WEBHOOK_POLL_SECONDS,
+                lease_seconds=lease_for(settings.webhook_timeout_seconds),
+                at_once=settings.webhook_concurrency,
+                user_at_once=share_of_user(settings.webhook_concurrency),
+            ),
         )
         loops = [
             asyncio.create_task(_watch_queue(resources), name="whose queue"),

@@ -67,7 +67,7 @@ class WorkerContext:
     @property
     def published_tools(self) -> ToolSet:
         """What the API is told of this worker's tools."""
-        return tool_set(self.shared.tools, has_model=self.shared.gateway.is_set)
+        return tool_set(self.shared.tools, has_model=self.shared.gateway.models.is_set)
 
 
 @asynccontextmanager

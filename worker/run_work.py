@@ -15,14 +15,14 @@ from backplane.domain.runbook import note_on_planner
 from backplane.domain.runs import Run, RunError, Taken
 from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
-from backplane.process.retrying import until_available
+from backplane.process.retrying import WaitRules, until_available
 from backplane.workspace.attributes import decoded
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts, StepCheckout
 from worker.files.counted import CountedWorkspace
 from worker.files.restore import restore
 from worker.files.retrying import RetryingWorkspace
-from worker.files.versioned import VersionedWorkspace, has_begun, state_after
+from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
 from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
@@ -78,7 +78,7 @@ async def _open_access(worker: WorkerContext, events: RunEvents, taken: Taken, i
     budget = await Budget.open(store, run, taken.tier, worker.rules.runs.budget, has_accounts=taken.has_accounts)
     models = None
     replays = (run.origin or {}).get("kind") == "replay"
-    if gateway.is_set or run.model is not None or replays:
+    if gateway.models.is_set or run.model is not None or replays:
         models = RunModels(gateway, store.model_calls, run, events, budget, events.redactor.text, interruption)
         if run.generation > 1:
             await models.load()
@@ -97,22 +97,19 @@ def _open_files(
     def warn_away(error: Unavailable, pause: float) -> None:
         _warn_away(events, error, pause)
 
+    waits = WaitRules(warn_away, rules.refused_seconds)
     counted = CountedWorkspace(
         workspaces.workspace(run.user_id, run.id), resources.storage, rules.user_quota, run.user_id
     )
-    stored = RetryingWorkspace(
-        counted, warn_away, ensure_ours, worker.metrics.transferred, refused_seconds=rules.refused_seconds
-    )
+    stored = RetryingWorkspace(counted, waits, ensure_ours, worker.metrics.transferred)
     workspace = VersionedWorkspace(
         stored,
         workspaces.versions(run.user_id, run.id),
-        journal,
-        begun=has_begun(run, journal),
+        EarlierSteps.of(run, journal),
         max_bytes=rules.versions_max_bytes,
         quota=rules.quota,
         log_line=warn,
-        on_unavailable=warn_away,
-        refused_seconds=rules.refused_seconds,
+        waits=waits,
     )
     base = scratch.folder / f"{run.id}-{run.generation}"
     return RunFiles(stored, workspace, Checkouts(workspace, rules.quota, base, workspace.attributes, warn))

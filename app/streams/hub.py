@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from typing import TypeVar
@@ -91,43 +92,44 @@ class WatchedRun(Watched[int]):
         self.wake()
 
 
-class Hub:
-    """`run` it in a task for as long as the process serves. `heartbeat_seconds`: silence after which a watcher gets a
-    comment, and how often the database is asked whether a watched run went on without an event by Redis (a worker may
-    die between its commit and its publishing, with Redis emptied). `token_check_seconds`: how often the tokens of all
-    streams are looked up again, in one query; a stream whose token was revoked ends.
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Of all streams of an API process.
+
+    `buffer_events` and `buffer_bytes` of a watched run are kept. `heartbeat_seconds`: silence after which a watcher
+    gets a comment, and how often the database is asked whether a watched run went on without an event by Redis (a
+    worker may die between its commit and its publishing, with Redis emptied). A watcher that takes nothing for
+    `send_timeout_seconds` is cut off. `token_check_seconds`: how often the tokens of all streams are looked up again,
+    in one query; a stream whose token was revoked ends.
 
     `max_watchers` are for all users: the last tenths are kept for higher priorities, and one user gets half of them at
-    most, or `max_watchers_of_user`."""
+    most, or `max_watchers_of_user`. `positions_max`: queued runs whose places a stream of all runs of a user shows."""
+
+    buffer_events: int
+    buffer_bytes: int
+    heartbeat_seconds: float
+    send_timeout_seconds: float
+    token_check_seconds: float
+    max_watchers: int
+    max_watchers_of_user: int
+    positions_max: int
+
+    @property
+    def most_of_user(self) -> int:
+        return min(self.max_watchers_of_user, max(self.max_watchers // 2, 1))
+
+
+class Hub:
+    """`run` it in a task for as long as the process serves."""
 
     def __init__(
-        self,
-        event_log: EventLog,
-        store: Store,
-        queue: Queue,
-        metrics: ApiMetrics,
-        *,
-        buffer_size: int,
-        buffer_bytes: int,
-        heartbeat_seconds: float,
-        send_timeout_seconds: float,
-        max_watchers: int,
-        max_watchers_of_user: int,
-        token_check_seconds: float,
-        positions_max: int,
+        self, event_log: EventLog, store: Store, queue: Queue, metrics: ApiMetrics, limits: StreamLimits
     ) -> None:
         self._event_log = event_log
         self._store = store
         self._queue = queue
         self._metrics = metrics
-        self._buffer_size = buffer_size
-        self._buffer_bytes = buffer_bytes
-        self._heartbeat_seconds = heartbeat_seconds
-        self._send_timeout_seconds = send_timeout_seconds
-        self._max_watchers = max_watchers
-        self._max_watchers_of_user = min(max_watchers_of_user, max(max_watchers // 2, 1))
-        self._token_check_seconds = max(token_check_seconds, SHORTEST_TOKEN_CHECK_SECONDS)
-        self._positions_max = positions_max
+        self._limits = limits
         self._watchers = dict[Watcher, None]()
         self._watchers_of = Counter[str]()
         self._runs: dict[str, WatchedRun] = {}
@@ -160,7 +162,9 @@ class Hub:
         too many watchers, TooManyStreams when there are too many of this user."""
         subscription = self._admit(user)
         while True:
-            run = self._runs.setdefault(run_id, WatchedRun(run_id, self._buffer_size, self._buffer_bytes))
+            run = self._runs.setdefault(
+                run_id, WatchedRun(run_id, self._limits.buffer_events, self._limits.buffer_bytes)
+            )
             async with run.lock:
                 if run.swept:
                     continue
@@ -179,7 +183,14 @@ class Hub:
         subscription, user_id = self._admit(user), user.id
         while True:
             feed = self._feeds.setdefault(
-                user_id, WatchedFeed(user_id, Place(0, 0), self._buffer_size, self._buffer_bytes, self._positions_max)
+                user_id,
+                WatchedFeed(
+                    user_id,
+                    Place(0, 0),
+                    self._limits.buffer_events,
+                    self._limits.buffer_bytes,
+                    self._limits.positions_max,
+                ),
             )
             async with feed.lock:
                 if feed.swept:
@@ -188,7 +199,9 @@ class Hub:
                 if not feed.subscribed:
                     await subscription.add_user(user_id)
                     feed.restart(await self._store.events.present())
-                    queued = await self._store.runs.page(user_id, status=RunStatus.QUEUED, limit=self._positions_max)
+                    queued = await self._store.runs.page(
+                        user_id, status=RunStatus.QUEUED, limit=self._limits.positions_max
+                    )
                     feed.queued = {run.id: None for run in queued}
                     feed.subscribed = True
                     feed.may_have_missed()
@@ -198,14 +211,14 @@ class Hub:
             return feed
 
     def _check_room(self, user: User) -> None:
-        room = ceil(self._max_watchers * (7 + user.priority) / 10)
+        room = ceil(self._limits.max_watchers * (7 + user.priority) / 10)
         if len(self._watchers) >= room:
             raise Unavailable(
                 f"this API process serves {len(self._watchers)} streams already, and more than {room} are not for the "
                 f"tier {user.tier} (STREAM_WATCHERS_MAX); try again, or ask another one",
                 part="api",
             )
-        if self._watchers_of[user.id] >= self._max_watchers_of_user:
+        if self._watchers_of[user.id] >= self._limits.most_of_user:
             raise TooManyStreams(
                 f"you have {self._watchers_of[user.id]} streams open at this API process, and no more may be "
                 "(STREAM_WATCHERS_USER_MAX); close some, or watch all your runs in one: GET /agent/events",
@@ -273,7 +286,7 @@ class Hub:
             feed.due_at = asyncio.get_running_loop().time() + OUTAGE_SECONDS
 
     async def _look_after_watchers(self) -> None:
-        shortest = min(self._heartbeat_seconds, self._send_timeout_seconds)
+        shortest = min(self._limits.heartbeat_seconds, self._limits.send_timeout_seconds)
         while True:
             await asyncio.sleep(min(shortest / LOOKS_A_HEARTBEAT, LOOK_SECONDS))
             now, stopping = asyncio.get_running_loop().time(), _server_stops()
@@ -281,9 +294,9 @@ class Hub:
                 silent = now - watcher.sent_at
                 if stopping:
                     watcher.end(StreamEnd.SHUTDOWN)
-                elif watcher.is_sending and silent >= self._send_timeout_seconds:
+                elif watcher.is_sending and silent >= self._limits.send_timeout_seconds:
                     watcher.end(StreamEnd.TOO_SLOW)
-                elif not watcher.is_sending and silent >= self._heartbeat_seconds:
+                elif not watcher.is_sending and silent >= self._limits.heartbeat_seconds:
                     watcher.remind()
 
     async def _sweep(self, subscription: Subscription) -> None:
@@ -320,7 +333,7 @@ class Hub:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(self._heartbeat_seconds)
+            await asyncio.sleep(self._limits.heartbeat_seconds)
             for feed in self._feeds.values():
                 feed.look()
             self._some_feed_due.set()
@@ -336,7 +349,7 @@ class Hub:
     async def _check_tokens(self) -> None:
         """While the database is away nothing is known, and streams go on."""
         while True:
-            await asyncio.sleep(self._token_check_seconds)
+            await asyncio.sleep(max(self._limits.token_check_seconds, SHORTEST_TOKEN_CHECK_SECONDS))
             digests = {watcher.access.digest for watcher in self._watchers}
             if not digests:
                 continue

@@ -9,6 +9,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -75,6 +76,15 @@ def log_unavailable(event: str, **context: object) -> OnUnavailable:
 
 
 _log_away = log_unavailable("a part is away")
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRules:
+    """How a part that is away is waited for: who is told of each failure, and for how long it may refuse (None: for
+    ever)."""
+
+    on_unavailable: OnUnavailable = _log_away
+    refused_seconds: float | None = None
 
 
 async def until_available(

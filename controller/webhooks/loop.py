@@ -8,6 +8,7 @@ the same id: receivers know it by `Webhook-Id`. URLs are not logged, since many 
 import asyncio
 import random
 from collections import Counter
+from dataclasses import dataclass
 
 import structlog
 
@@ -39,8 +40,19 @@ def share_of_user(at_once: int) -> int:
     return max(1, at_once // fixed.WEBHOOK_USER_SHARE)
 
 
+@dataclass(frozen=True, slots=True)
+class SendingRules:
+    """How often webhooks are looked for, and how long one that was taken belongs to its controller, in seconds.
+    `at_once` attempts are under way at most, `user_at_once` of them of one user."""
+
+    poll_seconds: float
+    lease_seconds: float
+    at_once: int
+    user_at_once: int
+
+
 class WebhookLoop:
-    """Times in seconds. `at_once` attempts are under way at most, `user_at_once` of them of one user."""
+    """`policy`: how often and with which pauses one message is tried."""
 
     def __init__(
         self,
@@ -48,20 +60,13 @@ class WebhookLoop:
         sender: Sender,
         policy: RetryPolicy,
         metrics: ControllerMetrics,
-        *,
-        poll_seconds: float,
-        lease_seconds: float,
-        at_once: int,
-        user_at_once: int,
+        rules: SendingRules,
     ) -> None:
         self._outbox = outbox
         self._sender = sender
         self._policy = policy
         self._metrics = metrics
-        self._poll_seconds = poll_seconds
-        self._lease_seconds = lease_seconds
-        self._at_once = at_once
-        self._user_at_once = user_at_once
+        self._rules = rules
         self._sending: dict[asyncio.Task[None], str] = {}
 
     async def run(self) -> None:
@@ -79,11 +84,11 @@ class WebhookLoop:
                 task = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.id}")
                 self._sending[task] = delivery.user_id
                 task.add_done_callback(self._sending.pop)
-            if claimed or len(self._sending) == self._at_once:
+            if claimed or len(self._sending) == self._rules.at_once:
                 # Each place that gets free may be used at once.
-                await asyncio.wait(self._sending, timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(self._sending, timeout=self._rules.poll_seconds, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.sleep(self._poll_seconds)
+                await asyncio.sleep(self._rules.poll_seconds)
 
     async def drain(self, seconds: float) -> None:
         """Let what is being sent be answered; what is not by then is sent again when its lease is over."""
@@ -92,13 +97,13 @@ class WebhookLoop:
         await end(*self._sending)
 
     async def _claim(self) -> list[Delivery]:
-        free = self._at_once - len(self._sending)
+        free = self._rules.at_once - len(self._sending)
         if not free:
             return []
         return await self._outbox.claim(
             free,
-            lease_seconds=self._lease_seconds,
-            user_limit=self._user_at_once,
+            lease_seconds=self._rules.lease_seconds,
+            user_limit=self._rules.user_at_once,
             sending=Counter(self._sending.values()),
         )
 

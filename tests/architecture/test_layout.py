@@ -29,6 +29,7 @@ LONG_TESTS = frozenset(
 """Lists of attacks on one wall, and of what one contract promises: they are read by a case, not as a whole."""
 PACKAGES = ("agentctl", "app", "backplane", "controller", "standalone", "worker")
 MOST_FILES = 12
+MOST_PARAMETERS = 7
 EQUALS = frozenset(
     {
         "agentctl/commands",
@@ -61,6 +62,19 @@ def test_no_file_is_longer_than_a_reader_can_hold_in_mind() -> None:
     longest = {path: LONGEST_TEST_LINES if path in LONG_TESTS else LONGEST_FILE_LINES for path in lengths}
     assert {path: lines for path, lines in lengths.items() if lines > longest[path]} == {}
     assert {path for path in LONG_TESTS if lengths.get(path, 0) <= LONGEST_FILE_LINES} == set()
+
+
+def test_no_constructor_has_more_parameters_than_a_caller_can_tell_apart() -> None:
+    numbers: dict[str, int] = {}
+    for path, text in modules().items():
+        if Path(path).parts[0] not in PACKAGES:
+            continue
+        classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+        for made in classes:
+            for inner in made.body:
+                if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+                    numbers[f"{path} {made.name}"] = len(inner.args.args) + len(inner.args.kwonlyargs) - 1
+    assert {name: number for name, number in numbers.items() if number > MOST_PARAMETERS} == {}
 
 
 def folders() -> dict[str, list[str]]:

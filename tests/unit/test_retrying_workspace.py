@@ -8,7 +8,7 @@ import pytest
 
 from backplane.errors import PartRefuses, Superseded, Unavailable
 from backplane.process import retrying as patience
-from backplane.process.retrying import FORGOTTEN_SECONDS
+from backplane.process.retrying import FORGOTTEN_SECONDS, WaitRules
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from worker.files.retrying import RetryingWorkspace
@@ -36,7 +36,7 @@ def lost(stored: Workspace) -> RetryingWorkspace:
     async def superseded() -> None:
         raise Superseded("the run is in newer hands")
 
-    return RetryingWorkspace(stored, lambda error, pause: None, superseded, lambda direction, size: None)
+    return RetryingWorkspace(stored, WaitRules(lambda error, pause: None), superseded, lambda direction, size: None)
 
 
 async def content(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -97,7 +97,7 @@ class Refused:
         monkeypatch.setattr(stored, "write", writing)
         monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.workspace = RetryingWorkspace(
-            stored, lambda *_: None, ensure_ours, lambda *_: None, refused_seconds=MOST_SECONDS
+            stored, WaitRules(lambda *_: None, MOST_SECONDS), ensure_ours, lambda *_: None
         )
 
     async def use(self, stream: str) -> None:

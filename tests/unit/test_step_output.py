@@ -11,6 +11,7 @@ import pytest
 
 from backplane.domain.events import EventType
 from backplane.errors import Superseded, Unavailable
+from backplane.process.retrying import WaitRules
 from backplane.workspace.base import Workspace
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
@@ -163,7 +164,7 @@ async def test_a_store_that_is_away_is_waited_for_and_then_reported(
 
     async def still_ours() -> None: ...
 
-    patient = RetryingWorkspace(workspace, lambda error, pause: tries.append(error), still_ours, not_counted)
+    patient = RetryingWorkspace(workspace, WaitRules(lambda error, pause: tries.append(error)), still_ours, not_counted)
     output = make_output(replace(LIMITS, file_seconds=0.3))
     output.write(b"x\n" * 5000)
     output.finish()
@@ -203,7 +204,7 @@ async def test_nothing_is_stored_in_a_run_that_another_worker_has(
     output = make_output()
     output.write(b"x\n" * 5000)
     output.finish()
-    patient = RetryingWorkspace(workspace, lambda error, pause: None, lost, not_counted)
+    patient = RetryingWorkspace(workspace, WaitRules(lambda error, pause: None), lost, not_counted)
     with pytest.raises(Superseded):
         await output.store(patient, QUOTA, Interruption())
     output.discard()

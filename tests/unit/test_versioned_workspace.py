@@ -11,13 +11,14 @@ from backplane.domain.runs import Run
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.domain.users import Tier, User
 from backplane.errors import FilesGone, QuotaExceeded, Superseded
+from backplane.process.retrying import WaitRules
 from backplane.workspace.attributes import nanoseconds, stored_path_bytes
 from backplane.workspace.base import Beginning, FileInfo, Workspace, WorkspaceStore
 from backplane.workspace.local import LocalWorkspaceStore
 from backplane.workspace.quota import Quota
 from tests.submitted import new_run
 from worker.files.restore import restore
-from worker.files.versioned import VersionedWorkspace, has_begun, state_after
+from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
 
 USER = User("user", "ada", Tier.STANDARD)
 QUOTA = Quota(max_bytes=100_000, max_files=100, max_depth=8)
@@ -53,12 +54,11 @@ def versioned(
     return VersionedWorkspace(
         inner(store.workspace("user", run_id)),
         store.versions("user", run_id),
-        journal,
-        begun=begun or has_begun(new_run(USER), journal),
+        EarlierSteps(journal, begun=True) if begun else EarlierSteps.of(new_run(USER), journal),
         max_bytes=max_bytes,
         quota=quota,
         log_line=(lines if lines is not None else []).append,
-        on_unavailable=lambda error, pause: None,
+        waits=WaitRules(lambda error, pause: None),
     )
 
 

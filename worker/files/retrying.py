@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backplane.errors import Unavailable
-from backplane.process.retrying import Refusals, until_available
+from backplane.process.retrying import Refusals, WaitRules, until_available
 from backplane.workspace.base import FileInfo, Workspace
 from worker.metrics import Direction
 
@@ -24,26 +24,22 @@ Result = TypeVar("Result")
 
 
 class RetryingWorkspace(Workspace):
-    """`on_unavailable` is called with each failure and the pause after it, in seconds. `ensure_ours` raises Superseded
-    when another worker has the run. `refused_seconds`: how long the store may refuse what is asked of it; None: for
-    ever. `moved` is called with the bytes of each file, or piece of one, that was downloaded or uploaded."""
+    """`waits`: how a store that is away is waited for. `ensure_ours` raises Superseded when another worker has the run.
+    `moved` is called with the bytes of each file, or piece of one, that was downloaded or uploaded."""
 
     def __init__(
         self,
         inner: Workspace,
-        on_unavailable: Callable[[Unavailable, float], None],
+        waits: WaitRules,
         ensure_ours: Callable[[], Awaitable[None]],
         moved: Callable[[Direction, int], object],
-        *,
-        refused_seconds: float | None = None,
     ) -> None:
         self._inner = inner
-        self._on_unavailable = on_unavailable
+        self._waits = waits
         self._ensure_ours = ensure_ours
         self._moved = moved
-        self._refused_seconds = refused_seconds
         # A store may let read and refuse to write: what is read is no sign that it takes something.
-        self._refused_reads, self._refused_writes = Refusals(refused_seconds), Refusals(refused_seconds)
+        self._refused_reads, self._refused_writes = Refusals(waits.refused_seconds), Refusals(waits.refused_seconds)
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
         return await self._patiently(lambda: self._inner.list(prefix))
@@ -110,4 +106,5 @@ class RetryingWorkspace(Workspace):
         return file
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)
+        waits = self._waits
+        return await until_available(call, waits.on_unavailable, refused_seconds=waits.refused_seconds)

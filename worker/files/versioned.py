@@ -14,14 +14,15 @@ belong to the step that ends next; so do those of steps that are carried out at 
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backplane.domain.runs import Run
 from backplane.domain.sizes import readable_size
 from backplane.domain.steps import StepRecord
-from backplane.errors import NotFound, Unavailable
-from backplane.process.retrying import until_available
+from backplane.errors import NotFound
+from backplane.process.retrying import WaitRules, until_available
 from backplane.process.tasks import in_thread
 from backplane.workspace.attributes import (
     AttributeRecord,
@@ -87,40 +88,43 @@ def is_log(path: str) -> bool:
     return path.split("/", 1)[0] == OUTPUT_FOLDER
 
 
-def has_begun(run: Run, journal: Iterable[StepRecord]) -> bool:
-    """Whether files may have been changed already, by the worker that had the run before, or by `restore`."""
-    return run.origin is not None or any(record.tries for record in journal)
+@dataclass(frozen=True, slots=True)
+class EarlierSteps:
+    """What came before this worker had the run. `journal`: its steps when it was taken (and after `restore`). `begun`:
+    whether files may have been changed already, by the worker that had the run before, or by `restore`."""
+
+    journal: Sequence[StepRecord]
+    begun: bool
+
+    @classmethod
+    def of(cls, run: Run, journal: Sequence[StepRecord]) -> "EarlierSteps":
+        return cls(journal, run.origin is not None or any(record.tries for record in journal))
 
 
 class VersionedWorkspace(Workspace):
-    """`inner` waits while its store is away, and so do the calls of `versions` here: `on_unavailable` is called with
-    each failure and the pause after it, in seconds; PartRefuses is raised when the store has refused for
-    `refused_seconds`. `journal`: the run's steps when it was taken (and after `restore`). `begun`: see `has_begun`.
-    `log_line` is called with a line for the run's log once no more versions are kept, because there are `max_bytes` of
-    them; 0: none are kept."""
+    """`inner` waits while its store is away, and so do the calls of `versions` here, by `waits`. `log_line` is called
+    with a line for the run's log once no more versions are kept, because there are `max_bytes` of them; 0: none are
+    kept."""
 
     def __init__(
         self,
         inner: Workspace,
         versions: Versions,
-        journal: Sequence[StepRecord],
+        earlier: EarlierSteps,
         *,
-        begun: bool,
         max_bytes: int,
         quota: Quota,
         log_line: Callable[[str], None],
-        on_unavailable: Callable[[Unavailable, float], None],
-        refused_seconds: float | None = None,
+        waits: WaitRules,
     ) -> None:
         self._inner = inner
         self._versions = versions
-        self._journal = journal
-        self._begun = begun
+        self._journal = earlier.journal
+        self._begun = earlier.begun
         self._max_bytes = max_bytes
         self._quota = quota
         self._log_line = log_line
-        self._on_unavailable = on_unavailable
-        self._refused_seconds = refused_seconds
+        self._waits = waits
         self.attributes = AttributeRecord(self._attributes_before)
         self._noted: Beginning | None = None
         self._listed: dict[str, FileInfo] | None = None
@@ -282,4 +286,5 @@ class VersionedWorkspace(Workspace):
             self._kept_bytes -= file.size
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)
+        waits = self._waits
+        return await until_available(call, waits.on_unavailable, refused_seconds=waits.refused_seconds)

@@ -1,42 +1,35 @@
-"""The model servers of one worker process: which there are, in which order they are tried, what they cost, and how a
-call of one is made, within its turn and its bounds.
+"""How one worker process calls models: each call within its turn at the server and its bounds, and what it took.
 
-What belongs to a run (its record, its budget, its events) is `session`'s. Here is what all runs share.
-
-An adapter, and with it its client library, is loaded when a server of its kind is configured: a worker without models
-does not pay for them.
+Which models there are is `choice`'s, what belongs to a run (its record, its budget, its events) is `session`'s. Here is
+what all runs share.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import cast
 from uuid import uuid4
 
 import structlog
 
 from backplane.domain.budgets import MICRO
 from backplane.domain.models import ModelName
-from backplane.errors import InvalidInput, ModelError, Unavailable
+from backplane.errors import ModelError, Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
 from backplane.limits.slots.base import SlotRequest, Slots
-from backplane.process.tasks import in_thread
 from backplane.settings import Settings, fixed
 from worker.llm.base import (
     CallLimits,
-    ModelRefused,
     ModelRequest,
     ModelResponse,
-    ModelServer,
     SizeSink,
     TextSink,
     Usage,
 )
-from worker.llm.catalogue import Price, Prices, ServerSpec, prices_of, servers_of
+from worker.llm.catalogue import ServerSpec
+from worker.llm.choice import Candidate, ModelChoice, open_models
 from worker.llm.retries import CallRetryPolicy, pause_before_next
 from worker.metrics import WorkerMetrics
 
@@ -48,18 +41,6 @@ FIRST_OUTPUT_ESTIMATE = 256
 """Tokens that an answer is taken to have before any of the model was seen."""
 ESTIMATE_WEIGHT = 0.2
 """Of the newest answer, against all before it."""
-OTHER = "other"
-"""In metrics: a model that a run has named and no setting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A model that may be asked. `price` is None when it is not known."""
-
-    name: ModelName
-    spec: ServerSpec
-    server: ModelServer
-    price: Price | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,60 +94,17 @@ class GatewayLimits:
 
 
 class ModelGateway:
-    """One a process. `servers`: each with its adapter, open. `configured`: the models that settings name."""
+    """One a process. `models`: those that may be asked, and where."""
 
     def __init__(
-        self,
-        servers: Mapping[str, tuple[ServerSpec, ModelServer]],
-        prices: Prices,
-        default: ModelName | None,
-        fallbacks: Sequence[ModelName],
-        configured: frozenset[ModelName],
-        limits: GatewayLimits,
-        slots: Slots,
-        buckets: TokenBuckets,
-        metrics: WorkerMetrics,
+        self, models: ModelChoice, limits: GatewayLimits, slots: Slots, buckets: TokenBuckets, metrics: WorkerMetrics
     ) -> None:
+        self.models = models
         self.limits = limits
-        self._servers = servers
-        self._prices = prices
-        self._default = default
-        self._fallbacks = fallbacks
-        self._configured = configured
         self._slots = slots
         self._buckets = buckets
         self._metrics = metrics
         self._usual_output: dict[str, float] = {}
-
-    @property
-    def is_set(self) -> bool:
-        """Whether a run that names no model has one."""
-        return self._default is not None
-
-    def candidates(self, model: str | None) -> list[Candidate]:
-        """The models to try, in this order: MODEL, then MODEL_FALLBACKS; only the one named, where one is: whoever
-        chose it may not want to be answered elsewhere. Raises ModelRefused when there is none, or its server is not
-        known."""
-        if model is None and self._default is None:
-            raise ModelRefused("no model is set: name one for the run as SERVER/NAME, or set MODEL")
-        try:
-            first = self._default if model is None else ModelName.parse(model)
-        except InvalidInput as error:
-            raise ModelRefused(error.message) from error
-        others = self._fallbacks if model is None else ()
-        names = dict.fromkeys(name for name in (first, *others) if name is not None)
-        return [self.candidate(name) for name in names]
-
-    def candidate(self, name: ModelName) -> Candidate:
-        """Raises ModelRefused."""
-        if name.server not in self._servers:
-            known = ", ".join(sorted(self._servers)) or "none"
-            raise ModelRefused(
-                f"there is no model server {name.server[:64]!r} (there are: {known}); name the model as SERVER/NAME, "
-                "or add the server to MODEL_SERVERS"
-            )
-        spec, server = self._servers[name.server]
-        return Candidate(name, spec, server, self._prices.of(name))
 
     def pause_before_next(self, candidate: Candidate, error: ModelError, tries: int) -> float | None:
         """Seconds until it is tried again; None: the next model's turn."""
@@ -251,7 +189,7 @@ class ModelGateway:
         """Count what a try took; its price in millionths of a dollar, None where it is not known."""
         price = candidate.price
         micro_usd = price.micro_usd(usage.input_tokens, usage.output_tokens) if price else None
-        label = self._model_label(candidate)
+        label = self.models.label(candidate.name)
         self._metrics.model_spent(
             candidate.name.server, label, usage.input_tokens, usage.output_tokens, (micro_usd or 0) / MICRO
         )
@@ -259,7 +197,7 @@ class ModelGateway:
 
     async def embed(self, name: ModelName, texts: Sequence[str], user_id: str, run_id: str) -> list[list[float]]:
         """One vector a text, of this model alone: vectors of another would not fit. Raises ModelError."""
-        candidate, tries = self.candidate(name), 0
+        candidate, tries = self.models.candidate(name), 0
         while True:
             tries += 1
             try:
@@ -284,13 +222,10 @@ class ModelGateway:
         return vectors
 
     def _count(self, candidate: Candidate, status: str, seconds: float) -> None:
-        self._metrics.model_called(candidate.name.server, self._model_label(candidate), status, seconds)
+        self._metrics.model_called(candidate.name.server, self.models.label(candidate.name), status, seconds)
 
     def _usual_key(self, candidate: Candidate) -> str:
-        return f"{candidate.name.server}/{self._model_label(candidate)}"
-
-    def _model_label(self, candidate: Candidate) -> str:
-        return candidate.name.model if candidate.name in self._configured else OTHER
+        return f"{candidate.name.server}/{self.models.label(candidate.name)}"
 
 
 @asynccontextmanager
@@ -298,21 +233,9 @@ async def open_gateway(
     settings: Settings, slots: Slots, buckets: TokenBuckets, metrics: WorkerMetrics
 ) -> AsyncIterator[ModelGateway]:
     """Raises InvalidInput when the settings cannot be used; no server is asked. `slots` must be running."""
-    specs, prices = servers_of(settings), prices_of(settings)
-    default = _known(settings.model, "MODEL", specs) if settings.model else None
-    fallbacks = [_known(name, "MODEL_FALLBACKS", specs) for name in settings.model_fallbacks]
-    configured = {name for name in (default, *fallbacks) if name is not None}
-    if settings.embedding_model:
-        configured.add(_known(settings.embedding_model, "EMBEDDING_MODEL", specs))
-    configured.update(ModelName.parse(name, "MODEL_PRICES") for name in settings.model_prices)
     limits = _limits_of(settings)
-    async with AsyncExitStack() as stack:
-        servers: dict[str, tuple[ServerSpec, ModelServer]] = {}
-        for spec in specs.values():
-            server = await _open_server(spec, limits.call)
-            stack.push_async_callback(server.close)
-            servers[spec.name] = (spec, server)
-        yield ModelGateway(servers, prices, default, fallbacks, frozenset(configured), limits, slots, buckets, metrics)
+    async with open_models(settings, limits.call) as models:
+        yield ModelGateway(models, limits, slots, buckets, metrics)
 
 
 def _limits_of(settings: Settings) -> GatewayLimits:
@@ -328,21 +251,3 @@ def _limits_of(settings: Settings) -> GatewayLimits:
             settings.user_tokens_burst,
         ),
     )
-
-
-def _known(text: str, setting: str, specs: Mapping[str, ServerSpec]) -> ModelName:
-    name = ModelName.parse(text, setting)
-    if name.server not in specs:
-        known = ", ".join(sorted(specs)) or "none"
-        raise InvalidInput(
-            f"{setting}: there is no model server {name.server!r} (there are: {known}); set OLLAMA_HOST, "
-            "OPENAI_API_KEY, ANTHROPIC_API_KEY or MODEL_SERVERS",
-            field=setting,
-        )
-    return name
-
-
-async def _open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
-    # The one place where a wire is chosen, and its library loaded, which takes up to a second.
-    adapter = await in_thread(import_module, f"worker.llm.{spec.kind}")
-    return cast(ModelServer, adapter.open_server(spec, limits))

@@ -36,7 +36,8 @@ from worker.llm.base import (
     Usage,
 )
 from worker.llm.calls import CallBook, KnownCall, RunningCall, not_watched, step_of
-from worker.llm.gateway import Candidate, ModelGateway
+from worker.llm.choice import Candidate
+from worker.llm.gateway import ModelGateway
 from worker.llm.progress import Progress
 from worker.llm.records import record_of, record_of_answer, redacted_answer
 from worker.llm.waiting import WaitNotice
@@ -91,7 +92,7 @@ class LiveCalls:
         """Its watchers have read which settings its calls wait for."""
 
     async def answer(self, call: RunningCall, model: str | None) -> ModelResponse:
-        candidates = self._gateway.candidates(model or self._run.model)
+        candidates = self._gateway.models.candidates(model or self._run.model)
         known = self._book.known.get(call.key)
         if known and known.is_lost:
             call.totals += _worst(call.request, candidates[0])

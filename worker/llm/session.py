@@ -81,7 +81,7 @@ class RunModels(Models):
 
     def estimate_micro_usd(self, input_tokens: int, output_tokens: int, model: str | None = None) -> int | None:
         try:
-            price = self._gateway.candidates(model or self._run.model)[0].price
+            price = self._gateway.models.candidates(model or self._run.model)[0].price
         except ModelRefused:
             return None
         return price.micro_usd(input_tokens, output_tokens) if price else None

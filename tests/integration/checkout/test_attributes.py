@@ -13,6 +13,7 @@ import pytest
 
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import QuotaExceeded
+from backplane.process.retrying import WaitRules
 from backplane.store.tables import PathsJson
 from backplane.workspace.attributes import (
     LATEST,
@@ -29,7 +30,7 @@ from tests.contracts.workspace.workspaces import s3_store
 from tests.integration.checkout.counted import QUOTA, Counting, on_disk, pushed
 from worker.files.checkout import Checkout
 from worker.files.checkouts import Checkouts
-from worker.files.versioned import VersionedWorkspace
+from worker.files.versioned import EarlierSteps, VersionedWorkspace
 
 LONG_AGO = 981_173_106_123_456_789
 
@@ -65,12 +66,11 @@ class Run:
         self.workspace = VersionedWorkspace(
             self.counting,
             self._store.versions("user-1", "run-1"),
-            list(self.journal),
-            begun=self.claims > 1,
+            EarlierSteps(list(self.journal), begun=self.claims > 1),
             max_bytes=10**6,
             quota=self.quota,
             log_line=lambda line: None,
-            on_unavailable=lambda error, pause: None,
+            waits=WaitRules(lambda error, pause: None),
         )
         base = self._folder / f"checkout-{self.claims}"
         self.checkouts = Checkouts(self.workspace, self.quota, base, self.workspace.attributes, self.lines.append)

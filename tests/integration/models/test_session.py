@@ -365,7 +365,7 @@ async def test_token_buckets_are_charged_for_what_was_generated(
     async with asking(resources, user, **servers(scripted, **rates)) as world:
         running = await world.running()
         await running.models.ask(request_of(), PLAN)
-        spec = world.gateway.candidates(None)[0].spec
+        spec = world.gateway.models.candidates(None)[0].spec
         [bucket] = world.gateway.limits.rates.buckets(user.id, "default", spec)
         assert await resources.buckets.level(bucket) == pytest.approx(60, abs=1)
 
@@ -479,7 +479,7 @@ async def test_a_last_model_that_may_not_be_asked_ends_the_call(
 async def test_a_model_that_nobody_has_set_is_reported(resources: Resources, user: User) -> None:
     async with asking(resources, user) as world:
         running = await world.running()
-        assert not world.gateway.is_set
+        assert not world.gateway.models.is_set
         with pytest.raises(ModelRefused, match="set MODEL"):
             await running.models.ask(request_of(), PLAN)
 
