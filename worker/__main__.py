@@ -1,4 +1,4 @@
-"""python -m worker; the work is `worker.service`. Asked to end, it drains.
+"""python -m worker; the work is `worker.service`. When it is asked to end, it drains.
 
 `--check` prints what this machine offers to a worker, as one JSON object.
 """

@@ -1,8 +1,8 @@
 """The consumer: claims as many runs as it has free slots, carries them out on one event loop, settles and drains.
 
-With no free slot it does not claim; with nothing to claim it blocks on the doorbell. What runs leave behind is settled
-in batches: whatever ended while one call was under way goes in the next. Draining: it claims no more, lets each step in
-hand end within the grace period, and hands the other runs back at the step boundary.
+With no free slot it does not claim; with nothing to claim it blocks on the wake-up list. Runs that have ended are
+settled in batches: those that ended while one call was under way go into the next one. When it drains, it claims no
+more, lets running steps end within the grace period, and hands the other runs back before their next step.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ GIVE_BACK_SECONDS = 10.0
 
 
 class ClaimedRun(Protocol):
-    """What the consumer knows of a run that is carried out. `run` answers what becomes of the claim; None: it is in
-    newer hands."""
+    """What the consumer knows of a run that is carried out. `run` returns what becomes of the claim, or None when
+    another worker has the run."""
 
     claim: Claim
     interruption: Interruption
@@ -38,8 +38,8 @@ class ClaimedRun(Protocol):
 
 
 class Consumer:
-    """`running` maps run ids to what is carried out, kept here and read by the heartbeat. `wait_seconds`: how long one
-    call for runs may block. `postponed` is told the delay, in seconds, of each run that is put off."""
+    """`running` maps run ids to claimed runs; it is changed here and read by the heartbeat. `wait_seconds`: how long
+    one call for runs may block. `postponed` is called with the delay, in seconds, of each run that is postponed."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Consumer:
         self._settled.set()
 
     async def run(self) -> None:
-        """Until cancelled; then `drain`."""
+        """Claim runs until this is cancelled. Call `drain` afterwards."""
         waits = pauses()
         wait_seconds = 0.0
         while True:
@@ -79,7 +79,7 @@ class Consumer:
                 await self._freed.wait()
                 wait_seconds = 0.0
                 continue
-            # Should this process stand still when the bell rings, one run is stuck with it, not a slot's worth of all.
+            # If this process is stopped when it is woken, one run is stuck with it, and not one for each free slot.
             limit = 1 if wait_seconds else free
             try:
                 # A claim that is cut off may have taken runs that nobody would know of until their leases end.
@@ -93,7 +93,7 @@ class Consumer:
                 await asyncio.sleep(pause)
 
     async def settle(self) -> None:
-        """Tell the queue what became of runs, until cancelled. Runs beside `run` and `drain`."""
+        """Report to the queue what became of runs, until this is cancelled. It runs beside `run` and `drain`."""
         waits = pauses()
         while True:
             await self._to_settle.wait()
@@ -156,7 +156,8 @@ class Consumer:
         self._to_settle.set()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Wait for the steps in hand, then interrupt them; what cannot even be handed back is left to its lease."""
+        """Wait for the running steps, then interrupt them. A run that cannot be handed back either is left until its
+        lease ends."""
         self._draining = True
         await self._end_claim()
         for execution in self.running.values():

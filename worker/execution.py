@@ -61,7 +61,8 @@ class Execution:
         self._work: RunWork | None = None
 
     def lease_renewed(self, asked_at: float) -> None:
-        """Redis has confirmed what was asked of it then (`time.monotonic()`): the lease holds from there on."""
+        """Redis has confirmed the request that was sent at `asked_at` (`time.monotonic()`): the lease counts from then
+        on."""
         self._lease_ends = asked_at + self._worker.rules.runs.lease_seconds
 
     async def ensure_ours(self) -> None:
@@ -75,9 +76,9 @@ class Execution:
             raise Superseded(f"another worker has run {run_id}")
 
     async def run(self) -> Settlement | None:
-        """Carry the run out, and say what is to become of the claim; None: it is in newer hands. Raises nothing but
-        CancelledError: whatever goes wrong becomes the run's end, or its next try."""
-        # In each line that is logged on the way.
+        """Carry the run out, and return what is to become of the claim; None: another worker has the run. Raises
+        nothing but CancelledError: whatever goes wrong becomes the run's end, or its next try."""
+        # These stand in each line that is logged for this run.
         bind_contextvars(run=self.claim.run_id, worker=self._worker.worker_id)
         try:
             settlement = await self._run()
@@ -133,7 +134,8 @@ class Execution:
             await self._worker.shared.scratch.removal.remove_when_few_wait(folder)
 
     async def _pass_on(self) -> Settlement:
-        """The claim is of a run that is over, cancelled, or in newer hands. Its watchers may have missed the end."""
+        """Settle the claim of a run that is over, is cancelled, or belongs to another worker. Its watchers may have
+        missed the end."""
         resources, run_id = self._worker.resources, self.claim.run_id
 
         async def pass_on() -> None:
@@ -221,7 +223,7 @@ class Execution:
         return work
 
     async def _carry_out(self, work: RunWork) -> Settlement:
-        """Carry it out as far as it goes without a person."""
+        """Carry the run out, to its end or until a person has to decide."""
         while True:
             try:
                 await work.carry_out()
@@ -252,7 +254,7 @@ class Execution:
                 raise EventsRefused("the database refuses events of this run")
 
     async def _fail(self, events: RunEvents, run: Run, error: RunError, trace: str = "") -> Settlement:
-        """The next attempt, or the end; what it died of is kept either way."""
+        """Queue the next attempt, or end the run. The error is kept in both cases."""
         error = _redacted(events, error)
         note = partial(_note_failure, attempt=run.attempt, error=error, trace=trace, worker_id=self._worker.worker_id)
         policy = RetryPolicy(
@@ -300,7 +302,8 @@ class Execution:
     async def _wait_for_person(
         self, events: RunEvents, error: RunError, decision_ids: Sequence[str] = ()
     ) -> Settlement:
-        """Raises DecisionMade when one of these has been decided: then it need not wait."""
+        """Let the run wait. Raises DecisionMade when one of these decisions has been made: then the run need not
+        wait."""
         error = _redacted(events, error)
         waiting = {"status": RunStatus.WAITING, "error": error.as_dict()}
         try:
@@ -386,7 +389,7 @@ class Execution:
 
 
 def _log_settlement(settlement: Settlement) -> None:
-    """What became of a run that was taken, in one line."""
+    """Log in one line what became of a run."""
     match settlement.outcome:
         case RunOutcome.FINISHED:
             more = {"code": settlement.error} if settlement.error else {}
@@ -400,7 +403,7 @@ def _log_settlement(settlement: Settlement) -> None:
 
 
 def _redacted(events: RunEvents, error: RunError) -> RunError:
-    """Before its message is cut, and perhaps in the middle of a secret."""
+    """The error without secrets. To be called before the message is cut, which may be in the middle of a secret."""
     return replace(error, message=events.redactor.text(error.message))
 
 
@@ -409,7 +412,7 @@ def _note_failure(transaction: RunTransaction, *, attempt: int, error: RunError,
 
 
 def _not_stored(error: Exception) -> RunError:
-    """Nothing that somebody else has written is part of it, so that it can be stored whatever was refused."""
+    """An error that contains no text of anybody else, so that it can be stored whatever the database refused."""
     return RunError(
         "not_stored",
         f"what became of this run could not be stored ({type(error).__name__}), so it was ended, and what is missing "
@@ -418,6 +421,6 @@ def _not_stored(error: Exception) -> RunError:
 
 
 def _seconds_left(run: Run) -> float:
-    """Of this attempt. A clock that is off cannot make it longer than the run's whole time."""
+    """How long this attempt may still take. A wrong clock cannot make it longer than the run's whole time."""
     spent = (datetime.now(UTC) - run.started_at).total_seconds() if run.started_at else 0.0
     return min(max(run.timeout_seconds - spent, 0.0), run.timeout_seconds)

@@ -1,8 +1,9 @@
-"""The heartbeat: this process lives, its leases hold; runs that are no longer its own, or are to be cancelled, stop.
+"""The heartbeat: shows that this process lives, renews its leases, and stops runs that it has lost or that are
+cancelled.
 
-It beats on the loop that does the work: a process whose loop no longer turns loses its leases, as it should. While
-Redis is away nobody can take a run either, so the work goes on; each write is guarded by the run's generation in the
-database.
+It runs on the event loop that does the work: a process whose loop is blocked loses its leases, as it should. While
+Redis is away no other worker can claim a run, so the work goes on; the database refuses each write with an old fencing
+token.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class Heartbeat:
                 await self._obey(executions, generations)
 
     async def listen_for_cancels(self) -> None:
-        """Cancels as they are announced: quicker than the next beat, which finds those that were missed."""
+        """Obey cancels as they are announced. The next beat finds those that were missed here."""
         async with self._resources.queue.cancels() as announced:
             async for run_id in announced:
                 if execution := self._running.get(run_id):

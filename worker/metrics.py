@@ -1,7 +1,7 @@
 """What a worker counts. Labels have few values: tools that are registered, statuses, codes of the error tree; never a
-run, a user or a path. `docs/operations.md` says what each metric tells.
+run, a user or a path. `docs/operations.md` says what each metric shows.
 
-Nothing here is counted a line of output or a frame: at most once a step, a file or a sandbox.
+Nothing here is counted for each line of output or each frame: at most once for each step, file or sandbox.
 """
 
 from collections.abc import Callable
@@ -119,7 +119,7 @@ class WorkerMetrics:
         self._model_retries = Counter(
             "agent_model_retries", "Model calls that are tried again.", ["server", "reason"], registry=registry
         )
-        # So that the first of a kind is a step from 0, which an alert on an increase can see.
+        # They begin with 0, so that an alert on an increase also sees the first of a kind.
         for status in FINAL:
             self._runs_finished.labels(status.value)
         for priority in Priority:
@@ -128,7 +128,7 @@ class WorkerMetrics:
             self._transferred.labels(direction)
 
     def running_runs(self, slots: int, count: Callable[[], int]) -> None:
-        """Tell at each scrape what `count` answers then."""
+        """Show at each scrape what `count` returns then."""
         self._slots.set(slots)
         self._runs.set_function(count)
 
@@ -140,7 +140,7 @@ class WorkerMetrics:
         self._run_seconds.labels(status.value).observe(seconds)
 
     def run_retried(self, reason: str) -> None:
-        """`reason`: the code of what the attempt failed of."""
+        """`reason`: the code of the error with which the attempt failed."""
         self._run_retries.labels(_reason(reason)).inc()
 
     def run_superseded(self) -> None:

@@ -1,4 +1,4 @@
-"""The reaper: brings back what fell between the chairs.
+"""The reaper: queues runs again whose worker was lost, and attempts whose pause is over.
 
 Every worker returns runs whose lease ended and attempts that are due (one script; they do not get in each other's way).
 One of them, the leader, lets the reconciler compare the database with Redis as well. Two leaders, for the moment in
@@ -21,15 +21,16 @@ from worker.reconciler import Reconciler
 log = structlog.get_logger()
 
 REAP_SECONDS = 5.0
-"""How long at most between two looks; what is known to come is looked for when it comes."""
+"""The longest time between two looks. A postponed run that is known is looked for when it is due."""
 SHORTEST_PAUSE_SECONDS = 0.01
 BATCH = 500
 MIRROR_SECONDS = 60.0
 
 
 class Reaper:
-    """All times in seconds. `heartbeat_seconds`: after Redis was away, workers get so long to renew their leases.
-    `leads` tells whether this worker is the leader now; `lost` is told how many leases have ended, when some have."""
+    """All times are in seconds. `heartbeat_seconds`: how long workers have to renew their leases after Redis was away.
+    `leads` returns whether this worker is the leader now. `lost` is called with the number of leases that have ended,
+    when some have."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Reaper:
         await run_together(reap=self._reap(), reconcile=self._reconcile())
 
     def expect(self, delay_seconds: float) -> None:
-        """This worker has just put a run off for so long."""
+        """This worker has just postponed a run for so long."""
         asyncio.get_running_loop().call_later(delay_seconds, self._look.set)
 
     async def _reap(self) -> None:
@@ -74,7 +75,7 @@ class Reaper:
                     log.warning("run lost: it is queued again", run=one.run_id, lost_worker=lost, crashes=one.crashes)
             if max(reaped.lost, reaped.due, reaped.let_in) >= BATCH:
                 continue
-            # A run that is claimed a moment from now has a lease that nobody here has heard of yet.
+            # A run that is claimed a moment from now has a lease that this process does not know yet.
             pause = min(REAP_SECONDS, self._lease_seconds)
             if reaped.next_seconds is not None:
                 pause = min(pause, reaped.next_seconds)

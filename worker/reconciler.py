@@ -2,9 +2,9 @@
 
 Redis may be emptied, or lose any part of what it holds. So every run that is queued or running in the database is
 looked up in each structure of the queue where it must stand, and every entry of the queue is looked up in the database:
-a run that the queue has lost is queued again where it stood, and what is over is taken out. A run that the queue has
-never heard of may be on its way (the API is between commit and push), so it is left alone for a moment; one that is
-`running` has a worker that writes it again at its next heartbeat, so it is left alone for a lease.
+a run that the queue has lost is queued again where it stood, and what is over is taken out. A run that the queue does
+not know may be on its way (the API is between commit and push), so it is left alone for a moment. A run that is
+`running` has a worker that writes it again at its next heartbeat, so it is left alone for the time of a lease.
 
 It changes no run. Two at once do no harm: each step is one script, and a run is queued once, whoever asks for it.
 """
@@ -46,7 +46,8 @@ class Reconciler:
 
     @property
     def waits_for_some(self) -> bool:
-        """Whether runs are missing that may still be on their way, or there that are about to be taken out."""
+        """Whether some runs are missing that may still be on their way, or are still there and about to be taken
+        out."""
         return bool(self._missing_since or self._unwanted_since)
 
     def forget_missing(self) -> None:
@@ -75,7 +76,7 @@ class Reconciler:
         return Reconciled(queued, mended + swept.mended + swept.let_in, removed)
 
     def _is_lost(self, run: UnfinishedRun, compared: Compared, missing_since: float) -> bool:
-        """Not merely on its way."""
+        """Whether the queue has lost the run, which is not merely on its way."""
         if run.status is RunStatus.QUEUED:
             waited = (datetime.now(UTC) - run.queued_at).total_seconds()
             if compared is Compared.MISSING and waited >= PUSH_SECONDS:
@@ -84,7 +85,7 @@ class Reconciler:
         return time.monotonic() - missing_since >= self._lease_seconds
 
     async def _queue_again(self, lost: Iterable[Job]) -> int:
-        """But for those that were taken, or are over, since the database was read."""
+        """Queue these again, but for those that were claimed, or are over, since the database was read."""
         jobs = {job.run_id: job for job in lost}
         ownerships = await self._ownerships(jobs)
         wanted = [

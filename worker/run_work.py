@@ -1,5 +1,5 @@
-"""A running run and all that its steps work with, from its files to its plan's end. What becomes of the run then is
-`worker.execution`'s."""
+"""A running run and all that its steps work with, from its files to the end of its plan. `worker.execution` decides
+what becomes of the run then."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -44,9 +44,9 @@ from worker.tools.recorded import Recordings, recorded_tools
 from worker.tools.registry import ToolRegistry, describe
 
 MCP_STEP = "mcp"
-"""In place of a step's id, where servers are asked what they offer."""
+"""Stands in place of a step's id while servers are asked what they offer."""
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024
-"""Of the JSON of what MCP servers offer a run."""
+"""The size of the JSON of the tools that MCP servers offer a run."""
 
 EnsureOurs = Callable[[], Awaitable[None]]
 """Raises Superseded when another worker has the run."""
@@ -55,7 +55,7 @@ EnsureOurs = Callable[[], Awaitable[None]]
 async def open_work(
     worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, ensure_ours: EnsureOurs
 ) -> "RunWork":
-    """Waits while the database is away. Raises Superseded, SecretsNotKept."""
+    """Open what the run needs. Waits while the database is away. Raises Superseded, SecretsNotKept."""
     run, store = taken.run, worker.resources.store
     access = await _open_access(worker, events, taken, interruption)
     decisions = RunDecisions(events, store.decisions, run)
@@ -116,7 +116,7 @@ def _open_files(
 
 
 class RunWork:
-    """Of one running run. `journal`: as it was when the run was taken."""
+    """The work of one running run. `journal`: as it was when the run was claimed."""
 
     def __init__(
         self, worker: WorkerContext, context: RunContext, journal: Sequence[StepRecord], ensure_ours: EnsureOurs
@@ -152,8 +152,8 @@ class RunWork:
         await self.events.record(lambda transaction: transaction.restored())
 
     async def carry_out(self) -> None:
-        """Plan it, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out does, and what a
-        planner does; after RunWaits it may be called again."""
+        """Plan the run, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out raises, and
+        what a planner raises. After RunWaits it may be called again."""
         if self._supervisor is None:
             self._supervisor = Supervisor(self.context, await self._tools())
             self._supervisor.know(self._journal)
@@ -162,11 +162,11 @@ class RunWork:
         self._plan = await self._supervisor.carry_out(self._plan, self._replan)
 
     async def summary(self) -> str | None:
-        """Of a run that a model planned and that is done, in a model's words. Raises Interrupted, but for a run whose
-        time is up: it is done without one."""
+        """A model's summary of a completed run that a model planned. Raises Interrupted. A run whose time is up gets no
+        summary, and is completed all the same."""
         if self._plan is None or self._supervisor is None or self._plan.planner != ModelPlanner.name:
             return None
-        # What is done is kept before anything else is waited for.
+        # What is done is stored before anything else is waited for.
         await self.events.record()
         asked = summarize(self._run, self._plan, self._supervisor.journal, self._models)
         try:
@@ -177,7 +177,7 @@ class RunWork:
             raise
 
     def result(self, summary: str | None) -> dict[str, Any]:
-        """What the run leaves behind, and what it took."""
+        """The run's files and what it cost."""
         journal = self._supervisor.journal if self._supervisor else self._journal
         spent = self._models.spent() if self._models else Spent()
         seconds = sum((record.result or {}).get("duration_ms", 0) for record in journal if "/" not in record.step_id)
@@ -199,7 +199,7 @@ class RunWork:
         return Planning(self._models, supervisor.tools, self._workspace, supervisor.check, self._worker.shared.parser)
 
     async def _planned(self, supervisor: Supervisor) -> Plan:
-        """The plan that was made before, else a new one, saved with its first step."""
+        """The plan that was made before, or a new one, which is saved together with the start of its first step."""
         if self._run.plan is not None:
             return Plan.model_validate(self._run.plan)
         planning = self._planning(supervisor)
@@ -218,7 +218,7 @@ class RunWork:
         return plan
 
     def _note_on_planner(self, plan: Plan) -> dict[str, str]:
-        """Where another planner could have taken the prompt: how to choose it."""
+        """A note on how to choose another planner, where one could have taken the prompt."""
         if self._models is None or self._run.given_plan is not None or self._run.planner is not None:
             return {}
         note = note_on_planner(plan.planner, self._run.prompt)
@@ -229,7 +229,7 @@ class RunWork:
         may = plan.planner == ModelPlanner.name and self._run.plan_version <= self._worker.rules.runs.replans
         if replanner is None or supervisor is None or self._models is None or not may:
             return None
-        # The failure is kept before anything else is waited for.
+        # The failure is stored before anything else is waited for.
         await self.events.record()
         hiding = step_effects.step_with_effects_below(
             plan, journal, supervisor.tools.get, isolated=self.context.is_isolated
@@ -275,7 +275,7 @@ class RunWork:
     # --- its parts ---
 
     async def _tools(self) -> ToolRegistry:
-        """The worker's, and those of the MCP servers that the run names."""
+        """The worker's tools, and those of the MCP servers that the run names."""
         if self.context.shows_only:
             return await self._recorded_tools()
         if not self._run.mcp_servers:
@@ -292,13 +292,14 @@ class RunWork:
         return tools
 
     async def _note_tools(self, offered: Sequence[Mapping[str, Any]]) -> None:
-        """For a replay of the run. What is too large is not kept, and a replay that needs it says so."""
+        """Keep the tools for a replay of the run. A list that is too large is not kept, and a replay that needs it says
+        so."""
         kept = self.events.redactor.value(list(offered))
         if len(json.dumps(kept)) <= NOTED_TOOLS_MAX_BYTES:
             await self.events.record(lambda transaction: transaction.note_tools(kept))
 
     async def _recorded_tools(self) -> ToolRegistry:
-        """Of a replay that carries nothing out: what its source's journal has."""
+        """The tools of a replay that carries nothing out: their results are those in the journal of its source."""
         resources, run, workspace = self._worker.resources, self._run, self._workspace
         store = resources.store
         source = str((run.origin or {})["run_id"])
@@ -342,7 +343,7 @@ class RunWork:
 
 
 class _NoStep:
-    """In place of a step, where servers are asked what they offer."""
+    """Stands in place of a step while servers are asked what they offer."""
 
     answer = None
     round = 0

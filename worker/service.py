@@ -35,7 +35,7 @@ from worker.tools.registry import builtin_tools
 log = structlog.get_logger()
 
 WAIT_SECONDS = 5.0
-"""A bell may be lost (taken by a worker that stands still), so nobody trusts the silence for longer."""
+"""A wake-up may be lost (taken by a worker that is stopped), so no worker waits for one for longer."""
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

@@ -13,14 +13,15 @@ from worker.llm.untrusted_json import storable
 
 PROMPT_CHARS = 8_000
 RESULTS_CHARS = 24_000
-"""Of the results of all steps together, what the model is shown; each step has its share."""
+"""How much of the results of all steps together the model is shown; each step has its share."""
 
 OUTPUT_TOKENS = 400
 SUMMARY_CHARS = 4_000
 
 
 async def summarize(run: Run, plan: Plan, journal: Sequence[StepRecord], models: Models | None) -> str | None:
-    """A few sentences; None without a model, or where it gave none or may not be paid. Raises Superseded."""
+    """A few sentences on the run. None: there is no model, or it gave no answer, or the budget does not allow the call.
+    Raises Superseded."""
     if models is None:
         return None
     messages = (Message("system", prompts.SUMMARY), Message("user", _notes(run, plan, journal)))
@@ -35,8 +36,8 @@ async def summarize(run: Run, plan: Plan, journal: Sequence[StepRecord], models:
 
 
 def _number(plan: Plan, journal: Sequence[StepRecord]) -> int:
-    """1 for the end of a run that was completed, which comes once. One that failed may be retried, and is then summed
-    up anew: its steps have been tried more often by then."""
+    """The number of the model call. It is 1 for a run that is completed, which happens once. A run that failed may be
+    retried, and is then summed up anew: its steps have been tried more often by then."""
     done = {record.step_id for record in journal if record.status in (StepStatus.COMPLETED, StepStatus.SKIPPED)}
     return 1 if done.issuperset(step.id for step in plan.steps) else 2 + sum(record.tries for record in journal)
 

@@ -1,8 +1,9 @@
-"""The budgets that bind one held run, as the supervisor and the model calls use them.
+"""The budgets of one running run, as the supervisor and the model calls use them.
 
-What is to be spent is reserved in the transaction that writes down the intent, and settled in the one that writes down
-the result, so these are writes for `RunEvents.record`. Where nobody has an account they do nothing, and a run costs no
-statement more than without budgets. An account that an administrator makes binds the runs that are taken from then on.
+An amount is reserved in the transaction that writes down the intent, and settled in the one that writes down the
+result; so the methods return writes for `RunEvents.record`. Where nobody has an account the writes do nothing, and a
+run costs no statement more than without budgets. An account that an administrator makes binds the runs that are taken
+from then on.
 """
 
 from backplane.domain.budgets import Amounts, Resource, RunBudget, Spender
@@ -14,7 +15,7 @@ from worker.run.events import Write
 
 
 def default_budget(settings: Settings) -> RunBudget:
-    """Of runs that name none."""
+    """The budget of runs that name none."""
     return RunBudget(
         tokens=settings.budget_run_tokens or None,
         usd=settings.budget_run_usd or None,
@@ -28,7 +29,7 @@ def _nothing(_transaction: RunTransaction) -> None:
 
 
 class Budget:
-    """Of one held run. `active`: False when nobody has an account."""
+    """The accounts of one running run. `active`: False when nobody has an account."""
 
     def __init__(self, store: Store, run: Run, tier: str, *, active: bool) -> None:
         self.active = active
@@ -41,8 +42,8 @@ class Budget:
     async def open(
         cls, store: Store, run: Run, tier: str, defaults: RunBudget, *, has_accounts: bool = True
     ) -> "Budget":
-        """`run` as it was taken, `tier` and `has_accounts` as in `Taken`. Opens the accounts of the run's own limits,
-        and settles what an older generation left reserved. Waits while the database is away. Raises Superseded."""
+        """Open the accounts of the run's own limits, and settle what an older generation left reserved. `run` as it was
+        claimed, `tier` and `has_accounts` as in `Taken`. Waits while the database is away. Raises Superseded."""
         given = RunBudget.model_validate(run.budget) if run.budget is not None else defaults
         limits = given.limits()
         budget = cls(store, run, tier, active=bool(limits) or has_accounts)
@@ -56,14 +57,15 @@ class Budget:
         return budget
 
     def reserve(self, reservation_id: str, step_id: str, amounts: Amounts) -> Write:
-        """Raises BudgetExhausted in the transaction, of which nothing is written then. `reservation_id` is of this
-        run and this generation; once settled or released, it may be used again."""
+        """A write that reserves the amounts. It raises BudgetExhausted in the transaction, which then writes nothing.
+        `reservation_id` is of this run and this generation; once settled or released, it may be used again."""
         if not self.active:
             return _nothing
         return lambda transaction: transaction.reserve_budget(self._tier, reservation_id, step_id, amounts)
 
     def settle(self, reservation_id: str, spent: Amounts) -> Write:
-        """`spent` may be more than was reserved, also of resources of which nothing was."""
+        """A write that settles a reservation. `spent` may be more than was reserved, also of resources of which nothing
+        was reserved."""
         if not self.active:
             return _nothing
         return lambda transaction: transaction.settle_budget(self._tier, reservation_id, spent)
@@ -74,13 +76,14 @@ class Budget:
         return lambda transaction: transaction.release_budget(self._tier, reservation_id)
 
     def settle_lost(self) -> Write:
-        """What older generations left reserved: tokens and dollars as spent, steps and seconds given back."""
+        """A write that settles what older generations left reserved: tokens and dollars count as spent, steps and
+        seconds are given back."""
         if not self.active:
             return _nothing
         return lambda transaction: transaction.settle_lost_budget(self._tier)
 
     async def left(self, resource: Resource) -> int | None:
-        """The least that run, user and tier have left; None: no limit. Waits while the database is away."""
+        """The least of what run, user and tier have left; None: there is no limit. Waits while the database is away."""
         if not self.active:
             return None
         accounts = await until_available(lambda: self._store.ledger.of_owners(self._owners))

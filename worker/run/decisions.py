@@ -1,4 +1,4 @@
-"""What the run asks people, and what they said.
+"""What the run asks people, and what they answered.
 
 A question is written in one transaction with the state that it leaves the step in, and published with it. An answer may
 come at any moment: it is read when the run is taken, when a step ends, and at last in the transaction that would make
@@ -24,14 +24,14 @@ CODES = {
     DecisionKind.BUDGET: "budget_exhausted",
 }
 BY_TOOL = "tool"
-"""Value of `by` in what was asked because the step's tool wanted it, and not the policy."""
+"""The value of `by` in a question that the step's tool asked, and not the policy."""
 
 PUBLISHED_MAX_CHARS = 1000
-"""Of each text in what is asked, in the event; the decision has it whole."""
+"""The longest text of a question in its event; the decision keeps the whole text."""
 
 
 class RunDecisions:
-    """Of one held run."""
+    """The decisions of one running run."""
 
     def __init__(self, events: RunEvents, decisions: Decisions, run: Run) -> None:
         self._events = events
@@ -52,11 +52,12 @@ class RunDecisions:
         return self._decisions[decision_id]
 
     def last(self, step_id: str, kind: DecisionKind, *, by_tool: bool = False) -> Decision | None:
-        """The newest of this kind of the step, of its tool or of the platform. An approval that has expired is none."""
+        """The step's newest decision of this kind, asked by its tool or by the platform. An expired approval does not
+        count."""
         return self._newest(step_id, kind, by_tool=by_tool, expired=False)
 
     def expired_approval(self, step_id: str) -> Decision | None:
-        """The newest that held before a person retried the run."""
+        """The step's newest approval that expired when a person retried the run."""
         return self._newest(step_id, DecisionKind.APPROVAL, by_tool=False, expired=True)
 
     def _newest(self, step_id: str, kind: DecisionKind, *, by_tool: bool, expired: bool) -> Decision | None:
@@ -71,21 +72,21 @@ class RunDecisions:
         return max(found, key=lambda decision: decision.id, default=None)
 
     def last_of_tool(self, step_id: str) -> Decision | None:
-        """The newest that the step's tool asked for, of whatever kind."""
+        """The newest decision of any kind that the step's tool asked for."""
         if not self._decisions:
             return None
         found = [self.last(step_id, kind, by_tool=True) for kind in DecisionKind]
         return max((decision for decision in found if decision), key=lambda decision: decision.id, default=None)
 
     async def ask(self, step_id: str, kind: DecisionKind, asked: Mapping[str, Any], *writes: Write) -> Decision:
-        """Ask, in one transaction with these writes. Raises Superseded."""
+        """Ask a person, in one transaction with these writes. Raises Superseded."""
         decision = Decision(
             id=new_run_id(),
             run_id=self._run.id,
             user_id=self._run.user_id,
             step_id=step_id,
             kind=kind,
-            # Before its texts are cut for the event, and perhaps in the middle of a secret.
+            # Secrets are taken out before the texts are cut for the event, perhaps in the middle of a secret.
             asked=self._events.redactor.value(dict(asked)),
             status=DecisionStatus.PENDING,
             created_at=datetime.now(UTC),
@@ -99,7 +100,7 @@ class RunDecisions:
 
 
 def _without_schema(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """It is for whoever answers, and may be large."""
+    """The question without its schema, which is for whoever answers, and may be large."""
     return {name: value for name, value in asked.items() if name != "schema"}
 
 
@@ -115,7 +116,7 @@ def asked_for_budget(error: BudgetExhausted, round: int) -> dict[str, Any]:
 
 
 def why_waiting(decisions: Sequence[Decision]) -> RunError:
-    """What a run says that waits for these, of which there is one at least."""
+    """The error of a run that waits for these decisions. There is one at least."""
     first = decisions[0]
     what = {
         DecisionKind.APPROVAL: f"step {first.step_id!r} is to be approved or rejected",

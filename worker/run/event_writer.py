@@ -28,13 +28,13 @@ from worker.run.events import DROP_BYTES, RunEvents
 from worker.run.send_buffer import count_until, share, size_of
 
 CALL_BYTES = 2 * 1024 * 1024
-"""All events of a call, about: each run that has something to say gets an equal part of it, and one event at least."""
+"""About the size of all events of a call. Each run that has events gets an equal part of it, and one event at least."""
 ROOM_SECONDS = 2.0
 """How often Redis is asked how much may be kept there."""
 STORE_FIRST_SECONDS = 1.0
 """How long a run's events are stored first after Redis had no room for them."""
 SHOW_AGAIN_SECONDS = 1.0
-"""After Redis did not take what is live only."""
+"""How long to wait after Redis did not take a live event."""
 
 log = structlog.get_logger()
 
@@ -53,8 +53,9 @@ class _Share:
 
 
 class EventWriter:
-    """The two loops. `run` them in a task for as long as runs are held. A log line waits for at most `gather_seconds`
-    before it is published, anything else for nothing; either for `flush_seconds` before it is stored."""
+    """The two loops. `run` them in a task for as long as there are running runs. A log line waits at most
+    `gather_seconds` before it is published; other events do not wait. Both wait `flush_seconds` before they are
+    stored."""
 
     def __init__(self, store: Store, event_log: EventLog, *, flush_seconds: float, gather_seconds: float) -> None:
         self.store = store
@@ -66,7 +67,7 @@ class EventWriter:
         self._cannot_wait = asyncio.Event()
         self._to_save = asyncio.Event()
         self._shown: dict[str, Event] = {}
-        """The newest event of a run that is live only, and not published yet."""
+        """Of each run, its newest live event that is not published yet."""
         self._to_show = asyncio.Event()
         self._room = NO_ROOM
         self._kept_bytes = 0
@@ -102,7 +103,7 @@ class EventWriter:
         self._shown.pop(run_id, None)
 
     def keeps(self, run: RunEvents, last_id: int, size: int) -> None:
-        """Redis keeps so many bytes more of the run's events, up to this number."""
+        """Note that Redis keeps so many bytes more of the run's events, up to this number."""
         run.kept.add(last_id, size, run.stored_id)
         self._count(run, size)
 
@@ -125,7 +126,7 @@ class EventWriter:
         self._to_save.set()
 
     def publish_again(self) -> None:
-        """More was stored, so more may be published."""
+        """Publish again: more was stored, so more may be published."""
         self._to_publish.set()
 
     async def run(self) -> None:
@@ -208,7 +209,7 @@ class EventWriter:
         return shares
 
     def _fitting(self, run: RunEvents, events: Sequence[Event], left: int) -> tuple[int, int]:
-        """How many of these may be published now, and how many bytes of them Redis is to keep."""
+        """How many of these events may be published now, and how many bytes of them Redis is to keep."""
         if not events or events[-1].id <= run.stored_id:
             return len(events), 0
         stored = count_until(events, run.stored_id)
@@ -293,8 +294,8 @@ class EventWriter:
                 run.stored_until(last_id)
 
     async def _add(self, batches: Mapping[tuple[str, int], Sequence[Event]]) -> tuple[frozenset[str], frozenset[str]]:
-        """The runs whose generation is over, and those whose events the database refuses. One that is refused takes no
-        other with it: then each is stored by itself."""
+        """Store the batches. Returns the runs that are fenced, and those whose events the database refuses. A refused
+        batch does not hinder the others: then each is stored by itself."""
         try:
             return await self.store.running_runs.add_events(batches), frozenset()
         except Unavailable:

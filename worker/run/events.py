@@ -1,9 +1,9 @@
 """The events of one running run, on their way to the watchers and to the database.
 
-A run's worker numbers its events itself: it is the only one who may. What must not be parted from its events (a step's
-result, a run's end) is written by `record`, in one transaction, and published only then. Such events get their numbers
-when they are written: where the transaction is refused (no budget, decided meanwhile), they have never been, and no
-number is missing. `worker.run.event_writer` has the loops that publish and store.
+A run's worker numbers its events itself: it is the only one who may. A state that belongs together with its events (a
+step's result, a run's end) is written by `record`, in one transaction, and published only then. Such events get their
+numbers when they are written: where the transaction is refused (no budget, decided meanwhile), they were never
+published, and no number is missing. `worker.run.event_writer` has the loops that publish and store.
 """
 
 import asyncio
@@ -19,11 +19,13 @@ from worker.run.redaction import Redactor
 from worker.run.send_buffer import Kept, count_until, size_of
 
 UNPUBLISHED_MAX = 10_000
-"""Events of one run that wait for the live wire; older ones are left to the database, where watchers find them."""
+"""How many events of one run may wait to be published. Older ones are left to the database, where watchers find
+them."""
 UNPUBLISHED_BYTES = 4 * 1024 * 1024
 """The same in characters."""
 DROP_BYTES = 64 * 1024
-"""When a run has said nothing since, but Redis still keeps so much that is stored by now, it is told to drop that."""
+"""When a run has published nothing since, and Redis still keeps so much of it that is stored by now, Redis is asked to
+drop that."""
 
 
 Write = Callable[[RunTransaction], None]
@@ -38,7 +40,7 @@ class Publisher(Protocol):
     store: Store
 
     def wake(self, *, can_wait: bool) -> None:
-        """There is something to publish and to store."""
+        """There are events to publish and to store."""
 
     def publish_again(self) -> None:
         """More was stored, so more may be published."""
@@ -47,16 +49,16 @@ class Publisher(Protocol):
         """Publish an event that is live only."""
 
     def show_nothing(self, run_id: str) -> None:
-        """The run's event that is live only, and not published yet, is not to be."""
+        """Drop the run's live event that is not published yet."""
 
     def keeps(self, run: "RunEvents", last_id: int, size: int) -> None:
         """Redis keeps so many bytes more of the run's events, up to this number."""
 
 
 class RunEvents:
-    """The events of one held run. `superseded` is called once when the run is found to be in newer hands, `not_stored`
-    when the database refuses its events for good. All that the run says comes this way: what its `redactor` knows is
-    taken out of events and of what is written with them."""
+    """The events of one running run. `superseded` is called once when another worker is found to have the run,
+    `not_stored` when the database refuses its events for good. All output of the run passes here: the secrets that its
+    `redactor` knows are taken out of events and of what is written with them."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class RunEvents:
         """The database has all events up to this number."""
         self.kept = Kept()
         self.stores_first_until = 0.0
-        """By the loop's clock."""
+        """Until this time of the loop's clock, events are stored before they are published."""
         self.is_open = True
         self.unpublished: list[Event] = []
         self.unpublished_bytes = 0
@@ -112,7 +114,7 @@ class RunEvents:
         self._writer.show(encode(self.run_id, 0, type, self.redactor.value(data)))
 
     def show_nothing(self) -> None:
-        """What is not published yet holds no more."""
+        """Drop the live event that is not published yet."""
         self._writer.show_nothing(self.run_id)
 
     @property
@@ -120,8 +122,8 @@ class RunEvents:
         return self._last_id
 
     def _numbered(self, new: Sequence[tuple[datetime, NewEvent]]) -> list[Event]:
-        """With the numbers that come next. They are used up only when `_last_id` is set. Raises TypeError or ValueError
-        for what JSON cannot hold."""
+        """The new events with the numbers that come next, which are used up only when `_last_id` is set. Raises
+        TypeError or ValueError for what JSON cannot hold."""
         return [
             encode(self.run_id, number, type, self.redactor.value(data), at)
             for number, (at, (type, data)) in enumerate(new, start=self._last_id + 1)
@@ -154,12 +156,12 @@ class RunEvents:
             self._writer.publish_again()
 
     def hold_back(self) -> None:
-        """What is emitted from here on is published when the next `record` has committed it: no crash can undo a state
+        """Publish what is emitted from here on only when the next `record` has committed it: no crash can undo a state
         that watchers saw."""
         self._holds_back = True
 
     def skip_numbers(self, count: int, reason: str) -> None:
-        """Leave out numbers that watchers may have seen with events that are lost, and say so."""
+        """Leave out numbers that watchers may have seen with events that are lost, and publish a gap."""
         after = self._last_id
         self._last_id += count
         self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
@@ -182,17 +184,18 @@ class RunEvents:
                 self.emit(EventType.GAP, {"after": after, "before": self._last_id + 1, "reason": reason})
 
     def defer(self, write: Write) -> None:
-        """Let this be written with the next `record`, which must follow at once: nothing may be done in between. What
-        is emitted meanwhile is held back."""
+        """Let this be written with the next `record`, which must follow at once: nothing may be done in between. Events
+        that are emitted meanwhile wait for it."""
         self.hold_back()
         self._deferred += self._writes(write)
 
     async def record(self, *writes: Write, publish: Sequence[NewEvent] = ()) -> None:
-        """One transaction: the events so far, what was deferred, these writes, and the events `publish`, which are
-        published when it is committed. Waits while the database is away. Steps that run at once may each call it.
+        """Write one transaction: the events so far, the deferred writes, these writes, and the events `publish`, which
+        are published when it is committed. Waits while the database is away. Steps that run at once may each call it.
 
-        Raises Superseded when the run is no longer running in this generation, and what a write raises to refuse the
-        whole: then nothing is written, `publish` is forgotten, no number is used up, and the rest is left for the next.
+        Raises Superseded when the run is no longer running in this generation, and whatever a write raises to refuse
+        the transaction: then nothing is written, `publish` is forgotten, no number is used up, and the other events and
+        writes are left for the next `record`.
         """
         now = datetime.now(UTC)
         new = self._writes(*writes)
@@ -244,8 +247,8 @@ class RunEvents:
 
 
 async def _ended(writing: "asyncio.Future[None]") -> asyncio.CancelledError | None:
-    """Wait for it. Whether a transaction is committed decides what is published, so that the first cancellation waits
-    until it is known; it is the answer then. The second one ends both."""
+    """Wait for the transaction. What is published depends on whether it is committed, so the first cancellation waits
+    until that is known, and is returned then. A second one ends both."""
     try:
         await asyncio.wait({writing})
     except asyncio.CancelledError as cancelled:

@@ -1,7 +1,7 @@
-"""What can end a run's work from outside, and who wins when several come at once: the first one set.
+"""What can end a run's work from outside. When several causes come at once, the first one that was set counts.
 
 Several pieces of work may run under one interruption at once, also one below another (an agent's step and the tool
-calls in it): each is guarded by itself, and those above one whose changes are on their way wait for it.
+calls in it). Each is guarded by itself, and waits for those below it whose changes are on their way.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Interruption:
         self._draining = False
 
     def request_drain(self) -> None:
-        """The worker drains: what is in hand may go on until the next `check`."""
+        """The worker drains: running work may go on until the next `check`."""
         self._draining = True
         self._pause_over.set()
 
@@ -87,7 +87,7 @@ class Interruption:
     def changes_begin(self) -> None:
         """From here on the work is only cut off after a grace period: what it writes should become whole.
 
-        Raises Interrupted when it is cut off already. A worker that drains lets it go on: it is in hand.
+        Raises Interrupted when the work is interrupted already. A worker that drains lets it go on: it is running.
         """
         if self.cause:
             raise Interrupted(self.cause)
@@ -95,7 +95,7 @@ class Interruption:
             guarded.changes_begin()
 
     async def pause(self, seconds: float) -> None:
-        """Between two pieces of work: nothing is in hand, so leaving ends it too."""
+        """Wait between two pieces of work. Nothing is running, so a drain ends the pause too."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._pause_over.wait()

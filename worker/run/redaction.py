@@ -1,4 +1,4 @@
-"""Keeps secrets out of what a run says: what was filled in somewhere is taken out of everything that comes back.
+"""Keeps secrets out of a run's output: a value that was filled in somewhere is taken out of everything that comes back.
 
 A value is looked for in the forms in which programs write what they were given (`worker.run.secret_forms`), in one pass
 over the text, however many secrets there are: the text is folded once, and read eight bytes at a time. Any 15 bytes of
@@ -82,7 +82,7 @@ def matches_max(size: int) -> int:
 
 
 class Redactor:
-    """One a run. What it was told once it takes out from then on."""
+    """There is one for each run. It takes out every value that it has learnt."""
 
     def __init__(self) -> None:
         self.knows_nothing = True
@@ -194,12 +194,12 @@ class Redactor:
         return self._value(value, are_free=are_free or key in _FREE_NAMES)
 
     def stream(self, sink: Callable[[bytes], None]) -> "RedactedStream":
-        """For what comes in pieces: a secret may begin in one and end in another."""
+        """A stream for text that comes in pieces: a secret may begin in one and end in another."""
         return RedactedStream(self, sink)
 
     def redact(self, data: bytes, *, is_whole: bool, is_cut: bool = False, hidden: int = 0) -> tuple[bytes, bytes, int]:
-        """What can be said of `data` already; the rest of it, which may be the beginning of a secret or hold the
-        beginning of one; and how many bytes of that rest are not to be said, as the first `hidden` bytes of `data` are
+        """What can be passed on of `data` already; the rest of it, which may be the beginning of a secret or hold the
+        beginning of one; and how many bytes of that rest are not passed on, as the first `hidden` bytes of `data` are
         not. With `is_whole` nothing comes after it, and there is no rest; with `is_cut` something did. Secrets that
         overlap become one, called by the longest."""
         cut_colour = COLOUR_BEGINS.search(data) if b"\x1b" in data else None
@@ -241,8 +241,8 @@ class Redactor:
     def _cut_at(
         self, at: int, data: bytes, found: list[Match], *, is_whole: bool, hidden: int
     ) -> tuple[bytes, bytes, int]:
-        """Without what stands from `at` on, where nothing was looked for. Its end is kept unsaid: a secret that begins
-        there may go on in what comes next."""
+        """`data` without what stands from `at` on, where nothing was looked for. The end is not passed on yet: a secret
+        that begins there may go on in what comes next."""
         said = self._replaced(data[:at], self._merged(data, [one for one in found if one.start < at]), at, hidden)[0]
         if at >= hidden:
             said += LEFT_OUT
@@ -251,7 +251,7 @@ class Redactor:
 
     def _replaced(self, data: bytes, found: list[Match], end: int, hidden: int) -> tuple[bytes, bytes, int]:
         """`end`: from where on `data` may be the beginning of a secret. No more is held back than the longest form may
-        take: what is wrapped a letter a line is said."""
+        take: a text with one letter a line is passed on."""
         if end < len(data):
             end = max(end, len(data) - 4 * self._longest - _SLACK_BYTES)
             for one in reversed(found):
@@ -361,15 +361,15 @@ class Redactor:
 
 
 class RedactedStream:
-    """Hands on what it is given without secrets, at once but for what may be the beginning of one. `close` it, so
-    that this is handed on too."""
+    """Passes on what it is given without secrets. What may be the beginning of one is kept until more has come, or
+    until `close`."""
 
     def __init__(self, redactor: Redactor, sink: Callable[[bytes], None]) -> None:
         self._redactor = redactor
         self._sink = sink
         self._held = b""
         self._hidden = 0
-        """So many of the first bytes of `_held` are not handed on."""
+        """So many of the first bytes of `_held` are not passed on."""
 
     def write(self, data: bytes) -> None:
         if self._redactor.knows_nothing:
@@ -380,7 +380,7 @@ class RedactedStream:
             self._sink(said)
 
     def close(self, *, is_cut: bool = False) -> None:
-        """`is_cut`: it was to go on, but for a kill or a fault."""
+        """Pass on the rest. `is_cut`: the output was cut off by a kill or a fault."""
         held, self._held = self._held, b""
         hidden, self._hidden = self._hidden, 0
         if len(held) > hidden:

@@ -1,4 +1,4 @@
-"""A run's way to its user's secrets: `${secrets.NAME}` becomes the value where a tool hands it on, and nowhere before.
+"""A run's way to its user's secrets: `${secrets.NAME}` becomes the value where a tool uses it, and nowhere before.
 
 Plans, prompts, events and the journal hold the name. The value is read and opened at each use, so that one that was
 changed holds from the next step on. Before it is given out, the run's redactor learns it, and it is kept with the run,
@@ -33,7 +33,7 @@ class RunSecrets:
         self._redactor = redactor
         self._opened: set[SealedValue] = set()
         self._kept: set[SealedValue] = set()
-        """What is committed as kept with the run."""
+        """The values that are stored with the run."""
         self._keeping = asyncio.Lock()
 
     async def learn(self, names: Collection[str], *, was_given_some: bool) -> None:
@@ -52,18 +52,18 @@ class RunSecrets:
                         f"this run was given the secret {value.name}, and the platform cannot redact it any more: put "
                         "the key that SECRETS_KEY had then back, behind a comma, or start the work as a new run"
                     ) from error
-                # A value of many lines takes its time.
+                # To learn a value of many lines takes time.
                 await asyncio.sleep(0)
         now = await self._secrets.named(self._user_id, names) if names and self._seal else frozenset()
         for value in now - self._opened:
-            # What cannot be opened says so in the step that uses it.
+            # A value that cannot be opened fails the step that uses it.
             with suppress(SecretsNotKept):
                 self._learn(value)
             await asyncio.sleep(0)
         await self._keep(now & self._opened)
 
     async def _keep(self, values: Collection[SealedValue]) -> None:
-        """Returns when they are kept with the run, also where another step is about to keep them."""
+        """Store the values with the run. Returns when they are stored, also where another step is about to do so."""
         if self._kept.issuperset(values):
             return
         async with self._keeping:

@@ -1,4 +1,4 @@
-"""How much of what a run has to publish goes into one call, and what Redis keeps of it: decisions and counts alone.
+"""How many of a run's events go into one call, and what Redis keeps of them: pure decisions and counts.
 
 `worker.run.events` makes the calls.
 """
@@ -14,7 +14,7 @@ SHARE = 500
 
 
 def size_of(event: Event) -> int:
-    """Bytes of its line."""
+    """The bytes of the event's line."""
     line = event.line
     return len(line) if line.isascii() else len(line.encode())
 
@@ -41,8 +41,9 @@ def count_until(waiting: Sequence[Event], last_id: int) -> int:
 
 
 class Kept:
-    """What Redis keeps of a run, as its holder counts it: `bytes` in all, of which `stored_bytes` are in the database
-    and go with the next call. `not_stored`: of each call whose events are not, the last number, and how many bytes."""
+    """What Redis keeps of a run's events, as its worker counts it: `bytes` in all, of which `stored_bytes` are in the
+    database and are dropped with the next call. `not_stored`: for each call whose events are not in the database, the
+    last number, and the bytes."""
 
     def __init__(self) -> None:
         self.bytes = 0

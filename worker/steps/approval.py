@@ -1,4 +1,4 @@
-"""Which steps a person approves before they are carried out: a pure decision. It asks nobody and writes nothing."""
+"""Which steps a person approves before they are carried out: a pure decision. Nothing here asks or writes anything."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from worker.tools.registry import ToolRegistry
 
 @dataclass(frozen=True, slots=True)
 class ApprovalPolicy:
-    """Steps of these tools, of tools of this risk or a higher one (None: of none), and those that may cost more than so
-    many dollars (0: none)."""
+    """A person approves steps of these tools, of tools with this risk or a higher one (None: no tool), and steps that
+    may cost more than so many dollars (0: no step)."""
 
     tools: frozenset[str] = frozenset()
     risk: Risk | None = None
@@ -24,7 +24,7 @@ class ApprovalPolicy:
 
 
 def why_ask(step: Step, tool: Tool, policy: ApprovalPolicy, may_cost_usd: float = 0.0) -> str | None:
-    """The reason, for people; None: nobody has to be asked."""
+    """The reason, for people, why the step needs an approval; None: it needs none."""
     if step.approval:
         return "the plan says so"
     if tool.name in policy.tools:
@@ -38,7 +38,7 @@ def why_ask(step: Step, tool: Tool, policy: ApprovalPolicy, may_cost_usd: float 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A step that may be carried out. `is_repeatable`: twice is as good as once."""
+    """A step that may be carried out. `is_repeatable`: to carry it out twice does no harm."""
 
     tool: Tool
     arguments: ToolArguments
@@ -54,8 +54,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class EarlierDecisions:
-    """Of a step: the newest that its tool asked for, the newest approval, and the newest of an approval that held until
-    the run was retried."""
+    """The decisions on a step: the newest that its tool asked for, the newest approval, and the newest approval that
+    expired when the run was retried."""
 
     by_tool: Decision | None = None
     approval: Decision | None = None
@@ -64,8 +64,8 @@ class EarlierDecisions:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalGate:
-    """Of one run. `policy` is None where nothing is carried out, so that nobody has to be asked. `redact` takes secrets
-    out of arguments that people see."""
+    """The approvals of one run. `policy` is None for a run that carries nothing out and so asks nobody. `redact` takes
+    secrets out of arguments that people see."""
 
     policy: ApprovalPolicy | None
     tools: ToolRegistry
@@ -74,8 +74,9 @@ class ApprovalGate:
     def judge(
         self, step: Step, arguments: dict[str, Any], record: StepRecord, earlier: EarlierDecisions
     ) -> Ready | Question:
-        """With the arguments as a person may have changed them. Raises Suspended while a decision is open, Rejected
-        after one that said no, and InvalidPlan for arguments that the tool does not take."""
+        """The step with the arguments that a person may have changed, or the question to ask. Raises Suspended while a
+        decision is open, Rejected when a person has refused, and InvalidPlan for arguments that the tool does not
+        take."""
         tool, valid = self.tools.resolve(step.tool, arguments, field=f"plan.{step.id}")
         if earlier.by_tool is not None:
             unless_open(earlier.by_tool, record)

@@ -1,4 +1,4 @@
-"""One call of a step's tool that has come to its end, and what follows from it: pure decisions.
+"""One call of a step's tool that has ended, and what follows from it: pure decisions.
 
 `decide` says what became of the attempt, `next_try` whether one that failed is made again. Both ask
 `worker.steps.effects` what may have happened outside, and nobody else. What is written and published then is the
@@ -35,8 +35,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the decision depends on beside the attempt. `is_repeatable`: the plan or the tool says that twice is as good
-    as once; `plan_says_repeatable`: the plan does. `below`: what the steps below this try have done outside."""
+    """What the decision depends on beside the attempt. `is_repeatable`: the plan or the tool says that the step may be
+    carried out twice; `plan_says_repeatable`: the plan says so. `below`: what the sub-steps of this try have done
+    outside."""
 
     tool: Tool
     is_repeatable: bool
@@ -50,8 +51,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call ended, well where `error` is None; else `effect` is what it has done outside and `follows` what follows
-    from that."""
+    """The call ended: well where `error` is None. Otherwise `effect` is what it has done outside, and `follows` is what
+    follows from that."""
 
     result: ToolResult
     error: RunError | None = None
@@ -82,7 +83,7 @@ class NeedsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """A step below this one waits, is in doubt, or has no budget. `error` is to be raised."""
+    """A sub-step waits, is in doubt, or has no budget. `error` is to be raised."""
 
     error: Suspended | StepUncertain | BudgetExhausted
     outcome: StepEnd = "suspended"
@@ -98,7 +99,8 @@ class WaitForPart:
 
 @dataclass(frozen=True, slots=True)
 class AskWhetherDone:
-    """Nobody knows whether it happened, and it must not happen twice. `trace`: of what the tool raised."""
+    """Nobody knows whether the step happened, and it must not happen twice. `trace`: the traceback of what the tool
+    raised."""
 
     reason: str
     outcome: StepEnd
@@ -107,7 +109,8 @@ class AskWhetherDone:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A tool raised what no tool may, and has done nothing that could not be repeated. `error` is to be raised."""
+    """The tool raised an error that no tool may raise, and has done nothing that could not be repeated. `error` is to
+    be raised."""
 
     error: ToolFault
     source: Exception | None = None
@@ -118,7 +121,8 @@ Verdict = CallEnded | CutOff | NeedsAnswer | Suspend | WaitForPart | AskWhetherD
 
 
 def decide(attempt: Attempt, facts: Facts) -> Verdict:
-    """Raises Superseded when the attempt ended by it: then nothing may be written any more."""
+    """What follows from the attempt. Raises Superseded when the attempt ended by it: then nothing may be written any
+    more."""
     match attempt.failure:
         case None:
             assert attempt.result is not None
@@ -192,7 +196,7 @@ def _of_result(result: ToolResult, status: StepStatus, facts: Facts) -> CallEnde
         return CallEnded(result)
     error = result.error or RunError("step_failed", f"exit code {result.exit_code}")
     if facts.tool.delegates:
-        # That a tool can be called again is said of the same try, which finds what was done below it.
+        # A tool that can be called again is called in the same try, and finds the sub-steps that it has done.
         return CallEnded(
             result, error, facts.below, step_effects.after(facts.below, is_repeatable=facts.plan_says_repeatable)
         )

@@ -1,10 +1,10 @@
 """From the bytes that a step writes to the lines that watchers see and the text that its result keeps.
 
 A step may write without end. So there are limits: lines are emitted as long as `may_emit` allows the next one (the
-run's rate) and until so many bytes are reached; from there on output is only counted. What was dropped is said: now and
-then while lines are dropped for the rate, and once, with the total, in the end. The result keeps the beginning and the
-end. What is held in memory never depends on how much was written. Bytes that are not UTF-8 become U+FFFD; control
-characters stay.
+run's rate) and until so many bytes are reached; from there on output is only counted. The number of dropped lines is
+reported: now and then while lines are dropped for the rate, and once, with the total, in the end. The result keeps the
+beginning and the end. The memory that is used never depends on how much was written. Bytes that are not UTF-8 become
+U+FFFD; control characters stay.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ LINE_COST = 64
 """Bytes that a line counts for on top of its own: events have a frame, and a million empty lines are not free."""
 
 NOTICE_SECONDS = 1.0
-"""At most once in so long it is said how many lines have been dropped."""
+"""The number of dropped lines is reported at most once in so many seconds."""
 
 _CHARACTER_BYTES = 4
 
 
 class OutputCapture:
-    """`write` the chunks in order, then `finish` once. `emit` gets each line without its line break, `warn` what is to
-    be said about lines that were dropped, and their number so far. All limits are in bytes of output; `max_bytes` and
-    `result_max_bytes` are for all of it, `line_max_bytes` for each line."""
+    """`write` the chunks in order, then `finish` once. `emit` is called with each line without its line break, and
+    `warn` with a sentence about dropped lines and their number so far. All limits are in bytes of output; `max_bytes`
+    and `result_max_bytes` are for all of it, `line_max_bytes` for each line."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class OutputCapture:
         self._emitted_bytes = 0
         self._emitted_lines = 0
         self.dropped_lines = 0
-        """Lines of which not all was emitted: all of them once it is finished, before that those over the rate."""
+        """The number of lines that were not emitted whole. Until `finish`, only lines over the rate are counted."""
 
         self._total_bytes = 0
         self._line_breaks = 0
@@ -153,7 +153,8 @@ def _lines(count: int) -> str:
 
 
 def _cut(data: bytes, max_bytes: int) -> list[bytes]:
-    """Into pieces of at most `max_bytes`, none beginning inside a character; one piece, maybe empty, at least."""
+    """`data` in pieces of at most `max_bytes`, none of which begins inside a character. There is one piece at least,
+    which may be empty."""
     pieces, start = [], 0
     while len(data) - start > max_bytes:
         end = _character_start(data, start + max_bytes)

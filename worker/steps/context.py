@@ -4,7 +4,7 @@
     what a run has beside that     `RunContext`
     what one call of a tool has    `CallContext`, which tools see as a `worker.tools.base.ToolContext`
 
-Nothing is copied from one link to the next, so that a part that is added to one is at hand in all below it.
+Nothing is copied from one link to the next: a part that is added to one can be used in all below it.
 """
 
 from collections.abc import Mapping
@@ -162,8 +162,8 @@ class RunContext:
 
     @property
     def shows_only(self) -> bool:
-        """Whether the run only shows what another did: its tools have the results of that run and carry nothing out. A
-        replay that says nothing of it is of an older release, which carried all out."""
+        """Whether the run only shows what another one did: its tools have the results of that run and carry nothing
+        out. A replay without this mark is of an older release, which carried out every step."""
         origin = self.run.origin or {}
         return origin.get("kind") == "replay" and not origin.get("execute", True)
 
@@ -172,7 +172,7 @@ class RunContext:
 
 
 class CallPort(Protocol):
-    """What a call of a tool says to whoever carries out its step. See `ToolContext` for each."""
+    """What a call of a tool may ask of the code that carries out its step. `ToolContext` describes each method."""
 
     @property
     def sub_steps(self) -> SubSteps: ...

@@ -1,4 +1,4 @@
-"""What a step that did not end well may have done outside, and what follows from that: pure decisions.
+"""What a failed step may have done outside, and what follows from that: pure decisions.
 
 One rule holds for every layer that could carry a step out once more (its own `retry`, the run's `max_retries`, the
 worker that takes a lost run over, an agent's next try): an effect that cannot be repeated and may have happened is
@@ -30,23 +30,24 @@ class Next(Enum):
 
 
 def after(effect: Effect, *, is_repeatable: bool) -> Next:
-    """What follows a try that ended with this effect. `is_repeatable`: the plan or the tool says that twice is as good
-    as once."""
+    """What follows a try that ended with this effect. `is_repeatable`: the plan or the tool says that it may be done
+    twice."""
     if is_repeatable or effect is Effect.NONE:
         return Next.AGAIN
     return Next.FAILED if effect is Effect.ANSWERED else Next.ASK
 
 
 def may_change_outside(tool: Tool, *, isolated: bool) -> bool:
-    """Also where nothing keeps foreign code in: a command in a sandbox that is not isolated reaches the network."""
+    """Whether the tool may change something outside. A command may, in a sandbox that is not isolated: it reaches the
+    network."""
     if tool.changes_outside is not None:
         return tool.changes_outside
     return tool.risk >= (Risk.HIGH if isolated else Risk.MEDIUM)
 
 
 def of_cut_off(tool: Tool, status: StepStatus, *, isolated: bool) -> Effect:
-    """Of a call that has not said how it ended: its worker was lost, or it raised what nobody expects. `status`: how
-    far the journal has it, STARTED or CHANGING."""
+    """The effect of a call of which nobody knows how it ended: its worker was lost, or it raised an unexpected error.
+    `status`: how far the journal has it, STARTED or CHANGING."""
     if status is StepStatus.STARTED:
         stays_inside = isolated and not may_change_outside(tool, isolated=isolated)
         if tool.announces_changes or stays_inside:
@@ -55,7 +56,7 @@ def of_cut_off(tool: Tool, status: StepStatus, *, isolated: bool) -> Effect:
 
 
 def of_result(tool: Tool, result: ToolResult, status: StepStatus, *, isolated: bool) -> Effect:
-    """Of a failure that the tool has reported."""
+    """The effect of a failure that the tool has reported."""
     if result.effect is not None:
         return result.effect
     announced = tool.announces_changes and status is StepStatus.STARTED
@@ -63,11 +64,12 @@ def of_result(tool: Tool, result: ToolResult, status: StepStatus, *, isolated: b
 
 
 def of_error(tool: Tool, error: PlatformError, status: StepStatus, *, isolated: bool) -> Effect:
-    """Of an error that the tool let pass, but for Unavailable of a part of the platform, which ends no try."""
+    """The effect of an error that the tool raised. Unavailable of a part of the platform does not come here: it ends no
+    try."""
     if not may_change_outside(tool, isolated=isolated):
         return Effect.NONE
     if status is StepStatus.STARTED and isinstance(error, Refused):
-        # It looked at what it was asked before it did anything, unless it says nothing before it does.
+        # The tool checked its arguments before it did anything, unless it does not announce that it changes something.
         return Effect.NONE if tool.announces_changes else Effect.ANSWERED
     return of_cut_off(tool, status, isolated=isolated)
 
@@ -80,9 +82,9 @@ def of_steps_below(
     isolated: bool,
     round: int | None = None,
 ) -> Effect:
-    """Of a try of a step that had others carried out below it, in this round (`ToolContext.round`) or in any. Another
-    try has others, which know nothing of these; so what these did outside is not done again by itself. One that is
-    repeatable by its key alone counts too: in another try it has another key."""
+    """The effect of a step's sub-steps, in this round (`ToolContext.round`) or in any. Another try has other sub-steps,
+    which know nothing of these; so what these did outside is not done again by itself. A sub-step that is repeatable by
+    its key alone counts too: in another try it has another key."""
     prefix = f"{step_id}/" if round is None else f"{step_id}/{round}."
     for record in records:
         if not record.step_id.startswith(prefix):
@@ -101,8 +103,8 @@ def of_steps_below(
 def step_with_effects_below(
     plan: Plan, records: Sequence[StepRecord], tool_of: Callable[[str], Tool | None], *, isolated: bool
 ) -> str | None:
-    """A step that is not completed, but has changed something outside by steps below it. Who makes another plan does
-    not see those, and would have them done again."""
+    """The id of a step that is not completed, but has changed something outside by its sub-steps. A planner that makes
+    another plan does not see those, and would have them done again."""
     completed = {record.step_id for record in records if record.status is StepStatus.COMPLETED}
     for step in plan.steps:
         if step.id not in completed and of_steps_below(step.id, records, tool_of, isolated=isolated) is not Effect.NONE:
@@ -111,7 +113,7 @@ def step_with_effects_below(
 
 
 def kept(effect: Effect, follows: Next) -> dict[str, Any]:
-    """What the result of a failed step says of this; nothing where nothing has happened."""
+    """The fields of a failed step's result about its effect; none where nothing has happened."""
     values: dict[str, Any] = {} if effect is Effect.NONE else {"effect": effect.value}
     return values | ({FINAL_FAILURE: True} if follows is Next.FAILED else {})
 
@@ -149,7 +151,8 @@ def not_tried_again(error: RunError, tool: Tool) -> RunError:
 
 
 def fault_of(tool: Tool, error: BaseException) -> RunError:
-    """What a tool raised that no tool may: whose fault it is. What the exception says is for the worker's log alone."""
+    """The error for an exception that no tool may raise. It says whose fault that is; the exception's own message goes
+    into the worker's log alone."""
     raised = f"its tool {tool.name!r} raised {type(error).__name__}; the worker's log has the details"
     if tool.package:
         return RunError(

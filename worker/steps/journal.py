@@ -1,8 +1,8 @@
 """The journal of a run's steps: what is written and published of each try, before it and after it.
 
-A try is noted with what it takes from the budget: reserved when it begins, settled when it ends. What a try took that
-was cut off is written with the next record. A step's end is written together with what comes next (the following
-step's begin, the end of the run) where that follows at once.
+A try is written together with what it takes from the budget: reserved when it begins, settled when it ends. What an
+interrupted try took is written with the next record. A step's end is written together with what comes next (the
+following step's begin, the end of the run) where that follows at once.
 """
 
 import itertools
@@ -30,9 +30,8 @@ from worker.tools.base import Effect, NeedsPerson, Tool
 
 @dataclass(slots=True)
 class Begun:
-    """A try that has begun, and how far it has come: it may be repeated only from where it began. `reservation` is what
-    it may spend, `wall_seconds` how long it may take. `halted`: what a step below it met that ends or suspends this one
-    too."""
+    """A try that has begun. `reservation` is what it may spend, `wall_seconds` how long it may take. `halted`: the
+    error of a sub-step that ends or suspends this step too."""
 
     reservation: str
     wall_seconds: float
@@ -62,16 +61,16 @@ class StepJournal:
         self._reservations = itertools.count(1)
 
     def add(self, record: StepRecord) -> None:
-        """A step below another one. It is entered together with the first that is written of it."""
+        """Add a sub-step. Its row is written together with the first change to it."""
         self.records[record.step_id] = record
         self._pending.append(lambda transaction: transaction.add_step(record))
 
     def write_later(self, write: Write) -> None:
-        """With the next record."""
+        """Let `write` go with the next record."""
         self._pending.append(write)
 
     def hand_over(self) -> None:
-        """No step is carried out any more: what is still to be written goes with the run's next record."""
+        """No step is carried out any more: all pending writes go with the run's next record."""
         for write in self._take_pending():
             self._events.defer(write)
 
@@ -82,7 +81,8 @@ class StepJournal:
     # --- a try ---
 
     async def begin(self, step: Step, tool: Tool) -> Begun:
-        """Note that a try begins, and reserve what it may spend. Raises BudgetExhausted; then it has not begun."""
+        """Write that a try begins, and reserve what it may spend. Raises BudgetExhausted; then the try has not
+        begun."""
         wall = float(step.timeout_seconds or self._context.rules.steps.limits.wall_seconds)
         reserved = Amounts(steps=1)
         if self._budget.active and not tool.delegates:
@@ -104,21 +104,21 @@ class StepJournal:
         return begun
 
     async def changes_begin(self, step: Step, begun: Begun) -> None:
-        """Note that from here on the try can no longer be taken as not having happened. Raises Interrupted where the
-        run is cut off already."""
+        """Write that from here on the try may have changed something. Raises Interrupted where the run is interrupted
+        already."""
         self._context.interruption.changes_begin()
         await self._record(lambda transaction: transaction.step_is_changing(step.id))
         begun.status = StepStatus.CHANGING
         self._change(step, status=StepStatus.CHANGING)
 
     def settled(self, tool: Tool, begun: Begun, seconds: float, *, steps: int = 1) -> Write:
-        """What a try of so many seconds took. `steps` is 0 for a pause: the step is counted when it goes on. Otherwise
-        what a person adds would be taken by the step that paused, before the one below it for which it was needed."""
+        """The write that settles a try of so many seconds. `steps` is 0 for a pause: the step is counted when it goes
+        on. Otherwise the paused step would take what a person adds, before the sub-step for which it was needed."""
         spent = Amounts(steps=steps, seconds=0 if tool.delegates else math.ceil(seconds))
         return self._budget.settle(begun.reservation, spent)
 
     def interrupted(self, step: Step, reason: str) -> None:
-        """Publish that it was cut off."""
+        """Publish that the step was interrupted."""
         self._events.emit(*self._event(step, "interrupted", reason=reason))
 
     # --- how it ends ---
@@ -152,7 +152,7 @@ class StepJournal:
         )
 
     async def fail(self, step: Step, error: RunError) -> NoReturn:
-        """End a step that was not carried out. Raises StepFailed."""
+        """Let a step fail that was not carried out. Raises StepFailed."""
         report = {"exit_code": 1, "output": "", "duration_ms": 0, "files_changed": [], "error": error.as_dict()}
         await self.end(step, StepStatus.FAILED, self._context.redactor.value(report))
         raise StepFailed(error)
@@ -166,8 +166,8 @@ class StepJournal:
         result: Mapping[str, Any] | None = None,
         trace: str = "",
     ) -> NoReturn:
-        """Note that these may have happened, or have, and did not end well. `result`: what is known of the end of the
-        one that there is. Raises StepUncertain."""
+        """Write that these steps may have happened, or have happened and failed. `result`: what is known of the end,
+        where there is one step. Raises StepUncertain."""
         message = step_effects.question([step.id for step in steps], self._context.redactor.text(reason), effect)
         error = RunError("step_uncertain", message, step=steps[0].id)
         kept = {**(result or {}), "error": error.as_dict()}
@@ -183,7 +183,7 @@ class StepJournal:
     # --- while it waits ---
 
     async def suspend(self, step: Step, settled: Write) -> None:
-        """Nothing of it is lost or in doubt: when it is called again, it finds what was done below it."""
+        """Let the step wait. Nothing is lost or in doubt: when its tool is called again, it finds its sub-steps."""
         await self._record(lambda transaction: transaction.suspend_step(step.id), settled)
         self._change(step, status=StepStatus.PENDING)
 

@@ -1,4 +1,4 @@
-"""How a step, or a run, ends or stops otherwise than well."""
+"""How a step, or a run, stops without being completed."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ class StepFailed(Exception):
 
 
 class StepUncertain(Exception):
-    """A step may have happened, or has, and repeating it may not be safe. `trace`: of what it raised, for the
+    """A step may have happened, or has happened, and repeating it may not be safe. `trace`: the traceback, for the
     operator."""
 
     def __init__(self, error: RunError, trace: str = "") -> None:
@@ -27,8 +27,8 @@ class StepUncertain(Exception):
 
 
 class ToolFault(Exception):
-    """A tool raised what no tool may, and has done nothing that could not be repeated. `error` says whose fault it is;
-    `trace` is of what it raised, for the operator."""
+    """A tool raised an error that no tool may raise, and has done nothing that could not be repeated. `error` says
+    whose fault it is; `trace` is the traceback, for the operator."""
 
     def __init__(self, error: RunError, trace: str) -> None:
         super().__init__(error.message)
@@ -45,7 +45,7 @@ class Suspended(Exception):
 
 
 class RunWaits(Exception):
-    """Nothing of the run can go on before one of these is decided, of which there is one at least."""
+    """No step of the run can go on before one of these is decided. There is one at least."""
 
     def __init__(self, decisions: Sequence[Decision]) -> None:
         super().__init__(", ".join(decision.id for decision in decisions))
@@ -53,13 +53,14 @@ class RunWaits(Exception):
 
 
 class Rejected(Refused):
-    """By a person. The step fails, and is not tried again by itself."""
+    """A person refused. The step fails, and is not tried again by itself."""
 
     code = "rejected"
 
 
 def unless_open(decision: Decision, record: StepRecord) -> None:
-    """Raises Suspended while it is not decided, Rejected when it was refused since the step last failed."""
+    """Raises Suspended while the decision is open, and Rejected when a person has refused since the step last
+    failed."""
     if decision.status is DecisionStatus.PENDING:
         raise Suspended(decision)
     if decision.status is DecisionStatus.REJECTED and decision.asked.get("round", 0) == record.failed_tries:

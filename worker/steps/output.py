@@ -1,7 +1,7 @@
-"""What a step writes, on its three ways: lines for the watchers, a text for its result, and, when lines were dropped,
-the whole of it as a file in the run's workspace.
+"""Where a step's output goes: as lines to the watchers, as a text into its result, and, when lines were dropped, as a
+whole into a file of the run's workspace.
 
-So the whole is put aside while the step runs: in memory at first, then on the worker's disk, in a file without a name
+So the whole output is kept while the step runs: in memory at first, then on the worker's disk, in a file without a name
 that the system removes together with the process. It goes into the workspace only when something is missing from the
 lines, and only after the step's end has been committed: a worker that is lost while a log is on its way has not lost
 the step. Nothing that goes wrong here fails the step; an event says so.
@@ -26,11 +26,12 @@ from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.steps.capture import OutputCapture
 
 RESULT_FILES, RESULT_FILES_BYTES = 1_000, 64 * 1024
-"""Paths that the result of a step or a run names, and their bytes in UTF-8: what is left out is counted."""
+"""How many paths the result of a step or a run names, and their bytes in UTF-8. The paths that are left out are
+counted."""
 
 MEMORY_BYTES = 1024 * 1024
-"""Of a step's output before it goes to the disk: most steps end below. Chunks go to the system's cache, which is
-quicker than to hand them to a thread."""
+"""How much of a step's output stays in memory before it goes to the disk; most steps write less. Chunks are written
+without a thread: they go to the system's cache, which is quicker."""
 
 
 def first_paths(paths: Sequence[str]) -> list[str]:
@@ -68,9 +69,9 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class OutputLimits:
-    """In bytes: what of a step's output becomes events, what stays in its result, the longest line, the file of the
-    whole. The run may tell `lines_per_second` (0: any number), and `lines_burst` at once. The file may take
-    `file_seconds` on its way."""
+    """In bytes: how much of a step's output becomes events, how much stays in its result, the longest line, and the
+    file of the whole. The run may publish `lines_per_second` (0: any number), and `lines_burst` at once. To store the
+    file may take `file_seconds`."""
 
     events: int
     result: int
@@ -114,22 +115,22 @@ class StepOutput:
         self._broken: OSError | None = None
 
     def restart(self) -> None:
-        """Forget what came so far: the step begins anew."""
+        """Forget the output so far: the step begins anew."""
         self.discard()
         self._begin()
 
     @property
     def is_incomplete(self) -> bool:
-        """Lines were dropped; known once it is finished."""
+        """Whether lines were dropped; known after `finish`."""
         return self._capture.dropped_lines > 0
 
     @property
     def is_cut(self) -> bool:
-        """The text for the result is not the whole."""
+        """Whether the text for the result is not the whole."""
         return self._capture.is_cut if self._is_cut is None else self._is_cut
 
     def cut(self, text: str) -> str:
-        """Another text for the result, as much of it as a result keeps."""
+        """As much of another text as a result keeps."""
         kept = text.encode()[: self._limits.result].decode("utf-8", "ignore")
         self._is_cut = len(kept) < len(text)
         return kept
@@ -139,11 +140,12 @@ class StepOutput:
         self._capture.write(chunk)
 
     def finish(self) -> str:
-        """Tell what is left, and how much was dropped; returns the text for the result."""
+        """Publish what is left, and how much was dropped; returns the text for the result."""
         return self._capture.finish()
 
     async def store(self, workspace: Workspace, quota: Quota, interruption: Interruption) -> None:
-        """Put the whole into the workspace and say where it lies, or why not. Raises nothing but Superseded."""
+        """Put the whole output into the workspace and publish where it lies, or why it is missing. Raises nothing but
+        Superseded."""
         path = f"{OUTPUT_FOLDER}/{self._step_id}.log"
         try:
             async with asyncio.timeout(self._limits.file_seconds):

@@ -1,4 +1,4 @@
-"""One step, from the question whether it may be carried out to its end in the journal.
+"""One step, from the check whether it may be carried out to its end in the journal.
 
     fill in → approve → (begin → invoke → decide → apply), as often as its retries allow
 
@@ -10,9 +10,9 @@ when its worker was lost is judged by how far the journal has it:
     changing   changes were on their way
     otherwise  it has ended, or a person is asked: it is `uncertain`
 
-A step that finds a part of the platform away is repeated under the same rule until the run's time is up. Something of
-the outside that is away (an MCP server, what a plug-in speaks with) ends the try. Steps below a step
-(`worker.steps.sub_steps`) come this way too.
+A step that finds a part of the platform away is repeated under the same rule until the run's time is up. A service
+outside of the platform that is away (an MCP server, what a plug-in speaks with) ends the try. Sub-steps
+(`worker.steps.sub_steps`) are carried out here too.
 """
 
 import asyncio
@@ -66,8 +66,8 @@ _KNOWN = ("output", "output_cut", "duration_ms", "files_changed", "files_left_ou
 
 
 class StepRunner:
-    """Of one running run. `tools`: those of the run. `records` is the journal as it is, by step; it is kept up to date
-    here. `may_defer`: whether a step's end is followed at once by something that is recorded."""
+    """Carries out the steps of one running run with its `tools`. `records` is the journal by step id; it is kept up to
+    date here. `may_defer`: whether a step's end is followed at once by something that is recorded."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class StepRunner:
         self._lines = TokenBucket(rules.output.lines_per_second, rules.output.lines_burst, time.monotonic())
 
     async def run(self, step: Step) -> None:
-        """Returns when it is completed. Raises StepFailed, StepUncertain, Suspended, BudgetExhausted (nothing was
-        done), Interrupted or Superseded."""
+        """Carry the step out; returns when it is completed. Raises StepFailed, StepUncertain, Suspended,
+        BudgetExhausted (nothing was done), Interrupted or Superseded."""
         try:
             ready = await self._approved(step)
         except Refused as error:
@@ -99,11 +99,11 @@ class StepRunner:
             await self._carry_out(step, ready)
 
     def add(self, record: StepRecord) -> None:
-        """A step below another one."""
+        """Add a sub-step."""
         self.journal.add(record)
 
     def is_in_doubt(self, step: Step) -> bool:
-        """Whether an earlier worker left it where it may have happened, and must not happen twice."""
+        """Whether the step may have happened on an earlier worker, and must not happen twice."""
         tool = self._tools.get(step.tool)
         if tool is None:
             return False
@@ -123,7 +123,7 @@ class StepRunner:
         )
 
     async def _approved(self, step: Step) -> Ready:
-        """With the arguments as a person may have changed them. Raises Refused, Suspended."""
+        """The step with the arguments that a person may have changed. Raises Refused, Suspended."""
         arguments = step.arguments if isinstance(step, SubStep) else fill(step, self.records)
         decisions = self._context.decisions
         earlier = EarlierDecisions(
@@ -156,7 +156,7 @@ class StepRunner:
     async def _try(
         self, step: Step, ready: Ready, output: StepOutput, policy: RetryPolicy, number: int
     ) -> float | None:
-        """The seconds until the next try; None: the step is completed."""
+        """Carry out one try. Returns the seconds until the next try; None: the step is completed."""
         ended, settled, seconds = await self._until_ended(step, ready, output)
         error, report = self._report(step, ended, output, seconds)
         if error is None:
@@ -183,14 +183,14 @@ class StepRunner:
             await self.journal.end(step, StepStatus.FAILED, report, [settled])
             await self._keep(output)
             raise StepFailed(kept)
-        # It is known to have failed: whoever takes the run over in the pause need not ask.
+        # It is written that the try has failed, so a worker that takes the run over in the pause need not ask.
         await self.journal.end(step, StepStatus.PENDING, report, [settled], pause_seconds=round(pause, 1))
         await self._keep(output)
         return pause
 
     async def _until_ended(self, step: Step, ready: Ready, output: StepOutput) -> tuple[CallEnded, Write, float]:
-        """One try, repeated while a part of the platform is away and repeating is safe. What it took, and its seconds.
-        Raises what ends or suspends the step otherwise."""
+        """Carry out one try, repeated while a part of the platform is away and repeating is safe. Returns how it ended
+        and its seconds. Raises what ends or suspends the step otherwise."""
         waits = pauses()
         while True:
             begun = await self.journal.begin(step, ready.tool)
@@ -213,7 +213,7 @@ class StepRunner:
                     await self._stop(step, verdict, settled, output)
 
     async def _invoke(self, step: Step, ready: Ready, begun: Begun, output: StepOutput) -> Attempt:
-        """Call the tool, to its end or to its interruption. Raises nothing that a tool may raise."""
+        """Call the tool, until it ends or is interrupted. What the tool raises is returned."""
         output.restart()
         redacted = self._context.redactor.stream(output.write)
         checkout = StepCheckout(self._context.files.checkouts)
@@ -244,7 +244,7 @@ class StepRunner:
         return Facts(ready.tool, ready.is_repeatable, step.repeatable, self._context.is_isolated, below)
 
     async def _suspend(self, step: Step, verdict: NeedsAnswer | Suspend, paused: Write) -> NoReturn:
-        """Raises Suspended, or what the step below met."""
+        """Raises Suspended, or the error of the sub-step."""
         if isinstance(verdict, NeedsAnswer):
             raise Suspended(await self.journal.ask_for_tool(step, verdict.needs, paused))
         await self.journal.suspend(step, paused)
@@ -253,7 +253,7 @@ class StepRunner:
     async def _stop(
         self, step: Step, verdict: AskWhetherDone | Broken | CutOff, settled: Write, output: StepOutput
     ) -> NoReturn:
-        """Write down a try that came to no end of its own. Raises what it stopped of."""
+        """Write down a try that did not end by itself. Raises the error that stopped it."""
         if isinstance(verdict, AskWhetherDone):
             await self.journal.ask_whether_done([step], verdict.reason, settled, trace=verdict.trace)
         self.journal.write_later(settled)
@@ -324,7 +324,7 @@ class StepRunner:
 
 
 class _StepPort:
-    """What a call of a tool says to the step that it carries out."""
+    """What a call of a tool may ask of the step that it carries out."""
 
     def __init__(
         self,

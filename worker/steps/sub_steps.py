@@ -1,8 +1,8 @@
-"""Steps below a step: what an agent has done on the way, each journalled and carried out as any other step.
+"""Sub-steps: the tool calls of an agent's step, each written to the journal and carried out as any other step.
 
-Their ids come from the step above, so a step that is called again, because its worker was lost or because it waited for
-a person, finds what was done below it and does not repeat it. What was not finished is repeated, asked about or waited
-for by the same rules as a step of the plan.
+Their ids come from the step above. So a step that is called again, because its worker was lost or because it waited for
+a person, finds the sub-steps that it has done and does not repeat them. A sub-step that was not finished is repeated,
+asked about or waited for by the same rules as a step of the plan.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,16 @@ class StepExecutor(Protocol):
 
 
 class StepChanged(PlatformError):
-    """A model was asked anew, because what it is asked has changed with the worker's version, and wants something else
-    in the place of what was done: that has no result to give."""
+    """A model was asked anew, because its request has changed with the worker's version, and now wants another call in
+    the place of one that was done. The other call has no result."""
 
     code = "step_changed"
     retryable = True
 
 
 class RunSubSteps(SubSteps):
-    """Of one try of a step. `halt` is told what ends or suspends that step too, whatever its tool makes of it."""
+    """The sub-steps of one try of a step. `halt` is called with the error that ends or suspends that step too, whatever
+    its tool makes of it."""
 
     def __init__(self, runner: StepExecutor, above: Step, halt: Callable[[Exception], None]) -> None:
         self._runner = runner
@@ -52,7 +53,8 @@ class RunSubSteps(SubSteps):
         try:
             self._runner.interruption.check()
             await self._carry_out(step)
-            # Its end is kept. What comes next in the tool is another piece of work, which may not begin any more.
+            # The sub-step's end is written. What the tool does next is another piece of work, which may not begin any
+            # more.
             self._runner.interruption.check()
         except Exception as error:
             self._halt(error)
@@ -80,14 +82,14 @@ class RunSubSteps(SubSteps):
 
 
 class NoSubSteps(SubSteps):
-    """Where there is no step that one could be below of."""
+    """Stands where there is no step that could have sub-steps."""
 
     async def run(self, step: SubStep) -> StepReport:
         raise ValueError(f"{step.id!r}: no step is carried out here")
 
 
 def report_of(record: StepRecord) -> StepReport:
-    """Of a step that has ended."""
+    """The report of a step that has ended."""
     result = record.result or {}
     error = result.get("error")
     if record.status is StepStatus.COMPLETED:

@@ -32,13 +32,13 @@ from worker.steps.runner import StepRunner
 from worker.tools.registry import ToolRegistry
 
 Replan = Callable[[Plan, Sequence[StepRecord], RunError], Awaitable[Plan | None]]
-"""The plan that the run goes on with after this failure, saved and told; None: it does not."""
+"""Makes, saves and publishes the plan with which the run goes on after this failure; None: there is none."""
 
 _DONE = (StepStatus.COMPLETED, StepStatus.SKIPPED)
 
 
 class Supervisor:
-    """Of one running run. `tools`: those of the run."""
+    """Carries out the plans of one running run with its `tools`."""
 
     def __init__(self, context: RunContext, tools: ToolRegistry) -> None:
         self.records: dict[str, StepRecord] = {}
@@ -86,12 +86,12 @@ class Supervisor:
                 yield Fault(where, f"{where}: a step may have at most {most:,} ({setting})")
 
     def know(self, journal: Sequence[StepRecord]) -> None:
-        """What became of the run's steps so far."""
+        """Add these records to what is known of the run's steps."""
         self.records.update((record.step_id, record) for record in journal)
 
     async def carry_out(self, plan: Plan, replan: Replan) -> Plan:
-        """Returns when every step is done, with the plan that was the last. Raises StepFailed, StepUncertain, RunWaits,
-        Interrupted or Superseded; after RunWaits it may be called again, with what has been decided."""
+        """Carry the plan out. Returns the last plan when every step is done. Raises StepFailed, StepUncertain,
+        RunWaits, Interrupted or Superseded; after RunWaits it may be called again, with what has been decided."""
         while True:
             try:
                 await self._walk(plan)
@@ -113,7 +113,7 @@ class Supervisor:
     # --- one plan ---
 
     async def _walk(self, plan: Plan) -> None:
-        """Carry out what is left of it."""
+        """Carry out what is left of the plan."""
         order, requirements = plan.ordered(), plan.requirements()
         await self._look_at_what_was_begun(order)
         self._suspended.clear()
@@ -163,7 +163,7 @@ class Supervisor:
         requirements: Mapping[str, frozenset[str]],
         starved: Mapping[str, BudgetExhausted],
     ) -> Exception | None:
-        """Start what can be started; answers what forbids it."""
+        """Start what can be started. Returns the error that forbids further starts, if there is one."""
         busy = {*starved, *self._suspended, *(step.id for step in self._running.values())}
         for step in startable(order, requirements, self.records, busy):
             if len(self._running) >= self._context.rules.steps.concurrency:
@@ -184,8 +184,9 @@ class Supervisor:
         return len(self._running) == 1 and not self._suspended
 
     async def _look_at_what_was_begun(self, order: Sequence[Step]) -> None:
-        """What an earlier worker left: steps of which nobody knows whether they happened, and a failure that was not
-        answered yet. In this order: what answers a failure (another plan) must not do again what may have happened."""
+        """Look at what an earlier worker has begun: first at steps of which nobody knows whether they happened, then at
+        a failure to which nothing has followed yet. The order matters: another plan, which may follow a failure, must
+        not do again what may have happened."""
         uncertain, failed = self._errors_of(order, StepStatus.UNCERTAIN), self._errors_of(order, StepStatus.FAILED)
         if uncertain:
             raise StepUncertain(uncertain[0])
@@ -212,7 +213,7 @@ class Supervisor:
         }
 
     async def _ask_or_fail(self, order: Sequence[Step], starved: dict[str, BudgetExhausted]) -> None:
-        """Nothing gives anything back any more: a person has to raise the budget, or has said no."""
+        """No step can give anything back to the budget any more: a person has to raise it, or has refused to."""
         step = next(step for step in order if step.id in starved)
         error = starved[step.id]
         decision = await self.ask_for_budget(step.id, error)
@@ -222,12 +223,12 @@ class Supervisor:
             self._suspended[step.id] = decision
 
     async def ask_for_budget(self, step_id: str, error: BudgetExhausted) -> Decision | None:
-        """The open question whether there is to be more, for a step or (empty) the planner; None: a person has said
-        no."""
+        """The id of the open question whether the budget is raised, for a step or (empty) for the planner; None: a
+        person has refused."""
         last, record = self._decisions.last(step_id, DecisionKind.BUDGET), self.records.get(step_id)
         if last is not None and last.status is DecisionStatus.PENDING:
             return last
-        # A planner has no tries: the answer is for the claim that follows it, and a retried run asks anew.
+        # A planner has no tries: the answer counts for the next claim, and a retried run asks anew.
         generation = self._context.run.generation
         asked_in, answered_in = (generation, generation - 1) if record is None else (record.failed_tries,) * 2
         if last is not None and last.status is DecisionStatus.REJECTED and last.asked.get("round") == answered_in:
@@ -251,8 +252,8 @@ def startable(
 
 
 def graver(one: Exception | None, other: Exception) -> Exception:
-    """Of two that stop a run: that another worker has it before a fault of the platform, that before what was asked
-    from outside, that before what a person has to look at, that before a failure; of two alike the first."""
+    """The graver of two errors that stop a run. In falling order: another worker has the run, a fault of the platform,
+    an interruption from outside, something that a person has to look at, a failure. Of two alike it is the first."""
 
     def gravity(error: Exception) -> int:
         match error:
