@@ -35,7 +35,7 @@ from worker.tools.toolbox import open_tools
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """What is there before any setting of runs is looked at. `worker_id` is unique among all processes."""
+    """The parts of a process that do not depend on any setting of runs. `worker_id` is unique among all processes."""
 
     worker_id: str
     resources: Resources
@@ -66,7 +66,7 @@ class WorkerContext:
 
     @property
     def published_tools(self) -> ToolSet:
-        """What the API is told of this worker's tools."""
+        """This worker's tools, as the API gets to know them."""
         return tool_set(self.shared.tools, has_model=self.shared.gateway.models.is_set)
 
 
@@ -74,8 +74,8 @@ class WorkerContext:
 async def open_worker_context(
     settings: Settings, process: WorkerProcess, builtin: ToolRegistry
 ) -> AsyncIterator[WorkerContext]:
-    """`builtin`: the tools that every worker has. Raises InvalidInput when the settings cannot be used, PluginRefused.
-    `resources.slots` must run by the time when a model is asked."""
+    """`builtin`: the tools that every worker has. Raises InvalidInput when the settings cannot be used, and
+    PluginRefused. `resources.slots.run()` must be running before a model is asked."""
     resources, metrics = process.resources, process.metrics
     async with (
         open_gateway(settings, resources.slots, resources.buckets, metrics) as gateway,
