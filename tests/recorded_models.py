@@ -4,7 +4,8 @@ answered from memory, also after a crash."""
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from worker.llm.base import AskedFor, Message, ModelRequest, ModelResponse, Models, Spent, TextSink, ToolCall, Usage
+from backplane.domain.model_calls import CallKey
+from worker.llm.base import Message, ModelRequest, ModelResponse, Models, Spent, TextSink, ToolCall, Usage
 
 Answer = ModelResponse | Exception
 
@@ -25,33 +26,29 @@ class RecordedModels(Models):
     `crash` is called at each point at which a worker may be lost."""
 
     script: list[Answer] | Callable[[ModelRequest], Answer]
-    record: dict[AskedFor, ModelResponse] = field(default_factory=dict)
-    asked: list[tuple[AskedFor, ModelRequest, str | None]] = field(default_factory=list)
+    record: dict[CallKey, ModelResponse] = field(default_factory=dict)
+    asked: list[tuple[CallKey, ModelRequest, str | None]] = field(default_factory=list)
     crash: Callable[[str], None] = lambda where: None
     micro_usd_a_token: int | None = 0
 
     async def ask(
-        self, request: ModelRequest, asked_for: AskedFor, *, model: str | None = None, on_text: TextSink | None = None
+        self, request: ModelRequest, key: CallKey, *, model: str | None = None, on_text: TextSink | None = None
     ) -> ModelResponse:
-        if asked_for not in self.record:
-            self.crash(f"before the call {asked_for}")
-            self.asked.append((asked_for, request, model))
+        if key not in self.record:
+            self.crash(f"before the call {key}")
+            self.asked.append((key, request, model))
             answer = self.script.pop(0) if isinstance(self.script, list) else self.script(request)
             if isinstance(answer, Exception):
                 raise answer
-            self.record[asked_for] = replace(answer, model="test/model")
-            self.crash(f"after the call {asked_for}")
-        answer = self.record[asked_for]
+            self.record[key] = replace(answer, model="test/model")
+            self.crash(f"after the call {key}")
+        answer = self.record[key]
         if on_text and answer.text:
             on_text(answer.text)
         return answer
 
     def spent(self, step_id: str | None = None) -> Spent:
-        answers = [
-            answer
-            for asked_for, answer in self.record.items()
-            if step_id is None or asked_for.step_id == step_id or asked_for.step_id.startswith(f"{step_id}/")
-        ]
+        answers = [answer for key, answer in self.record.items() if step_id is None or key.step == step_id]
         return Spent(
             len(answers),
             sum(answer.usage.input_tokens for answer in answers),

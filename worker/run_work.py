@@ -181,7 +181,7 @@ class RunWork:
         """The run's files and what it cost."""
         journal = self._supervisor.journal if self._supervisor else self._journal
         spent = self._models.spent() if self._models else Spent()
-        seconds = sum((record.result or {}).get("duration_ms", 0) for record in journal if "/" not in record.step_id)
+        seconds = sum((record.result or {}).get("duration_ms", 0) for record in journal if record.parent is None)
         cost = {
             "input_tokens": spent.input_tokens,
             "output_tokens": spent.output_tokens,

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backplane.domain.model_calls import CallKey
 from backplane.domain.plans import Plan
 from backplane.domain.runs import Run
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, ModelError
 from worker.llm import prompts
-from worker.llm.base import AskedFor, Message, ModelRequest, Models
+from worker.llm.base import Message, ModelRequest, Models
 from worker.llm.untrusted_json import storable
 
 PROMPT_CHARS = 8_000
@@ -26,17 +27,16 @@ async def summarize(run: Run, plan: Plan, journal: Sequence[StepRecord], models:
         return None
     messages = (Message("system", prompts.SUMMARY), Message("user", _notes(run, plan, journal)))
     try:
-        response = await models.ask(
-            ModelRequest(messages, OUTPUT_TOKENS), AskedFor("", "summary", _number(plan, journal))
-        )
+        key = CallKey("", "summary", _ordinal(plan, journal))
+        response = await models.ask(ModelRequest(messages, OUTPUT_TOKENS), key)
     except (ModelError, BudgetExhausted):
         return None
     text = storable(response.text).strip()
     return prompts.head_and_tail(text, SUMMARY_CHARS) or None
 
 
-def _number(plan: Plan, journal: Sequence[StepRecord]) -> int:
-    """The number of the model call. It is 1 for a run that is completed, which happens once. A run that failed may be
+def _ordinal(plan: Plan, journal: Sequence[StepRecord]) -> int:
+    """The ordinal of the model call. It is 1 for a run that is completed, which happens once. A run that failed may be
     retried, and is then summed up anew: its steps have been tried more often by then."""
     done = {record.step_id for record in journal if record.status in (StepStatus.COMPLETED, StepStatus.SKIPPED)}
     return 1 if done.issuperset(step.id for step in plan.steps) else 2 + sum(record.tries for record in journal)

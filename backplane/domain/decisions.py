@@ -32,7 +32,8 @@ class DecisionStatus(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """`asked` and `answer` are JSON objects as their kind and status have them. `decided_by`: a user's id.
-    `expired_at`: since when an approval no longer holds: the step was begun with it, and a person retried the run."""
+    `expired_at`: since when an approval no longer holds: the step was begun with it, and a person retried the run.
+    `parent`: the step above the one that asks; None where there is none."""
 
     id: str
     run_id: str
@@ -46,6 +47,7 @@ class Decision:
     decided_at: datetime | None = None
     decided_by: str | None = None
     expired_at: datetime | None = None
+    parent: str | None = None
 
 
 _FITS = {

@@ -1,8 +1,4 @@
-"""A call of a model that a run made: how it is known, and what is kept of it.
-
-A call is known by the step it was made for, its purpose, and its number within them, so that whoever carries the run on
-after a crash, or replays it, finds the same call.
-"""
+"""A call of a model that a run made: how it is known, and what is kept of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +8,42 @@ from typing import Any, NamedTuple
 
 from backplane.domain.runs import RunError
 
+CALLS_A_FAILURE = 100
+FAILURES_A_VERSION = 1_000
+"""What a number of a call for another plan has room for: see `CallKey.number`."""
+
 
 class CallKey(NamedTuple):
-    """`step_id` is empty for the run's planner. `number` counts from 1."""
+    """Which call of a run it is. Whoever carries the run on after a crash, or replays it, finds the same call by it.
 
-    step_id: str
+    `step` is the id of the step that asks; empty: the run's planner. `purpose` is plan, repair, replan, turn or
+    summary. `ordinal` counts from 1 among the calls that are alike in all else. `round` counts the tries that had ended
+    in failure: of the step that asks, or of the one for whose failure another plan is asked for. `plan_version` is the
+    version (from 1) that this other plan is to replace; None where no plan is to be replaced.
+
+    Its two names are composed of these fields and never taken apart: people see them, and they are the primary key that
+    older releases know.
+    """
+
+    step: str
     purpose: str
-    number: int
+    ordinal: int
+    round: int = 0
+    plan_version: int | None = None
+
+    @property
+    def step_id(self) -> str:
+        """`{step}/{round}`; empty for the planner."""
+        return f"{self.step}/{self.round}" if self.step else ""
+
+    @property
+    def number(self) -> int:
+        """The ordinal. Of a call for another plan one number for three fields: 1,200,203 is the third for version 13
+        after two failures. `round` is below FAILURES_A_VERSION then, and `ordinal` at most CALLS_A_FAILURE."""
+        if self.plan_version is None:
+            return self.ordinal
+        failures = (self.plan_version - 1) * FAILURES_A_VERSION + self.round
+        return failures * CALLS_A_FAILURE + self.ordinal
 
 
 class CallStatus(StrEnum):

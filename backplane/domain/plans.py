@@ -110,9 +110,23 @@ SUB_STEP_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1
 
 
 class SubStep(Step):
-    """A step that another one has carried out below itself. No plan holds one, and nothing in it is a reference."""
+    """A step that another one, its `parent`, has carried out below itself: the `ordinal`th of a turn, in the parent's
+    try after `round` failed ones. No plan holds one, and nothing in it is a reference. Its id is composed of these
+    fields and never taken apart."""
 
-    id: str = Field(pattern=SUB_STEP_ID)
+    id: str = Field("", pattern=SUB_STEP_ID)
+    parent: StepId
+    round: int = Field(ge=0)
+    turn: int = Field(ge=1)
+    ordinal: int = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_id(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        place = "{}/{}.{}.{}".format(*(values.get(name) for name in ("parent", "round", "turn", "ordinal")))
+        return {**values, "id": place}
 
 
 class Plan(_Frozen):

@@ -38,7 +38,9 @@ class StepRecord:
     nothing.
     `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
     `attributes`: the times, modes, folders and links that changed (`workspace.attributes.encoded`).
-    `failed_tries`: those that ended, and not well."""
+    `failed_tries`: those that ended, and not well.
+    `parent`: the id of the step that has this one carried out, in its try after `round` failed ones; both None of a
+    step of the plan."""
 
     step_id: str
     position: int
@@ -52,6 +54,8 @@ class StepRecord:
     files: dict[str, str | None] | None = None
     failed_tries: int = 0
     attributes: dict[str, Any] | None = None
+    parent: str | None = None
+    round: int | None = None
 
 
 def pending_steps(plan: Plan) -> list[StepRecord]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, or_, select, text, update
 
 from backplane.domain.budgets import RunBudget, run_owner
 from backplane.domain.decisions import Decided, Decision, DecisionKind, DecisionStatus, check_answer, check_arguments
@@ -24,17 +24,23 @@ from backplane.domain.runs import FINAL, Run, RunStatus, new_run_id
 from backplane.errors import Conflict, InvalidInput, NotFound
 from backplane.store.database import Database
 from backplane.store.events import add_events, last_event_id
+from backplane.store.identity import DECISION_PARENT
 from backplane.store.ledger import raise_run_budget
 from backplane.store.runs import change_run, locked_run
 from backplane.store.tables import accounts, decisions, runs
 
 RUN_IS_OVER = {"reason": "the run is over"}
+_COLUMNS: list[ColumnElement[Any]] = [
+    *(column for column in decisions.c if column.name != "parent"),
+    DECISION_PARENT.label("parent"),
+]
 _OF_RUN = (
-    select(decisions).where(decisions.c.run_id == bindparam("of_run")).order_by(decisions.c.created_at, decisions.c.id)
+    select(*_COLUMNS).where(decisions.c.run_id == bindparam("of_run")).order_by(decisions.c.created_at, decisions.c.id)
 )
-_ONE = select(decisions).where(decisions.c.run_id == bindparam("of_run"), decisions.c.id == bindparam("of_decision"))
+_ONE = select(*_COLUMNS).where(decisions.c.run_id == bindparam("of_run"), decisions.c.id == bindparam("of_decision"))
 _IS_OPEN = decisions.c.status == text("'pending'")  # as the index has it
 _IS_OVER = runs.c.status.in_([status.value for status in FINAL])
+_WITH_RUN: list[ColumnElement[Any]] = [*_COLUMNS, _IS_OVER.label("is_over")]
 
 
 def decision_of(row: Row[Any]) -> Decision:
@@ -54,6 +60,7 @@ def add_decision(connection: Connection, decision: Decision) -> None:
             "run_id": decision.run_id,
             "user_id": decision.user_id,
             "step_id": decision.step_id,
+            "parent": decision.parent,
             "kind": decision.kind.value,
             "asked": decision.asked,
             "status": decision.status.value,
@@ -111,7 +118,7 @@ class Decisions:
     ) -> list[Decision]:
         """A user's, of all runs or one, by id from the last. `before` is the last id of the page before."""
         query = (
-            select(decisions, _IS_OVER.label("is_over"))
+            select(*_WITH_RUN)
             .join(runs, runs.c.id == decisions.c.run_id)
             .where(decisions.c.user_id == user_id)
             .order_by(decisions.c.id.desc())

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.derived_runs import NewFork
@@ -24,6 +24,7 @@ from backplane.errors import Conflict, FilesGone, InvalidInput, InvalidPlan, Not
 from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
+from backplane.store.identity import CALL_STEP, DECISION_PARENT, STEP_PARENT
 from backplane.store.journal import records_of
 from backplane.store.runs import Runs, locked_run, may_have_happened, retried, values_of
 from backplane.store.secrets import copy_run_secrets
@@ -300,7 +301,7 @@ def _check_nothing_in_doubt(
     """`again`: the steps that are done again from `step` on. One of these, or one below them, that a worker was cut off
     in while it changed something may have happened as well as one that is uncertain."""
     for record in records:
-        is_again = record.step_id.partition("/")[0] in again
+        is_again = (record.parent or record.step_id) in again
         is_named, is_uncertain = record.step_id == step, record.status is StepStatus.UNCERTAIN
         if is_done and is_again and (is_uncertain or (record.status is StepStatus.CHANGING and not is_named)):
             raise InvalidInput(
@@ -337,17 +338,14 @@ def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
             attributes=None,
         )
     )
-    within = [steps.c.step_id.startswith(f"{name}/", autoescape=True) for name in names]
-    connection.execute(delete(steps).where(steps.c.run_id == run_id, or_(*within)))
+    is_below = and_(steps.c.run_id == run_id, STEP_PARENT.in_(names))
     # The run is summed up anew, too.
-    connection.execute(
-        delete(model_calls).where(
-            model_calls.c.run_id == run_id, model_calls.c.step_id == "", model_calls.c.purpose == "summary"
-        )
-    )
-    for table in (model_calls, decisions):
-        of_steps = [table.c.step_id.startswith(f"{name}/", autoescape=True) for name in names]
-        connection.execute(delete(table).where(table.c.run_id == run_id, or_(table.c.step_id.in_(names), *of_steps)))
+    is_summary = and_(CALL_STEP == "", model_calls.c.purpose == "summary")
+    of_these = or_(CALL_STEP.in_(names), CALL_STEP.in_(select(steps.c.step_id).where(is_below)), is_summary)
+    connection.execute(delete(model_calls).where(model_calls.c.run_id == run_id, of_these))
+    connection.execute(delete(steps).where(is_below))
+    of_steps = or_(decisions.c.step_id.in_(names), DECISION_PARENT.in_(names))
+    connection.execute(delete(decisions).where(decisions.c.run_id == run_id, of_steps))
 
 
 def _history(run: Run, line: str, journal: Sequence[StepRecord], status: RunStatus) -> list[Event]:
@@ -364,4 +362,4 @@ def _history(run: Run, line: str, journal: Sequence[StepRecord], status: RunStat
 
 
 def _names(records: Sequence[StepRecord]) -> str:
-    return ", ".join(record.step_id for record in records if "/" not in record.step_id)
+    return ", ".join(record.step_id for record in records if record.parent is None)

@@ -17,10 +17,15 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.store.database import Database
+from backplane.store.identity import STEP_PARENT, STEP_ROUND
 from backplane.store.tables import run_tools, steps
 
-_RECORDED = [field.name for field in fields(StepRecord)]
 _FILES = ("files", "attributes")
+_RECORDED: dict[str, ColumnElement[Any]] = {
+    **{field.name: steps.c[field.name] for field in fields(StepRecord)},
+    "parent": STEP_PARENT.label("parent"),
+    "round": STEP_ROUND.label("round"),
+}
 
 
 def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
@@ -28,9 +33,8 @@ def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
     step below another one failed is known to the one above, which went on from there; what only an older plan held
     stays as it is."""
     ids = [step["id"] for step in (plan or {}).get("steps", ())]
-    below = steps.c.step_id.like("%/%")
     skipped, failed = (steps.c.status == status.value for status in (StepStatus.SKIPPED, StepStatus.FAILED))
-    return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, below))
+    return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, STEP_PARENT.is_not(None)))
 
 
 class Journal:
@@ -50,6 +54,6 @@ class Journal:
 
 def records_of(connection: Connection, run_id: str, *, with_files: bool = False) -> list[StepRecord]:
     """`with_files`: also `files` and `attributes`, which may take 100 MiB and more; without, they are None."""
-    names = _RECORDED if with_files else [name for name in _RECORDED if name not in _FILES]
-    query = select(*(steps.c[name] for name in names)).where(steps.c.run_id == run_id).order_by(steps.c.position)
+    columns = [column for name, column in _RECORDED.items() if with_files or name not in _FILES]
+    query = select(*columns).where(steps.c.run_id == run_id).order_by(steps.c.position)
     return [StepRecord(**{**row._asdict(), "status": StepStatus(row.status)}) for row in connection.execute(query)]

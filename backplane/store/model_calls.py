@@ -1,23 +1,42 @@
 """The calls of models that a run made: noted before each is made, with its answer after it.
 
-A call is known by the step it was made for, its purpose, and its number within them, so that whoever carries the run on
-after a crash, or replays it, finds the same call. A call that is made again takes the place of what was written of it,
-but what was spent is added up.
+A call that is made again takes the place of what was written of it, but what was spent is added up.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, insert, select, update
 
 from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals, RecordedCall
 from backplane.domain.runs import RunError
 from backplane.store.database import Database
+from backplane.store.identity import CALL_ORDINAL, CALL_PLAN_VERSION, CALL_ROUND, CALL_STEP
 from backplane.store.tables import model_calls, runs
 
-_TEXTS = ("request", "response")
-_BRIEF = [column for column in model_calls.c if column.name not in _TEXTS]
+_TEXTS = [model_calls.c.request, model_calls.c.response]
+_KEY = [
+    CALL_STEP.label("step"),
+    model_calls.c.purpose,
+    CALL_ORDINAL.label("ordinal"),
+    CALL_ROUND.label("round"),
+    CALL_PLAN_VERSION.label("plan_version"),
+]
+_ELSEWHERE = {"run_id", "step_id", "number", "request", "response", *CallKey._fields}
+_BRIEF = [*_KEY, *(column for column in model_calls.c if column.name not in _ELSEWHERE)]
+
+# Built once: to build a statement takes longer than to run it.
+_IS_CALL = and_(
+    model_calls.c.run_id == bindparam("of_run"),
+    model_calls.c.step_id == bindparam("of_step"),
+    model_calls.c.purpose == bindparam("of_purpose"),
+    model_calls.c.number == bindparam("of_number"),
+)
+_OF_RUN = select(*_BRIEF).where(model_calls.c.run_id == bindparam("of_run")).order_by(model_calls.c.started_at)
+_FIND = select(*_BRIEF, *_TEXTS).where(_IS_CALL)
+_UPDATE = update(model_calls).where(_IS_CALL)
+_INSERT = insert(model_calls)
 
 
 class ModelCalls:
@@ -26,14 +45,13 @@ class ModelCalls:
 
     async def of_run(self, run_id: str) -> list[RecordedCall]:
         """In the order in which they were begun, without their texts, which may be many megabytes."""
-        query = select(*_BRIEF).where(model_calls.c.run_id == run_id).order_by(model_calls.c.started_at)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        rows = await self._database.read(lambda connection: connection.execute(_OF_RUN, {"of_run": run_id}).all())
         return [_call_of(row) for row in rows]
 
     async def find(self, run_id: str, key: CallKey) -> RecordedCall | None:
         """With its texts."""
-        query = select(model_calls).where(_is(run_id, key))
-        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        named = _named(run_id, key)
+        row = await self._database.read(lambda connection: connection.execute(_FIND, named).one_or_none())
         return _call_of(row) if row else None
 
 
@@ -52,9 +70,10 @@ def begin_model_call(connection: Connection, run_id: str, generation: int, call:
         "response": None,
         "error": None,
     }
-    changed = connection.execute(update(model_calls).where(_is(run_id, call.key)).values(values))
-    if not changed.rowcount:
-        connection.execute(insert(model_calls).values(run_id=run_id, **call.key._asdict(), **values))
+    key = call.key
+    if not connection.execute(_UPDATE, {**_named(run_id, key), **values}).rowcount:
+        names = {"run_id": run_id, "step_id": key.step_id, "number": key.number}
+        connection.execute(_INSERT, {**names, **key._asdict(), **values})
 
 
 def end_model_call(
@@ -69,19 +88,16 @@ def end_model_call(
 ) -> None:
     """`totals`: of all tries, those of earlier holders of the run too. One that stays `started` is to be
     tried again."""
-    connection.execute(
-        update(model_calls)
-        .where(_is(run_id, key))
-        .values(
-            status=status.value,
-            input_tokens=totals.input_tokens,
-            output_tokens=totals.output_tokens,
-            micro_usd=totals.micro_usd,
-            response=None if response is None else dict(response),
-            error=error.as_dict() if error else None,
-            finished_at=datetime.now(UTC),
-        )
-    )
+    values = {
+        "status": status.value,
+        "input_tokens": totals.input_tokens,
+        "output_tokens": totals.output_tokens,
+        "micro_usd": totals.micro_usd,
+        "response": None if response is None else dict(response),
+        "error": error.as_dict() if error else None,
+        "finished_at": datetime.now(UTC),
+    }
+    connection.execute(_UPDATE, {**_named(run_id, key), **values})
 
 
 def plan_anew(connection: Connection, run_id: str) -> None:
@@ -95,20 +111,16 @@ def plan_anew(connection: Connection, run_id: str) -> None:
     )
 
 
-def _is(run_id: str, key: CallKey) -> Any:
-    return and_(
-        model_calls.c.run_id == run_id,
-        model_calls.c.step_id == key.step_id,
-        model_calls.c.purpose == key.purpose,
-        model_calls.c.number == key.number,
-    )
+def _named(run_id: str, key: CallKey) -> dict[str, Any]:
+    """The values of `_IS_CALL`."""
+    return {"of_run": run_id, "of_step": key.step_id, "of_purpose": key.purpose, "of_number": key.number}
 
 
 def _call_of(row: Row[Any]) -> RecordedCall:
     # A price that is not known is NULL, and so is one of a call that has not ended: of that, nothing was counted.
     counted = row.input_tokens is not None
     return RecordedCall(
-        key=CallKey(row.step_id, row.purpose, row.number),
+        key=CallKey(row.step, row.purpose, row.ordinal, row.round, row.plan_version),
         id=row.id,
         generation=row.generation,
         status=CallStatus(row.status),

@@ -41,14 +41,16 @@ _EVENTS = """events_added AS (
 _PLAN = """planned AS (
   UPDATE runs SET plan = %(plan)s WHERE id = %(run_id)s AND plan IS NULL AND EXISTS (SELECT FROM running) RETURNING id
 )"""
-_JOURNAL = """steps_added AS (
-  INSERT INTO steps (run_id, step_id, position, title, tool, status, tries, started_at, finished_at, result)
+# What a step of a plan has when it is added; it has no parent.
+_OF_JOURNAL = ("step_id", "position", "title", "tool", "status", "tries", "started_at", "finished_at", "result")
+_JOURNAL = f"""steps_added AS (
+  INSERT INTO steps (run_id, {", ".join(_OF_JOURNAL)})
   SELECT %(run_id)s, new.* FROM unnest(
     %(new_step_id)s::text[], %(new_position)s::integer[], %(new_title)s::text[], %(new_tool)s::text[],
     %(new_status)s::text[], %(new_tries)s::integer[], %(new_started_at)s::timestamptz[],
     %(new_finished_at)s::timestamptz[], %(new_result)s::text[]
   ) AS new WHERE EXISTS (SELECT FROM planned)
-)"""
+)"""  # noqa: S608 - names of columns
 _CREATE = """
 WITH created AS (
   INSERT INTO runs ({columns}) VALUES ({values}) ON CONFLICT (id) DO NOTHING RETURNING id, user_id
@@ -98,9 +100,8 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
     if plan is not None:
         parts += [_PLAN, _JOURNAL]
         values["plan"] = stored(runs.c.plan, plan.model_dump(mode="json"))
-        for column in steps.c:
-            if column.name != "run_id":
-                values[f"new_{column.name}"] = [stored(column, record[column.name]) for record in journal.values()]
+        for name in _OF_JOURNAL:
+            values[f"new_{name}"] = [stored(steps.c[name], record[name]) for record in journal.values()]
     if run:
         parts.append(_update("run", runs, run, "id = %(run_id)s", values))
     for number, (step_id, columns) in enumerate(changed.items()):

@@ -215,6 +215,9 @@ steps = Table(
     Column("files", PathsJson),
     Column("failed_tries", Integer, nullable=False, server_default="0"),
     Column("attributes", PathsJson),
+    # Empty for a step of the plan. Read them by `store.identity`, which knows what older releases leave empty.
+    Column("parent", String(64)),
+    Column("round", Integer),
 )
 
 # The plans of a run that a newer one has replaced; the one in force is in the run's row.
@@ -243,6 +246,7 @@ decisions = Table(
     Column("decided_at", UtcDateTime),
     Column("decided_by", String(36)),
     Column("expired_at", UtcDateTime),
+    Column("parent", String(64)),  # as in `steps`
     Index("ix_decisions_run_id_id", "run_id", "id"),
     partial_index("ix_decisions_pending", "user_id", "id", where="status = 'pending'"),
 )
@@ -256,8 +260,8 @@ run_tools = Table(
     Column("tools", Json, nullable=False),
 )
 
-# Every call of a model: noted before it is made, with its answer after it. `number` counts the calls of one purpose of
-# one step (or of the run's planner: step_id is empty then), so that a resumed or replayed run finds the same call.
+# Every call of a model: noted before it is made, with its answer after it. `CallKey` says what `step`, `purpose`,
+# `round`, `plan_version` and `ordinal` mean. Read them by `store.identity`; `step_id` and `number` are made of them.
 model_calls = Table(
     "model_calls",
     metadata,
@@ -279,6 +283,10 @@ model_calls = Table(
     Column("error", Json),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    Column("step", String(128)),
+    Column("round", Integer),
+    Column("plan_version", Integer),
+    Column("ordinal", Integer),
 )
 
 # What an owner (run:{id}, user:{id}, tier:{name}) may still spend of a resource. The checks are the promise.

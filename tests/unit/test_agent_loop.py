@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from backplane.domain.decisions import DecisionKind
+from backplane.domain.model_calls import CallKey
 from backplane.domain.plans import Step, SubStep
 from backplane.domain.runs import RunError
 from backplane.errors import BudgetExhausted, InvalidPlan
@@ -195,10 +196,9 @@ async def test_a_step_that_failed_is_explained_to_the_model(bench: Bench) -> Non
 
 async def test_turns_are_numbered_and_another_round_begins_anew(bench: Bench) -> None:
     await bench.run([calls(look()), says("Done.")], round=3)
-    assert [(asked.step_id, asked.purpose, asked.number) for asked, _, _ in bench.models.asked] == [
-        ("find/3", "turn", 1),
-        ("find/3", "turn", 2),
-    ]
+    turns = [CallKey("find", "turn", ordinal, round=3) for ordinal in (1, 2)]
+    assert [key for key, _, _ in bench.models.asked] == turns
+    assert [key.step_id for key in turns] == ["find/3", "find/3"]
     assert [step.id for step in bench.journal.done] == ["find/3.1.1"]
 
 
@@ -463,7 +463,7 @@ async def test_a_crash_at_any_point_repeats_nothing(bench: Bench, turns: list[li
                 result = await bench.run(models)
             except Crash:
                 continue
-        asked = [asked_for.number for asked_for, _, _ in models.asked]
+        asked = [key.ordinal for key, _, _ in models.asked]
         assert asked == list(range(1, len(asked) + 1))
         done = sorted(step.id for step in bench.journal.done)
         assert len(set(done)) == len(done)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backplane.domain.model_calls import CallKey
 from backplane.domain.plans import Plan, parse_plan
 from backplane.domain.runs import Priority, Run, RunError, RunStatus
 from backplane.domain.steps import StepRecord, StepStatus
@@ -82,8 +83,8 @@ async def test_a_prompt_becomes_a_plan(prepare: Prepare) -> None:
     planning, models = prepare(GOOD)
     plan = await planner().plan(RUN, planning)
     assert plan == parse_plan({"steps": [COUNT], "planner": "model"})
-    (asked_for, request, _) = models.asked[0]
-    assert (asked_for.step_id, asked_for.purpose, asked_for.number) == ("", "plan", 1)
+    (key, request, _) = models.asked[0]
+    assert key == CallKey("", "plan", 1)
     assert request.schema == plan_schema(builtin_tools().names)
     assert "Count the words of a.txt" in request.messages[1].content
 
@@ -132,7 +133,7 @@ async def test_a_bad_plan_is_given_back_with_what_is_wrong(prepare: Prepare, ans
     planning, models = prepare(answer, GOOD)
     plan = await planner().plan(RUN, planning)
     assert plan is not None
-    assert [(asked_for.purpose, asked_for.number) for asked_for, _, _ in models.asked] == [("plan", 1), ("repair", 1)]
+    assert [(key.purpose, key.ordinal) for key, _, _ in models.asked] == [("plan", 1), ("repair", 1)]
     messages = models.asked[1][1].messages
     assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
     assert words in messages[-1].content
@@ -160,7 +161,7 @@ async def test_a_model_that_is_always_wrong_is_asked_a_few_times_and_no_more(pre
     with pytest.raises(InvalidPlan, match="made no plan that can be carried out, in 3 answers") as refused:
         await planner().plan(RUN, planning)
     assert len(refused.value.message) < 3_000
-    assert [asked_for.purpose for asked_for, _, _ in models.asked] == ["plan", "repair", "repair"]
+    assert [key.purpose for key, _, _ in models.asked] == ["plan", "repair", "repair"]
     assert max(len(prompt) for prompt in models.prompts()) < 60_000
     refused.value.message.encode()
     for prompt in models.prompts():
@@ -168,14 +169,14 @@ async def test_a_model_that_is_always_wrong_is_asked_a_few_times_and_no_more(pre
         prompt.encode()
 
 
-async def test_as_many_repairs_are_asked_for_as_are_set(prepare: Prepare) -> None:
+async def test_as_many_repairs_are_key_as_are_set(prepare: Prepare) -> None:
     planning, models = prepare("no", "no")
     with pytest.raises(InvalidPlan):
         await planner(repairs=0).plan(RUN, planning)
     assert len(models.asked) == 1
 
 
-async def test_an_answer_that_was_cut_off_is_asked_for_again_shorter(prepare: Prepare) -> None:
+async def test_an_answer_that_was_cut_off_is_key_again_shorter(prepare: Prepare) -> None:
     cut = says(GOOD)
     assert not isinstance(cut, Exception)
     planning, models = prepare(replace(cut, finish="length"), GOOD)
@@ -292,17 +293,15 @@ async def test_a_bad_new_plan_is_given_back(prepare: Prepare, bad: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("version", "failed", "numbers"), [(1, 0, [1, 2]), (1, 1, [101, 102]), (2, 1, [100_101, 100_102])]
+    ("version", "failed", "round"), [(1, 0, 0), (1, 1, 1), (2, 1, 1), (1, 999, 999), (2, 5_000, 999)]
 )
 async def test_each_version_of_the_plan_and_each_failure_has_its_own_calls(
-    prepare: Prepare, version: int, failed: int, numbers: list[int]
+    prepare: Prepare, version: int, failed: int, round: int
 ) -> None:
     planning, models = prepare("no", steps(OTHER))
     journal = [replace(line, failed_tries=failed) if line.step_id == "show" else line for line in JOURNAL]
     await planner().replan(replace(RUN, plan_version=version), PLAN, journal, FAILED, planning)
-    assert [(asked_for.purpose, asked_for.number) for asked_for, _, _ in models.asked] == [
-        ("replan", number) for number in numbers
-    ]
+    assert [key for key, _, _ in models.asked] == [CallKey("", "replan", ordinal, round, version) for ordinal in (1, 2)]
 
 
 async def test_a_model_may_give_up(prepare: Prepare) -> None:

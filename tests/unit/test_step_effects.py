@@ -1,5 +1,6 @@
 """What follows from what a step may have done outside: the decision that every layer asks."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,43 +128,47 @@ def record(id: str, tool: str, status: StepStatus, result: dict[str, Any] | None
     return StepRecord(id, 0, "", tool, status, 1, None, None, result)
 
 
+def below(parent: str, round: int, tool: str, *values: Any) -> StepRecord:
+    return replace(record(f"{parent}/{round}.1.1", tool, *values), parent=parent, round=round)
+
+
 TOOLS = {"shell": COMMAND, "request": REQUEST, "fetch": tool(risk=Risk.MEDIUM, changes_outside=False, repeatable=True)}
 
 
 @pytest.mark.parametrize(
-    ("below", "effect"),
+    ("one", "effect"),
     [
-        (record("a/1.1.1", "shell", COMPLETED), NONE),
-        (record("a/1.1.1", "fetch", COMPLETED), NONE),
-        (record("a/1.1.1", "request", COMPLETED), ANSWERED),
-        (record("a/1.1.1", "request", CHANGING), ANSWERED),
-        (record("a/1.1.1", "request", StepStatus.UNCERTAIN), ANSWERED),
-        (record("a/1.1.1", "request", FAILED, {}), NONE),
-        (record("a/1.1.1", "request", FAILED, {"effect": "possible"}), ANSWERED),
-        (record("a/1.1.1", "request", StepStatus.PENDING), NONE),
-        (record("a/1.1.1", "gone", COMPLETED), ANSWERED),
-        (record("a/0.1.1", "request", COMPLETED), NONE),
-        (record("ab/1.1.1", "request", COMPLETED), NONE),
+        (below("a", 1, "shell", COMPLETED), NONE),
+        (below("a", 1, "fetch", COMPLETED), NONE),
+        (below("a", 1, "request", COMPLETED), ANSWERED),
+        (below("a", 1, "request", CHANGING), ANSWERED),
+        (below("a", 1, "request", StepStatus.UNCERTAIN), ANSWERED),
+        (below("a", 1, "request", FAILED, {}), NONE),
+        (below("a", 1, "request", FAILED, {"effect": "possible"}), ANSWERED),
+        (below("a", 1, "request", StepStatus.PENDING), NONE),
+        (below("a", 1, "gone", COMPLETED), ANSWERED),
+        (below("a", 0, "request", COMPLETED), NONE),
+        (below("ab", 1, "request", COMPLETED), NONE),
     ],
 )
-def test_a_try_has_done_what_the_steps_below_it_have_done(below: StepRecord, effect: Effect) -> None:
-    assert step_effects.of_steps_below("a", [below], TOOLS.get, isolated=True, round=1) is effect
+def test_a_try_has_done_what_the_steps_below_it_have_done(one: StepRecord, effect: Effect) -> None:
+    assert step_effects.of_steps_below("a", [one], TOOLS.get, isolated=True, round=1) is effect
 
 
 @pytest.mark.parametrize(
-    ("status", "below", "named"),
+    ("status", "parent", "round", "named"),
     [
-        (FAILED, "a/0.1.1", "a"),
-        (StepStatus.PENDING, "a/3.1.1", "a"),
-        (COMPLETED, "a/0.1.1", None),
-        (FAILED, "b/0.1.1", None),
+        (FAILED, "a", 0, "a"),
+        (StepStatus.PENDING, "a", 3, "a"),
+        (COMPLETED, "a", 0, None),
+        (FAILED, "b", 0, None),
     ],
 )
 def test_a_step_that_is_not_completed_and_has_effects_below_it_is_named(
-    status: StepStatus, below: str, named: str | None
+    status: StepStatus, parent: str, round: int, named: str | None
 ) -> None:
     made: Plan = parse_plan(plan_of({"id": "a", "tool": "agent"}))
-    records = [record("a", "agent", status), record(below, "request", COMPLETED)]
+    records = [record("a", "agent", status), below(parent, round, "request", COMPLETED)]
     assert step_effects.step_with_effects_below(made, records, TOOLS.get, isolated=True) == named
 
 

@@ -10,7 +10,7 @@ from worker.run.interruption import Interruption
 from worker.steps.sub_steps import RunSubSteps, StepChanged
 
 ABOVE = Step(id="find", tool="agent", arguments={"goal": "Find out."})
-LOOK = SubStep(id="find/0.1.1", tool="file_read", arguments={"path": "a"}, title="path: a")
+LOOK = SubStep(parent="find", round=0, turn=1, ordinal=1, tool="file_read", arguments={"path": "a"}, title="path: a")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from backplane.domain.model_calls import CallKey
 from backplane.errors import ModelError
 
 
@@ -178,22 +179,12 @@ class ModelServer(ABC):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class AskedFor:
-    """Which call of a run it is: a resumed or replayed run asks the same again. `step_id` is empty for the planner;
-    `purpose` is plan, repair, replan, turn or summary; `number` counts from 1 within them."""
-
-    step_id: str
-    purpose: str
-    number: int
-
-
 class Models(ABC):
     """The models as one run may use them: what planners and agents' steps are given."""
 
     @abstractmethod
     async def ask(
-        self, request: ModelRequest, asked_for: AskedFor, *, model: str | None = None, on_text: TextSink | None = None
+        self, request: ModelRequest, key: CallKey, *, model: str | None = None, on_text: TextSink | None = None
     ) -> ModelResponse:
         """The answer to this call: the recorded one where it was made before, else of the first model that can. Waits
         for its turn, spends within the budgets, and is written down with the run.
@@ -202,7 +193,7 @@ class Models(ABC):
 
     @abstractmethod
     def spent(self, step_id: str | None = None) -> "Spent":
-        """Of this run so far, or of one step and the steps below it."""
+        """Of this run so far, or of what one step has asked."""
 
     @abstractmethod
     def estimate_micro_usd(self, input_tokens: int, output_tokens: int, model: str | None = None) -> int | None:

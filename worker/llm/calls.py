@@ -26,11 +26,11 @@ class RunningCall:
     @property
     def place(self) -> dict[str, object]:
         """What each event of it says of where it belongs."""
-        return {"step": step_of(self.key), "purpose": self.key.purpose, "number": self.key.number}
+        return {"step": self.key.step, "purpose": self.key.purpose, "number": self.key.number}
 
     def notice(self, line: str, level: str) -> NewEvent:
         """An event for the run's log."""
-        step = {"step": step_of(self.key)} if self.key.step_id else {}
+        step = {"step": self.key.step} if self.key.step else {}
         return EventType.LOG, {"line": line, "level": level, **step}
 
 
@@ -87,8 +87,8 @@ class CallBook:
         return known.totals if known else CallTotals()
 
     def spent(self, step_id: str | None) -> Spent:
-        """Of one step and those below it; None: of all."""
-        calls = [known for key, known in self.known.items() if step_id is None or _is_of_step(key, step_id)]
+        """Of what one step has asked; None: of all."""
+        calls = [known for key, known in self.known.items() if step_id is None or key.step == step_id]
         totals = sum((known.totals for known in calls), CallTotals())
         seconds = sum(known.seconds for known in calls)
         return Spent(len(calls), totals.input_tokens, totals.output_tokens, totals.micro_usd, seconds)
@@ -96,12 +96,3 @@ class CallBook:
 
 def not_watched(_: str) -> None:
     """A TextSink that nobody reads."""
-
-
-def step_of(key: CallKey) -> str:
-    """As watchers know it: without the round of an agent's step."""
-    return key.step_id.partition("/")[0]
-
-
-def _is_of_step(key: CallKey, step_id: str) -> bool:
-    return key.step_id == step_id or key.step_id.startswith(f"{step_id}/")

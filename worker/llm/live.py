@@ -35,7 +35,7 @@ from worker.llm.base import (
     ModelUnavailable,
     Usage,
 )
-from worker.llm.calls import CallBook, KnownCall, RunningCall, not_watched, step_of
+from worker.llm.calls import CallBook, KnownCall, RunningCall, not_watched
 from worker.llm.choice import Candidate
 from worker.llm.gateway import ModelGateway
 from worker.llm.progress import Progress
@@ -184,7 +184,7 @@ class LiveCalls:
             tokens=worst.input_tokens + worst.output_tokens,
             micro_usd=worst.micro_usd or 0,
             # A step's seconds are its supervisor's to count, and its calls' are among them.
-            seconds=0 if call.key.step_id else 1,
+            seconds=0 if call.key.step else 1,
         )
         reserve = self._budget.reserve(one.id, call.key.step_id, amounts)
         one.begun = True
@@ -251,7 +251,7 @@ class LiveCalls:
         spent = Amounts(
             tokens=usage.input_tokens + usage.output_tokens,
             micro_usd=micro_usd or 0,
-            seconds=0 if call.key.step_id else math.ceil(one.seconds),
+            seconds=0 if call.key.step else math.ceil(one.seconds),
         )
         settle = self._budget.settle(one.id, spent) if one.usage else self._budget.release(one.id)
         response = record_of_answer(one.response) if one.response else None
@@ -302,7 +302,7 @@ def _event(call: RunningCall, one: _ModelTry, status: str) -> NewEvent:
 
 
 def _run_error(error: ModelError, call: RunningCall) -> RunError:
-    return RunError(error.code, error.message, error.retryable, step_of(call.key) or None)
+    return RunError(error.code, error.message, error.retryable, call.key.step or None)
 
 
 def _worst(request: ModelRequest, candidate: Candidate) -> CallTotals:

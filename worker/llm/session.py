@@ -11,7 +11,6 @@ from backplane.domain.runs import Run
 from backplane.store import ModelCalls
 from worker.llm.answer import size_of
 from worker.llm.base import (
-    AskedFor,
     ModelContextTooLong,
     ModelRefused,
     ModelRequest,
@@ -61,10 +60,9 @@ class RunModels(Models):
         await self._book.load()
 
     async def ask(
-        self, request: ModelRequest, asked_for: AskedFor, *, model: str | None = None, on_text: TextSink | None = None
+        self, request: ModelRequest, key: CallKey, *, model: str | None = None, on_text: TextSink | None = None
     ) -> ModelResponse:
         request = redacted(request, self._redact)
-        key = CallKey(asked_for.step_id, asked_for.purpose, asked_for.number)
         digest = digest_of(request)
         await self._book.load()
         recorded = await self._book.recorded(key, digest)

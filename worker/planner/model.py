@@ -11,13 +11,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from backplane.domain.model_calls import FAILURES_A_VERSION, CallKey
 from backplane.domain.plans import MAX_STEPS, Plan, parse_plan
 from backplane.domain.runs import Run, RunError
 from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import InvalidPlan
 from worker.llm import prompts
-from worker.llm.base import AskedFor, Message, ModelOutputInvalid, ModelRequest
+from worker.llm.base import Message, ModelOutputInvalid, ModelRequest
 from worker.llm.untrusted_json import NotJson, find_object, storable
 from worker.planner.base import Planner, Planning, Replanner
 
@@ -26,12 +27,6 @@ WORDS_CHARS = 2_000
 DESCRIPTION_CHARS = 1_000
 RESULTS_CHARS = 40_000
 """Of the results of all steps together, what a replanner is shown; each step has its share."""
-
-CALLS_A_FAILURE = 100
-FAILURES_A_VERSION = 1_000
-"""Calls of the purpose `replan` are numbered by the version of the plan that they replace (from 1), the tries of the
-step that have failed, and their own count: 1,200,203 is the third of version 13 after two. All three are kept, so a
-resumed run finds the same calls, and one that its user retries asks anew."""
 
 DONE = frozenset({StepStatus.COMPLETED, StepStatus.SKIPPED})
 
@@ -81,7 +76,7 @@ class ModelPlanner(Planner, Replanner):
             _check_secrets(plan, run)
             return plan
 
-        calls = [AskedFor("", "plan", 1), *(AskedFor("", "repair", number + 1) for number in range(self._repairs))]
+        calls = [CallKey("", "plan", 1), *(CallKey("", "repair", ordinal) for ordinal in range(1, self._repairs + 1))]
         return await self._until_accepted(asked, calls, planning, accept)
 
     async def replan(
@@ -101,14 +96,13 @@ class ModelPlanner(Planner, Replanner):
             _check_secrets(composed, run)
             return composed
 
-        first = first_replan_call(run.plan_version, journal, error)
-        calls = [AskedFor("", "replan", first + number) for number in range(self._repairs + 1)]
+        calls = replan_calls(run.plan_version, journal, error, self._repairs + 1)
         return await self._until_accepted(asked, calls, planning, accept)
 
     async def _until_accepted(
         self,
         asked: list[Message],
-        calls: Sequence[AskedFor],
+        calls: Sequence[CallKey],
         planning: Planning,
         accept: Callable[[list[Any]], Plan | None],
     ) -> Plan | None:
@@ -190,10 +184,11 @@ def is_worth_replanning(error: RunError) -> bool:
     return not (error.retryable or error.code in _POINTLESS or error.code.startswith(("model_", "sandbox_")))
 
 
-def first_replan_call(plan_version: int, journal: Sequence[StepRecord], error: RunError) -> int:
+def replan_calls(plan_version: int, journal: Sequence[StepRecord], error: RunError, count: int) -> list[CallKey]:
+    """A resumed run finds the same calls. One that its user retries asks anew: its step has failed once more."""
     failed = next((record.failed_tries for record in journal if record.step_id == error.step), 0)
-    failures = (plan_version - 1) * FAILURES_A_VERSION + min(failed, FAILURES_A_VERSION - 1)
-    return failures * CALLS_A_FAILURE + 1
+    round = min(failed, FAILURES_A_VERSION - 1)
+    return [CallKey("", "replan", ordinal, round, plan_version) for ordinal in range(1, count + 1)]
 
 
 def continued(plan: Plan, journal: Sequence[StepRecord], new: Sequence[Any], planner: str) -> Plan:

@@ -78,8 +78,10 @@ class RunDecisions:
         found = [self.last(step_id, kind, by_tool=True) for kind in DecisionKind]
         return max((decision for decision in found if decision), key=lambda decision: decision.id, default=None)
 
-    async def ask(self, step_id: str, kind: DecisionKind, asked: Mapping[str, Any], *writes: Write) -> Decision:
-        """Ask a person, in one transaction with these writes. Raises Superseded."""
+    async def ask(
+        self, step_id: str, kind: DecisionKind, asked: Mapping[str, Any], *writes: Write, parent: str | None = None
+    ) -> Decision:
+        """Ask a person, in one transaction with these writes. `parent`: the step above. Raises Superseded."""
         decision = Decision(
             id=new_run_id(),
             run_id=self._run.id,
@@ -90,6 +92,7 @@ class RunDecisions:
             asked=self._events.redactor.value(dict(asked)),
             status=DecisionStatus.PENDING,
             created_at=datetime.now(UTC),
+            parent=parent,
         )
         data = {**_named(decision), "asked": _shortened(_without_schema(asked))}
         await self._events.record(

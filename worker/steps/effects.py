@@ -85,9 +85,8 @@ def of_steps_below(
     """The effect of a step's sub-steps, in this round (`ToolContext.round`) or in any. Another try has other sub-steps,
     which know nothing of these; so what these did outside is not done again by itself. A sub-step that is repeatable by
     its key alone counts too: in another try it has another key."""
-    prefix = f"{step_id}/" if round is None else f"{step_id}/{round}."
     for record in records:
-        if not record.step_id.startswith(prefix):
+        if record.parent != step_id or (round is not None and record.round != round):
             continue
         tool = tool_of(record.tool)
         if tool is not None and (tool.repeatable or not may_change_outside(tool, isolated=isolated)):

@@ -188,7 +188,10 @@ class StepJournal:
         self._change(step, status=StepStatus.PENDING)
 
     async def ask_for_approval(self, step: Step, asked: Mapping[str, Any]) -> Decision:
-        return await self._context.decisions.ask(step.id, DecisionKind.APPROVAL, asked, *self._take_pending())
+        parent = self.records[step.id].parent
+        return await self._context.decisions.ask(
+            step.id, DecisionKind.APPROVAL, asked, *self._take_pending(), parent=parent
+        )
 
     async def ask_for_tool(self, step: Step, needs: NeedsPerson, settled: Write) -> Decision:
         asked = self._context.redactor.value({**needs.asked, "by": BY_TOOL})
@@ -200,6 +203,7 @@ class StepJournal:
             *self._take_pending(),
             lambda transaction: transaction.suspend_step(step.id),
             settled,
+            parent=self.records[step.id].parent,
         )
         self._change(step, status=StepStatus.PENDING)
         return decision

@@ -6,6 +6,7 @@ asked about or waited for by the same rules as a step of the plan.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from backplane.domain.plans import Step, SubStep
@@ -48,7 +49,7 @@ class RunSubSteps(SubSteps):
         self._halt = halt
 
     async def run(self, step: SubStep) -> StepReport:
-        if not step.id.startswith(f"{self._above.id}/"):
+        if step.parent != self._above.id:
             raise ValueError(f"{step.id!r} is no step below {self._above.id!r}")
         try:
             self._runner.interruption.check()
@@ -71,9 +72,8 @@ class RunSubSteps(SubSteps):
             )
         if known is None:
             position = 1 + max(record.position for record in records.values())
-            self._runner.add(
-                StepRecord(step.id, position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
-            )
+            record = StepRecord(step.id, position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
+            self._runner.add(replace(record, parent=step.parent, round=step.round))
         if records[step.id].status not in (StepStatus.COMPLETED, StepStatus.FAILED):
             try:
                 await self._runner.run(step)

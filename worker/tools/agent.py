@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from pydantic import Field
 
 from backplane.domain.budgets import MICRO
+from backplane.domain.model_calls import CallKey
 from backplane.domain.plans import SubStep
 from backplane.domain.runs import RunError
 from backplane.domain.secrets import SECRET_REFERENCE
 from backplane.errors import InvalidPlan
 from worker.llm import prompts
 from worker.llm.answer import estimated_input_tokens, size_of
-from worker.llm.base import AskedFor, Message, ModelContextTooLong, ModelRequest, ModelResponse, ToolCall, ToolSchema
+from worker.llm.base import Message, ModelContextTooLong, ModelRequest, ModelResponse, ToolCall, ToolSchema
 from worker.llm.untrusted_json import NotJson, parse_object, storable
 from worker.tools.arguments import Instruction
 from worker.tools.base import Risk, StepReport, Tool, ToolArguments, ToolContext, ToolResult
@@ -226,12 +227,10 @@ class _AgentTurns:
         self._shorten(self.limits.input_bytes - _size((), schemas))
         request = ModelRequest(tuple(self.messages), self._output_tokens(schemas), tools=schemas)
         used.turns += 1
-        step_id = f"{context.call.step_id}/{context.round}"
+        key = CallKey(context.call.step_id, "turn", used.turns, context.round)
         shown = _Shown(context)
         try:
-            response = await context.models.ask(
-                request, AskedFor(step_id, "turn", used.turns), model=self.arguments.model, on_text=shown.piece
-            )
+            response = await context.models.ask(request, key, model=self.arguments.model, on_text=shown.piece)
         except ModelContextTooLong:
             # Nobody knows by how much it is too long: half of what can go goes.
             results = _size([message for message in self.messages if message.role == "tool"])
@@ -311,8 +310,15 @@ class _AgentTurns:
             words = prompts.head_and_tail(storable(error.message), WORDS_CHARS)
             return _ToolRequest(unread, words=f"{tool.name} does not take these arguments: {words}.")
         context = self.context
-        id = f"{context.call.step_id}/{context.round}.{self.used.turns}.{number}"
-        step = SubStep(id=id, tool=tool.name, arguments=arguments, title=_title(arguments))
+        step = SubStep(
+            parent=context.call.step_id,
+            round=context.round,
+            turn=self.used.turns,
+            ordinal=number,
+            tool=tool.name,
+            arguments=arguments,
+            title=_title(arguments),
+        )
         return _ToolRequest(ToolCall(unread.id, name, json.dumps(arguments)), tool, step)
 
     async def _results(self, requests: Sequence[_ToolRequest], left_out: int) -> list[Message]:

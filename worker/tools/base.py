@@ -70,10 +70,10 @@ class SubSteps(Protocol):
     """Steps below a step, journalled like any other: one that was done before gives its result again."""
 
     async def run(self, step: SubStep) -> "StepReport":
-        """The step's id is `{step}/{round}.{turn}.{n}`: the id of the step above, its `ToolContext.round`, two numbers
-        from 1; so another try does not find what was done below one that failed. A step that fails is a report, not an
-        error; so is one whose tool or arguments are wrong. Several may run at once. Raises what ends or suspends the
-        step above too: let it pass."""
+        """The step's `parent` is the step that calls this, and its `round` is `ToolContext.round`: so another try does
+        not find what was done below one that failed. A step that fails is a report, not an error; so is one whose tool
+        or arguments are wrong. Several may run at once. Raises what ends or suspends the step above too: let it
+        pass."""
         ...
 
 
@@ -158,7 +158,7 @@ class ToolContext(Protocol):
     @property
     def round(self) -> int:
         """Counts the tries of the step that ended in failure, over all claims: 0 at first, and still 0 when a try was
-        cut off and is made again. It is part of the ids of sub-steps, and of `AskedFor.step_id` (`{step}/{round}`)."""
+        cut off and is made again. Steps below this one (`SubStep`) and its model calls (`CallKey`) name it."""
 
     def output(self, chunk: bytes, /) -> None:
         """Take a piece of the step's output, in bytes of UTF-8."""

@@ -303,7 +303,7 @@ async def test_calls_and_decisions_of_those_steps_are_forgotten_and_no_others(st
         await change(store, insert(model_calls).values(call))
         await change(store, insert(decisions).values(asked))
     await store.derived_runs.retry_from(source.user_id, source.id, "b")
-    assert {call.key.step_id for call in await store.model_calls.of_run(source.id)} == {"a", "bb", ""}
+    assert {call.key.step for call in await store.model_calls.of_run(source.id)} == {"a", "bb", ""}
     assert {decision.step_id for decision in await store.decisions.of_run(source.id)} == {"a", "bb", ""}
 
 

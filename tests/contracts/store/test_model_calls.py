@@ -14,7 +14,7 @@ from backplane.store import Store
 from backplane.store.run_transaction import RunTransaction
 from tests.submitted import new_run
 
-KEY = CallKey("a/0", "turn", 1)
+KEY = CallKey("a", "turn", 1)
 
 
 def beginning(key: CallKey = KEY, id: str = "call-1", **values: Any) -> BeginningCall:
@@ -62,11 +62,11 @@ async def test_what_is_written_twice_is_there_once(store: Store, run: Run) -> No
 
 
 async def test_a_call_that_is_made_again_takes_its_own_place(store: Store, run: Run) -> None:
-    other = KEY._replace(number=2)
+    other = KEY._replace(ordinal=2)
 
     def both(transaction: RunTransaction) -> None:
         for key in (KEY, other):
-            transaction.begin_model_call(beginning(key, f"call-{key.number}"))
+            transaction.begin_model_call(beginning(key, f"call-{key.ordinal}"))
             transaction.end_model_call(key, CallStatus.COMPLETED, CallTotals(1, 1, 1), response={})
 
     await store.running_runs.write(run.id, 1, both)

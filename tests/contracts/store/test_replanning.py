@@ -94,7 +94,7 @@ async def test_another_attempt_does_not_open_what_only_the_old_plan_had(store: S
 
 
 async def test_a_step_below_another_one_is_added_once_and_its_failure_stays(store: Store, run: Run, user: User) -> None:
-    below = StepRecord("c/0.1.1", 3, "turn 1", "shell", PENDING, 0, None, None, None)
+    below = StepRecord("c/0.1.1", 3, "turn 1", "shell", PENDING, 0, None, None, None, parent="c", round=0)
     await store.running_runs.write(
         run.id,
         1,

@@ -9,7 +9,7 @@ import pytest
 
 from backplane.domain.budgets import MICRO
 from backplane.domain.events import EventType
-from backplane.domain.model_calls import CallStatus
+from backplane.domain.model_calls import CallKey, CallStatus
 from backplane.domain.users import User
 from backplane.errors import BudgetExhausted, InvalidInput, ModelError, Superseded
 from backplane.process.tasks import end
@@ -21,7 +21,6 @@ from tests.scripted_models import TYPES, Asked, Reply, Said, ScriptedModels, pie
 from tests.waiting import wait_until
 from worker.llm import waiting
 from worker.llm.base import (
-    AskedFor,
     Message,
     ModelContextTooLong,
     ModelRateLimited,
@@ -31,7 +30,7 @@ from worker.llm.base import (
 from worker.llm.replay import ReplayDiverged
 from worker.run.interruption import Cause, Interrupted
 
-PLAN = AskedFor("", "plan", 1)
+PLAN = CallKey("", "plan", 1)
 OPENAI = {"content-type": TYPES["openai"]}
 
 
@@ -197,7 +196,7 @@ async def test_a_run_may_name_its_model(world: Asking, scripted: ScriptedModels)
     assert (await running.models.ask(request_of(), PLAN)).model == "two/other"
     assert world.sample("agent_model_calls_total", server="two", model="other", status="completed") == 1
     with pytest.raises(ModelRefused, match="there are: one, two"):
-        await running.models.ask(request_of(), replace(PLAN, number=2), model="three/x")
+        await running.models.ask(request_of(), PLAN._replace(ordinal=2), model="three/x")
 
 
 async def test_a_model_without_a_price_is_not_asked_within_a_budget_of_dollars(
@@ -321,11 +320,11 @@ async def test_a_worker_that_lost_the_run_asks_nobody(world: Asking, scripted: S
     assert scripted.asked == []
 
 
-async def test_what_a_step_spent_is_reported_with_what_is_below_it(world: Asking, scripted: ScriptedModels) -> None:
+async def test_what_a_step_spent_is_the_sum_of_all_its_rounds(world: Asking, scripted: ScriptedModels) -> None:
     scripted.script(said("openai", "Hello"))
     running = await world.running()
-    for step in ("", "a", "a/0", "ab/0"):
-        await running.models.ask(request_of(), AskedFor(step, "turn", 1))
+    for step, round in (("", 0), ("a", 0), ("a", 1), ("ab", 0)):
+        await running.models.ask(request_of(), CallKey(step, "turn", 1, round))
     assert running.models.spent("a").calls == 2
     assert running.models.spent().calls == 4
 
@@ -383,7 +382,7 @@ async def test_the_first_wait_for_tokens_of_a_run_names_the_settings(
         await running.models.ask(request_of(), PLAN)
         lines = list[str]()
         for number in (2, 3):
-            call = asyncio.create_task(running.models.ask(request_of(), replace(PLAN, number=number)))
+            call = asyncio.create_task(running.models.ask(request_of(), PLAN._replace(ordinal=number)))
 
             async def event(number: int = number) -> bool:
                 lines[:] = [event["line"] for event in await running.event_data(EventType.LOG)]
@@ -406,7 +405,7 @@ async def test_a_model_server_elsewhere_has_no_limit_of_tokens_by_default(
     async with asking(resources, user, **servers(scripted, model_servers=elsewhere, **DEFAULTS)) as world:
         running = await world.running()
         for number in range(1, 6):
-            await running.models.ask(request_of(), replace(PLAN, number=number))
+            await running.models.ask(request_of(), PLAN._replace(ordinal=number))
     assert len(scripted.asked) == 5
 
 
@@ -421,10 +420,10 @@ async def test_a_replay_has_the_same_answers_without_a_server(world: Asking, scr
     scripted.script(said("openai", "One."), said("openai", "Two."))
     original = await world.running()
     first = await original.models.ask(request_of(), PLAN)
-    second = await original.models.ask(request_of("And then?"), replace(PLAN, number=2))
+    second = await original.models.ask(request_of("And then?"), PLAN._replace(ordinal=2))
     replay = await replayed(world, original)
     assert await replay.models.ask(request_of(), PLAN) == first
-    assert await replay.models.ask(request_of("And then?"), replace(PLAN, number=2)) == second
+    assert await replay.models.ask(request_of("And then?"), PLAN._replace(ordinal=2)) == second
     assert len(scripted.asked) == 2
     assert replay.models.spent().micro_usd == 0
     assert [event["replayed"] for event in await replay.event_data()] == [True, True]
@@ -438,7 +437,7 @@ async def test_a_replay_that_asks_something_else_says_where_they_part(world: Ask
     with pytest.raises(ReplayDiverged, match=r"plan 1: message 2 \(user\) was ….*files.*now is ….*lines"):
         await replay.models.ask(request_of("How many lines are there?"), PLAN)
     with pytest.raises(ReplayDiverged, match="it asks a model for plan 2"):
-        await replay.models.ask(request_of("How many files are there?"), replace(PLAN, number=2))
+        await replay.models.ask(request_of("How many files are there?"), PLAN._replace(ordinal=2))
 
 
 async def test_a_replay_fails_where_the_run_failed(world: Asking, scripted: ScriptedModels) -> None:
@@ -501,9 +500,9 @@ async def test_calls_of_steps_that_run_at_once_are_kept_apart(world: Asking, scr
 
     scripted.answer(echo)
     running = await world.running(budget={"tokens": 100_000})
-    asked = [running.models.ask(request_of(f"n{number}"), AskedFor(f"s{number}", "turn", 1)) for number in range(8)]
+    asked = [running.models.ask(request_of(f"n{number}"), CallKey(f"s{number}", "turn", 1)) for number in range(8)]
     assert [answer.text for answer in await asyncio.gather(*asked)] == [f"n{number}" for number in range(8)]
-    assert {call.key.step_id: (call.response or {})["text"] for call in await running.calls()} == {
+    assert {call.key.step: (call.response or {})["text"] for call in await running.calls()} == {
         f"s{number}": f"n{number}" for number in range(8)
     }
     assert (await running.balances())["run:tokens"] == (100_000 - 8 * 18, 0, 8 * 18)

@@ -28,8 +28,8 @@ class Loop(Scripted):
 
 
 def below(context: ToolContext, number: int, script: str, **more: Any) -> SubStep:
-    id = f"{context.call.step_id}/{context.round}.1.{number}"
-    return SubStep(id=id, tool="shell", arguments={"script": script}, title=f"call {number}", **more)
+    place = {"parent": context.call.step_id, "round": context.round, "turn": 1, "ordinal": number}
+    return SubStep(**place, tool="shell", arguments={"script": script}, title=f"call {number}", **more)
 
 
 def looping(scripts: list[str], then: Callable[[int, list[StepReport]], ToolResult] = lambda *_: ToolResult()) -> Loop:
