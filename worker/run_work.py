@@ -55,8 +55,7 @@ EnsureOurs = Callable[[], Awaitable[None]]
 async def open_work(
     worker: WorkerContext, events: RunEvents, taken: Taken, interruption: Interruption, ensure_ours: EnsureOurs
 ) -> "RunWork":
-    """Open what the run needs. Open what the run needs. Waits while the database is away. Raises Superseded,
-    SecretsNotKept."""
+    """Open what the run needs. Waits while the database is away. Raises Superseded, SecretsNotKept."""
     run, store = taken.run, worker.resources.store
     access = await _open_access(worker, events, taken, interruption)
     decisions = RunDecisions(events, store.decisions, run)

@@ -4,12 +4,12 @@ It is kept between the steps of a run, so each step moves only what changed: `pu
 `push` after it. A command may leave anything behind, so what lies there is looked at without following a link, and is
 believed only where its status is the one recorded (size, times and inode; ctime cannot be set back) or its content is.
 
-A step must not see whether its files were left here or brought from another worker. So times, modes, empty folders and
-symbolic links are kept too (`backplane.workspace.attributes`), names of one file become files of their own, and what
-cannot be kept is named in `Changes.not_kept`; it is gone with the next pull. A link is kept as a text that only
+A step must not see whether its files stayed here or were brought from another worker. So times, modes, empty folders
+and symbolic links are kept too (`backplane.workspace.attributes`), names of one file become files of their own, and
+what cannot be kept is named in `Changes.not_kept`; it is gone with the next pull. A link is kept as a text that only
 commands follow. Bytecode caches of Python's are neither kept nor brought. Steps' logs (below `OUTPUT_FOLDER`) stay in
-the workspace: no command waits for them or can change them, and what one leaves under that name is not kept.
-Not safe for two calls at once.
+the workspace: no command waits for them or can change them, and what one leaves under that name is not kept. It must
+not be used by two calls at once.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ from worker.files.tree import (
 T = TypeVar("T")
 
 LARGE_AT_ONCE = 4
-"""Of files of LARGE bytes and more: a store may hold several parts of each in memory."""
+"""How many files of LARGE bytes and more are in transit at once: a store may keep several parts of each in memory."""
 
 DISTURBED = (
     "The folder of the run was changed while its files were being moved: end what still runs there, then try again."
@@ -81,8 +81,8 @@ DISTURBED = (
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a command did to the files, both sorted. `bytes` is the size of the written ones together. True when
-    something is to be moved.
+    """The files that a command wrote and deleted, both sorted. `bytes` is the size of the written ones together. It is
+    true when something is to be moved.
 
     `attributes`: the times, modes, folders and links that changed; those of written files are among them. `not_kept`:
     lines for people on what the command left and the workspace does not hold.
@@ -196,7 +196,7 @@ class Checkout:
     # --- workspace to folder ---
 
     def _clear(self, wanted: dict[str, FileInfo], beside: Wanted) -> list[FileInfo]:
-        """Remove all that is not as wanted; what is then missing of the files."""
+        """Remove all that is not as wanted. Returns the files that are missing then."""
         for path in (*wanted, *beside.folders, *beside.links):
             check_path(path, max_depth=self._quota.max_depth)
         folders = beside.folders.keys()
@@ -252,7 +252,7 @@ class Checkout:
         )
 
     def _give_attributes(self, path: str, name: str, folder: int, status: os.stat_result) -> None:
-        """To a file whose content is as it should be, where another checkout has changed them."""
+        """Set the attributes of a file whose content is right, where another checkout has changed them."""
         known, wanted = self._known[path], self._wanted[path]
         mode = known.mode if wanted.mode is None else file_mode(wanted.mode)
         if (status.st_mtime_ns, stat.S_IMODE(status.st_mode)) == (wanted.modified, mode):
@@ -273,7 +273,8 @@ class Checkout:
                 await in_thread(self._place, arrived, incoming)
 
     def _make(self, file: FileInfo, content: bytes) -> None:
-        """A small file is made where it belongs: it is all here, and making it elsewhere first takes twice as long."""
+        """Make a small file where it belongs: its content is all here, and to make it elsewhere first takes twice as
+        long."""
         above, name = split(file.path)
         with (
             translated(file.path, missing=DISTURBED),
@@ -301,13 +302,13 @@ class Checkout:
         self._known[file.path] = KnownFile(file.etag, file.size, signature(status), hashed, mode)
 
     def _attributes_of(self, arrived: FileInfo, content: bytes) -> tuple[int, int]:
-        """Time and mode; of what was changed since it was listed, as far as they are known."""
+        """Time and mode of a file; where it was changed since it was listed, as far as they are known."""
         wanted = self._wanted[arrived.path]
         modified = wanted.modified if wanted.etag == arrived.etag else nanoseconds(arrived.modified_at)
         return modified, usual_mode(content) if wanted.mode is None else file_mode(wanted.mode)
 
     def _settle(self, beside: Wanted) -> None:
-        """What the files themselves do not bring: empty folders, links, and the times of folders."""
+        """Make what the files themselves do not bring: empty folders, links, and the times of folders."""
         with translated("", missing=DISTURBED):
             for room in ("trash", "incoming"):
                 with open_folder(self.base, room) as folder:
@@ -348,7 +349,7 @@ class Checkout:
             self._known[path] = KnownFile(sent.etag, sent.size, seen, hashed, mode)
 
     async def _send_large(self, path: str, source: Path, content: FileIO) -> tuple[FileInfo, bytes]:
-        """Hashed while it is sent: that the file stays the same meanwhile is seen from its times."""
+        """Send a large file, which is hashed on the way. Its times show whether it stays the same meanwhile."""
         hashing = asyncio.ensure_future(in_thread(digest, content))
         try:
             return await self._workspace.upload(path, source), await hashing
@@ -358,7 +359,8 @@ class Checkout:
     def _open(
         self, path: str, found: Attributes | None, opened: ExitStack
     ) -> tuple[FileIO, Signature, int, bytes | None]:
-        """The file, how it looks, its mode, and its content where it is small; then it is closed."""
+        """Open a file. Returns it with its status and its mode, and with its content where it is small; then the file
+        is closed."""
         above, name = split(path)
         with (
             translated(path, missing=DISTURBED),
@@ -375,7 +377,7 @@ class Checkout:
             return file, seen, mode, content
 
     def _settled(self, name: str, folder: int, found: Attributes | None) -> tuple[FileIO, int]:
-        """The file as the next step is to find it wherever it runs: with one name, and with a mode that is kept."""
+        """Give the file one name and a mode that is kept, so that the next step finds it so wherever it runs."""
         file = FileIO(open_regular(name, folder))
         status = os.fstat(file.fileno())
         if status.st_nlink > 1:
@@ -387,7 +389,7 @@ class Checkout:
         return file, mode
 
     def _adopt(self, changes: Changes) -> None:
-        """What was changed beside the content of files lies here as it is noted."""
+        """Note that what was changed beside the content of files lies here as it was noted."""
         written = set(changes.written)
         with translated("", missing=DISTURBED):
             for path, found in changes.attributes.items():
@@ -404,11 +406,11 @@ class Checkout:
                         self._known[path] = replace(self._known[path], signature=seen, mode=mode)
 
     def _is_here(self, path: str) -> bool:
-        """As far as the last `pull` or `push` knows; a folder's path ends with `/`."""
+        """Whether the path was here at the last `pull` or `push`; a folder's path ends with `/`."""
         return path[:-1] in self._folders if path.endswith("/") else path in self._known or path in self._links
 
     def _noted(self, path: str, found: Attributes | None) -> Attributes | None:
-        """A file's with the etag that its content has in the workspace."""
+        """The attributes as they are noted; a file's with the etag that its content has in the workspace."""
         if found is None or found.target is not None or path.endswith("/"):
             return found
         return replace(found, etag=self._known[path].etag)

@@ -1,7 +1,7 @@
 """The checkouts of a run: one for each command that runs at a time, used again by later ones.
 
-A step takes one at its first `pull` and gives it back when it has ended. The one that was used last is the nearest to
-the workspace, so it is taken first: a run that does one thing after another has one. Files go down and up under one
+A step takes one at its first `pull` and gives it back when it has ended. The one that was used last differs least from
+the workspace, so it is taken first: a run whose steps run one after another has one. Files go down and up under one
 lock of the run, so a step finds what another one left either whole or not at all.
 """
 
@@ -50,12 +50,12 @@ class Checkouts:
 
     @property
     def folders(self) -> list[Path]:
-        """What is to be deleted when no step of the run is carried out any more."""
+        """The folders to delete when no step of the run is carried out any more."""
         return [checkout.base for checkout in self._all]
 
 
 class StepCheckout(StepFiles):
-    """A step's way to one of them. `close` it when the step has ended; one that pulled nothing took none."""
+    """A step's use of a checkout. `close` it when the step has ended. A step that pulled nothing took no checkout."""
 
     def __init__(self, checkouts: Checkouts) -> None:
         self._checkouts = checkouts

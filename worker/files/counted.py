@@ -1,8 +1,8 @@
 """The workspace of a run, whose user may have only so many bytes of files (USER_MAX_BYTES).
 
-What the run's files grow by is known here without a further question: each listing says how large they were. It is
-counted in Redis, and checked there, whenever it has become FREE_BYTES more, so that a run with small files costs
-nothing. The rest, and what is lost while Redis is away, the controller counts later.
+The growth of the run's files is known here without a further request: each listing says how large they were. It is
+counted in Redis, and checked there, whenever it is FREE_BYTES more, so that a run with small files costs nothing. The
+rest, and what is lost while Redis is away, the controller counts later.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator
@@ -98,7 +98,7 @@ class CountedWorkspace(Workspace):
 
     @asynccontextmanager
     async def _flies(self, path: str, size: int) -> AsyncIterator[None]:
-        """A file of so many bytes is on its way."""
+        """While the block runs, a file of so many bytes is on its way."""
         added = size - self._sizes.get(path, 0)
         self._flying += added
         try:
@@ -108,8 +108,8 @@ class CountedWorkspace(Workspace):
             self._flying -= added
 
     async def _check(self) -> None:
-        """Tell what there is more, and raise StorageExceeded where it does not fit. What then is not written makes up
-        for it later."""
+        """Count the growth so far in Redis. Raises StorageExceeded where it does not fit. A file that is not written
+        after all is subtracted with a later count."""
         uncounted = self._grown + self._flying - self._counted
         if abs(uncounted) < FREE_BYTES:
             return

@@ -109,12 +109,12 @@ class _Restoring:
         return {file.path: file for file in await self._patiently(workspace.list) if not is_log(file.path)}
 
     async def bring(self, wanted: Sequence[tuple[str, str]], came_from: Sequence[str]) -> int:
-        """Into a new run, whose user may have put files there before."""
+        """Bring the files into a new run, whose user may have put files there before. Returns their number."""
         await self._bring_back(wanted, came_from)
         return len(wanted)
 
     async def go_back(self, state: dict[str, str], came_from: Sequence[str]) -> int:
-        """In the run itself."""
+        """Bring the run's own files back to `state`. Returns the number of changed files."""
         there = await self.listed(self._workspace)
         wanted = [(path, etag) for path, etag in state.items() if path not in there or there[path].etag != etag]
         replaced = [there[path] for path, _ in wanted if path in there]

@@ -36,7 +36,7 @@ from worker.files.tree import (
 from worker.sandbox.kubernetes.pod.machine import has_extended_attributes
 
 _BYTECODE = re.compile(r"\.pyc(\.[0-9]+)?\Z")
-"""Also as Python names it while it writes it."""
+"""Matches also the name under which Python writes a file of bytecode."""
 
 
 class Scan:
@@ -171,7 +171,8 @@ class Scan:
             self._note(path, Attributes(status.st_mtime_ns, target=target))
 
     def _check_links_instead_of_files(self) -> None:
-        """One that leads to something else in the workspace keeps what it stands for; else a file would be lost."""
+        """Check the links that stand where files were. A link that leads to something else in the workspace keeps the
+        file's content; any other would lose a file."""
         for path, target in self._instead_of_files.items():
             reached = leads_inside(path, target)
             if reached is None or reached == path or reached not in self._found | self._found_folders:
@@ -191,7 +192,8 @@ class Scan:
         self.attributes[path] = one
 
     def _count(self, path: str, one: Attributes | None) -> None:
-        """At each entry, so that a step that leaves too much needs no more memory than is allowed."""
+        """Count an entry. The limits are checked at each one, so that a step with too many files needs no more memory
+        than is allowed."""
         if self._noted_bytes is None:
             self._noted_bytes = self._record.waiting_bytes()
         self._noted_bytes += stored_bytes(path, one)

@@ -1,7 +1,7 @@
-"""The folder in which a worker keeps its checkouts: its own, gone when it ends.
+"""The folder in which a worker keeps its checkouts. It belongs to one process, and is removed when that ends.
 
 A worker that is killed leaves its folder behind. Each holds a lock on its folder, which the system releases with the
-process, so the next worker to start on the machine can tell the abandoned ones and removes them.
+process, so the next worker that starts on the machine finds the abandoned ones and removes them.
 
 To delete what a command has left may take minutes. So no run's slot, no start and no end of a worker waits for it for
 long: one thread deletes folder after folder, and the process does not wait for that thread.
@@ -26,10 +26,11 @@ from backplane.workspace.files import empty, make_accessible, open_folder
 log = structlog.get_logger()
 
 PATIENCE_SECONDS = 5.0
-"""For what is deleted at a worker's start and end. The rest is deleted while it works, or by the next worker."""
+"""How long a worker deletes folders at its start and end. The rest is deleted while it works, or by the next worker."""
 
 WAITING_MAX = 16
-"""Folders that are deleted behind the back of their runs. More would fill the disk faster than it is freed."""
+"""How many folders may wait to be deleted while their slots are used again. More would fill the disk faster than it is
+freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Scratch:
 
 
 class FolderRemoval:
-    """Deletes folders, one after another, whatever was left in them. Nothing is followed out of them."""
+    """Deletes folders, one after another, with all that is in them. No link is followed."""
 
     def __init__(self) -> None:
         self._folders: deque[tuple[Path, int | None]] = deque()
@@ -48,7 +49,7 @@ class FolderRemoval:
         self._thread: threading.Thread | None = None
 
     def remove(self, folder: Path, lock: int | None = None) -> None:
-        """At once if nothing else waits. `lock` is a descriptor that is closed afterwards."""
+        """Delete a folder, at once if nothing else waits. `lock` is a descriptor that is closed afterwards."""
         with self._changed:
             self._folders.append((folder, lock))
             if self._thread is None:
@@ -56,17 +57,17 @@ class FolderRemoval:
                 self._thread.start()
 
     async def remove_when_few_wait(self, folder: Path) -> None:
-        """The same, but not before fewer than WAITING_MAX folders wait, or the worker ends."""
+        """Delete a folder, but not before fewer than WAITING_MAX folders wait, or the worker ends."""
         while len(self._folders) >= WAITING_MAX and not self._is_ending:  # noqa: ASYNC110 - a thread makes the room
             await asyncio.sleep(0.05)
         self.remove(folder)
 
     def end(self) -> None:
-        """Nobody waits for room any more."""
+        """The worker ends: `remove_when_few_wait` waits no longer."""
         self._is_ending = True
 
     def wait(self, seconds: float) -> bool:
-        """Until all is deleted, but no longer than this; whether it is."""
+        """Wait until all is deleted, but no longer than this. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._folders, seconds)
 
@@ -88,7 +89,7 @@ class FolderRemoval:
 
 
 def remove_folder(folder: Path) -> None:
-    """If it is there. Raises OSError."""
+    """Remove the folder if it is there. Raises OSError."""
     with suppress(FileNotFoundError):
         with open_folder(folder.parent) as above:
             make_accessible(folder.name, above, os.lstat(folder).st_mode)

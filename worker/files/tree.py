@@ -27,7 +27,7 @@ READ_AT_ONCE = 16 * 1024
 """Bytes of a file that are read and hashed without a buffer."""
 
 NAMES_SHOWN = 5
-"""Of what is not kept, in each line."""
+"""How many names each line on lost files shows."""
 
 LOST_TO_ANOTHER = "link or empty folder"
 
@@ -92,7 +92,7 @@ class NotKept:
         self.kinds[kind] = (count + 1, named)
 
     def lines(self) -> tuple[str, ...]:
-        """For people, one for each kind."""
+        """The lines for people, one for each kind."""
         return tuple(self._line(kind, *found) for kind, found in sorted(self.kinds.items()))
 
     def _line(self, kind: str, count: int, named: list[str]) -> str:
@@ -125,7 +125,7 @@ def kind_of(mode: int) -> str:
 
 
 def file_mode(mode: int) -> int:
-    """What is kept of a file's mode."""
+    """The bits of a file's mode that are kept."""
     return mode & 0o777 | stat.S_IRUSR
 
 
@@ -139,7 +139,7 @@ def is_folder_mode_kept(mode: int) -> bool:
 
 
 def not_a_plain_file(path: str, kind: str) -> InvalidPath:
-    """Raised where the run would lose a file that it has."""
+    """The error where the run would lose a file that it has."""
     leads = " that leads to nothing in the workspace" if kind == "symbolic link" else ""
     return InvalidPath(
         f"{path!r} is a {kind}{leads}, in the place of a file that would be lost: give it another name, delete it, or "
@@ -149,7 +149,7 @@ def not_a_plain_file(path: str, kind: str) -> InvalidPath:
 
 
 def link_target(name: str, folder: int) -> str | None:
-    """Where a link leads, as text; None when that cannot be kept."""
+    """The target of a link, as text; None when it cannot be kept."""
     target = os.readlink(name, dir_fd=folder)
     with suppress(UnicodeEncodeError):
         if target.isprintable() and len(target.encode()) <= MAX_PATH_BYTES:
@@ -158,13 +158,13 @@ def link_target(name: str, folder: int) -> str | None:
 
 
 def leads_inside(path: str, target: str) -> str | None:
-    """The path in the workspace that a link names, by the letter; None when it leads out."""
+    """The path in the workspace that a link's text names; None when it leads out."""
     reached = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
     return None if posixpath.isabs(target) or reached == ".." or reached.startswith("../") else reached
 
 
 def set_attributes(file: int, mode: int, modified: int) -> None:
-    """Of a file or a folder that is open."""
+    """Set mode and time of an open file or folder."""
     os.fchmod(file, mode)
     os.utime(file, ns=(modified, modified))
 

@@ -2,8 +2,8 @@
 
 Each step's end is bound to what it changed (`take_changes`, kept in `steps.files`), and a file that is part of a state
 which some step left, or which the run began with, is kept aside before it is replaced or removed. So a fork or a retry
-from a step finds the files as they were then. A run that changes no file costs nothing here; one that does, one listing
-(a checkout's own will do) and one small file that says what it began with, before its first change.
+from a step finds the files as they were then. A run that changes no file costs nothing here. One that does costs one
+listing (a checkout's own will do) and one small file that lists what it began with, before its first change.
 
 Times, modes, folders and links are noted with the step in the same way (`backplane.workspace.attributes`): a later
 claim loads them from the journal and from what the run began with, which is read at most once a claim.
@@ -75,7 +75,7 @@ def attributes_after(beginning: Beginning, journal: Iterable[StepRecord]) -> dic
 
 
 def _ended(journal: Iterable[StepRecord]) -> list[StepRecord]:
-    """In the order in which they ended."""
+    """The steps that have ended, in that order."""
     ended = ((record.finished_at, record.position, record) for record in journal if record.finished_at is not None)
     return [record for _, _, record in sorted(ended, key=lambda one: one[:2])]
 

@@ -26,7 +26,7 @@ _ENDS: dict[str, Finish] = {
 """How servers name the end of an answer, in small letters: OpenAI's wire, Anthropic's, Ollama's and their likes."""
 
 BYTES_PER_TOKEN = 3
-"""Where nobody has counted. English has about four; code, other scripts and JSON have fewer."""
+"""For an estimate where nobody has counted. English has about four; code, other scripts and JSON have fewer."""
 MESSAGE_TOKENS = 8
 """What a server adds around each message and each tool."""
 MOST_TOKENS = 2**31 - 1
@@ -35,8 +35,8 @@ CALL_BYTES = 64
 
 
 def finish_of(reason: str) -> Finish | None:
-    """How an answer ended by the server's word for it; None when the word is none that stands for an end. Servers say
-    `abort`, `error` or `timeout` of half an answer, and a new word may mean anything."""
+    """How an answer ended, from the server's word for it; None for a word that does not stand for an end. Servers write
+    `abort`, `error` or `timeout` for half an answer, and a new word may mean anything."""
     return _ENDS.get(reason.lower())
 
 
@@ -63,7 +63,7 @@ def estimated_input_tokens(request: ModelRequest) -> int:
 
 
 def whole_number(value: Any) -> int | None:
-    """A count that a server tells; None when it is none."""
+    """A count that a server sends; None when it is no whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         return None
     return min(value, MOST_TOKENS)
@@ -77,7 +77,7 @@ class _CallParts:
 
 
 class ModelAnswer:
-    """Gathers one answer. Raises ModelOutputTooLong from whatever brings it over the limit."""
+    """Gathers one answer. Each method that adds to it raises ModelOutputTooLong when the answer is over the limit."""
 
     def __init__(
         self, request: ModelRequest, limits: CallLimits, on_text: TextSink, on_size: SizeSink | None = None
@@ -103,11 +103,11 @@ class ModelAnswer:
             self._on_text(piece)
 
     def thought(self, piece: str) -> None:
-        """What a model says to itself is counted and left out."""
+        """A piece of the model's thinking, which is counted and left out."""
         self._count(piece)
 
     def call(self, id: str | None, name: str, arguments: str) -> int:
-        """A tool call, or its first piece; the number of it."""
+        """Add a tool call, or its first piece. Returns the number of the call."""
         self._count(name + arguments, CALL_BYTES)
         self._calls.append(_CallParts(id or f"call_{len(self._calls) + 1}", name, arguments))
         return len(self._calls) - 1
@@ -121,7 +121,7 @@ class ModelAnswer:
         return self._calls[number].id
 
     def is_whole_call(self, number: int) -> bool:
-        """Whether its arguments are a JSON value by now."""
+        """Whether the call's arguments are a JSON value by now."""
         try:
             json.loads(self._calls[number].arguments)
         except (ValueError, RecursionError):
@@ -129,7 +129,7 @@ class ModelAnswer:
         return True
 
     def usage(self) -> Usage:
-        """As far as it has come. What the server did not count is estimated."""
+        """The usage so far. What the server did not count is estimated."""
         known = self.input_tokens is not None and self.output_tokens is not None
         return Usage(
             estimated_input_tokens(self._request) if self.input_tokens is None else self.input_tokens,
@@ -155,7 +155,7 @@ class ModelAnswer:
 
 
 def vectors_of(value: Any, texts: Sequence[str]) -> list[list[float]] | None:
-    """One vector of numbers a text, all of one length; None when it is anything else."""
+    """One vector of numbers for each text, all of one length; None when `value` is anything else."""
     if not isinstance(value, list) or len(value) != len(texts):
         return None
     lengths = {len(vector) if isinstance(vector, list) else 0 for vector in value}
@@ -167,7 +167,8 @@ def vectors_of(value: Any, texts: Sequence[str]) -> list[list[float]] | None:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """What a model gave as arguments, for a wire that wants an object: what is none is shown to it as it was."""
+    """The arguments that a model gave, for a wire that wants an object. Text that is no object is shown to the model as
+    it was."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,6 +1,7 @@
 """Which model servers there are, what each can take, and what a model costs, as the settings have it.
 
-Read once where a worker starts; what cannot be is told there, by the names of the settings. No server is asked here.
+The settings are read once when a worker starts. What is wrong is reported then, with the names of the settings. No
+server is asked here.
 """
 
 from collections.abc import Mapping
@@ -41,13 +42,13 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """In dollars for a million tokens."""
+    """The price of tokens, in dollars for a million."""
 
     input: Decimal
     output: Decimal
 
     def micro_usd(self, input_tokens: int, output_tokens: int) -> int:
-        """Millionths of a dollar, rounded up: what is begun is paid."""
+        """The price of a call in millionths of a dollar, rounded up."""
         # Dollars for a million tokens are millionths of a dollar for one.
         exact = self.input * input_tokens + self.output * output_tokens
         return int(exact.to_integral_value(ROUND_CEILING))
@@ -64,7 +65,8 @@ class Prices:
         self._free_servers = free_servers
 
     def of(self, name: ModelName) -> Price | None:
-        """None: it is not known. `SERVER/*` in MODEL_PRICES stands for all other models of the server."""
+        """The price of this model; None: it is not known. `SERVER/*` in MODEL_PRICES stands for all other models of the
+        server."""
         found = self._prices.get(str(name)) or self._prices.get(f"{name.server}/*")
         return found or (FREE if name.server in self._free_servers else None)
 
@@ -91,7 +93,7 @@ class _GivenPrice(BaseModel):
 
 
 def servers_of(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, ServerSpec]:
-    """By name. An entry of MODEL_SERVERS goes before a server of the same name that other settings make.
+    """The servers by name. An entry of MODEL_SERVERS goes before a server of the same name that other settings make.
     `environment` holds the keys that `api_key_env` names; the process's own and `.env` when it is left out.
 
     Raises InvalidInput, whose `field` is the setting."""
@@ -126,7 +128,7 @@ def prices_of(settings: Settings) -> Prices:
     prices: dict[str, Price] = {}
     for name, entry in settings.model_prices.items():
         ModelName.parse(name, "MODEL_PRICES")
-        # Over its decimal text: 0.1 is meant as a tenth, not as the nearest binary fraction.
+        # It goes by the decimal text: 0.1 is meant as a tenth, not as the nearest binary fraction.
         given = _validated(
             _GivenPrice, {key: str(value) for key, value in entry.items()}, "MODEL_PRICES", f"MODEL_PRICES.{name}"
         )
@@ -173,8 +175,8 @@ def _given_server(
 
 
 def _ollama_url(host: str) -> str:
-    """What Ollama's own programs take for OLLAMA_HOST: a URL, or a host with or without a port. The address that a
-    server listens on (0.0.0.0) is none to call."""
+    """The URL for an OLLAMA_HOST as Ollama's own programs take it: a URL, or a host with or without a port. An address
+    to listen on (0.0.0.0) is replaced, since it cannot be called."""
     host = host.strip()
     if "://" not in host:
         host = f"http://{host}"
@@ -190,7 +192,7 @@ def _is_loopback(url: str) -> bool:
 
 
 def _checked_url(url: str, setting: str) -> str:
-    """Without a slash at its end. The URL is not shown: it may hold a password."""
+    """The URL without a slash at its end. An error does not show the URL: it may hold a password."""
     field = setting.partition(".")[0]
     try:
         parts = urlsplit(url.strip())

@@ -28,7 +28,7 @@ BATCH = 64
 _WORD = re.compile(r"\w+")
 _GRAM_SIZES = (3, 4, 5)
 _GRAM_WEIGHT = 0.4
-"""Of a piece of a word, against the word itself."""
+"""The weight of a piece of a word, where the word itself has 1."""
 
 
 class Embedder(ABC):
@@ -38,7 +38,7 @@ class Embedder(ABC):
 
     @abstractmethod
     async def embed(self, texts: Sequence[str], *, user_id: str = "", run_id: str = "") -> list[list[float]]:
-        """One vector of length 1 a text. `user_id` and `run_id` say whose turn it is at a server.
+        """One vector of length 1 for each text. `user_id` and `run_id` say whose turn it is at a server.
 
         Raises ModelError where a server gives none."""
 
@@ -84,7 +84,7 @@ class ServerEmbedder(Embedder):
 
 
 def embedder_of(settings: Settings, gateway: ModelGateway) -> Embedder:
-    """What EMBEDDING_MODEL names, else the built-in one."""
+    """The embedder that EMBEDDING_MODEL names, else the built-in one."""
     return ServerEmbedder(gateway, settings.embedding_model) if settings.embedding_model else HashedEmbedder()
 
 

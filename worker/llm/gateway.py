@@ -1,7 +1,7 @@
-"""How one worker process calls models: each call within its turn at the server and its bounds, and what it took.
+"""How one worker process calls models: each call waits for its turn at the server, keeps within bounds, and is counted.
 
-Which models there are is `choice`'s, what belongs to a run (its record, its budget, its events) is `session`'s. Here is
-what all runs share.
+`choice` knows which models there are, and `session` what belongs to one run (its record, its budget, its events). Here
+is what all runs share.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ from worker.metrics import WorkerMetrics
 log = structlog.get_logger()
 
 LOCAL_TOKENS_PER_SECOND = 10.0
-"""What a machine of eight cores bears of five agents at once; `agentctl calibrate` finds a machine's own number."""
+"""What a machine with eight cores can do for five agents at once; `agentctl calibrate` finds a machine's own number."""
 FIRST_OUTPUT_ESTIMATE = 256
-"""Tokens that an answer is taken to have before any of the model was seen."""
+"""Tokens that an answer is expected to have before any answer of the model was seen."""
 ESTIMATE_WEIGHT = 0.2
-"""Of the newest answer, against all before it."""
+"""The weight of the newest answer, against all before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TokenRates:
     user_burst: float
 
     def buckets(self, user_id: str, agent: str, spec: ServerSpec) -> list[Bucket]:
-        """Those that a call of this server takes from."""
+        """The buckets from which a call of this server takes."""
         wanted = (
             Bucket(f"agent:{user_id}/{agent}", self._rate(self.agent_per_second, spec), self.agent_burst),
             Bucket(f"user:{user_id}", self._rate(self.user_per_second, spec), self.user_burst),
@@ -94,7 +94,7 @@ class GatewayLimits:
 
 
 class ModelGateway:
-    """One a process. `models`: those that may be asked, and where."""
+    """There is one for each process. `models`: which models may be asked, and where."""
 
     def __init__(
         self, models: ModelChoice, limits: GatewayLimits, slots: Slots, buckets: TokenBuckets, metrics: WorkerMetrics
@@ -107,7 +107,7 @@ class ModelGateway:
         self._usual_output: dict[str, float] = {}
 
     def pause_before_next(self, candidate: Candidate, error: ModelError, tries: int) -> float | None:
-        """Seconds until it is tried again; None: the next model's turn."""
+        """Seconds until the model is tried again; None: the next model is asked."""
         jitter = random.random()  # noqa: S311 - jitter, no secret
         pause = pause_before_next(error, tries, self.limits.retry, jitter)
         if pause is not None:
@@ -128,7 +128,8 @@ class ModelGateway:
         estimate: int,
         on_wait: Callable[[float], None],
     ) -> AsyncIterator[Callable[[int], None]]:
-        """Waits until so many tokens may be generated. The block is told how to say what it took; else it took none."""
+        """Waits until so many tokens may be generated. The block gets a function by which it reports how many it took;
+        without a report it took none."""
         if not buckets:
             yield lambda _: None
             return
@@ -186,7 +187,7 @@ class ModelGateway:
         return response
 
     def spent(self, candidate: Candidate, usage: Usage) -> int | None:
-        """Count what a try took; its price in millionths of a dollar, None where it is not known."""
+        """Count what a try took. Returns its price in millionths of a dollar; None: it is not known."""
         price = candidate.price
         micro_usd = price.micro_usd(usage.input_tokens, usage.output_tokens) if price else None
         label = self.models.label(candidate.name)
@@ -196,7 +197,7 @@ class ModelGateway:
         return micro_usd
 
     async def embed(self, name: ModelName, texts: Sequence[str], user_id: str, run_id: str) -> list[list[float]]:
-        """One vector a text, of this model alone: vectors of another would not fit. Raises ModelError."""
+        """One vector for each text, by this model alone: vectors of another one would not fit. Raises ModelError."""
         candidate, tries = self.models.candidate(name), 0
         while True:
             tries += 1

@@ -1,4 +1,4 @@
-"""Ollama's own wire: /api/chat, /api/embed and /api/tags, one JSON object a line.
+"""Ollama's own wire: /api/chat, /api/embed and /api/tags, one JSON object for each line.
 
 Its OpenAI-compatible one would do for chat, but knows no `keep_alive`, and neither how long a model loads. No client
 library: the wire is three requests.
@@ -100,7 +100,7 @@ class OllamaServer(ModelServer):
         return body
 
     def _take(self, piece: Any, answer: ModelAnswer) -> Finish | None:
-        """Put a line into the answer; the last says how it ended."""
+        """Put a line into the answer. The last line says how it ended."""
         if not isinstance(piece, dict):
             raise self._wire.garbage("a line that is no object", answer)
         if "error" in piece:
@@ -144,7 +144,7 @@ class OllamaServer(ModelServer):
 
 
 async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Broken at line feeds alone: a text may hold what else breaks lines, such as U+2028."""
+    """The lines, which end at line feeds alone: a text may hold other line breaks, such as U+2028."""
     rest = b""
     async for data in response.aiter_bytes():
         *lines, rest = (rest + data).split(b"\n")

@@ -190,20 +190,22 @@ def open_server(spec: ServerSpec, limits: CallLimits) -> ModelServer:
 
 
 def base_url_of(url: str) -> str:
-    """With a version at its end: as most write it for vLLM and Ollama's clients, without, and as OpenAI's has it."""
+    """The URL with a version at its end. Most people write it without one for vLLM and Ollama's clients, and with one
+    for OpenAI."""
     last = urlsplit(url).path.rstrip("/").rpartition("/")[2]
     has_version = last[:1] == "v" and last[1:2].isdigit()
     return url if has_version else f"{url.rstrip('/')}/v1"
 
 
 def most_tokens_field(url: str) -> str:
-    """Its makers' servers refuse `max_tokens` for newer models; others know nothing else."""
+    """The name of the field that bounds an answer. OpenAI refuses `max_tokens` for newer models; other servers know
+    nothing else."""
     host = f".{(urlsplit(url).hostname or '').lower()}"
     return "max_completion_tokens" if host.endswith(_MAKERS_HOSTS) else "max_tokens"
 
 
 def _take(delta: _Delta, answer: ModelAnswer, calls: dict[int, int], names: frozenset[str]) -> None:
-    """`calls`: the number in the answer of the call that comes under an index."""
+    """Put a piece into the answer. `calls`: for each index on the wire, the number of the call in the answer."""
     answer.thought(delta.reasoning_content or delta.reasoning or "")
     answer.text(delta.content or "")
     answer.text(delta.refusal or "")

@@ -1,7 +1,7 @@
-"""Lets the watchers of a run see that a model thinks: how many tokens it has given so far, and the end of its text.
+"""Shows the watchers of a run that a model is at work: how many tokens it has given so far, and the end of its text.
 
 A run shows at most one of its calls at a time, twice a second, whatever number of them are under way; and nothing of a
-call that is over within a moment. What is shown is kept nowhere: what counts of a call is published when it ends.
+call that is over within a moment. What is shown is stored nowhere: the call's result is published when it ends.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ MOMENT_SECONDS = 1.0
 """A call that takes no longer than this is not shown."""
 INTERVAL_SECONDS = 0.5
 SILENCE_SECONDS = 5.0
-"""A call that gives nothing new is shown so often, so that watchers see that it still goes on."""
+"""A call that gives nothing new is shown again after so many seconds, so that watchers see that it goes on."""
 TEXT_CHARS = 200
-"""Of the end of the text."""
+"""How much of the end of the text is shown."""
 TEXT_MAX_CHARS = 64 * 1024
 """Of a longer text the end is not shown: all of it is redacted each time, as a secret may begin anywhere."""
 
@@ -28,8 +28,8 @@ Show = Callable[[Mapping[str, Any]], None]
 
 
 class Progress:
-    """Of one run. `show` publishes what is shown of a call, `show_nothing` takes back what is not published yet, and
-    `redact` takes the run's secrets out of a text that goes on."""
+    """The progress of one run's calls. `show` publishes a live event, `show_nothing` drops one that is not published
+    yet, and `redact` takes the run's secrets out of a text that goes on."""
 
     def __init__(self, show: Show, show_nothing: Callable[[], None], redact: Callable[[str], str]) -> None:
         self._show = show
@@ -40,7 +40,7 @@ class Progress:
         self._shown_at = 0.0
 
     def of_call(self, about: Mapping[str, Any], *, with_text: bool) -> "CallProgress":
-        """For the time of a call, in a `with`. `about`: what its events say of it."""
+        """Use it in a `with` for the time of a call. `about`: fields of its events."""
         return CallProgress(self, about, with_text)
 
     def begin(self, call: "CallProgress") -> None:
@@ -53,7 +53,7 @@ class Progress:
         self._schedule()
 
     def _schedule(self) -> None:
-        """For when the next call is due."""
+        """Set the timer for the call that is due next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

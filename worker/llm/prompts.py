@@ -1,4 +1,4 @@
-"""What models are told, and how what they must not obey is marked.
+"""The instructions for models, and how text is marked that they must not obey.
 
 Whatever a tool, a file or a page gave reaches a model between two marks that carry a digest of the content and of its
 place. Nobody who writes the content can write its own end mark, since that would have to contain its own digest; and
@@ -30,8 +30,8 @@ _NOT_IN_A_SOURCE = re.compile(r"[^A-Za-z0-9_.:/-]")
 
 
 def data(content: str, *, source: str, place: str) -> str:
-    """`content`, marked as data. `source` says in a word what gave it; `place` tells equal contents of different
-    places apart."""
+    """`content`, marked as data. `source` says in a word where it comes from; by `place` the marks of equal contents in
+    different places differ."""
     content = storable(content)
     digest = hashlib.blake2b(f"{place}\0{content}".encode(), digest_size=12).hexdigest()
     inside = _LOOKS_LIKE_A_MARK.sub("< <", content)
@@ -40,7 +40,7 @@ def data(content: str, *, source: str, place: str) -> str:
 
 
 def head_and_tail(text: str, most: int) -> str:
-    """At most about so many characters of it: where it is longer, the middle is left out, and that is said."""
+    """The content, cut to about so many characters: the middle of a longer one is left out, with a note."""
     if len(text) <= most:
         return text
     head = most * 2 // 3

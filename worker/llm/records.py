@@ -15,11 +15,11 @@ from typing import Any
 from worker.llm.base import Message, ModelRequest, ModelResponse, ToolCall, Usage
 
 SHOWN_CHARS = 80
-"""Of what differs, what an error shows."""
+"""How many characters of a difference an error shows."""
 
 
 def redacted(request: ModelRequest, redact: Callable[[str], str]) -> ModelRequest:
-    """Without secrets: what a model is told is what is recorded."""
+    """The request without secrets. The model gets the request as it is recorded."""
     return replace(request, messages=tuple(_redacted_message(message, redact) for message in request.messages))
 
 
@@ -28,8 +28,8 @@ def redacted_answer(response: ModelResponse, redact: Callable[[str], str]) -> Mo
 
 
 def digest_of(request: ModelRequest) -> str:
-    """Of what is asked: the messages, the tools and the schema. Whom it is asked, and how much he may say, is left
-    out."""
+    """A digest of the messages, the tools and the schema. It does not depend on the model and on the length that its
+    answer may have."""
     asked = {
         "messages": [_message(message) for message in request.messages],
         "tools": [[tool.name, tool.description, tool.parameters] for tool in request.tools],
@@ -46,7 +46,7 @@ def record_of(request: ModelRequest, max_bytes: int) -> dict[str, Any]:
     messages = [_message(message) for message in request.messages]
     room = max_bytes - sum(min(len(message["content"].encode("utf-8", "surrogatepass")), share) for message in messages)
     for message in reversed(messages):
-        # What short messages leave over goes to the newest.
+        # The room that short messages leave over goes to the newest one.
         size = len(message["content"].encode("utf-8", "surrogatepass"))
         extra = min(max(size - share, 0), room)
         room -= extra
@@ -95,7 +95,7 @@ def answer_of(record: Mapping[str, Any]) -> ModelResponse:
 
 
 def first_difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """In words, between two records whose digests differ."""
+    """The first difference between two records whose digests differ, in words."""
     before, now = recorded["messages"], asked["messages"]
     for number, (one, other) in enumerate(zip(before, now, strict=False), start=1):
         if one != other:
@@ -146,7 +146,7 @@ def _redacted_calls(calls: Sequence[ToolCall], redact: Callable[[str], str]) -> 
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """Its beginning and its end, when it is longer."""
+    """The text, or the beginning and the end of a longer one."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) <= max_bytes:
         return text
@@ -156,5 +156,5 @@ def _cut(text: str, max_bytes: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and tuples that JSON does not know of itself."""
+    """Makes mappings and tuples into what JSON knows."""
     return dict(value) if isinstance(value, Mapping) else list(value)

@@ -1,7 +1,7 @@
 """Model calls of a replay: every answer is taken from the record of the run that is replayed.
 
-Nothing is reserved and no server is asked. When the run comes to ask something else than its source did, it says where
-they part, and fails.
+Nothing is reserved and no server is asked. When the run asks something else than its source did, the call fails with
+the first difference.
 """
 
 from typing import ClassVar
@@ -25,14 +25,14 @@ class ReplayDiverged(ModelError):
 
 
 class RecordedFailure(ModelError):
-    """What a replayed run's call failed of."""
+    """The error of the recorded call."""
 
     code: ClassVar[str] = "model_error"
 
 
 class ReplayedCalls:
-    """A `worker.llm.calls.CallSource`. `source`: the id of the run whose answers are taken. `record_bytes`: of a
-    prompt, what is kept."""
+    """A `worker.llm.calls.CallSource`. `source`: the id of the run whose answers are taken. `record_bytes`: how much of
+    a prompt is kept."""
 
     def __init__(self, source: str, calls: ModelCalls, book: CallBook, events: RunEvents, *, record_bytes: int) -> None:
         self._source = source

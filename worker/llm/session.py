@@ -1,6 +1,6 @@
 """The models as one run uses them: every call is recorded, and an answer that the run had before is given again.
 
-A run that goes on after a crash so asks nothing twice. What has no answer yet comes from a source: model servers
+So a run that goes on after a crash asks nothing twice. A call without an answer goes to a source: model servers
 (`worker.llm.live`), or for a replay the record of the run that it replays (`worker.llm.replay`).
 """
 
@@ -30,7 +30,7 @@ from worker.run.interruption import Interruption
 
 
 class RunModels(Models):
-    """Of one running run. `load` it where `spent` is asked before the first call."""
+    """The models of one running run. `load` must be called where `spent` is used before the first call."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class RunModels(Models):
         self._source = source
 
     async def load(self) -> None:
-        """What the run has asked before. Waits while the database is away."""
+        """Read the calls that the run has made before. Waits while the database is away."""
         await self._book.load()
 
     async def ask(

@@ -1,7 +1,7 @@
-"""JSON as models write it: perhaps none, perhaps in a Markdown fence, perhaps made to hurt whoever reads it.
+"""JSON as models write it: it may be no JSON at all, stand in a Markdown fence, or be made to harm its reader.
 
 What comes out of here can be stored, sent and walked through: no depth that exhausts a stack, no number that JSON does
-not have, no character that a database or an encoding refuses. Whether it means anything is for others to say.
+not have, no character that a database or an encoding refuses. Whether it makes sense is checked elsewhere.
 """
 
 import json
@@ -27,7 +27,7 @@ class NotJson(ValueError):
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The object that the whole text is, for the arguments of a call. An empty text and `null` are an empty object; an
+    """The whole text as an object, for the arguments of a call. An empty text and `null` are an empty object. The
     object may stand in one Markdown fence, or in a JSON string, as models write it too. Raises NotJson."""
     _check_length(text)
     value = _value(_without_fence(text))
@@ -46,7 +46,7 @@ def _without_fence(text: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """The JSON value that the whole text is; an empty object for none."""
+    """The whole text as a JSON value; an empty text is an empty object."""
     if not text:
         return {}
     try:
@@ -59,8 +59,8 @@ def _value(text: str) -> Any:
 
 
 def find_object(text: str, is_meant: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The one object in a text, with whatever prose or fences are around it, that is meant. Raises NotJson when there
-    is none, or another one that differs."""
+    """The one object in a text for which `is_meant` is true, whatever prose or fences are around it. Raises NotJson
+    when there is none, or a second one that differs."""
     _check_length(text)
     found: list[dict[str, Any]] = []
     reason = ""

@@ -1,4 +1,4 @@
-"""Tells the watchers of a run that its model call waits, once that takes longer than a moment."""
+"""Logs for the watchers of a run that its model call waits, once the wait is longer than a moment."""
 
 import asyncio
 import time
@@ -8,11 +8,11 @@ from typing import Self
 
 MOMENT_SECONDS = 1.0
 AGAIN_SECONDS = 15.0
-"""A place in line changes often; it is told no more often than this."""
+"""A place in line changes often; it is logged no more often than this."""
 
 
 class WaitNotice:
-    """For the time of a wait, in a `with`. `log_line` gets a line."""
+    """Use it in a `with` for the time of a wait. `log_line` is called with a line for the run's log."""
 
     def __init__(self, log_line: Callable[[str], None]) -> None:
         self._log_line = log_line

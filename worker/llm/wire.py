@@ -1,4 +1,4 @@
-"""What all adapters do alike on HTTP: bounds on what is read, and what the server's no means.
+"""What all adapters share on HTTP: bounds on what is read, and the meaning of the server's refusals.
 
 The client libraries read a line, an event or an error's body to its end before they look at it. So what may come in
 one piece is bounded below them, in the transport, in bytes as they arrive; a compressed answer, which is small there
@@ -32,7 +32,7 @@ from worker.llm.catalogue import ServerSpec
 
 CONNECT_SECONDS = 10.0
 WORDS_CHARS = 400
-"""Of what a server says, what is told."""
+"""How much of a server's own words an error shows."""
 PIECE_MARGIN_BYTES = 256 * 1024
 BYTES_PER_TEXT_BYTE = 8
 """JSON may spell a byte of text as six, in an envelope; servers repeat some of it."""
@@ -56,9 +56,9 @@ SENT_HEADERS = frozenset({"accept", "anthropic-version", "content-length", "cont
 
 
 class BoundedTransport(httpx2.AsyncBaseTransport):
-    """`piece_bytes`: the most that comes without the end of an event or a line. `key_headers`: how the server knows
-    who asks. Beside these only SENT_HEADERS go out: the libraries add what they find in the environment, which is
-    meant for their makers' servers, and tell them about this machine."""
+    """`piece_bytes`: the most that comes without the end of an event or a line. `key_headers`: how the server knows who
+    asks. Beside these only SENT_HEADERS go out: the libraries add what they find in the environment, which is meant for
+    their makers' servers, and information about this machine."""
 
     def __init__(self, piece_bytes: int, key_headers: Mapping[str, str]) -> None:
         self._key_headers = key_headers
@@ -108,7 +108,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 def http_client(limits: CallLimits, key_headers: Mapping[str, str]) -> httpx2.AsyncClient:
-    """For all calls to one server. `limits` bounds what it reads; times are given with each call."""
+    """The client for all calls to one server. `limits` bounds what it reads; times are given with each call."""
     piece_bytes = limits.max_output_bytes * BYTES_PER_TEXT_BYTE + PIECE_MARGIN_BYTES
     return httpx2.AsyncClient(
         transport=BoundedTransport(piece_bytes, key_headers), follow_redirects=False, trust_env=False
@@ -116,7 +116,7 @@ def http_client(limits: CallLimits, key_headers: Mapping[str, str]) -> httpx2.As
 
 
 def key_of(spec: ServerSpec) -> str:
-    """Empty: the server asks for none."""
+    """The server's key; empty: the server asks for none."""
     return spec.api_key.get_secret_value() if spec.api_key else ""
 
 
@@ -129,7 +129,7 @@ def timeout_of(limits: CallLimits) -> httpx2.Timeout:
 
 
 class Wire:
-    """What is known of the server for telling what went wrong, with its key taken out of its words."""
+    """What errors need to know of a server. Its key is taken out of its words."""
 
     def __init__(self, spec: ServerSpec) -> None:
         self.name = spec.name
@@ -209,7 +209,7 @@ class Wire:
         )
 
     def failed_in_answer(self, body: str, answer: ModelAnswer) -> ModelError:
-        """An error that the server told where a piece of the answer was to come."""
+        """The error that the server sent in place of a piece of the answer."""
         words, code = self._words(body)
         if _is_about_context(words, code):
             return ModelContextTooLong(f"model server {self.name}: the prompt is longer than the model takes: {words}")

@@ -103,7 +103,7 @@ class EventWriter:
         self._shown.pop(run_id, None)
 
     def keeps(self, run: RunEvents, last_id: int, size: int) -> None:
-        """Note that Note that Redis keeps so many bytes more of the run's events, up to this number."""
+        """Note that Redis keeps so many bytes more of the run's events, up to this number."""
         run.kept.add(last_id, size, run.stored_id)
         self._count(run, size)
 

@@ -2,7 +2,7 @@
 
 What runs here is hostile by default. A sandbox gets a folder, runs one command in it, passes its output on as it comes,
 and leaves the folder as a command that succeeded left it. It gets no credential, no network and no environment but what
-is named. Where the folder's files come from and go to it does not know: that is `worker.files.checkout`.
+is named. It does not know where the folder's files come from and go to: `worker.files.checkout` does.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Call:
 
 
 class EgressWriter(Protocol):
-    """What an `asyncio.StreamWriter` has of it."""
+    """The part of an `asyncio.StreamWriter` that a way out needs."""
 
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
@@ -58,7 +58,7 @@ Egress = Callable[[asyncio.StreamReader, EgressWriter], Awaitable[None]]
 """Answers one connection that a command has made to its way out, to the end; closes the writer."""
 
 EGRESS_VARIABLE = "SANDBOX_EGRESS"
-"""Names, inside, the Unix socket that leads to the command's `egress`."""
+"""The environment variable, inside, with the path of the Unix socket that leads to the command's `egress`."""
 
 
 EVERYWHERE = {"LANG": "C.UTF-8", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -66,7 +66,8 @@ EVERYWHERE = {"LANG": "C.UTF-8", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1"}
 source, so a program that was mended within the second would run as it was before."""
 
 UMASK = 0o022
-"""Of every command, whatever the worker's own is: files have the same modes wherever a step is carried out."""
+"""The umask of every command, whatever the worker's own is: files have the same modes wherever a step is carried
+out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ class Isolation:
 class SandboxError(PlatformError):
     """No command ran, or its end is not known, for a reason that lies with the sandbox's machine or its settings.
 
-    Unlike Unavailable it is final for this try of the step; `retryable` tells whether a later try of the run may pass.
+    Unlike Unavailable it is final for this try of the step; `retryable` says whether a later attempt of the run may
+    pass.
     """
 
     code: ClassVar[str] = "sandbox_error"
@@ -177,11 +179,11 @@ class Sandbox(ABC):
         """
 
     async def release(self, run_id: str) -> None:  # noqa: B027 - most keep nothing
-        """The run has left this worker: what was kept for its next command goes. Nothing is kept by default."""
+        """This worker no longer has the run: remove what was kept for its next command. By default nothing is kept."""
 
     def detach(self) -> None:  # noqa: B027 - most cannot
-        """The worker is about to end: a command that is cut off from now on may go on, for the next worker that carries
-        out the run."""
+        """The worker is about to end: a command that is interrupted from now on may go on, for the next worker that
+        carries out the run."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What a step may use that asks for nothing else."""
+"""The limits of a step that names none."""
 
 from backplane.settings import Settings
 from worker.sandbox.base import Limits

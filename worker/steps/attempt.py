@@ -121,8 +121,8 @@ Verdict = CallEnded | CutOff | NeedsAnswer | Suspend | WaitForPart | AskWhetherD
 
 
 def decide(attempt: Attempt, facts: Facts) -> Verdict:
-    """What follows from the attempt. What follows from the attempt. Raises Superseded when the attempt ended by it:
-    then nothing may be written any more."""
+    """What follows from the attempt. Raises Superseded when the attempt ended by it: then nothing may be written any
+    more."""
     match attempt.failure:
         case None:
             assert attempt.result is not None
