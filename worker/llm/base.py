@@ -1,7 +1,7 @@
 """The port of model servers: messages in, text or tool calls out, with what it took.
 
-An adapter speaks one wire (Ollama, OpenAI, Anthropic) and nothing else: it does not wait its turn, try again, count
-money or write anything down. All that is `gateway`'s, so that it is the same for every server.
+An adapter speaks one wire (Ollama, OpenAI, Anthropic) and nothing else: it does not wait for its turn, try again, count
+money or write anything down. The gateway does all that, so that it is the same for every server.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from backplane.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A model's wish. `arguments` is the JSON text as it came: it may be anything."""
+    """A tool call that a model asks for. `arguments` is the JSON text as it came: it may be anything."""
 
     id: str
     name: str
@@ -105,7 +105,7 @@ class ModelRateLimited(ModelUnavailable):
 
 
 class ModelRefused(ModelError):
-    """The server understood and said no (400, 401, 403, 404, 422): asking again gives the same answer."""
+    """The server understood the call and refused it (400, 401, 403, 404, 422): asking again gives the same answer."""
 
     code = "model_refused"
 
@@ -169,7 +169,7 @@ class ModelServer(ABC):
 
     @abstractmethod
     async def embed(self, model: str, texts: Sequence[str], limits: CallLimits) -> tuple[list[list[float]], Usage]:
-        """One vector a text. Raises the errors above; ModelRefused where the server knows no embeddings."""
+        """One vector for each text. Raises the errors above; ModelRefused where the server knows no embeddings."""
 
     @abstractmethod
     async def models(self) -> list[str]:
@@ -186,18 +186,18 @@ class Models(ABC):
     async def ask(
         self, request: ModelRequest, key: CallKey, *, model: str | None = None, on_text: TextSink | None = None
     ) -> ModelResponse:
-        """The answer to this call: the recorded one where it was made before, else of the first model that can. Waits
-        for its turn, spends within the budgets, and is written down with the run.
+        """The answer to this call: the recorded one where the call was made before, else that of the first model that
+        answers. The call waits for its turn, is paid from the budgets, and is recorded with the run.
 
         Raises ModelError, BudgetExhausted, Superseded."""
 
     @abstractmethod
     def spent(self, step_id: str | None = None) -> "Spent":
-        """Of this run so far, or of what one step has asked."""
+        """What this run has spent so far, or the calls of one step."""
 
     @abstractmethod
     def estimate_micro_usd(self, input_tokens: int, output_tokens: int, model: str | None = None) -> int | None:
-        """None: the model has no price."""
+        """The price of so many tokens, in millionths of a dollar; None: the model has no price."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class RunningCall:
 
     @property
     def place(self) -> dict[str, object]:
-        """What each event of it says of where it belongs."""
+        """The fields of each of its events that say where it belongs."""
         return {"step": self.key.step, "purpose": self.key.purpose, "number": self.key.number}
 
     def notice(self, line: str, level: str) -> NewEvent:
@@ -64,7 +64,7 @@ class CallBook:
         self._loaded = False
 
     async def load(self) -> None:
-        """What the run has asked before. Waits while the database is away."""
+        """Read the calls that the run has made before. Waits while the database is away."""
         async with self._loading:
             if self._loaded:
                 return
@@ -75,7 +75,7 @@ class CallBook:
             self._loaded = True
 
     async def recorded(self, key: CallKey, digest: str) -> ModelResponse | None:
-        """The answer that this call had before, where the same was asked. Waits while the database is away."""
+        """The answer that this call had before, if the request was the same. Waits while the database is away."""
         known = self.known.get(key)
         if known is None or known.status is not CallStatus.COMPLETED or known.digest != digest:
             return None
@@ -87,7 +87,7 @@ class CallBook:
         return known.totals if known else CallTotals()
 
     def spent(self, step_id: str | None) -> Spent:
-        """Of what one step has asked; None: of all."""
+        """What the calls of one step have spent; None: those of all steps."""
         calls = [known for key, known in self.known.items() if step_id is None or key.step == step_id]
         totals = sum((known.totals for known in calls), CallTotals())
         seconds = sum(known.seconds for known in calls)

@@ -5,8 +5,8 @@
     the call
     one transaction           the answer, what it did cost, and the event that says so
 
-What breaks in between leaves a call `started` and something reserved; whoever takes the run over counts that as spent,
-because the provider may have charged for it, and asks again.
+After a crash in between, the call is `started` and its cost reserved. The worker that takes the run over counts the
+cost as spent, because the provider may have charged for it, and asks again.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class LiveCalls:
             lambda text: events.redactor.text(text, is_cut=True),
         )
         self._knows_rates = False
-        """Its watchers have read which settings its calls wait for."""
+        """Whether the watchers have read which settings the run's calls wait for."""
 
     async def answer(self, call: RunningCall, model: str | None) -> ModelResponse:
         candidates = self._gateway.models.candidates(model or self._run.model)
@@ -107,7 +107,7 @@ class LiveCalls:
     async def _tried(
         self, call: RunningCall, candidate: Candidate, *, is_last: bool
     ) -> tuple[ModelResponse | ModelError, int]:
-        """What one model gives, an answer or the last error, and after how many tries."""
+        """What one model gives, an answer or the last error, and the number of tries."""
         self._interruption.check()
         for tries in count(1):
             one = await self._try(call, candidate)
@@ -123,7 +123,8 @@ class LiveCalls:
         raise AssertionError("the count never ends")
 
     async def _try(self, call: RunningCall, candidate: Candidate) -> _ModelTry:
-        """A try that has an answer is recorded; one that failed is still to be. Raises BudgetExhausted, Interrupted."""
+        """Make one try. With an answer it is recorded here; a failed one is recorded by the caller. Raises
+        BudgetExhausted, Interrupted."""
         one = _ModelTry(candidate)
         if candidate.price is None and await self._budget.left(Resource.MICRO_USD) is not None:
             one.error = ModelRefused(
@@ -142,7 +143,7 @@ class LiveCalls:
                 await self._end(call, one, CallStatus.COMPLETED)
         except asyncio.CancelledError:
             if one.begun:
-                # With whatever is written next of the run: there is no time left to wait for the database.
+                # It goes with the run's next record: there is no time left to wait for the database.
                 status = CallStatus.STARTED if one.response is None else CallStatus.COMPLETED
                 self._events.defer(self._ending(call, one, status))
                 self._events.emit(*_event(call, one, "cancelled" if one.response is None else status.value))
@@ -183,7 +184,7 @@ class LiveCalls:
         amounts = Amounts(
             tokens=worst.input_tokens + worst.output_tokens,
             micro_usd=worst.micro_usd or 0,
-            # A step's seconds are its supervisor's to count, and its calls' are among them.
+            # The supervisor counts a step's seconds, and those of its calls are among them.
             seconds=0 if call.key.step else 1,
         )
         reserve = self._budget.reserve(one.id, call.key.step_id, amounts)
@@ -226,17 +227,17 @@ class LiveCalls:
             one.response = replace(answer, model=name, micro_usd=one.micro_usd, seconds=one.seconds)
 
     async def _end(self, call: RunningCall, one: _ModelTry, status: CallStatus, pause: float | None = None) -> None:
-        """Write down what came of a try, and tell it. `pause`: until the next one."""
-        told = [_event(call, one, "retrying" if status is CallStatus.STARTED else status.value)]
+        """Write down how a try ended, and publish it. `pause`: seconds until the next try."""
+        events = [_event(call, one, "retrying" if status is CallStatus.STARTED else status.value)]
         if pause is not None and one.error is not None:
-            told.append(call.notice(f"{one.error.message}; trying again in {pause:.1f} s", "warning"))
+            events.append(call.notice(f"{one.error.message}; trying again in {pause:.1f} s", "warning"))
         if not one.begun and call.key not in self._book.known:
-            await self._events.record(publish=told)
+            await self._events.record(publish=events)
             return
         ending = self._ending(call, one, status)
         one.begun = False
         try:
-            await self._events.record(ending, publish=told)
+            await self._events.record(ending, publish=events)
         except asyncio.CancelledError:
             # It may be committed or not: written again, it changes nothing.
             self._events.defer(ending)
@@ -265,7 +266,7 @@ class LiveCalls:
 
     @asynccontextmanager
     async def _until_interrupted(self) -> AsyncIterator[None]:
-        """Around a wait: it ends when the run is interrupted, and when the worker leaves. Raises Interrupted."""
+        """The wait in the block ends when the run is interrupted, and when the worker drains. Raises Interrupted."""
 
         async def watch(scope: asyncio.Timeout) -> None:
             try:
@@ -286,19 +287,19 @@ class LiveCalls:
 
 
 def _event(call: RunningCall, one: _ModelTry, status: str) -> NewEvent:
-    told: dict[str, object] = {
+    data: dict[str, object] = {
         **call.place,
         "model": str(one.candidate.name),
         "status": status,
         "duration_ms": round(one.seconds * 1000),
     }
     if one.usage is not None:
-        told |= {"input_tokens": one.usage.input_tokens, "output_tokens": one.usage.output_tokens}
-        # None: it has a cost, and nobody knows which.
-        told["usd"] = None if one.micro_usd is None else one.micro_usd / MICRO
+        data |= {"input_tokens": one.usage.input_tokens, "output_tokens": one.usage.output_tokens}
+        # None: the call has a cost that nobody knows.
+        data["usd"] = None if one.micro_usd is None else one.micro_usd / MICRO
     if one.error is not None:
-        told["error"] = {"code": one.error.code, "message": one.error.message}
-    return EventType.MODEL, told
+        data["error"] = {"code": one.error.code, "message": one.error.message}
+    return EventType.MODEL, data
 
 
 def _run_error(error: ModelError, call: RunningCall) -> RunError:
@@ -306,7 +307,7 @@ def _run_error(error: ModelError, call: RunningCall) -> RunError:
 
 
 def _worst(request: ModelRequest, candidate: Candidate) -> CallTotals:
-    """The most that a call is expected to take."""
+    """The most that a call is expected to cost."""
     tokens = estimated_input_tokens(request)
     price = candidate.price
     micro_usd = price.micro_usd(tokens, request.max_output_tokens) if price else None
@@ -314,12 +315,12 @@ def _worst(request: ModelRequest, candidate: Candidate) -> CallTotals:
 
 
 def _failure(failures: list[tuple[Candidate, ModelError, int]]) -> ModelError:
-    """What the caller is told when no model has answered: the last error, unless the prompt was too long for one of
-    them, as that is something that the caller can mend. With what was tried."""
+    """The error to raise when no model has answered, with the models that were tried: the last error, or that the
+    prompt was too long for one of them, which the caller can mend."""
     errors = [error for _, error, _ in failures]
-    told = next((error for error in errors if isinstance(error, ModelContextTooLong)), errors[-1])
+    failure = next((error for error in errors if isinstance(error, ModelContextTooLong)), errors[-1])
     if len(failures) > 1 or failures[0][2] > 1:
         tried = ", ".join(f"{candidate.name} {tries}×" for candidate, _, tries in failures)
-        told.message = f"{told.message} (tried: {tried})"
-        told.args = (told.message,)
-    return told
+        failure.message = f"{failure.message} (tried: {tried})"
+        failure.args = (failure.message,)
+    return failure
