@@ -6,13 +6,16 @@ person gave the beginning.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
 
 from agentctl.api.address import find_token, find_url
+from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client, connect
 from agentctl.api.ids import whole_run_id
+from agentctl.api.pages import newest
 from agentctl.completion import run_ids
 from agentctl.terminal.output import (
     Output,
@@ -44,3 +47,11 @@ def call_on(output: Output, run_id: str, work: Callable[[Client, str], Awaitable
         return await work(client, await whole_run_id(client, run_id))
 
     return call(output, resolved)
+
+
+def listed(
+    output: Output, fetch: Callable[[Client, str | None, int], Awaitable[JsonObject]], items: str, limit: int
+) -> list[JsonObject]:
+    """Up to `limit` of what the API's pages have under `items`. `fetch`: the page behind a cursor (None: the first
+    one), with at most so many."""
+    return call(output, lambda client: newest(partial(fetch, client), items, limit))

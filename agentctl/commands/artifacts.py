@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agentctl.api.client import Client
-from agentctl.api.pages import FetchPage, newest
-from agentctl.calls import call
+from agentctl.calls import call, listed
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, short_time
 from backplane.domain.sizes import readable_size
@@ -44,11 +42,9 @@ def log(
 ) -> None:
     """List the changes of an agent's files, the newest first."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.artifact_log(user, agent, cursor, most)
-
-    changes = call(output, lambda client: newest(page(client), "changes", limit))
+    changes = listed(
+        output, lambda client, cursor, most: client.artifact_log(user, agent, cursor, most), "changes", limit
+    )
     if output.json:
         output.document(changes)
         return

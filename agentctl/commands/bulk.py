@@ -12,8 +12,7 @@ import typer
 
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
-from agentctl.api.pages import FetchPage, newest
-from agentctl.calls import call
+from agentctl.calls import call, listed
 from agentctl.commands.dead_letters import confirm
 from agentctl.exit_codes import ExitCode
 from agentctl.groups import Group
@@ -154,11 +153,7 @@ def list_bulk_actions(
 ) -> None:
     """List your bulk actions, the newest first."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.bulk_actions(cursor, most)
-
-    found = call(output, lambda client: newest(page(client), "bulk_actions", limit))
+    found = listed(output, lambda client, cursor, most: client.bulk_actions(cursor, most), "bulk_actions", limit)
     if output.json:
         output.document(found)
         return

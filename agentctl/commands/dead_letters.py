@@ -8,8 +8,7 @@ import typer
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
 from agentctl.api.ids import whole_dead_letter_id
-from agentctl.api.pages import FetchPage, newest
-from agentctl.calls import RunArgument, call
+from agentctl.calls import RunArgument, call, listed
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, first_line, local_time, program, short_time
@@ -43,11 +42,12 @@ def list_dead_letters(
 ) -> None:
     """List dead letters, the newest first."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.dead_letters(reason.value if reason else None, cursor, most)
-
-    found = call(output, lambda client: newest(page(client), "dead_letters", limit))
+    found = listed(
+        output,
+        lambda client, cursor, most: client.dead_letters(reason.value if reason else None, cursor, most),
+        "dead_letters",
+        limit,
+    )
     if output.json:
         output.document(found)
         return

@@ -12,9 +12,7 @@ from typing import Annotated
 import typer
 
 from agentctl.api.api_error import JsonObject
-from agentctl.api.client import Client
-from agentctl.api.pages import FetchPage, newest
-from agentctl.calls import call
+from agentctl.calls import call, listed
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, local_time
@@ -48,11 +46,12 @@ def balance(
 ) -> None:
     """List the accounts of an owner, or all: what is left, what is reserved by runs, and what is spent."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.accounts(_owner(owner) if owner else None, cursor, most)
-
-    found = call(output, lambda client: newest(page(client), "accounts", limit))
+    found = listed(
+        output,
+        lambda client, cursor, most: client.accounts(_owner(owner) if owner else None, cursor, most),
+        "accounts",
+        limit,
+    )
     if output.json:
         output.document(found)
     else:
@@ -68,11 +67,9 @@ def entries(
 ) -> None:
     """List what changed an account, the newest first."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.account(_account(owner, resource), cursor, most)
-
-    found = call(output, lambda client: newest(page(client), "entries", limit))
+    found = listed(
+        output, lambda client, cursor, most: client.account(_account(owner, resource), cursor, most), "entries", limit
+    )
     if output.json:
         output.document(found)
     else:

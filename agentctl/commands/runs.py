@@ -10,8 +10,8 @@ from rich.text import Text
 
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
-from agentctl.api.pages import FetchPage, following, newest
-from agentctl.calls import RunArgument, call, call_on
+from agentctl.api.pages import following
+from agentctl.calls import RunArgument, call, call_on, listed
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.new_run import new_run_of, opened_file, uploads_of
 from agentctl.terminal.follow import FollowedRun, describe, follow, how_it_goes_on, with_flag
@@ -195,11 +195,9 @@ def runs(
     """List runs, the newest first. TOTAL is the time from a run's creation to its end: in the queue, waiting for a
     person, and at work."""
     output = Output(json_output)
-
-    def page(client: Client) -> FetchPage:
-        return lambda cursor, most: client.runs(status.value if status else None, cursor, most)
-
-    found = call(output, lambda client: newest(page(client), "runs", limit))
+    found = listed(
+        output, lambda client, cursor, most: client.runs(status.value if status else None, cursor, most), "runs", limit
+    )
     if output.json:
         output.document(found)
         return

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.sandbox.base import Call, Command, Limits, SandboxRefused
+from tests.sandbox_calls import CALL, LIMITS
+from worker.sandbox.base import Call, Command, SandboxRefused
 from worker.sandbox.container.arguments import (
     LEAST_PROCESSES,
     ContainerSettings,
@@ -16,17 +17,6 @@ from worker.sandbox.container.arguments import (
 )
 from worker.sandbox.container.engine import Engine, Kind
 
-LIMITS = Limits(
-    wall_seconds=60,
-    memory_bytes=1000,
-    cpus=0.5,
-    cpu_seconds=20,
-    processes=32,
-    file_bytes=3000,
-    disk_bytes=4000,
-    files=10,
-)
-CALL = Call("ann", "run", "step", generation=1, tries=1)
 COMMAND = Command(("echo", "hello"), LIMITS, CALL, b"input", {"TOKEN": "a-secret"})
 SETTINGS = ContainerSettings(Engine(("docker",), Kind.DOCKER, ""), "image:1", ("/data", "/tmp"), None, 5000, 60)
 ONLY_FOLDER = Mounted(Path("/files"))

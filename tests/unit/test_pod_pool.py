@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backplane.domain import sandbox_labels
-from worker.sandbox.base import Call, Command, Limits, NoticeSink, SandboxError
+from tests.sandbox_calls import CALL, LIMITS
+from worker.sandbox.base import Command, Limits, NoticeSink, SandboxError
 from worker.sandbox.kubernetes.channel import Channel
 from worker.sandbox.kubernetes.jobs import FoundJob, WorkerJobs
 from worker.sandbox.kubernetes.manifest import JobSettings
@@ -15,17 +16,6 @@ from worker.sandbox.kubernetes.pods import Pod, Pods
 from worker.sandbox.kubernetes.pool import PodPool, PodSettings
 from worker.sandbox.kubernetes.warm_pool import WarmPool
 
-LIMITS = Limits(
-    wall_seconds=60,
-    memory_bytes=1000,
-    cpus=0.5,
-    cpu_seconds=20,
-    processes=32,
-    file_bytes=3000,
-    disk_bytes=4000,
-    files=10,
-)
-CALL = Call("ann", "run", "step", generation=1, tries=1)
 COMMAND = Command(("true",), LIMITS, CALL)
 JOB_SETTINGS = JobSettings("tools", "image:1", ("python3",), "worker-1", ttl_seconds=60, tmp_bytes=1000)
 SETTINGS = PodSettings(LIMITS, start_seconds=1, idle_seconds=10, longest_run_seconds=100, reuses=True, pool_size=1)

@@ -13,6 +13,7 @@ from backplane.domain.retry import RetryPolicy
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepStatus, pending_steps
 from backplane.errors import BudgetExhausted, Forbidden, Superseded, Unavailable
+from tests.made_tools import tool
 from worker.run.interruption import Cause, Interrupted
 from worker.steps.attempt import (
     AskWhetherDone,
@@ -31,23 +32,9 @@ from worker.steps.attempt import (
 from worker.steps.effects import Next
 from worker.steps.outcomes import StepFailed, StepUncertain, Suspended, ToolFault
 from worker.steps.supervisor import graver, startable
-from worker.tools.base import Effect, NeedsPerson, Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import Effect, NeedsPerson, Risk, Tool, ToolResult
 
 STARTED, CHANGING = StepStatus.STARTED, StepStatus.CHANGING
-
-
-class _Tool(Tool):
-    name = "any"
-    description = "Any."
-    arguments = ToolArguments
-
-    async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
-        raise NotImplementedError
-
-
-def tool(**attributes: Any) -> Tool:
-    made: Tool = type("Made", (_Tool,), attributes)()
-    return made
 
 
 FILES, OUTSIDE, AGENT = tool(), tool(risk=Risk.HIGH), tool(delegates=True, repeatable=True)

@@ -9,10 +9,11 @@ from backplane.domain.plans import Plan, parse_plan
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import Forbidden, RateLimited
+from tests.made_tools import tool
 from tests.submitted import plan as plan_of
 from worker.steps import effects as step_effects
 from worker.steps.effects import Next
-from worker.tools.base import Effect, Risk, Tool, ToolArguments, ToolContext, ToolResult
+from worker.tools.base import Effect, Risk, Tool, ToolResult
 
 STARTED, CHANGING, COMPLETED, FAILED = (
     StepStatus.STARTED,
@@ -21,20 +22,6 @@ STARTED, CHANGING, COMPLETED, FAILED = (
     StepStatus.FAILED,
 )
 NONE, ANSWERED, POSSIBLE, CERTAIN = Effect.NONE, Effect.ANSWERED, Effect.POSSIBLE, Effect.CERTAIN
-
-
-class _Tool(Tool):
-    name = "any"
-    description = "Any."
-    arguments = ToolArguments
-
-    async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
-        raise NotImplementedError
-
-
-def tool(**attributes: Any) -> Tool:
-    made: Tool = type("Made", (_Tool,), attributes)()
-    return made
 
 
 FILES, COMMAND = tool(), tool(risk=Risk.MEDIUM)
