@@ -15,39 +15,14 @@ from backplane.domain.budgets import Spender
 from backplane.domain.decisions import DecisionMade, DecisionStatus
 from backplane.domain.runs import CancelRequested
 from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
+from backplane.store import run_writes
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import add_events
 from backplane.store.journal import to_be_done_again
 from backplane.store.model_calls import begin_model_call, end_model_call, plan_anew
 from backplane.store.reservations import open_budget, release, reserve, settle, settle_lost, settle_rest
-from backplane.store.run_writes import (
-    AddDeadLetter,
-    AddEvents,
-    AddStep,
-    Ask,
-    BeginModelCall,
-    ChangeRun,
-    ChangeStep,
-    EndModelCall,
-    NoteFailure,
-    NoteTools,
-    NotifyWebhook,
-    OpenBudget,
-    PlanAnew,
-    ReleaseBudget,
-    ReopenSteps,
-    ReplacePlan,
-    ReserveBudget,
-    RunWrite,
-    SavePlan,
-    SettleAll,
-    SettleBudget,
-    SettleLostBudget,
-    SkipPendingSteps,
-    UnlessCancelled,
-    UnlessDecided,
-)
+from backplane.store.run_writes import RunWrite
 from backplane.store.runs import RUN_COLUMNS, run_of
 from backplane.store.tables import decisions, plan_versions, run_tools, runs, steps
 from backplane.store.webhooks import add_delivery
@@ -81,60 +56,60 @@ def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite
 
 def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None:
     match write:
-        case AddEvents(events):
+        case run_writes.AddEvents(events):
             add_events(connection, events, {run.id: run.user_id})
-        case ChangeStep(step_id, values):
+        case run_writes.ChangeStep(step_id, values):
             connection.execute(_UPDATE_STEP, {"of_run": run.id, "of_step": step_id, **values})
-        case ChangeRun(values):
+        case run_writes.ChangeRun(values):
             connection.execute(UPDATE_RUN, {"of_run": run.id, **values})
-        case SavePlan(plan, journal):
+        case run_writes.SavePlan(plan, journal):
             if connection.execute(_SAVE_PLAN, {"of_run": run.id, "plan": plan.model_dump(mode="json")}).rowcount:
                 _add_steps(connection, run, journal)
-        case SettleAll():
+        case run_writes.SettleAll():
             settle_rest(connection, run.id, run.user_id, run.generation)
-        case NotifyWebhook():
+        case run_writes.NotifyWebhook():
             if run.has_webhook:
                 add_delivery(connection, run_of(connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()))
-        case AddStep(record):
+        case run_writes.AddStep(record):
             there = select(steps.c.step_id).where(steps.c.run_id == run.id, steps.c.step_id == record.step_id)
             if connection.execute(there).one_or_none() is None:
                 _add_steps(connection, run, [record])
-        case SkipPendingSteps():
+        case run_writes.SkipPendingSteps():
             pending = (steps.c.run_id == run.id, steps.c.status == StepStatus.PENDING.value)
             connection.execute(update(steps).where(*pending).values(status=StepStatus.SKIPPED.value))
-        case ReopenSteps():
+        case run_writes.ReopenSteps():
             _reopen_steps(connection, run)
-        case ReplacePlan():
+        case run_writes.ReplacePlan():
             _replace_plan(connection, run, write)
-        case NoteTools(tools):
+        case run_writes.NoteTools(tools):
             connection.execute(delete(run_tools).where(run_tools.c.run_id == run.id))
             connection.execute(insert(run_tools).values(run_id=run.id, tools=list(tools)))
-        case BeginModelCall(call):
+        case run_writes.BeginModelCall(call):
             begin_model_call(connection, run.id, run.generation, call)
-        case EndModelCall(key, status, totals, response, error):
+        case run_writes.EndModelCall(key, status, totals, response, error):
             end_model_call(connection, run.id, key, status, totals, response=response, error=error)
-        case PlanAnew():
+        case run_writes.PlanAnew():
             plan_anew(connection, run.id)
-        case OpenBudget(tier, limits):
+        case run_writes.OpenBudget(tier, limits):
             open_budget(connection, run.spender(tier), limits)
-        case ReserveBudget(tier, reservation_id, step_id, amounts):
+        case run_writes.ReserveBudget(tier, reservation_id, step_id, amounts):
             reserve(connection, run.spender(tier), reservation_id, step_id, amounts)
-        case SettleBudget(tier, reservation_id, spent):
+        case run_writes.SettleBudget(tier, reservation_id, spent):
             settle(connection, run.spender(tier), reservation_id, spent)
-        case ReleaseBudget(tier, reservation_id):
+        case run_writes.ReleaseBudget(tier, reservation_id):
             release(connection, run.spender(tier), reservation_id)
-        case SettleLostBudget(tier):
+        case run_writes.SettleLostBudget(tier):
             settle_lost(connection, run.spender(tier))
-        case NoteFailure(attempt, error, traceback, worker_id):
+        case run_writes.NoteFailure(attempt, error, traceback, worker_id):
             note_failure(connection, run.id, run.generation, attempt, error, traceback, worker_id)
-        case AddDeadLetter(reason, crashes):
+        case run_writes.AddDeadLetter(reason, crashes):
             add_dead_letter(connection, run.id, reason, crashes)
-        case Ask(decision):
+        case run_writes.Ask(decision):
             add_decision(connection, decision)
-        case UnlessCancelled():
+        case run_writes.UnlessCancelled():
             if connection.scalar(_CANCEL_REQUESTED, {"of_run": run.id}) is not None:
                 raise CancelRequested(f"run {run.id} is to be cancelled")
-        case UnlessDecided(decision_ids):
+        case run_writes.UnlessDecided(decision_ids):
             for decision in decisions_of_run(connection, run.id):
                 if decision.id in decision_ids and decision.status is not DecisionStatus.PENDING:
                     raise DecisionMade(f"decision {decision.id} of run {run.id} is {decision.status}")
@@ -159,7 +134,7 @@ def _reopen_steps(connection: Connection, run: RunningRun) -> None:
     connection.execute(again.values(status=StepStatus.PENDING.value))
 
 
-def _replace_plan(connection: Connection, run: RunningRun, write: ReplacePlan) -> None:
+def _replace_plan(connection: Connection, run: RunningRun, write: run_writes.ReplacePlan) -> None:
     row = connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()
     if row.plan_version >= write.version:
         return

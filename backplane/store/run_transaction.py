@@ -23,33 +23,8 @@ from backplane.domain.plans import Plan
 from backplane.domain.runs import RunError, RunStatus
 from backplane.domain.secrets import Redact
 from backplane.domain.steps import StepRecord, StepStatus
-from backplane.store.run_writes import (
-    AddDeadLetter,
-    AddEvents,
-    AddStep,
-    Ask,
-    BeginModelCall,
-    ChangeRun,
-    ChangeStep,
-    EndModelCall,
-    NoteFailure,
-    NoteTools,
-    NotifyWebhook,
-    OpenBudget,
-    PlanAnew,
-    ReleaseBudget,
-    ReopenSteps,
-    ReplacePlan,
-    ReserveBudget,
-    RunWrite,
-    SavePlan,
-    SettleAll,
-    SettleBudget,
-    SettleLostBudget,
-    SkipPendingSteps,
-    UnlessCancelled,
-    UnlessDecided,
-)
+from backplane.store import run_writes
+from backplane.store.run_writes import RunWrite
 
 Value = TypeVar("Value")
 
@@ -67,12 +42,12 @@ class RunTransaction:
         self.writes: list[RunWrite] = []
 
     def add_events(self, events: Iterable[Event]) -> None:
-        self.writes.append(AddEvents(tuple(events)))
+        self.writes.append(run_writes.AddEvents(tuple(events)))
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
         """Keep the plan, and its journal as it begins. Once: it may be asked for again when a commit's answer was
         lost."""
-        self.writes.append(SavePlan(plan, self._redacted_records(journal)))
+        self.writes.append(run_writes.SavePlan(plan, self._redacted_records(journal)))
 
     def begin_step(self, step_id: str, tries: int) -> None:
         self._step(step_id, status=StepStatus.STARTED.value, tries=tries, started_at=datetime.now(UTC))
@@ -104,10 +79,10 @@ class RunTransaction:
 
     def add_step(self, record: StepRecord) -> None:
         """One below another step, which no plan holds. Once."""
-        self.writes.append(AddStep(self._redacted_record(record)))
+        self.writes.append(run_writes.AddStep(self._redacted_record(record)))
 
     def begin_model_call(self, call: BeginningCall) -> None:
-        self.writes.append(BeginModelCall(replace(call, request=self._redact(call.request))))
+        self.writes.append(run_writes.BeginModelCall(replace(call, request=self._redact(call.request))))
 
     def end_model_call(
         self,
@@ -119,68 +94,70 @@ class RunTransaction:
         error: RunError | None = None,
     ) -> None:
         """A call that stays `started` is tried again."""
-        self.writes.append(EndModelCall(key, status, totals, self._redact(response), self._redacted_error(error)))
+        self.writes.append(
+            run_writes.EndModelCall(key, status, totals, self._redact(response), self._redacted_error(error))
+        )
 
     def open_budget(self, tier: str, limits: Mapping[Resource, int]) -> None:
         """Give the run accounts of its own. Once, however often it is taken. `tier`, here and below: its user's."""
-        self.writes.append(OpenBudget(tier, limits))
+        self.writes.append(run_writes.OpenBudget(tier, limits))
 
     def reserve_budget(self, tier: str, reservation_id: str, step_id: str, amounts: Amounts) -> None:
         """The commit raises BudgetExhausted where an account cannot pay. While a reservation of this id is open, it
         changes nothing."""
-        self.writes.append(ReserveBudget(tier, reservation_id, step_id, amounts))
+        self.writes.append(run_writes.ReserveBudget(tier, reservation_id, step_id, amounts))
 
     def settle_budget(self, tier: str, reservation_id: str, spent: Amounts) -> None:
         """Changes nothing when there is no such reservation (any more); so does a release."""
-        self.writes.append(SettleBudget(tier, reservation_id, spent))
+        self.writes.append(run_writes.SettleBudget(tier, reservation_id, spent))
 
     def release_budget(self, tier: str, reservation_id: str) -> None:
-        self.writes.append(ReleaseBudget(tier, reservation_id))
+        self.writes.append(run_writes.ReleaseBudget(tier, reservation_id))
 
     def settle_lost_budget(self, tier: str) -> None:
         """What older generations left reserved: tokens and dollars count as spent, steps and seconds go back."""
-        self.writes.append(SettleLostBudget(tier))
+        self.writes.append(run_writes.SettleLostBudget(tier))
 
     def note_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
         """Keep the tools of MCP servers that the run is offered, in place of those noted before."""
-        self.writes.append(NoteTools(tuple(tools)))
+        self.writes.append(run_writes.NoteTools(tuple(tools)))
 
     def replace_plan(self, plan: Plan, version: int, reason: str, journal: Iterable[StepRecord]) -> None:
         """Go on with another plan, the run's `version`th, and keep the one before. `journal`: the steps that are new in
         it. Those that are not in it and were not begun are skipped; what they asked a person is rejected. Once."""
-        self.writes.append(ReplacePlan(plan, version, self._redact(reason), self._redacted_records(journal)))
+        self.writes.append(run_writes.ReplacePlan(plan, version, self._redact(reason), self._redacted_records(journal)))
 
     def skip_pending_steps(self) -> None:
-        self.writes.append(SkipPendingSteps())
+        self.writes.append(run_writes.SkipPendingSteps())
 
     def reopen_steps(self) -> None:
         """Before another attempt: what failed or was skipped is to be done again, but for what only a person may have
         done again (FINAL_FAILURE). What was cut off stays as it is, so that the supervisor decides whether it may be
         repeated."""
-        self.writes.append(ReopenSteps())
+        self.writes.append(run_writes.ReopenSteps())
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
         """Keep what this attempt died of. Written again, it replaces what was written."""
         error, trace = self._redacted_error(error), self._redact(traceback)
-        self.writes.append(NoteFailure(attempt, error, trace, worker_id))
+        self.writes.append(run_writes.NoteFailure(attempt, error, trace, worker_id))
 
     def dead_letter(self, reason: DeadReason, crashes: int = 0) -> None:
         """Leave the run to an operator; `finish` is still to be called. `crashes`: workers that were lost with it."""
-        self.writes.append(AddDeadLetter(reason, crashes))
+        self.writes.append(run_writes.AddDeadLetter(reason, crashes))
 
     def ask(self, decision: Decision) -> None:
         """Write down what a person is asked. Asked again, by its id, it changes nothing."""
-        self.writes.append(Ask(replace(decision, asked=self._redact(decision.asked))))
+        self.writes.append(run_writes.Ask(replace(decision, asked=self._redact(decision.asked))))
 
     def unless_cancelled(self) -> None:
         """The commit raises CancelRequested when the user has asked for the end of the run; nothing is written then."""
-        self.writes.append(UnlessCancelled())
+        self.writes.append(run_writes.UnlessCancelled())
 
     def unless_decided(self, decision_ids: Iterable[str]) -> None:
         """The commit raises DecisionMade when one of these is not pending any more; nothing is written then. The worker
         publishes its event, as the answer came while the run was running."""
         if awaited := frozenset(decision_ids):
-            self.writes.append(UnlessDecided(awaited))
+            self.writes.append(run_writes.UnlessDecided(awaited))
 
     def restored(self) -> None:
         """The files are what `Run.restore` asked for."""
@@ -193,22 +170,22 @@ class RunTransaction:
             error=self._kept_error(error),
             result=self._redact(dict(result)) if result is not None else None,
         )
-        self.writes += [SettleAll(), NotifyWebhook()]
+        self.writes += [run_writes.SettleAll(), run_writes.NotifyWebhook()]
 
     def wait_for_person(self, error: RunError, decision_ids: Iterable[str] = ()) -> None:
         """The commit raises DecisionMade when one of these decisions, which the run would wait for, is made already."""
         self.unless_decided(decision_ids)
         self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))
-        self.writes += [SettleAll(), NotifyWebhook()]
+        self.writes += [run_writes.SettleAll(), run_writes.NotifyWebhook()]
 
     def queue_again(self, *, attempt: int | None, error: RunError | None) -> None:
         """Give the run back: for its next attempt, whose clock begins anew, or (None) in the middle of this one."""
         values: dict[str, Any] = {"status": RunStatus.QUEUED.value, "error": self._kept_error(error)}
         if attempt is not None:
             values |= {"attempt": attempt, "started_at": None}
-            self.writes.append(PlanAnew())
+            self.writes.append(run_writes.PlanAnew())
         self._run(queued_at=datetime.now(UTC), **values)
-        self.writes.append(SettleAll())
+        self.writes.append(run_writes.SettleAll())
 
     def _redacted_records(self, records: Iterable[StepRecord]) -> tuple[StepRecord, ...]:
         return tuple([self._redacted_record(record) for record in records])
@@ -229,7 +206,7 @@ class RunTransaction:
         return self._redacted_error(error).as_dict() if error else None
 
     def _run(self, **values: Any) -> None:
-        self.writes.append(ChangeRun(values))
+        self.writes.append(run_writes.ChangeRun(values))
 
     def _step(self, step_id: str, **values: Any) -> None:
-        self.writes.append(ChangeStep(step_id, values))
+        self.writes.append(run_writes.ChangeStep(step_id, values))
