@@ -24,7 +24,8 @@ from backplane.process.log import complaint
 from backplane.settings import ENV_FILE, Settings, fixed
 
 LIKENESS = 0.85
-"""Of two names, as `difflib` measures it: WORKER_CONCURENCY is found (0.97), AWS_REGION is not taken for S3_REGION."""
+"""The least likeness of two names, as `difflib` measures it: WORKER_CONCURENCY is found (0.97), AWS_REGION is not taken
+for S3_REGION."""
 _UNIT = re.compile("_(MS|MILLISECONDS|SECONDS|SECS|S|MINUTES|HOURS|DAYS|BYTES|KB|MB|GB|CHARS)$")
 NO_LONGER_USED = {
     name: str(value) for name, value in vars(fixed).items() if name.isupper() and name not in fixed.NEVER_SETTINGS
@@ -120,6 +121,6 @@ def _with_other_unit(name: str, settings: Iterable[str]) -> str | None:
 
 
 def log_misspelt(settings: Settings) -> None:
-    """Once, where a process starts."""
+    """Log the misspelt names, once when a process starts."""
     for one in misspelt(settings):
         log.warning(str(one), name=one.name, meant=one.meant)

@@ -1,4 +1,4 @@
-"""Which process needs which credential: each is given those and no others."""
+"""Which process needs which credential: each process gets those and no others."""
 
 import os
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ def credentials_withheld_from(process: str, settings: Settings) -> frozenset[str
 
 
 def variables() -> dict[str, str]:
-    """Where a credential is found that a setting names (`api_key_env`): the environment, and before it `.env`, of which
-    the settings keep only what is one. A variable of the environment that is empty is empty, so that whoever starts a
-    process can withhold what stands in the file."""
+    """The variables in which a credential is looked for that a setting names (`api_key_env`): the environment, and
+    before it `.env`, of which the settings keep only what is a setting. A variable of the environment that is empty is
+    empty, so that whoever starts a process can withhold what stands in the file."""
     file = dotenv_values(ENV_FILE, encoding="utf-8-sig")
     return {**{name: value for name, value in file.items() if value is not None}, **os.environ}

@@ -1,6 +1,6 @@
 """What every process does around its work: settings, its own log, one event loop, and signals that ask it to end.
 
-SIGTERM and SIGINT ask; a second one ends the process at once, and leases do the rest.
+A first SIGTERM or SIGINT asks; a second one ends the process at once, and then its leases end.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Every error that crosses a room's border, in one small tree.
+"""Every error that one package raises for another, in one small tree.
 
     PlatformError
     ├── Refused             asked for something that cannot be; asking again gives the same answer
@@ -86,8 +86,8 @@ class InvalidInput(Refused):
 
     @classmethod
     def of(cls, faults: Sequence[Fault]) -> Self:
-        """One error for all of them. The message has each, for there are readers who see nothing else (a model that is
-        to mend its plan)."""
+        """One error for all faults. The message has each of them, for some readers see nothing else (a model that is to
+        mend its plan)."""
         first = faults[0]
         error = cls(first.message if len(faults) == 1 else _all_of(faults), field=first.field, line=first.line)
         error.faults = tuple(faults[:FAULTS_SHOWN])
@@ -196,7 +196,8 @@ class NoTables(Unavailable):
 
 
 class PartRefuses(PlatformError):
-    """The message says what to do. What failed by it may be done again when that is done."""
+    """A part answers, and has refused for too long. The message says what to do; after that the same may be tried
+    again."""
 
     code = "part_refuses"
 

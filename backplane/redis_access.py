@@ -1,6 +1,7 @@
 """What the settings say about Redis, as the adapters take it.
 
-Apart from `resources`, so that a small process that needs nothing but Redis does not load databases and object stores.
+This is apart from `resources`, so that a small process that needs nothing but Redis does not load databases and object
+stores.
 """
 
 from backplane.redis.client import RedisAccess

@@ -76,7 +76,8 @@ class Resources:
             )
 
     async def open_queue(self) -> None:
-        """Once a process. Raises QueueOfAnother, Unavailable."""
+        """Make sure that Redis holds this platform's queue. Call it once in each process. Raises QueueOfAnother,
+        Unavailable."""
         await self.queue.open(await self.store.platform_id())
         policy = await self.redis.eviction_policy()
         if policy not in (None, NO_EVICTION):
@@ -157,7 +158,8 @@ async def connect_workspaces(settings: Settings) -> AsyncIterator[WorkspaceStore
 
 
 def database_file(settings: Settings) -> Path | None:
-    """Of an SQLite database; None for a server's. Raises InvalidInput for a DATABASE_URL that is none."""
+    """The file of an SQLite database; None for a server's. Raises InvalidInput when DATABASE_URL is no URL of a
+    database."""
     url = parse_url(settings.database_url.get_secret_value())
     return Path(url.database or "").absolute() if url.drivername.startswith("sqlite") else None
 

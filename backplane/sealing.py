@@ -34,7 +34,7 @@ def new_key() -> str:
 
 
 class Seal:
-    """`keys`: SECRETS_KEY. Raises InvalidInput, which does not tell it, when it is none."""
+    """`keys`: SECRETS_KEY. Raises InvalidInput when it is no key; the message does not contain it."""
 
     def __init__(self, keys: str) -> None:
         library = import_module(_LIBRARY)
@@ -58,7 +58,7 @@ class Seal:
         return sealed.decode("ascii")
 
     def open(self, sealed: str, *, user_id: str, name: str) -> str:
-        """Raises SecretsNotKept when no key opens it, or it is another's."""
+        """The value. Raises SecretsNotKept when no key opens it, or when it was sealed for another user or name."""
         try:
             owner, named, value = json.loads(self._fernet.decrypt(sealed))
         except self._invalid_token:

@@ -58,8 +58,8 @@ POSSIBLE: Mapping[BulkAction, frozenset[RunStatus]] = {
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are meant: those for which all that is given holds. Times are those of the run's creation, `after`
-    included. `reason` is a dead letter's."""
+    """Which runs are meant: those to which every given condition applies. Times are those of the run's creation,
+    `after` included. `reason` is a dead letter's."""
 
     statuses: tuple[RunStatus, ...] = ()
     run_ids: tuple[str, ...] = ()
@@ -69,9 +69,9 @@ class RunFilter:
     created_before: datetime | None = None
 
     def for_action(self, action: BulkAction) -> "RunFilter":
-        """With the states in which the action is possible, where none are named. Raises InvalidInput for a filter that
-        names nothing, for a state in which the action is not possible, and for a reason with another action than
-        redrive."""
+        """The filter, with the states in which the action is possible where none are named. Raises InvalidInput for a
+        filter that names nothing, for a state in which the action is not possible, and for a reason with another action
+        than redrive."""
         if self == RunFilter():
             raise InvalidInput("filter: name at least one thing, such as statuses", field="filter")
         if self.reason is not None and action is not BulkAction.REDRIVE:
@@ -89,7 +89,7 @@ class RunFilter:
         return RunFilter(statuses, self.run_ids, self.agent, self.reason, self.created_after, self.created_before)
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is kept: JSON, without what is not given."""
+        """The filter as it is stored: JSON, without conditions that are not given."""
         kept = {name: value for name, value in asdict(self).items() if value not in (None, ())}
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in kept.items()}
 

@@ -28,7 +28,7 @@ class Resource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """So much of each resource. Field names are the values of `Resource`."""
+    """An amount of each resource. The field names are the values of `Resource`."""
 
     tokens: int = 0
     micro_usd: int = 0
@@ -114,7 +114,7 @@ def in_words(resource: Resource, amount: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Spender:
-    """A run in the hands of one generation, with whom it belongs to."""
+    """A running run with its generation, its user and its user's tier."""
 
     run_id: str
     user_id: str
@@ -123,9 +123,10 @@ class Spender:
 
     @property
     def owners(self) -> tuple[str, str, str]:
-        """In the order in which empty accounts are reported: what its user can mend himself comes first."""
+        """The owners, in the order in which empty accounts are reported: those whose accounts the user can raise come
+        first."""
         return run_owner(self.run_id), user_owner(self.user_id), tier_owner(self.tier)
 
     def key(self, reservation_id: str) -> str:
-        """What another generation reserved under the same name is another reservation, settled as lost."""
+        """The reservation's key. Another generation's reservation of the same name is another one, settled as lost."""
         return f"{self.run_id}/{self.generation}/{reservation_id}"

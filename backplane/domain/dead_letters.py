@@ -24,9 +24,9 @@ _TOKEN = re.compile(r"\bagt_[\w-]+")
 
 class DeadReason(StrEnum):
     RETRIES_EXHAUSTED = "retries_exhausted"
-    """What failed could have passed, and did not in as many attempts as the run had."""
+    """The failure could have passed, and did not in as many attempts as the run had."""
     POISON = "poison"
-    """Its workers were lost while they held it, again and again."""
+    """The workers that had the run were lost, again and again."""
     INTERNAL_ERROR = "internal_error"
     """A fault of the platform, again at the last attempt; or of a part that refused what was to be stored."""
 
@@ -81,7 +81,7 @@ class DeadLetter:
 
 
 class DeadCursor(NamedTuple):
-    """Where a page ended: dead letters come by time, and by id where that is the same."""
+    """Where a page ended. Dead letters are ordered by time, and by id where the times are the same."""
 
     at: datetime
     run_id: str

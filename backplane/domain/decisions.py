@@ -1,4 +1,4 @@
-"""What a run asks a person, and what the person said.
+"""What a run asks a person, and what the person answered.
 
 A run that has nothing else to do while it waits for the answer is `waiting` and holds no worker. The question is a row,
 committed with the state; so is the answer, which queues the run again. Both outlive every process.
@@ -32,8 +32,8 @@ class DecisionStatus(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """`asked` and `answer` are JSON objects as their kind and status have them. `decided_by`: a user's id.
-    `expired_at`: since when an approval no longer holds: the step was begun with it, and a person retried the run.
-    `parent`: the step above the one that asks; None where there is none."""
+    `expired_at`: since when an approval no longer counts, because the step was begun with it and a person retried the
+    run. `parent`: the step above the one that asks; None where there is none."""
 
     id: str
     run_id: str
@@ -74,7 +74,7 @@ def check_answer(decision: Decision, status: DecisionStatus, answer: Mapping[str
 
 
 def check_arguments(schema: Mapping[str, Any], arguments: Any) -> None:
-    """What a person gives in place of a step's arguments, against the JSON schema of the step's tool. Raises
+    """Check the arguments that a person gives for a step against the JSON schema of the step's tool. Raises
     InvalidInput. What a schema cannot say, the worker checks, and asks anew where it does not fit. The schema may be a
     stranger's and take some tenths of a second."""
     # Its library takes 0.16 s to load, and is needed here only.
@@ -89,7 +89,8 @@ def check_arguments(schema: Mapping[str, Any], arguments: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`events`: the new ones of the run, none when the same was said before. `goes_on`: it waited, and is queued."""
+    """`events`: the run's new events; there are none when the same answer was given before. `goes_on`: the run waited,
+    and is queued now."""
 
     decision: Decision
     run: Run
@@ -98,4 +99,4 @@ class Decided:
 
 
 class DecisionMade(Exception):
-    """What a run is about to wait for has been decided meanwhile: it goes on instead."""
+    """The decision that a run is about to wait for has been made meanwhile: the run goes on instead."""

@@ -1,5 +1,5 @@
-"""What the `data` of each type of event tells: docs/reference/events.md is made of it, and tests hold every event of a
-real worker to it. The name "" says when such an event comes."""
+"""What the `data` of each type of event contains: docs/reference/events.md is made of it, and tests hold every event of
+a real worker to it. The name "" says when such an event comes."""
 
 from collections.abc import Mapping
 

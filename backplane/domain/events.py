@@ -3,8 +3,9 @@
 The same JSON object is the pub/sub line, the Redis stream entry, the database column, the `data:` of the SSE frame and
 the item of the JSON log, so that an event is encoded once, by the process that made it, and only copied afterwards.
 
-Events of a run are numbered from 1 without holes by whoever holds the run. A number is never given twice; where numbers
-had to be skipped because history was lost, the next event is a `gap` that says so. Events of LIVE_ONLY have no number.
+Events of a run are numbered from 1 without holes by the worker that has the run. A number is never given twice; where
+numbers had to be skipped because history was lost, the next event is a `gap` that says so. Events of LIVE_ONLY have no
+number.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 
 class EventType(StrEnum):
-    """What the data of each tells: `backplane.domain.event_data`."""
+    """`backplane.domain.event_data` describes the data of each."""
 
     STATUS = "status"
     POSITION = "position"
@@ -35,8 +36,8 @@ LIVE_ONLY = frozenset({EventType.POSITION, EventType.PROGRESS})
 """Sent to those who watch at that moment, without a number (its `id` is 0), and kept nowhere."""
 
 NUMBERS_SKIPPED = 1_000
-"""Left out when events may have been published that nobody kept: more than a worker publishes between two database
-writes."""
+"""How many numbers are left out when events may have been published that were not stored: more than a worker publishes
+between two database writes."""
 
 _BEGIN = re.compile(
     r'\{"id":([1-9][0-9]{0,18}),"run_id":"([^"\\\x00-\x1f]+)","type":"([a-z]+)","at":"([0-9T:.+Z-]+)","data":'
@@ -71,8 +72,8 @@ class Event:
 
     @property
     def status(self) -> str | None:
-        """The run's state that an event of the type `status` tells, None for any other event. The line is parsed for
-        it: a run has few such events, and they are short."""
+        """The run's state in an event of the type `status`; None for any other event. The line is parsed for it: a run
+        has few such events, and they are short."""
         if self.type is not EventType.STATUS:
             return None
         data = json.loads(self.line).get("data")
@@ -124,7 +125,7 @@ def decode(line: str) -> Event:
 
 
 class Place(NamedTuple):
-    """Of an event among all events of its user, whatever the run."""
+    """The place of an event among all events of its user, whatever the run."""
 
     tx: int
     seq: int
@@ -132,7 +133,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UserEvents:
-    """A user's events by place, and up to where they are all that there are or will be."""
+    """A user's events by place, and the place up to which no event is missing or will be added."""
 
     events: list[tuple[Place, Event]]
     until: Place

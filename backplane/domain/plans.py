@@ -32,9 +32,10 @@ from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, dotted
 MAX_STEPS = 200
 
 MAX_REFERENCES = 10_000
-"""Of one plan: each is looked at several times."""
+"""The most references of one plan. Each of them is read several times."""
 MAX_NAMES = 100
-"""Of one object whose fields are known: each unknown one is an error of its own, which takes time to describe."""
+"""The most names in an object whose fields are known. Each unknown name is an error of its own, which takes time to
+describe."""
 
 REFERENCE_BEGINS = "${steps."
 REFERENCE = re.compile(r"(?<!\$)\$\{steps\.([A-Za-z0-9][A-Za-z0-9_.-]*)\.(output|exit_code|files)\}")
@@ -91,13 +92,14 @@ class Step(_Frozen):
 
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that a release which knows fewer fields reads the plan too, as long as it uses none of the new ones."""
+        """Leave out fields that are not set, so that an older release reads the plan too, as long as it uses no new
+        field."""
         fields: dict[str, Any] = serialize(self)
         left_out = {"needs": self.needs is None, "approval": not self.approval}
         return {name: value for name, value in fields.items() if not left_out.get(name)}
 
     def requires(self) -> frozenset[str]:
-        """The steps that it names: those that it needs, and those whose results its arguments refer to."""
+        """The ids of the steps that it names: those that it needs, and those whose results its arguments refer to."""
         return frozenset(self.needs or ()).union(
             match.group(1)
             for text in _strings(self.arguments)
@@ -143,8 +145,8 @@ class Plan(_Frozen):
         return self
 
     def requirements(self) -> dict[str, frozenset[str]]:
-        """Of each step, those that must have been completed before: those it names; where it does not say what it
-        needs, all that come before it in the order."""
+        """For each step, those that must be completed before it: the steps that it names, or, where it has no `needs`,
+        all that come before it in the order."""
         before: set[str] = set()
         requirements = {}
         for step in self.ordered():
@@ -263,7 +265,7 @@ def _of_order(steps: Sequence[tuple[str, str, frozenset[str]]], field: str) -> I
 
 
 def _check_lengths(value: Any, field: str) -> None:
-    """Before each item is looked at: a list may have millions."""
+    """Check the lengths before any item is looked at: a list may have millions."""
     steps = value.get("steps") if isinstance(value, dict) else None
     if not isinstance(steps, list | tuple):
         return

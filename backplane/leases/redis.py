@@ -1,7 +1,7 @@
-"""A lease in Redis: which one of several processes does what one alone should do, for so long at a time.
+"""A lease in Redis: it chooses for a time one of several processes for work that one alone should do.
 
-It keeps work from being done twice as a rule, not without exception: Redis may be emptied, and a process may stand
-still for longer than its lease. What is done under it must be safe to do twice.
+It prevents in most cases, and not in all, that work is done twice: Redis may be emptied, and a process may be stopped
+for longer than its lease. So the work must be safe to do twice.
 """
 
 import time
@@ -28,17 +28,20 @@ class RedisLease:
 
     @property
     def is_over(self) -> bool:
-        """Whether it may have ended by now, by this process's own clock: so when it was never had."""
+        """Whether the lease may have ended by now, by this process's own clock. It is true also when this process never
+        had it."""
         return time.monotonic() >= self._ends
 
     async def hold(self) -> bool:
-        """Take it, or renew it; whether it is held now. Raises Unavailable, which leaves it as it was."""
+        """Take the lease, or renew it. Returns whether this process has it now. Raises Unavailable, which leaves it as
+        it was."""
         asked = time.monotonic()
         held = bool(await self._hold([self._key], [self._owner, int(self._seconds * 1000)]))
         self._ends = asked + self._seconds if held else 0.0
         return held
 
     async def give_up(self) -> None:
-        """Let another have it at once. Raises Unavailable; then it ends by itself."""
+        """Give the lease up, so that another process can have it at once. Raises Unavailable; then it ends by
+        itself."""
         self._ends = 0.0
         await self._give_up([self._key], [self._owner])

@@ -19,12 +19,13 @@ PAUSE_SECONDS = 0.01
 
 
 class LockBusy(Exception):
-    """Another has held the lock for all the time."""
+    """Another process had the lock during the whole wait."""
 
 
 @asynccontextmanager
 async def file_lock(path: Path, wait_seconds: float) -> AsyncIterator[None]:
-    """Makes the file and its folders. Raises LockBusy, and OSError where the file cannot be made."""
+    """The lock is this process's while the block runs. The file and its folders are made. Raises LockBusy, and OSError
+    where the file cannot be made."""
     lock = _Lock(path)
     until = time.monotonic() + wait_seconds
     try:

@@ -1,9 +1,9 @@
-"""The process's own log, for operators: one structured line an event, on standard error.
+"""The process's own log, for operators: one structured line for each event, on standard error.
 
-Not the log of a run: what a run says are its events. No prompt, output or secret is logged here, only ids and errors.
+It is not the log of a run, which consists of events. No prompt, output or secret is logged here, only ids and errors.
 Errors repeat what others wrote (a name of a file, a server's answer), so every text is cleaned here, on its way out: of
-the secrets that the task works with, and of what would begin a line of its own or steer a terminal. JSON escapes that
-by itself.
+the secrets that the task works with, and of characters that would begin a new line or steer a terminal. JSON escapes
+that by itself.
 
 What libraries and the HTTP server log by Python's `logging` goes the same way, so with LOG_FORMAT=json every line is
 JSON, tracebacks and warnings too. What this does not do: turn over or ship files. Whoever runs the process keeps what
@@ -35,7 +35,7 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 _clean_text: ContextVar[Callable[[str], str] | None] = ContextVar("clean_text", default=None)
 
 _OF_LINES = ("stack", "exception")
-"""What has lines of its own, which stand below the line of the log."""
+"""Fields of several lines, which stand below the line of the log."""
 
 log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ def take_over_server_logs() -> None:
 
 
 def own_this_process() -> None:
-    """Of a process that does nothing else: warnings, and what ends a thread or the process by a fault, are lines of the
+    """For a process that does nothing else: warnings, and faults that end a thread or the process, become lines of the
     log."""
     logging.captureWarnings(True)
     sys.excepthook = _on_fault
@@ -170,12 +170,12 @@ def _in_words(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> st
 
 
 def _indented(traceback: str) -> str:
-    """Its lines, so that none of them can be taken for a line of the log."""
+    """The traceback's lines, indented so that none of them can be taken for a line of the log."""
     return "\n".join(f"    {escaped(line)}" for line in traceback.rstrip("\n").split("\n"))
 
 
 def complaint(error: ValidationError) -> str:
-    """What is wrong with the environment, a line each, by the names that stand there. Values are not shown."""
+    """What is wrong with the environment: one line for each fault, with the variable's name. Values are not shown."""
     lines = []
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"

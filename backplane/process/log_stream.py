@@ -1,4 +1,4 @@
-"""Standard output and error of a process that is to outlive whoever reads them.
+"""Standard output and error of a process that must live longer than the readers of its log.
 
 Writing never ends a process and never holds one up: a line that cannot be written (the reader is gone, the disk is
 full, the terminal is lost) or would have to wait (nobody reads the pipe) is left out, and the next one that can be
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 WAIT_SECONDS = 0.05
-"""For a reader that is slow, once; after that nobody waits until it has read on."""
+"""How long to wait, once, for a reader that is slow. After that nothing waits until it has read on."""
 PIPE_BYTES = 4096
 """What a pipe that says it has room takes without waiting (PIPE_BUF of Linux)."""
 
@@ -39,7 +39,7 @@ def keep_standard_descriptors() -> None:
 
 
 def last_words(text: str) -> None:
-    """A line for whoever started this process, as it ends."""
+    """Write a last line for whoever started this process."""
     LogStream(sys.stderr).write(f"{text}\n")
 
 
@@ -72,13 +72,13 @@ class LogStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is gathered here."""
+        """There is nothing to flush: each line is written at once."""
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()
 
     def _send(self, data: bytes) -> int:
-        """How many of these bytes are written."""
+        """Write these bytes, and return how many of them were written."""
         done, has_waited = 0, self._is_blocked
         with suppress(OSError, ValueError):  # ValueError: somebody has closed the stream
             while done < len(data):

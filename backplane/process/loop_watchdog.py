@@ -5,8 +5,8 @@ loop nobody sees it. So a thread asks the loop for an answer a few times a secon
 BLOCKED_SECONDS, it logs the stack of the loop's thread, and later how long the loop was blocked. It ends nothing: a
 lease does that.
 
-A process that was stopped, or that got no processor, is no fault of the code; when the thread itself woke up late, it
-keeps silent.
+A process that was stopped, or that got no processor, is no fault of the code; when the thread itself woke up late,
+nothing is logged.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def watched(*, blocked_seconds: float = BLOCKED_SECONDS, period_seconds: float = PERIOD_SECONDS) -> Iterator[None]:
-    """Watches the running loop, to be entered and left on it."""
+    """Watch the running event loop while the block runs."""
     watchdog = _Watchdog(asyncio.get_running_loop(), blocked_seconds, period_seconds)
     thread = threading.Thread(target=watchdog.run, name="loop watchdog", daemon=True)
     thread.start()

@@ -2,9 +2,9 @@
 
 The registry is made where the process starts and handed on, so that several parts in one process (tests, `standalone`)
 count apart. The server answers `GET /metrics`, `GET /health/live` and `GET /health/ready` and nothing else; it runs on
-the loop that does the work, so an answer means that this loop turns. It is no web server: one request a connection, no
-bodies, no TLS, no tokens; who may reach the port is the network's to say. A port that is taken costs the metrics, not
-the work.
+the event loop that does the work, so an answer shows that this loop is not blocked. It is no web server: one request
+for each connection, no bodies, no TLS, no tokens; the network decides who may reach the port. A port that is taken
+costs the metrics, not the work.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 def process_registry() -> CollectorRegistry:
-    """An empty registry but for what is told of every process: memory, processor time, open files, Python."""
+    """A registry with the metrics that every process has: memory, processor time, open files, Python."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody reads
     registry = CollectorRegistry(auto_describe=True)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):

@@ -1,7 +1,7 @@
 """Trying again while a part does not answer: the pauses grow to a few seconds, and each failure is logged.
 
 A part that answers, and refuses (no right, no room), is waited for as well, for it may be mended at this moment, but
-not for ever: nothing that waits would say to an operator what is wrong.
+not for ever: while it is waited for, no error says to an operator what is wrong.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
 FORGOTTEN_SECONDS = 600.0
-"""Longer than most steps take, which are repeated as a whole."""
+"""A refusal that is older does not count any more. It is longer than most steps take, which are repeated as a whole."""
 
 
 def pauses() -> Iterator[float]:
@@ -46,7 +46,7 @@ class Refusals:
         self._last = 0.0
 
     def begins(self) -> None:
-        """A call begins. Time in which nothing was asked of the part is no time in which it refused."""
+        """A call begins. A time without calls does not count as a time of refusals."""
         if self._since is not None and time.monotonic() - self._last >= FORGOTTEN_SECONDS:
             self._since = None
 
@@ -80,8 +80,8 @@ _log_away = log_unavailable("a part is away")
 
 @dataclass(frozen=True, slots=True)
 class WaitRules:
-    """How a part that is away is waited for: who is told of each failure, and for how long it may refuse (None: for
-    ever)."""
+    """How a part that is away is waited for: what is called after each failure, and for how long the part may refuse
+    (None: for ever)."""
 
     on_unavailable: OnUnavailable = _log_away
     refused_seconds: float | None = None

@@ -2,7 +2,7 @@
 
 In Python 3.11 `asyncio.wait_for` loses a cancellation that arrives at the moment when what it waits for is done, and
 redis-py sends every command through it. A loop that is cancelled just then goes on for ever, and so does whoever waits
-for its end (a TaskGroup too, which cancels only once). So tasks are asked again until they obey.
+for its end (a TaskGroup too, which cancels only once). So tasks are cancelled again until they end.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def run_together(**loops: Coroutine[Any, Any, None]) -> None:
     finally:
         ending = asyncio.create_task(end(*tasks), name="end loops")
         while not ending.done():
-            # Whoever ends this asks again too; the loops are to be over before it obeys.
+            # This task may be cancelled again too; it ends only when all loops have ended.
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(ending)
 
@@ -58,7 +58,8 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, 
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Like asyncio.to_thread, but a cancelled call still waits for the thread: nothing is touched behind one's back."""
+    """Like asyncio.to_thread, but a cancelled call still waits for the thread: the thread changes nothing after the
+    call has ended."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""A blocking Redis client, for a library that brings its own way of using Redis and knows no asyncio: RQ."""
+"""A blocking Redis client, for a library that does not use asyncio: RQ."""
 
 from typing import Any, cast
 

@@ -44,7 +44,7 @@ from backplane.redis.servers import (
 
 COMMAND_SECONDS = 5.0
 COMMAND_CONNECTIONS = 100
-"""At once, of one process; whoever comes when all are in use waits for one."""
+"""The most connections of one process at once. A command waits for one when all are in use."""
 KEEP_ALIVE = {
     getattr(socket, name): value
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
@@ -55,12 +55,12 @@ PROBE_KEPT_SECONDS = 60
 Argument = str | int | float
 REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN", "WRONGTYPE"}
 NOT_OURS = "NOTOURS"
-"""What the queue's scripts answer to who is not of the platform, or the release, whose queue it is (platform.lua)."""
+"""The answer of the queue's scripts to a process of another platform or release than the queue's (platform.lua)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAccess:
-    """How to be let in, in addition to the URL and before what stands there; empty: as the URL says.
+    """Credentials and certificates for Redis. They go before what stands in the URL; empty: as the URL has it.
 
     The three files are PEM: `tls_ca` says who signed the servers' certificates (empty: whom the system trusts), the
     other two are this platform's own.

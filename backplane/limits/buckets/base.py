@@ -32,8 +32,8 @@ class TokenBuckets(ABC):
 
     @abstractmethod
     async def settle(self, buckets: Sequence[Bucket], estimate: float, actual: float) -> None:
-        """Gives back what was taken too much, or takes what was too little. Raises Unavailable; then the estimate
-        stands."""
+        """Give back the tokens that were taken too many, or take those that were too few. Raises Unavailable; then the
+        estimate stays."""
 
     @abstractmethod
     async def level(self, bucket: Bucket) -> float:

@@ -1,8 +1,10 @@
-"""Token buckets in Redis: one script takes from all of a call's buckets or from none, so they are exact whoever asks.
+"""Token buckets in Redis: one script takes from all of a call's buckets or from none, so the limits are exact over all
+processes.
 
-Of the calls of one process that wait for the same buckets only the first asks again, at the time that it was told and
-at least once a second, because another's settlement may give back much sooner; between processes, who has waited
-longest at a bucket goes first. Redis emptied: all buckets are full again. Redis away: calls wait.
+Of the calls of one process that wait for the same buckets only the first asks again: when the tokens are expected, and
+at least once a second, because another call's settlement may give back tokens much sooner. Between processes, the call
+that has waited longest at a bucket goes first. When Redis was emptied, all buckets are full again. While Redis is away,
+calls wait.
 """
 
 import asyncio
@@ -22,9 +24,9 @@ from backplane.redis.client import Argument, RedisClients, Script
 
 LUA = Path(__file__).parent / "lua"
 FIRST_SECONDS = 3.0
-"""A first that is silent for so long (its process died, Redis was away) is not waited for."""
+"""After so long without a request from the first call (its process died, Redis was away), it is not waited for."""
 REPORTED_SECONDS = 20.0
-"""How long `explain` believes what a call said that it waits for."""
+"""How long the wait that a call has reported is shown by `explain`."""
 RENEWED_SECONDS = 8.0
 
 _log_waiting = log_unavailable("model tokens are waited for")
@@ -42,7 +44,7 @@ class _Waiter:
     reported: float | None = None
 
     def report(self, wait: float, on_wait: Callable[[float], None]) -> None:
-        """Only what is new: by more than a second, and more than a tenth of the wait."""
+        """Report the wait if it has changed by more than a second, and by more than a tenth."""
         due = time.monotonic() + wait
         if self.reported is None or abs(due - self.reported) > max(wait / 10, 1.0):
             self.reported = due
@@ -56,7 +58,7 @@ class _Waiter:
 
 
 class RedisTokenBuckets(TokenBuckets):
-    """`again_seconds`: the longest that who is first waits before it asks again."""
+    """`again_seconds`: the longest pause before the first call asks again."""
 
     def __init__(self, clients: RedisClients, *, again_seconds: float = 1.0) -> None:
         self._keys = clients.keys
@@ -107,8 +109,9 @@ class RedisTokenBuckets(TokenBuckets):
         *,
         now: float | None = None,
     ) -> float:
-        """Once: seconds until there may be enough; 0.0: taken. The first of a ticket to wait is the first to be served.
-        `now`, in seconds, is for a benchmark's simulated time; without it Redis's clock counts. Raises Unavailable."""
+        """Ask once. Returns the seconds until there may be enough tokens; 0.0: they are taken. Tickets are served in
+        the order in which they began to wait. `now`, in seconds, is for a benchmark's simulated time; without it
+        Redis's clock counts. Raises Unavailable."""
         times = (int(waited * 1000), estimate, int(FIRST_SECONDS * 1000), run_id, int(REPORTED_SECONDS * 1000))
         return float(await self._take(*self._call(buckets, ticket, *times, now=now))) / 1000
 

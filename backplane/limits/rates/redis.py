@@ -1,8 +1,9 @@
-"""Rate limits in Redis: one for all processes, a token bucket each, kept as the one time at which it is full again.
+"""Rate limits in Redis: each is a token bucket for all processes together, kept as the one time at which it is full
+again.
 
 A process that is asked often draws a few permits ahead, and remembers a refusal until it ends, so that neither a busy
-client nor one that storms costs a round trip for each call. What is drawn is counted at once, so all processes together
-never grant more than the limit; permits that are not used within AHEAD_SECONDS are lost to their name.
+client nor a flood of calls costs a round trip for each call. What is drawn is counted at once, so all processes
+together never grant more than the limit; permits that are not used within AHEAD_SECONDS are lost to their name.
 """
 
 import asyncio
@@ -20,10 +21,10 @@ TAKE = Path(__file__).parent / "lua" / "take.lua"
 AHEAD = 10
 AHEAD_SECONDS = 0.2
 ANSWER_SECONDS = 1.0
-"""How long a call may wait for Redis to say whether it may go on. Longer than a busy machine takes: no answer lets all
-calls pass, and whoever makes it busy must not win that."""
+"""How long a call may wait for Redis to say whether it may go on. It is longer than a busy machine takes: without an
+answer all calls pass, and a client that makes the machine busy must not gain by it."""
 AWAY_SECONDS = 1.0
-"""How long nobody is asked after no answer came."""
+"""How long Redis is not asked again after it did not answer."""
 NAMES = 10_000
 
 log = structlog.get_logger()
@@ -87,14 +88,14 @@ class RedisRateLimiter(RateLimiter):
                 self._away_until = time.monotonic() + AWAY_SECONDS
                 return 0.0
             if wait:
-                # Whoever wants more than one permit may be refused where one would be granted.
+                # A call that needs more than one permit may be refused where one permit would be granted.
                 book.refused_until = time.monotonic() + wait if cost == 1 else 0.0
                 return wait
         book.permits -= cost
         return 0.0
 
     async def _draw(self, book: _Book, name: str, cost: int) -> float:
-        """Fill the book. Seconds until there is enough; 0.0: there is."""
+        """Draw permits ahead. Returns the seconds until there are enough; 0.0: there are enough."""
         need = cost - book.permits
         want = max(book.waiting + book.ahead - book.permits, need)
         async with asyncio.timeout(ANSWER_SECONDS):

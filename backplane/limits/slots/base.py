@@ -1,8 +1,8 @@
 """The port of model slots: how many calls a model server gets at once, over all workers together.
 
-Users take turns at a server, whatever the priority of their runs: the queue has weighed that already, and a call that
-waits keeps a worker's slot, so holding it back would waste what the priority was given. A call that waits is not lost
-by anything but its own end.
+Users take turns at a server, whatever the priority of their runs: the queue has considered that already, and a call
+that waits keeps a worker's slot, so to hold it back would waste that slot. A waiting call is lost only when it ends
+itself.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
-    """`call_id` is for the log: what a slot belongs to is the block that holds it, so equal ids do no harm."""
+    """`call_id` is for the log alone: a slot belongs to the block that has acquired it, so equal ids do no harm."""
 
     server: str
     model: str
@@ -51,13 +51,14 @@ class Slots(ABC):
         most `models` different models (0: any number). The slot is held for the block.
 
         `on_wait` gets the call's position, from 1, when it has to wait and when that changes notably; it returns at
-        once and raises nothing. Nothing is raised while Redis is away: who waits goes on waiting, who holds a slot goes
-        on. Needs `run` to be running.
+        once and raises nothing. Nothing is raised while Redis is away: calls that wait go on waiting, and calls with a
+        slot go on. `run` must be running.
         """
 
     @abstractmethod
     async def run(self) -> None:
-        """Renews what this process holds and receives what is granted to it, until it is cancelled. Once a process."""
+        """Renew this process's slots and receive those that are granted to it, until this is cancelled. Call it once in
+        each process."""
 
     @abstractmethod
     async def waiting(self, run_id: str) -> WaitingForModel | None:

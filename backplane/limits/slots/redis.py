@@ -1,10 +1,12 @@
-"""Model slots in Redis: one hash a server, changed by scripts that give a freed slot to the next in the same step.
+"""Model slots in Redis: one hash for each server, changed by scripts that give a freed slot to the next call in the
+same step.
 
 A call that waits costs nothing: its process blocks on one list of its own, its wake-up list, whatever number of calls
-wait there. A process has one lease for all its calls; who dies loses its slots, and its places among those that wait,
-once that ends. The lease's renewal also compares both sides, so whatever was lost (a wake-up, a release, all of Redis)
-is mended within a sixth of the lease. Redis emptied: nothing is granted until every process has reported what it holds,
-a quarter of the lease; only a process that had no call before, and asks before all others, may be let in too early.
+wait there. A process has one lease for all its calls. When it dies, its slots and its places in the line are free once
+the lease ends. Each renewal of the lease also compares both sides, so that whatever was lost (a wake-up, a release, all
+of Redis) is mended within a sixth of the lease. After Redis was emptied, nothing is granted for a quarter of the lease,
+until every process has reported its slots; only a process that had no call before, and asks before all others, may get
+a slot too early.
 """
 
 import asyncio
@@ -31,10 +33,11 @@ LUA = Path(__file__).parent / "lua"
 WAKE_UP_SECONDS = 20.0
 NO_ANSWER_SECONDS = 5.0
 RENEWALS = 6
-"""In one lease. The lease in Redis is one renewal shorter: who lives finds out at its own next one that another died,
-so that the slots are free again within the lease."""
+"""The number of renewals in one lease. The lease in Redis is one renewal shorter: the other processes find out with
+their next renewal that one has died, so its slots are free again within the lease."""
 WITHHELD_RENEWALS = 1.5
-"""After Redis was emptied; more than one, because a renewal takes its time."""
+"""For so many renewals nothing is granted after Redis was emptied. It is more than one, because a renewal takes some
+time."""
 
 log = structlog.get_logger()
 _log_no_slot = log_unavailable("a model slot is waited for")
@@ -50,7 +53,7 @@ class _SlotCall:
     reported: int | None = None
 
     def report(self, place: int) -> None:
-        """0: it has a slot. Further behind than the tenth, only steps of a tenth are worth telling."""
+        """Report the call's place; 0: it has a slot. Behind the tenth place, only changes by a tenth are reported."""
         if place == 0:
             self.granted.set()
         elif not self.granted.is_set() and self._is_news(place):
@@ -65,8 +68,8 @@ class _SlotCall:
 
 @dataclass(slots=True)
 class _SlotServer:
-    """What this process knows of one. `epoch` changes when Redis was emptied; `unsure`: a release was not answered;
-    `renewed`: when it last asked for what renewed its lease there, of the monotonic clock."""
+    """What this process knows of a server. `epoch` changes when Redis was emptied; `unsure`: a release was not
+    answered; `renewed`: the monotonic time of the last request that renewed its lease there."""
 
     parallel: int
     models: int
@@ -76,8 +79,8 @@ class _SlotServer:
 
 
 class RedisSlots(Slots):
-    """`lease_seconds`: how long the slots of a silent process stay taken. `turn_seconds`: how long a model that is in
-    use goes on before one that waits for its place at the server may have it."""
+    """`lease_seconds`: how long the slots of a silent process stay taken. `turn_seconds`: how long a model stays in use
+    before another one, which waits for its place at the server, may replace it."""
 
     def __init__(self, clients: RedisClients, *, lease_seconds: float, turn_seconds: float) -> None:
         self._clients = clients
@@ -155,12 +158,13 @@ class RedisSlots(Slots):
     def _saw(self, name: str, epoch: str) -> None:
         server = self._servers[name]
         if server.epoch and server.epoch != epoch:
-            # What this process holds must be known before anything is granted.
+            # Redis must know this process's slots before anything is granted.
             self._look.set()
         server.epoch = epoch
 
     def _report_place(self, call: _SlotCall, place: int) -> None:
-        """A process that stood still for longer than its lease may have lost what it was granted: it asks again."""
+        """Report the call's place. A process that was stopped for longer than its lease may have lost a granted slot,
+        so it asks again."""
         if place == 0 and time.monotonic() - self._servers[call.request.server].renewed > self._lease_seconds:
             self._look.set()
         else:
@@ -175,7 +179,7 @@ class RedisSlots(Slots):
         self._report_place(call, int(place))
 
     async def _release_slot(self, name: str, number: int) -> None:
-        # Until the answer is there, also when the wait for it is cancelled, the next renewal looks after it.
+        # Without an answer, also when the wait for it is cancelled, the next renewal repeats the release.
         self._servers[name].unsure = True
         try:
             epoch = await self._release([self._keys.models], self._arguments(name, f"{self._worker}.{number}"))
@@ -239,7 +243,7 @@ class RedisSlots(Slots):
             if call := self._calls.get(int(number)):
                 self._report_place(call, int(place))
             else:
-                # It ended meanwhile, and may have been entered again after that.
+                # The call ended meanwhile, and may have been written again after that.
                 await self._release_slot(name, int(number))
 
 

@@ -17,12 +17,12 @@ class Storage(ABC):
 
     @abstractmethod
     async def reserve(self, user_id: str, run_id: str, upload: str, size: int, quota: StorageQuota) -> Reserved:
-        """Reserve `size` bytes for an upload, for RESERVED_SECONDS; again, to change the size or to have longer. Who
-        reserves first has it: the answer is what others have reserved. Raises StorageExceeded."""
+        """Reserve `size` bytes for an upload, for RESERVED_SECONDS. Call it again to change the size or to have more
+        time. The first to reserve gets the room. Returns what others have reserved. Raises StorageExceeded."""
 
     @abstractmethod
     async def release(self, user_id: str, run_id: str, upload: str, grown: int = 0) -> None:
-        """The upload is over; the user's files have grown by so many bytes."""
+        """End an upload, by which the user's files have grown by so many bytes."""
 
     @abstractmethod
     async def grow(self, user_id: str, size: int, quota: StorageQuota) -> None:
@@ -30,7 +30,7 @@ class Storage(ABC):
 
     @abstractmethod
     async def shrink(self, user_id: str, *, runs: int, events: int) -> None:
-        """So many were deleted. What is not counted yet stays so, and nothing goes below 0."""
+        """Count so many runs and events less. A number that is not known yet stays unknown, and none goes below 0."""
 
     @abstractmethod
     async def known(self) -> dict[str, Stored]:
@@ -39,9 +39,9 @@ class Storage(ABC):
 
     @abstractmethod
     async def count_rows(self, counted: Mapping[str, Stored]) -> None:
-        """The numbers of runs and events are these now; of users who are not named they are 0."""
+        """Set the numbers of runs and events. For users who are not named they become 0."""
 
     @abstractmethod
     async def count_files(self, before: Mapping[str, Stored], bytes: Mapping[str, int]) -> None:
-        """The files were counted, by one process at a time. `before`: what was known when that began; what came
-        meanwhile is kept."""
+        """Set the bytes of files after a count, which one process makes at a time. `before`: what was known when it
+        began; changes since then are kept."""

@@ -38,7 +38,7 @@ class StorageLimits:
             with suppress(StorageExceeded):
                 check(stored)
                 return
-        # Who is refused may have deleted something since, so that is looked up each time.
+        # A user who is refused may have deleted something since, so the numbers are looked up each time.
         check(await self._look_up(user_id, stored))
 
     async def _look_up(self, user_id: str, stored: Stored) -> Stored:

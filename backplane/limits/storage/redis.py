@@ -1,4 +1,4 @@
-"""What users have stored, in Redis: a hash a user, and a hash of uploads a run.
+"""What users have stored, in Redis: a hash for each user, and a hash of uploads for each run.
 
 A set names the users that are known, because the documented Redis user may not look for keys (`SCAN`).
 """
