@@ -1,8 +1,9 @@
-"""The live wire of a run's events: published to whoever listens, and kept until the database has them.
+"""The event log: publishes a run's events to those who listen, and keeps them until the database has them.
 
-Not the history: that is the database's. An event may reach the listeners and not yet the database, or the other way
-round; a watcher that finds a number missing reads both again. What is kept here is what would be lost with its writer
-otherwise. It is bounded (`backplane.logs.room`); where there is no room an event is stored first, and published then.
+It is not the history, which the database has. An event may reach the listeners and not yet the database, or the other
+way round; a watcher that finds a number missing reads both again. Here the events are kept that would be lost with
+their writer otherwise. It is bounded (`backplane.logs.room`); where there is no room an event is stored first, and
+published then.
 """
 
 from abc import ABC, abstractmethod
@@ -17,11 +18,11 @@ from backplane.logs.room import LogRoom
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events of one run, in order, by the holder of this generation. Who holds nothing (the API) gives that of the
-    run's row: 0 until it is first taken. `user_id` is the run's user; where it is left out and the queue does not know
-    the run, its events are not announced to who listens to the user. `stored_id`: the database has all events up to
-    this number, so they are published and not kept, and what is kept of them is dropped. Without events a batch only
-    drops."""
+    """Events of one run, in order, by the worker with this generation. The API, which has no claim, gives the
+    generation of the run's row: 0 until the run is first claimed. `user_id` is the run's user; where it is left out and
+    the queue does not know the run, its events are not announced to who listens to the user. `stored_id`: the database
+    has all events up to this number, so they are published and not kept, and what is kept of them is dropped. Without
+    events a batch only drops."""
 
     run_id: str
     generation: int
@@ -34,7 +35,7 @@ class Appended(IntEnum):
     """What became of a batch."""
 
     REFUSED = 0
-    """A newer generation holds the run, or has written events of it that are still kept: nothing was taken."""
+    """The run has a newer generation, or events of one are still kept: nothing was published."""
     TAKEN = 1
     STORE_FIRST = 2
     """Events up to `stored_id` were published, later ones not: they cannot be kept, or the queue does not know the run.
@@ -43,7 +44,7 @@ class Appended(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionLost:
-    """The listener was cut off for a while: whatever it listened to may have gone on without it."""
+    """The listener was disconnected for a while, and may have missed events of everything that it listens to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Subscription(ABC):
 
     @abstractmethod
     async def add_user(self, user_id: str) -> None:
-        """Listen to what is announced of all of a user's runs. When this returns, all later ones will be received."""
+        """Listen to the announcements of all of a user's runs. When this returns, all later ones will be received."""
 
     @abstractmethod
     async def remove_user(self, user_id: str) -> None: ...
@@ -79,7 +80,7 @@ class Subscription(ABC):
 
 
 class EventLog(ABC):
-    """All methods raise Unavailable when the wire is down."""
+    """All methods raise Unavailable when Redis does not answer."""
 
     @abstractmethod
     async def append(self, batches: Sequence[Batch]) -> list[Appended]:
@@ -91,7 +92,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def show(self, events: Sequence[Event]) -> None:
-        """Publish events that are live only. Whoever is not subscribed at this moment never receives them."""
+        """Publish live events. Only those who are subscribed at this moment receive them."""
 
     @abstractmethod
     async def after(self, run_id: str, cursor: int, limit: int) -> list[Event]:
@@ -103,7 +104,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def room(self) -> LogRoom:
-        """How much this process may have kept at once, as things stand."""
+        """How much Redis may keep for this process at once, at present."""
 
     @abstractmethod
     def subscription(self) -> AbstractAsyncContextManager[Subscription]: ...

@@ -1,4 +1,5 @@
-"""Events in Redis: one stream a run, one pub/sub channel a run, one message a batch (a JSON object a line).
+"""Events in Redis: one stream and one pub/sub channel for each run, and one message for each batch, with a JSON object
+on each line.
 
 The stream has only what the database does not have yet, and is gone when the database has all. PUBLISH takes no memory,
 so events that are stored reach their watchers also while Redis is full.
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 
 class RedisEventLog(EventLog):
-    """`keep_seconds`: how long events stay that nobody has stored, from the last of them on."""
+    """`keep_seconds`: how long events that were not stored stay after the last of them."""
 
     def __init__(self, clients: RedisClients, *, limits: LogLimits, keep_seconds: int) -> None:
         self._clients = clients
@@ -91,7 +92,8 @@ class RedisEventLog(EventLog):
 class RedisSubscription(Subscription):
     """`listen` alone connects and reads; `add` and `remove` only write, and only while the connection stands.
 
-    Not redis-py's PubSub: that one reconnects in whichever task meets the fault, under the feet of the others.
+    It does not use redis-py's PubSub, which reconnects in whichever task meets the fault, while others use the
+    connection.
     """
 
     def __init__(self, clients: RedisClients) -> None:
@@ -132,7 +134,7 @@ class RedisSubscription(Subscription):
         await self._send("UNSUBSCRIBE", channel)
 
     async def _send(self, *command: str) -> None:
-        # One after the other, so that none writes to a connection on which another has just failed; one that is gone
+        # One at a time, so that none writes to a connection on which another has just failed. A connection that is gone
         # would connect itself again to send this.
         async with self._sending:
             if self._connection is None or not self._connection.is_connected:
@@ -167,7 +169,7 @@ class RedisSubscription(Subscription):
         self, connection: AbstractConnection
     ) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
         users = self._keys.user_channel("")
-        # Redis answers in order: once so many channels are confirmed, all of before are listened to again.
+        # Redis answers in order: once so many channels are confirmed, all earlier ones are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
         if missing:
             await connection.send_command("SUBSCRIBE", *self._confirmed, check_health=False)
@@ -190,8 +192,8 @@ class RedisSubscription(Subscription):
 
 
 def _known(lines: Sequence[str]) -> list[Event]:
-    """The events of a type that is known here. A newer worker may publish others; who needs one that has a number finds
-    that it is missing, and reads the history."""
+    """The events of types that this release knows. A newer worker may publish others; a reader that misses a number
+    reads the history."""
     try:
         return [decode(line) for line in lines]
     except UnknownEventType:

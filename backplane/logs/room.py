@@ -12,7 +12,7 @@ PART_OF_MEMORY = 4
 """A fourth of Redis's `maxmemory` is for events at most, and from three fourths on, whoever took them, nothing more is
 kept: so a fourth is left for the queue, also beside other users of that Redis."""
 WITHOUT_MAXMEMORY = 256 * 1024**2
-"""Bytes for the events of all runs where Redis has no `maxmemory`."""
+"""The bytes for the events of all runs where Redis has no `maxmemory`."""
 ENTRY_BYTES = 64
 """About what an entry of a stream takes beside the event's line."""
 

@@ -1,4 +1,4 @@
-"""Which addresses belong to the whole Internet, and what a host is written as.
+"""Which addresses are public, and which address a host's text stands for.
 
 Written down here, network by network, because Python's own lists differ between its versions. What a name resolves to
 is checked where the connection is made (`backplane.net.egress`).
@@ -45,8 +45,8 @@ _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the whole Internet's. An IPv4 address inside an IPv6 one counts where the network
-    itself translates it (mapped, NAT64)."""
+    """Whether an address is public. An IPv4 address inside an IPv6 one counts where the network itself translates it
+    (mapped, NAT64)."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC)
     if address.ipv4_mapped is not None:

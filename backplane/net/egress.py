@@ -1,11 +1,11 @@
-"""Connections to where users and agents say, and not to where only the platform may.
+"""Connections to addresses that users and agents name, and never to those that only the platform may reach.
 
 A name is resolved here, every address of it is checked, and the connection goes to an address that was checked: nothing
 looks the name up a second time, so a name server that answers differently then (DNS rebinding) gains nothing. The
 certificate is still that of the name. A connection serves one request: two names on one address must not share one.
 
 Two rules use this. Webhooks go to any host of the Internet (`CheckedTransport`). What tools reach for an agent goes to
-hosts that the operator named (`OutsidePolicy`): an agent does what the pages that it reads tell it.
+hosts that the operator named (`OutsidePolicy`): an agent may follow instructions in the pages that it reads.
 """
 
 import asyncio
@@ -55,8 +55,8 @@ class _PinnedTransport(httpx.AsyncBaseTransport):
 
     @abstractmethod
     async def _addresses(self, url: httpx.URL) -> Sequence[Address]:
-        """Where a request for this URL may be sent. Raises what the caller is to see, before anything is sent, and
-        OSError for a name that does not resolve."""
+        """The addresses to which a request for this URL may be sent. Raises the error that the caller is to see, before
+        anything is sent, and OSError for a name that does not resolve."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url, host = request.url, request.url.raw_host.decode("ascii")
@@ -85,7 +85,8 @@ class _PinnedTransport(httpx.AsyncBaseTransport):
 
 
 class CheckedTransport(_PinnedTransport):
-    """To any host of the Internet, or with `allow_private` to any. Raises AddressRefused before anything is sent."""
+    """Sends requests to any public host, or with `allow_private` to any host. Raises AddressRefused before anything is
+    sent."""
 
     def __init__(self, *, allow_private: bool, resolver: Resolve = resolve, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls)
@@ -100,8 +101,9 @@ class CheckedTransport(_PinnedTransport):
 
 
 class OutsidePolicy:
-    """What tools may reach. `hosts` are patterns (`backplane.net.hosts`), none of them: nothing. Addresses that are not
-    public are reached with `allow_private` only, and then only where a pattern names the host: `*` means the Internet.
+    """What tools may reach. `hosts` are patterns (`backplane.net.hosts`); without any, nothing may be reached.
+    Addresses that are not public are reached with `allow_private` only, and then only where a pattern names the host:
+    `*` means the Internet.
 
     Everything here raises OutsideRefused for what the policy does not allow, and InvalidInput for what is no URL."""
 
@@ -147,11 +149,12 @@ class OutsidePolicy:
         raise OutsideRefused(f"tools may not reach {host}: its address is not public ({advice})")
 
     def transport(self) -> httpx.AsyncBaseTransport:
-        """For an `httpx.AsyncClient`: each request is checked, those that a redirect leads to as well."""
+        """A transport for an `httpx.AsyncClient`: each request is checked, also those to which a redirect leads."""
         return _OutsideTransport(self, self._tls)
 
     def client(self, timeout_seconds: float) -> httpx.AsyncClient:
-        """Follows no redirect and reads no environment. `timeout_seconds`: to connect, and between two pieces."""
+        """A client that follows no redirect and reads no environment. `timeout_seconds`: to connect, and between two
+        pieces."""
         return httpx.AsyncClient(transport=self.transport(), timeout=timeout_seconds, trust_env=False)
 
 

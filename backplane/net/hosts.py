@@ -23,7 +23,8 @@ PATTERN_MAX_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """`name` is empty for all hosts; `below`: those below `name`. `port` None: the standard ones."""
+    """`name` is empty for all hosts. `below`: the rule means the hosts below `name`. `port` None: the standard
+    ports."""
 
     name: str
     below: bool
@@ -53,8 +54,8 @@ class HostRules:
         return any(rule.name and rule.allows(host, port) for rule in self.rules)
 
     def allow_host(self, written: str) -> bool:
-        """The same of `host` or `host:port`, whose port is a standard one when left out. Nothing that cannot be read
-        is allowed."""
+        """Whether `host` or `host:port` is allowed; a port that is left out is a standard one. A text that cannot be
+        read is not allowed."""
         try:
             host, port = split_port(written)
             return self.allow(normal_host(host), STANDARD_PORTS["https"] if port is None else port)
@@ -98,7 +99,7 @@ def split_port(written: str) -> tuple[str, int | None]:
 
 
 def host_and_port(url: httpx.URL) -> str:
-    """Of a checked URL: `host`, with `:port` where that is no standard one."""
+    """The host of a checked URL, with `:port` where that is no standard one."""
     host = url.raw_host.decode("ascii")
     if url.port is None or url.port in STANDARD_PORTS.values():
         return host

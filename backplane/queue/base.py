@@ -1,4 +1,4 @@
-"""The queue port: which runs wait, who holds which, and when a hold ends by itself.
+"""The queue port: which runs wait, which worker has claimed which run, and when a claim's lease ends.
 
 The database knows what a run is; the queue only dispatches ids. Everything in it can be rebuilt from the database
 (`worker.reaper`), so no method here is the place where a run is kept. Times are the queue's own clock, in seconds.
@@ -7,8 +7,8 @@ All methods raise Unavailable when it does not answer.
 Order. A run counts from when it may run. Each priority step is worth as much as `ageing_seconds` of waiting; critical
 runs come first whatever the others have waited. Where a cap is reached (runs of one user, of one tier, of one named
 resource, each counted from when they may run until they are settled) further runs are parked; each one that is settled
-lets the next one in. So a user with a thousand runs has only so many in everybody's way, and no claim has to look for
-one that may run.
+lets the next one in. So of a user with a thousand runs only a few stand in the way of others, and no claim has to
+search for a run that may be taken.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,8 @@ is lost, and the leading worker queues it again."""
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How many runs at once, by priority (each tier has one) or by resource; what is not named has no cap."""
+    """How many runs may be under way at once, by priority (each tier has one) or by resource. What is not named has no
+    cap."""
 
     user: Mapping[Priority, int] = field(default_factory=dict)
     tier: Mapping[Priority, int] = field(default_factory=dict)
@@ -36,7 +37,7 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class QueueRoom:
-    """How many runs may wait: of one user, of all users, of all users of a priority; 0: no limit.
+    """How many runs may wait: those of one user, of all users, and of all users of a priority. 0: no limit.
 
     Runs that a user's own cap holds back count for that user alone. Of the other two no user gets more than half, and
     the last tenths of `overall` are kept for higher priorities: low fills seven of them, normal eight, high nine.
@@ -54,7 +55,7 @@ class Limit(StrEnum):
     TIER = "tier"
     OVERALL = "overall"
     SHARE = "share"
-    """What one user may take of TIER or OVERALL."""
+    """The part of TIER or OVERALL that one user may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +103,20 @@ class Claim:
 
 class RunOutcome(StrEnum):
     FINISHED = "finished"
-    """Over, or waiting for a person."""
+    """The run is over, or waits for a person."""
     HANDED_BACK = "handed back"
-    """Waits again where it stood, as if nobody had taken it."""
+    """The run waits again at its old place, as if it had not been claimed."""
     POSTPONED = "postponed"
-    """Waits again after the delay."""
+    """The run waits again after the delay."""
     DISOWNED = "disowned"
-    """Somebody else holds it, of whom the queue does not know (Redis has lost the last write): it forgets the run,
-    and its holder's next heartbeat writes it again."""
+    """Another worker has the run, and the queue does not know it (Redis has lost the last write). The queue forgets the
+    run, and the other worker's next heartbeat writes it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of a claim. `status` and `error` (a code) are for those who look at finished jobs; the duration, in
-    seconds, counts for the estimate where there is one."""
+    """What becomes of a claim. `status` and `error` (a code) are shown with finished jobs; the duration, in seconds, is
+    used for estimates where there is one."""
 
     claim: Claim
     outcome: RunOutcome
@@ -159,20 +160,21 @@ class Renewed:
 
 
 class Compared(IntEnum):
-    """What the queue has of a run that is queued or running in the database."""
+    """What the queue knows of a run that is queued or running in the database."""
 
     WHOLE = 0
     MENDED = 1
     MISSING = 2
-    """Nothing that can be used."""
+    """The queue has nothing of the run that can be used."""
     OVER = 3
-    """The run has ended there."""
+    """The run is over in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
     """`mended`: how many entries were wrong and are not any more. `let_in`: parked runs for which there was room.
-    `waiting`: all runs that wait or are scheduled. `unleased`: runs that have places and run there without a lease."""
+    `waiting`: all runs that wait or are scheduled. `unleased`: runs that the queue takes for running, and that have no
+    lease."""
 
     mended: int
     let_in: int
@@ -245,8 +247,8 @@ class Statistics:
         return sum(self.queued.values()) + sum(self.parked.values())
 
     def wait(self, position: int, *, at_gate: int = 0, cap: int = 0, remaining_at_gate: Sequence[float] = ()) -> Wait:
-        """How long until the run at this position (from 1) is taken. `at_gate`: where it stands (from 1) among those
-        that a cap holds back; 0: nowhere. `remaining_at_gate`: of the runs under that cap."""
+        """How long until the run at this position (from 1) is claimed. `at_gate`: its position (from 1) among the runs
+        that a cap holds back; 0: none does. `remaining_at_gate`: how much longer the runs under that cap last."""
         durations = self.durations or (self.initial_run_seconds,)
         turns = position - (self.slots - self.running)
         for_slot = estimated_wait(turns, self.slots, durations, self.remaining)
@@ -295,7 +297,7 @@ class Queue(ABC):
 
     @abstractmethod
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
-        """Let runs wait, in this order. False for one that waits or is held already."""
+        """Let runs wait, in this order. False for a run that waits or is running already."""
 
     @abstractmethod
     async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
@@ -308,16 +310,15 @@ class Queue(ABC):
 
     @abstractmethod
     async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
-        """Tell that this worker lives and renew its leases."""
+        """Report that this worker lives, and renew its leases."""
 
     @abstractmethod
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Give up holds. Those that are no longer held in their generation are passed over, so a call whose answer was
-        lost can be repeated."""
+        """End claims. Those of an older generation are passed over, so a call whose answer was lost can be repeated."""
 
     @abstractmethod
     async def forget(self, run_id: str, status: RunStatus | None = RunStatus.CANCELLED) -> None:
-        """Take a run that nobody holds out of the queue. `status`: what became of it; None: there is no such run."""
+        """Take a run that no worker has out of the queue. `status`: what became of it; None: there is no such run."""
 
     @abstractmethod
     async def reap(self, limit: int) -> Reaped:
@@ -338,7 +339,7 @@ class Queue(ABC):
 
     @abstractmethod
     async def deregister(self, worker_id: str) -> None:
-        """Takes a worker that ends out of the list of live workers."""
+        """Take a worker that ends out of the list of live workers."""
 
     @abstractmethod
     async def announce_cancel(self, run_id: str) -> None:
@@ -346,7 +347,7 @@ class Queue(ABC):
 
     @abstractmethod
     def cancels(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """The run ids that are announced, for as long as the context is open. Reconnects by itself."""
+        """The ids of runs whose cancel is announced while the context is open. It reconnects by itself."""
 
     @abstractmethod
     async def workers(self) -> list[LiveWorker]: ...
@@ -373,7 +374,7 @@ class Queue(ABC):
 
     @abstractmethod
     async def next_attempt(self, run_id: str) -> float | None:
-        """When a run that was put off waits again, in seconds since the epoch; None: it was not."""
+        """When a postponed run waits again, in seconds since the epoch; None: it is not postponed."""
 
     @abstractmethod
     async def finished(self) -> list[FinishedJob]:

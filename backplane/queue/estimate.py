@@ -1,7 +1,7 @@
 """How long a run waits: a pure estimate from what the last runs took, and from how long those that run now have run.
 
-What has run longer than most do is not near its end for that: it goes on like those of the past that ran as long, and
-what has outlived all of them is taken to last as long again (as with the heavy tails that run times have).
+A run that has taken longer than most is not near its end because of that. It is expected to go on like past runs that
+took as long; one that has taken longer than all of them is expected to take as long again (run times have heavy tails).
 """
 
 from bisect import bisect_right
@@ -53,7 +53,7 @@ def estimated_wait(turns: int, slots: int, durations: Sequence[float], remaining
     spread = sqrt(fmean([(one - mean) ** 2 for one in durations])) if len(durations) > 1 else mean
     middle = turns * mean / at_once
     longer = max(_until_ended(turns, at_once, mean, remaining) - middle, 0.0) if remaining and mean > 0 else 0.0
-    # What is added is as uncertain as it is long, as with an exponential distribution.
+    # The added time is as uncertain as it is long, as with an exponential distribution.
     return Wait(middle + longer, middle + longer + Z90 * (spread * sqrt(turns) / at_once + longer))
 
 

@@ -2,7 +2,7 @@
 
 Two platforms that share a Redis and a prefix would take each other's runs, find nothing of them in their databases and
 drop them. So the id of the database stands in Redis, and each script that changes the queue compares it (platform.lua).
-Redis may be emptied: the next script of whoever comes first writes the key again.
+When Redis was emptied, the first script that runs then writes the key again.
 
 A layout that changes gets the next number, and a script that brings the one before it there. Processes of an older
 release that still run are refused from then on; their runs go on elsewhere when their leases end.

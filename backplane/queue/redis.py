@@ -1,6 +1,6 @@
-"""The queue in Redis: lists of run ids, a hash a job, sets for what is capped, and sorted sets by time.
+"""The queue in Redis: lists of run ids, a hash for each job, sets for caps, and sorted sets by time.
 
-Every step that must not be cut in two is one Lua script (`lua/`), so no worker can die between taking a run and holding
+Every step that must not be cut in two is one Lua script (`lua/`), so no worker can die between taking a run and writing
 its lease. A claim takes from `jobs:order`, where nothing lies that may not run: caps are looked at when a run comes in
 and when one is settled, so its cost does not grow with what waits. Commands are those of Redis 6.2. Time is Redis's
 own, so the clocks of the machines do not matter.
@@ -53,9 +53,9 @@ ENQUEUED_AT_ONCE = 500
 NO_ANSWER_SECONDS = 5.0
 DEAD_SHOWN = 1_000
 RUNNING_SAMPLED = 16
-"""Running runs whose age is looked at for an estimate."""
+"""How many running runs are looked at for an estimate."""
 LOOKED_AT = 200
-"""Runs of a user, to find the one that is taken first."""
+"""How many runs of a user are looked at to find the one that is claimed first."""
 _GATES = (None, Gate.USER, Gate.TIER, Gate.RESOURCE)
 _PLACES = {
     "queued": Whereabouts.WAITS,
@@ -68,7 +68,7 @@ _LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
 
 class RedisQueue(Queue):
-    """`lease_seconds`: how long a claim holds; `initial_run_seconds`: the estimate before any run was measured;
+    """`lease_seconds`: how long a claim lasts; `initial_run_seconds`: the estimate before any run was measured;
     `ageing_seconds`: so much waiting weighs as much as one step of priority (0: waiting does not count)."""
 
     def __init__(
@@ -198,7 +198,7 @@ class RedisQueue(Queue):
         own_list = self._keys.wake_ups_of(worker_id)
         with translated():
             async with self._redis.pipeline(transaction=True) as pipeline:
-                # One ends the wait, the other makes the claim behind it take nothing.
+                # One entry ends the wait, the other makes the claim that follows it take nothing.
                 pipeline.lpush(own_list, "1", "1")
                 pipeline.expire(own_list, OWN_WAKE_UP_SECONDS)
                 await pipeline.execute()

@@ -1,10 +1,10 @@
-"""Mending the queue in Redis: what of it was lost, and what contradicts.
+"""Mends the queue in Redis: writes again what was lost, and takes out what contradicts.
 
 Redis may lose any key and any entry: evicted, deleted by hand, of an older release, of a replica that was behind. Each
 script looks at a page (PAGE) and decides within itself, on what is there at that moment, so it needs no lock and does
-not stand in the way of claims and settlements. Which runs there are, the database says (`worker.reconciler`).
+not stand in the way of claims and settlements. The database knows which runs there are (`worker.reconciler`).
 
-What mends itself is not looked at: the wake-up list, workers, the leader, places reserved for runs to come, durations.
+What is written anew by itself is not looked at: the wake-up list, workers, the leader, reserved places, durations.
 """
 
 import json
@@ -18,7 +18,7 @@ from backplane.redis.client import Argument, RedisClients, Script
 
 LUA = Path(__file__).parent / "lua"
 PAGE = 500
-"""Entries a script, about 2 ms of Redis."""
+"""Entries that one script looks at, which takes about 2 ms of Redis."""
 SETS_AT_ONCE = 20
 Rules = tuple[Argument, ...]
 

@@ -1,4 +1,4 @@
-"""What is done to a run that is there, by its user or for its user: retry, replay, redrive, cancel.
+"""What is done to an existing run, by its user or for its user: retry, replay, redrive, cancel.
 
 The API does it when it is asked, a bulk action for many runs. Commit first, then push: the row is the promise. When
 Redis is away at the push, a worker's reaper finds the run queued in the database and unknown to Redis, and pushes it.
@@ -115,12 +115,12 @@ class RunActions:
 
     @asynccontextmanager
     async def place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator[ReservedPlace]:
-        """Reserve one in the queue for what is done inside; where nothing is queued there, it is free again."""
+        """Reserve a place in the queue while the block runs. If nothing was queued there, the place is free again."""
         place = ReservedPlace(priority)
         try:
             full = await self._queue.admit(run_id, user_id, priority)
         except Unavailable:
-            # It cannot be counted now, and what is accepted is not lost: a reaper will push it.
+            # The queue cannot be asked now. A run that is accepted is not lost: a reaper will push it.
             yield place
             return
         if full:
@@ -133,8 +133,9 @@ class RunActions:
                     await self._queue.give_up_place(run_id, user_id, priority)
 
     async def _queue_full(self, full: Full, user_id: str, priority: Priority) -> QueueFull:
-        """There is room again when the next of the runs that count is taken: the user's own, or those of the tier, or
-        any. While no worker is alive nobody knows when, and it is what one run takes at first."""
+        """The error of a full queue. There is room again when the next run that counts is claimed: one of the user's,
+        or of the tier, or any. While no worker is alive nobody knows when; then it is the initial estimate of one
+        run."""
         is_own = full.limit in (Limit.USER, Limit.SHARE)
         statistics = await self._queue.statistics()
         nearest = await self._queue.nearest_of(user_id) if is_own else None
@@ -148,9 +149,9 @@ class RunActions:
         return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
 
     async def push(self, run: Run, events: Sequence[Event], place: ReservedPlace | None = None) -> None:
-        """Tell the queue and the watchers of a run that is queued in the database. Never raises Unavailable."""
+        """Push a run that is queued in the database to the queue, and publish its events. Never raises Unavailable."""
         try:
-            # Side by side: should a worker be quicker than the word, watchers find it in the database.
+            # Both at once: if a worker is quicker than the events, watchers find them in the database.
             job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
             _, [queued] = await asyncio.gather(self.publish(run, events), self._queue.enqueue([job]))
             if place is not None:
@@ -164,7 +165,7 @@ class RunActions:
 
 
 def queue_full(full: Full, priority: Priority) -> str:
-    """Which limit is reached, and what helps."""
+    """The sentence that says which limit is reached, and what helps."""
     tier = priority.name.lower()
     match full.limit:
         case Limit.USER:

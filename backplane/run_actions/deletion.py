@@ -1,8 +1,8 @@
 """Deleting a run that is over, with its files and events: in short transactions, so that nobody waits for it.
 
-Done in the order in which retention does it (`controller.cleanup.retention`): the row is marked first, so that the run
-cannot be started again, and goes last. After a failure in between the user deletes it again, or retention does; after a
-crash only once the lease has ended.
+It is done in the order in which retention does it (`controller.cleanup.retention`): the row is marked first, so that
+the run cannot be started again, and goes last. After a failure in between the user deletes it again, or retention does;
+after a crash only once the lease has ended.
 """
 
 import asyncio
@@ -45,6 +45,6 @@ async def _delete_leased(
         events += await retention.delete_events(batch)
         await asyncio.sleep(0)
     runs = await retention.delete_runs([run_id])
-    # At once, and not with the next count: a user who is over a limit deletes to go on.
+    # It is counted at once, and not with the next count: a user who is over a limit deletes in order to go on.
     with suppress(Unavailable):
         await storage.shrink(user_id, runs=runs, events=events)

@@ -1,4 +1,4 @@
-"""The truth: every run, step, event, user and token, in SQLite or PostgreSQL."""
+"""The database of record: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.database import Database, parse_url

@@ -1,8 +1,8 @@
 """Bulk actions and exports: rows with their progress, who asked, and what came of each run.
 
-A bulk action settles which runs it is about when it is asked for, in the same transaction: a run that comes later is
-none of its business. Whoever carries a job out claims it for a while; each claim has a generation, and what is written
-by an older one is refused (`Superseded`), so that two RQ workers with the same job do no harm.
+A bulk action lists its runs when it is asked for, in the same transaction: a run that comes later is not part of it. A
+process that carries a job out claims it for a while; each claim has a generation, and what is written by an older one
+is refused (`Superseded`), so that two RQ workers with the same job do no harm.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -40,8 +40,8 @@ class BackgroundJobs:
         self._database = database
 
     async def count(self, action: BulkAction, wanted: RunFilter, user_id: str | None) -> int:
-        """How many runs a bulk action would be about. `user_id` None: those of everybody. Raises NotFound for a run
-        that is named and is not there."""
+        """How many runs a bulk action would have. `user_id` None: those of everybody. Raises NotFound for a run that is
+        named and is not there."""
 
         def read(connection: Connection) -> int:
             _check_named(connection, wanted, user_id)
@@ -132,7 +132,7 @@ class BackgroundJobs:
     async def items(
         self, job_id: str, *, status: ItemStatus | None = None, after: int = -1, limit: int = 50
     ) -> list[JobItem]:
-        """By position. `after`: the position of the last one of the page before."""
+        """The runs of a bulk action by position. `after`: the position of the last one of the page before."""
         query = select(items).where(items.c.job_id == job_id, items.c.position > after)
         if status is not None:
             query = query.where(items.c.status == status.value)
@@ -141,7 +141,8 @@ class BackgroundJobs:
         return [_item_of(row) for row in rows]
 
     async def stop(self, user_id: str, job_id: str) -> BackgroundJob:
-        """What is not done yet stays undone. A bulk action that is over is answered as it is. Raises NotFound."""
+        """Stop a bulk action: what is not done yet stays undone. One that is over is returned as it is. Raises
+        NotFound."""
 
         def write(connection: Connection) -> BackgroundJob:
             values = {"status": JobStatus.STOPPED.value, "finished_at": datetime.now(UTC), "lease_until": None}
@@ -174,7 +175,7 @@ class BackgroundJobs:
         return [(row.id, row.generation) for row in rows]
 
     async def claim(self, job_id: str, *, seconds: float) -> BackgroundJob | None:
-        """For so long; None when it is over, or another has it, or it is to wait."""
+        """Claim a job for so long. None: it is over, or another process has it, or it is to wait."""
         now = datetime.now(UTC)
 
         def write(connection: Connection) -> BackgroundJob | None:
@@ -195,17 +196,17 @@ class BackgroundJobs:
         return await self._database.write(write)
 
     async def renew(self, job: BackgroundJob, *, seconds: float) -> None:
-        """Raises Superseded when it was stopped, or another has it by now."""
+        """Renew the claim. Raises Superseded when the job was stopped, or another process has it by now."""
         values = {"lease_until": datetime.now(UTC) + timedelta(seconds=seconds)}
         await self._database.write(lambda connection: _change(connection, job, values))
 
     async def release(self, job: BackgroundJob, *, after_seconds: float = 0.0) -> None:
-        """Anybody may go on with it, after so long. Raises Superseded."""
+        """Give the claim up: any process may go on with the job after so long. Raises Superseded."""
         values = {"lease_until": datetime.now(UTC) + timedelta(seconds=after_seconds) if after_seconds else None}
         await self._database.write(lambda connection: _change(connection, job, values))
 
     async def left(self, job: BackgroundJob, limit: int) -> list[JobItem]:
-        """The next runs that nothing has come of yet."""
+        """The next runs of the job that are not settled yet."""
         query = select(items).where(items.c.job_id == job.id, _LEFT).order_by(items.c.position).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [_item_of(row) for row in rows]
@@ -238,7 +239,7 @@ class BackgroundJobs:
         await self._database.write(write)
 
     async def settle(self, job: BackgroundJob, item: JobItem, status: ItemStatus, detail: str | None = None) -> None:
-        """What came of it: done or refused. Settled again, nothing changes. Raises Superseded."""
+        """Write what became of a run: done or refused. Settled again, nothing changes. Raises Superseded."""
         column = jobs.c.done if status is ItemStatus.DONE else jobs.c.refused
 
         def write(connection: Connection) -> None:
@@ -254,7 +255,8 @@ class BackgroundJobs:
         await self._database.write(write)
 
     async def progress(self, job: BackgroundJob, done: int, total: int, *, seconds: float) -> None:
-        """Of an export: files that are in the archive, of so many. Renews the claim. Raises Superseded."""
+        """Write the progress of an export: how many files are in the archive, of how many. Renews the claim. Raises
+        Superseded."""
         values = {"done": done, "total": total, "lease_until": datetime.now(UTC) + timedelta(seconds=seconds)}
         await self._database.write(lambda connection: _change(connection, job, values))
 
@@ -335,7 +337,7 @@ def _check_named(connection: Connection, wanted: RunFilter, user_id: str | None)
 
 
 def _check_room(connection: Connection, user_id: str, most: int) -> None:
-    # One writer a user at a time, so that two of them cannot both be the last that fits.
+    # One writer for each user at a time, so that two of them cannot both be the last that fits.
     connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
     query = select(func.count()).select_from(jobs).where(jobs.c.user_id == user_id, _OPEN)
     if (connection.scalar(query) or 0) >= most:

@@ -1,8 +1,8 @@
 """One database: SQLite (one machine) or PostgreSQL, behind the same two calls, `read` and `write`.
 
 Both take a function that works on a plain SQLAlchemy connection. PostgreSQL runs it on the event loop (psycopg's
-asynchronous driver), SQLite in a thread: one hop a transaction, not one a statement, which is what makes it quick. On
-SQLite a write takes the write lock at once (BEGIN IMMEDIATE), because a read that later turns into a write cannot be
+asynchronous driver), SQLite in a thread: one hop for each transaction and not for each statement, which makes it quick.
+On SQLite a write takes the write lock at once (BEGIN IMMEDIATE), because a read that later turns into a write cannot be
 waited for there.
 
 On PostgreSQL each statement is a round trip, and a round trip costs the client more than the server. So what every run
@@ -53,8 +53,9 @@ SQLITE_PATH_BYTES = 504
 """SQLite's own limit (512 in its file layer for Unix), less the longest ending of the files that it puts beside."""
 CONNECT_SECONDS = 5
 SESSION_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_conforming_strings": "on"}
-"""Of PostgreSQL: how its values begin where the driver can read them. Any TimeZone will do, as times carry their
-offset; `client_encoding` is part of the connection's parameters, because PgBouncer takes it there and no `options`."""
+"""Settings of a PostgreSQL session: the beginnings of values that the driver can read. Any TimeZone will do, as times
+carry their offset; `client_encoding` is part of the connection's parameters, because PgBouncer takes it there and no
+`options`."""
 
 
 log = get_logger()
@@ -182,17 +183,17 @@ class Database:
         self._connections = self._postgres or _Sqlite(self.url, options)
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        """What `work` gives. It sees what is committed, statement by statement, and changes nothing."""
+        """The result of `work`, which sees what is committed, statement by statement, and changes nothing."""
         with _translated():
             return await self._connections.read(work)
 
     async def write(self, work: Callable[[Connection], Result]) -> Result:
-        """What `work` gives, in one transaction: committed when it returns, rolled back when it raises."""
+        """The result of `work`, in one transaction: committed when it returns, rolled back when it raises."""
         with _translated():
             return await self._connections.write(work)
 
     async def select(self, query: Query, values: Values) -> list[dict[str, Any]]:
-        """The rows of a query. What all runs ask, asked the shortest way."""
+        """The rows of a query that every run makes, in the shortest way."""
         with _translated():
             return await self._connections.select(query, values)
 
@@ -236,7 +237,8 @@ class _Postgres:
         self._singles = _Singles(options["pool_size"], self._connect)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        """For both. Raises InvalidInput for a database that cannot hold every text."""
+        """A new connection, for transactions and for single statements. Raises InvalidInput for a database that cannot
+        hold every text."""
         looks_for_proxy = self._looks_for_proxy  # as it is now: another connection may find one meanwhile
         connection = await psycopg.AsyncConnection.connect(autocommit=True, **self._parameters)
         try:
@@ -343,7 +345,8 @@ class _Singles:
             await self._wait_for_room()
         async with self._room:
             try:
-                # The last one back goes out first: it has the statements prepared and is warm in the server.
+                # The connection that was used last is used first: it has the statements prepared and is warm in the
+                # server.
                 connection = self._idle.pop() if self._idle else await self._connect()
             except psycopg.Error as error:
                 raise _as_sqlalchemys(error, lost=False) from error
@@ -359,7 +362,7 @@ class _Singles:
                     self._idle.append(connection)
                 raise _as_sqlalchemys(error, lost=lost) from error
             except BaseException:
-                # Cut off in the middle: nobody knows what it would answer next.
+                # It was cut off in the middle of a statement: nobody knows what it would answer next.
                 await connection.close()
                 raise
             self._idle.append(connection)

@@ -1,8 +1,8 @@
-"""What attempts died of, and the runs that are left to an operator: the dead letters.
+"""The failures of attempts, and the runs that are left to an operator: the dead letters.
 
 A dead letter is an entry beside its failed run. It goes when the run is retried by its user, redriven by an admin (both
-in `store.runs`, with the run's transition), or purged, which leaves the run failed. Whoever holds a run writes here
-through `store.run_transaction`, in the transaction of its end or of its next attempt.
+in `store.runs`, with the run's transition), or purged, which leaves the run failed. The worker of a run writes here
+through `store.run_transaction`, in the transaction of the run's end or of its next attempt.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,8 @@ from backplane.store.database import Database
 from backplane.store.tables import dead_letters, failures, id_begins_with, runs, users
 
 FAILURES_KEPT = 100
-"""Failures of a run that are kept: those of so many claims. A run that is retried for ever does not fill the disk."""
+"""How many failures of a run are kept: those of so many claims. So a run that is retried for ever does not fill the
+disk."""
 
 
 def note_failure(
@@ -66,7 +67,7 @@ def add_dead_letter(connection: Connection, run_id: str, reason: DeadReason, cra
 
 
 def remove_dead_letter(connection: Connection, run_id: str) -> bool:
-    """Whether there was one."""
+    """Remove the run's dead letter. Returns whether there was one."""
     return bool(connection.execute(delete(dead_letters).where(dead_letters.c.run_id == run_id)).rowcount)
 
 
@@ -141,16 +142,17 @@ class DeadLetters:
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def purge(self, run_id: str) -> None:
-        """The entry goes, the run stays failed. Raises NotFound."""
+        """Remove the dead letter; the run stays failed. Raises NotFound."""
         if not await self._database.write(lambda connection: remove_dead_letter(connection, run_id)):
             raise no_dead_letter(run_id)
 
     async def purge_all(self) -> int:
-        """How many there were."""
+        """Remove all dead letters. Returns how many there were."""
         return await self._database.write(lambda connection: connection.execute(delete(dead_letters)).rowcount)
 
     async def failures(self, run_id: str) -> list[Failure]:
-        """What the run's attempts died of, oldest first; over all its lives, the last FAILURES_KEPT claims."""
+        """The failures of the run's attempts, oldest first: those of the last FAILURES_KEPT claims, over all its
+        retries."""
         query = select(failures).where(failures.c.run_id == run_id).order_by(failures.c.generation)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [

@@ -1,9 +1,9 @@
-"""What runs ask people, and what they said.
+"""What runs ask people, and what they answered.
 
 A question is written by the worker of the run (`store.run_transaction`); the answer here, by its user, in one
-transaction with the state that it leads to: a run that waits is queued again, and whoever takes it finds out what can
-go on. The events of a running run are numbered by its worker, so an answer that comes meanwhile has no event yet; the
-worker publishes one when it reads the answer (`RunTransaction.unless_decided`).
+transaction with the state that it leads to: a run that waits is queued again, and the worker that claims it finds out
+which steps can go on. The events of a running run are numbered by its worker, so an answer that comes meanwhile has no
+event yet; the worker publishes one when it reads the answer (`RunTransaction.unless_decided`).
 
 Nothing is written about the open questions of a run that is over: they are answered as rejected when they are read, and
 are open again when its user retries the run.
@@ -49,7 +49,7 @@ def decision_of(row: Row[Any]) -> Decision:
 
 
 def add_decision(connection: Connection, decision: Decision) -> None:
-    """Once: asked again, it changes nothing."""
+    """Add a decision, once: added again, it changes nothing."""
     there = select(decisions.c.id).where(decisions.c.id == decision.id)
     if connection.execute(there).one_or_none() is not None:
         return
@@ -77,19 +77,20 @@ def decisions_of_run(connection: Connection, run_id: str) -> list[Decision]:
 
 
 def copy_decided(connection: Connection, run_id: str, copy_id: str) -> None:
-    """What was decided in one run holds in the other, when the same step asks; but for budgets, which are not one."""
+    """Copy the decisions of one run to another, where they count when the same step asks. Those on budgets are not
+    copied, as the runs have accounts of their own."""
     decided = [
         decision
         for decision in decisions_of_run(connection, run_id)
         if decision.status is not DecisionStatus.PENDING and decision.kind is not DecisionKind.BUDGET
     ]
-    # Ids rise with the time of asking, also where many are made at once.
+    # Ids rise with the time at which they were asked, also where many are made at once.
     for decision, new_id in zip(decided, sorted(new_run_id() for _ in decided), strict=True):
         add_decision(connection, replace(decision, id=new_id, run_id=copy_id))
 
 
 def as_event_data(decision: Decision) -> dict[str, Any]:
-    """A decision that was made, as an event."""
+    """The data of the event of a decision that was made."""
     return {
         "decision": decision.id,
         "step": decision.step_id,
@@ -104,7 +105,7 @@ class Decisions:
         self._database = database
 
     async def of_run(self, run_id: str) -> list[Decision]:
-        """All of a run, whoever owns it, oldest first, as they are in the database: for workers."""
+        """All decisions of a run, whoever owns it, oldest first, as they are in the database. For workers."""
         return await self._database.read(lambda connection: decisions_of_run(connection, run_id))
 
     async def page(
@@ -116,7 +117,8 @@ class Decisions:
         before: str | None = None,
         limit: int = 50,
     ) -> list[Decision]:
-        """A user's, of all runs or one, by id from the last. `before` is the last id of the page before."""
+        """A user's decisions, of all runs or of one, by id from the last. `before` is the last id of the page
+        before."""
         query = (
             select(*_WITH_RUN)
             .join(runs, runs.c.id == decisions.c.run_id)
@@ -146,7 +148,8 @@ class Decisions:
         answer: Mapping[str, Any],
         decided_by: str,
     ) -> Decided:
-        """Say what a person has decided; `answer` is as DecisionStatus has it. Said again, it is answered as it is.
+        """Write what a person has decided; `answer` is as DecisionStatus has it. The same decision again changes
+        nothing.
 
         Raises NotFound, Conflict (decided otherwise, or the run is over, or the kind does not take it) and
         InvalidInput; nothing is decided then.
@@ -179,7 +182,7 @@ class Decisions:
         return await self._database.write(write)
 
     async def _check_arguments(self, user_id: str, run_id: str, decision_id: str, arguments: Any) -> None:
-        """Before the transaction, and apart from the loop: it may take a while. What is asked never changes."""
+        """Check arguments before the transaction, and in a thread: it may take a while. What is asked never changes."""
         query = _ONE.where(decisions.c.user_id == user_id)
         values = {"of_run": run_id, "of_decision": decision_id}
         row = await self._database.read(lambda connection: connection.execute(query, values).one_or_none())
@@ -226,7 +229,7 @@ def _write(connection: Connection, run: Run, made: Decision) -> tuple[Run, list[
     add_events(connection, new_events, {run.id: run.user_id})
     if run.status is not RunStatus.WAITING:
         return run, new_events
-    # The attempt's clock begins anew: the time in which a person thought is not the run's.
+    # The attempt's clock begins anew: the time in which a person decided does not count as the run's.
     values = {"status": RunStatus.QUEUED, "queued_at": now, "started_at": None, "error": None}
     queued, more = change_run(connection, run, values, now)
     return queued, new_events + more

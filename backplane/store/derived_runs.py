@@ -1,7 +1,7 @@
 """Runs that are made from runs: forks and replays; and runs that go back to one of their own steps.
 
-What is copied is rows only, in one transaction with the source locked, so that the copy is of one moment. Files are
-brought by the worker that takes the run, as `Run.restore` says; nothing is said here about whether they can be had.
+What is copied is rows only, in one transaction with the source locked, so that the copy is of one moment. The worker
+that claims the run brings the files, as `Run.restore` names them; whether they can be had is not known here.
 
 Steps count as done before another in the order in which they ended: that is the order in which their files became what
 they are. What a step that failed had changed by then stays, as a part of the next one that is copied.
@@ -40,8 +40,8 @@ class DerivedRuns:
     async def fork(
         self, user_id: str, source_id: str, new: NewFork, *, start: bool, idempotency: Idempotency | None = None
     ) -> Changed:
-        """A new run that goes on from where `new.step` of the source had ended. Answers also its events, none where
-        the idempotency key had made it before.
+        """Make a new run that goes on from where `new.step` of the source had ended. Returns it with its events; there
+        are none where the idempotency key had made it before.
 
         Raises NotFound, FilesGone, Conflict (the step has not been completed), InvalidPlan (the steps that were taken
         over are others in the new plan), IdempotencyKeyReused.
@@ -87,7 +87,7 @@ class DerivedRuns:
                 raise TransitionNotAllowed(f"run {source_id} is {source.status}; only a run that is over is replayed")
             # What a fork took over when it was made is no work of its own.
             taken_over = (source.origin or {}).get("step")
-            # What it costs was paid, and what was approved meanwhile would be missing.
+            # A replay needs no budget, as its cost was paid. What was approved meanwhile would be missing.
             run = replace(_derived(source, new_id, priority, "replay", taken_over), budget=None)
             run = replace(run, origin={**(run.origin or {}), "execute": execute})
             journal: list[StepRecord] = []
@@ -106,10 +106,10 @@ class DerivedRuns:
         self, user_id: str, run_id: str, step: str, *, uncertain_step_is_done: bool | None = None
     ) -> Changed:
         """Put a run that failed, waits or was completed in the queue again, to do this step and all that require it
-        once more, with the files as they were without them. Who names a step has it done again, also where it may have
-        happened. Of any other step that may have happened, also one below the named step, a person has to say it.
-        Raises NotFound, FilesGone, TransitionNotAllowed, Conflict (also when nobody says it), and InvalidInput when
-        a step would be taken as done and done again."""
+        once more, with the files as they were without them. A person who names a step lets it be done again, also where
+        it may have happened. For any other step that may have happened, also a sub-step of the named step, a person has
+        to say what becomes of it. Raises NotFound, FilesGone, TransitionNotAllowed, Conflict (also when nobody says
+        it), and InvalidInput when a step would be taken as done and done again."""
 
         def write(connection: Connection) -> Changed:
             run = _source(connection, user_id, run_id)
@@ -145,7 +145,7 @@ class DerivedRuns:
         idempotency: Idempotency | None,
         and_then: Callable[[Connection], None] | None = None,
     ) -> Changed:
-        """`make` gives the run, its journal, and a line that says where it comes from."""
+        """`make` returns the run, its journal, and a line that says where it comes from."""
 
         def write(connection: Connection) -> Changed:
             run, journal, line = make(connection)
@@ -198,7 +198,7 @@ def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str 
         budget=source.budget,
         mcp_servers=source.mcp_servers,
         origin=origin,
-        # A source that has not got its own files yet gets them from where this one gets them too.
+        # A source that has not brought its own files yet would bring them from the same run.
         restore={"run_id": (source.restore or {}).get("run_id", source.id), "steps": []},
     )
 
@@ -245,7 +245,7 @@ def _with_files_of(connection: Connection, run_id: str, step_ids: Sequence[str],
 
 
 def _copy_files(connection: Connection, source_id: str, run_id: str) -> None:
-    """Within the database: what steps changed may take 100 MiB and more."""
+    """Copy the files of steps within the database: they may take 100 MiB and more."""
     source = steps.alias()
     copied = {
         name: select(source.c[name])
@@ -287,7 +287,7 @@ def _journal(plan: Plan, done: Sequence[StepRecord]) -> list[StepRecord]:
 
 
 def _requiring(plan: Plan, step: str) -> set[str]:
-    """The step, and all that cannot be done without it."""
+    """The step, and all steps that require it."""
     found = {step}
     for planned, requires in plan.requirements().items():
         if not found.isdisjoint(requires):
@@ -323,7 +323,7 @@ def _mark_cut_off(connection: Connection, run_id: str, step_ids: Collection[str]
 
 
 def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
-    """These steps as if they had not been done, but for the count of their tries."""
+    """Reset these steps, as if they had not been done, but for the count of their tries."""
     names = sorted(step_ids)
     connection.execute(
         update(steps)
@@ -339,7 +339,7 @@ def _forget(connection: Connection, run_id: str, step_ids: set[str]) -> None:
         )
     )
     is_below = and_(steps.c.run_id == run_id, STEP_PARENT.in_(names))
-    # The run is summed up anew, too.
+    # The run's summary is made anew, too.
     is_summary = and_(CALL_STEP == "", model_calls.c.purpose == "summary")
     of_these = or_(CALL_STEP.in_(names), CALL_STEP.in_(select(steps.c.step_id).where(is_below)), is_summary)
     connection.execute(delete(model_calls).where(model_calls.c.run_id == run_id, of_these))

@@ -1,11 +1,11 @@
-"""The kept events of runs. Who may add one is decided by whoever opens the transaction (`store.runs`).
+"""The stored events of runs. The caller that opens the transaction decides who may add one (`store.runs`).
 
 Besides its number in its run, an event has a place among all events of its user: the transaction that wrote it, and its
 turn in there. Places are given without a lock, so one may become visible after a higher one. But transactions are
 numbered too, and the database knows the lowest that is still open: a reader that stays below it misses nothing, and
 sees every event at the same place for ever. SQLite has one writer at a time: there the turn alone is the order.
 
-Within a run places and numbers rise together: whoever writes an event keeps the run's row locked until the commit.
+Within a run places and numbers rise together: a writer of an event keeps the run's row locked until the commit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def add_events(connection: Connection, new: Iterable[Event], owners: Mapping[str
 
 
 def last_event_id(connection: Connection, run_id: str) -> int:
-    """0 when there is none."""
+    """The number of the run's last event; 0 when there is none."""
     found: int | None = connection.scalar(_LAST, {"of_run": run_id})
     return found or 0
 
@@ -106,11 +106,11 @@ class Events:
         return await self._database.read(read)
 
     async def present(self) -> Place:
-        """Events up to here are to be seen by now; all later ones get higher places."""
+        """The place up to which all events can be seen by now. All later ones get higher places."""
         return await self._database.read(_present)
 
     async def last_ids(self, run_ids: Sequence[str]) -> dict[str, int]:
-        """Of those runs that have events."""
+        """The number of the last event of each run that has events."""
         query = (
             select(events.c.run_id, func.max(events.c.id).label("last_id"))
             .where(events.c.run_id.in_(run_ids))

@@ -37,7 +37,7 @@ _UPDATE_STEP = update(steps).where(steps.c.run_id == bindparam("of_run"), steps.
 
 @dataclass(frozen=True, slots=True)
 class RunningRun:
-    """A run that is locked in this transaction, as far as its writes ask for it."""
+    """What the writes need to know of a run that is locked in this transaction."""
 
     id: str
     user_id: str
@@ -49,7 +49,7 @@ class RunningRun:
 
 
 def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite]) -> None:
-    """Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade."""
+    """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade."""
     for write in writes:
         _carry_out(connection, run, write)
 

@@ -1,6 +1,6 @@
 """The journal of a run's steps: what was meant to be done, before; what came of it, after.
 
-The order of states tells a worker that takes a run over what it may do:
+By these states a worker that takes a run over knows what it may do:
 
     pending    nothing was done
     started    the tool was called; nothing has reached the workspace yet
@@ -29,9 +29,9 @@ _RECORDED: dict[str, ColumnElement[Any]] = {
 
 
 def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
-    """Of a run with this plan, the steps that another attempt does: what failed, and what was skipped after it. That a
-    step below another one failed is known to the one above, which went on from there; what only an older plan held
-    stays as it is."""
+    """The steps that another attempt of a run with this plan does again: those that failed, and those that were skipped
+    after a failure. The failure of a sub-step is known to the step above, which went on from there. A step of an older
+    plan alone stays as it is."""
     ids = [step["id"] for step in (plan or {}).get("steps", ())]
     skipped, failed = (steps.c.status == status.value for status in (StepStatus.SKIPPED, StepStatus.FAILED))
     return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, STEP_PARENT.is_not(None)))
@@ -42,12 +42,12 @@ class Journal:
         self._database = database
 
     async def steps(self, run_id: str, *, with_files: bool = False) -> list[StepRecord]:
-        """In the order in which they are carried out; empty before there is a plan."""
+        """The run's steps, in the order in which they are carried out; empty before there is a plan."""
         return await self._database.read(lambda connection: records_of(connection, run_id, with_files=with_files))
 
     async def tools(self, run_id: str) -> list[dict[str, Any]]:
-        """Of MCP servers, that the run was offered when it was last taken, as {"name", "description", "parameters",
-        "risk", "repeatable"}; empty where there were none, or too large ones."""
+        """The tools of MCP servers that the run was offered when it was last claimed, as {"name", "description",
+        "parameters", "risk", "repeatable"}; empty where there were none, or too large ones."""
         query = select(run_tools.c.tools).where(run_tools.c.run_id == run_id)
         return await self._database.read(lambda connection: connection.execute(query).scalar()) or []
 

@@ -1,8 +1,8 @@
 """Accounts, and every movement that made them what they are.
 
-An account's state is the sum of its entries, which are never changed and never removed. Whoever changes accounts first
-locks them in the order of their ids, so that no two wait for each other; then nobody else moves anything until the
-commit. A movement has a name (`transfer_id`): asked for again, it answers what it did the first time, so it can be
+An account's state is the sum of its entries, which are never changed and never removed. A transaction that changes
+accounts first locks them in the order of their ids, so that no two wait for each other; until its commit nothing else
+can change them. A movement has a name (`transfer_id`): a repeated request returns what the first one did, so it can be
 repeated when its answer was lost.
 
 What runs reserve and spend is in `store.reservations`. Nothing here knows what a unit costs.
@@ -81,14 +81,15 @@ def _entry(row: Row[Any]) -> Entry:
 
 
 def locked(connection: Connection, owners: Iterable[str] = (), ids: Iterable[str] = ()) -> list[Account]:
-    """Those of these owners, and these, in the order in which everybody locks them: by id."""
+    """Lock the accounts of these owners, and those with these ids, in the order of ids in which every transaction locks
+    them."""
     wanted = or_(accounts.c.owner.in_(list(owners)), accounts.c.id.in_(list(ids)))
     query = select(accounts).where(wanted).order_by(accounts.c.id).with_for_update(key_share=True)
     return [account_of(row) for row in connection.execute(query)]
 
 
 def book(connection: Connection, changes: Sequence[Change]) -> None:
-    """Change locked accounts, each once at most, and keep that it happened."""
+    """Change locked accounts, each once at most, and add the entries."""
     if not changes:
         return
     now = datetime.now(UTC)
@@ -122,7 +123,7 @@ def book(connection: Connection, changes: Sequence[Change]) -> None:
 
 
 def exhausted(account: Account, needed: int) -> BudgetExhausted:
-    """What to say of an account that cannot pay."""
+    """The error for an account that cannot pay."""
     kind, _, name = account.owner.partition(":")
     left = in_words(account.resource, account.balance)
     remedy = f"an administrator adds to the account {account.id}"
@@ -137,8 +138,8 @@ def exhausted(account: Account, needed: int) -> BudgetExhausted:
 def deposit(
     connection: Connection, owner: str, resource: Resource, amount: int, transfer_id: str, note: str = ""
 ) -> list[Entry]:
-    """Put so much in, into a new account where there is none, or one that was closed. Raises InvalidInput when the
-    account would hold too much, and IdempotencyKeyReused."""
+    """Put an amount into an account, which is made where there is none, and opened where it was closed. Raises
+    InvalidInput when the account would hold too much, and IdempotencyKeyReused."""
     wanted = account_id(owner, resource)
     if moved := _moved_before(connection, transfer_id, EntryKind.DEPOSIT, {wanted: amount}):
         return moved
@@ -221,7 +222,7 @@ class Ledger:
     async def page(
         self, *, owner: str | None = None, resource: Resource | None = None, after: str = "", limit: int = 50
     ) -> list[Account]:
-        """By id, closed ones too. `after`: the last id of the page before."""
+        """Accounts by id, closed ones too. `after`: the last id of the page before."""
         query = select(accounts).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
         if owner is not None:
             query = query.where(accounts.c.owner == owner)
@@ -239,7 +240,7 @@ class Ledger:
         return account_of(row)
 
     async def of_owners(self, owners: Iterable[str]) -> list[Account]:
-        """Those that limit them: closed ones are left out. By id."""
+        """The accounts that limit these owners, by id. Closed ones are left out."""
         query = (
             select(accounts)
             .where(accounts.c.owner.in_(list(owners)), accounts.c.closed_at.is_(None))
@@ -280,7 +281,7 @@ class Ledger:
         return found
 
     async def names(self, owners: Iterable[str]) -> dict[str, str]:
-        """Of those of these owners that are users, by owner."""
+        """The names of those owners that are users, by owner."""
         ids = [owner.removeprefix("user:") for owner in owners if owner.startswith("user:")]
         query = select(users.c.id, users.c.name).where(users.c.id.in_(ids))
         rows = await self._database.read(lambda connection: connection.execute(query).all()) if ids else []

@@ -44,12 +44,12 @@ class ModelCalls:
         self._database = database
 
     async def of_run(self, run_id: str) -> list[RecordedCall]:
-        """In the order in which they were begun, without their texts, which may be many megabytes."""
+        """The run's calls in the order in which they were begun, without their texts, which may be many megabytes."""
         rows = await self._database.read(lambda connection: connection.execute(_OF_RUN, {"of_run": run_id}).all())
         return [_call_of(row) for row in rows]
 
     async def find(self, run_id: str, key: CallKey) -> RecordedCall | None:
-        """With its texts."""
+        """One call with its texts."""
         named = _named(run_id, key)
         row = await self._database.read(lambda connection: connection.execute(_FIND, named).one_or_none())
         return _call_of(row) if row else None
@@ -86,7 +86,7 @@ def end_model_call(
     response: Mapping[str, Any] | None = None,
     error: RunError | None = None,
 ) -> None:
-    """`totals`: of all tries, those of earlier holders of the run too. One that stays `started` is to be
+    """Write how a try ended. `totals`: of all tries, also on earlier workers. A call that stays `started` is to be
     tried again."""
     values = {
         "status": status.value,
@@ -101,8 +101,8 @@ def end_model_call(
 
 
 def plan_anew(connection: Connection, run_id: str) -> None:
-    """Before a run without a plan is tried again: the answers that gave none are not to be taken for an answer again.
-    They stay, with what they cost, until they are asked for anew."""
+    """Prepare another attempt of a run without a plan: the recorded answers that gave no plan are not used again. They
+    stay, with what they cost, until the calls are made anew."""
     has_none = select(runs.c.id).where(runs.c.id == run_id, runs.c.plan.is_(None)).exists()
     connection.execute(
         update(model_calls)

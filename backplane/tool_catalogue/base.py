@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_BYTES = 1024 * 1024
-"""Of one set. One that is larger is published as a set of which nothing is known."""
+"""The most bytes of one set. A larger one is published as a set of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
