@@ -59,6 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bulk replay": ("agentctl bulk replay --agent reporter --no-follow",),
     "bulk remove": ("agentctl bulk remove --created-before 2026-10-01",),
     "bulk list": ("agentctl bulk list --json",),
+    "bulk runs": (f"agentctl bulk runs {BULK} --status refused",),
     "bulk show": (f"agentctl bulk show {BULK}",),
     "bulk stop": (f"agentctl bulk stop {BULK}",),
     "export": (f"agentctl export {RUN}", f"agentctl export {RUN} --output report.zip --force"),

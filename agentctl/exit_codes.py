@@ -24,7 +24,8 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.OK: "done; a followed run has completed",
     ExitCode.RUN_FAILED: (
-        "the followed run has failed, a replay differs, or `validate`, `doctor`, `up`, `demo` or `ledger audit` found "
+        "the followed run, bulk action or export has failed, runs refused it, a replay differs, or `validate`, "
+        "`doctor`, `up`, `demo` or `ledger audit` found "
         "a fault"
     ),
     ExitCode.USAGE: "the command line, the environment or a file it names is wrong",
@@ -36,7 +37,7 @@ MEANINGS = {
         "`calibrate` did not settle"
     ),
     ExitCode.FAULT: "a fault of agentctl itself, or an API of another release",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed run goes on",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; a followed run, bulk action or export goes on",
     ExitCode.READER_GONE: (
         "whoever read the output has gone (`agentctl logs RUN | head -1`), as programs end that SIGPIPE ends"
     ),

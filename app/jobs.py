@@ -1,16 +1,27 @@
-"""Puts a new bulk action or export into RQ's queue, when its row is committed.
+"""Puts a new bulk action or export into RQ's queue, when its row is committed, and reads pages of a user's.
 
 Where that fails, nothing is lost: a controller looks for rows that nobody carries out, every few seconds.
 """
 
 import structlog
 
+from backplane.domain.background_jobs import BackgroundJob, JobKind
+from backplane.domain.users import User
 from backplane.errors import Conflict, PlatformError
 from backplane.process.tasks import in_thread
 from backplane.redis_access import rq_is_possible
 from backplane.settings import Settings
+from backplane.store import BackgroundJobs
 
 log = structlog.get_logger()
+
+
+async def page_of_jobs(
+    jobs: BackgroundJobs, user: User, kind: JobKind, before: str | None, limit: int
+) -> tuple[list[BackgroundJob], str | None]:
+    """What a user has asked for, newest first, and the cursor of the next page; None on the last one."""
+    found = await jobs.page(user.id, kind, before=before, limit=limit + 1)
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 class JobQueue:

@@ -229,9 +229,9 @@ class Client:
         return await self._json("POST", "/agent/webhook-secret/rotate", repeatable=False)
 
     async def bulk(self, action: str, wanted: JsonObject, *, dry_run: bool = False) -> JsonObject:
-        """Sent again only when the first one cannot have arrived, but for a dry run."""
+        """Safe to repeat, like `create`."""
         body = {"action": action, "filter": wanted, **({"dry_run": True} if dry_run else {})}
-        return await self._json("POST", "/agent/bulk", repeatable=dry_run, json=body)
+        return await self._json("POST", "/agent/bulk", json=body, headers={"Idempotency-Key": str(uuid.uuid4())})
 
     async def bulk_actions(self, cursor: str | None = None, limit: int = 50) -> JsonObject:
         return await self._json("GET", "/agent/bulk", params=_given(cursor=cursor, limit=limit))
@@ -239,8 +239,8 @@ class Client:
     async def bulk_action(self, bulk_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}")
 
-    async def bulk_runs(self, bulk_id: str, status: str) -> list[JsonObject]:
-        """All of which this has come."""
+    async def bulk_runs(self, bulk_id: str, status: str | None = None) -> list[JsonObject]:
+        """All, or those of which this has come."""
         found, cursor = list[JsonObject](), None
         while True:
             params = _given(status=status, cursor=cursor, limit=200)
@@ -254,8 +254,9 @@ class Client:
         return await self._json("DELETE", f"/agent/bulk/{_segment(bulk_id)}")
 
     async def export(self, run_id: str) -> JsonObject:
-        """Sent again only when the first one cannot have arrived."""
-        return await self._json("POST", f"/agent/runs/{_segment(run_id)}/export", repeatable=False)
+        """Safe to repeat, like `create`."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return await self._json("POST", f"/agent/runs/{_segment(run_id)}/export", headers=headers)
 
     async def export_of(self, export_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/exports/{_segment(export_id)}")

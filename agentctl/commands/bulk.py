@@ -5,27 +5,31 @@ starts it, and shows how far it is; a person who leaves (Ctrl-C) leaves it runni
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
+from agentctl.api.ids import whole_bulk_id, whole_dead_letter_id, whole_run_id
 from agentctl.calls import call, listed
 from agentctl.commands.dead_letters import confirm
 from agentctl.exit_codes import ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, local_time, program, short_time
 from agentctl.terminal.progress import Bar
-from backplane.domain.background_jobs import BulkAction, JobStatus
+from backplane.domain.background_jobs import POSSIBLE, BulkAction, ItemStatus, JobStatus
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunStatus
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 0.5
 REFUSALS_SHOWN = 20
 
-BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Id of the bulk action, as `bulk list` shows it.")]
+BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Id of the bulk action, or how it begins.")]
 
 app = typer.Typer(
     cls=Group, help="Do one thing to all runs that a filter names, in the background.", no_args_is_help=True
@@ -40,16 +44,29 @@ HELP = {
 }
 
 
+def _states(action: BulkAction) -> str:
+    return ", ".join(status for status in RunStatus if status in POSSIBLE[action])
+
+
 def _command(action: BulkAction) -> None:
     def command(
         status: Annotated[
-            list[RunStatus] | None, typer.Option(help="Only runs in this state. May be given often.")
+            list[RunStatus] | None,
+            typer.Option(metavar="STATE", help=f"Only runs in this state: {_states(action)}. May be given often."),
         ] = None,
         run: Annotated[
-            list[str] | None, typer.Option(metavar="RUN", help="Only this run: its whole id. May be given often.")
+            list[str] | None,
+            typer.Option(metavar="RUN", help="Only this run: its id, or how that begins. May be given often."),
         ] = None,
         agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
-        reason: Annotated[DeadReason | None, typer.Option(help="For redrive: only with this reason.")] = None,
+        reason: Annotated[
+            DeadReason | None,
+            typer.Option(
+                metavar="REASON",
+                help=f"Only dead letters with this reason: {', '.join(DeadReason)}.",
+                hidden=action is not BulkAction.REDRIVE,
+            ),
+        ] = None,
         after: Annotated[
             datetime | None, typer.Option("--created-after", help="Only runs that were created then or later.")
         ] = None,
@@ -63,20 +80,36 @@ def _command(action: BulkAction) -> None:
     ) -> None:
         given: JsonObject = {
             "statuses": [one.value for one in status] if status else None,
-            "run_ids": run or None,
             "agent": agent,
             "reason": reason.value if reason else None,
             "created_after": after.astimezone().isoformat() if after else None,
             "created_before": before.astimezone().isoformat() if before else None,
         }
         wanted = {name: value for name, value in given.items() if value is not None}
-        start(Output(json_output), action, wanted, dry_run=dry_run, yes=yes, follow=follow)
+        output = Output(json_output)
+        if run:
+            wanted["run_ids"] = call(output, lambda client: _whole_ids(client, action, run))
+        start(output, action, wanted, dry_run=dry_run, yes=yes, follow=follow)
 
     app.command(action.value, help=HELP[action])(command)
 
 
+async def _whole_ids(client: Client, action: BulkAction, given: list[str]) -> list[str]:
+    whole = whole_dead_letter_id if action is BulkAction.REDRIVE else whole_run_id
+    return [await whole(client, one) for one in given]
+
+
 for _action in BulkAction:
     _command(_action)
+
+
+def call_on_bulk(output: Output, bulk_id: str, work: Callable[[Client, str], Awaitable[T]]) -> T:
+    """Do `work` with a client and the whole id of the bulk action that `bulk_id` is, or begins."""
+
+    async def resolved(client: Client) -> T:
+        return await work(client, await whole_bulk_id(client, bulk_id))
+
+    return call(output, resolved)
 
 
 def start(output: Output, action: BulkAction, wanted: JsonObject, *, dry_run: bool, yes: bool, follow: bool) -> None:
@@ -176,20 +209,38 @@ def list_bulk_actions(
 def show(bulk_id: BulkId, json_output: JsonFlag = False) -> None:
     """Show how far a bulk action is, and which runs refused it."""
     output = Output(json_output)
-    job = call(output, lambda client: client.bulk_action(bulk_id))
-    refused = call(output, lambda client: client.bulk_runs(bulk_id, "refused")) if job["refused"] else []
+    job = call_on_bulk(output, bulk_id, lambda client, whole: client.bulk_action(whole))
+    refused = call(output, lambda client: client.bulk_runs(job["bulk_id"], "refused")) if job["refused"] else []
     if output.json:
         output.document({**job, "refusals": refused})
         return
     _fields(output, job)
     if refused:
         output.line()
-        output.table(["RUN", "WHY IT REFUSED"], [[one["run_id"], one["detail"] or ""] for one in refused])
+        rows = [[one["run_id"], one["detail"] or ""] for one in refused]
+        output.table(["RUN", "WHY IT REFUSED"], rows, folding=["WHY IT REFUSED"])
+
+
+@app.command()
+def runs(
+    bulk_id: BulkId,
+    status: Annotated[ItemStatus | None, typer.Option(help="Only those of which this has come.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """List what came of each run: done, or refused and why. Of a replay, DETAIL is the new run."""
+    output = Output(json_output)
+    wanted = status.value if status else None
+    found = call_on_bulk(output, bulk_id, lambda client, whole: client.bulk_runs(whole, wanted))
+    if output.json:
+        output.document(found)
+        return
+    rows = [[one["run_id"], one["status"], one["detail"] or ""] for one in found]
+    output.table(["RUN", "STATUS", "DETAIL"], rows, folding=["DETAIL"])
 
 
 @app.command()
 def stop(bulk_id: BulkId, json_output: JsonFlag = False) -> None:
-    """Leave undone what is not done yet."""
+    """Leave undone what is not done yet. What was done stays done."""
     output = Output(json_output)
-    job = call(output, lambda client: client.stop_bulk_action(bulk_id))
+    job = call_on_bulk(output, bulk_id, lambda client, whole: client.stop_bulk_action(whole))
     output.document(job) if output.json else _fields(output, job)

@@ -21,14 +21,16 @@ class Bar:
             self._progress = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=self._output.err
             )
-            self._progress.start()
-            self._task = self._progress.add_task(self._what, total=None)
         return self
 
     def show(self, done: int, total: int) -> None:
-        """`total` is 0 while it is not known."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total or None)
+        """`total` is 0 while it is not known. Nothing is drawn before the first call."""
+        if self._progress is None:
+            return
+        if not self._progress.task_ids:
+            self._task = self._progress.add_task(self._what, total=total or None)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total or None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -2,18 +2,30 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
 from app.errors import responses
+from app.jobs import page_of_jobs
 from app.schemas.fields import Limit
-from app.schemas.jobs import BulkCount, BulkPage, BulkRequest, BulkRunPage, BulkRunView, BulkView, JobId
+from app.schemas.jobs import (
+    BulkCount,
+    BulkPage,
+    BulkRequest,
+    BulkRunPage,
+    BulkRunView,
+    BulkView,
+    IdempotencyKey,
+    JobCursor,
+    JobId,
+)
 from backplane.domain.background_jobs import BulkAction, ItemStatus
 from backplane.domain.runs import new_run_id
 from backplane.domain.users import Tier
-from backplane.errors import Forbidden
+from backplane.errors import Forbidden, InvalidInput
+from backplane.run_actions.actions import idempotency_of
 
 router = APIRouter(route_class=JsonRoute, tags=["bulk actions"])
 
@@ -27,12 +39,24 @@ _EXAMPLES = {
 }
 
 
-@router.post("/agent/bulk", status_code=202, responses={200: {"model": BulkCount}, **responses(404, 409, 413, 422)})
+async def _nothing_in_the_query(request: Request) -> None:
+    """Else `?dry_run=true` would do to all runs what a person only wanted to count."""
+    for name in request.query_params:
+        raise InvalidInput("the query: this call reads nothing there; put it in the body", field=name[:100])
+
+
+@router.post(
+    "/agent/bulk",
+    status_code=202,
+    responses={200: {"model": BulkCount}, **responses(404, 409, 413, 422)},
+    dependencies=[Depends(_nothing_in_the_query)],
+)
 async def start_bulk_action(
     body: Annotated[BulkRequest, Body(openapi_examples=_EXAMPLES)],
     user: CurrentUser,
     context: ContextOf,
     response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> BulkView | BulkCount:
     """Cancel, retry, redrive, replay or remove all runs that a filter names. They are one's own. Answers at once; it is
     carried out in the background. `redrive` is for administrators, and means everybody's dead letters; it answers 403
@@ -56,6 +80,7 @@ async def start_bulk_action(
         owner,
         most_runs=context.settings.bulk_max_runs,
         most_jobs=context.settings.jobs_user_max,
+        idempotency=idempotency_of(idempotency_key, ["bulk", body.model_dump(mode="json")]),
     )
     await context.jobs.put(job.id)
     return BulkView.of(job)
@@ -65,13 +90,12 @@ async def start_bulk_action(
 async def list_bulk_actions(
     user: CurrentUser,
     context: ContextOf,
-    cursor: Annotated[JobId | None, Query(description="`next_cursor` of the page before.")] = None,
+    cursor: JobCursor = None,
     limit: Limit = 50,
 ) -> BulkPage:
     """What you have asked for, newest first. It is kept for 30 days after its end."""
-    found = await context.resources.store.background_jobs.page(user.id, "bulk", before=cursor, limit=limit + 1)
-    listed = [BulkView.of(job) for job in found[:limit]]
-    return BulkPage(bulk_actions=listed, next_cursor=listed[-1].bulk_id if len(found) > limit else None)
+    found, following = await page_of_jobs(context.resources.store.background_jobs, user, "bulk", cursor, limit)
+    return BulkPage(bulk_actions=[BulkView.of(job) for job in found], next_cursor=following)
 
 
 @router.get("/agent/bulk/{bulk_id}", responses=responses(404, 422))

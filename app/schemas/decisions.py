@@ -7,14 +7,14 @@ from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
 from app.schemas.execute import GivenBudget
-from app.schemas.fields import JsonObject, RunId, StrictRequest, Text
+from app.schemas.fields import ID_PATTERN, JsonObject, RunId, StrictRequest, Text
 from app.schemas.outcomes import Asked, GivenAnswer
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 
 DecisionId = Annotated[
     str,
     Field(
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        pattern=ID_PATTERN,
         examples=["01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6d"],
         description="Id of a decision.",
     ),

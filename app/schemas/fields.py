@@ -6,16 +6,19 @@ when every database and every JSON reader takes it as it is.
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+ID_PATTERN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 RunId = Annotated[
     str,
     Field(
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        pattern=ID_PATTERN,
         examples=["01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"],
         description="Id of a run, as `create` gave it.",
     ),
@@ -67,6 +70,17 @@ def _check_text(text: str) -> None:
 
 Text = Annotated[str, AfterValidator(_storable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it is outside of the years 1 to 9999 in UTC; give a time within them") from None
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
+"""A point in time, in UTC, whatever the zone was that it was given in."""
 
 
 class StrictRequest(BaseModel):

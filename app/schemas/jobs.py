@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, Field
+from fastapi import Header, Query
+from pydantic import BaseModel, Field
 
-from app.schemas.fields import RunId, StrictRequest
+from app.schemas.fields import ID_PATTERN, Moment, RunId, StrictRequest, Text
 from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStatus, JobItem, JobStatus, RunFilter
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunStatus
@@ -17,9 +18,20 @@ EXAMPLE_BULK_ID = "01936f80-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
 JobId = Annotated[
     str,
     Field(
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        pattern=ID_PATTERN,
         examples=[EXAMPLE_BULK_ID],
         description="Id of a bulk action or an export, as it was given.",
+    ),
+]
+
+JobCursor = Annotated[JobId | None, Query(description="`next_cursor` of the page before.")]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key and request answer the same bulk action or export; another request is refused.",
     ),
 ]
 
@@ -33,14 +45,12 @@ class RunFilterRequest(StrictRequest):
         description="Only runs in one of these states. Left out: in every state in which the action is possible.",
     )
     run_ids: list[RunId] = Field([], max_length=NAMED_RUNS_MAX, description="Only these runs.")
-    agent: str | None = Field(None, min_length=1, max_length=64, description="Only runs of this agent.")
+    agent: Text | None = Field(None, min_length=1, max_length=64, description="Only runs of this agent.")
     reason: DeadReason | None = Field(
         None, strict=False, description="For redrive: only dead letters with this reason."
     )
-    created_after: AwareDatetime | None = Field(
-        None, strict=False, description="Only runs that were created then or later."
-    )
-    created_before: AwareDatetime | None = Field(None, strict=False, description="Only runs that were created before.")
+    created_after: Moment | None = Field(None, description="Only runs that were created then or later.")
+    created_before: Moment | None = Field(None, description="Only runs that were created before.")
 
     def as_filter(self, action: BulkAction) -> RunFilter:
         """Raises InvalidInput."""
@@ -135,16 +145,16 @@ class ExportView(BaseModel):
 
     @classmethod
     def of(cls, job: BackgroundJob) -> "ExportView":
-        is_there = job.result is not None and not job.is_expired()
+        made = job.result if job.status is JobStatus.COMPLETED else None
         return cls(
             export_id=job.id,
             run_id=job.request["run_id"],
             status=job.status,
             files=job.done,
             files_total=job.total,
-            bytes=job.result["bytes"] if job.result is not None else None,
-            archive=f"/agent/exports/{job.id}/archive" if is_there else None,
-            expires_at=job.expires_at,
+            bytes=made["bytes"] if made is not None else None,
+            archive=f"/agent/exports/{job.id}/archive" if job.has_archive else None,
+            expires_at=job.expires_at if job.status is JobStatus.COMPLETED else None,
             error=job.error,
             created_at=job.created_at,
             finished_at=job.finished_at,

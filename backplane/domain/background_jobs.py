@@ -33,6 +33,8 @@ class JobStatus(StrEnum):
 
 ARCHIVE = "run.zip"
 """Name of an export's file in its workspace."""
+NO_ARCHIVE = {"bytes": 0, "files": 0}
+"""Result of an export that was not completed: an archive may lie in the store all the same, and is to be removed."""
 
 UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING)
 
@@ -70,13 +72,18 @@ class RunFilter:
 
     def for_action(self, action: BulkAction) -> "RunFilter":
         """The filter, with the states in which the action is possible where none are named. Raises InvalidInput for a
-        filter that names nothing, for a state in which the action is not possible, and for a reason with another action
-        than redrive."""
+        filter that names nothing, for a state in which the action is not possible, for a reason with another action
+        than redrive, and for times between which there is none."""
         if self == RunFilter():
             raise InvalidInput("filter: name at least one thing, such as statuses", field="filter")
         if self.reason is not None and action is not BulkAction.REDRIVE:
             raise InvalidInput(
                 "filter.reason: only dead letters have one, and only redrive is about them", field="filter.reason"
+            )
+        if self.created_after and self.created_before and self.created_after >= self.created_before:
+            raise InvalidInput(
+                "filter.created_before: it is not later than created_after, so that no run could be meant",
+                field="filter.created_before",
             )
         possible = POSSIBLE[action]
         if wrong := [status for status in self.statuses if status not in possible]:
@@ -132,6 +139,11 @@ class BackgroundJob:
     @property
     def is_over(self) -> bool:
         return self.status not in UNFINISHED
+
+    @property
+    def has_archive(self) -> bool:
+        """Of an export: whether there is one to be fetched now."""
+        return self.status is JobStatus.COMPLETED and self.result is not None and not self.is_expired()
 
     def is_expired(self, now: datetime | None = None) -> bool:
         """Whether what it made is not kept any more."""

@@ -37,6 +37,10 @@ _SENTENCES = {
     "int_from_float": "this is no whole number; give one, like 7",
     "float_type": "this is no number; send one, like 0.5",
     "float_parsing": "this is no number; give one, like 0.5",
+    "timezone_aware": "it names no zone; give a time with one, like 2026-11-01T00:00:00Z",
+    "datetime_type": "this is no time; give one, like 2026-11-01T00:00:00Z",
+    "datetime_parsing": "this is no time; give one, like 2026-11-01T00:00:00Z",
+    "datetime_from_date_parsing": "this is no time; give one, like 2026-11-01T00:00:00Z",
     "extra_forbidden": "there is no such field; leave it out",
 }
 _WITH_NUMBER = {

@@ -5,12 +5,14 @@ process that carries a job out claims it for a while; each claim has a generatio
 is refused (`Superseded`), so that two RQ workers with the same job do no harm.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, func, insert, or_, select, update
 
 from backplane.domain.background_jobs import (
+    NO_ARCHIVE,
     UNFINISHED,
     BackgroundJob,
     BulkAction,
@@ -20,7 +22,7 @@ from backplane.domain.background_jobs import (
     JobStatus,
     RunFilter,
 )
-from backplane.errors import Conflict, NotFound, Superseded, TooLarge, TooManyJobs
+from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, Superseded, TooLarge, TooManyJobs
 from backplane.store.database import Database
 from backplane.store.tables import background_job_items as items
 from backplane.store.tables import background_jobs as jobs
@@ -32,7 +34,10 @@ ITEMS_AT_ONCE = 500
 
 _OPEN = jobs.c.status.in_([status.value for status in UNFINISHED])
 _LEFT = items.c.status.in_([ItemStatus.PENDING.value, ItemStatus.BEGUN.value])
-_OF_JOB = [column for column in jobs.c if column.name != "lease_until"]
+_NOT_OF_JOB = {"lease_until", "idempotency_key", "idempotency_digest"}
+_OF_JOB = [column for column in jobs.c if column.name not in _NOT_OF_JOB]
+REMOVED_AFTER = timedelta(hours=1)
+"""After an export was stopped: longer than whoever makes its archive goes on without noticing."""
 
 
 class BackgroundJobs:
@@ -60,11 +65,16 @@ class BackgroundJobs:
         *,
         most_runs: int,
         most_jobs: int,
+        idempotency: tuple[str, str] | None = None,
     ) -> BackgroundJob:
-        """A bulk action on the runs that the filter names now, of `user_id` or (None) of everybody. Raises NotFound for
-        a run that is named and is not there, TooLarge, and TooManyJobs when so many of this person are not over."""
+        """A bulk action on the runs that the filter names now, of `user_id` or (None) of everybody; the earlier one,
+        where this person has asked for the same with the same key (`idempotency`: the key, and a digest of the
+        request). Raises NotFound for a run that is named and is not there, TooLarge, TooManyJobs when so many of this
+        person are not over, and IdempotencyKeyReused."""
 
         def write(connection: Connection) -> BackgroundJob:
+            if earlier := _asked_before(connection, asked_by, idempotency):
+                return earlier
             _check_room(connection, asked_by, most_jobs)
             _check_named(connection, wanted, user_id)
             found = connection.execute(_matching(action, wanted, user_id).limit(most_runs + 1)).all()
@@ -72,7 +82,7 @@ class BackgroundJobs:
                 raise TooLarge(
                     f"filter: it names more than {most_runs} runs (BULK_MAX_RUNS); narrow it, by created_before for one"
                 )
-            job = _insert(connection, job_id, "bulk", asked_by, action, wanted.as_dict(), len(found))
+            job = _insert(connection, job_id, "bulk", asked_by, action, wanted.as_dict(), len(found), idempotency)
             for start in range(0, len(found), ITEMS_AT_ONCE):
                 connection.execute(
                     insert(items),
@@ -91,10 +101,21 @@ class BackgroundJobs:
 
         return await self._database.write(write)
 
-    async def create_export(self, job_id: str, user_id: str, run_id: str, *, most_jobs: int) -> BackgroundJob:
-        """Raises NotFound, Conflict (the run is past its time), TooManyJobs."""
+    async def create_export(
+        self,
+        job_id: str,
+        user_id: str,
+        run_id: str,
+        *,
+        most_jobs: int,
+        idempotency: tuple[str, str] | None = None,
+    ) -> BackgroundJob:
+        """Of `idempotency` as `create_bulk`. Raises NotFound, Conflict (the run is past its time), TooManyJobs, and
+        IdempotencyKeyReused."""
 
         def write(connection: Connection) -> BackgroundJob:
+            if earlier := _asked_before(connection, user_id, idempotency):
+                return earlier
             _check_room(connection, user_id, most_jobs)
             query = select(runs.c.files_expired_at).where(runs.c.id == run_id, runs.c.user_id == user_id)
             row = connection.execute(query).one_or_none()
@@ -102,17 +123,13 @@ class BackgroundJobs:
                 raise _no_run(run_id)
             if row.files_expired_at is not None:
                 raise Conflict(f"run {run_id} is past its time and its files are gone; it cannot be exported")
-            return _insert(connection, job_id, "export", user_id, "export", {"run_id": run_id}, 0)
+            return _insert(connection, job_id, "export", user_id, "export", {"run_id": run_id}, 0, idempotency)
 
         return await self._database.write(write)
 
     async def get(self, user_id: str, job_id: str, kind: JobKind) -> BackgroundJob:
         """Raises NotFound, also for what another person has asked for."""
-        query = select(*_OF_JOB).where(jobs.c.id == job_id, jobs.c.user_id == user_id, jobs.c.kind == kind)
-        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
-        if row is None:
-            raise _no_job(job_id, kind)
-        return _job_of(row)
+        return await self._database.read(lambda connection: _found(connection, user_id, job_id, kind))
 
     async def page(
         self, user_id: str, kind: JobKind, *, before: str | None = None, limit: int = 50
@@ -127,7 +144,7 @@ class BackgroundJobs:
         if before:
             query = query.where(jobs.c.id < before)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_job_of(row) for row in rows]
+        return [_job_of(row._mapping) for row in rows]
 
     async def items(
         self, job_id: str, *, status: ItemStatus | None = None, after: int = -1, limit: int = 50
@@ -145,17 +162,31 @@ class BackgroundJobs:
         NotFound."""
 
         def write(connection: Connection) -> BackgroundJob:
+            this = _this(user_id, job_id, "bulk")
             values = {"status": JobStatus.STOPPED.value, "finished_at": datetime.now(UTC), "lease_until": None}
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.user_id == user_id, jobs.c.kind == "bulk", _OPEN)
-                .values(values)
-            )
-            query = select(*_OF_JOB).where(jobs.c.id == job_id, jobs.c.user_id == user_id, jobs.c.kind == "bulk")
-            row = connection.execute(query).one_or_none()
-            if row is None:
-                raise _no_job(job_id, "bulk")
-            return _job_of(row)
+            connection.execute(update(jobs).where(*this, _OPEN).values(values))
+            return _found(connection, user_id, job_id, "bulk")
+
+        return await self._database.write(write)
+
+    async def stop_export(self, user_id: str, job_id: str) -> BackgroundJob:
+        """An archive that is there can be fetched no more, and is removed soon; one that is not made yet is not made.
+        Raises NotFound."""
+        now = datetime.now(UTC)
+
+        def write(connection: Connection) -> BackgroundJob:
+            this = _this(user_id, job_id, "export")
+            stopped = {
+                "status": JobStatus.STOPPED.value,
+                "finished_at": now,
+                "lease_until": None,
+                "result": NO_ARCHIVE,
+                "expires_at": now + REMOVED_AFTER,
+            }
+            made = (jobs.c.status == JobStatus.COMPLETED.value, jobs.c.expires_at > now)
+            connection.execute(update(jobs).where(*this, *made).values(expires_at=now))
+            connection.execute(update(jobs).where(*this, _OPEN).values(stopped))
+            return _found(connection, user_id, job_id, "export")
 
         return await self._database.write(write)
 
@@ -191,7 +222,7 @@ class BackgroundJobs:
                 .returning(*_OF_JOB)
             )
             row = connection.execute(claiming).one_or_none()
-            return _job_of(row) if row else None
+            return _job_of(row._mapping) if row else None
 
         return await self._database.write(write)
 
@@ -287,7 +318,7 @@ class BackgroundJobs:
         """Exports whose archive is to be removed."""
         query = select(*_OF_JOB).where(jobs.c.expires_at < datetime.now(UTC), jobs.c.result.is_not(None)).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_job_of(row) for row in rows]
+        return [_job_of(row._mapping) for row in rows]
 
     async def archive_removed(self, job_id: str) -> None:
         statement = update(jobs).where(jobs.c.id == job_id).values(result=None)
@@ -336,20 +367,59 @@ def _check_named(connection: Connection, wanted: RunFilter, user_id: str | None)
         raise _no_run(missing[0])
 
 
-def _check_room(connection: Connection, user_id: str, most: int) -> None:
-    # One writer for each user at a time, so that two of them cannot both be the last that fits.
+def _this(user_id: str, job_id: str, kind: JobKind) -> tuple[ColumnElement[bool], ...]:
+    return (jobs.c.id == job_id, jobs.c.user_id == user_id, jobs.c.kind == kind)
+
+
+def _found(connection: Connection, user_id: str, job_id: str, kind: JobKind) -> BackgroundJob:
+    """Raises NotFound."""
+    row = connection.execute(select(*_OF_JOB).where(*_this(user_id, job_id, kind))).one_or_none()
+    if row is None:
+        raise _no_job(job_id, kind)
+    return _job_of(row._mapping)
+
+
+def _asked_before(connection: Connection, user_id: str, idempotency: tuple[str, str] | None) -> BackgroundJob | None:
+    """Raises IdempotencyKeyReused. Of one user only one asks at a time from here to the end of the transaction, so that
+    two cannot both be the first with a key, nor both the last that fits."""
     connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+    if idempotency is None:
+        return None
+    key, digest = idempotency
+    query = select(*_OF_JOB, jobs.c.idempotency_digest).where(jobs.c.user_id == user_id, jobs.c.idempotency_key == key)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    values = dict(row._mapping)
+    if values.pop("idempotency_digest") != digest:
+        raise IdempotencyKeyReused(
+            f"Idempotency-Key {key!r} was used for another request ({row.kind} {row.id}); send a new key with a new "
+            "request"
+        )
+    return _job_of(values)
+
+
+def _check_room(connection: Connection, user_id: str, most: int) -> None:
     query = select(func.count()).select_from(jobs).where(jobs.c.user_id == user_id, _OPEN)
     if (connection.scalar(query) or 0) >= most:
         raise TooManyJobs(
-            f"{most} bulk actions and exports of yours are not over, and no more may be (JOBS_USER_MAX)",
+            f"{most} bulk actions and exports of yours are not over, and no more may be (JOBS_USER_MAX): wait until "
+            "one is over, or stop one by DELETE /agent/bulk/{bulk_id} or /agent/exports/{export_id}",
             retry_after=RETRY_SECONDS,
         )
 
 
 def _insert(
-    connection: Connection, job_id: str, kind: JobKind, user_id: str, action: str, request: dict[str, Any], total: int
+    connection: Connection,
+    job_id: str,
+    kind: JobKind,
+    user_id: str,
+    action: str,
+    request: dict[str, Any],
+    total: int,
+    idempotency: tuple[str, str] | None,
 ) -> BackgroundJob:
+    key, digest = idempotency or (None, None)
     values = {
         "id": job_id,
         "kind": kind,
@@ -362,9 +432,11 @@ def _insert(
         "refused": 0,
         "generation": 0,
         "created_at": datetime.now(UTC),
+        "idempotency_key": key,
+        "idempotency_digest": digest,
     }
     row = connection.execute(insert(jobs).values(values).returning(*_OF_JOB)).one()
-    return _job_of(row)
+    return _job_of(row._mapping)
 
 
 def _change(connection: Connection, job: BackgroundJob, values: dict[str, Any]) -> None:
@@ -382,8 +454,7 @@ def _no_job(job_id: str, kind: JobKind) -> NotFound:
     return NotFound(f"there is no {'bulk action' if kind == 'bulk' else 'export'} {job_id}")
 
 
-def _job_of(row: Row[Any]) -> BackgroundJob:
-    values = dict(row._mapping)
+def _job_of(values: Mapping[Any, Any]) -> BackgroundJob:
     return BackgroundJob(**{**values, "status": JobStatus(values["status"])})
 
 

@@ -464,7 +464,10 @@ background_jobs = Table(
     Column("expires_at", UtcDateTime),
     Column("error", ForeignText),
     Column("result", Json),
+    Column("idempotency_key", String(255)),
+    Column("idempotency_digest", String(64)),
     Index("ix_background_jobs_user_id_id", "user_id", "id"),
+    Index("uq_background_jobs_user_id_idempotency_key", "user_id", "idempotency_key", unique=True),
     Index("ix_background_jobs_finished_at", "finished_at"),
     partial_index("ix_background_jobs_unfinished", "lease_until", where="status IN ('queued', 'running')"),
 )

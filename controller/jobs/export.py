@@ -7,17 +7,22 @@ were redacted before they were stored. The archive lies in the workspaces' store
 and so counts among its user's files until it is removed.
 
 The archive is written to a temporary file first: its size is not known before, and a store takes a file as a whole.
+What a killed process has left of such a file, the next export on the machine removes.
 """
 
 import asyncio
+import errno
+import fcntl
 import json
+import os
+import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,13 +32,20 @@ import structlog
 from backplane import VERSION
 from backplane.domain.background_jobs import ARCHIVE, BackgroundJob, JobStatus
 from backplane.domain.stored import StorageQuota
-from backplane.errors import NotFound, TooLarge, Unavailable
+from backplane.errors import NotFound, Refused, TooLarge, Unavailable
 from backplane.resources import Resources
-from backplane.workspace.base import Workspace
+from backplane.workspace.base import FileInfo, Workspace
 
 EVENTS_AT_ONCE = 500
 PROGRESS_SECONDS = 1.0
 CLAIM_SECONDS = 60.0
+GIVE_UP = timedelta(days=1)
+"""An export that was begun again and again for so long is not tried any more."""
+FOLDER_PREFIX = "agent-export-"
+COMPRESSION = 1
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FIRST_TIME, _LAST_TIME = datetime(1980, 1, 1, tzinfo=UTC), datetime(2107, 12, 31, tzinfo=UTC)
+"""Those that a ZIP archive can hold."""
 
 log = structlog.get_logger()
 
@@ -50,10 +62,12 @@ class Exporter:
 
     async def carry_out(self, job: BackgroundJob) -> None:
         """Make the archive, and say where it lies. Done again, it replaces the archive. Raises NotFound (the run is not
-        there any more), TooLarge, StorageExceeded, Superseded, Unavailable."""
+        there any more), TooLarge, StorageExceeded, NoRoomForArchive, Superseded, Unavailable."""
+        if datetime.now(UTC) - job.created_at > GIVE_UP:
+            raise Refused("the archive could not be made within a day; whoever runs the platform finds out why")
         run_id = str(job.request["run_id"])
-        with tempfile.TemporaryDirectory(prefix="agent-export-") as folder:
-            path = Path(folder) / ARCHIVE
+        with _full_disk_is_refused(), archive_folder(Path(tempfile.gettempdir())) as folder:
+            path = folder / ARCHIVE
             files = await self._write(job, run_id, path)
             size = path.stat().st_size
             # The claim is looked at before anything outside is changed.
@@ -73,7 +87,8 @@ class Exporter:
         workspace = self._resources.workspaces.workspace(job.user_id, run_id)
         listed = await workspace.list()
         if (together := sum(file.size for file in listed)) > self._most_bytes:
-            raise self._too_large(together)
+            raise too_large(together, self._most_bytes)
+        await self._jobs.progress(job, 0, len(listed), seconds=CLAIM_SECONDS)
         with path.open("wb") as file, closing(_RunArchive(file, self._most_bytes)) as archive:
             await archive.add_json("run.json", asdict(run))
             plans = [asdict(old) for old in await store.plans.replaced(run_id)]
@@ -87,7 +102,7 @@ class Exporter:
                 if time.monotonic() - reported_at > PROGRESS_SECONDS:
                     await self._jobs.progress(job, number, len(listed), seconds=CLAIM_SECONDS)
                     reported_at = time.monotonic()
-                if not await archive.add_file(f"files/{entry.path}", workspace, entry.path):
+                if not await archive.add_file(f"files/{entry.path}", workspace, entry):
                     missing.append(entry.path)
             manifest = {
                 "format": 1,
@@ -114,8 +129,62 @@ class Exporter:
                 if call is not None:
                     await entry.write(_json({**asdict(call), "key": call.key._asdict()}) + b"\n")
 
-    def _too_large(self, size: int) -> TooLarge:
-        return too_large(size, self._most_bytes)
+
+class NoRoomForArchive(Refused):
+    """A disk is full, of the process that makes archives or of the workspaces."""
+
+
+@contextmanager
+def _full_disk_is_refused() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise NoRoomForArchive(
+            f"there is no room for the archive ({error.strerror}): whoever runs the platform makes some, in TMPDIR of "
+            "the process controller.jobs and where workspaces are kept"
+        ) from error
+
+
+@contextmanager
+def archive_folder(parent: Path) -> Iterator[Path]:
+    """A new folder below `parent`, locked until this process ends. Those that nobody has locked are removed before."""
+    for left in parent.glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError):
+            lock = _lock(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    folder, lock = _new_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _new_folder(parent: Path) -> tuple[Path, int]:
+    # Until it is locked, another export that begins at the same moment takes the folder for one that was left.
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
+        with suppress(FileNotFoundError, BlockingIOError):
+            lock = _lock(folder)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Raises OSError for one that another process has locked, that is another user's, or that is no folder."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid != os.getuid():
+            raise PermissionError(folder)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def too_large(size: int, most: int) -> TooLarge:
@@ -126,26 +195,27 @@ class _RunArchive:
     """A ZIP file that is written in threads, and counts what it holds. Raises TooLarge over `most` bytes."""
 
     def __init__(self, file: BinaryIO, most: int) -> None:
-        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
         self._most = most
         self._size = 0
+        self._made_at = datetime.now(UTC)
 
     async def add_json(self, name: str, value: Any) -> None:
         async with self.entry(name) as entry:
             await entry.write(_json(value, indent=2))
 
-    async def add_file(self, name: str, workspace: Workspace, path: str) -> bool:
+    async def add_file(self, name: str, workspace: Workspace, file: FileInfo) -> bool:
         """Whether it was there; one that was removed meanwhile may have left a part."""
         try:
-            async with self.entry(name) as entry:
-                async for chunk in workspace.read(path):
+            async with self.entry(name, file.modified_at) as entry:
+                async for chunk in workspace.read(file.path):
                     await entry.write(chunk)
         except NotFound:
             return False
         return True
 
-    def entry(self, name: str) -> "_ArchiveEntry":
-        return _ArchiveEntry(self, name)
+    def entry(self, name: str, modified_at: datetime | None = None) -> "_ArchiveEntry":
+        return _ArchiveEntry(self, name, modified_at or self._made_at)
 
     def close(self) -> None:
         """Write the table of contents, which is short."""
@@ -156,18 +226,22 @@ class _RunArchive:
         if self._size > self._most:
             raise too_large(self._size, self._most)
 
-    def open(self, name: str) -> Any:
-        return self._zip.open(name, "w", force_zip64=True)
+    def open(self, name: str, modified_at: datetime) -> Any:
+        moment = min(max(modified_at.astimezone(UTC), _FIRST_TIME), _LAST_TIME)
+        info: Any = zipfile.ZipInfo(name, moment.timetuple()[:6])
+        info.compress_type, info._compresslevel = zipfile.ZIP_DEFLATED, COMPRESSION
+        return self._zip.open(info, "w", force_zip64=True)
 
 
 class _ArchiveEntry:
-    def __init__(self, archive: _RunArchive, name: str) -> None:
+    def __init__(self, archive: _RunArchive, name: str, modified_at: datetime) -> None:
         self._archive = archive
         self._name = name
+        self._modified_at = modified_at
         self._file: Any = None
 
     async def __aenter__(self) -> "_ArchiveEntry":
-        self._file = self._archive.open(self._name)
+        self._file = self._archive.open(self._name, self._modified_at)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -12,11 +12,12 @@ from contextlib import suppress
 import structlog
 
 from backplane.background.rq import RqQueue
-from backplane.domain.background_jobs import BackgroundJob, JobStatus
+from backplane.domain.background_jobs import NO_ARCHIVE, BackgroundJob, JobStatus
 from backplane.errors import PlatformError, Refused, Superseded, Unavailable
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect, run_actions, storage_quota
 from backplane.settings import Settings
+from backplane.store import BackgroundJobs
 from controller.jobs.bulk import BulkWork
 from controller.jobs.export import Exporter
 
@@ -54,16 +55,29 @@ async def carry_out(settings: Settings, job_id: str) -> int | None:
             log.info("a job is left to others", job=job.id, reason=error.message)
             return None
         except Refused as error:
-            await jobs.finish(job, JobStatus.FAILED, error=error.message)
             log.warning("a job failed", job=job.id, error=error.message)
+            await _fail(jobs, job, error.message)
             return None
         except PlatformError as error:
             log.warning("a job waits for a part of the platform", job=job.id, error=error.message)
             with suppress(PlatformError):
                 await jobs.release(job, after_seconds=AWAY_SECONDS)
             return None
+        except Exception:
+            # A fault comes again with the next piece: tried again it would never end, and nobody would know.
+            log.exception("a job failed by a fault of the platform", job=job.id)
+            await _fail(jobs, job, "a fault of the platform; the log of controller.jobs has the details")
+            return None
         finally:
             await end(renewing)
+
+
+async def _fail(jobs: BackgroundJobs, job: BackgroundJob, error: str) -> None:
+    """Of an export an archive may lie in the store, made by a piece that was cut off: it is removed."""
+    if job.kind == "export":
+        await jobs.finish(job, JobStatus.FAILED, error=error, result=NO_ARCHIVE, kept_seconds=0.0)
+    else:
+        await jobs.finish(job, JobStatus.FAILED, error=error)
 
 
 async def _piece(settings: Settings, resources: Resources, job: BackgroundJob) -> int | None:

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.schemas.decisions import DecideRequest
 from app.schemas.execute import ExecuteRequest, NewRun
+from app.schemas.jobs import RunFilterRequest
 from backplane.domain.plans import parse_plan
 from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidPlan
@@ -42,6 +43,9 @@ def said(kind: Any, value: Any) -> list[str]:
         (ExecuteRequest, {"action": "start", "run_id": "01936f7e"}, "this is no whole id; give all its 36 characters"),
         (ExecuteRequest, {"action": "start", "run_id": RUN, "xyz": 1}, "no such field; there are action, run_id"),
         (ExecuteRequest, {"action": "replay", "run_id": RUN, "execute": "yes"}, "this is neither true nor false"),
+        (RunFilterRequest, {"created_after": "2026-11-01"}, "it names no zone; give a time with one, like 2026-"),
+        (RunFilterRequest, {"created_after": "yesterday"}, "this is no time; give one, like 2026-"),
+        (RunFilterRequest, {"created_after": []}, "this is no time; give one, like 2026-"),
         (DecideRequest, {"decision": "approve", "argument": {}}, "did you mean 'arguments'?"),
     ],
 )

@@ -1,5 +1,6 @@
 """Bulk actions and exports as rows: which runs, how far, who may see it, and one at a time who carries it out."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStat
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.users import User
-from backplane.errors import Conflict, NotFound, Superseded, TooLarge, TooManyJobs
+from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, Superseded, TooLarge, TooManyJobs
 from backplane.store import Store
 from backplane.store.tables import background_jobs, runs
 from tests.contracts.store.test_dead_letters import dead
@@ -36,10 +37,11 @@ async def bulk(
     everybody: bool = False,
     most_runs: int = 100,
     most_jobs: int = 100,
+    idempotency: tuple[str, str] | None = None,
 ) -> BackgroundJob:
     owner = None if everybody else user.id
     return await store.background_jobs.create_bulk(
-        new_run_id(), user.id, action, wanted, owner, most_runs=most_runs, most_jobs=most_jobs
+        new_run_id(), user.id, action, wanted, owner, most_runs=most_runs, most_jobs=most_jobs, idempotency=idempotency
     )
 
 
@@ -156,6 +158,22 @@ async def test_a_user_has_as_many_unfinished_jobs_as_may_be_and_not_one_more(
     await bulk(store, stranger, most_jobs=2)
     await store.background_jobs.finish(await claimed(store, first), JobStatus.COMPLETED)
     await bulk(store, user, most_jobs=2)
+
+
+async def test_a_key_belongs_to_its_user_and_stands_for_one_request(store: Store, user: User, stranger: User) -> None:
+    async def asked(by: User, digest: str, most_jobs: int = 1) -> str:
+        return (await bulk(store, by, most_jobs=most_jobs, idempotency=("key", digest))).id
+
+    first = await asked(user, "one")
+    assert await asked(user, "one") == first
+    with pytest.raises(IdempotencyKeyReused):
+        await asked(user, "another", most_jobs=9)
+    assert await asked(stranger, "another") != first
+
+
+async def test_the_same_request_twice_at_once_is_one_bulk_action(store: Store, user: User) -> None:
+    both = await asyncio.gather(*(bulk(store, user, idempotency=("at once", "d")) for _ in range(4)))
+    assert len({job.id for job in both}) == 1
 
 
 async def test_another_users_job_is_not_there(store: Store, user: User, stranger: User) -> None:

@@ -40,6 +40,7 @@ OPERATIONS = {
     "post /agent/runs/{run_id}/export": "export_run",
     "get /agent/exports": "list_exports",
     "get /agent/exports/{export_id}": "show_export",
+    "delete /agent/exports/{export_id}": "remove_export",
     "get /agent/exports/{export_id}/archive": "get_export_archive",
     "delete /agent/accounts/{account_id}": "close_account",
     "delete /agent/dead-letters": "purge_dead_letters",

@@ -154,11 +154,55 @@ async def test_a_stopped_bulk_action_leaves_the_rest_undone(api: Api, person: Pe
         ({"action": "start", "filter": {"agent": "a"}}, "invalid_input"),
         ({"action": "cancel"}, "invalid_input"),
         ({"action": "cancel", "filter": {"agents": "a"}}, "invalid_input"),
+        ({"action": "cancel", "filter": {"agent": "a\0b"}}, "invalid_input"),
+        ({"action": "cancel", "filter": {"created_after": "0001-01-01T00:00:00+14:00"}}, "invalid_input"),
+        ({"action": "cancel", "filter": {"created_before": "9999-12-31T23:59:59-14:00"}}, "invalid_input"),
+        (
+            {
+                "action": "cancel",
+                "filter": {"created_after": "2026-11-02T00:00:00Z", "created_before": "2026-11-02T00:00:00Z"},
+            },
+            "invalid_input",
+        ),
     ],
 )
-async def test_a_bulk_action_that_makes_no_sense_is_refused(person: Person, body: Any, code: str) -> None:
-    answer = await person.http.post("/agent/bulk", json=body)
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_bulk_action_that_makes_no_sense_is_refused(
+    person: Person, body: Any, code: str, dry_run: bool
+) -> None:
+    answer = await person.http.post("/agent/bulk", json={**body, "dry_run": dry_run})
     assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+
+
+@pytest.mark.parametrize("query", ["dry_run=true", "status=failed"])
+async def test_what_stands_in_the_query_of_a_bulk_action_is_refused_and_nothing_is_done(
+    person: Person, query: str
+) -> None:
+    """A `?dry_run=true` that is passed over would do what the person only wanted to count."""
+    answer = await person.http.post(f"/agent/bulk?{query}", json={"action": "cancel", "filter": {"agent": "a"}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert "in the body" in answer.json()["detail"]
+    assert (await person.http.get("/agent/bulk")).json()["bulk_actions"] == []
+
+
+async def test_times_of_the_first_and_last_year_that_there_are_find_their_runs(person: Person) -> None:
+    run_id = await person.make()
+    wanted = {"created_after": "0001-01-01T00:00:00Z", "created_before": "9999-12-31T23:59:59Z"}
+    assert (await ask(person, "cancel", {**wanted, "run_ids": [run_id]}, dry_run=True))["runs"] == 1
+
+
+async def test_the_same_key_and_request_is_the_same_bulk_action(person: Person) -> None:
+    await person.make()
+    key = {"Idempotency-Key": "cancel all"}
+    body = {"action": "cancel", "filter": {"statuses": ["queued"]}}
+    first = await person.http.post("/agent/bulk", json=body, headers=key)
+    again = await person.http.post("/agent/bulk", json=body, headers=key)
+    assert (first.status_code, again.status_code, first.json()) == (202, 202, again.json())
+    assert len((await person.http.get("/agent/bulk")).json()["bulk_actions"]) == 1
+    other = await person.http.post(
+        "/agent/bulk", json={**body, "action": "remove", "filter": {"agent": "a"}}, headers=key
+    )
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
 
 
 async def test_limits_are_those_that_the_settings_name(start_api: StartApi) -> None:
@@ -167,7 +211,10 @@ async def test_limits_are_those_that_the_settings_name(start_api: StartApi) -> N
     runs = [await person.make() for _ in range(2)]
     assert await refused(person, "cancel", {"run_ids": runs}) == (413, "too_large")
     await ask(person, "cancel", {"run_ids": runs[:1]})
-    assert await refused(person, "cancel", {"run_ids": runs[1:]}) == (429, "too_many_jobs")
+    answer = await person.http.post("/agent/bulk", json={"action": "cancel", "filter": {"run_ids": runs[1:]}})
+    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_jobs")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "wait" in answer.json()["detail"]
 
 
 async def test_a_cluster_without_a_redis_for_jobs_is_said_at_once(start_api: StartApi) -> None:

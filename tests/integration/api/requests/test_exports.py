@@ -1,7 +1,9 @@
 """Exports, as a person asks for them and fetches them, carried out by hand."""
 
+import errno
 import io
 import json
+import tempfile
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ from backplane.errors import Unavailable
 from backplane.resources import Resources
 from backplane.store.tables import background_jobs
 from controller.jobs.dispatch import JobDispatch
+from controller.jobs.export import FOLDER_PREFIX, archive_folder
 from controller.jobs.task import carry_out
 from tests.integration.api.running import Api, Person, StartApi
 
@@ -97,6 +100,133 @@ async def test_the_link_ends_with_its_time_and_then_the_archive_goes(api: Api, p
     await JobDispatch(api.resources, None).remove_expired()
     assert [path for path in archives(api) if job["export_id"] in str(path)] == []
     await JobDispatch(api.resources, None).remove_expired()
+
+
+async def test_an_archive_that_is_removed_is_not_there_any_more_and_its_room_is_given_back(
+    api: Api, person: Person
+) -> None:
+    job = await exported(api, person, await with_files(api, person, one=b"first"))
+    path = f"/agent/exports/{job['export_id']}"
+    removed = await person.http.delete(path)
+    assert (removed.status_code, removed.json()["archive"], removed.json()["status"]) == (200, None, "completed")
+    assert (await person.http.get(job["archive"])).status_code == 404
+    assert (await person.http.delete(path)).json() == removed.json()
+    await JobDispatch(api.resources, None).remove_expired()
+    assert [path for path in archives(api) if job["export_id"] in str(path)] == []
+    user = (await person.access(api)).user
+    assert await stored_bytes(api.resources, user.id) == len(b"first")
+
+
+async def test_an_export_that_is_removed_before_it_is_made_is_not_made(start_api: StartApi) -> None:
+    api = await start_api(jobs_user_max=1)
+    person = await api.person()
+    run_id = await person.make()
+    job = await asked(person, run_id)
+    stopped = await person.http.delete(f"/agent/exports/{job['export_id']}")
+    assert (stopped.status_code, stopped.json()["status"], stopped.json()["bytes"]) == (200, "stopped", None)
+    await carry_out(api.settings, job["export_id"])
+    assert archives(api) == []
+    assert (await person.http.get(f"/agent/exports/{job['export_id']}/archive")).status_code == 404
+    assert (await asked(person, run_id))["status"] == "queued"
+
+
+async def test_an_archive_that_was_stored_when_its_export_was_stopped_is_removed_later(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first"))
+    jobs = type(api.resources.store.background_jobs)
+    finish = jobs.finish
+
+    async def stopped_first(*given: Any, **named: Any) -> None:
+        await person.http.delete(f"/agent/exports/{job['export_id']}")
+        await finish(*given, **named)
+
+    monkeypatch.setattr(jobs, "finish", stopped_first)
+    await carry_out(api.settings, job["export_id"])
+    assert [path for path in archives(api) if job["export_id"] in str(path)] != []
+    past = update(background_jobs).values(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    this = past.where(background_jobs.c.id == job["export_id"])
+    await api.resources.store.database.write(lambda connection: connection.execute(this))
+    await JobDispatch(api.resources, None).remove_expired()
+    assert [path for path in archives(api) if job["export_id"] in str(path)] == []
+
+
+async def test_the_same_key_is_the_same_export(api: Api, person: Person) -> None:
+    first, second = await person.make(), await person.make()
+    key = {"Idempotency-Key": "once"}
+    answers = [await person.http.post(f"/agent/runs/{run_id}/export", headers=key) for run_id in (first, first, second)]
+    assert [answer.status_code for answer in answers] == [202, 202, 409]
+    assert answers[0].json() == answers[1].json()
+    assert answers[2].json()["code"] == "idempotency_key_reused"
+
+
+async def test_an_export_that_meets_a_fault_fails_once_and_is_not_tried_for_ever(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first"))
+
+    async def faulty(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(type(api.resources.store.plans), "replaced", faulty)
+    assert await carry_out(api.settings, job["export_id"]) is None
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert (shown["status"], "a fault of the platform" in shown["error"]) == ("failed", True)
+
+
+async def test_a_full_disk_is_a_reason_that_the_person_is_told(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", full)
+    await carry_out(api.settings, job["export_id"])
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert (shown["status"], "No space left" in shown["error"]) == ("failed", True)
+
+
+async def test_what_a_killed_export_has_left_on_the_machine_is_removed_by_the_next_and_no_other_folder(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, another = tmp_path / f"{FOLDER_PREFIX}left", tmp_path / "another"
+    for folder in (left, another):
+        folder.mkdir()
+        (folder / "run.zip").write_bytes(b"half")
+    (tmp_path / f"{FOLDER_PREFIX}link").symlink_to(another)
+    with archive_folder(tmp_path) as busy:
+        assert not left.exists()
+        job = await exported(api, person, await with_files(api, person, one=b"first"))
+        assert (job["status"], busy.exists(), (another / "run.zip").exists()) == ("completed", True, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{FOLDER_PREFIX}link", "another"]
+
+
+async def test_files_of_an_archive_have_the_times_that_they_have_in_the_workspace(api: Api, person: Person) -> None:
+    run_id = await with_files(api, person, one=b"first")
+    [file] = (await person.http.get(f"/agent/runs/{run_id}/files")).json()["files"]
+    content = (await person.http.get((await exported(api, person, run_id))["archive"])).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        written = datetime(*archive.getinfo("files/folder/one").date_time, tzinfo=UTC)
+    assert abs(datetime.fromisoformat(file["modified_at"]) - written) <= timedelta(seconds=2)
+
+
+async def test_how_many_files_there_are_is_known_before_the_first_is_written(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first", two=b"second"))
+    seen: list[Any] = []
+    find = type(api.resources.store.model_calls).of_run
+
+    async def looked(*given: Any) -> Any:
+        seen.append((await person.http.get(f"/agent/exports/{job['export_id']}")).json())
+        return await find(*given)
+
+    monkeypatch.setattr(type(api.resources.store.model_calls), "of_run", looked)
+    await carry_out(api.settings, job["export_id"])
+    assert [(one["files"], one["files_total"]) for one in seen] == [(0, 2)]
 
 
 def archives(api: Api) -> list[Path]:
