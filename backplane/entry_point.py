@@ -19,15 +19,22 @@ from backplane.process.loop_watchdog import watched
 from backplane.settings import Settings
 
 
-def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
-    """The exit status: 2 when the settings cannot be used, 1 when the work could not go on, each with what to do on
-    stderr. `work` ends when the event is set."""
+def settings_at_start() -> Settings | None:
+    """None when they cannot be used: what to do is on stderr, and the process ends with status 2."""
     log_stream.keep_standard_descriptors()
     try:
         ensure_utf8()
-        settings = read_settings()
+        return read_settings()
     except InvalidInput as error:
         process_log.refuse_to_start(error.message)
+        return None
+
+
+def run(name: str, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
+    """The exit status: 2 when the settings cannot be used, 1 when the work could not go on, each with what to do on
+    stderr. `work` ends when the event is set."""
+    settings = settings_at_start()
+    if settings is None:
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process=name)
     process_log.own_this_process()

@@ -19,10 +19,10 @@ import uvloop
 from app.edge.protocol import install
 from app.main import create_app
 from backplane.background_access import connect_background_queue
-from backplane.configuration import ensure_utf8, log_misspelt, read_settings
-from backplane.errors import InvalidInput, PlatformError
+from backplane.configuration import log_misspelt
+from backplane.entry_point import settings_at_start
+from backplane.errors import PlatformError
 from backplane.process import log as process_log
-from backplane.process import log_stream
 from backplane.process.tasks import in_thread
 from backplane.redis_access import rq_is_possible
 from backplane.settings import Settings
@@ -39,12 +39,8 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
-    log_stream.keep_standard_descriptors()
-    try:
-        ensure_utf8()
-        settings = read_settings()
-    except InvalidInput as error:
-        process_log.refuse_to_start(error.message)
+    settings = settings_at_start()
+    if settings is None:
         return 2
     try:
         return uvloop.run(_run(settings, arguments.host, arguments.port))

@@ -1,13 +1,4 @@
-"""The journal of a run's steps: what was meant to be done, before; what came of it, after.
-
-By these states a worker that takes a run over knows what it may do:
-
-    pending    nothing was done
-    started    the tool was called; nothing has reached the workspace yet
-    changing   its changes were on their way into the workspace
-    completed | failed | skipped
-    uncertain  it may have happened, or has, and did not end well; a person decides
-"""
+"""The rows of the journal of a run's steps, as they are read; what their states mean is `domain.steps`'."""
 
 from collections.abc import Mapping
 from dataclasses import fields

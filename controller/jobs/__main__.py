@@ -13,10 +13,10 @@ import structlog
 
 from backplane.background.rq import RqQueue
 from backplane.background_access import connect_background_queue
-from backplane.configuration import ensure_utf8, log_misspelt, read_settings
-from backplane.errors import InvalidInput, PlatformError, Unavailable
+from backplane.configuration import log_misspelt
+from backplane.entry_point import settings_at_start
+from backplane.errors import PlatformError, Unavailable
 from backplane.process import log as process_log
-from backplane.process import log_stream
 from backplane.process.retrying import pauses
 from controller.jobs.task import carrying_out
 from controller.jobs.worker import is_at_work, work
@@ -28,12 +28,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m controller.jobs", description="Bulk actions and exports, by RQ.")
     parser.add_argument("--check", action="store_true", help="Say by the exit code whether one works on this machine.")
     arguments = parser.parse_args()
-    log_stream.keep_standard_descriptors()
-    try:
-        ensure_utf8()
-        settings = read_settings()
-    except InvalidInput as error:
-        process_log.refuse_to_start(error.message)
+    settings = settings_at_start()
+    if settings is None:
         return 2
     process_log.configure(format=settings.log_format, level=settings.log_level, process="jobs")
     process_log.own_this_process()

@@ -151,6 +151,20 @@ class Api:
         self.people.append(http)
         return http
 
+    async def answer_to(self, request: str) -> tuple[bytes, bytes]:
+        """Head and body of the answer to exactly this text, which a client's library would not send."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request.encode())
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+            lines = head.lower().split(b"\r\n")
+            length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-l"))
+            body = await reader.readexactly(length)
+        writer.close()
+        await writer.wait_closed()
+        return head, body
+
     async def worker(self) -> "WorkerByHand":
         """Takes the next run of the queue."""
         [claim] = await self.resources.queue.claim("by-hand", 1)

@@ -227,8 +227,8 @@ async def test_metadata_over_its_limit_is_too_large(person: Person) -> None:
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(api: Api, person: Person) -> None:
-    head, body = await raw(
-        api, f"POST /agent/execute HTTP/1.1\r\nHost: x\r\n{bearer(person)}Content-Length: 5000000000\r\n\r\n"
+    head, body = await api.answer_to(
+        f"POST /agent/execute HTTP/1.1\r\nHost: x\r\n{bearer(person)}Content-Length: 5000000000\r\n\r\n"
     )
     assert head.startswith(b"HTTP/1.1 413 ")
     assert json.loads(body)["code"] == "too_large"
@@ -254,20 +254,6 @@ async def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(
         assert refusal(answer) == (413, "too_large", None)
     assert sent < 64 * 1024 * 1024
     assert await runs_of(person) == []
-
-
-async def raw(api: Api, request: str) -> tuple[bytes, bytes]:
-    """Head and body of the answer to exactly these bytes; the connection stays open meanwhile."""
-    host, _, port = api.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(request.encode())
-    async with asyncio.timeout(10):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-l"))
-        body = await reader.readexactly(length)
-    writer.close()
-    await writer.wait_closed()
-    return head, body
 
 
 def bearer(person: Person) -> str:

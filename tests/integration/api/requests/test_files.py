@@ -266,18 +266,10 @@ async def test_a_file_that_was_replaced_while_it_is_read_has_one_content(person:
 
 async def raw(api: Api, person: Person, method: str, path: str, headers: str = "") -> tuple[int, bytes]:
     """Status and body of the answer to exactly this path, of which a client's library would make another one."""
-    host, _, port = api.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
     if method == "PUT" and not headers:
         headers = "Content-Length: 0\r\n"
     request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\n{headers}\r\n"
-    writer.write(request.encode())
-    async with asyncio.timeout(10):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-l"))
-        body = await reader.readexactly(length)
-    writer.close()
-    await writer.wait_closed()
+    head, body = await api.answer_to(request)
     return int(head.split()[1]), body
 
 
