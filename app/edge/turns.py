@@ -17,7 +17,8 @@ from app.auth import SCOPE_USER
 from app.edge.body_limit import FILES
 from backplane.domain.users import User
 
-AT_ONCE = 8
+AT_ONCE = 4
+"""Fewer than the database connections that a process keeps (DATABASE_POOL_SIZE), so that others find one free."""
 SCOPE_TURN = "agent.turn"
 
 

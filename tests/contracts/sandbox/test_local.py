@@ -10,12 +10,13 @@ import pytest
 
 from backplane.errors import Unavailable
 from tests.contracts.sandbox.conftest import Run
-from tests.contracts.sandbox.sandboxes import MIB, new_mark, processes_with
+from tests.contracts.sandbox.sandboxes import MIB, needs_group, new_mark, processes_with
 from tests.waiting import wait_until
 from worker.sandbox.base import Sandbox
 from worker.sandbox.local import sandbox as local
 from worker.sandbox.local.bubblewrap import find_bubblewrap
-from worker.sandbox.local.cgroup import ControlGroups
+from worker.sandbox.local.cgroup import CPU, ControlGroups, Tree
+from worker.sandbox.local.process import NICE
 from worker.sandbox.local.sandbox import open_local_sandbox
 
 
@@ -60,6 +61,28 @@ async def test_the_environment_is_just_what_is_named(local_sandbox: Sandbox, run
         "PYTHONDONTWRITEBYTECODE",
         "GREETING",
     }
+
+
+async def test_a_command_goes_behind_what_runs_beside_it(local_sandbox: Sandbox, run: Run) -> None:
+    _, said = await run(local_sandbox, "nice")
+    assert int(said) == min(os.nice(0) + NICE, 19)
+
+
+@pytest.mark.parametrize(("version", "file", "weight"), [(1, "cpu.shares", "102"), (2, "cpu.weight", "10")])
+def test_the_group_of_a_command_has_a_tenth_of_the_weight_of_others(
+    tmp_path: Path, version: int, file: str, weight: str
+) -> None:
+    group = ControlGroups((Tree(tmp_path, frozenset({CPU}), version),)).create(memory_bytes=MIB, processes=1)
+    [processes] = group.join_files
+    assert (processes.parent / file).read_text() == weight
+
+
+async def test_the_kernel_takes_the_weight_of_a_command(local_sandbox: Sandbox) -> None:
+    needs_group(local_sandbox, CPU)
+    group = ControlGroups.find().create(memory_bytes=MIB, processes=1)
+    weights = [path.read_text() for file in group.join_files for path in file.parent.glob("cpu.[sw][he]*")]
+    assert group.remove()
+    assert weights in (["102\n"], ["10\n"])
 
 
 # --- finding out ---

@@ -22,12 +22,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import structlog
 
 from backplane.errors import InvalidInput, Unavailable
+from backplane.process.tasks import in_thread, uninterrupted
 from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
 from worker.sandbox.local.cgroup import ControlGroup
 from worker.sandbox.local.egress_socket import INSIDE
@@ -35,6 +35,7 @@ from worker.sandbox.local.pipes import InputPipe, OutputPipe
 from worker.sandbox.local.process import (
     COMMAND_TOO_LONG,
     EXTRA_PROCESSES,
+    NICE,
     OPEN_FILES,
     SYSTEM_PATH,
     ProcessTree,
@@ -142,6 +143,17 @@ def resource_limits(limits: Limits, *, memory_is_capped: bool) -> dict[int, int]
     return found
 
 
+def _before_exec() -> None:
+    """In the child. uvloop takes none of these as arguments.
+
+    Bubblewrap makes the command's session itself, at last. It has none of its own before that: the kernel gives each
+    session a share of the CPU (autogroup), so twenty sandboxes that are made at once would leave a worker little.
+    """
+    os.umask(UMASK)
+    os.setpgid(0, 0)  # what a terminal sends to the worker is not for it
+    os.nice(NICE)
+
+
 class Bubblewrap:
     """A binary and the arguments that work with it on this machine. `system_calls` is the kernel's filter for a command
     (`worker.sandbox.system_calls`), None for none. `folders` are shown inside too, read-only."""
@@ -217,7 +229,7 @@ class BubblewrapTree(ProcessTree):
         self._output = output
         go_read, go_write = os.pipe()
         try:
-            status = await self._spawn(command, folder, given, output, go_read)
+            status = await uninterrupted(self._spawn(command, folder, given, output, go_read))
             line = await status.readline()
             if not line:
                 raise self._cannot_start()
@@ -225,16 +237,18 @@ class BubblewrapTree(ProcessTree):
             self._first_process = os.pidfd_open(first)
             self._first_number, self._namespace = first, _process_namespace(first)
             # The kernel may take its time (control groups of version 1), and the loop has others to serve.
-            await asyncio.to_thread(group.join, first)
+            await in_thread(group.join, first)
             for kind, limit in resource_limits(command.limits, memory_is_capped=group.caps_memory).items():
                 _limit(first, kind, limit)
             os.write(go_write, b"\n")
-        except (OSError, ValueError, KeyError) as error:
+        except BaseException as error:
             # Dead before `go` is closed, for that would let it run.
-            await self._kill_all()
+            await uninterrupted(self._kill_all())
             if isinstance(error, UnicodeError):  # not to be waited for: it comes each time again
                 raise
-            raise self._cannot_start(str(error)) from error
+            if isinstance(error, OSError | ValueError | KeyError):
+                raise self._cannot_start(str(error)) from error
+            raise
         finally:
             os.close(go_read)
             os.close(go_write)
@@ -265,8 +279,7 @@ class BubblewrapTree(ProcessTree):
                 pass_fds=(go, *files),
                 env={},
                 cwd="/",
-                preexec_fn=partial(os.umask, UMASK),  # uvloop takes no umask
-                start_new_session=True,
+                preexec_fn=_before_exec,
             )
         except OSError as error:
             if error.errno == errno.E2BIG:
@@ -324,8 +337,9 @@ class BubblewrapTree(ProcessTree):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first_process, signal.SIGKILL)
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
 
 

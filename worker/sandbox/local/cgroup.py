@@ -4,6 +4,10 @@ One child group a command, below the group that this process is in, so that no l
 versions are served: v1 has one tree a controller, v2 one for all. Where no child group can be made (an ordinary user
 without delegation, a container with a read-only tree) there is none, and resource limits must do.
 
+Commands have a small share of the CPU beside this process and others outside (`CPU_SHARE`): what an agent runs slows
+down neither another user's run nor the API on the same machine. With idle CPU it has all of that. A nice value would
+not do: the kernel gives each session of processes a share of its own (autogroup), and a command can make sessions.
+
 It does not move this process, change limits of groups that it did not make, or cap CPU.
 """
 
@@ -15,7 +19,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMORY, PIDS = "memory", "pids"
+MEMORY, PIDS, CPU = "memory", "pids", "cpu"
+
+CPU_SHARE = 1 / 10
+"""A command's weight beside a process outside, whose weight is 1. It is that of nice value 10 (110 of 1024 in the
+kernel's table sched_prio_to_weight)."""
+_WEIGHT_FILES = {1: ("cpu.shares", 1024), 2: ("cpu.weight", 100)}
+"""By version: the file, and what it says of weight 1."""
 
 _PREFIX = "sandbox-"
 _REMOVE_SECONDS = 2.0
@@ -120,6 +130,9 @@ class ControlGroups:
                     _cap_memory(folder, memory_bytes, tree.version)
                 if PIDS in tree.controllers:
                     (folder / "pids.max").write_text(str(processes))
+                if CPU in tree.controllers:
+                    file, whole = _WEIGHT_FILES[tree.version]
+                    (folder / file).write_text(str(round(whole * CPU_SHARE)))
         except OSError:
             group.remove()
             raise
@@ -149,7 +162,8 @@ def _cap_memory(folder: Path, size: int, version: int) -> None:
 
 
 def _own_trees() -> list[Tree]:
-    """The groups of this process, one a mounted tree, whose child groups could cap memory or processes."""
+    """The groups of this process, one a mounted tree, whose child groups could cap memory or processes, or have a
+    weight."""
     try:
         # A mount point may have any name.
         memberships = Path("/proc/self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
@@ -159,7 +173,7 @@ def _own_trees() -> list[Tree]:
     trees: list[Tree] = []
     for membership in memberships:
         _, names, own = membership.split(":", 2)
-        wanted = frozenset(names.split(",")) & {MEMORY, PIDS}
+        wanted = frozenset(names.split(",")) & {MEMORY, PIDS, CPU}
         version = 2 if not names else 1
         if version == 1 and not wanted:
             continue
@@ -190,7 +204,7 @@ def _unified(own: Path) -> list[Tree]:
     for folder in candidates:
         with contextlib.suppress(OSError):
             control = folder / "cgroup.subtree_control"
-            wanted = {MEMORY, PIDS} & set((folder / "cgroup.controllers").read_text().split())
+            wanted = {MEMORY, PIDS, CPU} & set((folder / "cgroup.controllers").read_text().split())
             lacking = wanted - set(control.read_text().split())
             if lacking:
                 control.write_text(" ".join(f"+{name}" for name in sorted(lacking)))

@@ -16,6 +16,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1024
 EXTRA_PROCESSES = 2
 """What a limit on processes must allow on top of the command's own: the sandbox's first process, and a spare."""
+NICE = 10
+"""Added to the nice value of a command and of what sets it up, so that the worker and its neighbours go first."""
 KILLED = 128 + 9
 SIGNALS_OF_LIMITS = {
     128 + 24: "it used all its CPU time (SANDBOX_CPU_SECONDS)",
@@ -32,7 +34,8 @@ class ProcessTree(ABC):
     async def start(
         self, command: Command, folder: Path, given: InputPipe, output: OutputPipe, group: ControlGroup
     ) -> None:
-        """Start the command under all its caps. Raises Unavailable, InvalidInput or OSError."""
+        """Start the command under all its caps. It may be cancelled: `kill` finds whatever was started. Raises
+        Unavailable, InvalidInput or OSError."""
 
     @abstractmethod
     async def wait(self) -> int:

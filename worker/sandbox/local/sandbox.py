@@ -71,7 +71,7 @@ class LocalSandbox(Sandbox):
         with OutputPipe(output) as out, InputPipe(command.stdin) as given:
             try:
                 began = time.monotonic()
-                await uninterrupted(tree.start(command, folder, given, out, group))
+                await tree.start(command, folder, given, out, group)
                 ending, code, detail = await first_end(
                     _own_end(tree, group),
                     self._disk.full(command.call.user_id, folder, command.limits, tree),

@@ -10,16 +10,17 @@ import errno
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
 from backplane.errors import InvalidInput, Unavailable
+from backplane.process.tasks import uninterrupted
 from worker.sandbox.base import EVERYWHERE, UMASK, Command, Limits
 from worker.sandbox.local.cgroup import ControlGroup
 from worker.sandbox.local.pipes import InputPipe, OutputPipe
 from worker.sandbox.local.process import (
     COMMAND_TOO_LONG,
     EXTRA_PROCESSES,
+    NICE,
     OPEN_FILES,
     SYSTEM_PATH,
     ProcessTree,
@@ -42,12 +43,23 @@ exec "$@"
 """
 
 
+def _before_exec() -> None:
+    """In the child. uvloop takes none of these as arguments."""
+    os.umask(UMASK)
+    os.nice(NICE)
+
+
 class UnisolatedTree(ProcessTree):
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._group: ControlGroup | None = None
 
     async def start(
+        self, command: Command, folder: Path, given: InputPipe, output: OutputPipe, group: ControlGroup
+    ) -> None:
+        await uninterrupted(self._spawn(command, folder, given, output, group))
+
+    async def _spawn(
         self, command: Command, folder: Path, given: InputPipe, output: OutputPipe, group: ControlGroup
     ) -> None:
         self._group = group
@@ -66,7 +78,7 @@ class UnisolatedTree(ProcessTree):
                 stderr=output.write_end,
                 env={**environment, **command.environment},
                 cwd=folder,
-                preexec_fn=partial(os.umask, UMASK),  # uvloop takes no umask
+                preexec_fn=_before_exec,
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
