@@ -47,7 +47,7 @@ AGENT = "agent"
 
 @dataclass(frozen=True)
 class ToolSets:
-    """`sets` are those of live workers, the newest first; none: no worker is alive, or nobody can tell. `all_publish`:
+    """`sets` are those of live workers, the newest first; none: no worker is alive, or it is not known. `all_publish`:
     there is no live worker that has not published. `schemas` by the tool: a thread has its own, since a schema counts
     its checks, and two users at once would count together."""
 

@@ -68,7 +68,7 @@ class ApiMetrics:
         self._watchers.set_function(count)
 
     def received(self, events: Sequence[Event]) -> None:
-        """A batch of events of one run has come over the live wire."""
+        """A batch of events of one run has come from the event log."""
         if made_at := events[0].made_at:
             self._stream_lag.observe(max((datetime.now(UTC) - made_at).total_seconds(), 0.0))
 

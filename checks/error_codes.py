@@ -43,7 +43,7 @@ OF_RUNS = {
     "out_of_memory": "a command used more memory than it may",
     "disk_quota_exceeded": "a command wrote more than it may",
     "step_failed": "a tool said that it failed, and nothing more",
-    "step_changed": "a step below a step is another one than before the run changed hands; it begins anew",
+    "step_changed": "a sub-step is another one than before another worker took the run over; its step begins anew",
     "step_uncertain": "nobody knows whether a step happened; the run waits for a person",
     "rejected": "a person did not approve a step",
     "approval_required": "the run waits for a person to approve a step",

@@ -1,7 +1,7 @@
 """Lets Kubernetes, when it scales down, remove first the worker pods that carry out the fewest runs.
 
 A pod's deletion cost is an annotation that the ReplicaSet's controller reads when it has too many pods (since
-Kubernetes 1.22). It is a wish, not a promise: a worker that is removed all the same drains. Only costs that changed are
+Kubernetes 1.22). The cluster may ignore it: a worker that is removed all the same drains. Only costs that changed are
 written.
 """
 

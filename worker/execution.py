@@ -188,8 +188,8 @@ class Execution:
                 raise StepFailed(
                     RunError(
                         "worker_lost",
-                        f"{self.claim.crashes} workers were lost while they held this run, so it is not tried again. "
-                        "Look at what its steps ask of the worker's machine, then retry it.",
+                        f"{self.claim.crashes} workers were lost while they carried out this run, so it is not tried "
+                        "again. Look at what its steps ask of the worker's machine, then retry it.",
                     )
                 )
             work = await self._open(events, taken)
@@ -293,7 +293,7 @@ class Execution:
         return await self._wait_for_person(events, uncertain.error)
 
     async def _give_back(self, events: RunEvents, run: Run) -> Settlement:
-        queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "worker leaves"}
+        queued = {"status": RunStatus.QUEUED, "attempt": run.attempt, "reason": "the worker stops"}
         await events.record(
             lambda transaction: transaction.queue_again(attempt=None, error=None), publish=[(EventType.STATUS, queued)]
         )
@@ -397,7 +397,7 @@ def _log_settlement(settlement: Settlement) -> None:
         case RunOutcome.POSTPONED:
             log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
         case RunOutcome.HANDED_BACK:
-            log.info("run handed back: the worker leaves")
+            log.info("run handed back: the worker drains")
         case RunOutcome.DISOWNED:
             log.info("run handed back: another worker has it")
 

@@ -51,7 +51,7 @@ class WorkerMetrics:
             "agent_run_retries", "Attempts that failed and are followed by another.", ["reason"], registry=registry
         )
         self._leases_lost = Counter(
-            "agent_leases_lost", "Leases that ended without a word of their holder.", registry=registry
+            "agent_leases_lost", "Leases that ended because their worker was lost or stopped.", registry=registry
         )
         self._runs_superseded = Counter(
             "agent_runs_superseded", "Runs that this worker gave up because another had them.", registry=registry
@@ -61,7 +61,7 @@ class WorkerMetrics:
             "agent_step_seconds", "Duration of one try of a step.", ["tool"], buckets=STEP_BUCKETS, registry=registry
         )
         self._slots = Gauge("agent_worker_slots", "Runs that this worker takes at once.", registry=registry)
-        self._runs = Gauge("agent_worker_runs", "Runs that this worker has in hand.", registry=registry)
+        self._runs = Gauge("agent_worker_runs", "Runs that this worker carries out.", registry=registry)
         self._sandbox_starts = Counter(
             "agent_sandbox_starts", "Sandboxes that took a command.", ["kind", "start"], registry=registry
         )

@@ -1,9 +1,9 @@
 """The API's client: every call that the other commands make, and the streams.
 
-It knows the wire and nothing behind it, so it is also the example of how a production client behaves: it repeats only
-what is safe to repeat (reads, and writes that carry an Idempotency-Key or change nothing the second time), waits as
-long as Retry-After asks, goes on with a stream at the last event it has seen, and moves files without holding them in
-memory. It prints nothing: what a person should know meanwhile goes to `notify`.
+It knows the HTTP API and nothing behind it, so it is also the example of how a production client behaves: it repeats
+only what is safe to repeat (reads, and writes that carry an Idempotency-Key or change nothing the second time), waits
+as long as Retry-After asks, goes on with a stream at the last event it has seen, and moves files without holding them
+in memory. It prints nothing: what a person should know meanwhile goes to `notify`.
 """
 
 import asyncio

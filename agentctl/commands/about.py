@@ -1,4 +1,4 @@
-"""The commands that only tell: settings, version."""
+"""The commands that only print: settings, version."""
 
 from agentctl.local.configuration import load_settings, masked
 from agentctl.terminal.output import JsonFlag, Output

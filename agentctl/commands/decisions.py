@@ -123,7 +123,7 @@ def approve(
 def reject(
     run_id: RunArgument,
     decision_id: DecisionArgument = None,
-    reason: Annotated[str, typer.Option(help="Is told to the run.")] = "",
+    reason: Annotated[str, typer.Option(help="The run gets it with the answer.")] = "",
     json_output: JsonFlag = False,
 ) -> None:
     """Refuse what a run asks for."""

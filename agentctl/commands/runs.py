@@ -45,7 +45,7 @@ def run(
         list[str] | None, typer.Option(metavar="K=V", help="Kept with the run. May be given often.")
     ] = None,
     webhook: Annotated[
-        str | None, typer.Option(metavar="URL", help="Is told by POST when the run is over, or waits for a person.")
+        str | None, typer.Option(metavar="URL", help="Gets a POST when the run is over, or waits for a person.")
     ] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Follow for so many seconds at most.")] = None,
     wait_for_room: Annotated[

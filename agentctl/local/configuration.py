@@ -27,7 +27,7 @@ def load_settings(**overrides: Any) -> Settings:
     if not overrides:
         for one in misspelt(settings):
             Output().note(str(one), "yellow")
-        # What the platform's own code has to tell goes to standard error, as notes do.
+        # What the platform's own code logs goes to standard error, as notes do.
         process_log.configure(format="console", level=settings.log_level, process="agentctl")
     return settings
 

@@ -103,7 +103,7 @@ def free_port() -> int:
 
 
 def _nothing(_: str) -> None:
-    """For owners that want to hear of nothing."""
+    """A report that is dropped."""
 
 
 class EmbeddedRedis:

@@ -2,7 +2,7 @@
 
 Two kinds. The built-in one makes runs whose step works for each token as long as a small local model does, so it needs
 no model and goes the way of every run: queue, worker, sandbox. The other streams from a model server that speaks
-OpenAI's wire, as Ollama, vLLM and llama.cpp do, at the pace that the platform's own limit would allow.
+OpenAI's API, as Ollama, vLLM and llama.cpp do, at the pace that the platform's own limit would allow.
 """
 
 import asyncio

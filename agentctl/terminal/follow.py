@@ -1,6 +1,6 @@
 """Following a run: its events as a person or a program reads them, until its end.
 
-A terminal gets finished lines above one live line, which names the step in hand and how long it has taken; a pipe gets
+A terminal gets finished lines above one live line, which names the running step and how long it has taken; a pipe gets
 the same finished lines; `--json` gets each event as it came. Times are counted from the run's first event shown.
 """
 

@@ -114,7 +114,7 @@ def wait_in_words(view: JsonObject) -> str:
 
 
 def first_started(run: JsonObject) -> str | None:
-    """When a worker took it first. `started_at` begins anew when a run goes on, as after an approval; its steps tell
+    """When a worker took it first. `started_at` begins anew when a run goes on, as after an approval; its steps show
     when it was at work before. Steps that it took over from another run are older than itself."""
     starts = [step.get("started_at") for step in run["steps"]]
     own = [start for start in starts if start and _moment(start) >= _moment(run["created_at"])]

@@ -1,7 +1,7 @@
 """How wide the columns of a table are on a terminal.
 
 Ids and other short values are never cut: who reads one wants to copy it. Long text goes on in the next line
-(`folding`), or is cut where its beginning tells enough (`cutting`). Where even that leaves no room, the table is no
+(`folding`), or is cut where its beginning says enough (`cutting`). Where even that leaves no room, the table is no
 table any more: each row is shown as a list of names and values.
 """
 

@@ -310,6 +310,7 @@ def install(config: uvicorn.Config, limits: ConnectionLimits) -> None:
 
 
 def running_server() -> uvicorn.Server | None:
-    """The server that runs this process. uvicorn does not tell an application, but its signal handler leads there."""
+    """The server that runs this process. uvicorn does not pass it to an application, but its signal handler leads to
+    it."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if isinstance(server, uvicorn.Server) else None

@@ -1,9 +1,9 @@
 """Files on their way: how many of one user at once, and room for each upload before its first byte is written.
 
 An upload first reserves its size in Redis, then looks at what the workspace holds, and only then writes. Of several at
-the same moment each is told what was reserved before, so together they never put more into a workspace, or into all
-that their user has, than is allowed, whichever processes take them. One of unknown size reserves more as it comes. What
-a process leaves behind that dies is free again after two minutes. While Redis is away, uploads are not reserved.
+the same moment each learns what was reserved before, so together they never put more into a workspace, or into all that
+their user has, than is allowed, whichever processes take them. One of unknown size reserves more as it comes. What a
+process leaves behind that dies is free again after two minutes. While Redis is away, uploads are not reserved.
 """
 
 import asyncio

@@ -94,7 +94,7 @@ def _is_done(body: RetryRun) -> bool | None:
 
 
 async def standing_of(context: ApiContext, run: Run) -> dict[str, Any]:
-    """The fields of QueueStanding, while the run is queued and the queue can tell."""
+    """The fields of QueueStanding, while the run is queued and the queue answers."""
     if run.status is not RunStatus.QUEUED:
         return {}
     try:

@@ -34,7 +34,7 @@ class DeadLetterSummary(BaseModel):
     reason: DeadReason
     at: datetime = Field(description="When it was dead-lettered.")
     attempts: int
-    crashes: int = Field(description="Workers that were lost while they held it.")
+    crashes: int = Field(description="Workers that were lost while they carried it out.")
     user_id: str
     user: str = Field(description="Name of its owner.")
     created_at: datetime

@@ -37,7 +37,7 @@ class Approve(StrictRequest):
 
 class Reject(StrictRequest):
     decision: Literal["reject"]
-    reason: Text = Field("", max_length=2000, description="Is told to the run.")
+    reason: Text = Field("", max_length=2000, description="The run gets it with the answer.")
 
 
 class Answer(StrictRequest):

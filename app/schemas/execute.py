@@ -81,7 +81,7 @@ class NewRun(StrictRequest):
     webhook_url: WebhookUrl | None = Field(
         None,
         max_length=URL_MAX_CHARS,
-        description="Is told by POST when the run is over, or waits for a person; signed (see /agent/webhook-secret).",
+        description="Gets a signed POST when the run is over, or waits for a person (see /agent/webhook-secret).",
         examples=["https://example.org/hook"],
     )
     resource: str | None = Field(

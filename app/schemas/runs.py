@@ -1,4 +1,4 @@
-"""What the API answers about runs: the wire's own models, apart from the values inside."""
+"""What the API answers about runs: models of their own, apart from the domain's values."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -108,7 +108,7 @@ class WebhookView(BaseModel):
 
     url: str
     event: Annotated[str, DescribedAs(WebhookEvent)] | None = Field(
-        None, description="Null while there is nothing to tell."
+        None, description="Null while there is nothing to report."
     )
     status: DeliveryStatus | None = None
     attempts: int = 0

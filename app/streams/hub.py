@@ -380,8 +380,8 @@ async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[N
 
 
 def _server_stops() -> bool:
-    """uvicorn waits for open streams to end before it tells the application of its own end. The library learns of it by
-    the server's signal handler where it could wrap that, else the handler leads to the server."""
+    """uvicorn waits for open streams to end before it lets the application end. The library learns of it by the
+    server's signal handler where it could wrap that, else the handler leads to the server."""
     server = running_server()
     return AppStatus.should_exit or (server is not None and server.should_exit)
 

@@ -61,7 +61,7 @@ def described(description: str, *, id_example: str) -> dict[str, Any]:
 
 
 class History:
-    """What is kept of a run: by the database, and for the newest part by the live wire."""
+    """The events of a run that are kept: by the database, and for the newest part by the event log."""
 
     def __init__(self, store: Store, event_log: EventLog) -> None:
         self._store = store
@@ -71,7 +71,8 @@ class History:
         """The next events over `cursor`, at most a page, and whether there may be more. Raises Unavailable when the
         database is away.
 
-        The database lags behind the wire by the time of a batch, so where its part ends the wire's begins.
+        The database lags behind the event log by the time of a batch, so the log's part begins where the database's
+        ends.
         """
         events = await self._store.events.after(run_id, cursor, PAGE)
         if not (room := PAGE - len(events)):
@@ -82,7 +83,7 @@ class History:
         except Unavailable:
             return events, False
         if live and live[0].id > last + 1:
-            # The wire keeps the newest part only; what lies between may have been stored just now.
+            # The log keeps the newest part only; what lies between may have been stored just now.
             stored = await self._store.events.after(run_id, last, room)
             if stored:
                 return [*events, *stored], True

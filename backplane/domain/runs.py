@@ -115,7 +115,7 @@ class RunError:
             object.__setattr__(self, "message", whole_characters(self.message))
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is kept and told."""
+        """The error as it is stored and published."""
         return {"code": self.code, "message": self.kept_message, "retryable": self.retryable, "step": self.step}
 
     @property
@@ -184,21 +184,23 @@ class UnfinishedRun:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Whether a run is in somebody's hands, and in which generation."""
+    """Whether a worker has a run, and in which generation."""
 
     status: RunStatus
     generation: int
 
     def is_of(self, generation: int) -> bool:
-        """Whether the holder of this generation may still be at work: a newer one has taken the run from it."""
+        """Whether the worker with this generation may still be at work. It is not when a newer one has claimed the
+        run."""
         return self.status is RunStatus.RUNNING and self.generation <= generation
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A run as it was when it was taken. `last_event_id`: the last in the database. `tier`: its user's. `has_accounts`:
-    whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values of secrets are
-    kept with it (`SecretStore.of_run`). `lost_worker`: the one that held it, where that was lost and is known."""
+    """A run as it was when it was claimed. `last_event_id`: the last in the database. `tier`: its user's.
+    `has_accounts`: whether the run, its user or the tier has an account in the ledger. `knows_secrets`: whether values
+    of secrets are kept with it (`SecretStore.of_run`). `lost_worker`: the worker that had the run, where that was lost
+    and is known."""
 
     run: Run
     last_event_id: int
@@ -233,4 +235,4 @@ class Ended:
 
 
 Changed = tuple[Run, list[Event]]
-"""A run after a change, and the new events that tell of it."""
+"""A run after a change, and the new events of it."""

@@ -1,7 +1,7 @@
 """Users' secrets as values: how they are named, referred to and limited.
 
 A secret has a name, the tools that may use it and the hosts that it may be sent to. Plans hold `${secrets.NAME}`; the
-value is put in where a tool hands it on (`worker.run.secrets`), and nobody is ever given it back.
+value is put in where a tool uses it (`worker.run.secrets`), and nobody ever gets it back.
 """
 
 import re
@@ -32,7 +32,7 @@ _TOOL = re.compile(r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
 
 @dataclass(frozen=True, slots=True)
 class SecretInfo:
-    """What may be told of a secret."""
+    """What may be shown of a secret."""
 
     name: str
     tools: tuple[str, ...]
@@ -55,7 +55,7 @@ class Secret:
 
 
 def check_value(value: str) -> str:
-    """Raises InvalidInput, which does not tell the value."""
+    """Raises InvalidInput, whose message does not contain the value."""
     if len(value) < MIN_VALUE_CHARS:
         what = f"at least {MIN_VALUE_CHARS} characters: what is shorter could not be told from other words in outputs"
     elif len(value) > MAX_VALUE_BYTES or len(value.encode("utf-8", "replace")) > MAX_VALUE_BYTES:

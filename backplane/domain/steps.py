@@ -1,6 +1,6 @@
 """The journal of a run's steps: what was to be done, and what came of it.
 
-The order of states tells a worker that takes a run over what it may do:
+By these states a worker that takes a run over knows what it may do:
 
     pending    nothing was done
     started    the tool was called; nothing has reached the workspace yet

@@ -107,8 +107,8 @@ def _refused(what: str) -> InvalidInput:
 
 
 def message(run: Run, delivery_id: str, asked: Sequence[Mapping[str, Any]] = ()) -> str:
-    """What a webhook is told of the state that its run is in now. `asked`: what a person is to decide. Raises KeyError
-    for a state that is not told."""
+    """The message for a webhook about the present state of its run. `asked`: what a person is to decide. Raises
+    KeyError for a state that has no message."""
     body: dict[str, Any] = {
         "event": event_of(run),
         "delivery_id": delivery_id,

@@ -2,7 +2,8 @@
 
 Writing never ends a process and never holds one up: a line that cannot be written (the reader is gone, the disk is
 full, the terminal is lost) or would have to wait (nobody reads the pipe) is left out, and the next one that can be
-written says how many were. It is not kept for later: an operator wants to hear what is, and memory is not a log.
+written says how many were. It is not kept for later: an operator wants to see the present state, and memory is not a
+log.
 """
 
 import io

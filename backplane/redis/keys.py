@@ -140,7 +140,7 @@ KEYS: tuple[Key, ...] = (
         "worker, API",
         "the job: state, user, priority, resource, generation, crashes, worker, times; how it ended",
     ),
-    Key("jobs:leases", "sorted set", "permanent", "worker", "worker, API", "held runs by the time their lease ends"),
+    Key("jobs:leases", "sorted set", "permanent", "worker", "worker, API", "running runs by the time their lease ends"),
     Key("jobs:scheduled", "sorted set", "permanent", "worker", "worker, API", "runs by the time of their next attempt"),
     Key("jobs:doorbell", "list", "permanent, at most 100 entries", "API, worker", "worker", "wakes waiting workers"),
     Key("jobs:doorbell:{worker_id}", "list", "60 s", "worker", "worker", "wakes a worker that stops"),

@@ -116,8 +116,8 @@ class NamedServer(ServerLocator):
 
 
 class SentinelMaster(ServerLocator):
-    """A master that was replaced while it was well goes on taking writes, which get lost, until a sentinel tells it ten
-    seconds later. So a sentinel is asked again and again while there is something to do."""
+    """A master that was replaced while it was well goes on taking writes, which get lost, until a sentinel demotes it
+    ten seconds later. So a sentinel is asked again and again while there is something to do."""
 
     def __init__(self, sentinels: Sequence[Address], service: str, options: Mapping[str, Any]) -> None:
         quick = {"socket_timeout": LOCATE_SECONDS, "socket_connect_timeout": LOCATE_SECONDS}

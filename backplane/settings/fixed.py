@@ -43,7 +43,7 @@ AGENT_RESULT_CHARS = 20_000
 OUTSIDE_REDIRECTS = 5
 """Browsers follow up to 20; an API that needs more than five is misconfigured."""
 MEMORY_MAX_CHARS = 8000
-"""Longest memory: what an embedding model still tells apart."""
+"""The longest memory: what an embedding model still distinguishes."""
 MEMORY_TIMEOUT_SECONDS = 10.0
 """One call to Qdrant, or the wait for others who use the folder; the step is retried after it."""
 ARTIFACTS_WAIT_SECONDS = 10.0

@@ -366,8 +366,8 @@ class Ledger:
 
     async def spent_by(self, user_id: str) -> Amounts:
         """What is known of what the runs of a user took, whether or not anything limits them: tokens and dollars of
-        calls of models, and tries of steps, of the runs that are kept. A step that is done again on its user's wish is
-        counted as the last time; the entries of accounts know it all."""
+        calls of models, and tries of steps, of the runs that are kept. A step that is done again at its user's request
+        is counted as the last time; the entries of accounts know it all."""
         of_user = runs.c.user_id == user_id
         calls = (
             select(

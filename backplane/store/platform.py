@@ -1,4 +1,5 @@
-"""What is said once of the whole database: its id, by which Redis tells one platform's queue from another's."""
+"""What belongs to the database as a whole: its id, by which the queues of two platforms in one Redis are
+distinguished."""
 
 import uuid
 

@@ -72,7 +72,7 @@ class RunningRuns:
         def write(connection: Connection) -> None:
             row = connection.execute(_RUNNING, {"of_run": run_id}).one_or_none()
             if row is None or row.generation != generation:
-                raise Superseded(f"run {run_id} is no longer held in generation {generation}")
+                raise Superseded(f"run {run_id} is no longer running in generation {generation}")
             run = RunningRun(run_id, row.user_id, generation, has_webhook=row.webhook_url is not None)
             carry_out(connection, run, writes)
 
@@ -91,7 +91,7 @@ class RunningRuns:
             if row is None:
                 return Ended(None)
             if row.generation > generation:
-                raise Superseded(f"run {run_id} is no longer held in generation {generation}")
+                raise Superseded(f"run {run_id} is no longer running in generation {generation}")
             if row.status not in (RunStatus.QUEUED.value, RunStatus.RUNNING.value):
                 return Ended(RunStatus(row.status))
             now = datetime.now(UTC)

@@ -1,7 +1,7 @@
 """Runs as their users act on them: made, started, cancelled, retried, listed.
 
-Each change is one transaction: the row's new state, guarded by the old one, and the event that tells of it. What a
-worker writes while it holds a run is in `store.run_transaction`.
+Each change is one transaction: the row's new state, guarded by the old one, and the event of it. What a worker writes
+while it holds a run is in `store.run_transaction`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

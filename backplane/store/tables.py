@@ -413,7 +413,7 @@ dead_letters = Table(
     Index("ix_dead_letters_at_run_id", "at", "run_id"),
 )
 
-# What is to be told to a run's webhook, committed with the state that it tells of. `body` is what is sent, as it is.
+# The messages for runs' webhooks, each committed with the state that it reports. `body` is sent as it is.
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,

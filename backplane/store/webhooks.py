@@ -1,8 +1,8 @@
 """The outbox of webhooks, and the secrets that sign what goes out of it.
 
-A delivery is written with the state that it tells of, in one transaction, so it can neither be lost nor tell of what
-did not happen. Any number of controllers work it off: a claim pushes the row's `next_at` a lease into the future, so
-two never hold one, and one that a killed controller held is due again when the lease is over. The times are the
+A delivery is written with the state that it reports, in one transaction, so it can neither be lost nor report what did
+not happen. Any number of controllers work it off: a claim pushes the row's `next_at` a lease into the future, so two
+never have the same one, and one that a killed controller had is due again when the lease is over. The times are the
 database's own, so that clocks of machines which differ delay nothing and claim nothing twice.
 
 Secrets are stored as they are, since they sign: whoever reads the database can sign in the platform's name.

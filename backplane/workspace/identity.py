@@ -14,7 +14,7 @@ IDENTITY = ".identity"
 
 
 def note_identity(root: Path) -> None:
-    """By its own inode, a file in the folder tells whether the folder is a copy: who copied or restored it has changed
+    """By its own inode, a file in the folder shows whether the folder is a copy: who copied or restored it has changed
     the etags of all files. Since when it is one is noted too."""
     identity = _identity(root)
     if identity is not None and identity["inode"] == os.lstat(root / IDENTITY).st_ino:

@@ -76,7 +76,7 @@ class RetentionLoop:
             await asyncio.sleep(self._period_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
     async def remove(self, expired: Expired, before: datetime) -> None:
-        """Remove all that was past its time then. Raises PlatformError; what was in hand stays leased."""
+        """Remove all that was past its time then. Raises PlatformError; what was being removed stays leased."""
         remove: dict[Expired, Callable[[Sequence[LeasedRun], datetime], Awaitable[dict[str, int]]]] = {
             Expired.RUN: self._remove_runs,
             Expired.UNSTARTED_RUN: self._remove_runs,

@@ -47,8 +47,8 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that a session made. `name` is what its place knows it by, and `identity` tells it from another one of
-    that name. Without a run it is nobody's; without a generation, of any holder of its run."""
+    """Something that a session made. `name` is what its place knows it by, and `identity` distinguishes it from another
+    one of that name. Without a run it is nobody's; without a generation, it belongs to any worker of its run."""
 
     kind: str
     name: str
@@ -77,7 +77,7 @@ class SessionPlace(ABC):
 async def sweep(
     places: Sequence[SessionPlace], runs: Runs, *, session_seconds: float, lease_seconds: float
 ) -> Mapping[str, int]:
-    """Remove what is old and needed by nobody; how many of each kind. A place that fails is told and passed over.
+    """Remove what is old and needed by nobody; how many of each kind. A place that fails is logged and passed over.
 
     Raises Unavailable when the database does not answer: then nothing is known, and nothing is removed.
     """
@@ -231,7 +231,7 @@ class Containers(SessionPlace):
             names = (await self._ask(*listing, *everything)).split()
             for start in range(0, len(names), INSPECTED_AT_ONCE):
                 batch = names[start : start + INSPECTED_AT_ONCE]
-                # Those that have gone meanwhile are an error, and the others are told all the same.
+                # Those that have gone meanwhile are an error, and the others are listed all the same.
                 printed = await self._ask(*inspecting, "--format", labels, *batch, must_succeed=False)
                 found += [left for line in printed.splitlines() if (left := labelled(kind, line, time.time()))]
         return found

@@ -52,7 +52,7 @@ def work(queue: RqQueue, task: Task) -> None:
 
 def is_at_work(queue: RqQueue) -> bool:
     """Whether a worker of this machine has given a sign of life in the last minutes. True also while Redis does not
-    answer: nobody can tell then, and the worker waits for it as well."""
+    answer: nothing is known then, and the worker waits for it as well."""
     try:
         queue.waiting()
     except Unavailable:

@@ -1,4 +1,4 @@
-"""Sends one webhook and says what came of it. It tells nobody, tries nothing twice and follows no redirect.
+"""Sends one webhook and returns how it went. It writes nothing, tries nothing twice and follows no redirect.
 
 Of the answer only the status and `Retry-After` count. Nothing of its body is kept: it would let users read what answers
 inside the platform's network, should an address get past the check.

@@ -1,4 +1,4 @@
-"""Which workers live, and how much each has in hand."""
+"""Which workers live, and how many runs each carries out."""
 
 from backplane.domain.runs import Priority
 from backplane.queue.base import Job, LiveWorker

@@ -183,14 +183,14 @@ async def test_the_life_of_a_run_is_a_line_each_with_run_worker_and_attempt(
         ("run taken", 0, 1, ""),
         ("run lost: it is queued again", 1, None, names[0]),
         ("run taken", 1, 1, names[0]),
-        ("run handed back: the worker leaves", 1, 1, ""),
+        ("run handed back: the worker drains", 1, 1, ""),
         ("run taken", 2, 1, ""),
         ("run ended", 2, 1, ""),
     ]
     assert run.worker_id == names[2]
     reasons = [data.get("reason", "") for data in await platform.event_data(run_id, EventType.STATUS)]
     assert any(f"its worker {names[0]} was lost" in reason for reason in reasons)
-    assert any("worker leaves" in reason for reason in reasons)
+    assert any("the worker stops" in reason for reason in reasons)
 
 
 @pytest.mark.slow

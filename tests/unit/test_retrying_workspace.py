@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def lost(stored: Workspace) -> RetryingWorkspace:
     async def superseded() -> None:
-        raise Superseded("the run is in newer hands")
+        raise Superseded("another worker has the run")
 
     return RetryingWorkspace(stored, WaitRules(lambda error, pause: None), superseded, lambda direction, size: None)
 

@@ -199,7 +199,7 @@ async def test_nothing_is_stored_in_a_run_that_another_worker_has(
     make_output: MakeOutput, workspace: Workspace
 ) -> None:
     async def lost() -> None:
-        raise Superseded("the run is in newer hands")
+        raise Superseded("another worker has the run")
 
     output = make_output()
     output.write(b"x\n" * 5000)

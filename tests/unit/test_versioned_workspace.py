@@ -278,7 +278,7 @@ async def test_a_run_that_another_worker_has_gets_no_files(store: WorkspaceStore
     workspace = store.workspace("user", "fork")
 
     async def superseded() -> None:
-        raise Superseded("in newer hands")
+        raise Superseded("another worker has the run")
 
     def nothing(*_: object) -> None: ...
 

@@ -68,7 +68,7 @@ class _ProxyRefusal(Exception):
 
 
 class EgressProxy:
-    """Of one command. `refused` is told each kind of refusal once, a sentence for people."""
+    """The proxy of one command. `refused` is called once for each kind of refusal, with a sentence for people."""
 
     def __init__(self, policy: OutsidePolicy, limits: ProxyLimits, refused: Callable[[str], None]) -> None:
         self._policy = policy

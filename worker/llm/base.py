@@ -1,7 +1,7 @@
 """The port of model servers: messages in, text or tool calls out, with what it took.
 
-An adapter speaks one wire (Ollama, OpenAI, Anthropic) and nothing else: it does not wait for its turn, try again, count
-money or write anything down. The gateway does all that, so that it is the same for every server.
+An adapter speaks one protocol (Ollama, OpenAI, Anthropic) and nothing else: it does not wait for its turn, try again,
+count money or write anything down. The gateway does all that, so that it is the same for every server.
 """
 
 from abc import ABC, abstractmethod
@@ -43,9 +43,9 @@ class ToolSchema:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """`schema`: the JSON schema that the answer's text must have. `temperature` and `seed`: the server's when None,
-    or where its wire does not have them.
-    `max_output_tokens` bounds the answer, and with it what is reserved for it."""
+    """`schema`: the JSON schema that the answer's text must have. `temperature` and `seed`: the server's when None, or
+    where its protocol does not have them. `max_output_tokens` bounds the answer, and with it what is reserved for
+    it."""
 
     messages: Sequence[Message]
     max_output_tokens: int
@@ -117,8 +117,8 @@ class ModelContextTooLong(ModelRefused):
 
 
 class ModelOutputInvalid(ModelError):
-    """The answer is not what the wire promises, or does not fit the schema. `usage`: what the server may charge for it
-    all the same, estimated."""
+    """The answer is not what the protocol promises, or does not fit the schema. `usage`: what the server may charge for
+    it all the same, estimated."""
 
     code = "model_output_invalid"
     retryable = True

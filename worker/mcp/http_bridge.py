@@ -29,7 +29,7 @@ NO_ANSWER = "it sent what is no answer to the request"
 
 
 class Calls:
-    """How far the call of a tool came: what the client makes of a failure does not tell."""
+    """How far the call of a tool came. The client's error for a failure does not show it."""
 
     def __init__(self) -> None:
         self._progress: RequestProgress | None = None

@@ -36,7 +36,7 @@ DRIVER = Path(__file__).with_name("driver.py").read_text("utf-8")
 MARK_BYTES = MARK.encode()
 FAILURE_CHARS = 400
 BESIDE_BYTES = 400
-"""Of what a server wrote before it failed, what the error tells."""
+"""How much the error shows of what a server wrote before it failed."""
 
 log = structlog.get_logger()
 

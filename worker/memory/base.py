@@ -1,7 +1,7 @@
 """The memory port: short texts that an agent keeps from run to run and finds again by what they speak of.
 
 An agent (a name of its user's) has a memory of its own, and can name no other. What it once wrote is data for whoever
-reads it later: it may have been told to it by a page or a file.
+reads it later: it may come from a page or a file.
 """
 
 from abc import ABC, abstractmethod

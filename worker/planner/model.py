@@ -128,7 +128,7 @@ class ModelPlanner(Planner, Replanner):
             except InvalidPlan as error:
                 wrong = error.message
             except ModelOutputInvalid:
-                # Its message tells of servers and tries, which are others when the run is replayed.
+                # Its message names servers and tries, which differ when the run is replayed.
                 wrong = "your answer broke off, or did not fit the JSON schema"
             wrong = prompts.head_and_tail(storable(wrong), WORDS_CHARS)
             messages = [*asked, Message("assistant", _shown(answer)), Message("user", prompts.REPAIR + wrong)]

@@ -154,7 +154,7 @@ class StepOutput:
             raise
         except Interrupted as interrupted:
             if interrupted.cause is Cause.SUPERSEDED:
-                raise Superseded("the run is in newer hands") from interrupted
+                raise Superseded("another worker has the run") from interrupted
             self.report_not_kept(f"the run was interrupted ({interrupted.cause})")
         except TimeoutError:
             self.report_not_kept(f"it took longer than {self._limits.file_seconds:g} s")

@@ -147,7 +147,7 @@ CommandText = Annotated[str, AfterValidator(_without_nul)]
 CommandArgument = Annotated[CommandText, AfterValidator(_without_secrets)]
 Program = Annotated[CommandArgument, Field(min_length=1), AfterValidator(_possible_program)]
 Instruction = Annotated[str, AfterValidator(_possible_instruction)]
-"""What a model is told to do."""
+"""A text with instructions for a model."""
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Environment = Annotated[
     dict[VariableName, Annotated[CommandText, AfterValidator(_with_possible_secrets)]],

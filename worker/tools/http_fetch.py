@@ -105,7 +105,7 @@ class _Request:
     secret_headers: frozenset[str]
 
     def redirected(self, status: int, url: httpx.URL) -> "_Request":
-        """As it goes to where a redirect points. What is meant for one origin is not told another."""
+        """The request for the target of a redirect. What is meant for one origin is not sent to another."""
         method, body, headers = self.method, self.body, dict(self.headers)
         if status not in KEEP_METHOD and method not in ("GET", "HEAD"):
             method, body = "GET", b""

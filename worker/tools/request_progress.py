@@ -1,7 +1,7 @@
 """How far a request that changes something came, and so what it may have done when it failed.
 
 Before a byte of it left (the name does not resolve, nothing accepts the connection, TLS fails) it has done nothing.
-After that only an answer tells, and only one that says that the request was not taken:
+After that only an answer shows it, and only one that says that the request was not taken:
 
     425, 429, 501, 505, other 4xx   the server refuses it: nothing was done
     307, 308                        it is to be sent somewhere else: nothing was done here

@@ -64,7 +64,7 @@ def _artifact_tools(artifacts: Artifacts | None) -> list[ArtifactWrite | Artifac
 def _outside(settings: Settings) -> list[Tool]:
     policy = policy_of(settings)
     tools: list[Tool] = [*http_tools(policy, limits_of(settings))]
-    # Where neither is named, no sandbox is known to have a browser, and no planner should be told of one.
+    # Where neither is named, no sandbox is known to have a browser, and no planner should see the tool.
     if settings.browser_python or settings.browser_executable:
         tools.append(
             Browser(

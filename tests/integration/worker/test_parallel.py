@@ -207,7 +207,7 @@ async def test_all_steps_of_which_nobody_knows_are_marked_and_named(
 
 
 async def _left_in_the_middle(platform: Platform, run_id: str, generation: int) -> None:
-    """As a worker leaves it that is lost while the changes of both steps are on their way."""
+    """The run as it is when a worker is lost while the changes of both steps are on their way."""
     run = await platform.run(run_id)
     plan = Plan.model_validate(run.given_plan)
 

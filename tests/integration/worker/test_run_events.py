@@ -1,4 +1,5 @@
-"""The events of held runs on their way: shared fairly, kept when a part is away, refused in newer hands."""
+"""The events of running runs on their way: shared fairly, kept when a part is away, refused when another worker has the
+run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A folder of this machine and one in a pod, brought in line with each other: only what differs goes over the wire.
+"""A folder of this machine and one in a pod, brought in line with each other: only what differs is sent.
 
 Which files the pod has is remembered by how they looked here when they were sent or fetched (size, times, inode), so a
 sandbox that takes several commands gets what changed since its last. On the way back the runner sends what the command

@@ -1,8 +1,8 @@
 """A command inside bubblewrap: own user, process, mount, network, IPC and host name, and a system it cannot change.
 
 The order of a start matters. bubblewrap builds the sandbox and says the process id of its first process, then waits for
-one byte. Only when that process is in its control group, has its resource limits and is held by a file descriptor of
-ours (a number alone could mean another process by the time it is used) does it get that byte and run the command. To
+one byte. Only when that process is in its control group, has its resource limits and has a file descriptor of ours open
+on it (a number alone could mean another process by the time it is used) does it get that byte and run the command. To
 kill that first process is to kill the whole process namespace, whatever daemons it holds, so no process gets away, and
 nobody is asked to stop first: a sandboxed command has nothing that it could still save.
 
@@ -59,7 +59,7 @@ _ETC_OF_HOST = (
 )
 
 _HIDDEN = ("cmdline", "key-users", "keys", "sched_debug")
-"""Files of /proc that everybody may read, and that tell of the machine's start, of its users and of their processes."""
+"""Files of /proc that everybody may read, and that show the machine's start, its users and their processes."""
 
 log = structlog.get_logger(__name__)
 

@@ -47,7 +47,7 @@ class _Served:
         try:
             await self._egress(reader, writer)
         except (asyncio.CancelledError, ConnectionError):
-            # The server's own callback would tell of it as of a fault.
+            # The server's own callback would log it as a fault.
             return
         finally:
             self.tasks.discard(task)

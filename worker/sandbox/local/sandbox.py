@@ -1,6 +1,6 @@
 """The sandbox on the worker's own machine: bubblewrap where it works, else resource limits and a loud warning.
 
-Which of the two is found out once, by running a command, for only that tells whether this kernel, this container and
+Which of the two is found out once, by running a command, for only that shows whether this kernel, this container and
 this user may make namespaces. Both are used through one `ProcessTree`; what is written here holds for either: time,
 output, disk, and that nothing is left of a command when `run` ends, in whatever way it ends.
 """

@@ -31,7 +31,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", "id"),
         sqlite_autoincrement=True,
     )
-    # By run and number: within a run that is the order in which they were told; run ids begin with a time.
+    # By run and number: within a run that is the order in which they were published; run ids begin with a time.
     op.execute(
         "INSERT INTO events (run_id, id, user_id, line) SELECT run_id, events_before.id, user_id, line"
         " FROM events_before JOIN runs ON runs.id = run_id ORDER BY run_id, events_before.id"
