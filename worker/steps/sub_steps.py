@@ -67,8 +67,8 @@ class RunSubSteps(SubSteps):
         known = records.get(step.id)
         if known is not None and (known.tool, known.title) != (step.tool, step.title):
             raise StepChanged(
-                f"step {step.id!r} was another one ({known.tool} {known.title!r}) before another worker took the run; the "
-                "step above begins anew when it is tried again"
+                f"step {step.id!r} was another one ({known.tool} {known.title!r}) before another worker took the run; "
+                "the step above begins anew when it is tried again"
             )
         if known is None:
             position = 1 + max(record.position for record in records.values())
