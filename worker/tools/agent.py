@@ -2,8 +2,8 @@
 
 Each turn is a recorded model call and each tool call a journalled step below this one, so the loop itself keeps
 nothing. After a crash it is simply run again: the calls give the answers they gave before, the steps the results they
-gave before, and it goes on where there is nothing yet. That holds because all it does is a function of those answers:
-every count that a limit looks at comes from the records, and none from a clock.
+gave before, and it goes on where there is no answer yet. This works because all it does is a function of those answers:
+every count for a limit comes from the records, and none from a clock.
 
 It has no rights of its own. What a tool call may do is decided where every step's is, and what the model is shown of
 results is marked as data (`worker.llm.prompts`).
@@ -39,15 +39,15 @@ TITLE_CHARS = 120
 VALUE_CHARS = 40
 ID_CHARS = 100
 KEPT_CHARS = 200
-"""A result no longer than this is not worth dropping."""
+"""Results up to this length are not dropped when a conversation is too long."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
-    """What an agent's step may use, and has where it names nothing. `result_chars`: of a tool's output, what the model
-    is shown. `output_tokens`: of one answer. `input_bytes`: of one conversation."""
+    """The most that an agent's step may use, and what it gets where it names nothing. `result_chars`: how much of a
+    tool's output the model is shown. `output_tokens`: of one answer. `input_bytes`: of one conversation."""
 
     turns: int
     tokens: int
@@ -120,8 +120,8 @@ class AgentTool(Tool):
 
 
 def offered_tools(names: Sequence[str] | None, context: ToolContext) -> dict[str, Tool]:
-    """By name. Without names: all but those of high risk. Never the agent's own: steps below a step have none below
-    them."""
+    """The tools by name. Without names: all but those of high risk. The agent's own tool is never among them: sub-steps
+    have no sub-steps."""
     tools = list(context.tools.tools()) if context.tools else []
     if names is None:
         return {tool.name: tool for tool in tools if tool.name != AgentTool.name and tool.risk < Risk.HIGH}
@@ -184,13 +184,14 @@ class _AgentTurns:
     messages: list[Message] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     left_out: int = 0
-    """Of files: a file that two steps left out counts twice, for nobody knows its name."""
+    """The number of files that results did not name. A file that two steps left out counts twice, for its name is not
+    known."""
 
     def files_changed(self) -> tuple[str, ...]:
         return tuple(sorted(self.changed))
 
     async def until_done(self) -> str:
-        """The text of the answer that calls no tool. Raises _Ended."""
+        """Take turns until an answer calls no tool, and return its text. Raises _AgentStopped."""
         self.messages = _opening(self.arguments, self.limits.result_chars)
         schemas = [_schema(name, tool) for name, tool in sorted(self.offered.items())]
         bad_turns, words = 0, ""
@@ -221,7 +222,8 @@ class _AgentTurns:
         )
 
     async def _turn(self, schemas: Sequence[ToolSchema]) -> ModelResponse | None:
-        """The answer to what was said so far; None when that was too long, and has been made shorter."""
+        """The model's answer to the conversation so far; None: the conversation was too long, and has been made
+        shorter."""
         context, used = self.context, self.used
         assert context.models is not None
         self._shorten(self.limits.input_bytes - _size((), schemas))
@@ -232,7 +234,7 @@ class _AgentTurns:
         try:
             response = await context.models.ask(request, key, model=self.arguments.model, on_text=shown.piece)
         except ModelContextTooLong:
-            # Nobody knows by how much it is too long: half of what can go goes.
+            # It is not known by how much it is too long: half of what can be dropped is dropped.
             results = _size([message for message in self.messages if message.role == "tool"])
             if not self._shorten(_size(self.messages) - results // 2):
                 raise
@@ -244,7 +246,7 @@ class _AgentTurns:
         return response
 
     def _output_tokens(self, schemas: Sequence[ToolSchema]) -> int:
-        """What the next answer may have, so that no limit is passed by it. Raises _Ended when it may have nothing."""
+        """How many tokens the next answer may have within all limits. Raises _AgentStopped when it may have none."""
         limits, used = self.limits, self.used
         if used.turns >= limits.turns:
             raise self._at_limit("agent_turn_limit", f"{limits.turns} turns (max_turns, AGENT_MAX_TURNS)")
@@ -341,7 +343,8 @@ class _AgentTurns:
         return messages
 
     async def _at_once(self, requests: Sequence[_ToolRequest]) -> list[StepReport | None]:
-        """Each is let come to its own end before what ends or suspends this step is passed on."""
+        """Carry the requests out at once. All come to their end before an error that ends or suspends this step is
+        raised."""
         self._check_used()
         ended = await asyncio.gather(*(self._report(request) for request in requests), return_exceptions=True)
         reports = []
@@ -367,7 +370,7 @@ class _AgentTurns:
         return report
 
     def _shorten(self, most_bytes: int) -> bool:
-        """Drop the oldest results until what was said has so many bytes, as far as there are any. Whether any was."""
+        """Drop the oldest results until the conversation has at most so many bytes. Returns whether any was dropped."""
         shorter, dropped = without_oldest_results(self.messages, most_bytes)
         if dropped:
             self.messages = shorter
@@ -378,7 +381,7 @@ class _AgentTurns:
 
 
 class _Shown:
-    """The model's text on its way to the watchers."""
+    """Shows the model's text to the watchers."""
 
     def __init__(self, context: ToolContext) -> None:
         self._context = context
@@ -425,13 +428,14 @@ def _opening(arguments: AgentArguments, most_chars: int) -> list[Message]:
 
 
 def _title(arguments: Mapping[str, object]) -> str:
-    """What people read of a call: the begin of each argument."""
+    """The title of a call for people: the beginning of each argument."""
     begins = [f"{name}: {' '.join(str(value).split())[:VALUE_CHARS]}" for name, value in arguments.items()]
     return ", ".join(begins)[:TITLE_CHARS]
 
 
 def _check_secrets(wanted: Mapping[str, object], arguments: AgentArguments) -> None:
-    """Only who wrote the goal can let a secret be used: what the agent has read since cannot. Raises _Refused."""
+    """Only the author of the goal can allow a secret: a text that the agent has read since cannot. Raises
+    _CallRefused."""
     named = set(SECRET_REFERENCE.findall(f"{arguments.goal}\n{arguments.system}"))
     others = sorted(set(SECRET_REFERENCE.findall(json.dumps(wanted))) - named)
     if others:
@@ -442,7 +446,7 @@ def _check_secrets(wanted: Mapping[str, object], arguments: AgentArguments) -> N
 
 
 def _result(step: SubStep, report: StepReport, most_chars: int) -> str:
-    """What the model is shown of a step: in our words how it ended, and everything else as data."""
+    """What the model is shown of a step: how it ended in our words, and everything else as data."""
     text = report.output
     if report.error:
         text = f"{report.error.message}\n{text}"

@@ -1,9 +1,9 @@
 """Change files by a unified diff: all of them, or none.
 
-Everything is read, checked and worked out before the first write. A store knows no transaction over several files, so
-a worker that is lost in between leaves some written; the step is then simply repeated, for a file that is as after the
-patch already counts as done (`worker.tools.patching`). What is written goes before what is deleted, so that no content
-is ever nowhere.
+Everything is read, checked and worked out before the first write. A store knows no transaction over several files, so a
+worker that is lost in between leaves some written; the step is then simply repeated, for a file that is as after the
+patch already counts as done (`worker.tools.patching`). Files are written before others are deleted, so that no content
+is ever lost.
 """
 
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ def _possible_environment(value: dict[str, str]) -> dict[str, str]:
 
 
 def is_program(field: FieldInfo) -> bool:
-    """Whether what stands in it is carried out or obeyed: nothing from outside may be put into it."""
+    """Whether its value is executed or followed as an instruction: nothing from outside may be put into it."""
     return _is_checked_by(field, _possible_program, _possible_instruction)
 
 
@@ -134,7 +134,8 @@ def is_folder(field: FieldInfo) -> bool:
 
 
 def _is_checked_by(field: FieldInfo, *checks: Callable[[str], str]) -> bool:
-    """Also where the field may be None: then the check stands in a part of its type."""
+    """Whether the field has one of these checks. Where the field may be None, the check stands in a part of its
+    type."""
     parts = [*field.metadata, *(part for type in get_args(field.annotation) for part in get_args(type)[1:])]
     return any(isinstance(part, AfterValidator) and part.func in checks for part in parts)
 

@@ -30,8 +30,8 @@ class ToolArguments(BaseModel):
 
 
 class Risk(IntEnum):
-    """What a step can do at worst: LOW stays in the run's own files, MEDIUM runs foreign code in a sandbox, reads
-    from outside or changes what later runs find, HIGH changes something outside."""
+    """The worst that a step can do: LOW stays in the run's own files, MEDIUM runs foreign code in a sandbox, reads from
+    outside or changes what later runs find, HIGH changes something outside."""
 
     LOW = 0
     MEDIUM = 1
@@ -39,7 +39,7 @@ class Risk(IntEnum):
 
 
 class Effect(StrEnum):
-    """What a call that failed has done outside, as far as its tool knows. `worker.steps.effects` decides by it."""
+    """What a failed call has done outside, as far as its tool knows. `worker.steps.effects` decides by it."""
 
     NONE = "none"  # nothing: it may be tried again
     ANSWERED = "answered"  # the other side said that it failed, not how far it had come: not tried again by itself
@@ -67,7 +67,7 @@ class Secrets(Protocol):
 
 
 class SubSteps(Protocol):
-    """Steps below a step, journalled like any other: one that was done before gives its result again."""
+    """Sub-steps, written to the journal like any step: one that was done before gives its result again."""
 
     async def run(self, step: SubStep) -> "StepReport":
         """The step's `parent` is the step that calls this, and its `round` is `ToolContext.round`: so another try does
@@ -146,14 +146,14 @@ class ToolContext(Protocol):
 
     @property
     def tools(self) -> Tools | None:
-        """Those that the steps below this one may use."""
+        """The tools that sub-steps may use."""
 
     @property
     def sub_steps(self) -> SubSteps: ...
 
     @property
     def answer(self) -> Mapping[str, Any] | None:
-        """What a person said to the step's NeedsPerson."""
+        """A person's answer to the step's NeedsPerson."""
 
     @property
     def round(self) -> int:
@@ -164,11 +164,11 @@ class ToolContext(Protocol):
         """Take a piece of the step's output, in bytes of UTF-8."""
 
     def notice(self, line: str, /) -> None:
-        """Show people a line on what is waited for."""
+        """Log a line for people on what is waited for."""
 
     def about_to_change(self) -> Awaitable[None]:
-        """To be awaited once, before the first byte reaches the workspace. It notes that from here on the step can no
-        longer be taken as not having happened. Raises Superseded when another worker has the run."""
+        """Await this once, before the first byte reaches the workspace. It writes to the journal that from here on the
+        step may have changed something. Raises Superseded when another worker has the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Tool(ABC):
     description: ClassVar[str]
     arguments: ClassVar[type[ToolArguments]]
     repeatable: ClassVar[bool] = False
-    """True: carrying it out twice has the same effect as once (a file written whole)."""
+    """True: the tool has the same effect twice as once (a file is written whole)."""
     read_only: ClassVar[bool] = False
     """True: it changes nothing anywhere, so an agent may have several carried out at once."""
     risk: ClassVar[Risk] = Risk.LOW
@@ -201,14 +201,14 @@ class Tool(ABC):
     """True: it awaits `ToolContext.about_to_change` also before it changes anything outside, so a call that was cut off
     before that has done nothing."""
     delegates: ClassVar[bool] = False
-    """True: it has steps carried out below it. Its time is theirs and that of its model calls, so a budget of seconds
-    does not count it again; what a failed try of it has done outside is what they have done."""
+    """True: the tool works by sub-steps. Its time is theirs and that of its model calls, so a budget of seconds does
+    not count it again; what a failed try of it has done outside is what they have done."""
     package: str = ""
     """The installed package that a plug-in is from; empty for the platform's own tools. `worker.tools.plugins` sets
     it."""
 
     def is_repeatable(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether carrying it out twice with these arguments is as good as once."""
+        """Whether the tool has the same effect twice as once with these arguments."""
         return self.repeatable
 
     def may_cost_usd(self, arguments: Any) -> float:

@@ -127,7 +127,7 @@ class Browser(Tool):
         }
         limits = ProxyLimits(CONNECTIONS, self._max_bytes, self._timeout_seconds, context.limits.wall_seconds)
         proxy = EgressProxy(self._policy, limits, context.notice)
-        # From the first click on, something may have happened out there.
+        # From the first click on, something may have happened outside.
         await context.about_to_change()
         command = Command(
             (self._python, "-u", "-B", "-c", DRIVER),
@@ -149,7 +149,7 @@ class Browser(Tool):
         return filled
 
     def _host_before(self, fill: Fill, arguments: BrowserArguments) -> str:
-        """Of the page that was opened last: the only one whose fields get a secret."""
+        """The host of the page that was opened last: only its fields get a secret."""
         opened = None
         for action in arguments.actions:
             if action is fill:

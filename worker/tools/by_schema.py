@@ -1,7 +1,7 @@
 """Arguments of a tool that has a JSON schema instead of a pydantic model: a tool of an MCP server, now or in a recorded
 run.
 
-The library that checks by a schema is loaded with this module, so whoever seldom needs it imports it then.
+The library that checks by a schema is loaded with this module, so code that seldom needs it imports it only then.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""In which encoding a text from outside is, and the text.
+"""Finds the encoding of a text from outside, and decodes it.
 
 The order is that of the WHATWG's HTML and Encoding standards: a byte-order mark, the header's charset, what a page says
 of itself within its first 1,024 bytes, the default. The default is UTF-8, where a browser takes one by its user's
@@ -96,7 +96,7 @@ def is_marked(body: bytes) -> bool:
 
 
 def _of_page(head: bytes) -> str | None:
-    """What a page says of itself. A page that can be read so far is not in UTF-16, whatever it says."""
+    """The charset that a page names for itself. A page that can be read so far is not in UTF-16, whatever it names."""
     for begin, of_xml in _UTF_16_XML:
         if head.startswith(begin):
             return of_xml

@@ -1,12 +1,13 @@
 """Requests to the outside: `http_fetch` reads, `http_request` changes something there.
 
-Where to is the operator's to say (OUTSIDE_HOSTS, `backplane.net.egress`), and each redirect is asked about anew.
-Headers may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another origin.
-What comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not, and in so
-much time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at all.
+The operator decides which hosts may be reached (OUTSIDE_HOSTS, `backplane.net.egress`), and each redirect is checked
+anew. Headers may hold secrets; they go to hosts that the secret itself names, and are dropped on the way to another
+origin. What comes back is hostile: it is read a piece at a time and never further than the limit, compressed or not,
+and in so much time in all. It becomes text in the output, or a file of the workspace, which is there whole or not at
+all.
 
-What a failed `http_request` has done out there follows from how far it came (`worker.tools.request_progress`). With an
-`idempotency_header` each try says to the server that it is the same request.
+What a failed `http_request` has done outside follows from how far it came (`worker.tools.request_progress`). With an
+`idempotency_header` the server sees that each try is the same request.
 """
 
 import asyncio
@@ -165,7 +166,7 @@ class _OutsideTool(Tool):
         except PlatformError as error:
             if not self.changes_outside:
                 raise
-            # It says nothing of the request, which may have been done by then.
+            # It does not show whether the request was done.
             return _failed(error.code, error.message, error.retryable)
         except httpx.HTTPError as error:
             why = _printable(str(error)) or type(error).__name__
@@ -349,8 +350,8 @@ def _joined(url: httpx.URL, location: str) -> httpx.URL:
 
 
 def idempotency_key(call: Call, arguments: HttpRequestArguments) -> str:
-    """Of a step's request: a UUID that is the same at each try. With other arguments (a person has changed them before
-    the step was done) it is another request, and has another one."""
+    """The key of a step's request: a UUID that is the same at each try. With other arguments (a person has changed them
+    before the step was done) it is another request, and has another one."""
     request = f"{arguments.method} {arguments.url}\n{arguments.body}".encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(request).hexdigest()
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{call.run_id}/{call.step_id}/{digest}"))

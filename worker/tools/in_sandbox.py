@@ -1,4 +1,4 @@
-"""What all tools share that run a command: files down, command, files up.
+"""What all tools share that run a command: fetch the files, run the command, store the changes.
 
 A command that failed leaves the workspace as it was: its changes stay in the checkout, where the next `pull` undoes
 them. So a step that is tried again, or a run that is, starts from what the last step that succeeded had left.
@@ -14,7 +14,7 @@ from worker.sandbox.base import Command, Ending, Outcome
 from worker.tools.base import ToolContext, ToolResult
 
 MAX_FILLED_ENVIRONMENT_BYTES = 128 * 1024
-"""With the secrets in it."""
+"""The most bytes of the environment with the secrets in it."""
 
 _CODES = {
     Ending.EXITED: "command_failed",
@@ -38,7 +38,7 @@ async def run_in_sandbox(argv: tuple[str, ...], environment: Mapping[str, str], 
 
 
 async def run_command(command: Command, context: ToolContext) -> ToolResult:
-    """The same, of a command that is ready: nothing is filled in any more."""
+    """Run a command whose secrets are filled in already."""
     await context.checkout.pull()
     outcome = await context.sandbox.run(command, context.checkout.folder, context.output, context.notice)
     if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED:

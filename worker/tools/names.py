@@ -1,4 +1,5 @@
-"""Names of tools for whoever takes fewer characters than those who gave them: each has one, and no two the same."""
+"""Other names of tools, for servers and plans that take fewer characters than the tools' authors use. No two tools get
+the same."""
 
 import re
 from collections import Counter
@@ -6,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 MAX_CHARS = 64
-"""As a step's `tool` has, and as model servers take them."""
+"""The longest name that a step's `tool` may have and that model servers take."""
 MARK_CHARS = 6
 
 _NOT_FOR_MODELS = re.compile(r"[^A-Za-z0-9_-]")
@@ -25,8 +26,8 @@ def plan_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _renamed(names: Iterable[str], other: re.Pattern[str], *, any_first: bool) -> dict[str, str]:
-    """A name that has to be changed is told apart from others by a mark only where it would not be otherwise, so that
-    it is easy to read, and stays the same when the list grows."""
+    """A changed name gets a mark only where it would be equal to another one. So it is easy to read, and stays the same
+    when the list grows."""
     plain = {name: _plain(name, other, any_first) for name in dict.fromkeys(names)}
     often = Counter(plain.values())
     found = {name: name for name, new in plain.items() if name == new and len(name) <= MAX_CHARS}

@@ -9,7 +9,7 @@ import html
 import re
 
 MAX_PAGE_BYTES = 1024**2
-"""What is read of a page at most."""
+"""The most bytes of a page that are read."""
 
 _TAG_CHARS = 8192
 _NO_CHARACTER = re.compile(r"&#[0-9]{100,};?")

@@ -128,7 +128,7 @@ def text_of_new_file(patch: FilePatch) -> bytes:
 
 
 def deletes(patch: FilePatch, content: bytes) -> bool:
-    """Whether that is what it deletes."""
+    """Whether the content is what the patch deletes."""
     text = b"".join(line for hunk in patch.hunks for line in hunk.source)
     return text in (content, content.replace(b"\r\n", b"\n"))
 
@@ -214,7 +214,7 @@ def _first_places(lines: Sequence[bytes], sought: tuple[bytes, ...], first: int)
 
 
 def _does_not_fit(lines: Sequence[bytes], hunks: Sequence[Hunk], number: int, path: str) -> str:
-    """Which line of the file is another than the patch says, and what stands around it."""
+    """The error that shows which line of the file differs from the patch, and the lines around it."""
     hunk = hunks[number]
     at = _most_alike(lines, hunk)
     same = _alike(lines, hunk.source, at)

@@ -1,4 +1,4 @@
-"""Tools of others: each installed package may offer some under the entry point group `agent_platform.tools`.
+"""Tools of other packages: each installed package may offer some under the entry point group `agent_platform.tools`.
 
 An entry point names a class of tool, which is made without arguments, or anything that gives tools when it is called.
 They are loaded once, where a worker starts, and a worker does not start with one that is wrong: a tool that is silently

@@ -16,8 +16,8 @@ from worker.tools.registry import ToolRegistry, describe, programs_of
 log = structlog.get_logger()
 
 PUBLISHED_SECONDS = 60.0
-"""What a worker published is taken for true so long after it was last seen; it says it again four times meanwhile. A
-worker that ended in between costs a plan its early refusal, and no more."""
+"""How long a published set counts after it was last published; the worker publishes it four times in that time. After a
+worker has ended, a plan may for so long miss its early refusal, and nothing else."""
 
 
 def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
@@ -37,7 +37,7 @@ def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
 async def publish(
     catalogue: ToolCatalogue, tools: ToolSet, worker_id: str, *, seconds: float = PUBLISHED_SECONDS
 ) -> None:
-    """Until it is cancelled."""
+    """Publish this worker's tools until this is cancelled."""
     is_away = False
     while True:
         try:

@@ -1,8 +1,8 @@
 """Tools of a replay that shows what its source did: each step has the result and the files that the source's journal
 has of it, and nothing is carried out. It needs no sandbox, no host and no secret, and not even the tool itself.
 
-What stays as it is: a tool that only has steps carried out below it (an agent) runs, for its models answer from the
-source's records, and its steps are these again.
+One kind of tool runs as ever: a tool that only has sub-steps (an agent). Its models answer from the source's records,
+and its sub-steps are these tools again.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,8 +19,8 @@ from worker.tools.registry import ToolRegistry
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """What the source's journal has, by step. `bring` makes a file of the run what it was with this etag there, or
-    says that this is not kept; `delete` removes a file, if it is there. `attribute` notes times, modes, folders and
+    """The records of the source's journal, by step. `bring` makes a file of the run what it was with this etag there,
+    or says that this is not kept; `delete` removes a file, if it is there. `attribute` notes times, modes, folders and
     links, as `StepRecord.attributes` has them."""
 
     run_id: str
@@ -70,7 +70,7 @@ class _Offered(_Gone):
 
 
 class _Recorded(Tool):
-    """What models and people see of the tool is unchanged."""
+    """Models and people see the tool unchanged."""
 
     name = description = ""
     arguments = _AnyArguments

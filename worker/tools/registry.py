@@ -1,7 +1,7 @@
 """The tools by name. A new tool is a file beside this one and a line here, or a plug-in (`worker.tools.plugins`).
 
 A registry never changes: what a run has beyond the worker's tools (those of its MCP servers) makes a new one. It knows
-nothing of policy, which is the supervisor's.
+no policy, which is the supervisor's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +85,7 @@ def builtin_tools() -> ToolRegistry:
 
 
 def programs_of(tool: Tool) -> frozenset[str]:
-    """The arguments that are carried out or obeyed: nothing from outside may be put into them."""
+    """The arguments that are executed or followed as instructions: nothing from outside may be put into them."""
     return frozenset(name for name, field in tool.arguments.model_fields.items() if is_program(field))
 
 

@@ -1,4 +1,4 @@
-"""How far a request that changes something came, and so what it may have done when it failed.
+"""How far a request came that changes something, and so what it may have done when it failed.
 
 Before a byte of it left (the name does not resolve, nothing accepts the connection, TLS fails) it has done nothing.
 After that only an answer shows it, and only one that says that the request was not taken:
@@ -22,7 +22,7 @@ _REQUEST_TIMEOUT = 408
 
 
 class RequestProgress:
-    """Of one request, with those that its redirects lead to."""
+    """The progress of one request, with those to which its redirects lead."""
 
     def __init__(self) -> None:
         self._sent = False

@@ -136,7 +136,7 @@ class Container:
         return ended if self._process.returncode in (0, int(ended[1])) else None
 
     async def remove(self) -> None:
-        """Leave nothing of it. The engine removes by itself what has ended by itself."""
+        """Remove the container. The engine removes by itself one that has ended by itself."""
         if self._process is None:
             return
         # An engine that is asked to remove what it is about to make has nothing to remove yet, and makes it then.

@@ -30,7 +30,8 @@ def input_file(data: bytes, opened: ExitStack) -> Path:
 
 
 def hand_over(folder: Path) -> None:
-    """Make all in the folder its command's. A worker that is no root runs the command as itself, and need not."""
+    """Make the command's user the owner of all in the folder. A worker that is not root runs the command as its own
+    user, and need not."""
     try:
         if os.geteuid() != 0:
             os.stat(folder)

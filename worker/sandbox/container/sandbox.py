@@ -1,8 +1,8 @@
 """A command in a Docker or Podman container of its own, for machines with an image for foreign code.
 
-One `run --rm` a command. /workspace is the checkout's own folder, mounted and not copied: what the worker measures,
-takes over and keeps is what the command wrote. So the engine has to be on the worker's machine, and run as a user that
-may see the worker's folders.
+Each command is one `run --rm`. /workspace is the checkout's own folder, mounted and not copied: what the worker
+measures, takes over and keeps is what the command wrote. So the engine has to be on the worker's machine, and run as a
+user that may see the worker's folders.
 
 A container is named after its call. A call that comes a second time ends what the first one left, and begins anew; the
 output of the first one is not published twice, because a call whose command has begun fails for good when the engine is

@@ -5,7 +5,7 @@ cost the API server no more than their own creation. One command costs three req
 long it runs; to claim a Job that was started ahead takes two patches instead of the create. Events are asked for only
 while a Job has no pod.
 
-It knows nothing of commands, workspaces or what goes over a stream: that is `worker.sandbox.kubernetes.sandbox`.
+It knows nothing of commands, workspaces or the content of streams: `worker.sandbox.kubernetes.sandbox` does.
 """
 
 import asyncio
@@ -184,7 +184,7 @@ class WorkerJobs:
         self.forget(name)
 
     def forget(self, name: str) -> None:
-        """This worker asks about the Job no more."""
+        """Forget the Job: this worker does not ask about it any more."""
         if tracked := self._tracked.get(name):
             tracked.is_wanted, tracked.is_deleted = False, True
             self._drop_unused(name, tracked)

@@ -1,8 +1,8 @@
-"""The pods of one worker: how one is started, asked for a sign of life, and ended.
+"""The pods of one worker: how one is started, checked, and ended.
 
-A pod ends in one of two ways. One that has done its work is dismissed: its first process ends, and its Job stays, as
-finished, to be looked at. One that went wrong, or that nobody wants, is removed: what runs in it is killed, and its Job
-is deleted, unless another worker has taken it over. What cannot be removed is left for the controller.
+A pod ends in one of two ways. One that has done its work is dismissed: its first process ends, and its finished Job
+stays, to be looked at. One that went wrong, or is not needed, is removed: what runs in it is killed, and its Job is
+deleted, unless another worker has taken it over. What cannot be removed is left for the controller.
 
 Which pod a command gets is not decided here, but in `worker.sandbox.kubernetes.pool`.
 """
@@ -95,7 +95,8 @@ class Pods:
             raise
 
     async def _create(self, manifest: dict[str, Any], notice: NoticeSink) -> None:
-        """A quota that is used up comes free as others end, so it is waited for as a place on a node is."""
+        """Make the Job. A quota that is used up becomes free when other Jobs end, so it is waited for, like a place on
+        a node."""
         until, waits, has_noticed = time.monotonic() + self._start_seconds, pauses(), False
         while True:
             try:

@@ -87,7 +87,7 @@ class PodPool:
         self._cut_off[call] = pod
 
     async def release(self, run_id: str, *, lets_run_on: bool) -> None:
-        """The run has left this worker. Unless `lets_run_on`, commands that still run are killed."""
+        """This worker no longer has the run. Unless `lets_run_on`, commands that still run are killed."""
         self._made_for_run.pop(run_id, None)
         self._searching.pop(run_id, None)
         running = [self._cut_off.pop(call) for call in list(self._cut_off) if call.run_id == run_id]
@@ -107,7 +107,7 @@ class PodPool:
     # --- ways to a pod ---
 
     async def _reuse(self, call: Call) -> Pod | None:
-        """The one that was used last comes first: its files are the nearest to the run's."""
+        """A pod of the run. The one that was used last comes first: its files differ least from the run's."""
         kept = self.kept.get(call.run_id)
         while kept:
             pod = kept.pop()

@@ -6,11 +6,12 @@ what it changed. The stream may break at any moment; the command goes on, and th
 ended.
 
 A worker that dies leaves its Job behind. The next worker that carries out the run finds it by its labels: where the
-same command still runs in it, or has ended and was not fetched, it is taken over; all else is deleted. What nobody
-takes over the controller removes. So a worker that is asked to end leaves running what outlasts its grace.
+same command still runs in it, or has ended and was not fetched, it is taken over; all else is deleted. The controller
+removes the Jobs that no worker takes over. So a worker that drains lets a command run on that takes longer than its
+grace period.
 
-This is the adapter to the port of all sandboxes. Which pod a command gets is `pool`'s to decide; what is sent to it and
-comes back is `session`'s; how pods start and end is `pods`'.
+This is the adapter to the port of all sandboxes. `pool` decides which pod a command gets, `session` sends and receives,
+and `pods` starts and ends pods.
 """
 
 import asyncio

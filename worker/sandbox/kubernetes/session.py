@@ -61,7 +61,7 @@ LOST_SECONDS = 30.0
 POD_END_SECONDS = 3.0
 """After a stream broke, how long the API server may take to report that the pod has ended."""
 OVERDUE_SECONDS = 30.0
-"""The runner ends a command in time. When it is so late, it is taken to be broken."""
+"""The runner ends a command in time. When it is late by so much, it counts as broken."""
 BATCH_BYTES = 1024 * 1024
 _FILTERS = {machine: b64encode(program).decode() for machine in NUMBERS if (program := compiled(machine)) is not None}
 """By machine: which system calls the kernel refuses to a pod's commands, whatever the cluster's own filter allows."""
