@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from importlib import import_module
 from typing import Any
 
 from backplane.domain.events import Event
@@ -71,20 +70,6 @@ def check_answer(decision: Decision, status: DecisionStatus, answer: Mapping[str
     choices = decision.asked.get("choices")
     if status is DecisionStatus.ANSWERED and choices and answer.get("text") not in choices:
         raise InvalidInput(f"text: answer with one of: {', '.join(map(str, choices))}", field="text")
-
-
-def check_arguments(schema: Mapping[str, Any], arguments: Any) -> None:
-    """Check the arguments that a person gives for a step against the JSON schema of the step's tool. Raises
-    InvalidInput. What a schema cannot say, the worker checks, and asks anew where it does not fit. The schema may be a
-    stranger's and take some tenths of a second."""
-    # Its library takes 0.16 s to load, and is needed here only.
-    schemas = import_module("backplane.input.argument_schemas")
-    try:
-        schemas.ArgumentsSchema(schema).check(arguments)
-    except ValueError as error:
-        raise InvalidInput(
-            f"arguments: {error}; nothing is decided yet: send arguments that the tool takes", field="arguments"
-        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ LONG_TESTS = frozenset(
 PACKAGES = ("agentctl", "app", "backplane", "controller", "standalone", "worker")
 MOST_FILES = 12
 MOST_PARAMETERS = 7
+IMPORTS_BY_NAME = frozenset({"agentctl/__main__.py"})
+"""Where a module's name is data: the table of commands."""
+_COST = re.compile(r"\d m?s\b")
 EQUALS = frozenset(
     {
         "agentctl/commands",
@@ -75,6 +78,29 @@ def test_no_constructor_has_more_parameters_than_a_caller_can_tell_apart() -> No
                 if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
                     numbers[f"{path} {made.name}"] = len(inner.args.args) + len(inner.args.kwonlyargs) - 1
     assert {name: number for name, number in numbers.items() if number > MOST_PARAMETERS} == {}
+
+
+def test_a_module_is_imported_by_a_statement_unless_its_name_is_data() -> None:
+    by_name = {path for path, text in modules().items() if "import_module(" in text or "__import__(" in text}
+    assert {path for path in by_name if Path(path).parts[0] in PACKAGES} == IMPORTS_BY_NAME
+
+
+def test_an_import_within_a_function_has_its_measured_cost_beside_it() -> None:
+    silent = []
+    for path, text in modules().items():
+        if Path(path).parts[0] not in PACKAGES:
+            continue
+        lines = text.splitlines()
+        for function in ast.walk(ast.parse(text)):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+            for node in imports:
+                # In its own line, or in a comment above the first of several.
+                above = lines[max(node.lineno - 3, 0) : node.end_lineno]
+                if not any("#" in line and _COST.search(line) for line in above):
+                    silent.append(f"{path}:{node.lineno}")
+    assert silent == []
 
 
 def folders() -> dict[str, list[str]]:
