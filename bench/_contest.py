@@ -45,7 +45,7 @@ class Contestant:
 
 
 def _taskiq_stream_left(client: Any) -> int:
-    """What is acknowledged stays in the stream, and Redis 6.2 does not tell how much a group has not read yet."""
+    """What is acknowledged stays in the stream, and Redis 6.2 does not show how much a group has not read yet."""
     newest = client.xrevrange("taskiq", count=1)
     groups = client.xinfo_groups("taskiq")
     if any(group["last-delivered-id"] != newest[0][0] for group in groups):

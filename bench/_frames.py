@@ -1,4 +1,5 @@
-"""The run that `bench.fanout` streams: log lines, each event about 300 bytes, told in batches as a busy worker does."""
+"""The run that `bench.fanout` streams: log lines, each event about 300 bytes, published in batches as a busy worker
+does."""
 
 import time
 
@@ -9,7 +10,7 @@ LINE = "x" * 120
 
 
 def events(run_id: str, count: int) -> list[Event]:
-    """Numbered from 1: the first tells of the state, the last is the end."""
+    """The events, numbered from 1: the first has the state, the last is the end."""
     first = encode(run_id, 1, EventType.STATUS, {"status": "created", "attempt": 1})
     return [first, *batch(run_id, 2, count - 2), encode(run_id, count, EventType.END, {"status": "completed"})]
 

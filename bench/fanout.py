@@ -60,7 +60,7 @@ class Target:
 
 
 class Log:
-    """The run's holder, as far as its watchers see it."""
+    """The run's worker, as far as its watchers see it."""
 
     def __init__(self, resources: Resources, run_id: str) -> None:
         self._resources = resources

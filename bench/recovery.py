@@ -1,7 +1,8 @@
-"""From `kill -9` of a worker in mid-run to the moment when the next step starts on another one, as a client hears it.
+"""From `kill -9` of a worker in mid-run to the moment when the next step starts on another one, as a client receives
+it.
 
-Runs of one endless, repeatable shell step are held by three workers. The one that holds most is killed; for each of its
-runs the time is taken until its watcher hears that the step has started again. Then a new worker takes its place.
+Three workers carry out runs of one endless, repeatable shell step. The one with most runs is killed; for each of its
+runs the time is taken until its watcher receives that the step has started again. Then a new worker takes its place.
 Several platforms do so at the same time: some with the default lease, some with the fast one of docs/operations.md.
 """
 
@@ -47,7 +48,7 @@ PLAN = {
 
 
 class Watched:
-    """A run, and when its watcher heard that a step of it started."""
+    """A run, and when its watcher received that a step of it started."""
 
     def __init__(self, started: Platform, run_id: str) -> None:
         self.run_id = run_id
@@ -70,7 +71,7 @@ class Watched:
 
 
 def kill_again_and_again(kills: int, settings: dict[str, str]) -> list[float]:
-    """Seconds, one for each run that a killed worker held."""
+    """The seconds for each run that a killed worker had."""
     settings |= {"USER_CONCURRENCY_STANDARD": "0", "WORKER_CRASH_LIMIT": "1000", "WORKER_CONCURRENCY": str(RUNS)}
     seconds = list[float]()
     with (
@@ -87,7 +88,7 @@ def kill_again_and_again(kills: int, settings: dict[str, str]) -> list[float]:
         with redis.Redis(port=started.redis.port, decode_responses=True) as client:
             for _ in range(kills):
                 worker_of = {run: _worker_of(client, run) for run in watched}
-                # The one that holds most, so that every kill tells much and the others have room.
+                # The worker with most runs is killed, so that every kill shows much and the others have room.
                 victim = max(workers, key=list(worker_of.values()).count)
                 lost = [run for run, pid in worker_of.items() if pid == victim]
                 seconds += _kill(workers.pop(victim), lost)

@@ -320,7 +320,7 @@ async def at_once(contest: Contest, namespace: Namespace, count: int) -> tuple[f
         await asyncio.gather(*(contest.step(member.sandbox, limits=SMALL) for _ in range(count)))
         took, own = time.perf_counter() - began, member.cluster.requests - own
         on_server = await counted() - on_server
-    # The server does not tell who asked. These come from nobody but those who run sandboxes; others' are among them.
+    # The server does not show who asked. These come from nobody but those who run sandboxes; others' are among them.
     ours = {what: on_server[what] for what in ("POST jobs", "GET pods/exec", "PATCH jobs", "DELETE jobs")}
     return own / count, {
         "worker's requests a step": round(own / count, 2),

@@ -1,4 +1,4 @@
-"""What an event tells, for tests: the product only copies the line."""
+"""The data of an event, for tests: the product only copies the line."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ def data_of(event: Event) -> dict[str, Any]:
 
 
 def documented(event: Event) -> Event:
-    """An event of a real worker, which tells nothing that is not documented."""
+    """An event of a real worker, whose data are all documented."""
     data = data_of(event)
     unknown = data.keys() - DATA[event.type].keys()
     assert not unknown, f"backplane/domain/event_data.py does not say what {unknown} of {event.type} are"

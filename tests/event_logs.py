@@ -15,6 +15,7 @@ def redis_event_log(clients: RedisClients, *, limits: LogLimits = LIMITS, keep_s
 
 
 async def make_known(clients: RedisClients, *run_ids: str) -> None:
-    """As if these runs were held in generation 0; nobody waits for them, and they belong to no user."""
+    """Make these runs known, as if they were running in generation 0; nobody waits for them, and they belong to no
+    user."""
     for run_id in run_ids:
         await cast(Any, clients.commands.hset(clients.keys.job(run_id), "generation", "0"))

@@ -1,4 +1,4 @@
-"""A port for a process that must be told one before it starts.
+"""A port for a process that must know it before it starts.
 
 It lies below those that the system gives to outgoing connections and to whoever asks for port 0. So nothing takes it
 between the look and the start but another test, and each process that runs tests begins at another place.

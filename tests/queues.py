@@ -44,6 +44,6 @@ async def postpone(queue: Queue, claim: Claim, seconds: float) -> None:
 
 
 async def known(queue: Queue, run_ids: Sequence[str]) -> list[bool]:
-    """Which of these runs wait, are scheduled or are held."""
+    """Which of these runs wait, are scheduled or are running."""
     there = (Whereabouts.WAITS, Whereabouts.SCHEDULED, Whereabouts.CLAIMED)
     return [await queue.whereabouts(run_id) in there for run_id in run_ids]

@@ -60,7 +60,7 @@ class RecordedModels(Models):
         return None if self.micro_usd_a_token is None else (input_tokens + output_tokens) * self.micro_usd_a_token
 
     def prompts(self) -> list[str]:
-        """What each call was told, in one text."""
+        """The messages of each call, in one text."""
         return [_text(request.messages) for _, request, _ in self.asked]
 
 

@@ -176,7 +176,7 @@ class Cluster:
 
 
 class LoneMember(ClusterMember):
-    """A cluster of one node, that tells clients to come to `announced` instead of its own port."""
+    """A cluster of one node, that sends clients to `announced` instead of its own port."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -240,8 +240,8 @@ class Watched:
             node.kill()
 
     def promote(self) -> None:
-        """The sentinel makes the replica a master, as if the master were gone. Of its own change the old master, which
-        is well, hears about ten seconds later."""
+        """The sentinel makes the replica a master, as if the master were gone. The old master, which is well, learns of
+        its own change about ten seconds later."""
         until(lambda: self.sentinel.ask("SENTINEL FAILOVER", SERVICE), "the sentinel may")
         until(lambda: int(self._state()["port"]) == self.replica.port, "it did")
 
@@ -269,7 +269,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 async def tls_before(
     port: int, certificate: Path, key: Path, *, asks_for_one: bool = False, listen: int = 0
 ) -> AsyncIterator[int]:
-    """A port that speaks TLS and hands on to `port`: the Redis of the wheel was built without TLS."""
+    """A port that speaks TLS and passes on to `port`: the Redis of the wheel was built without TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     if asks_for_one:

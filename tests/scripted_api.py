@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers what a test tells it to, one answer a request, and remembers what was asked.
+"""An HTTP server on loopback that answers what a test says, one answer for each request, and remembers what was asked.
 
 For what the real API does only when something breaks: a stream that is cut in the middle, a 503, a connection that is
 closed without an answer.

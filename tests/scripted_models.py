@@ -1,6 +1,7 @@
-"""A model server that says what a test tells it to, over real sockets: what a real one does only when it is broken.
+"""A model server that answers what a test says, over real sockets: what a real one does only when it is broken.
 
-It speaks the three wires as their makers document them. `script` takes replies, one a request; the last one stays.
+It speaks the three protocols as their makers document them. `script` takes replies, one for each request; the last one
+stays.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ class Asked:
 
 class ScriptedModels:
     """`asked`: the requests so far. `left`: how many clients closed the connection before the reply was over.
-    `most_at_once`: requests that were in hand together."""
+    `most_at_once`: the most requests that were answered at once."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -164,7 +165,7 @@ async def scripted_models() -> AsyncIterator[ScriptedModels]:
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says, whatever the wire. `calls`: name and arguments. `counted`: it tells tokens."""
+    """A model's answer, whatever the protocol. `calls`: name and arguments. `counted`: it has counts of tokens."""
 
     texts: Sequence[str] = ()
     calls: Sequence[tuple[str, Mapping[str, Any]]] = ()

@@ -185,7 +185,7 @@ class PostgresServer(Server):
             "timezone": "UTC",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # Asked for last: a process that changes its user forgets whose death it wanted to hear of.
+        # Asked for last: a process that changes its user loses the setting by which it ends with its parent.
         return as_nobody() + dies_with_parent([str(self.programs / "postgres"), "-D", str(data), *options], self.ending)
 
     def answers(self) -> bool:

@@ -37,7 +37,7 @@ def write(id: str, path: str, content: str = "", **more: Any) -> dict[str, Any]:
 
 
 def together(*writes: Callable[[RunTransaction], None]) -> Callable[[RunTransaction], None]:
-    """Several writes of a held run as one."""
+    """Several writes of a running run as one."""
 
     def write(transaction: RunTransaction) -> None:
         for one in writes:

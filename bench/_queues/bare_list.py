@@ -1,4 +1,4 @@
-"""The least that hands a job over: LPUSH here, BRPOP there, one by one. A worker that dies loses what it holds."""
+"""The least that hands a job over: LPUSH here, BRPOP there, one by one. A worker that dies loses its job."""
 
 import json
 import sys

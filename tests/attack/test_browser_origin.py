@@ -1,4 +1,4 @@
-"""The API's origin runs nothing but its own page, and tells browsers so on every answer."""
+"""The API's origin runs nothing but its own page, and every answer says so to browsers."""
 
 import http.server
 import os

@@ -135,7 +135,7 @@ async def test_an_agent_does_not_call_again_what_may_have_happened_below_it(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    """Nor does its model hear of it before a person has looked."""
+    """Its model does not see it either before a person has looked."""
     tool = "pay" if kind == "plug-in" else "bank__pay"
     models.script(asks_for((tool, {})), asks_for((tool, {})), says("Paid."))
     mcp_site.serve(site, "/bank", mcp_site.whatever(hangs))

@@ -44,7 +44,7 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """`is_ordered`: its marks tell when it happened, not only that it did."""
+    """`is_ordered`: its marks show when it happened, not only that it did."""
 
     id: str
     is_repeatable: bool = False
@@ -165,7 +165,7 @@ def _stream_of(watcher: WatcherFacts, run: RunFacts, emptied: bool) -> Iterator[
     for event in watcher.events:
         kept = stored.get(event.id)
         if event.type == "gap" and (kept is None or kept.type != "gap"):
-            continue  # told by the API for this watcher alone
+            continue  # sent by the API to this watcher alone
         if kept is None and not _covered(event.id, lost):
             yield Complaint(Broken.EVENT_DIFFERS, subject, f"it saw {event.id} ({event.type}), which is not kept")
         elif kept is not None and kept.line != event.line:

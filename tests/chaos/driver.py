@@ -33,7 +33,7 @@ from backplane.store.tables import events as events_table
 from backplane.store.tables import runs as runs_table
 from tests.chaos import marks, processes
 from tests.chaos.checker import Event, Facts, Leftovers, PlannedStep, RunFacts
-from tests.chaos.faults import EMPTYING, Fault, Hands
+from tests.chaos.faults import EMPTYING, Fault, FaultInjector
 from tests.chaos.proxies import S3Proxy, TcpProxy
 from tests.chaos.watchers import Watcher, event_of
 from tests.servers import PostgresServer, RedisServer, S3Server
@@ -118,7 +118,7 @@ async def run_chaos(scenario: Scenario, servers: Servers, folder: Path) -> Outco
 
 @dataclass(frozen=True)
 class Platform:
-    hands: Hands
+    injector: FaultInjector
     http: httpx.AsyncClient
     direct: Resources
     user: User
@@ -131,7 +131,7 @@ class Platform:
 
     @property
     def processes(self) -> list[processes.Process]:
-        return [self.hands.api, *self.hands.workers]
+        return [self.injector.api, *self.injector.workers]
 
 
 @asynccontextmanager
@@ -193,7 +193,7 @@ async def _platform(
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             )
         )
-        hands = Hands(
+        injector = FaultInjector(
             api,
             workers,
             servers.redis,
@@ -207,7 +207,7 @@ async def _platform(
         for process in (api, *workers):
             stack.push_async_callback(process.kill)
             await process.start()
-        platform = Platform(hands, http, direct, token.user, marker, folder)
+        platform = Platform(injector, http, direct, token.user, marker, folder)
         await _until_ready(platform, scenario.workers)
         yield platform
 
@@ -280,7 +280,7 @@ class Driver:
         runs = [asyncio.create_task(self._one(number), name=f"run {number}") for number in range(self._scenario.runs)]
         try:
             submitting = asyncio.create_task(asyncio.sleep(self._scenario.submit_seconds))
-            await self._platform.hands.inflict_all(self._scenario.faults)
+            await self._platform.injector.inflict_all(self._scenario.faults)
             await submitting
             faults_over = time.monotonic()
             await asyncio.wait(runs, timeout=self._scenario.recover_seconds)
@@ -383,7 +383,7 @@ class Driver:
 
     async def _nothing_is_running(self) -> bool:
         with suppress(redis.RedisError):
-            async with redis.asyncio.Redis(port=self._platform.hands.redis.port) as client:
+            async with redis.asyncio.Redis(port=self._platform.injector.redis.port) as client:
                 return not await client.zcard("jobs:leases")
         return False
 
@@ -396,7 +396,7 @@ class Driver:
             runs=runs,
             watchers=tuple(watcher.facts for watcher in self._watchers),
             leftovers=await self._leftovers({run.id for run in runs}),
-            redis_was_emptied=bool(EMPTYING & self._platform.hands.done.keys()),
+            redis_was_emptied=bool(EMPTYING & self._platform.injector.done.keys()),
         )
 
     async def _run_facts(self) -> tuple[RunFacts, ...]:
@@ -448,7 +448,7 @@ class Driver:
         permanent = tuple(key.pattern for key in KEYS if key.lifetime.startswith("permanent"))
         keys: dict[str, int] = {}
         holding: dict[str, tuple[str, ...]] = {}
-        async with redis.asyncio.Redis(port=self._platform.hands.redis.port, decode_responses=True) as client:
+        async with redis.asyncio.Redis(port=self._platform.injector.redis.port, decode_responses=True) as client:
             # The jobs of the last runs that are over stay as long as this bounded list names them.
             permanent += tuple(f"jobs:{run_id}" for run_id in await _members(client, "jobs:finished"))
             async for key in client.scan_iter(count=1000):
@@ -480,7 +480,7 @@ class Driver:
             "calls_repeated": self._retried_calls,
             "uncertain_steps": dict(self._answers),
             "overstayed": sum(process.overstayed for process in self._platform.processes),
-            "faults": dict(self._platform.hands.done),
+            "faults": dict(self._platform.injector.done),
             "chaos_seconds": round(chaos_seconds, 1),
             "recovery_seconds": round(recovery_seconds, 1),
         }

@@ -1,7 +1,7 @@
-"""What goes wrong, and when: a schedule drawn from a seed, and the hands that carry it out.
+"""What goes wrong, and when: a schedule drawn from a seed, and the class that carries it out.
 
 Faults of one lane follow one another; the lanes run side by side, so that two parts may be away at once. A fault that
-lasts is over, with whatever it broke started again, when `Hands.inflict` returns.
+lasts is over, with whatever it broke started again, when `FaultInjector.inflict` returns.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ def schedule(seed: int, seconds: float, lease_seconds: float) -> list[Fault]:
 
 
 @dataclass(frozen=True)
-class Hands:
+class FaultInjector:
     """What can be broken. A proxy of Redis and one of PostgreSQL for each process, in the order API, workers.
 
     Servers are started from `thread`, which must live as long as they shall: they end with it.

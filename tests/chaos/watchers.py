@@ -1,7 +1,7 @@
 """Clients of the stream as they are: they lose the connection at random and come back with the last id they saw.
 
 A watcher writes down every numbered frame that reached it whole, over all its connections, and leaves when it has seen
-`end`; half of them then ask once more, to hear that there is nothing.
+`end`; half of them then ask once more, to see that there is nothing.
 """
 
 import asyncio

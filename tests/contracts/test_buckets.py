@@ -51,7 +51,7 @@ class Waiters:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, buckets: TokenBuckets, name: str, estimate: float, *of: Bucket) -> None:
-        """Until it is told that it has to wait."""
+        """Start a call, and return once it knows that it has to wait."""
         self.waits[name] = []
 
         async def taking() -> None:
@@ -263,7 +263,7 @@ async def test_a_bucket_is_forgotten_when_it_is_full_again(clients: RedisClients
 
 
 async def test_the_rate_holds_exactly_in_simulated_time(buckets: RedisTokenBuckets) -> None:
-    """One who takes 3 as soon as it is told to: 100 at first, then 10 a second for a minute."""
+    """A call takes 3 as soon as it may: 100 at first, then 10 a second for a minute."""
     bucket, now, taken = Bucket("sim", 10, 100), 1000.0, 0
     while now <= 1060:
         wait = await buckets.ask(f"{taken}", 0, [bucket], 3, now=now)

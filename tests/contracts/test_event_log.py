@@ -48,7 +48,7 @@ async def claims(clients: RedisClients, run_id: str, count: int) -> None:
 
 
 class Listener:
-    """Everything that a subscription hears, in the order in which it is heard."""
+    """Everything that a subscription receives, in that order."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
@@ -174,7 +174,7 @@ async def test_an_older_generation_is_refused_also_when_the_job_is_gone(
 async def test_nothing_that_is_not_stored_is_taken_of_a_run_that_is_over(
     event_log: EventLog, clients: RedisClients
 ) -> None:
-    """Nothing is left of it by then that could tell an older generation from the newest."""
+    """Nothing is left of it by then by which an older generation could be distinguished from the newest."""
     await event_log.append([batch("a", 1, 2, 2, stored_id=2)])
     await clients.commands.delete(clients.keys.job("a"))
     assert await event_log.append([batch("a", 3, 4, 1, stored_id=2)]) == [Appended.STORE_FIRST]

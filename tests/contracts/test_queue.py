@@ -273,7 +273,7 @@ async def test_a_running_run_is_not_forgotten(queue: Queue) -> None:
 async def test_a_run_that_is_disowned_is_its_workers_again(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
     owned = await claim_one(queue)
-    await clients.commands.flushall()  # as a replica that was told of nothing yet
+    await clients.commands.flushall()  # as a replica that knows nothing yet
     await enqueue(queue, "a")
     second = await claim_one(queue, "worker-2")
     assert second.generation == owned.generation

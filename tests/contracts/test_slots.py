@@ -68,7 +68,7 @@ class Server:
         self._calls: dict[str, asyncio.Task[None]] = {}
 
     async def call(self, slots: Slots, name: str, user: str = "u", model: str = "m") -> None:
-        """Until it holds a slot, or its place among those that wait is told."""
+        """Make a call, and return once it has a slot or knows its place in the line."""
         self._ends[name] = asyncio.Event()
         self.places[name] = []
         request = SlotRequest("server", model, user, f"run-{name}", name)
@@ -451,7 +451,7 @@ async def test_after_redis_was_emptied_all_go_on_and_nobody_is_let_in_too_early(
         await server.calls(other, "b", "d", user="b")
         assert server.came == ["a", "c"]
         await clients.commands.flushall()
-        # Its worker has not been told of what the other holds when it asks.
+        # Its worker does not know the other's slots when it asks.
         await server.call(other, "e", user="e")
         await server.end("a")
         await server.until_here("b")
@@ -501,7 +501,7 @@ async def test_a_release_that_did_not_reach_redis_is_made_up_for(own_redis: Call
 async def test_a_ring_that_is_lost_is_made_up_for(clients: RedisClients, serving: Serving) -> None:
     async with working(clients) as slots:
         deaf = RedisSlots(clients, lease_seconds=SHORT_SECONDS, turn_seconds=0)
-        renewing = asyncio.create_task(deaf._renew_forever())  # all of `run` but the bell
+        renewing = asyncio.create_task(deaf._renew_forever())  # all of `run` but the wake-up list
         server = serving(1)
         await server.call(slots, "a")
         await server.call(deaf, "b")

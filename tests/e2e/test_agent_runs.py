@@ -132,7 +132,7 @@ def test_runs_of_a_real_model_are_replayed_when_it_is_gone(tmp_path: Path, own_m
         run = user.get(f"/agent/runs/{thought}")
         expected = sum(prompt + 2 * output for prompt, output in tokens) / 1e6
         assert run["result"]["cost"]["usd"] == pytest.approx(expected)
-        # Its words are among the lines that are told; what stands between them is whatever it came upon.
+        # Its words are among the published lines; what stands between them is not known.
         lines = [data["line"] for kind, data in events if kind == "log" and not data.get("level")]
         [step] = [step for step in run["steps"] if step["id"] == "think"]
         assert LETTERS.findall(step["result"]["output"])

@@ -159,7 +159,7 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
         # Whoever started it may do what administrators may.
         assert agentctl("dlq", "list", folder=tmp_path, **client).returncode == 0
 
-        # A second one on the same data is told who holds it, before it starts anything.
+        # A second one on the same data learns which process uses it, before it starts anything.
         second = agentctl("up", "--port", str(free_port()), folder=tmp_path)
         assert (second.returncode, str(running.process.pid) in second.stderr) == (4, True)
         elsewhere = agentctl("up", "--port", str(port), "--data", "other", folder=tmp_path)

@@ -64,7 +64,7 @@ async def connected(url: str, **options: Any) -> AsyncIterator[RedisClients]:
 
 
 def acl_line() -> list[str]:
-    """The one that the documentation tells operators to use."""
+    """The line that the documentation gives operators."""
     [line] = [line for line in OPERATIONS.read_text().splitlines() if line.startswith("ACL SETUSER ")]
     return line.replace("PASSWORD", PASSWORD).split()
 
@@ -147,7 +147,7 @@ async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]
 
 @asynccontextmanager
 async def listening(event_log: EventLog) -> AsyncIterator[list[object]]:
-    """All that is heard of the run `seen`."""
+    """All that is received of the run `seen`."""
     received = list[object]()
 
     async def listen(subscription: Subscription) -> None:

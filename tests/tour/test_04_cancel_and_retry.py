@@ -1,6 +1,6 @@
 """You can stop a run, and set one going again that failed.
 
-`cancel` is written down before anybody is told of it, so it holds whatever happens next: a queued run ends at once, a
+`cancel` is written down before it is announced, so it takes effect whatever happens next: a queued run ends at once, a
 running one within a heartbeat, together with every process that it started. `retry` puts a failed run back into the
 queue: it goes on at the step that failed, with the files as the finished steps left them.
 """

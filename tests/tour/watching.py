@@ -13,7 +13,7 @@ LONGEST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Seen:
-    """`type` is status, plan, step, log, gap or end; `data` is what it tells."""
+    """`type` is status, plan, step, log, gap or end; `data` is its content."""
 
     id: int
     type: str

@@ -1,4 +1,4 @@
-"""The agent's step: its turns, what it makes of what a model wishes, its limits, and that a crash repeats nothing."""
+"""The agent's step: its turns, what it makes of a model's tool calls, its limits, and that a crash repeats nothing."""
 
 import asyncio
 import json
@@ -490,7 +490,7 @@ async def test_a_limit_ends_a_resumed_step_where_it_ended_before(bench: Bench) -
     again = await bench.run(models, max_seconds=9.0)
     assert first.error is not None
     assert first == again
-    # What was spent later is not held against what was done before: the same limit was not in its way.
+    # What was spent later does not count against what was done before: the same limit was not in its way.
     models = RecordedModels(list(script))
     assert (await bench.run(models, max_seconds=10.5)).output == "Done."
     assert (await bench.run(models, max_seconds=10.5)).output == "Done."

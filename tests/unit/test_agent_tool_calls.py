@@ -1,4 +1,4 @@
-"""What models do wrong when they call tools: each fault is told to the model, in words by which it can mend it."""
+"""What models do wrong when they call tools: each fault is explained to the model, in words by which it can mend it."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""Schemas of MCP servers are a stranger's: they are held to, and can neither reach anything nor stop a worker."""
+"""Schemas of MCP servers are a stranger's: arguments must fit them, and they can neither reach anything nor stop a
+worker."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whatever a model gives a tool as arguments, it is told what is wrong: no check of them fails in another way."""
+"""Whatever a model gives a tool as arguments, the error says what is wrong: no check of them fails in another way."""
 
 from contextlib import suppress
 from typing import Any

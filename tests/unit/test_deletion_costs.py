@@ -1,4 +1,4 @@
-"""Which pods' costs are written: those whose worker has another number of runs in hand by now."""
+"""Which pods' costs are written: those whose worker has another number of running runs by now."""
 
 from backplane.queue.base import LiveWorker
 from controller.deletion_cost import costs

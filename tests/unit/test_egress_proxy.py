@@ -56,7 +56,7 @@ async def proxy(
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Says what it heard, once all was said."""
+    """Send back all that was received, at its end."""
     received = await reader.read()
     writer.write(received)
     await writer.drain()
@@ -364,7 +364,8 @@ async def test_what_is_no_proxy_request_is_refused(head: bytes) -> None:
 
 async def test_a_head_without_end_is_cut_off() -> None:
     async with proxy("site.test") as through:
-        # It is answered with 431, if it listens: whoever still speaks when the other end is closed hears nothing.
+        # It is answered with 431, if it listens: a client that still sends when the other end is closed receives
+        # nothing.
         with suppress(ConnectionResetError):
             await through.say(b"GET http://site.test/ HTTP/1.1\r\n", b"a: b\r\n" * 30_000)
     assert "the head has more than 65,536 bytes" in through.refused[0]

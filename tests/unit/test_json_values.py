@@ -1,4 +1,5 @@
-"""How many values a JSON text holds, told while it comes: right in whatever chunks, and never too low for a parser."""
+"""How many values a JSON text holds, counted while it comes: right in whatever chunks, and never too low for a
+parser."""
 
 import json
 from typing import Any

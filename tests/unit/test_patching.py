@@ -1,4 +1,4 @@
-"""Unified diffs fit exactly, are told from those that were applied already, or are refused."""
+"""Unified diffs fit exactly, are recognised as applied already, or are refused."""
 
 import difflib
 import random

@@ -125,7 +125,7 @@ def test_memory_that_ran_out_is_an_outcome_of_the_command() -> None:
     ],
 )
 def test_an_eviction_for_its_own_disk_space_is_an_outcome_of_the_command(message: str) -> None:
-    # Newer releases tell every eviction by a condition as well.
+    # Newer releases report every eviction by a condition as well.
     conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}]
     found = pod("Failed", terminated(137, "Error"), reason="Evicted", message=message, conditions=conditions)
     assert end_of(found).outcome(1).ending is Ending.DISK

@@ -1,4 +1,4 @@
-"""The workspace of a held run: nothing is changed once the run is fenced, and a store that refuses is given up."""
+"""The workspace of a running run: nothing is changed once the run is fenced, and a store that refuses is given up."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a step writes, when there is too much of it: what is told, and the whole as a file of the run."""
+"""What a step writes, when there is too much of it: what is published, and the whole as a file of the run."""
 
 import asyncio
 import tempfile

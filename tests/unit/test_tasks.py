@@ -1,4 +1,4 @@
-"""Tasks end when they are told to, also those to whom it has to be said twice."""
+"""Tasks end when they are cancelled, also those that have to be cancelled twice."""
 
 import asyncio
 from contextlib import suppress

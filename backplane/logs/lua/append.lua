@@ -1,10 +1,10 @@
--- Publish events of a run, and keep those that the database does not have yet, unless a newer generation holds the run.
+-- Publish events of a run, and keep those that the database does not have yet, unless the run has a newer generation.
 -- KEYS  1 jobs:{run_id}   2 agent:events:{run_id}
 -- ARGV  1 generation of the writer   2 channel agent:logs:{run_id}   3 the first number that the database does not have
 --       4 seconds to keep what is kept   5 what the channels agent:user:{user_id} begin with
 --       6 the run's user, or '' for the job's   7 the run's id
 --       then for each event: its number, its line; none perhaps
--- gives 1; 0 when a newer generation holds the run, or has written here; 2 when what the database does not have was not
+-- gives 1; 0 when the run has a newer generation, or has written here; 2 when what the database does not have was not
 --       taken: Redis has no memory or no disk for it, or does not know the run, so that the database must judge first
 -- The entry's id is the event's number, so Redis itself refuses a number that is not higher than the last. Each entry has
 -- its writer's generation. The order matters: Redis without memory refuses the first write of a script that needs some,

@@ -48,7 +48,7 @@ end
 
 local function mend(job, new)
   local mended, key = false, base .. job.run
-  -- Whose it is, and what it needs, cannot change while it waits. A hold keeps its places until it is settled.
+  -- Whose it is, and what it needs, cannot change while it waits. A claim keeps its places until it is settled.
   if job.user ~= new[2] or job.priority ~= new[3] or job.resource ~= new[4] then
     redis.call('SREM', base .. 'waiting:' .. job.user, job.run)
     redis.call('HSET', key, 'user', new[2], 'priority', new[3], 'resource', new[4])
@@ -101,7 +101,7 @@ for i, new in ipairs(cjson.decode(ARGV[4])) do
   elseif job then
     answers[i] = 3
   else
-    -- Its holder writes it again at its next heartbeat; without one its lease ends.
+    -- Its worker writes it again at its next heartbeat; without one its lease ends.
     local lease = redis.call('ZSCORE', base .. 'leases', new[1])
     answers[i] = lease and tonumber(lease) > now and 0 or 2
   end

@@ -3,7 +3,7 @@
 --         since: ms since the epoch, for a job that Redis has lost and that goes where it stood; 0: it comes now
 --       4 1 when places are reserved
 -- keys  those of places.lua, admitted:{priority}, admitted:user:{user}, dead, leases
--- gives for each 1, or 0 when it waits, is scheduled or is held already
+-- gives for each 1, or 0 when it waits, is scheduled or is running already
 local answers = {}
 
 -- Take what is left of a lost job out of the structures. Where it still has its place in the order, it keeps that.

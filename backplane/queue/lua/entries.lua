@@ -24,7 +24,7 @@ local out, runs = 0, {}
 for i = 1, #page[2], kind == 'waiting' and 1 or 2 do
   local run = page[2][i]
   local state = redis.call('HGET', base .. run, 'state')
-  -- A lost job is queued again where it stood, or its holder writes it again.
+  -- A lost job is queued again where it stood, or its worker writes it again.
   if belongs(run, state) or (not state and (set == 'order' or set == 'leases')) then
     runs[#runs + 1] = run
   else

@@ -1,11 +1,11 @@
--- Take a run out of the queue that nobody holds: none that is running under a lease.
+-- Take a run out of the queue that no worker has: none that is running under a lease.
 -- ARGV  3 run id   4 what became of it, for those who look at finished jobs; '' when there is no such run
 -- keys  those of places.lua, finished, leases
 go_on_without_memory()
 local run = ARGV[3]
 local job = read(run)
 if not job then
-  -- What is left of a lost one. Its holder, where it has one, writes it again.
+  -- What is left of a lost one. Its worker, where it has one, writes it again.
   if redis.call('ZSCORE', base .. 'leases', run) then return 0 end
   for _, set in ipairs({ 'order', 'parked', 'scheduled' }) do redis.call('ZREM', base .. set, run) end
   return redis.call('DEL', base .. run)

@@ -3,7 +3,7 @@
 --       6 JSON [[run id, generation, user id, priority, resource or ""], …]
 -- keys  those of places.lua, leases, workers, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
--- A job that Redis has lost, or a part of it, is written again: its holder knows it.
+-- A job that Redis has lost, or a part of it, is written again: its worker knows it.
 go_on_without_memory()
 local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])

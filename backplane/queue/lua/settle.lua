@@ -1,4 +1,4 @@
--- Give up holds: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
+-- End claims: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
 -- claimed by a worker that the queue does not know.
 -- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
 --         duration in s or null, delay in ms, 1 when it is dead], …]

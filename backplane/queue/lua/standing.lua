@@ -3,11 +3,11 @@
 -- ARGV  1 RUNNING_SAMPLED   2… run ids, none perhaps
 -- keys  {run_id}  pending[:critical|:high|:low]  order  parked  parked:{gate}  held:{gate}  leases  scheduled  dead
 --       workers  durations
--- gives  1 how many are held, scheduled, dead; workers, their slots; then by priority, the highest first, how many may
+-- gives  1 how many are running, scheduled, dead; workers, their slots; then by priority, the highest first, how many may
 --          be taken and how many are parked
 --        2 the seconds that the last runs took, joined by spaces: a hundred values are dear to answer one by one
 --        3 for each run: its index in its order (-1: it does not wait), the gate where it is parked (0: none), its
---          priority, its resource and how long those that hold this gate have run, as 4
+--          priority, its resource and how long the runs under this cap have run, as 4
 --        4 the seconds for which the running runs have run, joined by spaces; of RUNNING_SAMPLED of them at most
 local base, slots, standings = KEYS[1], 0, {}
 local most, clock = tonumber(ARGV[1]), redis.call('TIME')

@@ -1,4 +1,4 @@
-"""What every holder of agents' artifacts must do; so far there is one, Git in a folder."""
+"""What every store of agents' artifacts must do; so far there is one, Git in a folder."""
 
 import asyncio
 import os

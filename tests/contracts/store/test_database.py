@@ -1,4 +1,4 @@
-"""The database itself: its tables, and what is told when it does not answer."""
+"""The database itself: its tables, and the errors when it does not answer."""
 
 import asyncio
 import os

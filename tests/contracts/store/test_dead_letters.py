@@ -42,7 +42,7 @@ def die(transaction: RunTransaction, *, reason: DeadReason = DeadReason.RETRIES_
     transaction.finish(RunStatus.FAILED, ERROR)
 
 
-# --- written by the run's holder ---
+# --- written by the run's worker ---
 
 
 async def test_a_dead_letter_says_why_whose_it_is_and_what_it_was_for(store: Store, user: User) -> None:

@@ -23,7 +23,7 @@ def log_events(run_id: str, first: int, last: int) -> list[Event]:
 
 
 async def running_run(store: Store, user: User) -> str:
-    """A run of the user with two events, held in generation 1."""
+    """A running run of the user with two events, in generation 1."""
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
     return run.id

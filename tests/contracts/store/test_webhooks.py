@@ -1,4 +1,5 @@
-"""The outbox: written with the state that it tells of, claimed by one at a time, settled by whoever sent it."""
+"""The outbox: a message is written with the state that it reports, claimed by one sender at a time, and settled by
+it."""
 
 import asyncio
 import base64

@@ -134,7 +134,7 @@ async def test_a_lost_worker_costs_no_call_and_no_step_twice(
     hangs = False
     await start_process(platform)
     await platform.completed(run_id)
-    # The call that was in hand is asked again, and nothing else.
+    # The call that was running is asked again, and nothing else.
     assert len(models.asked) == 3
     assert models.asked[1].body == models.asked[2].body
     journal = {record.step_id: record for record in await platform.journal(run_id)}

@@ -47,6 +47,6 @@ def kill_at(side: str, name: str, number: int) -> None:
 
 if __name__ == "__main__":
     side, name, number = os.environ["DIES_AT"].split()
-    fixed.EVENTS_FLUSH_SECONDS = 60.0  # no transactions but the holder's own
+    fixed.EVENTS_FLUSH_SECONDS = 60.0  # no transactions but the worker's own
     kill_at(side, name, int(number))
     sys.exit(main())

@@ -247,7 +247,7 @@ async def _end_stream_watcher() -> None:
 
 
 class WorkerByHand:
-    """Holds one run and tells of it what the test says."""
+    """Has claimed one run, and publishes what the test says."""
 
     def __init__(self, resources: Resources, claim: Claim, last_id: int) -> None:
         self.claim = claim
@@ -272,7 +272,7 @@ class WorkerByHand:
         return [self.number(EventType.LOG, {"line": line}) for line in lines]
 
     async def say(self, *lines: str) -> None:
-        """Log lines, told and stored; the other way round where Redis does not know the run."""
+        """Publish log lines and store them; the other way round where Redis does not know the run."""
         answer = await self._append(events := self.lines(*lines), events[0].id - 1)
         await self.store(events)
         if answer is Appended.STORE_FIRST:
@@ -292,7 +292,7 @@ class WorkerByHand:
     async def end(
         self, status: RunStatus = RunStatus.COMPLETED, error: RunError | None = None, *, published: bool = True
     ) -> None:
-        """Commit the run's end and, when `published`, tell it."""
+        """Commit the run's end and, when `published`, publish it."""
         ends = [self.number(EventType.STATUS, {"status": status}), self.number(EventType.END, {"status": status})]
 
         def write(transaction: RunTransaction) -> None:

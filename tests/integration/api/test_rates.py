@@ -1,4 +1,4 @@
-"""A token that calls too often is told to wait, on whichever API process it calls; nobody else is."""
+"""A token that calls too often has to wait, on whichever API process it calls; nobody else has to."""
 
 import asyncio
 

@@ -1,4 +1,5 @@
-"""The stream when parts fail: what was missed on the wire is read again, what is nowhere is told, and `end` comes."""
+"""The stream when parts fail: events that were missed are read again, events that are nowhere are sent as a gap, and
+`end` comes."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A webhook's whole way: a run by HTTP, carried out by a worker, told of by a controller."""
+"""A webhook's whole way: a run by HTTP, carried out by a worker, reported by a controller."""
 
 import asyncio
 

@@ -48,7 +48,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 class Run:
-    """A run, held by one worker after the other; each knows of the one before only what the journal says."""
+    """A run that one worker after the other carries out. Each knows of the one before only what the journal has."""
 
     def __init__(self, store: WorkspaceStore, folder: Path) -> None:
         self._store = store

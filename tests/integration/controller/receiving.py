@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server on a real port, that answers as it is told and remembers what came."""
+"""A receiver of webhooks: a real HTTP server on a real port, that answers as a test says and remembers what came."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ class Received:
 
 
 class Receiver:
-    """`answers` are given one after the other, then OK. An answer that is None is held back until `release` is set."""
+    """`answers` are given one after the other, then OK. An answer that is None waits until `release` is set."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []

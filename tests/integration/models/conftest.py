@@ -1,4 +1,4 @@
-"""An adapter of each wire against a server that says what the test tells it to."""
+"""An adapter of each protocol against a server that answers as the test says."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -110,7 +110,7 @@ async def test_what_was_lost_in_the_middle_is_asked_again_and_counted_as_spent(
     lost = await world.running(budget={"tokens": 10_000})
     call = asyncio.create_task(lost.models.ask(request_of(), PLAN))
     await wait_until(lambda: scripted.running_calls == 1)
-    # Another worker takes the run over, and the first never hears of it.
+    # Another worker takes the run over, and the first never learns of it.
     scripted.script(said("openai", "Hello"))
     running = await world.running(lost.run, generation=2)
     assert (await running.models.ask(request_of(), PLAN)).text == "Hello"
@@ -271,7 +271,7 @@ async def test_a_cancelled_call_is_settled_with_the_runs_next_write(world: Askin
     balance, reserved, spent = (await running.balances())["run:tokens"]
     assert (balance + spent, reserved) == (1000, 0)
     assert spent > 20
-    # It ended in these hands, so nobody takes it for lost later.
+    # This worker has ended the call, so no other one counts it as lost later.
     later = await world.running(running.run, generation=2)
     await later.models.load()
     event = later.models.spent()

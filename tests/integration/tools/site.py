@@ -1,4 +1,4 @@
-"""A web server that says what it is told to, byte by byte, and remembers what it was asked."""
+"""A web server that answers what a test says, byte by byte, and remembers what it was asked."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""A step waits for a person: nothing is held while it does, nothing is lost, and what was decided is done."""
+"""A step waits for a person: the run keeps no worker meanwhile, nothing is lost, and what was decided is done."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

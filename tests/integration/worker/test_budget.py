@@ -1,4 +1,4 @@
-"""The budgets of a held run: in the same transaction as what they pay for, and free where there are none."""
+"""The budgets of a running run: in the same transaction as what they pay for, and free where there are none."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Cancel holds: before a run is taken, in the middle of a step, and when nobody heard of it."""
+"""A cancel takes effect: before a run is claimed, in the middle of a step, and when no worker received it."""
 
 from collections.abc import Callable
 

@@ -362,20 +362,20 @@ async def test_a_worker_whose_lease_may_have_ended_asks_the_database(platform: P
     assert ended.interruption.cause is Cause.SUPERSEDED
 
 
-@pytest.mark.parametrize("taken_by", ["its holder", pytest.param("another worker", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("taken_by", ["its worker", pytest.param("another worker", marks=pytest.mark.slow)])
 async def test_a_run_goes_on_when_redis_forgets_its_claim_and_gives_it_out_again(
     platform: Platform, start_process: StartProcess, taken_by: str
 ) -> None:
     resources = platform.resources
     async with worker(
-        platform.settings.model_copy(update={"worker_concurrency": 2 if taken_by == "its holder" else 1})
+        platform.settings.model_copy(update={"worker_concurrency": 2 if taken_by == "its worker" else 1})
     ):
         run_id = await platform.submit(shell("a", UNTIL_GO))
         await platform.until_begun(run_id)
         if taken_by == "another worker":
             await start_process(platform)
         run = await platform.run(run_id)
-        # A replica that was told of the run, and not of its claim, becomes the master.
+        # A replica that knows the run, and not its claim, becomes the master.
         await resources.redis.commands.flushall()
         [is_queued] = await resources.queue.enqueue([Job(run_id, run.user_id, run.priority, 0)])
 
@@ -384,7 +384,7 @@ async def test_a_run_goes_on_when_redis_forgets_its_claim_and_gives_it_out_again
                 None
             ]
 
-        if is_queued:  # else its holder's heartbeat was quicker
+        if is_queued:  # else its worker's heartbeat was quicker
             await wait_until(is_running_again)
         await platform.let_go(run_id)
         run = await platform.completed(run_id)

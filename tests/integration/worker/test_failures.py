@@ -1,4 +1,4 @@
-"""What fails, how often it is tried again, and what is told of it."""
+"""What fails, how often it is tried again, and what is published of it."""
 
 from typing import Any
 

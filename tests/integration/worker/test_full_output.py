@@ -1,4 +1,4 @@
-"""A step that writes more than its watchers are told: the whole is a file of the run, and costs the run nothing."""
+"""A step that writes more than its watchers are shown: the whole is a file of the run, and costs the run nothing."""
 
 from pathlib import Path
 

@@ -49,7 +49,7 @@ async def test_redis_is_emptied_in_the_middle_of_a_run(working_platform: Platfor
     async def is_known_again() -> bool:
         return (await known(platform.resources.queue, [run_id])) == [True]
 
-    await wait_until(is_known_again, what="its holder tells Redis of it")
+    await wait_until(is_known_again, what="its worker writes it to Redis again")
     await platform.let_go(run_id)
     run = await ended_whole(platform, run_id)
     assert (run.generation, run.attempt) == (1, 1)

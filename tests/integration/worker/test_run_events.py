@@ -241,7 +241,7 @@ async def test_the_worker_learns_of_a_newer_claim_from_redis_or_from_the_databas
 
 
 async def test_what_waits_for_a_wire_that_is_away_is_bounded_and_the_database_has_all(platform: Platform) -> None:
-    """No loop is running: nothing is told."""
+    """No loop is running: nothing is published."""
     writer = EventWriter(
         platform.resources.store, platform.resources.event_log, flush_seconds=0.0, gather_seconds=0.005
     )

@@ -1,4 +1,4 @@
-"""Secrets in whole runs: steps get them, and nothing that is kept or told of the run has them."""
+"""Secrets in whole runs: steps get them, and nothing that is stored or published of the run has them."""
 
 import pytest
 

@@ -213,7 +213,7 @@ class User:
 
 @dataclass
 class Load:
-    """Runs that are made and watched, one after another on each of several lanes, until it is told to stop."""
+    """Runs that are made and watched, one after another on each of several lanes, until it is stopped."""
 
     user: User
     plan: JsonObject

@@ -1,4 +1,5 @@
-"""python tcp_proxy.py HOST PORT TARGET_HOST TARGET_PORT: hands connections on, byte by byte, until either side ends."""
+"""python tcp_proxy.py HOST PORT TARGET_HOST TARGET_PORT: passes connections on, byte by byte, until either side
+ends."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,5 @@
-"""Jobs and pods on a real cluster: what is made, noticed, told, spoken to and removed, also over a bad network."""
+"""Jobs and pods on a real cluster: how they are made, watched, reported, spoken to and removed, also over a bad
+network."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A worker is lost, leaves, or is told to stop, with a command of its in a Job."""
+"""A worker is lost, drains, or is stopped, while a command of it runs in a Job."""
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable

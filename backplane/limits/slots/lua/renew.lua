@@ -1,5 +1,5 @@
 -- A worker lives. What it has and Redis does not know of is entered again, what it no longer has is dropped.
--- ARGV  9 JSON, a list of its calls: [number, user, model, run, waited ms, 1 when it holds a slot]
+-- ARGV  9 JSON, a list of its calls: [number, user, model, run, waited ms, 1 when it has a slot]
 --       10 calls with this number or a higher one are newer than that list
 -- gives {epoch, number and place of each, place 0 when it has a slot}
 keep_lease()

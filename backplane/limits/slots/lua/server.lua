@@ -1,5 +1,5 @@
 -- What the scripts of the model slots share; each is loaded with this before it. All that is known of a server is one
--- hash, read whole: it has as many fields as calls hold a slot or wait, which the workers' own slots bound.
+-- hash, read whole: it has as many fields as there are calls with a slot or in the line, which the workers' own slots bound.
 -- KEYS  1 what all keys of the models begin with, "models:" behind the prefix
 -- ARGV  1 server   2 calls at once   3 models at once, 0 is any   4 a model's turn, ms   5 worker   6 its lease, ms
 --       7 the epoch that the worker knows, '' none   8 how long nothing is granted when it is another now, ms
@@ -230,7 +230,7 @@ if not epoch then
   epoch = stamp
   redis.call('HSET', key, 'epoch', epoch)
 end
--- Redis was emptied: what others hold is not known before each of them has renewed it.
+-- Redis was emptied: the slots of others are not known before each of them has renewed it.
 if ARGV[7] ~= '' and ARGV[7] ~= epoch then
   withheld = tonumber(epoch) + ARGV[8] * 1000
   redis.call('HSET', key, 'withheld', text(withheld))

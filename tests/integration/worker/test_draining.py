@@ -1,4 +1,4 @@
-"""A worker that is asked to end: what is in hand ends or goes back, and nothing is lost or left behind."""
+"""A worker drains: running steps end, other runs are handed back, and nothing is lost or left behind."""
 
 import asyncio
 import signal
