@@ -1,4 +1,4 @@
-"""python -m controller; the work is `controller.service`. Asked to end, it lets what is being sent come to its end."""
+"""python -m controller; the work is `controller.service`. When it is asked to end, it waits for what is being sent."""
 
 import argparse
 import sys

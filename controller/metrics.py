@@ -48,12 +48,12 @@ class ControllerMetrics:
         self._stored.usage, self._stored.at = usage, time.time()
 
     def another_measures(self) -> None:
-        """What was measured here is old from now on, and is not published any more."""
+        """Another controller measures: the numbers of this one are old, and are not shown any more."""
         self._stored.usage = None
 
 
 class _StoredFiles(Collector):
-    """Tells nothing before the first measure: 0 would be a lie."""
+    """Shows nothing before the first measure: 0 would be wrong."""
 
     usage: WorkspaceUsage | None = None
     at = 0.0

@@ -1,4 +1,4 @@
-"""The controller as one coroutine: what is periodic or slow, and no run.
+"""The controller as one coroutine: all that is periodic or slow, but no runs.
 
 It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
 number of them may run, and none is needed for runs to go on. Neither needs Redis. One of them counts what users have
@@ -71,7 +71,7 @@ async def _prepare(resources: Resources) -> None:
 
 
 async def _watch_queue(resources: Resources) -> None:
-    """Whether Redis holds this platform's queue, as soon as it answers. Ends only by QueueOfAnother."""
+    """Check, as soon as Redis answers, that it holds this platform's queue. Ends only by QueueOfAnother."""
     await until_available(resources.open_queue, _log_waiting("redis"))
     await asyncio.Event().wait()
 

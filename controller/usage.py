@@ -24,13 +24,13 @@ from controller.metrics import ControllerMetrics
 
 LOOKS_A_LEASE = 3
 REST = 10
-"""From one count to the next it takes at least so many times as long as the count took."""
+"""The pause after a count is at least so many times as long as the count took."""
 
 log = structlog.get_logger()
 
 
 class Counting(ABC):
-    """`run` counts now, and every so often, until it is cancelled; while another holds the lease, it waits."""
+    """`run` counts now, and every so often, until it is cancelled; while another process has the lease, it waits."""
 
     def __init__(self, lease: RedisLease, period_seconds: float) -> None:
         self._lease = lease

@@ -1,7 +1,7 @@
 """Two pipes to a process in a pod, through the API server: bytes to its standard input, bytes from its output.
 
 What it does not do: standard input cannot be closed without closing all of it, so a process that must see an end has to
-find it in the bytes. And a connection that breaks loses what was on its way; the two that speak over it must resume.
+find it in the bytes. A connection that breaks loses what was on its way; both sides must be able to resume.
 """
 
 import asyncio

@@ -1,13 +1,13 @@
-"""What every run writes, as one statement each time, for PostgreSQL.
+"""The usual writes of a run, each transaction as one statement, for PostgreSQL.
 
 Events, a plan, steps that begin and end, the end of the run: as a transaction they are six to eight round trips, each
 dearer than what the server does in it. Here they are parts of one statement, which is a transaction by itself. Its
 first part finds the row and locks it; every other part works on what that one found. So where it finds nothing, nothing
-is written, and the caller takes the ordinary transaction, which knows why. No part is joined with the first: by what a
-join is planned on a young table, that would read the whole of it.
+is written, and the caller takes the ordinary transaction, which knows why. No part is joined with the first: on a table
+without statistics PostgreSQL could plan such a join as a read of the whole table.
 
-What is rare (a failure, a cancel, a webhook, money that is still reserved) has no place here: there is no statement
-then, or it finds nothing, and the ordinary transaction follows (`store.in_transaction`).
+Rare writes (a failure, a cancel, a webhook, an amount that is still reserved) are not handled here: there is no
+statement then, or it finds nothing, and the ordinary transaction follows (`store.in_transaction`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,7 +65,7 @@ WITH started AS (
 
 def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -> tuple[str, dict[str, Any]] | None:
     """A statement with its values, which gives one row when the run is running in this generation. None where these
-    writes are no one statement: one of them asks the database first, or the run's row would be changed twice."""
+    writes cannot be one statement: one of them needs a query first, or the run's row would be changed twice."""
     events: list[Event] = []
     run: dict[str, Any] = {}
     changed: dict[str, dict[str, Any]] = {}
@@ -122,7 +122,8 @@ def create_run(run: Mapping[str, Any], new_events: Sequence[Event]) -> tuple[str
 def start_run(
     user_id: str, run_id: str, now: datetime, new_event: Event, columns: Iterable[Column[Any]]
 ) -> tuple[str, dict[str, Any]]:
-    """created → queued. Gives those columns of the row as it is then, or nothing when it cannot be done so simply."""
+    """created → queued. Returns these columns of the changed row, or nothing when the ordinary transaction is
+    needed."""
     names = ", ".join(column.name for column in columns)
     statement = _START.format(columns=names, events=_EVENTS.format(run="started"))
     return statement, {"user_id": user_id, "run_id": run_id, "now": now, **_event_values([new_event])}

@@ -13,7 +13,8 @@ _MAKE = text("INSERT INTO platform (name, value) VALUES (:name, :value) ON CONFL
 
 
 async def platform_id(database: Database, *, make: bool) -> str:
-    """The same for all who ask, also when they ask at once. Empty when there is none, and none is to be made."""
+    """The id, the same for all processes, also when several ask at once. It is empty when there is none, and none is to
+    be made."""
 
     def ask(connection: Connection) -> str:
         return connection.scalar(select(platform.c.value).where(platform.c.name == _ID)) or ""

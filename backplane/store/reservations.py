@@ -1,9 +1,9 @@
-"""What a run takes from the accounts that bind it: reserved before a step or a call of a model, settled after it.
+"""What a run takes from its accounts: reserved before a step or a model call, settled after it.
 
-Each function is part of the transaction of a running run (`store.run_transaction`), so that the journal and the money
-cannot part. All accounts of the run, its user and its tier are locked together, in one order for everybody: the parts
-of one transaction may then come in any order. A reservation's row is there until it is settled; what finds none has
-been done before, and changes nothing.
+Each function is part of the transaction of a running run (`store.run_transaction`), so that the journal and the
+accounts always agree. All accounts of the run, its user and its tier are locked together, in one order for everybody:
+the parts of one transaction may then come in any order. A reservation's row is there until it is settled. A settlement
+that finds no row has been done before, and changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,12 @@ from backplane.store.tables import ledger_entries, reservations, users
 _IS_RESERVED = select(exists().where(reservations.c.run_id == bindparam("of_run")))
 
 COUNTED_WHEN_LOST = (Resource.TOKENS, Resource.MICRO_USD)
-"""What a lost worker had reserved of these counts as spent: the provider may have charged for it."""
+"""For these resources the reservations of a lost worker count as spent: the provider may have charged for them."""
 
 
 def open_budget(connection: Connection, spender: Spender, limits: Mapping[Resource, int]) -> None:
-    """The run's own accounts, each with its limit put in. Once, however often the run is held."""
+    """Open the run's own accounts, each with its limit as the balance. It is done once, however often the run is
+    claimed."""
     name = f"limit:{spender.run_id}"
     query = select(ledger_entries.c.account_id).where(
         ledger_entries.c.transfer_id.in_([f"{name}:{resource}" for resource in limits])
@@ -39,7 +40,7 @@ def open_budget(connection: Connection, spender: Spender, limits: Mapping[Resour
 
 
 def reserve(connection: Connection, spender: Spender, reservation_id: str, step_id: str, amounts: Amounts) -> None:
-    """Raises BudgetExhausted, and nothing is to be committed then."""
+    """Reserve the amounts. Raises BudgetExhausted; then nothing may be committed."""
     key = spender.key(reservation_id)
     bound = _open_accounts(connection, spender)
     if not bound or _reservation(connection, key) is not None:
@@ -77,8 +78,8 @@ def reserve(connection: Connection, spender: Spender, reservation_id: str, step_
 
 
 def settle(connection: Connection, spender: Spender, reservation_id: str, spent: Amounts) -> None:
-    """What was reserved becomes spent as far as it was, the rest goes back. What was spent beyond it is taken from the
-    balance as far as that goes; the rest is noted."""
+    """Settle a reservation: what was spent of it is spent, the rest goes back. What was spent beyond it is taken from
+    the balance, as far as there is one; the rest is noted."""
     _end(connection, spender, spender.key(reservation_id), spent, EntryKind.SETTLE)
 
 
@@ -92,7 +93,7 @@ def settle_lost(connection: Connection, spender: Spender) -> None:
 
 
 def settle_rest(connection: Connection, run_id: str, user_id: str, generation: int) -> None:
-    """The same, and what this generation has not settled: whoever lets the run go leaves nothing reserved."""
+    """End these, and what this generation has not settled: a run that no worker has keeps nothing reserved."""
     if not connection.scalar(_IS_RESERVED, {"of_run": run_id}):
         return
     tier = connection.execute(select(users.c.tier).where(users.c.id == user_id)).scalar_one()
@@ -144,7 +145,7 @@ def _ended(account: Account, kind: EntryKind, reservation: Row[Any], reserved: i
 
 
 def _open_accounts(connection: Connection, spender: Spender) -> Sequence[Account]:
-    """Locked; the run's before its user's before its tier's."""
+    """The open accounts, locked: the run's before its user's before its tier's."""
     owners = spender.owners
     found = [account for account in locked(connection, owners) if account.closed_at is None]
     return sorted(found, key=lambda account: owners.index(account.owner))

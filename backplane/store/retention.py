@@ -1,10 +1,10 @@
-"""What is past its time: found, and removed in short transactions.
+"""Finds what is past its time, and removes it in short transactions.
 
-Whoever removes something of a run first takes a lease on its row, so that any number of controllers may do so at once.
-A run whose files are to go is marked in the same moment (`files_expired_at`) and cannot be started or retried from then
-on. The files go before the row: after a crash in between, the row still says where they lie.
+A process that removes something of a run first takes a lease on its row, so any number of controllers may do so at
+once. A run whose files are to go is marked in the same moment (`files_expired_at`) and cannot be started or retried
+from then on. The files go before the row: after a crash in between, the row still says where they lie.
 
-The newest event of a run, its `end`, stays until the row goes, so that whoever watches the run still comes to an end.
+The newest event of a run, its `end`, stays until the row goes, so that a watcher of the run still gets an end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class Retention:
         self._database = database
 
     async def lease(self, expired: Expired, before: datetime, limit: int, *, seconds: float) -> list[LeasedRun]:
-        """Up to `limit` runs that were over (or created) before then, oldest first, for so many seconds."""
+        """Lease up to `limit` runs that were over (or created) before then, oldest first, for so many seconds."""
         now = datetime.now(UTC)
         due = (
             select(runs.c.id)
@@ -59,8 +59,8 @@ class Retention:
         return await self._database.write(write)
 
     async def lease_one(self, user_id: str, run_id: str, *, seconds: float) -> datetime:
-        """A run of this user that is over, to be deleted now: for so many seconds. Answers when the lease ends. Raises
-        NotFound, and Conflict when it is not over, or somebody deletes it at this moment."""
+        """Lease a run of this user that is over, to be deleted now, for so many seconds. Returns when the lease ends.
+        Raises NotFound, and Conflict when the run is not over, or is being deleted already."""
         now = datetime.now(UTC)
         ends = now + timedelta(seconds=seconds)
 
@@ -83,7 +83,8 @@ class Retention:
         return await self._database.write(write)
 
     async def give_up_lease(self, run_id: str, ends: datetime) -> None:
-        """The deletion failed and may be tried again at once. A lease that another has taken meanwhile stays."""
+        """Give a lease up after a failure, so that the deletion may be tried again at once. A lease that another
+        process has taken meanwhile stays."""
         own = (runs.c.id == run_id) & (runs.c.retention_lease == ends)
         statement = update(runs).where(own).values(retention_lease=None)
         await self._database.write(lambda connection: connection.execute(statement))
@@ -100,7 +101,7 @@ class Retention:
         return [EventSpan(row.id, row.first, row.last) for row in rows if row.first != row.last]
 
     async def delete_events(self, spans: Iterable[EventSpan]) -> int:
-        """In one transaction. Answers how many there were."""
+        """Delete these events in one transaction. Returns how many there were."""
 
         def write(connection: Connection) -> int:
             deleted = 0
@@ -112,17 +113,18 @@ class Retention:
         return await self._database.write(write)
 
     async def delete_runs(self, run_ids: Sequence[str]) -> int:
-        """The rows of runs that were leased, with all that hangs on them. Answers how many there were."""
+        """Delete the rows of leased runs, with all that belongs to them. Returns how many there were."""
         leased = runs.c.id.in_(run_ids) & runs.c.files_expired_at.is_not(None) & (_OVER | _UNSTARTED)
         statement = delete(runs).where(leased)
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
     async def files_removed(self, run_ids: Sequence[str]) -> None:
-        """The lease was used, and the files of these runs are gone."""
+        """End the leases of these runs, whose files are removed."""
         await self._mark(run_ids, {"files_removed_at": datetime.now(UTC)}, _OVER)
 
     async def events_trimmed(self, run_ids: Sequence[str], before: datetime) -> None:
-        """The lease was used. One that was retried meanwhile was not over then, and is looked at again."""
+        """End the leases of these runs, whose events are removed. A run that was retried meanwhile is looked at
+        again."""
         await self._mark(run_ids, {"events_trimmed_at": datetime.now(UTC)}, _OVER & (runs.c.finished_at < before))
 
     async def _mark(self, run_ids: Sequence[str], values: dict[str, datetime], meant: ColumnElement[bool]) -> None:

@@ -1,12 +1,13 @@
 """What a worker writes about a running run, in one transaction.
 
-The methods say what happened; each notes values (`store.run_writes`), and nothing is written before
-`RunningRuns.commit` is given them. So a transaction that is tried again writes the same, at the same times.
+Each method notes what happened as values (`store.run_writes`); nothing is written before `RunningRuns.commit` gets
+them. So a transaction that is tried again writes the same, at the same times.
 
 Texts of a run are redacted here, on their way into the database: results, errors, questions, records of model calls,
-titles. Not so its plan, which is what is carried out (a model's was redacted when it was answered, a person's is
-theirs), and not the paths in `steps.files` and `steps.attributes` (with the targets of links), by which files are found
-again and which nobody is shown. Events are redacted before they are numbered (`worker.run.events`).
+titles. The plan is not redacted, because it is what is carried out (a model's was redacted when it was answered, a
+person's is theirs), and neither are the paths in `steps.files` and `steps.attributes` (with the targets of links), by
+which files are found again and which nobody is shown. Events are redacted before they are numbered
+(`worker.run.events`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,8 +46,8 @@ class RunTransaction:
         self.writes.append(run_writes.AddEvents(tuple(events)))
 
     def save_plan(self, plan: Plan, journal: Iterable[StepRecord]) -> None:
-        """Keep the plan, and its journal as it begins. Once: it may be asked for again when a commit's answer was
-        lost."""
+        """Save the plan and its first journal. Saved again, after a commit whose answer was lost, it changes
+        nothing."""
         self.writes.append(run_writes.SavePlan(plan, self._redacted_records(journal)))
 
     def begin_step(self, step_id: str, tries: int) -> None:
@@ -74,11 +75,11 @@ class RunTransaction:
         self._step(step_id, status=status.value, result=result, finished_at=datetime.now(UTC), **values)
 
     def suspend_step(self, step_id: str) -> None:
-        """It is to be called again when a person has decided what it waits for; nothing of it is in doubt."""
+        """Let the step wait: it is called again when a person has decided; nothing of it is in doubt."""
         self._step(step_id, status=StepStatus.PENDING.value)
 
     def add_step(self, record: StepRecord) -> None:
-        """One below another step, which no plan holds. Once."""
+        """Add a sub-step, which is in no plan. Added again, it changes nothing."""
         self.writes.append(run_writes.AddStep(self._redacted_record(record)))
 
     def begin_model_call(self, call: BeginningCall) -> None:
@@ -99,7 +100,8 @@ class RunTransaction:
         )
 
     def open_budget(self, tier: str, limits: Mapping[Resource, int]) -> None:
-        """Give the run accounts of its own. Once, however often it is taken. `tier`, here and below: its user's."""
+        """Give the run accounts of its own. It is done once, however often the run is claimed. `tier`, here and below:
+        its user's."""
         self.writes.append(run_writes.OpenBudget(tier, limits))
 
     def reserve_budget(self, tier: str, reservation_id: str, step_id: str, amounts: Amounts) -> None:
@@ -124,20 +126,21 @@ class RunTransaction:
 
     def replace_plan(self, plan: Plan, version: int, reason: str, journal: Iterable[StepRecord]) -> None:
         """Go on with another plan, the run's `version`th, and keep the one before. `journal`: the steps that are new in
-        it. Those that are not in it and were not begun are skipped; what they asked a person is rejected. Once."""
+        it. Steps that are not in it and were not begun are skipped; what they asked a person is rejected. Done again,
+        it changes nothing."""
         self.writes.append(run_writes.ReplacePlan(plan, version, self._redact(reason), self._redacted_records(journal)))
 
     def skip_pending_steps(self) -> None:
         self.writes.append(run_writes.SkipPendingSteps())
 
     def reopen_steps(self) -> None:
-        """Before another attempt: what failed or was skipped is to be done again, but for what only a person may have
-        done again (FINAL_FAILURE). What was cut off stays as it is, so that the supervisor decides whether it may be
-        repeated."""
+        """Prepare another attempt: steps that failed or were skipped are to be done again, but for those that only a
+        person may have done again (FINAL_FAILURE). A step that was interrupted stays as it is, and the supervisor
+        decides whether it may be repeated."""
         self.writes.append(run_writes.ReopenSteps())
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
-        """Keep what this attempt died of. Written again, it replaces what was written."""
+        """Keep the failure of this attempt. Written again, it replaces what was written."""
         error, trace = self._redacted_error(error), self._redact(traceback)
         self.writes.append(run_writes.NoteFailure(attempt, error, trace, worker_id))
 

@@ -107,7 +107,7 @@ class EndModelCall(RunWrite):
 
 @dataclass(frozen=True, slots=True)
 class PlanAnew(RunWrite):
-    """The planner's calls so far are no answers for the next attempt, where the run has no plan yet."""
+    """The planner's recorded calls are not used as answers by the next attempt, where the run has no plan yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The runs that are running: each taken by a worker in a generation, in which alone it may be written.
+"""The running runs: each is claimed by a worker with a generation, and only that generation may write it.
 
 Each claim of a run has a generation. `take` enters it in the row, and from then on every write of an older generation
 is refused: each transaction here first reads the row's generation and keeps it from changing until it has committed.
-The row, the journal and the events of a run are written together, so that no crash can part them.
+The row, the journal and the events of a run are written together, so that they agree after any crash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +65,7 @@ class RunningRuns:
         and what a write raises to refuse the whole: BudgetExhausted, CancelRequested, DecisionMade."""
         if not self._database.is_sqlite:
             at_once = as_one_statement(run_id, generation, writes)
-            # It finds nothing where only the ordinary transaction can say why.
+            # It finds nothing where the transaction is refused; the ordinary one then says why.
             if at_once is not None and await self._database.change(*at_once):
                 return
 
@@ -79,9 +79,9 @@ class RunningRuns:
         await self._database.write(write)
 
     async def end_by_row(self, run_id: str, generation: int, error: RunError, last_id: int | None) -> Ended:
-        """Fail a run of which more cannot be stored: its row by all means, the rest where the database takes it.
-        `last_id`: of the last event that watchers may have seen; None: not known. `error` is kept as it is: it must
-        hold nothing that a run said.
+        """Fail a run whose events or results the database refuses: its row in any case, the rest as far as the database
+        takes it. `last_id`: of the last event that watchers may have seen; None: not known. `error` is kept as it is:
+        it must hold nothing that a run said.
 
         Raises Superseded when another worker has the run. A run that is not queued or running stays as it is.
         """

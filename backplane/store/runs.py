@@ -146,13 +146,13 @@ class Runs:
         return run_from(rows[0])
 
     async def find(self, run_id: str) -> Run | None:
-        """Whoever owns it: for workers."""
+        """The run, whoever owns it; None: there is none. For workers."""
         query = select(*RUN_COLUMNS).where(runs.c.id == run_id)
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return run_of(row) if row else None
 
     async def ownerships(self, run_ids: Iterable[str]) -> dict[str, Ownership]:
-        """Of those of these runs that there are, whoever owns them: who may carry them out."""
+        """Which worker's claim may carry out each of these runs, as far as they exist, whoever owns them."""
         query = select(runs.c.id, runs.c.status, runs.c.generation).where(runs.c.id.in_(list(run_ids)))
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return {row.id: Ownership(RunStatus(row.status), row.generation) for row in rows}
@@ -242,8 +242,8 @@ class Runs:
         return await self._database.write(write)
 
     async def cancel(self, user_id: str, run_id: str) -> Changed:
-        """Cancel at once what no worker holds; ask the worker of a running one. The intent is in the row, so it
-        lasts."""
+        """Cancel a run at once that no worker has; ask the worker of a running one. The request is in the row, so it is
+        not lost."""
 
         def write(connection: Connection) -> Changed:
             run = locked_run(connection, user_id, run_id)
@@ -258,8 +258,8 @@ class Runs:
         return await self._database.write(write)
 
     async def retry(self, user_id: str, run_id: str, *, uncertain_step_is_done: bool | None) -> Changed:
-        """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated. What
-        becomes of an uncertain step has to be said: it is taken as done, or repeated. Raises NotFound,
+        """Put a failed or waiting run back in the queue, with all its retries; completed steps are not repeated. The
+        caller has to say what becomes of an uncertain step: it is taken as done, or repeated. Raises NotFound,
         TransitionNotAllowed, and Conflict when it is not said (None)."""
 
         def write(connection: Connection) -> Changed:
@@ -284,7 +284,7 @@ class Runs:
 
 
 def may_have_happened(run_id: str, step_id: str) -> Conflict:
-    """Whether the step is repeated is for a person to say."""
+    """The error for a step that only a person may have repeated."""
     return Conflict(
         f"step {step_id!r} of run {run_id} may have happened, or has: look what it has done, then retry the "
         'run with uncertain_step "done" or "repeat"'
@@ -335,8 +335,8 @@ def retried(
 def _expire_approvals(
     connection: Connection, run_id: str, to_be_repeated: Sequence[ColumnElement[bool]], now: datetime
 ) -> None:
-    """An approval is for what a step did with it: before a person's retry does that again, it is asked for again. One
-    with which nothing was begun yet still holds."""
+    """An approval counts for one execution of its step: before a person's retry does that again, it is asked for again.
+    An approval whose step was not begun yet still counts."""
     begun = select(steps.c.step_id).where(steps.c.run_id == run_id, steps.c.tries > 0, or_(*to_be_repeated))
     connection.execute(
         update(decisions)

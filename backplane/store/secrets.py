@@ -1,7 +1,7 @@
 """Users' secrets, sealed: the store never has a value in plain text, nor a key.
 
-What a run was given is kept with the run as well, as it was sealed then. Whoever takes the run over, or a run that was
-made from it, has its files and its results, and must know what to redact in them.
+What a run was given is kept with the run as well, as it was sealed then. A worker that takes the run over, and a run
+that was made from it, have its files and its results, and must know what to redact in them.
 """
 
 from collections.abc import Collection
@@ -89,7 +89,7 @@ class SecretStore:
         return frozenset(SealedValue(row.name, row.sealed) for row in rows)
 
     async def keep_with_run(self, run_id: str, values: Collection[SealedValue]) -> None:
-        """Until the run is removed. Those that are kept already stay as they are."""
+        """Keep these values until the run is removed. Those that are kept already stay as they are."""
 
         def write(connection: Connection) -> None:
             for value in sorted(values):
@@ -100,7 +100,7 @@ class SecretStore:
 
 
 def copy_run_secrets(connection: Connection, source_id: str, run_id: str) -> None:
-    """What a run knows, a run that is made from it knows too."""
+    """Copy the kept secrets of a run to one that is made from it."""
     copied = select(literal(run_id), run_secrets.c.name, run_secrets.c.version, run_secrets.c.sealed)
     columns = ["run_id", "name", "version", "sealed"]
     connection.execute(insert(run_secrets).from_select(columns, copied.where(run_secrets.c.run_id == source_id)))

@@ -128,7 +128,7 @@ users = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-# What is said once of the whole database (`store.platform`).
+# What belongs to the database as a whole (`store.platform`).
 platform = Table(
     "platform",
     metadata,

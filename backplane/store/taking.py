@@ -1,4 +1,4 @@
-"""A claim is entered in its run's row: from then on what older generations write is refused."""
+"""Enters a claim in its run's row: from then on writes of older generations are refused."""
 
 from datetime import UTC, datetime
 
@@ -37,7 +37,7 @@ RETURNING {", ".join(column.name for column in RUN_COLUMNS)}, (SELECT status FRO
 
 
 async def take_in_transaction(database: Database, run_id: str, generation: int, worker_id: str | None) -> Taken | None:
-    """None when it may not run (any more); so is the other."""
+    """Enter the claim in an ordinary transaction. None when the run may not run (any more)."""
 
     def write(connection: Connection) -> Taken | None:
         row = connection.execute(_RUN_TO_TAKE, {"of_run": run_id}).mappings().one_or_none()
@@ -68,7 +68,7 @@ async def take_at_once(database: Database, run_id: str, generation: int, worker_
     rows = await database.change(_TAKE, values, RUN)
     if not rows:
         return None
-    # Asked after the row is entered: no older hand can write any more.
+    # It is read after the row is changed: no older worker can write any more.
     was, old_worker, tier, bound, secret = (
         rows[0].pop(name) for name in ("was", "old_worker", "tier", "has_accounts", "knows_secrets")
     )

@@ -22,8 +22,8 @@ class Users:
         self._database = database
 
     async def create_token(self, name: str, tier: Tier, label: str = "") -> tuple[Token, str]:
-        """Make a token for the user `name`, who is made too when new. Answers it with its plain text, for the last
-        time.
+        """Make a token for the user `name`, who is made too when new. Returns it with its plain text, which cannot be
+        read later.
 
         Raises Conflict when the user exists with another tier.
         """
@@ -54,7 +54,7 @@ class Users:
             raise NotFound(f"there is no token {token_id}")
 
     async def user_of(self, plain: str) -> User | None:
-        """Who a bearer token stands for; None when it is unknown or revoked."""
+        """The user of a bearer token; None when it is unknown or revoked."""
         query = _TOKEN.where(tokens.c.digest == token_digest(plain), tokens.c.revoked_at.is_(None))
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return _token(row).user if row else None

@@ -45,7 +45,7 @@ _OPEN_DECISIONS = (
 
 
 def add_delivery(connection: Connection, run: Run) -> None:
-    """Tell the run's webhook, if it has one, of the state that it has just entered."""
+    """Add a message for the run's webhook, if it has one, about the state that it has just entered."""
     if run.webhook_url is None:
         return
     delivery_id = new_run_id()
@@ -66,7 +66,7 @@ def add_delivery(connection: Connection, run: Run) -> None:
 
 
 def _asked(connection: Connection, run: Run) -> list[dict[str, str]]:
-    """What a waiting run wants to be decided. What exactly, the receiver asks the API: it may be long, and secret."""
+    """Which decisions a waiting run needs. The receiver asks the API for their content: it may be long, and secret."""
     if run.status is not RunStatus.WAITING:
         return []
     rows = connection.execute(_OPEN_DECISIONS, {"of_run": run.id})
@@ -108,14 +108,14 @@ class Webhooks:
         return await self._database.write(write) if await self._database.read(look) else []
 
     async def delivered(self, delivery: Delivery, response_code: int) -> None:
-        """It has arrived, whoever claimed it meanwhile."""
+        """Write that the message has arrived, whichever controller claimed it meanwhile."""
         values = {"status": DeliveryStatus.DELIVERED.value, "response_code": response_code, "last_error": None}
         statement = _UPDATE_PENDING.values(values)
         await self._database.write(lambda connection: connection.execute(statement, {"of_delivery": delivery.id}))
 
     async def failed(self, delivery: Delivery, error: str, response_code: int | None, pause: float | None) -> None:
-        """It is tried again after so many seconds, or (None) given up. Nothing is changed when another
-        controller has taken it."""
+        """Write that an attempt failed: the message is tried again after so many seconds, or (None) given up. Nothing
+        is changed when another controller has claimed it."""
 
         def write(connection: Connection) -> None:
             changes: dict[str, Any] = {"last_error": error, "response_code": response_code}
@@ -143,7 +143,7 @@ class Webhooks:
         return await self._database.write(lambda connection: _secret(connection, user_id, _now(connection)))
 
     async def rotate_secret(self, user_id: str, *, overlap_seconds: float) -> WebhookSecret:
-        """A new one. The one before signs too for so long; one before that no more."""
+        """Make a new secret. The one before it signs too for so long; an older one no more."""
 
         def write(connection: Connection) -> WebhookSecret:
             now = _now(connection)

@@ -332,26 +332,26 @@ class S3Workspace(Workspace):
     async def _write_parts(self, path: str, first: bytes, rest: AsyncIterator[bytes]) -> FileInfo:
         """`rest` is read here, in the caller's task, and handed over: obstore gives up the parts that it has sent when
         its source fails, but not when it is cancelled. So a cancelled write fails the source, and waits for that."""
-        handed: asyncio.Queue[bytes | _GivenUp | None] = asyncio.Queue(maxsize=4)
+        queue: asyncio.Queue[bytes | _GivenUp | None] = asyncio.Queue(maxsize=4)
         with answers_translated(path, missing=NO_BUCKET):
             sending = asyncio.ensure_future(
                 obstore.put_async(
-                    self._store, self._prefix + path, _handed_over(handed), chunk_size=PART, max_concurrency=2
+                    self._store, self._prefix + path, _chunks_of(queue), chunk_size=PART, max_concurrency=2
                 )
             )
         try:
-            await _hand(handed, first, sending)
+            await _enqueue(queue, first, sending)
             async for chunk in rest:
-                await _hand(handed, chunk, sending)
+                await _enqueue(queue, chunk, sending)
                 if sending.done():
                     break
-            await _hand(handed, None, sending)
+            await _enqueue(queue, None, sending)
             with answers_translated(path, missing=NO_BUCKET):
                 await asyncio.shield(sending)
         except BaseException:
-            while not handed.empty():
-                handed.get_nowait()
-            handed.put_nowait(_GivenUp())
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(_GivenUp())
             await asyncio.wait((sending,), timeout=ABORT_SECONDS)
             if sending.done() and not sending.cancelled():
                 sending.exception()
@@ -426,18 +426,18 @@ class _GivenUp(Exception):
     """Makes obstore give up an upload."""
 
 
-async def _handed_over(handed: asyncio.Queue[bytes | _GivenUp | None]) -> AsyncIterator[bytes]:
-    while (item := await handed.get()) is not None:
+async def _chunks_of(queue: asyncio.Queue[bytes | _GivenUp | None]) -> AsyncIterator[bytes]:
+    while (item := await queue.get()) is not None:
         if isinstance(item, _GivenUp):
             raise item
         yield item
 
 
-async def _hand(
-    handed: asyncio.Queue[bytes | _GivenUp | None], item: bytes | None, sending: asyncio.Future[Any]
+async def _enqueue(
+    queue: asyncio.Queue[bytes | _GivenUp | None], item: bytes | None, sending: asyncio.Future[Any]
 ) -> None:
     """Waits for room in the queue, or returns when the upload has ended early: awaiting it says why."""
-    putting = asyncio.ensure_future(handed.put(item))
+    putting = asyncio.ensure_future(queue.put(item))
     try:
         await asyncio.wait((putting, sending), return_when=asyncio.FIRST_COMPLETED)
     finally:

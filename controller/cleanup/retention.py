@@ -1,7 +1,7 @@
 """Removes what is past its time: in short transactions with a pause after each, so that nobody waits for it.
 
-Of a run the files go first, then its events in batches, then its row with what is left. Any moment of that may be the
-last of this process: the next one finds the run by its row and goes on.
+Of a run the files go first, then its events in batches, then its row with what is left. This process may end at any
+moment: the next one finds the run by its row and goes on.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from backplane.workspace.base import WorkspaceStore
 
 LEASE_SECONDS = 600.0
 ROWS_OF_A_RUN = 10
-"""About what goes with its row in one transaction: its steps, most of all."""
+"""About how many rows are deleted with a run's row in one transaction: mostly its steps."""
 
 log = structlog.get_logger()
 

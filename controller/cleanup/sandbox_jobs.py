@@ -1,7 +1,7 @@
 """Removes the Jobs that workers have left behind: of runs that are over, or that another worker carries out by now.
 
 A worker removes its own Jobs. A worker that is killed cannot; another worker takes its run over, and may adopt the Job
-by giving it its own generation. So a Job that nobody seems to need is only removed when it still seems so a lease
+by giving it its own generation. So a Job that seems not to be needed is only removed when it still seems so a lease
 later, with the same owner. Finished Jobs stay for their time, so that they can be looked at.
 
 Any number of controllers may do this at once. None keeps anything but what it has seen itself.
@@ -111,7 +111,7 @@ def judge(
         what = fate(job, known, times)
         if what is Fate.DOUBTFUL:
             since = remaining[job.owner] = doubts.get(job.owner, now)
-            # Twice at least, however short a lease is.
+            # A Job is judged twice at least, however short a lease is.
             if job.owner in doubts and now - since >= times.lease:
                 what = Fate.GOES
         if what is Fate.GOES:

@@ -1,9 +1,9 @@
 """Removes what old sessions have left on this machine, or in the cluster: checkouts, containers, volumes and Jobs.
 
-Whoever makes such a thing removes it. This is for what was left all the same: the worker was killed, the machine stood
-still, a removal failed. A thing is old at SESSION_MAX_SECONDS, but a run may last longer, so age alone decides nothing:
-what belongs to a run that is carried out in the same generation stays, and the rest goes only if it is there, and is
-needed by nobody, a second time a lease later. Doing this twice at once does no harm.
+The worker that makes such a thing removes it. This is for what was left all the same: the worker was killed, the
+machine was stopped, a removal failed. A thing is old at SESSION_MAX_SECONDS, but a run may last longer, so age alone
+decides nothing: what belongs to a run that is carried out in the same generation stays, and the rest goes only if it is
+there, and is needed by nobody, a second time a lease later. Doing this twice at once does no harm.
 
 Every controller looks, now and then; a look that is lost is made up for by the next. What lies on a machine is removed
 by the controllers of that machine.
@@ -71,7 +71,7 @@ class SessionPlace(ABC):
 
     @abstractmethod
     async def remove(self, leftover: Leftover) -> bool:
-        """Whether it was removed; not if it is not the same any more, or in use after all."""
+        """Remove the leftover. Returns whether it was removed; it is not if it has changed, or is in use after all."""
 
 
 async def sweep(

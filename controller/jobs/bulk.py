@@ -21,9 +21,9 @@ PIECE_SECONDS = 10.0
 ITEMS_AT_ONCE = 50
 CLAIM_SECONDS = 60.0
 FULL_SECONDS_MAX = 60
-"""After the queue was full, until the next piece at the latest."""
+"""The longest pause until the next piece after the queue was full."""
 GIVE_UP = timedelta(days=1)
-"""What has found no room in the queue for so long is not tried any more."""
+"""A run that has found no room in the queue for so long is not tried any more."""
 
 log = structlog.get_logger()
 
@@ -90,7 +90,7 @@ class BulkWork:
             await self._actions.cancel(await self._store.users.find(item.user_id), item.run_id)
 
         async def retry(item: JobItem) -> None:
-            # What may have happened is for a person to say, of each run: it is refused here.
+            # A step that may have happened needs a person's decision for each run: such a run is refused here.
             user = await self._store.users.find(item.user_id)
             await self._actions.retry(user, item.run_id, uncertain_step_is_done=None)
 

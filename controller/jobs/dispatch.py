@@ -21,9 +21,9 @@ from backplane.resources import Resources
 LOOK_SECONDS = 5.0
 AT_ONCE = 100
 QUEUE_MOST = 1000
-"""Pieces that wait in RQ's queue: while nobody takes them, no more are put there."""
+"""The most pieces that may wait in RQ's queue. While no process takes them, no more are put there."""
 KEPT = timedelta(days=30)
-"""How long what came of a job can be read after its end."""
+"""How long the results of a job can be read after its end."""
 
 log = structlog.get_logger()
 

@@ -1,8 +1,8 @@
 """What RQ carries out: one piece of one job, in an event loop of its own.
 
 A piece claims its job, so that a task that RQ has twice is done once, does some of it, and gives the claim back. What
-is left is the next piece's. Whatever goes wrong here is nobody's loss: the job's row says what is not done, and the
-controller puts it into the queue again when the claim is over.
+is left is the next piece's. Nothing is lost when a piece fails: the job's row says what is not done, and the controller
+puts it into the queue again when the claim is over.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def carry_out(settings: Settings, job_id: str) -> int | None:
                 await jobs.release(job, after_seconds=AWAY_SECONDS)
             return None
         except Exception:
-            # A fault comes again with the next piece: tried again it would never end, and nobody would know.
+            # A fault would come again with the next piece, and the job would never end.
             log.exception("a job failed by a fault of the platform", job=job.id)
             await _fail(jobs, job, "a fault of the platform; the log of controller.jobs has the details")
             return None

@@ -1,4 +1,4 @@
-"""Works the outbox of webhooks off: claim what is due, send it, enter what came of it.
+"""Sends the webhooks of the outbox: claims what is due, sends it, and writes how it went.
 
 A claim is only as large as there are free places, so what is claimed is sent at once and a lease covers one attempt. A
 message whose answer is lost (this process is killed, the database is away for longer than a lease) is sent again under
@@ -23,15 +23,15 @@ from controller.metrics import ControllerMetrics
 from controller.webhooks.sender import ReceiverAnswer, Sender
 
 LAST_WORDS_SECONDS = 2.0
-"""Beyond an attempt's own limit: for entering what came of it."""
+"""How long, beyond an attempt's own limit, it may take to write how it went."""
 
 log = structlog.get_logger()
 _log_late = log_unavailable("what came of a webhook is entered late")
 
 
 def lease_for(attempt_seconds: float) -> float:
-    """After how many seconds another controller sends what one has begun to send. An attempt that is still under way is
-    not sent twice."""
+    """After how many seconds another controller may send what one has begun to send. It is longer than an attempt, so
+    that none is sent twice."""
     return max(fixed.WEBHOOK_LEASE_SECONDS, 2 * attempt_seconds)
 
 

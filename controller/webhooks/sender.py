@@ -22,13 +22,13 @@ from backplane.net.egress import AddressRefused, CheckedTransport, Resolve, reso
 
 READ_BYTES = 4096
 READ_SECONDS = 1.0
-"""What an answer's body is given, so that a receiver which has little to say can say it."""
+"""How long an answer's body is read, so that a receiver can end a short answer in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverAnswer:
-    """What came of an attempt. `code` is the HTTP status; without one, `error` says why there is none. `final`: no
-    further attempt can go better. `retry_after`: what the receiver asks for, in seconds."""
+    """How an attempt went. `code` is the HTTP status; without one, `error` says why there is none. `final`: no further
+    attempt can go better. `retry_after`: what the receiver asks for, in seconds."""
 
     code: int | None = None
     error: str = ""

@@ -143,12 +143,12 @@ def test_a_value_is_found_wherever_what_a_program_writes_is_cut_in_two(form: str
     redactor.learn("TOKEN", VALUE)
     written = FORMS[form](VALUE).encode("latin-1" if form == "UTF-16" else "utf-8")
     for at in range(1, len(written)):
-        said: list[bytes] = []
-        stream = redactor.stream(said.append)
+        parts: list[bytes] = []
+        stream = redactor.stream(parts.append)
         stream.write(b"before " + written[:at])
         stream.write(written[at:] + b" after")
         stream.close()
-        text = b"".join(said)
+        text = b"".join(parts)
         assert b"[secret TOKEN]" in text, at
         assert written[len(written) * 3 // 8 : len(written) * 5 // 8] not in text, at
 
@@ -251,14 +251,14 @@ def test_a_program_cannot_have_output_held_back_without_end() -> None:
     redactor.learn("AS", "a" * 12)
     redactor.learn("MORE", "a" * 13)
     redactor.learn("TOKEN", VALUE)
-    said: list[bytes] = []
-    stream = redactor.stream(said.append)
+    parts: list[bytes] = []
+    stream = redactor.stream(parts.append)
     for piece in (b"a" * 1000, VALUE[:10].encode() + b"\n" * 100_000, b'\\"' * 100_000):
-        before = sum(map(len, said))
+        before = sum(map(len, parts))
         for _ in range(10):
             stream.write(piece)
-        assert sum(map(len, said)) > before
-        assert len(stream._held) < 10_000
+        assert sum(map(len, parts)) > before
+        assert len(stream._pending) < 10_000
 
 
 HARD = {

@@ -1,4 +1,5 @@
-"""The first message of a TLS connection, as far as it says whom the client wants to reach (RFC 8446 4.1.2, RFC 6066 3).
+"""The first message of a TLS connection, read for the name of the server that the client wants to reach (RFC 8446
+4.1.2, RFC 6066 3).
 
 It is read strictly: what two servers could understand in different ways is refused. It may come in any number of
 segments and records. What comes after it is not looked at, and neither is a name that is encrypted (ECH): every
@@ -39,7 +40,8 @@ class ClientHello:
 
 
 async def read_client_hello(reader: asyncio.StreamReader) -> ClientHello:
-    """Takes no byte after it. Raises NotTls, NotUnderstood, and EOFError when the connection ends before."""
+    """Read the message, and no byte after it. Raises NotTls, NoClientHello, and EOFError when the connection ends
+    before."""
     raw, message = bytearray(), bytearray()
     wanted = 4
     while len(message) < wanted:

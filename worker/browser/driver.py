@@ -1,10 +1,10 @@
-"""The program that drives a browser inside a sandbox; it is handed over as text and needs Playwright there.
+"""The program that drives a browser inside a sandbox; it is passed in as text and needs Playwright there.
 
     stdin   {"actions": [...], "executable": path or "", "session": path or "", "seconds": n, "text_bytes": n, ...}
     stdout  what each action gave, for people and models; an exit code other than 0 when one failed
 
-It runs next to hostile pages, so it holds nothing that they may not have but the values it is to type, and it types
-those only on pages of the host that they are meant for. The browser reaches the network through the sandbox's one
+It runs next to hostile pages, so it knows nothing that they may not have but the values that it is to type, and it
+types those only on pages of the host that they are meant for. The browser reaches the network through the sandbox's one
 socket, which leads to the worker's proxy; to everything else there is no way.
 """
 

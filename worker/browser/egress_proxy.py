@@ -1,7 +1,7 @@
 """An HTTP proxy for a program in a sandbox that may reach some hosts: the only way out that it has.
 
 The sandbox has no network. What it has, where a tool allows it, is a socket whose other end is here, so every
-connection is asked for by name, held against the operator's policy, and made by the worker to an address that was
+connection is asked for by name, checked by the operator's policy, and made by the worker to an address that was
 checked. A tunnel (`CONNECT`) carries TLS, and nothing else: its first message must name the host that was asked for.
 Then it passes through as it is; the worker sees names and sizes, no content. Without TLS a connection carries one
 request, with the body that its head announces: what follows could name another host of the same address.
@@ -37,7 +37,7 @@ from worker.sandbox.base import EgressWriter
 HEAD_MAX_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
-"""For the head of a request, and as long for the first message of TLS after it."""
+"""How long the head of a request may take, and again the first message of TLS after it."""
 REFUSALS_REPORTED = 20
 CHUNK_LINE_BYTES = 256
 TRAILERS_MAX = 20

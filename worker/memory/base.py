@@ -1,7 +1,7 @@
-"""The memory port: short texts that an agent keeps from run to run and finds again by what they speak of.
+"""The memory port: short texts that an agent keeps from run to run and finds again by their meaning.
 
-An agent (a name of its user's) has a memory of its own, and can name no other. What it once wrote is data for whoever
-reads it later: it may come from a page or a file.
+An agent (a name of its user's) has a memory of its own, and can name no other. What it once wrote is data for its later
+readers: it may come from a page or a file.
 """
 
 from abc import ABC, abstractmethod
@@ -36,11 +36,12 @@ class AgentMemory(ABC):
     async def recall(
         self, user_id: str, agent: str, query: str, tags: Sequence[str], limit: int, *, run_id: str
     ) -> list[Memory]:
-        """The nearest first, of those that have all the tags. Raises TooLarge and Conflict as above."""
+        """The memories nearest to the text, the nearest first, of those that have all the tags. Raises TooLarge and
+        Conflict as above."""
 
     @abstractmethod
     async def forget(self, user_id: str, agent: str, id: str) -> bool:
-        """Whether there was such a memory. `id` is a UUID."""
+        """Remove a memory. Returns whether there was one. `id` is a UUID."""
 
     @abstractmethod
     async def close(self) -> None: ...

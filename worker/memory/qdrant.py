@@ -39,13 +39,13 @@ from worker.memory.base import AgentMemory, Memory
 T = TypeVar("T")
 
 IDS = uuid.UUID("5f0c3c52-6f1e-5d3b-9d0b-3a5cf6a1c9d4")
-"""Namespace of the ids that texts give their memories."""
+"""The namespace of memories' ids, which are made from their texts."""
 
 _PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""Of a server that is busy, has a fault of its own, or has another request for the same collection."""
+"""The statuses of a server that is busy, has a fault of its own, or has another request for the same collection."""
 
 _LASTING_ERRNOS = frozenset({errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS})
-"""Of a folder, what lasts until somebody has mended it."""
+"""The errors of a folder that last until somebody has mended it."""
 
 Action = Callable[[QdrantClient], T]
 
@@ -55,7 +55,7 @@ class QdrantAccess(ABC):
 
     @abstractmethod
     async def work(self, collection: str, action: Action[T]) -> T:
-        """What `action` gives, in a thread, with a client of this place. Raises Unavailable and PartRefuses."""
+        """The result of `action`, in a thread, with a client of this place. Raises Unavailable and PartRefuses."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -243,11 +243,13 @@ class Redactor:
     ) -> tuple[bytes, bytes, int]:
         """`data` without what stands from `at` on, where nothing was looked for. The end is not passed on yet: a secret
         that begins there may go on in what comes next."""
-        said = self._replaced(data[:at], self._merged(data, [one for one in found if one.start < at]), at, hidden)[0]
+        redacted_part = self._replaced(
+            data[:at], self._merged(data, [one for one in found if one.start < at]), at, hidden
+        )[0]
         if at >= hidden:
-            said += LEFT_OUT
+            redacted_part += LEFT_OUT
         rest = b"" if is_whole else data[-self._longest - _SLACK_BYTES :]
-        return said, rest, len(rest)
+        return redacted_part, rest, len(rest)
 
     def _replaced(self, data: bytes, found: list[Match], end: int, hidden: int) -> tuple[bytes, bytes, int]:
         """`end`: from where on `data` may be the beginning of a secret. No more is held back than the longest form may
@@ -260,14 +262,14 @@ class Redactor:
                     end = one.start if held_back else one.end
         if not found and not hidden and end >= len(data):
             return data, b"", 0
-        said, done = [], hidden
+        redacted_part, done = [], hidden
         for one in found:
             if one.start >= end:
                 break
             if one.end > done:
-                said += [data[done : one.start], one.marker]
+                redacted_part += [data[done : one.start], one.marker]
                 done = one.end
-        return b"".join([*said, data[done:end]]), data[end:], max(0, done - end)
+        return b"".join([*redacted_part, data[done:end]]), data[end:], max(0, done - end)
 
     def _in(self, text: bytes) -> Iterator[tuple[bytes, Needle]]:
         """Forms that may stand in it."""
@@ -367,22 +369,24 @@ class RedactedStream:
     def __init__(self, redactor: Redactor, sink: Callable[[bytes], None]) -> None:
         self._redactor = redactor
         self._sink = sink
-        self._held = b""
+        self._pending = b""
         self._hidden = 0
-        """So many of the first bytes of `_held` are not passed on."""
+        """So many of the first bytes of `_pending` are not passed on."""
 
     def write(self, data: bytes) -> None:
         if self._redactor.knows_nothing:
             self._sink(data)
             return
-        said, self._held, self._hidden = self._redactor.redact(self._held + data, is_whole=False, hidden=self._hidden)
-        if said:
-            self._sink(said)
+        redacted_part, self._pending, self._hidden = self._redactor.redact(
+            self._pending + data, is_whole=False, hidden=self._hidden
+        )
+        if redacted_part:
+            self._sink(redacted_part)
 
     def close(self, *, is_cut: bool = False) -> None:
         """Pass on the rest. `is_cut`: the output was cut off by a kill or a fault."""
-        held, self._held = self._held, b""
+        pending, self._pending = self._pending, b""
         hidden, self._hidden = self._hidden, 0
-        if len(held) > hidden:
-            said, _, _ = self._redactor.redact(held, is_whole=True, is_cut=is_cut, hidden=hidden)
-            self._sink(said)
+        if len(pending) > hidden:
+            redacted_part, _, _ = self._redactor.redact(pending, is_whole=True, is_cut=is_cut, hidden=hidden)
+            self._sink(redacted_part)

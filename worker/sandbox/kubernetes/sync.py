@@ -1,6 +1,6 @@
 """A folder of this machine and one in a pod, brought in line with each other: only what differs is sent.
 
-Which files the pod has is remembered by how they looked here when they were sent or fetched (size, times, inode), so a
+The files of the pod are remembered by their status here when they were sent or fetched (size, times, inode), so a
 sandbox that takes several commands gets what changed since its last. On the way back the runner sends what the command
 changed. That is written without following a link, below the folder, and only as much as the limits allow: what a pod
 sends is hostile.
@@ -53,7 +53,7 @@ class TooMuch(Exception):
 
 
 class FileSync:
-    """What one sandbox has of one folder. Not safe for two calls at once."""
+    """What one sandbox has of one folder. It must not be used by two calls at once."""
 
     def __init__(self) -> None:
         self._there: dict[str, Seen] = {}

@@ -16,13 +16,13 @@ from worker.sandbox.kubernetes.pod.tunnels import MOST_AT_ONCE, NUMBER
 
 HEAD_BYTES = 64 * 1024
 UNREAD_MAX = 4 * 1024 * 1024
-"""What may come for a reader that does not read at the moment."""
+"""How much may arrive for a reader that does not read at the moment."""
 
 KINDS = frozenset({TUNNEL, TUNNEL_DATA, TUNNEL_END})
 
 
 class Tunnels:
-    """Of one command on one stream. `close` it with the stream."""
+    """The tunnels of one command on one stream. `close` them with the stream."""
 
     def __init__(self, channel: Channel, egress: Egress | None) -> None:
         self._channel = channel

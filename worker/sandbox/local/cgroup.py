@@ -1,6 +1,6 @@
-"""Control groups: caps on memory and processes that hold for a command and all it starts, together.
+"""Control groups: caps on memory and processes for a command and all that it starts, together.
 
-One child group a command, below the group that this process is in, so that no limit set from outside is ever left. Both
+Each command gets a child group below the group of this process, so that limits set from outside always apply. Both
 versions are served: v1 has one tree a controller, v2 one for all. Where no child group can be made (an ordinary user
 without delegation, a container with a read-only tree) there is none, and resource limits must do.
 

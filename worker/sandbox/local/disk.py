@@ -4,12 +4,13 @@ A thread for each command that is not over soon, because looks at files may bloc
 commands uses up the threads that others need. A command's folder is measured (`worker.sandbox.kubernetes.pod.disk`);
 what it has deleted and keeps open counts too, where its processes can be seen.
 
-A look at a large tree takes a second and more. So only a few are taken at once, of each user one: whose commands have
-many files delays the looks at his own folders. Looks that are due because the disk has grown, or has little left, have
-places of their own.
+A look at a large tree takes a second and more. So only a few are taken at once, one for each user: a user whose
+commands have many files delays the looks at that user's own folders. Looks that are due because the disk has grown, or
+has little left, have places of their own.
 
-The file system is shared with other commands and with the worker, so that it grows says of nobody that he did it. Only
-when its last bytes go, the command that has added most is ended, though its own limit is not reached, then the next.
+The file system is shared with other commands and with the worker, so its growth does not show which command has caused
+it. Only when its last bytes go, the command that has added most is ended, though its own limit is not reached, then the
+next.
 
 It does not see files that are deleted, closed and still mapped into memory, or that are on their way from one process
 to another through a socket; the last bytes of the disk are guarded against these too, by what a process has written.
@@ -74,7 +75,7 @@ class Unseen:
 
 @dataclass(eq=False, slots=True)
 class _WatchedFolder:
-    """What is known of the folder of one command."""
+    """What the watch knows of the folder of one command."""
 
     path: Path
     limits: Limits
@@ -97,7 +98,8 @@ class _Places:
 
     @contextlib.contextmanager
     def place(self, user_id: str) -> Iterator[bool]:
-        """Whether there is one within a tick. Who waits longer would not see that its look has become urgent."""
+        """Whether a place is free within a tick. A thread that waited longer would not see that its look has become
+        urgent."""
         with self._lock:
             of_user = self._of_users.setdefault(user_id, threading.Semaphore())
         with _acquired(of_user) as is_first, _acquired(self._all if is_first else None) as has_place:
@@ -106,7 +108,7 @@ class _Places:
 
 @contextlib.contextmanager
 def _acquired(semaphore: threading.Semaphore | None) -> Iterator[bool]:
-    """Without one it is not acquired."""
+    """Acquire the semaphore for the block; without a semaphore nothing is acquired."""
     if semaphore is None or not semaphore.acquire(timeout=TICK_SECONDS):
         yield False
         return
@@ -117,7 +119,7 @@ def _acquired(semaphore: threading.Semaphore | None) -> Iterator[bool]:
 
 
 class DiskWatch:
-    """Of one sandbox and all its commands."""
+    """Watches the folders of all commands of one sandbox."""
 
     def __init__(self) -> None:
         self._looks, self._urgent_looks = _Places(), _Places()
@@ -197,21 +199,22 @@ class DiskWatch:
             return crowded
         if folder.first_size < 0:
             folder.first_size = measured.size
-        held, grown = measured.size, measured.size - folder.first_size
+        used_bytes, grown = measured.size, measured.size - folder.first_size
         if is_low or space.used - folder.at_start.used > grown + UNEXPLAINED_BYTES:
             processes = folder.watched.processes()
             deleted = deleted_bytes(processes, folder.device)
             if measured.size + deleted > limits.disk_bytes:
                 return f"the folder and files that are deleted but open hold more than {limits.disk_bytes:,} bytes"
-            held += deleted
+            used_bytes += deleted
             folder.grown = max(grown + deleted, written_bytes(processes) if is_low else 0)
-        folder.pace.looked(began, time.monotonic(), space.used, limits.disk_bytes - held)
+        folder.pace.looked(began, time.monotonic(), space.used, limits.disk_bytes - used_bytes)
         if is_low and self._is_next_victim(folder):
             return f"the worker's disk has only {space.free:,} bytes left, and this command has added most to it"
         return ""
 
     def _is_next_victim(self, folder: _WatchedFolder) -> bool:
-        """The one that has added most, and after it the next, when the space of the first has had time to come back."""
+        """Whether this command has added most. After it was ended, the next one follows only when the space of the
+        first has had time to become free."""
         with self._lock:
             now = time.monotonic()
             if folder.low_looks < 2:

@@ -1,8 +1,8 @@
 """The two pipes of a command: what it reads and what it writes.
 
 Plain pipes on the event loop, because asyncio's own put a buffer between the command and the sink, keep standard output
-and error apart, and may hand the command a socket as its input. A command that writes faster than the sink takes it is
-held up by the kernel; nothing is gathered here.
+and error apart, and may hand the command a socket as its input. The kernel blocks a command that writes faster than the
+sink takes it; nothing is gathered here.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from worker.sandbox.base import OutputSink
 CHUNK_BYTES = 64 * 1024
 
 _DRAIN_CHUNKS = 256
-"""What a pipe can hold at most (its size is the kernel's, up to 1 MiB), several times over."""
+"""Several times what a pipe can hold at most (its size is the kernel's, up to 1 MiB)."""
 
 
 class OutputPipe:
-    """Hands every chunk to the sink as soon as it is there. `broken` ends with the sink's exception when it raises."""
+    """Passes every chunk to the sink as soon as it is there. `broken` ends with the sink's exception when it raises."""
 
     def __init__(self, sink: OutputSink) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,13 +47,13 @@ class OutputPipe:
         return True
 
     def close_write_end(self) -> None:
-        """This process's copy, once the command has its own: the end of the output is seen only without it."""
+        """Close this process's copy, once the command has its own: only then is the end of the output seen."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1
 
     def drain(self) -> None:
-        """Hand on what is still in the pipe. Bounded, for a process that got away may write for ever."""
+        """Pass on what is still in the pipe. This is bounded, for a process that got away may write for ever."""
         for _ in range(_DRAIN_CHUNKS):
             if not self._take():
                 break
@@ -98,7 +98,8 @@ class InputPipe:
             self._write_end = -1
 
     def close_read_end(self) -> None:
-        """This process's copy, once the command has its own: else a command that is gone would never be noticed."""
+        """Close this process's copy, once the command has its own: else the end of the command would never be
+        noticed."""
         if self.read_end >= 0:
             os.close(self.read_end)
             self.read_end = -1

