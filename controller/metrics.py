@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -30,6 +30,11 @@ class ControllerMetrics:
         self._webhooks = Counter("agent_webhooks", "Attempts to send a webhook.", ["status"], registry=registry)
         for status in ("delivered", "failed", "given_up"):
             self._webhooks.labels(status)
+        self._jobs_due = Gauge(
+            "agent_jobs_due",
+            "Bulk actions and exports that nobody carries out now, at most 100.",
+            registry=registry,
+        )
         self._stored = _StoredFiles()
         registry.register(self._stored)
 
@@ -39,6 +44,9 @@ class ControllerMetrics:
     def sessions_removed(self, kind: str, count: int) -> None:
         """`kind`: folder, container, volume or job."""
         self._sessions_removed.labels(kind).inc(count)
+
+    def jobs_due(self, count: int) -> None:
+        self._jobs_due.set(count)
 
     def webhook(self, status: WebhookEnd) -> None:
         """`failed`: another attempt follows; `given_up`: none does."""

@@ -134,7 +134,7 @@ async def _work(
         if settings.pod_deletion_cost and (costs := _deletion_costs(settings, resources)):
             loops.append(asyncio.create_task(costs.run(), name="deletion costs"))
         queue = connect_background_queue(settings) if rq_is_possible(settings) else None
-        loops.append(asyncio.create_task(JobDispatch(resources, queue).run(), name="jobs"))
+        loops.append(asyncio.create_task(JobDispatch(resources, queue, metrics.jobs_due).run(), name="jobs"))
         sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
         try:

@@ -8,8 +8,10 @@ costs the metrics, not the work.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 from prometheus_client import (
@@ -72,6 +74,36 @@ async def metrics_served(registry: CollectorRegistry, host: str, port: int) -> A
     finally:
         server.close()
         await end(*requests.under_way)
+
+
+@contextmanager
+def metrics_served_by_thread(registry: CollectorRegistry, host: str, port: int) -> Iterator[Callable[[], None]]:
+    """The same for a process whose work is no event loop; what it gives is to be called when that work begins. An
+    answer shows that the process is there, and not that its work goes on."""
+    if not port:
+        yield lambda: None
+        return
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    serving: Future[asyncio.Event] = Future()
+
+    async def serve() -> None:
+        async with metrics_served(registry, host, port) as ready:
+            serving.set_result(ready)
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="metrics", daemon=True)
+    thread.start()
+    ready = serving.result()
+    try:
+        yield lambda: _set(loop, ready)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)
 
 
 class _Requests:

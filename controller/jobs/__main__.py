@@ -8,6 +8,7 @@ another process goes on when the claim is over.
 import argparse
 import sys
 import time
+from contextlib import suppress
 
 import structlog
 
@@ -17,7 +18,9 @@ from backplane.configuration import log_misspelt
 from backplane.entry_point import settings_at_start
 from backplane.errors import PlatformError, Unavailable
 from backplane.process import log as process_log
+from backplane.process.metrics import metrics_served_by_thread, process_registry
 from backplane.process.retrying import pauses
+from controller.jobs.metrics import JobsMetrics
 from controller.jobs.task import carrying_out
 from controller.jobs.worker import is_at_work, work
 
@@ -41,9 +44,15 @@ def main() -> int:
         return 1
     if arguments.check:
         return 0 if is_at_work(queue) else 1
-    _until_redis_answers(queue)
-    log.info("jobs ready")
-    work(queue, carrying_out(settings, queue))
+    registry = process_registry()
+    metrics = JobsMetrics(registry)
+    with metrics_served_by_thread(registry, settings.metrics_host, settings.metrics_port) as ready:
+        _until_redis_answers(queue)
+        with suppress(Unavailable):
+            queue.forget_old_timer()
+        ready()
+        log.info("jobs ready")
+        work(queue, carrying_out(settings, queue), metrics)
     return 0
 
 

@@ -6,6 +6,7 @@ it has already, and a piece that comes twice finds the job claimed.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -31,10 +32,13 @@ log = structlog.get_logger()
 class JobDispatch:
     """`queue` is None where RQ has no Redis that it can use: then only what is past its time is removed."""
 
-    def __init__(self, resources: Resources, queue: RqQueue | None) -> None:
+    def __init__(
+        self, resources: Resources, queue: RqQueue | None, report_due: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._resources = resources
         self._jobs = resources.store.background_jobs
         self._queue = queue
+        self._report_due = report_due
 
     async def run(self) -> None:
         while True:
@@ -50,7 +54,9 @@ class JobDispatch:
         if self._queue is None:
             return 0
         queue, put = self._queue, 0
-        for job_id, generation in await self._jobs.due(AT_ONCE, age_seconds=LOOK_SECONDS):
+        due = await self._jobs.due(AT_ONCE, age_seconds=LOOK_SECONDS)
+        self._report_due(len(due))
+        for job_id, generation in due:
             if await in_thread(queue.waiting) >= QUEUE_MOST:
                 break
             put += await in_thread(queue.put, job_id, generation)

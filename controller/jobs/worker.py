@@ -4,19 +4,24 @@ RQ imports and calls the function whose name is in Redis, with arguments that it
 could so run any code in this process. So names are not looked at, and what is read is JSON.
 """
 
+import ctypes
+import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import structlog
-from rq import SimpleWorker, Worker
+from rq import Queue, SimpleWorker, Worker
 from rq.job import Job
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import WorkerStatus
 
 from backplane.background.rq import RqQueue
 from backplane.errors import Unavailable
+from controller.jobs.metrics import JobsMetrics
 
 log = structlog.get_logger()
 
@@ -24,6 +29,7 @@ Task = Callable[[str], None]
 """Takes the id of a job and carries out a piece of it."""
 
 LOOK_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 def job_class_of(task: Task) -> type[Job]:
@@ -37,7 +43,7 @@ def job_class_of(task: Task) -> type[Job]:
     return OneTask
 
 
-def work(queue: RqQueue, task: Task) -> None:
+def work(queue: RqQueue, task: Task, metrics: JobsMetrics) -> None:
     """Carry out what is in the queue until SIGTERM or SIGINT, and then the piece that is running to its end. Must be
     called in the main thread."""
     worker = _InProcess(
@@ -47,6 +53,7 @@ def work(queue: RqQueue, task: Task) -> None:
         serializer="json",
         log_job_description=False,
     )
+    worker.metrics = metrics
     worker.work()
 
 
@@ -62,6 +69,25 @@ def is_at_work(queue: RqQueue) -> bool:
 
 
 class _InProcess(Worker):
+    metrics: JobsMetrics
+    _was_killed = False
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        started, self._was_killed = time.monotonic(), False
+        super().execute_job(job, queue)
+        self.metrics.piece(time.monotonic() - started, killed=self._was_killed)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        self._was_killed = True
+        super().handle_work_horse_killed(job, retpid, ret_val, rusage)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """In the child. Where this process is killed, the kernel kills the piece too: it would hold the metrics' port,
+        and go on without anybody who waits for it."""
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        super().main_work_horse(job, queue)
+
     def _shutdown(self) -> None:
         """Ends by an exception that nobody swallows: RQ's own is lost where the signal comes while a line is logged."""
         if self.get_state() == WorkerStatus.BUSY:

@@ -179,7 +179,7 @@ def test_each_port_names_its_protocol(overlays: dict[str, list[Object]], overlay
         for container in containers_of(pod_of(made)):
             ports += [(f"Deployment {made['metadata']['name']}", port) for port in container.get("ports", ())]
 
-    assert len(ports) == 6
+    assert len(ports) == 8
     assert [where for where, port in ports if port.get("protocol") != "TCP"] == []
 
 

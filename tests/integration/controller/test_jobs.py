@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
-from backplane.background.rq import RqQueue
+from backplane.background.rq import OLD_TIMER, SCHEDULER_SECONDS, RqQueue
 from backplane.background_access import connect_background_queue
 from backplane.domain.background_jobs import BackgroundJob, BulkAction, JobStatus, RunFilter
 from backplane.domain.runs import RunStatus, new_run_id
@@ -28,8 +31,9 @@ from controller.jobs.task import carrying_out
 from controller.jobs.worker import work_in_thread
 from tests.contracts.test_queue import key_of
 from tests.integration.controller.conftest import Platform, StartPlatform
+from tests.metrics import Scraped, broken_conventions, scrape
 from tests.platform.workers import ROOT, environment_of
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 from tests.settings import settings_of
 from tests.submitted import new_run
 from tests.waiting import wait_until
@@ -60,7 +64,7 @@ async def cancelling(platform: Platform, runs: int = 3) -> BackgroundJob:
         await platform.store.runs.create(new_run(platform.user), start=True)
     user, wanted = platform.user, RunFilter(statuses=(RunStatus.QUEUED,))
     return await platform.store.background_jobs.create_bulk(
-        new_run_id(), user.id, BulkAction.CANCEL, wanted, user.id, most_runs=100, most_jobs=5
+        new_run_id(), user.id, BulkAction.CANCEL, wanted, user.id, most_runs=1000, most_jobs=5
     )
 
 
@@ -153,6 +157,88 @@ async def test_what_redis_has_lost_is_put_into_the_queue_again(
         assert [await looking.put_due(), await looking.put_due(), queue.waiting()] == [1, 0, 1]
 
 
+async def test_what_waits_for_whoever_carries_it_out_is_reported(
+    with_redis: Platform, queue: RqQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "LOOK_SECONDS", 0.0)
+    reported: list[int] = []
+    async with connect(with_redis.settings) as resources:
+        looking = JobDispatch(resources, queue, reported.append)
+        await looking.put_due()
+        job = await cancelling(with_redis)
+        await looking.put_due()
+        await with_redis.store.background_jobs.stop(with_redis.user.id, job.id)
+        await looking.put_due()
+    assert reported == [0, 1, 0]
+
+
+async def test_the_timer_of_earlier_releases_is_forgotten_and_no_other_schedulers_tasks(
+    queue: RqQueue, server: RedisServer
+) -> None:
+    now = time.time()
+    with redis.Redis(port=server.port, decode_responses=True) as client:
+        client.zadd("rq:cron_jobs", {OLD_TIMER: now, "theirs": now})
+        client.zadd(f"rq:cron_job:{OLD_TIMER}:jobs", {"a": now})
+        client.zadd("rq:cron_job:theirs:jobs", {"b": now})
+        client.zadd("rq:cron_schedulers", {"gone": now - SCHEDULER_SECONDS - 60, "alive": now})
+        queue.forget_old_timer()
+        queue.forget_old_timer()
+        assert client.zrange("rq:cron_jobs", 0, -1) == ["theirs"]
+        assert client.zrange("rq:cron_schedulers", 0, -1) == ["alive"]
+        assert set(client.scan_iter("rq:cron_job:*")) == {"rq:cron_job:theirs:jobs"}
+
+
+@pytest.mark.slow
+async def test_the_process_counts_its_pieces_on_a_port_of_its_own(
+    start_platform: StartPlatform, server: RedisServer
+) -> None:
+    platform = await start_platform(redis_url=server.url, metrics_port=free_port())
+    url = f"http://127.0.0.1:{platform.settings.metrics_port}"
+
+    async def pieces(number: int) -> Scraped | None:
+        with suppress(httpx.TransportError):
+            found = await scrape(url)
+            return found if found.value("agent_job_pieces_total", end="ended") == number else None
+        return None
+
+    with jobs_process(platform) as process:
+        assert await wait_until(lambda: pieces(0), SOME_SECONDS)
+        job, queue = await cancelling(platform), connect_background_queue(platform.settings)
+        queue.put(job.id, 0)
+        queue.close()
+        found = await wait_until(lambda: pieces(1), SOME_SECONDS)
+        assert found
+        assert broken_conventions(found.families) == []
+        assert found.value("agent_job_pieces_total", end="killed") == 0
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"{url}/health/ready")).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, SOME_SECONDS) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a piece with its process")
+async def test_a_piece_ends_with_the_process_that_waits_for_it(with_redis: Platform, queue: RqQueue) -> None:
+    job = await cancelling(with_redis, 600)
+    with jobs_process(with_redis) as process:
+        queue.put(job.id, 0)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        piece = int((await wait_until(lambda: children.read_text().split(), SOME_SECONDS))[0])
+        process.kill()
+        process.wait()
+        await wait_until(lambda: has_ended(piece), SOME_SECONDS)
+    found = await with_redis.store.background_jobs.get(with_redis.user.id, job.id, "bulk")
+    assert found.done < found.total
+
+
+def has_ended(pid: int) -> bool:
+    """Also of one that nobody waits for in this container."""
+    try:
+        return "Z (zombie)" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 async def test_no_more_is_put_into_a_queue_that_nobody_works_off(
     with_redis: Platform, queue: RqQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +254,7 @@ async def test_no_more_is_put_into_a_queue_that_nobody_works_off(
 async def test_a_queue_without_redis_says_that_it_is_unavailable(start_platform: StartPlatform) -> None:
     platform = await start_platform(redis_url="redis://127.0.0.1:1")
     queue = connect_background_queue(platform.settings)
-    for call in (queue.waiting, lambda: queue.put("x", 0)):
+    for call in (queue.waiting, lambda: queue.put("x", 0), queue.forget_old_timer):
         with pytest.raises(Unavailable):
             await in_thread(call)
 
