@@ -79,7 +79,7 @@ class _InProcess(Worker):
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         self._was_killed = True
-        super().handle_work_horse_killed(job, retpid, ret_val, rusage)
+        cast(Any, super()).handle_work_horse_killed(job, retpid, ret_val, rusage)
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         """In the child. Where this process is killed, the kernel kills the piece too: it would hold the metrics' port,

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import redis
 
+from agentctl.local.embedded import free_port
 from backplane.background.rq import OLD_TIMER, SCHEDULER_SECONDS, RqQueue
 from backplane.background_access import connect_background_queue
 from backplane.domain.background_jobs import BackgroundJob, BulkAction, JobStatus, RunFilter
@@ -33,7 +34,7 @@ from tests.contracts.test_queue import key_of
 from tests.integration.controller.conftest import Platform, StartPlatform
 from tests.metrics import Scraped, broken_conventions, scrape
 from tests.platform.workers import ROOT, environment_of
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer
 from tests.settings import settings_of
 from tests.submitted import new_run
 from tests.waiting import wait_until
