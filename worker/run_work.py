@@ -145,8 +145,7 @@ class RunWork:
                 self._journal,
                 ensure_ours=self._ensure_ours,
                 log_line=lambda line: self.events.emit(EventType.LOG, {"line": line}),
-                on_unavailable=partial(_warn_away, self.events),
-                refused_seconds=self._worker.rules.files.refused_seconds,
+                waits=WaitRules(partial(_warn_away, self.events), self._worker.rules.files.refused_seconds),
             )
         )
         await self.events.record(lambda transaction: transaction.restored())

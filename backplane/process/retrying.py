@@ -86,6 +86,10 @@ class WaitRules:
     on_unavailable: OnUnavailable = _log_away
     refused_seconds: float | None = None
 
+    async def until_available(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """The result of `call` once the part answers. Raises PartRefuses when it has refused for too long."""
+        return await until_available(call, self.on_unavailable, refused_seconds=self.refused_seconds)
+
 
 async def until_available(
     call: Callable[[], Awaitable[Result]],

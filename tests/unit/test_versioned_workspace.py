@@ -74,7 +74,7 @@ async def restored(store: WorkspaceStore, run: Run, journal: list[StepRecord]) -
         journal,
         ensure_ours=still_ours,
         log_line=lambda line: None,
-        on_unavailable=lambda error, pause: None,
+        waits=WaitRules(lambda error, pause: None),
     )
     return workspace
 
@@ -284,7 +284,9 @@ async def test_a_run_that_another_worker_has_gets_no_files(store: WorkspaceStore
 
     run = replace(FORK, user_id="user")
     with pytest.raises(Superseded):
-        await restore(store, workspace, run, journal, ensure_ours=superseded, log_line=nothing, on_unavailable=nothing)
+        await restore(
+            store, workspace, run, journal, ensure_ours=superseded, log_line=nothing, waits=WaitRules(nothing)
+        )
     assert await workspace.list() == []
 
 

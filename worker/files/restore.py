@@ -10,18 +10,15 @@ loses what came after it, which is kept as versions first.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 from backplane.domain.runs import Run
 from backplane.domain.steps import StepRecord
-from backplane.errors import FilesGone, NotFound, Unavailable
-from backplane.process.retrying import until_available
+from backplane.errors import FilesGone, NotFound
+from backplane.process.retrying import WaitRules
 from backplane.process.tasks import for_each
 from backplane.workspace.attributes import nanoseconds
 from backplane.workspace.base import Beginning, FileInfo, Versions, Workspace, WorkspaceStore
 from worker.files.versioned import is_log, state_after
-
-Result = TypeVar("Result")
 
 _AT_ONCE = 16
 _NAMED = 5
@@ -36,21 +33,20 @@ async def restore(
     *,
     ensure_ours: Callable[[], Awaitable[None]],
     log_line: Callable[[str], None],
-    on_unavailable: Callable[[Unavailable, float], None],
-    refused_seconds: float | None = None,
+    waits: WaitRules,
 ) -> None:
     """Carry out `run.restore`, which is not None. Call it before anything else is done with the files, and write
     `RunTransaction.restored` afterwards. It may be done twice, also after a crash in the middle: the result is the
     same.
 
     `workspace` is the run's own: it waits while its store is away, and is not yet a VersionedWorkspace. `ensure_ours`
-    raises Superseded when another worker has the run. `log_line` is called with lines for the run's log, and
-    `on_unavailable` with each failure and the pause after it, in seconds. Raises FilesGone when a file cannot be had
-    any more, and PartRefuses when the store has refused for `refused_seconds`.
+    raises Superseded when another worker has the run. `log_line` is called with lines for the run's log. `waits`: how a
+    store that is away is waited for. Raises FilesGone when a file cannot be had any more, and PartRefuses when the
+    store has refused for too long.
     """
     assert run.restore is not None
     source = str(run.restore["run_id"])
-    restoring = _Restoring(workspaces, workspace, run, source, ensure_ours, on_unavailable, refused_seconds)
+    restoring = _Restoring(workspaces, workspace, run, source, ensure_ours, waits)
     beginning = await restoring.beginning(source)
     if beginning is None:
         if source == run.id:
@@ -88,25 +84,23 @@ class _Restoring:
         run: Run,
         source: str,
         ensure_ours: Callable[[], Awaitable[None]],
-        on_unavailable: Callable[[Unavailable, float], None],
-        refused_seconds: float | None,
+        waits: WaitRules,
     ) -> None:
         self._workspaces = workspaces
         self._workspace = workspace
         self._run = run
         self._source = source
         self._ensure_ours = ensure_ours
-        self._on_unavailable = on_unavailable
-        self._refused_seconds = refused_seconds
+        self._waits = waits
 
     async def beginning(self, run_id: str) -> Beginning | None:
-        return await self._patiently(self._versions(run_id).beginning)
+        return await self._waits.until_available(self._versions(run_id).beginning)
 
     async def begin(self, beginning: Beginning) -> None:
-        await self._patiently(lambda: self._versions(self._run.id).begin(beginning))
+        await self._waits.until_available(lambda: self._versions(self._run.id).begin(beginning))
 
     async def listed(self, workspace: Workspace) -> dict[str, FileInfo]:
-        return {file.path: file for file in await self._patiently(workspace.list) if not is_log(file.path)}
+        return {file.path: file for file in await self._waits.until_available(workspace.list) if not is_log(file.path)}
 
     async def bring(self, wanted: Sequence[tuple[str, str]], came_from: Sequence[str]) -> int:
         """Bring the files into a new run, whose user may have put files there before. Returns their number."""
@@ -131,7 +125,9 @@ class _Restoring:
             path, etag = item
             await self._ensure_ours()
             for run_id in came_from:
-                if await self._patiently(partial(self._versions(run_id).bring_back, path, etag, self._run.id)):
+                if await self._waits.until_available(
+                    partial(self._versions(run_id).bring_back, path, etag, self._run.id)
+                ):
                     return
             missing.append(path)
 
@@ -147,7 +143,7 @@ class _Restoring:
 
     async def _keep(self, file: FileInfo) -> None:
         try:
-            await self._patiently(lambda: self._versions(self._run.id).keep(file.path, file.etag))
+            await self._waits.until_available(lambda: self._versions(self._run.id).keep(file.path, file.etag))
         except NotFound:
             return  # replaced from outside at this moment
 
@@ -159,6 +155,3 @@ class _Restoring:
 
     def _versions(self, run_id: str) -> Versions:
         return self._workspaces.versions(self._run.user_id, run_id)
-
-    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await until_available(call, self._on_unavailable, refused_seconds=self._refused_seconds)

@@ -13,14 +13,11 @@ The bytes of all files of a run are counted here, since all of them pass here.
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 from backplane.errors import Unavailable
-from backplane.process.retrying import Refusals, WaitRules, until_available
+from backplane.process.retrying import Refusals, WaitRules
 from backplane.workspace.base import FileInfo, Workspace
 from worker.metrics import Direction
-
-Result = TypeVar("Result")
 
 
 class RetryingWorkspace(Workspace):
@@ -42,10 +39,10 @@ class RetryingWorkspace(Workspace):
         self._refused_reads, self._refused_writes = Refusals(waits.refused_seconds), Refusals(waits.refused_seconds)
 
     async def list(self, prefix: str = "") -> list[FileInfo]:
-        return await self._patiently(lambda: self._inner.list(prefix))
+        return await self._waits.until_available(lambda: self._inner.list(prefix))
 
     async def stat(self, path: str) -> FileInfo:
-        return await self._patiently(lambda: self._inner.stat(path))
+        return await self._waits.until_available(lambda: self._inner.stat(path))
 
     async def read(self, path: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         self._refused_reads.begins()
@@ -71,7 +68,7 @@ class RetryingWorkspace(Workspace):
         return written
 
     async def get(self, path: str) -> tuple[FileInfo, bytes]:
-        file, content = await self._patiently(lambda: self._inner.get(path))
+        file, content = await self._waits.until_available(lambda: self._inner.get(path))
         self._moved("down", file.size)
         return file, content
 
@@ -80,7 +77,7 @@ class RetryingWorkspace(Workspace):
             await self._ensure_ours()
             return await self._inner.put(path, content)
 
-        file = await self._patiently(change)
+        file = await self._waits.until_available(change)
         self._moved("up", file.size)
         return file
 
@@ -89,10 +86,10 @@ class RetryingWorkspace(Workspace):
             await self._ensure_ours()
             await self._inner.delete(path)
 
-        await self._patiently(change)
+        await self._waits.until_available(change)
 
     async def download(self, path: str, target: Path) -> FileInfo:
-        file = await self._patiently(lambda: self._inner.download(path, target))
+        file = await self._waits.until_available(lambda: self._inner.download(path, target))
         self._moved("down", file.size)
         return file
 
@@ -101,10 +98,6 @@ class RetryingWorkspace(Workspace):
             await self._ensure_ours()
             return await self._inner.upload(path, source)
 
-        file = await self._patiently(change)
+        file = await self._waits.until_available(change)
         self._moved("up", file.size)
         return file
-
-    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        waits = self._waits
-        return await until_available(call, waits.on_unavailable, refused_seconds=waits.refused_seconds)

@@ -22,7 +22,7 @@ from backplane.domain.runs import Run
 from backplane.domain.sizes import readable_size
 from backplane.domain.steps import StepRecord
 from backplane.errors import NotFound
-from backplane.process.retrying import WaitRules, until_available
+from backplane.process.retrying import WaitRules
 from backplane.process.tasks import in_thread
 from backplane.workspace.attributes import (
     AttributeRecord,
@@ -192,7 +192,7 @@ class VersionedWorkspace(Workspace):
         not keep it any more, and nothing has changed."""
 
         async def bring_back() -> FileInfo:
-            if not await self._patiently(lambda: source.bring_back(path, etag, run_id)):
+            if not await self._waits.until_available(lambda: source.bring_back(path, etag, run_id)):
                 raise NotFound(f"{path} is not kept")
             return await self._inner.stat(path)
 
@@ -241,7 +241,7 @@ class VersionedWorkspace(Workspace):
             if beginning is None:
                 files = {path: file.etag for path, file in present.items()}
                 noted = Beginning(files, times=self.attributes.times_at_first(present.values()))
-                await self._patiently(lambda: self._versions.begin(noted))
+                await self._waits.until_available(lambda: self._versions.begin(noted))
             else:
                 expected = state_after(beginning.files, self._journal)
                 for path in expected.keys() | present.keys():
@@ -262,14 +262,14 @@ class VersionedWorkspace(Workspace):
     async def _beginning_before(self) -> Beginning | None:
         """What was noted of the run's beginning before this worker had it."""
         if self._noted is None and self._begun:
-            self._noted = await self._patiently(self._versions.beginning)
+            self._noted = await self._waits.until_available(self._versions.beginning)
         return self._noted
 
     async def _keep(self, file: FileInfo) -> None:
         if not self._max_bytes:
             return
         if self._kept_bytes is None:
-            self._kept_bytes = await self._patiently(self._versions.size) if self._begun else 0
+            self._kept_bytes = await self._waits.until_available(self._versions.size) if self._begun else 0
         if self._is_full or self._kept_bytes + file.size > self._max_bytes:
             if not self._is_full:
                 self._is_full = True
@@ -280,11 +280,7 @@ class VersionedWorkspace(Workspace):
             return
         self._kept_bytes += file.size
         try:
-            await self._patiently(lambda: self._versions.keep(file.path, file.etag))
+            await self._waits.until_available(lambda: self._versions.keep(file.path, file.etag))
         except NotFound:
             # Somebody outside has replaced it since it was listed: what it was is gone.
             self._kept_bytes -= file.size
-
-    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        waits = self._waits
-        return await until_available(call, waits.on_unavailable, refused_seconds=waits.refused_seconds)
