@@ -34,6 +34,7 @@ from backplane.domain.background_jobs import ARCHIVE, BackgroundJob, JobStatus
 from backplane.domain.stored import StorageQuota
 from backplane.errors import NotFound, Refused, TooLarge, Unavailable
 from backplane.resources import Resources
+from backplane.store import BackgroundJobs
 from backplane.workspace.base import FileInfo, Workspace
 
 EVENTS_AT_ONCE = 500
@@ -89,7 +90,8 @@ class Exporter:
         if (together := sum(file.size for file in listed)) > self._most_bytes:
             raise too_large(together, self._most_bytes)
         await self._jobs.progress(job, 0, len(listed), seconds=CLAIM_SECONDS)
-        with path.open("wb") as file, closing(_RunArchive(file, self._most_bytes)) as archive:
+        progress = _Progress(self._jobs, job, len(listed))
+        with path.open("wb") as file, closing(_RunArchive(file, self._most_bytes, progress)) as archive:
             await archive.add_json("run.json", asdict(run))
             plans = [asdict(old) for old in await store.plans.replaced(run_id)]
             await archive.add_json("plans.json", {"replaced": plans, "in_force": run.plan or run.given_plan})
@@ -97,13 +99,11 @@ class Exporter:
             await archive.add_json("decisions.json", [asdict(one) for one in await store.decisions.of_run(run_id)])
             await self._add_events(archive, run_id)
             await self._add_model_calls(archive, run_id)
-            missing, reported_at = list[str](), time.monotonic()
-            for number, entry in enumerate(listed):
-                if time.monotonic() - reported_at > PROGRESS_SECONDS:
-                    await self._jobs.progress(job, number, len(listed), seconds=CLAIM_SECONDS)
-                    reported_at = time.monotonic()
+            missing = list[str]()
+            for entry in listed:
                 if not await archive.add_file(f"files/{entry.path}", workspace, entry):
                     missing.append(entry.path)
+                progress.files += 1
             manifest = {
                 "format": 1,
                 "run_id": run_id,
@@ -128,6 +128,22 @@ class Exporter:
                 call = await calls.find(run_id, brief.key)
                 if call is not None:
                     await entry.write(_json({**asdict(call), "key": call.key._asdict()}) + b"\n")
+
+
+class _Progress:
+    """How many `files` are in the archive. Looked at with each part that is written, so that an export that was stopped
+    ends also in the middle of a large file."""
+
+    def __init__(self, jobs: BackgroundJobs, job: BackgroundJob, total: int) -> None:
+        self.files = 0
+        self._jobs, self._job, self._total = jobs, job, total
+        self._reported_at = time.monotonic()
+
+    async def report(self) -> None:
+        """At most once in PROGRESS_SECONDS. Raises Superseded and Unavailable."""
+        if time.monotonic() - self._reported_at > PROGRESS_SECONDS:
+            await self._jobs.progress(self._job, self.files, self._total, seconds=CLAIM_SECONDS)
+            self._reported_at = time.monotonic()
 
 
 class NoRoomForArchive(Refused):
@@ -194,10 +210,11 @@ def too_large(size: int, most: int) -> TooLarge:
 class _RunArchive:
     """A ZIP file that is written in threads, and counts what it holds. Raises TooLarge over `most` bytes."""
 
-    def __init__(self, file: BinaryIO, most: int) -> None:
+    def __init__(self, file: BinaryIO, most: int, progress: _Progress) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
         self._most = most
         self._size = 0
+        self.progress = progress
         self._made_at = datetime.now(UTC)
 
     async def add_json(self, name: str, value: Any) -> None:
@@ -249,6 +266,7 @@ class _ArchiveEntry:
 
     async def write(self, chunk: bytes) -> None:
         self._archive.count(len(chunk))
+        await self._archive.progress.report()
         await asyncio.to_thread(self._file.write, chunk)
 
 

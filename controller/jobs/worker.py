@@ -54,7 +54,8 @@ def work(queue: RqQueue, task: Task, metrics: JobsMetrics) -> None:
         log_job_description=False,
     )
     worker.metrics = metrics
-    worker.work()
+    # What a piece did is in the log anyway, and RQ has five lines about each.
+    worker.work(logging_level="WARNING")
 
 
 def is_at_work(queue: RqQueue) -> bool:

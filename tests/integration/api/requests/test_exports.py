@@ -16,6 +16,7 @@ from backplane.domain.runs import RunStatus
 from backplane.errors import Unavailable
 from backplane.resources import Resources
 from backplane.store.tables import background_jobs
+from controller.jobs import export
 from controller.jobs.dispatch import JobDispatch
 from controller.jobs.export import FOLDER_PREFIX, archive_folder
 from controller.jobs.task import carry_out
@@ -149,6 +150,24 @@ async def test_an_archive_that_was_stored_when_its_export_was_stopped_is_removed
     await api.resources.store.database.write(lambda connection: connection.execute(this))
     await JobDispatch(api.resources, None).remove_expired()
     assert [path for path in archives(api) if job["export_id"] in str(path)] == []
+
+
+async def test_an_export_that_is_stopped_in_the_middle_of_a_large_file_goes_no_further(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PROGRESS_SECONDS", 0.0)
+    job = await asked(person, await with_files(api, person, one=b"x" * 4_000_000))
+    write, writes = export._ArchiveEntry.write, list[int]()
+
+    async def stopped_meanwhile(entry: export._ArchiveEntry, chunk: bytes) -> None:
+        if set(chunk) == {ord("x")}:
+            writes.append(len(chunk))
+            await person.http.delete(f"/agent/exports/{job['export_id']}")
+        await write(entry, chunk)
+
+    monkeypatch.setattr(export._ArchiveEntry, "write", stopped_meanwhile)
+    await carry_out(api.settings, job["export_id"])
+    assert 0 < sum(writes) < 4_000_000
 
 
 async def test_the_same_key_is_the_same_export(api: Api, person: Person) -> None:
