@@ -90,7 +90,7 @@ class Exporter:
         if (together := sum(file.size for file in listed)) > self._most_bytes:
             raise too_large(together, self._most_bytes)
         await self._jobs.progress(job, 0, len(listed), seconds=CLAIM_SECONDS)
-        progress = _Progress(self._jobs, job, len(listed))
+        progress = _ExportProgress(self._jobs, job, len(listed))
         with path.open("wb") as file, closing(_RunArchive(file, self._most_bytes, progress)) as archive:
             await archive.add_json("run.json", asdict(run))
             plans = [asdict(old) for old in await store.plans.replaced(run_id)]
@@ -130,7 +130,7 @@ class Exporter:
                     await entry.write(_json({**asdict(call), "key": call.key._asdict()}) + b"\n")
 
 
-class _Progress:
+class _ExportProgress:
     """How many `files` are in the archive. Looked at with each part that is written, so that an export that was stopped
     ends also in the middle of a large file."""
 
@@ -210,7 +210,7 @@ def too_large(size: int, most: int) -> TooLarge:
 class _RunArchive:
     """A ZIP file that is written in threads, and counts what it holds. Raises TooLarge over `most` bytes."""
 
-    def __init__(self, file: BinaryIO, most: int, progress: _Progress) -> None:
+    def __init__(self, file: BinaryIO, most: int, progress: _ExportProgress) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
         self._most = most
         self._size = 0
