@@ -102,12 +102,12 @@ async def until_available(
     The call must be safe to repeat. The wait ends only by success, by another error, or by cancellation; and by
     PartRefuses when the part has refused for `refused_seconds`, where these are given.
     """
-    refusals = Refusals(refused_seconds)
-    for pause in pauses():
+    refusals, waits = Refusals(refused_seconds), pauses()
+    while True:
         try:
             return await call()
         except Unavailable as error:
             refusals.failed(error)
+            pause = next(waits)
             on_unavailable(error, pause)
             await asyncio.sleep(pause)
-    raise AssertionError("pauses never end")
