@@ -21,7 +21,7 @@ from app.schemas.jobs import (
     JobCursor,
     JobId,
 )
-from backplane.domain.background_jobs import BulkAction, ItemStatus
+from backplane.domain.background_jobs import BulkAction, ItemStatus, NewJob
 from backplane.domain.runs import new_run_id
 from backplane.domain.users import Tier
 from backplane.errors import Forbidden, InvalidInput
@@ -73,14 +73,12 @@ async def start_bulk_action(
         return BulkCount(action=body.action, runs=await store.count(body.action, wanted, owner))
     context.jobs.check_possible()
     job = await store.create_bulk(
-        new_run_id(),
-        user.id,
+        NewJob(new_run_id(), user.id, idempotency_of(idempotency_key, ["bulk", body.model_dump(mode="json")])),
         body.action,
         wanted,
         owner,
         most_runs=context.settings.bulk_max_runs,
         most_jobs=context.settings.jobs_user_max,
-        idempotency=idempotency_of(idempotency_key, ["bulk", body.model_dump(mode="json")]),
     )
     await context.jobs.put(job.id)
     return BulkView.of(job)

@@ -13,7 +13,7 @@ from app.jobs import page_of_jobs
 from app.routes.files import FileDownload
 from app.schemas.fields import Limit, RunId
 from app.schemas.jobs import ExportPage, ExportView, IdempotencyKey, JobCursor, JobId
-from backplane.domain.background_jobs import ARCHIVE
+from backplane.domain.background_jobs import ARCHIVE, NewJob
 from backplane.domain.runs import new_run_id
 from backplane.errors import NotFound
 from backplane.run_actions.actions import idempotency_of
@@ -33,11 +33,9 @@ async def export_run(
     is made in the background."""
     context.jobs.check_possible()
     job = await context.resources.store.background_jobs.create_export(
-        new_run_id(),
-        user.id,
+        NewJob(new_run_id(), user.id, idempotency_of(idempotency_key, ["export", run_id])),
         run_id,
         most_jobs=context.settings.jobs_user_max,
-        idempotency=idempotency_of(idempotency_key, ["export", run_id]),
     )
     await context.jobs.put(job.id)
     return ExportView.of(job)

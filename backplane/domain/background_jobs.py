@@ -41,6 +41,15 @@ UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING)
 JobKind = Literal["bulk", "export"]
 
 
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that a user asks for. `idempotency`: the key that the user has sent, and a digest of the request."""
+
+    id: str
+    user_id: str
+    idempotency: tuple[str, str] | None = None
+
+
 class ItemStatus(StrEnum):
     PENDING = "pending"
     BEGUN = "begun"

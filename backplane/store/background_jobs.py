@@ -20,6 +20,7 @@ from backplane.domain.background_jobs import (
     JobItem,
     JobKind,
     JobStatus,
+    NewJob,
     RunFilter,
 )
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, Superseded, TooLarge, TooManyJobs
@@ -57,38 +58,35 @@ class BackgroundJobs:
 
     async def create_bulk(
         self,
-        job_id: str,
-        asked_by: str,
+        new: NewJob,
         action: BulkAction,
         wanted: RunFilter,
         user_id: str | None,
         *,
         most_runs: int,
         most_jobs: int,
-        idempotency: tuple[str, str] | None = None,
     ) -> BackgroundJob:
         """A bulk action on the runs that the filter names now, of `user_id` or (None) of everybody; the earlier one,
-        where this person has asked for the same with the same key (`idempotency`: the key, and a digest of the
-        request). Raises NotFound for a run that is named and is not there, TooLarge, TooManyJobs when so many of this
-        person are not over, and IdempotencyKeyReused."""
+        where this person has asked for the same with the same key. Raises NotFound for a run that is named and is not
+        there, TooLarge, TooManyJobs when so many of this person are not over, and IdempotencyKeyReused."""
 
         def write(connection: Connection) -> BackgroundJob:
-            if earlier := _asked_before(connection, asked_by, idempotency):
+            if earlier := _asked_before(connection, new):
                 return earlier
-            _check_room(connection, asked_by, most_jobs)
+            _check_room(connection, new.user_id, most_jobs)
             _check_named(connection, wanted, user_id)
             found = connection.execute(_matching(action, wanted, user_id).limit(most_runs + 1)).all()
             if len(found) > most_runs:
                 raise TooLarge(
                     f"filter: it names more than {most_runs} runs (BULK_MAX_RUNS); narrow it, by created_before for one"
                 )
-            job = _insert(connection, job_id, "bulk", asked_by, action, wanted.as_dict(), len(found), idempotency)
+            job = _insert(connection, new, "bulk", action, wanted.as_dict(), len(found))
             for start in range(0, len(found), ITEMS_AT_ONCE):
                 connection.execute(
                     insert(items),
                     [
                         {
-                            "job_id": job_id,
+                            "job_id": new.id,
                             "position": position,
                             "run_id": row.id,
                             "user_id": row.user_id,
@@ -101,29 +99,21 @@ class BackgroundJobs:
 
         return await self._database.write(write)
 
-    async def create_export(
-        self,
-        job_id: str,
-        user_id: str,
-        run_id: str,
-        *,
-        most_jobs: int,
-        idempotency: tuple[str, str] | None = None,
-    ) -> BackgroundJob:
-        """Of `idempotency` as `create_bulk`. Raises NotFound, Conflict (the run is past its time), TooManyJobs, and
+    async def create_export(self, new: NewJob, run_id: str, *, most_jobs: int) -> BackgroundJob:
+        """The earlier one as in `create_bulk`. Raises NotFound, Conflict (the run is past its time), TooManyJobs, and
         IdempotencyKeyReused."""
 
         def write(connection: Connection) -> BackgroundJob:
-            if earlier := _asked_before(connection, user_id, idempotency):
+            if earlier := _asked_before(connection, new):
                 return earlier
-            _check_room(connection, user_id, most_jobs)
-            query = select(runs.c.files_expired_at).where(runs.c.id == run_id, runs.c.user_id == user_id)
+            _check_room(connection, new.user_id, most_jobs)
+            query = select(runs.c.files_expired_at).where(runs.c.id == run_id, runs.c.user_id == new.user_id)
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise _no_run(run_id)
             if row.files_expired_at is not None:
                 raise Conflict(f"run {run_id} is past its time and its files are gone; it cannot be exported")
-            return _insert(connection, job_id, "export", user_id, "export", {"run_id": run_id}, 0, idempotency)
+            return _insert(connection, new, "export", "export", {"run_id": run_id}, 0)
 
         return await self._database.write(write)
 
@@ -379,14 +369,16 @@ def _found(connection: Connection, user_id: str, job_id: str, kind: JobKind) -> 
     return _job_of(row._mapping)
 
 
-def _asked_before(connection: Connection, user_id: str, idempotency: tuple[str, str] | None) -> BackgroundJob | None:
+def _asked_before(connection: Connection, new: NewJob) -> BackgroundJob | None:
     """Raises IdempotencyKeyReused. Of one user only one asks at a time from here to the end of the transaction, so that
     two cannot both be the first with a key, nor both the last that fits."""
-    connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
-    if idempotency is None:
+    connection.execute(select(users.c.id).where(users.c.id == new.user_id).with_for_update())
+    if new.idempotency is None:
         return None
-    key, digest = idempotency
-    query = select(*_OF_JOB, jobs.c.idempotency_digest).where(jobs.c.user_id == user_id, jobs.c.idempotency_key == key)
+    key, digest = new.idempotency
+    query = select(*_OF_JOB, jobs.c.idempotency_digest).where(
+        jobs.c.user_id == new.user_id, jobs.c.idempotency_key == key
+    )
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
@@ -410,20 +402,13 @@ def _check_room(connection: Connection, user_id: str, most: int) -> None:
 
 
 def _insert(
-    connection: Connection,
-    job_id: str,
-    kind: JobKind,
-    user_id: str,
-    action: str,
-    request: dict[str, Any],
-    total: int,
-    idempotency: tuple[str, str] | None,
+    connection: Connection, new: NewJob, kind: JobKind, action: str, request: dict[str, Any], total: int
 ) -> BackgroundJob:
-    key, digest = idempotency or (None, None)
+    key, digest = new.idempotency or (None, None)
     values = {
-        "id": job_id,
+        "id": new.id,
         "kind": kind,
-        "user_id": user_id,
+        "user_id": new.user_id,
         "action": str(action),
         "request": request,
         "status": JobStatus.QUEUED.value,

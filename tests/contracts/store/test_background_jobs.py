@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStatus, JobStatus, RunFilter
+from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStatus, JobStatus, NewJob, RunFilter
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.users import User
@@ -41,7 +41,7 @@ async def bulk(
 ) -> BackgroundJob:
     owner = None if everybody else user.id
     return await store.background_jobs.create_bulk(
-        new_run_id(), user.id, action, wanted, owner, most_runs=most_runs, most_jobs=most_jobs, idempotency=idempotency
+        NewJob(new_run_id(), user.id, idempotency), action, wanted, owner, most_runs=most_runs, most_jobs=most_jobs
     )
 
 
@@ -151,7 +151,7 @@ async def test_a_user_has_as_many_unfinished_jobs_as_may_be_and_not_one_more(
 ) -> None:
     run = await ended(store, user)
     first = await bulk(store, user, most_jobs=2)
-    await store.background_jobs.create_export(new_run_id(), user.id, run.id, most_jobs=2)
+    await store.background_jobs.create_export(NewJob(new_run_id(), user.id), run.id, most_jobs=2)
     for _ in range(2):
         with pytest.raises(TooManyJobs, match="JOBS_USER_MAX"):
             await bulk(store, user, most_jobs=2)
@@ -179,13 +179,13 @@ async def test_the_same_request_twice_at_once_is_one_bulk_action(store: Store, u
 async def test_another_users_job_is_not_there(store: Store, user: User, stranger: User) -> None:
     run = await ended(store, user)
     job = await bulk(store, user)
-    exported = await store.background_jobs.create_export(new_run_id(), user.id, run.id, most_jobs=9)
+    exported = await store.background_jobs.create_export(NewJob(new_run_id(), user.id), run.id, most_jobs=9)
     store_jobs = store.background_jobs
     for ask in (
         store_jobs.get(stranger.id, job.id, "bulk"),
         store_jobs.stop(stranger.id, job.id),
         store_jobs.get(stranger.id, exported.id, "export"),
-        store_jobs.create_export(new_run_id(), stranger.id, run.id, most_jobs=9),
+        store_jobs.create_export(NewJob(new_run_id(), stranger.id), run.id, most_jobs=9),
         store_jobs.get(user.id, exported.id, "bulk"),
         store_jobs.stop(user.id, exported.id),
     ):
@@ -206,7 +206,7 @@ async def test_a_run_that_is_past_its_time_is_not_exported(store: Store, user: U
     run = await ended(store, user)
     await store.retention.lease_one(user.id, run.id, seconds=60)
     with pytest.raises(Conflict, match="past its time"):
-        await store.background_jobs.create_export(new_run_id(), user.id, run.id, most_jobs=9)
+        await store.background_jobs.create_export(NewJob(new_run_id(), user.id), run.id, most_jobs=9)
 
 
 # --- carried out by one at a time ---
@@ -307,7 +307,7 @@ async def test_an_export_is_expired_after_its_time_and_its_row_goes_when_its_arc
     store: Store, user: User
 ) -> None:
     run, jobs = await ended(store, user), store.background_jobs
-    job = await claimed(store, await jobs.create_export(new_run_id(), user.id, run.id, most_jobs=9))
+    job = await claimed(store, await jobs.create_export(NewJob(new_run_id(), user.id), run.id, most_jobs=9))
     await jobs.finish(job, JobStatus.COMPLETED, result={"bytes": 1, "files": 0}, kept_seconds=3600)
     assert (await jobs.expired(10), await jobs.forget(datetime.now(UTC) + timedelta(days=1), 10)) == ([], 0)
     past = update(background_jobs).values(expires_at=datetime.now(UTC) - timedelta(seconds=1))

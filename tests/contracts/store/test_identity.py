@@ -69,7 +69,7 @@ async def by_the_migration(store: Store, run: Run) -> None:
     def write(connection: Connection) -> None:
         downgrade(connection, "0013")
         _write_old_rows(connection, run)
-        upgrade(connection, "0014")
+        upgrade(connection, "head")
 
     await store.database.write(write)
 

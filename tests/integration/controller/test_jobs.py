@@ -18,7 +18,7 @@ import redis
 from agentctl.local.embedded import free_port
 from backplane.background.rq import OLD_TIMER, SCHEDULER_SECONDS, RqQueue
 from backplane.background_access import connect_background_queue
-from backplane.domain.background_jobs import BackgroundJob, BulkAction, JobStatus, RunFilter
+from backplane.domain.background_jobs import BackgroundJob, BulkAction, JobStatus, NewJob, RunFilter
 from backplane.domain.runs import RunStatus, new_run_id
 from backplane.errors import InvalidInput, Unavailable
 from backplane.process.tasks import in_thread
@@ -65,7 +65,7 @@ async def cancelling(platform: Platform, runs: int = 3) -> BackgroundJob:
         await platform.store.runs.create(new_run(platform.user), start=True)
     user, wanted = platform.user, RunFilter(statuses=(RunStatus.QUEUED,))
     return await platform.store.background_jobs.create_bulk(
-        new_run_id(), user.id, BulkAction.CANCEL, wanted, user.id, most_runs=1000, most_jobs=5
+        NewJob(new_run_id(), user.id), BulkAction.CANCEL, wanted, user.id, most_runs=1000, most_jobs=5
     )
 
 
