@@ -244,3 +244,5 @@ def stop(bulk_id: BulkId, json_output: JsonFlag = False) -> None:
     output = Output(json_output)
     job = call_on_bulk(output, bulk_id, lambda client, whole: client.stop_bulk_action(whole))
     output.document(job) if output.json else _fields(output, job)
+    if job["status"] != JobStatus.STOPPED:
+        output.note("It was over already; nothing was left to stop.")

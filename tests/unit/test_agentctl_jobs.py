@@ -119,6 +119,15 @@ def test_a_bulk_action_may_be_named_by_how_its_id_begins(script: Script, agentct
     assert ("new" if command == "runs" else BULK) in printed
 
 
+@pytest.mark.parametrize(("status", "was_over"), [("stopped", False), ("completed", True)])
+def test_who_stops_a_bulk_action_that_is_over_reads_so(
+    script: Script, agentctl: Agentctl, status: str, was_over: bool
+) -> None:
+    script(answer(200, job(status)))
+    code, _, noted = agentctl("bulk", "stop", BULK)
+    assert (code, "It was over already" in noted) == (0, was_over)
+
+
 def test_who_leaves_a_bulk_action_reads_how_to_see_and_to_stop_it(
     script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
