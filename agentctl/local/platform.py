@@ -10,7 +10,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from backplane.domain.users import Tier
 from backplane.errors import NotFound
 from backplane.process.supervisor import (
     ChildProcess,
+    Part,
     Report,
     child_environment,
     how_it_ended,
@@ -136,7 +137,9 @@ async def running(
         if "secrets_key" not in given:
             variables["SECRETS_KEY"] = data_folder.kept_secret(place.data / "secrets.key", new_key)
         redis = None if "redis_url" in given else await _redis(place, report, stack)
+        keepers: list[asyncio.Task[None]] = []
         if redis is not None:
+            keepers.append(_keep(stack, redis, "redis", report))
             variables["REDIS_URL"] = redis.url
             version = redis_version(find_redis_server() or Path())
             parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {redis.socket.absolute()}"
@@ -157,21 +160,26 @@ async def running(
         stack.push_async_callback(_stop, list(children), settings, report)
         for child in children:
             await child.start()
-        await _until_ready(place, token, children)
+        await _until_ready(
+            place, token, children, lambda child: keepers.append(_keep(stack, child, child.name, report))
+        )
         parts["sandbox"] = await sandbox_in_words(sandbox)
-        keepers = [asyncio.create_task(keep_running(child, child.name, report)) for child in children]
-        if redis is not None:
-            keepers.append(asyncio.create_task(keep_running(redis, "redis", report)))
-        stack.push_async_callback(_cancel, keepers)
         yield Platform(
             place, token, parts, time.monotonic() - began, children, keepers, redis.socket if redis else None
         )
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def _keep(stack: contextlib.AsyncExitStack, part: Part, name: str, report: Report) -> asyncio.Task[None]:
+    """Restart `part` whenever it ends, from now until `stack` has unwound to here, which is before `part` is stopped
+    when what stops it was pushed before."""
+    keeper = asyncio.create_task(keep_running(part, name, report))
+    stack.push_async_callback(_cancel, keeper)
+    return keeper
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def check_port(place: Locations) -> None:
@@ -288,13 +296,18 @@ async def _stop(children: list[ChildProcess], settings: Settings, report: Report
             report("killed", f"{child.name} did not end by itself and was killed.")
 
 
-async def _until_ready(place: Locations, token: str, children: list[ChildProcess]) -> None:
-    """Until the API says that it is ready and sees the workers. Raises CommandError."""
+async def _until_ready(
+    place: Locations, token: str, children: list[ChildProcess], keep: Callable[[ChildProcess], None]
+) -> None:
+    """Until the API says that it is ready and sees the workers. `keep` is called with each child once it has started
+    well: the API as soon as it is ready, the others when the workers are seen. Raises CommandError when a child ends
+    before that, since it would hardly start better a second time, or when it all takes too long."""
     waiting_for = "the API"
+    api, starting = children[0], list(children)
     try:
         async with asyncio.timeout(START_SECONDS), connect(place.url, token, lambda _: None) as client:
             while True:
-                if dead := [child for child in children if child.returncode is not None]:
+                if dead := [child for child in starting if child.returncode is not None]:
                     child = dead[0]
                     sentence = f"{child.name} {how_it_ended(child.returncode or 0)} at its start."
                     raise CommandError(ExitCode.RUN_FAILED, f"{sentence}\n{child.last_words()}".rstrip())
@@ -302,10 +315,13 @@ async def _until_ready(place: Locations, token: str, children: list[ChildProcess
                     readiness = await client.readiness()
                     if readiness["ok"]:
                         waiting_for = "the workers"
+                        if api in starting:
+                            starting.remove(api)
+                            keep(api)
                         # In one process there is no child of this name, and one worker.
                         workers = sum(child.name.startswith("worker") for child in children)
                         if (await client.queue())["workers"] >= max(1, workers):
-                            return
+                            break
                     else:
                         bad = {name: part["error"] for name, part in readiness["parts"].items() if not part["ok"]}
                         waiting_for = "; ".join(f"{name}: {error}" for name, error in bad.items())
@@ -313,6 +329,8 @@ async def _until_ready(place: Locations, token: str, children: list[ChildProcess
                     if error.exit_code is not ExitCode.UNREACHABLE:
                         raise
                 await asyncio.sleep(0.02)
+            for child in starting:
+                keep(child)
     except TimeoutError:
         sentence = f"Not ready within {START_SECONDS:.0f} s; still waiting for {waiting_for}."
         lines = [sentence, *(child.last_words() for child in children)]

@@ -102,12 +102,20 @@ async def test_the_process_carries_a_bulk_action_out_and_ends_when_it_is_asked_t
     with_redis: Platform, queue: RqQueue, server: RedisServer
 ) -> None:
     job = await cancelling(with_redis)
+    queue.put(job.id, 0)
+    declared_with_their_lifetimes(server)
     with jobs_process(with_redis) as process:
-        queue.put(job.id, 0)
         await wait_until(lambda: is_completed(with_redis, job), SOME_SECONDS)
+        # The piece completes the job's row; RQ, which keeps the piece while it is carried out, removes it afterwards.
+        await wait_until(lambda: not piece_names(server), SOME_SECONDS)
         declared_with_their_lifetimes(server)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, SOME_SECONDS) == 0
+
+
+def piece_names(server: RedisServer) -> list[str]:
+    with redis.Redis(port=server.port, decode_responses=True) as client:
+        return list(client.scan_iter("rq:job:*"))
 
 
 def declared_with_their_lifetimes(server: RedisServer) -> None:
