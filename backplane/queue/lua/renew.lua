@@ -3,7 +3,8 @@
 --       6 JSON [[run id, generation, user id, priority, resource or ""], …]
 -- keys  those of places.lua, leases, workers, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
--- A job that Redis has lost, or a part of it, is written again: its worker knows it.
+-- A job that Redis has lost, a part of it, or its newest claim (a replica that did not know it became the master) is
+-- written again: its worker knows it. The claim of the higher generation is the later one.
 go_on_without_memory()
 local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
@@ -22,10 +23,15 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
   if not job then
     -- What is left of it may be of a later claim.
     local found = tonumber(redis.call('HGET', key, 'generation'))
-    if found and found ~= generation then job = { generation = found } end
+    if found and found > generation then job = { generation = found } end
   end
-  if not job then
+  if not job or job.generation < generation then
     local again = { run = run, user = c[3], priority = c[4], resource = c[5], since = now, places = 0 }
+    if job then
+      withdraw(job)
+      redis.call('HDEL', key, 'status', 'error', 'finished_at')
+      again.since, again.places = job.since, job.places
+    end
     for i = 1, GATES do
       local name, cap = gate(i, again)
       if name and cap and cap > 0 then
@@ -34,8 +40,9 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
       end
     end
     redis.call('HSET', key, 'state', 'running', 'generation', generation, 'user', again.user,
-      'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4], 'since', now,
-      'score', score_of(again), 'places', again.places, 'queued_at', stamp, 'claimed_at', stamp)
+      'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4],
+      'since', string.format('%.3f', again.since), 'score', score_of(again), 'places', again.places,
+      'queued_at', stamp, 'claimed_at', stamp)
     job = { state = 'running', generation = generation }
   end
   if job.state == 'running' and job.generation == generation then
