@@ -11,6 +11,7 @@ from agentctl.groups import Group
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import DataFolder, check_is_there, database_of, settings_of
 from agentctl.terminal.output import JsonFlag, Output, short_time
+from agentctl.terminal.prompts import confirm
 from backplane.domain.users import Tier, Token
 from backplane.resources import connect_store
 from backplane.resources import migrate as migrate_database
@@ -140,8 +141,7 @@ def take_over_redis(
     output, settings = Output(json_output), load_settings()
     where = f"{masked(settings.redis_url)}, prefix {settings.redis_key_prefix!r}"
     if not yes:
-        question = f"Remove the queue of whatever platform used {where} before? Its processes must be stopped."
-        typer.confirm(question, abort=True, err=True)
+        confirm(f"Remove the queue of whatever platform used {where} before? Its processes must be stopped.")
     asyncio.run(take_over(settings))
     if output.json:
         output.document({"taken_over": where})

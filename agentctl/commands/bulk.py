@@ -15,11 +15,11 @@ from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
 from agentctl.api.ids import whole_bulk_id, whole_dead_letter_id, whole_run_id
 from agentctl.calls import call, listed
-from agentctl.commands.dead_letters import confirm
 from agentctl.exit_codes import ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, local_time, program, short_time
 from agentctl.terminal.progress import Bar
+from agentctl.terminal.prompts import confirm
 from backplane.domain.background_jobs import POSSIBLE, BulkAction, ItemStatus, JobStatus
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunStatus

@@ -12,6 +12,7 @@ from agentctl.calls import RunArgument, call, listed
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, first_line, local_time, program, short_time
+from agentctl.terminal.prompts import confirm
 from backplane.domain.dead_letters import DeadReason
 
 BATCH = 100
@@ -158,15 +159,6 @@ def purge(
         output.document(answer)
     else:
         output.fields({"purged": str(answer["purged"])})
-
-
-def confirm(question: str) -> None:
-    try:
-        confirmed = typer.confirm(question, err=True)
-    except typer.Abort:  # nobody is there to answer
-        confirmed = False
-    if not confirmed:
-        raise CommandError(ExitCode.USAGE, "Nothing was done; --yes does it without asking.")
 
 
 def _one_or_all(command: str, run_id: str | None, everything: bool) -> None:

@@ -1,7 +1,6 @@
 """The commands about secrets: secrets set, list, delete, new-key. A value is never an argument: those are seen by every
 user of the machine, and kept by the shell."""
 
-import getpass
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from agentctl.calls import call
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.terminal.output import JsonFlag, Output, short_time
+from agentctl.terminal.prompts import ask_without_echo
 from backplane.sealing import new_key as make_key
 
 MAX_READ_BYTES = 1024 * 1024
@@ -87,7 +87,7 @@ def new_key(json_output: JsonFlag = False) -> None:
 def _value(file: Path | None) -> str:
     """Raises CommandError."""
     if file is None and sys.stdin.isatty():
-        return getpass.getpass("Value (not shown): ")
+        return ask_without_echo("Value (not shown): ")
     try:
         if file is None:
             data = sys.stdin.buffer.read(MAX_READ_BYTES + 1)

@@ -8,10 +8,10 @@ from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
 from agentctl.api.ids import whole_run_id
 from agentctl.calls import call
-from agentctl.commands.dead_letters import confirm
 from agentctl.completion import run_ids as run_ids_for_shells
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.terminal.output import JsonFlag, Output, local_time
+from agentctl.terminal.prompts import confirm
 
 
 def usage(json_output: JsonFlag = False) -> None:
