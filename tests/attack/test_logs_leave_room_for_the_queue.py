@@ -354,14 +354,15 @@ async def test_who_asks_for_readiness_again_and_again_does_not_write_again_and_a
     start_redis: StartRedis, start_api: StartApi
 ) -> None:
     server = start_redis()
-    began = asyncio.get_running_loop().time()  # the first write may belong to the start
+    began = asyncio.get_running_loop().time()
     api = await start_api(redis_url=server.url)
     client = api.client()
     for _ in range(20):
         assert (await client.get("/health/ready")).status_code == 200
     seconds = asyncio.get_running_loop().time() - began
     writes = int(str(info(server, "commandstats")["cmdstat_set"]).split("calls")[1].strip("': =").split(",")[0])
-    assert 1 <= writes <= 1 + seconds
+    # The probe is written at once and then each second. One more write names whose queue this is.
+    assert 1 <= writes <= 2 + seconds
 
 
 async def clean(api: Api) -> bool:
