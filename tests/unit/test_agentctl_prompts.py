@@ -19,8 +19,8 @@ ASKING = {
 }
 
 
-class InterruptedInput(io.StringIO):
-    def readline(self, size: int | None = -1, /) -> str:
+class InterruptedInput:
+    def readline(self, *_: object) -> str:
         raise KeyboardInterrupt
 
 
@@ -29,9 +29,9 @@ class InterruptedInput(io.StringIO):
 @pytest.mark.parametrize(
     ("given", "code", "noted"),
     [
-        (InterruptedInput(), 130, "Nothing was done."),
-        (io.StringIO(""), 2, "--yes does it without asking"),
-        (io.StringIO("n\n"), 2, "--yes does it without asking"),
+        (None, 130, "Nothing was done."),
+        ("", 2, "--yes does it without asking"),
+        ("n\n", 2, "--yes does it without asking"),
     ],
     ids=["Ctrl-C", "nobody answers", "no"],
 )
@@ -40,13 +40,12 @@ def test_a_command_that_asks_does_nothing_without_a_yes_and_says_by_its_exit_cod
     agentctl: Agentctl,
     monkeypatch: pytest.MonkeyPatch,
     command: list[str],
-    given: io.StringIO,
+    given: str | None,
     code: int,
     noted: str,
 ) -> None:
-    given.seek(0)
     api = script(answer(200, {"runs": 3}))
-    monkeypatch.setattr(sys, "stdin", given)
+    monkeypatch.setattr(sys, "stdin", InterruptedInput() if given is None else io.StringIO(given))
     ended, _, said = agentctl(*command)
     assert (ended, noted in said) == (code, True)
     # `bulk` counts the runs first.
