@@ -187,25 +187,6 @@ async def test_a_running_run_is_known_again_after_redis_was_emptied(queue: Queue
     assert await claim_one(queue) == Claim(Job("a", "somebody", Priority.HIGH, owned.generation + 1))
 
 
-@pytest.mark.parametrize("taken_by", ["nobody", "another worker"])
-async def test_a_running_run_whose_newest_claim_redis_has_lost_is_its_workers_again(
-    queue: Queue, clients: RedisClients, taken_by: str
-) -> None:
-    """As after a failover to a replica that knows the run only as it was two claims before."""
-    await queue.enqueue([job("a", generation=1)])
-    owned = await claim_one(queue)
-    await clients.commands.flushall()
-    await queue.enqueue([job("a")])
-    others = [] if taken_by == "nobody" else [await claim_one(queue, "worker-2")]
-    assert not (await queue.renew("worker-1", 10, [owned])).lost
-    assert (await queue.renew("worker-2", 10, others)).lost == {found.run_id for found in others}
-    assert await claim(queue) == []
-    statistics = await queue.statistics()
-    assert (statistics.running, statistics.waiting) == (1, 0)
-    await finish(queue, owned)
-    assert await queue.enqueue([job("a", generation=owned.generation)]) == [True]
-
-
 async def test_one_worker_leads_until_it_is_lost(queue: Queue, hasty: Queue) -> None:
     assert [(await hasty.renew(worker, 1, [])).leads for worker in ("first", "second", "first")] == [True, False, True]
 
