@@ -184,6 +184,13 @@ async def test_a_worker_whose_log_can_be_written_nowhere_carries_runs_out_and_en
     platform = await start_platform()
     where = NOWHERE.get(place, full_disk)
     with where() as output, process(platform, "worker", output, closed=place not in NOWHERE) as worker:
+
+        async def is_there() -> bool:
+            assert worker.poll() is None
+            return bool(await platform.resources.queue.workers())
+
+        # Its start is no part of the time that a run may take.
+        await wait_until(is_there, LONG_SECONDS)
         for _ in range(3):
             await platform.completed(await platform.submit(shell("a", "echo a; exit 0")))
         failed = await platform.submit(shell("a", "exit 3"))
