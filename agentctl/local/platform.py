@@ -7,6 +7,7 @@ that run, and the controller; Redis last, since API and workers speak with it to
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -39,6 +40,7 @@ from backplane.redis_access import rq_is_possible
 from backplane.resources import connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings
+from backplane.store import SQLITE_PATH_BYTES
 
 START_SECONDS = 60.0
 API_GRACE_SECONDS = 5
@@ -207,6 +209,9 @@ def _embedded_settings(
     variables: dict[str, str] = {}
     parts = {"redis": masked(settings.redis_url), "database": masked(settings.database_url)}
     if "database_url" not in given:
+        if len(os.fsencode(data / "agent.db")) > SQLITE_PATH_BYTES:
+            message = f"The path of {place.data} is too long: SQLite takes {SQLITE_PATH_BYTES} bytes."
+            raise CommandError(ExitCode.USAGE, f"{message} Name another folder with --data.")
         variables["DATABASE_URL"] = f"sqlite:///{data / 'agent.db'}"
         parts["database"] = f"SQLite, {place.data / 'agent.db'}"
     if "s3_bucket" in given and settings.s3_bucket:

@@ -1,7 +1,7 @@
 """The database of record: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
 from backplane.store.background_jobs import BackgroundJobs
-from backplane.store.database import Database, parse_url
+from backplane.store.database import SQLITE_PATH_BYTES, Database, parse_url
 from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
 from backplane.store.derived_runs import DerivedRuns
@@ -23,6 +23,7 @@ from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
 
 __all__ = [
+    "SQLITE_PATH_BYTES",
     "AddEvents",
     "BackgroundJobs",
     "Database",
