@@ -338,6 +338,36 @@ async def test_entries_that_contradict_are_taken_out_by_one_comparison(clients: 
     await mended_and_drained(broken, reference, (seed, done))
 
 
+async def test_an_entry_too_many_is_found_beside_a_run_in_the_order_that_has_no_job(clients: RedisClients) -> None:
+    """There are as many entries in the users' sets as runs that wait."""
+    world = await build(clients)
+    await clients.commands.zadd(clients.keys.order, {"never heard of": 1.0})
+    await clients.commands.sadd(f"{clients.keys.jobs}waiting:modest", "is over")
+    await world.reconcile()
+    assert await contradictions(world) == []
+
+
+@pytest.mark.parametrize(
+    ("ended", "lost_from", "added_to"),
+    [
+        pytest.param("free 0", "waiting:free 0", "waiting:modest", id="in the set of a user"),
+        pytest.param("greedy 4", "parked:user:1:greedy", "parked:resource:gpu", id="at a gate"),
+    ],
+)
+async def test_an_entry_too_many_is_found_beside_a_job_of_a_run_that_is_over_and_lacks_one(
+    clients: RedisClients, ended: str, lost_from: str, added_to: str
+) -> None:
+    world = await build(clients)
+    world.database.end(ended)
+    await Damage(f"{clients.keys.jobs}{lost_from}", ended).be_done(world.redis)
+    if added_to.startswith("waiting"):
+        await world.redis.sadd(f"{clients.keys.jobs}{added_to}", "is over")
+    else:
+        await world.redis.zadd(f"{clients.keys.jobs}{added_to}", {"is over": 1e15})
+    await world.reconcile()
+    assert await contradictions(world) == []
+
+
 async def test_a_job_of_a_run_that_is_over_leaves_the_queue_and_lets_the_next_one_in(clients: RedisClients) -> None:
     queue = redis_queue(clients, caps=CAPS)
     world = World(clients, queue)

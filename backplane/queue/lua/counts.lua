@@ -1,5 +1,6 @@
 -- Whether the structures that hold the same runs have as many entries as one another: every run that waits has been put
--- where it must be (compare.lua), so with the same number there is none too many.
+-- where it must be (compare.lua), so with the same number there is none too many. A run that the database does not want,
+-- or that has no job, may hide one too many: when such runs have been removed the reconciler asks again.
 -- ARGV  3 the gates where runs are parked, JSON   4 the users whose runs wait, JSON
 -- keys  order  parked  parked:{gate}  waiting:{user}
 -- gives 1 when the gates differ from `parked`, else 0; and the same of the users and all that waits
