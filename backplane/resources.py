@@ -37,6 +37,7 @@ from backplane.redis_access import redis_access
 from backplane.run_actions.actions import RunActions
 from backplane.sealing import Seal
 from backplane.settings import Settings, fixed
+from backplane.store import SQLITE_PATH_BYTES as SQLITE_PATH_BYTES
 from backplane.store import Database, Store, parse_url
 from backplane.tool_catalogue.base import ToolCatalogue
 from backplane.tool_catalogue.redis import RedisToolCatalogue

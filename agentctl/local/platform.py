@@ -37,10 +37,9 @@ from backplane.process.supervisor import (
     stop_together,
 )
 from backplane.redis_access import rq_is_possible
-from backplane.resources import connect_store, migrate, take_over_redis
+from backplane.resources import SQLITE_PATH_BYTES, connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
 from backplane.settings import Settings
-from backplane.store import SQLITE_PATH_BYTES
 
 START_SECONDS = 60.0
 API_GRACE_SECONDS = 5
