@@ -75,7 +75,7 @@ def node_address(kubectl: str) -> str:
     return address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def servers(
     kubectl: str, node_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[NodeRedis, NodePostgres, NodeS3, dict[str, str]]]:
@@ -93,13 +93,14 @@ def servers(
         yield redis, postgres, s3, {"KUBERNETES_SERVICE_HOST": node_address, "KUBERNETES_SERVICE_PORT": str(proxy.port)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(
     kubectl: str,
     servers: tuple[NodeRedis, NodePostgres, NodeS3, dict[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
-    """Not applied yet: the overlay, and the credentials as a file."""
+    """Not applied yet: the overlay, and the credentials as a file. It goes with the last test of the platform, since
+    others need the processors that it asks for."""
     image = os.environ.get("AGENT_IMAGE", "")
     if not image:
         lacking("an image that the cluster has: set AGENT_IMAGE")
@@ -143,7 +144,7 @@ def write_overlay(folder: Path, settings: dict[str, str]) -> None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_deployment(deployment: Deployment) -> "subprocess.CompletedProcess[str]":
     """The script's end, from nothing: what each test of the platform builds on."""
     done = deployment.deploy("--timeout", "180")
@@ -151,6 +152,6 @@ def first_deployment(deployment: Deployment) -> "subprocess.CompletedProcess[str
     return done
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def user(deployment: Deployment, first_deployment: "subprocess.CompletedProcess[str]") -> User:
     return User(deployment, deployment.token("tester"))
