@@ -80,9 +80,11 @@ def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def redis_url(redis_server: RedisServer) -> str:
-    """The session's Redis, as the test before left it; `redis` is the one to ask for."""
+@pytest.fixture(scope="module")
+def redis_of_module(redis_server: RedisServer) -> str:
+    """URL of a Redis that is empty when the first test of the file asks for it. What another file has left there may
+    be the queue of another platform, and an API on it ends."""
+    redis_server.flush()
     return redis_server.url
 
 

@@ -11,7 +11,8 @@ from math import isfinite
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 ID_PATTERN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
@@ -33,6 +34,7 @@ MAX_VALUES = 50_000
 """The most keys and values in one JSON value: what is looked through here holds up everybody else meanwhile (some 20
 ms)."""
 
+_YEAR = re.compile("[0-9]{4}-")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,7 +81,14 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("it is outside of the years 1 to 9999 in UTC; give a time within them") from None
 
 
-Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
+def _written_out(moment: object) -> object:
+    """pydantic would take a number, and a text of digits, as seconds or milliseconds since 1970."""
+    if isinstance(moment, int | float) or (isinstance(moment, str) and not _YEAR.match(moment)):
+        raise PydanticCustomError("datetime_type", "Input should be a valid datetime")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_in_utc)]
 """A point in time, in UTC, whatever the zone was that it was given in."""
 
 

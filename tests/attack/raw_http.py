@@ -28,7 +28,8 @@ class RawConnection:
 
     async def __aenter__(self) -> Self:
         host, port = self._url.host, self._url.port
-        self.reader, self.writer = await asyncio.open_connection(host, port, local_addr=(self._source, 0))
+        async with asyncio.timeout(LONGEST_SECONDS):
+            self.reader, self.writer = await asyncio.open_connection(host, port, local_addr=(self._source, 0))
         return self
 
     async def __aexit__(

@@ -100,11 +100,9 @@ class World:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
+async def world(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     folder = tmp_path_factory.mktemp("api")
-    async with running(settings_on(folder, redis_url=redis_url, secrets_key=new_key())) as api:
+    async with running(settings_on(folder, redis_url=redis_of_module, secrets_key=new_key())) as api:
         owner = await api.person()
         run_id, [decision_id] = await waiting(api, owner, DecisionKind.APPROVAL)
         assert (await owner.http.put(f"/agent/runs/{run_id}/files/a.txt", content=b"secret")).status_code == 201
@@ -115,7 +113,7 @@ async def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
         await api.resources.artifacts.write(
             AgentId(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
         )
-        yield World(api, owner, user.name, run_id, decision_id, redis_url)
+        yield World(api, owner, user.name, run_id, decision_id, redis_of_module)
 
 
 def problem(answer: httpx.Response) -> dict[str, Any]:

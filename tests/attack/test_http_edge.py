@@ -42,10 +42,10 @@ def short_times() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+async def api(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     settings = settings_on(
         tmp_path_factory.mktemp("api"),
-        redis_url=redis_url,
+        redis_url=redis_of_module,
         api_keep_alive_seconds=30,
         api_anonymous_connections_per_address=PER_ADDRESS,
         api_anonymous_rate_per_second=0.01,
@@ -517,6 +517,7 @@ async def test_an_allowance_comes_back_with_time_and_forgets_whom_it_has_not_see
 
 # --- however the API is started ---
 
+ENDING_SECONDS = 40.0
 UVICORN = ("uvicorn", "app.main:create_app", "--factory", "--timeout-graceful-shutdown", "1")
 
 
@@ -550,6 +551,7 @@ async def test_the_limits_hold_however_the_api_is_started(
     url = f"http://127.0.0.1:{port}"
 
     async def answers() -> bool:
+        assert process.returncode is None, "it ended instead of answering"
         with suppress(OSError):
             async with RawConnection(url) as connection:
                 return await connection.ask(LIVE) is not None
@@ -559,6 +561,10 @@ async def test_the_limits_hold_however_the_api_is_started(
         await wait_until(answers, timeout=60)
         async with RawConnection(url) as connection:
             refused(await connection.ask(padded(protocol.HEAD_MAX_BYTES + 1)), 431)
-    finally:
         process.terminate()
-        await process.wait()
+        async with asyncio.timeout(ENDING_SECONDS):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -46,6 +46,9 @@ def said(kind: Any, value: Any) -> list[str]:
         (RunFilterRequest, {"created_after": "2026-11-01"}, "it names no zone; give a time with one, like 2026-"),
         (RunFilterRequest, {"created_after": "yesterday"}, "this is no time; give one, like 2026-"),
         (RunFilterRequest, {"created_after": []}, "this is no time; give one, like 2026-"),
+        (RunFilterRequest, {"created_after": 0}, "this is no time; give one, like 2026-"),
+        (RunFilterRequest, {"created_before": 1.7e9}, "this is no time; give one, like 2026-"),
+        (RunFilterRequest, {"created_before": "1700000000"}, "this is no time; give one, like 2026-"),
         (DecideRequest, {"decision": "approve", "argument": {}}, "did you mean 'arguments'?"),
     ],
 )

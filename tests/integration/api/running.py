@@ -6,9 +6,10 @@ log and the store that it uses itself.
 
 import asyncio
 import json
+import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,20 @@ class Api:
         return await WorkerByHand.take(self.resources, claim)
 
 
+class _ServerOfTests(uvicorn.Server):
+    """An API that cannot go on sends SIGTERM to its process. Here that ends the API, and not the process of the tests,
+    to which uvicorn would send the signal again."""
+
+    ended_itself = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self.ended_itself = signal.SIGTERM in self._captured_signals
+            self._captured_signals = [number for number in self._captured_signals if number != signal.SIGTERM]
+
+
 @asynccontextmanager
 async def running(settings: Settings, *, send_buffer: int | None = None) -> AsyncIterator[Api]:
     """The API under uvicorn; ready for requests, with its tables made. `send_buffer`: bytes that the system holds for a
@@ -181,7 +196,7 @@ async def running(settings: Settings, *, send_buffer: int | None = None) -> Asyn
         if send_buffer:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        server = _ServerOfTests(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         await wait_until(lambda: server.started)
         api = Api(f"http://127.0.0.1:{listening.getsockname()[1]}", app, settings)
@@ -194,6 +209,7 @@ async def running(settings: Settings, *, send_buffer: int | None = None) -> Asyn
             server.should_exit = True
             await serving
             await _end_stream_watcher()
+            assert not server.ended_itself, "the API ended by itself; its log says why"
 
 
 StartApi = Callable[..., Awaitable[Api]]

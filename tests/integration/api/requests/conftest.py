@@ -28,8 +28,8 @@ def empty_redis(redis: str) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    async with running(settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_url)) as api:
+async def api(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    async with running(settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_of_module)) as api:
         yield api
 
 

@@ -17,8 +17,8 @@ VALUE = "the-very-secret-value"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def keeping(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    settings = settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_url, secrets_key=new_key())
+async def keeping(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    settings = settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_of_module, secrets_key=new_key())
     async with running(settings) as api:
         yield api
 
