@@ -441,8 +441,8 @@ async def test_a_call_that_takes_longer_than_the_lease_keeps_its_slot(clients: R
 
 # --- Redis ---
 
-BETWEEN_SERVERS = {"ping", "psync", "replconf", "cluster", "select"}
-"""What the servers of a cluster ask one another, and a client asks to learn of them."""
+BETWEEN_SERVERS = {"psync", "replconf"}
+"""What a replica asks its master: once a second how far it is, and after a break to go on."""
 
 
 async def test_after_redis_was_emptied_all_go_on_and_nobody_is_let_in_too_early(
