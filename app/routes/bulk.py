@@ -48,7 +48,7 @@ async def _nothing_in_the_query(request: Request) -> None:
 @router.post(
     "/agent/bulk",
     status_code=202,
-    responses={200: {"model": BulkCount}, **responses(404, 409, 413, 422)},
+    responses={200: {"model": BulkCount}, **responses(403, 404, 409, 413, 422)},
     dependencies=[Depends(_nothing_in_the_query)],
 )
 async def start_bulk_action(

@@ -176,7 +176,7 @@ async def url() -> AsyncIterator[str]:
 
     for tool in (greet, hang, flood):
         server.add_tool(tool)
-    with socket.socket() as listening:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         app = server.streamable_http_app(stateless_http=True, json_response=True)
         serving = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
