@@ -18,9 +18,10 @@ from tests.integration.api.running import Api, Person, frame_of
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "st"
 
-# A plan, a path and a prompt must meet more than a schema can say, so not every value that fits it is taken.
 LONGEST_SECONDS = 150.0
 """Alone each takes some 30 seconds at most."""
+
+# A plan, a path and a prompt must meet more than a schema can say, so not every value that fits it is taken.
 LEFT_OUT = "positive_data_acceptance"
 
 
