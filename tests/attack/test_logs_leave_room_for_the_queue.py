@@ -529,7 +529,7 @@ async def start_delay(person: Person) -> float:
     run_id = await person.make(plan={"steps": [shell("a", "true")]})
     await until_over(person, [run_id], 60)
     run = await person.show(run_id)
-    assert run["status"] == "completed"
+    assert run["status"] == "completed", run["error"]
     return (datetime.fromisoformat(run["started_at"]) - datetime.fromisoformat(run["queued_at"])).total_seconds()
 
 

@@ -26,6 +26,7 @@ MARK = "\x1emcp "
 PROTOCOL = "2025-06-18"
 MOST_NOISE_LINES = 1000
 MOST_NOISE_BYTES = 256 * 1024
+ENDED = "it ended before it answered"
 READ_BYTES = 64 * 1024
 BEGINNING_BYTES, BEGINNING_CHARS = 400, 200
 """Of a line that cannot be read: by so many bytes it is known for a broken answer, and so much of it is shown."""
@@ -140,7 +141,7 @@ class ServerProcess:
         if not line and not end:
             if time.monotonic() >= self._ends_at:
                 raise TimeoutError(self._too_slow())
-            raise EOFError("it ended before it answered")
+            raise EOFError(ENDED)
         if len(line) > self._max_bytes:
             raise ValueError(f"it sent more than {self._max_bytes:,} bytes in a line")
         return line + end
@@ -161,8 +162,12 @@ class ServerProcess:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            # Whether it ended before or after it was asked is chance.
+            raise EOFError(ENDED) from None
 
     def end(self) -> None:
         """As the protocol has it: its input is closed, then it is asked to end, then it is killed."""
