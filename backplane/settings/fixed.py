@@ -97,7 +97,7 @@ WEBHOOK_RETRY_MAX_SECONDS = 14_400.0
 WEBHOOK_SECRET_OVERLAP_SECONDS = 86_400.0
 """How long a rotated webhook secret still signs beside the new one: a day to change it at the receiver."""
 RETENTION_SECONDS = 300.0
-"""How often a controller looks for what is past its time, which is said in days."""
+"""How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200
 """Events that are removed in one transaction: it takes milliseconds, so nobody waits for its locks."""
 RETENTION_PAUSE_SECONDS = 0.05

@@ -287,5 +287,5 @@ async def test_a_user_whom_nobody_watches_any_more_is_no_longer_listened_to(
 
     assert await wait_until(watched)
     await wait_until(lambda: not api.app.state.context.hub._feeds)
-    await wait_until(no_channels)  # Redis is told on a connection of its own
+    await wait_until(no_channels)  # the unsubscribe has a connection of its own
     assert numbers(await wait_until(watched_to_the_end), worker.run_id) == [1, 2, 3, 4]

@@ -85,7 +85,7 @@ async def test_nothing_is_missed_when_redis_is_stopped_and_comes_back_empty(
         server.kill()
         await worker.store(worker.lines("only in the database"))
         server.start()
-        await wait_until(lambda: _publishes(worker, "told again"))
+        await wait_until(lambda: _publishes(worker, "published again"))
         seen = [(await anext(stream)).id for _ in range(worker.last_id - 2)]
         assert seen == list(range(3, worker.last_id + 1))
         await worker.end()
