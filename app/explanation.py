@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.domain.decisions import Decision, DecisionKind
-from backplane.domain.runs import FINAL, Run, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, FINAL, Run, RunStatus
 from backplane.domain.sizes import shortened
 from backplane.limits.slots.base import WaitingForModel
 from backplane.process.terminal_text import escaped
@@ -14,6 +14,7 @@ from backplane.queue.base import PUSH_SECONDS, Gate, Standing, Statistics, Where
 WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS = "waits_for_model_slot", "waits_for_model_tokens"
 WAITS_FOR_MODEL = frozenset({WAITS_FOR_MODEL_SLOT, WAITS_FOR_MODEL_TOKENS})
 
+_QUEUES_SHOWN = 10
 _ASKED_CHARS = 300
 """The most characters that are shown of a question, and of the arguments of a step that is to be approved."""
 
@@ -108,14 +109,40 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
     if standing.gate:
         found.append(_held_back(run, standing))
     if statistics.workers == 0:
-        found.append(Reason("no_worker", "no worker is alive; start one"))
+        found.append(_no_worker(run, statistics))
     elif statistics.running >= statistics.slots:
-        text = f"all {statistics.slots} slots of {_count(statistics.workers, 'worker')} are taken"
-        found.append(Reason("no_free_slot", text))
+        found.append(Reason("no_free_slot", _all_taken(run, statistics)))
     if standing.position > 1:
         ahead = standing.position - 1
-        found.append(Reason("runs_ahead", f"{_count(ahead, 'run')} {'is' if ahead == 1 else 'are'} taken before it"))
+        in_queue = "" if run.queue == DEFAULT_QUEUE else f" in the queue {run.queue}"
+        text = f"{_count(ahead, 'run')} {'is' if ahead == 1 else 'are'} taken before it{in_queue}"
+        found.append(Reason("runs_ahead", text))
     return found or [Reason("next", "it is the next one and is taken at once")]
+
+
+def _no_worker(run: Run, statistics: Statistics) -> Reason:
+    """Why nobody takes the run: no worker is alive, or none of those that are serves its queue."""
+    if run.queue == DEFAULT_QUEUE and not statistics.served:
+        return Reason("no_worker", "no worker is alive; start one")
+    start = f"start one with WORKER_QUEUES={run.queue}"
+    if not statistics.served:
+        return Reason("no_worker", f"no worker is alive; {start}")
+    served = sorted(statistics.served)
+    names = ", ".join(served[:_QUEUES_SHOWN]) + (" and others" if len(served) > _QUEUES_SHOWN else "")
+    text = f"no live worker serves the queue {run.queue} (live workers serve {names}); {start}"
+    return Reason("queue_not_served", text)
+
+
+def _all_taken(run: Run, statistics: Statistics) -> str:
+    """That no slot is free, and what the workers that serve the queue are busy with, where they serve others too."""
+    workers = _count(statistics.workers, "worker")
+    text = f"all {statistics.slots} slots of {workers} are taken"
+    if run.queue == DEFAULT_QUEUE and set(statistics.busy_with) <= {DEFAULT_QUEUE}:
+        return text
+    most_first = sorted(statistics.busy_with.items(), key=lambda kind: (-kind[1], kind[0]))[:_QUEUES_SHOWN]
+    busy = ", ".join(f"{_count(runs, 'run')} of {queue}" for queue, runs in most_first)
+    serve = "serves" if statistics.workers == 1 else "serve"
+    return f"all {statistics.slots} slots of {workers} that {serve} the queue {run.queue} are taken ({busy})"
 
 
 def _not_standing(run: Run, situation: Situation, statistics: Statistics, now: datetime) -> Reason:
@@ -126,7 +153,7 @@ def _not_standing(run: Run, situation: Situation, statistics: Statistics, now: d
     if situation.whereabouts in (None, Whereabouts.WAITS) or (is_new and situation.whereabouts is not Whereabouts.LOST):
         return Reason("on_its_way", "it is on its way into the queue, or a worker takes it at this moment")
     lost = "Redis has lost its place in the queue; the database has the run, and "
-    if statistics.workers == 0:
+    if statistics.workers == 0 and not statistics.served:
         return Reason("lost_in_queue", f"{lost}the first worker that is started queues it again; start one")
     soon = f"the leading worker compares the two every {situation.compared_seconds:g} s and queues it again"
     return Reason("lost_in_queue", lost + soon)

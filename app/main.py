@@ -67,6 +67,7 @@ from backplane.process.loop_watchdog import watched
 from backplane.process.metrics import process_registry
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect, database_file, storage_quota
+from backplane.run_actions.known_queues import KnownQueues
 from backplane.settings import Settings, fixed
 from backplane.workspace.quota import Quota
 
@@ -211,6 +212,7 @@ def _context(
         resources.event_log,
         StorageLimits(resources.storage, user_quota),
         known_tools,
+        KnownQueues(resources.queue, settings.queues),
     )
     return ApiContext(
         settings=settings,

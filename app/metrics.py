@@ -21,11 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kept_answer import KeptAnswer
 from backplane.domain.events import Event
-from backplane.domain.runs import Priority
 from backplane.errors import PlatformError
 from backplane.process.metrics import exposition
 from backplane.process.tasks import end
-from backplane.queue.base import Depth
+from backplane.queue.base import QueueDepths
 from backplane.resources import Resources
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -142,7 +141,7 @@ class PlatformMetrics(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         if self._depths.value is not None:
-            yield from _of_queue(self._depths.value)
+            yield from _of_queues(self._depths.value)
         if self._runs.value is not None:
             runs = GaugeMetricFamily("agent_runs", "Runs that are not over.", labels=["status"])
             for status, count in self._runs.value.items():
@@ -158,22 +157,32 @@ class PlatformMetrics(Collector):
         yield up
 
 
-def _of_queue(depths: Mapping[Priority, Depth]) -> Iterator[GaugeMetricFamily]:
+def _of_queues(queues: Sequence[QueueDepths]) -> Iterator[GaugeMetricFamily]:
     depth = GaugeMetricFamily(
         "agent_queue_depth",
         "Runs that wait: may be taken (waiting), or are held back by a cap (parked).",
-        labels=["priority", "state"],
+        labels=["queue", "priority", "state"],
     )
     oldest = GaugeMetricFamily(
         "agent_queue_oldest_seconds",
         "How long the run to be taken next has been allowed to run; 0: none waits.",
-        labels=["priority"],
+        labels=["queue", "priority"],
     )
-    for priority, of in depths.items():
-        depth.add_metric([priority.name.lower(), "waiting"], of.waiting)
-        depth.add_metric([priority.name.lower(), "parked"], of.parked)
-        oldest.add_metric([priority.name.lower()], of.oldest_seconds)
-    return iter((depth, oldest))
+    running = GaugeMetricFamily("agent_queue_running", "Runs that a worker has claimed.", labels=["queue"])
+    workers = GaugeMetricFamily("agent_queue_workers", "Live workers that serve the queue.", labels=["queue"])
+    slots = GaugeMetricFamily(
+        "agent_queue_slots", "Runs that these workers hold at once, of all queues that they serve.", labels=["queue"]
+    )
+    for found in queues:
+        for priority, of in found.by_priority.items():
+            name = priority.name.lower()
+            depth.add_metric([found.queue, name, "waiting"], of.waiting)
+            depth.add_metric([found.queue, name, "parked"], of.parked)
+            oldest.add_metric([found.queue, name], of.oldest_seconds)
+        running.add_metric([found.queue], found.running)
+        workers.add_metric([found.queue], found.workers)
+        slots.add_metric([found.queue], found.slots)
+    return iter((depth, oldest, running, workers, slots))
 
 
 class _PartReading(Generic[Value]):

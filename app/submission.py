@@ -34,6 +34,7 @@ from backplane.limits.storage.limits import StorageLimits
 from backplane.logs.base import EventLog
 from backplane.queue.base import Queue
 from backplane.run_actions.actions import RunActions, idempotency_of
+from backplane.run_actions.known_queues import KnownQueues
 from backplane.settings import Settings, fixed
 from backplane.store import Store
 
@@ -54,15 +55,16 @@ class Submission(RunActions):
         event_log: EventLog,
         storage_limits: StorageLimits,
         known_tools: KnownTools,
+        known_queues: KnownQueues,
     ) -> None:
-        super().__init__(store, queue, event_log, storage_limits)
+        super().__init__(store, queue, event_log, storage_limits, known_queues)
         self._known_tools = known_tools
         self._settings = settings
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
         """Raises InvalidInput, InvalidPlan, TooLarge, StorageExceeded, IdempotencyKeyReused, QueueFull, Unavailable
         (database)."""
-        self._check(new)
+        await self._check(new)
         idempotency = idempotency_of(idempotency_key, [new.model_dump(mode="json"), start])
         try:
             plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
@@ -82,6 +84,7 @@ class Submission(RunActions):
             metadata=new.metadata,
             given_plan=plan.model_dump(mode="json") if plan is not None else None,
             resource=new.resource,
+            queue=new.queue,
             webhook_url=new.webhook_url,
             agent=new.agent,
             model=new.model,
@@ -93,7 +96,7 @@ class Submission(RunActions):
             await self._storage_limits.check_new_run(user.id)
             if not start:
                 return await self._store.runs.create(run, idempotency=idempotency)
-            async with self.place(user.id, run.id, run.priority) as place:
+            async with self.place(user.id, run.id, run.priority, run.queue) as place:
                 stored = await self._store.runs.create(run, idempotency=idempotency, start=True)
                 if stored.id == run.id:
                     await self.push(stored, await self._store.events.after(stored.id, 0, 2), place)
@@ -112,7 +115,7 @@ class Submission(RunActions):
         """Raises NotFound, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable (database)."""
         try:
             await self._storage_limits.check_start(user.id)
-            async with self.place(user.id, run_id, user.priority) as place:
+            async with self.place(user.id, run_id, user.priority, await self.queue_of(run_id)) as place:
                 run, events = await self._store.runs.start(user.id, run_id)
                 if events:
                     await self.push(run, events, place)
@@ -130,7 +133,7 @@ class Submission(RunActions):
         """Raises NotFound, FilesGone, Conflict, TransitionNotAllowed, StorageExceeded, QueueFull, Unavailable
         (database)."""
         await self._storage_limits.check_start(user.id)
-        async with self.place(user.id, run_id, user.priority) as place:
+        async with self.place(user.id, run_id, user.priority, await self.queue_of(run_id)) as place:
             run, events = await self._store.derived_runs.retry_from(
                 user.id, run_id, step, uncertain_step_is_done=uncertain_step_is_done
             )
@@ -155,7 +158,7 @@ class Submission(RunActions):
                 user.id, fork.run_id, new, start=fork.start, idempotency=idempotency
             )
 
-        return await self.derive(user, new.id, make, idempotency, start=fork.start)
+        return await self.derive(user, fork.run_id, new.id, make, idempotency, start=fork.start)
 
     async def decide(
         self, user: User, run_id: str, decision_id: str, status: DecisionStatus, answer: Mapping[str, Any]
@@ -198,9 +201,22 @@ class Submission(RunActions):
         if (found := self._metadata_fault(new)) is not None:
             yield Fault("metadata", found)
 
-    def _check(self, new: NewRun) -> None:
+    async def queue_faults(self, new: NewRun) -> list[Fault]:
+        """What is wrong with the queue that a new run names."""
+        there = await self._known_queues.missing(new.queue)
+        if there is None:
+            return []
+        return [
+            Fault(
+                "queue",
+                f"queue: there is no queue {new.queue!r}; there are: {', '.join(there)}. A queue is there when a live "
+                "worker serves it (WORKER_QUEUES) or the operator has named it (QUEUES)",
+            )
+        ]
+
+    async def _check(self, new: NewRun) -> None:
         """Raises InvalidInput with all that is wrong, TooLarge."""
-        if faults := list(self.faults(new)):
+        if faults := [*self.faults(new), *await self.queue_faults(new)]:
             if (found := self._metadata_fault(new)) is not None:
                 raise TooLarge(found)
             raise InvalidInput.of(faults)

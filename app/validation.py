@@ -88,7 +88,7 @@ class Validator:
         except ValidationError as error:
             faults += _faults_of_fields(error)
         if new is not None:
-            faults += self._submission.faults(new)
+            faults += [*self._submission.faults(new), *await self._submission.queue_faults(new)]
         known = await self._known_tools.known(at_most_seconds_old=0)
         steps: list[PlannedStep] = []
         forecast = Forecast(None)

@@ -35,6 +35,7 @@ from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from backplane.redis_access import redis_access
 from backplane.run_actions.actions import RunActions
+from backplane.run_actions.known_queues import KnownQueues
 from backplane.sealing import Seal
 from backplane.settings import Settings, fixed
 from backplane.store import SQLITE_PATH_BYTES as SQLITE_PATH_BYTES
@@ -223,7 +224,8 @@ def storage_quota(settings: Settings) -> StorageQuota:
 def run_actions(settings: Settings, resources: Resources) -> RunActions:
     """What is done to runs, with the limits that the settings name."""
     limits = StorageLimits(resources.storage, storage_quota(settings))
-    return RunActions(resources.store, resources.queue, resources.event_log, limits)
+    known_queues = KnownQueues(resources.queue, settings.queues)
+    return RunActions(resources.store, resources.queue, resources.event_log, limits, known_queues)
 
 
 def _artifacts(settings: Settings) -> Artifacts | None:

@@ -7,12 +7,13 @@ more, lets running steps end within the grace period, and hands the other runs b
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
 
+from backplane.domain.runs import DEFAULT_QUEUE
 from backplane.errors import Unavailable
 from backplane.process.retrying import pauses
 from backplane.process.tasks import end
@@ -51,6 +52,7 @@ class Consumer:
         running: dict[str, ClaimedRun],
         wait_seconds: float,
         postponed: Callable[[float], object],
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
     ) -> None:
         self.running = running
         self._queue = queue
@@ -59,6 +61,7 @@ class Consumer:
         self._execute = execute
         self._wait_seconds = wait_seconds
         self._postponed = postponed
+        self._queues = queues
         self._tasks: set[asyncio.Task[Settlement | None]] = set()
         self._claiming: asyncio.Task[int] | None = None
         self._draining = False
@@ -117,7 +120,7 @@ class Consumer:
 
     async def _claim(self, limit: int, wait_seconds: float) -> int:
         asked_at = time.monotonic()
-        claims = await self._queue.claim(self._worker_id, limit, wait_seconds)
+        claims = await self._queue.claim(self._worker_id, limit, wait_seconds, queues=self._queues)
         for claim in claims:
             old = self.running.get(claim.run_id)
             if old and old.claim.generation >= claim.generation:

@@ -8,10 +8,11 @@ token.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
+from backplane.domain.runs import DEFAULT_QUEUE
 from backplane.errors import Unavailable
 from backplane.resources import Resources
 from worker.consumer import ClaimedRun
@@ -25,13 +26,21 @@ class Heartbeat:
     worker is the leader, which compares the database with Redis."""
 
     def __init__(
-        self, resources: Resources, worker_id: str, slots: int, seconds: float, running: Mapping[str, ClaimedRun]
+        self,
+        resources: Resources,
+        worker_id: str,
+        slots: int,
+        seconds: float,
+        running: Mapping[str, ClaimedRun],
+        *,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
     ) -> None:
         self._resources = resources
         self._worker_id = worker_id
         self._slots = slots
         self._seconds = seconds
         self._running = running
+        self._queues = queues
         self.leads = False
 
     async def run(self) -> None:
@@ -49,7 +58,10 @@ class Heartbeat:
         asked_at = time.monotonic()
         try:
             renewed = await self._resources.queue.renew(
-                self._worker_id, self._slots, [execution.claim for execution in executions.values()]
+                self._worker_id,
+                self._slots,
+                [execution.claim for execution in executions.values()],
+                queues=self._queues,
             )
             self.leads = renewed.leads
             for run_id, execution in executions.items():

@@ -131,4 +131,6 @@ class Reconciler:
 
 
 def _job_of(run: UnfinishedRun) -> Job:
-    return Job(run.id, run.user_id, run.priority, run.generation, run.resource or "", run.queued_at.timestamp())
+    return Job(
+        run.id, run.user_id, run.priority, run.generation, run.resource or "", run.queued_at.timestamp(), run.queue
+    )

@@ -76,7 +76,12 @@ async def _work(
 ) -> None:
     async with open_worker_context(settings, process, builtin_tools()) as worker:
         ready.set()  # not before its models are known to be what can be asked
-        log.info("worker ready", slots=settings.worker_concurrency, sandbox=process.sandbox.isolation.name)
+        log.info(
+            "worker ready",
+            slots=settings.worker_concurrency,
+            queues=settings.worker_queues,
+            sandbox=process.sandbox.isolation.name,
+        )
         await _consume(settings, worker, stopping)
 
 
@@ -85,7 +90,8 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     slots = settings.worker_concurrency
     running: dict[str, ClaimedRun] = {}
     metrics.running_runs(slots, lambda: len(running))
-    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, running)
+    queues = settings.worker_queues
+    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, running, queues=queues)
     reaper = Reaper(
         resources,
         lease_seconds=settings.lease_seconds,
@@ -103,6 +109,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
         # A claim counts from when it was asked for, so a wait must leave it most of its lease.
         wait_seconds=min(WAIT_SECONDS, settings.lease_seconds / 3),
         postponed=reaper.expect,
+        queues=queues,
     )
     loops = [
         asyncio.create_task(loop, name=name)

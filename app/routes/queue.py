@@ -1,29 +1,43 @@
-"""GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/me: whose token this is.
-GET /agent/usage: what one has stored."""
+"""GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/queues: all of them. GET /agent/me:
+whose token this is. GET /agent/usage: what one has stored."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.errors import responses
 from app.explanation import moment
-from app.schemas.queue import FinishedJobs, FinishedJobView, QueueView, UsageOf, UsageView, WhoAmI
-from backplane.domain.runs import Priority
+from app.schemas.queue import (
+    FinishedJobs,
+    FinishedJobView,
+    QueueList,
+    QueueSummary,
+    QueueView,
+    UsageOf,
+    UsageView,
+    WhoAmI,
+)
+from backplane.domain.runs import DEFAULT_QUEUE, QUEUE_PATTERN, Priority
 from backplane.domain.users import Tier
+from backplane.queue.base import QueueDepths
 
 router = APIRouter(tags=["queue"])
 
+QueueName = Annotated[str, Query(pattern=QUEUE_PATTERN, description="The queue's name.")]
+
 
 @router.get("/agent/queue", responses=responses())
-async def show_queue(_: CurrentUser, context: ContextOf) -> QueueView:
-    """The whole platform's queue, in numbers."""
-    found = await context.resources.queue.statistics()
+async def show_queue(_: CurrentUser, context: ContextOf, queue: QueueName = DEFAULT_QUEUE) -> QueueView:
+    """A queue in numbers, whoever its runs are of. One in which nothing waits and that nobody serves is empty."""
+    found = await context.resources.queue.statistics(queue)
     waiting = {priority: found.queued[priority] + found.parked[priority] for priority in found.queued}
     ahead = sum(count for priority, count in found.queued.items() if priority >= Priority.NORMAL)
     wait = found.wait(ahead + 1) if found.workers else None
     return QueueView(
+        queue=queue,
         queued=found.waiting,
         running=found.running,
         queued_by_priority={priority.name.lower(): count for priority, count in waiting.items()},
@@ -37,6 +51,12 @@ async def show_queue(_: CurrentUser, context: ContextOf) -> QueueView:
         estimated_wait_seconds=round(wait.p50, 1) if wait else None,
         estimated_wait_p90_seconds=round(wait.p90, 1) if wait else None,
     )
+
+
+@router.get("/agent/queues", responses=responses())
+async def list_queues(_: CurrentUser, context: ContextOf) -> QueueList:
+    """All queues in which runs wait or run, or that a live worker serves, by name."""
+    return QueueList(queues=[_summary(found) for found in await context.resources.queue.depths()])
 
 
 @router.get("/agent/queue/finished", responses=responses())
@@ -76,6 +96,21 @@ async def show_usage(user: CurrentUser, context: ContextOf) -> UsageView:
         bytes=UsageOf(used=stored.bytes, limit=settings.user_max_bytes),
         rows_counted_at=moment(stored.rows_at),
         files_counted_at=moment(stored.files_at),
+    )
+
+
+def _summary(found: QueueDepths) -> QueueSummary:
+    by_priority = {priority.name.lower(): depth for priority, depth in found.by_priority.items()}
+    waiting = {name: depth.waiting + depth.parked for name, depth in by_priority.items()}
+    return QueueSummary(
+        queue=found.queue,
+        queued=sum(waiting.values()),
+        running=found.running,
+        queued_by_priority=waiting,
+        held_back_by_priority={name: depth.parked for name, depth in by_priority.items()},
+        oldest_seconds=round(max(depth.oldest_seconds for depth in by_priority.values()), 1),
+        max_concurrent=found.slots,
+        workers=found.workers,
     )
 
 

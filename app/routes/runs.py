@@ -189,6 +189,7 @@ async def explain_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> E
         text=in_words(run, found),
         reasons=[ReasonView(code=reason.code, text=reason.text) for reason in found],
         priority=run.priority.name.lower(),
+        queue=run.queue,
         waiting_seconds=waiting_seconds(run, now),
         ahead=standing.position - 1 if standing else None,
         cap=standing.cap if standing and standing.gate else None,
@@ -207,7 +208,7 @@ async def situation_of(context: ApiContext, run: Run) -> Situation:
         decisions = context.resources.store.decisions
         asked = await decisions.page(run.user_id, run_id=run.id, status=DecisionStatus.PENDING, limit=_ASKED_MAX)
     try:
-        statistics = await queue.statistics()
+        statistics = await queue.statistics(run.queue)
         [standing] = await queue.standing([run.id]) if run.status is RunStatus.QUEUED else [None]
         model = await slots.waiting(run.id) if run.status is RunStatus.RUNNING else None
         next_attempt = moment(await queue.next_attempt(run.id))

@@ -9,7 +9,7 @@ from app.schemas.described import DescribedAs
 from app.schemas.fields import JsonObject, RunId, StrictRequest, Text
 from backplane.domain.budgets import RunBudget
 from backplane.domain.plans import MAX_NAMES, Plan
-from backplane.domain.runs import AGENT_PATTERN
+from backplane.domain.runs import AGENT_PATTERN, DEFAULT_QUEUE, QUEUE_PATTERN
 from backplane.domain.webhooks import URL_MAX_CHARS, check_url
 from backplane.errors import InvalidInput
 
@@ -89,6 +89,12 @@ class NewRun(StrictRequest):
         min_length=1,
         max_length=64,
         description="A named resource that it needs and that only so many runs may use at once (RESOURCE_CONCURRENCY).",
+    )
+    queue: str = Field(
+        DEFAULT_QUEUE,
+        pattern=QUEUE_PATTERN,
+        description="The queue where it waits; workers serve the queues that they were started with (WORKER_QUEUES).",
+        examples=["default"],
     )
     agent: AgentName = "default"
     model: str | None = Field(

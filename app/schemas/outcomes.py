@@ -35,6 +35,7 @@ class ReasonCode(StrEnum):
     QUEUE_AWAY = "queue_away"
     NEXT_ATTEMPT = "next_attempt"
     NO_WORKER = "no_worker"
+    QUEUE_NOT_SERVED = "queue_not_served"
     NO_FREE_SLOT = "no_free_slot"
     RUNS_AHEAD = "runs_ahead"
     NEXT = "next"

@@ -12,8 +12,9 @@ from backplane.domain.users import Tier
 
 
 class QueueView(BaseModel):
+    queue: str = Field(description="Which queue this is; scheduled and dead are those of all.", examples=["default"])
     queued: int = Field(description="Runs that wait, also those that a cap holds back.")
-    running: int = Field(description="Runs that a worker holds.")
+    running: int = Field(description="Runs that are carried out by the workers that serve this queue.")
     queued_by_priority: dict[str, int] = Field(examples=[{"critical": 0, "high": 0, "normal": 3, "low": 1}])
     held_back_by_priority: dict[str, int] = Field(
         description="Of those, the ones that wait for a run of the same user, tier or resource to end.",
@@ -25,12 +26,27 @@ class QueueView(BaseModel):
     max_waiting_all: int = Field(
         description="The same of all users; what a user's own cap holds back is not counted. 0: no limit."
     )
-    max_concurrent: int = Field(description="Runs that the live workers can hold at once.")
-    workers: int = Field(description="Live worker processes.")
+    max_concurrent: int = Field(description="Runs that the live workers that serve this queue can hold at once.")
+    workers: int = Field(description="Live worker processes that serve this queue.")
     estimated_wait_seconds: float | None = Field(
         description="For a run of normal priority that is started now. Null while no worker is alive."
     )
     estimated_wait_p90_seconds: float | None = Field(description="The same; nine of ten wait no longer.")
+
+
+class QueueSummary(BaseModel):
+    queue: str = Field(examples=["default"])
+    queued: int = Field(description="Runs that wait, also those that a cap holds back.")
+    running: int = Field(description="Its runs that are carried out.")
+    queued_by_priority: dict[str, int] = Field(examples=[{"critical": 0, "high": 0, "normal": 3, "low": 1}])
+    held_back_by_priority: dict[str, int] = Field(examples=[{"critical": 0, "high": 0, "normal": 0, "low": 1}])
+    oldest_seconds: float = Field(description="How long one of its runs that may be taken has waited; 0: none waits.")
+    max_concurrent: int = Field(description="Slots of the live workers that serve it, perhaps beside other queues.")
+    workers: int = Field(description="Live worker processes that serve it.")
+
+
+class QueueList(BaseModel):
+    queues: list[QueueSummary]
 
 
 class FinishedJobView(BaseModel):

@@ -12,7 +12,7 @@ from app.schemas.fields import RunId
 from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
 from backplane.domain.budgets import RunBudget
 from backplane.domain.plans import Plan
-from backplane.domain.runs import Run, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Run, RunStatus
 from backplane.domain.steps import StepStatus
 from backplane.domain.webhooks import DeliveryStatus
 from backplane.queue.base import Standing
@@ -81,6 +81,7 @@ class RunSummary(RunState):
     model: str | None = Field(None, description="As the run names it; null: the server's own.")
     origin: OriginView | None = None
     worker: str | None = Field(None, description="The worker that took it last.")
+    queue: str = Field(DEFAULT_QUEUE, description="Where it waits for a worker.", examples=["default"])
 
     @classmethod
     def fields_of(cls, run: Run) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class RunSummary(RunState):
             "model": run.model,
             "origin": run.origin,
             "worker": run.worker_id,
+            "queue": run.queue,
         }
 
 
@@ -198,10 +200,11 @@ class Explanation(QueueStanding, RunState):
     text: str = Field(description="All reasons in words.")
     reasons: list[ReasonView] = Field(description="What it waits for, the nearest first.")
     priority: Annotated[str, DescribedAs(PriorityName)]
+    queue: str = Field(description="Where it waits for a worker.", examples=["default"])
     waiting_seconds: float | None = Field(description="How long it has waited so far.")
-    ahead: int | None = Field(description="Runs that are taken before it, as things stand.")
+    ahead: int | None = Field(description="Runs of its queue that are taken before it, as things stand.")
     cap: int | None = Field(description="Where a cap holds it back: so many runs at once.")
     next_attempt_at: datetime | None
     free_slots: int | None = Field(description="Runs that could be taken now.")
-    max_concurrent: int | None = Field(description="Runs that the live workers can hold at once.")
-    workers: int | None = Field(description="Live worker processes.")
+    max_concurrent: int | None = Field(description="Runs that the live workers that serve its queue can hold at once.")
+    workers: int | None = Field(description="Live worker processes that serve its queue.")

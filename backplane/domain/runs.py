@@ -26,6 +26,11 @@ from backplane.errors import TransitionNotAllowed
 AGENT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of agents. They become names of folders too (`backplane.artifacts`)."""
 
+DEFAULT_QUEUE = "default"
+"""The queue of a run that names none, and of a worker that names none."""
+QUEUE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""Names of queues. They become parts of Redis keys and labels of metrics."""
+
 MESSAGE_CHARS = 4_000
 """Of an error's message, what is kept with a run or a step."""
 
@@ -134,7 +139,7 @@ class Run:
     `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
     {"kind": "fork" | "replay", "run_id", "step"?, "execute"?}. `restore`: {"run_id", "steps"}: before it goes on, its
     files become what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over.
-    `worker_id`: the worker that took it last."""
+    `worker_id`: the worker that took it last. `queue`: where it waits; it never changes."""
 
     id: str
     user_id: str
@@ -167,6 +172,7 @@ class Run:
     restore: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     worker_id: str | None = None
+    queue: str = DEFAULT_QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +186,7 @@ class UnfinishedRun:
     generation: int
     resource: str | None
     queued_at: datetime
+    queue: str = DEFAULT_QUEUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,10 @@ runs come first whatever the others have waited. Where a cap is reached (runs of
 resource, each counted from when they may run until they are settled) further runs are parked; each one that is settled
 lets the next one in. So of a user with a thousand runs only a few stand in the way of others, and no claim has to
 search for a run that may be taken.
+
+Queues. Each run waits in one named queue, and a worker takes runs of the queues that it serves, in this order over all
+of them. Caps count over all queues. Room for waiting runs is counted by queue, so a queue that nobody serves is in no
+other's way; only a user's own limit counts over all queues.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +21,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-from backplane.domain.runs import Priority, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.queue.estimate import Wait, estimated_wait
 
 PUSH_SECONDS = 2.0
@@ -37,7 +41,8 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class QueueRoom:
-    """How many runs may wait: those of one user, of all users, and of all users of a priority. 0: no limit.
+    """How many runs may wait: those of one user in all queues; in each queue those of all users, and of all users of a
+    priority. 0: no limit.
 
     Runs that a user's own cap holds back count for that user alone. Of the other two no user gets more than half, and
     the last tenths of `overall` are kept for higher priorities: low fills seven of them, normal eight, high nine.
@@ -80,6 +85,7 @@ class Job:
     generation: int = 0
     resource: str = ""
     since: float = 0.0
+    queue: str = DEFAULT_QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +210,8 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`position` from 1, in the order in which runs are taken as things stand. `wait` is None while no worker is alive:
-    nobody knows when one comes. `gate`: the cap that holds it back."""
+    """`position` from 1, in the order in which the runs of its queue are taken as things stand. `wait` is None while no
+    live worker serves the queue: nobody knows when one comes. `gate`: the cap that holds it back."""
 
     position: int
     wait: Wait | None
@@ -228,8 +234,14 @@ class FinishedJob:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """`queued` may be taken at once, `parked` wait for room under a cap; `durations` are those of the last runs, in
-    seconds; `remaining`: how much longer those that run now last by them, a sample where they are many."""
+    """The numbers of one queue. `queued` may be taken at once, `parked` wait for room under a cap. `workers`: the live
+    ones that serve the queue; `slots` and `running`: theirs, whatever queue the runs are of. `scheduled` and `dead`:
+    those of all queues. `durations`: how long the last runs of the queue took, in seconds; `remaining`: how much longer
+    those that run now last by them, a sample where they are many.
+
+    `competing`: runs of other queues that these workers take before one that comes now. `busy_with`: runs that they
+    have claimed, by queue, and `served`: the queues that live workers serve; both empty while all workers serve the
+    default queue alone."""
 
     queued: dict[Priority, int]
     parked: dict[Priority, int]
@@ -241,16 +253,30 @@ class Statistics:
     durations: tuple[float, ...]
     initial_run_seconds: float
     remaining: tuple[float, ...] = ()
+    queue: str = DEFAULT_QUEUE
+    competing: float = 0.0
+    busy_with: Mapping[str, int] = field(default_factory=dict)
+    served: frozenset[str] = frozenset()
 
     @property
     def waiting(self) -> int:
         return sum(self.queued.values()) + sum(self.parked.values())
 
-    def wait(self, position: int, *, at_gate: int = 0, cap: int = 0, remaining_at_gate: Sequence[float] = ()) -> Wait:
-        """How long until the run at this position (from 1) is claimed. `at_gate`: its position (from 1) among the runs
-        that a cap holds back; 0: none does. `remaining_at_gate`: how much longer the runs under that cap last."""
+    def wait(
+        self,
+        position: int,
+        *,
+        competing: float | None = None,
+        at_gate: int = 0,
+        cap: int = 0,
+        remaining_at_gate: Sequence[float] = (),
+    ) -> Wait:
+        """How long until the run at this position (from 1) of the queue is claimed. `competing`: runs of other queues
+        before it (when left out, those before one that comes now). `at_gate`: its position (from 1) among the runs that
+        a cap holds back; 0: none does. `remaining_at_gate`: how much longer the runs under that cap last."""
         durations = self.durations or (self.initial_run_seconds,)
-        turns = position - (self.slots - self.running)
+        others = self.competing if competing is None else competing
+        turns = position + round(others) - (self.slots - self.running)
         for_slot = estimated_wait(turns, self.slots, durations, self.remaining)
         for_room = estimated_wait(at_gate, cap, durations, remaining_at_gate)
         return Wait(max(for_slot.p50, for_room.p50), max(for_slot.p90, for_room.p90))
@@ -275,6 +301,18 @@ class Depth:
     oldest_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class QueueDepths:
+    """A queue in which runs wait or run, or that a live worker serves. `workers` and `slots`: of the live workers that
+    serve it, perhaps beside others. `running`: its own runs that a worker has claimed."""
+
+    queue: str
+    workers: int
+    slots: int
+    running: int
+    by_priority: Mapping[Priority, Depth]
+
+
 class Queue(ABC):
     @abstractmethod
     async def open(self, database: str, *, take_over: bool = False) -> None:
@@ -287,12 +325,12 @@ class Queue(ABC):
         """Raises QueueOfAnother when the database with this id could not `open` the queue. Changes nothing."""
 
     @abstractmethod
-    async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
+    async def admit(self, run_id: str, user_id: str, priority: Priority, queue: str = DEFAULT_QUEUE) -> Full | None:
         """Reserve a place for a run that is about to be queued; None: it has one. `enqueue` takes it up; left alone it
         is free again after some seconds."""
 
     @abstractmethod
-    async def give_up_place(self, run_id: str, user_id: str, priority: Priority) -> None:
+    async def give_up_place(self, run_id: str, user_id: str, priority: Priority, queue: str = DEFAULT_QUEUE) -> None:
         """Free a reserved place that `enqueue` has not taken up."""
 
     @abstractmethod
@@ -300,17 +338,21 @@ class Queue(ABC):
         """Let runs wait, in this order. False for a run that waits or is running already."""
 
     @abstractmethod
-    async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
-        """Take up to `limit` runs with their leases, in order. With nothing there, look once more when something may
-        be waiting, or after so long."""
+    async def claim(
+        self, worker_id: str, limit: int, wait_seconds: float = 0.0, *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+    ) -> list[Claim]:
+        """Take up to `limit` runs of these queues (one at least) with their leases, in order. With nothing there, look
+        once more when something may be waiting, or after so long."""
 
     @abstractmethod
     async def end_wait(self, worker_id: str) -> None:
         """Let this worker's `claim` that waits return now."""
 
     @abstractmethod
-    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
-        """Report that this worker lives, and renew its leases."""
+    async def renew(
+        self, worker_id: str, slots: int, claims: Sequence[Claim], *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+    ) -> Renewed:
+        """Report that this worker lives and serves these queues, and renew its leases."""
 
     @abstractmethod
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -357,11 +399,15 @@ class Queue(ABC):
         """The ids of the live workers; cheaper than `workers`."""
 
     @abstractmethod
-    async def statistics(self) -> Statistics: ...
+    async def statistics(self, queue: str = DEFAULT_QUEUE) -> Statistics: ...
 
     @abstractmethod
-    async def depths(self) -> dict[Priority, Depth]:
-        """The depths of every priority; as cheap with a million waiting runs as with one."""
+    async def served(self) -> frozenset[str]:
+        """The queues that live workers serve."""
+
+    @abstractmethod
+    async def depths(self) -> list[QueueDepths]:
+        """Every queue, by name, the default one always; as cheap with a million waiting runs as with one."""
 
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:

@@ -11,13 +11,12 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from backplane.domain.runs import Priority, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.errors import Unavailable
 from backplane.queue.base import (
     Caps,
@@ -32,6 +31,7 @@ from backplane.queue.base import (
     LiveWorker,
     LostRun,
     Queue,
+    QueueDepths,
     QueueRoom,
     Reaped,
     Renewed,
@@ -43,7 +43,7 @@ from backplane.queue.base import (
 )
 from backplane.queue.estimate import remaining_seconds
 from backplane.queue.platform import FORMAT, Owner, check
-from backplane.queue.redis_repair import Repair
+from backplane.queue.redis_repair import Repair, listed
 from backplane.redis.client import Argument, RedisClients, Script, live_members, translated
 
 LUA = Path(__file__).parent / "lua"
@@ -98,8 +98,8 @@ class RedisQueue(Queue):
         self._reserves = bool(room.user or room.overall or any(room.tier.values()))
         self._ours = ""
         """What the key `platform` must be; empty until `open`."""
-        self._admit, self._standing, self._depths, self._whereabouts = (
-            Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "depths", "whereabouts")
+        self._admit, self._standing, self._queues, self._whereabouts = (
+            Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "queues", "whereabouts")
         )
         self._claim = Script(clients, LUA / "claim.lua", prelude=LUA / "platform.lua")
         changing = (LUA / "platform.lua", LUA / "places.lua")
@@ -134,65 +134,75 @@ class RedisQueue(Queue):
         with translated():
             return Owner.read(cast(str | None, await self._redis.get(self._keys.platform)))
 
-    async def admit(self, run_id: str, user_id: str, priority: Priority) -> Full | None:
+    async def admit(self, run_id: str, user_id: str, priority: Priority, queue: str = DEFAULT_QUEUE) -> Full | None:
         room = self._room
         limits = (room.user, room.overall, room.tier.get(priority, 0))
         if not any(limits):
             return None
-        arguments: list[Argument] = [run_id, user_id, int(priority), *limits, RESERVED_SECONDS * 1000]
-        reached, *numbers = await self._admit([self._keys.jobs], [*arguments, *self._caps.resources])
+        arguments: list[Argument] = [run_id, user_id, int(priority), *limits, RESERVED_SECONDS * 1000, queue]
+        reached, *numbers = await self._admit([self._keys.jobs], arguments)
         if (limit := _LIMITS[reached]) is None:
             return None
         waiting, most = numbers
         return Full(limit, waiting, most, self._caps.user.get(priority, 0))
 
-    async def give_up_place(self, run_id: str, user_id: str, priority: Priority) -> None:
+    async def give_up_place(self, run_id: str, user_id: str, priority: Priority, queue: str = DEFAULT_QUEUE) -> None:
         if not self._reserves:
             return
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.zrem(self._keys.admitted(priority), run_id)
+                pipeline.zrem(self._keys.admitted(priority, queue), run_id)
                 pipeline.zrem(self._keys.admitted_of(user_id), run_id)
                 await pipeline.execute()
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[bool]:
         taken: list[bool] = []
         for start in range(0, len(jobs), ENQUEUED_AT_ONCE):
-            batch = [
-                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation, job.since * 1000)
-                for job in jobs[start : start + ENQUEUED_AT_ONCE]
-            ]
+            batch = [listed(job) for job in jobs[start : start + ENQUEUED_AT_ONCE]]
             arguments = [*self._rules, json.dumps(batch), int(self._reserves), self._ours]
             taken += map(bool, await self._enqueue([self._keys.jobs], arguments))
         return taken
 
-    async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
+    async def claim(
+        self, worker_id: str, limit: int, wait_seconds: float = 0.0, *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+    ) -> list[Claim]:
         if wait_seconds:
-            flat = await self._claim_when_woken(worker_id, limit, wait_seconds)
+            flat = await self._claim_when_woken(worker_id, limit, wait_seconds, queues)
         else:
-            flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id, self._ours])
+            _, *flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id, *queues, self._ours])
         return [
-            Claim(Job(run_id, user_id, Priority(int(priority)), int(generation), resource), int(crashes))
-            for run_id, user_id, priority, resource, generation, crashes in zip(*[iter(flat)] * 6, strict=True)
+            Claim(Job(run_id, user_id, Priority(int(priority)), int(generation), resource, queue=queue), int(crashes))
+            for run_id, user_id, priority, resource, generation, crashes, queue in zip(*[iter(flat)] * 7, strict=True)
         ]
 
-    async def _claim_when_woken(self, worker_id: str, limit: int, seconds: float) -> list[Any]:
+    async def _claim_when_woken(self, worker_id: str, limit: int, seconds: float, queues: Sequence[str]) -> list[Any]:
         """Both commands are sent at once: Redis carries the second out when the first ends, so a run that comes is
         claimed without another round trip. On a connection of its own, because a pipeline of the library's takes
         longer to read the answer than Redis to give it."""
-        wake_up_lists = [self._keys.wake_ups_of(worker_id), self._keys.wake_ups]
-        arguments: list[Argument] = [limit, self._lease, worker_id, self._ours]
+        wake_up_lists = [self._keys.wake_ups_of(worker_id), *map(self._keys.wake_ups_in, queues)]
+        arguments: list[Argument] = [limit, self._lease, worker_id, *queues, self._ours]
         with translated():
             try:
                 async with asyncio.timeout(seconds + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
                     answers = await connection.ask(
                         ("BRPOP", *wake_up_lists, seconds), ("EVALSHA", self._claim.sha, 1, self._keys.jobs, *arguments)
                     )
-                    return cast(list[Any], answers[1])
+                woken_by, (some_left, *flat) = answers
             except NoScriptError:
-                return cast(list[Any], await self._claim([self._keys.jobs], arguments))
+                _, *flat = await self._claim([self._keys.jobs], arguments)
+                return cast(list[Any], flat)
             except TimeoutError as error:
                 raise Unavailable("Redis does not answer a blocking call", part="redis") from error
+        if woken_by and some_left and len(queues) > 1:
+            await self._pass_on(str(woken_by[0]), worker_id, set(queues) - set(flat[6::7]))
+        return cast(list[Any], flat)
+
+    async def _pass_on(self, wake_up_list: str, worker_id: str, untouched: Iterable[str]) -> None:
+        """When this worker was woken by a queue that it then had no slot for, another one is to be woken."""
+        for queue in untouched:
+            if self._keys.wake_ups_in(queue) == wake_up_list:
+                with suppress(Unavailable):  # the claim has been made; a wake-up that is lost costs some seconds
+                    await self._claim([self._keys.jobs], [0, self._lease, worker_id, queue, self._ours])
 
     async def end_wait(self, worker_id: str) -> None:
         own_list = self._keys.wake_ups_of(worker_id)
@@ -203,12 +213,15 @@ class RedisQueue(Queue):
                 pipeline.expire(own_list, OWN_WAKE_UP_SECONDS)
                 await pipeline.execute()
 
-    async def renew(self, worker_id: str, slots: int, claims: Sequence[Claim]) -> Renewed:
-        listed = [
-            (claim.run_id, claim.generation, claim.job.user_id, int(claim.job.priority), claim.job.resource)
-            for claim in claims
+    async def renew(
+        self, worker_id: str, slots: int, claims: Sequence[Claim], *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+    ) -> Renewed:
+        jobs = [
+            (run_id, job.generation, job.user_id, int(job.priority), job.resource, *_other_than_default(job.queue))
+            for run_id, job in ((claim.run_id, claim.job) for claim in claims)
         ]
-        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(listed), self._ours]
+        serving = "" if tuple(queues) == (DEFAULT_QUEUE,) else ",".join(sorted(queues))
+        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(jobs), serving, self._ours]
         leads, *lost = await self._renew([self._keys.jobs], arguments)
         return Renewed(frozenset(lost), leads=bool(leads))
 
@@ -258,6 +271,7 @@ class RedisQueue(Queue):
             own = [member for member in members if member.split("|")[0] == worker_id]
             if own:
                 await self._redis.zrem(self._keys.workers, *own)
+                await cast(Any, self._redis.hdel(self._keys.serving, worker_id))
 
     async def announce_cancel(self, run_id: str) -> None:
         with translated():
@@ -296,18 +310,28 @@ class RedisQueue(Queue):
         members = await live_members(self._redis, self._keys.workers)
         return frozenset(member.rpartition("|")[0] for member in members)
 
-    async def statistics(self) -> Statistics:
-        return (await self._numbers_and_standings(()))[0]
+    async def statistics(self, queue: str = DEFAULT_QUEUE) -> Statistics:
+        return (await self._numbers_and_standings(queue, ()))[0]
 
-    async def depths(self) -> dict[Priority, Depth]:
-        flat = await self._depths([self._keys.jobs], [])
-        return {
-            priority: Depth(waiting, parked, max(float(since), 0.0) / 1000 if since else 0.0)
-            for priority, waiting, parked, since in zip(self._keys.pending, *[iter(flat)] * 3, strict=True)
-        }
+    async def served(self) -> frozenset[str]:
+        live = await self.worker_ids()
+        with translated():
+            serving = cast(dict[str, str], await cast(Any, self._redis.hgetall(self._keys.serving)))
+        return frozenset(queue for worker in live for queue in serving.get(worker, DEFAULT_QUEUE).split(","))
+
+    async def depths(self) -> list[QueueDepths]:
+        flat = await self._queues([self._keys.jobs], [])
+        found = []
+        for queue, workers, slots, running, *depths in zip(*[iter(flat)] * 16, strict=True):
+            by_priority = {
+                priority: Depth(waiting, parked, max(float(since), 0.0) / 1000 if since else 0.0)
+                for priority, waiting, parked, since in zip(self._keys.pending, *[iter(depths)] * 3, strict=True)
+            }
+            found.append(QueueDepths(queue, workers, slots, running, by_priority))
+        return found
 
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:
-        return (await self._numbers_and_standings(run_ids))[1] if run_ids else []
+        return (await self._numbers_and_standings(DEFAULT_QUEUE, run_ids))[1] if run_ids else []
 
     async def nearest_of(self, user_id: str) -> Standing | None:
         with translated():
@@ -315,12 +339,43 @@ class RedisQueue(Queue):
         found = [standing for standing in await self.standing(run_ids) if standing]
         return min(found, key=lambda standing: standing.wait.p50 if standing.wait else standing.position, default=None)
 
-    async def _numbers_and_standings(self, run_ids: Sequence[str]) -> tuple[Statistics, list[Standing | None]]:
-        counts, durations, flat, ages = await self._standing([self._keys.jobs], [RUNNING_SAMPLED, *run_ids])
-        running, scheduled, dead, workers, slots, *by_priority = counts
+    async def _numbers_and_standings(
+        self, queue: str, run_ids: Sequence[str]
+    ) -> tuple[Statistics, list[Standing | None]]:
+        arguments: list[Argument] = [RUNNING_SAMPLED, queue, *run_ids]
+        scheduled, dead, queues, flat = await self._standing([self._keys.jobs], arguments)
+        statistics = [self._statistics(numbers, scheduled, dead) for numbers in zip(*[iter(queues)] * 17, strict=True)]
+        standings: list[Standing | None] = []
+        at_gates: dict[str, tuple[float, ...]] = {"": ()}
+        for index, gate_index, priority, resource, of, competing, ages in zip(*[iter(flat)] * 7, strict=True):
+            if index < 0:
+                standings.append(None)
+                continue
+            gate, own = _GATES[gate_index], statistics[of]
+            cap = self._cap(gate, Priority(int(priority)), resource)
+            at_gate = index - sum(own.queued.values()) + 1 if gate else 0
+            wait = None
+            if own.workers:
+                if ages not in at_gates:
+                    at_gates[ages] = self._remaining(ages, own.durations)
+                wait = own.wait(
+                    index + 1,
+                    competing=float(competing),
+                    at_gate=at_gate,
+                    cap=cap,
+                    remaining_at_gate=at_gates[ages],
+                )
+            standings.append(Standing(index + 1, wait, gate, cap))
+        return statistics[0], standings
+
+    def _statistics(self, numbers: Sequence[Any], scheduled: int, dead: int) -> Statistics:
+        """From what `standing.lua` answers of one queue."""
+        queue, running, workers, slots, competing, busy_with, served, *by_priority, durations, ages = numbers
         known = _seconds(durations)
-        remaining = partial(remaining_seconds, durations=known or (self._initial_run_seconds,))
-        statistics = Statistics(
+        # Runs that wait take the free slots first.
+        free = " 0" * min(max(slots - running, 0), RUNNING_SAMPLED)
+        claimed = (kind.rpartition("=") for kind in busy_with.split(",") if kind)
+        return Statistics(
             queued=dict(zip(self._keys.pending, by_priority[::2], strict=True)),
             parked=dict(zip(self._keys.pending, by_priority[1::2], strict=True)),
             running=running,
@@ -330,25 +385,15 @@ class RedisQueue(Queue):
             slots=slots,
             durations=known,
             initial_run_seconds=self._initial_run_seconds,
-            # Runs that wait take the free slots first.
-            remaining=remaining(_seconds(ages) + (0.0,) * min(max(slots - running, 0), RUNNING_SAMPLED)),
+            remaining=self._remaining(ages + free, known),
+            queue=queue,
+            competing=float(competing),
+            busy_with={name: int(runs) for name, _, runs in claimed},
+            served=frozenset(served.split(",")) if served else frozenset(),
         )
-        standings: list[Standing | None] = []
-        at_gates: dict[str, tuple[float, ...]] = {"": ()}
-        for index, gate_index, priority, resource, ages in zip(*[iter(flat)] * 5, strict=True):
-            if index < 0:
-                standings.append(None)
-                continue
-            gate = _GATES[gate_index]
-            cap = self._cap(gate, Priority(int(priority)), resource)
-            at_gate = index - sum(statistics.queued.values()) + 1 if gate else 0
-            wait = None
-            if statistics.workers:
-                if ages not in at_gates:
-                    at_gates[ages] = remaining(_seconds(ages))
-                wait = statistics.wait(index + 1, at_gate=at_gate, cap=cap, remaining_at_gate=at_gates[ages])
-            standings.append(Standing(index + 1, wait, gate, cap))
-        return statistics, standings
+
+    def _remaining(self, ages: str, durations: Sequence[float]) -> tuple[float, ...]:
+        return remaining_seconds(_seconds(ages), durations or (self._initial_run_seconds,))
 
     def _cap(self, gate: Gate | None, priority: Priority, resource: str) -> int:
         match gate:
@@ -392,6 +437,11 @@ class RedisQueue(Queue):
                 if newest:
                     pipeline.zadd(self._keys.dead, newest)
                 await pipeline.execute()
+
+
+def _other_than_default(queue: str) -> tuple[str, ...]:
+    """What the scripts are given of a queue: nothing of the default one, whose jobs do not name it either."""
+    return () if queue == DEFAULT_QUEUE else (queue,)
 
 
 def _seconds(joined: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from backplane.domain.runs import Priority
+from backplane.domain.runs import DEFAULT_QUEUE, Priority
 from backplane.queue.base import Compared, Job, Swept
 from backplane.redis.client import Argument, RedisClients, Script
 
@@ -21,6 +21,16 @@ PAGE = 500
 """Entries that one script looks at, which takes about 2 ms of Redis."""
 SETS_AT_ONCE = 20
 Rules = tuple[Argument, ...]
+
+
+def listed(job: Job) -> tuple[str | int | float, ...]:
+    """A job as `enqueue.lua` and `compare.lua` are given it."""
+    queue = () if job.queue == DEFAULT_QUEUE else (job.queue,)
+    return (job.run_id, job.user_id, int(job.priority), job.resource, job.generation, job.since * 1000, *queue)
+
+
+def _of_queue(queue: str) -> str:
+    return "" if queue == DEFAULT_QUEUE else f"queue:{queue}:"
 
 
 class Repair:
@@ -38,23 +48,22 @@ class Repair:
     async def compare(self, rules: Rules, ours: str, jobs: Sequence[Job]) -> list[Compared]:
         found: list[Compared] = []
         for start in range(0, len(jobs), PAGE):
-            page = [
-                (job.run_id, job.user_id, int(job.priority), job.resource, job.generation, job.since * 1000)
-                for job in jobs[start : start + PAGE]
-            ]
+            page = [listed(job) for job in jobs[start : start + PAGE]]
             arguments = [*rules, self._lease_ms, json.dumps(page), ours]
             found += map(Compared, await self._compare([self._keys.jobs], arguments))
         return found
 
     async def sweep(self, rules: Rules, ours: str, user_ids: Iterable[str]) -> Swept:
         mended, waiting = 0, set[str]()
-        for name in ("order", "parked", "scheduled", "leases"):
+        queues = [DEFAULT_QUEUE, *await self._members(self._keys.queues)]
+        of_queues = [f"{_of_queue(queue)}{part}" for queue in queues for part in ("order", "parked")]
+        for name in (*of_queues, "scheduled", "leases"):
             out, runs = await self._pages(rules, ours, name, "0")
             mended += out
             if name != "leases":
                 waiting |= runs
         let_in, unleased = 0, set[str]()
-        names, users = await self._gate_names(), sorted(set(user_ids))
+        names, users = await self._members(self._keys.gates), sorted(set(user_ids))
         counts = [*rules, json.dumps(names), json.dumps(users), ours]
         gates_differ, users_differ = await self._counts([self._keys.jobs], counts)
         for start in range(0, len(names), SETS_AT_ONCE):
@@ -67,7 +76,8 @@ class Repair:
         for start in range(0, len(users) if users_differ else 0, SETS_AT_ONCE):
             names = users[start : start + SETS_AT_ONCE]
             mended += await self._taken_out(rules, ours, [f"waiting:{name}" for name in names])
-        mended += await self._mend_lists(rules, ours)
+        for queue in queues:
+            mended += await self._mend_lists(rules, ours, queue)
         return Swept(mended, let_in, frozenset(waiting), frozenset(unleased))
 
     async def _pages(self, rules: Rules, ours: str, name: str, cursor: str) -> tuple[int, set[str]]:
@@ -90,26 +100,26 @@ class Repair:
                 out += (await self._pages(rules, ours, name, cursor))[0]
         return out
 
-    async def _gate_names(self) -> list[str]:
+    async def _members(self, key: str) -> list[str]:
         names: set[Any] = set()
         cursor: Any = 0
         while True:
-            cursor, page = await self._redis.sscan(self._keys.gates, cursor, count=PAGE)
+            cursor, page = await self._redis.sscan(key, cursor, count=PAGE)
             names.update(page)
             if not int(cursor):
                 return sorted(names)
 
-    async def _mend_lists(self, rules: Rules, ours: str) -> int:
+    async def _mend_lists(self, rules: Rules, ours: str, queue: str) -> int:
         """1 when the lists differed from the order, and were written anew."""
         seen: set[str] = set()
         for priority in Priority:
             passed, page = 0, PAGE
             while page == PAGE:
-                arguments = [*rules, int(priority), passed, PAGE, ours]
+                arguments = [*rules, int(priority), passed, PAGE, queue, ours]
                 is_wrong, runs = await self._lists([self._keys.jobs], arguments)
                 # As many as in the order: where one stands twice, one is missing, or it has moved between two pages.
                 if is_wrong or not seen.isdisjoint(runs) or len(set(runs)) != len(runs):
-                    return int((await self._lists([self._keys.jobs], [*rules, 0, 0, 0, ours]))[0])
+                    return int((await self._lists([self._keys.jobs], [*rules, 0, 0, 0, queue, ours]))[0])
                 seen.update(runs)
                 page = len(runs)
                 passed += page

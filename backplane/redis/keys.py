@@ -10,7 +10,7 @@ tag, so that all of them lie in one slot and every script touches one node only.
 
 from dataclasses import dataclass
 
-from backplane.domain.runs import Priority
+from backplane.domain.runs import DEFAULT_QUEUE, Priority
 
 _PENDING = {
     Priority.CRITICAL: "jobs:pending:critical",
@@ -38,6 +38,8 @@ class Keys:
         self.finished = f"{self.jobs}finished"
         self.dead = f"{self.jobs}dead"
         self.workers = f"{self.jobs}workers"
+        self.serving = f"{self.jobs}serving"
+        self.queues = f"{self.jobs}queues"
         self.leader = f"{self.jobs}leader"
         self.cancels = f"{self.jobs}cancels"
         self.platform = f"{self.jobs}platform"
@@ -53,8 +55,14 @@ class Keys:
     def wake_ups_of(self, worker_id: str) -> str:
         return f"{self.wake_ups}:{worker_id}"
 
-    def admitted(self, priority: Priority) -> str:
-        return f"{self.jobs}admitted:{int(priority)}"
+    def wake_ups_in(self, queue: str) -> str:
+        return f"{self._of_queue(queue)}doorbell"
+
+    def admitted(self, priority: Priority, queue: str = DEFAULT_QUEUE) -> str:
+        return f"{self._of_queue(queue)}admitted:{int(priority)}"
+
+    def _of_queue(self, queue: str) -> str:
+        return self.jobs if queue == DEFAULT_QUEUE else f"{self.jobs}queue:{queue}:"
 
     def admitted_of(self, user_id: str) -> str:
         return f"{self.jobs}admitted:user:{user_id}"
@@ -170,6 +178,79 @@ KEYS: tuple[Key, ...] = (
         "worker",
         "operators, API",
         "dead letters by time; a copy of those in the database",
+    ),
+    Key(
+        "jobs:queues",
+        "set",
+        "permanent; entries go with their queue's last run",
+        "API, worker",
+        "API, worker",
+        "the queues, but for the default one, in which runs wait",
+    ),
+    Key(
+        "jobs:heads",
+        "sorted set",
+        "permanent; entries go with their queue's last run",
+        "API, worker",
+        "worker",
+        "those queues by the score of their first run, or less: a worker that serves several looks here",
+    ),
+    Key(
+        "jobs:queue:{queue}:order",
+        "sorted set",
+        "permanent",
+        "API, worker",
+        "worker, API",
+        "of each queue but the default one, as `jobs:order`",
+    ),
+    Key(
+        "jobs:queue:{queue}:pending",
+        "list",
+        "permanent",
+        "API, worker",
+        "operators, autoscalers",
+        "the same, as `jobs:pending`",
+    ),
+    Key(
+        "jobs:queue:{queue}:pending:{priority}",
+        "list",
+        "permanent",
+        "API, worker",
+        "the same",
+        "the same, as `jobs:pending:{priority}`",
+    ),
+    Key("jobs:queue:{queue}:parked", "sorted set", "permanent", "API, worker", "API", "the same, as `jobs:parked`"),
+    Key(
+        "jobs:queue:{queue}:doorbell",
+        "list",
+        "permanent, at most 100 entries; it goes with the queue's last run",
+        "API, worker",
+        "worker",
+        "the same, as `jobs:doorbell`",
+    ),
+    Key(
+        "jobs:queue:{queue}:durations",
+        "list",
+        "a week, at most 100 entries",
+        "worker",
+        "API",
+        "the same, as `jobs:durations`",
+    ),
+    Key(
+        "jobs:queue:{queue}:admitted:{priority}",
+        "sorted set",
+        "10 s",
+        "API",
+        "API",
+        "the same, as `jobs:admitted:{priority}`",
+    ),
+    Key(
+        "jobs:serving",
+        "hash",
+        "permanent; entries go with their worker",
+        "worker",
+        "API",
+        "the queues of workers that serve others than the default one",
     ),
     Key(
         "jobs:platform",

@@ -18,12 +18,13 @@ import structlog
 
 from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.events import Event
-from backplane.domain.runs import Changed, Priority, Run, RunStatus, new_run_id
+from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.errors import QueueFull, StorageExceeded, TooManyWaiting, Unavailable
 from backplane.limits.storage.limits import StorageLimits
 from backplane.logs.base import Batch, EventLog
 from backplane.queue.base import Full, Job, Limit, Queue
+from backplane.run_actions.known_queues import KnownQueues
 from backplane.store import Store
 
 log = structlog.get_logger()
@@ -33,16 +34,25 @@ RETRY_AFTER_MAX_SECONDS = 3600
 
 @dataclass(slots=True)
 class ReservedPlace:
-    """A place in the queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
+    """A place in a queue that is reserved for a run of this priority. `is_used`: the run has taken it up."""
 
     priority: Priority
+    queue: str
     is_used: bool = False
 
 
 class RunActions:
-    def __init__(self, store: Store, queue: Queue, event_log: EventLog, storage_limits: StorageLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        event_log: EventLog,
+        storage_limits: StorageLimits,
+        known_queues: KnownQueues,
+    ) -> None:
         self._store = store
         self._queue = queue
+        self._known_queues = known_queues
         self._event_log = event_log
         self._storage_limits = storage_limits
 
@@ -50,7 +60,7 @@ class RunActions:
         """Raises NotFound, Conflict (the call does not decide an uncertain step), TransitionNotAllowed,
         StorageExceeded, QueueFull, Unavailable (database)."""
         await self._storage_limits.check_start(user.id)
-        async with self.place(user.id, run_id, user.priority) as place:
+        async with self.place(user.id, run_id, user.priority, await self.queue_of(run_id)) as place:
             run, events = await self._store.runs.retry(user.id, run_id, uncertain_step_is_done=uncertain_step_is_done)
             await self.push(run, events, place)
             return run
@@ -66,14 +76,14 @@ class RunActions:
                 user.id, run_id, new_id, user.priority, execute=execute, idempotency=idempotency
             )
 
-        return await self.derive(user, new_id, make, idempotency, start=True)
+        return await self.derive(user, run_id, new_id, make, idempotency, start=True)
 
     async def redrive(self, run_id: str) -> Run:
         """Queue a dead-lettered run again, whoever owns it. Raises NotFound, QueueFull, Unavailable (database)."""
         found = await self._store.runs.find(run_id)
         if found is None:
             raise no_dead_letter(run_id)
-        async with self.place(found.user_id, run_id, found.priority) as place:
+        async with self.place(found.user_id, run_id, found.priority, found.queue) as place:
             run, events = await self._store.runs.redrive(run_id)
             await self.push(run, events, place)
             return run
@@ -93,6 +103,7 @@ class RunActions:
     async def derive(
         self,
         user: User,
+        run_id: str,
         new_id: str,
         make: Callable[[], Awaitable[Changed]],
         idempotency: tuple[str, str] | None,
@@ -103,7 +114,7 @@ class RunActions:
             await self._storage_limits.check_new_run(user.id)
             if not start:
                 return (await make())[0]
-            async with self.place(user.id, new_id, user.priority) as place:
+            async with self.place(user.id, new_id, user.priority, await self.queue_of(run_id)) as place:
                 run, events = await make()
                 if run.id == new_id:
                     await self.push(run, events, place)
@@ -113,31 +124,40 @@ class RunActions:
                 return earlier
             raise
 
+    async def queue_of(self, run_id: str) -> str:
+        """The queue of a run that is there. Where no queue but the default one is known, the run is not looked up."""
+        if not await self._known_queues.has_others():
+            return DEFAULT_QUEUE
+        found = await self._store.runs.find(run_id)
+        return found.queue if found else DEFAULT_QUEUE
+
     @asynccontextmanager
-    async def place(self, user_id: str, run_id: str, priority: Priority) -> AsyncIterator[ReservedPlace]:
+    async def place(
+        self, user_id: str, run_id: str, priority: Priority, queue: str = DEFAULT_QUEUE
+    ) -> AsyncIterator[ReservedPlace]:
         """Reserve a place in the queue while the block runs. If nothing was queued there, the place is free again."""
-        place = ReservedPlace(priority)
+        place = ReservedPlace(priority, queue)
         try:
-            full = await self._queue.admit(run_id, user_id, priority)
+            full = await self._queue.admit(run_id, user_id, priority, queue)
         except Unavailable:
             # The queue cannot be asked now. A run that is accepted is not lost: a reaper will push it.
             yield place
             return
         if full:
-            raise await self._queue_full(full, user_id, priority)
+            raise await self._queue_full(full, user_id, priority, queue)
         try:
             yield place
         finally:
             if not place.is_used:
                 with suppress(Unavailable):
-                    await self._queue.give_up_place(run_id, user_id, priority)
+                    await self._queue.give_up_place(run_id, user_id, priority, queue)
 
-    async def _queue_full(self, full: Full, user_id: str, priority: Priority) -> QueueFull:
+    async def _queue_full(self, full: Full, user_id: str, priority: Priority, queue: str) -> QueueFull:
         """The error of a full queue. There is room again when the next run that counts is claimed: one of the user's,
         or of the tier, or any. While no worker is alive nobody knows when; then it is the initial estimate of one
         run."""
         is_own = full.limit in (Limit.USER, Limit.SHARE)
-        statistics = await self._queue.statistics()
+        statistics = await self._queue.statistics(queue)
         nearest = await self._queue.nearest_of(user_id) if is_own else None
         if nearest is not None and nearest.wait is not None:
             wait = nearest.wait
@@ -145,17 +165,17 @@ class RunActions:
             ahead = sum(count for other, count in statistics.queued.items() if other > priority)
             wait = statistics.wait(1 + (ahead if full.limit is Limit.TIER else 0))
         seconds = min(max(ceil(wait.p50), 1), RETRY_AFTER_MAX_SECONDS)
-        message = f"{queue_full(full, priority)}; come back in about {seconds} s"
+        message = f"{queue_full(full, priority, queue)}; come back in about {seconds} s"
         return (TooManyWaiting if is_own else QueueFull)(message, full.limit, seconds)
 
     async def push(self, run: Run, events: Sequence[Event], place: ReservedPlace | None = None) -> None:
         """Push a run that is queued in the database to the queue, and publish its events. Never raises Unavailable."""
         try:
             # Both at once: if a worker is quicker than the events, watchers find them in the database.
-            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "")
+            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "", queue=run.queue)
             _, [queued] = await asyncio.gather(self.publish(run, events), self._queue.enqueue([job]))
             if place is not None:
-                place.is_used = queued and place.priority is run.priority
+                place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
         except Unavailable as error:
             log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
 
@@ -164,9 +184,11 @@ class RunActions:
             await self._event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
 
 
-def queue_full(full: Full, priority: Priority) -> str:
+def queue_full(full: Full, priority: Priority, queue: str = DEFAULT_QUEUE) -> str:
     """The sentence that says which limit is reached, and what helps."""
     tier = priority.name.lower()
+    of_queue = "" if queue == DEFAULT_QUEUE else f" {queue!r}"
+    in_queue = f" in the queue{of_queue}" if of_queue else ""
     match full.limit:
         case Limit.USER:
             return (
@@ -175,18 +197,18 @@ def queue_full(full: Full, priority: Priority) -> str:
             )
         case Limit.TIER:
             return (
-                f"{full.waiting} runs of the priority {tier} wait already, of all users, and {full.most} may "
+                f"{full.waiting} runs of the priority {tier} wait already{in_queue}, of all users, and {full.most} may "
                 "(QUEUE_MAX_WAITING_FREE, _STANDARD, _BETA, _ADMIN): try again later"
             )
         case Limit.SHARE:
             return (
-                f"{full.waiting} runs of yours stand in the queue of all users, and no user may have more than "
-                f"{full.most} there (half of QUEUE_MAX_WAITING_ALL, or of the priority's own limit): let some end, or "
-                "cancel some"
+                f"{full.waiting} runs of yours stand in the queue{of_queue} of all users, and no user may "
+                f"have more than {full.most} there (half of QUEUE_MAX_WAITING_ALL, or of the priority's own limit): "
+                "let some end, or cancel some"
             )
     return (
-        f"the platform's queue is full: {full.waiting} runs of all users wait, and {full.most} may before one of the "
-        f"priority {tier} is refused (QUEUE_MAX_WAITING_ALL): try again later"
+        f"the platform's queue{of_queue} is full: {full.waiting} runs of all users wait, and {full.most} may before "
+        f"one of the priority {tier} is refused (QUEUE_MAX_WAITING_ALL): try again later"
     )
 
 

@@ -1,13 +1,41 @@
 """How many runs may wait and run, and in which order: read by the API and by workers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, StringConstraints
+from pydantic_settings import NoDecode
+
+from backplane.domain.runs import QUEUE_PATTERN
+
+QUEUES_MAX = 200
+
+
+def _between_commas(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _not_too_many(names: list[str]) -> list[str]:
+    if len(names) > QUEUES_MAX:
+        raise ValueError(f"{len(names)} queues; at most {QUEUES_MAX}")
+    return list(dict.fromkeys(names))
+
+
+QueueNames = Annotated[
+    list[Annotated[str, StringConstraints(pattern=QUEUE_PATTERN)]],
+    NoDecode,
+    BeforeValidator(_between_commas),
+    AfterValidator(_not_too_many),
+]
 
 ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class QueueSettings:
+    queues: QueueNames = Field(
+        [],
+        description="Queues that runs may name while no live worker serves them, with commas between them; the default "
+        "one and those that are served need not be named.",
+    )
     queue_max_waiting: int = Field(
         20, ge=0, description="Most runs of one user that wait at once, those that a cap holds back too; 0: no limit."
     )

@@ -2,10 +2,18 @@
 
 from pydantic import Field
 
+from backplane.domain.runs import DEFAULT_QUEUE
 from backplane.domain.sizes import KIB, MIB
+from backplane.settings.queue import QueueNames
 
 
 class WorkerSettings:
+    worker_queues: QueueNames = Field(
+        [DEFAULT_QUEUE],
+        min_length=1,
+        description="The queues that a worker serves, with commas between them: it takes the run that comes first in "
+        "all of them.",
+    )
     worker_concurrency: int = Field(10, ge=1, le=1000, description="Runs that a worker process holds at once.")
     worker_grace_seconds: float = Field(
         25.0, ge=0, description="After SIGTERM: how long a running step may still take."

@@ -191,6 +191,7 @@ def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str 
         metadata=source.metadata,
         given_plan=source.given_plan,
         resource=source.resource,
+        queue=source.queue,
         webhook_url=source.webhook_url,
         agent=source.agent,
         model=source.model,

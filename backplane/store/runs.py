@@ -186,6 +186,7 @@ class Runs:
                 runs.c.priority,
                 runs.c.generation,
                 runs.c.resource,
+                runs.c.queue,
                 func.coalesce(runs.c.queued_at, runs.c.created_at, type_=runs.c.queued_at.type).label("queued_at"),
             )
             .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
@@ -202,6 +203,7 @@ class Runs:
                 row.generation,
                 row.resource,
                 row.queued_at,
+                row.queue,
             )
             for row in rows
         ]
@@ -368,6 +370,7 @@ def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) 
         "timeout_seconds": run.timeout_seconds,
         "max_retries": run.max_retries,
         "resource": run.resource,
+        "queue": run.queue,
         "agent": run.agent,
         "model": run.model,
         "planner": run.planner,

@@ -163,6 +163,7 @@ runs = Table(
     Column("timeout_seconds", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),
     Column("resource", String(64)),
+    Column("queue", String(64), nullable=False, server_default="default"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime),
     Column("started_at", UtcDateTime),

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
-from backplane.domain.runs import Priority, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.errors import Unavailable
-from backplane.queue.base import Caps, Claim, Depth, Job, Queue, QueueRoom, Renewed, RunOutcome, Settlement
+from backplane.queue.base import Caps, Claim, Depth, Job, Queue, QueueDepths, QueueRoom, Renewed, RunOutcome, Settlement
 from backplane.redis import keys as redis_keys
 from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -495,9 +495,13 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     await queue.open("a database")
     for priority in Priority:
         await enqueue(queue, *(f"{priority.name}-{count}" for count in range(3)), priority=priority)
+        await queue.enqueue([Job(f"{priority.name}-{n}", "user-2", priority, queue="gpu") for n in range(3, 6)])
     await queue.admit("to come", "user-1", Priority.HIGH)
+    await queue.admit("to come", "user-2", Priority.HIGH, "gpu")
+    [of_gpu] = await queue.claim("worker-1", 1, queues=["gpu"])
+    await finish(queue, of_gpu, 1.0)
     finished, scheduled, *_ = await queue.claim("worker-1", 5)
-    await queue.renew("worker-1", 10, [])
+    await queue.renew("worker-1", 10, [], queues=["gpu", DEFAULT_QUEUE])
     await queue.settle([Settlement(finished, RunOutcome.FINISHED, RunStatus.FAILED, "x", 1.0, is_dead=True)])
     await postpone(queue, scheduled, 600)
     await queue.end_wait("worker-2")
@@ -505,7 +509,10 @@ async def test_every_key_is_in_the_key_table_and_lives_as_long_as_it_says(client
     lifetimes = {
         clients.keys.wake_ups_of("worker-2"): 60,
         clients.keys.admitted(Priority.HIGH): 10,
+        clients.keys.admitted(Priority.HIGH, "gpu"): 10,
         clients.keys.admitted_of("user-1"): 10,
+        clients.keys.admitted_of("user-2"): 10,
+        f"{clients.keys.jobs}queue:gpu:durations": 7 * 24 * 3600,
         clients.keys.leader: 600,
     }
     seen = set()
@@ -530,7 +537,7 @@ def key_of(name: str) -> redis_keys.Key:
         if re.fullmatch(re.sub(r"\\{\w+\\}", ".+", re.escape(key.pattern)), name) and key.type != "channel"
     ]
     assert fitting, f"{name} is not in the table"
-    return min(fitting, key=lambda key: (key.pattern.count("{"), -len(key.pattern)))
+    return max(fitting, key=lambda key: len(re.sub(r"\{\w+\}", "", key.pattern)))
 
 
 async def test_a_run_that_is_queued_again_is_not_cleared_away_with_its_last_end(queue: Queue) -> None:
@@ -557,22 +564,27 @@ async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients)
 # --- depths ---
 
 
+async def depths_of(queue: Queue) -> Mapping[Priority, Depth]:
+    [found] = await queue.depths()
+    return found.by_priority
+
+
 async def test_an_empty_queue_has_no_depth_in_any_priority(queue: Queue) -> None:
-    assert await queue.depths() == dict.fromkeys(Priority, Depth(0, 0, 0.0))
+    assert await queue.depths() == [QueueDepths("default", 0, 0, 0, dict.fromkeys(Priority, Depth(0, 0, 0.0)))]
 
 
 async def test_the_depth_counts_what_may_be_taken_by_priority_and_not_what_is_running(queue: Queue) -> None:
     await enqueue(queue, "a", "b", "c")
     await enqueue(queue, "urgent", priority=Priority.CRITICAL)
     await claim(queue, 2)
-    depths = await queue.depths()
+    depths = await depths_of(queue)
     assert {priority: depth.waiting for priority, depth in depths.items() if depth.waiting} == {Priority.NORMAL: 2}
 
 
 async def test_what_a_cap_holds_back_is_counted_apart(clients: RedisClients) -> None:
     queue = redis_queue(clients, caps=Caps(user={Priority.NORMAL: 1}))
     await enqueue(queue, "a", "b", "c")
-    depth = (await queue.depths())[Priority.NORMAL]
+    depth = (await depths_of(queue))[Priority.NORMAL]
     assert (depth.waiting, depth.parked) == (1, 2)
 
 
@@ -582,8 +594,8 @@ async def test_the_oldest_is_the_one_to_be_taken_next(queue: Queue, clients: Red
     keys = clients.keys
     an_hour_ago = float(await clients.commands.hget(keys.job("old"), "since") or 0) - 3_600_000
     await clients.commands.hset(keys.job("old"), "since", str(an_hour_ago))
-    depths = await queue.depths()
+    depths = await depths_of(queue)
     assert 3600 <= depths[Priority.NORMAL].oldest_seconds < 3660
     assert depths[Priority.HIGH].oldest_seconds < 60
     await claim(queue, 2)
-    assert (await queue.depths())[Priority.NORMAL].oldest_seconds < 60
+    assert (await depths_of(queue))[Priority.NORMAL].oldest_seconds < 60

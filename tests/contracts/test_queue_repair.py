@@ -9,13 +9,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
-from backplane.domain.runs import Ownership, Priority, RunStatus, UnfinishedRun
+from backplane.domain.runs import DEFAULT_QUEUE, Ownership, Priority, RunStatus, UnfinishedRun
 from backplane.queue.base import Caps, Claim, Job, Queue
 from backplane.redis.client import RedisClients
 from backplane.store.runs import Runs
@@ -26,6 +26,8 @@ LOW, NORMAL, HIGH, CRITICAL = Priority.LOW, Priority.NORMAL, Priority.HIGH, Prio
 CAPS = Caps(user={NORMAL: 2}, tier={LOW: 1}, resources={"gpu": 1})
 AGO_SECONDS = 60.0
 """How long ago the runs came, for the database and for Redis: nobody takes them for such as are on their way."""
+QUEUES = {DEFAULT_QUEUE: "", "nights": "queue:nights:"}
+"""What stands behind `jobs:` in the names of a queue's keys."""
 SEEDS = [
     *range(8),
     *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 300)],
@@ -73,17 +75,16 @@ class World:
     async def keys(self) -> list[str]:
         return sorted([key async for key in self.redis.scan_iter(f"{self.clients.keys.prefix}*")])
 
-    async def add(self, name: str, user: str, priority: Priority, resource: str = "") -> None:
+    async def add(
+        self, name: str, user: str, priority: Priority, resource: str = "", queue: str = DEFAULT_QUEUE
+    ) -> None:
         queued_at = datetime.fromtimestamp(time.time() - AGO_SECONDS, UTC)
-        row = UnfinishedRun(name, user, RunStatus.QUEUED, priority, 0, resource or None, queued_at)
+        row = UnfinishedRun(name, user, RunStatus.QUEUED, priority, 0, resource or None, queued_at, queue)
         self.database.rows[name] = row
-        assert all(await self.queue.enqueue([Job(name, user, priority, 0, resource, queued_at.timestamp())]))
+        assert all(await self.queue.enqueue([Job(name, user, priority, 0, resource, queued_at.timestamp(), queue)]))
 
     def has(self, name: str, status: RunStatus, generation: int) -> None:
-        row = self.database.rows[name]
-        self.database.rows[name] = UnfinishedRun(
-            row.id, row.user_id, status, row.priority, generation, row.resource, row.queued_at
-        )
+        self.database.rows[name] = replace(self.database.rows[name], status=status, generation=generation)
 
     async def reconcile(self) -> Reconciled:
         """The living worker's heartbeat, and one comparison."""
@@ -100,7 +101,7 @@ class World:
             self.database.end(claim.run_id)
         while True:
             await self.queue.reap(100)
-            claims = await self.queue.claim("drains", 1)
+            claims = await self.queue.claim("drains", 1, queues=[*QUEUES])
             if not claims:
                 return order
             [claim] = claims
@@ -126,10 +127,15 @@ async def build(clients: RedisClients) -> World:
         await world.add(f"greedy {number}", "greedy", NORMAL)
     [lost] = await hasty.claim("lost", 1)
     world.has(lost.run_id, RunStatus.RUNNING, lost.generation)
+    await world.add("lost elsewhere", "elsewhere", HIGH, queue="nights")
+    [lost] = await hasty.claim("lost", 1, queues=["nights"])
+    world.has(lost.run_id, RunStatus.RUNNING, lost.generation)
     for number in range(2):
         await world.add(f"modest {number}", "modest", NORMAL)
         await world.add(f"free {number}", f"free {number}", LOW)
         await world.add(f"gpu {number}", f"gpu {number}", HIGH, "gpu")
+        await world.add(f"tonight {number}", f"sleeper {number}", HIGH, queue="nights")
+        await world.add(f"greedy tonight {number}", "greedy", NORMAL, queue="nights")
     await world.add("later", "later", CRITICAL)
     [later] = await queue.claim("fails", 1)
     await postpone(queue, later, 0.0)
@@ -160,12 +166,15 @@ async def contradictions(world: World) -> list[str]:
     redis, keys = world.redis, world.clients.keys
     found: list[str] = []
     jobs = {name: await redis.hgetall(keys.job(name)) for name in [*world.database.rows, *world.database.over]}
-    sets = {name: set(await redis.zrange(f"{keys.jobs}{name}", 0, -1)) for name in ("order", "parked", "scheduled")}
-    sets["leases"] = set(await redis.zrange(keys.leases, 0, -1))
-    for state, name in (("queued", "order"), ("parked", "parked"), ("scheduled", "scheduled"), ("running", "leases")):
-        wanted = {run for run, job in jobs.items() if job.get("state") == state}
-        if sets[name] != wanted:
-            found.append(f"{name} has {sorted(sets[name])}, and {sorted(wanted)} are {state}")
+    stand: list[tuple[str, str, str | None]] = [("scheduled", keys.scheduled, None), ("running", keys.leases, None)]
+    for queue, of_queue in QUEUES.items():
+        prefix = f"{keys.jobs}{of_queue}"
+        stand += [("queued", f"{prefix}order", queue), ("parked", f"{prefix}parked", queue)]
+    for state, name, of in stand:
+        stands = set(await redis.zrange(name, 0, -1))
+        wanted = {run for run, job in jobs.items() if job.get("state") == state and of in (None, _queue_of(job))}
+        if stands != wanted:
+            found.append(f"{name} has {sorted(stands)}, and {sorted(wanted)} are {state}")
     places: dict[str, set[str]] = {}
     parked: dict[str, set[str]] = {}
     for run, job in jobs.items():
@@ -180,7 +189,7 @@ async def contradictions(world: World) -> list[str]:
         if job["state"] == "parked":
             parked.setdefault(names[int(job["gate"]) - 1], set()).add(run)
         if job["state"] == "queued":
-            score = float(await redis.zscore(keys.order, run))
+            score = float(await redis.zscore(f"{keys.jobs}{QUEUES[_queue_of(job)]}order", run))
             if score != float(job["score"]):
                 found.append(f"{run} stands at {score} and has {job['score']}")
     waiting: dict[str, set[str]] = {}
@@ -199,11 +208,26 @@ async def contradictions(world: World) -> list[str]:
             found.append(f"{kind} has {there}, and should have {wanted_sets}")
     if set(await redis.smembers(keys.gates)) != parked.keys():
         found.append(f"gates has {await redis.smembers(keys.gates)}, and runs are parked at {list(parked)}")
-    for priority, name in keys.pending.items():
-        by_order = [run for run in await redis.zrange(keys.order, 0, -1) if int(jobs[run]["priority"]) == priority]
-        if sorted(await redis.lrange(name, 0, -1)) != sorted(by_order):
-            found.append(f"{name} has {await redis.lrange(name, 0, -1)}, and the order {by_order}")
+    for of_queue in QUEUES.values():
+        order = await redis.zrange(f"{keys.jobs}{of_queue}order", 0, -1)
+        for priority, name in keys.pending.items():
+            name = name.replace("jobs:", f"jobs:{of_queue}")
+            by_order = [run for run in order if int(jobs[run]["priority"]) == priority]
+            if sorted(await redis.lrange(name, 0, -1)) != sorted(by_order):
+                found.append(f"{name} has {await redis.lrange(name, 0, -1)}, and the order {by_order}")
+    waiting_in = {_queue_of(job) for job in jobs.values() if job.get("state") in ("queued", "parked")}
+    if not waiting_in - {DEFAULT_QUEUE} <= set(await redis.smembers(keys.queues)):
+        found.append(f"queues has {await redis.smembers(keys.queues)}, and runs wait in {waiting_in}")
+    heads = dict(await redis.zrange(f"{keys.jobs}heads", 0, -1, withscores=True))
+    for queue in QUEUES.keys() - {DEFAULT_QUEUE}:
+        first = await redis.zrange(f"{keys.jobs}{QUEUES[queue]}order", 0, 0, withscores=True)
+        if first and heads.get(queue, float("inf")) > first[0][1]:
+            found.append(f"heads has {heads}, and the first run of {queue} is {first[0]}")
     return found
+
+
+def _queue_of(job: dict[str, str]) -> str:
+    return job.get("queue", DEFAULT_QUEUE)
 
 
 def _members(redis: Any) -> Callable[[str], Awaitable[list[str]]]:
@@ -271,7 +295,7 @@ async def test_each_key_and_each_entry_that_is_lost_is_mended_by_one_comparison(
 ) -> None:
     world = await build(clients)
     reference = await (await copy_of(world)).drain()
-    assert len(reference) == 12
+    assert len(reference) == 17
     for damage in [one for one in await losses(await copy_of(world)) if (one.entry is None) == (what == "keys")]:
         broken = await copy_of(world)
         await damage.be_done(broken.redis)
@@ -307,7 +331,8 @@ async def surplus(world: World, chance: random.Random) -> str:
     kind = chance.choice(["zset", "zset", "zset", "gate", "held", "waiting", "list", "twice"])
     match kind:
         case "zset":
-            name = chance.choice([keys.order, keys.parked, keys.scheduled])
+            tonight = [f"{keys.jobs}queue:nights:{part}" for part in ("order", "parked")]
+            name = chance.choice([keys.order, keys.parked, keys.scheduled, *tonight])
             await redis.zadd(name, {run: chance.randint(0, 10**12)}, nx=True)
         case "gate":
             name = chance.choice(["user:1:greedy", "tier:0", "resource:gpu"])
@@ -319,7 +344,7 @@ async def surplus(world: World, chance: random.Random) -> str:
             name = chance.choice(["greedy", "modest"])
             await redis.sadd(f"{keys.jobs}waiting:{name}", run)
         case "list":
-            name = chance.choice(list(keys.pending.values()))
+            name = chance.choice([*keys.pending.values(), f"{keys.jobs}queue:nights:pending"])
             await redis.lpush(name, run)
         case _:
             name = chance.choice(list(keys.pending.values()))
@@ -398,7 +423,9 @@ async def test_a_place_of_a_run_that_ended_is_free_after_one_comparison(clients:
 async def test_a_key_of_another_type_is_removed_and_its_runs_wait_where_they_stood(clients: RedisClients) -> None:
     world = await build(clients)
     reference = await (await copy_of(world)).drain()
-    for name in (clients.keys.order, clients.keys.parked, clients.keys.gates, clients.keys.job("modest 0")):
+    jobs, keys = clients.keys.jobs, clients.keys
+    named = [f"{jobs}{name}" for name in ("heads", "queues", "queue:nights:order", "queue:nights:pending:high")]
+    for name in (keys.order, keys.parked, keys.gates, keys.job("modest 0"), *named):
         broken = await copy_of(world)
         await broken.redis.set(name, "nonsense")
         await mended_and_drained(broken, reference, name)

@@ -33,6 +33,7 @@ from backplane.logs.base import Announced, SubscriptionLost
 from backplane.process.tasks import end
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
+from backplane.run_actions.known_queues import KnownQueues
 from backplane.settings import Settings
 from backplane.tool_catalogue.base import ToolCatalogue, ToolSet
 from tests.event_data import data_of, documented
@@ -84,7 +85,8 @@ class Platform:
         limits = StorageLimits(resources.storage, storage_quota(self.settings))
         parts = (self.settings, resources.store, resources.queue, resources.event_log)
         # Plans reach the workers as they are, also those that the API would refuse.
-        return Submission(*parts, limits, KnownTools(NothingPublished(), resources.queue.worker_ids, {}, ()))
+        known_tools = KnownTools(NothingPublished(), resources.queue.worker_ids, {}, ())
+        return Submission(*parts, limits, known_tools, KnownQueues(resources.queue, self.settings.queues))
 
     async def submit(self, *steps: dict[str, Any], user: User | None = None, **values: Any) -> str:
         """The id of a new run, queued, with these steps as its plan; `values` are fields of the API's `create`."""

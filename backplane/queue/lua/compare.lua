@@ -1,6 +1,7 @@
 -- Compare what the database says of runs with what the queue has of them, and mend what of it is lost or contradicts.
 -- ARGV  3 lease, ms
---       4 jobs, JSON [[run id, user id, priority, resource or "", generation that the database has, since, ms], …]
+--       4 jobs, JSON [[run id, user id, priority, resource or "", generation that the database has, since, ms,
+--         queue (default when left out)], …]
 -- keys  those of places.lua, leases
 -- gives for each 0 when it was whole, 1 when it was mended, 2 when the queue has nothing that can be used, 3 when it is
 --       over there
@@ -10,9 +11,9 @@ local ends = string.format('%.0f', now + ARGV[3])
 -- A member of a sorted set, with its score. Whether it had to be written. Scores are differences of large numbers, so
 -- one that is worked out again may be off by 0.002 ms.
 local function member(set, score, run)
-  local there = redis.call('ZSCORE', base .. set, run)
+  local there = redis.call('ZSCORE', set, run)
   if there and (not score or math.abs(tonumber(there) - tonumber(score)) < 0.01) then return false end
-  redis.call('ZADD', base .. set, score or ends, run)
+  redis.call('ZADD', set, score or ends, run)
   return true
 end
 
@@ -30,10 +31,12 @@ local function hold_places(job)
 end
 
 local function queued(job)
-  local there = redis.call('ZSCORE', base .. 'order', job.run)
+  local order = of_queue(job.queue) .. 'order'
+  local there = redis.call('ZSCORE', order, job.run)
   local score = job.score or there or score_of(job)
-  local mended = member('order', score, job.run)
-  if mended and not there then to_wake = to_wake + 1 end
+  local mended = member(order, score, job.run)
+  show_queue(job.queue, score)
+  if mended and not there then wake_one(job.queue) end
   if job.score then return mended end
   redis.call('HSET', base .. job.run, 'score', score)
   return true
@@ -41,14 +44,24 @@ end
 
 local function parked(job)
   local name = gate(job.gate, job)
-  local mended = member('parked:' .. name, score_of(job), job.run)
-  mended = member('parked', job.priority, job.run) or mended
+  local mended = member(base .. 'parked:' .. name, score_of(job), job.run)
+  mended = member(of_queue(job.queue) .. 'parked', parked_score(job, job.gate), job.run) or mended
+  show_queue(job.queue)
   return redis.call('SADD', base .. 'gates', name) == 1 or mended
 end
 
 local function mend(job, new)
-  local mended, key = false, base .. job.run
+  local mended, key, queue = false, base .. job.run, new[7] or DEFAULT
   -- Whose it is, and what it needs, cannot change while it waits. A claim keeps its places until it is settled.
+  if job.queue ~= queue then
+    -- Caps do not ask for the queue, so it keeps its state, and is written into the structures of its queue below.
+    local lost = of_queue(job.queue)
+    redis.call('ZREM', lost .. 'order', job.run)
+    redis.call('ZREM', lost .. 'parked', job.run)
+    redis.call('LREM', lost .. LISTS[job.priority], -1, job.run)
+    redis.call('HSET', key, 'queue', queue)
+    job.queue, mended = queue, true
+  end
   if job.user ~= new[2] or job.priority ~= new[3] or job.resource ~= new[4] then
     redis.call('SREM', base .. 'waiting:' .. job.user, job.run)
     redis.call('HSET', key, 'user', new[2], 'priority', new[3], 'resource', new[4])
@@ -64,8 +77,8 @@ local function mend(job, new)
     job.user, job.priority, job.resource, mended = new[2], new[3], new[4], true
   end
   if job.lost_since then
-    local set = job.state == 'parked' and 'parked:' .. gate(job.gate, job) or 'order'
-    local there = redis.call('ZSCORE', base .. set, job.run)
+    local set = job.state == 'parked' and base .. 'parked:' .. gate(job.gate, job) or of_queue(job.queue) .. 'order'
+    local there = redis.call('ZSCORE', set, job.run)
     job.since = math.min(there and there + ahead(job) or new[6], now)
     redis.call('HSET', key, 'since', string.format('%.3f', job.since))
     mended = true
@@ -74,13 +87,13 @@ local function mend(job, new)
     redis.call('HSET', key, 'generation', new[5])
     mended = true
   end
-  if job.state == 'scheduled' then return member('scheduled', job.due or stamp, job.run) or mended end
+  if job.state == 'scheduled' then return member(base .. 'scheduled', job.due or stamp, job.run) or mended end
   if job.state == 'queued' then
     mended = queued(job) or mended
   elseif job.state == 'parked' then
     mended = parked(job) or mended
   else
-    mended = member('leases', nil, job.run) or mended
+    mended = member(base .. 'leases', nil, job.run) or mended
   end
   if job.state ~= 'running' then
     mended = redis.call('SADD', base .. 'waiting:' .. job.user, job.run) == 1 or mended

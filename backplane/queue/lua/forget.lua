@@ -7,7 +7,10 @@ local job = read(run)
 if not job then
   -- What is left of a lost one. Its worker, where it has one, writes it again.
   if redis.call('ZSCORE', base .. 'leases', run) then return 0 end
-  for _, set in ipairs({ 'order', 'parked', 'scheduled' }) do redis.call('ZREM', base .. set, run) end
+  redis.call('ZREM', base .. 'scheduled', run)
+  for _, name in ipairs(all_queues()) do
+    for _, part in ipairs({ 'order', 'parked' }) do redis.call('ZREM', of_queue(name) .. part, run) end
+  end
   return redis.call('DEL', base .. run)
 end
 local is_held = job.state == 'running' and redis.call('ZSCORE', base .. 'leases', run)

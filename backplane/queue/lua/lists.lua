@@ -1,11 +1,12 @@
 -- Compare the lists with the jobs and the order; all at once, because a list cannot be asked for a member.
 -- ARGV  3 priority   4 how many entries to pass over, from the right   5 most entries to look at; 0: look at all of them
---         in this one step, and write them anew where they differ
--- keys  pending[:critical|:high|:low]  order  {run_id}
+--         in this one step, and write them anew where they differ   6 the queue
+-- keys  {run_id}; of the queue: pending[:critical|:high|:low]  order
 -- gives 1 when the lists seem to differ (or did), and the runs of this page
+local queue = ARGV[6]
 local function of_priority(run)
-  local job = redis.call('HMGET', base .. run, 'state', 'priority')
-  return job[1] == 'queued' and tonumber(job[2])
+  local job = redis.call('HMGET', base .. run, 'state', 'priority', 'queue')
+  return job[1] == 'queued' and (job[3] or DEFAULT) == queue and tonumber(job[2])
 end
 
 local most = tonumber(ARGV[5])
@@ -24,12 +25,12 @@ end
 if most == 0 then
   local differs = 0
   local by_priority = { [0] = {}, {}, {}, {} }
-  for _, run in ipairs(redis.call('ZRANGE', base .. 'order', 0, -1)) do
+  for _, run in ipairs(redis.call('ZRANGE', of_queue(queue) .. 'order', 0, -1)) do
     local runs = by_priority[of_priority(run)]
     if runs then runs[#runs + 1] = run end
   end
-  for priority, list in pairs(PENDING) do
-    local runs = by_priority[priority]
+  for priority, name in pairs(LISTS) do
+    local runs, list = by_priority[priority], of_queue(queue) .. name
     if not is_whole(list, runs) then
       differs = 1
       redis.call('DEL', list)
@@ -39,10 +40,10 @@ if most == 0 then
   return { differs, {} }
 end
 local total = 0
-for _, list in pairs(PENDING) do total = total + redis.call('LLEN', list) end
-if total ~= redis.call('ZCARD', base .. 'order') then return { 1, {} } end
+for _, list in pairs(LISTS) do total = total + redis.call('LLEN', of_queue(queue) .. list) end
+if total ~= redis.call('ZCARD', of_queue(queue) .. 'order') then return { 1, {} } end
 local priority, from = tonumber(ARGV[3]), tonumber(ARGV[4])
-local runs = redis.call('LRANGE', PENDING[priority], -from - most, -from - 1)
+local runs = redis.call('LRANGE', of_queue(queue) .. LISTS[priority], -from - most, -from - 1)
 for _, run in ipairs(runs) do
   if of_priority(run) ~= priority then return { 1, {} } end
 end

@@ -9,7 +9,7 @@ local function is_old(run)
   return job[1] and not job[2]
 end
 for priority = 3, 0, -1 do
-  local list = PENDING[priority]
+  local list = base .. LISTS[priority]
   local runs = redis.call('LRANGE', list, 0, -1)
   for i = #runs, 1, -1 do
     if is_old(runs[i]) then

@@ -4,8 +4,8 @@
 --       2 ageing, ms a step
 --       last: whose queue it must be (platform.lua)
 -- The header of each script lists its further arguments and the keys it touches; those of this part are
---   platform  {run_id}  waiting:{user}  pending[:critical|:high|:low]  order  parked  parked:{gate}  gates
---   held:{gate}  scheduled  doorbell
+--   platform  {run_id}  waiting:{user}  parked:{gate}  gates  held:{gate}  scheduled  queues  heads
+--   and of each queue: order  pending[:critical|:high|:low]  parked  doorbell
 local base, ageing = KEYS[1], tonumber(ARGV[2])
 local caps = ARGV[1] ~= '' and cjson.decode(ARGV[1]) or { user = {}, tier = {}, resources = {} }
 local clock = redis.call('TIME')
@@ -17,10 +17,54 @@ local stamp = string.format('%.0f', now)
 -- keeps a claim, gives one up or moves a job takes no more memory than the job has, so these scripts begin so.
 local function go_on_without_memory() redis.call('ZREM', base .. 'leases', '') end
 
-local PENDING = { [0] = base .. 'pending:low', base .. 'pending', base .. 'pending:high', base .. 'pending:critical' }
+local DEFAULT = 'default'
+local LISTS = { [0] = 'pending:low', 'pending', 'pending:high', 'pending:critical' }
 local GATES = 3
 local STATES = { queued = true, parked = true, scheduled = true, running = true, finished = true }
-local to_wake = 0
+local to_wake = {}
+
+-- What the keys of one queue begin with.
+local function of_queue(name)
+  return name == DEFAULT and base or base .. 'queue:' .. name .. ':'
+end
+
+local function queue_of(run)
+  return redis.call('HGET', base .. run, 'queue') or DEFAULT
+end
+
+-- All queues in which runs wait, and some in which none does any more.
+local function all_queues()
+  local names = redis.call('SMEMBERS', base .. 'queues')
+  names[#names + 1] = DEFAULT
+  return names
+end
+
+local function pending(job)
+  return of_queue(job.queue) .. LISTS[job.priority]
+end
+
+local function wake_one(queue)
+  to_wake[queue] = (to_wake[queue] or 0) + 1
+end
+
+-- Let the queue be found by those that look at all queues. Its score in `heads` is its first run's, or less: a claim
+-- corrects it.
+local function show_queue(queue, score)
+  if queue == DEFAULT then return end
+  redis.call('SADD', base .. 'queues', queue)
+  if score then redis.call('ZADD', base .. 'heads', 'LT', score, queue) end
+end
+
+local function add_to_order(queue, score, run)
+  redis.call('ZADD', of_queue(queue) .. 'order', score, run)
+  show_queue(queue, score)
+end
+
+-- In `parked` a run has its priority as its score; where its user's own cap holds it back (it is in nobody else's way),
+-- four more.
+local function parked_score(job, i)
+  return i == 1 and job.priority + 4 or job.priority
+end
 
 -- The cap that is the i-th in a job's way: its name, and how many may pass (nil or 0: any number).
 local function gate(i, job)
@@ -54,15 +98,15 @@ end
 -- The job of a run. One that lacks what the scripts rely on is none: the reconciler writes it again.
 local function read(run)
   local f = redis.pcall('HMGET', base .. run, 'state', 'generation', 'user', 'priority', 'resource', 'since', 'score',
-    'places', 'gate', 'due')
+    'places', 'gate', 'due', 'queue')
   if f.err then
     redis.call('DEL', base .. run)
     return nil
   end
   local job = { run = run, state = f[1], generation = tonumber(f[2]), user = f[3], priority = tonumber(f[4]),
     resource = f[5] or '', since = tonumber(f[6]), score = tonumber(f[7]) and f[7], places = tonumber(f[8]) or 0,
-    gate = tonumber(f[9]), due = tonumber(f[10]) }
-  if not (STATES[job.state] and job.generation and job.user and PENDING[job.priority]) then return nil end
+    gate = tonumber(f[9]), due = tonumber(f[10]), queue = f[11] or DEFAULT }
+  if not (STATES[job.state] and job.generation and job.user and LISTS[job.priority]) then return nil end
   if not job.since then
     job.since, job.lost_since = job.score and job.score + ahead(job) or now, true
   end
@@ -89,8 +133,9 @@ local function enter(job, from, ...)
       local held = base .. 'held:' .. name
       if redis.call('SCARD', held) >= cap and redis.call('SISMEMBER', held, job.run) == 0 then
         redis.call('ZADD', base .. 'parked:' .. name, score_of(job), job.run)
-        redis.call('ZADD', base .. 'parked', job.priority, job.run)
+        redis.call('ZADD', of_queue(job.queue) .. 'parked', parked_score(job, i), job.run)
         redis.call('SADD', base .. 'gates', name)
+        show_queue(job.queue)
         redis.call('HSET', key, 'state', 'parked', 'gate', i, 'places', job.places,
           'since', string.format('%.3f', job.since), ...)
         return false
@@ -102,9 +147,9 @@ local function enter(job, from, ...)
   job.score = score_of(job)
   redis.call('HSET', key, 'state', 'queued', 'score', job.score, 'places', job.places,
     'since', string.format('%.3f', job.since), ...)
-  redis.call('LPUSH', PENDING[job.priority], job.run)
-  redis.call('ZADD', base .. 'order', job.score, job.run)
-  to_wake = to_wake + 1
+  redis.call('LPUSH', pending(job), job.run)
+  add_to_order(job.queue, job.score, job.run)
+  wake_one(job.queue)
   return true
 end
 
@@ -118,10 +163,10 @@ local function let_in(name, most)
     if not run then break end
     local job = read(run)
     local is_parked = job and job.state == 'parked'
-    if not is_parked then redis.call('ZREM', base .. 'parked', run) end
+    if not is_parked then redis.call('ZREM', of_queue(queue_of(run)) .. 'parked', run) end
     -- What is parked at another gate by now waits there.
     if is_parked and gate(job.gate, job) == name then
-      redis.call('ZREM', base .. 'parked', run)
+      redis.call('ZREM', of_queue(job.queue) .. 'parked', run)
       if cap > 0 then
         redis.call('SADD', held, run)
         take_place(job, i)
@@ -151,11 +196,11 @@ end
 -- Take a job out of wherever it waits.
 local function withdraw(job)
   if job.state == 'queued' then
-    redis.call('ZREM', base .. 'order', job.run)
-    redis.call('LREM', PENDING[job.priority], -1, job.run)
+    redis.call('ZREM', of_queue(job.queue) .. 'order', job.run)
+    redis.call('LREM', pending(job), -1, job.run)
   elseif job.state == 'parked' then
     redis.call('ZREM', base .. 'parked:' .. gate(job.gate, job), job.run)
-    redis.call('ZREM', base .. 'parked', job.run)
+    redis.call('ZREM', of_queue(job.queue) .. 'parked', job.run)
   elseif job.state == 'scheduled' then
     redis.call('ZREM', base .. 'scheduled', job.run)
   end
@@ -166,9 +211,9 @@ end
 local function put_back(job)
   redis.call('HSET', base .. job.run, 'state', 'queued')
   redis.call('SADD', base .. 'waiting:' .. job.user, job.run)
-  redis.call('RPUSH', PENDING[job.priority], job.run)
-  redis.call('ZADD', base .. 'order', job.score or score_of(job), job.run)
-  to_wake = to_wake + 1
+  redis.call('RPUSH', pending(job), job.run)
+  add_to_order(job.queue, job.score or score_of(job), job.run)
+  wake_one(job.queue)
 end
 
 -- Of jobs that are over the last hundred stay.
@@ -183,10 +228,9 @@ end
 
 -- One entry wakes one worker. A worker that leaves runs behind adds an entry again.
 local function wake_workers()
-  if to_wake == 0 then return end
-  local wake_ups = { '1' }
-  for i = 2, math.min(to_wake, 100) do wake_ups[i] = '1' end
-  if redis.call('LPUSH', base .. 'doorbell', unpack(wake_ups)) > 100 then
-    redis.call('LTRIM', base .. 'doorbell', 0, 99)
+  for queue, count in pairs(to_wake) do
+    local wake_ups, list = { '1' }, of_queue(queue) .. 'doorbell'
+    for i = 2, math.min(count, 100) do wake_ups[i] = '1' end
+    if redis.call('LPUSH', list, unpack(wake_ups)) > 100 then redis.call('LTRIM', list, 0, 99) end
   end
 end

@@ -1,7 +1,7 @@
 -- Let wait again what fell between the chairs: ended leases, attempts that are due, and parked runs for which there is
 -- room (a cap was raised).
 -- ARGV  3 most runs of each kind
--- keys  those of places.lua, leases, workers, dead
+-- keys  those of places.lua, leases, workers, serving, dead
 -- gives the numbers of ended leases, due attempts and runs let in, the ms until the next of the first two ('': none), and
 -- run id, worker id and crashes of each ended lease, in one flat list
 go_on_without_memory()
@@ -31,7 +31,10 @@ if redis.call('EXISTS', base .. 'gates') == 1 then
     entered = entered + let_in(name, tonumber(ARGV[3]))
   end
 end
-redis.call('ZREMRANGEBYSCORE', base .. 'workers', '-inf', now)
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', base .. 'workers', '-inf', now)) do
+  redis.call('ZREM', base .. 'workers', worker)
+  redis.call('HDEL', base .. 'serving', (string.gsub(worker, '|%d+$', '')))
+end
 wake_workers()
 local next_end = ''
 for _, set in ipairs({ 'leases', 'scheduled' }) do

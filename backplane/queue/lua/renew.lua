@@ -1,13 +1,15 @@
 -- A worker's heartbeat: it lives, and so do its leases.
 -- ARGV  3 lease, ms   4 worker id   5 its slots
---       6 JSON [[run id, generation, user id, priority, resource or ""], …]
--- keys  those of places.lua, leases, workers, leader
+--       6 JSON [[run id, generation, user id, priority, resource or "", queue (default when left out)], …]
+--       7 the queues that it serves, joined by commas; '' when it serves the default one alone
+-- keys  those of places.lua, leases, workers, serving, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
 -- A job that Redis has lost, a part of it, or its newest claim (a replica that did not know it became the master) is
 -- written again: its worker knows it. The claim of the higher generation is the later one.
 go_on_without_memory()
 local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
+if ARGV[7] ~= '' then redis.call('HSET', base .. 'serving', ARGV[4], ARGV[7]) end
 local leads = 0
 if redis.call('SET', base .. 'leader', ARGV[4], 'NX', 'PX', ARGV[3]) then
   leads = 1
@@ -26,7 +28,8 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
     if found and found > generation then job = { generation = found } end
   end
   if not job or job.generation < generation then
-    local again = { run = run, user = c[3], priority = c[4], resource = c[5], since = now, places = 0 }
+    local again = { run = run, user = c[3], priority = c[4], resource = c[5], since = now, places = 0,
+      queue = c[6] or DEFAULT }
     if job then
       withdraw(job)
       redis.call('HDEL', key, 'status', 'error', 'finished_at')
@@ -43,6 +46,7 @@ for _, c in ipairs(cjson.decode(ARGV[6])) do
       'priority', again.priority, 'resource', again.resource, 'crashes', 0, 'worker', ARGV[4],
       'since', string.format('%.3f', again.since), 'score', score_of(again), 'places', again.places,
       'queued_at', stamp, 'claimed_at', stamp)
+    if again.queue ~= DEFAULT then redis.call('HSET', key, 'queue', again.queue) end
     job = { state = 'running', generation = generation }
   end
   if job.state == 'running' and job.generation == generation then

@@ -2,7 +2,7 @@
 -- claimed by a worker that the queue does not know.
 -- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
 --         duration in s or null, delay in ms, 1 when it is dead], …]
--- keys  those of places.lua, leases, finished, durations, dead
+-- keys  those of places.lua, leases, finished, dead; of each queue: durations
 -- A job in another generation, or over already, is passed over.
 go_on_without_memory()
 local over, took, released = {}, {}, {}
@@ -28,16 +28,21 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
       free(job)
       redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', stamp, 'places', '0')
       over[#over + 1] = run
-      if s[6] ~= cjson.null then took[#took + 1] = s[6] end
+      if s[6] ~= cjson.null then
+        took[job.queue] = took[job.queue] or {}
+        table.insert(took[job.queue], s[6])
+      end
       if s[8] == 1 then redis.call('ZADD', base .. 'dead', now / 1000, run) end
     end
   end
 end
 if #released > 0 then redis.call('ZREM', base .. 'leases', unpack(released)) end
 if #over > 0 then remember_finished(over) end
-if #took > 0 then
-  redis.call('LPUSH', base .. 'durations', unpack(took))
-  redis.call('LTRIM', base .. 'durations', 0, 99)
+for queue, seconds in pairs(took) do
+  local durations = of_queue(queue) .. 'durations'
+  redis.call('LPUSH', durations, unpack(seconds))
+  redis.call('LTRIM', durations, 0, 99)
+  if queue ~= DEFAULT then redis.call('EXPIRE', durations, 604800) end
 end
 wake_workers()
 return #released

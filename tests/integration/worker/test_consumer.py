@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from backplane.domain.runs import Priority, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.process.tasks import end
 from backplane.queue.base import Claim, Job, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
@@ -89,9 +89,11 @@ class Counted(RedisQueue):
         self.settled.append(len(settlements))
         await super().settle(settlements)
 
-    async def claim(self, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
+    async def claim(
+        self, worker_id: str, limit: int, wait_seconds: float = 0.0, *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+    ) -> list[Claim]:
         self.claimed.append(limit)
-        return await super().claim(worker_id, limit, wait_seconds)
+        return await super().claim(worker_id, limit, wait_seconds, queues=queues)
 
 
 def counted(clients: RedisClients) -> Counted:
