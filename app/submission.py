@@ -18,7 +18,7 @@ from app.schemas.execute import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.models import ModelName
-from backplane.domain.runs import Changed, Run, RunStatus, new_run_id
+from backplane.domain.runs import DEFAULT_QUEUE, Changed, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.domain.webhooks import check_public_url
 from backplane.errors import (
@@ -39,6 +39,7 @@ from backplane.settings import Settings, fixed
 from backplane.store import Store
 
 log = structlog.get_logger()
+
 
 _HOSTED_SERVERS = frozenset({"openai", "anthropic"})
 """The servers that are known when their key is set."""
@@ -65,7 +66,7 @@ class Submission(RunActions):
         """Raises InvalidInput, InvalidPlan, TooLarge, StorageExceeded, IdempotencyKeyReused, QueueFull, Unavailable
         (database)."""
         await self._check(new)
-        idempotency = idempotency_of(idempotency_key, [new.model_dump(mode="json"), start])
+        idempotency = idempotency_of(idempotency_key, [_as_asked(new), start])
         try:
             plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
         except InvalidPlan:
@@ -253,3 +254,10 @@ class Submission(RunActions):
                 f"{', '.join(sorted(named | _HOSTED_SERVERS))}",
                 field="model",
             )
+
+
+def _as_asked(new: NewRun) -> dict[str, Any]:
+    """The request, so that the same one has the same digest in every release: a field that came later is part of it
+    where it says something."""
+    asked = new.model_dump(mode="json")
+    return {name: value for name, value in asked.items() if (name, value) != ("queue", DEFAULT_QUEUE)}

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import uvloop
 
-from backplane.domain.runs import Priority, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.queue.base import Caps, Job, QueueRoom, RunOutcome, Settlement
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
@@ -40,12 +40,13 @@ NUMBERS = itertools.count()
 
 @dataclass
 class Line:
-    """One queue with so many runs waiting; with a cap, half of each user's."""
+    """So many runs waiting, one after the other in each of these queues; with a cap, half of each user's."""
 
     clients: RedisClients
     waiting: int
     users: int
     capped: bool
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     made: int = 0
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -67,16 +68,18 @@ class Line:
             count = min(FILLED_AT_ONCE, self.waiting - self.made)
             await self.queue.enqueue([self._job(f"user-{(self.made + i) % self.users}") for i in range(count)])
             self.made += count
-        statistics = await self.queue.statistics()
-        parked = sum(statistics.parked.values())
-        if statistics.waiting != self.waiting or parked != (self.waiting // 2 if self.capped else 0):
-            raise RuntimeError(f"{statistics.waiting} runs wait, {parked} of them parked")
+        depths = [depth for found in await self.queue.depths() for depth in found.by_priority.values()]
+        parked = sum(depth.parked for depth in depths)
+        waiting = parked + sum(depth.waiting for depth in depths)
+        if waiting != self.waiting or parked != (self.waiting // 2 if self.capped else 0):
+            raise RuntimeError(f"{waiting} runs wait, {parked} of them parked")
 
     def _job(self, user: str) -> Job:
-        return Job(f"run-{next(NUMBERS):032d}", user, Priority.NORMAL)
+        number = next(NUMBERS)
+        return Job(f"run-{number:032d}", user, Priority.NORMAL, queue=self.queues[number % len(self.queues)])
 
     async def turn(self) -> None:
-        claims = await self._timed("claim", self.queue.claim(WORKER, CLAIMED))
+        claims = await self._timed("claim", self.queue.claim(WORKER, CLAIMED, queues=self.queues))
         if len(claims) != CLAIMED:
             raise RuntimeError(f"{len(claims)} runs were claimed")
         settlements = [Settlement(claim, RunOutcome.FINISHED, RunStatus.COMPLETED) for claim in claims]

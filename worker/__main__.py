@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -21,7 +22,10 @@ from worker.service import serve
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Takes runs and carries them out.")
     parser.add_argument("--check", action="store_true", help="print which sandbox this machine offers, as JSON")
+    parser.add_argument("--queues", metavar="NAME,…", help="the queues that it serves; WORKER_QUEUES when left out")
     arguments = parser.parse_args()
+    if arguments.queues is not None:
+        os.environ["WORKER_QUEUES"] = arguments.queues
     return run("worker", _check if arguments.check else serve)
 
 

@@ -131,8 +131,12 @@ class Client:
     async def explain(self, run_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/runs/{_segment(run_id)}/explain")
 
-    async def queue(self) -> JsonObject:
-        return await self._json("GET", "/agent/queue")
+    async def queue(self, name: str | None = None) -> JsonObject:
+        return await self._json("GET", "/agent/queue", params=_given(queue=name))
+
+    async def queues(self) -> list[JsonObject]:
+        found: list[JsonObject] = (await self._json("GET", "/agent/queues"))["queues"]
+        return found
 
     async def dead_letters(
         self, reason: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None

@@ -52,6 +52,9 @@ def run(
         bool, typer.Option("--wait-for-room/--no-wait", help="Where the queue is full, wait until it takes the run.")
     ] = True,
     agent: Annotated[str | None, typer.Option(help="The agent's name: its memory and artifacts.")] = None,
+    queue_name: Annotated[
+        str | None, typer.Option("--queue", metavar="NAME", help="The queue where it waits; else the default one.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="SERVER/NAME", help="The model; else the server's own.")] = None,
     planner: Annotated[str | None, typer.Option(metavar="runbook|model", help="Who makes the plan.")] = None,
     mcp_server: Annotated[
@@ -75,7 +78,7 @@ def run(
     budget = {"usd": budget_usd, "tokens": budget_tokens, "steps": budget_steps, "seconds": budget_seconds}
     given = {name: amount for name, amount in budget.items() if amount is not None}
     more = {"agent": agent, "model": model, "planner": planner, "mcp_servers": mcp_server, "budget": given or None}
-    new_run |= {name: value for name, value in more.items() if value}
+    new_run |= {name: value for name, value in {**more, "queue": queue_name}.items() if value}
     with ExitStack() as opened:
         uploads = [(opened.enter_context(opened_file(local)), name) for local, name in uploads_of(file or [])]
         longest = LONGEST_WAIT_SECONDS if wait_for_room else 0.0
@@ -273,10 +276,13 @@ def explain(run_id: RunArgument, json_output: JsonFlag = False) -> None:
     output.fields({"position": position(found), "waited": "" if waited is None else duration(waited)})
 
 
-def queue(json_output: JsonFlag = False) -> None:
+def queue(
+    name: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="The queue; else the default one.")] = None,
+    json_output: JsonFlag = False,
+) -> None:
     """Show what is queued and running, and about how long a new run would wait."""
     output = Output(json_output)
-    view = call(output, lambda client: client.queue())
+    view = call(output, lambda client: client.queue(name))
     if output.json:
         output.document(view)
         return
@@ -289,10 +295,34 @@ def queue(json_output: JsonFlag = False) -> None:
             "running": str(view["running"]),
             "slots": f"{view['max_concurrent']} in {view['workers']} worker{'' if view['workers'] == 1 else 's'}",
             "dead letters": str(view["dead"]),
-            "wait": "nobody knows: no worker is alive"
+            "wait": "nobody knows: no live worker serves it"
             if view["estimated_wait_seconds"] is None
             else f"{wait_in_words(view)} for a run of normal priority",
         }
+    )
+
+
+def queues(json_output: JsonFlag = False) -> None:
+    """List the queues: what waits and runs in each, and who serves it."""
+    output = Output(json_output)
+    found = call(output, lambda client: client.queues())
+    if output.json:
+        output.document({"queues": found})
+        return
+    output.table(
+        ["QUEUE", "QUEUED", "HELD BACK", "OLDEST", "RUNNING", "WORKERS", "SLOTS"],
+        [
+            [
+                view["queue"],
+                str(view["queued"]),
+                str(sum(view["held_back_by_priority"].values())),
+                duration(view["oldest_seconds"]) if view["queued"] else "",
+                str(view["running"]),
+                str(view["workers"]),
+                str(view["max_concurrent"]),
+            ]
+            for view in found
+        ],
     )
 
 

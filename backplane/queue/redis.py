@@ -169,7 +169,7 @@ class RedisQueue(Queue):
         if wait_seconds:
             flat = await self._claim_when_woken(worker_id, limit, wait_seconds, queues)
         else:
-            _, *flat = await self._claim([self._keys.jobs], [limit, self._lease, worker_id, *queues, self._ours])
+            _, *flat = await self._claim([self._keys.jobs], self._claimed(limit, worker_id, queues))
         return [
             Claim(Job(run_id, user_id, Priority(int(priority)), int(generation), resource, queue=queue), int(crashes))
             for run_id, user_id, priority, resource, generation, crashes, queue in zip(*[iter(flat)] * 7, strict=True)
@@ -180,7 +180,7 @@ class RedisQueue(Queue):
         claimed without another round trip. On a connection of its own, because a pipeline of the library's takes
         longer to read the answer than Redis to give it."""
         wake_up_lists = [self._keys.wake_ups_of(worker_id), *map(self._keys.wake_ups_in, queues)]
-        arguments: list[Argument] = [limit, self._lease, worker_id, *queues, self._ours]
+        arguments = self._claimed(limit, worker_id, queues)
         with translated():
             try:
                 async with asyncio.timeout(seconds + NO_ANSWER_SECONDS), self._clients.own_connection() as connection:
@@ -202,7 +202,12 @@ class RedisQueue(Queue):
         for queue in untouched:
             if self._keys.wake_ups_in(queue) == wake_up_list:
                 with suppress(Unavailable):  # the claim has been made; a wake-up that is lost costs some seconds
-                    await self._claim([self._keys.jobs], [0, self._lease, worker_id, queue, self._ours])
+                    await self._claim([self._keys.jobs], self._claimed(0, worker_id, [queue]))
+
+    def _claimed(self, limit: int, worker_id: str, queues: Sequence[str]) -> list[Argument]:
+        """What `claim.lua` is given."""
+        names = queues[0] if len(queues) == 1 else f",{','.join(queues)},"
+        return [limit, self._lease, worker_id, names, self._ours]
 
     async def end_wait(self, worker_id: str) -> None:
         own_list = self._keys.wake_ups_of(worker_id)

@@ -39,10 +39,12 @@ async def test_the_queue_is_counted_by_priority_and_what_a_cap_holds_back_apart(
     for _ in range(3):
         await person.make()
     found = await scrape(api.url)
-    assert found.value("agent_queue_depth", priority="normal", state="waiting") == 2
-    assert found.value("agent_queue_depth", priority="normal", state="parked") == 1
-    assert found.value("agent_queue_oldest_seconds", priority="normal") > 0
-    assert found.value("agent_queue_oldest_seconds", priority="high") == 0
+    of_queue = {"queue": "default"}
+    assert found.value("agent_queue_depth", priority="normal", state="waiting", **of_queue) == 2
+    assert found.value("agent_queue_depth", priority="normal", state="parked", **of_queue) == 1
+    assert found.value("agent_queue_oldest_seconds", priority="normal", **of_queue) > 0
+    assert found.value("agent_queue_oldest_seconds", priority="high", **of_queue) == 0
+    assert {found.value(f"agent_queue_{name}", **of_queue) for name in ("running", "workers", "slots")} == {0}
     assert len(found.labels("agent_queue_depth")) == 8
 
 
