@@ -7,8 +7,9 @@ more, lets running steps end within the grace period, and hands the other runs b
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -38,6 +39,15 @@ class ClaimedRun(Protocol):
     def lease_renewed(self, asked_at: float) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Under which id a worker claims runs, how many at once, and of which queues."""
+
+    worker_id: str
+    slots: int
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
+
+
 class Consumer:
     """`running` maps run ids to claimed runs; it is changed here and read by the heartbeat. `wait_seconds`: how long
     one call for runs may block. `postponed` is called with the delay, in seconds, of each run that is postponed."""
@@ -45,23 +55,21 @@ class Consumer:
     def __init__(
         self,
         queue: Queue,
-        worker_id: str,
-        slots: int,
+        registration: Registration,
         execute: Callable[[Claim], ClaimedRun],
         *,
         running: dict[str, ClaimedRun],
         wait_seconds: float,
         postponed: Callable[[float], object],
-        queues: Sequence[str] = (DEFAULT_QUEUE,),
     ) -> None:
         self.running = running
         self._queue = queue
-        self._worker_id = worker_id
-        self._slots = slots
+        self._worker_id = registration.worker_id
+        self._slots = registration.slots
+        self._queues = registration.queues
         self._execute = execute
         self._wait_seconds = wait_seconds
         self._postponed = postponed
-        self._queues = queues
         self._tasks: set[asyncio.Task[Settlement | None]] = set()
         self._claiming: asyncio.Task[int] | None = None
         self._draining = False

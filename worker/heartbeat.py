@@ -8,14 +8,13 @@ token.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import structlog
 
-from backplane.domain.runs import DEFAULT_QUEUE
 from backplane.errors import Unavailable
 from backplane.resources import Resources
-from worker.consumer import ClaimedRun
+from worker.consumer import ClaimedRun, Registration
 from worker.run.interruption import Cause
 
 log = structlog.get_logger()
@@ -26,21 +25,12 @@ class Heartbeat:
     worker is the leader, which compares the database with Redis."""
 
     def __init__(
-        self,
-        resources: Resources,
-        worker_id: str,
-        slots: int,
-        seconds: float,
-        running: Mapping[str, ClaimedRun],
-        *,
-        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        self, resources: Resources, registration: Registration, seconds: float, running: Mapping[str, ClaimedRun]
     ) -> None:
         self._resources = resources
-        self._worker_id = worker_id
-        self._slots = slots
+        self._registration = registration
         self._seconds = seconds
         self._running = running
-        self._queues = queues
         self.leads = False
 
     async def run(self) -> None:
@@ -55,13 +45,10 @@ class Heartbeat:
     async def beat(self) -> None:
         """Renew every lease, then stop what may not go on, also while Redis is away. Raises Unavailable."""
         executions = dict(self._running)
-        asked_at = time.monotonic()
+        asked_at, own = time.monotonic(), self._registration
         try:
             renewed = await self._resources.queue.renew(
-                self._worker_id,
-                self._slots,
-                [execution.claim for execution in executions.values()],
-                queues=self._queues,
+                own.worker_id, own.slots, [execution.claim for execution in executions.values()], queues=own.queues
             )
             self.leads = renewed.leads
             for run_id, execution in executions.items():

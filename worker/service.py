@@ -19,7 +19,7 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
 from backplane.resources import connect
 from backplane.settings import Settings, fixed
-from worker.consumer import ClaimedRun, Consumer
+from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
@@ -90,8 +90,8 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     slots = settings.worker_concurrency
     running: dict[str, ClaimedRun] = {}
     metrics.running_runs(slots, lambda: len(running))
-    queues = settings.worker_queues
-    heartbeat = Heartbeat(resources, worker_id, slots, settings.heartbeat_seconds, running, queues=queues)
+    registration = Registration(worker_id, slots, tuple(settings.worker_queues))
+    heartbeat = Heartbeat(resources, registration, settings.heartbeat_seconds, running)
     reaper = Reaper(
         resources,
         lease_seconds=settings.lease_seconds,
@@ -102,14 +102,12 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     )
     consumer = Consumer(
         resources.queue,
-        worker_id,
-        slots,
+        registration,
         lambda claim: Execution(claim, worker),
         running=running,
         # A claim counts from when it was asked for, so a wait must leave it most of its lease.
         wait_seconds=min(WAIT_SECONDS, settings.lease_seconds / 3),
         postponed=reaper.expect,
-        queues=queues,
     )
     loops = [
         asyncio.create_task(loop, name=name)

@@ -19,7 +19,7 @@ from backplane.queue.base import Caps, Claim, Job, QueueRoom, RunOutcome, Settle
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from bench._queues._program import JOB_BYTES, marks, nothing, produce, redis_url
-from worker.consumer import ClaimedRun, Consumer
+from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.run.interruption import Interruption
 
 USERS = int(os.environ.get("BENCH_USERS", "1"))
@@ -69,7 +69,12 @@ async def work() -> None:
     queue = queue_on(clients)
     running: dict[str, ClaimedRun] = {}
     consumer = Consumer(
-        queue, WORKER, SLOTS, NoOp, running=running, wait_seconds=BEAT_SECONDS, postponed=lambda _: None
+        queue,
+        Registration(WORKER, SLOTS),
+        NoOp,
+        running=running,
+        wait_seconds=BEAT_SECONDS,
+        postponed=lambda _: None,
     )
 
     async def beat() -> None:

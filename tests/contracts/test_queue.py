@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.errors import Unavailable
-from backplane.queue.base import Caps, Claim, Depth, Job, Queue, QueueDepths, QueueRoom, Renewed, RunOutcome, Settlement
+from backplane.queue.base import Caps, Claim, Job, Queue, QueueRoom, Renewed, RunOutcome, Settlement
 from backplane.redis import keys as redis_keys
 from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
@@ -559,43 +559,3 @@ async def test_lists_that_only_grow_are_cut(queue: Queue, clients: RedisClients)
     for owned in await queue.claim("worker-1", 150):
         await finish(queue, owned, 1.0)
     assert await clients.commands.llen(clients.keys.durations) == 100
-
-
-# --- depths ---
-
-
-async def depths_of(queue: Queue) -> Mapping[Priority, Depth]:
-    [found] = await queue.depths()
-    return found.by_priority
-
-
-async def test_an_empty_queue_has_no_depth_in_any_priority(queue: Queue) -> None:
-    assert await queue.depths() == [QueueDepths("default", 0, 0, 0, dict.fromkeys(Priority, Depth(0, 0, 0.0)))]
-
-
-async def test_the_depth_counts_what_may_be_taken_by_priority_and_not_what_is_running(queue: Queue) -> None:
-    await enqueue(queue, "a", "b", "c")
-    await enqueue(queue, "urgent", priority=Priority.CRITICAL)
-    await claim(queue, 2)
-    depths = await depths_of(queue)
-    assert {priority: depth.waiting for priority, depth in depths.items() if depth.waiting} == {Priority.NORMAL: 2}
-
-
-async def test_what_a_cap_holds_back_is_counted_apart(clients: RedisClients) -> None:
-    queue = redis_queue(clients, caps=Caps(user={Priority.NORMAL: 1}))
-    await enqueue(queue, "a", "b", "c")
-    depth = (await depths_of(queue))[Priority.NORMAL]
-    assert (depth.waiting, depth.parked) == (1, 2)
-
-
-async def test_the_oldest_is_the_one_to_be_taken_next(queue: Queue, clients: RedisClients) -> None:
-    await enqueue(queue, "old", "young")
-    await enqueue(queue, "urgent", priority=Priority.HIGH)
-    keys = clients.keys
-    an_hour_ago = float(await clients.commands.hget(keys.job("old"), "since") or 0) - 3_600_000
-    await clients.commands.hset(keys.job("old"), "since", str(an_hour_ago))
-    depths = await depths_of(queue)
-    assert 3600 <= depths[Priority.NORMAL].oldest_seconds < 3660
-    assert depths[Priority.HIGH].oldest_seconds < 60
-    await claim(queue, 2)
-    assert (await depths_of(queue))[Priority.NORMAL].oldest_seconds < 60

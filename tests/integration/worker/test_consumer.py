@@ -13,7 +13,7 @@ from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
 from tests.servers import RedisServer
 from tests.waiting import wait_until
-from worker.consumer import ClaimedRun, Consumer
+from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.run.interruption import Interruption
 
 
@@ -44,8 +44,7 @@ async def consuming(
     running: dict[str, ClaimedRun] = {}
     consumer = Consumer(
         queue,
-        "worker",
-        slots,
+        Registration("worker", slots),
         lambda claim: Carried(claim, work),
         running=running,
         wait_seconds=5.0,
@@ -189,7 +188,12 @@ async def test_the_delay_of_each_run_that_is_put_off_is_reported(clients: RedisC
             return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=600)
 
     consumer = Consumer(
-        queue, "worker", 5, lambda claim: PutOff(claim, at_once), running={}, wait_seconds=5.0, postponed=delays.append
+        queue,
+        Registration("worker", 5),
+        lambda claim: PutOff(claim, at_once),
+        running={},
+        wait_seconds=5.0,
+        postponed=delays.append,
     )
     tasks = [asyncio.create_task(consumer.run()), asyncio.create_task(consumer.settle())]
     await queue.enqueue(jobs(2))
