@@ -8,11 +8,12 @@ token.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
 from backplane.errors import Unavailable
+from backplane.process.tasks import run_together
 from backplane.resources import Resources
 from worker.consumer import ClaimedRun, Registration
 from worker.run.interruption import Cause
@@ -34,32 +35,41 @@ class Heartbeat:
         self.leads = False
 
     async def run(self) -> None:
+        """Two loops, because a database that hangs must not end a lease in Redis."""
+        await run_together(renew=self._repeat(self._renew), look_at_rights=self._repeat(self._look_at_rights))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.beat()
+                await work()
             except Unavailable as error:
-                self.leads = False
                 log.warning("heartbeat failed", part=error.part, error=error.message)
             await asyncio.sleep(self._seconds)
 
-    async def beat(self) -> None:
-        """Renew every lease, then stop what may not go on, also while Redis is away. Raises Unavailable."""
+    async def _renew(self) -> None:
+        """Renew every lease, and stop the runs that are not this worker's any more. Raises Unavailable."""
         executions = dict(self._running)
         asked_at, own = time.monotonic(), self._registration
         try:
             renewed = await self._resources.queue.renew(
                 own.worker_id, own.slots, [execution.claim for execution in executions.values()], queues=own.queues
             )
-            self.leads = renewed.leads
-            for run_id, execution in executions.items():
-                if run_id in renewed.lost:
-                    execution.interruption.set(Cause.SUPERSEDED)
-                else:
-                    execution.lease_renewed(asked_at)
-        finally:
-            generations = {run_id: execution.claim.generation for run_id, execution in executions.items()}
-            if generations:
-                await self._obey(executions, generations)
+        except Unavailable:
+            self.leads = False
+            raise
+        self.leads = renewed.leads
+        for run_id, execution in executions.items():
+            if run_id in renewed.lost:
+                execution.interruption.set(Cause.SUPERSEDED)
+            else:
+                execution.lease_renewed(asked_at)
+
+    async def _look_at_rights(self) -> None:
+        """Stop what may not go on, also while Redis is away. Raises Unavailable."""
+        if executions := dict(self._running):
+            await self._obey(
+                executions, {run_id: execution.claim.generation for run_id, execution in executions.items()}
+            )
 
     async def listen_for_cancels(self) -> None:
         """Obey cancels as they are announced. The next beat finds those that were missed here."""

@@ -4,7 +4,9 @@ Redis may be emptied, or lose any part of what it holds. So every run that is qu
 looked up in each structure of the queue where it must stand, and every entry of the queue is looked up in the database:
 a run that the queue has lost is queued again where it stood, and what is over is taken out. A run that the queue does
 not know may be on its way (the API is between commit and push), so it is left alone for a moment. A run that is
-`running` has a worker that writes it again at its next heartbeat, so it is left alone for the time of a lease.
+`running` has a worker that writes it again at its next heartbeat, so it is left alone for the time of a lease. For how
+long a run has been missing counts for one claim: what was missing while it was queued says nothing of the worker that
+has taken it since.
 
 It changes no run. Two at once do no harm: each step is one script, and a run is queued once, whoever asks for it.
 """
@@ -20,6 +22,9 @@ from backplane.store import Runs
 
 BATCH = 500
 _BELONG_IN_THE_QUEUE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
+
+_Missing = tuple[str, RunStatus, int]
+"""A run that the queue lacks, and the status and generation in which it lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Reconciler:
         self._runs = runs
         self._queue = queue
         self._lease_seconds = lease_seconds
-        self._missing_since: dict[str, float] = {}
+        self._missing_since: dict[_Missing, float] = {}
         self._unwanted_since: dict[str, float] = {}
 
     @property
@@ -57,7 +62,7 @@ class Reconciler:
     async def reconcile(self) -> Reconciled:
         """One pass over all unfinished runs and over the queue. Raises Unavailable."""
         mended, cursor, lost = 0, "", list[Job]()
-        unfinished, users, missing = set[str](), set[str](), dict[str, float]()
+        unfinished, users, missing = set[str](), set[str](), dict[_Missing, float]()
         while runs := await self._runs.unfinished(after=cursor, limit=BATCH):
             cursor = runs[-1].id
             unfinished.update(run.id for run in runs)
@@ -66,8 +71,9 @@ class Reconciler:
             for run, job, compared in zip(runs, jobs, await self._queue.compare(jobs), strict=True):
                 mended += compared is Compared.MENDED
                 if compared in (Compared.MISSING, Compared.OVER):
-                    missing[run.id] = self._missing_since.get(run.id, time.monotonic())
-                    if self._is_lost(run, compared, missing[run.id]):
+                    key = (run.id, run.status, run.generation)
+                    missing[key] = self._missing_since.get(key, time.monotonic())
+                    if self._is_lost(run, compared, missing[key]):
                         lost.append(job)
         self._missing_since = missing
         queued = await self._queue_again(lost)

@@ -1,13 +1,13 @@
 """A part goes away in the middle of a run: the run waits for it, says so, and goes on."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from backplane.domain.events import EventType
-from backplane.domain.runs import Run
+from backplane.domain.runs import Rights, Run
 from backplane.errors import Unavailable
 from backplane.process.tasks import end
 from backplane.queue.base import Job
@@ -103,6 +103,28 @@ async def test_postgres_goes_away_in_the_middle_of_a_run(
     assert run.attempt == 1
 
 
+@pytest.mark.slow
+async def test_a_worker_keeps_its_run_while_the_database_hangs_for_longer_than_a_lease(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, whole, asked = asyncio.Event(), RunningRuns.rights, asyncio.Event()
+
+    async def hang(self: RunningRuns, generations: Mapping[str, int]) -> Rights:
+        asked.set()
+        await answers.wait()
+        return await whole(self, generations)
+
+    monkeypatch.setattr(RunningRuns, "rights", hang)
+    async with worker(platform.settings):
+        run_id = await begun_run(platform)
+        await asked.wait()
+        await asyncio.sleep(1.5 * platform.settings.lease_seconds)  # what is tested is that nothing happens meanwhile
+        answers.set()
+        await platform.let_go(run_id)
+        run = await ended_whole(platform, run_id)
+    assert run.generation == 1
+
+
 async def test_a_commit_whose_answer_was_lost_is_made_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is lost after each commit, before its answer arrives: the write is made again."""
     whole = RunningRuns.commit
@@ -194,6 +216,24 @@ async def test_a_running_run_that_redis_does_not_know_is_left_to_its_worker_for_
     assert (await reconciler_of(platform, lease_seconds=0.0).reconcile()).queued == 1
     [again] = await resources.queue.claim("worker", 1)
     assert (again.run_id, again.generation) == (run_id, claim.generation + 1)
+
+
+async def test_a_worker_has_a_whole_lease_to_write_a_run_again_that_was_missing_before_it_was_taken(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "PUSH_SECONDS", 600.0)
+    run_id = await platform.submit(shell("a", "true"))
+    await platform.resources.redis.commands.flushall()
+    reconciler = reconciler_of(platform, lease_seconds=0.2)
+
+    async def queued_again() -> int:
+        return (await reconciler.reconcile()).queued
+
+    await queued_again()
+    await asyncio.sleep(0.2)  # longer than a lease: what is tested is that this time does not count
+    await platform.resources.store.running_runs.take(run_id, 1)
+    assert await queued_again() == 0
+    assert await wait_until(queued_again) == 1
 
 
 async def test_only_the_leading_worker_compares_the_database_with_redis(
