@@ -9,6 +9,7 @@ import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -117,7 +118,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 asyncio.create_task(resources.prepare(), name="prepare"),
             ]
             for task in tasks:
-                task.add_done_callback(_end_on_fault)
+                task.add_done_callback(partial(_end_on_fault, app))
             try:
                 with watched():
                     async with mcp_endpoint.running():
@@ -146,6 +147,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.connection_limits = limits
+    app.state.fault = None
     errors.install(app)
     # The last one is the outermost.
     app.add_middleware(Turns)
@@ -251,11 +253,12 @@ def _context(
     )
 
 
-def _end_on_fault(task: "asyncio.Task[None]") -> None:
+def _end_on_fault(app: FastAPI, task: "asyncio.Task[None]") -> None:
     """A part that must not end has: so that no stream hangs on it, the process ends, and whoever runs it starts it
-    again."""
+    again. Who runs the API beside other work finds the error in `app.state.fault`."""
     if task.cancelled() or not (error := task.exception()):
         return
+    app.state.fault = error
     if isinstance(error, PlatformError):
         log.critical("the API cannot work as it is set up, so it ends", part=task.get_name(), error=error.message)
     else:

@@ -90,8 +90,9 @@ async def _run(settings: Settings, host: str, port: int) -> int:
         stop.set()
         jobs_end.set()
         await asyncio.wait([*others, *([jobs] if jobs else [])])
-        faults = [fault for task in others if (fault := task.exception())]
-        if faults:
+        found: list[BaseException | None] = [*(task.exception() for task in others), app.state.fault]
+        # The part that found it first has ended the others, before they could find the same.
+        if faults := [fault for fault in found if fault is not None]:
             raise faults[0]
     return 0 if server.started else 1
 
