@@ -55,6 +55,13 @@ class Node(RedisServer):
     def role(self) -> str:
         return str(self.ask("ROLE")[0])
 
+    def is_replica(self) -> bool:
+        """False also where it hangs up on who asks, as it does to all at the moment when it becomes one."""
+        try:
+            return self.role() == "slave"
+        except redis.ConnectionError:
+            return False
+
 
 class ClusterMember(Node):
     def __init__(self, folder: Path) -> None:

@@ -312,7 +312,7 @@ async def test_all_connections_leave_a_master_that_becomes_a_replica(watched: Wa
         async with listening(event_log) as received, beside(queue.claim("worker", 1, 20)) as waiting:
             await wait_until(lambda: blocks(watched.master))
             watched.promote()
-            await wait_until(lambda: watched.master.role() == "slave", timeout=30)
+            await wait_until(watched.master.is_replica, timeout=30)
             await wait_until(lambda: writes(clients))
             await queue.enqueue([JOB])
             assert [claim.run_id for claim in await waiting] == [JOB.run_id]
