@@ -65,6 +65,7 @@ COMMANDS = {
     "export": CommandEntry(
         "agentctl.commands.exports", "export", RUNS, "Fetch a run as one ZIP archive: its plans,..."
     ),
+    "exports": CommandEntry("agentctl.commands.exports", "app", RUNS, "List and delete the archives that `export`..."),
     "files": CommandEntry("agentctl.commands.files", "app", RUNS, "List, fetch and put the files of a run's..."),
     "dlq": CommandEntry(
         "agentctl.commands.dead_letters", "app", OPERATORS, "List, redrive and purge the runs that the..."

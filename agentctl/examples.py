@@ -7,6 +7,7 @@ RUN = "01936f7e"
 """How an id begins, as a person may give it."""
 
 BULK = "01936f80-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+EXPORT = "01936f81"
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": ("agentctl up", "agentctl up --port 8080 --data /srv/agents --workers 4"),
@@ -65,6 +66,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bulk show": (f"agentctl bulk show {BULK}",),
     "bulk stop": (f"agentctl bulk stop {BULK}",),
     "export": (f"agentctl export {RUN}", f"agentctl export {RUN} --output report.zip --force"),
+    "exports list": ("agentctl exports list --json",),
+    "exports delete": (f"agentctl exports delete {EXPORT}",),
     "dlq list": ("agentctl dlq list", "agentctl dlq list --limit 100 --json"),
     "dlq show": (f"agentctl dlq show {RUN}",),
     "dlq redrive": (f"agentctl dlq redrive {RUN}", "agentctl dlq redrive --all"),

@@ -16,6 +16,7 @@ from starlette.routing import compile_path
 
 from app.edge.json_body import BodyRefused
 from app.edge.origin import HEADERS
+from app.edge.turns import give_back
 from app.kept_answer import KeptAnswer
 from app.schemas.description import Description
 from app.schemas.problems import FaultView, Problem
@@ -214,6 +215,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.PlatformError)
     async def _(request: Request, error: errors.PlatformError) -> JSONResponse:
         if isinstance(error, errors.TooManyStreams | errors.TooManyTransfers | errors.QueueFull):
+            give_back(request.scope)
             await request.app.state.authenticator.pause(request.scope)
         return of_platform_error(error)
 

@@ -262,6 +262,12 @@ class Client:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         return await self._json("POST", f"/agent/runs/{_segment(run_id)}/export", headers=headers)
 
+    async def exports(self, cursor: str | None = None, limit: int = 50) -> JsonObject:
+        return await self._json("GET", "/agent/exports", params=_given(cursor=cursor, limit=limit))
+
+    async def remove_export(self, export_id: str) -> JsonObject:
+        return await self._json("DELETE", f"/agent/exports/{_segment(export_id)}")
+
     async def export_of(self, export_id: str) -> JsonObject:
         return await self._json("GET", f"/agent/exports/{_segment(export_id)}")
 

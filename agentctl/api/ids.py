@@ -14,7 +14,7 @@ from agentctl.terminal.questions import asked_in_words
 
 CANDIDATES_SHOWN = 10
 DECISIONS_LOOKED_AT = 10_000
-BULK_ACTIONS_LOOKED_AT = 1_000
+JOBS_LOOKED_AT = 1_000
 _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}")
 
@@ -64,11 +64,22 @@ async def whole_bulk_id(client: Client, given: str) -> str:
     if is_whole(given):
         return given
     page: FetchPage = lambda cursor, most: client.bulk_actions(cursor, most)  # noqa: E731
-    found = await newest(page, "bulk_actions", BULK_ACTIONS_LOOKED_AT)
+    found = await newest(page, "bulk_actions", JOBS_LOOKED_AT)
     described = {
         job["bulk_id"]: f"{job['action']:7}  {job['status']:9}  {short_time(job['created_at'])}" for job in found
     }
     return the_only("bulk action", given, described, "agentctl bulk list")
+
+
+async def whole_export_id(client: Client, given: str) -> str:
+    if is_whole(given):
+        return given
+    page: FetchPage = lambda cursor, most: client.exports(cursor, most)  # noqa: E731
+    found = await newest(page, "exports", JOBS_LOOKED_AT)
+    described = {
+        job["export_id"]: f"{job['status']:9}  {short_time(job['created_at'])}  of run {job['run_id']}" for job in found
+    }
+    return the_only("export", given, described, "agentctl exports list")
 
 
 def is_whole(given: str) -> bool:

@@ -1,4 +1,5 @@
-"""agentctl export: a run with its plans, steps, events, model calls and files as one archive."""
+"""agentctl export: a run with its plans, steps, events, model calls and files as one archive; and exports list, delete:
+the archives that there are."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,17 +11,22 @@ import typer
 
 from agentctl.api.api_error import ApiError, JsonObject
 from agentctl.api.client import Client
-from agentctl.api.ids import is_whole, whole_run_id
-from agentctl.calls import call
+from agentctl.api.ids import is_whole, whole_export_id, whole_run_id
+from agentctl.calls import call, listed
 from agentctl.commands.files import whole_or_not_at_all
+from agentctl.commands.storage import delete_each
 from agentctl.completion import run_ids
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.terminal.output import JsonFlag, Output, Sink, local_time, program
+from agentctl.groups import Group
+from agentctl.terminal.output import JsonFlag, Output, Sink, local_time, program, short_time
 from agentctl.terminal.progress import Bar
+from agentctl.terminal.prompts import confirm
 from backplane.domain.background_jobs import JobStatus
 from backplane.domain.sizes import readable_size
 
 LOOK_SECONDS = 0.5
+
+app = typer.Typer(cls=Group, help="List and delete the archives that `export` makes.", no_args_is_help=True)
 
 
 def export(
@@ -121,3 +127,47 @@ async def _copy(client: Client, export_id: str, sink: Sink) -> int:
             count += sink.write(chunk)
     sink.flush()
     return count
+
+
+@app.command("list")
+def list_exports(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    json_output: JsonFlag = False,
+) -> None:
+    """List your exports, the newest first. One without a size has no archive: not yet, or not any more."""
+    output = Output(json_output)
+    found = listed(output, lambda client, cursor, most: client.exports(cursor, most), "exports", limit)
+    if output.json:
+        output.document(found)
+        return
+    rows = [
+        [
+            job["export_id"],
+            job["run_id"],
+            job["status"],
+            readable_size(job["bytes"]) if job["archive"] else "",
+            short_time(job["created_at"]),
+            short_time(job["expires_at"]) if job["archive"] else "",
+        ]
+        for job in found
+    ]
+    output.table(["EXPORT", "RUN", "STATUS", "SIZE", "CREATED", "KEPT UNTIL"], rows)
+
+
+@app.command()
+def delete(
+    export_ids: Annotated[list[str], typer.Argument(metavar="EXPORT...", help="Ids of exports, or how they begin.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Delete archives before their time. One that is not made yet is not made. The runs stay as they are."""
+    output = Output(json_output)
+    if not yes:
+        confirm(f"Delete {'the archive' if len(export_ids) == 1 else f'{len(export_ids)} archives'}?")
+    delete_each(output, export_ids, _delete_export, key="export_id")
+
+
+async def _delete_export(client: Client, given: str) -> str:
+    export_id = await whole_export_id(client, given)
+    await client.remove_export(export_id)
+    return export_id

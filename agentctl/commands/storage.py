@@ -1,5 +1,6 @@
 """What one has stored, and how to have less: usage, delete."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
@@ -46,32 +47,44 @@ def delete(
     output = Output(json_output)
     if not yes:
         confirm(f"Delete {'the run' if len(run_ids) == 1 else f'{len(run_ids)} runs'} for good?")
-    deleted, refused = call(output, lambda client: _delete_each(client, list(dict.fromkeys(run_ids))))
+    delete_each(output, run_ids, _delete_run, key="run_id")
+
+
+async def _delete_run(client: Client, given: str) -> str:
+    run_id = await whole_run_id(client, given)
+    await client.delete(run_id)
+    return run_id
+
+
+def delete_each(
+    output: Output, given: list[str], delete_one: Callable[[Client, str], Awaitable[str]], *, key: str
+) -> None:
+    """Delete all that are given, and print how many, and what each of the others was refused for. `delete_one` gives
+    the whole id; `key` is its name in JSON."""
+    deleted, refused = call(output, lambda client: _delete_each(client, list(dict.fromkeys(given)), delete_one))
     if output.json:
-        refusals = [{"run_id": run_id, "reason": error.message} for run_id, error in refused.items()]
+        refusals = [{key: one, "reason": error.message} for one, error in refused.items()]
         output.document({"deleted": deleted, "refused": refusals})
     else:
-        for run_id, error in refused.items():
-            output.note(f"{run_id}: {error.message}", "red")
+        for one, error in refused.items():
+            output.note(f"{one}: {error.message}", "red")
         output.fields({"deleted": str(len(deleted)), "refused": str(len(refused) or "")})
     if refused:
         raise typer.Exit(max(error.exit_code for error in refused.values()))
 
 
-async def _delete_each(client: Client, run_ids: list[str]) -> tuple[list[str], dict[str, CommandError]]:
-    """Those that are deleted, and what each of the others was refused for. Where the API is not reached
-    for one, it is not asked for the rest."""
+async def _delete_each(
+    client: Client, given: list[str], delete_one: Callable[[Client, str], Awaitable[str]]
+) -> tuple[list[str], dict[str, CommandError]]:
+    """Where the API is not reached for one, it is not asked for the rest."""
     deleted, refused = list[str](), dict[str, CommandError]()
-    for given in run_ids:
+    for one in given:
         try:
-            run_id = await whole_run_id(client, given)
-            await client.delete(run_id)
+            deleted.append(await delete_one(client, one))
         except CommandError as error:
-            refused[given] = error
+            refused[one] = error
             if error.exit_code is ExitCode.UNREACHABLE:
                 break
-        else:
-            deleted.append(run_id)
     return deleted, refused
 
 

@@ -7,10 +7,10 @@ own limit, so they pass.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.edge.turns import FILES
 from app.errors import problem
 from app.schemas.fields import MAX_VALUES
 
-FILES = "/agent/runs/"
 VALUES_MAX = 4 * MAX_VALUES
 """The most values in a whole body: more than the largest plan and the largest metadata hold. To parse them takes some
 20 ms."""

@@ -2,11 +2,13 @@
 
 All calls of a process share one event loop and a few database connections, first come, first served. Without this a
 hundred calls that one client sends at the same moment stand before everybody else's next one. What takes long and costs
-little does not keep its turn: a stream gives it back when it begins, a call of MCP that waits for events when it begins
-to wait (`give_back`), and files have limits of their own (`app.limits.transfers`).
+little does not keep its turn: a body is read before the call takes one, a stream gives it back when it begins, a call
+that only waits gives it back when it begins to wait (`give_back`), and files have limits of their own
+(`app.limits.transfers`).
 """
 
 import asyncio
+from collections import deque
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +16,12 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
-from app.edge.body_limit import FILES
 from backplane.domain.users import User
 
 AT_ONCE = 4
 """Fewer than the database connections that a process keeps (DATABASE_POOL_SIZE), so that others find one free."""
+FILES = "/agent/runs/"
+"""How the path of a file begins."""
 SCOPE_TURN = "agent.turn"
 
 
@@ -62,6 +65,8 @@ class Turns:
             await send(message)
 
         try:
+            if _has_body(scope):
+                receive = await _once_arrived(receive)
             await queue.room.acquire()
             turn.is_taken = True
             await self._app(scope, receive, answer)
@@ -77,6 +82,25 @@ def give_back(scope: MutableMapping[str, Any]) -> None:
     turn: _Turn | None = scope.get(SCOPE_TURN)
     if turn is not None:
         turn.give_back()
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
+async def _once_arrived(receive: Receive) -> Receive:
+    """Wait for the whole body, whose size is limited (`app.edge.body_limit`). What comes back gives it once more."""
+    messages = deque[Message]()
+    while not messages or messages[-1].get("more_body"):
+        messages.append(await receive())
+
+    async def again() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return again
 
 
 def _takes_turn(scope: Scope) -> bool:

@@ -5,11 +5,12 @@ import json
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
 from app.context import ApiContext, ContextOf
+from app.edge.turns import give_back
 from app.errors import responses
 from app.schemas.fields import RunId
 from app.schemas.runs import EventPage
@@ -59,6 +60,7 @@ async def list_events(
     "/agent/logs/{run_id}/stream", responses={**_STREAM, **responses(404, 422)}, response_class=EventSourceResponse
 )
 async def stream_events(
+    request: Request,
     run_id: RunId,
     access: CurrentAccess,
     context: ContextOf,
@@ -78,6 +80,7 @@ async def stream_events(
         if cursor >= last and run.status in FINAL:
             return Response(status_code=204)
         if cursor > last:
+            give_back(request.scope)
             last = await _caught_up(context, run_id, cursor)
         if cursor > last:
             # Nobody can have seen such an event; going on from the last real one loses nothing.

@@ -36,6 +36,14 @@ ARCHIVE = "run.zip"
 NO_ARCHIVE = {"bytes": 0, "files": 0}
 """Result of an export that was not completed: an archive may lie in the store all the same, and is to be removed."""
 
+TRIES = 3
+"""So many processes in a row may be killed in the middle of the same work. The next one gives it up: a run that takes
+more memory than there is would else kill one after the other, and hold up what comes after it."""
+TRIED_ENOUGH = (
+    f"the process that worked on it was killed in the middle {TRIES} times in a row; whoever runs the platform finds "
+    "out why: too little memory, as a rule"
+)
+
 UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING)
 
 JobKind = Literal["bulk", "export"]
@@ -126,7 +134,9 @@ class JobItem:
 @dataclass(frozen=True, slots=True)
 class BackgroundJob:
     """`user_id`: who asked. `total`, `done` and `refused` count runs; of an export, files. `generation` grows with each
-    claim, so that of two who carry it out only the newer one writes. `result` is an export's: `bytes`, `files`."""
+    claim, so that of two who carry it out only the newer one writes. `result` is an export's: `bytes`, `files`. `tries`
+    counts the claims since the last one that was given back, or got something done to a run: this one, and those whose
+    process was killed."""
 
     id: str
     kind: JobKind
@@ -144,10 +154,16 @@ class BackgroundJob:
     expires_at: datetime | None
     error: str | None
     result: dict[str, Any] | None
+    tries: int
 
     @property
     def is_over(self) -> bool:
         return self.status not in UNFINISHED
+
+    @property
+    def is_tried_enough(self) -> bool:
+        """Of a job that was claimed: whether TRIES processes before this one were killed in the middle of it."""
+        return self.tries > TRIES
 
     @property
     def has_archive(self) -> bool:

@@ -206,6 +206,7 @@ class BackgroundJobs:
                 .values(
                     status=JobStatus.RUNNING.value,
                     generation=jobs.c.generation + 1,
+                    tries=jobs.c.tries + 1,
                     started_at=func.coalesce(jobs.c.started_at, now, type_=jobs.c.started_at.type),
                     lease_until=now + timedelta(seconds=seconds),
                 )
@@ -223,7 +224,8 @@ class BackgroundJobs:
 
     async def release(self, job: BackgroundJob, *, after_seconds: float = 0.0) -> None:
         """Give the claim up: any process may go on with the job after so long. Raises Superseded."""
-        values = {"lease_until": datetime.now(UTC) + timedelta(seconds=after_seconds) if after_seconds else None}
+        until = datetime.now(UTC) + timedelta(seconds=after_seconds) if after_seconds else None
+        values = {"lease_until": until, "tries": 0}
         await self._database.write(lambda connection: _change(connection, job, values))
 
     async def left(self, job: BackgroundJob, limit: int) -> list[JobItem]:
@@ -271,7 +273,8 @@ class BackgroundJobs:
                 .values(status=status.value, detail=detail)
             )
             if settled.rowcount:
-                connection.execute(update(jobs).where(jobs.c.id == job.id).values({column: column + 1}))
+                counted = {column: column + 1, jobs.c.tries: 0}
+                connection.execute(update(jobs).where(jobs.c.id == job.id).values(counted))
 
         await self._database.write(write)
 

@@ -467,6 +467,7 @@ background_jobs = Table(
     Column("result", Json),
     Column("idempotency_key", String(255)),
     Column("idempotency_digest", String(64)),
+    Column("tries", Integer, nullable=False, server_default="0"),
     Index("ix_background_jobs_user_id_id", "user_id", "id"),
     Index("uq_background_jobs_user_id_idempotency_key", "user_id", "idempotency_key", unique=True),
     Index("ix_background_jobs_finished_at", "finished_at"),

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 import structlog
 
 from backplane import VERSION
-from backplane.domain.background_jobs import ARCHIVE, BackgroundJob, JobStatus
+from backplane.domain.background_jobs import ARCHIVE, TRIED_ENOUGH, BackgroundJob, JobStatus
 from backplane.domain.stored import StorageQuota
 from backplane.errors import NotFound, Refused, TooLarge, Unavailable
 from backplane.resources import Resources
@@ -63,7 +63,10 @@ class Exporter:
 
     async def carry_out(self, job: BackgroundJob) -> None:
         """Make the archive, and say where it lies. Done again, it replaces the archive. Raises NotFound (the run is not
-        there any more), TooLarge, StorageExceeded, NoRoomForArchive, Superseded, Unavailable."""
+        there any more), TooLarge, StorageExceeded, NoRoomForArchive, Superseded, Unavailable, and Refused for one
+        that was tried enough."""
+        if job.is_tried_enough:
+            raise Refused(TRIED_ENOUGH)
         if datetime.now(UTC) - job.created_at > GIVE_UP:
             raise Refused("the archive could not be made within a day; whoever runs the platform finds out why")
         run_id = str(job.request["run_id"])

@@ -1,4 +1,4 @@
-"""`agentctl bulk` and `agentctl export`: what they ask of the API, how far they say it is, and how they are left."""
+"""`agentctl bulk`, `export` and `exports`: what they ask of the API, how far they say it is, and how they are left."""
 
 import asyncio
 import io
@@ -247,3 +247,38 @@ def test_a_run_that_is_not_there_is_reported_as_a_run(script: Script, agentctl: 
     script(NO_EXPORT, problem(404, "not_found", "there is no run"))
     code, _, noted = agentctl("export", RUN)
     assert (code, "there is no run" in noted) == (4, True)
+
+
+def test_exports_are_listed_and_only_an_archive_that_is_there_has_a_size(script: Script, agentctl: Agentctl) -> None:
+    other = "01936f82-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+    gone = {**an_export(), "export_id": other, "archive": None, "expires_at": None}
+    api = script(answer(200, {"exports": [gone, an_export()], "next_cursor": None}))
+    code, printed, _ = agentctl("exports", "list", "--limit", "2", "--json")
+    assert (code, [job["export_id"] for job in json.loads(printed)]) == (0, [other, EXPORT])
+    assert api.requests[0].path == "/agent/exports?limit=2"
+    script(answer(200, {"exports": [gone, an_export()], "next_cursor": None}))
+    code, printed, _ = agentctl("exports", "list")
+    assert (code, printed.count(EXPORT), printed.count(other), printed.count("3 B")) == (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize("given", [EXPORT, EXPORT[:8]])
+def test_an_export_is_deleted_by_its_id_or_by_how_that_begins(script: Script, agentctl: Agentctl, given: str) -> None:
+    page = answer(200, {"exports": [an_export()], "next_cursor": None})
+    api = script(*([page] if given != EXPORT else []), answer(200, an_export()))
+    code, printed, _ = agentctl("exports", "delete", given, "--yes", "--json")
+    assert (code, json.loads(printed)) == (0, {"deleted": [EXPORT], "refused": []})
+    assert (api.requests[-1].method, api.requests[-1].path) == ("DELETE", f"/agent/exports/{EXPORT}")
+
+
+def test_an_export_that_is_not_there_does_not_keep_the_others_from_being_deleted(
+    script: Script, agentctl: Agentctl
+) -> None:
+    script(NO_EXPORT, answer(200, an_export()))
+    code, printed, _ = agentctl("exports", "delete", RUN, EXPORT, "--yes", "--json")
+    assert (code, json.loads(printed)["deleted"], json.loads(printed)["refused"][0]["export_id"]) == (4, [EXPORT], RUN)
+
+
+def test_an_export_is_deleted_only_when_somebody_agrees(script: Script, agentctl: Agentctl) -> None:
+    api = script(answer(200, an_export()))
+    code, _, _ = agentctl("exports", "delete", EXPORT)
+    assert (code != 0, api.requests) == (True, [])

@@ -41,6 +41,7 @@ def values(found: list[str], option: str) -> list[str]:
         ("--memory", ["1000"]),
         ("--memory-swap", ["1000"]),
         ("--cpus", ["0.5"]),
+        ("--cpu-shares", ["102"]),
         ("--volume", ["/files:/workspace:rw,Z"]),
         ("--tmpfs", [f"{place}:rw,exec,nosuid,nodev,mode=1777,size=5000" for place in ("/tmp", "/data")]),
     ],

@@ -3,11 +3,15 @@
 import asyncio
 from typing import Any
 
+import pytest
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import SCOPE_USER
 from app.edge.turns import AT_ONCE, Turns, give_back
+from app.errors import install
 from backplane.domain.users import Tier, User
+from backplane.errors import PlatformError, QueueFull, TooManyStreams, TooManyTransfers
 from tests.waiting import wait_until
 
 
@@ -135,3 +139,86 @@ async def test_a_call_that_is_given_up_while_it_waits_leaves_no_trace() -> None:
     await asyncio.wait([waiting])
     await ended(slow, calls)
     assert app._queues == {}
+
+
+async def test_a_body_that_comes_slowly_holds_up_nobody() -> None:
+    slow, arrives = Slow(), asyncio.Event()
+    app = Turns(slow)
+    posts = [asyncio.create_task(post(app, arrives)) for _ in range(2 * AT_ONCE)]
+    await asyncio.sleep(0)
+    calls = [asyncio.create_task(call(app, "a"))]
+    await wait_until(lambda: slow.under_way == ["a"])
+    arrives.set()
+    await wait_until(lambda: len(slow.under_way) == AT_ONCE)
+    await ended(slow, [*calls, *posts])
+
+
+async def post(app: Turns, arrives: asyncio.Event) -> None:
+    """A call of `a` whose body is complete when `arrives` is set."""
+    parts = [b"first", b"last"]
+
+    async def receive() -> Message:
+        if len(parts) == 1:
+            await arrives.wait()
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(_: Message) -> None:
+        return None
+
+    headers = [(b"content-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": "/agent/execute", "headers": headers}
+    await app({**scope, SCOPE_USER: User("a", "a", Tier.FREE)}, receive, send)
+
+
+@pytest.mark.parametrize("announced", [(b"content-length", b"6"), (b"transfer-encoding", b"chunked")])
+async def test_a_body_is_given_as_it_came_and_then_the_end_of_the_connection(announced: tuple[bytes, bytes]) -> None:
+    came: list[Message] = [
+        {"type": "http.request", "body": b"one", "more_body": True},
+        {"type": "http.request", "body": b"two", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    left, seen = list(came), list[Message]()
+
+    async def receive() -> Message:
+        return left.pop(0)
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend([await receive() for _ in came])
+
+    async def send(_: Message) -> None:
+        return None
+
+    scope = {"type": "http", "method": "POST", "path": "/agent/execute", "headers": [announced]}
+    await Turns(reads)({**scope, SCOPE_USER: User("a", "a", Tier.FREE)}, receive, send)
+    assert seen == came
+
+
+class _Pausing:
+    """In the place of the authenticator: pauses until `go`."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.paused = 0
+
+    async def pause(self, _: Scope) -> None:
+        self.paused += 1
+        await self.go.wait()
+
+
+@pytest.mark.parametrize(
+    "refusal", [TooManyStreams("many"), TooManyTransfers("many"), QueueFull("full", retry_after=1)]
+)
+async def test_a_call_whose_refusal_waits_holds_up_no_other_of_its_user(refusal: PlatformError) -> None:
+    api, pausing = FastAPI(), _Pausing()
+    api.state.authenticator = pausing
+    install(api)
+
+    @api.get("/agent/refused")
+    async def refused() -> None:
+        raise refusal
+
+    app = Turns(api)
+    calls = [asyncio.create_task(call(app, "a", "/agent/refused")) for _ in range(2 * AT_ONCE)]
+    await wait_until(lambda: pausing.paused == 2 * AT_ONCE)
+    pausing.go.set()
+    await asyncio.gather(*calls)

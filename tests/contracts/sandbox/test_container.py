@@ -93,6 +93,15 @@ async def test_a_container_says_whose_it_is(container: Sandbox, engine: Engine, 
     assert found == [container_name(command.call)]
 
 
+async def test_a_container_has_a_small_share_of_the_cpu(container: Sandbox, folder: Path) -> None:
+    """As the kernel has it: in control groups v1 the share, of 1024; in v2 what the engine's runtime makes of it, of
+    100."""
+    weights = "cat /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu.weight 2>/dev/null"
+    said = bytearray()
+    await container.run(new_command("sh", "-c", weights), folder, said.extend, ignore)
+    assert int(said) == 102 or 0 < int(said) < 20
+
+
 async def test_a_call_that_comes_again_ends_what_the_first_has_left(
     container: Sandbox, engine: Engine, image: str, folder: Path
 ) -> None:

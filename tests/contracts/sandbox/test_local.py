@@ -77,6 +77,40 @@ def test_the_group_of_a_command_has_a_tenth_of_the_weight_of_others(
     assert (processes.parent / file).read_text() == weight
 
 
+def test_a_kernel_that_refuses_weights_caps_memory_and_processes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does beside processes of real-time priority."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    write = Path.write_text
+
+    def refusing(path: Path, text: str) -> int:
+        if "+cpu" in text:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", refusing)
+    assert cgroup._unified(tmp_path) == [Tree(tmp_path, frozenset({MEMORY, PIDS}), 2)]
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
+
+
+async def test_a_sandbox_that_does_not_start_is_given_up_with_what_was_started(
+    bubblewrap: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert isinstance(bubblewrap, LocalSandbox)
+    mark = new_mark()
+    hanging = tmp_path / "bwrap"
+    hanging.write_text(f"#!/bin/sh\nsleep {mark}\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(local, "START_SECONDS", 0.3)
+    made = Bubblewrap(hanging, nested_user_namespaces=True, system_calls=None)
+    sandbox = LocalSandbox(made, ControlGroups.find(), bubblewrap.isolation)
+    with pytest.raises(Unavailable, match=r"not started within 0\.3 seconds"):
+        await run(sandbox, "true")
+    assert processes_with(mark) == []
+
+
 async def test_the_kernel_takes_the_weight_of_a_command(local_sandbox: Sandbox) -> None:
     needs_group(local_sandbox, CPU)
     group = ControlGroups.find().create(memory_bytes=MIB, processes=1)

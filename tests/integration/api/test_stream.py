@@ -9,6 +9,8 @@ from functools import partial
 import pytest
 
 from app.context import ApiContext
+from app.edge.turns import AT_ONCE
+from app.routes import logs
 from app.streams import hub
 from app.streams.buffer import Watcher
 from app.streams.sse import stream
@@ -132,6 +134,28 @@ async def test_a_cursor_in_the_future_of_a_live_run_is_reported_and_the_stream_g
         await worker.end()
         rest = [frame async for frame in stream if frame.id]
     assert numbers(rest) == [3, 4, 5]
+
+
+async def test_streams_that_look_for_an_event_of_the_future_hold_up_no_other_call_of_their_user(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, looks, go = await person.make("create"), list[int](), asyncio.Event()
+
+    async def look(_: ApiContext, __: str, cursor: int) -> int:
+        looks.append(cursor)
+        await go.wait()
+        return 0
+
+    monkeypatch.setattr(logs, "_caught_up", look)
+    path, headers = f"/agent/logs/{run_id}/stream", {"Last-Event-ID": "9999"}
+    looking = [asyncio.create_task(person.http.get(path, headers=headers)) for _ in range(2 * AT_ONCE)]
+    try:
+        await wait_until(lambda: len(looks) == 2 * AT_ONCE)
+    finally:
+        go.set()
+    for task in looking:
+        task.cancel()
+    await asyncio.wait(looking)
 
 
 async def test_a_silent_stream_gets_a_comment_that_clients_pass_over(start_api: StartApi) -> None:

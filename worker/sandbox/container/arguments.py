@@ -18,6 +18,7 @@ from worker.sandbox.base import EVERYWHERE, Call, Command, Limits, SandboxRefuse
 from worker.sandbox.container.container import FIRST_PROCESS, INPUT, VARIABLES
 from worker.sandbox.container.engine import PROXY_NAMES, Engine, Kind
 from worker.sandbox.container.seccomp import SystemCalls
+from worker.sandbox.local.cgroup import CPU_SHARE
 from worker.sandbox.local.egress_socket import INSIDE
 from worker.sandbox.local.process import EXTRA_PROCESSES, OPEN_FILES
 
@@ -26,6 +27,8 @@ SHARED_MEMORY_BYTES = 64 * 1024**2
 LEAST_PROCESSES = 16
 """What an OCI runtime needs until the container's own first process is there."""
 _MOST_PROCESSES = 2**20
+_USUAL_CPU_SHARES = 1024
+"""Of a container for which nothing is said, in both engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def run_words(settings: ContainerSettings, command: Command, mounted: Mounted, m
     words += ["--security-opt", "mask=/proc/cmdline:/proc/key-users"] if settings.engine.kind is Kind.PODMAN else []
     words += ["--pids-limit", str(max(limits.processes + EXTRA_PROCESSES, LEAST_PROCESSES))]
     words += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
+    words += ["--cpu-shares", str(round(_USUAL_CPU_SHARES * CPU_SHARE))]
     words += ["--cpus", f"{limits.cpus:g}", "--stop-signal", "SIGKILL", "--shm-size", str(SHARED_MEMORY_BYTES)]
     for name, limit in _ulimits(limits).items():
         words += ["--ulimit", f"{name}={limit}"]

@@ -16,6 +16,7 @@ import itertools
 import os
 import signal
 import time
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,11 +207,23 @@ def _unified(own: Path) -> list[Tree]:
             control = folder / "cgroup.subtree_control"
             wanted = {MEMORY, PIDS, CPU} & set((folder / "cgroup.controllers").read_text().split())
             lacking = wanted - set(control.read_text().split())
-            if lacking:
-                control.write_text(" ".join(f"+{name}" for name in sorted(lacking)))
+            try:
+                _enable(control, lacking)
+            except OSError:
+                # The kernel refuses cpu beside processes of real-time priority. Memory and processes are capped all the
+                # same.
+                if CPU not in lacking:
+                    raise
+                _enable(control, lacking - {CPU})
+                wanted = wanted - {CPU}
             if wanted:
                 return [Tree(folder, frozenset(wanted), 2)]
     return []
+
+
+def _enable(control: Path, controllers: AbstractSet[str]) -> None:
+    if controllers:
+        control.write_text(" ".join(f"+{name}" for name in sorted(controllers)))
 
 
 def _remove_left_over(folder: Path) -> None:

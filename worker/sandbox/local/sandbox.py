@@ -11,8 +11,9 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -29,6 +30,8 @@ from worker.sandbox.local.process import EXTRA_PROCESSES, SIGNALS_OF_LIMITS, Pro
 from worker.sandbox.local.unisolated import UnisolatedTree
 from worker.sandbox.local.watch import End, first_end
 
+START_SECONDS = 60.0
+"""A start takes a few hundredths of a second; one that takes so long hangs, as it does where a disk does not answer."""
 TRY_SECONDS = 10.0
 """A first command takes a few hundredths of a second. With a much shorter limit, a busy machine would seem to have no
 isolation."""
@@ -72,7 +75,7 @@ class LocalSandbox(Sandbox):
         with OutputPipe(output) as out, InputPipe(command.stdin) as given:
             try:
                 began = time.monotonic()
-                await tree.start(command, folder, given, out, group)
+                await _started(tree.start(command, folder, given, out, group))
                 ending, code, detail = await first_end(
                     _own_end(tree, group),
                     self._disk.full(command.call.user_id, folder, command.limits, tree),
@@ -94,6 +97,14 @@ class LocalSandbox(Sandbox):
             return self._groups.create(memory_bytes=limits.memory_bytes, processes=limits.processes + EXTRA_PROCESSES)
         except OSError as error:
             raise Unavailable(f"cannot make a control group for a sandbox: {error}", part="sandbox") from error
+
+
+async def _started(start: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await start
+    except TimeoutError as error:
+        raise Unavailable(f"a sandbox has not started within {START_SECONDS:g} seconds", part="sandbox") from error
 
 
 async def _own_end(tree: ProcessTree, group: cgroup.ControlGroup) -> End:

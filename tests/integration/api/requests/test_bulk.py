@@ -1,5 +1,6 @@
 """Bulk actions, as a person asks for them and watches them, carried out by hand: one piece after the other."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -295,3 +296,74 @@ async def test_a_piece_ends_after_its_time_and_the_next_one_goes_on(
     assert await carry_out(api.settings, job["bulk_id"]) == 1
     monkeypatch.undo()
     assert (await carried_out(api, person, job))["done"] == 3
+
+
+async def killed_in_the_middle(api: Api, job_id: str) -> None:
+    """As if a process were killed while it does the action to the first run that is left."""
+    jobs = api.resources.store.background_jobs
+    job = await jobs.claim(job_id, seconds=0.0)
+    assert job is not None
+    [item, *_] = await jobs.left(job, 1)
+    if item.status is ItemStatus.PENDING:
+        await jobs.begin(job, item, seconds=0.0)
+
+
+@pytest.mark.parametrize(("killed", "refused_runs"), [(2, 0), (3, 1)])
+async def test_a_run_that_kills_whoever_acts_on_it_three_times_is_refused_and_the_others_get_their_turn(
+    api: Api, person: Person, killed: int, refused_runs: int
+) -> None:
+    runs = [await person.make() for _ in range(3)]
+    job = await ask(person, "cancel", {"run_ids": runs})
+    for _ in range(killed):
+        await killed_in_the_middle(api, job["bulk_id"])
+    over = await carried_out(api, person, job)
+    assert (over["status"], over["done"], over["refused"]) == ("completed", 3 - refused_runs, refused_runs)
+    listed = (await person.http.get(f"/agent/bulk/{job['bulk_id']}/runs")).json()["runs"]
+    assert [one["run_id"] for one in listed if "3 times" in (one["detail"] or "")] == runs[:refused_runs]
+
+
+async def test_kills_with_progress_between_them_are_not_added_up(api: Api, person: Person) -> None:
+    runs = [await person.make() for _ in range(3)]
+    job, jobs = await ask(person, "cancel", {"run_ids": runs}), api.resources.store.background_jobs
+    for _ in runs:
+        await killed_in_the_middle(api, job["bulk_id"])
+        await killed_in_the_middle(api, job["bulk_id"])
+        claim = await jobs.claim(job["bulk_id"], seconds=0.0)
+        assert claim is not None
+        [item, *_] = await jobs.left(claim, 1)
+        await jobs.settle(claim, item, ItemStatus.DONE)
+    over = await carried_out(api, person, job)
+    assert (over["status"], over["done"], over["refused"]) == ("completed", 3, 0)
+
+
+async def test_a_bulk_action_that_kills_whoever_begins_it_fails(api: Api, person: Person) -> None:
+    job = await ask(person, "cancel", {"run_ids": [await person.make()]})
+    for _ in range(3):
+        assert await api.resources.store.background_jobs.claim(job["bulk_id"], seconds=0.0)
+    over = await carried_out(api, person, job)
+    assert (over["status"], "3 times" in over["error"]) == ("failed", True)
+
+
+async def asked_long_ago(api: Api, job_id: str) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=2)
+    statement = update(background_jobs).where(background_jobs.c.id == job_id).values(created_at=long_ago)
+    await api.resources.store.database.write(lambda connection: connection.execute(statement))
+
+
+async def test_a_bulk_action_that_finds_room_is_carried_out_however_long_ago_it_was_asked_for(
+    api: Api, person: Person
+) -> None:
+    job = await ask(person, "cancel", {"run_ids": [await person.make()]})
+    await asked_long_ago(api, job["bulk_id"])
+    over = await carried_out(api, person, job)
+    assert (over["status"], over["done"]) == ("completed", 1)
+
+
+async def test_a_bulk_action_that_has_found_no_room_for_a_day_fails(start_api: StartApi) -> None:
+    api = await start_api(queue_max_waiting=1)
+    person = await api.person()
+    runs = [await failed_one(api, person) for _ in range(2)]
+    job = await ask(person, "retry", {"run_ids": runs})
+    await asked_long_ago(api, job["bulk_id"])
+    over = await carried_out(api, person, job)
+    assert (over["status"], over["done"], "no room" in over["error"]) == ("failed", 1, True)

@@ -310,6 +310,36 @@ async def test_an_export_that_is_cut_off_is_made_again(
     assert len([path for path in archives(api) if job["export_id"] in str(path)]) == 1
 
 
+@pytest.mark.parametrize(("killed", "status"), [(2, "completed"), (3, "failed")])
+async def test_an_export_whose_process_is_killed_each_time_is_given_up_after_three(
+    api: Api, person: Person, killed: int, status: str
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first"))
+    for _ in range(killed):
+        assert await api.resources.store.background_jobs.claim(job["export_id"], seconds=0.0)
+    await carry_out(api.settings, job["export_id"])
+    shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
+    assert (shown["status"], "3 times" in (shown["error"] or "")) == (status, status == "failed")
+
+
+async def test_a_part_that_is_away_many_times_does_not_count_as_a_process_that_was_killed(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await asked(person, await with_files(api, person, one=b"first"))
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("away", part="database")
+
+    free = update(background_jobs).values(lease_until=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(api.resources.store.plans), "replaced", away)
+        for _ in range(4):
+            await carry_out(api.settings, job["export_id"])
+            await api.resources.store.database.write(lambda connection: connection.execute(free))
+    await carry_out(api.settings, job["export_id"])
+    assert (await person.http.get(f"/agent/exports/{job['export_id']}")).json()["status"] == "completed"
+
+
 async def test_an_archive_counts_among_its_users_files_and_no_more_when_it_is_gone(api: Api, person: Person) -> None:
     job = await exported(api, person, await with_files(api, person))
     user = (await person.access(api)).user
