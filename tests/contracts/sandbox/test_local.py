@@ -1,6 +1,7 @@
 """What holds for the sandboxes of the worker's own machine only: how one is found, and that it dies with its worker."""
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -13,11 +14,12 @@ from tests.contracts.sandbox.conftest import Run
 from tests.contracts.sandbox.sandboxes import MIB, needs_group, new_mark, processes_with
 from tests.waiting import wait_until
 from worker.sandbox.base import Sandbox
+from worker.sandbox.local import cgroup
 from worker.sandbox.local import sandbox as local
-from worker.sandbox.local.bubblewrap import find_bubblewrap
-from worker.sandbox.local.cgroup import CPU, ControlGroups, Tree
+from worker.sandbox.local.bubblewrap import Bubblewrap, find_bubblewrap
+from worker.sandbox.local.cgroup import CPU, MEMORY, PIDS, ControlGroups, Tree
 from worker.sandbox.local.process import NICE
-from worker.sandbox.local.sandbox import open_local_sandbox
+from worker.sandbox.local.sandbox import LocalSandbox, open_local_sandbox
 
 
 async def test_the_commands_of_a_worker_that_is_killed_go_with_it(tmp_path: Path, bubblewrap: Sandbox) -> None:
