@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.schemas.fields import StrictRequest, Text
+from app.schemas.fields import NextCursor, StrictRequest, Text
 from backplane.domain.budgets import Resource
 from backplane.domain.ledger import EntryKind
 
@@ -79,7 +79,7 @@ class EntryView(BaseModel):
 
 class AccountPage(BaseModel):
     accounts: list[AccountView]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor
 
 
 class AccountDetails(AccountView):

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from app.schemas.fields import RunId
+from app.schemas.fields import NextCursor, RunId
 from app.schemas.outcomes import ErrorView
 from backplane.domain.dead_letters import DeadReason, Failure
 
@@ -48,7 +48,7 @@ class DeadLetterView(DeadLetterSummary):
 
 class DeadLetterPage(BaseModel):
     dead_letters: list[DeadLetterSummary]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor
 
 
 class Redriven(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
 from app.schemas.execute import GivenBudget
-from app.schemas.fields import ID_PATTERN, JsonObject, RunId, StrictRequest, Text
+from app.schemas.fields import ID_PATTERN, JsonObject, NextCursor, RunId, StrictRequest, Text
 from app.schemas.outcomes import Asked, GivenAnswer
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 
@@ -87,4 +87,4 @@ class DecisionView(BaseModel):
 
 class DecisionPage(BaseModel):
     decisions: list[DecisionView]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor

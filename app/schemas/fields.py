@@ -27,6 +27,9 @@ RunId = Annotated[
 
 Limit = Annotated[int, Query(ge=1, le=200, description="At most so many.")]
 """Entries on a page of a list."""
+_NEXT = Field(description="Give it as `cursor` for the next page; null on the last one.")
+NextCursor = Annotated[str | None, _NEXT]
+NextNumber = Annotated[int | None, _NEXT]
 
 MAX_DEPTH = 64
 """Objects and lists within one another: more than anybody means, less than any JSON library refuses."""

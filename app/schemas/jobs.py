@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Header, Query
 from pydantic import BaseModel, Field
 
-from app.schemas.fields import ID_PATTERN, Moment, RunId, StrictRequest, Text
+from app.schemas.fields import ID_PATTERN, Moment, NextCursor, NextNumber, RunId, StrictRequest, Text
 from backplane.domain.background_jobs import BackgroundJob, BulkAction, ItemStatus, JobItem, JobStatus, RunFilter
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.runs import RunStatus
@@ -108,7 +108,7 @@ class BulkView(BaseModel):
 
 class BulkPage(BaseModel):
     bulk_actions: list[BulkView]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor
 
 
 class BulkRunView(BaseModel):
@@ -123,7 +123,7 @@ class BulkRunView(BaseModel):
 
 class BulkRunPage(BaseModel):
     runs: list[BulkRunView]
-    next_cursor: int | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextNumber
 
 
 class ExportView(BaseModel):
@@ -163,4 +163,4 @@ class ExportView(BaseModel):
 
 class ExportPage(BaseModel):
     exports: list[ExportView]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from app.schemas.described import DescribedAs
+from app.schemas.fields import NextNumber
 from app.schemas.outcomes import ErrorView
 from backplane.domain.budgets import MICRO
 from backplane.domain.model_calls import CallStatus, RecordedCall
@@ -53,4 +54,4 @@ class ModelCallDetails(ModelCallView):
 
 class ModelCallPage(BaseModel):
     calls: list[ModelCallView]
-    next_cursor: int | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextNumber

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.schemas.dead_letters import FailureView
 from app.schemas.described import DescribedAs
 from app.schemas.events import Event
-from app.schemas.fields import RunId
+from app.schemas.fields import NextCursor, RunId
 from app.schemas.outcomes import ErrorView, OriginKind, PriorityName, ReasonCode, RunResult, StepResult, WebhookEvent
 from backplane.domain.budgets import RunBudget
 from backplane.domain.plans import Plan
@@ -172,7 +172,7 @@ class ExecuteResponse(QueueStanding, RunState):
 
 class RunPage(BaseModel):
     runs: list[RunSummary]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last one.")
+    next_cursor: NextCursor
 
 
 class EventView(BaseModel):

@@ -2,27 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backplane.errors import InvalidPath
-from worker.sandbox.base import Limits
+from tests import sandbox_calls
 from worker.sandbox.kubernetes.channel import NotUnderstood
 from worker.sandbox.kubernetes.pod.frames import DATA, DELETE, DELETED, FILE, FOLDERS, HEADER, LINK
 from worker.sandbox.kubernetes.sync import FileSync, Incoming, TooMuch
 
-LIMITS = Limits(
-    wall_seconds=1,
-    memory_bytes=1,
-    cpus=1,
-    cpu_seconds=1,
-    processes=1,
-    file_bytes=1,
-    disk_bytes=100,
-    files=5,
-)
+LIMITS = replace(sandbox_calls.LIMITS, disk_bytes=100, files=5)
 
 
 @pytest.fixture
