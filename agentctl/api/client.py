@@ -245,14 +245,14 @@ class Client:
 
     async def bulk_runs(self, bulk_id: str, status: str | None = None) -> list[JsonObject]:
         """All, or those of which this has come."""
-        found, cursor = list[JsonObject](), None
-        while True:
+        found: list[JsonObject] = []
+        cursor: int | None = 0
+        while cursor is not None:
             params = _given(status=status, cursor=cursor, limit=200)
             page = await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}/runs", params=params)
             found += page["runs"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return found
+            cursor = following(cursor, page["next_cursor"])
+        return found
 
     async def stop_bulk_action(self, bulk_id: str) -> JsonObject:
         return await self._json("DELETE", f"/agent/bulk/{_segment(bulk_id)}")

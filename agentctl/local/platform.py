@@ -36,6 +36,7 @@ from backplane.process.supervisor import (
     python_module,
     stop_together,
 )
+from backplane.process.tasks import end
 from backplane.redis_access import rq_is_possible
 from backplane.resources import SQLITE_PATH_BYTES, connect_store, migrate, take_over_redis
 from backplane.sealing import new_key
@@ -174,13 +175,8 @@ def _keep(stack: contextlib.AsyncExitStack, part: Part, name: str, report: Repor
     """Restart `part` whenever it ends, from now until `stack` has unwound to here, which is before `part` is stopped
     when what stops it was pushed before."""
     keeper = asyncio.create_task(keep_running(part, name, report))
-    stack.push_async_callback(_cancel, keeper)
+    stack.push_async_callback(end, keeper)
     return keeper
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def check_port(place: Locations) -> None:

@@ -42,11 +42,12 @@ class JobDispatch:
 
     async def run(self) -> None:
         while True:
-            try:
-                await self.put_due()
-                await self.remove_expired()
-            except PlatformError as error:
-                log.warning("cannot look after jobs", error=error.message)
+            # What is past its time goes also while Redis is away.
+            for look in (self.put_due, self.remove_expired):
+                try:
+                    await look()
+                except PlatformError as error:
+                    log.warning("cannot look after jobs", error=error.message)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def put_due(self) -> int:
@@ -65,7 +66,11 @@ class JobDispatch:
     async def remove_expired(self) -> None:
         """Raises Unavailable."""
         for job in await self._jobs.expired(AT_ONCE):
-            await self._remove_archive(job)
+            try:
+                await self._remove_archive(job)
+            except PlatformError as error:
+                # One that cannot be removed keeps no other one.
+                log.warning("cannot remove an export that is past its time", job=job.id, error=error.message)
         await self._jobs.forget(datetime.now(UTC) - KEPT, AT_ONCE)
 
     async def _remove_archive(self, job: BackgroundJob) -> None:

@@ -109,6 +109,13 @@ def test_runs_of_a_bulk_action_may_be_named_by_how_their_ids_begin(script: Scrip
     assert json.loads(api.requests[-1].body)["filter"] == {"run_ids": [RUN]}
 
 
+def test_a_page_that_follows_itself_is_not_fetched_for_ever(script: Script, agentctl: Agentctl) -> None:
+    page = {"runs": [{"run_id": RUN, "status": "done", "detail": None}], "next_cursor": 1}
+    script(answer(200, page), answer(200, page))
+    code, _, noted = agentctl("bulk", "runs", BULK)
+    assert (code, "the same page" in noted) == (5, True)
+
+
 @pytest.mark.parametrize("command", ["show", "stop", "runs"])
 def test_a_bulk_action_may_be_named_by_how_its_id_begins(script: Script, agentctl: Agentctl, command: str) -> None:
     listed = {"bulk_actions": [job()], "next_cursor": None}

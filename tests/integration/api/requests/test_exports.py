@@ -118,6 +118,28 @@ async def test_an_archive_that_is_removed_is_not_there_any_more_and_its_room_is_
     assert await stored_bytes(api.resources, user.id) == len(b"first")
 
 
+async def test_an_archive_that_cannot_be_removed_keeps_no_other_one(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await with_files(api, person, one=b"first")
+    ids = [(await exported(api, person, run_id))["export_id"] for _ in range(2)]
+    for export_id in ids:
+        await person.http.delete(f"/agent/exports/{export_id}")
+    remove, refused = type(api.resources.workspaces).remove, list[str]()
+
+    async def refuse_the_first(workspaces: Any, user_id: str, run_id: str) -> None:
+        if not refused:
+            refused.append(run_id)
+        if run_id in refused:
+            raise Unavailable("no", part="workspace")
+        await remove(workspaces, user_id, run_id)
+
+    monkeypatch.setattr(type(api.resources.workspaces), "remove", refuse_the_first)
+    await JobDispatch(api.resources, None).remove_expired()
+    left = {export_id for export_id in ids if any(export_id in str(path) for path in archives(api))}
+    assert left == set(refused)
+
+
 async def test_an_export_that_is_removed_before_it_is_made_is_not_made(start_api: StartApi) -> None:
     api = await start_api(jobs_user_max=1)
     person = await api.person()
