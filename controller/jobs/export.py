@@ -65,12 +65,12 @@ class Exporter:
         """Make the archive, and say where it lies. Done again, it replaces the archive. Raises NotFound (the run is not
         there any more), TooLarge, StorageExceeded, NoRoomForArchive, Superseded, Unavailable, and Refused for one
         that was tried enough."""
-        if job.is_tried_enough:
-            raise Refused(TRIED_ENOUGH)
         if datetime.now(UTC) - job.created_at > GIVE_UP:
             raise Refused("the archive could not be made within a day; whoever runs the platform finds out why")
         run_id = str(job.request["run_id"])
         with _full_disk_is_refused(), archive_folder(Path(tempfile.gettempdir())) as folder:
+            if job.is_tried_enough:  # what the killed processes have left is removed by now
+                raise Refused(TRIED_ENOUGH)
             path = folder / ARCHIVE
             files = await self._write(job, run_id, path)
             size = path.stat().st_size

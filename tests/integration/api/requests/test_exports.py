@@ -337,9 +337,11 @@ async def test_an_export_whose_process_is_killed_each_time_is_given_up_after_thr
     api: Api, person: Person, killed: int, status: str
 ) -> None:
     job = await asked(person, await with_files(api, person, one=b"first"))
+    left = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     for _ in range(killed):
         assert await api.resources.store.background_jobs.claim(job["export_id"], seconds=0.0)
     await carry_out(api.settings, job["export_id"])
+    assert not left.exists()
     shown = (await person.http.get(f"/agent/exports/{job['export_id']}")).json()
     assert (shown["status"], "3 times" in (shown["error"] or "")) == (status, status == "failed")
 
