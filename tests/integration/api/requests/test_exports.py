@@ -1,5 +1,6 @@
 """Exports, as a person asks for them and fetches them, carried out by hand."""
 
+import asyncio
 import errno
 import io
 import json
@@ -7,20 +8,22 @@ import tempfile
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
 
+from backplane.background.rq import RqQueue
 from backplane.domain.runs import RunStatus
 from backplane.errors import Unavailable
 from backplane.resources import Resources
 from backplane.store.tables import background_jobs
-from controller.jobs import export
+from controller.jobs import dispatch, export
 from controller.jobs.dispatch import JobDispatch
 from controller.jobs.export import FOLDER_PREFIX, archive_folder
 from controller.jobs.task import carry_out
 from tests.integration.api.running import Api, Person, StartApi
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -138,6 +141,26 @@ async def test_an_archive_that_cannot_be_removed_keeps_no_other_one(
     await JobDispatch(api.resources, None).remove_expired()
     left = {export_id for export_id in ids if any(export_id in str(path) for path in archives(api))}
     assert left == set(refused)
+
+
+class _Away:
+    """In the place of RQ's queue: its Redis does not answer."""
+
+    def waiting(self) -> int:
+        raise Unavailable("away", part="redis")
+
+
+async def test_an_archive_is_removed_also_while_redis_is_away(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await with_files(api, person, one=b"first")
+    made, _ = await exported(api, person, run_id), await asked(person, run_id)
+    await person.http.delete(f"/agent/exports/{made['export_id']}")
+    monkeypatch.setattr(dispatch, "LOOK_SECONDS", 0.01)
+    looking = asyncio.create_task(JobDispatch(api.resources, cast(RqQueue, _Away())).run())
+    await wait_until(lambda: not any(made["export_id"] in str(path) for path in archives(api)))
+    looking.cancel()
+    await asyncio.wait([looking])
 
 
 async def test_an_export_that_is_removed_before_it_is_made_is_not_made(start_api: StartApi) -> None:
