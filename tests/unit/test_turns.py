@@ -206,7 +206,8 @@ class _Pausing:
 
 
 @pytest.mark.parametrize(
-    "refusal", [TooManyStreams("many"), TooManyTransfers("many"), QueueFull("full", retry_after=1)]
+    "refusal",
+    [TooManyStreams("many", retry_after=1), TooManyTransfers("many", retry_after=1), QueueFull("full", "queue", 1)],
 )
 async def test_a_call_whose_refusal_waits_holds_up_no_other_of_its_user(refusal: PlatformError) -> None:
     api, pausing = FastAPI(), _Pausing()
