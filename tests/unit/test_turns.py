@@ -45,6 +45,7 @@ async def call(
         "type": "http",
         "method": method,
         "path": path,
+        "query_string": b"",
         "headers": [(b"authorization", authorization)],
         SCOPE_USER: User(user_id, user_id, Tier.FREE),
     }
