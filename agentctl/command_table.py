@@ -27,7 +27,7 @@ COMMANDS = {
     ),
     "tools": CommandEntry("agentctl.commands.validate", "tools", RUNS, "List the tools that live workers have, or..."),
     "logs": CommandEntry("agentctl.commands.runs", "logs", RUNS, "Show a run's events: those there are, or..."),
-    "events": CommandEntry("agentctl.commands.runs", "events", RUNS, "Show the events of all your runs as they..."),
+    "events": CommandEntry("agentctl.commands.events", "app", RUNS, "Show the events of all your runs as they..."),
     "runs": CommandEntry("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
     "show": CommandEntry("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
     "cancel": CommandEntry("agentctl.commands.runs", "cancel", RUNS, "Cancel a run: at once while it is queued,..."),
@@ -60,6 +60,7 @@ COMMANDS = {
     "webhook-secret": CommandEntry(
         "agentctl.commands.webhooks", "webhook_secret", RUNS, "Show the secret that your webhooks are..."
     ),
+    "hooks": CommandEntry("agentctl.commands.hooks", "app", RUNS, "Make addresses that others post to; what..."),
     "completion": CommandEntry("agentctl.completion", "completion", HERE, "Print the script by which a shell..."),
     "bulk": CommandEntry("agentctl.commands.bulk", "app", RUNS, "Do one thing to all runs that a filter..."),
     "export": CommandEntry(

@@ -24,6 +24,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "start": (f"agentctl start {RUN}", f"agentctl start {RUN} --no-follow"),
     "logs": (f"agentctl logs {RUN}", f"agentctl logs -f {RUN} --wait 60", f"agentctl logs {RUN} --after 120 --json"),
     "events": ("agentctl events", "agentctl events --after all --json"),
+    "events publish": (
+        """agentctl events publish order.created --data '{"order": 42}'""",
+        "agentctl events publish build.done --source /ci --id 4711 --subject main",
+    ),
+    "events list": ("agentctl events list", "agentctl events list --type 'order.*' --json"),
+    "events watch": ("agentctl events watch", "agentctl events watch --type 'run.*' --json"),
     "runs": ("agentctl runs", "agentctl runs --status failed --limit 100", "agentctl --json runs"),
     "show": (f"agentctl show {RUN}", f"agentctl show {RUN} --json"),
     "cancel": (f"agentctl cancel {RUN}",),
@@ -49,6 +55,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "plans": (f"agentctl plans {RUN}",),
     "model-calls": (f"agentctl model-calls {RUN}", f"agentctl model-calls {RUN} 01936f99"),
     "webhook-secret": ("agentctl webhook-secret", "agentctl webhook-secret --rotate"),
+    "hooks create": (
+        "agentctl hooks create github --kind github --type github.pushed",
+        "agentctl hooks create payments --secret-from-file secret.txt",
+    ),
+    "hooks list": ("agentctl hooks list",),
+    "hooks delete": ("agentctl hooks delete github",),
     "files ls": (f"agentctl files ls {RUN}", f"agentctl files ls {RUN} out/"),
     "files get": (
         f"agentctl files get {RUN} out/report.txt",

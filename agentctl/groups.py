@@ -32,6 +32,17 @@ class Group(TyperGroup):
         return name, command, rest
 
 
+class CallableGroup(Group):
+    """A group that is a command too: where no command of its own is named, all options are the group's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if any(word in self.commands for word in args):
+            return super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            refuse_second_values(self, ctx, args)
+        return TyperGroup.parse_args(self, ctx, args)
+
+
 def refuse_second_values(command: Any, ctx: Any, args: list[str]) -> None:
     """Raises the usage error of the command line's library. A flag may stand twice, for it says the same again."""
     _, _, given = command.make_parser(ctx).parse_args(args=list(args))

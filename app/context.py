@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.bus.publishing import BusPublisher
 from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
@@ -26,6 +27,7 @@ class ApiContext:
     resources: Resources
     submission: Submission
     known_tools: KnownTools
+    publisher: BusPublisher
     validator: Validator
     jobs: JobQueue
     hub: Hub

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from app import errors
 from app.auth import Authenticator
+from app.bus.publishing import BusPublisher
 from app.context import ApiContext
 from app.edge import server_log
 from app.edge.body_limit import BodyLimit
@@ -37,6 +38,7 @@ from app.routes import (
     accounts,
     artifacts,
     bulk,
+    bus,
     dead_letters,
     decisions,
     docs,
@@ -45,6 +47,7 @@ from app.routes import (
     exports,
     files,
     health,
+    hooks,
     logs,
     metrics,
     queue,
@@ -67,7 +70,7 @@ from backplane.process import log as process_log
 from backplane.process.loop_watchdog import watched
 from backplane.process.metrics import process_registry
 from backplane.process.tasks import end
-from backplane.resources import Resources, connect, database_file, storage_quota
+from backplane.resources import Resources, bus_room, connect, database_file, storage_quota
 from backplane.run_actions.known_queues import KnownQueues
 from backplane.settings import Settings, fixed
 from backplane.workspace.quota import Quota
@@ -175,6 +178,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks,
         bulk,
         exports,
+        bus,
+        hooks,
         docs,
     )
     for route in routes:
@@ -220,6 +225,14 @@ def _context(
         settings=settings,
         resources=resources,
         submission=submission,
+        publisher=BusPublisher(
+            resources.store.bus,
+            resources.doorbell,
+            resources.rate_limiter,
+            submission,
+            bus_room(settings),
+            api_metrics,
+        ),
         validator=Validator(submission, known_tools),
         known_tools=known_tools,
         jobs=JobQueue(settings),

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -38,6 +38,7 @@ FRESH_SECONDS = 3.0
 PART_SECONDS = 2.0
 
 Value = TypeVar("Value")
+PostedBy = Literal["user", "hook"]
 
 log = structlog.get_logger()
 
@@ -60,11 +61,32 @@ class ApiMetrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self._bus_events = Counter(
+            "agent_bus_events_posted",
+            "Events that were posted to the bus: stored, there already (duplicate), or refused.",
+            ["by", "result"],
+            registry=registry,
+        )
+        self._bus_announcements = Counter(
+            "agent_bus_announcements",
+            "Calls of Redis that announce new events: published, or missed while Redis is away.",
+            ["result"],
+            registry=registry,
+        )
         self._watchers = Gauge("agent_stream_watchers", "Streams that are open.", registry=registry)
 
     def watchers(self, count: Callable[[], int]) -> None:
         """Report at each scrape what `count` returns then."""
         self._watchers.set_function(count)
+
+    def posted(
+        self, by: Literal["user", "hook"], result: Literal["stored", "duplicate", "refused"], count: int
+    ) -> None:
+        if count:
+            self._bus_events.labels(by, result).inc(count)
+
+    def announced(self, *, published: bool) -> None:
+        self._bus_announcements.labels("published" if published else "missed").inc()
 
     def received(self, events: Sequence[Event]) -> None:
         """A batch of events of one run has come from the event log."""

@@ -15,6 +15,9 @@ import structlog
 
 from backplane.artifacts.base import Artifacts
 from backplane.artifacts.git import GitArtifacts
+from backplane.bus.base import Doorbell
+from backplane.bus.redis import RedisDoorbell
+from backplane.domain.bus import BusRoom
 from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota
 from backplane.limits.buckets.base import TokenBuckets
@@ -57,6 +60,7 @@ class Resources:
     redis: RedisClients
     queue: Queue
     event_log: EventLog
+    doorbell: Doorbell
     store: Store
     workspaces: WorkspaceStore
     rate_limiter: RateLimiter
@@ -118,6 +122,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 # A run may be silent for as long as it may run.
                 keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
             ),
+            doorbell=RedisDoorbell(redis),
             store=store,
             workspaces=workspaces,
             rate_limiter=RedisRateLimiter(
@@ -219,6 +224,10 @@ def _room(settings: Settings) -> QueueRoom:
 
 def storage_quota(settings: Settings) -> StorageQuota:
     return StorageQuota(settings.user_max_runs, settings.user_max_events, settings.user_max_bytes)
+
+
+def bus_room(settings: Settings) -> BusRoom:
+    return BusRoom(settings.user_max_bus_events, settings.user_max_bus_bytes)
 
 
 def run_actions(settings: Settings, resources: Resources) -> RunActions:

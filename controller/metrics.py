@@ -30,6 +30,15 @@ class ControllerMetrics:
         self._webhooks = Counter("agent_webhooks", "Attempts to send a webhook.", ["status"], registry=registry)
         for status in ("delivered", "failed", "given_up"):
             self._webhooks.labels(status)
+        self._bus_events = Counter(
+            "agent_bus_events_of_runs", "Events of the bus that were made of what runs came to.", registry=registry
+        )
+        self._bus_removed = Counter(
+            "agent_bus_events_removed", "Events of the bus that were past their time.", registry=registry
+        )
+        self._runs_woken = Counter(
+            "agent_bus_runs_woken", "Runs that went on because an event came, or its time was up.", registry=registry
+        )
         self._jobs_due = Gauge(
             "agent_jobs_due",
             "Bulk actions and exports that nobody carries out now, at most 100.",
@@ -44,6 +53,15 @@ class ControllerMetrics:
     def sessions_removed(self, kind: str, count: int) -> None:
         """`kind`: folder, container, volume or job."""
         self._sessions_removed.labels(kind).inc(count)
+
+    def bus_events_made(self, count: int) -> None:
+        self._bus_events.inc(count)
+
+    def bus_events_removed(self, count: int) -> None:
+        self._bus_removed.inc(count)
+
+    def run_woken(self) -> None:
+        self._runs_woken.inc()
 
     def jobs_due(self, count: int) -> None:
         self._jobs_due.set(count)

@@ -1,7 +1,8 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
-It sends webhooks and removes what is past its time. Both are rows in the database that any controller may take, so any
-number of them may run, and none is needed for runs to go on. Neither needs Redis. One of them counts what users have
+It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, and removes what is past its
+time. All are rows in the database that any controller may take, so any number of them may run. None needs Redis, and
+none is needed for runs to go on but for those that wait for an event. One of them counts what users have
 stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
@@ -22,8 +23,9 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.retrying import OnUnavailable, log_unavailable, until_available
 from backplane.process.tasks import end
 from backplane.redis_access import rq_is_possible
-from backplane.resources import Resources, connect
+from backplane.resources import Resources, connect, run_actions
 from backplane.settings import Settings, fixed
+from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
 from controller.jobs.dispatch import JobDispatch
@@ -96,6 +98,13 @@ async def _work(
         pause_seconds=fixed.RETENTION_PAUSE_SECONDS,
         period_seconds=fixed.RETENTION_SECONDS,
     )
+    bus = BusLoop(
+        store,
+        resources.doorbell,
+        run_actions(settings, resources).wake,
+        metrics,
+        retention_days=settings.retention_bus_days,
+    )
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
     ) as sender:
@@ -119,6 +128,8 @@ async def _work(
             asyncio.create_task(_watch_queue(resources), name="whose queue"),
             asyncio.create_task(webhooks.run(), name="webhooks"),
             asyncio.create_task(retention.run(), name="retention"),
+            asyncio.create_task(bus.run(), name="bus"),
+            asyncio.create_task(bus.remove_old(), name="bus retention"),
         ]
         rows = RowCounting(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from agentctl.api.api_error import ApiError, JsonObject, raise_for_problem, reason_of
-from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, reconnecting
+from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, is_bus_event, reconnecting
 from agentctl.api.pages import following
 from agentctl.api.proxies import client_of
 from agentctl.exit_codes import CommandError, ExitCode
@@ -342,6 +342,43 @@ class Client:
         async with aclosing(self._stream(url, "The stream of all runs", position)) as events:
             async for event in events:
                 yield position.cursor, event
+
+    async def publish(self, event: JsonObject) -> JsonObject:
+        """Publish a CloudEvent. Safe to repeat: by its source and id it is stored once."""
+        return await self._json(
+            "POST", "/api/v1/events", json=event, headers={"Content-Type": "application/cloudevents+json"}
+        )
+
+    async def bus_page(self, after: int, limit: int, types: Sequence[str]) -> JsonObject:
+        """Events of the bus behind a cursor."""
+        params = {"after": after, "limit": limit, "type": list(types)}
+        return await self._json("GET", "/api/v1/events", params=params)
+
+    async def bus_events(self, after: str, types: Sequence[str]) -> AsyncGenerator[tuple[str, JsonObject], None]:
+        """As `all_events`, of the event bus. What has the type `gap` says that events are missing."""
+        position = StreamPosition("" if after == "now" else after)
+        given = {"type": list(types), **({"after": "now"} if after == "now" else {})}
+        url = str(httpx.URL("/api/v1/events/stream", params=given))
+        pauses = Pauses(first=self._call_pauses, later=self._stream_pauses)
+        name = "The stream of the event bus"
+        following = reconnecting(self._http, url, name, position, pauses, self._notify, is_bus_event)
+        async with aclosing(following) as events:
+            async for event in events:
+                yield position.cursor, event
+
+    async def put_hook(self, name: str, hook: JsonObject) -> JsonObject:
+        """Sent again only when the first one cannot have arrived: the second would not show the secret."""
+        return await self._json("PUT", f"/api/v1/hooks/{_segment(name)}", repeatable=False, json=hook)
+
+    async def hooks(self) -> list[JsonObject]:
+        """Without their secrets."""
+        hooks: list[JsonObject] = (await self._json("GET", "/api/v1/hooks"))["hooks"]
+        return hooks
+
+    async def delete_hook(self, name: str) -> None:
+        """Sent again only when the first one cannot have arrived: the second would find nothing."""
+        response = await self._open("DELETE", f"/api/v1/hooks/{_segment(name)}", repeatable=False)
+        await response.aclose()
 
     def _stream(self, url: str, name: str, position: StreamPosition) -> AsyncGenerator[JsonObject, None]:
         pauses = Pauses(first=self._call_pauses, later=self._stream_pauses)

@@ -41,12 +41,15 @@ class StreamConnection:
     """One connection to a stream. `is_open`: the server answered with a stream. `is_over`: it answered that no event
     will come. `retry_after`: the pause that it asks for, in seconds."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str, position: StreamPosition) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, position: StreamPosition, is_event: Callable[[JsonObject], bool]
+    ) -> None:
         self.is_open = False
         self.is_over = False
         self.retry_after = 0.0
         self._http = http
         self._url = url
+        self._is_event = is_event
         self._position = position
 
     async def events(self) -> AsyncGenerator[JsonObject, None]:
@@ -76,11 +79,21 @@ class StreamConnection:
                 self._position.cursor = frame.id or self._position.cursor
                 if event is None:  # an id alone, or a comment, which after a numbered frame looks the same here
                     continue
-                if not (isinstance(event["type"], str) and isinstance(event["id"], int)):
+                if not self._is_event(event):
                     raise ValueError("what it sends is no event")
                 yield event
         finally:
             await response.aclose()
+
+
+def is_run_event(event: JsonObject) -> bool:
+    """An event of a run has a number. Raises KeyError for what is no event."""
+    return isinstance(event["type"], str) and isinstance(event["id"], int)
+
+
+def is_bus_event(event: JsonObject) -> bool:
+    """A CloudEvent, or a gap. Raises KeyError for what is none."""
+    return isinstance(event["type"], str)
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ async def reconnecting(
     position: StreamPosition,
     pauses: Pauses,
     notify: Callable[[str], None],
+    is_event: Callable[[JsonObject], bool] = is_run_event,
 ) -> AsyncGenerator[JsonObject, None]:
     """The events behind `position` over as many connections as it takes. Ends when the server closes the stream and
     `position.ended` is set. Raises ApiError for an answer that connecting again cannot change, and
@@ -107,7 +121,7 @@ async def reconnecting(
     may_pause = pauses.first
     clock = asyncio.get_running_loop().time
     while True:
-        opened, connection = clock(), StreamConnection(http, url, position)
+        opened, connection = clock(), StreamConnection(http, url, position, is_event)
         try:
             async with aclosing(connection.events()) as events:
                 async for event in events:

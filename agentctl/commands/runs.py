@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.text import Text
 
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
@@ -14,7 +13,7 @@ from agentctl.api.pages import following
 from agentctl.calls import RunArgument, call, call_on, listed
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.new_run import new_run_of, opened_file, uploads_of
-from agentctl.terminal.follow import FollowedRun, describe, follow, how_it_goes_on, with_flag
+from agentctl.terminal.follow import FollowedRun, follow, how_it_goes_on, with_flag
 from agentctl.terminal.output import (
     JsonFlag,
     Output,
@@ -26,7 +25,6 @@ from agentctl.terminal.output import (
 from agentctl.terminal.queue_room import LONGEST_WAIT_SECONDS, once_there_is_room
 from agentctl.terminal.run_view import between, position, print_run, wait_in_words
 from backplane.domain.runs import RunStatus
-from backplane.process.terminal_text import printable
 
 
 def run(
@@ -147,37 +145,6 @@ def logs(
             cursor = following(cursor, page["next_after"]) or cursor
 
     call_on(output, run_id, print_pages)
-
-
-def events(
-    after: Annotated[
-        str, typer.Option(help="`now`, `all` that are kept, or the cursor of an event, as --json shows it.")
-    ] = "now",
-    json_output: JsonFlag = False,
-) -> None:
-    """Show the events of all your runs as they happen, until Ctrl-C."""
-    output = Output(json_output)
-
-    async def show(client: Client) -> None:
-        shown = ""
-        async for cursor, event in client.all_events("" if after == "all" else after):
-            if output.json:
-                output.json_line({"cursor": cursor, **event})
-                continue
-            run_id, head = printable(event["run_id"]), f"{short_time(event['at']):>10}  "
-            lines = describe(event["type"], event["data"])
-            if not output.live:  # each line is to be found by its run
-                head += f"{run_id}  "
-            elif lines and run_id != shown:
-                output.line(run_id, "bold")
-                shown = run_id
-            for line in lines:
-                output.line(Text.assemble((head, "dim"), line))
-
-    try:
-        call(output, show)
-    except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def follow_to_its_end(output: Output, run_id: str, after: int, wait: float | None) -> None:

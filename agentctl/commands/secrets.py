@@ -42,7 +42,7 @@ def set_secret(
 ) -> None:
     """Keep a secret, in place of one of the same name. A line break at its end is left out."""
     output = Output(json_output)
-    body: JsonObject = {"value": _value(from_file), "hosts": host or []}
+    body: JsonObject = {"value": value_of(from_file), "hosts": host or []}
     if tool:
         body["tools"] = tool
     kept = call(output, lambda client: client.put_secret(name, body))
@@ -84,8 +84,8 @@ def new_key(json_output: JsonFlag = False) -> None:
     output.document({"key": key}) if output.json else output.line(key)
 
 
-def _value(file: Path | None) -> str:
-    """Raises CommandError."""
+def value_of(file: Path | None) -> str:
+    """What is in this file; else on standard input, or asked for. Raises CommandError."""
     if file is None and sys.stdin.isatty():
         return ask_without_echo("Value (not shown): ")
     try:

@@ -25,6 +25,9 @@ from app.errors import of_platform_error
 from backplane.domain.users import User
 from backplane.errors import PlatformError, RateLimited, Unauthenticated, Unavailable
 
+WITH_TOKEN = ("/agent/", "/api/")
+"""Beginnings of paths that are for whoever shows a valid token."""
+HOOKS = "/api/v1/hooks/"
 PAUSE_SECONDS = 1.0
 """Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""
 PAUSED_MAX = 256
@@ -92,7 +95,9 @@ class TokenGate:
     async def _user(self, scope: Scope) -> User | None:
         """None where none is needed. Raises Unauthenticated, RateLimited or Unavailable."""
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        wants_token = path.startswith("/agent/") or path == "/mcp"
+        wants_token = path.startswith(WITH_TOKEN) or path == "/mcp"
+        if scope["method"] == "POST" and path.startswith(HOOKS):
+            wants_token = False  # whoever posts to a hook signs what is posted
         token = bearer_token(scope)
         authenticator: Authenticator = scope["app"].state.authenticator
         if token is not None and path != "/health/live" and authenticator.has_seen(token):

@@ -6,6 +6,7 @@ in its stead. `tests/architecture` holds every route with a body to this one.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,13 +29,27 @@ class BodyRefused(HTTPException):
         self.place = place
 
 
+async def _parsed(body: bytes) -> Any:
+    try:
+        return loads(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(loads, body)
+    except DuplicateName as error:
+        raise BodyRefused("duplicate_name", str(error), error.place) from None
+
+
+async def json_of(body: bytes) -> Any:
+    """The JSON value of a body that a route has read by itself. Raises BodyRefused."""
+    try:
+        return await _parsed(body)
+    except json.JSONDecodeError as error:
+        raise BodyRefused("malformed_json", f"the body is not JSON: {error.msg}", "body") from None
+    except (ValueError, RecursionError):
+        message = "the body is not JSON: it is no UTF-8, nested too deeply, or has a number of too many digits"
+        raise BodyRefused("malformed_json", message, "body") from None
+
+
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        body = await self.body()
-        try:
-            value = loads(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(loads, body)
-        except DuplicateName as error:
-            raise BodyRefused("duplicate_name", str(error), error.place) from None
+        value = await _parsed(await self.body())
         # No request has so many fields, and each unknown one would be described.
         if isinstance(value, dict) and len(value) > MAX_NAMES:
             message = f"the body: it has {len(value):,} names; at most {MAX_NAMES} are possible"

@@ -41,7 +41,7 @@ _YEAR = re.compile("[0-9]{4}-")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """The value, when every database and every JSON reader takes it as it is: what is accepted can be given back."""
     # Only lists and objects are kept for later, since there may be many values and all others wait for this.
     pending: list[tuple[Iterable[Any], int]] = [((value,), 0)]
@@ -73,8 +73,8 @@ def _check_text(text: str) -> None:
         raise ValueError("it contains a lone surrogate, which is no character; send valid UTF-8")
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+Text = Annotated[str, AfterValidator(storable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(storable)]
 
 
 def _in_utc(moment: datetime) -> datetime:

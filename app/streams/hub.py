@@ -1,8 +1,9 @@
 """Who watches what: one Redis connection an API process, however many watchers.
 
-Each watched run, and each user whose whole feed is watched, has a buffer of its newest frames (`app.streams.buffer`),
-filled by one loop. Nothing here is history; a buffer may be emptied at any moment. A subscription begins before the
-first watcher reads the history and lasts a little longer than the last watcher.
+Each watched run, each user whose whole feed is watched, and the watched events of a user's bus have a buffer of the
+newest frames (`app.streams.buffer`), filled by one loop. Nothing here is history; a buffer may be emptied at any
+moment. A subscription begins before the first watcher reads the history and lasts a little longer than the last
+watcher.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import ceil
 from typing import TypeVar
@@ -20,12 +22,14 @@ from sse_starlette.sse import AppStatus
 from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
 from app.streams.buffer import Frame, StreamEnd, Watched, Watcher
+from app.streams.bus import BusKey, WatchedBus
 from app.streams.feed import WatchedFeed
+from backplane.domain.bus import EventFilter
 from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import User
 from backplane.errors import TooManyStreams, Unavailable
-from backplane.logs.base import Announced, EventLog, Subscription, SubscriptionLost
+from backplane.logs.base import Announced, BusAnnounced, EventLog, Subscription, SubscriptionLost
 from backplane.process.tasks import run_together
 from backplane.queue.base import Queue, Standing
 from backplane.store import Store
@@ -41,7 +45,8 @@ FEEDS_READ_AT_ONCE = 2
 OUTAGE_SECONDS = 1.0
 SHORTEST_TOKEN_CHECK_SECONDS = 0.5
 
-W = TypeVar("W", "WatchedRun", WatchedFeed)
+K = TypeVar("K")
+W = TypeVar("W", "WatchedRun", WatchedFeed, WatchedBus)
 
 
 def frame_of(event: Event) -> Frame[int]:
@@ -134,6 +139,7 @@ class Hub:
         self._watchers_of = Counter[str]()
         self._runs: dict[str, WatchedRun] = {}
         self._feeds: dict[str, WatchedFeed] = {}
+        self._buses: dict[BusKey, WatchedBus] = {}
         self._subscription: Subscription | None = None
         self._some_queued = asyncio.Event()
         self._some_feed_due = asyncio.Event()
@@ -210,6 +216,22 @@ class Hub:
                 self._some_queued.set()
             return feed
 
+    async def open_bus(self, user: User, wanted: EventFilter) -> WatchedBus:
+        """The user's events on the bus that are wanted, listened to from now on. Raises as `open_feed`."""
+        subscription, key = self._admit(user), (user.id, wanted)
+        while True:
+            made = WatchedBus(key, self._limits.buffer_events, self._limits.buffer_bytes)
+            bus = self._buses.setdefault(key, made)
+            async with bus.lock:
+                if bus.swept:
+                    continue
+                bus.idle_since = asyncio.get_running_loop().time()
+                if not bus.subscribed:
+                    await subscription.add_bus(user.id)
+                    bus.restart(await self._store.bus.present(user.id))
+                    bus.subscribed = True
+                return bus
+
     def _check_room(self, user: User) -> None:
         room = ceil(self._limits.max_watchers * (7 + user.priority) / 10)
         if len(self._watchers) >= room:
@@ -251,7 +273,13 @@ class Hub:
                     run.may_have_missed()
                 for feed in self._feeds.values():
                     feed.may_have_missed()
+                for bus in self._buses.values():
+                    bus.look()
                 self._some_feed_due.set()
+            elif isinstance(received, BusAnnounced):
+                for bus in self._buses_of(received.user_id):
+                    bus.look()
+                    self._some_feed_due.set()
             elif isinstance(received, Announced):
                 if watched := self._feeds.get(received.user_id):
                     watched.announced(received.run_id, received.last_id)
@@ -262,23 +290,30 @@ class Hub:
                 if watched_run.is_queued:
                     self._some_queued.set()
 
+    def _buses_of(self, user_id: str) -> list[WatchedBus]:
+        return [bus for bus in self._buses.values() if bus.user_id == user_id]
+
+    def _read_by_rows(self) -> list[WatchedFeed | WatchedBus]:
+        """Buffers whose events are read from the database, and are only announced by Redis."""
+        return [*self._feeds.values(), *self._buses.values()]
+
     async def _read_feeds(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._some_feed_due.clear()
-            dues = {feed: feed.due_at for feed in self._feeds.values() if feed.due_at is not None}
+            dues = {feed: feed.due_at for feed in self._read_by_rows() if feed.due_at is not None}
             now = loop.time()
             due = iter([feed for feed, due_at in dues.items() if due_at <= now])
             while some := list(islice(due, FEEDS_READ_AT_ONCE)):
                 await asyncio.gather(*map(self._read, some))
-                if any(feed.queued for feed in some):
+                if any(isinstance(feed, WatchedFeed) and feed.queued for feed in some):
                     self._some_queued.set()
-            soonest = min((at for feed in self._feeds.values() if (at := feed.due_at) is not None), default=None)
+            soonest = min((at for feed in self._read_by_rows() if (at := feed.due_at) is not None), default=None)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(soonest):
                     await self._some_feed_due.wait()
 
-    async def _read(self, feed: WatchedFeed) -> None:
+    async def _read(self, feed: WatchedFeed | WatchedBus) -> None:
         try:
             await feed.read(self._store)
         except Unavailable as error:
@@ -304,6 +339,12 @@ class Hub:
             await asyncio.sleep(LINGER_SECONDS)
             await _sweep(self._runs, subscription.remove)
             await _sweep(self._feeds, subscription.remove_user)
+            await _sweep(self._buses, partial(self._leave_bus, subscription))
+
+    async def _leave_bus(self, subscription: Subscription, key: BusKey) -> None:
+        # All of a user's buffers share a channel; another one may be about to subscribe to it.
+        if len(self._buses_of(key[0])) == 1:
+            await subscription.remove_bus(key[0])
 
     async def _send_positions(self) -> None:
         while True:
@@ -334,7 +375,7 @@ class Hub:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(self._limits.heartbeat_seconds)
-            for feed in self._feeds.values():
+            for feed in self._read_by_rows():
                 feed.look()
             self._some_feed_due.set()
             watched = {run_id: run for run_id, run in self._runs.items() if run.watchers}
@@ -364,7 +405,7 @@ class Hub:
                     watcher.end(StreamEnd.REVOKED)
 
 
-async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[None]]) -> None:
+async def _sweep(watched: dict[K, W], unsubscribe: Callable[[K], Awaitable[None]]) -> None:
     for name, one in list(watched.items()):
         async with one.lock:
             if one.watchers or asyncio.get_running_loop().time() - one.idle_since < LINGER_SECONDS:
@@ -373,7 +414,7 @@ async def _sweep(watched: dict[str, W], unsubscribe: Callable[[str], Awaitable[N
                 if one.subscribed:
                     await unsubscribe(name)
             except Unavailable as error:
-                log.warning("cannot end a subscription", of=name, error=error.message)
+                log.warning("cannot end a subscription", of=str(name), error=error.message)
                 continue
             one.swept = True
             del watched[name]

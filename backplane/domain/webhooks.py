@@ -140,6 +140,14 @@ def sign(secrets: Sequence[str], delivery_id: str, timestamp: int, body: bytes) 
     return " ".join(f"v1,{base64.b64encode(_hmac(secret, signed)).decode()}" for secret in secrets)
 
 
+def is_signed(secret: str, delivery_id: str, timestamp: int, body: bytes, signatures: str) -> bool:
+    """Whether one of the signatures of a header `Webhook-Signature`, of which the first ten count, is this secret's."""
+    own = sign([secret], delivery_id, timestamp, body).encode()
+    # All are compared, whichever fits.
+    fitting = [hmac.compare_digest(own, each.encode("utf-8", "replace")) for each in signatures.split()[:10]]
+    return any(fitting)
+
+
 def _hmac(secret: str, signed: bytes) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)

@@ -56,6 +56,16 @@ class Announced:
     last_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class BusAnnounced:
+    """A user has new events on the bus (`backplane.bus`)."""
+
+    user_id: str
+
+
+Received = list[Event] | Announced | BusAnnounced | SubscriptionLost
+
+
 class Subscription(ABC):
     """One connection for any number of runs and users."""
 
@@ -74,7 +84,15 @@ class Subscription(ABC):
     async def remove_user(self, user_id: str) -> None: ...
 
     @abstractmethod
-    def listen(self) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
+    async def add_bus(self, user_id: str) -> None:
+        """Listen to the announcements of a user's events on the bus. When this returns, all later ones will be
+        received."""
+
+    @abstractmethod
+    async def remove_bus(self, user_id: str) -> None: ...
+
+    @abstractmethod
+    def listen(self) -> AsyncIterator[Received]:
         """Events as they are published: lists of events of one run. Reconnects by itself, and yields a SubscriptionLost
         then."""
 

@@ -20,7 +20,16 @@ from redis.exceptions import RedisError
 
 from backplane.domain.events import Event, UnknownEventType, decode
 from backplane.errors import Unavailable
-from backplane.logs.base import Announced, Appended, Batch, EventLog, Subscription, SubscriptionLost
+from backplane.logs.base import (
+    Announced,
+    Appended,
+    Batch,
+    BusAnnounced,
+    EventLog,
+    Received,
+    Subscription,
+    SubscriptionLost,
+)
 from backplane.logs.room import LogLimits, LogRoom, RedisMemory, room_of
 from backplane.redis.client import RedisClients, Script, translated
 
@@ -116,6 +125,12 @@ class RedisSubscription(Subscription):
     async def remove_user(self, user_id: str) -> None:
         await self._unsubscribe(self._keys.user_channel(user_id))
 
+    async def add_bus(self, user_id: str) -> None:
+        await self._subscribe(self._keys.bus_user_channel(user_id))
+
+    async def remove_bus(self, user_id: str) -> None:
+        await self._unsubscribe(self._keys.bus_user_channel(user_id))
+
     async def _subscribe(self, channel: str) -> None:
         confirmed = self._confirmed.setdefault(channel, asyncio.Event())
         try:
@@ -142,7 +157,7 @@ class RedisSubscription(Subscription):
             with translated():
                 await self._connection.send_command(*command, check_health=False)
 
-    async def listen(self) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
+    async def listen(self) -> AsyncIterator[Received]:
         while True:
             try:
                 with translated():
@@ -165,10 +180,8 @@ class RedisSubscription(Subscription):
             self._tried.set()
             await connection.disconnect(nowait=True)
 
-    async def _receive(
-        self, connection: AbstractConnection
-    ) -> AsyncIterator[list[Event] | Announced | SubscriptionLost]:
-        users = self._keys.user_channel("")
+    async def _receive(self, connection: AbstractConnection) -> AsyncIterator[Received]:
+        users, buses = self._keys.user_channel(""), self._keys.bus_user_channel("")
         # Redis answers in order: once so many channels are confirmed, all earlier ones are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
         if missing:
@@ -180,6 +193,8 @@ class RedisSubscription(Subscription):
             if kind == "message" and channel.startswith(users):
                 run_id, last_id = content.split(" ")
                 yield Announced(channel.removeprefix(users), run_id, int(last_id))
+            elif kind == "message" and channel.startswith(buses):
+                yield BusAnnounced(channel.removeprefix(buses))
             elif kind == "message":
                 if events := _known(content.split("\n")):
                     yield events

@@ -76,6 +76,12 @@ class Keys:
     def user_channel(self, user_id: str) -> str:
         return f"{self.prefix}agent:user:{user_id}"
 
+    def bus_user_channel(self, user_id: str) -> str:
+        return f"{self.prefix}agent:bus:{user_id}"
+
+    def bus_type_channel(self, type: str) -> str:
+        return f"{self.prefix}events:{type}"
+
     def rate(self, name: str) -> str:
         return f"{self.prefix}rates:{name}"
 
@@ -282,6 +288,22 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("agent:logs:{run_id}", "channel", "-", "API, worker", "API", "events as they happen, one JSON object a line"),
     Key("agent:user:{user_id}", "channel", "-", "API, worker", "API", "announces that runs of a user have new events"),
+    Key(
+        "agent:bus:{user_id}",
+        "channel",
+        "-",
+        "API, controller",
+        "API",
+        'announces that a user has new events of the bus: "user cursor"',
+    ),
+    Key(
+        "events:{type}",
+        "channel",
+        "-",
+        "API, controller",
+        "whoever waits for a type",
+        'announces an event of the bus of this type: "user cursor"; the event is in the database',
+    ),
     Key(
         "rates:{name}", "string", "until the rate is used up no more", "API", "API", "a limit on calls: when it is free"
     ),

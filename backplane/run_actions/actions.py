@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.events import Event
 from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunStatus, new_run_id
@@ -99,6 +100,15 @@ class RunActions:
         except Unavailable as error:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
         return run
+
+    async def wake(self, wait: EventWait) -> bool:
+        """Queue the run again that waited for this, now that the wait has ended. Returns whether it was queued now.
+        Raises Unavailable (database)."""
+        woken = await self._store.event_waits.wake(wait)
+        if woken.run is None:
+            return False
+        await self.push(woken.run, woken.events)
+        return True
 
     async def derive(
         self,

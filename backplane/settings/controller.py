@@ -29,6 +29,9 @@ class ControllerSettings:
     retention_workspace_days: float = Field(
         30, ge=0, description="Files of runs that ended so many days ago are removed; 0: with the run."
     )
+    retention_bus_days: float = Field(
+        7, ge=0, description="Events on the bus that were stored so many days ago are removed; 0: never."
+    )
     pod_namespace: str = Field("", description="Namespace of the platform's pods; empty: the one of this pod.")
     pod_deletion_cost: bool = Field(
         False,

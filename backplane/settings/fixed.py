@@ -96,6 +96,13 @@ WEBHOOK_RETRY_MAX_SECONDS = 14_400.0
 """Longest pause between a webhook's attempts, also when the receiver asks for more."""
 WEBHOOK_SECRET_OVERLAP_SECONDS = 86_400.0
 """How long a rotated webhook secret still signs beside the new one: a day to change it at the receiver."""
+BUS_POLL_SECONDS = 1.0
+"""How often a controller looks for ends of runs that become events, and for waits whose time is up: each look is one
+statement."""
+BUS_BATCH = 200
+"""Of these, how many in one transaction: it takes milliseconds, for which a user's other events wait."""
+BUS_WAKE_SECONDS = 5.0
+"""When a run that is to be woken is looked at again: it had not stopped yet, or the controller was lost."""
 RETENTION_SECONDS = 300.0
 """How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200
@@ -117,5 +124,10 @@ REPLACED = {
     "WEBHOOK_USER_CONCURRENCY": f"WEBHOOK_CONCURRENCY / {WEBHOOK_USER_SHARE}",
 }
 """Names of settings whose value comes from another one now, and how."""
-NEVER_SETTINGS = frozenset({"KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"})
+NEVER_SETTINGS = frozenset(
+    {
+        *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
+        *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
+    }
+)
 """Names of this module that were no settings."""

@@ -52,6 +52,10 @@ class StorageSettings:
     user_max_bytes: int = Field(
         100 * GIB, ge=0, description="Files of one user's runs that are kept, in bytes; 0: any number."
     )
+    user_max_bus_events: int = Field(
+        1_000_000, ge=0, description="Events on the bus of one user that are kept; 0: any number."
+    )
+    user_max_bus_bytes: int = Field(1 * GIB, ge=0, description="The same in bytes; 0: any number.")
     transfers_user_max: int = Field(
         16, ge=1, description="Files of one user that an API process sends and takes at once."
     )

@@ -1,6 +1,9 @@
 """The database of record: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
 from backplane.store.background_jobs import BackgroundJobs
+from backplane.store.bus.events import EventBus
+from backplane.store.bus.hooks import Hooks
+from backplane.store.bus.waits import EventWaits, Woken
 from backplane.store.database import SQLITE_PATH_BYTES, Database, parse_url
 from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
@@ -29,6 +32,9 @@ __all__ = [
     "Database",
     "DeadLetters",
     "Decisions",
+    "EventBus",
+    "EventWaits",
+    "Hooks",
     "Ledger",
     "ModelCalls",
     "Retention",
@@ -40,6 +46,7 @@ __all__ = [
     "Store",
     "UsageCounts",
     "Webhooks",
+    "Woken",
     "parse_url",
 ]
 """What others may import: the store, its parts, and the transaction of a running run. The values that go in and out are
@@ -66,6 +73,9 @@ class Store:
         self.secrets = SecretStore(database)
         self.retention = Retention(database)
         self.usage_counts = UsageCounts(database)
+        self.bus = EventBus(database)
+        self.event_waits = EventWaits(database)
+        self.hooks = Hooks(database)
         self.background_jobs = BackgroundJobs(database)
 
     async def migrate(self) -> str | None:

@@ -12,10 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from backplane.domain.budgets import Spender
+from backplane.domain.bus import EventArrived, WaitStatus
 from backplane.domain.decisions import DecisionMade, DecisionStatus
 from backplane.domain.runs import CancelRequested
 from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.store import run_writes
+from backplane.store.bus.notices import note_run
+from backplane.store.bus.waits import add_wait
 from backplane.store.dead_letters import add_dead_letter, note_failure
 from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import add_events
@@ -70,6 +73,7 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
         case run_writes.NotifyWebhook():
             if run.has_webhook:
                 add_delivery(connection, run_of(connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()))
+            note_run(connection, run.id)
         case run_writes.AddStep(record):
             there = select(steps.c.step_id).where(steps.c.run_id == run.id, steps.c.step_id == record.step_id)
             if connection.execute(there).one_or_none() is None:
@@ -113,6 +117,10 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
             for decision in decisions_of_run(connection, run.id):
                 if decision.id in decision_ids and decision.status is not DecisionStatus.PENDING:
                     raise DecisionMade(f"decision {decision.id} of run {run.id} is {decision.status}")
+        case run_writes.WaitForEvent(wait):
+            made = add_wait(connection, wait)
+            if made.status is not WaitStatus.OPEN:
+                raise EventArrived(made)
         case _:
             raise TypeError(f"nothing carries out {write!r}")
 

@@ -27,7 +27,7 @@ _DIALECT = PGDialect()  # type: ignore[no-untyped-call]
 
 _RUNNING = """
 WITH running AS MATERIALIZED (
-  SELECT id, user_id FROM runs
+  SELECT id, user_id, attempt, status FROM runs
   WHERE id = %(run_id)s AND generation = %(generation)s AND status = 'running' AND {condition} FOR NO KEY UPDATE
 )"""
 # In the order of their numbers, as places rise with them.
@@ -37,6 +37,10 @@ _EVENTS = """events_added AS (
   FROM unnest(%(event_ids)s::integer[], %(event_lines)s::text[]) AS new (id, line)
   WHERE EXISTS (SELECT FROM {run}) ORDER BY new.id
   ON CONFLICT (run_id, id) DO NOTHING
+)"""
+_NOTE = """noted AS (
+  INSERT INTO run_notices (run_id, user_id, status, attempt, at)
+  SELECT id, user_id, coalesce(%(noted_status)s::text, status), attempt, now() FROM running
 )"""
 _PLAN = """planned AS (
   UPDATE runs SET plan = %(plan)s WHERE id = %(run_id)s AND plan IS NULL AND EXISTS (SELECT FROM running) RETURNING id
@@ -72,6 +76,7 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
     plan: Plan | None = None
     journal: dict[str, dict[str, Any]] = {}
     conditions: list[str] = []
+    is_noted = False
     for write in writes:
         match write:
             case AddEvents(new):
@@ -88,6 +93,7 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
                 conditions.append("NOT EXISTS (SELECT FROM reservations WHERE run_id = %(run_id)s)")
             case NotifyWebhook():
                 conditions.append("webhook_url IS NULL")
+                is_noted = True
             case _:
                 return None
     if plan is not None and run:
@@ -102,6 +108,9 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
         values["plan"] = stored(runs.c.plan, plan.model_dump(mode="json"))
         for name in _OF_JOURNAL:
             values[f"new_{name}"] = [stored(steps.c[name], record[name]) for record in journal.values()]
+    if is_noted:
+        parts.append(_NOTE)
+        values["noted_status"] = run.get("status")
     if run:
         parts.append(_update("run", runs, run, "id = %(run_id)s", values))
     for number, (step_id, columns) in enumerate(changed.items()):

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import Decision
 from backplane.domain.events import Event
@@ -180,6 +181,13 @@ class RunTransaction:
         self.unless_decided(decision_ids)
         self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))
         self.writes += [run_writes.SettleAll(), run_writes.NotifyWebhook()]
+
+    def wait_for_event(self, wait: EventWait, error: RunError) -> None:
+        """Stop until the event comes, or its time is up (`store.bus.waits`). The commit raises EventArrived when it
+        is there already; nothing is written then."""
+        self.writes.append(run_writes.WaitForEvent(wait))
+        self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))
+        self.writes.append(run_writes.SettleAll())
 
     def queue_again(self, *, attempt: int | None, error: RunError | None) -> None:
         """Give the run back: for its next attempt, whose clock begins anew, or (None) in the middle of this one."""

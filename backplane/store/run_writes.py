@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backplane.domain.budgets import Amounts, Resource
+from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import Decision
 from backplane.domain.events import Event
@@ -60,7 +61,8 @@ class SettleAll(RunWrite):
 
 @dataclass(frozen=True, slots=True)
 class NotifyWebhook(RunWrite):
-    """Puts the run's state, as it is then, into the outbox. Changes nothing for a run without a webhook."""
+    """Puts the run's state, as it is then, into the outbox for the run's webhook, if it has one, and notes it for the
+    event bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +173,10 @@ class UnlessDecided(RunWrite):
     """Writes nothing; raises DecisionMade, and so refuses the whole transaction."""
 
     decision_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForEvent(RunWrite):
+    """Raises EventArrived, and so refuses the whole transaction, where the event is there already."""
+
+    wait: EventWait

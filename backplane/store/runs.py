@@ -28,6 +28,7 @@ from backplane.domain.runs import (
 )
 from backplane.domain.steps import StepStatus
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
+from backplane.store.bus.notices import note_run
 from backplane.store.database import Database, Query
 from backplane.store.dead_letters import remove_dead_letter
 from backplane.store.events import add_events, last_event_id
@@ -411,5 +412,6 @@ def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now:
     if changed.status in FINAL:
         new_events.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
         add_delivery(connection, changed)
+        note_run(connection, changed.id)
     add_events(connection, new_events, {run.id: run.user_id})
     return changed, new_events

@@ -25,6 +25,7 @@ from backplane.domain.webhooks import (
     message,
     new_secret,
 )
+from backplane.store.clock import database_now
 from backplane.store.database import Database
 from backplane.store.tables import UtcDateTime, decisions, webhook_deliveries, webhook_secrets
 
@@ -87,10 +88,10 @@ class Webhooks:
         """
 
         def look(connection: Connection) -> bool:
-            return connection.scalar(_ANY_DUE, {"now": _now(connection)}) is not None
+            return connection.scalar(_ANY_DUE, {"now": database_now(connection)}) is not None
 
         def write(connection: Connection) -> list[Delivery]:
-            now, taken, shares = _now(connection), list[Row[Any]](), Counter(sending)
+            now, taken, shares = database_now(connection), list[Row[Any]](), Counter(sending)
             while len(taken) < limit:
                 busy = [user_id for user_id, share in shares.items() if share >= user_limit]
                 # Whoever's they are, no user gets over the limit by so many more.
@@ -122,7 +123,7 @@ class Webhooks:
             if pause is None:
                 changes |= {"status": DeliveryStatus.GIVEN_UP.value}
             else:
-                changes |= {"next_at": _now(connection) + timedelta(seconds=pause)}
+                changes |= {"next_at": database_now(connection) + timedelta(seconds=pause)}
             still_ours = _UPDATE_PENDING.where(webhook_deliveries.c.attempts == delivery.attempt)
             connection.execute(still_ours.values(changes), {"of_delivery": delivery.id})
 
@@ -140,13 +141,13 @@ class Webhooks:
 
     async def secret(self, user_id: str) -> WebhookSecret:
         """The user's, made when there is none."""
-        return await self._database.write(lambda connection: _secret(connection, user_id, _now(connection)))
+        return await self._database.write(lambda connection: _secret(connection, user_id, database_now(connection)))
 
     async def rotate_secret(self, user_id: str, *, overlap_seconds: float) -> WebhookSecret:
         """Make a new secret. The one before it signs too for so long; an older one no more."""
 
         def write(connection: Connection) -> WebhookSecret:
-            now = _now(connection)
+            now = database_now(connection)
             _secret(connection, user_id, now)
             previous = {
                 "previous": webhook_secrets.c.secret,
@@ -200,11 +201,3 @@ def _signing_secrets(connection: Connection, user_ids: Iterable[str], now: datet
     return {
         user_id: (kept.secret, kept.previous) if kept.previous else (kept.secret,) for user_id, kept in found.items()
     }
-
-
-def _now(connection: Connection) -> datetime:
-    """The database's clock. SQLite's is this machine's, which tells the time more finely."""
-    if connection.dialect.name == "sqlite":
-        return datetime.now(UTC)
-    now: datetime = connection.execute(select(func.clock_timestamp(type_=UtcDateTime))).scalar_one()
-    return now

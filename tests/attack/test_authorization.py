@@ -32,6 +32,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PUBLIC = {"/health/live", "/health/ready"}
 NOBODY = "00000000-0000-7000-8000-000000000000"
 COMMIT = "0" * 40
+HOOK = "ci"
+EVENT = {"id": "1", "source": "/of/the/owner", "type": "order.created", "data": "a long secret"}
 ACTIONS = ("start", "cancel", "retry", "fork", "replay", "status")
 TOOLS_OF_A_RUN = ("follow_run", "run_status", "explain_run", "cancel_run", "list_files", "read_file")
 
@@ -55,7 +57,9 @@ FOR_ADMINS = [
     for method, path in OPERATIONS
     if "403" in APP.openapi()["paths"][path][method.lower()]["responses"] and (method, path) not in PARTLY_FOR_ADMINS
 ]
-WITH_TOKEN = [operation for operation in OPERATIONS if operation[1] not in PUBLIC] + [
+SIGNED = {("POST", "/api/v1/hooks/{name}")}
+"""Whoever calls it has no token and signs what is sent (tests of hooks)."""
+WITH_TOKEN = [operation for operation in OPERATIONS if operation[1] not in PUBLIC and operation not in SIGNED] + [
     ("POST", "/mcp"),
     ("GET", "/mcp"),
     ("GET", "/agent/nothing"),
@@ -111,6 +115,8 @@ async def world(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) 
         run_id, [decision_id] = await waiting(api, owner, DecisionKind.APPROVAL)
         assert (await owner.http.put(f"/agent/runs/{run_id}/files/a.txt", content=b"secret")).status_code == 201
         assert (await owner.http.put("/agent/secrets/TOKEN", json={"value": "a long secret"})).status_code == 200
+        assert (await owner.http.put(f"/api/v1/hooks/{HOOK}", json={})).status_code == 200
+        assert (await owner.http.post("/api/v1/events", json=EVENT)).status_code == 201
         user = await api.resources.store.users.user_of(owner.token)
         assert user is not None
         assert api.resources.artifacts is not None
@@ -133,12 +139,14 @@ async def call(
     method, path = operation
     filled = path
     for name, value in values.items():
-        filled = filled.replace(name, value)
+        filled = filled.replace(name, HOOK if name == "{name}" and "/hooks/" in path else value)
     assert "{" not in filled, f"give {path} a value for its parameters here"
     bodies: dict[str, Any] = {
         "/agent/execute": {"action": "cancel", "run_id": values["{run_id}"]},
         "/agent/runs/{run_id}/decisions/{decision_id}": {"decision": "approve"},
         "/agent/secrets/{name}": {"value": "another secret"},
+        "/api/v1/hooks/{name}": {"type": "mine.now"},
+        "/api/v1/events": EVENT,
         "/agent/accounts/{account_id}/top-up": {"amount": 1, "key": "k"},
         "/agent/accounts/{account_id}/withdraw": {"amount": 1, "key": "k"},
         "/agent/artifacts/{user}/{agent}/rollback": {"commit": COMMIT},
@@ -288,22 +296,26 @@ async def test_nothing_of_another_user_is_in_any_list(world: World) -> None:
     stranger = await world.api.person()
     lists = [operation for operation in OPERATIONS if operation[0] == "GET" and "{" not in operation[1]]
     for operation in lists:
-        if operation in FOR_ADMINS or operation == ("GET", "/agent/events"):
+        if operation in FOR_ADMINS or operation[1] in ("/agent/events", "/api/v1/events/stream"):
             continue
         answer = await call(stranger.http, operation, world.values)
         assert answer.status_code == 200, operation
-        for theirs in (world.run_id, world.decision_id, world.name, "a long secret"):
+        for theirs in (world.run_id, world.decision_id, world.name, "a long secret", "/hooks/"):
             assert theirs not in answer.text, operation
 
 
 async def test_what_is_named_and_not_numbered_is_the_callers_own(world: World) -> None:
-    """Secrets and artifacts have names, so the same name is another thing for each user."""
+    """Secrets, hooks and artifacts have names, so the same name is another thing for each user."""
     stranger = await world.api.person()
     before = world.snapshot()
-    for path in ("/agent/artifacts/default", "/agent/secrets"):
+    for path in ("/agent/artifacts/default", "/agent/secrets", "/api/v1/hooks"):
         answer = await stranger.http.get(path)
         assert [value for value in answer.json().values() if value] == [], path
-    for method, path in (("GET", "/agent/artifacts/default/content?path=a.txt"), ("DELETE", "/agent/secrets/TOKEN")):
+    for method, path in (
+        ("GET", "/agent/artifacts/default/content?path=a.txt"),
+        ("DELETE", "/agent/secrets/TOKEN"),
+        ("DELETE", f"/api/v1/hooks/{HOOK}"),
+    ):
         answer = await stranger.http.request(method, path)
         assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), path
     assert world.snapshot() == before

@@ -9,7 +9,7 @@ import pytest
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import Priority
 from backplane.errors import Unavailable
-from backplane.logs.base import Announced, Appended, Batch, EventLog, Subscription, SubscriptionLost
+from backplane.logs.base import Announced, Appended, Batch, BusAnnounced, EventLog, Subscription, SubscriptionLost
 from backplane.queue.base import Job
 from backplane.redis.client import RedisClients
 from tests.event_logs import make_known, redis_event_log
@@ -52,7 +52,7 @@ class Listener:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.received: list[Event | Announced | SubscriptionLost] = []
+        self.received: list[Event | Announced | BusAnnounced | SubscriptionLost] = []
 
     async def listen(self) -> None:
         async for received in self.subscription.listen():

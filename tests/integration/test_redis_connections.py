@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 import pytest
 from redis.exceptions import NoPermissionError
 
+from backplane.bus.redis import RedisDoorbell
+from backplane.domain.bus import Announcement
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota, Stored
@@ -76,7 +78,8 @@ def script(clients: RedisClients, tmp_path: Path) -> Script:
 
 
 async def live_a_life(clients: RedisClients) -> None:
-    """Every step of a job's life and of its events'."""
+    """Every step of a job's life and of its events', and an announcement of the event bus."""
+    assert await RedisDoorbell(clients).ring([Announcement("user", "order.created", 1)])
     queue = redis_queue(clients, caps=Caps(user={Priority.HIGH: 1}), room=QueueRoom(user=5, overall=10))
     assert await queue.admit(JOB.run_id, JOB.user_id, JOB.priority) is None
     await queue.give_up_place(JOB.run_id, JOB.user_id, JOB.priority)

@@ -29,7 +29,7 @@ from backplane.domain.steps import StepRecord
 from backplane.domain.users import User
 from backplane.errors import Unavailable
 from backplane.limits.storage.limits import StorageLimits
-from backplane.logs.base import Announced, SubscriptionLost
+from backplane.logs.base import Announced, BusAnnounced, SubscriptionLost
 from backplane.process.tasks import end
 from backplane.queue.base import Claim
 from backplane.resources import Resources, storage_quota
@@ -181,7 +181,7 @@ class Platform:
 
             async def listen() -> None:
                 async for events in subscription.listen():
-                    assert not isinstance(events, Announced)
+                    assert not isinstance(events, Announced | BusAnnounced)
                     if isinstance(events, SubscriptionLost):
                         last = received[-1].id if received else first - 1
                         events = [event for event in await self.history(run_id) if event.id > last]

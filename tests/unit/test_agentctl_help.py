@@ -21,6 +21,8 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         command = group.get_command(context, name)
         if hasattr(command, "list_commands"):
             yield from commands(command, (*path, name))
+            if command.invoke_without_command:
+                yield (*path, name), command
         else:
             yield (*path, name), command
 

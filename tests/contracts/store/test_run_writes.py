@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from backplane.domain.budgets import Amounts
+from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
 from backplane.domain.events import EventType, encode
@@ -61,6 +62,7 @@ def one_of_each(run_id: str, user_id: str) -> list[RunWrite]:
         run_writes.EndModelCall(KEY, CallStatus.COMPLETED, CallTotals(1, 1, 1), {}, None),
         run_writes.PlanAnew(),
         run_writes.Ask(decision),
+        run_writes.WaitForEvent(EventWait(new_run_id(), run_id, user_id, "b", "order.*", None, 0, None)),
         run_writes.ReplacePlan(NEWER, 2, "because", new),
         run_writes.ReopenSteps(),
         run_writes.SkipPendingSteps(),

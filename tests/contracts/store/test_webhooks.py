@@ -137,8 +137,9 @@ async def test_a_run_without_a_url_costs_no_statement_more(store: Store, user: U
         finally:
             event.remove(Engine, "before_cursor_execute", note)
         counts.append(len(said))
-    # BEGIN, its row twice, whether it is to be cancelled, and whether it still has something reserved.
-    assert counts == [5, 7]
+    # BEGIN, its row twice, whether it is to be cancelled, whether it still has something reserved, and the note for the
+    # event bus.
+    assert counts == [6, 8]
 
 
 async def test_a_run_that_goes_takes_its_deliveries_along(store: Store, user: User) -> None:

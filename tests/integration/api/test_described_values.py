@@ -125,7 +125,7 @@ async def test_every_answer_to_a_question_without_parameters_is_described(
     asked = 0
     for path, methods in api.app.openapi()["paths"].items():
         operation = methods.get("get")
-        if operation is None or "{" in path or path == "/agent/events":
+        if operation is None or "{" in path or path in ("/agent/events", "/api/v1/events/stream"):
             continue
         answer = await person.http.get(path)
         if answer.status_code == 403:

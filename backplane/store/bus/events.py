@@ -1,0 +1,215 @@
+"""The events of the bus, and their order.
+
+Each user has a row in `bus_logs` with the number of the user's last event. Whoever stores events first locks that row
+and keeps it until the commit. So numbers become visible in their order and none is passed over: a reader that goes on
+behind the last number it has seen misses nothing. Users do not wait for one another, only a user's own writers do.
+
+An event of the same source and id is stored once. A run that waits for an event is marked here, in the transaction that
+stores the event (`store.bus.waits`).
+
+What runs come to (`run.completed`, …) is noted in the transaction that ends the run (`store.bus.notices`), and becomes
+an event here.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, or_, select, update
+
+from backplane.domain.bus import (
+    Announcement,
+    BusRoom,
+    CloudEvent,
+    EventFilter,
+    Published,
+    ReadEvents,
+    StoredEvent,
+    StoredEvents,
+    run_event,
+)
+from backplane.domain.runs import Run
+from backplane.errors import StorageExceeded
+from backplane.store.bus.log import last_cursor, lock_log, of_type
+from backplane.store.bus.tables import bus_events, bus_logs, run_notices
+from backplane.store.bus.waits import mark_matched
+from backplane.store.database import Database
+from backplane.store.runs import RUN_COLUMNS, run_of
+from backplane.store.tables import runs
+
+WINDOW = 5000
+"""Events that one page looks at, at most: a filter that nothing matches makes a page empty, not slow."""
+UNLIMITED = BusRoom()
+
+_LOG = update(bus_logs).where(bus_logs.c.user_id == bindparam("of_user"))
+
+
+def add_bus_events(
+    connection: Connection, user_id: str, new: Sequence[CloudEvent], room: BusRoom = UNLIMITED
+) -> StoredEvents:
+    """Store those that are new, in order, and mark the runs that wait for them. Raises StorageExceeded."""
+    log = lock_log(connection, user_id)
+    cursors = _stored_before(connection, user_id, new)
+    cursor, added, published = log.last_cursor, list[tuple[int, CloudEvent]](), list[Published]()
+    for event in new:
+        is_new = event.digest not in cursors
+        if is_new:
+            cursor += 1
+            cursors[event.digest] = cursor
+            added.append((cursor, event))
+        published.append(Published(event.id, event.source, cursors[event.digest], is_new))
+    if not added:
+        return StoredEvents(published, [])
+    size = sum(event.size for _, event in added)
+    _check_room(room, log.events + len(added), log.bytes + size)
+    now = datetime.now(UTC)
+    connection.execute(
+        insert(bus_events),
+        [
+            {
+                "user_id": user_id,
+                "cursor": at,
+                "digest": event.digest,
+                "type": event.type,
+                "source": event.source,
+                "subject": event.subject,
+                "line": event.line,
+                "size": event.size,
+                "stored_at": now,
+            }
+            for at, event in added
+        ],
+    )
+    values = {"last_cursor": cursor, "events": log.events + len(added), "bytes": log.bytes + size}
+    connection.execute(_LOG, {"of_user": user_id, **values})
+    return StoredEvents(published, mark_matched(connection, user_id, added))
+
+
+def _stored_before(connection: Connection, user_id: str, new: Sequence[CloudEvent]) -> dict[str, int]:
+    """The places of those that are there already, by digest."""
+    query = select(bus_events.c.digest, bus_events.c.cursor).where(
+        bus_events.c.user_id == user_id, bus_events.c.digest.in_({event.digest for event in new})
+    )
+    return {row.digest: row.cursor for row in connection.execute(query)}
+
+
+def _check_room(room: BusRoom, events: int, size: int) -> None:
+    if room.events and events > room.events:
+        raise StorageExceeded(
+            f"{room.events:,} events of yours are kept already, and no more may be (USER_MAX_BUS_EVENTS); old ones go "
+            "by themselves (RETENTION_BUS_DAYS)"
+        )
+    if room.bytes and size > room.bytes:
+        raise StorageExceeded(
+            f"your events would have {size:,} bytes, and {room.bytes:,} may be kept (USER_MAX_BUS_BYTES); old ones go "
+            "by themselves (RETENTION_BUS_DAYS)"
+        )
+
+
+class EventBus:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def publish(self, user_id: str, new: Sequence[CloudEvent], room: BusRoom = UNLIMITED) -> StoredEvents:
+        """Store all of these, or none. An event that is there already stays as it is. Raises StorageExceeded."""
+        return await self._database.write(lambda connection: add_bus_events(connection, user_id, new, room))
+
+    async def page(self, user_id: str, after: int, limit: int, wanted: EventFilter) -> ReadEvents:
+        """Up to `limit` of the user's events behind `after` that are wanted, in order."""
+
+        def read(connection: Connection) -> ReadEvents:
+            last = last_cursor(connection, user_id)
+            if after > last:
+                return ReadEvents([], last, more=False, missing=True)
+            first = connection.scalar(select(func.min(bus_events.c.cursor)).where(bus_events.c.user_id == user_id))
+            begin = max(after, (first or last + 1) - 1)
+            end = min(last, begin + WINDOW)
+            query = (
+                select(bus_events.c.cursor, bus_events.c.type, bus_events.c.line)
+                .where(bus_events.c.user_id == user_id, bus_events.c.cursor > begin, bus_events.c.cursor <= end)
+                .where(*_conditions(wanted))
+                .order_by(bus_events.c.cursor)
+                .limit(limit)
+            )
+            found = [StoredEvent(row.cursor, row.type, row.line) for row in connection.execute(query)]
+            until = found[-1].cursor if len(found) == limit else end
+            return ReadEvents(found, until, more=until < last, missing=bool(after) and begin > after)
+
+        return await self._database.read(read)
+
+    async def present(self, user_id: str) -> int:
+        """The place of the user's last event; 0 when there was none."""
+        return await self._database.read(lambda connection: last_cursor(connection, user_id))
+
+    async def publish_notices(self, limit: int) -> list[Announcement]:
+        """Make events of up to `limit` notices of runs, oldest first. Any number of controllers may do so at once."""
+        pending = select(run_notices.c.number).limit(1)
+
+        def look(connection: Connection) -> bool:
+            return connection.scalar(pending) is not None
+
+        # Mostly there is nothing, and a look locks nothing.
+        if not await self._database.read(look):
+            return []
+        return await self._database.write(lambda connection: _publish_notices(connection, limit))
+
+    async def remove_before(self, before: datetime, limit: int) -> int:
+        """Remove up to `limit` events that were stored before then. Returns how many there were."""
+
+        def write(connection: Connection) -> int:
+            due = (
+                select(bus_events.c.user_id, bus_events.c.cursor)
+                .where(bus_events.c.stored_at < before)
+                .order_by(bus_events.c.stored_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            of_user = defaultdict[str, list[int]](list)
+            for row in connection.execute(due):
+                of_user[row.user_id].append(row.cursor)
+            removed = 0
+            # Users always in the same order, so that two that lock several never wait for one another.
+            for user_id, cursors in sorted(of_user.items()):
+                log = lock_log(connection, user_id)
+                gone = connection.scalars(
+                    delete(bus_events)
+                    .where(bus_events.c.user_id == user_id, bus_events.c.cursor.in_(cursors))
+                    .returning(bus_events.c.size)
+                ).all()
+                values = {"events": max(0, log.events - len(gone)), "bytes": max(0, log.bytes - sum(gone))}
+                connection.execute(_LOG, {"of_user": user_id, **values})
+                removed += len(gone)
+            return removed
+
+        return await self._database.write(write)
+
+
+def _conditions(wanted: EventFilter) -> Iterable[ColumnElement[bool]]:
+    if wanted.types and "*" not in wanted.types:
+        yield or_(*map(of_type, wanted.types))
+    if wanted.sources:
+        yield bus_events.c.source.in_(wanted.sources)
+    if wanted.subjects:
+        yield bus_events.c.subject.in_(wanted.subjects)
+
+
+def _publish_notices(connection: Connection, limit: int) -> list[Announcement]:
+    due = select(run_notices).order_by(run_notices.c.number).limit(limit).with_for_update(skip_locked=True)
+    notices = connection.execute(due).all()
+    if not notices:
+        return []
+    query = select(*RUN_COLUMNS).where(runs.c.id.in_({notice.run_id for notice in notices}))
+    found: dict[str, Run] = {row.id: run_of(row) for row in connection.execute(query)}
+    of_user = defaultdict[str, list[CloudEvent]](list)
+    for notice in notices:
+        run = found.get(notice.run_id)
+        event = run_event(run, notice.run_id, notice.status, notice.attempt, notice.number, notice.at)
+        of_user[notice.user_id].append(event)
+    announced: dict[tuple[str, str], Announcement] = {}
+    for user_id, new in sorted(of_user.items()):
+        for event, published in zip(new, add_bus_events(connection, user_id, new).published, strict=True):
+            before = announced.get((user_id, event.type))
+            count = before.count + 1 if before else 1
+            announced[user_id, event.type] = Announcement(user_id, event.type, published.cursor, count)
+    connection.execute(delete(run_notices).where(run_notices.c.number.in_([notice.number for notice in notices])))
+    return list(announced.values())
