@@ -312,14 +312,9 @@ class BubblewrapTree(ProcessTree):
 
     def crowded(self, limits: Limits) -> str:
         """Its places in memory have a size, but no limit on empty files, and those take memory of the kernel's."""
-        for place in ("/tmp", "/dev/shm"):  # noqa: S108
-            try:
-                status = os.statvfs(f"/proc/{self._first_number}/root{place}")
-            except OSError:
-                continue
-            if status.f_files - status.f_ffree > limits.files:
-                return f"{place} holds more than {limits.files:,} files"
-        return ""
+        found = crowded_place(self._first_number, limits.files)
+        # Its number may be another process's by now.
+        return found if _process_namespace(self._first_number) == self._namespace else ""
 
     async def kill(self) -> None:
         try:
@@ -341,6 +336,31 @@ class BubblewrapTree(ProcessTree):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+
+
+def crowded_place(first: int, files: int) -> str:
+    """The place in memory of the sandbox with this first process that holds more than so many files, in words; empty
+    when there is none. Until its walls stand, which on a busy machine takes longer than the first look at it, that
+    process sees the machine's own folders of these names, whose file system may hold millions."""
+    for place in ("/tmp", "/dev/shm"):  # noqa: S108
+        seen = f"/proc/{first}/root{place}"
+        try:
+            # In this order: what is its own once stays so.
+            is_its_own = os.stat(seen).st_dev != _device(place)
+            status = os.statvfs(seen)
+        except OSError:
+            continue
+        if is_its_own and status.f_files - status.f_ffree > files:
+            return f"{place} holds more than {files:,} files"
+    return ""
+
+
+def _device(path: str) -> int:
+    """-1 where there is no such path."""
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return -1
 
 
 def _process_namespace(pid: int) -> str:
