@@ -76,7 +76,8 @@ async def test_a_loop_that_turns_is_not_reported(lines: Lines, monkeypatch: pyte
 
 
 async def test_the_thread_ends_with_the_block() -> None:
+    before = set(threading.enumerate())
     with watched(period_seconds=0.01):
-        [thread] = [one for one in threading.enumerate() if one.name == "loop watchdog"]
+        [thread] = [one for one in threading.enumerate() if one.name == "loop watchdog" and one not in before]
     await asyncio.to_thread(thread.join, 30)
     assert not thread.is_alive()
