@@ -28,6 +28,7 @@ def print_run(output: Output, run: JsonObject) -> None:
             "attempt": f"{run['attempt']} of {run['max_retries'] + 1}",
             "timeout": duration(run["timeout_seconds"]),
             "priority": run["priority"],
+            "queue": "" if run.get("queue") == "default" else run.get("queue", ""),
             "metadata": json.dumps(run["metadata"]) if run["metadata"] else "",
             "made from": _origin(run.get("origin")),
             "agent": "" if run.get("agent") == "default" else run.get("agent", ""),
