@@ -53,6 +53,7 @@ PLATFORM = {
     "API_RATE_PER_SECOND": "0",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "info",
+    "QUEUES": "side",
     **{f"USER_CONCURRENCY_{tier}": "0" for tier in ("FREE", "STANDARD", "BETA", "ADMIN")},
 }
 """So quick that what is broken is mended within seconds, and without the limits that would turn runs away."""
@@ -156,7 +157,7 @@ async def _platform(
         s3_proxy = await stack.enter_async_context(S3Proxy(servers.s3.port).running())
         redis_proxies, postgres_proxies = [], []
         environments = []
-        for _ in range(1 + scenario.workers):
+        for number in range(1 + scenario.workers):
             redis_proxy = await stack.enter_async_context(TcpProxy(servers.redis.port).running())
             postgres_proxy = await stack.enter_async_context(TcpProxy(servers.postgres.port).running())
             redis_proxies.append(redis_proxy)
@@ -169,6 +170,8 @@ async def _platform(
                     "S3_ENDPOINT": f"http://{processes.HOST}:{s3_proxy.port}",
                     "REDIS_URL": _at(servers.redis.url, servers.redis.port, redis_proxy.port),
                     "DATABASE_URL": _at(servers.postgres.url(database), servers.postgres.port, postgres_proxy.port),
+                    # The first worker serves the default queue alone, where there are others.
+                    "WORKER_QUEUES": "default" if number == 1 < scenario.workers else "side,default",
                     "CHAOS_MARKS": str(folder / "marks"),
                     "CHAOS_MARK_TWICE": scenario.marks_twice,
                 }
@@ -303,7 +306,8 @@ class Driver:
         draw = random.Random(f"{scenario.seed} {label}")
         await asyncio.sleep(scenario.submit_seconds * number / scenario.runs)
         plan = plan_of(label, draw, scenario.step_seconds)
-        run_id = await self._submit(label, plan, in_two=draw.random() < 0.3)
+        queue = "default" if number % 3 else "side"
+        run_id = await self._submit(label, plan, queue, in_two=draw.random() < 0.3)
         is_cancelled = draw.random() < scenario.cancels_per_run
         self._submitted.append(Submitted(label, run_id, plan, is_cancelled))
         watchers = []
@@ -319,8 +323,9 @@ class Driver:
                 cancel = {"action": "cancel", "run_id": run_id}
                 tasks.create_task(_later(draw.uniform(0.0, 1.5), lambda: self._act(cancel)))
 
-    async def _submit(self, label: str, plan: Sequence[dict[str, Any]], *, in_two: bool) -> str:
-        body = {"action": "create" if in_two else "run", "prompt": label, "plan": {"steps": list(plan)}}
+    async def _submit(self, label: str, plan: Sequence[dict[str, Any]], queue: str, *, in_two: bool) -> str:
+        action = "create" if in_two else "run"
+        body = {"action": action, "prompt": label, "queue": queue, "plan": {"steps": list(plan)}}
         answer = await self._act(body, key=label)
         run_id: str = answer["run_id"]
         if in_two:
