@@ -132,3 +132,13 @@ def test_the_page_of_the_architecture_shows_every_wing_and_nothing_that_is_not_t
 def test_the_version_is_the_same_wherever_it_is_written() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["version"] == VERSION
+
+
+def test_each_migration_follows_the_one_before_it() -> None:
+    """Two branches that are merged may have taken the same number, which no text conflict shows."""
+    names = sorted(path.name for path in (ROOT / "backplane/store/migrations/versions").glob("v*.py"))
+    assert [name[:5] for name in names] == [f"v{number:04}" for number in range(1, len(names) + 1)]
+    for number, name in enumerate(names, start=1):
+        text = (ROOT / "backplane/store/migrations/versions" / name).read_text()
+        assert f'\nrevision = "{number:04}"\n' in text, name
+        assert number == 1 or f'\ndown_revision = "{number - 1:04}"\n' in text, name
