@@ -28,6 +28,9 @@ COMMANDS = {
     "tools": CommandEntry("agentctl.commands.validate", "tools", RUNS, "List the tools that live workers have, or..."),
     "logs": CommandEntry("agentctl.commands.runs", "logs", RUNS, "Show a run's events: those there are, or..."),
     "events": CommandEntry("agentctl.commands.events", "app", RUNS, "Show the events of all your runs as they..."),
+    "handlers": CommandEntry(
+        "agentctl.commands.handlers", "handlers", RUNS, "List the handlers that live workers have,..."
+    ),
     "runs": CommandEntry("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
     "show": CommandEntry("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
     "cancel": CommandEntry("agentctl.commands.runs", "cancel", RUNS, "Cancel a run: at once while it is queued,..."),
@@ -72,6 +75,7 @@ COMMANDS = {
         "agentctl.commands.dead_letters", "app", OPERATORS, "List, redrive and purge the runs that the..."
     ),
     "up": CommandEntry("agentctl.commands.up", "up", HERE, "Run everything on this machine until..."),
+    "dev": CommandEntry("agentctl.commands.handlers", "dev", HERE, "Serve the handlers of a file at once, and..."),
     "demo": CommandEntry("agentctl.commands.demo", "demo", HERE, "Start everything in a temporary folder,..."),
     "token": CommandEntry(
         "agentctl.commands.admin", "tokens", OPERATORS, "Make, list and revoke the bearer tokens of..."

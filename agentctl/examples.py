@@ -11,6 +11,7 @@ EXPORT = "01936f81"
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": ("agentctl up", "agentctl up --port 8080 --data /srv/agents --workers 4"),
+    "dev": ("agentctl dev reports.py", "agentctl dev reports.py --data /srv/agents"),
     "demo": ("agentctl demo",),
     "run": (
         "agentctl run examples/word-count.md --planner runbook",
@@ -18,8 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "echo '# Say hello ...' | agentctl run -",
         "agentctl run report.md --planner runbook --no-follow --json",
         "agentctl run train.md --planner runbook --queue gpu",
+        """agentctl run --handler weekly-report --input '{"week": 48}'""",
     ),
     "validate": ("agentctl validate plan.yaml", "agentctl validate report.md --json"),
+    "handlers": ("agentctl handlers", "agentctl handlers weekly-report"),
     "tools": ("agentctl tools", "agentctl tools shell"),
     "start": (f"agentctl start {RUN}", f"agentctl start {RUN} --no-follow"),
     "logs": (f"agentctl logs {RUN}", f"agentctl logs -f {RUN} --wait 60", f"agentctl logs {RUN} --after 120 --json"),

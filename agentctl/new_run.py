@@ -1,10 +1,11 @@
 """What a person gives a new run on the command line, read and checked: prompt, plan, metadata, files."""
 
+import json
 import os
 import posixpath
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from agentctl.api.api_error import JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
@@ -12,14 +13,32 @@ from agentctl.plan_file import read_plan
 
 
 def new_run_of(
-    prompt: str | None, plan: Path | None, timeout: int | None, max_retries: int | None, metadata: list[str]
+    prompt: str | None,
+    plan: Path | None,
+    timeout: int | None,
+    max_retries: int | None,
+    metadata: list[str],
+    *,
+    handler: str | None = None,
+    given: str | None = None,
 ) -> JsonObject:
-    """The body of the create call, without its action. Raises CommandError(USAGE)."""
-    if prompt is None and plan is None:
+    """The body of the create call, without its action. `given`: the handler's input, as `input_of` reads it. Raises
+    CommandError(USAGE)."""
+    if prompt is None and plan is None and handler is None:
         raise CommandError(
-            ExitCode.USAGE, "Nothing to do: give a prompt, a file, - for standard input, or --plan FILE."
+            ExitCode.USAGE,
+            "Nothing to do: give a prompt, a file, - for standard input, --plan FILE, or --handler NAME.",
         )
-    body: JsonObject = {"prompt": f"Carry out {plan.name if plan else ''}." if prompt is None else text_of(prompt)}
+    if given is not None and handler is None:
+        raise CommandError(ExitCode.USAGE, "--input is for a handler: name it with --handler.")
+    body: JsonObject = {}
+    if prompt is not None:
+        body["prompt"] = text_of(prompt)
+    elif plan is not None:
+        body["prompt"] = f"Carry out {plan.name}."
+    if handler is not None:
+        body["handler"] = handler
+        body["input"] = None if given is None else input_of(given)
     if plan is not None:
         body["plan"] = read_plan(plan)
     if timeout is not None:
@@ -34,6 +53,23 @@ def new_run_of(
             raise CommandError(ExitCode.USAGE, f"--metadata has {twice[0]!r} twice; keep one.")
         body["metadata"] = {name: value for name, _, value in pairs}
     return body
+
+
+def input_of(given: str) -> Any:
+    """The JSON itself, or that of the file behind an @. Raises CommandError(USAGE)."""
+    where, text = "--input", given
+    if given.startswith("@"):
+        where, file = f"--input {given}", Path(given[1:])
+        try:
+            text = sys.stdin.read() if given == "@-" else file.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(ExitCode.USAGE, f"{where} cannot be read: {error}.") from None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandError(
+            ExitCode.USAGE, f"{where} is no JSON: {error}. A text needs quotes inside: --input '\"text\"'."
+        ) from None
 
 
 def text_of(prompt: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.domain.decisions import Decision, DecisionKind
-from backplane.domain.runs import DEFAULT_QUEUE, FINAL, Run, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, FINAL, WAITS_FOR_RUN, Run, RunStatus
 from backplane.domain.sizes import shortened
 from backplane.limits.slots.base import WaitingForModel
 from backplane.process.terminal_text import escaped
@@ -55,8 +55,12 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
         case RunStatus.WAITING if situation.asked:
             return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
+        case RunStatus.WAITING if run.error is not None and run.error.code == WAITS_FOR_RUN:
+            return [Reason(WAITS_FOR_RUN, run.error.message)]
         case RunStatus.WAITING:
             return [Reason("waits_for_person", _needs_person(run))]
+        case RunStatus.QUEUED if run.handler is not None and run.queued_at is not None and run.queued_at > now:
+            return [Reason("sleeps", f"its handler sleeps until {run.queued_at:%Y-%m-%d %H:%M:%S} UTC")]
         case RunStatus.QUEUED:
             return _queued(run, situation, now)
     return [Reason("over", f"it is {run.status}" + (f": {run.error.message}" if run.error else ""))]

@@ -23,11 +23,12 @@ from typing import Any
 import structlog
 
 from backplane.domain.plans import MAX_NAMES, Plan, Step, parse_plan, right_plan, valid_steps
-from backplane.domain.validation_messages import HINTS
-from backplane.errors import FAULTS_SHOWN, Fault, InvalidPlan, Unavailable
+from backplane.domain.sizes import shortened
+from backplane.domain.validation_messages import HINTS, near
+from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan, Unavailable, dotted
 from backplane.input.tool_arguments import reference_faults, unknown_tool
 from backplane.process.tasks import in_thread
-from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet, decoded
+from backplane.tool_catalogue.base import PublishedHandler, PublishedTool, ToolCatalogue, ToolSet, decoded
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ MOST_TOOLS = 200
 """The most tools that a step of an agent may name (`worker.tools.agent`)."""
 LARGE_VALUES, LARGE_CHARS, MOST_CHECKS_HERE = 200, 16 * 1024, 200
 """A plan of more values, more characters in them, or more checks, is large."""
+FAULT_CHARS = 500
 AGENT = "agent"
 """The tool whose argument `tools` names tools."""
 
@@ -62,6 +64,15 @@ class ToolSets:
         for tool in (tool for tools in self.sets for tool in tools.tools or ()):
             if tool not in (others := found.setdefault(tool.name, [])):
                 others.append(tool)
+        return found
+
+    @cached_property
+    def handlers(self) -> dict[str, list[PublishedHandler]]:
+        """The handlers by their names, each as different workers have it."""
+        found: dict[str, list[PublishedHandler]] = {}
+        for handler in (handler for tools in self.sets for handler in tools.handlers):
+            if handler not in (others := found.setdefault(handler.name, [])):
+                others.append(handler)
         return found
 
     @property
@@ -132,6 +143,25 @@ class KnownTools:
                 return plan
         async with self._in_thread:
             return await self._parse(value, mcp_servers)
+
+    async def check_handler(self, name: str, given: Any) -> None:
+        """Raises InvalidInput for a handler that no live worker has, and for an input that none of those takes who have
+        it. As with tools, nothing is refused where not all is known; the worker checks again."""
+        known = await self.known()
+        if name not in known.handlers:
+            known = await self.known(at_most_seconds_old=0)
+        if not known.is_whole:
+            return
+        versions = known.handlers.get(name)
+        if versions is None:
+            there_are = ", ".join(sorted(known.handlers)) or "none"
+            message = (
+                f"handler: no live worker has a handler {name!r}{near(name, known.handlers)} (there are {there_are})"
+            )
+            raise InvalidInput(message, field="handler")
+        faults = await in_thread(lambda: [_faults_of_input(version, given) for version in versions])
+        if all(faults):
+            raise InvalidInput.of(faults[0])
 
     async def _parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
         def faults_of(most: int, known: ToolSets) -> list[Fault]:
@@ -270,3 +300,15 @@ def _faults_of_arguments(
         found, checks.left = argument_faults(tool, schema, step.arguments, f"{where}.arguments", checks.left)
         faults += found
     return faults
+
+
+def _faults_of_input(handler: PublishedHandler, given: Any) -> list[Fault]:
+    """What a handler does not take, by its JSON schema."""
+    from backplane.input.argument_schemas import ArgumentsSchema  # noqa: PLC0415 - 0.04 s of CPU and 2 MB
+
+    found, _ = ArgumentsSchema(handler.input).faults(given, MOST_CHECKS)
+    return [
+        Fault(where, f"{where}: {shortened(error.message, FAULT_CHARS)} (handler {handler.name!r})")
+        for error in found[:FAULTS_SHOWN]
+        for where in [dotted("input", error.absolute_path)]
+    ]

@@ -69,7 +69,9 @@ class Submission(RunActions):
         idempotency = idempotency_of(idempotency_key, [_as_asked(new), start])
         try:
             plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
-        except InvalidPlan:
+            if new.handler is not None:
+                await self._known_tools.check_handler(new.handler, new.input)
+        except InvalidInput:
             if earlier := await self._made_before(user, idempotency):
                 return earlier
             raise
@@ -92,6 +94,8 @@ class Submission(RunActions):
             planner=new.planner,
             budget=new.budget.model_dump(exclude_none=True) if new.budget else None,
             mcp_servers=new.mcp_servers,
+            handler=new.handler,
+            input=new.input,
         )
         try:
             await self._storage_limits.check_new_run(user.id)
@@ -199,6 +203,7 @@ class Submission(RunActions):
         if unknown:
             there = ", ".join(sorted(settings.mcp_servers)) or "none"
             yield Fault("mcp_servers", f"mcp_servers: there is no {unknown[0]!r}; known (MCP_SERVERS): {there}")
+        yield from _faults_of_handler(new)
         if (found := self._metadata_fault(new)) is not None:
             yield Fault("metadata", found)
 
@@ -256,8 +261,25 @@ class Submission(RunActions):
             )
 
 
+_AS_BEFORE = (("queue", DEFAULT_QUEUE), ("handler", None), ("input", None))
+"""What a request of an older release says by leaving it out."""
+
+
 def _as_asked(new: NewRun) -> dict[str, Any]:
     """The request, so that the same one has the same digest in every release: a field that came later is part of it
     where it says something."""
     asked = new.model_dump(mode="json")
-    return {name: value for name, value in asked.items() if (name, value) != ("queue", DEFAULT_QUEUE)}
+    return {name: value for name, value in asked.items() if (name, value) not in _AS_BEFORE}
+
+
+def _faults_of_handler(new: NewRun) -> Iterator[Fault]:
+    if new.handler is None:
+        if new.input is not None:
+            yield Fault("input", "input: it is for a handler; name one (`handler`), or leave it out")
+        return
+    for name in ("plan", "planner"):
+        if getattr(new, name) is not None:
+            yield Fault(name, f"{name}: a run with a handler has no plan; leave one of the two out")
+    most = fixed.HANDLER_VALUE_MAX_BYTES
+    if len(json.dumps(new.input)) > most:
+        yield Fault("input", f"input: at most {most} bytes of JSON; put large data into a file of the run")

@@ -69,6 +69,8 @@ class Validator:
         """The forecast of a run that was made. A prompt is read only where both planners may take it."""
         if new.plan is not None:
             return Forecast(GIVEN)
+        if new.handler is not None:
+            return Forecast(None)
         known = await self._known_tools.known()
         if new.planner is None and has_fence(new.prompt) and _has_model(new, known):
             try:
@@ -97,6 +99,11 @@ class Validator:
             if not any((fault.field or "").partition(".")[0] == "plan" for fault in faults):
                 steps = _steps_of(plan)
                 faults += await self._faults_of_plan(plan, given.get("mcp_servers"))
+        elif new is not None and new.handler is not None and not faults:
+            try:
+                await self._known_tools.check_handler(new.handler, new.input)
+            except InvalidInput as error:
+                faults += error.faults
         elif new is not None and not faults:
             try:
                 forecast = await self._of_prompt(user, new, known)

@@ -11,6 +11,7 @@ from backplane.settings import Settings, fixed
 from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
 from worker.files.scratch import Scratch
+from worker.handlers.registry import HandlerRegistry, installed_handlers
 from worker.llm.embedding import embedder_of
 from worker.llm.gateway import open_gateway
 from worker.mcp.offered import McpServers
@@ -61,13 +62,15 @@ class WorkerContext:
     events: EventWriter
     metrics: WorkerMetrics
     planning: PlanParts
+    handlers: HandlerRegistry
     shared: SharedParts
     rules: WorkerRules
 
     @property
     def published_tools(self) -> ToolSet:
-        """This worker's tools, as the API gets to know them."""
-        return tool_set(self.shared.tools, has_model=self.shared.gateway.models.is_set)
+        """This worker's tools and handlers, as the API gets to know them."""
+        has_model, handlers = self.shared.gateway.models.is_set, self.handlers.published()
+        return tool_set(self.shared.tools, has_model=has_model, handlers=handlers)
 
 
 @asynccontextmanager
@@ -87,6 +90,7 @@ async def open_worker_context(
             events=process.events,
             metrics=metrics,
             planning=_plan_parts(settings),
+            handlers=installed_handlers(settings.handlers_file),
             shared=SharedParts(process.sandbox, process.scratch, Parser(), gateway, tools),
             rules=WorkerRules(_run_rules(settings), _file_rules(settings), _step_rules(settings)),
         )
@@ -143,6 +147,7 @@ def _step_rules(settings: Settings) -> StepRules:
         approval=ApprovalPolicy(frozenset(settings.approval_tools), risk, settings.approval_usd),
         disabled=frozenset(settings.tools_disabled),
         concurrency=settings.step_concurrency,
+        model_output_tokens=settings.model_max_output_tokens,
     )
 
 

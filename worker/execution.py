@@ -11,8 +11,9 @@ import random
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -23,25 +24,29 @@ from backplane.domain.dead_letters import dead_reason
 from backplane.domain.decisions import DecisionMade
 from backplane.domain.events import NUMBERS_SKIPPED, EventType
 from backplane.domain.retry import RetryPolicy
-from backplane.domain.runs import CancelRequested, Run, RunError, RunStatus, Taken
+from backplane.domain.runs import WAITS_FOR_RUN, CancelRequested, Run, RunError, RunIsOver, RunStatus, Taken
 from backplane.errors import PlatformError, Superseded
 from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, RunOutcome, Settlement
+from backplane.run_actions.pushing import push_again
 from backplane.store import RunTransaction
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
+from worker.handlers.waiting import Sleeps, WaitsForRuns
 from worker.run.decisions import why_waiting
 from worker.run.events import RunEvents, Write
 from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.run.send_buffer import SHARE
-from worker.run_work import RunWork, open_work
+from worker.run_work import HandlerElsewhere, RunWork, open_work
 from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, ToolFault
 
 log = structlog.get_logger()
 
 RECOVERED_MAX = 100_000
+ELSEWHERE = timedelta(seconds=1)
+"""After so long, another worker may take a run that this one has no handler for."""
 
 
 class EventsRefused(Exception):
@@ -59,6 +64,7 @@ class Execution:
         self._lease_ends = 0.0
         self._checkouts: Checkouts | None = None
         self._work: RunWork | None = None
+        self._parent_id: str | None = None
 
     def lease_renewed(self, asked_at: float) -> None:
         """Redis has confirmed the request that was sent at `asked_at` (`time.monotonic()`): the lease counts from then
@@ -99,6 +105,7 @@ class Execution:
         if taken is None:
             return await self._pass_on()
         bind_contextvars(attempt=taken.run.attempt)
+        self._parent_id = taken.run.parent_id
         lost = {"lost_worker": taken.lost_worker or "unknown"} if taken.from_lost_worker else {}
         log.info("run taken", generation=claim.generation, **lost)
         if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:
@@ -235,6 +242,43 @@ class Execution:
                     )
                 except DecisionMade:
                     await work.context.decisions.look()
+            except Sleeps as sleeps:
+                until = sleeps.until
+                reason = f"its handler sleeps until {until:%Y-%m-%d %H:%M:%S} UTC"
+                return await self._postpone(work.events, until, reason)
+            except HandlerElsewhere as error:
+                reason = f"its worker has no handler {str(error)!r}, and another one has"
+                return await self._postpone(work.events, datetime.now(UTC) + ELSEWHERE, reason)
+            except WaitsForRuns as waits:
+                with suppress(RunIsOver):
+                    return await self._wait_for_runs(work.events, waits.run_ids)
+
+    async def _postpone(self, events: RunEvents, until: datetime, reason: str) -> Settlement:
+        queued = {"status": RunStatus.QUEUED, "reason": reason}
+        try:
+            await events.record(
+                lambda transaction: transaction.unless_cancelled(),
+                lambda transaction: transaction.sleep_until(until),
+                publish=[(EventType.STATUS, queued)],
+            )
+        except CancelRequested:
+            return await self._finish(events, RunStatus.CANCELLED, None)
+        left = max((until - datetime.now(UTC)).total_seconds(), 0.0)
+        return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=left)
+
+    async def _wait_for_runs(self, events: RunEvents, run_ids: Sequence[str]) -> Settlement:
+        """Let the run wait for these. Raises RunIsOver when one of them is over already."""
+        more = f" and {len(run_ids) - 1} more" if len(run_ids) > 1 else ""
+        error = RunError(WAITS_FOR_RUN, f"its handler waits for run {run_ids[0]}{more}")
+        try:
+            await events.record(
+                lambda transaction: transaction.unless_cancelled(),
+                lambda transaction: transaction.wait_for_runs(error, run_ids),
+                publish=[(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})],
+            )
+        except CancelRequested:
+            return await self._finish(events, RunStatus.CANCELLED, None)
+        return Settlement(self.claim, RunOutcome.FINISHED, RunStatus.WAITING, error.code)
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:
         match cause:
@@ -270,7 +314,7 @@ class Execution:
             await events.record(
                 lambda transaction: transaction.unless_cancelled(),
                 note,
-                lambda transaction: transaction.reopen_steps(),
+                lambda transaction: transaction.reopen_steps(error.step if run.handler is not None else None),
                 lambda transaction: transaction.queue_again(attempt=run.attempt + 1, error=error),
                 publish=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
             )
@@ -334,9 +378,10 @@ class Execution:
             events.defer(lambda transaction: transaction.dead_letter(reason, self.claim.crashes))
         await events.record(
             *writes,
-            lambda transaction: transaction.finish(status, error, result),
+            lambda transaction: transaction.finish(status, error, result, self._parent_id),
             publish=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
         )
+        await self._push_parent()
         seconds = time.monotonic() - self._began
         self._worker.metrics.run_finished(status, seconds)
         return Settlement(
@@ -347,6 +392,12 @@ class Execution:
             duration_seconds=None if status is RunStatus.CANCELLED else seconds,
             is_dead=reason is not None,
         )
+
+    async def _push_parent(self) -> None:
+        """Let a run that has waited for this one go on."""
+        if self._parent_id is not None:
+            resources = self._worker.resources
+            await push_again(resources.store, resources.queue, resources.event_log, self._parent_id)
 
     # --- when not even its end can be stored ---
 
@@ -378,6 +429,7 @@ class Execution:
                 [answer] = await until_available(lambda: resources.event_log.append([batch]))
                 if answer is Appended.STORE_FIRST:
                     log.warning("the end of a run is not published: Redis has no room for it")
+            await self._push_parent()
         except Superseded:
             return Settlement(claim, RunOutcome.DISOWNED)
         except Exception:

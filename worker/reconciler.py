@@ -90,6 +90,8 @@ class Reconciler:
         """Whether the queue has lost the run, which is not merely on its way."""
         if run.status is RunStatus.QUEUED:
             waited = (datetime.now(UTC) - run.queued_at).total_seconds()
+            if waited < 0:
+                return False  # its handler sleeps; it is due later
             if compared is Compared.MISSING and waited >= PUSH_SECONDS:
                 return True
             return time.monotonic() - missing_since >= PUSH_SECONDS

@@ -16,6 +16,7 @@ from backplane.domain.runs import Run, RunError, Taken
 from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import BudgetExhausted, InvalidPlan, ModelError, NotFound, Unavailable
 from backplane.process.retrying import WaitRules, until_available
+from backplane.tool_catalogue.base import decoded as decoded_set
 from backplane.workspace.attributes import decoded
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts, StepCheckout
@@ -23,6 +24,8 @@ from worker.files.counted import CountedWorkspace
 from worker.files.restore import restore
 from worker.files.retrying import RetryingWorkspace
 from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
+from worker.handlers.children import ChildRuns
+from worker.handlers.driver import HandlerDriver
 from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
@@ -35,7 +38,7 @@ from worker.run.secrets import RunSecrets, named_in_run
 from worker.sandbox.base import Call
 from worker.steps import effects as step_effects
 from worker.steps.context import CallContext, RunAccess, RunContext, RunFiles
-from worker.steps.outcomes import RunWaits
+from worker.steps.outcomes import RunWaits, StepFailed
 from worker.steps.output import first_paths
 from worker.steps.sub_steps import NoSubSteps
 from worker.steps.supervisor import Supervisor
@@ -47,6 +50,9 @@ MCP_STEP = "mcp"
 """Stands in place of a step's id while servers are asked what they offer."""
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024
 """The size of the JSON of the tools that MCP servers offer a run."""
+
+PASSED_ON_MAX = 60
+"""How often a run is left to a worker that has its handler, before it fails: no such worker may serve its queue."""
 
 EnsureOurs = Callable[[], Awaitable[None]]
 """Raises Superseded when another worker has the run."""
@@ -62,7 +68,7 @@ async def open_work(
     if run.generation > 1 or run.origin is not None:
         await decisions.look()
     journal: list[StepRecord] = []
-    if run.plan is not None:
+    if run.plan is not None or (run.handler is not None and (run.generation > 1 or run.origin is not None)):
         journal = await until_available(lambda: store.journal.steps(run.id, with_files=True))
     files = _open_files(worker, events, run, journal, ensure_ours)
     context = RunContext(worker, run, events, interruption, decisions, files, access)
@@ -78,7 +84,8 @@ async def _open_access(worker: WorkerContext, events: RunEvents, taken: Taken, i
     budget = await Budget.open(store, run, taken.tier, worker.rules.runs.budget, has_accounts=taken.has_accounts)
     models = None
     replays = (run.origin or {}).get("kind") == "replay"
-    if gateway.models.is_set or run.model is not None or replays:
+    may_name_one = run.handler is not None and gateway.models.servers
+    if gateway.models.is_set or run.model is not None or replays or may_name_one:
         models = RunModels(gateway, store.model_calls, run, events, budget, events.redactor.text, interruption)
         if run.generation > 1:
             await models.load()
@@ -115,6 +122,10 @@ def _open_files(
     return RunFiles(stored, workspace, Checkouts(workspace, rules.quota, base, workspace.attributes, warn))
 
 
+class HandlerElsewhere(Exception):
+    """This worker has no handler of the run's, and another one has."""
+
+
 class RunWork:
     """The work of one running run. `journal`: as it was when the run was claimed."""
 
@@ -132,6 +143,9 @@ class RunWork:
         self._ensure_ours = ensure_ours
         self._plan: Plan | None = None
         self._supervisor: Supervisor | None = None
+        self._open_driver: Callable[[], HandlerDriver] | None = None
+        self._records: dict[str, StepRecord] | None = None
+        self._value: Any = None
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -151,14 +165,50 @@ class RunWork:
         await self.events.record(lambda transaction: transaction.restored())
 
     async def carry_out(self) -> None:
-        """Plan the run, where it has no plan yet, and carry the plan out. Raises what Supervisor.carry_out raises, and
-        what a planner raises. After RunWaits it may be called again."""
+        """Plan the run, where it has no plan yet, and carry the plan out; or let its handler carry it out. Raises what
+        Supervisor.carry_out and HandlerDriver.carry_out raise, and what a planner raises. After RunWaits, Sleeps and
+        WaitsForRuns it may be called again."""
+        if self._run.handler is not None:
+            if self._open_driver is None:
+                self._open_driver = await self._driver_of(self._run.handler)
+            self._value = await self._open_driver().carry_out()
+            return
         if self._supervisor is None:
             self._supervisor = Supervisor(self.context, await self._tools())
             self._supervisor.know(self._journal)
         if self._plan is None:
             self._plan = await self._planned(self._supervisor)
         self._plan = await self._supervisor.carry_out(self._plan, self._replan)
+
+    async def _driver_of(self, name: str) -> Callable[[], HandlerDriver]:
+        handler = self._worker.handlers.get(name)
+        if handler is None:
+            # Each effect may have taken a claim of its own: a sleep does.
+            passed_on = self._run.generation - len(self._journal)
+            if passed_on <= PASSED_ON_MAX and await self._is_elsewhere(name):
+                raise HandlerElsewhere(name)
+            there = ", ".join(self._worker.handlers.names) or "none"
+            raise StepFailed(
+                RunError(
+                    "handler_unknown",
+                    f"the worker that took the run has no handler {name!r} (it has: {there}). Install its package for "
+                    "all workers that take such runs, then retry it",
+                )
+            )
+        self._records = {record.step_id: record for record in self._journal}
+        children = ChildRuns(self._worker.resources, self._run)
+        tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
+        return partial(HandlerDriver, self.context, tools, handler, self._records, children)
+
+    async def _is_elsewhere(self, name: str) -> bool:
+        """Whether another live worker has published that it has this handler."""
+        catalogue = self._worker.resources.tool_catalogue
+        published = await until_available(catalogue.published)
+        for _, document in published:
+            with suppress(ValueError):
+                if any(handler.name == name for handler in decoded_set(document).handlers):
+                    return True
+        return False
 
     async def summary(self) -> str | None:
         """A model's summary of a completed run that a model planned. Raises Interrupted. A run whose time is up gets no
@@ -177,7 +227,8 @@ class RunWork:
 
     def result(self, summary: str | None) -> dict[str, Any]:
         """The run's files and what it cost."""
-        journal = self._supervisor.journal if self._supervisor else self._journal
+        journal = self._supervisor.journal if self._supervisor else list((self._records or {}).values())
+        journal = journal or self._journal
         spent = self._models.spent() if self._models else Spent()
         seconds = sum((record.result or {}).get("duration_ms", 0) for record in journal if record.parent is None)
         cost = {
@@ -190,7 +241,8 @@ class RunWork:
         files = sorted(state_after({}, journal))
         named = first_paths(files)
         left_out = {"files_left_out": len(files) - len(named)} if len(files) > len(named) else {}
-        return {"summary": summary, "files": named, **left_out, "cost": cost}
+        value = {} if self._run.handler is None else {"value": self._value}
+        return {"summary": summary, "files": named, **left_out, "cost": cost, **value}
 
     # --- its plans ---
 

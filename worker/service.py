@@ -23,6 +23,7 @@ from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
+from worker.handlers.registry import installed_handlers
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
@@ -47,6 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, metrics: WorkerMetrics) -> None:
     with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
+    installed_handlers(settings.handlers_file)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     bind_contextvars(worker=worker_id)
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:

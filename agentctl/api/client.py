@@ -107,6 +107,12 @@ class Client:
     async def tool(self, name: str) -> JsonObject:
         return await self._json("GET", f"/agent/tools/{_segment(name)}")
 
+    async def handlers(self) -> JsonObject:
+        return await self._json("GET", "/agent/handlers")
+
+    async def handler(self, name: str) -> JsonObject:
+        return await self._json("GET", f"/agent/handlers/{_segment(name)}")
+
     async def runs(
         self, status: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
     ) -> JsonObject:

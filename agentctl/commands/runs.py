@@ -32,6 +32,10 @@ def run(
         str | None, typer.Argument(metavar="PROMPT|FILE|-", help="A text, a file of it, or - for standard input.")
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="The steps to carry out: a JSON or YAML file.")] = None,
+    handler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The function that carries it out, in place of a plan.")
+    ] = None,
+    input: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="What the handler is given.")] = None,
     file: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH[:NAME]", help="Put this file into the workspace first. May be given often."),
@@ -70,7 +74,7 @@ def run(
     relative path there; NAME gives it another.
     """
     output = Output(json_output)
-    new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [])
+    new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [], handler=handler, given=input)
     if webhook is not None:
         new_run["webhook_url"] = webhook
     budget = {"usd": budget_usd, "tokens": budget_tokens, "steps": budget_steps, "seconds": budget_seconds}

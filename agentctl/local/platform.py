@@ -222,6 +222,26 @@ def _embedded_settings(
     return variables, parts
 
 
+def environment_of_running(data: Path, settings: Settings) -> dict[str, str]:
+    """The environment of a further process of the platform that the environment names, or that `agentctl up` runs with
+    this folder. Raises CommandError when there is neither."""
+    given, url = frozenset[str](settings.model_fields_set), data / "redis.url"
+    if "redis_url" in given and "database_url" in given:
+        return child_environment({})
+    if not (data / "lock").exists() or not url.exists():
+        raise CommandError(
+            ExitCode.USAGE,
+            f"No platform runs with the folder {data}: start `agentctl up` in another terminal, name its folder with "
+            "--data, or set REDIS_URL and DATABASE_URL.",
+        )
+    variables, _ = _embedded_settings(Locations("127.0.0.1", 0, data, 1), settings, given)
+    if "redis_url" not in given:
+        variables["REDIS_URL"] = url.read_text().strip()
+    if "secrets_key" not in given and (data / "secrets.key").exists():
+        variables["SECRETS_KEY"] = (data / "secrets.key").read_text("ascii").strip()
+    return child_environment({**variables, "METRICS_PORT": "0"})
+
+
 def _by_field(settings: Settings, variables: dict[str, str]) -> dict[str, Any]:
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     return given | {name.lower(): value for name, value in variables.items()}

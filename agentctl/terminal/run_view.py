@@ -33,6 +33,8 @@ def print_run(output: Output, run: JsonObject) -> None:
             "made from": _origin(run.get("origin")),
             "agent": "" if run.get("agent") == "default" else run.get("agent", ""),
             "model": run.get("model") or "",
+            "handler": run.get("handler") or "",
+            "input": json.dumps(run["input"]) if run.get("input") is not None else "",
             "plan": f"version {run['plan_version']}" if run.get("plan_version", 1) > 1 else "",
             "budget": json.dumps(run["budget"]) if run.get("budget") else "",
             error_name: f"{error['message']} [{error['code']}]" if error else "",
@@ -47,6 +49,8 @@ def print_run(output: Output, run: JsonObject) -> None:
         for line in result["summary"].splitlines():
             output.line(line)
         output.line()
+    if result.get("value") is not None:
+        output.fields({"value": json.dumps(result["value"], ensure_ascii=False)})
     output.fields({"files made": _files_made(result), "cost": cost_in_words(result.get("cost"))})
     if len(run.get("failures", [])) > 1:
         output.line()

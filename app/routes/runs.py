@@ -79,6 +79,7 @@ async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunV
     standing = await standing_of(context, run)
     return RunView(
         **RunSummary.fields_of(run),
+        input=run.input,
         timeout_seconds=run.timeout_seconds,
         max_retries=run.max_retries,
         cancel_requested=run.cancel_requested_at is not None,

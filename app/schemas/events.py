@@ -173,6 +173,8 @@ class ProgressData(Described):
     output_tokens: int = Field(description="About so many have come.")
     seconds: float = Field(description="Since the call began.")
     text: str | None = Field(None, description="The end of what has come.")
+    done: float | None = Field(None, description="Of a handler: how much is done.")
+    total: float | None = Field(None, description="Of a handler: of so much.")
 
 
 class ProgressEvent(EventBase):

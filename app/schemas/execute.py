@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from app.schemas.described import DescribedAs
-from app.schemas.fields import JsonObject, RunId, StrictRequest, Text
+from app.schemas.fields import JsonObject, JsonValue, RunId, StrictRequest, Text
 from backplane.domain.budgets import RunBudget
 from backplane.domain.plans import MAX_NAMES, Plan
-from backplane.domain.runs import AGENT_PATTERN, DEFAULT_QUEUE, QUEUE_PATTERN
+from backplane.domain.runs import AGENT_PATTERN, DEFAULT_QUEUE, HANDLER_PATTERN, QUEUE_PATTERN
 from backplane.domain.webhooks import URL_MAX_CHARS, check_url
 from backplane.errors import InvalidInput
 
@@ -23,6 +23,9 @@ EXAMPLE_PLAN = {
     ]
 }
 
+
+HANDLER_PROMPT_CHARS = 100
+"""Of the prompt that a run with a handler gets in place of one: a name that is too long is refused by its own field."""
 
 GivenPlan = Annotated[JsonObject, DescribedAs(Plan)]
 
@@ -64,8 +67,28 @@ AgentName = Annotated[
 ]
 
 
+def _without_required_prompt(schema: dict[str, Any]) -> None:
+    """A run with a handler needs no prompt."""
+    schema["required"] = [name for name in schema.get("required", ()) if name != "prompt"]
+
+
 class NewRun(StrictRequest):
-    prompt: Text = Field(min_length=1, description="What the agent is to do.", examples=[EXAMPLE_PROMPT])
+    model_config = ConfigDict(json_schema_extra=_without_required_prompt)
+
+    prompt: Text = Field(
+        min_length=1,
+        description="What the agent is to do. Needed where no handler is named.",
+        examples=[EXAMPLE_PROMPT],
+    )
+    handler: str | None = Field(
+        None,
+        pattern=HANDLER_PATTERN,
+        description="The function that carries the run out, in place of a plan (GET /agent/handlers lists them).",
+        examples=["weekly-report"],
+    )
+    input: JsonValue = Field(
+        None, description="What the handler is given; its schema says how it must look.", examples=[{"week": 48}]
+    )
     plan: GivenPlan | None = Field(
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
     )
@@ -113,6 +136,13 @@ class NewRun(StrictRequest):
     mcp_servers: list[Annotated[Text, Field(min_length=1, max_length=64)]] | None = Field(
         None, max_length=10, description="Names of MCP servers (MCP_SERVERS) whose tools its steps may use."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named_by_its_handler(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "prompt" not in values and isinstance(values.get("handler"), str):
+            return {**values, "prompt": f"handler {values['handler']}"[:HANDLER_PROMPT_CHARS]}
+        return values
 
 
 class CreateRun(NewRun):

@@ -75,6 +75,7 @@ def _check_text(text: str) -> None:
 
 Text = Annotated[str, AfterValidator(storable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(storable)]
+JsonValue = Annotated[Any, AfterValidator(storable)]
 
 
 def _in_utc(moment: datetime) -> datetime:

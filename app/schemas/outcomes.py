@@ -30,6 +30,8 @@ class ReasonCode(StrEnum):
     RUNNING = "running"
     OVER = "over"
     WAITS_FOR_PERSON = "waits_for_person"
+    WAITS_FOR_RUN = "waits_for_run"
+    SLEEPS = "sleeps"
     WAITS_FOR_MODEL_SLOT = "waits_for_model_slot"
     WAITS_FOR_MODEL_TOKENS = "waits_for_model_tokens"
     QUEUE_AWAY = "queue_away"
@@ -55,6 +57,7 @@ class RiskName(StrEnum):
 class OriginKind(StrEnum):
     FORK = "fork"
     REPLAY = "replay"
+    CHILD = "child"
 
 
 class Described(BaseModel):
@@ -78,6 +81,7 @@ class StepResult(Described):
     exit_code: int | None = Field(None, description="0 when it succeeded.", examples=[0])
     output: str | None = Field(None, description="What it printed, cut where it is long.", examples=["3 words.txt\n"])
     output_cut: bool | None = Field(None, description="True where the output is cut.")
+    value: Any = Field(None, description="Of a handler's effect, what it gave.")
     duration_ms: int | None = None
     files_changed: list[str] | None = Field(None, description="Paths in the workspace.")
     files_left_out: int | None = Field(None, description="How many more changed, where the list is cut.")
@@ -101,6 +105,7 @@ class RunResult(Described):
     files: list[str] = Field(description="Paths that the steps changed, by name.")
     files_left_out: int | None = Field(None, description="How many more there are, where the list is cut.")
     cost: RunCost
+    value: Any = Field(None, description="What its handler returned.")
 
 
 class Asked(Described):

@@ -82,6 +82,8 @@ class RunSummary(RunState):
     origin: OriginView | None = None
     worker: str | None = Field(None, description="The worker that took it last.")
     queue: str = Field(DEFAULT_QUEUE, description="Where it waits for a worker.", examples=["default"])
+    handler: str | None = Field(None, description="The function that carries it out, in place of a plan.")
+    parent: RunId | None = Field(None, description="The run whose handler has started it.")
 
     @classmethod
     def fields_of(cls, run: Run) -> dict[str, Any]:
@@ -102,6 +104,8 @@ class RunSummary(RunState):
             "origin": run.origin,
             "worker": run.worker_id,
             "queue": run.queue,
+            "handler": run.handler,
+            "parent": run.parent_id,
         }
 
 
@@ -127,6 +131,7 @@ class WebhookSecretView(BaseModel):
 
 
 class RunView(QueueStanding, RunSummary):
+    input: Any = Field(None, description="What its handler is given.")
     timeout_seconds: int
     max_retries: int
     cancel_requested: bool

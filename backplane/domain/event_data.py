@@ -71,14 +71,16 @@ DATA: Mapping[EventType, Mapping[str, str]] = {
         "replayed": "true: the answer was taken from the run that this one replays",
     },
     EventType.PROGRESS: {
-        "": "a model is answering, sent to those who watch, without a number; kept nowhere",
+        "": "how far a model's answer or a handler is, sent to those who watch, without a number; kept nowhere",
         "step": "id of the step; empty: the planner",
         "purpose": "as of `model`",
         "number": "as of `model`",
         "model": "SERVER/NAME",
         "output_tokens": "so far",
         "seconds": "since the call began",
-        "text": "what it has answered since the last such event, where the step streams",
+        "text": "what it has answered since the last such event, where the step streams; what a handler says",
+        "done": "of a handler (its purpose is handler): how much is done",
+        "total": "of a handler: of so much",
     },
     EventType.LOG: {
         "": "a line that a step wrote, or that the platform says of the run",

@@ -131,6 +131,10 @@ class SubStep(Step):
         return {**values, "id": place}
 
 
+class EffectStep(Step):
+    """A step that a handler asks for. No plan holds one, and nothing in it is a reference."""
+
+
 class Plan(_Frozen):
     steps: Annotated[tuple[Step, ...], FailFast()] = Field(
         min_length=1, max_length=MAX_STEPS, description="What is done, each with a tool."

@@ -31,6 +31,12 @@ DEFAULT_QUEUE = "default"
 QUEUE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of queues. They become parts of Redis keys and labels of metrics."""
 
+HANDLER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""Names of handlers."""
+
+WAITS_FOR_RUN = "waits_for_run"
+"""The code of the error with which a run waits that its handler has let wait for another run."""
+
 MESSAGE_CHARS = 4_000
 """Of an error's message, what is kept with a run or a step."""
 
@@ -139,7 +145,11 @@ class Run:
     `agent`: the name, among its user's, under which it keeps memory and artifacts. `origin`: what it was made from,
     {"kind": "fork" | "replay", "run_id", "step"?, "execute"?}. `restore`: {"run_id", "steps"}: before it goes on, its
     files become what those steps of that run left. `result`: {"summary", "files", "cost"}, once it is over.
-    `worker_id`: the worker that took it last. `queue`: where it waits; it never changes."""
+    `worker_id`: the worker that took it last. `queue`: where it waits; it never changes.
+
+    `handler`: the name of the function that carries it out, in place of a plan; `input`: what that is called with.
+    `handler_code`: a digest of the code with which it began. `parent_id`: the run whose handler has started it.
+    `queued_at` is in the future while its handler sleeps."""
 
     id: str
     user_id: str
@@ -173,6 +183,10 @@ class Run:
     result: dict[str, Any] | None = None
     worker_id: str | None = None
     queue: str = DEFAULT_QUEUE
+    handler: str | None = None
+    input: Any = None
+    handler_code: str | None = None
+    parent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +234,10 @@ class Taken:
 
 class CancelRequested(Exception):
     """A run that is about to be left to the queue or to a person is to be cancelled instead."""
+
+
+class RunIsOver(Exception):
+    """A run for which another one is about to wait is over: the other one goes on instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,16 @@ FINAL_FAILURE = "final"
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """`result` is {"exit_code", "output", "output_cut"?, "duration_ms", "files_changed", "files_left_out"?,
+    """`result` is {"exit_code", "output", "output_cut"?, "value"?, "duration_ms", "files_changed", "files_left_out"?,
     "error"?, "effect"?, "final"?} once there is one; `effect` is what a failed step has done outside, where that is not
     nothing.
     `files`: what changed in the workspace by its end, each path with its etag, or None where it was deleted.
     `attributes`: the times, modes, folders and links that changed (`workspace.attributes.encoded`).
     `failed_tries`: those that ended, and not well.
     `parent`: the id of the step that has this one carried out, in its try after `round` failed ones; both None of a
-    step of the plan."""
+    step of the plan.
+    `ordinal`, `request`: of an effect of a handler, which number it has in the run, from 1, and a digest of what was
+    asked for; None of all others."""
 
     step_id: str
     position: int
@@ -56,6 +58,8 @@ class StepRecord:
     attributes: dict[str, Any] | None = None
     parent: str | None = None
     round: int | None = None
+    ordinal: int | None = None
+    request: str | None = None
 
 
 def pending_steps(plan: Plan) -> list[StepRecord]:

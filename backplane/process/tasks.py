@@ -7,9 +7,11 @@ for its end (a TaskGroup too, which cancels only once). So tasks are cancelled a
 
 import asyncio
 import contextlib
+import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +70,36 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         if not work.cancelled():
             work.exception()
         raise
+
+
+async def in_own_thread(function: Callable[[], T]) -> T:
+    """Call a function that nobody here has written in a thread of its own. A call that is cancelled does not wait for
+    it, and neither does the end of the process: it may never end, and would keep a thread from all who share a pool."""
+    loop, found = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if found.done():
+            return
+        if error is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(value)
+
+    def call() -> None:
+        value: T | None = None
+        error: BaseException | None = None
+        try:
+            value = context.run(function)
+        except StopIteration as stop:  # no future can hold it
+            error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=call, name=getattr(function, "__name__", "function"), daemon=True).start()
+    return cast(T, await found)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

@@ -5,7 +5,6 @@ Redis is away at the push, a worker's reaper finds the run queued in the databas
 What is published to watchers here is in the database already.
 """
 
-import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,9 +22,10 @@ from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunStat
 from backplane.domain.users import User
 from backplane.errors import QueueFull, StorageExceeded, TooManyWaiting, Unavailable
 from backplane.limits.storage.limits import StorageLimits
-from backplane.logs.base import Batch, EventLog
-from backplane.queue.base import Full, Job, Limit, Queue
+from backplane.logs.base import EventLog
+from backplane.queue.base import Full, Limit, Queue
 from backplane.run_actions.known_queues import KnownQueues
+from backplane.run_actions.pushing import publish_events, push_again, push_run
 from backplane.store import Store
 
 log = structlog.get_logger()
@@ -99,6 +99,11 @@ class RunActions:
                 await self._queue.announce_cancel(run.id)
         except Unavailable as error:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
+        if run.handler is not None:
+            for child_id in await self._store.runs.unfinished_children(run.id):
+                await self.cancel(user, child_id)
+        if run.parent_id is not None and run.status is RunStatus.CANCELLED:
+            await push_again(self._store, self._queue, self._event_log, run.parent_id)
         return run
 
     async def wake(self, wait: EventWait) -> bool:
@@ -180,18 +185,12 @@ class RunActions:
 
     async def push(self, run: Run, events: Sequence[Event], place: ReservedPlace | None = None) -> None:
         """Push a run that is queued in the database to the queue, and publish its events. Never raises Unavailable."""
-        try:
-            # Both at once: if a worker is quicker than the events, watchers find them in the database.
-            job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "", queue=run.queue)
-            _, [queued] = await asyncio.gather(self.publish(run, events), self._queue.enqueue([job]))
-            if place is not None:
-                place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
-        except Unavailable as error:
-            log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
+        queued = await push_run(self._queue, self._event_log, run, events)
+        if place is not None:
+            place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
 
     async def publish(self, run: Run, events: Sequence[Event]) -> None:
-        if events:
-            await self._event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
+        await publish_events(self._event_log, run, events)
 
 
 def queue_full(full: Full, priority: Priority, queue: str = DEFAULT_QUEUE) -> str:

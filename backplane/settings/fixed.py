@@ -9,6 +9,13 @@ from backplane.domain.sizes import KIB, MIB
 
 PROMPT_MAX_CHARS = 100_000
 """No model reads more at once; long texts are files of the run."""
+HANDLER_VALUE_MAX_BYTES = 256 * KIB
+"""JSON of an input, of what an effect gives, or of what a handler returns: what is larger is a file. All of a run are
+read when it goes on after a crash."""
+HANDLER_EFFECTS_MAX = 10_000
+"""Effects of one handler's run: their results are read and given again after a crash, in a second or two."""
+HANDLER_DEPTH_MAX = 10
+"""How deep runs may start runs: a chain that is longer calls itself."""
 METADATA_MAX_BYTES = 16 * KIB
 """Metadata are labels, which every list of runs carries."""
 ESTIMATE_INITIAL_SECONDS = 120.0

@@ -11,6 +11,9 @@ class ToolSettings:
     tools_disabled: list[str] = Field(
         default_factory=list, description='Tools that no step may use, as JSON: ["shell"].'
     )
+    handlers_file: str = Field(
+        "", description="A Python file whose handlers this worker has beside those of installed packages."
+    )
     outside_hosts: list[str] = Field(
         default_factory=list,
         description='Hosts that tools may reach, as JSON: ["example.org", "*.example.com"]; "*": all public ones.',

@@ -7,7 +7,7 @@ Steps count as done before another in the order in which they ended: that is the
 they are. What a step that failed had changed by then stays, as a part of the next one that is copied.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +51,8 @@ class DerivedRuns:
             source = _source(connection, user_id, source_id)
             run = _derived(source, new.id, new.priority, "fork", new.step)
             run = replace(run, prompt=new.prompt if new.prompt is not None else source.prompt)
+            if source.handler is not None:
+                return _fork_of_handler(connection, source, new, run)
             if new.step is None:
                 given = new.plan.model_dump(mode="json") if new.plan else None
                 kept = source.given_plan if new.prompt is not None else source.plan or source.given_plan
@@ -91,6 +93,9 @@ class DerivedRuns:
             run = replace(_derived(source, new_id, priority, "replay", taken_over), budget=None)
             run = replace(run, origin={**(run.origin or {}), "execute": execute})
             journal: list[StepRecord] = []
+            if source.handler is not None:
+                journal = [] if execute else [one for one in records_of(connection, source_id) if _is_ended(one)]
+                return run, journal, f"replays run {source_id}"
             if taken_over is not None and source.given_plan is not None:
                 done = _done_with(connection, source_id, taken_over)
                 run = replace(run, plan=source.given_plan)
@@ -115,6 +120,10 @@ class DerivedRuns:
             run = _source(connection, user_id, run_id)
             plan = Plan.model_validate(run.plan) if run.plan is not None else None
             records = {record.step_id: record for record in records_of(connection, run_id)}
+            if run.handler is not None:
+                return _retry_handler_from(
+                    connection, run, records, step, uncertain_step_is_done=uncertain_step_is_done
+                )
             if plan is None or step not in {planned.id for planned in plan.steps}:
                 raise NotFound(f"run {run_id} has no step {step!r}; GET /agent/runs/{run_id} shows those it has")
             if step in records and not records[step].tries:
@@ -170,6 +179,47 @@ class DerivedRuns:
             return earlier, []
 
 
+def _fork_of_handler(connection: Connection, source: Run, new: NewFork, run: Run) -> tuple[Run, list[StepRecord], str]:
+    """A fork of a run that a handler carries out: its code goes on behind the effects that are taken over."""
+    if new.plan is not None:
+        raise InvalidPlan(f"plan: run {source.id} is carried out by a handler, which has no plan", field="plan")
+    if new.step is None:
+        return run, [], f"made from the beginning of run {source.id}"
+    done = _done_with(connection, source.id, new.step)
+    return run, done, f"made from run {source.id} after its step {new.step}; done already: {_names(done)}"
+
+
+def _retry_handler_from(
+    connection: Connection,
+    run: Run,
+    records: Mapping[str, StepRecord],
+    step: str,
+    *,
+    uncertain_step_is_done: bool | None,
+) -> Changed:
+    """The effect and all that come after it are forgotten: the code may ask for others in their place."""
+    first = records[step].ordinal if step in records else None
+    if first is None:
+        raise NotFound(f"run {run.id} has no effect {step!r}; GET /agent/runs/{run.id} shows those it has")
+    again = {record.step_id for record in records.values() if record.ordinal is not None and record.ordinal >= first}
+    queued, new_events = retried(connection, run, uncertain_step_is_done=uncertain_step_is_done, from_a_step=True)
+    if uncertain_step_is_done is not False:
+        _check_nothing_in_doubt(run, records.values(), step, again, is_done=bool(uncertain_step_is_done))
+        for record in records.values():
+            if record.step_id in again - {step} and record.status is StepStatus.STARTED:
+                raise may_have_happened(run.id, record.step_id)
+    _forget(connection, run.id, again)
+    connection.execute(delete(steps).where(steps.c.run_id == run.id, steps.c.step_id.in_(sorted(again))))
+    restore = run.restore or {"run_id": run.id, "steps": []}
+    connection.execute(update(runs).where(runs.c.id == run.id).values(restore=restore))
+    return replace(queued, restore=restore), new_events
+
+
+def _is_ended(record: StepRecord) -> bool:
+    """Whether it counts as done. A handler has gone on from an effect that failed as from any other."""
+    return record.status is StepStatus.COMPLETED or (record.status is StepStatus.FAILED and record.ordinal is not None)
+
+
 def _source(connection: Connection, user_id: str, run_id: str) -> Run:
     run = locked_run(connection, user_id, run_id)
     if run.files_expired_at is not None:
@@ -198,6 +248,8 @@ def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str 
         planner=source.planner,
         budget=source.budget,
         mcp_servers=source.mcp_servers,
+        handler=source.handler,
+        input=source.input,
         origin=origin,
         # A source that has not brought its own files yet would bring them from the same run.
         restore={"run_id": (source.restore or {}).get("run_id", source.id), "steps": []},
@@ -222,7 +274,7 @@ def _done_with(connection: Connection, run_id: str, step: str) -> list[StepRecor
     for finished_at, position, record in sorted(ended, key=lambda one: one[:2]):
         if (finished_at, position) > until:
             break
-        if record.status is not StepStatus.COMPLETED:
+        if not _is_ended(record):
             not_completed.append(record.step_id)
         elif not_completed:
             done.append(_with_files_of(connection, run_id, [*not_completed, record.step_id], record))

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from backplane.domain.budgets import Spender
 from backplane.domain.bus import EventArrived, WaitStatus
 from backplane.domain.decisions import DecisionMade, DecisionStatus
-from backplane.domain.runs import CancelRequested
+from backplane.domain.events import Event
+from backplane.domain.runs import FINAL, CancelRequested, Run, RunIsOver, RunStatus
 from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.store import run_writes
 from backplane.store.bus.notices import note_run
@@ -26,7 +27,7 @@ from backplane.store.journal import to_be_done_again
 from backplane.store.model_calls import begin_model_call, end_model_call, plan_anew
 from backplane.store.reservations import open_budget, release, reserve, settle, settle_lost, settle_rest
 from backplane.store.run_writes import RunWrite
-from backplane.store.runs import RUN_COLUMNS, run_of
+from backplane.store.runs import RUN_COLUMNS, run_of, values_of, wake_parent
 from backplane.store.tables import decisions, plan_versions, run_tools, runs, steps
 from backplane.store.webhooks import add_delivery
 
@@ -52,7 +53,8 @@ class RunningRun:
 
 
 def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite]) -> None:
-    """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade."""
+    """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade,
+    RunIsOver."""
     for write in writes:
         _carry_out(connection, run, write)
 
@@ -81,8 +83,16 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
         case run_writes.SkipPendingSteps():
             pending = (steps.c.run_id == run.id, steps.c.status == StepStatus.PENDING.value)
             connection.execute(update(steps).where(*pending).values(status=StepStatus.SKIPPED.value))
-        case run_writes.ReopenSteps():
-            _reopen_steps(connection, run)
+        case run_writes.ReopenSteps(failed_effect):
+            _reopen_steps(connection, run, failed_effect)
+        case run_writes.AddChildRun(child, events):
+            _add_child_run(connection, child, events)
+        case run_writes.WakeParent(parent_id):
+            wake_parent(connection, parent_id)
+        case run_writes.UnlessOver(run_ids):
+            for other, status in connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(run_ids))):
+                if status in FINAL:
+                    raise RunIsOver(f"run {other} is {status}")
         case run_writes.ReplacePlan():
             _replace_plan(connection, run, write)
         case run_writes.NoteTools(tools):
@@ -130,13 +140,19 @@ def _add_steps(connection: Connection, run: RunningRun, records: Sequence[StepRe
         connection.execute(insert(steps), [{"run_id": run.id, **asdict(record)} for record in records])
 
 
-def _reopen_steps(connection: Connection, run: RunningRun) -> None:
+def _add_child_run(connection: Connection, child: Run, events: Sequence[Event]) -> None:
+    if connection.execute(select(runs.c.id).where(runs.c.id == child.id)).one_or_none() is None:
+        connection.execute(insert(runs), values_of(child, RunStatus.QUEUED, None))
+        add_events(connection, events, {child.id: child.user_id})
+
+
+def _reopen_steps(connection: Connection, run: RunningRun, failed_effect: str | None) -> None:
     row = connection.execute(_LOCKED_RUN, {"of_run": run.id}).one()
     failed = select(steps.c.step_id, steps.c.result).where(
         steps.c.run_id == run.id, steps.c.status == StepStatus.FAILED.value
     )
     final = [step.step_id for step in connection.execute(failed) if (step.result or {}).get(FINAL_FAILURE)]
-    again = update(steps).where(steps.c.run_id == run.id, to_be_done_again(row.plan))
+    again = update(steps).where(steps.c.run_id == run.id, to_be_done_again(run.id, row.plan, failed_effect))
     if final:
         again = again.where(steps.c.step_id.not_in(final))
     connection.execute(again.values(status=StepStatus.PENDING.value))

@@ -19,12 +19,21 @@ _RECORDED: dict[str, ColumnElement[Any]] = {
 }
 
 
-def to_be_done_again(plan: Mapping[str, Any] | None) -> ColumnElement[bool]:
+def to_be_done_again(
+    run_id: str, plan: Mapping[str, Any] | None, failed_effect: str | None = None
+) -> ColumnElement[bool]:
     """The steps that another attempt of a run with this plan does again: those that failed, and those that were skipped
     after a failure. The failure of a sub-step is known to the step above, which went on from there. A step of an older
-    plan alone stays as it is."""
+    plan alone stays as it is.
+
+    A handler goes on from a failed effect by itself, as far as it caught the error. So of its effects only the one that
+    the run failed of is done again, and those that were begun after it."""
     ids = [step["id"] for step in (plan or {}).get("steps", ())]
     skipped, failed = (steps.c.status == status.value for status in (StepStatus.SKIPPED, StepStatus.FAILED))
+    if failed_effect is not None:
+        effect = steps.alias()
+        first = select(effect.c.ordinal).where(effect.c.run_id == run_id, effect.c.step_id == failed_effect)
+        return and_(or_(skipped, failed), steps.c.ordinal >= first.scalar_subquery())
     return or_(and_(or_(skipped, failed), steps.c.step_id.in_(ids)), and_(skipped, STEP_PARENT.is_not(None)))
 
 

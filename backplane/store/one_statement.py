@@ -20,7 +20,16 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from backplane.domain.events import Event
 from backplane.domain.plans import Plan
-from backplane.store.run_writes import AddEvents, ChangeRun, ChangeStep, NotifyWebhook, RunWrite, SavePlan, SettleAll
+from backplane.store.run_writes import (
+    AddEvents,
+    AddStep,
+    ChangeRun,
+    ChangeStep,
+    NotifyWebhook,
+    RunWrite,
+    SavePlan,
+    SettleAll,
+)
 from backplane.store.tables import runs, steps
 
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]
@@ -75,16 +84,21 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
     changed: dict[str, dict[str, Any]] = {}
     plan: Plan | None = None
     journal: dict[str, dict[str, Any]] = {}
+    added: dict[str, dict[str, Any]] = {}
     conditions: list[str] = []
     is_noted = False
     for write in writes:
         match write:
             case AddEvents(new):
                 events += new
+            case ChangeStep(step_id, columns) if step_id in added:
+                added[step_id].update(columns)
             case ChangeStep(step_id, columns):
                 # A statement does not see what it adds itself: a step that it adds is added as changed.
                 journal.get(step_id, {}).update(columns)
                 changed.setdefault(step_id, {}).update(columns)
+            case AddStep(new_step):
+                added[new_step.step_id] = asdict(new_step)
             case ChangeRun(columns):
                 run |= columns
             case SavePlan(plan, records):
@@ -108,6 +122,8 @@ def as_one_statement(run_id: str, generation: int, writes: Iterable[RunWrite]) -
         values["plan"] = stored(runs.c.plan, plan.model_dump(mode="json"))
         for name in _OF_JOURNAL:
             values[f"new_{name}"] = [stored(steps.c[name], record[name]) for record in journal.values()]
+    for number, record in enumerate(added.values()):
+        parts.append(_add_step(f"added{number}", record, values))
     if is_noted:
         parts.append(_NOTE)
         values["noted_status"] = run.get("status")
@@ -140,6 +156,18 @@ def start_run(
 
 def _event_values(new: Sequence[Event]) -> dict[str, Any]:
     return {"event_ids": [event.id for event in new], "event_lines": [event.line for event in new]}
+
+
+def _add_step(name: str, record: Mapping[str, Any], values: dict[str, Any]) -> str:
+    """One that is there already is left as it is: the answer of this very statement was lost."""
+    columns = [column for column, value in record.items() if value is not None]
+    for column in columns:
+        values[f"{name}_{column}"] = stored(steps.c[column], record[column])
+    given = ", ".join(f"%({name}_{column})s" for column in columns)
+    return f"""{name} AS (
+  INSERT INTO steps (run_id, {", ".join(columns)}) SELECT %(run_id)s, {given} WHERE EXISTS (SELECT FROM running)
+  ON CONFLICT (run_id, step_id) DO NOTHING
+)"""  # noqa: S608 - names of columns
 
 
 def _update(name: str, table: Table, changed: Mapping[str, Any], where: str, values: dict[str, Any]) -> str:

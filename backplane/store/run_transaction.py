@@ -22,7 +22,7 @@ from backplane.domain.decisions import Decision
 from backplane.domain.events import Event
 from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.domain.plans import Plan
-from backplane.domain.runs import RunError, RunStatus
+from backplane.domain.runs import Run, RunError, RunStatus
 from backplane.domain.secrets import Redact
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.store import run_writes
@@ -74,6 +74,10 @@ class RunTransaction:
             values["failed_tries"] = failed_tries
         result = self._redact(result)
         self._step(step_id, status=status.value, result=result, finished_at=datetime.now(UTC), **values)
+
+    def note_step(self, step_id: str, result: Mapping[str, Any]) -> None:
+        """Keep what a step that is not over has to know when it goes on."""
+        self._step(step_id, result=self._redact(result))
 
     def suspend_step(self, step_id: str) -> None:
         """Let the step wait: it is called again when a person has decided; nothing of it is in doubt."""
@@ -134,11 +138,19 @@ class RunTransaction:
     def skip_pending_steps(self) -> None:
         self.writes.append(run_writes.SkipPendingSteps())
 
-    def reopen_steps(self) -> None:
+    def reopen_steps(self, failed_effect: str | None = None) -> None:
         """Prepare another attempt: steps that failed or were skipped are to be done again, but for those that only a
         person may have done again (FINAL_FAILURE). A step that was interrupted stays as it is, and the supervisor
-        decides whether it may be repeated."""
-        self.writes.append(run_writes.ReopenSteps())
+        decides whether it may be repeated. `failed_effect`: of a handler's run, the effect that it failed of."""
+        self.writes.append(run_writes.ReopenSteps(failed_effect))
+
+    def begin_with_code(self, digest: str) -> None:
+        """Keep with which code its handler began."""
+        self._run(handler_code=digest)
+
+    def add_child_run(self, run: Run, events: Iterable[Event]) -> None:
+        """Make a run, queued, that the handler starts. Made again, by its id, it changes nothing."""
+        self.writes.append(run_writes.AddChildRun(run, tuple(events)))
 
     def note_failure(self, attempt: int, error: RunError, traceback: str = "", worker_id: str | None = None) -> None:
         """Keep the failure of this attempt. Written again, it replaces what was written."""
@@ -167,7 +179,13 @@ class RunTransaction:
         """The files are what `Run.restore` asked for."""
         self._run(restore=None)
 
-    def finish(self, status: RunStatus, error: RunError | None, result: Mapping[str, Any] | None = None) -> None:
+    def finish(
+        self,
+        status: RunStatus,
+        error: RunError | None,
+        result: Mapping[str, Any] | None = None,
+        parent_id: str | None = None,
+    ) -> None:
         self._run(
             status=status.value,
             finished_at=datetime.now(UTC),
@@ -175,6 +193,18 @@ class RunTransaction:
             result=self._redact(dict(result)) if result is not None else None,
         )
         self.writes += [run_writes.SettleAll(), run_writes.NotifyWebhook()]
+        if parent_id is not None:
+            self.writes.append(run_writes.WakeParent(parent_id))
+
+    def wait_for_runs(self, error: RunError, run_ids: Iterable[str]) -> None:
+        """Let the run wait until one of these is over. The commit raises RunIsOver when one of them is already."""
+        self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))
+        self.writes += [run_writes.UnlessOver(frozenset(run_ids)), run_writes.SettleAll()]
+
+    def sleep_until(self, due: datetime) -> None:
+        """Let the run wait in the queue until then. Its attempt's clock begins anew: sleeping takes no time of it."""
+        self._run(status=RunStatus.QUEUED.value, queued_at=due, started_at=None, error=None)
+        self.writes.append(run_writes.SettleAll())
 
     def wait_for_person(self, error: RunError, decision_ids: Iterable[str] = ()) -> None:
         """The commit raises DecisionMade when one of these decisions, which the run would wait for, is made already."""

@@ -16,7 +16,7 @@ from backplane.domain.decisions import Decision
 from backplane.domain.events import Event
 from backplane.domain.model_calls import BeginningCall, CallKey, CallStatus, CallTotals
 from backplane.domain.plans import Plan
-from backplane.domain.runs import RunError
+from backplane.domain.runs import Run, RunError
 from backplane.domain.steps import StepRecord
 
 
@@ -77,7 +77,32 @@ class SkipPendingSteps(RunWrite):
 
 @dataclass(frozen=True, slots=True)
 class ReopenSteps(RunWrite):
-    pass
+    """`failed_effect`: the effect of a handler that the attempt failed of."""
+
+    failed_effect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddChildRun(RunWrite):
+    """A run that a handler starts. Added again, it changes nothing."""
+
+    run: Run
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WakeParent(RunWrite):
+    """The run is over: queues the run that waits for it, where one does."""
+
+    parent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnlessOver(RunWrite):
+    """Writes nothing; raises RunIsOver, and so refuses the whole transaction, when one of these is over. It comes after
+    the write that lets the run wait: whoever ends one of them afterwards sees that the run waits."""
+
+    run_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

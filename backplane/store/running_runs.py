@@ -23,7 +23,15 @@ from backplane.store.events import LAST_EVENT, add_events
 from backplane.store.in_transaction import UPDATE_RUN, RunningRun, carry_out
 from backplane.store.one_statement import as_one_statement
 from backplane.store.run_transaction import RunTransaction, unchanged
-from backplane.store.run_writes import AddDeadLetter, AddEvents, NotifyWebhook, RunWrite, SettleAll, SkipPendingSteps
+from backplane.store.run_writes import (
+    AddDeadLetter,
+    AddEvents,
+    NotifyWebhook,
+    RunWrite,
+    SettleAll,
+    SkipPendingSteps,
+    WakeParent,
+)
 from backplane.store.tables import runs
 from backplane.store.taking import take_at_once, take_in_transaction
 
@@ -34,7 +42,7 @@ _RUNNING = (
     .with_for_update(read=True)
 )
 _STATE_OF_RUN = (
-    select(runs.c.generation, runs.c.status, runs.c.user_id, runs.c.webhook_url)
+    select(runs.c.generation, runs.c.status, runs.c.user_id, runs.c.webhook_url, runs.c.parent_id)
     .where(runs.c.id == bindparam("of_run"))
     .with_for_update()
 )
@@ -62,7 +70,7 @@ class RunningRuns:
 
     async def commit(self, run_id: str, generation: int, writes: Sequence[RunWrite]) -> None:
         """Write all of these, or nothing. Raises Superseded when the run is not running in this generation (any more),
-        and what a write raises to refuse the whole: BudgetExhausted, CancelRequested, DecisionMade."""
+        and what a write raises to refuse the whole: BudgetExhausted, CancelRequested, DecisionMade, RunIsOver."""
         if not self._database.is_sqlite:
             at_once = as_one_statement(run_id, generation, writes)
             # It finds nothing where the transaction is refused; the ordinary one then says why.
@@ -101,6 +109,8 @@ class RunningRuns:
             stored = connection.scalar(LAST_EVENT.query, {"of_run": run_id}) or 0
             events = _last_events(run_id, stored, stored + NUMBERS_SKIPPED if last_id is None else last_id, error)
             writes: list[RunWrite] = [AddEvents(events), SkipPendingSteps(), SettleAll(), NotifyWebhook()]
+            if row.parent_id is not None:
+                writes.append(WakeParent(row.parent_id))
             if reason := dead_reason(error):
                 writes.append(AddDeadLetter(reason, crashes=0))
             for part in writes:

@@ -17,6 +17,7 @@ from backplane.domain.decisions import DecisionKind, DecisionStatus
 from backplane.domain.events import EventType, encode
 from backplane.domain.runs import (
     FINAL,
+    WAITS_FOR_RUN,
     Changed,
     Ownership,
     Priority,
@@ -209,6 +210,12 @@ class Runs:
             for row in rows
         ]
 
+    async def unfinished_children(self, run_id: str) -> list[str]:
+        """Ids of the runs that this one's handler has started and that are not over, whoever owns them."""
+        over = [status.value for status in FINAL]
+        query = select(runs.c.id).where(runs.c.parent_id == run_id, runs.c.status.not_in(over)).order_by(runs.c.id)
+        return list(await self._database.read(lambda connection: connection.scalars(query).all()))
+
     async def under_way(self) -> dict[RunStatus, int]:
         """How many runs of all users are queued, running or waiting. Its cost does not grow with those that ended."""
         counted = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
@@ -314,7 +321,8 @@ def retried(
     remove_dead_letter(connection, run.id)
     plan_anew(connection, run.id)
     now = datetime.now(UTC)
-    changes = {to_be_done_again(run.plan): StepStatus.PENDING}
+    failed_effect = run.error.step if run.handler is not None and run.error is not None else None
+    changes = {to_be_done_again(run.id, run.plan, failed_effect): StepStatus.PENDING}
     if uncertain_step_is_done is not None:
         decided = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
         changes[steps.c.status == StepStatus.UNCERTAIN.value] = decided
@@ -354,6 +362,20 @@ def _expire_approvals(
     )
 
 
+def wake_parent(connection: Connection, parent_id: str) -> None:
+    """Queue a run that waits for one that is over now. The queue gets to know it by `run_actions.push_again`, or by the
+    leading worker's next look."""
+    row = connection.execute(_ANYONES_LOCKED_RUN, {"of_run": parent_id}).one_or_none()
+    parent = run_of(row) if row else None
+    if parent is None or parent.status is not RunStatus.WAITING or parent.files_expired_at is not None:
+        return
+    if parent.error is not None and parent.error.code == WAITS_FOR_RUN:
+        now = datetime.now(UTC)
+        # The attempt's clock begins anew: the time of the other run does not count as its own.
+        values = {"status": RunStatus.QUEUED, "queued_at": now, "started_at": None, "error": None}
+        change_run(connection, parent, values, now)
+
+
 def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) -> dict[str, Any]:
     """A new run by column."""
     key, digest = idempotency or (None, None)
@@ -380,6 +402,9 @@ def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) 
         "origin": run.origin,
         "restore": run.restore,
         "webhook_url": run.webhook_url,
+        "handler": run.handler,
+        "input": run.input,
+        "parent_id": run.parent_id,
         "created_at": run.created_at,
         "queued_at": run.created_at if status is RunStatus.QUEUED else None,
         "idempotency_key": key,
@@ -413,5 +438,7 @@ def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now:
         new_events.append(encode(run.id, number + 1, EventType.END, {"status": changed.status}, now))
         add_delivery(connection, changed)
         note_run(connection, changed.id)
+        if changed.parent_id is not None:
+            wake_parent(connection, changed.parent_id)
     add_events(connection, new_events, {run.id: run.user_id})
     return changed, new_events

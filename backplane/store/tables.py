@@ -187,9 +187,15 @@ runs = Table(
     Column("restore", Json),
     Column("result", Json),
     Column("worker_id", String(200)),
+    # Of a run that a handler carries out, in place of a plan.
+    Column("handler", String(64)),
+    Column("input", Json),
+    Column("handler_code", String(64)),
+    Column("parent_id", String(36)),
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_id", "user_id", "id"),
     Index("ix_runs_status_id", "status", "id"),
+    partial_index("ix_runs_parent_id", "parent_id", where="parent_id IS NOT NULL"),
     # What retention has still to look at, each by its age.
     partial_index("ix_runs_finished", "finished_at", where="finished_at IS NOT NULL"),
     partial_index(
@@ -219,6 +225,9 @@ steps = Table(
     # Empty for a step of the plan. Read them by `store.identity`, which knows what older releases leave empty.
     Column("parent", String(64)),
     Column("round", Integer),
+    # Of a handler's effects alone.
+    Column("ordinal", Integer),
+    Column("request", String(64)),
 )
 
 # The plans of a run that a newer one has replaced; the one in force is in the run's row.

@@ -33,11 +33,24 @@ class PublishedTool:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedHandler:
+    """`input` and `result` are JSON schemas; `result` is None where it is not known. `package`: the installed package
+    or the file that it is from."""
+
+    name: str
+    description: str
+    input: dict[str, Any]
+    result: dict[str, Any] | None
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSet:
     """Of a worker. `tools` is None where they are too many to publish. `has_model`: it can ask a model."""
 
     tools: tuple[PublishedTool, ...] | None
     has_model: bool
+    handlers: tuple[PublishedHandler, ...] = ()
 
     def encoded(self) -> tuple[str, str]:
         """Its digest and its JSON."""
@@ -52,13 +65,19 @@ def decoded(document: str) -> ToolSet:
     try:
         found = json.loads(document)
         tools = found["tools"]
-        return ToolSet(None if tools is None else tuple(map(_tool, tools)), bool(found["has_model"]))
+        handlers = tuple(PublishedHandler(**_known(PublishedHandler, one)) for one in found.get("handlers", ()))
+        return ToolSet(None if tools is None else tuple(map(_tool, tools)), bool(found["has_model"]), handlers)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a set of tools: {error}") from None
 
 
+def _known(kind: type[PublishedTool] | type[PublishedHandler], found: dict[str, Any]) -> dict[str, Any]:
+    """Without fields of a newer release."""
+    return {name: found[name] for name in kind.__dataclass_fields__ if name in found}
+
+
 def _tool(found: dict[str, Any]) -> PublishedTool:
-    named = {name: found[name] for name in PublishedTool.__dataclass_fields__ if name in found}
+    named = _known(PublishedTool, found)
     tuples = {name: tuple(found.get(name, ())) for name in ("programs", "paths", "folders")}
     return PublishedTool(**{**named, **tuples})
 

@@ -68,7 +68,8 @@ class FileRules:
 @dataclass(frozen=True, slots=True)
 class StepRules:
     """What an operator has set for steps. `limits`: of steps that name none of their own; a step may ask for
-    `memory_max_bytes` and `cpus_max`. `disabled`: tools that no step may use. `concurrency`: steps of a run at once."""
+    `memory_max_bytes` and `cpus_max`. `disabled`: tools that no step may use. `concurrency`: steps of a run at once.
+    `model_output_tokens`: of one answer that a handler asks for."""
 
     limits: Limits
     memory_max_bytes: int
@@ -77,6 +78,7 @@ class StepRules:
     approval: ApprovalPolicy
     disabled: frozenset[str]
     concurrency: int
+    model_output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

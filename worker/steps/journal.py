@@ -187,6 +187,14 @@ class StepJournal:
         await self._record(lambda transaction: transaction.suspend_step(step.id), settled)
         self._change(step, status=StepStatus.PENDING)
 
+    async def note(self, step: Step, result: dict[str, Any]) -> None:
+        """Write what the step has to know when it goes on; nothing of it is in doubt meanwhile."""
+        result = self._context.redactor.value(result)
+        await self._record(
+            lambda transaction: transaction.note_step(step.id, result), publish=[self._event(step, StepStatus.STARTED)]
+        )
+        self._change(step, result=result)
+
     async def ask_for_approval(self, step: Step, asked: Mapping[str, Any]) -> Decision:
         parent = self.records[step.id].parent
         return await self._context.decisions.ask(
@@ -230,8 +238,8 @@ class StepJournal:
         self.records[step.id] = replace(self.records[step.id], **values)
 
     def _event(self, step: Step, status: str, **more: Any) -> NewEvent:
-        # The output has been published line by line.
-        shown = {key: value for key, value in more.items() if key not in ("output", "output_cut")}
+        # The output has been published line by line; a value may be long, and its handler alone needs it.
+        shown = {key: value for key, value in more.items() if key not in ("output", "output_cut", "value")}
         return EventType.STEP, {"step": step.id, "title": step.title, "tool": step.tool, "status": status, **shown}
 
 

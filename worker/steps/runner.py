@@ -24,13 +24,14 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
-from backplane.domain.plans import Step, SubStep
+from backplane.domain.plans import EffectStep, Step, SubStep
 from backplane.domain.retry import RetryPolicy
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
-from backplane.errors import Refused, Superseded
+from backplane.errors import BudgetExhausted, Refused, Superseded
 from backplane.process.retrying import pauses
 from worker.files.checkouts import StepCheckout
+from worker.run.decisions import asked_for_budget
 from worker.run.events import Write
 from worker.run.interruption import Cause, Interrupted
 from worker.sandbox.base import Call
@@ -67,7 +68,8 @@ _KNOWN = ("output", "output_cut", "duration_ms", "files_changed", "files_left_ou
 
 class StepRunner:
     """Carries out the steps of one running run with its `tools`. `records` is the journal by step id; it is kept up to
-    date here. `may_defer`: whether a step's end is followed at once by something that is recorded."""
+    date here. `may_defer`: whether a step's end is followed at once by something that is recorded. `below`: the tools
+    that sub-steps may use, where those are others."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class StepRunner:
         tools: ToolRegistry,
         records: dict[str, StepRecord],
         may_defer: Callable[[], bool],
+        below: ToolRegistry | None = None,
     ) -> None:
         rules = context.rules.steps
         self.records = records
@@ -82,7 +85,7 @@ class StepRunner:
         self.journal = StepJournal(context, records, may_defer)
         self._context = context
         self._tools = tools
-        self._tools_below = tools.without(rules.disabled)
+        self._tools_below = (tools if below is None else below).without(rules.disabled)
         self._gate = ApprovalGate(None if context.shows_only else rules.approval, tools, context.redactor.arguments)
         self._lines = TokenBucket(rules.output.lines_per_second, rules.output.lines_burst, time.monotonic())
 
@@ -101,6 +104,20 @@ class StepRunner:
     def add(self, record: StepRecord) -> None:
         """Add a sub-step."""
         self.journal.add(record)
+
+    async def ask_for_budget(self, step_id: str, error: BudgetExhausted) -> Decision | None:
+        """The open question whether the budget is raised, for a step or (empty) for the planner; None: a person has
+        refused."""
+        decisions, record = self._context.decisions, self.records.get(step_id)
+        last = decisions.last(step_id, DecisionKind.BUDGET)
+        if last is not None and last.status is DecisionStatus.PENDING:
+            return last
+        # A planner has no tries: the answer counts for the next claim, and a retried run asks anew.
+        generation = self._context.run.generation
+        asked_in, answered_in = (generation, generation - 1) if record is None else (record.failed_tries,) * 2
+        if last is not None and last.status is DecisionStatus.REJECTED and last.asked.get("round") == answered_in:
+            return None
+        return await decisions.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
 
     def is_in_doubt(self, step: Step) -> bool:
         """Whether the step may have happened on an earlier worker, and must not happen twice."""
@@ -124,7 +141,7 @@ class StepRunner:
 
     async def _approved(self, step: Step) -> Ready:
         """The step with the arguments that a person may have changed. Raises Refused, Suspended."""
-        arguments = step.arguments if isinstance(step, SubStep) else fill(step, self.records)
+        arguments = step.arguments if isinstance(step, SubStep | EffectStep) else fill(step, self.records)
         decisions = self._context.decisions
         earlier = EarlierDecisions(
             decisions.last_of_tool(step.id),
@@ -280,6 +297,7 @@ class StepRunner:
             "exit_code": result.exit_code,
             "output": written,
             **({"output_cut": True} if output.is_cut else {}),
+            **({} if result.value is None else {"value": result.value}),
             "duration_ms": round(seconds * 1000),
             "files_changed": named,
             **({"files_left_out": left_out} if left_out else {}),

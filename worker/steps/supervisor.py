@@ -15,14 +15,13 @@ How one step is carried out is `worker.steps.runner`'s.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
-from backplane.domain.decisions import Decision, DecisionKind, DecisionStatus
+from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.domain.plans import Plan, Step
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, Fault, InvalidPlan, Superseded
 from backplane.input.tool_arguments import unknown_tool
 from backplane.process.tasks import end
-from worker.run.decisions import asked_for_budget
 from worker.run.interruption import Cause, Interrupted
 from worker.steps.context import RunContext
 from worker.steps.effects import CUT_OFF
@@ -223,17 +222,9 @@ class Supervisor:
             self._suspended[step.id] = decision
 
     async def ask_for_budget(self, step_id: str, error: BudgetExhausted) -> Decision | None:
-        """The id of the open question whether the budget is raised, for a step or (empty) for the planner; None: a
-        person has refused."""
-        last, record = self._decisions.last(step_id, DecisionKind.BUDGET), self.records.get(step_id)
-        if last is not None and last.status is DecisionStatus.PENDING:
-            return last
-        # A planner has no tries: the answer counts for the next claim, and a retried run asks anew.
-        generation = self._context.run.generation
-        asked_in, answered_in = (generation, generation - 1) if record is None else (record.failed_tries,) * 2
-        if last is not None and last.status is DecisionStatus.REJECTED and last.asked.get("round") == answered_in:
-            return None
-        return await self._decisions.ask(step_id, DecisionKind.BUDGET, asked_for_budget(error, asked_in))
+        """The open question whether the budget is raised, for a step or (empty) for the planner; None: a person has
+        refused."""
+        return await self._runner.ask_for_budget(step_id, error)
 
 
 def startable(

@@ -176,7 +176,8 @@ class ToolResult:
     """`exit_code` 0 is success. `error` says why it is not, when there is more to say than the exit code. `output` is
     the text that the step's result keeps, where it is not what was written on the way. `effect` is what a failure has
     done outside; where it is left out, `worker.steps.effects.of_result` judges by the tool. `files_left_out`: how many
-    files changed beside those that are named."""
+    files changed beside those that are named. `value` is a JSON value that the result keeps as it is: what an effect of
+    a handler gave."""
 
     exit_code: int = 0
     files_changed: tuple[str, ...] = ()
@@ -184,6 +185,7 @@ class ToolResult:
     output: str | None = None
     effect: Effect | None = None
     files_left_out: int = 0
+    value: Any = None
 
 
 class Tool(ABC):

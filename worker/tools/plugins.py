@@ -29,10 +29,10 @@ class PluginRefused(Refused):
 def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint] | None = None) -> ToolRegistry:
     """The registry with the tools of all installed packages (or of the entry points given). Raises PluginRefused."""
     installed = entry_points(group=GROUP) if found is None else found
-    for entry_point in sorted(installed, key=lambda one: (_package(one), one.name)):
+    for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
         for tool in _tools(entry_point):
             # Also of a tool that is frozen.
-            object.__setattr__(tool, "package", _package(entry_point))
+            object.__setattr__(tool, "package", package_of(entry_point))
             if registry.get(tool.name) is not None:
                 raise _refused(entry_point, f"there is a tool named {tool.name!r} already; give it another name")
             registry = registry.with_tools([tool])
@@ -70,12 +70,13 @@ def _fault(tool: Tool) -> str:
     return ""
 
 
-def _package(entry_point: EntryPoint) -> str:
+def package_of(entry_point: EntryPoint) -> str:
+    """The installed package that it is of, with its version."""
     return f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "an unknown package"
 
 
 def _refused(entry_point: EntryPoint, reason: str) -> PluginRefused:
     return PluginRefused(
-        f"the plug-in {entry_point.name} = {entry_point.value} of {_package(entry_point)} cannot be used: {reason}. "
+        f"the plug-in {entry_point.name} = {entry_point.value} of {package_of(entry_point)} cannot be used: {reason}. "
         "Mend or uninstall that package; the worker does not start with it."
     )

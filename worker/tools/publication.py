@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.tool_catalogue.base import PublishedTool, ToolCatalogue, ToolSet
+from backplane.tool_catalogue.base import PublishedHandler, PublishedTool, ToolCatalogue, ToolSet
 from worker.tools.arguments import is_folder, is_path
 from worker.tools.registry import ToolRegistry, describe, programs_of
 
@@ -20,7 +20,7 @@ PUBLISHED_SECONDS = 60.0
 worker has ended, a plan may for so long miss its early refusal, and nothing else."""
 
 
-def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
+def tool_set(tools: ToolRegistry, *, has_model: bool, handlers: tuple[PublishedHandler, ...] = ()) -> ToolSet:
     published = (
         PublishedTool(
             **describe(tool),
@@ -31,7 +31,7 @@ def tool_set(tools: ToolRegistry, *, has_model: bool) -> ToolSet:
         )
         for tool in tools.tools()
     )
-    return ToolSet(tuple(published), has_model)
+    return ToolSet(tuple(published), has_model, handlers)
 
 
 async def publish(

@@ -1,7 +1,8 @@
 """Every write of a running run is carried out by the ordinary transaction; which of them one statement can hold."""
 
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -27,6 +28,7 @@ KEY = CallKey("a", "turn", 1)
 FOR_ONE_STATEMENT = frozenset(
     {
         run_writes.AddEvents,
+        run_writes.AddStep,
         run_writes.ChangeRun,
         run_writes.ChangeStep,
         run_writes.NotifyWebhook,
@@ -44,6 +46,7 @@ def one_of_each(run_id: str, user_id: str) -> list[RunWrite]:
         new_run_id(), run_id, user_id, "b", DecisionKind.QUESTION, {"question": "?"}, DecisionStatus.PENDING, now
     )
     call = BeginningCall(KEY, "call-1", "server", "model", {}, "digest")
+    child = new_run(cast(User, SimpleNamespace(id=user_id)))
     new = tuple(record for record in pending_steps(NEWER) if record.step_id == "c")
     return [
         run_writes.UnlessCancelled(),
@@ -71,6 +74,9 @@ def one_of_each(run_id: str, user_id: str) -> list[RunWrite]:
         run_writes.ChangeRun({"status": "failed", "finished_at": now}),
         run_writes.SettleAll(),
         run_writes.NotifyWebhook(),
+        run_writes.AddChildRun(child, (encode(child.id, 1, EventType.STATUS, {"status": "queued"}),)),
+        run_writes.UnlessOver(frozenset({child.id})),
+        run_writes.WakeParent(new_run_id()),
     ]
 
 
@@ -119,3 +125,29 @@ def test_a_step_that_the_statement_adds_is_added_as_it_is_changed() -> None:
     assert found is not None
     values: dict[str, Any] = found[1]
     assert (values["new_step_id"], values["new_status"]) == (["a", "b"], ["started", "pending"])
+
+
+def test_a_step_of_no_plan_is_added_as_it_is_changed_and_not_changed_behind_that() -> None:
+    record = StepRecord("1.a", 0, "", "run.step", StepStatus.PENDING, 0, None, None, None, ordinal=1, request="digest")
+    begun = run_writes.ChangeStep("1.a", {"status": StepStatus.STARTED.value, "tries": 1})
+    found = as_one_statement("run", 1, [run_writes.AddStep(record), begun])
+    assert found is not None
+    statement, values = found
+    assert (values["added0_step_id"], values["added0_status"], values["added0_ordinal"]) == ("1.a", "started", 1)
+    assert "UPDATE steps" not in statement
+
+
+async def test_a_step_of_no_plan_is_added_once_however_often_it_is_written(store: Store, user: User) -> None:
+    run = await store.runs.create(new_run(user), start=True)
+    await store.running_runs.take(run.id, 1)
+    record = StepRecord("1.a", 0, "t", "run.step", StepStatus.PENDING, 0, None, None, None, ordinal=1, request="digest")
+    end = run_writes.ChangeStep("1.a", {"status": StepStatus.COMPLETED.value, "result": {"value": [1, "\0"]}})
+    for _ in range(2):
+        await store.running_runs.commit(run.id, 1, [run_writes.AddStep(record), end])
+    [kept] = await store.journal.steps(run.id)
+    assert (kept.status, kept.result, kept.ordinal, kept.request) == (
+        StepStatus.COMPLETED,
+        {"value": [1, "\0"]},
+        1,
+        "digest",
+    )

@@ -1,0 +1,53 @@
+"""Tells the queue and the watchers of a run that is queued in the database.
+
+Nothing here is needed for the run to go on: what is not told, the leading worker finds in the database.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from backplane.domain.events import Event
+from backplane.domain.runs import Run, RunStatus
+from backplane.errors import Unavailable
+from backplane.logs.base import Batch, EventLog
+from backplane.queue.base import Job, Queue
+from backplane.store import Store
+
+log = structlog.get_logger()
+
+EVENTS_SHOWN = 100
+"""Of a run that another one has queued, the most events that its watchers are sent; they find the rest."""
+
+
+async def push_run(queue: Queue, event_log: EventLog, run: Run, events: Sequence[Event]) -> bool:
+    """Push a run that is queued in the database, and publish its events. Whether it was pushed: not where it waits
+    already, or where Redis is away. Never raises Unavailable."""
+    try:
+        # Both at once: if a worker is quicker than the events, watchers find them in the database.
+        job = Job(run.id, run.user_id, run.priority, run.generation, run.resource or "", queue=run.queue)
+        _, [queued] = await asyncio.gather(publish_events(event_log, run, events), queue.enqueue([job]))
+    except Unavailable as error:
+        log.warning("accepted, but not pushed; a worker's reaper will", run=run.id, error=error.message)
+        return False
+    return queued
+
+
+async def publish_events(event_log: EventLog, run: Run, events: Sequence[Event]) -> None:
+    if events:
+        await event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
+
+
+async def push_again(store: Store, queue: Queue, event_log: EventLog, run_id: str) -> None:
+    """Push a run that another one's end may have queued. Never raises Unavailable."""
+    try:
+        run = await store.runs.find(run_id)
+        if run is None or run.status is not RunStatus.QUEUED:
+            return
+        last = await store.events.last_id(run_id)
+        published = await event_log.last_id(run_id)
+        events = await store.events.after(run_id, max(published or 0, last - EVENTS_SHOWN), EVENTS_SHOWN)
+        await push_run(queue, event_log, run, events)
+    except Unavailable as error:
+        log.warning("a run that waited is not pushed; a worker's reaper will", run=run_id, error=error.message)

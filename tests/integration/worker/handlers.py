@@ -1,0 +1,227 @@
+"""Handlers for the tests of handlers. What an effect does is seen by the lines that it leaves in a file."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from worker.handlers import Run, StepError, handler
+
+
+class Marked(BaseModel):
+    """`marks`: the file. `go`: a file for which some wait."""
+
+    marks: Path
+    go: Path | None = None
+    count: int = 3
+    code: str = "as before"
+
+
+def mark(marks: Path, line: str) -> str:
+    with marks.open("a") as file:
+        file.write(f"{line}\n")
+    return line
+
+
+def mark_and_wait(marks: Path, line: str, go: Path) -> str:
+    mark(marks, line)
+    while not go.exists():
+        time.sleep(0.02)
+    return line
+
+
+async def mark_soon(marks: Path, line: str) -> str:
+    await asyncio.sleep(0)
+    return mark(marks, line)
+
+
+@handler("marks")
+async def marks(run: Run, input: Marked) -> dict[str, Any]:
+    """Leaves marks."""
+    done = [await run.step(f"mark-{number}", mark, input.marks, str(number)) for number in range(input.count)]
+    return {"done": done, "run": run.id}
+
+
+@handler("no-input")
+async def no_input(run: Run) -> str:
+    return "nothing was needed"
+
+
+@handler("waits-for-go")
+async def waits_for_go(run: Run, input: Marked) -> list[str]:
+    run.log("before")
+    first = await run.step("first", mark, input.marks, "first")
+    run.log("between")
+    second = await run.step("second", mark_and_wait, input.marks, "second", input.go).options(repeatable=True)
+    return [first, second, await run.step("third", mark_soon, input.marks, "third")]
+
+
+@handler("in-doubt")
+async def in_doubt(run: Run, input: Marked) -> Any:
+    return await run.step("only", mark_and_wait, input.marks, "only", input.go)
+
+
+@handler("tools")
+async def tools(run: Run) -> list[Any]:
+    written = await run.tool("file_write", path="a.txt", content="one\n")
+    read = await run.tool("shell", script="cat a.txt; echo two")
+    return [list(written.files), read.output, read.exit_code]
+
+
+@handler("failing-tool")
+async def failing_tool(run: Run, input: dict[str, bool]) -> str:
+    try:
+        await run.tool("shell", script="echo no; exit 3")
+    except StepError as error:
+        if input.get("catch"):
+            return f"caught {error.code}"
+        raise
+    return "it did not fail"
+
+
+@handler("raises")
+async def raises(run: Run) -> None:
+    await run.step("fine", time.time)
+    raise LookupError("there is no such thing")
+
+
+def fails_until(there: Path) -> str:
+    if not there.exists():
+        raise LookupError(f"{there.name} is missing")
+    return "there"
+
+
+@handler("fails-until")
+async def fails_until_there(run: Run, input: Marked) -> str:
+    await run.step("mark", mark, input.marks, "before")
+    found: str = await run.step("look", fails_until, input.go)
+    return found
+
+
+@handler("no-json")
+async def no_json(run: Run, input: str) -> Any:
+    if input == "step":
+        return await run.step("object", object)
+    return {"large": "x" * 300_000} if input == "large" else object()
+
+
+@handler("exits")
+async def exits(run: Run, input: str) -> None:
+    if input == "step":
+        await run.step("exit", sys.exit, 3)
+    raise SystemExit(3)
+
+
+@handler("never-ends")
+async def never_ends(run: Run) -> None:
+    await run.step("once", time.time)
+    await asyncio.Event().wait()
+
+
+@handler("swallows-its-end")
+async def swallows(run: Run, input: Marked) -> str:
+    """Asks, and does not let itself be cancelled while it waits."""
+    try:
+        await run.approve("Go on?")
+    except BaseException:
+        mark(input.marks, "swallowed")
+    return "went on"
+
+
+@handler("counts-for-ever")
+async def counts(run: Run) -> None:
+    number = 0
+    while True:
+        number = await run.step("add", sum, [number, 1])
+
+
+@handler("approves")
+async def approves(run: Run, input: Marked) -> str:
+    await run.step("before", mark, input.marks, "before")
+    if not await run.approve("Send it to 3 people?"):
+        return "not sent"
+    await run.step("send", mark, input.marks, "sent")
+    return "sent to " + await run.ask("To whom?", ["ada", "bob"])
+
+
+@handler("approved-step")
+async def approved_step(run: Run, input: Marked) -> Any:
+    return await run.step("send", mark, input.marks, "sent").options(approval=True)
+
+
+@handler("at-once")
+async def at_once(run: Run, input: Marked) -> list[Any]:
+    return await run.gather(*(run.step(f"n{number}", mark_soon, input.marks, str(number)) for number in range(5)))
+
+
+@handler("gathers-a-question")
+async def gathers_a_question(run: Run, input: Marked) -> list[Any]:
+    return await run.gather(run.approve("Go?"), run.step("other", mark, input.marks, "other"))
+
+
+@handler("other-code")
+async def other_code(run: Run, input: Marked) -> list[Any]:
+    """What it asks for in its second place is what stands in a file."""
+    first = await run.step("first", mark, input.marks, "first")
+    wanted = input.go.read_text().strip() if input.go else ""
+    if wanted == "end":
+        return [first]
+    name, _, argument = wanted.partition(" ")
+    second = await run.step(name, mark, input.marks, argument)
+    return [first, second, await run.step("third", fails_until, input.go.with_name("third"))]  # type: ignore[union-attr]
+
+
+@handler("sleeps")
+async def sleeps(run: Run, input: dict[str, float]) -> str:
+    await run.sleep(input["seconds"])
+    return "awake"
+
+
+@handler("parent")
+async def parent(run: Run, input: dict[str, Any]) -> Any:
+    """Starts these runs and gives what they gave."""
+    children = [run.start(one["handler"], one.get("input")) for one in input["children"]]
+    return await run.gather(*(child.result() for child in children))
+
+
+@handler("catches-its-child")
+async def catches_its_child(run: Run, input: str) -> str:
+    child = await run.start(input)
+    try:
+        await child.result()
+    except StepError as error:
+        return f"{error.code}: {error.message.replace(child.run_id, 'it')}"
+    return "it did not fail"
+
+
+@handler("starts-itself")
+async def starts_itself(run: Run) -> Any:
+    return await run.start("starts-itself").result()
+
+
+@handler("plan-child")
+async def plan_child(run: Run) -> Any:
+    plan = {"steps": [{"id": "a", "tool": "shell", "arguments": {"script": "true"}}]}
+    return await run.start(plan=plan).result()
+
+
+@handler("progress")
+async def progress(run: Run) -> None:
+    run.progress(1, 4, "one of four")
+
+
+class City(BaseModel):
+    name: str
+    people: int
+
+
+@handler("asks-a-model")
+async def asks_a_model(run: Run, input: str) -> Any:
+    if input == "text":
+        return await run.model("Say hello.")
+    city = await run.model("Which city?", schema=City, system="Be short.")
+    assert isinstance(city, City)
+    return city.people

@@ -1,0 +1,103 @@
+"""Runs that a handler starts: made in the transaction of its effect, pushed into the queue after it.
+
+A child has the rights, the model and the limits of its parent. When it ends, in whatever way, the same transaction
+queues a parent that waits for it (`store.runs.wake_parent`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from backplane.domain.events import Event, EventType, encode
+from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
+from backplane.errors import Unavailable
+from backplane.process.retrying import until_available
+from backplane.resources import Resources
+from backplane.run_actions.pushing import push_run
+from backplane.settings import fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A run that is over: what it gave, or why it gave nothing."""
+
+    value: Any = None
+    error: RunError | None = None
+
+
+class ChildRuns:
+    """The children of one run."""
+
+    def __init__(self, resources: Resources, run: Run) -> None:
+        self._resources = resources
+        self._run = run
+
+    def new(self, step_id: str, asked: Mapping[str, Any]) -> tuple[Run, list[Event]]:
+        """A run, queued, with its first events. `asked`: the arguments of `worker.handlers.run.HandlerRun.start`."""
+        parent, now = self._run, datetime.now(UTC)
+        handler = asked.get("handler")
+        child = Run(
+            id=new_run_id(),
+            user_id=parent.user_id,
+            status=RunStatus.QUEUED,
+            priority=parent.priority,
+            prompt=asked.get("prompt") or (f"handler {handler}" if handler else f"a plan of {step_id}"),
+            created_at=now,
+            timeout_seconds=asked.get("timeout_seconds") or parent.timeout_seconds,
+            max_retries=parent.max_retries if asked.get("max_retries") is None else asked["max_retries"],
+            given_plan=asked.get("plan"),
+            queued_at=now,
+            resource=parent.resource,
+            agent=parent.agent,
+            model=parent.model,
+            budget=parent.budget,
+            mcp_servers=parent.mcp_servers,
+            origin={"kind": "child", "run_id": parent.id, "by": step_id, "depth": self._depth + 1},
+            handler=handler,
+            input=asked.get("input"),
+            parent_id=parent.id,
+            queue=asked.get("queue") or parent.queue,
+        )
+        new_events: Sequence[tuple[EventType, dict[str, Any]]] = (
+            (EventType.STATUS, {"status": "created", "attempt": 1, "origin": child.origin}),
+            (EventType.STATUS, {"status": "queued", "attempt": 1}),
+        )
+        return child, [encode(child.id, number, kind, data, now) for number, (kind, data) in enumerate(new_events, 1)]
+
+    @property
+    def _depth(self) -> int:
+        return int((self._run.origin or {}).get("depth", 0))
+
+    async def why_not(self, child: Run) -> RunError | None:
+        """Why the run cannot be started now; None: it can."""
+        if self._depth >= fixed.HANDLER_DEPTH_MAX:
+            message = (
+                f"runs may start runs {fixed.HANDLER_DEPTH_MAX} deep, and this one is so deep: does it start itself?"
+            )
+            return RunError("too_deep", message)
+        try:
+            full = await self._resources.queue.admit(child.id, child.user_id, child.priority, child.queue)
+        except Unavailable:
+            return None  # as for a user's run: the leading worker pushes it
+        if full is None:
+            return None
+        message = f"{full.waiting} runs wait, and {full.most} may ({full.limit})"
+        return RunError("queue_full", message, retryable=True)
+
+    async def push(self, child: Run, events: Sequence[Event]) -> None:
+        await push_run(self._resources.queue, self._resources.event_log, child, events)
+
+    async def over(self, run_id: str) -> Over | None:
+        """None while it is not over. Waits while the database is away."""
+        child = await until_available(lambda: self._resources.store.runs.find(run_id))
+        if child is None:
+            return Over(error=RunError("child_gone", f"run {run_id} has been deleted"))
+        if child.status not in FINAL:
+            return None
+        if child.status is RunStatus.COMPLETED:
+            result = child.result or {}
+            return Over(result.get("value") if child.handler is not None else result.get("summary"))
+        why = f": {child.error.message}" if child.error else ""
+        error = RunError("child_failed", f"run {run_id} is {child.status}{why}")
+        return Over(error=replace(error, retryable=bool(child.error and child.error.retryable)))

@@ -1,0 +1,445 @@
+"""Carries out a run by its handler.
+
+The handler is run from its start each time: when the run is taken first, after a crash, and after it slept or waited.
+Each effect that it asks for is numbered in the order of asking. One that the journal has is not carried out again; it
+must be the same as there, or the run ends with `journal_diverged`. Any other is a step, carried out as a plan's is
+(`worker.steps.runner`), so that the journal, approvals, budgets, limits and checkouts are those of plans.
+
+An effect that cannot go on yet (a person, another run, a time) is blocked. When nothing but blocked effects is left,
+the handler is cancelled, and the run waits without a worker. What the code does outside of effects is done again each
+time.
+"""
+
+import asyncio
+import re
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from backplane.domain.events import EventType
+from backplane.domain.plans import EffectStep, Step
+from backplane.domain.runs import RunError
+from backplane.domain.steps import StepRecord, StepStatus
+from backplane.errors import BudgetExhausted
+from backplane.settings import fixed
+from worker.handlers.children import ChildRuns
+from worker.handlers.registry import Handler
+from worker.handlers.run import APPROVE, RESULT, SLEEP, START, EffectRequest, HandlerRun, StepError
+from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
+from worker.handlers.values import NotStorable, as_json, digest_of, title_of
+from worker.handlers.waiting import Blocked, EffectStopped, EffectWaits
+from worker.steps.context import RunContext
+from worker.steps.outcomes import StepFailed, StepUncertain, Suspended, ToolFault
+from worker.steps.runner import StepRunner
+from worker.steps.supervisor import graver
+from worker.tools.registry import ToolRegistry
+
+log = structlog.get_logger()
+
+SETTLE_SECONDS = 0.05
+"""How long a handler whose effects are all blocked may take to ask for another one."""
+WRITTEN_SECONDS = 0.005
+"""How long the end of an effect may wait to be written together with the begin of the next."""
+AT_ONCE_SECONDS = 1.0
+"""For a time up to this the run keeps its worker."""
+ENDING_SECONDS = 5.0
+"""How long a handler may take to end when it is cancelled."""
+
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_.-]")
+_STEP_ID_CHARS = 64
+_OVER = (StepStatus.COMPLETED, StepStatus.FAILED)
+
+
+class HandlerDriver:
+    """Runs the handler of one running run once, from its start. `records` is the journal by step id; it is kept up to
+    date here."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        tools: ToolRegistry,
+        handler: Handler,
+        records: dict[str, StepRecord],
+        children: ChildRuns,
+    ) -> None:
+        self.records = records
+        self._context = context
+        self._handler = handler
+        self._children = children
+        self._interruption = context.interruption
+        self._requests: dict[str, EffectRequest] = {}
+        model = ModelTool(self._requests, context.rules.steps.model_output_tokens)
+        own = (FunctionTool(self._requests), ApproveTool(), model)
+        self._runner = StepRunner(context, tools.with_tools(own), records, self._may_defer, below=tools)
+        self._room = asyncio.Semaphore(context.rules.steps.concurrency)
+        self._position = max((record.position for record in records.values()), default=-1)
+        self._by_ordinal = {record.ordinal: record for record in records.values() if record.ordinal is not None}
+        self._last_recorded = max(self._by_ordinal, default=0)
+        self._ordinal = 0
+        self._started: dict[str, str] = {}
+        self._blocked = Blocked()
+        self._stop: Exception | None = None
+        self._running: set[int] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+        self._writing: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    async def carry_out(self) -> Any:
+        """What the handler returns, as JSON. Raises StepFailed, StepUncertain, ToolFault, RunWaits, Sleeps,
+        WaitsForRuns, Interrupted or Superseded. It is called once."""
+        self._look_at_what_is_uncertain()
+        self._note_code()
+        try:
+            return await self._interruption.guard(self._carry_out())
+        finally:
+            self._written()
+            self._runner.journal.hand_over()
+
+    def _look_at_what_is_uncertain(self) -> None:
+        for record in sorted(self.records.values(), key=lambda record: record.position):
+            error = (record.result or {}).get("error")
+            if record.status is StepStatus.UNCERTAIN and error:
+                raise StepUncertain(RunError(**error))
+
+    def _note_code(self) -> None:
+        """Keep which code the run began with; where it is another one by now, its log says so."""
+        before, now = self._context.run.handler_code, self._handler.code
+        if before is None:
+            self._runner.journal.write_later(lambda transaction: transaction.begin_with_code(now))
+        elif before != now:
+            self._warn(
+                f"the code of the handler {self._handler.name!r} has changed since the run began ({before[:8]}, now "
+                f"{now[:8]}); the run goes on where it asks for the same"
+            )
+
+    # --- the handler itself ---
+
+    async def _carry_out(self) -> Any:
+        arguments = self._arguments()
+        handling = asyncio.create_task(self._call(arguments), name=f"handler {self._handler.name}")
+        handling.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._until_over(handling)
+        finally:
+            await self._end(handling)
+        if handling.cancelled():
+            raise StepFailed(RunError("handler_failed", f"the handler {self._handler.name!r} has cancelled itself"))
+        error = handling.exception()
+        if error is not None:
+            raise self._failed(error)
+        if self._ordinal < self._last_recorded:
+            missing = self._by_ordinal.get(self._ordinal + 1)
+            asked = f"{missing.tool} {missing.step_id!r}" if missing else "another effect"
+            raise self._diverged(f"effect {self._ordinal + 1} was {asked}, and the code ended before it")
+        try:
+            return as_json(handling.result(), f"what the handler {self._handler.name!r} returned")
+        except NotStorable as error:
+            raise StepFailed(RunError("result_not_storable", str(error))) from None
+
+    def _arguments(self) -> list[Any]:
+        """What the function is called with after the run. Raises StepFailed for an input that does not fit."""
+        if self._handler.input is None:
+            return []
+        try:
+            return [self._handler.input.validate_python(self._context.run.input)]
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, ('input', *fault['loc'])))}: {fault['msg']}"
+                for fault in error.errors(include_url=False, include_context=False, include_input=False)
+            )
+            raise StepFailed(RunError("invalid_input", f"handler {self._handler.name!r}: {faults}")) from None
+
+    async def _call(self, arguments: Sequence[Any]) -> Any:
+        try:
+            return await self._handler.function(HandlerRun(self, self._context.run.id), *arguments)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+
+    async def _until_over(self, handling: "asyncio.Task[Any]") -> None:
+        """Until the handler has ended. Raises what stops it, once no effect is under way."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._running:
+                continue
+            if self._stop is not None:
+                raise self._stop
+            if handling.done():
+                return
+            if self._blocked:
+                try:
+                    async with asyncio.timeout(SETTLE_SECONDS):
+                        await self._changed.wait()
+                except TimeoutError:
+                    raise self._blocked.error() from None
+
+    async def _end(self, handling: "asyncio.Task[Any]") -> None:
+        """End the handler, whatever it makes of that; effects that are under way end by themselves before."""
+        while self._running:
+            self._changed.clear()
+            await self._changed.wait()
+        self._is_over = True
+        if not handling.done():
+            handling.cancel()
+            await asyncio.wait({handling}, timeout=ENDING_SECONDS)
+            if not handling.done():
+                self._warn(f"the handler {self._handler.name!r} does not end when it is cancelled, and is left behind")
+                log.error("a handler does not end when it is cancelled", handler=self._handler.name)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _failed(self, error: BaseException) -> Exception:
+        if isinstance(error, StepError):
+            return StepFailed(error.error)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, StepError):
+            cause = cause.__cause__ or cause.__context__
+        step = cause.step if cause is not None else None
+        trace = "".join(traceback.format_exception(error))
+        return ToolFault(RunError("handler_failed", f"{self._handler.name}: {in_words(error)}", step=step), trace)
+
+    # --- what the handler asks for (`worker.handlers.run.Driver`) ---
+
+    @property
+    def is_replaying(self) -> bool:
+        return self._ordinal < self._last_recorded
+
+    def numbered(self) -> int:
+        self._ordinal += 1
+        return self._ordinal
+
+    def log(self, line: str) -> None:
+        if not self.is_replaying:
+            self._context.events.emit(EventType.LOG, {"line": str(line)[: fixed.LOG_LINE_MAX_BYTES]})
+
+    def progress(self, done: float, total: float, text: str) -> None:
+        if not self.is_replaying:
+            data = {"step": "", "purpose": "handler", "number": 0, "model": "", "output_tokens": 0, "seconds": 0.0}
+            self._context.events.show(
+                EventType.PROGRESS, {**data, "done": done, "total": total, "text": text or f"{done:g} of {total:g}"}
+            )
+
+    def begin(self, ordinal: int, request: EffectRequest) -> "asyncio.Future[Any]":
+        if self._is_over:
+            raise asyncio.CancelledError("the run does not go on here")
+        task = asyncio.create_task(self._effect(ordinal, request), name=f"effect {ordinal}")
+        self._tasks.add(task)
+        self._running.add(ordinal)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the handler need not wait for it
+
+    # --- an effect ---
+
+    async def _effect(self, ordinal: int, request: EffectRequest) -> Any:
+        step = _step_of(ordinal, request)
+        try:
+            result = await self._result(ordinal, step, request)
+        except StepError:
+            raise  # of the start of a run whose result is asked for
+        except StepFailed as failed:
+            raise StepError(failed.error) from None
+        except Suspended as suspended:
+            self._blocked.decisions.append(suspended.decision)
+        except EffectWaits as waits:
+            self._blocked.add(waits)
+        except EffectStopped as stopped:
+            self._stop = graver(self._stop, StepFailed(stopped.error))
+        except Exception as error:
+            self._stop = graver(self._stop, error)
+        else:
+            return request.read(result)
+        finally:
+            self._running.discard(ordinal)
+            self._changed.set()
+        # The handler is cancelled when nothing else is left to do.
+        await asyncio.get_running_loop().create_future()
+
+    async def _result(self, ordinal: int, step: Step, request: EffectRequest) -> dict[str, Any]:
+        """The result of the effect's step, carried out where it has none. Raises StepFailed with its error."""
+        if ordinal > fixed.HANDLER_EFFECTS_MAX:
+            message = f"the handler asks for more than {fixed.HANDLER_EFFECTS_MAX:,} effects; let it start further runs"
+            raise EffectStopped(RunError("too_many_effects", message))
+        if self._stop is not None:
+            raise EffectWaits  # for the end of the run
+        digest = digest_of(request.kind, request.arguments)
+        known = self._by_ordinal.get(ordinal)
+        if known is not None:
+            self._compare(known, step, digest, ordinal)
+        if known is None or self.records[step.id].status not in _OVER:
+            if request.kind == RESULT and request.function is not None:
+                self._started[step.id] = await request.function()
+            if self._context.shows_only:
+                raise EffectStopped(RunError("not_recorded", f"the run before has no result of effect {ordinal}"))
+            async with self._room:
+                self._interruption.check()
+                await self._carry_out_step(ordinal, step, request, digest, known)
+        result = self.records[step.id].result or {}
+        if self.records[step.id].status is StepStatus.FAILED:
+            error = RunError(**result["error"])
+            if request.kind == APPROVE and error.code == "rejected":
+                return {"value": False}
+            raise StepFailed(error)
+        return result
+
+    def _compare(self, known: StepRecord, step: Step, digest: str, ordinal: int) -> None:
+        if (known.step_id, known.tool, known.request) == (step.id, step.tool, digest):
+            return
+        was, wanted = (_in_words(*one) for one in ((known.tool, known.title), (step.tool, step.title)))
+        others = "" if (known.tool, known.step_id) != (step.tool, step.id) else " with other arguments"
+        raise EffectStopped(
+            self._diverged(
+                f"effect {ordinal} was {known.step_id!r} ({was}), and the code asks for {step.id!r} ({wanted}){others}"
+            ).error
+        )
+
+    def _diverged(self, difference: str) -> StepFailed:
+        return StepFailed(
+            RunError(
+                "journal_diverged",
+                f"the code of the handler {self._handler.name!r} does not do what it did before: {difference}. Put the "
+                "code right, then retry the run: it goes on from there; or fork it from its beginning.",
+            )
+        )
+
+    async def _carry_out_step(
+        self, ordinal: int, step: Step, request: EffectRequest, digest: str, known: StepRecord | None
+    ) -> None:
+        self._written()
+        if known is None:
+            # Steps below others take places too; to look for the highest would take longer with each effect.
+            self._position = max(self._position + 1, len(self.records))
+            record = StepRecord(step.id, self._position, step.title, step.tool, StepStatus.PENDING, 0, None, None, None)
+            self._runner.add(replace(record, ordinal=ordinal, request=digest))
+        self._requests[step.id] = request
+        try:
+            if request.kind == SLEEP:
+                await self._sleep(step, request)
+            elif request.kind == START:
+                await self._start(step, request)
+            elif request.kind == RESULT:
+                await self._wait_for_run(step)
+            else:
+                await self._runner.run(step)
+        except StepFailed:
+            return
+        except BudgetExhausted as error:
+            decision = await self._runner.ask_for_budget(step.id, error)
+            if decision is not None:
+                raise Suspended(decision) from error
+            await self._refused(step, error)
+        finally:
+            self._requests.pop(step.id, None)
+        self._write_soon()
+
+    async def _refused(self, step: Step, error: BudgetExhausted) -> None:
+        with suppress(StepFailed):
+            await self._runner.journal.fail(step, RunError(error.code, error.message, step=step.id))
+
+    async def _sleep(self, step: Step, request: EffectRequest) -> None:
+        """Until the time that the journal has. Raises EffectWaits for a longer one."""
+        journal, result = self._runner.journal, self.records[step.id].result
+        if result is None:
+            due = datetime.now(UTC) + timedelta(seconds=request.arguments["seconds"])
+            result = _given(due.isoformat())
+            await journal.note(step, result)
+        due = datetime.fromisoformat(result["value"])
+        left = (due - datetime.now(UTC)).total_seconds()
+        if left > AT_ONCE_SECONDS:
+            raise EffectWaits(until=due)
+        if left > 0:
+            await self._interruption.pause(left)
+        await journal.end(step, StepStatus.COMPLETED, result)
+
+    async def _start(self, step: Step, request: EffectRequest) -> None:
+        """Make the run in the transaction that ends the effect: so it is made once."""
+        journal, children = self._runner.journal, self._children
+        child, events = children.new(step.id, request.arguments)
+        if (refused := await children.why_not(child)) is not None:
+            await journal.fail(step, replace(refused, step=step.id))
+        journal.write_later(lambda transaction: transaction.add_child_run(child, events))
+        await journal.end(step, StepStatus.COMPLETED, _given({"run_id": child.id}))
+        await journal.flush()
+        await children.push(child, events)
+
+    async def _wait_for_run(self, step: Step) -> None:
+        """Raises EffectWaits while it is not over."""
+        journal, run_id = self._runner.journal, self._started[step.id]
+        over = await self._children.over(run_id)
+        if over is None:
+            raise EffectWaits(run_id=run_id)
+        if over.error is not None:
+            await journal.fail(step, replace(over.error, step=step.id))
+        await journal.end(step, StepStatus.COMPLETED, _given(over.value))
+
+    # --- what is written later ---
+
+    def _may_defer(self) -> bool:
+        return len(self._running) == 1 and not self._blocked
+
+    def _write_soon(self) -> None:
+        """The end of an effect is written with the begin of the next one, where that follows at once."""
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(WRITTEN_SECONDS, self._write)
+
+    def _write(self) -> None:
+        self._writing = None
+        task = asyncio.create_task(self._flush(), name="write an effect's end")
+        self._tasks.add(task)
+        self._running.add(0)
+        task.add_done_callback(self._forget)
+
+    async def _flush(self) -> None:
+        try:
+            await self._runner.journal.flush()
+        except Exception as error:
+            self._stop = graver(self._stop, error)
+        finally:
+            self._running.discard(0)
+            self._changed.set()
+
+    def _written(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _warn(self, line: str) -> None:
+        self._context.events.emit(EventType.LOG, {"line": line, "level": "warning"})
+
+
+def _step_of(ordinal: int, request: EffectRequest) -> EffectStep:
+    """The step that carries the effect out. Its id begins with its number."""
+    name = _NOT_IN_AN_ID.sub("-", request.name)
+    options = request.options
+    return EffectStep(
+        id=f"{ordinal}.{name}"[:_STEP_ID_CHARS],
+        tool=request.kind,
+        arguments=request.arguments,
+        title=title_of(request.arguments),
+        timeout_seconds=options.timeout_seconds,
+        retry=options.retry,
+        approval=options.approval,
+        repeatable=options.repeatable,
+    )
+
+
+def _in_words(tool: str, title: str) -> str:
+    return f"{tool}, {title}" if title else tool
+
+
+def _given(value: Any) -> dict[str, Any]:
+    """The result of an effect that no tool has carried out."""
+    return {"exit_code": 0, "output": "", "value": value, "duration_ms": 0, "files_changed": []}
