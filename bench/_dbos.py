@@ -9,12 +9,12 @@ import time
 from dbos import DBOS, DBOSConfig
 
 
-@DBOS.step()
+@DBOS.step()  # type: ignore[untyped-decorator]
 async def nothing(number: int) -> int:
     return number
 
 
-@DBOS.workflow()
+@DBOS.workflow()  # type: ignore[untyped-decorator]
 async def empty_steps(count: int) -> int:
     for number in range(count):
         await nothing(number)
