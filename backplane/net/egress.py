@@ -19,6 +19,7 @@ import httpx
 
 from backplane.errors import Forbidden, InvalidInput
 from backplane.net.addresses import Address, is_public
+from backplane.net.hang_ups import hang_ups_as
 from backplane.net.hosts import STANDARD_PORTS, HostRules, normal_host
 
 URL_MAX_CHARS = 8000
@@ -75,7 +76,8 @@ class _PinnedTransport(httpx.AsyncBaseTransport):
                 extensions={**request.extensions, "sni_hostname": host},
             )
             try:
-                return await self._inner.handle_async_request(to_address)
+                with hang_ups_as(httpx.ConnectError):
+                    return await self._inner.handle_async_request(to_address)
             except httpx.ConnectError as error:
                 unreached = error
         raise unreached or httpx.ConnectError("the name has no address", request=request)

@@ -26,6 +26,7 @@ from backplane.domain.events import decode
 from backplane.domain.runs import Run, RunStatus
 from backplane.domain.users import Tier, User
 from backplane.errors import NotFound, Unavailable
+from backplane.net.hang_ups import hang_ups_as
 from backplane.redis.keys import KEYS
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
@@ -193,7 +194,7 @@ async def _platform(
                 base_url=f"http://{processes.HOST}:{port}",
                 headers={"Authorization": f"Bearer {plain}"},
                 timeout=30.0,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+                transport=_Transport(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)),
             )
         )
         injector = FaultInjector(
@@ -213,6 +214,12 @@ async def _platform(
         platform = Platform(injector, http, direct, token.user, marker, folder)
         await _until_ready(platform, scenario.workers)
         yield platform
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        with hang_ups_as(httpx.ConnectError):
+            return await super().handle_async_request(request)
 
 
 def _at(url: str, old_port: int, port: int) -> str:

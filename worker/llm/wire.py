@@ -17,6 +17,7 @@ import httpx2
 from backplane.domain.retry import retry_after
 from backplane.domain.sizes import shortened
 from backplane.errors import ModelError
+from backplane.net.hang_ups import hang_ups_as
 from worker.llm.answer import ModelAnswer
 from worker.llm.base import (
     CallLimits,
@@ -70,7 +71,8 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
         for name in set(request.headers) - SENT_HEADERS:
             del request.headers[name]
         request.headers.update({**self._key_headers, "accept-encoding": "identity"})
-        response = await self._inner.handle_async_request(request)
+        with hang_ups_as(httpx2.ConnectError):
+            response = await self._inner.handle_async_request(request)
         encoding = response.headers.get("content-encoding", "identity")
         if encoding != "identity":
             await response.aclose()
