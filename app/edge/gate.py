@@ -96,7 +96,7 @@ class TokenGate:
         """None where none is needed. Raises Unauthenticated, RateLimited or Unavailable."""
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         wants_token = path.startswith(WITH_TOKEN) or path == "/mcp"
-        if scope["method"] == "POST" and path.startswith(HOOKS):
+        if path.startswith(HOOKS) and scope["method"] == "POST":
             wants_token = False  # whoever posts to a hook signs what is posted
         token = bearer_token(scope)
         authenticator: Authenticator = scope["app"].state.authenticator

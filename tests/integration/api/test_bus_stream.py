@@ -134,9 +134,11 @@ async def test_events_are_taken_and_read_while_redis_is_away_and_after_it_came_b
 
 
 async def test_one_connection_to_redis_serves_all_streams_and_is_left_when_nobody_watches(
-    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+    start_api: StartApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.streams.hub.LINGER_SECONDS", 0.05)
+    api = await start_api()
+    person = await api.person()
     redis: Any = api.resources.redis.commands
 
     async def channels() -> int:
