@@ -63,11 +63,12 @@ async def test_one_user_cannot_take_all_streams(start_api: StartApi) -> None:
     async with AsyncExitStack() as stack:
         opened = [
             await stack.enter_async_context(hostile.http.stream("GET", path))
-            for path in (f"/agent/logs/{run_id}/stream", "/agent/events") * 4
+            for path in (f"/agent/logs/{run_id}/stream", "/agent/events", "/api/v1/events/stream") * 3
         ]
         assert [answer.status_code for answer in opened].count(200) == 3
-        refused = await hostile.http.get("/agent/events")
-        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+        for path in ("/agent/events", "/api/v1/events/stream"):
+            refused = await hostile.http.get(path)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
         assert int(refused.headers["Retry-After"]) > 0
         async with other.stream(others) as stream:
             assert (await anext(stream)).id == 1

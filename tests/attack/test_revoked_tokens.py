@@ -50,11 +50,13 @@ async def rest_of(text: AsyncIterator[str]) -> str:
 async def path_of(kind: str, person: Person) -> str:
     if kind == "run":
         return f"/agent/logs/{await person.make('create')}/stream"
+    if kind == "bus":
+        return "/api/v1/events/stream?after=now"
     await person.make("create")
     return "/agent/events"
 
 
-@pytest.mark.parametrize("kind", ["run", "feed"])
+@pytest.mark.parametrize("kind", ["run", "feed", "bus"])
 @pytest.mark.parametrize("loses", [revoke, pytest.param(demote, marks=pytest.mark.slow)])
 async def test_an_open_stream_ends_with_a_word_when_its_token_is_no_longer_good(
     start_api: StartApi, kind: str, loses: Any
