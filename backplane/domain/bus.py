@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from backplane.domain.runs import Run
 from backplane.domain.sizes import KIB
 from backplane.errors import Fault, InvalidInput, TooLarge
 
@@ -391,18 +390,26 @@ def _equal(one: Any, other: Any) -> bool:
 RUN_EVENTS_SOURCE = "/agent/runs/"
 
 
-def run_event(run: Run | None, run_id: str, status: str, attempt: int, number: int, at: datetime) -> CloudEvent:
-    """The event of a run that came into a state, `number` times told apart. `run`: as it is now; where it has gone on
-    or is removed, the event has only what was noted then."""
-    data: dict[str, Any] = {"run_id": run_id, "status": status, "attempt": attempt}
-    if run is not None and (run.status, run.attempt) == (status, attempt):
-        data |= {"error": run.error.as_dict() if run.error else None, "metadata": run.metadata}
+@dataclass(frozen=True, slots=True)
+class RunNotice:
+    """A run came into a state, in this attempt. `number` names the notice."""
+
+    number: int
+    run_id: str
+    status: str
+    attempt: int
+    at: datetime
+
+
+def run_event(notice: RunNotice, more: Mapping[str, Any]) -> CloudEvent:
+    """The event of what a notice says. `more`: further data, where the run is still in that state."""
+    data = {"run_id": notice.run_id, "status": notice.status, "attempt": notice.attempt, **more}
     attributes = {
         "specversion": SPEC_VERSION,
-        "id": f"{run_id}-{number}",
-        "source": f"{RUN_EVENTS_SOURCE}{run_id}",
-        "type": f"run.{status}",
-        "time": at.astimezone(UTC).isoformat(),
+        "id": f"{notice.run_id}-{notice.number}",
+        "source": f"{RUN_EVENTS_SOURCE}{notice.run_id}",
+        "type": f"run.{notice.status}",
+        "time": notice.at.astimezone(UTC).isoformat(),
         "datacontenttype": "application/json",
         "data": data,
     }

@@ -221,5 +221,5 @@ def test_a_match_may_be_as_deep_as_the_limit() -> None:
 
 
 def test_the_event_of_a_run_that_is_removed_has_what_was_noted() -> None:
-    event = bus.run_event(None, "r1", "failed", 2, 7, datetime(2026, 1, 31, tzinfo=UTC))
+    event = bus.run_event(bus.RunNotice(7, "r1", "failed", 2, datetime(2026, 1, 31, tzinfo=UTC)), {})
     assert (event.type, event.source, event.id) == ("run.failed", "/agent/runs/r1", "r1-7")

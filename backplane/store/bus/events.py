@@ -24,23 +24,23 @@ from backplane.domain.bus import (
     EventFilter,
     Published,
     ReadEvents,
+    RunNotice,
     StoredEvent,
     StoredEvents,
     run_event,
 )
-from backplane.domain.runs import Run
 from backplane.errors import StorageExceeded
 from backplane.store.bus.log import last_cursor, lock_log, of_type
 from backplane.store.bus.tables import bus_events, bus_logs, run_notices
 from backplane.store.bus.waits import mark_matched
 from backplane.store.database import Database
-from backplane.store.runs import RUN_COLUMNS, run_of
 from backplane.store.tables import runs
 
 WINDOW = 5000
 """Events that one page looks at, at most: a filter that nothing matches makes a page empty, not slow."""
 UNLIMITED = BusRoom()
 
+_NOTICED = select(runs.c.id, runs.c.status, runs.c.attempt, runs.c.error, runs.c.metadata)
 _LOG = update(bus_logs).where(bus_logs.c.user_id == bindparam("of_user"))
 
 
@@ -198,13 +198,14 @@ def _publish_notices(connection: Connection, limit: int) -> list[Announcement]:
     notices = connection.execute(due).all()
     if not notices:
         return []
-    query = select(*RUN_COLUMNS).where(runs.c.id.in_({notice.run_id for notice in notices}))
-    found: dict[str, Run] = {row.id: run_of(row) for row in connection.execute(query)}
+    query = _NOTICED.where(runs.c.id.in_({notice.run_id for notice in notices}))
+    found = {(row.id, row.status, row.attempt): row for row in connection.execute(query)}
     of_user = defaultdict[str, list[CloudEvent]](list)
-    for notice in notices:
-        run = found.get(notice.run_id)
-        event = run_event(run, notice.run_id, notice.status, notice.attempt, notice.number, notice.at)
-        of_user[notice.user_id].append(event)
+    for row in notices:
+        notice = RunNotice(row.number, row.run_id, row.status, row.attempt, row.at)
+        run = found.get((notice.run_id, notice.status, notice.attempt))
+        more = {"error": run.error, "metadata": run.metadata} if run is not None else {}
+        of_user[row.user_id].append(run_event(notice, more))
     announced: dict[tuple[str, str], Announcement] = {}
     for user_id, new in sorted(of_user.items()):
         for event, published in zip(new, add_bus_events(connection, user_id, new).published, strict=True):
