@@ -57,22 +57,16 @@ _MATCHED = frozenset({"source", "subject", "data"})
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """`line`: the whole event as JSON without line breaks, as readers get it. It is made by `cloud_event`."""
+    """`line`: the whole event as JSON without line breaks, as readers get it, and `size` its length in bytes. `digest`:
+    what two events have in common that are the same, their source and id. It is made by `cloud_event`."""
 
     id: str
     source: str
     type: str
     subject: str | None
     line: str
-
-    @property
-    def digest(self) -> str:
-        """What two events have in common that are the same: their source and id."""
-        return hashlib.sha256(json.dumps([self.source, self.id]).encode()).hexdigest()
-
-    @property
-    def size(self) -> int:
-        return len(self.line.encode())
+    size: int
+    digest: str
 
 
 def cloud_event(attributes: Mapping[str, Any], *, field: str = "", of_platform: bool = False) -> CloudEvent:
@@ -99,7 +93,9 @@ def cloud_event(attributes: Mapping[str, Any], *, field: str = "", of_platform: 
             f"the event {field} has {size:,} bytes as JSON, and at most {EVENT_MAX_BYTES:,} are taken; put large data "
             "into a file and name it in the event"
         )
-    return CloudEvent(given["id"], given["source"], given["type"], given.get("subject"), line)
+    id, source = given["id"], given["source"]
+    digest = hashlib.sha256(json.dumps([source, id]).encode()).hexdigest()
+    return CloudEvent(id, source, given["type"], given.get("subject"), line, size, digest)
 
 
 def _faults(given: Mapping[str, Any], *, of_platform: bool) -> Iterable[tuple[str, str]]:
