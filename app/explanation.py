@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backplane.domain.decisions import Decision, DecisionKind
-from backplane.domain.runs import DEFAULT_QUEUE, FINAL, WAITS_FOR_RUN, Run, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, FINAL, WAITS_FOR_EVENT, WAITS_FOR_RUN, Run, RunStatus
 from backplane.domain.sizes import shortened
 from backplane.limits.slots.base import WaitingForModel
 from backplane.process.terminal_text import escaped
@@ -55,8 +55,10 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
         case RunStatus.WAITING if situation.asked:
             return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
-        case RunStatus.WAITING if run.error is not None and run.error.code == WAITS_FOR_RUN:
-            return [Reason(WAITS_FOR_RUN, run.error.message)]
+        case RunStatus.WAITING if run.error is not None and run.error.code in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
+            return [
+                Reason("waits_for_run" if run.error.code == WAITS_FOR_RUN else "waits_for_event", run.error.message)
+            ]
         case RunStatus.WAITING:
             return [Reason("waits_for_person", _needs_person(run))]
         case RunStatus.QUEUED if run.handler is not None and run.queued_at is not None and run.queued_at > now:

@@ -20,11 +20,21 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from backplane.domain.bus import EventArrived, EventWait
 from backplane.domain.dead_letters import dead_reason
 from backplane.domain.decisions import DecisionMade
 from backplane.domain.events import NUMBERS_SKIPPED, EventType
 from backplane.domain.retry import RetryPolicy
-from backplane.domain.runs import WAITS_FOR_RUN, CancelRequested, Run, RunError, RunIsOver, RunStatus, Taken
+from backplane.domain.runs import (
+    WAITS_FOR_EVENT,
+    WAITS_FOR_RUN,
+    CancelRequested,
+    Run,
+    RunError,
+    RunIsOver,
+    RunStatus,
+    Taken,
+)
 from backplane.errors import PlatformError, Superseded
 from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
@@ -34,7 +44,7 @@ from backplane.run_actions.pushing import push_again
 from backplane.store import RunTransaction
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
-from worker.handlers.waiting import Sleeps, WaitsForRuns
+from worker.handlers.waiting import Sleeps, WaitsForEvents, WaitsForRuns
 from worker.run.decisions import why_waiting
 from worker.run.events import RunEvents, Write
 from worker.run.interruption import Cause, Interrupted, Interruption
@@ -252,33 +262,45 @@ class Execution:
             except WaitsForRuns as waits:
                 with suppress(RunIsOver):
                     return await self._wait_for_runs(work.events, waits.run_ids)
+            except WaitsForEvents as waits:
+                with suppress(EventArrived):
+                    return await self._wait_for_events(work.events, waits.waits)
 
     async def _postpone(self, events: RunEvents, until: datetime, reason: str) -> Settlement:
-        queued = {"status": RunStatus.QUEUED, "reason": reason}
-        try:
-            await events.record(
-                lambda transaction: transaction.unless_cancelled(),
-                lambda transaction: transaction.sleep_until(until),
-                publish=[(EventType.STATUS, queued)],
-            )
-        except CancelRequested:
-            return await self._finish(events, RunStatus.CANCELLED, None)
         left = max((until - datetime.now(UTC)).total_seconds(), 0.0)
-        return Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=left)
+        return await self._leave(
+            events,
+            lambda transaction: transaction.sleep_until(until),
+            {"status": RunStatus.QUEUED, "reason": reason},
+            Settlement(self.claim, RunOutcome.POSTPONED, delay_seconds=left),
+        )
 
     async def _wait_for_runs(self, events: RunEvents, run_ids: Sequence[str]) -> Settlement:
         """Let the run wait for these. Raises RunIsOver when one of them is over already."""
         more = f" and {len(run_ids) - 1} more" if len(run_ids) > 1 else ""
         error = RunError(WAITS_FOR_RUN, f"its handler waits for run {run_ids[0]}{more}")
+        return await self._wait(events, lambda transaction: transaction.wait_for_runs(error, run_ids), error)
+
+    async def _wait_for_events(self, events: RunEvents, waits: Sequence[EventWait]) -> Settlement:
+        """Let the run wait for these. Raises EventArrived when the first of them has ended already."""
+        error = RunError(WAITS_FOR_EVENT, f"its handler waits for an event {waits[0].pattern}")
+        return await self._wait(events, lambda transaction: transaction.wait_for_event(waits[0], error), error)
+
+    async def _wait(self, events: RunEvents, write: Write, error: RunError) -> Settlement:
+        settlement = Settlement(self.claim, RunOutcome.FINISHED, RunStatus.WAITING, error.code)
+        return await self._leave(events, write, {"status": RunStatus.WAITING, "error": error.as_dict()}, settlement)
+
+    async def _leave(
+        self, events: RunEvents, write: Write, status: dict[str, Any], settlement: Settlement
+    ) -> Settlement:
+        """Write that no worker has the run, unless it is to be cancelled. Raises what refuses the write."""
         try:
             await events.record(
-                lambda transaction: transaction.unless_cancelled(),
-                lambda transaction: transaction.wait_for_runs(error, run_ids),
-                publish=[(EventType.STATUS, {"status": RunStatus.WAITING, "error": error.as_dict()})],
+                lambda transaction: transaction.unless_cancelled(), write, publish=[(EventType.STATUS, status)]
             )
         except CancelRequested:
             return await self._finish(events, RunStatus.CANCELLED, None)
-        return Settlement(self.claim, RunOutcome.FINISHED, RunStatus.WAITING, error.code)
+        return settlement
 
     async def _interrupted(self, events: RunEvents, run: Run, cause: Cause) -> Settlement:
         match cause:
@@ -349,16 +371,7 @@ class Execution:
         """Let the run wait. Raises DecisionMade when one of these decisions has been made: then the run need not
         wait."""
         error = _redacted(events, error)
-        waiting = {"status": RunStatus.WAITING, "error": error.as_dict()}
-        try:
-            await events.record(
-                lambda transaction: transaction.unless_cancelled(),
-                lambda transaction: transaction.wait_for_person(error, decision_ids),
-                publish=[(EventType.STATUS, waiting)],
-            )
-        except CancelRequested:
-            return await self._finish(events, RunStatus.CANCELLED, None)
-        return Settlement(self.claim, RunOutcome.FINISHED, RunStatus.WAITING, error.code)
+        return await self._wait(events, lambda transaction: transaction.wait_for_person(error, decision_ids), error)
 
     async def _finish(
         self,

@@ -26,6 +26,7 @@ from worker.files.retrying import RetryingWorkspace
 from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
 from worker.handlers.children import ChildRuns
 from worker.handlers.driver import HandlerDriver
+from worker.handlers.events import AwaitedEvents
 from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
@@ -198,7 +199,8 @@ class RunWork:
         self._records = {record.step_id: record for record in self._journal}
         children = ChildRuns(self._worker.resources, self._run)
         tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
-        return partial(HandlerDriver, self.context, tools, handler, self._records, children)
+        awaited = AwaitedEvents(self._worker.resources.store, self._run)
+        return partial(HandlerDriver, self.context, tools, handler, self._records, children, awaited)
 
     async def _is_elsewhere(self, name: str) -> bool:
         """Whether another live worker has published that it has this handler."""

@@ -23,7 +23,7 @@ from agentctl.terminal.advice import IN_A_RUN, advice
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
 from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines
 from backplane.domain.events import EventType
-from backplane.domain.runs import FINAL, WAITS_FOR_RUN, RunStatus
+from backplane.domain.runs import FINAL, WAITS_FOR_EVENT, WAITS_FOR_RUN, RunStatus
 from backplane.process.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
@@ -325,8 +325,8 @@ async def _what_it_waits_for(client: Client, run_id: str) -> str:
 def how_it_goes_on(run: JsonObject) -> str:
     """The commands by which a run that waits for a person goes on."""
     run_id, code = run["run_id"], (run.get("error") or {}).get("code", UNCERTAIN)
-    if code == WAITS_FOR_RUN:
-        return "It goes on by itself when that run is over."
+    if code in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
+        return "It goes on by itself."
     if code in _ANSWERS:
         return f"See what it asks: {program()} decisions {run_id}   Then: {program()} {_ANSWERS[code].format(run_id)}"
     return (
@@ -342,6 +342,6 @@ async def still_waits(client: Client, run_id: str, event: JsonObject) -> bool:
         return False
     run = await client.run(run_id)
     asked, reported = run.get("error") or {}, event["data"].get("error") or {}
-    if asked.get("code") == WAITS_FOR_RUN:
+    if asked.get("code") in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
         return False
     return bool(run["status"] == "waiting" and asked.get("message") == reported.get("message"))

@@ -31,6 +31,7 @@ class ReasonCode(StrEnum):
     OVER = "over"
     WAITS_FOR_PERSON = "waits_for_person"
     WAITS_FOR_RUN = "waits_for_run"
+    WAITS_FOR_EVENT = "waits_for_event"
     SLEEPS = "sleeps"
     WAITS_FOR_MODEL_SLOT = "waits_for_model_slot"
     WAITS_FOR_MODEL_TOKENS = "waits_for_model_tokens"

@@ -34,6 +34,8 @@ QUEUE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 HANDLER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of handlers."""
 
+WAITS_FOR_EVENT = "event_required"
+"""The code of the error with which a run waits for an event of its user."""
 WAITS_FOR_RUN = "waits_for_run"
 """The code of the error with which a run waits that its handler has let wait for another run."""
 

@@ -22,15 +22,17 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from backplane.domain.bus import WaitStatus
 from backplane.domain.events import EventType
 from backplane.domain.plans import EffectStep, Step
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
-from backplane.errors import BudgetExhausted
+from backplane.errors import BudgetExhausted, InvalidInput
 from backplane.settings import fixed
 from worker.handlers.children import ChildRuns
+from worker.handlers.events import AwaitedEvents, event_of
 from worker.handlers.registry import Handler
-from worker.handlers.run import APPROVE, RESULT, SLEEP, START, EffectRequest, HandlerRun, StepError
+from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, HandlerRun, StepError
 from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
 from worker.handlers.values import NotStorable, as_json, digest_of, title_of
 from worker.handlers.waiting import Blocked, EffectStopped, EffectWaits
@@ -67,11 +69,13 @@ class HandlerDriver:
         handler: Handler,
         records: dict[str, StepRecord],
         children: ChildRuns,
+        awaited: AwaitedEvents,
     ) -> None:
         self.records = records
         self._context = context
         self._handler = handler
         self._children = children
+        self._awaited = awaited
         self._interruption = context.interruption
         self._requests: dict[str, EffectRequest] = {}
         model = ModelTool(self._requests, context.rules.steps.model_output_tokens)
@@ -332,6 +336,8 @@ class HandlerDriver:
                 await self._start(step, request)
             elif request.kind == RESULT:
                 await self._wait_for_run(step)
+            elif request.kind == WAIT_EVENT:
+                await self._wait_for_event(step, request)
             else:
                 await self._runner.run(step)
         except StepFailed:
@@ -384,6 +390,21 @@ class HandlerDriver:
         if over.error is not None:
             await journal.fail(step, replace(over.error, step=step.id))
         await journal.end(step, StepStatus.COMPLETED, _given(over.value))
+
+    async def _wait_for_event(self, step: Step, request: EffectRequest) -> None:
+        """Raises EffectWaits while it has not come."""
+        journal, result = self._runner.journal, self.records[step.id].result
+        if result is None:
+            try:
+                result = _given(await self._awaited.begin(request.arguments))
+            except InvalidInput as error:
+                await journal.fail(step, RunError(error.code, error.message, step=step.id))
+            await journal.note(step, result)
+        wait = await self._awaited.look(step.id, request.arguments, result["value"])
+        if wait.status is WaitStatus.OPEN:
+            raise EffectWaits(event=wait)
+        await journal.end(step, StepStatus.COMPLETED, _given(event_of(wait)))
+        await self._awaited.settle(wait)
 
     # --- what is written later ---
 

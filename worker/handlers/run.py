@@ -22,8 +22,8 @@ Other = TypeVar("Other")
 Model = TypeVar("Model", bound=BaseModel)
 
 EFFECTS = "run."
-STEP, APPROVE, MODEL, SLEEP, START, RESULT = (
-    f"{EFFECTS}{name}" for name in ("step", "approve", "model", "sleep", "start", "result")
+STEP, APPROVE, MODEL, SLEEP, START, RESULT, WAIT_EVENT = (
+    f"{EFFECTS}{name}" for name in ("step", "approve", "model", "sleep", "start", "result", "wait_event")
 )
 """Kinds of effects, as the journal names them in place of a tool. No tool has a dot in its name."""
 
@@ -243,6 +243,15 @@ class HandlerRun:
         """Go on after that time. The run waits in the queue meanwhile, without a worker."""
         length = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days).total_seconds()
         return HandlerEffect(self._driver, EffectRequest(SLEEP, "sleep", {"seconds": max(length, 0.0)}, lambda _: None))
+
+    def wait_event(
+        self, type: str, /, match: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> HandlerEffect[dict[str, Any] | None]:
+        """The first event of the user's from now on that is of this type (`order.*`: all below it) and has what `match`
+        names (docs/events.md), as a JSON object; None after `timeout` seconds without one. The run waits without a
+        worker."""
+        arguments = {"type": type, "match": arguments_of(match), "timeout": timeout}
+        return HandlerEffect(self._driver, EffectRequest(WAIT_EVENT, "wait-event", arguments, _value_of))
 
     def start(
         self,

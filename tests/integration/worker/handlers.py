@@ -225,3 +225,11 @@ async def asks_a_model(run: Run, input: str) -> Any:
     city = await run.model("Which city?", schema=City, system="Be short.")
     assert isinstance(city, City)
     return city.people
+
+
+@handler("waits-for-events")
+async def waits_for_events(run: Run, input: dict[str, Any]) -> list[Any]:
+    events = await run.gather(
+        *(run.wait_event(one["type"], one.get("match"), timeout=one.get("timeout")) for one in input["events"])
+    )
+    return [event and event["data"] for event in events]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.bus import CloudEvent, cloud_event
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import EventType
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
@@ -218,3 +219,70 @@ async def test_a_retry_from_an_effect_does_it_and_all_after_it_again(platform: P
         await platform.until(run_id, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED)
         await platform.completed(run_id)
     assert marks.lines == ["0", "1", "2", "1", "2"]
+
+
+# --- events ---
+
+
+def shop(id: str, type: str = "order.paid", **data: Any) -> CloudEvent:
+    return cloud_event({"specversion": "1.0", "id": id, "source": "/shop", "type": type, "data": data})
+
+
+async def publish(platform: Platform, *events: CloudEvent) -> None:
+    await platform.resources.store.bus.publish(platform.user.id, events)
+
+
+async def wake(platform: Platform) -> None:
+    """What the API and the controller do for runs whose wait has ended."""
+    store = platform.resources.store
+
+    async def woken() -> bool:
+        await store.event_waits.time_out(10)
+        for wait in await store.event_waits.matched(10, lease_seconds=0.2):
+            found = await store.event_waits.wake(wait)
+            if found.run is not None:
+                await platform.submission.push(found.run, found.events)
+                return True
+        return False
+
+    await wait_until(woken, LONG_SECONDS, "a run is woken")
+
+
+async def test_a_handler_waits_for_an_event_without_a_slot_and_gets_it(platform: Platform) -> None:
+    async with handling(platform):
+        await publish(platform, shop("before", order=1))
+        wanted = {"type": "order.*", "match": {"data": {"order": 2}}}
+        run_id = await submit(platform, "waits-for-events", {"events": [wanted]})
+        run = await platform.until(run_id, RunStatus.WAITING)
+        assert run.error is not None
+        assert run.error.code == "event_required"
+        await holds_no_slot(platform)
+        await publish(platform, shop("other", order=1), shop("it", order=2))
+        await wake(platform)
+        assert value_of(await over(platform, run_id)) == [{"order": 2}]
+    await platform.ends_whole(run_id)
+
+
+async def test_an_event_that_does_not_come_in_time_is_none(platform: Platform) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "waits-for-events", {"events": [{"type": "order.paid", "timeout": 0.3}]})
+        await platform.until(run_id, RunStatus.WAITING)
+        await wake(platform)
+        assert value_of(await over(platform, run_id)) == [None]
+
+
+async def test_a_handler_waits_for_several_events_at_once(platform: Platform) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "waits-for-events", {"events": [{"type": "a"}, {"type": "b"}]})
+        for name in ("b", "a"):
+            await platform.until(run_id, RunStatus.WAITING)
+            await publish(platform, shop(name, name, it=name))
+            await wake(platform)
+        assert value_of(await over(platform, run_id)) == [{"it": "a"}, {"it": "b"}]
+
+
+async def test_a_type_that_is_none_is_an_error_of_the_effect(platform: Platform) -> None:
+    async with handling(platform):
+        code, message = await failed(platform, await submit(platform, "waits-for-events", {"events": [{"type": "?"}]}))
+    assert code == "invalid_input"
+    assert message.startswith("type: ")
