@@ -55,7 +55,7 @@ from worker.steps.outcomes import RunWaits, StepFailed, StepUncertain, ToolFault
 log = structlog.get_logger()
 
 RECOVERED_MAX = 100_000
-ELSEWHERE = timedelta(seconds=1)
+ELSEWHERE = timedelta(seconds=0.5)
 """After so long, another worker may take a run that this one has no handler for."""
 
 

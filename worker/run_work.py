@@ -52,7 +52,7 @@ MCP_STEP = "mcp"
 NOTED_TOOLS_MAX_BYTES = 1024 * 1024
 """The size of the JSON of the tools that MCP servers offer a run."""
 
-PASSED_ON_MAX = 60
+PASSED_ON_MAX = 120
 """How often a run is left to a worker that has its handler, before it fails: no such worker may serve its queue."""
 
 EnsureOurs = Callable[[], Awaitable[None]]

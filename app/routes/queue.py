@@ -29,7 +29,7 @@ router = APIRouter(tags=["queue"])
 QueueName = Annotated[str, Query(pattern=QUEUE_PATTERN, description="The queue's name.")]
 
 
-@router.get("/agent/queue", responses=responses())
+@router.get("/agent/queue", responses=responses(422))
 async def show_queue(_: CurrentUser, context: ContextOf, queue: QueueName = DEFAULT_QUEUE) -> QueueView:
     """A queue in numbers, whoever its runs are of. One in which nothing waits and that nobody serves is empty."""
     found = await context.resources.queue.statistics(queue)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from backplane.tool_catalogue.base import ToolSet, decoded
 from worker.handlers import Handler, Run, handler
 from worker.handlers.registry import GROUP, HandlerRegistry, installed_handlers
-from worker.handlers.values import NotStorable, arguments_of, as_json, digest_of
+from worker.handlers.values import NotStorable, arguments_of, as_json, digest_of, title_of
 from worker.tools.plugins import PluginRefused
 
 
@@ -187,3 +187,18 @@ def test_arguments_that_are_no_json_are_named_by_their_type() -> None:
 def test_the_digest_of_a_request_does_not_depend_on_the_order_of_names() -> None:
     assert digest_of("shell", {"a": 1, "b": 2}) == digest_of("shell", {"b": 2, "a": 1})
     assert digest_of("shell", {"a": 1}) != digest_of("python", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "title"),
+    [
+        ("load", {"args": [48, "a" * 50]}, f"load(48, {'a' * 39}…)"),
+        ("shell", {"script": "echo  a\n", "environment": {}}, "shell: script: echo a"),
+        ("sleep", {}, "sleep"),
+        ("many", {str(number): "x" * 40 for number in range(9)}, None),
+    ],
+)
+def test_the_title_of_an_effect_says_what_it_is_in_one_line(name: str, arguments: Any, title: str | None) -> None:
+    found = title_of(name, arguments)
+    assert len(found) <= 200
+    assert title is None or found == title

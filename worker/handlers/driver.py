@@ -140,7 +140,7 @@ class HandlerDriver:
             raise self._failed(error)
         if self._ordinal < self._last_recorded:
             missing = self._by_ordinal.get(self._ordinal + 1)
-            asked = f"{missing.tool} {missing.step_id!r}" if missing else "another effect"
+            asked = f"{missing.step_id!r} ({missing.tool}, {missing.title})" if missing else "another one"
             raise self._diverged(f"effect {self._ordinal + 1} was {asked}, and the code ended before it")
         try:
             return as_json(handling.result(), f"what the handler {self._handler.name!r} returned")
@@ -302,7 +302,7 @@ class HandlerDriver:
     def _compare(self, known: StepRecord, step: Step, digest: str, ordinal: int) -> None:
         if (known.step_id, known.tool, known.request) == (step.id, step.tool, digest):
             return
-        was, wanted = (_in_words(*one) for one in ((known.tool, known.title), (step.tool, step.title)))
+        was, wanted = (f"{one.tool}, {one.title}" for one in (known, step))
         others = "" if (known.tool, known.step_id) != (step.tool, step.id) else " with other arguments"
         raise EffectStopped(
             self._diverged(
@@ -449,16 +449,12 @@ def _step_of(ordinal: int, request: EffectRequest) -> EffectStep:
         id=f"{ordinal}.{name}"[:_STEP_ID_CHARS],
         tool=request.kind,
         arguments=request.arguments,
-        title=title_of(request.arguments),
+        title=title_of(request.name, request.arguments),
         timeout_seconds=options.timeout_seconds,
         retry=options.retry,
         approval=options.approval,
         repeatable=options.repeatable,
     )
-
-
-def _in_words(tool: str, title: str) -> str:
-    return f"{tool}, {title}" if title else tool
 
 
 def _given(value: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from backplane.settings import fixed
 
 SHOWN_CHARS = 40
 """Of an argument, in the title of an effect."""
+TITLE_CHARS = 200
 
 
 class NotStorable(Exception):
@@ -56,7 +57,16 @@ def digest_of(tool: str, arguments: Any) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def title_of(arguments: Any) -> str:
-    """The beginning of each argument, for people."""
+def title_of(name: str, arguments: Any) -> str:
+    """What an effect is for people: its name, and the beginning of each argument."""
+    given = arguments.get("args") if isinstance(arguments, dict) else None
+    if isinstance(given, list):
+        return f"{name}({', '.join(map(_beginning, given))})"[:TITLE_CHARS]
     named = arguments.items() if isinstance(arguments, dict) else ()
-    return ", ".join(f"{name}: {' '.join(str(value).split())[:SHOWN_CHARS]}" for name, value in named)[:200]
+    shown = ", ".join(f"{key}: {_beginning(value)}" for key, value in named if value not in (None, "", [], {}))
+    return f"{name}: {shown}"[:TITLE_CHARS] if shown else name
+
+
+def _beginning(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"

@@ -318,9 +318,9 @@ async def test_code_that_swallows_its_end_cannot_go_on_behind_the_back_of_a_run_
 @pytest.mark.parametrize(
     ("wanted", "difference"),
     [
-        ("another x", "effect 2 was '2.second' (run.step, args: ["),
+        ("another x", "effect 2 was '2.second' (run.step, second(/"),
         ("second y", "with other arguments"),
-        ("end", "effect 2 was run.step '2.second', and the code ended before it"),
+        ("end", ", x)), and the code ended before it"),
     ],
 )
 async def test_code_that_asks_for_something_else_is_told_the_first_difference_and_goes_on_when_put_right(
