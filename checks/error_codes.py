@@ -52,6 +52,7 @@ OF_RUNS = {
     "result_not_storable": "what a handler, or an effect of it, gave is no JSON or too large",
     "journal_diverged": "a handler that was run again asked for something else than before; the message has what",
     "too_many_effects": "a handler asked for more effects than a run may have",
+    "too_much_kept": "the effects of a handler gave more than a run may keep",
     "too_deep": "runs that were started by runs may start no further ones",
     "child_failed": "a run that a handler has started did not end well",
     "child_gone": "a run that a handler has started was deleted",

@@ -46,6 +46,8 @@ IdBeginning = Annotated[
 ]
 
 LISTED_PROMPT_CHARS = 200
+STEPS_SHOWN = 1_000
+"""Of a run with a handler, which may have ten times as many, the newest."""
 _ASKED_MAX = 20
 """Open questions that an explanation names."""
 
@@ -75,6 +77,7 @@ async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunV
     store = context.resources.store
     run = await store.runs.get(user.id, run_id)
     steps = await store.journal.steps(run_id)
+    left_out = max(len(steps) - STEPS_SHOWN, 0) if run.handler is not None else 0
     failures = await store.dead_letters.failures(run_id)
     standing = await standing_of(context, run)
     return RunView(
@@ -99,8 +102,9 @@ async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunV
                 finished_at=step.finished_at,
                 result=step.result,
             )
-            for step in steps
+            for step in steps[left_out:]
         ],
+        steps_left_out=left_out or None,
         failures=[FailureView.of(failure, with_traceback=user.tier is Tier.ADMIN) for failure in failures],
         webhook=await _webhook(context, run),
         files_expired_at=run.files_expired_at,

@@ -138,6 +138,9 @@ class RunView(QueueStanding, RunSummary):
     plan: PlanView | None = Field(description="The plan in force; before there is one, the plan that was given.")
     plan_version: int = Field(description="From 1; GET /agent/runs/{run_id}/plans has the earlier ones.")
     steps: list[StepView]
+    steps_left_out: int | None = Field(
+        None, description="How many steps come before these, where a handler has more than 1,000."
+    )
     result: Annotated[dict[str, Any], DescribedAs(RunResult)] | None = Field(
         description="Once it is over: what came of it, in words, and what it took.",
         examples=[

@@ -12,6 +12,9 @@ PROMPT_MAX_CHARS = 100_000
 HANDLER_VALUE_MAX_BYTES = 256 * KIB
 """JSON of an input, of what an effect gives, or of what a handler returns: what is larger is a file. All of a run are
 read when it goes on after a crash."""
+HANDLER_RUN_MAX_BYTES = 16 * MIB
+"""The same of all effects of a run, with what its tools printed: so much is read again each time the run goes on, and
+by whoever looks at it."""
 HANDLER_EFFECTS_MAX = 10_000
 """Effects of one handler's run: their results are read and given again after a crash, in a second or two."""
 HANDLER_DEPTH_MAX = 10

@@ -26,6 +26,7 @@ from backplane.domain.bus import WaitStatus
 from backplane.domain.events import EventType
 from backplane.domain.plans import EffectStep, Step
 from backplane.domain.runs import RunError
+from backplane.domain.sizes import readable_size
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, InvalidInput
 from backplane.settings import fixed
@@ -34,7 +35,7 @@ from worker.handlers.events import AwaitedEvents, event_of
 from worker.handlers.registry import Handler
 from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, HandlerRun, StepError
 from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
-from worker.handlers.values import NotStorable, as_json, digest_of, title_of
+from worker.handlers.values import NotStorable, as_json, digest_of, kept_bytes, title_of
 from worker.handlers.waiting import Blocked, EffectStopped, EffectWaits
 from worker.steps.context import RunContext
 from worker.steps.outcomes import StepFailed, StepUncertain, Suspended, ToolFault
@@ -83,6 +84,7 @@ class HandlerDriver:
         self._runner = StepRunner(context, tools.with_tools(own), records, self._may_defer, below=tools)
         self._room = asyncio.Semaphore(context.rules.steps.concurrency)
         self._position = max((record.position for record in records.values()), default=-1)
+        self._kept_bytes = sum(kept_bytes(record.result) for record in records.values())
         self._by_ordinal = {record.ordinal: record for record in records.values() if record.ordinal is not None}
         self._last_recorded = max(self._by_ordinal, default=0)
         self._ordinal = 0
@@ -277,6 +279,10 @@ class HandlerDriver:
         if ordinal > fixed.HANDLER_EFFECTS_MAX:
             message = f"the handler asks for more than {fixed.HANDLER_EFFECTS_MAX:,} effects; let it start further runs"
             raise EffectStopped(RunError("too_many_effects", message))
+        if self._kept_bytes > fixed.HANDLER_RUN_MAX_BYTES and ordinal not in self._by_ordinal:
+            most = readable_size(fixed.HANDLER_RUN_MAX_BYTES)
+            message = f"the effects of the run have given more than {most}; put what is large into files of the run"
+            raise EffectStopped(RunError("too_much_kept", message))
         if self._stop is not None:
             raise EffectWaits  # for the end of the run
         digest = digest_of(request.kind, request.arguments)
@@ -291,6 +297,7 @@ class HandlerDriver:
             async with self._room:
                 self._interruption.check()
                 await self._carry_out_step(ordinal, step, request, digest, known)
+            self._kept_bytes += kept_bytes(self.records[step.id].result)
         result = self.records[step.id].result or {}
         if self.records[step.id].status is StepStatus.FAILED:
             error = RunError(**result["error"])

@@ -5,6 +5,7 @@ sees the same when it is run again after a crash.
 """
 
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -40,6 +41,13 @@ def as_json(value: Any, what: str, most: int = fixed.HANDLER_VALUE_MAX_BYTES) ->
             "file of the run, and give its path"
         )
     return json.loads(text)
+
+
+def kept_bytes(result: Mapping[str, Any] | None) -> int:
+    """About how much of a step's result is as large as its effect makes it."""
+    found = result or {}
+    value, output = found.get("value"), str(found.get("output", ""))
+    return len(output) + (0 if value is None or isinstance(value, bool | int | float) else len(json.dumps(value)))
 
 
 def arguments_of(values: Any) -> Any:

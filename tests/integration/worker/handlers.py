@@ -138,6 +138,12 @@ async def counts(run: Run) -> None:
         number = await run.step("add", sum, [number, 1])
 
 
+@handler("grows")
+async def grows(run: Run) -> None:
+    while True:
+        await run.step("grow", str, "x" * 98)
+
+
 @handler("approves")
 async def approves(run: Run, input: Marked) -> str:
     await run.step("before", mark, input.marks, "before")

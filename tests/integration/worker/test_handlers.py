@@ -193,6 +193,15 @@ async def test_a_handler_has_so_many_effects_and_not_one_more(
     assert [step.status for step in await platform.journal(run_id)] == [StepStatus.COMPLETED] * 7
 
 
+async def test_the_effects_of_a_run_give_so_much_in_all(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed, "HANDLER_RUN_MAX_BYTES", 1_000)
+    async with handling(platform):
+        run_id = await submit(platform, "grows")
+        code, message = await failed(platform, run_id)
+    assert (code, "1,000 bytes" in message) == ("too_much_kept", True), message
+    assert len(await platform.journal(run_id)) == 11  # of 98 bytes and two quotes, one is over the limit
+
+
 # --- a worker is lost ---
 
 
