@@ -76,6 +76,9 @@ OPERATIONS = {
     "get /agent/runs/{run_id}/model-calls/{call_id}": "show_model_call",
     "get /agent/runs/{run_id}/plans": "list_plans",
     "get /agent/secrets": "list_secrets",
+    "get /agent/handlers": "list_handlers",
+    "get /agent/handlers/{name}": "show_handler",
+    "get /agent/queues": "list_queues",
     "get /agent/tools": "list_tools",
     "get /agent/tools/{name}": "show_tool",
     "get /agent/usage": "show_usage",
@@ -138,6 +141,8 @@ OF_OTHERS = {
     "RunSummary.metadata": "the caller's own",
     "RunView.metadata": "the caller's own",
     "Step.arguments": "each tool has its own",
+    "HandlerView.input": "a JSON schema",
+    "HandlerView.result": "a JSON schema",
     "ToolView.parameters": "a JSON schema",
     "ValidateRun": "takes wrong fields, to name them all",
     "WebhookMessage.metadata": "the caller's own",
@@ -325,7 +330,7 @@ def test_the_codes_of_problems_are_those_that_the_code_can_answer() -> None:
 
 
 def test_the_codes_of_reasons_are_those_that_explanations_give() -> None:
-    names = {"WAITS_FOR_MODEL_SLOT", "WAITS_FOR_MODEL_TOKENS"}
+    names = {"WAITS_FOR_MODEL_SLOT", "WAITS_FOR_MODEL_TOKENS", "WAITS_FOR_EVENT", "WAITS_FOR_RUN"}
     found = {arguments[0] for name, arguments in calls("app/explanation.py") if name == "Reason"}
     assert {code for code in found if code} | {name.lower() for name in names} == set(ReasonCode)
 
