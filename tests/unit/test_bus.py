@@ -223,3 +223,28 @@ def test_a_match_may_be_as_deep_as_the_limit() -> None:
 def test_the_event_of_a_run_that_is_removed_has_what_was_noted() -> None:
     event = bus.run_event(bus.RunNotice(7, "r1", "failed", 2, datetime(2026, 1, 31, tzinfo=UTC)), {})
     assert (event.type, event.source, event.id) == ("run.failed", "/agent/runs/r1", "r1-7")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "match", "ends"),
+    [
+        ("order.paid", None, True),
+        ("order.*", None, True),
+        ("*", None, True),
+        ("order.paid.*", None, False),
+        ("orde.*", None, False),
+        ("order.paid", {"subject": "42"}, True),
+        ("order.paid", {"subject": "43"}, False),
+        ("order.paid", {"source": "/shop", "data": {"order": {"id": 42}}}, True),
+        ("order.paid", {"source": "/till"}, False),
+        ("order.paid", {"data": {"order": {"id": 43}}}, False),
+        ("order.paid", {"data": {"order": {"id": 42}, "more": None}}, False),
+        ("order.paid", {"data": {"tags": ["a", "b"]}}, True),
+        ("order.paid", {"data": {"tags": ["a"]}}, False),
+    ],
+)
+def test_a_wait_ends_by_what_has_all_that_it_names(pattern: str, match: dict[str, Any] | None, ends: bool) -> None:
+    data = {"order": {"id": 42, "total": 3.5}, "tags": ["a", "b"]}
+    event = cloud_event({**WHOLE, "type": "order.paid", "subject": "42", "data": data})
+    wait = bus.EventWait("w", "r", "u", "s1", pattern, match, 0, None)
+    assert bus.is_awaited(wait, event) == ends
