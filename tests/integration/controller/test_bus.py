@@ -56,6 +56,7 @@ async def test_each_end_of_a_run_is_one_event_however_many_controllers_look(
     assert await platform.store.bus.publish_notices(10) == []
 
 
+@pytest.mark.slow
 async def test_ends_of_runs_while_no_controller_ran_become_events_when_one_does(
     platform: Platform, controllers: Controllers
 ) -> None:
@@ -97,6 +98,7 @@ async def test_old_events_go_and_younger_ones_stay(start_platform: StartPlatform
     assert await types(platform) == ["order.n3"]
 
 
+@pytest.mark.slow
 async def test_nothing_goes_where_retention_is_off(start_platform: StartPlatform, controllers: Controllers) -> None:
     platform = await start_platform(retention_bus_days=0)
     event = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.old"}

@@ -168,6 +168,12 @@ async def test_a_filter_that_cannot_be_is_refused(person: Person, parameters: di
     assert (answer.status_code, answer.json()["field"].split(".")[0]) == (422, field)
 
 
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 20, "²"])
+async def test_a_stream_begins_behind_no_cursor_that_is_no_number(person: Person, cursor: str) -> None:
+    answer = await person.http.get(f"{EVENTS}/stream", params={"after": cursor})
+    assert (answer.status_code, answer.json()["field"]) == (422, "after")
+
+
 async def test_a_cursor_that_was_never_given_is_reported(person: Person) -> None:
     await post(person, event())
     assert await listed(person, after=9) == {"events": [], "cursor": 1, "has_more": False, "missing": True}

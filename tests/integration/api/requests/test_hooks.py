@@ -208,6 +208,7 @@ async def test_a_platform_without_a_key_makes_no_hooks(person: Person) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "secrets_not_kept")
 
 
+@pytest.mark.slow
 async def test_a_hook_is_called_as_often_as_a_token_may(start_api: StartApi) -> None:
     api = await start_api(api_rate_per_second=0.1, api_rate_burst=2, secrets_key=new_key())
     ada = await api.person()
@@ -216,6 +217,7 @@ async def test_a_hook_is_called_as_often_as_a_token_may(start_api: StartApi) -> 
     assert [each.status_code for each in answers] == [202, 202, 429]
 
 
+@pytest.mark.slow
 async def test_strangers_at_one_address_post_as_often_as_other_requests_without_a_token(start_api: StartApi) -> None:
     api = await start_api(api_anonymous_rate_per_second=0.1, api_anonymous_rate_burst=1, secrets_key=new_key())
     answers = [await api.client().post(f"{HOOKS}/{'x' * 32}", content=b"{}") for _ in range(2)]
