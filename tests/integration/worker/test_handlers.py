@@ -198,8 +198,8 @@ async def test_the_effects_of_a_run_give_so_much_in_all(platform: Platform, monk
     async with handling(platform):
         run_id = await submit(platform, "grows")
         code, message = await failed(platform, run_id)
-    assert (code, "1,000 bytes" in message) == ("too_much_kept", True), message
-    assert len(await platform.journal(run_id)) == 11  # of 98 bytes and two quotes, one is over the limit
+    assert (code, "1000 B" in message) == ("too_much_kept", True), message
+    assert len(await platform.journal(run_id)) == 11  # a hundred bytes each: ten fit, and one is over the limit
 
 
 # --- a worker is lost ---
