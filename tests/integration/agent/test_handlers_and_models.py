@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from backplane.domain.runs import RunStatus
 from tests.integration.agent.conftest import StartWithModels
 from tests.platform.workers import Platform
 from tests.scripted_models import ScriptedModels, said
+
+pytestmark = pytest.mark.slow
 
 FILE = str(Path(__file__).parents[1] / "worker" / "handlers.py")
 

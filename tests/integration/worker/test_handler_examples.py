@@ -9,6 +9,8 @@ from backplane.domain.runs import RunStatus
 from tests.integration.worker.test_handlers import answer, submit, value_of
 from tests.platform.workers import Platform, worker
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[3] / "examples" / "handlers"
 
 

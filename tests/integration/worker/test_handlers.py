@@ -91,11 +91,13 @@ async def test_a_handler_carries_out_its_effects_in_order_and_gives_its_value(pl
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.slow
 async def test_a_handler_that_takes_no_input_is_called_with_its_run_alone(platform: Platform) -> None:
     async with handling(platform):
         assert value_of(await platform.completed(await submit(platform, "no-input"))) == "nothing was needed"
 
 
+@pytest.mark.slow
 async def test_a_tool_of_a_handler_works_on_the_files_of_its_run(platform: Platform) -> None:
     async with handling(platform):
         run_id = await submit(platform, "tools")
@@ -104,6 +106,7 @@ async def test_a_tool_of_a_handler_works_on_the_files_of_its_run(platform: Platf
     assert value_of(run) == [["a.txt"], "one\ntwo\n", 0]
 
 
+@pytest.mark.slow
 async def test_effects_of_a_gather_give_their_values_in_the_order_of_asking(platform: Platform, marks: Marks) -> None:
     async with handling(platform):
         run = await platform.completed(await submit(platform, "at-once", marks.input()))
@@ -111,6 +114,7 @@ async def test_effects_of_a_gather_give_their_values_in_the_order_of_asking(plat
     assert sorted(marks.lines) == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("catch", "value"), [(True, "caught command_failed"), (False, None)])
 async def test_a_handler_may_catch_the_error_of_an_effect_and_go_on(
     platform: Platform, catch: bool, value: str | None
@@ -136,6 +140,7 @@ async def test_code_that_raises_fails_the_run_and_names_its_line(platform: Platf
     assert 'in raises: raise LookupError("there is no such thing"))' in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given", "code", "words"),
     [
@@ -163,12 +168,14 @@ async def test_what_no_run_can_end_well_with_is_a_clear_error(
     assert words in run.error.message
 
 
+@pytest.mark.slow
 async def test_a_handler_that_never_ends_is_ended_by_the_limit_of_its_run(platform: Platform) -> None:
     async with handling(platform):
         code, _ = await failed(platform, await submit(platform, "never-ends", timeout_seconds=1))
     assert code == "run_timeout"
 
 
+@pytest.mark.slow
 async def test_a_cancelled_handler_ends_at_once(platform: Platform) -> None:
     async with handling(platform):
         run_id = await submit(platform, "never-ends")
@@ -182,6 +189,7 @@ async def test_a_cancelled_handler_ends_at_once(platform: Platform) -> None:
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.slow
 async def test_a_handler_has_so_many_effects_and_not_one_more(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +201,7 @@ async def test_a_handler_has_so_many_effects_and_not_one_more(
     assert [step.status for step in await platform.journal(run_id)] == [StepStatus.COMPLETED] * 7
 
 
+@pytest.mark.slow
 async def test_the_effects_of_a_run_give_so_much_in_all(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fixed, "HANDLER_RUN_MAX_BYTES", 1_000)
     async with handling(platform):
@@ -244,6 +253,7 @@ async def test_an_effect_that_may_have_happened_and_is_not_safe_to_repeat_asks_a
     assert value_of(run) == (None if is_done else "only")
 
 
+@pytest.mark.slow
 async def test_a_worker_that_drains_hands_its_handler_over_between_two_effects(
     platform: Platform, marks: Marks
 ) -> None:
@@ -282,6 +292,7 @@ async def test_an_approval_lets_the_run_wait_without_a_worker_and_go_on(platform
     await platform.ends_whole(run_id)
 
 
+@pytest.mark.slow
 async def test_a_refused_approval_is_false(platform: Platform, marks: Marks) -> None:
     async with handling(platform):
         run_id = await submit(platform, "approves", marks.input())
@@ -290,6 +301,7 @@ async def test_a_refused_approval_is_false(platform: Platform, marks: Marks) -> 
     assert marks.lines == ["before"]
 
 
+@pytest.mark.slow
 async def test_a_step_that_is_to_be_approved_is_not_begun_before(platform: Platform, marks: Marks) -> None:
     async with handling(platform):
         run_id = await submit(platform, "approved-step", marks.input())
@@ -300,6 +312,7 @@ async def test_a_step_that_is_to_be_approved_is_not_begun_before(platform: Platf
     assert marks.lines == ["sent"]
 
 
+@pytest.mark.slow
 async def test_what_can_be_done_is_done_before_the_run_waits(platform: Platform, marks: Marks) -> None:
     async with handling(platform):
         run_id = await submit(platform, "gathers-a-question", marks.input())
@@ -310,6 +323,7 @@ async def test_what_can_be_done_is_done_before_the_run_waits(platform: Platform,
     assert marks.lines == ["other"]
 
 
+@pytest.mark.slow
 async def test_code_that_swallows_its_end_cannot_go_on_behind_the_back_of_a_run_that_waits(
     platform: Platform, marks: Marks
 ) -> None:
@@ -324,6 +338,7 @@ async def test_code_that_swallows_its_end_cannot_go_on_behind_the_back_of_a_run_
 # --- code that changes ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "difference"),
     [
@@ -369,6 +384,7 @@ async def test_a_retry_does_the_failed_effect_again_and_those_before_it_not(plat
     assert [step.tries for step in await platform.journal(run_id)] == [1, 2]
 
 
+@pytest.mark.slow
 async def test_the_log_says_that_the_code_is_another_than_the_run_began_with(platform: Platform, marks: Marks) -> None:
     async with handling(platform):
         run_id = await submit(platform, "fails-until", marks.input())
@@ -385,6 +401,7 @@ async def test_the_log_says_that_the_code_is_another_than_the_run_began_with(pla
 # --- progress ---
 
 
+@pytest.mark.slow
 async def test_progress_reaches_those_who_watch_and_is_kept_nowhere(platform: Platform) -> None:
     async with handling(platform):
         run_id = await submit(platform, "progress")
@@ -392,6 +409,7 @@ async def test_progress_reaches_those_who_watch_and_is_kept_nowhere(platform: Pl
     assert EventType.PROGRESS not in {event.type for event in await platform.history(run_id)}
 
 
+@pytest.mark.slow
 async def test_a_worker_does_not_start_with_a_file_of_handlers_that_cannot_be_loaded(
     start_platform: StartPlatform, tmp_path: Path
 ) -> None:

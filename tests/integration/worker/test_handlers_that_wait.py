@@ -18,6 +18,8 @@ from tests.waiting import wait_until
 
 __all__ = ["marks"]
 
+pytestmark = pytest.mark.slow
+
 
 async def holds_no_slot(platform: Platform) -> None:
     async def is_free() -> bool:
