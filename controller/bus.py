@@ -1,8 +1,8 @@
 """What the event bus needs beside its calls: events of runs, runs that are woken, and the end of old events.
 
 An end of a run is a row (`store.bus.notices`), and so is a wait that has ended (`store.bus.waits`); any controller
-takes them, and one that is killed in between loses none. Redis is told of new events, and not needed: a run that is
-queued in the database and unknown to Redis is pushed by a worker.
+takes them, and one that is killed in between loses none. New events are announced by Redis, which is not needed: a run
+that is queued in the database and unknown to Redis is pushed by a worker.
 """
 
 import asyncio
@@ -74,6 +74,6 @@ class BusLoop:
                     self._metrics.bus_events_removed(removed)
                     await asyncio.sleep(fixed.RETENTION_PAUSE_SECONDS)
             except PlatformError as error:
-                log.warning("retention is held up", what="bus events", error=error.message)
+                log.warning("retention is delayed", what="bus events", error=error.message)
             await asyncio.sleep(fixed.RETENTION_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
         await asyncio.Event().wait()

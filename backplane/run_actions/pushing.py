@@ -1,6 +1,6 @@
 """Tells the queue and the watchers of a run that is queued in the database.
 
-Nothing here is needed for the run to go on: what is not told, the leading worker finds in the database.
+Nothing here is needed for the run to go on: what is not published, the leading worker finds in the database.
 """
 
 import asyncio

@@ -71,7 +71,7 @@ class RetentionLoop:
                     await self.remove(expired, before)
                 except PlatformError as error:
                     # Another controller, or this one later, goes on where the lease has ended.
-                    log.warning("retention is held up", what=expired.value, error=error.message)
+                    log.warning("retention is delayed", what=expired.value, error=error.message)
             # Several controllers that started together do not stay together.
             await asyncio.sleep(self._period_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 

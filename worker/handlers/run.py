@@ -266,7 +266,7 @@ class HandlerRun:
         queue: str | None = None,
     ) -> Start:
         """Start another run: by a handler with its input, or by a prompt, with a plan or without. It is started once.
-        Its rights, its model and its limits are those of this run, where nothing else is said."""
+        Its rights, its model and its limits are those of this run, where no other ones are given."""
         named = handler.name if isinstance(handler, Handler) else handler
         arguments = {"handler": named, "input": arguments_of(input), "prompt": prompt, "plan": plan}
         arguments |= {"timeout_seconds": timeout_seconds, "max_retries": max_retries, "queue": queue}

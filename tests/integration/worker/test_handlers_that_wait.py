@@ -1,4 +1,4 @@
-"""Handlers that sleep, that start other runs, that are replayed and forked: no slot is held meanwhile."""
+"""Handlers that sleep, that start other runs, that are replayed and forked: they keep no slot meanwhile."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -28,7 +28,7 @@ LEAST_PROCESSES = 16
 """What an OCI runtime needs until the container's own first process is there."""
 _MOST_PROCESSES = 2**20
 _USUAL_CPU_SHARES = 1024
-"""Of a container for which nothing is said, in both engines."""
+"""The weight of a container whose command line names none, in both engines."""
 
 
 @dataclass(frozen=True, slots=True)
