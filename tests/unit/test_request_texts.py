@@ -10,7 +10,11 @@ from pydantic.fields import FieldInfo
 import app.main  # noqa: F401 - all requests are declared then
 from app.schemas.fields import StrictRequest
 
-CHECKED_LATER = {"resource": "it must be one of those that the settings name", "value": "of a secret, which is sealed"}
+CHECKED_LATER = {
+    "resource": "it must be one of those that the settings name",
+    "secret": "of a hook, which has printable characters alone",
+    "value": "of a secret, which is sealed",
+}
 
 
 def fields_of(kind: type[StrictRequest]) -> Iterator[tuple[str, FieldInfo]]:

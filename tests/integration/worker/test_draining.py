@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -96,8 +97,8 @@ async def test_a_worker_that_drains_while_it_claims_hands_back_what_it_was_given
     given, may_arrive = asyncio.Event(), asyncio.Event()
     claim = RedisQueue.claim
 
-    async def slowly(self: RedisQueue, worker_id: str, limit: int, wait_seconds: float = 0.0) -> list[Claim]:
-        claims = await claim(self, worker_id, limit, wait_seconds)
+    async def slowly(self: RedisQueue, *arguments: Any, **options: Any) -> list[Claim]:
+        claims = await claim(self, *arguments, **options)
         given.set()
         await may_arrive.wait()
         return claims
