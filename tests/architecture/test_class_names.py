@@ -4,7 +4,7 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-from tests.architecture.test_layout import PACKAGES, modules
+from tests.architecture.test_layout import PACKAGES, modules, tree_of
 
 
 def classes() -> dict[str, list[str]]:
@@ -12,7 +12,7 @@ def classes() -> dict[str, list[str]]:
     found = defaultdict(list)
     for path, text in modules().items():
         if Path(path).parts[0] in PACKAGES:
-            for node in ast.walk(ast.parse(text)):
+            for node in ast.walk(tree_of(text)):
                 if isinstance(node, ast.ClassDef):
                     found[node.name.lstrip("_")].append(path)
     return found

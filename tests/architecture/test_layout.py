@@ -3,6 +3,8 @@
 import ast
 import re
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from backplane import VERSION
@@ -51,14 +53,21 @@ EQUALS = frozenset(
 """Folders of equals, which a reader does not enter as a whole: one file a command, route, table, tool."""
 
 
-def modules() -> dict[str, str]:
-    """Path and text of every Python file of the project."""
-    paths = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-    return {str(path): (ROOT / path).read_text() for path in sorted(paths) if not path.parts[0].startswith(".")}
+@cache
+def modules() -> Mapping[str, str]:
+    """Path and text of every Python file of the project. Folders with a dot are passed over: they have libraries."""
+    own = [entry for entry in ROOT.iterdir() if not entry.name.startswith(".")]
+    paths = [path for entry in own for path in (entry.rglob("*.py") if entry.is_dir() else [entry])]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths) if path.suffix == ".py"}
+
+
+@cache
+def tree_of(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [path for path, text in modules().items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+    silent = [path for path, text in modules().items() if text.strip() and not ast.get_docstring(tree_of(text))]
     assert silent == []
 
 
@@ -74,7 +83,7 @@ def test_no_function_has_more_parameters_than_a_caller_can_tell_apart() -> None:
     for path, text in modules().items():
         if Path(path).parts[0] not in PACKAGES or str(Path(path).parent) in NAMED_BY_CALLERS:
             continue
-        for function in ast.walk(ast.parse(text)):
+        for function in ast.walk(tree_of(text)):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = function.args
                 named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
@@ -95,7 +104,7 @@ def test_an_import_within_a_function_has_its_measured_cost_beside_it() -> None:
         if Path(path).parts[0] not in PACKAGES:
             continue
         lines = text.splitlines()
-        for function in ast.walk(ast.parse(text)):
+        for function in ast.walk(tree_of(text)):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             imports = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
