@@ -4,7 +4,7 @@ Each case is a run of its own; all of them run at once. The last step's output s
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from app.schemas.execute import ForkRun
 from backplane.domain.decisions import DecisionStatus
 from backplane.domain.runs import RunStatus
-from tests.platform.workers import Platform
+from tests.platform.workers import Platform, worker
 from tests.submitted import shell
 from tests.waiting import wait_until
 
@@ -132,6 +132,13 @@ CASES = {
         "1\n",
     ),
 }
+
+
+@pytest.fixture
+async def working_platform(platform: Platform) -> AsyncIterator[Platform]:
+    """With a worker whose leases outlast a machine that is busy with many sandboxes at once."""
+    async with worker(platform.settings.model_copy(update={"lease_seconds": 15.0})):
+        yield platform
 
 
 async def submitted(platform: Platform, cases: Iterable[str], *, approval: bool = False) -> dict[str, str]:
