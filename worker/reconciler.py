@@ -90,7 +90,7 @@ class Reconciler:
         """Whether the queue has lost the run, which is not merely on its way."""
         if run.status is RunStatus.QUEUED:
             waited = (datetime.now(UTC) - run.queued_at).total_seconds()
-            if waited < 0:
+            if run.may_sleep and waited < 0:
                 return False  # its handler sleeps; it is due later
             if compared is Compared.MISSING and waited >= PUSH_SECONDS:
                 return True

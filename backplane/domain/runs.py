@@ -193,7 +193,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:
-    """Of a queued or running run, what the queue has to know. `queued_at`: since when it waits."""
+    """Of a queued or running run, what the queue has to know. `queued_at`: since when it waits; later than now where
+    its handler sleeps until then, which only a run that `may_sleep` does: clocks of machines differ."""
 
     id: str
     user_id: str
@@ -203,6 +204,7 @@ class UnfinishedRun:
     resource: str | None
     queued_at: datetime
     queue: str = DEFAULT_QUEUE
+    may_sleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

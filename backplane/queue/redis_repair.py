@@ -14,7 +14,7 @@ from typing import Any
 
 from backplane.domain.runs import DEFAULT_QUEUE, Priority
 from backplane.queue.base import Compared, Job, Swept
-from backplane.redis.client import Argument, RedisClients, Script
+from backplane.redis.client import Argument, RedisClients, Script, translated
 
 LUA = Path(__file__).parent / "lua"
 PAGE = 500
@@ -104,7 +104,8 @@ class Repair:
         names: set[Any] = set()
         cursor: Any = 0
         while True:
-            cursor, page = await self._redis.sscan(key, cursor, count=PAGE)
+            with translated():
+                cursor, page = await self._redis.sscan(key, cursor, count=PAGE)
             names.update(page)
             if not int(cursor):
                 return sorted(names)

@@ -189,6 +189,7 @@ class Runs:
                 runs.c.generation,
                 runs.c.resource,
                 runs.c.queue,
+                runs.c.handler,
                 func.coalesce(runs.c.queued_at, runs.c.created_at, type_=runs.c.queued_at.type).label("queued_at"),
             )
             .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
@@ -206,6 +207,7 @@ class Runs:
                 row.resource,
                 row.queued_at,
                 row.queue,
+                may_sleep=row.handler is not None and row.generation > 0,
             )
             for row in rows
         ]

@@ -479,6 +479,13 @@ async def test_every_call_says_so_when_redis_is_away(own_redis: Callable[..., Re
         lambda: queue.announce_cancel("a"),
         queue.statistics,
         lambda: queue.standing(["a"]),
+        lambda: queue.sweep(["user-1"]),
+        lambda: queue.compare([job("a")]),
+        lambda: queue.nearest_of("user-1"),
+        lambda: queue.next_attempt("a"),
+        queue.served,
+        queue.depths,
+        queue.workers,
     ]
     for call in calls:
         with pytest.raises(Unavailable) as refused:

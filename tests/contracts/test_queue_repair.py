@@ -20,6 +20,7 @@ from backplane.queue.base import Caps, Claim, Job, Queue
 from backplane.redis.client import RedisClients
 from backplane.store.runs import Runs
 from tests.queues import finish, postpone, redis_queue
+from worker import reconciler
 from worker.reconciler import Reconciled, Reconciler
 
 LOW, NORMAL, HIGH, CRITICAL = Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.CRITICAL
@@ -403,6 +404,19 @@ async def test_a_job_of_a_run_that_is_over_leaves_the_queue_and_lets_the_next_on
     assert (await world.reconcile()).removed == 1
     assert await contradictions(world) == []
     assert [claim.run_id for claim in await queue.claim("worker", 10)] == ["run 1", "run 2"]
+
+
+@pytest.mark.parametrize("may_sleep", [False, True], ids=["an ordinary run", "a run whose handler sleeps"])
+async def test_a_lost_run_that_began_to_wait_in_the_future_waits_for_that_time_only_when_it_sleeps(
+    clients: RedisClients, monkeypatch: pytest.MonkeyPatch, may_sleep: bool
+) -> None:
+    """The clock of the machine that queued an ordinary run goes ahead of the one that compares."""
+    monkeypatch.setattr(reconciler, "PUSH_SECONDS", 0.0)
+    queue = redis_queue(clients)
+    in_ten_minutes = datetime.fromtimestamp(time.time() + 600, UTC)
+    row = UnfinishedRun("run", "user", RunStatus.QUEUED, NORMAL, 0, None, in_ten_minutes, may_sleep=may_sleep)
+    found = await Reconciler(cast(Runs, Database([row])), queue, lease_seconds=60.0).reconcile()
+    assert found.queued == (0 if may_sleep else 1)
 
 
 async def test_a_place_of_a_run_that_ended_is_free_after_one_comparison(clients: RedisClients) -> None:
