@@ -110,7 +110,7 @@ async def test_a_sandbox_that_does_not_start_is_given_up_with_what_was_started(
     sandbox = LocalSandbox(made, ControlGroups.find(), bubblewrap.isolation)
     with pytest.raises(Unavailable, match=r"not started within 0\.3 seconds"):
         await run(sandbox, "true")
-    assert processes_with(mark) == []
+    await wait_until(lambda: processes_with(mark) == [])
 
 
 async def test_the_kernel_takes_the_weight_of_a_command(local_sandbox: Sandbox) -> None:
