@@ -143,7 +143,7 @@ class FaultInjector:
             return
         await (worker.end() if what in ("ended", "clock off") else worker.kill())
         if what == "killed, redis flushed":
-            with suppress(RedisError):  # it may be down at this moment
+            with suppress(RedisError, ConnectionError):  # it may be down at this moment
                 await self._in_thread(self.redis.flush)
         if what == "clock off":
             worker.set_clock(CLOCK_SECONDS[fault.target % len(CLOCK_SECONDS)])
