@@ -1,9 +1,9 @@
 """The queue in Redis: lists of run ids, a hash for each job, sets for caps, and sorted sets by time.
 
 Every step that must not be cut in two is one Lua script (`lua/`), so no worker can die between taking a run and writing
-its lease. A claim takes from `jobs:order`, where nothing lies that may not run: caps are looked at when a run comes in
-and when one is settled, so its cost does not grow with what waits. Commands are those of Redis 6.2. Time is Redis's
-own, so the clocks of the machines do not matter.
+its lease. A claim takes from the order of each queue that the worker serves (`jobs:order` is the default one's), where
+nothing lies that may not run: caps are looked at when a run comes in and when one is settled, so its cost does not grow
+with what waits. Commands are those of Redis 6.2. Time is Redis's own, so the clocks of the machines do not matter.
 """
 
 import asyncio
