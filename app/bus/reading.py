@@ -23,19 +23,11 @@ def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def events_of(headers: Headers, body: bytes) -> list[CloudEvent]:
-    """The events of a call, one but for a batch. Raises InvalidInput, TooLarge and BodyRefused."""
+async def events_of(headers: Headers, body: bytes) -> CloudEvent | list[CloudEvent]:
+    """The event of a call, or the events of a batch. Raises InvalidInput, TooLarge and BodyRefused."""
     kind = media_type(headers)
-    return _batch(await json_of(body)) if kind == BATCH else [await _single(headers, kind, body)]
-
-
-def _batch(value: Any) -> list[CloudEvent]:
-    if not isinstance(value, list) or not 1 <= len(value) <= BATCH_MAX:
-        raise InvalidInput(f"the body: send a list of 1 to {BATCH_MAX} events", field="body")
-    return [_event(each, f"events.{number}") for number, each in enumerate(value)]
-
-
-async def _single(headers: Headers, kind: str, body: bytes) -> CloudEvent:
+    if kind == BATCH:
+        return _batch(await json_of(body))
     # What says that it is a whole event is one, whatever its headers are.
     attributes = {} if kind == STRUCTURED else _attributes_of(headers)
     if attributes:
@@ -46,9 +38,21 @@ async def _single(headers: Headers, kind: str, body: bytes) -> CloudEvent:
             field="Content-Type",
         )
     value = await json_of(body)
-    if kind == JSON and isinstance(value, dict):
-        value.setdefault("specversion", SPEC_VERSION)
-    return _event(value)
+    if kind == STRUCTURED:
+        return _event(value)
+    if isinstance(value, list):
+        return _batch([_with_version(each) for each in value])
+    return _event(_with_version(value))
+
+
+def _with_version(value: Any) -> Any:
+    return {"specversion": SPEC_VERSION, **value} if isinstance(value, dict) else value
+
+
+def _batch(value: Any) -> list[CloudEvent]:
+    if not isinstance(value, list) or not 1 <= len(value) <= BATCH_MAX:
+        raise InvalidInput(f"the body: send a list of 1 to {BATCH_MAX} events", field="body")
+    return [_event(each, f"events.{number}") for number, each in enumerate(value)]
 
 
 def _event(value: Any, field: str = "") -> CloudEvent:

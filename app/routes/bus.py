@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
-from app.bus.reading import BATCH, JSON, STRUCTURED, events_of, media_type
+from app.bus.reading import BATCH, JSON, STRUCTURED, events_of
 from app.context import ContextOf
 from app.errors import responses
 from app.schemas.bus import EXAMPLE, BusPage, PublishedBatch, PublishedEvent, Sources, Subjects, TypePatterns
@@ -24,14 +24,15 @@ NOW = "now"
 _EVENT = {"$ref": "#/components/schemas/CloudEventView"}
 _BODY: dict[str, Any] = {
     "requestBody": {
+        "description": f"Also {STRUCTURED}, {BATCH}, and any body with the event's attributes in headers `ce-…`.",
         "required": True,
         "content": {
-            STRUCTURED: {"schema": _EVENT, "example": EXAMPLE},
-            BATCH: {
-                "schema": {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": BATCH_MAX},
-                "example": [EXAMPLE],
+            JSON: {
+                "schema": {
+                    "anyOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": BATCH_MAX}],
+                },
+                "example": {key: EXAMPLE[key] for key in ("id", "source", "type", "data")},
             },
-            JSON: {"schema": _EVENT, "example": {key: EXAMPLE[key] for key in ("id", "source", "type", "data")}},
         },
     }
 }
@@ -75,18 +76,18 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def publish_events(
     request: Request, access: CurrentAccess, context: ContextOf, response: Response
 ) -> PublishedEvent | PublishedBatch:
-    """Publish an event, or up to a hundred at once. CloudEvents 1.0: as JSON, as a batch, or with the attributes in
-    headers that begin with `ce-` and the data as the body.
+    """Publish an event, or a list of up to a hundred at once. CloudEvents 1.0: as JSON, as a batch, or with the
+    attributes in headers that begin with `ce-` and the data as the body.
 
     All events of a call are stored, or none. One that comes again, by its source and id, is stored once and answered
     with 200. Each event of a batch counts as a call."""
-    body, kind = await request.body(), media_type(request.headers)
-    events = await events_of(request.headers, body)
+    sent = await events_of(request.headers, await request.body())
+    events = sent if isinstance(sent, list) else [sent]
     await context.publisher.count(f"token:{access.digest[:16]}", len(events) - 1)
     published = [PublishedEvent.of(each) for each in await context.publisher.publish(access.user.id, events, by="user")]
     if all(each.duplicate for each in published):
         response.status_code = 200
-    return PublishedBatch(events=published) if kind == BATCH else published[0]
+    return PublishedBatch(events=published) if isinstance(sent, list) else published[0]
 
 
 @router.get("/api/v1/events", response_model=BusPage, responses=responses(422))

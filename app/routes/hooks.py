@@ -80,7 +80,13 @@ async def delete_hook(name: HookName, user: CurrentUser, context: ContextOf) -> 
     responses=responses(404, 409, 413, 422),
     openapi_extra={
         "security": [],
-        "requestBody": {"required": True, "content": {"*/*": {"schema": {}, "example": {"ref": "refs/heads/main"}}}},
+        "requestBody": {
+            "description": "JSON, text, or bytes of any other content type.",
+            "required": True,
+            "content": {
+                "application/json": {"schema": {}, "example": {"ref": "refs/heads/main"}},
+            },
+        },
     },
 )
 async def receive_hook(name: HookAddress, request: Request, context: ContextOf) -> Received:

@@ -231,6 +231,14 @@ def test_every_answer_in_json_has_a_type(described: Any) -> None:
                 assert content["schema"].keys() & {"$ref", "type", "anyOf", "oneOf"}, f"{name} {status}"
 
 
+def test_a_body_has_one_content_type_that_generators_know(described: Any) -> None:
+    known = {"application/json", "application/octet-stream", "multipart/form-data"}
+    for name, operation in operations(described).items():
+        content = operation.get("requestBody", {}).get("content", {})
+        assert len(content) <= 1, name
+        assert content.keys() <= known, name
+
+
 def test_a_stream_describes_a_frame_and_not_itself(described: Any) -> None:
     streams = [
         name

@@ -90,6 +90,21 @@ async def test_a_batch_is_stored_as_a_whole_or_not_at_all(person: Person) -> Non
     ]
 
 
+async def test_a_list_of_plain_json_is_a_batch(person: Person) -> None:
+    events = [{"id": str(number), "source": "/plain", "type": "list.sent"} for number in range(2)]
+    answer = await person.http.post("/api/v1/events", json=events)
+    assert answer.status_code == 201, answer.text
+    assert [event["id"] for event in answer.json()["events"]] == ["0", "1"]
+
+
+async def test_a_list_with_the_attributes_in_headers_is_the_data_of_one_event(person: Person) -> None:
+    headers = {"ce-id": "1", "ce-source": "/plain", "ce-type": "list.sent", "ce-specversion": "1.0"}
+    answer = await person.http.post("/api/v1/events", json=[1, 2], headers=headers)
+    assert answer.status_code == 201, answer.text
+    [event] = (await person.http.get("/api/v1/events", params={"source": "/plain"})).json()["events"]
+    assert event["data"] == [1, 2]
+
+
 async def test_a_batch_has_as_many_events_as_may_be_and_no_more(person: Person) -> None:
     events = [event(str(number)) for number in range(BATCH_MAX + 1)]
     assert (await post(person, events[:-1], BATCH)).status_code == 201
