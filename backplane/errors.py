@@ -142,6 +142,16 @@ class IdempotencyKeyReused(Conflict):
     code = "idempotency_key_reused"
 
 
+class AgentBusy(Conflict):
+    """The agent has a message open, which may change the same."""
+
+    code = "agent_busy"
+
+
+class AgentTerminated(Conflict):
+    code = "agent_terminated"
+
+
 class TooLarge(Refused):
     code = "too_large"
 
@@ -221,6 +231,12 @@ class RateLimited(PlatformError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class MailboxFull(RateLimited):
+    """As many messages wait for the agent as may."""
+
+    code = "mailbox_full"
 
 
 class TooManyStreams(RateLimited):

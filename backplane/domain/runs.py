@@ -8,7 +8,8 @@
     created | queued | waiting → cancelled
 
 A transition that is not drawn here raises; nothing else decides about states. `queued → failed` and `waiting → failed`
-do not exist: only the worker that holds a run can say that it failed.
+do not exist: only the worker that holds a run can say that it failed. A message whose agent is busy is `waiting` where
+another run would be queued; it is in the agent's mailbox (`backplane.domain.agents`).
 """
 
 import os
@@ -31,6 +32,11 @@ DEFAULT_QUEUE = "default"
 QUEUE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of queues. They become parts of Redis keys and labels of metrics."""
 
+AGENT_QUEUES = "agent:"
+"""What the names of the agents' own queues begin with, before the agent's id: no other queue's name can."""
+ALL_AGENT_QUEUES = "agent:*"
+"""All of these as one, where queues are listed: there are as many as agents with a message."""
+
 HANDLER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 """Names of handlers."""
 
@@ -38,6 +44,8 @@ WAITS_FOR_EVENT = "event_required"
 """The code of the error with which a run waits for an event of its user."""
 WAITS_FOR_RUN = "waits_for_run"
 """The code of the error with which a run waits that its handler has let wait for another run."""
+IN_MAILBOX = "in_mailbox"
+"""The code of the error with which a message waits until its agent comes to it."""
 
 MESSAGE_CHARS = 4_000
 """Of an error's message, what is kept with a run or a step."""
@@ -151,7 +159,10 @@ class Run:
 
     `handler`: the name of the function that carries it out, in place of a plan; `input`: what that is called with.
     `handler_code`: a digest of the code with which it began. `parent_id`: the run whose handler has started it.
-    `queued_at` is in the future while its handler sleeps."""
+    `queued_at` is in the future while its handler sleeps.
+
+    A message to an agent (`backplane.domain.agents`) has `agent_id`, and `turn`, its number among the agent's messages
+    from 1. `in_mailbox`: it waits until the agent comes to it. `expires_at`: when it is cancelled if it is not over."""
 
     id: str
     user_id: str
@@ -189,6 +200,10 @@ class Run:
     input: Any = None
     handler_code: str | None = None
     parent_id: str | None = None
+    agent_id: str | None = None
+    turn: int | None = None
+    in_mailbox: bool = False
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

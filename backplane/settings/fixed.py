@@ -19,6 +19,26 @@ HANDLER_EFFECTS_MAX = 10_000
 """Effects of one handler's run: their results are read and given again after a crash, in a second or two."""
 HANDLER_DEPTH_MAX = 10
 """How deep runs may start runs: a chain that is longer calls itself."""
+AGENT_STATE_MAX_BYTES = 256 * KIB
+"""JSON of an agent's state, which each turn reads and may write: what is larger is a file of the agent."""
+AGENT_MAILBOX_MAX = 1000
+"""Messages that wait for one agent. At a second a turn the last of them waits for a quarter of an hour."""
+AGENT_MAILBOX_RETRY_SECONDS = 5
+"""When a message that a full mailbox refused may be sent again: some turns end in that time."""
+AGENTS_MAX_PER_USER = 10_000
+"""Agents of a user that are not terminated. A row each, so it only bounds a loop that went wrong."""
+AGENT_SEND_DEPTH_MAX = HANDLER_DEPTH_MAX
+"""How deep messages may lead to messages: a chain that is longer goes in a circle."""
+AGENT_PROCESS_LEASE_SECONDS = 15.0
+"""A pool process that is silent so long has lost its agents. As LEASE_SECONDS' default."""
+AGENT_REGISTRY_HEARTBEAT_SECONDS = 30.0
+"""How often a process writes itself and its agents to the registry that operators read."""
+AGENT_PROCESS_GONE_SECONDS = 300.0
+"""When a silent process is taken out of that registry."""
+AGENT_REPAIR_SECONDS = 5.0
+"""How often a controller looks for agents whose next message was not opened, and for messages whose time is up."""
+AGENT_REPAIR_BATCH = 200
+"""Of these, how many at once: each is a short transaction."""
 METADATA_MAX_BYTES = 16 * KIB
 """Metadata are labels, which every list of runs carries."""
 ESTIMATE_INITIAL_SECONDS = 120.0
@@ -138,6 +158,9 @@ NEVER_SETTINGS = frozenset(
     {
         *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
+        *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
+        *("AGENT_SEND_DEPTH_MAX", "AGENT_PROCESS_LEASE_SECONDS", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
+        *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
     }
 )
 """Names of this module that were no settings."""

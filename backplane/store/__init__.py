@@ -1,5 +1,9 @@
 """The database of record: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
+from backplane.store.agents.agents import Agents
+from backplane.store.agents.messages import AgentMessages
+from backplane.store.agents.pools import AgentPools
+from backplane.store.agents.processes import AgentProcesses
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.bus.events import EventBus
 from backplane.store.bus.hooks import Hooks
@@ -28,6 +32,10 @@ from backplane.store.webhooks import Webhooks
 __all__ = [
     "SQLITE_PATH_BYTES",
     "AddEvents",
+    "AgentMessages",
+    "AgentPools",
+    "AgentProcesses",
+    "Agents",
     "BackgroundJobs",
     "Database",
     "DeadLetters",
@@ -77,6 +85,10 @@ class Store:
         self.event_waits = EventWaits(database)
         self.hooks = Hooks(database)
         self.background_jobs = BackgroundJobs(database)
+        self.agents = Agents(database)
+        self.agent_pools = AgentPools(database)
+        self.agent_messages = AgentMessages(database)
+        self.agent_processes = AgentProcesses(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

@@ -241,7 +241,7 @@ def _write(connection: Connection, run: Run, made: Decision) -> tuple[Run, list[
         return run, []
     new_events = [encode(run.id, last_event_id(connection, run.id) + 1, EventType.DECISION, as_event_data(made), now)]
     add_events(connection, new_events, {run.id: run.user_id})
-    if run.status is not RunStatus.WAITING:
+    if run.status is not RunStatus.WAITING or run.in_mailbox:
         return run, new_events
     # The attempt's clock begins anew: the time in which a person decided does not count as the run's.
     values = {"status": RunStatus.QUEUED, "queued_at": now, "started_at": None, "error": None}

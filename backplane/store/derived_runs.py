@@ -18,9 +18,10 @@ from sqlalchemy.exc import IntegrityError
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import Plan
-from backplane.domain.runs import Changed, Priority, Run, RunStatus
+from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunStatus
 from backplane.domain.steps import StepRecord, StepStatus, pending_steps
 from backplane.errors import Conflict, FilesGone, InvalidInput, InvalidPlan, NotFound, TransitionNotAllowed
+from backplane.store.agents.turns import lock_agent_of
 from backplane.store.database import Database
 from backplane.store.decisions import copy_decided
 from backplane.store.events import add_events
@@ -87,6 +88,11 @@ class DerivedRuns:
             source = _source(connection, user_id, source_id)
             if source.status not in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED):
                 raise TransitionNotAllowed(f"run {source_id} is {source.status}; only a run that is over is replayed")
+            if source.agent_id is not None:
+                raise Conflict(
+                    f"run {source_id} is a message to an agent, whose state has changed since: send it again, or make a "
+                    "fork, which is a run without an agent"
+                )
             # What a fork took over when it was made is no work of its own.
             taken_over = (source.origin or {}).get("step")
             # A replay needs no budget, as its cost was paid. What was approved meanwhile would be missing.
@@ -117,10 +123,11 @@ class DerivedRuns:
         it), and InvalidInput when a step would be taken as done and done again."""
 
         def write(connection: Connection) -> Changed:
+            lock_agent_of(connection, run_id)
             run = _source(connection, user_id, run_id)
             plan = Plan.model_validate(run.plan) if run.plan is not None else None
             records = {record.step_id: record for record in records_of(connection, run_id)}
-            if run.handler is not None:
+            if run.handler is not None or run.agent_id is not None:
                 return _retry_handler_from(
                     connection, run, records, step, uncertain_step_is_done=uncertain_step_is_done
                 )
@@ -241,7 +248,8 @@ def _derived(source: Run, new_id: str, priority: Priority, kind: str, step: str 
         metadata=source.metadata,
         given_plan=source.given_plan,
         resource=source.resource,
-        queue=source.queue,
+        # A run that is made from a message is no message.
+        queue=DEFAULT_QUEUE if source.agent_id is not None else source.queue,
         webhook_url=source.webhook_url,
         agent=source.agent,
         model=source.model,

@@ -18,6 +18,8 @@ from backplane.domain.events import Event
 from backplane.domain.runs import FINAL, CancelRequested, Run, RunIsOver, RunStatus
 from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.store import run_writes
+from backplane.store.agents.messages import send
+from backplane.store.agents.turns import end_turn
 from backplane.store.bus.notices import note_run
 from backplane.store.bus.waits import add_wait
 from backplane.store.dead_letters import add_dead_letter, note_failure
@@ -54,9 +56,21 @@ class RunningRun:
 
 def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite]) -> None:
     """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade,
-    RunIsOver."""
+    RunIsOver, and of a message NotFound, AgentTerminated, MailboxFull. The rows of `agents_of` the writes are locked
+    already."""
     for write in writes:
         _carry_out(connection, run, write)
+
+
+def agents_of(writes: Iterable[RunWrite]) -> set[str]:
+    """Ids of the agents whose rows the writes change: they are locked before the run's."""
+    ids = set()
+    for write in writes:
+        if isinstance(write, run_writes.EndTurn):
+            ids.add(write.agent_id)
+        elif isinstance(write, run_writes.SendMessage):
+            ids.add(write.run.agent_id or "")
+    return ids
 
 
 def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None:
@@ -89,6 +103,10 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
             _add_child_run(connection, child, events)
         case run_writes.WakeParent(parent_id):
             wake_parent(connection, parent_id)
+        case run_writes.EndTurn(agent_id, changes):
+            end_turn(connection, agent_id, run.id, changes)
+        case run_writes.SendMessage(step_id, message, mailbox_max):
+            send(connection, message, sender_id=run.id, step_id=step_id, mailbox_max=mailbox_max)
         case run_writes.UnlessOver(run_ids):
             for other, status in connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(run_ids))):
                 if status in FINAL:

@@ -196,6 +196,22 @@ class RunTransaction:
         if parent_id is not None:
             self.writes.append(run_writes.WakeParent(parent_id))
 
+    def end_turn(
+        self, agent_id: str, *, state: Mapping[str, Any] | None = None, summary: Mapping[str, Any] | None = None
+    ) -> None:
+        """Besides `finish`, of a run that is a message: the agent's next one is opened. `state` and `summary` replace
+        the agent's; None: they stay. The caller pushes what was opened (`run_actions.push_open_message`)."""
+        given = {"state": state, "summary": summary}
+        changes = {name: self._redact(dict(value)) for name, value in given.items() if value is not None}
+        self.writes.append(run_writes.EndTurn(agent_id, changes))
+
+    def send_message(self, step_id: str, run: Run, *, mailbox_max: int) -> None:
+        """Send a message to the agent that `run.agent_id` names, from this step. Sent again, it changes nothing: the one
+        that was sent is `AgentMessages.sent`. With `run.parent_id` this run is woken when the message is over. The
+        commit raises NotFound, AgentTerminated or MailboxFull, and writes nothing then. The caller pushes the message
+        (`run_actions.push_open_message`)."""
+        self.writes.append(run_writes.SendMessage(step_id, run, mailbox_max))
+
     def wait_for_runs(self, error: RunError, run_ids: Iterable[str]) -> None:
         """Let the run wait until one of these is over. The commit raises RunIsOver when one of them is already."""
         self._run(status=RunStatus.WAITING.value, error=self._kept_error(error))

@@ -98,6 +98,25 @@ class WakeParent(RunWrite):
 
 
 @dataclass(frozen=True, slots=True)
+class EndTurn(RunWrite):
+    """The message is over, and the agent's next one is opened. `changes`: of the agent's row, by column: its `state`,
+    its `summary`."""
+
+    agent_id: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage(RunWrite):
+    """A message to the agent that `run` names, from this step of the run. Sent again, by the same step, it changes
+    nothing. Refuses the whole transaction with NotFound, AgentTerminated or MailboxFull."""
+
+    step_id: str
+    run: Run
+    mailbox_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnlessOver(RunWrite):
     """Writes nothing; raises RunIsOver, and so refuses the whole transaction, when one of these is over. It comes after
     the write that lets the run wait: whoever ends one of them afterwards sees that the run waits."""

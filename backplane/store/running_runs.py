@@ -18,14 +18,16 @@ from backplane.domain.events import NUMBERS_SKIPPED, Event, EventType, encode
 from backplane.domain.runs import FINAL, Ended, Rights, RunError, RunStatus, Taken
 from backplane.domain.secrets import Redact
 from backplane.errors import Superseded
+from backplane.store.agents.turns import lock_agent_of, lock_agents
 from backplane.store.database import Database
 from backplane.store.events import LAST_EVENT, add_events
-from backplane.store.in_transaction import UPDATE_RUN, RunningRun, carry_out
+from backplane.store.in_transaction import UPDATE_RUN, RunningRun, agents_of, carry_out
 from backplane.store.one_statement import as_one_statement
 from backplane.store.run_transaction import RunTransaction, unchanged
 from backplane.store.run_writes import (
     AddDeadLetter,
     AddEvents,
+    EndTurn,
     NotifyWebhook,
     RunWrite,
     SettleAll,
@@ -42,7 +44,7 @@ _RUNNING = (
     .with_for_update(read=True)
 )
 _STATE_OF_RUN = (
-    select(runs.c.generation, runs.c.status, runs.c.user_id, runs.c.webhook_url, runs.c.parent_id)
+    select(runs.c.generation, runs.c.status, runs.c.user_id, runs.c.webhook_url, runs.c.parent_id, runs.c.agent_id)
     .where(runs.c.id == bindparam("of_run"))
     .with_for_update()
 )
@@ -77,7 +79,10 @@ class RunningRuns:
             if at_once is not None and await self._database.change(*at_once):
                 return
 
+        agent_ids = agents_of(writes)
+
         def write(connection: Connection) -> None:
+            lock_agents(connection, agent_ids)
             row = connection.execute(_RUNNING, {"of_run": run_id}).one_or_none()
             if row is None or row.generation != generation:
                 raise Superseded(f"run {run_id} is no longer running in generation {generation}")
@@ -95,6 +100,7 @@ class RunningRuns:
         """
 
         def write(connection: Connection) -> Ended:
+            lock_agent_of(connection, run_id)
             row = connection.execute(_STATE_OF_RUN, {"of_run": run_id}).one_or_none()
             if row is None:
                 return Ended(None)
@@ -111,6 +117,8 @@ class RunningRuns:
             writes: list[RunWrite] = [AddEvents(events), SkipPendingSteps(), SettleAll(), NotifyWebhook()]
             if row.parent_id is not None:
                 writes.append(WakeParent(row.parent_id))
+            if row.agent_id is not None:
+                writes.append(EndTurn(row.agent_id, {}))
             if reason := dead_reason(error):
                 writes.append(AddDeadLetter(reason, crashes=0))
             for part in writes:

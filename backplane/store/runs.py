@@ -29,6 +29,7 @@ from backplane.domain.runs import (
 )
 from backplane.domain.steps import StepStatus
 from backplane.errors import Conflict, IdempotencyKeyReused, NotFound, TransitionNotAllowed
+from backplane.store.agents.turns import lock_agent_of, open_next, reopened
 from backplane.store.bus.notices import note_run
 from backplane.store.database import Database, Query
 from backplane.store.dead_letters import remove_dead_letter
@@ -190,6 +191,7 @@ class Runs:
                 runs.c.resource,
                 runs.c.queue,
                 runs.c.handler,
+                runs.c.agent_id,
                 func.coalesce(runs.c.queued_at, runs.c.created_at, type_=runs.c.queued_at.type).label("queued_at"),
             )
             .where(runs.c.status.in_(["queued", "running"]), runs.c.id > after)
@@ -207,7 +209,7 @@ class Runs:
                 row.resource,
                 row.queued_at,
                 row.queue,
-                may_sleep=row.handler is not None and row.generation > 0,
+                may_sleep=row.generation > 0 and (row.handler is not None or row.agent_id is not None),
             )
             for row in rows
         ]
@@ -258,6 +260,7 @@ class Runs:
         not lost."""
 
         def write(connection: Connection) -> Changed:
+            lock_agent_of(connection, run_id)
             run = locked_run(connection, user_id, run_id)
             now = datetime.now(UTC)
             if run.status is RunStatus.CANCELLED or (run.status is RunStatus.RUNNING and run.cancel_requested_at):
@@ -275,6 +278,7 @@ class Runs:
         TransitionNotAllowed, and Conflict when it is not said (None)."""
 
         def write(connection: Connection) -> Changed:
+            lock_agent_of(connection, run_id)
             run = locked_run(connection, user_id, run_id)
             if uncertain_step_is_done is None:
                 _check_nothing_uncertain(connection, run)
@@ -287,6 +291,7 @@ class Runs:
         it is no dead letter (any more), and TransitionNotAllowed when its files are gone."""
 
         def write(connection: Connection) -> Changed:
+            lock_agent_of(connection, run_id)
             row = connection.execute(_ANYONES_LOCKED_RUN, {"of_run": run_id}).one_or_none()
             if row is None or not remove_dead_letter(connection, run_id):
                 raise no_dead_letter(run_id)
@@ -315,15 +320,19 @@ def retried(
     connection: Connection, run: Run, *, uncertain_step_is_done: bool | None, from_a_step: bool = False
 ) -> Changed:
     """A locked row is queued as if for the first time. If it was a dead letter, it is none any more. A completed run
-    goes on only `from_a_step` that is to be done again. None: uncertain steps stay so, and the run asks again."""
+    goes on only `from_a_step` that is to be done again. None: uncertain steps stay so, and the run asks again. A
+    message, whose agent's row is locked already, goes back into the mailbox where the agent has another one open."""
     if run.status is RunStatus.COMPLETED and not from_a_step:
         raise TransitionNotAllowed(f"run {run.id} is completed; name a step to do it again from there, or make a fork")
     if run.status not in (RunStatus.FAILED, RunStatus.WAITING, RunStatus.COMPLETED):
         raise TransitionNotAllowed(f"run {run.id} is {run.status}; only a failed or a waiting run is retried")
+    if run.in_mailbox:
+        raise TransitionNotAllowed(f"run {run.id} is in its agent's mailbox; the agent comes to it by itself")
     remove_dead_letter(connection, run.id)
     plan_anew(connection, run.id)
     now = datetime.now(UTC)
-    failed_effect = run.error.step if run.handler is not None and run.error is not None else None
+    has_effects = run.handler is not None or run.agent_id is not None
+    failed_effect = run.error.step if has_effects and run.error is not None else None
     changes = {to_be_done_again(run.id, run.plan, failed_effect): StepStatus.PENDING}
     if uncertain_step_is_done is not None:
         decided = StepStatus.COMPLETED if uncertain_step_is_done else StepStatus.PENDING
@@ -331,7 +340,7 @@ def retried(
     _expire_approvals(connection, run.id, [old for old, new in changes.items() if new is StepStatus.PENDING], now)
     for old, new in changes.items():
         connection.execute(update(steps).where(steps.c.run_id == run.id, old).values(status=new.value))
-    values = {
+    values: dict[str, Any] = {
         "status": RunStatus.QUEUED,
         "attempt": 1,
         "queued_at": now,
@@ -342,6 +351,8 @@ def retried(
         "result": None,
         "events_trimmed_at": None,
     }
+    if run.agent_id is not None and run.status is not RunStatus.WAITING:
+        values |= reopened(connection, run.agent_id, run.id)
     return change_run(connection, run, values, now)
 
 
@@ -411,6 +422,17 @@ def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) 
         "queued_at": run.created_at if status is RunStatus.QUEUED else None,
         "idempotency_key": key,
         "idempotency_digest": digest,
+        **(_values_of_message(run) if run.agent_id is not None else {}),
+    }
+
+
+def _values_of_message(run: Run) -> dict[str, Any]:
+    return {
+        "agent_id": run.agent_id,
+        "turn": run.turn,
+        "in_mailbox": run.in_mailbox,
+        "expires_at": run.expires_at,
+        "error": run.error.as_dict() if run.error else None,
     }
 
 
@@ -427,13 +449,16 @@ def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> R
 
 
 def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:
-    """A transition of a locked row, with its events."""
-    check_transition(run.id, run.status, values["status"])
-    if values["status"] is RunStatus.QUEUED and run.files_expired_at is not None:
+    """A transition of a locked row, with its events. Of a message that is over after it the agent's row is locked
+    already."""
+    is_queued = values["status"] is RunStatus.QUEUED or values.get("in_mailbox", False)
+    check_transition(run.id, run.status, RunStatus.QUEUED if is_queued else values["status"])
+    if is_queued and run.files_expired_at is not None:
         raise TransitionNotAllowed(
             f"run {run.id} is past its time and its files are gone (RETENTION_WORKSPACE_DAYS); make a new run"
         )
-    changed = _update(connection, run.id, {**values, "status": values["status"].value})
+    more = {"in_mailbox": False} if run.in_mailbox else {}
+    changed = _update(connection, run.id, {**more, **values, "status": values["status"].value})
     number = last_event_id(connection, run.id) + 1
     new_events = [encode(run.id, number, EventType.STATUS, {"status": changed.status, "attempt": changed.attempt}, now)]
     if changed.status in FINAL:
@@ -442,5 +467,7 @@ def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now:
         note_run(connection, changed.id)
         if changed.parent_id is not None:
             wake_parent(connection, changed.parent_id)
+        if changed.agent_id is not None:
+            open_next(connection, changed.agent_id, ended=changed.id)
     add_events(connection, new_events, {run.id: run.user_id})
     return changed, new_events

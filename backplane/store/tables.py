@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -192,10 +193,18 @@ runs = Table(
     Column("input", Json),
     Column("handler_code", String(64)),
     Column("parent_id", String(36)),
+    # Of a message to an agent (`store.agents`).
+    Column("agent_id", String(36)),
+    Column("turn", Integer),
+    Column("in_mailbox", Boolean, nullable=False, server_default=false()),
+    Column("expires_at", UtcDateTime),
     UniqueConstraint("user_id", "idempotency_key"),
     Index("ix_runs_user_id_id", "user_id", "id"),
     Index("ix_runs_status_id", "status", "id"),
     partial_index("ix_runs_parent_id", "parent_id", where="parent_id IS NOT NULL"),
+    partial_index("ix_runs_agent_id_turn", "agent_id", "turn", where="agent_id IS NOT NULL"),
+    partial_index("ix_runs_mailbox", "agent_id", "turn", where="in_mailbox"),
+    partial_index("ix_runs_expires_at", "expires_at", where="expires_at IS NOT NULL AND finished_at IS NULL"),
     # What retention has still to look at, each by its age.
     partial_index("ix_runs_finished", "finished_at", where="finished_at IS NOT NULL"),
     partial_index(
@@ -441,16 +450,6 @@ webhook_deliveries = Table(
     Column("response_code", Integer),
     Index("ix_webhook_deliveries_run_id_id", "run_id", "id"),
     partial_index("ix_webhook_deliveries_pending", "next_at", where="status = 'pending'"),
-)
-
-webhook_secrets = Table(
-    "webhook_secrets",
-    metadata,
-    Column("user_id", ForeignKey("users.id"), primary_key=True),
-    Column("secret", String(64), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("previous", String(64)),
-    Column("previous_until", UtcDateTime),
 )
 
 # Bulk actions and exports that a person has asked for. `user_id` is who asked.

@@ -13,7 +13,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    ForeignKey,
+    Row,
+    String,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.domain.webhooks import (
@@ -27,7 +40,17 @@ from backplane.domain.webhooks import (
 )
 from backplane.store.clock import database_now
 from backplane.store.database import Database
-from backplane.store.tables import UtcDateTime, decisions, webhook_deliveries, webhook_secrets
+from backplane.store.tables import UtcDateTime, decisions, metadata, webhook_deliveries
+
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("secret", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("previous", String(64)),
+    Column("previous_until", UtcDateTime),
+)
 
 _PENDING = webhook_deliveries.c.status == text("'pending'")  # as the index has it
 _ANY_DUE = select(text("1")).where(_PENDING, webhook_deliveries.c.next_at <= bindparam("now")).limit(1)

@@ -183,7 +183,7 @@ class EventWaits:
             if run.status is RunStatus.RUNNING:
                 return Woken(None)
             connection.execute(_SETTLE, {"of_wait": wait.id})
-            if run.status is not RunStatus.WAITING:
+            if run.status is not RunStatus.WAITING or run.in_mailbox:
                 return Woken(None)
             now = datetime.now(UTC)
             # The attempt's clock begins anew: the time in which the run waited does not count as the run's.

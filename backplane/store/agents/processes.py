@@ -1,0 +1,276 @@
+"""The processes of pools, and which agents are placed where.
+
+A process renews its lease by the database's clock. When the lease is over, its agents lose their place and are placed
+elsewhere; their runs come back by their own leases. A place says who serves the agent's queue. Two processes that both
+believe to have an agent do no harm: one of them gets each run.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, or_, select, update
+
+from backplane.domain.agents import Occupancy, Placed, PoolProcess, Renewal, choose_process, takes_number
+from backplane.domain.runs import RunStatus
+from backplane.store.agents.needs import SLEEPS_LONG, most_urgent
+from backplane.store.agents.pools import locked_pool, no_pool
+from backplane.store.agents.tables import agent_processes, agents
+from backplane.store.agents.turns import UPDATE_AGENT, locked_agent, open_next
+from backplane.store.clock import database_now
+from backplane.store.database import Database
+from backplane.store.tables import runs
+
+PLACED_AT_ONCE = 100
+
+_ONE = agent_processes.c.id == bindparam("of_process")
+_WITH_PLACES = (
+    select(*agent_processes.c, func.count(agents.c.id).label("agents"))
+    .outerjoin(agents, agents.c.process_id == agent_processes.c.id)
+    .group_by(*agent_processes.c)
+)
+_POOL_OF = select(agents.c.pool, agents.c.number, agents.c.process_id).where(agents.c.id == bindparam("of_agent"))
+_QUEUED_LATER = (runs.c.status == RunStatus.QUEUED.value) & (
+    runs.c.queued_at > bindparam("soon", type_=runs.c.queued_at.type)
+)
+_OPEN_RUN_WAITS = (
+    select(runs.c.id)
+    .where(runs.c.id == agents.c.open_run_id, or_(runs.c.status == RunStatus.WAITING.value, _QUEUED_LATER))
+    .exists()
+)
+_IS_IDLE = agents.c.open_run_id.is_(None) | _OPEN_RUN_WAITS
+
+
+class AgentProcesses:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def register(
+        self,
+        process_id: str,
+        pool: str,
+        *,
+        node: str,
+        ranges: str | None,
+        capacity: int,
+        lease_seconds: float,
+    ) -> PoolProcess:
+        """Enter a process that lives now, in place of a row of the same id. Raises NotFound when there is no pool of
+        this name."""
+
+        def write(connection: Connection) -> PoolProcess:
+            if locked_pool(connection, pool) is None:
+                raise no_pool(pool)
+            now = database_now(connection)
+            connection.execute(delete(agent_processes).where(_ONE), {"of_process": process_id})
+            values = {
+                "id": process_id,
+                "pool": pool,
+                "node": node,
+                "ranges": ranges,
+                "capacity": capacity,
+                "started_at": now,
+                "heartbeat_at": now,
+                "lease_until": now + timedelta(seconds=lease_seconds),
+            }
+            made = insert(agent_processes).values(values).returning(*agent_processes.c)
+            return _process(connection.execute(made).one())
+
+        return await self._database.write(write)
+
+    async def renew(self, process_id: str, lease_seconds: float) -> Renewal | None:
+        """Renew the lease. None where there is no row any more: the lease was over, and the process has no agent."""
+
+        def write(connection: Connection) -> Renewal | None:
+            now = database_now(connection)
+            values = {"heartbeat_at": now, "lease_until": now + timedelta(seconds=lease_seconds)}
+            statement = update(agent_processes).where(_ONE).values(values).returning(agent_processes.c.draining_since)
+            row = connection.execute(statement, {"of_process": process_id}).one_or_none()
+            if row is None:
+                return None
+            own = select(agents.c.id).where(agents.c.process_id == process_id).order_by(agents.c.number)
+            return Renewal(tuple(connection.scalars(own)), row.draining_since is not None)
+
+        return await self._database.write(write)
+
+    async def drain(self, process_id: str) -> None:
+        """The process takes no agent any more, and those that it has lose their place."""
+        statement = (
+            update(agent_processes)
+            .where(_ONE)
+            .values(
+                draining_since=func.coalesce(
+                    agent_processes.c.draining_since, bindparam("now", type_=agent_processes.c.draining_since.type)
+                )
+            )
+        )
+
+        def write(connection: Connection) -> None:
+            if _lock_pool_of(connection, process_id):
+                connection.execute(statement, {"of_process": process_id, "now": database_now(connection)})
+                _take_off(connection, process_id)
+
+        await self._database.write(write)
+
+    async def deregister(self, process_id: str) -> None:
+        """The process ends: its row goes, and its agents lose their place."""
+
+        def write(connection: Connection) -> None:
+            if _lock_pool_of(connection, process_id):
+                _take_off(connection, process_id)
+                connection.execute(delete(agent_processes).where(_ONE), {"of_process": process_id})
+
+        await self._database.write(write)
+
+    async def expire(self) -> list[PoolProcess]:
+        """Remove the processes whose lease is over; their agents lose their place."""
+
+        def late(connection: Connection) -> Sequence[str]:
+            over = agent_processes.c.lease_until <= database_now(connection)
+            return connection.scalars(select(agent_processes.c.id).where(over).order_by(agent_processes.c.id)).all()
+
+        expired: list[PoolProcess] = []
+        for process_id in await self._database.read(late):
+            if (
+                one := await self._database.write(lambda connection, id=process_id: _expire(connection, id))
+            ) is not None:
+                expired.append(one)
+        return expired
+
+    async def all(self) -> list[Occupancy]:
+        """All processes, by pool and id, each with the number of its agents; also those whose lease is over."""
+        query = _WITH_PLACES.order_by(agent_processes.c.pool, agent_processes.c.id)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_occupancy(row) for row in rows]
+
+    async def find(self, process_id: str) -> PoolProcess | None:
+        query = select(agent_processes).where(_ONE)
+        row = await self._database.read(
+            lambda connection: connection.execute(query, {"of_process": process_id}).one_or_none()
+        )
+        return _process(row) if row is not None else None
+
+    async def place(self, agent_id: str) -> Placed | None:
+        """Place an agent that has no process, and open its next message. Where all are full and the pool may have no
+        more, the agent that has been idle for longest makes room. None: there was nothing to do, or there is no room;
+        `place_waiting` tries again."""
+        return await self._database.write(lambda connection: place(connection, agent_id))
+
+    async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[Placed]:
+        """Place up to `limit` agents of the pool that have something to do and no process, most urgent first."""
+
+        def look(connection: Connection) -> list[str]:
+            return most_urgent(connection, pool, database_now(connection), limit)
+
+        placed: list[Placed] = []
+        for agent_id in await self._database.read(look):
+            one = await self.place(agent_id)
+            if one is not None:
+                placed.append(one)
+        return placed
+
+    async def put_to_sleep(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[str]:
+        """Take up to `limit` agents of the pool off their processes that have been idle for as long as the pool lets
+        them, longest first. An agent whose turn waits is idle too. Returns their ids."""
+
+        def write(connection: Connection) -> list[str]:
+            found = locked_pool(connection, pool)
+            if found is None:
+                return []
+            now = database_now(connection)
+            idle = _idle(agents.c.pool == pool, agents.c.process_id.is_not(None), limit=limit).where(
+                agents.c.last_active_at <= now - timedelta(seconds=found.sleep_after_seconds)
+            )
+            ids = [row.id for row in connection.execute(idle, {"soon": now + SLEEPS_LONG})]
+            if ids:
+                connection.execute(update(agents).where(agents.c.id.in_(ids)).values(process_id=None))
+            return ids
+
+        return await self._database.write(write)
+
+
+def place(connection: Connection, agent_id: str) -> Placed | None:
+    """As `AgentProcesses.place`, in the caller's transaction, which has locked no agent yet."""
+    found = connection.execute(_POOL_OF, {"of_agent": agent_id}).one_or_none()
+    if found is None or found.process_id is not None:
+        return None
+    pool = locked_pool(connection, found.pool)
+    agent = locked_agent(connection, agent_id)
+    if pool is None or agent is None or agent.process_id is not None or agent.terminated_at is not None:
+        return None
+    process_id = place_for(connection, pool, agent_id, found.number)
+    if process_id is None:
+        return None
+    now = datetime.now(UTC)
+    values = {"process_id": process_id, "generation": agents.c.generation + 1, "placed_at": now, "last_active_at": now}
+    connection.execute(update(agents).where(agents.c.id == agent_id).values(values))
+    return Placed(agent_id, found.pool, process_id, open_next(connection, agent_id))
+
+
+def place_for(connection: Connection, pool: Row[Any], agent_id: str, number: int) -> str | None:
+    """The id of a process with room for this agent; room is made where the pool may have no more processes. `pool`: its
+    locked row."""
+    now = database_now(connection)
+    lives = (
+        agent_processes.c.pool == pool.name,
+        agent_processes.c.lease_until > now,
+        agent_processes.c.draining_since.is_(None),
+    )
+    occupancies = [_occupancy(row) for row in connection.execute(_WITH_PLACES.where(*lives))]
+    process = choose_process(agent_id, number, occupancies)
+    if process is not None:
+        return process.id
+    takes = [one.process.id for one in occupancies if takes_number(one.process, number)]
+    if len(occupancies) < pool.max_processes or not takes:
+        return None
+    longest = _idle(agents.c.process_id.in_(takes), agents.c.id != agent_id, limit=1)
+    idle = connection.execute(longest, {"soon": now + SLEEPS_LONG}).one_or_none()
+    if idle is None:
+        return None
+    connection.execute(UPDATE_AGENT, {"of_agent": idle.id, "process_id": None})
+    return str(idle.process_id)
+
+
+def _idle(*which: ColumnElement[bool], limit: int) -> Select[Any]:
+    """Those that have been idle for longest, locked. One that somebody else has locked is just being sent a message."""
+    return (
+        select(agents.c.id, agents.c.process_id)
+        .where(*which, _IS_IDLE)
+        .order_by(agents.c.last_active_at, agents.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=agents)
+    )
+
+
+def _lock_pool_of(connection: Connection, process_id: str) -> bool:
+    """Whether there is such a process."""
+    pool = connection.scalar(select(agent_processes.c.pool).where(_ONE), {"of_process": process_id})
+    return pool is not None and locked_pool(connection, pool) is not None
+
+
+def _take_off(connection: Connection, process_id: str) -> None:
+    own = select(agents.c.id).where(agents.c.process_id == process_id).order_by(agents.c.id).with_for_update()
+    ids = connection.scalars(own).all()
+    if ids:
+        connection.execute(update(agents).where(agents.c.id.in_(ids)).values(process_id=None))
+
+
+def _expire(connection: Connection, process_id: str) -> PoolProcess | None:
+    """None where it has renewed its lease meanwhile, or is gone."""
+    if not _lock_pool_of(connection, process_id):
+        return None
+    over = agent_processes.c.lease_until <= database_now(connection)
+    gone = delete(agent_processes).where(_ONE, over).returning(*agent_processes.c)
+    row = connection.execute(gone, {"of_process": process_id}).one_or_none()
+    if row is None:
+        return None
+    _take_off(connection, process_id)
+    return _process(row)
+
+
+def _process(row: Row[Any]) -> PoolProcess:
+    return PoolProcess(**{column.name: row._mapping[column.name] for column in agent_processes.c})
+
+
+def _occupancy(row: Row[Any]) -> Occupancy:
+    return Occupancy(_process(row), row.agents)

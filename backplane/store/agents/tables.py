@@ -1,0 +1,66 @@
+"""The tables of agents, once, for SQLite and PostgreSQL."""
+
+from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table
+
+from backplane.store.tables import Json, UtcDateTime, metadata, partial_index
+
+# `free_number`: no number below it is free.
+agent_pools = Table(
+    "agent_pools",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", String(64), nullable=False),
+    Column("agents_per_process", Integer, nullable=False),
+    Column("min_processes", Integer, nullable=False),
+    Column("max_processes", Integer, nullable=False),
+    Column("sleep_after_seconds", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("free_number", Integer, nullable=False),
+)
+
+# Whoever opens, ends or adds a message of an agent, or places it, locks its row first, and then rows of runs. Where the
+# pool's row is needed too, that comes before both. Rows of several agents are locked in the order of their ids.
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("pool", ForeignKey("agent_pools.name"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_active_at", UtcDateTime, nullable=False),
+    Column("state_version", Integer, nullable=False),
+    Column("model", String(200)),
+    Column("metadata", Json, nullable=False),
+    Column("turns", Integer, nullable=False),
+    Column("open_run_id", String(36)),
+    Column("process_id", String(200)),
+    Column("generation", Integer, nullable=False),
+    Column("placed_at", UtcDateTime),
+    Column("paused_at", UtcDateTime),
+    Column("terminated_at", UtcDateTime),
+    Column("state", Json, nullable=False),
+    Column("summary", Json),
+    partial_index("uq_agents_name", "user_id", "pool", "name", where="terminated_at IS NULL", unique=True),
+    partial_index("uq_agents_number", "pool", "number", where="terminated_at IS NULL", unique=True),
+    partial_index("ix_agents_process_id", "process_id", where="process_id IS NOT NULL"),
+    partial_index("ix_agents_open_run_id", "open_run_id", where="open_run_id IS NOT NULL"),
+    Index("ix_agents_user_id_id", "user_id", "id"),
+)
+
+# The times are the database's own.
+agent_processes = Table(
+    "agent_processes",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("pool", ForeignKey("agent_pools.name"), nullable=False),
+    Column("node", String(255), nullable=False),
+    Column("ranges", String(200)),
+    Column("capacity", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+    Column("lease_until", UtcDateTime, nullable=False),
+    Column("draining_since", UtcDateTime),
+    Index("ix_agent_processes_pool", "pool"),
+)
