@@ -10,7 +10,7 @@ its runs, and nothing else: leases and generations of runs keep two processes ap
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -179,6 +179,19 @@ class AddedMessage:
 
 def queue_of(agent_id: str) -> str:
     return AGENT_QUEUES + agent_id
+
+
+def message_to(agent: Agent, run: Run) -> Run:
+    """The run as a message to this agent, where its user and its prompt, input and limits are given already."""
+    return replace(
+        run,
+        agent_id=agent.id,
+        queue=agent.queue,
+        agent=agent.memory_name,
+        model=run.model or agent.model,
+        handler=None,
+        given_plan=None,
+    )
 
 
 def mailbox_error() -> RunError:

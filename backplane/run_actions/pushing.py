@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from backplane.domain.agents import Placed
 from backplane.domain.events import Event
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable
@@ -37,6 +38,23 @@ async def push_run(queue: Queue, event_log: EventLog, run: Run, events: Sequence
 async def publish_events(event_log: EventLog, run: Run, events: Sequence[Event]) -> None:
     if events:
         await event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
+
+
+async def push_open_message(store: Store, queue: Queue, event_log: EventLog, agent_id: str) -> Placed | None:
+    """Push the message of an agent that a write may have opened: its end of another one, or a message that it has sent.
+    An agent that needs a process is placed where there is room. Returns the new place, whose process is to be rung.
+    Never raises Unavailable."""
+    placed: Placed | None = None
+    try:
+        agent = await store.agents.find(agent_id)
+        if agent is not None and agent.process_id is None and agent.terminated_at is None:
+            placed = await store.agent_processes.place(agent_id)
+            agent = await store.agents.find(agent_id)
+        if agent is not None and agent.open_run_id is not None:
+            await push_again(store, queue, event_log, agent.open_run_id)
+    except Unavailable as error:
+        log.warning("an agent's message is not pushed; a worker's reaper will", agent=agent_id, error=error.message)
+    return placed
 
 
 async def push_again(store: Store, queue: Queue, event_log: EventLog, run_id: str) -> None:

@@ -90,8 +90,8 @@ class DerivedRuns:
                 raise TransitionNotAllowed(f"run {source_id} is {source.status}; only a run that is over is replayed")
             if source.agent_id is not None:
                 raise Conflict(
-                    f"run {source_id} is a message to an agent, whose state has changed since: send it again, or make a "
-                    "fork, which is a run without an agent"
+                    f"run {source_id} is a message to an agent, whose state has changed since: send it again, or make "
+                    "a fork, which is a run without an agent"
                 )
             # What a fork took over when it was made is no work of its own.
             taken_over = (source.origin or {}).get("step")

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from backplane.domain.agents import AddedMessage, Agent, Placed, mailbox_error
+from backplane.domain.agents import AddedMessage, Placed, mailbox_error
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import MailboxFull
 from backplane.store.agents.agents import no_agent, terminated
@@ -111,19 +111,6 @@ def send(connection: Connection, run: Run, *, sender_id: str, step_id: str, mail
     there = select(runs.c.id).where(runs.c.user_id == run.user_id, runs.c.idempotency_key == key)
     if connection.execute(there).one_or_none() is None:
         _add(connection, _addressed(connection, run), run, mailbox_max=mailbox_max, idempotency=(key, ""))
-
-
-def message_to(agent: Agent, run: Run) -> Run:
-    """The run as a message to this agent, where its user and its prompt, input and limits are given already."""
-    return replace(
-        run,
-        agent_id=agent.id,
-        queue=agent.queue,
-        agent=agent.memory_name,
-        model=run.model or agent.model,
-        handler=None,
-        given_plan=None,
-    )
 
 
 def _addressed(connection: Connection, run: Run) -> Row[Any]:

@@ -16,7 +16,7 @@ from backplane.domain.runs import RunStatus
 from backplane.store.agents.needs import SLEEPS_LONG, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
 from backplane.store.agents.tables import agent_processes, agents
-from backplane.store.agents.turns import UPDATE_AGENT, locked_agent, open_next
+from backplane.store.agents.turns import UPDATE_AGENT, locked_agent, open_next, waiting_messages
 from backplane.store.clock import database_now
 from backplane.store.database import Database
 from backplane.store.tables import runs
@@ -151,7 +151,7 @@ class AgentProcesses:
         return _process(row) if row is not None else None
 
     async def place(self, agent_id: str) -> Placed | None:
-        """Place an agent that has no process, and open its next message. Where all are full and the pool may have no
+        """Place an agent that has something to do and no process, and open its next message. Where all are full and the pool may have no
         more, the agent that has been idle for longest makes room. None: there was nothing to do, or there is no room;
         `place_waiting` tries again."""
         return await self._database.write(lambda connection: place(connection, agent_id))
@@ -196,7 +196,7 @@ def place(connection: Connection, agent_id: str) -> Placed | None:
         return None
     pool = locked_pool(connection, found.pool)
     agent = locked_agent(connection, agent_id)
-    if pool is None or agent is None or agent.process_id is not None or agent.terminated_at is not None:
+    if pool is None or agent is None or agent.process_id is not None or not _needs_process(connection, agent):
         return None
     process_id = place_for(connection, pool, agent_id, found.number)
     if process_id is None:
@@ -205,6 +205,16 @@ def place(connection: Connection, agent_id: str) -> Placed | None:
     values = {"process_id": process_id, "generation": agents.c.generation + 1, "placed_at": now, "last_active_at": now}
     connection.execute(update(agents).where(agents.c.id == agent_id).values(values))
     return Placed(agent_id, found.pool, process_id, open_next(connection, agent_id))
+
+
+def _needs_process(connection: Connection, agent: Row[Any]) -> bool:
+    """Whether it has something to do now. `agent`: its locked row."""
+    if agent.terminated_at is not None:
+        return False
+    if agent.open_run_id is None:
+        return agent.paused_at is None and waiting_messages(connection, agent.id) > 0
+    status = connection.scalar(select(runs.c.status).where(runs.c.id == agent.open_run_id))
+    return status in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 def place_for(connection: Connection, pool: Row[Any], agent_id: str, number: int) -> str | None:
