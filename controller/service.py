@@ -1,9 +1,9 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
-It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, and removes what is past its
-time. All are rows in the database that any controller may take, so any number of them may run. None needs Redis, and
-none is needed for runs to go on but for those that wait for an event. One of them counts what users have
-stored.
+It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, ends messages to agents whose
+time is up, and removes what is past its time. All are rows in the database that any controller may take, so any number
+of them may run. None needs Redis, and none is needed for runs to go on but for those that wait for an event. One of them
+counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
@@ -25,6 +25,7 @@ from backplane.process.tasks import end
 from backplane.redis_access import rq_is_possible
 from backplane.resources import Resources, connect, run_actions
 from backplane.settings import Settings, fixed
+from controller.agents import AgentsLoop
 from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
@@ -105,6 +106,7 @@ async def _work(
         metrics,
         retention_days=settings.retention_bus_days,
     )
+    agents = AgentsLoop(store, run_actions(settings, resources))
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
     ) as sender:
@@ -130,6 +132,7 @@ async def _work(
             asyncio.create_task(retention.run(), name="retention"),
             asyncio.create_task(bus.run(), name="bus"),
             asyncio.create_task(bus.remove_old(), name="bus retention"),
+            asyncio.create_task(agents.run(), name="agents"),
         ]
         rows = RowCounting(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage

@@ -40,12 +40,13 @@ from backplane.logs.base import Appended, Batch
 from backplane.process import log as process_log
 from backplane.process.retrying import until_available
 from backplane.queue.base import Claim, RunOutcome, Settlement
-from backplane.run_actions.pushing import push_again
+from backplane.run_actions.pushing import push_again, push_open_message
 from backplane.store import RunTransaction
 from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
 from worker.handlers.waiting import Sleeps, WaitsForEvents, WaitsForRuns
 from worker.run.decisions import why_waiting
+from worker.run.endings import log_settlement, not_stored, seconds_left, why_cancelled
 from worker.run.events import RunEvents, Write
 from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.run.send_buffer import SHARE
@@ -75,6 +76,7 @@ class Execution:
         self._checkouts: Checkouts | None = None
         self._work: RunWork | None = None
         self._parent_id: str | None = None
+        self._agent_id: str | None = None
 
     def lease_renewed(self, asked_at: float) -> None:
         """Redis has confirmed the request that was sent at `asked_at` (`time.monotonic()`): the lease counts from then
@@ -105,7 +107,7 @@ class Execution:
         except Exception as error:
             settlement = await self._end_by_row(error, None)
         if settlement is not None:
-            _log_settlement(settlement)
+            log_settlement(settlement)
         return settlement
 
     async def _run(self) -> Settlement | None:
@@ -115,7 +117,7 @@ class Execution:
         if taken is None:
             return await self._pass_on()
         bind_contextvars(attempt=taken.run.attempt)
-        self._parent_id = taken.run.parent_id
+        self._parent_id, self._agent_id = taken.run.parent_id, taken.run.agent_id
         lost = {"lost_worker": taken.lost_worker or "unknown"} if taken.from_lost_worker else {}
         log.info("run taken", generation=claim.generation, **lost)
         if taken.run.queued_at and taken.run.attempt == 1 and not taken.from_lost_worker:
@@ -197,7 +199,7 @@ class Execution:
             lost = f"its worker {taken.lost_worker}" if taken.lost_worker else "the worker that had it"
             running["reason"] = f"{lost} was lost; it goes on behind the last step that has ended"
         events.emit(EventType.STATUS, running)
-        deadline = asyncio.get_running_loop().call_later(_seconds_left(run), self.interruption.set, Cause.TIMED_OUT)
+        deadline = asyncio.get_running_loop().call_later(seconds_left(run), self.interruption.set, Cause.TIMED_OUT)
         try:
             if run.cancel_requested_at:
                 raise Interrupted(Cause.CANCELLED)
@@ -307,7 +309,7 @@ class Execution:
             case Cause.SUPERSEDED:
                 raise Superseded(f"another worker has run {run.id}")
             case Cause.CANCELLED:
-                return await self._finish(events, RunStatus.CANCELLED, None)
+                return await self._finish(events, RunStatus.CANCELLED, why_cancelled(run))
             case Cause.TIMED_OUT:
                 message = (
                     f"the run took longer than its {run.timeout_seconds} s; give it more with timeout_seconds, or "
@@ -392,9 +394,10 @@ class Execution:
         await events.record(
             *writes,
             lambda transaction: transaction.finish(status, error, result, self._parent_id),
+            *self._end_of_turn(status),
             publish=[(EventType.STATUS, body), (EventType.END, {**body, "result": result})],
         )
-        await self._push_parent()
+        await self._push_others()
         seconds = time.monotonic() - self._began
         self._worker.metrics.run_finished(status, seconds)
         return Settlement(
@@ -406,11 +409,22 @@ class Execution:
             is_dead=reason is not None,
         )
 
-    async def _push_parent(self) -> None:
-        """Let a run that has waited for this one go on."""
+    def _end_of_turn(self, status: RunStatus) -> Sequence[Write]:
+        """Of a message, what its agent keeps of it. Only a turn that is completed changes the agent."""
+        agent_id = self._agent_id
+        if agent_id is None:
+            return ()
+        is_completed = self._work is not None and status is RunStatus.COMPLETED
+        state, summary = self._work.agent_changes() if self._work and is_completed else (None, None)
+        return (lambda transaction: transaction.end_turn(agent_id, state=state, summary=summary),)
+
+    async def _push_others(self) -> None:
+        """Let a run that has waited for this one go on, and the next message of the agent."""
+        resources = self._worker.resources
         if self._parent_id is not None:
-            resources = self._worker.resources
             await push_again(resources.store, resources.queue, resources.event_log, self._parent_id)
+        if self._agent_id is not None:
+            await push_open_message(resources.store, resources.queue, resources.event_log, self._agent_id)
 
     # --- when not even its end can be stored ---
 
@@ -419,7 +433,7 @@ class Execution:
         log.exception("what became of a run cannot be stored")
         try:
             await events.forget_unsaved("the database refused what was to be stored")
-            settlement = await self._finish(events, RunStatus.FAILED, _not_stored(error), with_result=False)
+            settlement = await self._finish(events, RunStatus.FAILED, not_stored(error), with_result=False)
         except Superseded:
             raise
         except Exception as again:
@@ -431,7 +445,7 @@ class Execution:
     async def _end_by_row(self, error: Exception, last_id: int | None) -> Settlement:
         """End the run by its row, with as much else as can be stored. `last_id`: of its last event, where it is known.
         Where not even that is possible, it is tried again after the longest pause between attempts."""
-        resources, claim, reason = self._worker.resources, self.claim, _not_stored(error)
+        resources, claim, reason = self._worker.resources, self.claim, not_stored(error)
         log.error("a run is ended by its row alone", exc_info=error)
         try:
             ended = await until_available(
@@ -442,7 +456,7 @@ class Execution:
                 [answer] = await until_available(lambda: resources.event_log.append([batch]))
                 if answer is Appended.STORE_FIRST:
                     log.warning("the end of a run is not published: Redis has no room for it")
-            await self._push_parent()
+            await self._push_others()
         except Superseded:
             return Settlement(claim, RunOutcome.DISOWNED)
         except Exception:
@@ -453,20 +467,6 @@ class Execution:
         )
 
 
-def _log_settlement(settlement: Settlement) -> None:
-    """Log in one line what became of a run."""
-    match settlement.outcome:
-        case RunOutcome.FINISHED:
-            more = {"code": settlement.error} if settlement.error else {}
-            log.info("run ended", status=settlement.status, **more)
-        case RunOutcome.POSTPONED:
-            log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
-        case RunOutcome.HANDED_BACK:
-            log.info("run handed back: the worker drains")
-        case RunOutcome.DISOWNED:
-            log.info("run handed back: another worker has it")
-
-
 def _redacted(events: RunEvents, error: RunError) -> RunError:
     """The error without secrets. To be called before the message is cut, which may be in the middle of a secret."""
     return replace(error, message=events.redactor.text(error.message))
@@ -474,18 +474,3 @@ def _redacted(events: RunEvents, error: RunError) -> RunError:
 
 def _note_failure(transaction: RunTransaction, *, attempt: int, error: RunError, trace: str, worker_id: str) -> None:
     transaction.note_failure(attempt, error, trace, worker_id)
-
-
-def _not_stored(error: Exception) -> RunError:
-    """An error that contains no text of anybody else, so that it can be stored whatever the database refused."""
-    return RunError(
-        "not_stored",
-        f"what became of this run could not be stored ({type(error).__name__}), so it was ended, and what is missing "
-        "is lost. The worker's log says what was refused; an administrator may redrive the run when that is mended.",
-    )
-
-
-def _seconds_left(run: Run) -> float:
-    """How long this attempt may still take. A wrong clock cannot make it longer than the run's whole time."""
-    spent = (datetime.now(UTC) - run.started_at).total_seconds() if run.started_at else 0.0
-    return min(max(run.timeout_seconds - spent, 0.0), run.timeout_seconds)

@@ -246,6 +246,10 @@ class RunWork:
         value = {} if self._run.handler is None else {"value": self._value}
         return {"summary": summary, "files": named, **left_out, "cost": cost, **value}
 
+    def agent_changes(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Of the turn of an agent: its new state, and its new summary of older turns. None: it stays."""
+        return None, None
+
     # --- its plans ---
 
     def _planning(self, supervisor: Supervisor) -> Planning:

@@ -199,6 +199,11 @@ def mailbox_error() -> RunError:
     return RunError(IN_MAILBOX, "its agent carries out one message after another, and has not come to this one")
 
 
+def message_expired() -> RunError:
+    """Why a message was cancelled that was not over in the time that its sender gave it."""
+    return RunError(MESSAGE_EXPIRED, "the message was not over when its time was up, which its sender has set")
+
+
 def status_of(agent: Agent, open_run: Run | None, last_run: Run | None, *, is_alive: bool) -> AgentStatus:
     """What the agent does. `last_run`: the one with the highest turn that is over. `is_alive`: whether the agent has a
     process whose lease is not over."""

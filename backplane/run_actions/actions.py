@@ -18,14 +18,14 @@ import structlog
 from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.events import Event
-from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunStatus, new_run_id
+from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunError, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.errors import QueueFull, StorageExceeded, TooManyWaiting, Unavailable
 from backplane.limits.storage.limits import StorageLimits
 from backplane.logs.base import EventLog
 from backplane.queue.base import Full, Limit, Queue
 from backplane.run_actions.known_queues import KnownQueues
-from backplane.run_actions.pushing import publish_events, push_again, push_run
+from backplane.run_actions.pushing import publish_events, push_again, push_open_message, push_run
 from backplane.store import Store
 
 log = structlog.get_logger()
@@ -90,7 +90,17 @@ class RunActions:
             return run
 
     async def cancel(self, user: User, run_id: str) -> Run:
-        run, events = await self._store.runs.cancel(user.id, run_id)
+        return await self._cancelled(*await self._store.runs.cancel(user.id, run_id))
+
+    async def end_message(self, run_id: str, error: RunError) -> None:
+        """Cancel a message to an agent for this reason, whoever owns it; one that is over stays as it is. Raises
+        Unavailable (database)."""
+        changed = await self._store.agent_repair.end(run_id, error)
+        if changed is not None:
+            await self._cancelled(*changed)
+
+    async def _cancelled(self, run: Run, events: Sequence[Event]) -> Run:
+        """What follows upon the commit of a cancel, or of the request for one."""
         try:
             if run.status is RunStatus.CANCELLED:
                 await self._queue.forget(run.id)
@@ -99,11 +109,13 @@ class RunActions:
                 await self._queue.announce_cancel(run.id)
         except Unavailable as error:
             log.warning("cancel is in the database only, for now", run=run.id, error=error.message)
-        if run.handler is not None:
+        if run.handler is not None or run.agent_id is not None:
             for child_id in await self._store.runs.unfinished_children(run.id):
-                await self.cancel(user, child_id)
+                await self._cancelled(*await self._store.runs.cancel(run.user_id, child_id))
         if run.parent_id is not None and run.status is RunStatus.CANCELLED:
             await push_again(self._store, self._queue, self._event_log, run.parent_id)
+        if run.agent_id is not None:
+            await self.push_message_of(run.agent_id)
         return run
 
     async def wake(self, wait: EventWait) -> bool:
@@ -185,9 +197,25 @@ class RunActions:
 
     async def push(self, run: Run, events: Sequence[Event], place: ReservedPlace | None = None) -> None:
         """Push a run that is queued in the database to the queue, and publish its events. Never raises Unavailable."""
-        queued = await push_run(self._queue, self._event_log, run, events)
-        if place is not None:
-            place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
+        if run.in_mailbox:
+            # A message that is to be done again, whose agent has another one open or no process.
+            await self._publish_if_possible(run, events)
+        else:
+            queued = await push_run(self._queue, self._event_log, run, events)
+            if place is not None:
+                place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
+        if run.agent_id is not None:
+            await self.push_message_of(run.agent_id)
+
+    async def push_message_of(self, agent_id: str) -> None:
+        """Push the open message of an agent, and place an agent that needs it. Never raises Unavailable."""
+        await push_open_message(self._store, self._queue, self._event_log, agent_id)
+
+    async def _publish_if_possible(self, run: Run, events: Sequence[Event]) -> None:
+        try:
+            await self.publish(run, events)
+        except Unavailable as error:
+            log.warning("events are in the database only, for now", run=run.id, error=error.message)
 
     async def publish(self, run: Run, events: Sequence[Event]) -> None:
         await publish_events(self._event_log, run, events)

@@ -58,11 +58,14 @@ async def push_open_message(store: Store, queue: Queue, event_log: EventLog, age
 
 
 async def push_again(store: Store, queue: Queue, event_log: EventLog, run_id: str) -> None:
-    """Push a run that another one's end may have queued. Never raises Unavailable."""
+    """Push a run that another one's end may have queued. The agent of a message is placed, where it has no process.
+    Never raises Unavailable."""
     try:
         run = await store.runs.find(run_id)
         if run is None or run.status is not RunStatus.QUEUED:
             return
+        if run.agent_id is not None:
+            await store.agent_processes.place(run.agent_id)
         last = await store.events.last_id(run_id)
         published = await event_log.last_id(run_id)
         events = await store.events.after(run_id, max(published or 0, last - EVENTS_SHOWN), EVENTS_SHOWN)

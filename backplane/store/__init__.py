@@ -4,6 +4,7 @@ from backplane.store.agents.agents import Agents
 from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
+from backplane.store.agents.repair import AgentRepair
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.bus.events import EventBus
 from backplane.store.bus.hooks import Hooks
@@ -35,6 +36,7 @@ __all__ = [
     "AgentMessages",
     "AgentPools",
     "AgentProcesses",
+    "AgentRepair",
     "Agents",
     "BackgroundJobs",
     "Database",
@@ -89,6 +91,7 @@ class Store:
         self.agent_pools = AgentPools(database)
         self.agent_messages = AgentMessages(database)
         self.agent_processes = AgentProcesses(database)
+        self.agent_repair = AgentRepair(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

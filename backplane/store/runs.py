@@ -266,7 +266,7 @@ class Runs:
             if run.status is RunStatus.CANCELLED or (run.status is RunStatus.RUNNING and run.cancel_requested_at):
                 return run, []
             if run.status is RunStatus.RUNNING:
-                return _update(connection, run_id, {"cancel_requested_at": now}), []
+                return request_cancel(connection, run_id, now), []
             values = {"status": RunStatus.CANCELLED, "cancel_requested_at": now, "finished_at": now}
             return change_run(connection, run, values, now)
 
@@ -352,7 +352,8 @@ def retried(
         "events_trimmed_at": None,
     }
     if run.agent_id is not None and run.status is not RunStatus.WAITING:
-        values |= reopened(connection, run.agent_id, run.id)
+        # The time that its sender gave it is up, or soon; its user wants it done all the same.
+        values |= {"expires_at": None, **reopened(connection, run.agent_id, run.id)}
     return change_run(connection, run, values, now)
 
 
@@ -446,6 +447,11 @@ def locked_run(connection: Connection, user_id: str, run_id: str) -> Run:
 
 def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> Run:
     return run_of(connection.execute(_UPDATE_RUN, {"of_run": run_id, **values}).one())
+
+
+def request_cancel(connection: Connection, run_id: str, now: datetime) -> Run:
+    """Ask the worker of a running run, whose row is locked, to cancel it."""
+    return _update(connection, run_id, {"cancel_requested_at": now})
 
 
 def change_run(connection: Connection, run: Run, values: Mapping[str, Any], now: datetime) -> Changed:

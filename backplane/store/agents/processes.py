@@ -151,9 +151,9 @@ class AgentProcesses:
         return _process(row) if row is not None else None
 
     async def place(self, agent_id: str) -> Placed | None:
-        """Place an agent that has something to do and no process, and open its next message. Where all are full and the pool may have no
-        more, the agent that has been idle for longest makes room. None: there was nothing to do, or there is no room;
-        `place_waiting` tries again."""
+        """Place an agent that has something to do and no process, and open its next message. Where all are full and the
+        pool may have no more, the agent that has been idle for longest makes room. None: there was nothing to do, or
+        there is no room; `place_waiting` tries again."""
         return await self._database.write(lambda connection: place(connection, agent_id))
 
     async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[Placed]:

@@ -1,0 +1,47 @@
+"""How the end of a run is worded and logged, and when it comes."""
+
+from datetime import UTC, datetime
+
+import structlog
+
+from backplane.domain.agents import message_expired
+from backplane.domain.runs import Run, RunError
+from backplane.queue.base import RunOutcome, Settlement
+
+log = structlog.get_logger()
+
+
+def log_settlement(settlement: Settlement) -> None:
+    """Log in one line what became of a run."""
+    match settlement.outcome:
+        case RunOutcome.FINISHED:
+            more = {"code": settlement.error} if settlement.error else {}
+            log.info("run ended", status=settlement.status, **more)
+        case RunOutcome.POSTPONED:
+            log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
+        case RunOutcome.HANDED_BACK:
+            log.info("run handed back: the worker drains")
+        case RunOutcome.DISOWNED:
+            log.info("run handed back: another worker has it")
+
+
+def not_stored(error: Exception) -> RunError:
+    """An error that contains no text of anybody else, so that it can be stored whatever the database refused."""
+    return RunError(
+        "not_stored",
+        f"what became of this run could not be stored ({type(error).__name__}), so it was ended, and what is missing "
+        "is lost. The worker's log says what was refused; an administrator may redrive the run when that is mended.",
+    )
+
+
+def why_cancelled(run: Run) -> RunError | None:
+    """The error of a message whose time was up. A person who cancels a run needs none."""
+    if run.expires_at is None or run.expires_at > datetime.now(UTC):
+        return None
+    return message_expired()
+
+
+def seconds_left(run: Run) -> float:
+    """How long this attempt may still take. A wrong clock cannot make it longer than the run's whole time."""
+    spent = (datetime.now(UTC) - run.started_at).total_seconds() if run.started_at else 0.0
+    return min(max(run.timeout_seconds - spent, 0.0), run.timeout_seconds)
