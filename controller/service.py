@@ -2,8 +2,8 @@
 
 It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, ends messages to agents whose
 time is up, and removes what is past its time. All are rows in the database that any controller may take, so any number
-of them may run. None needs Redis, and none is needed for runs to go on but for those that wait for an event. One of them
-counts what users have stored.
+of them may run. None needs Redis, and none is needed for runs to go on but for those that wait for an event. One of
+them counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
