@@ -10,8 +10,7 @@ import random
 
 import structlog
 
-from backplane.domain.agents import AGENT_TERMINATED, message_expired
-from backplane.domain.runs import RunError
+from backplane.domain.agents import agent_terminated, message_expired
 from backplane.errors import Unavailable
 from backplane.process.retrying import pauses
 from backplane.run_actions.actions import RunActions
@@ -19,8 +18,6 @@ from backplane.settings import fixed
 from backplane.store import Store
 
 log = structlog.get_logger()
-
-TERMINATED = RunError(AGENT_TERMINATED, "its agent was terminated before it was over")
 
 
 class AgentsLoop:
@@ -50,7 +47,7 @@ class AgentsLoop:
             await self._actions.end_message(run_id, message_expired())
         left_behind = await repair.left_behind(batch)
         for run_id in left_behind:
-            await self._actions.end_message(run_id, TERMINATED)
+            await self._actions.end_message(run_id, agent_terminated())
         broken = await repair.broken(batch)
         for agent_id in broken:
             opened = await repair.repair(agent_id)

@@ -204,6 +204,11 @@ def message_expired() -> RunError:
     return RunError(MESSAGE_EXPIRED, "the message was not over when its time was up, which its sender has set")
 
 
+def agent_terminated() -> RunError:
+    """Why a message was cancelled whose agent was terminated."""
+    return RunError(AGENT_TERMINATED, "its agent was terminated before it was over")
+
+
 def status_of(agent: Agent, open_run: Run | None, last_run: Run | None, *, is_alive: bool) -> AgentStatus:
     """What the agent does. `last_run`: the one with the highest turn that is over. `is_alive`: whether the agent has a
     process whose lease is not over."""

@@ -15,10 +15,11 @@ from typing import Any
 
 import structlog
 
+from backplane.domain.agents import Agent, agent_terminated
 from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.events import Event
-from backplane.domain.runs import DEFAULT_QUEUE, Changed, Priority, Run, RunError, RunStatus, new_run_id
+from backplane.domain.runs import DEFAULT_QUEUE, FINAL, Changed, Priority, Run, RunError, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.errors import QueueFull, StorageExceeded, TooManyWaiting, Unavailable
 from backplane.limits.storage.limits import StorageLimits
@@ -91,6 +92,18 @@ class RunActions:
 
     async def cancel(self, user: User, run_id: str) -> Run:
         return await self._cancelled(*await self._store.runs.cancel(user.id, run_id))
+
+    async def terminate(self, user: User, agent_id: str, *, force: bool) -> Agent:
+        """End an agent. Its open message is cancelled, unless a worker carries it out, and with `force` that too. What
+        is in its mailbox stays there, but for messages for whose answer somebody waits. Raises NotFound."""
+        agent = await self._store.agents.terminate(user.id, agent_id)
+        if agent.open_run_id is not None:
+            run = await self._store.runs.find(agent.open_run_id)
+            if run is not None and run.status not in FINAL and (force or run.status is not RunStatus.RUNNING):
+                await self.end_message(run.id, agent_terminated())
+        for run_id in await self._store.agents.awaited_mail(agent_id):
+            await self.end_message(run_id, agent_terminated())
+        return await self._store.agents.get(user.id, agent_id)
 
     async def end_message(self, run_id: str, error: RunError) -> None:
         """Cancel a message to an agent for this reason, whoever owns it; one that is over stays as it is. Raises

@@ -240,6 +240,11 @@ class Agents:
         query = select(runs.c.id).where(runs.c.agent_id == agent_id, IS_IN_MAILBOX).order_by(runs.c.turn).limit(limit)
         return list(await self._database.read(lambda connection: connection.scalars(query).all()))
 
+    async def awaited_mail(self, agent_id: str) -> list[str]:
+        """Ids of the runs in the agent's mailbox for whose answer somebody waits."""
+        query = select(runs.c.id).where(runs.c.agent_id == agent_id, IS_IN_MAILBOX, runs.c.parent_id.is_not(None))
+        return list(await self._database.read(lambda connection: connection.scalars(query.order_by(runs.c.turn)).all()))
+
     async def mailbox_size(self, agent_id: str) -> int:
         return await self._database.read(lambda connection: waiting_messages(connection, agent_id))
 

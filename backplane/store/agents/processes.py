@@ -5,7 +5,8 @@ elsewhere; their runs come back by their own leases. A place says who serves the
 believe to have an agent do no harm: one of them gets each run.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,15 +14,17 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete
 
 from backplane.domain.agents import Occupancy, Placed, PoolProcess, Renewal, choose_process, takes_number
 from backplane.domain.runs import RunStatus
-from backplane.store.agents.needs import SLEEPS_LONG, most_urgent
+from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
-from backplane.store.agents.tables import agent_processes, agents
+from backplane.store.agents.tables import agent_pools, agent_processes, agents
 from backplane.store.agents.turns import UPDATE_AGENT, locked_agent, open_next, waiting_messages
 from backplane.store.clock import database_now
 from backplane.store.database import Database
 from backplane.store.tables import runs
 
 PLACED_AT_ONCE = 100
+LOOKED_AT = 1000
+"""Of the agents that need a process, how many are looked at to find those for which there is room."""
 
 _ONE = agent_processes.c.id == bindparam("of_process")
 _WITH_PLACES = (
@@ -157,14 +160,23 @@ class AgentProcesses:
         return await self._database.write(lambda connection: place(connection, agent_id))
 
     async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[Placed]:
-        """Place up to `limit` agents of the pool that have something to do and no process, most urgent first."""
+        """Place up to `limit` agents of the pool that need a process and have none, most urgent first. Those for which
+        there is no room cost no transaction each."""
 
-        def look(connection: Connection) -> list[str]:
-            return most_urgent(connection, pool, database_now(connection), limit)
+        def look(connection: Connection) -> list[Needing]:
+            now = database_now(connection)
+            found = most_urgent(connection, pool, now, LOOKED_AT)
+            if not found:
+                return []
+            live = _live(connection, pool, now)
+            most = connection.scalar(select(agent_pools.c.max_processes).where(agent_pools.c.name == pool)) or 0
+            may_displace = len(live) >= most
+            idle = _idle_by_process(connection, pool, now) if may_displace else Counter[str]()
+            return _with_room(found, live, idle)[:limit]
 
         placed: list[Placed] = []
-        for agent_id in await self._database.read(look):
-            one = await self.place(agent_id)
+        for needing in await self._database.read(look):
+            one = await self.place(needing.agent_id)
             if one is not None:
                 placed.append(one)
         return placed
@@ -196,9 +208,13 @@ def place(connection: Connection, agent_id: str) -> Placed | None:
         return None
     pool = locked_pool(connection, found.pool)
     agent = locked_agent(connection, agent_id)
-    if pool is None or agent is None or agent.process_id is not None or not _needs_process(connection, agent):
+    if pool is None or agent is None or agent.process_id is not None or agent.terminated_at is not None:
         return None
-    process_id = place_for(connection, pool, agent_id, found.number)
+    has_work = _has_work(connection, agent)
+    is_new = agent.generation == 0 and agent.created_at > database_now(connection) - NEW_FOR
+    if not has_work and not (is_new and agent.paused_at is None):
+        return None
+    process_id = place_for(connection, pool, agent_id, found.number, may_displace=has_work)
     if process_id is None:
         return None
     now = datetime.now(UTC)
@@ -207,31 +223,26 @@ def place(connection: Connection, agent_id: str) -> Placed | None:
     return Placed(agent_id, found.pool, process_id, open_next(connection, agent_id))
 
 
-def _needs_process(connection: Connection, agent: Row[Any]) -> bool:
+def _has_work(connection: Connection, agent: Row[Any]) -> bool:
     """Whether it has something to do now. `agent`: its locked row."""
-    if agent.terminated_at is not None:
-        return False
     if agent.open_run_id is None:
         return agent.paused_at is None and waiting_messages(connection, agent.id) > 0
     status = connection.scalar(select(runs.c.status).where(runs.c.id == agent.open_run_id))
     return status in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
-def place_for(connection: Connection, pool: Row[Any], agent_id: str, number: int) -> str | None:
-    """The id of a process with room for this agent; room is made where the pool may have no more processes. `pool`: its
-    locked row."""
+def place_for(
+    connection: Connection, pool: Row[Any], agent_id: str, number: int, *, may_displace: bool = False
+) -> str | None:
+    """The id of a process with room for this agent. `may_displace`: where the pool may have no more processes, the
+    agent that has been idle for longest makes room. `pool`: its locked row."""
     now = database_now(connection)
-    lives = (
-        agent_processes.c.pool == pool.name,
-        agent_processes.c.lease_until > now,
-        agent_processes.c.draining_since.is_(None),
-    )
-    occupancies = [_occupancy(row) for row in connection.execute(_WITH_PLACES.where(*lives))]
+    occupancies = _live(connection, pool.name, now)
     process = choose_process(agent_id, number, occupancies)
     if process is not None:
         return process.id
     takes = [one.process.id for one in occupancies if takes_number(one.process, number)]
-    if len(occupancies) < pool.max_processes or not takes:
+    if not may_displace or len(occupancies) < pool.max_processes or not takes:
         return None
     longest = _idle(agents.c.process_id.in_(takes), agents.c.id != agent_id, limit=1)
     idle = connection.execute(longest, {"soon": now + SLEEPS_LONG}).one_or_none()
@@ -239,6 +250,44 @@ def place_for(connection: Connection, pool: Row[Any], agent_id: str, number: int
         return None
     connection.execute(UPDATE_AGENT, {"of_agent": idle.id, "process_id": None})
     return str(idle.process_id)
+
+
+def _with_room(found: Iterable[Needing], occupancies: Sequence[Occupancy], idle: Counter[str]) -> list[Needing]:
+    """Those for which there is room, or for whom one of the `idle` agents (by process) may lose its place, as far as
+    one look can tell."""
+    places = {one.process.id: one for one in occupancies}
+    chosen = list[Needing]()
+    for needing in found:
+        process = choose_process(needing.agent_id, needing.number, places.values())
+        if process is not None:
+            places[process.id] = Occupancy(process, places[process.id].agents + 1)
+        else:
+            takes = (one.process for one in occupancies if takes_number(one.process, needing.number))
+            process = next((one for one in takes if needing.has_work and idle[one.id] > 0), None)
+            if process is None:
+                continue
+            idle[process.id] -= 1
+        chosen.append(needing)
+    return chosen
+
+
+def _live(connection: Connection, pool: str, now: datetime) -> list[Occupancy]:
+    """The processes that take agents now."""
+    lives = (
+        agent_processes.c.pool == pool,
+        agent_processes.c.lease_until > now,
+        agent_processes.c.draining_since.is_(None),
+    )
+    return [_occupancy(row) for row in connection.execute(_WITH_PLACES.where(*lives))]
+
+
+def _idle_by_process(connection: Connection, pool: str, now: datetime) -> Counter[str]:
+    query = (
+        select(agents.c.process_id, func.count().label("idle"))
+        .where(agents.c.pool == pool, agents.c.process_id.is_not(None), _IS_IDLE)
+        .group_by(agents.c.process_id)
+    )
+    return Counter({row.process_id: row.idle for row in connection.execute(query, {"soon": now + SLEEPS_LONG})})
 
 
 def _idle(*which: ColumnElement[bool], limit: int) -> Select[Any]:

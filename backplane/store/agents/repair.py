@@ -12,7 +12,6 @@ from sqlalchemy import Connection, bindparam, select, text
 
 from backplane.domain.runs import FINAL, Changed, RunError, RunStatus
 from backplane.store.agents.needs import WITH_MAIL
-from backplane.store.agents.tables import agents
 from backplane.store.agents.turns import lock_agent_of, locked_agent, open_next
 from backplane.store.clock import database_now
 from backplane.store.database import Database
@@ -42,14 +41,14 @@ _EXPIRED = (
     )
     .order_by(runs.c.expires_at)
 )
-_LEFT_BEHIND = (
-    select(runs.c.id)
-    .join(agents, agents.c.open_run_id == runs.c.id)
-    .where(
-        agents.c.open_run_id.is_not(None),
-        agents.c.terminated_at.is_not(None),
-        runs.c.status.in_([RunStatus.QUEUED.value, RunStatus.WAITING.value]),
-    )
+_LEFT_BEHIND = text(
+    f"""{WITH_MAIL}
+SELECT r.id FROM agents a JOIN runs r ON r.id = a.open_run_id
+WHERE a.open_run_id IS NOT NULL AND a.terminated_at IS NOT NULL AND r.status IN ('queued', 'waiting')
+UNION
+SELECT r.id FROM mail JOIN agents a ON a.id = mail.agent_id JOIN runs r ON r.agent_id = a.id
+WHERE a.terminated_at IS NOT NULL AND r.in_mailbox AND r.parent_id IS NOT NULL
+LIMIT :most"""  # noqa: S608 - no values
 )
 _LOCKED_RUN = select(*RUN_COLUMNS).where(runs.c.id == bindparam("of_run")).with_for_update()
 
@@ -93,8 +92,13 @@ class AgentRepair:
         return await self._database.read(read)
 
     async def left_behind(self, limit: int) -> list[str]:
-        """Ids of open messages of terminated agents that no worker carries out, so that none ends them."""
-        return await self._database.read(lambda connection: list(connection.scalars(_LEFT_BEHIND.limit(limit))))
+        """Ids of messages to terminated agents that have to end: open ones that no worker carries out, and those in a
+        mailbox for whose answer somebody waits."""
+
+        def read(connection: Connection) -> list[str]:
+            return list(connection.scalars(_LEFT_BEHIND, {"most": limit}))
+
+        return await self._database.read(read)
 
     async def end(self, run_id: str, error: RunError) -> Changed | None:
         """Cancel a message for this reason. Of a running one the worker is asked to, as by a user. None: it is over, or

@@ -46,6 +46,7 @@ agents = Table(
     partial_index("uq_agents_number", "pool", "number", where="terminated_at IS NULL", unique=True),
     partial_index("ix_agents_process_id", "process_id", where="process_id IS NOT NULL"),
     partial_index("ix_agents_open_run_id", "open_run_id", where="open_run_id IS NOT NULL"),
+    partial_index("ix_agents_never_placed", "pool", "created_at", where="generation = 0 AND terminated_at IS NULL"),
     Index("ix_agents_user_id_id", "user_id", "id"),
 )
 

@@ -31,6 +31,8 @@ _TURN_COLUMNS = (
     agents.c.process_id,
     agents.c.paused_at,
     agents.c.terminated_at,
+    agents.c.generation,
+    agents.c.created_at,
 )
 _LOCKED_AGENT = select(*_TURN_COLUMNS).where(agents.c.id == bindparam("of_agent")).with_for_update()
 _AGENT_OF_RUN = select(runs.c.agent_id).where(runs.c.id == bindparam("of_run")).scalar_subquery()

@@ -25,6 +25,12 @@ async def idle_since(store: Store, agent: Agent, seconds: float) -> None:
     await store.database.write(lambda connection: connection.execute(statement))
 
 
+async def made_before(store: Store, agent: Agent, seconds: float) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=seconds)
+    statement = update(agents).where(agents.c.id == agent.id).values(created_at=past)
+    await store.database.write(lambda connection: connection.execute(statement))
+
+
 async def test_a_process_registers_renews_and_ends(store: Store) -> None:
     made = await started_process(store, "one", ranges="1-5", lease_seconds=15.0)
     assert (made.pool, made.ranges, made.lease_until - made.heartbeat_at) == (POOL, "1-5", timedelta(seconds=15))
@@ -88,11 +94,11 @@ async def test_agents_with_something_to_do_are_placed_most_urgent_first(store: S
         made[name] = await spawned(store, user, name)
         await sent(store, user, made[name], priority=priority)
     await spawned(store, user, "idle")
-    assert await counted(store) == (0, 4, 0, 3)
+    assert await counted(store) == (0, 4, 0, 4)
     await started_process(store, "one", capacity=2)
     placed = await store.agent_processes.place_waiting(POOL)
     assert [one.agent_id for one in placed] == [made["high"].id, made["normal"].id]
-    assert await counted(store) == (2, 4, 2, 1)
+    assert await counted(store) == (2, 4, 2, 2)
 
 
 async def counted(store: Store) -> tuple[int, int, int, int]:
@@ -103,6 +109,7 @@ async def counted(store: Store) -> tuple[int, int, int, int]:
 
 async def test_an_agent_that_has_nothing_to_do_is_not_placed(store: Store, user: User) -> None:
     agent, paused = await spawned(store, user), await spawned(store, user, "paused")
+    await made_before(store, agent, 601)
     await store.agents.pause(user.id, paused.id)
     await sent(store, user, paused)
     await started_process(store, "one")
@@ -110,6 +117,30 @@ async def test_an_agent_that_has_nothing_to_do_is_not_placed(store: Store, user:
     assert await store.agent_processes.place(paused.id) is None
     assert await store.agent_processes.place("nobody") is None
     assert await store.agent_processes.place_waiting(POOL) == []
+
+
+async def test_a_new_agent_gets_a_process_before_its_first_message_and_nobody_elses_place(
+    store: Store, user: User
+) -> None:
+    await store.agent_pools.patch(POOL, {"max_processes": 1})
+    await started_process(store, "one", capacity=1)
+    first, second = await spawned(store, user, "first"), await spawned(store, user, "second")
+    assert (await counted(store))[-1] == 1
+    assert await store.agent_processes.place_waiting(POOL) == []
+    assert await place_of(store, first) == "one"
+    await store.agents.terminate(user.id, first.id)
+    assert [one.agent_id for one in await store.agent_processes.place_waiting(POOL)] == [second.id]
+
+
+async def test_agents_for_which_there_is_no_room_keep_none_behind_them_waiting(store: Store, user: User) -> None:
+    await store.agent_pools.patch(POOL, {"max_processes": 2})
+    await started_process(store, "a", node="a", ranges="1-2", capacity=1)
+    made = [await spawned(store, user, f"a{number}") for number in range(4)]
+    for agent, priority in zip(made, (Priority.HIGH, Priority.HIGH, Priority.HIGH, Priority.LOW), strict=True):
+        await sent(store, user, agent, priority=priority)
+    await started_process(store, "b", node="b", ranges="4-4", capacity=1)
+    assert [one.agent_id for one in await store.agent_processes.place_waiting(POOL)] == [made[3].id]
+    assert [await place_of(store, agent) for agent in made] == ["a", None, None, "b"]
 
 
 async def test_an_agent_whose_turn_waits_is_placed_once_it_goes_on(store: Store, user: User) -> None:
@@ -145,8 +176,11 @@ async def test_in_a_full_pool_the_longest_idle_agent_makes_room(store: Store, us
     for agent, seconds in ((busy, 300), (idle, 100), (longest, 200)):
         await idle_since(store, agent, seconds)
     other = await spawned(store, user, "other")
+    assert other.process_id is None
+    added = await sent(store, user, other)
+    assert added.placed is not None
     assert await place_of(store, longest) is None
-    assert (other.process_id, await place_of(store, idle), await place_of(store, busy)) == ("one", "one", "one")
+    assert (added.placed.process_id, await place_of(store, idle), await place_of(store, busy)) == ("one", "one", "one")
     await store.running_runs.take(run.id, 1, "worker")
     await ended(store, busy, run.id)
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
 
-from backplane.domain.agents import Agent, message_expired
+from backplane.domain.agents import Agent, agent_terminated, message_expired
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import User
 from backplane.store import Store
@@ -122,3 +122,15 @@ async def test_a_turn_that_a_terminated_agent_leaves_behind_is_found_unless_a_wo
     for one in (agent, busy):
         await store.agents.terminate(user.id, one.id)
     assert await store.agent_repair.left_behind(10) == [queued]
+
+
+async def test_mail_of_a_terminated_agent_for_whose_answer_somebody_waits_is_found(store: Store, user: User) -> None:
+    agent, asker = await placed_agent(store, user), await placed_agent(store, user, "asker")
+    waiting = (await sent(store, user, asker)).run.id
+    await store.agents.pause(user.id, agent.id)
+    await sent(store, user, agent)
+    asked = (await sent(store, user, agent, parent_id=waiting)).run.id
+    await store.agents.terminate(user.id, agent.id)
+    assert await store.agent_repair.left_behind(10) == [asked] == await store.agents.awaited_mail(agent.id)
+    assert await store.agent_repair.end(asked, agent_terminated()) is not None
+    assert await store.agent_repair.left_behind(10) == []

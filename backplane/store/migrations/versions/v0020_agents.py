@@ -21,6 +21,7 @@ OF_AGENTS = {
     "uq_agents_number": (["pool", "number"], "terminated_at IS NULL"),
     "ix_agents_process_id": (["process_id"], "process_id IS NOT NULL"),
     "ix_agents_open_run_id": (["open_run_id"], "open_run_id IS NOT NULL"),
+    "ix_agents_never_placed": (["pool", "created_at"], "generation = 0 AND terminated_at IS NULL"),
 }
 DEFAULT_POOLS = ("team_leader", "business_analyst", "developer", "tester")
 """The roles that come along; each has a pool."""
