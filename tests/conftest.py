@@ -118,6 +118,7 @@ def postgres_tables(postgres_server: PostgresServer) -> str:
     """Name of a database with the platform's tables. To empty it takes a hundredth of what a new one takes."""
     name = postgres_server.create_database()
     _migrate(postgres_server.url(name))
+    postgres_server.keep_what_migrations_made(name)
     return name
 
 

@@ -151,8 +151,12 @@ BEGIN
     AND tablename NOT IN ('alembic_version', 'platform') LOOP
     EXECUTE format('DELETE FROM %I', this.tablename);
   END LOOP;
+  IF to_regclass('made.agent_pools') IS NOT NULL THEN
+    INSERT INTO agent_pools SELECT * FROM made.agent_pools;
+  END IF;
   PERFORM setval(format('%I', sequencename)::regclass, start_value, false) FROM pg_sequences;
 END $$"""
+_KEEP = b"CREATE SCHEMA made; CREATE TABLE made.agent_pools AS TABLE public.agent_pools"
 
 
 class PostgresServer(Server):
@@ -209,6 +213,11 @@ class PostgresServer(Server):
     def drop_database(self, name: str) -> None:
         with self._connect() as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+    def keep_what_migrations_made(self, name: str) -> None:
+        """From now on `empty_database` leaves the rows that are in there now and that migrations made: the pools."""
+        with self._connect(name) as connection:
+            connection.execute(_KEEP)
 
     def empty_database(self, name: str) -> None:
         """Take all rows out of its tables; which migration made them stays known, and its id. Whoever is connected is
