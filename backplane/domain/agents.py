@@ -157,7 +157,7 @@ class Renewal:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class AgentPlace:
     """An agent that was placed. `opened`: the id of the message that was opened by that."""
 
     agent_id: str
@@ -174,7 +174,7 @@ class AddedMessage:
     run: Run
     is_new: bool
     opened: str | None = None
-    placed: Placed | None = None
+    placed: AgentPlace | None = None
 
 
 def queue_of(agent_id: str) -> str:

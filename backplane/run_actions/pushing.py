@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from backplane.domain.agents import Placed
+from backplane.domain.agents import AgentPlace
 from backplane.domain.events import Event
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable
@@ -40,11 +40,11 @@ async def publish_events(event_log: EventLog, run: Run, events: Sequence[Event])
         await event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
 
 
-async def push_open_message(store: Store, queue: Queue, event_log: EventLog, agent_id: str) -> Placed | None:
+async def push_open_message(store: Store, queue: Queue, event_log: EventLog, agent_id: str) -> AgentPlace | None:
     """Push the message of an agent that a write may have opened: its end of another one, or a message that it has sent.
     An agent that needs a process is placed where there is room. Returns the new place, whose process is to be rung.
     Never raises Unavailable."""
-    placed: Placed | None = None
+    placed: AgentPlace | None = None
     try:
         agent = await store.agents.find(agent_id)
         if agent is not None and agent.process_id is None and agent.terminated_at is None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from backplane.domain.agents import AddedMessage, Placed, mailbox_error
+from backplane.domain.agents import AddedMessage, AgentPlace, mailbox_error
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import MailboxFull
 from backplane.store.agents.agents import no_agent, terminated
@@ -64,7 +64,7 @@ class AgentMessages:
             return added
         # The place is taken in a transaction of its own, since the pool's row is locked before the agent's. A crash in
         # between leaves an agent that needs a process, as one for which there is no room.
-        placed: Placed | None = await self._database.write(lambda connection: place(connection, agent_id))
+        placed: AgentPlace | None = await self._database.write(lambda connection: place(connection, agent_id))
         if placed is None:
             return added
         current = await Runs(self._database).find(run.id) if placed.opened == run.id else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from backplane.domain.agents import Pool, PoolCounts
 from backplane.errors import Conflict, NotFound
@@ -31,7 +31,7 @@ _AGENTS = (
     .group_by(agents.c.pool)
     .subquery()
 )
-_COUNTS = (
+_COUNTS: Select[Any] = (
     select(
         *POOL_COLUMNS,
         select(func.count()).where(*_SERVES).scalar_subquery().label("processes"),

@@ -8,11 +8,12 @@ believe to have an agent do no harm: one of them gets each run.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, or_, select, update
 
-from backplane.domain.agents import Occupancy, Placed, PoolProcess, Renewal, choose_process, takes_number
+from backplane.domain.agents import Occupancy, AgentPlace, PoolProcess, Renewal, choose_process, takes_number
 from backplane.domain.runs import RunStatus
 from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
@@ -27,7 +28,7 @@ LOOKED_AT = 1000
 """Of the agents that need a process, how many are looked at to find those for which there is room."""
 
 _ONE = agent_processes.c.id == bindparam("of_process")
-_WITH_PLACES = (
+_WITH_PLACES: Select[Any] = (
     select(*agent_processes.c, func.count(agents.c.id).label("agents"))
     .outerjoin(agents, agents.c.process_id == agent_processes.c.id)
     .group_by(*agent_processes.c)
@@ -134,9 +135,8 @@ class AgentProcesses:
 
         expired: list[PoolProcess] = []
         for process_id in await self._database.read(late):
-            if (
-                one := await self._database.write(lambda connection, id=process_id: _expire(connection, id))
-            ) is not None:
+            one = await self._database.write(partial(_expire, process_id=process_id))
+            if one is not None:
                 expired.append(one)
         return expired
 
@@ -153,13 +153,13 @@ class AgentProcesses:
         )
         return _process(row) if row is not None else None
 
-    async def place(self, agent_id: str) -> Placed | None:
+    async def place(self, agent_id: str) -> AgentPlace | None:
         """Place an agent that has something to do and no process, and open its next message. Where all are full and the
         pool may have no more, the agent that has been idle for longest makes room. None: there was nothing to do, or
         there is no room; `place_waiting` tries again."""
         return await self._database.write(lambda connection: place(connection, agent_id))
 
-    async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[Placed]:
+    async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[AgentPlace]:
         """Place up to `limit` agents of the pool that need a process and have none, most urgent first. Those for which
         there is no room cost no transaction each."""
 
@@ -174,7 +174,7 @@ class AgentProcesses:
             idle = _idle_by_process(connection, pool, now) if may_displace else Counter[str]()
             return _with_room(found, live, idle)[:limit]
 
-        placed: list[Placed] = []
+        placed: list[AgentPlace] = []
         for needing in await self._database.read(look):
             one = await self.place(needing.agent_id)
             if one is not None:
@@ -201,7 +201,7 @@ class AgentProcesses:
         return await self._database.write(write)
 
 
-def place(connection: Connection, agent_id: str) -> Placed | None:
+def place(connection: Connection, agent_id: str) -> AgentPlace | None:
     """As `AgentProcesses.place`, in the caller's transaction, which has locked no agent yet."""
     found = connection.execute(_POOL_OF, {"of_agent": agent_id}).one_or_none()
     if found is None or found.process_id is not None:
@@ -220,7 +220,7 @@ def place(connection: Connection, agent_id: str) -> Placed | None:
     now = datetime.now(UTC)
     values = {"process_id": process_id, "generation": agents.c.generation + 1, "placed_at": now, "last_active_at": now}
     connection.execute(update(agents).where(agents.c.id == agent_id).values(values))
-    return Placed(agent_id, found.pool, process_id, open_next(connection, agent_id))
+    return AgentPlace(agent_id, found.pool, process_id, open_next(connection, agent_id))
 
 
 def _has_work(connection: Connection, agent: Row[Any]) -> bool:

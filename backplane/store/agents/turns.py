@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, text, update
 
 from backplane.domain.agents import mailbox_error
 from backplane.domain.events import Event, EventType, encode
@@ -34,7 +34,7 @@ _TURN_COLUMNS = (
     agents.c.generation,
     agents.c.created_at,
 )
-_LOCKED_AGENT = select(*_TURN_COLUMNS).where(agents.c.id == bindparam("of_agent")).with_for_update()
+_LOCKED_AGENT: Select[Any] = select(*_TURN_COLUMNS).where(agents.c.id == bindparam("of_agent")).with_for_update()
 _AGENT_OF_RUN = select(runs.c.agent_id).where(runs.c.id == bindparam("of_run")).scalar_subquery()
 _LOCK_AGENT_OF = select(agents.c.id).where(agents.c.id == _AGENT_OF_RUN).with_for_update()
 UPDATE_AGENT = update(agents).where(agents.c.id == bindparam("of_agent"))
