@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, or_, select, update
 
-from backplane.domain.agents import Occupancy, AgentPlace, PoolProcess, Renewal, choose_process, takes_number
+from backplane.domain.agents import AgentPlace, Occupancy, PoolProcess, Renewal, choose_process, takes_number
 from backplane.domain.runs import RunStatus
 from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
