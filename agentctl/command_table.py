@@ -7,6 +7,7 @@ load than all else that a short command does, and a person waits for them at eac
 from typing import NamedTuple
 
 HERE, RUNS, OPERATORS = "The platform on this machine", "Runs", "For operators"
+AGENTS = "Agents that live"
 
 
 class CommandEntry(NamedTuple):
@@ -31,6 +32,9 @@ COMMANDS = {
     "handlers": CommandEntry(
         "agentctl.commands.handlers", "handlers", RUNS, "List the handlers that live workers have,..."
     ),
+    "agents": CommandEntry("agentctl.commands.agents", "app", AGENTS, "Agents that live: make them, send them..."),
+    "pools": CommandEntry("agentctl.commands.pools", "app", AGENTS, "Pools of agents: how full they are, and..."),
+    "chat": CommandEntry("agentctl.commands.chat", "chat", AGENTS, "Talk with an agent: each line that you..."),
     "runs": CommandEntry("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
     "show": CommandEntry("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
     "cancel": CommandEntry("agentctl.commands.runs", "cancel", RUNS, "Cancel a run: at once while it is queued,..."),

@@ -46,20 +46,25 @@ def new_run_of(
     if max_retries is not None:
         body["max_retries"] = max_retries
     if metadata:
-        pairs = [pair.partition("=") for pair in metadata]
-        if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-            raise CommandError(ExitCode.USAGE, f"--metadata wants KEY=VALUE, not {wrong[0]!r}.")
-        if twice := [name for at, (name, _, _) in enumerate(pairs) if name in {other[0] for other in pairs[:at]}]:
-            raise CommandError(ExitCode.USAGE, f"--metadata has {twice[0]!r} twice; keep one.")
-        body["metadata"] = {name: value for name, _, value in pairs}
+        body["metadata"] = metadata_of(metadata)
     return body
 
 
-def input_of(given: str) -> Any:
+def metadata_of(given: list[str]) -> JsonObject:
+    """Of pairs KEY=VALUE. Raises CommandError(USAGE)."""
+    pairs = [pair.partition("=") for pair in given]
+    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise CommandError(ExitCode.USAGE, f"--metadata wants KEY=VALUE, not {wrong[0]!r}.")
+    if twice := [name for at, (name, _, _) in enumerate(pairs) if name in {other[0] for other in pairs[:at]}]:
+        raise CommandError(ExitCode.USAGE, f"--metadata has {twice[0]!r} twice; keep one.")
+    return {name: value for name, _, value in pairs}
+
+
+def input_of(given: str, option: str = "--input") -> Any:
     """The JSON itself, or that of the file behind an @. Raises CommandError(USAGE)."""
-    where, text = "--input", given
+    where, text = option, given
     if given.startswith("@"):
-        where, file = f"--input {given}", Path(given[1:])
+        where, file = f"{option} {given}", Path(given[1:])
         try:
             text = sys.stdin.read() if given == "@-" else file.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +73,7 @@ def input_of(given: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise CommandError(
-            ExitCode.USAGE, f"{where} is no JSON: {error}. A text needs quotes inside: --input '\"text\"'."
+            ExitCode.USAGE, f"{where} is no JSON: {error}. A text needs quotes inside: {option} '\"text\"'."
         ) from None
 
 

@@ -23,7 +23,7 @@ class ApiError(CommandError):
     @property
     def is_for_want_of_room(self) -> bool:
         """So many runs wait as may; `retry_after` (seconds) is what the API expects until there is room."""
-        return self.code in {"queue_full", "too_many_waiting"}
+        return self.code in {"queue_full", "too_many_waiting", "mailbox_full"}
 
 
 async def raise_for_problem(response: httpx.Response) -> None:

@@ -15,10 +15,12 @@ from urllib.parse import quote
 
 import httpx
 
+from agentctl.api.agent_calls import AgentCalls
 from agentctl.api.api_error import ApiError, JsonObject, raise_for_problem, reason_of
 from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, is_bus_event, reconnecting
 from agentctl.api.pages import following
 from agentctl.api.proxies import client_of
+from agentctl.api.request_parts import given, segment
 from agentctl.exit_codes import CommandError, ExitCode
 from backplane.domain.events import LIVE_ONLY
 
@@ -30,7 +32,7 @@ FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
 
 
-class Client:
+class Client(AgentCalls):
     """Every method raises ApiError for an error answer and CommandError(UNREACHABLE) when there is no answer."""
 
     def __init__(
@@ -66,18 +68,18 @@ class Client:
         self, run_id: str | None = None, status: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> JsonObject:
         """The decisions of one run, or of all runs of the user."""
-        given = _given(status=status, cursor=cursor, limit=limit)
-        path = f"/agent/runs/{_segment(run_id)}/decisions" if run_id is not None else "/agent/decisions"
-        return await self._json("GET", path, params=given)
+        wanted = given(status=status, cursor=cursor, limit=limit)
+        path = f"/agent/runs/{segment(run_id)}/decisions" if run_id is not None else "/agent/decisions"
+        return await self._json("GET", path, params=wanted)
 
     async def decide(self, run_id: str, decision_id: str, answer: JsonObject) -> JsonObject:
         """Safe to repeat: the same answer again changes nothing."""
         return await self._json(
-            "POST", f"/agent/runs/{_segment(run_id)}/decisions/{_segment(decision_id)}", json=answer
+            "POST", f"/agent/runs/{segment(run_id)}/decisions/{segment(decision_id)}", json=answer
         )
 
     async def plans(self, run_id: str) -> list[JsonObject]:
-        found: list[JsonObject] = (await self._json("GET", f"/agent/runs/{_segment(run_id)}/plans"))["plans"]
+        found: list[JsonObject] = (await self._json("GET", f"/agent/runs/{segment(run_id)}/plans"))["plans"]
         return found
 
     async def model_calls(self, run_id: str) -> list[JsonObject]:
@@ -86,16 +88,16 @@ class Client:
         cursor: int | None = 0
         while cursor is not None:
             params = {"cursor": cursor, "limit": 200}
-            page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/model-calls", params=params)
+            page = await self._json("GET", f"/agent/runs/{segment(run_id)}/model-calls", params=params)
             found += page["calls"]
             cursor = following(cursor, page["next_cursor"])
         return found
 
     async def model_call(self, run_id: str, call_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/runs/{_segment(run_id)}/model-calls/{_segment(call_id)}")
+        return await self._json("GET", f"/agent/runs/{segment(run_id)}/model-calls/{segment(call_id)}")
 
     async def run(self, run_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/runs/{_segment(run_id)}")
+        return await self._json("GET", f"/agent/runs/{segment(run_id)}")
 
     async def validate(self, run: JsonObject) -> JsonObject:
         """What would be wrong with a run of these fields, those of `create`."""
@@ -105,40 +107,40 @@ class Client:
         return await self._json("GET", "/agent/tools")
 
     async def tool(self, name: str) -> JsonObject:
-        return await self._json("GET", f"/agent/tools/{_segment(name)}")
+        return await self._json("GET", f"/agent/tools/{segment(name)}")
 
     async def handlers(self) -> JsonObject:
         return await self._json("GET", "/agent/handlers")
 
     async def handler(self, name: str) -> JsonObject:
-        return await self._json("GET", f"/agent/handlers/{_segment(name)}")
+        return await self._json("GET", f"/agent/handlers/{segment(name)}")
 
     async def runs(
         self, status: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
     ) -> JsonObject:
-        given = _given(status=status, cursor=cursor, limit=limit, id_beginning=id_beginning)
-        return await self._json("GET", "/agent/runs", params=given)
+        wanted = given(status=status, cursor=cursor, limit=limit, id_beginning=id_beginning)
+        return await self._json("GET", "/agent/runs", params=wanted)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
         """One page of events."""
-        return await self._json("GET", f"/agent/logs/{_segment(run_id)}", params={"after": after, "limit": limit})
+        return await self._json("GET", f"/agent/logs/{segment(run_id)}", params={"after": after, "limit": limit})
 
     async def files(self, run_id: str, prefix: str = "") -> list[JsonObject]:
         """All of them."""
         found: list[JsonObject] = []
         cursor: str | None = ""
         while cursor is not None:
-            params = _given(prefix=prefix or None, cursor=cursor or None, limit=FILES_PAGE)
-            page = await self._json("GET", f"/agent/runs/{_segment(run_id)}/files", params=params)
+            params = given(prefix=prefix or None, cursor=cursor or None, limit=FILES_PAGE)
+            page = await self._json("GET", f"/agent/runs/{segment(run_id)}/files", params=params)
             found += page["files"]
             cursor = following(cursor, page.get("next_cursor"))  # an older server sends all at once
         return found
 
     async def explain(self, run_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/runs/{_segment(run_id)}/explain")
+        return await self._json("GET", f"/agent/runs/{segment(run_id)}/explain")
 
     async def queue(self, name: str | None = None) -> JsonObject:
-        return await self._json("GET", "/agent/queue", params=_given(queue=name))
+        return await self._json("GET", "/agent/queue", params=given(queue=name))
 
     async def queues(self) -> list[JsonObject]:
         found: list[JsonObject] = (await self._json("GET", "/agent/queues"))["queues"]
@@ -147,15 +149,15 @@ class Client:
     async def dead_letters(
         self, reason: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
     ) -> JsonObject:
-        given = _given(reason=reason, cursor=cursor, limit=limit, id_beginning=id_beginning)
-        return await self._json("GET", "/agent/dead-letters", params=given)
+        wanted = given(reason=reason, cursor=cursor, limit=limit, id_beginning=id_beginning)
+        return await self._json("GET", "/agent/dead-letters", params=wanted)
 
     async def dead_letter(self, run_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/dead-letters/{_segment(run_id)}")
+        return await self._json("GET", f"/agent/dead-letters/{segment(run_id)}")
 
     async def redrive(self, run_id: str) -> JsonObject:
         """Sent again only when the first one cannot have arrived."""
-        return await self._json("POST", f"/agent/dead-letters/{_segment(run_id)}/redrive", repeatable=False)
+        return await self._json("POST", f"/agent/dead-letters/{segment(run_id)}/redrive", repeatable=False)
 
     async def redrive_oldest(self, limit: int) -> JsonObject:
         """Sent again only when the first one cannot have arrived: its answer says how many were redriven."""
@@ -163,26 +165,26 @@ class Client:
 
     async def purge(self, run_id: str | None) -> JsonObject:
         """One dead letter, or with None all of them."""
-        path = f"/{_segment(run_id)}" if run_id is not None else ""
+        path = f"/{segment(run_id)}" if run_id is not None else ""
         return await self._json("DELETE", f"/agent/dead-letters{path}", repeatable=False)
 
     async def accounts(self, owner: str | None = None, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        given = _given(owner=owner, cursor=cursor, limit=limit)
-        return await self._json("GET", "/agent/accounts", params=given)
+        wanted = given(owner=owner, cursor=cursor, limit=limit)
+        return await self._json("GET", "/agent/accounts", params=wanted)
 
     async def account(self, account_id: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        given = _given(cursor=cursor, limit=limit)
-        return await self._json("GET", f"/agent/accounts/{_segment(account_id)}", params=given)
+        wanted = given(cursor=cursor, limit=limit)
+        return await self._json("GET", f"/agent/accounts/{segment(account_id)}", params=wanted)
 
     async def move(self, action: str, account_id: str, movement: JsonObject) -> JsonObject:
         """top-up or withdraw. The movement carries a transfer_id, so it is safe to repeat; so is a transfer."""
-        return await self._json("POST", f"/agent/accounts/{_segment(account_id)}/{action}", json=movement)
+        return await self._json("POST", f"/agent/accounts/{segment(account_id)}/{action}", json=movement)
 
     async def transfer(self, movement: JsonObject) -> JsonObject:
         return await self._json("POST", "/agent/accounts/transfer", json=movement)
 
     async def close_account(self, account_id: str) -> JsonObject:
-        return await self._json("DELETE", f"/agent/accounts/{_segment(account_id)}")
+        return await self._json("DELETE", f"/agent/accounts/{segment(account_id)}")
 
     async def audit(self) -> JsonObject:
         return await self._json("GET", "/agent/ledger/audit")
@@ -195,11 +197,10 @@ class Client:
 
     async def delete(self, run_id: str) -> None:
         """Sent again only when the first one cannot have arrived: the second would find nothing."""
-        response = await self._open("DELETE", f"/agent/runs/{_segment(run_id)}", repeatable=False)
-        await response.aclose()
+        await self._nothing("DELETE", f"/agent/runs/{segment(run_id)}")
 
     async def put_secret(self, name: str, secret: JsonObject) -> JsonObject:
-        return await self._json("PUT", f"/agent/secrets/{_segment(name)}", json=secret)
+        return await self._json("PUT", f"/agent/secrets/{segment(name)}", json=secret)
 
     async def secrets(self) -> list[JsonObject]:
         """Without their values."""
@@ -208,25 +209,24 @@ class Client:
 
     async def delete_secret(self, name: str) -> None:
         """Sent again only when the first one cannot have arrived: the second would find nothing."""
-        response = await self._open("DELETE", f"/agent/secrets/{_segment(name)}", repeatable=False)
-        await response.aclose()
+        await self._nothing("DELETE", f"/agent/secrets/{segment(name)}")
 
     async def artifacts(self, agent: str) -> JsonObject:
-        return await self._json("GET", f"/agent/artifacts/{_segment(agent)}")
+        return await self._json("GET", f"/agent/artifacts/{segment(agent)}")
 
     async def artifacts_at(self, user: str, agent: str, commit: str) -> JsonObject:
         return await self._json("GET", f"{_artifacts_url(user, agent)}/files", params={"commit": commit})
 
     async def artifact_log(self, user: str, agent: str, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        given = _given(cursor=cursor, limit=limit)
-        return await self._json("GET", f"{_artifacts_url(user, agent)}/log", params=given)
+        wanted = given(cursor=cursor, limit=limit)
+        return await self._json("GET", f"{_artifacts_url(user, agent)}/log", params=wanted)
 
     async def roll_back_artifacts(self, user: str, agent: str, commit: str) -> JsonObject:
         """Safe to repeat: what is so already is left as it is."""
         return await self._json("POST", f"{_artifacts_url(user, agent)}/rollback", json={"commit": commit})
 
     async def artifact(self, agent: str, path: str) -> bytes:
-        return await self._bytes(f"/agent/artifacts/{_segment(agent)}/content", {"path": path})
+        return await self._bytes(f"/agent/artifacts/{segment(agent)}/content", {"path": path})
 
     async def artifact_at(self, user: str, agent: str, commit: str, path: str) -> bytes:
         return await self._bytes(f"{_artifacts_url(user, agent)}/show", {"commit": commit, "path": path})
@@ -244,43 +244,43 @@ class Client:
         return await self._json("POST", "/agent/bulk", json=body, headers={"Idempotency-Key": str(uuid.uuid4())})
 
     async def bulk_actions(self, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        return await self._json("GET", "/agent/bulk", params=_given(cursor=cursor, limit=limit))
+        return await self._json("GET", "/agent/bulk", params=given(cursor=cursor, limit=limit))
 
     async def bulk_action(self, bulk_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}")
+        return await self._json("GET", f"/agent/bulk/{segment(bulk_id)}")
 
     async def bulk_runs(self, bulk_id: str, status: str | None = None) -> list[JsonObject]:
         """All, or those of which this has come."""
         found: list[JsonObject] = []
         cursor: int | None = 0
         while cursor is not None:
-            params = _given(status=status, cursor=cursor, limit=200)
-            page = await self._json("GET", f"/agent/bulk/{_segment(bulk_id)}/runs", params=params)
+            params = given(status=status, cursor=cursor, limit=200)
+            page = await self._json("GET", f"/agent/bulk/{segment(bulk_id)}/runs", params=params)
             found += page["runs"]
             cursor = following(cursor, page["next_cursor"])
         return found
 
     async def stop_bulk_action(self, bulk_id: str) -> JsonObject:
-        return await self._json("DELETE", f"/agent/bulk/{_segment(bulk_id)}")
+        return await self._json("DELETE", f"/agent/bulk/{segment(bulk_id)}")
 
     async def export(self, run_id: str) -> JsonObject:
         """Safe to repeat, like `create`."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return await self._json("POST", f"/agent/runs/{_segment(run_id)}/export", headers=headers)
+        return await self._json("POST", f"/agent/runs/{segment(run_id)}/export", headers=headers)
 
     async def exports(self, cursor: str | None = None, limit: int = 50) -> JsonObject:
-        return await self._json("GET", "/agent/exports", params=_given(cursor=cursor, limit=limit))
+        return await self._json("GET", "/agent/exports", params=given(cursor=cursor, limit=limit))
 
     async def remove_export(self, export_id: str) -> JsonObject:
-        return await self._json("DELETE", f"/agent/exports/{_segment(export_id)}")
+        return await self._json("DELETE", f"/agent/exports/{segment(export_id)}")
 
     async def export_of(self, export_id: str) -> JsonObject:
-        return await self._json("GET", f"/agent/exports/{_segment(export_id)}")
+        return await self._json("GET", f"/agent/exports/{segment(export_id)}")
 
     @asynccontextmanager
     async def archive(self, export_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of an export's archive, in chunks. One that breaks off in the middle raises."""
-        response = await self._open("GET", f"/agent/exports/{_segment(export_id)}/archive")
+        response = await self._open("GET", f"/agent/exports/{segment(export_id)}/archive")
         try:
             yield self._chunks(response)
         finally:
@@ -330,7 +330,7 @@ class Client:
         cannot be had any more.
         """
         last, position = after, StreamPosition(str(after) if after else "")
-        url = f"/agent/logs/{_segment(run_id)}/stream"
+        url = f"/agent/logs/{segment(run_id)}/stream"
         async with aclosing(self._stream(url, f"The stream of run {run_id}", position)) as events:
             async for event in events:
                 if event["type"] not in LIVE_ONLY:
@@ -363,8 +363,8 @@ class Client:
     async def bus_events(self, after: str, types: Sequence[str]) -> AsyncGenerator[tuple[str, JsonObject], None]:
         """As `all_events`, of the event bus. What has the type `gap` says that events are missing."""
         position = StreamPosition("" if after == "now" else after)
-        given = {"type": list(types), **({"after": "now"} if after == "now" else {})}
-        url = str(httpx.URL("/api/v1/events/stream", params=given))
+        wanted = {"type": list(types), **({"after": "now"} if after == "now" else {})}
+        url = str(httpx.URL("/api/v1/events/stream", params=wanted))
         pauses = Pauses(first=self._call_pauses, later=self._stream_pauses)
         name = "The stream of the event bus"
         following = reconnecting(self._http, url, name, position, pauses, self._notify, is_bus_event)
@@ -374,7 +374,7 @@ class Client:
 
     async def put_hook(self, name: str, hook: JsonObject) -> JsonObject:
         """Sent again only when the first one cannot have arrived: the second would not show the secret."""
-        return await self._json("PUT", f"/api/v1/hooks/{_segment(name)}", repeatable=False, json=hook)
+        return await self._json("PUT", f"/api/v1/hooks/{segment(name)}", repeatable=False, json=hook)
 
     async def hooks(self) -> list[JsonObject]:
         """Without their secrets."""
@@ -383,8 +383,7 @@ class Client:
 
     async def delete_hook(self, name: str) -> None:
         """Sent again only when the first one cannot have arrived: the second would find nothing."""
-        response = await self._open("DELETE", f"/api/v1/hooks/{_segment(name)}", repeatable=False)
-        await response.aclose()
+        await self._nothing("DELETE", f"/api/v1/hooks/{segment(name)}")
 
     def _stream(self, url: str, name: str, position: StreamPosition) -> AsyncGenerator[JsonObject, None]:
         pauses = Pauses(first=self._call_pauses, later=self._stream_pauses)
@@ -402,6 +401,11 @@ class Client:
         if not isinstance(body, dict):
             raise self._unreachable(ValueError("its answer is not that of this API"))
         return body
+
+    async def _nothing(self, method: str, url: str) -> None:
+        """A call whose answer has no body, sent again only when the first one cannot have arrived."""
+        response = await self._open(method, url, repeatable=False)
+        await response.aclose()
 
     async def _bytes(self, url: str, params: Mapping[str, str]) -> bytes:
         """The whole of something small."""
@@ -476,21 +480,12 @@ async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncI
         yield Client(http, notify)
 
 
-def _given(**parameters: Any) -> dict[str, Any]:
-    """The parameters that have a value."""
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _segment(text: str) -> str:
-    return quote(text, safe="")
-
-
 def _artifacts_url(user: str, agent: str) -> str:
-    return f"/agent/artifacts/{_segment(user)}/{_segment(agent)}"
+    return f"/agent/artifacts/{segment(user)}/{segment(agent)}"
 
 
 def _file_url(run_id: str, path: str) -> str:
-    return f"/agent/runs/{_segment(run_id)}/files/{'/'.join(_path_segments(path))}"
+    return f"/agent/runs/{segment(run_id)}/files/{'/'.join(_path_segments(path))}"
 
 
 def _path_segments(path: str) -> Iterator[str]:

@@ -11,11 +11,13 @@ from agentctl.api.pages import FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.terminal.output import first_line, short_time
 from agentctl.terminal.questions import asked_in_words
+from backplane.domain.runs import AGENT_PATTERN
 
 CANDIDATES_SHOWN = 10
 DECISIONS_LOOKED_AT = 10_000
 JOBS_LOOKED_AT = 1_000
 _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(AGENT_PATTERN)
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}")
 
 
@@ -29,6 +31,25 @@ async def whole_run_id(client: Client, given: str) -> str:
         for run in page["runs"]
     }
     return the_only("run", given, found, "agentctl runs")
+
+
+async def whole_agent_id(client: Client, given: str) -> str:
+    """Of an agent that is named by its name, its id or the id's beginning. A name goes before a beginning."""
+    if is_whole(given):
+        return given
+    named = given.strip()
+    page = await client.agents(name=named, limit=CANDIDATES_SHOWN + 1) if _NAME.fullmatch(named) else {"agents": []}
+    if len(page["agents"]) == 1:
+        whole: str = page["agents"][0]["agent_id"]
+        return whole
+    found = {agent["agent_id"]: f"{agent['name']} in {agent['pool']}" for agent in page["agents"]}
+    if len(found) > 1:
+        lines = [f"Several agents of yours are called {given}; give the id:", *_shown(found)]
+        raise CommandError(ExitCode.USAGE, "\n".join(lines))
+    begins = beginning(given, "agent", "agentctl agents list")
+    page = await client.agents(id_beginning=begins, terminated=True, limit=CANDIDATES_SHOWN + 1)
+    found = {agent["agent_id"]: f"{agent['name']} in {agent['pool']}" for agent in page["agents"]}
+    return the_only("agent", given, found, "agentctl agents list")
 
 
 async def whole_dead_letter_id(client: Client, given: str) -> str:
@@ -104,11 +125,14 @@ def the_only(what: str, given: str, found: dict[str, str], listed_by: str) -> st
     if not candidates:
         raise _none(what, given, listed_by)
     if len(candidates) > 1:
-        shown = [f"  {key}  {about}" for key, about in list(candidates.items())[:CANDIDATES_SHOWN]]
-        more = ["  and more"] if len(candidates) > CANDIDATES_SHOWN else []
-        lines = [f"Several of your {what}s begin with {given}; give more of the id:", *shown, *more]
+        lines = [f"Several of your {what}s begin with {given}; give more of the id:", *_shown(candidates)]
         raise CommandError(ExitCode.USAGE, "\n".join(lines))
     return next(iter(candidates))
+
+
+def _shown(candidates: dict[str, str]) -> list[str]:
+    shown = [f"  {key}  {about}" for key, about in list(candidates.items())[:CANDIDATES_SHOWN]]
+    return [*shown, *(["  and more"] if len(candidates) > CANDIDATES_SHOWN else [])]
 
 
 def _none(what: str, given: str, listed_by: str) -> CommandError:

@@ -13,7 +13,7 @@ from app.errors import responses
 from app.schemas.bus import EXAMPLE, BusPage, PublishedBatch, PublishedEvent, Sources, Subjects, TypePatterns
 from app.streams import bus
 from app.streams.buffer import Watcher
-from app.streams.sse import EventStream, stream
+from app.streams.sse import EventStream, Position, stream
 from backplane.domain.bus import BATCH_MAX, EventFilter
 from backplane.errors import InvalidInput
 
@@ -141,7 +141,7 @@ async def stream_published_events(
         cursor = await store.bus.present(user.id)
         opening = f"id: {cursor}\n\n".encode()
     watcher = Watcher(access)
-    chunks = stream(watched, partial(bus.history, store, user.id, wanted), cursor, watcher, opening)
+    chunks = stream(watched, partial(bus.history, store, user.id, wanted), Position(cursor), watcher, opening)
     return EventStream(chunks, context.hub, watcher)
 
 

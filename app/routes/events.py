@@ -11,7 +11,7 @@ from app.context import ContextOf
 from app.errors import responses
 from app.streams import feed
 from app.streams.buffer import Watcher
-from app.streams.sse import EventStream, described, stream
+from app.streams.sse import EventStream, Position, described, stream
 from backplane.domain.events import EventType, Place, encode
 
 router = APIRouter(tags=["logs"])
@@ -67,5 +67,5 @@ async def stream_all_events(
         gap = encode("", 0, EventType.GAP, {"after": 0, "before": 1, "reason": reason})
         opening = feed.frame_of(cursor, gap).body
     watcher = Watcher(access)
-    chunks = stream(watched, partial(feed.history, store, user.id), cursor, watcher, opening)
+    chunks = stream(watched, partial(feed.history, store, user.id), Position(cursor), watcher, opening)
     return EventStream(chunks, context.hub, watcher)

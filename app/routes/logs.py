@@ -1,6 +1,5 @@
 """GET /agent/logs/{run_id}: a run's events, as pages or as they happen."""
 
-import asyncio
 import json
 from functools import partial
 from typing import Annotated, Any
@@ -9,20 +8,18 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
-from app.context import ApiContext, ContextOf
+from app.context import ContextOf
 from app.edge.turns import give_back
 from app.errors import responses
 from app.schemas.fields import RunId
 from app.schemas.runs import EventPage
 from app.streams.buffer import Watcher
 from app.streams.hub import frame_of
-from app.streams.sse import PAGE, EventStream, described, gap, stream
+from app.streams.sse import PAGE, EventStream, Position, described, gap, stream
 from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import InvalidInput
 
 router = APIRouter(tags=["logs"])
-
-CATCH_UP_LOOKS, CATCH_UP_PAUSE_SECONDS = 20, 0.1
 
 Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
 
@@ -81,29 +78,14 @@ async def stream_events(
             return Response(status_code=204)
         if cursor > last:
             give_back(request.scope)
-            last = await _caught_up(context, run_id, cursor)
+            last = await context.history.caught_up(run_id, cursor)
         if cursor > last:
             # Nobody can have seen such an event; going on from the last real one loses nothing.
             missing = gap(run_id, last, last + 1, f"there is no event {cursor} yet; the stream goes on after {last}")
             opening, cursor = frame_of(missing).body, last
     watcher = Watcher(access)
     history = partial(context.history.span, run_id)
-    return EventStream(stream(watched, history, cursor, watcher, opening), context.hub, watcher)
-
-
-async def _caught_up(context: ApiContext, run_id: str, cursor: int) -> int:
-    """The last id, when it has come as far as the cursor or does not come in time.
-
-    A watcher receives an event a moment before it is stored. When Redis is emptied within that moment, nobody knows of
-    it until its worker has stored it; to send the watcher back would send it twice.
-    """
-    last = 0
-    for _ in range(CATCH_UP_LOOKS):
-        await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
-        last = await context.history.last_id(run_id)
-        if last >= cursor:
-            break
-    return last
+    return EventStream(stream(watched, history, Position(cursor), watcher, opening), context.hub, watcher)
 
 
 def _cursor(last_event_id: str) -> int:

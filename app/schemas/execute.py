@@ -52,6 +52,10 @@ class GivenBudget(RunBudget):
         return value
 
 
+MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[!-~]{1,135}$"
+"""SERVER/NAME of a model."""
+
+
 class PlannerName(StrEnum):
     RUNBOOK = "runbook"
     MODEL = "model"
@@ -123,7 +127,7 @@ class NewRun(StrictRequest):
     model: str | None = Field(
         None,
         max_length=200,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[!-~]{1,135}$",
+        pattern=MODEL_PATTERN,
         description="SERVER/NAME of the model for its planner and agents; the server's own (MODEL) when left out.",
         examples=["ollama/qwen2.5:7b"],
     )

@@ -47,6 +47,23 @@ class ReasonCode(StrEnum):
     USER_CAP = "user_cap"
     TIER_CAP = "tier_cap"
     RESOURCE_CAP = "resource_cap"
+    # Of a message in the mailbox of its agent, as `app.agents.explanation` finds it.
+    AGENT_BUSY = "agent_busy"
+    AGENT_PAUSED = "agent_paused"
+    AGENT_TERMINATED = "agent_terminated"
+    MESSAGES_AHEAD = "messages_ahead"
+    NO_PROCESS = "no_process"
+    NUMBER_NOT_SERVED = "number_not_served"
+    POOL_FULL = "pool_full"
+    PROCESS_STARTS = "process_starts"
+    # Of an agent itself; where a turn is open, the turn's own reason comes too.
+    TURN_OPEN = "turn_open"
+    MESSAGES_WAIT = "messages_wait"
+    IDLE = "idle"
+    ASLEEP = "asleep"
+    LAST_TURN_FAILED = "last_turn_failed"
+    RANGES_OVERLAP = "ranges_overlap"
+    RANGES_MISSING = "ranges_missing"
 
 
 class RiskName(StrEnum):
@@ -59,6 +76,7 @@ class OriginKind(StrEnum):
     FORK = "fork"
     REPLAY = "replay"
     CHILD = "child"
+    AGENT = "agent"
 
 
 class Described(BaseModel):

@@ -101,7 +101,7 @@ class RunSummary(RunState):
             "error": run.error.as_dict() if run.error else None,
             "agent": run.agent,
             "model": run.model,
-            "origin": run.origin,
+            "origin": run.origin if run.origin and "run_id" in run.origin else None,
             "worker": run.worker_id,
             "queue": run.queue,
             "handler": run.handler,

@@ -24,6 +24,7 @@ from app.metrics import ApiMetrics
 from app.streams.buffer import Frame, StreamEnd, Watched, Watcher
 from app.streams.bus import BusKey, WatchedBus
 from app.streams.feed import WatchedFeed
+from app.streams.mailboxes import Mailboxes, WatchedMailbox
 from backplane.domain.bus import EventFilter
 from backplane.domain.events import Event, EventType, Place, encode
 from backplane.domain.runs import RunStatus
@@ -46,7 +47,7 @@ OUTAGE_SECONDS = 1.0
 SHORTEST_TOKEN_CHECK_SECONDS = 0.5
 
 K = TypeVar("K")
-W = TypeVar("W", "WatchedRun", WatchedFeed, WatchedBus)
+W = TypeVar("W", "WatchedRun", WatchedFeed, WatchedBus, WatchedMailbox)
 
 
 def frame_of(event: Event) -> Frame[int]:
@@ -140,6 +141,7 @@ class Hub:
         self._runs: dict[str, WatchedRun] = {}
         self._feeds: dict[str, WatchedFeed] = {}
         self._buses: dict[BusKey, WatchedBus] = {}
+        self._mailboxes = Mailboxes(store)
         self._subscription: Subscription | None = None
         self._some_queued = asyncio.Event()
         self._some_feed_due = asyncio.Event()
@@ -166,7 +168,13 @@ class Hub:
     async def open(self, user: User, run_id: str, *, is_queued: bool) -> WatchedRun:
         """The run, which this user may see, listened to from now on. Raises Unavailable when Redis is away or there are
         too many watchers, TooManyStreams when there are too many of this user."""
-        subscription = self._admit(user)
+        self._admit(user)
+        return await self.go_on(run_id, is_queued=is_queued)
+
+    async def go_on(self, run_id: str, *, is_queued: bool) -> WatchedRun:
+        """As `open`, for a stream that has its room already and comes to its next run. Raises Unavailable when Redis is
+        away."""
+        subscription = self._listening()
         while True:
             run = self._runs.setdefault(
                 run_id, WatchedRun(run_id, self._limits.buffer_events, self._limits.buffer_bytes)
@@ -232,6 +240,20 @@ class Hub:
                     bus.subscribed = True
                 return bus
 
+    async def open_mailbox(self, user: User, agent_id: str) -> WatchedMailbox:
+        """The agent, which this user may see, whose messages are listened to from now on. Raises as `open`."""
+        subscription = self._admit(user)
+        while True:
+            mailbox = self._mailboxes.add(agent_id, user.id)
+            async with mailbox.lock:
+                if mailbox.swept:
+                    continue
+                mailbox.idle_since = asyncio.get_running_loop().time()
+                if not mailbox.subscribed:
+                    await subscription.add_user(user.id)
+                    mailbox.subscribed = True
+                return mailbox
+
     def _check_room(self, user: User) -> None:
         room = ceil(self._limits.max_watchers * (7 + user.priority) / 10)
         if len(self._watchers) >= room:
@@ -249,6 +271,9 @@ class Hub:
 
     def _admit(self, user: User) -> Subscription:
         self._check_room(user)
+        return self._listening()
+
+    def _listening(self) -> Subscription:
         if self._subscription is None:
             raise Unavailable("the API is starting", part="redis", retry_after=1)
         return self._subscription
@@ -259,6 +284,7 @@ class Hub:
             await run_together(
                 receive_events=self._receive(subscription),
                 read_feeds=self._read_feeds(),
+                find_agents=self._mailboxes.run(),
                 look_after_watchers=self._look_after_watchers(),
                 sweep=self._sweep(subscription),
                 send_positions=self._send_positions(),
@@ -275,12 +301,14 @@ class Hub:
                     feed.may_have_missed()
                 for bus in self._buses.values():
                     bus.look()
+                self._mailboxes.ring_all()
                 self._some_feed_due.set()
             elif isinstance(received, BusAnnounced):
                 for bus in self._buses_of(received.user_id):
                     bus.look()
                     self._some_feed_due.set()
             elif isinstance(received, Announced):
+                self._mailboxes.announced(received.user_id, received.run_id)
                 if watched := self._feeds.get(received.user_id):
                     watched.announced(received.run_id, received.last_id)
                     self._some_feed_due.set()
@@ -338,13 +366,23 @@ class Hub:
         while True:
             await asyncio.sleep(LINGER_SECONDS)
             await _sweep(self._runs, subscription.remove)
-            await _sweep(self._feeds, subscription.remove_user)
+            await _sweep(self._feeds, partial(self._leave_user, subscription))
+            await _sweep(self._mailboxes.watched, partial(self._leave_mailbox, subscription))
+            self._mailboxes.swept()
             await _sweep(self._buses, partial(self._leave_bus, subscription))
 
     async def _leave_bus(self, subscription: Subscription, key: BusKey) -> None:
         # All of a user's buffers share a channel; another one may be about to subscribe to it.
         if len(self._buses_of(key[0])) == 1:
             await subscription.remove_bus(key[0])
+
+    async def _leave_user(self, subscription: Subscription, user_id: str) -> None:
+        # The user's feed and mailboxes share a channel; as above.
+        if self._mailboxes.are_of(user_id) + (user_id in self._feeds) == 1:
+            await subscription.remove_user(user_id)
+
+    async def _leave_mailbox(self, subscription: Subscription, agent_id: str) -> None:
+        await self._leave_user(subscription, self._mailboxes.watched[agent_id].user_id)
 
     async def _send_positions(self) -> None:
         while True:
@@ -377,6 +415,7 @@ class Hub:
             await asyncio.sleep(self._limits.heartbeat_seconds)
             for feed in self._read_by_rows():
                 feed.look()
+            self._mailboxes.ring_all()
             self._some_feed_due.set()
             watched = {run_id: run for run_id, run in self._runs.items() if run.watchers}
             try:

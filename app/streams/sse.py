@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 PAGE = 500
 """Events that are read at once, and the most that one call of the JSON log gives."""
+CATCH_UP_LOOKS, CATCH_UP_PAUSE_SECONDS = 20, 0.1
 COMMENT = b": nothing new\n\n"
 REVOKED = b": this stream ends: its token was revoked, or its user has another tier now\n\n"
 
@@ -104,6 +105,21 @@ class History:
             return stored
 
 
+    async def caught_up(self, run_id: str, cursor: int) -> int:
+        """The last id, when it has come as far as the cursor or does not come in time.
+
+        A watcher receives an event a moment before it is stored. When Redis is emptied within that moment, nobody knows
+        of it until its worker has stored it; to send the watcher back would send it twice.
+        """
+        last = 0
+        for _ in range(CATCH_UP_LOOKS):
+            await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
+            last = await self.last_id(run_id)
+            if last >= cursor:
+                break
+        return last
+
+
 @dataclass(slots=True)
 class Position(Generic[Cursor]):
     """How far one watcher is: behind which cursor, behind which notice, and whether the last frame was an end."""
@@ -114,9 +130,13 @@ class Position(Generic[Cursor]):
 
 
 async def stream(
-    watched: Watched[Cursor], history: ReadHistory[Cursor], cursor: Cursor, watcher: Watcher, opening: bytes = b""
+    watched: Watched[Cursor],
+    history: ReadHistory[Cursor],
+    position: Position[Cursor],
+    watcher: Watcher,
+    opening: bytes = b"",
 ) -> AsyncGenerator[bytes, None]:
-    """Frames after `cursor` until an end, several in one chunk where several are there.
+    """Frames after `position`, which moves with them, until an end; several in one chunk where several are there.
 
     Replays the history, follows what is live until the buffer reaches back to the watcher no more, and begins again.
     Ends at once, so that the client connects again, when what it watches was swept before the stream began.
@@ -126,7 +146,6 @@ async def stream(
             return
         if opening:
             yield opening
-        position = Position(cursor)
         waits = pauses()
         while True:
             epoch, before = watched.epoch, position.cursor

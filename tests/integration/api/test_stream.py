@@ -13,7 +13,7 @@ from app.edge.turns import AT_ONCE
 from app.routes import logs
 from app.streams import hub
 from app.streams.buffer import Watcher
-from app.streams.sse import stream
+from app.streams.sse import Position, stream
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import RunStatus
 from backplane.redis.keys import Keys
@@ -415,7 +415,7 @@ async def test_a_run_that_nobody_watches_any_more_is_listened_to_anew_by_the_nex
     old = await context.hub.open(access.user, run_id, is_queued=True)
     await wait_until(lambda: old.swept)
     history = partial(context.history.span, run_id)
-    assert [chunk async for chunk in stream(old, history, 0, Watcher(access))] == []
+    assert [chunk async for chunk in stream(old, history, Position(0), Watcher(access))] == []
     new = await context.hub.open(access.user, run_id, is_queued=True)
     assert new is not old
     worker = await api.worker()
