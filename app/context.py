@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.agents.actions import AgentActions
 from app.bus.publishing import BusPublisher
 from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
@@ -26,6 +27,7 @@ class ApiContext:
     settings: Settings
     resources: Resources
     submission: Submission
+    agent_actions: AgentActions
     known_tools: KnownTools
     publisher: BusPublisher
     validator: Validator

@@ -214,7 +214,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 def install(app: FastAPI) -> None:
     @app.exception_handler(errors.PlatformError)
     async def _(request: Request, error: errors.PlatformError) -> JSONResponse:
-        if isinstance(error, errors.TooManyStreams | errors.TooManyTransfers | errors.QueueFull):
+        if isinstance(error, errors.TooManyStreams | errors.TooManyTransfers | errors.QueueFull | errors.MailboxFull):
             give_back(request.scope)
             await request.app.state.authenticator.pause(request.scope)
         return of_platform_error(error)

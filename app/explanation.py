@@ -31,7 +31,8 @@ class Reason:
 class Situation:
     """`statistics` is None when the queue does not answer; the others are None also where they do not apply. `asked`:
     what a person has to decide. `whereabouts`: where the queue has a queued run that stands nowhere in it;
-    `compared_seconds`: how often the queue is compared with the database."""
+    `compared_seconds`: how often the queue is compared with the database. `in_mailbox`: of a message to an agent, why
+    the agent has not come to it."""
 
     statistics: Statistics | None
     standing: Standing | None
@@ -40,6 +41,7 @@ class Situation:
     asked: tuple[Decision, ...] = ()
     whereabouts: Whereabouts | None = None
     compared_seconds: float = 5.0
+    in_mailbox: tuple[Reason, ...] = ()
 
 
 def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -53,6 +55,8 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             return [_waits_for_model(situation.model)]
         case RunStatus.RUNNING:
             return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
+        case RunStatus.WAITING if situation.in_mailbox:
+            return list(situation.in_mailbox)
         case RunStatus.WAITING if situation.asked:
             return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
         case RunStatus.WAITING if run.error is not None and run.error.code in (WAITS_FOR_RUN, WAITS_FOR_EVENT):

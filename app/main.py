@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from app import errors
+from app.agents.actions import AgentActions
 from app.auth import Authenticator
 from app.bus.publishing import BusPublisher
 from app.context import ApiContext
@@ -36,6 +37,9 @@ from app.mcp.endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
 from app.routes import (
     accounts,
+    agent_messages,
+    agent_pools,
+    agents,
     artifacts,
     bulk,
     bus,
@@ -182,6 +186,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         exports,
         bus,
         hooks,
+        agent_pools,
+        agent_messages,
+        agents,
         docs,
     )
     for route in routes:
@@ -214,12 +221,13 @@ def _context(
     known_tools = KnownTools(
         resources.tool_catalogue, resources.queue.worker_ids, settings.mcp_servers, settings.tools_disabled
     )
+    storage_limits = StorageLimits(resources.storage, user_quota)
     submission = Submission(
         settings,
         resources.store,
         resources.queue,
         resources.event_log,
-        StorageLimits(resources.storage, user_quota),
+        storage_limits,
         known_tools,
         KnownQueues(resources.queue, settings.queues),
     )
@@ -227,6 +235,7 @@ def _context(
         settings=settings,
         resources=resources,
         submission=submission,
+        agent_actions=AgentActions(settings, resources, submission, storage_limits),
         publisher=BusPublisher(
             resources.store.bus,
             resources.doorbell,

@@ -246,13 +246,15 @@ class Submission(RunActions):
             )
 
     def _check_model(self, new: NewRun) -> None:
+        if new.model is not None:
+            self.check_model(new.model)
+
+    def check_model(self, name: str) -> None:
         """Whether its server can be known, where servers are named here. Which of the hosted ones have a key, only the
-        workers know."""
-        if new.model is None:
-            return
+        workers know. Raises InvalidInput."""
         settings = self._settings
         named = {*settings.model_servers, *({"ollama"} if settings.ollama_host else ())}
-        server = ModelName.parse(new.model).server
+        server = ModelName.parse(name).server
         if named and server not in named | _HOSTED_SERVERS:
             raise InvalidInput(
                 f"model: there is no model server {server!r}; known (MODEL_SERVERS): "

@@ -74,9 +74,7 @@ class Client(AgentCalls):
 
     async def decide(self, run_id: str, decision_id: str, answer: JsonObject) -> JsonObject:
         """Safe to repeat: the same answer again changes nothing."""
-        return await self._json(
-            "POST", f"/agent/runs/{segment(run_id)}/decisions/{segment(decision_id)}", json=answer
-        )
+        return await self._json("POST", f"/agent/runs/{segment(run_id)}/decisions/{segment(decision_id)}", json=answer)
 
     async def plans(self, run_id: str) -> list[JsonObject]:
         found: list[JsonObject] = (await self._json("GET", f"/agent/runs/{segment(run_id)}/plans"))["plans"]

@@ -1,4 +1,5 @@
-"""The commands about agents that live: agents spawn, list, show, send, messages, watch, explain and what changes them."""
+"""The commands about agents that live: agents spawn, list, show, send, messages, watch, explain, state, and those that
+pause, resume, terminate and delete one."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -22,9 +23,7 @@ from agentctl.terminal.prompts import confirm
 from backplane.domain.runs import FINAL
 from backplane.process.terminal_text import printable
 
-AgentArgument = Annotated[
-    str, typer.Argument(metavar="AGENT", help="Its name, its id, or how the id begins.")
-]
+AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Its name, its id, or how the id begins.")]
 
 app = typer.Typer(
     cls=Group,
@@ -46,9 +45,7 @@ def on_agent(output: Output, given: str, work: Callable[[Client, str], Awaitable
 def spawn(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="Its pool, which gives it its role.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The same name again is the same agent.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="SERVER/NAME", help="The model; else its role's.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="SERVER/NAME", help="The model; else its role's.")] = None,
     state: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="The state with which it begins.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Kept with the agent. May be given often.")
@@ -78,7 +75,7 @@ def list_agents(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
     json_output: JsonFlag = False,
 ) -> None:
-    """List your agents, the newest first."""
+    """List your agents, the oldest first."""
     output = Output(json_output)
     found = listed(
         output,
@@ -139,7 +136,9 @@ def send(
     wait: Annotated[
         float | None, typer.Option(min=0, max=60, help="Wait so many seconds for the answer, and print it.")
     ] = None,
-    ttl: Annotated[int | None, typer.Option(min=1, help="Cancel it where it is not answered in so many seconds.")] = None,
+    ttl: Annotated[
+        int | None, typer.Option(min=1, help="Cancel it when it is not answered by then, in seconds.")
+    ] = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Send an agent a message, and print the id of its run; with --wait its answer."""

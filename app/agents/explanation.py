@@ -88,8 +88,8 @@ def no_process(situation: AgentSituation) -> Reason:
 
 def in_words_of_agent(situation: AgentSituation, found: Sequence[Reason]) -> str:
     """One sentence of all reasons."""
-    agent = situation.agent
-    return f"The agent {agent.name} is {situation.status.value.replace('_', ' ')}: {'; '.join(one.text for one in found)}."
+    texts = "; ".join(one.text for one in found)
+    return f"The agent {situation.agent.name} is {situation.status.value.replace('_', ' ')}: {texts}."
 
 
 def _at_work(situation: AgentSituation, run: Run, reasons: Sequence[Reason]) -> list[Reason]:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.auth import SCOPE_USER
 from backplane.domain.users import User
 
+AGENTS = "/api/v1/agents"
 AT_ONCE = 4
 """Fewer than the database connections that a process keeps (DATABASE_POOL_SIZE), so that others find one free."""
 FILES = "/agent/runs/"
@@ -105,7 +106,7 @@ async def _once_arrived(receive: Receive) -> Receive:
 
 def _takes_turn(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path == "/mcp" or (path.startswith("/agent/") and not _is_file(scope))
+    return path == "/mcp" or (path.startswith(("/agent/", AGENTS)) and not _is_file(scope))
 
 
 def _is_file(scope: Scope) -> bool:

@@ -61,7 +61,7 @@ async def send_message(
     """Send an agent a message. It is a run, whose id is answered; an agent comes to one message after another.
 
     429 `mailbox_full`: 1,000 wait for this agent already."""
-    run = await context.messages.send(access.user, agent_id, new, idempotency_key)
+    run = await context.agent_actions.send(access.user, agent_id, new, idempotency_key)
     if new.wait_seconds:
         run = await answered(context.hub, context.resources.store, access, request.scope, run, new.wait_seconds)
         if run.status in FINAL:

@@ -75,14 +75,12 @@ async def spawn_agent(
     """Make an agent. The same name again answers the same agent, as it is. It gets a place in a process where one is
     free; else a message to it makes one."""
     store = context.resources.store
-    context.messages.check_agent(new.model, new.metadata, new.state)
+    context.agent_actions.check_agent(new.model, new.metadata, new.state)
     agent, is_new = await store.agents.spawn(
         user.id, pool, new.name, model=new.model, metadata=new.metadata, state=new.state, most=fixed.AGENTS_MAX_PER_USER
     )
     if not is_new:
         response.status_code = 200
-    elif agent.process_id is not None:
-        await context.messages.ring(agent.pool, agent.process_id)
     return AgentView.of(agent, (await store.agent_views.statuses([agent]))[agent.id])
 
 

@@ -1,4 +1,4 @@
-"""/api/v1/agents: agents that live, what they do, and what changes them. Their messages: `app.routes.agent_messages`."""
+"""/api/v1/agents: agents that live, what they do, and what changes them."""
 
 from typing import Annotated
 
@@ -45,7 +45,10 @@ async def list_agents(
     """Your agents, the oldest first."""
     found = await context.resources.store.agents.page(
         user.id,
-        AgentFilter(pool=pool, name=name, beginning=id_beginning, terminated=terminated),
+        pool=pool,
+        name=name,
+        beginning=id_beginning,
+        terminated=terminated,
         after=cursor,
         limit=limit + 1,
     )
@@ -64,12 +67,10 @@ async def show_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf) 
 
 
 @router.patch("/api/v1/agents/{agent_id}", responses=responses(404, 409, 413, 422))
-async def change_agent(
-    agent_id: AgentKey, change: AgentChange, user: CurrentUser, context: ContextOf
-) -> AgentView:
+async def change_agent(agent_id: AgentKey, change: AgentChange, user: CurrentUser, context: ContextOf) -> AgentView:
     """Change an agent's model or metadata, from its next turn on."""
     values = {name: getattr(change, name) for name in change.model_fields_set}
-    context.messages.check_agent(values.get("model"), values.get("metadata", {}), {})
+    context.agent_actions.check_agent(values.get("model"), values.get("metadata", {}), {})
     agents = context.resources.store.agents
     changed = await (agents.patch(user.id, agent_id, values) if values else agents.get(user.id, agent_id))
     return await _view(context, changed)
@@ -78,7 +79,7 @@ async def change_agent(
 @router.delete("/api/v1/agents/{agent_id}", status_code=204, responses=responses(404, 409, 422))
 async def delete_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf) -> Response:
     """Delete an agent that was terminated, with its state and its files, for good. Its runs stay."""
-    await context.messages.delete_agent(user.id, agent_id)
+    await context.agent_actions.delete(user.id, agent_id)
     return Response(status_code=204)
 
 
@@ -116,7 +117,7 @@ async def pause_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf)
 @router.post("/api/v1/agents/{agent_id}/resume", responses=responses(404, 409, 422))
 async def resume_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf) -> AgentView:
     """Let a paused agent go on with its messages."""
-    return await _view(context, await context.messages.resume(user.id, agent_id))
+    return await _view(context, await context.agent_actions.resume(user.id, agent_id))
 
 
 @router.post("/api/v1/agents/{agent_id}/terminate", responses=responses(404, 422))
@@ -130,7 +131,7 @@ async def terminate_agent(
     """End an agent for good: it takes no message any more. Terminating it again changes nothing but what `force` and
     `remove_messages` ask for."""
     return await _view(
-        context, await context.messages.terminate(user, agent_id, force=force, remove_messages=remove_messages)
+        context, await context.agent_actions.terminate(user, agent_id, force=force, remove_messages=remove_messages)
     )
 
 
@@ -145,10 +146,8 @@ async def put_agent_state(
     agent_id: AgentKey, new: NewAgentState, user: CurrentUser, context: ContextOf
 ) -> AgentStateView:
     """Replace an agent's state. Refused (409 `agent_busy`) while a turn is open, which may change it too."""
-    context.messages.check_agent(None, {}, new.state)
-    return AgentStateView.of(
-        await context.resources.store.agents.put_state(user.id, agent_id, new.state, new.version)
-    )
+    context.agent_actions.check_agent(None, {}, new.state)
+    return AgentStateView.of(await context.resources.store.agents.put_state(user.id, agent_id, new.state, new.version))
 
 
 async def _view(context: ApiContext, agent: Agent) -> AgentView:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from app.agents.explanation import mailbox_reasons
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.errors import responses
@@ -209,6 +210,11 @@ async def explain_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> E
 async def situation_of(context: ApiContext, run: Run) -> Situation:
     queue, slots = context.resources.queue, context.resources.slots
     asked: list[Decision] = []
+    if run.in_mailbox and run.agent_id is not None and run.turn is not None:
+        views, agent = context.resources.store.agent_views, await context.resources.store.agents.find(run.agent_id)
+        if agent is not None:
+            place = await views.place_in_mailbox(agent, run.turn)
+            return Situation(None, None, None, in_mailbox=tuple(mailbox_reasons(place)))
     if run.status is RunStatus.WAITING:
         decisions = context.resources.store.decisions
         asked = await decisions.page(run.user_id, run_id=run.id, status=DecisionStatus.PENDING, limit=_ASKED_MAX)

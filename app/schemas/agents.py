@@ -10,12 +10,11 @@ from pydantic import BaseModel, Field, model_validator
 from app.schemas.described import DescribedAs
 from app.schemas.execute import MODEL_PATTERN
 from app.schemas.fields import ID_PATTERN, JsonObject, JsonValue, NextCursor, NextNumber, RunId, StrictRequest, Text
-from app.schemas.runs import ReasonView
 from app.schemas.outcomes import ErrorView, PriorityName
-from backplane.domain.agents import AGENT_NAME_PATTERN, Agent, AgentStatus, Pool
+from app.schemas.runs import ReasonView
+from backplane.domain.agents import AGENT_NAME_PATTERN, POOL_PATTERN, Agent, AgentState, AgentStatus, PoolCounts
 from backplane.domain.runs import Run, RunStatus
 from backplane.settings import fixed
-from backplane.store import PoolCounts
 
 WAIT_MAX_SECONDS = 60.0
 """Proxies end a call that is silent for longer; the stream of an agent has no such limit."""
@@ -25,7 +24,7 @@ _AGENT_ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 
 AgentKey = Annotated[str, Path(pattern=ID_PATTERN, examples=[_AGENT_ID], description="Id of an agent.")]
 PoolName = Annotated[
-    str, Path(pattern=AGENT_NAME_PATTERN, examples=["developer_pool"], description="Name of a pool of agents.")
+    str, Path(pattern=POOL_PATTERN, examples=["developer_pool"], description="Name of a pool of agents.")
 ]
 _Name = Annotated[str, Field(pattern=AGENT_NAME_PATTERN)]
 _ModelName = Annotated[str, Field(max_length=200, pattern=MODEL_PATTERN, examples=["ollama/qwen2.5:7b"])]
@@ -64,8 +63,8 @@ class PoolChange(StrictRequest):
 class PoolView(BaseModel):
     pool_name: str = Field(examples=["developer_pool"])
     role: str = Field(examples=["developer"])
-    process_count: int = Field(description="Processes that run for it.", examples=[2])
-    active_worker_processes: int = Field(description="Those of them that take agents: not those that end.", examples=[2])
+    process_count: int = Field(description="Live processes that take its agents; not those that end.", examples=[2])
+    active_worker_processes: int = Field(description="The same number.", examples=[2])
     total_capacity: int = Field(description="Agents that the active processes can take.", examples=[20])
     used_capacity: int = Field(description="Agents that have a place in a process.", examples=[11])
     available_capacity: int = Field(description="Places that are free.", examples=[9])
@@ -78,13 +77,13 @@ class PoolView(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, pool: Pool, counts: PoolCounts) -> "PoolView":
-        total, used = counts.capacity, counts.placed
+    def of(cls, counts: PoolCounts) -> "PoolView":
+        pool, total, used = counts.pool, counts.capacity, counts.placed
         return cls(
             pool_name=pool.name,
             role=pool.role,
             process_count=counts.processes,
-            active_worker_processes=counts.active,
+            active_worker_processes=counts.processes,
             total_capacity=total,
             used_capacity=used,
             available_capacity=max(total - used, 0),
@@ -103,29 +102,27 @@ class PoolList(BaseModel):
 
 
 class NewAgent(StrictRequest):
-    name: _Name = Field(description="Yours alone in this pool: the same name again is the same agent.", examples=["ada"])
+    name: _Name = Field(
+        description="Among your agents in this pool: the same name again is the same agent.", examples=["ada"]
+    )
     model: _ModelName | None = Field(None, description="SERVER/NAME in place of its role's model.")
     metadata: JsonObject = Field(
         default_factory=dict, description="Kept with the agent and given back; not interpreted.", examples=[{"team": 7}]
     )
     state: JsonObject = Field(
-        default_factory=dict, description="With which it begins; at most 256 KiB as JSON.", examples=[{"language": "en"}]
+        default_factory=dict,
+        description="With which it begins; at most 256 KiB.",
+        examples=[{"language": "en"}],
     )
 
 
 class AgentChange(StrictRequest):
     """What is left out stays as it is."""
 
-    name: _Name | None = Field(None, examples=["ada"])
     model: _ModelName | None = Field(None, description="null: its role's model.")
-    metadata: JsonObject | None = Field(None, description="In place of all that it had.", examples=[{"team": 7}])
-
-    @model_validator(mode="after")
-    def _has_names_and_metadata(self) -> "AgentChange":
-        for name in ("name", "metadata"):
-            if name in self.model_fields_set and getattr(self, name) is None:
-                raise ValueError(f"{name} cannot be null; leave it out, so that it stays as it is")
-        return self
+    metadata: JsonObject = Field(
+        default_factory=dict, description="In place of all that it had.", examples=[{"team": 7}]
+    )
 
 
 class AgentView(BaseModel):
@@ -169,7 +166,7 @@ class AgentView(BaseModel):
 
 
 class AgentPage(BaseModel):
-    agents: list[AgentView] = Field(description="The newest first.")
+    agents: list[AgentView] = Field(description="The oldest first.")
     next_cursor: NextCursor
 
 
@@ -177,9 +174,13 @@ class AgentStateView(BaseModel):
     state: dict[str, Any] = Field(examples=[{"language": "en"}])
     version: int = Field(description="Rises by one with each change.", examples=[3])
 
+    @classmethod
+    def of(cls, state: AgentState) -> "AgentStateView":
+        return cls(state=state.value, version=state.version)
+
 
 class NewAgentState(StrictRequest):
-    state: JsonObject = Field(description="In place of all of it; at most 256 KiB as JSON.", examples=[{"language": "de"}])
+    state: JsonObject = Field(description="In place of all of it; at most 256 KiB.", examples=[{"language": "de"}])
     version: int | None = Field(
         None, ge=0, le=2**31 - 1, description="Only where the state still has this version (409 where not)."
     )
@@ -187,7 +188,7 @@ class NewAgentState(StrictRequest):
 
 class NewMessage(StrictRequest):
     text: Text = Field(min_length=1, description="What the agent is asked.", examples=["Write a test for the parser."])
-    data: JsonValue = Field(None, description="What a program needs beside it; at most 256 KiB.", examples=[{"issue": 7}])
+    data: JsonValue = Field(None, description="What programs need beside it; at most 256 KiB.", examples=[{"issue": 7}])
     priority: PriorityName | None = Field(
         None, strict=False, description="Between agents, not within a mailbox. At most that of your tier, which it has."
     )

@@ -21,6 +21,7 @@ TAGS = [
     {"name": "runs", "description": "Make runs, start and end them, and see what became of them."},
     {"name": "logs", "description": "The events of runs, in pages or as they happen."},
     {"name": "events", "description": "The event bus: events that users, hooks and the platform publish."},
+    {"name": "agents", "description": "Agents that live: pools, messages, what each does."},
     {"name": "hooks", "description": "Addresses that others post to, signed; what they post becomes an event."},
     {"name": "files", "description": "The files of a run's workspace."},
     {"name": "decisions", "description": "What runs ask people, and the answers."},

@@ -12,6 +12,8 @@ class ProblemCode(StrEnum):
     """What went wrong, as a stable word. A newer release may add words."""
 
     # The platform's own, as `backplane.errors` and its rooms name them.
+    AGENT_BUSY = "agent_busy"
+    AGENT_TERMINATED = "agent_terminated"
     BUDGET_EXHAUSTED = "budget_exhausted"
     CONFLICT = "conflict"
     FILES_GONE = "files_gone"
@@ -21,6 +23,7 @@ class ProblemCode(StrEnum):
     INVALID_INPUT = "invalid_input"
     INVALID_PATH = "invalid_path"
     INVALID_PLAN = "invalid_plan"
+    MAILBOX_FULL = "mailbox_full"
     MODEL_ERROR = "model_error"
     NOT_FOUND = "not_found"
     OUTSIDE_REFUSED = "outside_refused"

@@ -1,7 +1,7 @@
 """The doorbells of agents: wake the streams of an agent when one of its messages has got events.
 
-Redis announces that a run of a user has events, and not whose message it is. That is asked of the database, in one query
-for all runs that have appeared since the last one, and kept: it never changes.
+Redis announces that a run of a user has events, and not whose message it is. That is asked of the database, in one
+query for all runs that have appeared since the last one, and kept: it never changes.
 """
 
 import asyncio

@@ -104,7 +104,6 @@ class History:
         except Unavailable:
             return stored
 
-
     async def caught_up(self, run_id: str, cursor: int) -> int:
         """The last id, when it has come as far as the cursor or does not come in time.
 

@@ -5,6 +5,7 @@ from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
 from backplane.store.agents.repair import AgentRepair
+from backplane.store.agents.views import AgentViews
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.bus.events import EventBus
 from backplane.store.bus.hooks import Hooks
@@ -37,6 +38,7 @@ __all__ = [
     "AgentPools",
     "AgentProcesses",
     "AgentRepair",
+    "AgentViews",
     "Agents",
     "BackgroundJobs",
     "Database",
@@ -92,6 +94,7 @@ class Store:
         self.agent_messages = AgentMessages(database)
         self.agent_processes = AgentProcesses(database)
         self.agent_repair = AgentRepair(database)
+        self.agent_views = AgentViews(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

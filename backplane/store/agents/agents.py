@@ -14,7 +14,7 @@ from backplane.store.agents.processes import place_for
 from backplane.store.agents.tables import agent_pools, agents
 from backplane.store.agents.turns import IS_IN_MAILBOX, open_next, waiting_messages
 from backplane.store.database import Database
-from backplane.store.tables import runs
+from backplane.store.tables import id_begins_with, runs
 
 NUMBERS_AT_ONCE = 500
 
@@ -44,6 +44,7 @@ class Agents:
         *,
         model: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         most: int,
     ) -> tuple[Agent, bool]:
         """Make an agent, and place it where a process has room; whether it is new. The user's agent of this name in the
@@ -80,7 +81,7 @@ class Agents:
                 "process_id": process_id,
                 "generation": 0 if process_id is None else 1,
                 "placed_at": None if process_id is None else now,
-                "state": {},
+                "state": dict(state or {}),
             }
             return agent_of(connection.execute(insert(agents).values(values).returning(*AGENT_COLUMNS)).one()), True
 
@@ -117,14 +118,21 @@ class Agents:
         user_id: str,
         *,
         pool: str | None = None,
+        name: str | None = None,
+        beginning: str | None = None,
         terminated: bool = False,
         after: str | None = None,
         limit: int = 50,
     ) -> list[Agent]:
-        """Oldest first; `terminated`: these too. `after` is the id of the last agent of the page before."""
+        """Oldest first; `terminated`: these too. `beginning`: only ids that begin so. `after` is the id of the last
+        agent of the page before."""
         query = select(*AGENT_COLUMNS).where(agents.c.user_id == user_id).order_by(agents.c.id).limit(limit)
         if pool is not None:
             query = query.where(agents.c.pool == pool)
+        if name is not None:
+            query = query.where(agents.c.name == name)
+        if beginning:
+            query = query.where(id_begins_with(agents.c.id, beginning))
         if not terminated:
             query = query.where(_LIVES)
         if after is not None:

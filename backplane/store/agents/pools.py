@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.agents import Pool, PoolCounts
 from backplane.errors import Conflict, NotFound
@@ -71,6 +72,21 @@ class AgentPools:
         if row is None:
             raise no_pool(name)
         return _pool(row)
+
+    async def create(self, pool: Pool) -> bool:
+        """Whether it was made: not where there is one of this name, which stays as it is."""
+        row = {**_values(pool), "name": pool.name, "created_at": pool.created_at, "free_number": 1}
+
+        def write(connection: Connection) -> bool:
+            if locked_pool(connection, pool.name) is not None:
+                return False
+            connection.execute(insert(agent_pools).values(row))
+            return True
+
+        try:
+            return await self._database.write(write)
+        except IntegrityError:  # two at the same moment
+            return False
 
     async def put(self, pool: Pool) -> tuple[Pool, bool]:
         """Make a pool, or change the one of this name; whether it is new."""
