@@ -31,8 +31,8 @@ class Reason:
 class Situation:
     """`statistics` is None when the queue does not answer; the others are None also where they do not apply. `asked`:
     what a person has to decide. `whereabouts`: where the queue has a queued run that stands nowhere in it;
-    `compared_seconds`: how often the queue is compared with the database. `in_mailbox`: of a message to an agent, why
-    the agent has not come to it."""
+    `compared_seconds`: how often the queue is compared with the database. `of_agent`: of a message to an agent, why the
+    agent has not come to it, or has no process."""
 
     statistics: Statistics | None
     standing: Standing | None
@@ -41,7 +41,7 @@ class Situation:
     asked: tuple[Decision, ...] = ()
     whereabouts: Whereabouts | None = None
     compared_seconds: float = 5.0
-    in_mailbox: tuple[Reason, ...] = ()
+    of_agent: tuple[Reason, ...] = ()
 
 
 def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -55,8 +55,8 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             return [_waits_for_model(situation.model)]
         case RunStatus.RUNNING:
             return [Reason("running", f"a worker carries it out (attempt {run.attempt})")]
-        case RunStatus.WAITING if situation.in_mailbox:
-            return list(situation.in_mailbox)
+        case RunStatus.WAITING if situation.of_agent:
+            return list(situation.of_agent)
         case RunStatus.WAITING if situation.asked:
             return [Reason("waits_for_person", _asks(decision)) for decision in situation.asked]
         case RunStatus.WAITING if run.error is not None and run.error.code in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
@@ -65,11 +65,16 @@ def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
             ]
         case RunStatus.WAITING:
             return [Reason("waits_for_person", _needs_person(run))]
-        case RunStatus.QUEUED if run.handler is not None and run.queued_at is not None and run.queued_at > now:
-            return [Reason("sleeps", f"its handler sleeps until {run.queued_at:%Y-%m-%d %H:%M:%S} UTC")]
+        case RunStatus.QUEUED if _sleeps(run) and run.queued_at is not None and run.queued_at > now:
+            who = "its agent" if run.agent_id is not None else "its handler"
+            return [Reason("sleeps", f"{who} sleeps until {run.queued_at:%Y-%m-%d %H:%M:%S} UTC")]
         case RunStatus.QUEUED:
             return _queued(run, situation, now)
     return [Reason("over", f"it is {run.status}" + (f": {run.error.message}" if run.error else ""))]
+
+
+def _sleeps(run: Run) -> bool:
+    return run.handler is not None or run.agent_id is not None
 
 
 def _needs_person(run: Run) -> str:
@@ -113,6 +118,9 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         seconds = max((situation.next_attempt_at - now).total_seconds(), 0.0)
         failed = f" after it failed: {run.error.message}" if run.error else ""
         return [Reason("next_attempt", f"attempt {run.attempt} begins in {seconds:.0f} s{failed}")]
+    if situation.of_agent:
+        held_back = [_held_back(run, standing)] if standing is not None and standing.gate else []
+        return [*held_back, *situation.of_agent]
     if standing is None:
         return [_not_standing(run, situation, statistics, now)]
     found = []

@@ -23,7 +23,7 @@ from agentctl.terminal.advice import IN_A_RUN, advice
 from agentctl.terminal.output import STATUS_STYLES, Output, duration, program, some_of
 from agentctl.terminal.questions import answer_in_words, asked_in_words, texts_in_lines
 from backplane.domain.events import EventType
-from backplane.domain.runs import FINAL, WAITS_FOR_EVENT, WAITS_FOR_RUN, RunStatus
+from backplane.domain.runs import FINAL, IN_MAILBOX, WAITS_FOR_EVENT, WAITS_FOR_RUN, RunStatus
 from backplane.process.terminal_text import printable
 
 GOING_ON = {RunStatus.CREATED, RunStatus.QUEUED, RunStatus.RUNNING}
@@ -32,6 +32,8 @@ LABEL_CHARS, LABEL_CHARS_NARROW = 20, 10
 """The width of a step's name before its lines, in cells."""
 _TEXT_LEAST = 10
 """Where there is room for fewer characters, what a model writes at this moment is not shown."""
+GOES_ON_BY_ITSELF = frozenset({WAITS_FOR_RUN, WAITS_FOR_EVENT, IN_MAILBOX})
+"""The codes of what a run waits for that is no person."""
 UNCERTAIN = "step_uncertain"
 """The code of what a run waits for that has a step which may have happened."""
 _ANSWERS = {
@@ -132,6 +134,8 @@ def describe(kind: str, data: dict[str, Any]) -> list[Text]:
                 return []
             text = status if data.get("attempt", 1) == 1 else f"{status} (attempt {data['attempt']})"
             text += f": {data['reason']}" if data.get("reason") else ""
+            if (error := data.get("error") or {}).get("code") in GOES_ON_BY_ITSELF:
+                return [Text(printable(f"● {text}: {error['message']}"), STATUS_STYLES.get(status, ""))]
             return [Text(printable(f"● {text}"), STATUS_STYLES.get(status, "")), *_error(data.get("error"))]
         case "position":
             wait = data.get("estimated_wait_seconds")
@@ -325,7 +329,7 @@ async def _what_it_waits_for(client: Client, run_id: str) -> str:
 def how_it_goes_on(run: JsonObject) -> str:
     """The commands by which a run that waits for a person goes on."""
     run_id, code = run["run_id"], (run.get("error") or {}).get("code", UNCERTAIN)
-    if code in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
+    if code in GOES_ON_BY_ITSELF:
         return "It goes on by itself."
     if code in _ANSWERS:
         return f"See what it asks: {program()} decisions {run_id}   Then: {program()} {_ANSWERS[code].format(run_id)}"
@@ -342,6 +346,6 @@ async def still_waits(client: Client, run_id: str, event: JsonObject) -> bool:
         return False
     run = await client.run(run_id)
     asked, reported = run.get("error") or {}, event["data"].get("error") or {}
-    if asked.get("code") in (WAITS_FOR_RUN, WAITS_FOR_EVENT):
+    if asked.get("code") in GOES_ON_BY_ITSELF:
         return False
     return bool(run["status"] == "waiting" and asked.get("message") == reported.get("message"))

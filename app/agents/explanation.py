@@ -94,8 +94,6 @@ def in_words_of_agent(situation: AgentSituation, found: Sequence[Reason]) -> str
 
 def _at_work(situation: AgentSituation, run: Run, reasons: Sequence[Reason]) -> list[Reason]:
     of_turn = f"turn {run.turn}, run {run.id}"
-    if run.status is RunStatus.QUEUED and not situation.has_live_process:
-        return [Reason("turn_open", f"it is at {of_turn}, and has no process at this moment"), no_process(situation)]
     details = "; ".join(one.text for one in reasons)
     return [
         Reason("turn_open", f"it is at {of_turn} ({_doing(run)})"),

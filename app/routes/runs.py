@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from app.agents.explanation import mailbox_reasons
+from app.agents.explanation import mailbox_reasons, no_process
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.errors import responses
-from app.explanation import Situation, in_words, moment, reasons, waiting_seconds
+from app.explanation import Reason, Situation, in_words, moment, reasons, waiting_seconds
 from app.routes.execute import standing_of
 from app.schemas.dead_letters import FailureView
 from app.schemas.fields import Limit, RunId
@@ -210,11 +210,9 @@ async def explain_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> E
 async def situation_of(context: ApiContext, run: Run) -> Situation:
     queue, slots = context.resources.queue, context.resources.slots
     asked: list[Decision] = []
-    if run.in_mailbox and run.agent_id is not None and run.turn is not None:
-        views, agent = context.resources.store.agent_views, await context.resources.store.agents.find(run.agent_id)
-        if agent is not None:
-            place = await views.place_in_mailbox(agent, run.turn)
-            return Situation(None, None, None, in_mailbox=tuple(mailbox_reasons(place)))
+    of_agent = await _of_agent(context, run)
+    if run.in_mailbox:
+        return Situation(None, None, None, of_agent=of_agent)
     if run.status is RunStatus.WAITING:
         decisions = context.resources.store.decisions
         asked = await decisions.page(run.user_id, run_id=run.id, status=DecisionStatus.PENDING, limit=_ASKED_MAX)
@@ -232,6 +230,23 @@ async def situation_of(context: ApiContext, run: Run) -> Situation:
             tuple(asked),
             await queue.whereabouts(run.id) if is_nowhere else None,
             context.settings.heartbeat_seconds,
+            of_agent,
         )
     except Unavailable:
         return Situation(None, None, None, asked=tuple(asked))
+
+
+async def _of_agent(context: ApiContext, run: Run) -> tuple[Reason, ...]:
+    """Of a message that waits for its agent, or for a process of its agent: why."""
+    store = context.resources.store
+    if run.agent_id is None or run.turn is None or not (run.in_mailbox or run.status is RunStatus.QUEUED):
+        return ()
+    agent = await store.agents.find(run.agent_id)
+    if agent is None:
+        return ()
+    if run.in_mailbox:
+        return tuple(mailbox_reasons(await store.agent_views.place_in_mailbox(agent, run.turn)))
+    situation = await store.agent_views.situation(agent)
+    if situation.has_live_process:
+        return (Reason("on_its_way", f"the process {agent.process_id}, which has its agent, takes it at this moment"),)
+    return (no_process(situation),)

@@ -14,11 +14,13 @@ from app.schemas.outcomes import ErrorView, PriorityName
 from app.schemas.runs import ReasonView
 from backplane.domain.agents import AGENT_NAME_PATTERN, POOL_PATTERN, Agent, AgentState, AgentStatus, PoolCounts
 from backplane.domain.runs import Run, RunStatus
-from backplane.settings import fixed
 
 WAIT_MAX_SECONDS = 60.0
 """Proxies end a call that is silent for longer; the stream of an agent has no such limit."""
 TTL_MAX_SECONDS = 30 * 24 * 3600
+AGENTS_PER_PROCESS_MAX = 1000
+"""A process has one event loop, and a slot for each."""
+POOL_PROCESSES_MAX = 1000
 
 _AGENT_ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 
@@ -28,8 +30,8 @@ PoolName = Annotated[
 ]
 _Name = Annotated[str, Field(pattern=AGENT_NAME_PATTERN)]
 _ModelName = Annotated[str, Field(max_length=200, pattern=MODEL_PATTERN, examples=["ollama/qwen2.5:7b"])]
-_Few = Annotated[int, Field(ge=1, le=fixed.AGENTS_PER_PROCESS_MAX, description="Agents that a process takes at most.")]
-_Processes = Annotated[int, Field(le=fixed.POOL_PROCESSES_MAX)]
+_Few = Annotated[int, Field(ge=1, le=AGENTS_PER_PROCESS_MAX, description="Agents that a process takes at most.")]
+_Processes = Annotated[int, Field(le=POOL_PROCESSES_MAX)]
 _SleepAfter = Annotated[
     int, Field(ge=1, le=TTL_MAX_SECONDS, description="After so many idle seconds an agent gives its place up.")
 ]
