@@ -12,14 +12,14 @@ from typing import Any
 
 from app.schemas.agents import NewMessage
 from app.submission import Submission
-from backplane.domain.agents import Agent
-from backplane.domain.runs import FINAL, Priority, Run, RunStatus, new_run_id
+from backplane.domain.agents import Agent, agent_terminated
+from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.errors import InvalidInput, StorageExceeded, TooLarge, Unavailable
 from backplane.limits.storage.limits import StorageLimits
 from backplane.resources import Resources
 from backplane.run_actions.actions import idempotency_of
-from backplane.run_actions.pushing import publish_events, push_again
+from backplane.run_actions.pushing import publish_events
 from backplane.settings import Settings, fixed
 
 REMOVED_AT_ONCE = 100
@@ -58,30 +58,23 @@ class AgentActions:
             with suppress(Unavailable):
                 events = await self._store.events.after(added.run.id, 0, 3)
                 await publish_events(self._resources.event_log, added.run, events)
-            await self._push(added.opened)
+            if added.opened is not None:
+                await self._submission.push_message_of(agent_id)
         return added.run
 
     async def resume(self, user_id: str, agent_id: str) -> Agent:
         """Raises NotFound, AgentTerminated."""
-        agent, opened = await self._store.agents.resume(user_id, agent_id)
-        if agent.process_id is None and await self._store.agents.mailbox(agent_id, limit=1):
-            placed = await self._store.agent_processes.place(agent_id)
-            opened = placed.opened if placed is not None else None
-        await self._push(opened)
+        await self._store.agents.resume(user_id, agent_id)
+        await self._submission.push_message_of(agent_id)
         return await self._store.agents.get(user_id, agent_id)
 
     async def terminate(self, user: User, agent_id: str, *, force: bool, remove_messages: bool) -> Agent:
-        """End the agent. The turn that a process is at goes on, unless `force`; one that waits is cancelled, as no
-        process comes for it any more. Raises NotFound."""
-        agent = await self._store.agents.terminate(user.id, agent_id)
-        if agent.open_run_id is not None:
-            run = await self._store.runs.find(agent.open_run_id)
-            if run is not None and run.status not in FINAL and (force or run.status is not RunStatus.RUNNING):
-                await self._submission.cancel(user, run.id)
+        """End the agent, and with `remove_messages` cancel what waits in its mailbox. Raises NotFound."""
+        agent = await self._submission.terminate(user, agent_id, force=force)
         while remove_messages and (waiting := await self._store.agents.mailbox(agent_id, limit=REMOVED_AT_ONCE)):
             for run_id in waiting:
-                await self._submission.cancel(user, run_id)
-        return await self._store.agents.get(user.id, agent_id)
+                await self._submission.end_message(run_id, agent_terminated())
+        return agent
 
     async def delete(self, user_id: str, agent_id: str) -> None:
         """Delete a terminated agent with its files. Raises NotFound, Conflict, Unavailable."""
@@ -98,10 +91,6 @@ class AgentActions:
         ):
             if len(json.dumps(value)) > most:
                 raise TooLarge(f"{name}: at most {most:,} bytes of JSON; put large data into a file of the agent")
-
-    async def _push(self, opened: str | None) -> None:
-        if opened is not None:
-            await push_again(self._store, self._resources.queue, self._resources.event_log, opened)
 
     def _run_of(self, agent: Agent, new: NewMessage, priority: Priority) -> Run:
         now = datetime.now(UTC)
