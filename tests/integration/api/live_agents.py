@@ -15,6 +15,7 @@ from backplane.domain.runs import RunError, RunStatus
 from backplane.run_actions.pushing import push_again
 from backplane.store import RunTransaction
 from tests.integration.api.running import LONGEST_WAIT_SECONDS, Api, Person, WorkerByHand
+from tests.queues import finish
 
 AGENTS = "/api/v1/agents"
 POOL = "developer_pool"
@@ -80,6 +81,7 @@ class TurnByHand:
 
         await store.running_runs.write(self.worker.run_id, self.worker.claim.generation, write)
         await self.worker.publish(ends, stored=True)
+        await finish(self._api.resources.queue, self.worker.claim, 1.0)
         agent = await store.agents.find(self._agent_id)
         if agent is not None and agent.open_run_id is not None:
             await push_again(store, self._api.resources.queue, self._api.resources.event_log, agent.open_run_id)
