@@ -147,7 +147,7 @@ async def test_a_cursor_that_is_none_is_refused_by_its_name(api: Api, person: Pe
     path = f"{AGENTS}/{agent_id}/stream"
     answer = await person.http.get(path, params={"after": last})
     assert (answer.status_code, answer.json()["field"]) == (422, "after")
-    refused = await person.http.get(path, headers={"Last-Event-ID": last.encode()})  # type: ignore[dict-item]
+    refused = await person.http.get(path, headers={b"Last-Event-ID": last.encode()})
     assert (refused.status_code, refused.json()["field"]) == (422, "Last-Event-ID")
 
 
