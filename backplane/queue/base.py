@@ -12,7 +12,9 @@ search for a run that may be taken.
 
 Queues. Each run waits in one named queue, and a worker takes runs of the queues that it serves, in this order over all
 of them. Caps count over all queues. Room for waiting runs is counted by queue, so a queue that nobody serves is in no
-other's way; only a user's own limit counts over all queues.
+other's way; only a user's own limit counts over all queues. Each agent has a queue of its own (AGENT_QUEUES and its id):
+they are listed as one, ALL_AGENT_QUEUES, because there are as many as agents. A worker that serves some of them serves no
+other queue.
 """
 
 from abc import ABC, abstractmethod
@@ -341,8 +343,8 @@ class Queue(ABC):
     async def claim(
         self, worker_id: str, limit: int, wait_seconds: float = 0.0, *, queues: Sequence[str] = (DEFAULT_QUEUE,)
     ) -> list[Claim]:
-        """Take up to `limit` runs of these queues (one at least) with their leases, in order. With nothing there, look
-        once more when something may be waiting, or after so long."""
+        """Take up to `limit` runs of these queues with their leases, in order. With nothing there, look once more when
+        something may be waiting, or after so long. Without queues it takes nothing."""
 
     @abstractmethod
     async def end_wait(self, worker_id: str) -> None:
@@ -403,11 +405,11 @@ class Queue(ABC):
 
     @abstractmethod
     async def served(self) -> frozenset[str]:
-        """The queues that live workers serve."""
+        """The queues that live workers serve, without those of agents."""
 
     @abstractmethod
     async def depths(self) -> list[QueueDepths]:
-        """Every queue, by name, the default one always; as cheap with a million waiting runs as with one."""
+        """Every queue, by name, those of agents as one, the default one always; as cheap with a million waiting runs as with one."""
 
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
+from backplane.domain.runs import AGENT_QUEUES, DEFAULT_QUEUE, Priority, RunStatus
 from backplane.errors import Unavailable
 from backplane.queue.base import (
     Caps,
@@ -225,7 +225,8 @@ class RedisQueue(Queue):
             (run_id, job.generation, job.user_id, int(job.priority), job.resource, *_other_than_default(job.queue))
             for run_id, job in ((claim.run_id, claim.job) for claim in claims)
         ]
-        serving = "" if tuple(queues) == (DEFAULT_QUEUE,) else ",".join(sorted(queues))
+        # Empty means the default queue alone, so one that serves none names the agents' queues, without an agent.
+        serving = "" if tuple(queues) == (DEFAULT_QUEUE,) else ",".join(sorted(queues)) or AGENT_QUEUES
         arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(jobs), serving, self._ours]
         leads, *lost = await self._renew([self._keys.jobs], arguments)
         return Renewed(frozenset(lost), leads=bool(leads))
@@ -322,7 +323,10 @@ class RedisQueue(Queue):
         live = await self.worker_ids()
         with translated():
             serving = cast(dict[str, str], await cast(Any, self._redis.hgetall(self._keys.serving)))
-        return frozenset(queue for worker in live for queue in serving.get(worker, DEFAULT_QUEUE).split(","))
+        named = (serving.get(worker, DEFAULT_QUEUE) for worker in live)
+        return frozenset(
+            queue for queues in named if not queues.startswith(AGENT_QUEUES) for queue in queues.split(",")
+        )
 
     async def depths(self) -> list[QueueDepths]:
         flat = await self._queues([self._keys.jobs], [])

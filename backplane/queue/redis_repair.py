@@ -54,14 +54,10 @@ class Repair:
         return found
 
     async def sweep(self, rules: Rules, ours: str, user_ids: Iterable[str]) -> Swept:
-        mended, waiting = 0, set[str]()
         queues = [DEFAULT_QUEUE, *await self._members(self._keys.queues)]
         of_queues = [f"{_of_queue(queue)}{part}" for queue in queues for part in ("order", "parked")]
-        for name in (*of_queues, "scheduled", "leases"):
-            out, runs = await self._pages(rules, ours, name, "0")
-            mended += out
-            if name != "leases":
-                waiting |= runs
+        mended, waiting = await self._compared_sets(rules, ours, [*of_queues, "scheduled"])
+        mended += (await self._pages(rules, ours, "leases", "0"))[0]
         let_in, unleased = 0, set[str]()
         names, users = await self._members(self._keys.gates), sorted(set(user_ids))
         counts = [*rules, json.dumps(names), json.dumps(users), ours]
@@ -69,15 +65,15 @@ class Repair:
         for start in range(0, len(names), SETS_AT_ONCE):
             gates = names[start : start + SETS_AT_ONCE]
             if gates_differ:
-                mended += await self._taken_out(rules, ours, [f"parked:{name}" for name in gates])
+                mended += (await self._compared_sets(rules, ours, [f"parked:{name}" for name in gates]))[0]
             arguments = [*rules, json.dumps(gates), PAGE, ours]
             wrong, entered, without = await self._gates([self._keys.jobs], arguments)
             mended, let_in, unleased = mended + wrong, let_in + entered, unleased | set(without)
         for start in range(0, len(users) if users_differ else 0, SETS_AT_ONCE):
             names = users[start : start + SETS_AT_ONCE]
-            mended += await self._taken_out(rules, ours, [f"waiting:{name}" for name in names])
-        for queue in queues:
-            mended += await self._mend_lists(rules, ours, queue)
+            mended += (await self._compared_sets(rules, ours, [f"waiting:{name}" for name in names]))[0]
+        for start in range(0, len(queues), SETS_AT_ONCE):
+            mended += await self._mend_lists_of(rules, ours, queues[start : start + SETS_AT_ONCE])
         return Swept(mended, let_in, frozenset(waiting), frozenset(unleased))
 
     async def _pages(self, rules: Rules, ours: str, name: str, cursor: str) -> tuple[int, set[str]]:
@@ -90,15 +86,19 @@ class Repair:
             if cursor == "0":
                 return out, found
 
-    async def _taken_out(self, rules: Rules, ours: str, names: Sequence[str]) -> int:
-        """How many entries of these structures, of which most are small, were taken out."""
-        out = 0
-        first = [([self._keys.jobs], [*rules, name, "0", PAGE, ours]) for name in names]
-        for name, (cursor, wrong, _) in zip(names, await self._entries.batch(first), strict=True):
-            out += wrong
-            if cursor != "0":
-                out += (await self._pages(rules, ours, name, cursor))[0]
-        return out
+    async def _compared_sets(self, rules: Rules, ours: str, names: Sequence[str]) -> tuple[int, set[str]]:
+        """How many entries of these structures, of which most are small, were taken out, and the runs that stay."""
+        out, found = 0, set[str]()
+        for start in range(0, len(names), SETS_AT_ONCE):
+            some = names[start : start + SETS_AT_ONCE]
+            first = [([self._keys.jobs], [*rules, name, "0", PAGE, ours]) for name in some]
+            for name, (cursor, wrong, runs) in zip(some, await self._entries.batch(first), strict=True):
+                out += wrong
+                found.update(runs)
+                if cursor != "0":
+                    more, rest = await self._pages(rules, ours, name, cursor)
+                    out, found = out + more, found | rest
+        return out, found
 
     async def _members(self, key: str) -> list[str]:
         names: set[Any] = set()
@@ -109,6 +109,23 @@ class Repair:
             names.update(page)
             if not int(cursor):
                 return sorted(names)
+
+    async def _mend_lists_of(self, rules: Rules, ours: str, queues: Sequence[str]) -> int:
+        """In how many of these queues, of which most are short, the lists differed."""
+        mended, by_queue = 0, len(Priority)
+        first = [
+            ([self._keys.jobs], [*rules, int(priority), 0, PAGE, queue, ours])
+            for queue in queues
+            for priority in Priority
+        ]
+        answers = await self._lists.batch(first)
+        for number, queue in enumerate(queues):
+            pages = answers[by_queue * number : by_queue * (number + 1)]
+            runs = [run for _, page in pages for run in page]
+            differs = any(is_wrong for is_wrong, _ in pages) or len(set(runs)) != len(runs)
+            if differs or any(len(page) == PAGE for _, page in pages):
+                mended += await self._mend_lists(rules, ours, queue)
+        return mended
 
     async def _mend_lists(self, rules: Rules, ours: str, queue: str) -> int:
         """1 when the lists differed from the order, and were written anew."""

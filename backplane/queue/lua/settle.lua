@@ -29,8 +29,10 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
       redis.call('HSET', key, 'state', 'finished', 'status', s[4], 'error', s[5], 'finished_at', stamp, 'places', '0')
       over[#over + 1] = run
       if s[6] ~= cjson.null then
-        took[job.queue] = took[job.queue] or {}
-        table.insert(took[job.queue], s[6])
+        -- There are as many queues of agents as agents, so all share one list.
+        local queue = string.sub(job.queue, 1, 6) == 'agent:' and 'agent:*' or job.queue
+        took[queue] = took[queue] or {}
+        table.insert(took[queue], s[6])
       end
       if s[8] == 1 then redis.call('ZADD', base .. 'dead', now / 1000, run) end
     end

@@ -6,7 +6,7 @@
 -- gives  1 how many are scheduled, and dead
 --        2 for the queue that is asked and those of the runs, in one flat list: its name; how many run, on workers that serve
 --          it; these workers, their slots; how many runs of other queues they may take before one that comes now; the
---          queues of their running runs, of LOOKED_AT at most, as "queue=runs" joined by commas; the queues that live
+--          queues of their running runs, of LOOKED_AT at most, as "queue=runs" joined by commas (those of agents together); the queues that live
 --          workers serve, joined by commas ('' for these two while all workers serve the default queue alone); by
 --          priority, the highest first, how many may be taken and how many are parked; the seconds that the last runs
 --          took, joined by spaces (a hundred values are dear to answer one by one); the seconds for which the running runs
@@ -37,12 +37,17 @@ local function ages_of(runs)
   return table.concat(ages, ' ')
 end
 
--- Workers that serve the same queues are one group.
+-- Workers that serve the same queues are one group. One that serves agents serves nothing else; which agents is looked for
+-- only when one of these queues is asked for, for there may be thousands.
+local function is_agents(name) return string.sub(name, 1, 6) == 'agent:' end
 local groups, group_of, served, serves_named = {}, {}, {}, redis.call('EXISTS', base .. 'serving') == 1
+local function serves(group, name)
+  return group.queues[name] or (group.agents and is_agents(name) and string.find(group.agents, ',' .. name .. ',', 1, true))
+end
 local function group_named(list)
   if not groups[list] then
-    groups[list] = { queues = {}, workers = 0, slots = 0 }
-    for name in string.gmatch(list, '[^,]+') do groups[list].queues[name] = true end
+    groups[list] = { queues = {}, workers = 0, slots = 0, agents = is_agents(list) and ',' .. list .. ',' }
+    for name in string.gmatch(is_agents(list) and '' or list, '[^,]+') do groups[list].queues[name] = true end
   end
   return groups[list]
 end
@@ -95,15 +100,16 @@ local function numbers_of(name)
   if index_of[name] then return index_of[name] end
   local queue, running, workers, slots, others, busy, ages = of_queue(name), leases, 0, 0, '0', '', nil
   for _, group in pairs(groups) do
-    if group.queues[name] then workers, slots = workers + group.workers, slots + group.slots end
+    if serves(group, name) then workers, slots = workers + group.workers, slots + group.slots end
   end
   if serves_named or name ~= DEFAULT then
     local runs, of, kinds = sampled(), {}, {}
     running, ages = 0, {}
     for _, run in ipairs(runs) do
-      if run.group.queues[name] or run.queue == name then
+      if run.queue == name or serves(run.group, name) then
+        local kind = is_agents(run.queue) and 'agent:*' or run.queue
         running = running + 1
-        of[run.queue] = (of[run.queue] or 0) + 1
+        of[kind] = (of[kind] or 0) + 1
         if #ages < most then ages[#ages + 1] = run.age end
       end
     end
@@ -120,7 +126,8 @@ local function numbers_of(name)
     queues[n + 7 + 2 * i] = redis.call('ZCOUNT', queue .. 'parked', priority, priority)
       + redis.call('ZCOUNT', queue .. 'parked', priority + 4, priority + 4)
   end
-  queues[n + 16] = table.concat(redis.call('LRANGE', queue .. 'durations', 0, -1), ' ')
+  local kind = is_agents(name) and of_queue('agent:*') or queue
+  queues[n + 16] = table.concat(redis.call('LRANGE', kind .. 'durations', 0, -1), ' ')
   queues[n + 17] = ages or ages_of(redis.call('ZRANGE', base .. 'leases', 0, most - 1))
   index_of[name], ready[name] = asked, redis.call('ZCARD', queue .. 'order')
   asked = asked + 1
