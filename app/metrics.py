@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kept_answer import KeptAnswer
+from backplane.domain.agents import PoolCounts
 from backplane.domain.events import Event
 from backplane.errors import PlatformError
 from backplane.process.metrics import exposition
@@ -137,11 +138,12 @@ class PlatformMetrics(Collector):
         self._depths = _PartReading(resources.queue.depths)
         self._runs = _PartReading(resources.store.runs.under_way)
         self._dead_letters = _PartReading(resources.store.dead_letters.count)
+        self._pools = _PartReading(resources.store.agent_pools.counts)
         self._writes = _PartReading(resources.redis.check_write)
         self._workspace = _PartReading(resources.workspaces.check)
         self._parts: Mapping[str, tuple[_PartReading[Any], ...]] = {
             "redis": (self._depths, self._writes),
-            "database": (self._runs, self._dead_letters),
+            "database": (self._runs, self._dead_letters, self._pools),
             "workspace": (self._workspace,),
         }
         registry.register(self)
@@ -173,6 +175,8 @@ class PlatformMetrics(Collector):
             yield GaugeMetricFamily(
                 "agent_dead_letters", "Failed runs that wait for an operator.", self._dead_letters.value
             )
+        if self._pools.value is not None:
+            yield from _of_pools(self._pools.value)
         up = GaugeMetricFamily("agent_part_up", "Whether a part of the platform answered.", labels=["part"])
         for part, readings in self._parts.items():
             up.add_metric([part], float(all(reading.is_up for reading in readings)))
@@ -205,6 +209,23 @@ def _of_queues(queues: Sequence[QueueDepths]) -> Iterator[GaugeMetricFamily]:
         workers.add_metric([found.queue], found.workers)
         slots.add_metric([found.queue], found.slots)
     return iter((depth, oldest, running, workers, slots))
+
+
+def _of_pools(pools: Sequence[PoolCounts]) -> Iterator[GaugeMetricFamily]:
+    processes = GaugeMetricFamily("agent_pool_processes", "Processes of a pool that take agents.", labels=["pool"])
+    free = GaugeMetricFamily("agent_pool_free", "Agents more that these processes take.", labels=["pool"])
+    agents = GaugeMetricFamily(
+        "agent_pool_agents",
+        "Agents of a pool: they have a process (placed), need one and have none (unplaced), or sleep (asleep).",
+        labels=["pool", "state"],
+    )
+    for of in pools:
+        processes.add_metric([of.pool.name], of.processes)
+        free.add_metric([of.pool.name], max(of.capacity - of.placed, 0))
+        asleep = max(of.agents - of.placed - of.unplaced, 0)
+        for state, count in (("placed", of.placed), ("unplaced", of.unplaced), ("asleep", asleep)):
+            agents.add_metric([of.pool.name, state], count)
+    return iter((processes, free, agents))
 
 
 class _PartReading(Generic[Value]):

@@ -14,6 +14,7 @@ CREDENTIALS: Mapping[str, frozenset[str]] = {
     "jobs_redis_url": frozenset({"api", "controller"}),
     "redis_sentinel_password": _EVERY_PROCESS,
     "database_url": _EVERY_PROCESS,
+    "pgbouncer_url": frozenset({"worker"}),
     "s3_access_key": _EVERY_PROCESS,
     "s3_secret_key": _EVERY_PROCESS,
     "secrets_key": frozenset({"api", "worker"}),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from backplane.agents.base import AgentRegistry
+from backplane.agents.redis import RedisAgentRegistry
 from backplane.artifacts.base import Artifacts
 from backplane.artifacts.git import GitArtifacts
 from backplane.bus.base import Doorbell
@@ -20,6 +22,7 @@ from backplane.bus.redis import RedisDoorbell
 from backplane.domain.bus import BusRoom
 from backplane.domain.runs import Priority
 from backplane.domain.stored import StorageQuota
+from backplane.errors import InvalidInput
 from backplane.limits.buckets.base import TokenBuckets
 from backplane.limits.buckets.redis import RedisTokenBuckets
 from backplane.limits.rates.base import RateLimiter
@@ -61,6 +64,7 @@ class Resources:
     queue: Queue
     event_log: EventLog
     doorbell: Doorbell
+    agent_registry: AgentRegistry
     store: Store
     workspaces: WorkspaceStore
     rate_limiter: RateLimiter
@@ -123,6 +127,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
             ),
             doorbell=RedisDoorbell(redis),
+            agent_registry=RedisAgentRegistry(redis, keep_seconds=fixed.AGENT_PROCESS_GONE_SECONDS),
             store=store,
             workspaces=workspaces,
             rate_limiter=RedisRateLimiter(
@@ -162,6 +167,23 @@ async def connect_workspaces(settings: Settings) -> AsyncIterator[WorkspaceStore
         yield workspaces
     finally:
         await workspaces.close()
+
+
+def with_database_of_workers(settings: Settings) -> Settings:
+    """The settings of a process that carries out runs: its database is behind PGBOUNCER_URL, where that is set. Raises
+    InvalidInput when that is no URL of PostgreSQL."""
+    url = settings.pgbouncer_url.get_secret_value()
+    if not url:
+        return settings
+    try:
+        is_sqlite = parse_url(url).drivername.startswith("sqlite")
+    except InvalidInput as error:
+        message = error.message.replace("DATABASE_URL", "PGBOUNCER_URL")
+        raise InvalidInput(message, field="PGBOUNCER_URL") from None
+    if is_sqlite:
+        message = "PGBOUNCER_URL: this is SQLite; set the URL of a PgBouncer, or leave it empty"
+        raise InvalidInput(message, field="PGBOUNCER_URL")
+    return settings.model_copy(update={"database_url": settings.pgbouncer_url})
 
 
 def database_file(settings: Settings) -> Path | None:

@@ -39,6 +39,12 @@ class ControllerMetrics:
         self._runs_woken = Counter(
             "agent_bus_runs_woken", "Runs that went on because an event came, or its time was up.", registry=registry
         )
+        self._pool_starts = Counter(
+            "agent_pool_process_starts", "Processes of agents' pools that were asked for.", registry=registry
+        )
+        self._pool_losses = Counter(
+            "agent_pool_process_losses", "Processes of agents' pools whose lease was over.", registry=registry
+        )
         self._jobs_due = Gauge(
             "agent_jobs_due",
             "Bulk actions and exports that nobody carries out now, at most 100.",
@@ -62,6 +68,12 @@ class ControllerMetrics:
 
     def run_woken(self) -> None:
         self._runs_woken.inc()
+
+    def pool_processes_started(self, count: int) -> None:
+        self._pool_starts.inc(count)
+
+    def pool_process_lost(self) -> None:
+        self._pool_losses.inc()
 
     def jobs_due(self, count: int) -> None:
         self._jobs_due.set(count)

@@ -1,9 +1,9 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
-It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, ends messages to agents whose
-time is up, and removes what is past its time. All are rows in the database that any controller may take, so any number
-of them may run. None needs Redis, and none is needed for runs to go on but for those that wait for an event. One of
-them counts what users have stored.
+It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, looks after the pools of
+agents, ends messages to agents whose time is up, and removes what is past its time. All are rows in the database that
+any controller may take, so any number of them may run. None needs Redis, and none is needed for runs to go on but for
+those that wait for an event. One of them counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
@@ -31,6 +31,7 @@ from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
 from controller.jobs.dispatch import JobDispatch
 from controller.metrics import ControllerMetrics
+from controller.pools.service import pool_loop
 from controller.usage import FileCounting, RowCounting
 from controller.webhooks.loop import SendingRules, WebhookLoop, lease_for, share_of_user
 from controller.webhooks.sender import connect_sender
@@ -38,6 +39,7 @@ from controller.webhooks.sender import connect_sender
 if TYPE_CHECKING:
     from controller.cleanup.sandbox_jobs import SandboxJobCollector
     from controller.deletion_cost import DeletionCosts
+    from controller.pools.launcher import Launcher
 
 log = structlog.get_logger()
 
@@ -138,6 +140,10 @@ async def _work(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage
         )
         loops.append(asyncio.create_task(rows.run(), name="count rows"))
+        launcher = _deployments(settings) if settings.agent_launcher == "kubernetes" else None
+        if settings.agent_launcher != "processes":
+            pools = pool_loop(settings, resources, launcher, metrics)
+            loops.append(asyncio.create_task(pools.run(), name="pools"))
         if settings.metrics_storage_seconds:
             lease = _counting_lease(settings, resources, "files")
             files = FileCounting(lease, settings.metrics_storage_seconds, workspaces, resources.storage, metrics)
@@ -157,6 +163,8 @@ async def _work(
                 task.result()
         finally:
             await end(*loops)
+            if launcher is not None:
+                await launcher.close()
             if queue is not None:
                 queue.close()
             await webhooks.drain(settings.webhook_timeout_seconds)
@@ -195,6 +203,18 @@ def _deletion_costs(settings: Settings, resources: Resources) -> "DeletionCosts 
         settings.pod_deletion_cost_selector,
         period_seconds=fixed.POD_DELETION_COST_SECONDS,
     )
+
+
+def _deployments(settings: Settings) -> "Launcher | None":
+    # The HTTP library behind it takes 0.2 s and 25 MB.
+    from backplane.kubernetes.login import own_namespace  # noqa: PLC0415
+    from controller.pools.kubernetes import DeploymentLauncher  # noqa: PLC0415
+
+    namespace = settings.pod_namespace or own_namespace()
+    if not namespace:
+        log.error("AGENT_LAUNCHER is kubernetes outside of a pod; set POD_NAMESPACE to the namespace of the pools")
+        return None
+    return DeploymentLauncher(namespace)
 
 
 def _counting_lease(settings: Settings, resources: Resources, what: str) -> RedisLease:

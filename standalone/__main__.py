@@ -1,4 +1,5 @@
-"""python -m standalone: the API, one worker and the controller in one process, on one event loop.
+"""python -m standalone: the API, one worker and the controller in one process, on one event loop. Agents' pools get
+processes of their own, as its children, while there are agents.
 
 For machines where a second process is one too many, and for looking at a whole run in one debugger. It is the same code
 under the same settings, so further workers may join from outside; what it gives up is that they scale, and crash,
@@ -28,6 +29,7 @@ from backplane.redis_access import rq_is_possible
 from backplane.settings import Settings
 from controller.jobs.task import carrying_out
 from controller.jobs.worker import work_in_thread
+from controller.pools.service import serve as serve_pools
 from controller.service import serve as serve_controller
 from worker.service import serve as serve_worker
 
@@ -38,12 +40,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m standalone", description="API, worker, controller in one process.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--logs", metavar="FOLDER", help="where the logs of pools' processes go")
     arguments = parser.parse_args()
     settings = settings_at_start()
     if settings is None:
         return 2
     try:
-        return uvloop.run(_run(settings, arguments.host, arguments.port))
+        return uvloop.run(_run(settings, arguments))
     except PlatformError as error:
         process_log.say_last(error.message, as_json=settings.log_format == "json")
         return 1
@@ -57,12 +60,12 @@ class _StandaloneServer(uvicorn.Server):
         yield
 
 
-async def _run(settings: Settings, host: str, port: int) -> int:
+async def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     """A signal ends the API; when it has ended, the others drain. One of them that fails ends the API."""
     app = create_app(settings)
     process_log.own_this_process()
     log_misspelt(settings)
-    config = uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
+    config = uvicorn.Config(app, host=arguments.host, port=arguments.port, timeout_graceful_shutdown=GRACEFUL_SECONDS)
     config.load()
     install(config, app.state.connection_limits)
     server = _StandaloneServer(config)
@@ -70,12 +73,17 @@ async def _run(settings: Settings, host: str, port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     stop = asyncio.Event()
+    if "agent_launcher" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"agent_launcher": "processes"})
     next_port = {"metrics_port": settings.metrics_port + 1} if settings.metrics_port else {}
     controller_settings = settings.model_copy(update=next_port)
     others = [
         asyncio.create_task(serve_worker(settings, stop), name="worker"),
         asyncio.create_task(serve_controller(controller_settings, stop), name="controller"),
     ]
+    if settings.agent_launcher == "processes":
+        without_metrics = settings.model_copy(update={"metrics_port": 0})
+        others.append(asyncio.create_task(serve_pools(without_metrics, stop, arguments.logs), name="pools"))
     jobs_end, jobs = threading.Event(), None
     if rq_is_possible(settings):
         queue = connect_background_queue(settings)

@@ -1,13 +1,14 @@
 """The consumer: claims as many runs as it has free slots, carries them out on one event loop, settles and drains.
 
-With no free slot it does not claim; with nothing to claim it blocks on the wake-up list. Runs that have ended are
-settled in batches: those that ended while one call was under way go into the next one. When it drains, it claims no
-more, lets running steps end within the grace period, and hands the other runs back before their next step.
+With no free slot it does not claim; with nothing to claim it blocks on the wake-up list. The queues that it serves may
+change while it blocks (the agents of a pool's process come and go): then it looks at the new ones at once. Runs that
+have ended are settled in batches: those that ended while one call was under way go into the next one. When it drains,
+it claims no more, lets running steps end within the grace period, and hands the other runs back before their next step.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,9 +40,10 @@ class ClaimedRun(Protocol):
     def lease_renewed(self, asked_at: float) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Registration:
-    """Under which id a worker claims runs, how many at once, and of which queues."""
+    """Under which id a worker claims runs, how many at once, and of which queues; these may change
+    (`Consumer.serve`)."""
 
     worker_id: str
     slots: int
@@ -64,9 +66,11 @@ class Consumer:
     ) -> None:
         self.running = running
         self._queue = queue
+        self._registration = registration
         self._worker_id = registration.worker_id
         self._slots = registration.slots
-        self._queues = registration.queues
+        self._serves_others = False
+        self._waits = False
         self._execute = execute
         self._wait_seconds = wait_seconds
         self._postponed = postponed
@@ -92,16 +96,27 @@ class Consumer:
                 continue
             # If this process is stopped when it is woken, one run is stuck with it, and not one for each free slot.
             limit = 1 if wait_seconds else free
+            self._serves_others, self._waits = False, bool(wait_seconds)
             try:
                 # A claim that is cut off may have taken runs that nobody would know of until their leases end.
                 self._claiming = asyncio.create_task(self._claim(limit, wait_seconds), name="claim")
                 claimed = await asyncio.shield(self._claiming)
-                wait_seconds = 0.0 if claimed == limit else self._wait_seconds
+                wait_seconds = 0.0 if claimed == limit or self._serves_others else self._wait_seconds
                 waits = pauses()
             except Unavailable as error:
                 pause = next(waits)
                 log.warning("cannot claim runs", error=error.message, pause=round(pause, 1))
                 await asyncio.sleep(pause)
+
+    async def serve(self, queues: Sequence[str]) -> None:
+        """Claim runs of these queues from now on. A claim that waits at others is ended."""
+        self._registration.queues = tuple(queues)
+        self._serves_others = True
+        if self._waits and self._claiming is not None and not self._claiming.done():
+            try:
+                await self._queue.end_wait(self._worker_id)
+            except Unavailable as error:
+                log.warning("cannot end the wait for runs", error=error.message)
 
     async def settle(self) -> None:
         """Report to the queue what became of runs, until this is cancelled. It runs beside `run` and `drain`."""
@@ -128,7 +143,7 @@ class Consumer:
 
     async def _claim(self, limit: int, wait_seconds: float) -> int:
         asked_at = time.monotonic()
-        claims = await self._queue.claim(self._worker_id, limit, wait_seconds, queues=self._queues)
+        claims = await self._queue.claim(self._worker_id, limit, wait_seconds, queues=self._registration.queues)
         for claim in claims:
             old = self.running.get(claim.run_id)
             if old and old.claim.generation >= claim.generation:

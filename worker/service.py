@@ -1,5 +1,8 @@
 """The worker as one coroutine: everything it needs is opened, run and closed here, in the order that loses nothing.
 
+Which runs it takes its source decides: those of the queues that the settings name, or those of a pool's agents
+(`worker.pool`).
+
 Shutdown: stop claiming → drain (steps end or are handed back, with their events) → stop the loops → close the parts.
 The heartbeat beats until the drain is over, so no lease ends while a step may still end well.
 """
@@ -17,7 +20,7 @@ from structlog.contextvars import bind_contextvars
 from backplane.errors import Unavailable
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
-from backplane.resources import connect
+from backplane.resources import connect, with_database_of_workers
 from backplane.settings import Settings, fixed
 from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
@@ -39,14 +42,38 @@ WAIT_SECONDS = 5.0
 """A wake-up may be lost (taken by a worker that is stopped), so no worker waits for one for longer."""
 
 
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
+class Source:
+    """Which runs a worker takes: those of the queues that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def join(self, process: WorkerProcess) -> Registration:
+        """Called once, when the worker is about to take runs. Raises PlatformError."""
+        return Registration(process.worker_id, self._settings.worker_concurrency, tuple(self._settings.worker_queues))
+
+    async def run(self, consumer: Consumer) -> None:
+        """Runs beside the consumer. When it returns the worker drains and ends, as if it were asked to."""
+        await asyncio.Event().wait()
+
+    async def drain(self) -> None:
+        """Called before the worker drains. Never raises Unavailable."""
+
+    async def leave(self) -> None:
+        """Called when the worker has drained. Never raises Unavailable."""
+
+
+async def serve(settings: Settings, stop: asyncio.Event, source: Source | None = None) -> None:
     """Take and carry out runs until `stop` is set, then drain."""
+    settings = with_database_of_workers(settings)
     registry = process_registry()
     async with metrics_served(registry, settings.metrics_host, settings.metrics_port) as ready:
-        await _serve(settings, stop, ready, WorkerMetrics(registry))
+        await _serve(settings, stop, ready, source or Source(settings), WorkerMetrics(registry))
 
 
-async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, metrics: WorkerMetrics) -> None:
+async def _serve(
+    settings: Settings, stop: asyncio.Event, ready: asyncio.Event, source: Source, metrics: WorkerMetrics
+) -> None:
     with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
     installed_handlers(settings.handlers_file)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -68,31 +95,52 @@ async def _serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event, 
                         gather_seconds=fixed.EVENTS_GATHER_SECONDS,
                     )
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
-                    await _work(settings, process, ready, stopping)
+                    await _work(settings, process, source, ready, stopping)
             finally:
                 await end(starting, stopping)
 
 
 async def _work(
-    settings: Settings, process: WorkerProcess, ready: asyncio.Event, stopping: "asyncio.Task[bool]"
+    settings: Settings,
+    process: WorkerProcess,
+    source: Source,
+    ready: asyncio.Event,
+    stopping: "asyncio.Task[bool]",
 ) -> None:
     async with open_worker_context(settings, process, builtin_tools()) as worker:
+        joining = asyncio.create_task(source.join(process), name="join")
+        try:
+            await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not joining.done():
+                await end(joining)
+                await source.leave()
+                return
+            registration = joining.result()
+        finally:
+            await end(joining)
         ready.set()  # not before its models are known to be what can be asked
         log.info(
             "worker ready",
-            slots=settings.worker_concurrency,
-            queues=settings.worker_queues,
+            slots=registration.slots,
+            queues=list(registration.queues),
             sandbox=process.sandbox.isolation.name,
         )
-        await _consume(settings, worker, stopping)
+        try:
+            await _consume(settings, worker, registration, source, stopping)
+        finally:
+            await source.leave()
 
 
-async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio.Task[bool]") -> None:
+async def _consume(
+    settings: Settings,
+    worker: WorkerContext,
+    registration: Registration,
+    source: Source,
+    stopping: "asyncio.Task[bool]",
+) -> None:
     resources, metrics, worker_id = worker.resources, worker.metrics, worker.worker_id
-    slots = settings.worker_concurrency
     running: dict[str, ClaimedRun] = {}
-    metrics.running_runs(slots, lambda: len(running))
-    registration = Registration(worker_id, slots, tuple(settings.worker_queues))
+    metrics.running_runs(registration.slots, lambda: len(running))
     heartbeat = Heartbeat(resources, registration, settings.heartbeat_seconds, running)
     reaper = Reaper(
         resources,
@@ -120,6 +168,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
             ("cancels", heartbeat.listen_for_cancels()),
             ("reaper", reaper.run()),
             ("settle", consumer.settle()),
+            ("source", source.run(consumer)),
             ("tools", publish(resources.tool_catalogue, worker.published_tools, worker_id)),
         )
     ]
@@ -127,6 +176,7 @@ async def _consume(settings: Settings, worker: WorkerContext, stopping: "asyncio
     try:
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
+        await source.drain()
         worker.shared.sandbox.detach()
         worker.shared.scratch.removal.end()
         await consumer.drain(settings.worker_grace_seconds)

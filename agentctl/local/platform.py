@@ -207,7 +207,7 @@ def _embedded_settings(
         if len(os.fsencode(data / "agent.db")) > SQLITE_PATH_BYTES:
             message = f"The path of {place.data} is too long: SQLite takes {SQLITE_PATH_BYTES} bytes."
             raise CommandError(ExitCode.USAGE, f"{message} Name another folder with --data.")
-        variables["DATABASE_URL"] = f"sqlite:///{data / 'agent.db'}"
+        variables |= {"DATABASE_URL": f"sqlite:///{data / 'agent.db'}", "PGBOUNCER_URL": ""}
         parts["database"] = f"SQLite, {place.data / 'agent.db'}"
     if "s3_bucket" in given and settings.s3_bucket:
         parts["workspaces"] = f"S3, bucket {settings.s3_bucket}"
@@ -216,6 +216,8 @@ def _embedded_settings(
     else:
         variables |= {"WORKSPACE_DIR": str(data / "workspaces"), "S3_BUCKET": ""}
         parts["workspaces"] = str(place.data / "workspaces")
+    if "agent_launcher" not in given:
+        variables["AGENT_LAUNCHER"] = "processes"
     for setting in ("memory_dir", "artifacts_dir"):
         if setting not in given:
             variables[setting.upper()] = str(data / setting.removesuffix("_dir"))
@@ -286,7 +288,7 @@ def _children(place: Locations, settings: Settings, environment: dict[str, str])
 
     listen = ["--host", place.host, "--port", str(place.port)]
     if settings.single_process:
-        return [child("api", "standalone", *listen, variables=environment)]
+        return [child("api", "standalone", *listen, "--logs", str(logs), variables=environment)]
     api = ["uvicorn", "app.main:create_app", "--factory", *listen]
     api += ["--timeout-graceful-shutdown", str(API_GRACE_SECONDS)]
     children = [child("api", *api, variables=_for(environment, "api", settings))]
@@ -296,6 +298,10 @@ def _children(place: Locations, settings: Settings, environment: dict[str, str])
         # They share the machine, so each has the port after the one before.
         own = {"METRICS_PORT": str(settings.metrics_port + number)} if settings.metrics_port else {}
         children.append(child(name, module, variables={**_for(environment, module.partition(".")[0], settings), **own}))
+    if settings.agent_launcher == "processes":
+        # Its children carry out runs, so it has what workers have.
+        variables = {**_for(environment, "worker", settings), "METRICS_PORT": "0"}
+        children.append(child("pools", "controller.pools", "--logs", str(logs), variables=variables))
     return children
 
 

@@ -12,9 +12,9 @@ search for a run that may be taken.
 
 Queues. Each run waits in one named queue, and a worker takes runs of the queues that it serves, in this order over all
 of them. Caps count over all queues. Room for waiting runs is counted by queue, so a queue that nobody serves is in no
-other's way; only a user's own limit counts over all queues. Each agent has a queue of its own (AGENT_QUEUES and its id):
-they are listed as one, ALL_AGENT_QUEUES, because there are as many as agents. A worker that serves some of them serves no
-other queue.
+other's way; only a user's own limit counts over all queues. Each agent has a queue of its own (AGENT_QUEUES and its
+id): they are listed as one, ALL_AGENT_QUEUES, because there are as many as agents. A worker that serves some of them
+serves no other queue.
 """
 
 from abc import ABC, abstractmethod
@@ -409,7 +409,8 @@ class Queue(ABC):
 
     @abstractmethod
     async def depths(self) -> list[QueueDepths]:
-        """Every queue, by name, those of agents as one, the default one always; as cheap with a million waiting runs as with one."""
+        """Every queue, by name, those of agents as one, the default one always; as cheap with a million waiting runs as
+        with one."""
 
     @abstractmethod
     async def standing(self, run_ids: Sequence[str]) -> list[Standing | None]:

@@ -82,6 +82,21 @@ class Keys:
     def bus_type_channel(self, type: str) -> str:
         return f"{self.prefix}events:{type}"
 
+    def agent(self, agent_id: str) -> str:
+        return f"{self.prefix}agent:{agent_id}"
+
+    def agent_process(self, process_id: str) -> str:
+        return f"{self.prefix}process:{process_id}"
+
+    def pool_agents(self, pool: str) -> str:
+        return f"{self.prefix}pool:{pool}:agents"
+
+    def pool_processes(self, pool: str) -> str:
+        return f"{self.prefix}pool:{pool}:processes"
+
+    def pool_commands(self, pool: str) -> str:
+        return f"{self.prefix}pool:{pool}:commands"
+
     def rate(self, name: str) -> str:
         return f"{self.prefix}rates:{name}"
 
@@ -105,6 +120,10 @@ class Keys:
 
     def counting(self, what: str) -> str:
         return f"{self.prefix}controller:counting:{what}"
+
+    @property
+    def managing(self) -> str:
+        return f"{self.prefix}controller:pools"
 
     @property
     def background_queue(self) -> str:
@@ -384,6 +403,54 @@ KEYS: tuple[Key, ...] = (
         "controller",
         "controller",
         "the controller that counts what users have stored: `rows` or `files`",
+    ),
+    Key(
+        "controller:pools",
+        "string",
+        "one lease",
+        "controller",
+        "controller",
+        "the process that manages the pools of agents",
+    ),
+    Key(
+        "agent:{agent_id}",
+        "hash",
+        "5 minutes after its process last wrote it",
+        "pool processes",
+        "operators",
+        "an agent that has a process: pool, name, number, process, open run; a copy of what the database has",
+    ),
+    Key(
+        "process:{process_id}",
+        "hash",
+        "5 minutes after its last heartbeat",
+        "pool processes, controller",
+        "operators",
+        "a process of a pool: node, status, capacity, agents, free places, last_heartbeat; a copy too",
+    ),
+    Key(
+        "pool:{name}:agents",
+        "set",
+        "permanent; entries go with their agent's hash",
+        "pool processes, controller",
+        "operators",
+        "the agents of a pool that have a process",
+    ),
+    Key(
+        "pool:{name}:processes",
+        "sorted set",
+        "permanent; entries go with their process's hash",
+        "pool processes, controller",
+        "operators",
+        "the processes of a pool, by how many agents more they take",
+    ),
+    Key(
+        "pool:{name}:commands",
+        "channel",
+        "-",
+        "API, controller, pool processes",
+        "pool processes, controller",
+        'calls processes of a pool: {"command": "agents" or "drain", "process": "id, or empty for all"}',
     ),
     Key(
         "rq:queues",

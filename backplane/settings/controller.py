@@ -1,5 +1,7 @@
 """What a controller does and how often: webhooks, retention, Kubernetes, bulk actions and exports."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from backplane.domain.sizes import GIB
@@ -39,6 +41,12 @@ class ControllerSettings:
     )
     pod_deletion_cost_selector: str = Field(
         "app.kubernetes.io/name=agent-worker", min_length=1, description="Label selector of the worker pods."
+    )
+    agent_launcher: Literal["none", "processes", "kubernetes"] = Field(
+        "none",
+        description="Who starts processes of pools: `processes`: `python -m controller.pools` on this machine, as "
+        "its children; `kubernetes`: the controller sets the replicas of each pool's Deployment; `none`: an operator, "
+        "by hand.",
     )
     jobs_user_max: int = Field(5, ge=1, description="Bulk actions and exports of a user that are not over.")
     bulk_max_runs: int = Field(10_000, ge=1, le=100_000, description="Runs of one bulk action.")

@@ -21,6 +21,11 @@ class StorageSettings:
         None,
         description="Let PostgreSQL keep frequent statements prepared; unset: yes, but not behind a proxy (PgBouncer).",
     )
+    pgbouncer_url: SecretStr = Field(
+        SecretStr(""),
+        description="PgBouncer before the database: postgresql://…. Workers and pool processes connect there in place "
+        "of DATABASE_URL; empty: they connect to the database itself.",
+    )
     workspace_dir: Path = Field(
         Path(".data/workspaces"), description="Folder of the workspaces when S3_BUCKET is empty (one machine)."
     )

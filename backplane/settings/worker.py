@@ -1,10 +1,24 @@
 """How a worker works: how much at once, how its claims hold, what it keeps of its steps."""
 
-from pydantic import Field
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from backplane.domain.agents import format_ranges, parse_ranges
 from backplane.domain.runs import DEFAULT_QUEUE
 from backplane.domain.sizes import KIB, MIB
+from backplane.errors import InvalidInput
 from backplane.settings.queue import QueueNames
+
+
+def _range(text: str) -> str:
+    try:
+        return format_ranges(parse_ranges(text)) if text.strip() else ""
+    except InvalidInput as error:
+        raise ValueError(error.message.removeprefix("AGENT_RANGE: ")) from None
+
+
+AgentRange = Annotated[str, AfterValidator(_range)]
 
 
 class WorkerSettings:
@@ -13,6 +27,11 @@ class WorkerSettings:
         min_length=1,
         description="The queues that a worker serves, with commas between them: it takes the run that comes first in "
         "all of them.",
+    )
+    agent_range: AgentRange = Field(
+        "",
+        description="Numbers of the agents that the pool processes of this machine take: 1-50, or 1-50,101-150; "
+        "empty: any that no other machine has named.",
     )
     worker_concurrency: int = Field(10, ge=1, le=1000, description="Runs that a worker process holds at once.")
     worker_grace_seconds: float = Field(

@@ -76,7 +76,9 @@ async def test_nothing_is_kept_of_an_agents_queue_when_its_message_is_taken(
     await message(queue, OWN[0])
     [claim] = await queue.claim("process-1", 2, queues=served)
     await finish(queue, claim, 2.0)
-    left = [key async for key in clients.commands.scan_iter(f"{clients.keys.jobs}*") if "queue" in key or "heads" in key]
+    left = [
+        key async for key in clients.commands.scan_iter(f"{clients.keys.jobs}*") if "queue" in key or "heads" in key
+    ]
     assert left == [f"{clients.keys.jobs}queue:{ALL_AGENT_QUEUES}:durations"]
     assert (await queue.statistics(OWN[5])).durations == (2.0,)
 

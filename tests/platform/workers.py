@@ -241,6 +241,7 @@ class WorkerProcess:
         scratch: Path,
         *,
         module: str = "worker",
+        arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.environment = {
@@ -251,6 +252,7 @@ class WorkerProcess:
             **(environment or {}),
         }
         self._module = module
+        self._arguments = arguments
         self._scratch = scratch
         self._log = scratch.parent / "workers.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -263,6 +265,7 @@ class WorkerProcess:
                 sys.executable,
                 "-m",
                 self._module,
+                *self._arguments,
                 cwd=self._scratch,
                 env=self.environment,
                 stdout=output,

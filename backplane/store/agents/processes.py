@@ -98,7 +98,7 @@ class AgentProcesses:
         return await self._database.write(write)
 
     async def drain(self, process_id: str) -> None:
-        """The process takes no agent any more, and those that it has lose their place."""
+        """The process takes no agent any more, and those that it has go elsewhere, as far as there is room."""
         statement = (
             update(agent_processes)
             .where(_ONE)
@@ -117,17 +117,17 @@ class AgentProcesses:
         await self._database.write(write)
 
     async def deregister(self, process_id: str) -> None:
-        """The process ends: its row goes, and its agents lose their place."""
+        """The process ends: its row goes, and its agents go elsewhere, as far as there is room."""
 
         def write(connection: Connection) -> None:
             if _lock_pool_of(connection, process_id):
-                _take_off(connection, process_id)
                 connection.execute(delete(agent_processes).where(_ONE), {"of_process": process_id})
+                _take_off(connection, process_id)
 
         await self._database.write(write)
 
     async def expire(self) -> list[PoolProcess]:
-        """Remove the processes whose lease is over; their agents lose their place."""
+        """Remove the processes whose lease is over; their agents go elsewhere, as far as there is room."""
 
         def late(connection: Connection) -> Sequence[str]:
             over = agent_processes.c.lease_until <= database_now(connection)
@@ -308,10 +308,24 @@ def _lock_pool_of(connection: Connection, process_id: str) -> bool:
 
 
 def _take_off(connection: Connection, process_id: str) -> None:
-    own = select(agents.c.id).where(agents.c.process_id == process_id).order_by(agents.c.id).with_for_update()
-    ids = connection.scalars(own).all()
-    if ids:
-        connection.execute(update(agents).where(agents.c.id.in_(ids)).values(process_id=None))
+    """The agents of a process that takes none any more lose their place. They get another one where there is room,
+    those with something to do first. The pool's row is locked already."""
+    own = (
+        select(agents.c.id, agents.c.pool, agents.c.number, agents.c.open_run_id)
+        .where(agents.c.process_id == process_id)
+        .order_by(agents.c.id)
+        .with_for_update()
+    )
+    rows = connection.execute(own).all()
+    if not rows:
+        return
+    connection.execute(update(agents).where(agents.c.process_id == process_id).values(process_id=None))
+    pool = locked_pool(connection, rows[0].pool)
+    for row in sorted(rows, key=lambda row: row.open_run_id is None):
+        elsewhere = place_for(connection, pool, row.id, row.number) if pool is not None else None
+        if elsewhere is not None:
+            values = {"process_id": elsewhere, "generation": agents.c.generation + 1, "placed_at": datetime.now(UTC)}
+            connection.execute(update(agents).where(agents.c.id == row.id).values(values))
 
 
 def _expire(connection: Connection, process_id: str) -> PoolProcess | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.process.tasks import end
-from backplane.queue.base import Claim, Job, RunOutcome, Settlement
+from backplane.queue.base import Claim, Job, RunOutcome, Settlement, Whereabouts
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
 from tests.queues import NO_CAPS, NO_LIMITS, redis_queue
@@ -203,3 +203,38 @@ async def test_the_delay_of_each_run_that_is_put_off_is_reported(clients: RedisC
     await end(*tasks)
     assert delays == [600, 600]
     assert (await queue.statistics()).scheduled == 2
+
+
+# --- queues that change ---
+
+
+async def test_a_queue_that_is_served_from_now_on_is_looked_at_while_a_claim_waits(clients: RedisClients) -> None:
+    """Far sooner than the five seconds for which a claim waits."""
+    queue, began = redis_queue(clients), asyncio.get_running_loop().time()
+    async with consuming(queue, at_once) as consumer:
+        for number in range(3):
+            name = f"agent:{number}"
+            await queue.enqueue([Job(f"run-{number}", "user-1", Priority.NORMAL, queue=name)])
+            await consumer.serve([name])
+            await until_all_are_over(queue, number + 1)
+    assert asyncio.get_running_loop().time() - began < 3.0
+
+
+async def test_a_queue_that_is_served_no_more_keeps_its_runs(clients: RedisClients) -> None:
+    queue = redis_queue(clients)
+    async with consuming(queue, at_once) as consumer:
+        await consumer.serve(["agent:1", "agent:2"])
+        await consumer.serve(["agent:2"])
+        await queue.enqueue(
+            [Job(f"run-{number}", "user-1", Priority.NORMAL, queue=f"agent:{number}") for number in (1, 2)]
+        )
+        await until_all_are_over(queue, 1)
+        assert await queue.whereabouts("run-1") is Whereabouts.WAITS
+        await consumer.serve([])
+        await consumer.serve(["agent:1"])
+        await until_all_are_over(queue, 2)
+
+
+async def test_a_worker_that_serves_nothing_ends_at_once(clients: RedisClients) -> None:
+    async with asyncio.timeout(3.0), consuming(redis_queue(clients), at_once) as consumer:
+        await consumer.serve([])

@@ -1,0 +1,92 @@
+"""Processes of pools as pods: each pool has a Deployment, found by its label, and its number of replicas is set here.
+
+The cluster starts and ends the pods. Which one goes when there are fewer replicas it decides by the pods' deletion
+costs: those that are to end cost less than nothing. A pod that goes all the same drains, and its agents are placed
+elsewhere.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import structlog
+
+from backplane.domain.agents import Pool, PoolProcess
+from backplane.errors import Unavailable
+from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
+from controller.deletion_cost import write_cost
+from controller.pools.launcher import Launcher
+
+LABEL = "agent-platform/pool"
+CHEAPEST = "-1"
+"""The cost of a pod that is to end; one without an annotation costs 0."""
+LOOK_SECONDS = 5.0
+"""How old the known numbers of replicas may be: operators and autoscalers may change them too."""
+
+log = structlog.get_logger()
+
+
+class DeploymentLauncher(Launcher):
+    """In this namespace."""
+
+    drains_first = False
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._replicas: dict[str, tuple[str, int]] = {}
+        self._looked_at = float("-inf")
+        self._stack = AsyncExitStack()
+        self._api: ApiServer | None = None
+        self._opening = asyncio.Lock()
+
+    async def coming(self, pool: str, entered: Sequence[PoolProcess]) -> int:
+        await self._look()
+        _, replicas = self._replicas.get(pool, ("", 0))
+        return max(replicas - len(entered), 0)
+
+    async def start(self, pool: Pool, count: int, wanted: int) -> None:
+        await self._scale(pool.name, wanted)
+
+    async def end(self, pool: Pool, processes: Sequence[PoolProcess], wanted: int) -> None:
+        api = await self._server()
+        for one in processes:
+            # A pod's name is its host's.
+            await write_cost(api, self._namespace, one.node, CHEAPEST)
+        await self._scale(pool.name, wanted)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def _server(self) -> ApiServer:
+        async with self._opening:
+            if self._api is None:
+                self._api = await self._stack.enter_async_context(open_api_server())
+            return self._api
+
+    async def _look(self) -> None:
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments"
+        try:
+            listed = await (await self._server()).call("GET", path, [("labelSelector", LABEL)])
+        except ApiRefused as refused:
+            raise refused.unavailable(f"list deployments in {self._namespace}") from None
+        self._replicas = {
+            made["metadata"]["labels"][LABEL]: (made["metadata"]["name"], made["spec"].get("replicas", 1))
+            for made in listed["items"]
+        }
+        self._looked_at = time.monotonic()
+
+    async def _scale(self, pool: str, replicas: int) -> None:
+        name, before = self._replicas.get(pool, ("", 0))
+        if not name:
+            message = f"no Deployment in {self._namespace} has the label {LABEL}={pool}; make one (k8s/README.md)"
+            raise Unavailable(message, part="kubernetes")
+        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments/{name}/scale"
+        try:
+            await (await self._server()).call("PATCH", path, body={"spec": {"replicas": replicas}})
+        except ApiRefused as refused:
+            raise refused.unavailable(f"patch deployments/scale in {self._namespace}") from None
+        self._replicas[pool] = (name, replicas)
+        log.info("the replicas of a pool are set", pool=pool, deployment=name, replicas=replicas, before=before)

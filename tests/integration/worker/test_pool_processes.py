@@ -1,0 +1,272 @@
+"""Processes of pools: which agents they have, what becomes of these when one drains or is lost, and the registry."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from backplane.agents.base import DRAIN
+from backplane.domain.agents import Agent
+from backplane.domain.runs import Run, RunStatus, new_run_id
+from backplane.errors import NotFound
+from backplane.run_actions.pushing import push_again
+from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
+from tests.submitted import new_run
+from tests.waiting import wait_until
+from worker.pool.source import PoolSource
+from worker.service import serve
+
+POOL = "developer_pool"
+OVER = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+@asynccontextmanager
+async def pool_process(platform: Platform, pool: str = POOL, **values: Any) -> AsyncIterator[asyncio.Event]:
+    """A process of the pool on this loop; leaving the block, or setting what it gives, asks it to end."""
+    stop, settings = asyncio.Event(), platform.settings.model_copy(update=values)
+    before = {one.process.id for one in await platform.resources.store.agent_processes.all()}
+    working = asyncio.create_task(serve(settings, stop, PoolSource(settings, pool)), name="pool process under test")
+
+    async def entered() -> bool:
+        if working.done():
+            working.result()
+        return any(one.process.id not in before for one in await platform.resources.store.agent_processes.all())
+
+    try:
+        await wait_until(entered)
+        yield stop
+    finally:
+        stop.set()
+        await working
+
+
+async def spawn(platform: Platform, *names: str, pool: str = POOL) -> list[Agent]:
+    store = platform.resources.store
+    return [(await store.agents.spawn(platform.user.id, pool, name, most=1000))[0] for name in names]
+
+
+async def message(platform: Platform, agent: Agent) -> Run:
+    """Send the agent a message, as the API does."""
+    resources = platform.resources
+    run = new_run(platform.user, id=new_run_id(), agent_id=agent.id, agent=agent.memory_name, queue=agent.queue)
+    added = await resources.store.agent_messages.add(run, mailbox_max=1000)
+    if added.opened:
+        await push_again(resources.store, resources.queue, resources.event_log, added.opened)
+    await resources.agent_registry.ring(agent.pool, added.placed.process_id if added.placed else "")
+    return added.run
+
+
+async def places(platform: Platform) -> dict[str, int]:
+    """Agents by process."""
+    return {one.process.id: one.agents for one in await platform.resources.store.agent_processes.all()}
+
+
+async def until_places(platform: Platform, *agents: int) -> None:
+    async def are_those() -> bool:
+        return sorted((await places(platform)).values()) == sorted(agents)
+
+    await wait_until(are_those, LONG_SECONDS)
+
+
+async def test_a_process_takes_the_messages_of_its_agents(platform: Platform) -> None:
+    async with pool_process(platform):
+        one, two = await spawn(platform, "one", "two")
+        runs = [await message(platform, agent) for agent in (one, two, one)]
+        for run in runs:
+            await platform.until(run.id, *OVER)
+        assert await places(platform) != {}
+    assert await places(platform) == {}
+
+
+async def test_messages_of_agents_that_have_no_process_wait_for_one(platform: Platform) -> None:
+    [agent] = await spawn(platform, "one")
+    run = await message(platform, agent)
+    assert (await platform.run(run.id)).in_mailbox
+    async with pool_process(platform):
+        await platform.until(run.id, *OVER)
+
+
+async def test_a_message_wakes_a_sleeping_agent_within_a_tenth_of_a_second(platform: Platform) -> None:
+    """From the message to the claim, with heartbeats as far apart as an operator's."""
+    store = platform.resources.store
+    await store.agent_pools.patch(POOL, {"sleep_after_seconds": 0})
+    async with pool_process(platform, heartbeat_seconds=5.0, lease_seconds=15.0):
+        [agent] = await spawn(platform, "one")
+        taken = []
+        for _ in range(5):
+            assert await store.agent_processes.put_to_sleep(POOL) == [agent.id]
+            began = time.monotonic()
+            run = await message(platform, agent)
+            await platform.until(run.id, RunStatus.RUNNING, *OVER)
+            taken.append(time.monotonic() - began)
+            await platform.until(run.id, *OVER)
+
+            async def is_idle() -> bool:
+                found = await store.agents.find(agent.id)
+                return found is not None and found.open_run_id is None
+
+            await wait_until(is_idle)
+    assert sorted(taken)[1] < 0.1, taken  # one of several, since other tests run beside this one
+
+
+async def test_agents_of_a_process_that_drains_go_on_elsewhere(platform: Platform) -> None:
+    async with pool_process(platform) as first_ends:
+        agents = await spawn(platform, "one", "two")
+        await until_places(platform, 2)
+        async with pool_process(platform):
+            first_ends.set()
+            await until_places(platform, 2)
+            for agent in agents:
+                run = await message(platform, agent)
+                await platform.until(run.id, *OVER)
+
+
+async def test_a_process_that_is_called_to_drain_ends(platform: Platform) -> None:
+    settings = platform.settings
+    ending = asyncio.create_task(serve(settings, asyncio.Event(), PoolSource(settings, POOL)))
+    await until_places(platform, 0)
+    [process_id] = await places(platform)
+
+    async def has_ended() -> bool:
+        await platform.resources.agent_registry.ring(POOL, process_id, DRAIN)  # it may not listen yet
+        return ending.done()
+
+    await wait_until(has_ended, LONG_SECONDS)
+    await ending
+    assert await places(platform) == {}
+
+
+async def test_a_process_that_the_database_lets_drain_ends_without_any_call(platform: Platform) -> None:
+    settings = platform.settings
+    ending = asyncio.create_task(serve(settings, asyncio.Event(), PoolSource(settings, POOL)))
+    await until_places(platform, 0)
+    [process_id] = await places(platform)
+    await platform.resources.store.agent_processes.drain(process_id)
+    async with asyncio.timeout(LONG_SECONDS):
+        await ending
+
+
+async def test_a_process_whose_row_is_gone_enters_itself_again(platform: Platform) -> None:
+    async with pool_process(platform):
+        [process_id] = await places(platform)
+        await platform.resources.store.agent_processes.deregister(process_id)
+        await until_places(platform, 0)
+        [agent] = await spawn(platform, "one")
+        run = await message(platform, agent)
+        await platform.until(run.id, *OVER)
+
+
+async def test_a_process_of_a_pool_that_there_is_not_says_so(platform: Platform) -> None:
+    settings = platform.settings
+    with pytest.raises(NotFound, match="no pool nobody"):
+        await serve(settings, asyncio.Event(), PoolSource(settings, "nobody"))
+
+
+async def test_what_operators_see_comes_back_when_redis_is_emptied(platform: Platform) -> None:
+    redis = platform.resources.redis
+    keys = redis.keys
+
+    async def is_shown() -> bool:
+        free = await redis.commands.zrange(keys.pool_processes(POOL), 0, -1, withscores=True)
+        hashes = await redis.commands.exists(
+            *(keys.agent(agent.id) for agent in agents), keys.agent_process(process_id)
+        )
+        names = {agent.id for agent in agents}
+        return (
+            free == [(process_id, 8.0)]
+            and hashes == 3
+            and await redis.commands.smembers(keys.pool_agents(POOL)) == names
+        )
+
+    async with pool_process(platform):
+        [process_id] = await places(platform)
+        agents = await spawn(platform, "one", "two")
+        await wait_until(is_shown)
+        await redis.commands.flushall()
+        await wait_until(is_shown)
+    assert [key async for key in redis.commands.scan_iter("pool:*")] == []
+
+
+async def test_ranges_that_overlap_or_leave_numbers_out_are_logged_at_the_start(platform: Platform) -> None:
+    store = platform.resources.store
+    await spawn(platform, *(f"agent-{number}" for number in range(12)))
+    await store.agent_processes.register("other", POOL, node="other-node", ranges="4-8", capacity=10, lease_seconds=600)
+    with capture_logs() as logs:
+        async with pool_process(platform, agent_range="1-5"):
+            await wait_until(lambda: any(line["event"] == "worker ready" for line in logs))
+    found = [line["numbers"] for line in logs if line["event"].startswith("AGENT_RANGE")]
+    assert found == ["4-5", "9-12"]
+
+
+async def test_a_process_takes_the_numbers_of_its_range_alone(platform: Platform) -> None:
+    async with pool_process(platform, agent_range="2-3"):
+        agents = await spawn(platform, "one", "two", "three", "four")
+        assert [agent.process_id is not None for agent in agents] == [False, True, True, False]
+
+
+# --- processes that are killed ---
+
+
+@pytest.fixture
+async def start_pool(platform: Platform) -> AsyncIterator[Callable[[], Awaitable[WorkerProcess]]]:
+    """Starts `python -m worker.pool`."""
+    started: list[WorkerProcess] = []
+
+    async def start() -> WorkerProcess:
+        process = WorkerProcess(platform.settings, platform.scratch, module="worker.pool", arguments=[POOL])
+        started.append(process)
+        await process.start()
+        return process
+
+    yield start
+    for process in started:
+        await process.kill()
+
+
+@pytest.mark.slow
+async def test_agents_of_a_process_that_is_killed_are_placed_elsewhere_within_a_lease(
+    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
+) -> None:
+    killed = await start_pool()
+    agents = await spawn(platform, "one", "two", "three")
+    await start_pool()
+    await killed.kill()
+    killed_at = time.monotonic()
+    await until_places(platform, 3)
+    assert time.monotonic() - killed_at < platform.settings.lease_seconds + 3.0
+    for agent in agents:
+        run = await message(platform, agent)
+        await platform.until(run.id, *OVER)
+
+
+@pytest.mark.slow
+async def test_a_process_that_was_frozen_for_longer_than_its_lease_works_again(
+    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
+) -> None:
+    frozen = await start_pool()
+    [agent] = await spawn(platform, "one")
+    frozen.signal(signal.SIGSTOP)
+    run = await message(platform, agent)
+    async with pool_process(platform):
+        await platform.until(run.id, *OVER)
+        frozen.signal(signal.SIGCONT)
+        await until_places(platform, 0, 1)
+        again = await message(platform, agent)
+        await platform.until(again.id, *OVER)
+
+
+@pytest.mark.slow
+async def test_a_process_ends_by_a_signal_with_nothing_left(
+    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
+) -> None:
+    process = await start_pool()
+    await spawn(platform, "one")
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == os.EX_OK
+    assert await places(platform) == {}
