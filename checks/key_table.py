@@ -1,4 +1,4 @@
-"""Compares the table of Redis keys in docs/internals.md with `backplane.redis.keys`, or writes it (`--write`).
+"""Compares the table of Redis keys in docs/internals.md with `backplane.redis.declared_keys`, or writes it (`--write`).
 
 The code is the source: a key is declared once, with its lifetime and who touches it, and the document shows that.
 """
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from backplane.redis.keys import KEYS, Key
+from backplane.redis.declared_keys import KEYS, Key
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "internals.md"
 START, END = "<!-- keys -->", "<!-- /keys -->"
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--write"]:
         DOCUMENT.write_text(expected, encoding="utf-8")
         return 0
-    print(f"{DOCUMENT.name} differs from backplane/redis/keys.py; run: python -m checks.key_table --write")
+    print(f"{DOCUMENT.name} differs from backplane/redis/declared_keys.py; run: python -m checks.key_table --write")
     return 1
 
 

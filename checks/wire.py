@@ -22,7 +22,7 @@ from agentctl.exit_codes import ExitCode
 from app.main import create_app
 from app.schemas.problems import ProblemCode
 from backplane.domain.event_data import DATA
-from backplane.redis.keys import KEYS
+from backplane.redis.declared_keys import KEYS
 from backplane.settings import Settings
 from checks.error_codes import TABLES
 

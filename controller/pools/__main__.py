@@ -17,7 +17,9 @@ from controller.pools.service import serve
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m controller.pools", description="Starts processes of pools.")
-    parser.add_argument("--logs", metavar="FOLDER", help="where the processes' logs go; nowhere when left out")
+    parser.add_argument(
+        "--logs", metavar="FOLDER", help="where the logs of the processes go; standard error when left out"
+    )
     logs = parser.parse_args().logs
 
     async def work(settings: Settings, stop: asyncio.Event) -> None:

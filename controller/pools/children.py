@@ -53,8 +53,8 @@ class _Failures:
 
 
 class ChildLauncher(Launcher):
-    """`logs`: the folder of what the processes print; None: they print where this process does not read, to
-    nowhere. `variables`: settings of theirs that differ from this process's own."""
+    """`logs`: the folder of what the processes print; None: it goes where this process prints its errors.
+    `variables`: settings of theirs that differ from this process's own."""
 
     def __init__(self, *, grace_seconds: float, logs: Path | None, variables: Mapping[str, str]) -> None:
         self._grace = grace_seconds
@@ -88,7 +88,7 @@ class ChildLauncher(Launcher):
             f"pool-{pool}",
             python_module("worker.pool", pool),
             environment=self._environment,
-            log=self._logs / f"pool-{pool}.log" if self._logs else None,
+            log=self._logs / f"pool-{pool}.log" if self._logs else _own_errors(),
         )
         try:
             await child.start()
@@ -109,7 +109,9 @@ class ChildLauncher(Launcher):
             log.info("a process of a pool has ended", pool=pool, pid=pid)
             return
         self._failures[pool].ended(time.monotonic() - started)
-        log.warning(f"a process of a pool {how_it_ended(code)}", pool=pool, pid=pid, log=child.last_words() or None)
+        log.warning(
+            f"a process of a pool {how_it_ended(code)}", pool=pool, pid=pid, log=self._logs and child.last_words()
+        )
 
     async def end(self, pool: Pool, processes: Sequence[PoolProcess], wanted: int) -> None:
         """They drain already, and end by themselves: those of other machines too."""
@@ -120,6 +122,15 @@ class ChildLauncher(Launcher):
         await stop_together(children, self._grace + LAST_WORDS_SECONDS)
         if self._watching:
             await asyncio.wait(set(self._watching))
+
+
+def _own_errors() -> Path | None:
+    """Where this process prints its errors, if a file of that name can be opened: not where it is a socket."""
+    path = Path("/dev/stderr")
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+        return path
+    return None
 
 
 def logs_beside(folder: str | None) -> Path | None:

@@ -12,7 +12,7 @@ from backplane.domain.agents import Pool
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProcessLoad:
     """A process that lives and does not drain. `empty_seconds`: for how long it has had no agent; 0: it has some.
     `started`: when, in seconds of any clock; only the order counts."""
 
@@ -30,12 +30,12 @@ class PoolNeeds:
 
     pool: Pool
     unplaced: int
-    processes: Sequence[Standing]
+    processes: Sequence[ProcessLoad]
     coming: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class PoolChange:
+class ProcessChange:
     """How many processes to start, and which to end. `wanted`: how many the pool has then."""
 
     wanted: int
@@ -43,7 +43,7 @@ class PoolChange:
     end: tuple[str, ...] = ()
 
 
-def change_of(needs: PoolNeeds, *, empty_seconds: float) -> PoolChange:
+def change_of(needs: PoolNeeds, *, empty_seconds: float) -> ProcessChange:
     """What to do now. `empty_seconds`: how long a process has to be empty before it is ended."""
     pool, processes = needs.pool, needs.processes
     there = len(processes) + needs.coming
@@ -52,7 +52,7 @@ def change_of(needs: PoolNeeds, *, empty_seconds: float) -> PoolChange:
     wanted = max(there + ceil(lacking / pool.agents_per_process), pool.min_processes)
     wanted = min(wanted, max(pool.max_processes, pool.min_processes))
     if wanted > there:
-        return PoolChange(wanted, start=wanted - there)
+        return ProcessChange(wanted, start=wanted - there)
     empty = [one for one in processes if not one.agents and one.empty_seconds >= empty_seconds]
     empty.sort(key=lambda one: -one.started)
     ended: list[str] = []
@@ -66,4 +66,4 @@ def change_of(needs: PoolNeeds, *, empty_seconds: float) -> PoolChange:
     too_many = there - len(ended) - max(pool.max_processes, pool.min_processes)
     more = [one for one in processes if not one.agents and one.process_id not in ended]
     ended += [one.process_id for one in more[: max(too_many, 0)]]
-    return PoolChange(there - len(ended), end=tuple(ended))
+    return ProcessChange(there - len(ended), end=tuple(ended))

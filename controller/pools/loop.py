@@ -22,7 +22,7 @@ from backplane.resources import Resources
 from backplane.run_actions.pushing import push_again
 from backplane.settings import fixed
 from controller.metrics import ControllerMetrics
-from controller.pools.decision import PoolNeeds, Standing, change_of
+from controller.pools.decision import PoolNeeds, ProcessLoad, change_of
 from controller.pools.launcher import Launcher
 
 LOOKS_A_LEASE = 3
@@ -147,8 +147,8 @@ class PoolLoop:
         pool, now = counts.pool, time.monotonic()
         coming = await launcher.coming(pool.name, [one.process for one in there])
         active = [one for one in there if one.process.draining_since is None]
-        standings = [
-            Standing(
+        loads = [
+            ProcessLoad(
                 one.process.id,
                 one.process.capacity,
                 one.agents,
@@ -158,7 +158,7 @@ class PoolLoop:
             for one in active
         ]
         change = change_of(
-            PoolNeeds(pool, counts.unplaced, standings, coming), empty_seconds=fixed.AGENT_PROCESS_EMPTY_SECONDS
+            PoolNeeds(pool, counts.unplaced, loads, coming), empty_seconds=fixed.AGENT_PROCESS_EMPTY_SECONDS
         )
         if change.start:
             log.info("a pool gets processes", pool=pool.name, start=change.start, wanted=change.wanted)

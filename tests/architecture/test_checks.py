@@ -6,7 +6,7 @@ import pytest
 
 from backplane.domain.event_data import DATA
 from backplane.domain.events import EventType
-from backplane.redis.keys import Key
+from backplane.redis.declared_keys import Key
 from checks.dead_links import anchors, dead_links
 from checks.key_table import with_table
 from checks.reference import codes_in, faults_of_codes, main, pages

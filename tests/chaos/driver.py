@@ -27,7 +27,7 @@ from backplane.domain.runs import Run, RunStatus
 from backplane.domain.users import Tier, User
 from backplane.errors import NotFound, Unavailable
 from backplane.net.hang_ups import hang_ups_as
-from backplane.redis.keys import KEYS
+from backplane.redis.declared_keys import KEYS
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from backplane.store.tables import events as events_table

@@ -9,7 +9,7 @@ import pytest
 from backplane.domain.runs import DEFAULT_QUEUE, Priority, RunStatus
 from backplane.errors import Unavailable
 from backplane.queue.base import Caps, Claim, Job, Queue, QueueRoom, Renewed, RunOutcome, Settlement
-from backplane.redis import keys as redis_keys
+from backplane.redis import declared_keys as redis_keys
 from backplane.redis.client import RedisClients
 from tests.queues import finish, hand_back, known, postpone, redis_queue
 from tests.servers import RedisServer

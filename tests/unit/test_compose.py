@@ -57,10 +57,10 @@ def test_images_of_others_are_pinned_by_version(compose: Object) -> None:
 @pytest.mark.parametrize("process", ["api", "worker", "controller"])
 def test_every_process_gets_the_credentials_that_it_needs_and_no_others(compose: Object, process: str) -> None:
     given = {name.lower() for name in compose["services"][process]["environment"]} & set(CREDENTIALS)
-    # The password of Redis stands in its URL; there are no sentinels, and one Redis is enough.
+    # The password of Redis stands in its URL; there are no sentinels, and one Redis is enough. All go by PgBouncer.
     needed = {name for name, processes in CREDENTIALS.items() if process in processes}
 
-    assert given == needed - {"redis_password", "redis_sentinel_password", "jobs_redis_url"}
+    assert given == needed - {"redis_password", "redis_sentinel_password", "jobs_redis_url", "pgbouncer_url"}
 
 
 @pytest.mark.parametrize(("key", "starts"), [("", False), ("a-key", True)])

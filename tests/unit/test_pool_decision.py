@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from backplane.domain.agents import Pool
-from controller.pools.decision import PoolNeeds, Standing, change_of
+from controller.pools.decision import PoolNeeds, ProcessLoad, change_of
 
 EMPTY_SECONDS = 60.0
 
@@ -14,8 +14,10 @@ def pool(least: int = 0, most: int = 4) -> Pool:
     return Pool("p", "developer", datetime.now(UTC), agents_per_process=10, min_processes=least, max_processes=most)
 
 
-def process(name: str, agents: int, empty_seconds: float = 0.0, started: float = 0.0, capacity: int = 10) -> Standing:
-    return Standing(name, capacity, agents, empty_seconds, started)
+def process(
+    name: str, agents: int, empty_seconds: float = 0.0, started: float = 0.0, capacity: int = 10
+) -> ProcessLoad:
+    return ProcessLoad(name, capacity, agents, empty_seconds, started)
 
 
 FULL, ELEVENTH = process("full", 10), process("eleventh", 1)

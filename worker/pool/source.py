@@ -183,7 +183,7 @@ class PoolSource(Source):
             log.warning("the registry of agents is not written", part=error.part, error=error.message)
 
     async def _log_ranges(self) -> None:
-        """What operators have said of ranges, where it does not fit together."""
+        """Log what does not fit together in the ranges of machines."""
         try:
             there = await self._store.agent_processes.all()
             highest = max(one.agents for one in await self._store.agent_pools.counts() if one.pool.name == self._pool)
