@@ -1,17 +1,17 @@
 """A plan file, JSON or YAML: read as JSON has it, and refused where two people could read it in two ways.
 
-Of two equal keys a parser keeps the last and is silent, so that `approval: true` could be undone by a line further
-down. They are an error here, with the name and the line. Whether it is a plan, the API says.
+Two equal keys are an error, with the name and the line (`backplane.input.unique_yaml`). Whether it is a plan, the API
+says.
 """
 
 import json
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from agentctl.exit_codes import CommandError, ExitCode
+from backplane.input import unique_yaml
 
 
 def read_plan(file: Path) -> Any:
@@ -35,11 +35,11 @@ def plan_of(text: str, name: str, *, is_json: bool = False) -> Any:
         if is_json:
             plan = json.loads(text)
             # What is JSON is YAML too, but for tabs, and the parser of YAML knows the lines.
-            yaml.load(text.replace("\t", " "), _Strict)  # noqa: S506 - a safe loader
+            unique_yaml.loads(text.replace("\t", " "))
             return plan
         # By way of JSON, so that what only YAML has, such as a date, is an error here and not in the middle of a call.
-        return json.loads(json.dumps(yaml.load(text, _Strict), allow_nan=False))  # noqa: S506 - a safe loader
-    except _Twice as error:
+        return json.loads(json.dumps(unique_yaml.loads(text), allow_nan=False))
+    except unique_yaml.DuplicateKey as error:
         raise CommandError(ExitCode.USAGE, f"{name}: {error}") from None
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise _neither(name, error) from None
@@ -47,21 +47,3 @@ def plan_of(text: str, name: str, *, is_json: bool = False) -> Any:
 
 def _neither(name: str, error: Exception) -> CommandError:
     return CommandError(ExitCode.USAGE, f"{name} is neither JSON nor YAML that JSON can hold: {error}")
-
-
-class _Twice(yaml.YAMLError):
-    pass
-
-
-class _Strict(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[Hashable, int] = {}
-        for key, _ in node.value:
-            # `<<` takes over the keys of another mapping; its own go before them.
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
-            if isinstance(name, Hashable) and name in lines:
-                raise _Twice(f"line {line}: {name!r} stands there twice, first in line {lines[name]}; keep one")
-            lines[name] = line
-        return super().construct_mapping(node, deep=deep)

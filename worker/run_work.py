@@ -25,6 +25,7 @@ from worker.files.restore import restore
 from worker.files.retrying import RetryingWorkspace
 from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
 from worker.handlers.children import ChildRuns
+from worker.handlers.code import code_of
 from worker.handlers.driver import HandlerDriver
 from worker.handlers.events import AwaitedEvents
 from worker.llm.base import Spent
@@ -200,7 +201,8 @@ class RunWork:
         children = ChildRuns(self._worker.resources, self._run)
         tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
         awaited = AwaitedEvents(self._worker.resources.store, self._run)
-        return partial(HandlerDriver, self.context, tools, handler, self._records, children, awaited)
+        code = code_of(handler, self._run)
+        return partial(HandlerDriver, self.context, tools, code, self._records, children, awaited)
 
     async def _is_elsewhere(self, name: str) -> bool:
         """Whether another live worker has published that it has this handler."""

@@ -1,26 +1,25 @@
-"""Carries out a run by its handler.
+"""Carries out a run by code: a handler, or the role of an agent.
 
-The handler is run from its start each time: when the run is taken first, after a crash, and after it slept or waited.
+The code is run from its start each time: when the run is taken first, after a crash, and after it slept or waited.
 Each effect that it asks for is numbered in the order of asking. One that the journal has is not carried out again; it
 must be the same as there, or the run ends with `journal_diverged`. Any other is a step, carried out as a plan's is
 (`worker.steps.runner`), so that the journal, approvals, budgets, limits and checkouts are those of plans.
 
 An effect that cannot go on yet (a person, another run, a time) is blocked. When nothing but blocked effects is left,
-the handler is cancelled, and the run waits without a worker. What the code does outside of effects is done again each
+the code is cancelled, and the run waits without a worker. What the code does outside of effects is done again each
 time.
 """
 
 import asyncio
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
 from backplane.domain.bus import WaitStatus
 from backplane.domain.events import EventType
@@ -31,9 +30,9 @@ from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, InvalidInput
 from backplane.settings import fixed
 from worker.handlers.children import ChildRuns
+from worker.handlers.code import CarryOut, Code, OpenEffect, given
 from worker.handlers.events import AwaitedEvents, event_of
-from worker.handlers.registry import Handler
-from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, HandlerRun, StepError
+from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, StepError
 from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
 from worker.handlers.values import NotStorable, as_json, digest_of, kept_bytes, title_of
 from worker.handlers.waiting import Blocked, EffectStopped, EffectWaits
@@ -60,21 +59,21 @@ _OVER = (StepStatus.COMPLETED, StepStatus.FAILED)
 
 
 class HandlerDriver:
-    """Runs the handler of one running run once, from its start. `records` is the journal by step id; it is kept up to
+    """Runs the code of one running run once, from its start. `records` is the journal by step id; it is kept up to
     date here."""
 
     def __init__(
         self,
         context: RunContext,
         tools: ToolRegistry,
-        handler: Handler,
+        code: Code,
         records: dict[str, StepRecord],
         children: ChildRuns,
         awaited: AwaitedEvents,
     ) -> None:
         self.records = records
         self._context = context
-        self._handler = handler
+        self._code = code
         self._children = children
         self._awaited = awaited
         self._interruption = context.interruption
@@ -96,9 +95,16 @@ class HandlerDriver:
         self._changed = asyncio.Event()
         self._writing: asyncio.TimerHandle | None = None
         self._is_over = False
+        self._carriers: dict[str, CarryOut] = {
+            SLEEP: self._sleep,
+            START: self._start,
+            RESULT: self._wait_for_run,
+            WAIT_EVENT: self._wait_for_event,
+            **code.effects,
+        }
 
     async def carry_out(self) -> Any:
-        """What the handler returns, as JSON. Raises StepFailed, StepUncertain, ToolFault, RunWaits, Sleeps,
+        """What the code returns, as JSON. Raises StepFailed, StepUncertain, ToolFault, RunWaits, Sleeps,
         WaitsForRuns, Interrupted or Superseded. It is called once."""
         self._look_at_what_is_uncertain()
         self._note_code()
@@ -116,27 +122,26 @@ class HandlerDriver:
 
     def _note_code(self) -> None:
         """Keep which code the run began with; where it is another one by now, its log says so."""
-        before, now = self._context.run.handler_code, self._handler.code
+        before, now = self._context.run.handler_code, self._code.digest
         if before is None:
             self._runner.journal.write_later(lambda transaction: transaction.begin_with_code(now))
         elif before != now:
             self._warn(
-                f"the code of the handler {self._handler.name!r} has changed since the run began ({before[:8]}, now "
+                f"the code of {self._code.title} has changed since the run began ({before[:8]}, now "
                 f"{now[:8]}); the run goes on where it asks for the same"
             )
 
     # --- the handler itself ---
 
     async def _carry_out(self) -> Any:
-        arguments = self._arguments()
-        handling = asyncio.create_task(self._call(arguments), name=f"handler {self._handler.name}")
+        handling = asyncio.create_task(self._call(self._code.begin(self)), name=self._code.title)
         handling.add_done_callback(lambda _: self._changed.set())
         try:
             await self._until_over(handling)
         finally:
             await self._end(handling)
         if handling.cancelled():
-            raise StepFailed(RunError("handler_failed", f"the handler {self._handler.name!r} has cancelled itself"))
+            raise StepFailed(RunError(self._code.failed, f"{self._code.title} has cancelled itself"))
         error = handling.exception()
         if error is not None:
             raise self._failed(error)
@@ -145,28 +150,15 @@ class HandlerDriver:
             asked = f"{missing.step_id!r} ({missing.tool}, {missing.title})" if missing else "another one"
             raise self._diverged(f"effect {self._ordinal + 1} was {asked}, and the code ended before it")
         try:
-            return as_json(handling.result(), f"what the handler {self._handler.name!r} returned")
+            return as_json(handling.result(), f"what {self._code.title} returned")
         except NotStorable as error:
             raise StepFailed(RunError("result_not_storable", str(error))) from None
 
-    def _arguments(self) -> list[Any]:
-        """What the function is called with after the run. Raises StepFailed for an input that does not fit."""
-        if self._handler.input is None:
-            return []
+    async def _call(self, code: Coroutine[Any, Any, Any]) -> Any:
         try:
-            return [self._handler.input.validate_python(self._context.run.input)]
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, ('input', *fault['loc'])))}: {fault['msg']}"
-                for fault in error.errors(include_url=False, include_context=False, include_input=False)
-            )
-            raise StepFailed(RunError("invalid_input", f"handler {self._handler.name!r}: {faults}")) from None
-
-    async def _call(self, arguments: Sequence[Any]) -> Any:
-        try:
-            return await self._handler.function(HandlerRun(self, self._context.run.id), *arguments)
+            return await code
         except (SystemExit, KeyboardInterrupt) as error:
-            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+            raise RuntimeError(f"the code raised {type(error).__name__}") from error
 
     async def _until_over(self, handling: "asyncio.Task[Any]") -> None:
         """Until the handler has ended. Raises what stops it, once no effect is under way."""
@@ -196,8 +188,8 @@ class HandlerDriver:
             handling.cancel()
             await asyncio.wait({handling}, timeout=ENDING_SECONDS)
             if not handling.done():
-                self._warn(f"the handler {self._handler.name!r} does not end when it is cancelled, and is left behind")
-                log.error("a handler does not end when it is cancelled", handler=self._handler.name)
+                self._warn(f"{self._code.title} does not end when it is cancelled, and is left behind")
+                log.error("code does not end when it is cancelled", code=self._code.title)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -206,12 +198,14 @@ class HandlerDriver:
     def _failed(self, error: BaseException) -> Exception:
         if isinstance(error, StepError):
             return StepFailed(error.error)
+        if isinstance(error, StepFailed):
+            return error
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, StepError):
             cause = cause.__cause__ or cause.__context__
         step = cause.step if cause is not None else None
         trace = "".join(traceback.format_exception(error))
-        return ToolFault(RunError("handler_failed", f"{self._handler.name}: {in_words(error)}", step=step), trace)
+        return ToolFault(RunError(self._code.failed, f"{self._code.title}: {in_words(error)}", step=step), trace)
 
     # --- what the handler asks for (`worker.handlers.run.Driver`) ---
 
@@ -257,7 +251,8 @@ class HandlerDriver:
         except StepError:
             raise  # of the start of a run whose result is asked for
         except StepFailed as failed:
-            raise StepError(failed.error) from None
+            result = self.records[step.id].result if step.id in self.records else None
+            raise StepError(failed.error, str((result or {}).get("output", ""))) from None
         except Suspended as suspended:
             self._blocked.decisions.append(suspended.decision)
         except EffectWaits as waits:
@@ -285,7 +280,7 @@ class HandlerDriver:
             raise EffectStopped(RunError("too_much_kept", message))
         if self._stop is not None:
             raise EffectWaits  # for the end of the run
-        digest = digest_of(request.kind, request.arguments)
+        digest = digest_of(request.kind, request.arguments if request.compared is None else request.compared)
         known = self._by_ordinal.get(ordinal)
         if known is not None:
             self._compare(known, step, digest, ordinal)
@@ -321,7 +316,7 @@ class HandlerDriver:
         return StepFailed(
             RunError(
                 "journal_diverged",
-                f"the code of the handler {self._handler.name!r} does not do what it did before: {difference}. Put the "
+                f"the code of {self._code.title} does not do what it did before: {difference}. Put the "
                 "code right, then retry the run: it goes on from there; or fork it from its beginning.",
             )
         )
@@ -337,16 +332,11 @@ class HandlerDriver:
             self._runner.add(replace(record, ordinal=ordinal, request=digest))
         self._requests[step.id] = request
         try:
-            if request.kind == SLEEP:
-                await self._sleep(step, request)
-            elif request.kind == START:
-                await self._start(step, request)
-            elif request.kind == RESULT:
-                await self._wait_for_run(step)
-            elif request.kind == WAIT_EVENT:
-                await self._wait_for_event(step, request)
-            else:
+            carry_out = self._carriers.get(request.kind)
+            if carry_out is None:
                 await self._runner.run(step)
+            else:
+                await carry_out(OpenEffect(step, request, self._runner.journal, self.records[step.id].result))
         except StepFailed:
             return
         except BudgetExhausted as error:
@@ -362,12 +352,13 @@ class HandlerDriver:
         with suppress(StepFailed):
             await self._runner.journal.fail(step, RunError(error.code, error.message, step=step.id))
 
-    async def _sleep(self, step: Step, request: EffectRequest) -> None:
+    async def _sleep(self, effect: OpenEffect) -> None:
         """Until the time that the journal has. Raises EffectWaits for a longer one."""
-        journal, result = self._runner.journal, self.records[step.id].result
-        if result is None:
-            due = datetime.now(UTC) + timedelta(seconds=request.arguments["seconds"])
-            result = _given(due.isoformat())
+        step, journal = effect.step, effect.journal
+        result = dict(effect.noted or {})
+        if not result:
+            due = datetime.now(UTC) + timedelta(seconds=effect.request.arguments["seconds"])
+            result = given(due.isoformat())
             await journal.note(step, result)
         due = datetime.fromisoformat(result["value"])
         left = (due - datetime.now(UTC)).total_seconds()
@@ -377,40 +368,42 @@ class HandlerDriver:
             await self._interruption.pause(left)
         await journal.end(step, StepStatus.COMPLETED, result)
 
-    async def _start(self, step: Step, request: EffectRequest) -> None:
+    async def _start(self, effect: OpenEffect) -> None:
         """Make the run in the transaction that ends the effect: so it is made once."""
-        journal, children = self._runner.journal, self._children
-        child, events = children.new(step.id, request.arguments)
+        step, journal, children = effect.step, effect.journal, self._children
+        child, events = children.new(step.id, effect.request.arguments)
         if (refused := await children.why_not(child)) is not None:
             await journal.fail(step, replace(refused, step=step.id))
         journal.write_later(lambda transaction: transaction.add_child_run(child, events))
-        await journal.end(step, StepStatus.COMPLETED, _given({"run_id": child.id}))
+        await journal.end(step, StepStatus.COMPLETED, given({"run_id": child.id}))
         await journal.flush()
         await children.push(child, events)
 
-    async def _wait_for_run(self, step: Step) -> None:
+    async def _wait_for_run(self, effect: OpenEffect) -> None:
         """Raises EffectWaits while it is not over."""
-        journal, run_id = self._runner.journal, self._started[step.id]
+        step, journal = effect.step, effect.journal
+        run_id = self._started[step.id]
         over = await self._children.over(run_id)
         if over is None:
             raise EffectWaits(run_id=run_id)
         if over.error is not None:
             await journal.fail(step, replace(over.error, step=step.id))
-        await journal.end(step, StepStatus.COMPLETED, _given(over.value))
+        await journal.end(step, StepStatus.COMPLETED, given(over.value))
 
-    async def _wait_for_event(self, step: Step, request: EffectRequest) -> None:
+    async def _wait_for_event(self, effect: OpenEffect) -> None:
         """Raises EffectWaits while it has not come."""
-        journal, result = self._runner.journal, self.records[step.id].result
-        if result is None:
+        step, request, journal = effect.step, effect.request, effect.journal
+        result = dict(effect.noted or {})
+        if not result:
             try:
-                result = _given(await self._awaited.begin(request.arguments))
+                result = given(await self._awaited.begin(request.arguments))
             except InvalidInput as error:
                 await journal.fail(step, RunError(error.code, error.message, step=step.id))
             await journal.note(step, result)
         wait = await self._awaited.look(step.id, request.arguments, result["value"])
         if wait.status is WaitStatus.OPEN:
             raise EffectWaits(event=wait)
-        await journal.end(step, StepStatus.COMPLETED, _given(event_of(wait)))
+        await journal.end(step, StepStatus.COMPLETED, given(event_of(wait)))
         await self._awaited.settle(wait)
 
     # --- what is written later ---
@@ -462,8 +455,3 @@ def _step_of(ordinal: int, request: EffectRequest) -> EffectStep:
         approval=options.approval,
         repeatable=options.repeatable,
     )
-
-
-def _given(value: Any) -> dict[str, Any]:
-    """The result of an effect that no tool has carried out."""
-    return {"exit_code": 0, "output": "", "value": value, "duration_ms": 0, "files_changed": []}

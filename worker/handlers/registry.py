@@ -71,7 +71,7 @@ def handler(name: str) -> Callable[[Callable[..., Awaitable[Any]]], Handler]:
         hints = get_type_hints(function)
         given = TypeAdapter(hints.get(parameters[1].name, Any)) if len(parameters) == 2 else None
         description = (inspect.getdoc(function) or "").strip()
-        return Handler(name, function, given, _schema_of(hints.get("return")), description, _code_of(function))
+        return Handler(name, function, given, _schema_of(hints.get("return")), description, code_digest(function))
 
     return make
 
@@ -85,7 +85,8 @@ def _schema_of(annotation: Any) -> dict[str, Any] | None:
         return None
 
 
-def _code_of(function: Callable[..., Any]) -> str:
+def code_digest(function: Callable[..., Any]) -> str:
+    """Of the file that the function is written in."""
     try:
         source = Path(inspect.getfile(function)).read_bytes()
     except (OSError, TypeError):
@@ -125,7 +126,7 @@ def installed_handlers(file: str = "", found: Iterable[EntryPoint] | None = None
             raise _refused(where, f"it cannot be loaded ({type(error).__name__}: {error})") from error
         handlers += _handlers_in(loaded, where, package_of(entry_point))
     if file:
-        handlers += _handlers_in(_module_of(Path(file)), f"the file {file}", Path(file).name)
+        handlers += _handlers_in(module_of(Path(file), _refused), f"the file {file}", Path(file).name)
     try:
         return HandlerRegistry(handlers)
     except ValueError as error:
@@ -153,18 +154,19 @@ def _handlers_in(loaded: Any, where: str, package: str) -> list[Handler]:
     ]
 
 
-def _module_of(file: Path) -> ModuleType:
+def module_of(file: Path, refused: Callable[[str, str], PluginRefused]) -> ModuleType:
+    """The module of a Python file. `refused`: makes the error, of what and why."""
     name = f"agent_platform_handlers_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise _refused(f"the file {file}", "it is no Python file (its name must end with .py)")
+        raise refused(f"the file {file}", "it is no Python file (its name must end with .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # annotations of its models are looked up there
     sys.path.insert(0, str(file.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise _refused(f"the file {file}", f"it cannot be loaded ({type(error).__name__}: {error})") from error
+        raise refused(f"the file {file}", f"it cannot be loaded ({type(error).__name__}: {error})") from error
     finally:
         sys.path.remove(str(file.resolve().parent))
     return module

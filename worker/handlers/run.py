@@ -30,11 +30,12 @@ STEP, APPROVE, MODEL, SLEEP, START, RESULT, WAIT_EVENT = (
 
 class StepError(Exception):
     """An effect failed. A handler may catch it and go on; the same is raised again when the code is run again. `code`
-    and `message` are those of the step's error, `step` is the step's id."""
+    and `message` are those of the step's error, `step` is the step's id, `output` what its tool printed."""
 
-    def __init__(self, error: RunError) -> None:
+    def __init__(self, error: RunError, output: str = "") -> None:
         super().__init__(error.message)
         self.error = error
+        self.output = output
 
     @property
     def code(self) -> str:
@@ -71,8 +72,9 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class EffectRequest:
     """What an effect asks for: of this kind (a tool's name, or one of those above), with these arguments, which are
-    JSON and are compared with the journal. `read` makes the value of the step's result. `function` and `args`: what
-    this process has of it, such as the function that is to be called."""
+    JSON. `read` makes the value of the step's result. `function` and `args`: what this process has of it, such as the
+    function that is to be called. `compared`: what is compared with the journal in place of the arguments, where these
+    may change while the run goes on."""
 
     kind: str
     name: str
@@ -81,6 +83,7 @@ class EffectRequest:
     function: Callable[..., Any] | None = None
     args: tuple[Any, ...] = ()
     options: Options = field(default_factory=Options)
+    compared: Any = None
 
 
 class Driver(Protocol):
@@ -108,6 +111,15 @@ class HandlerEffect(Generic[Value]):
         self._request = request
         self._ordinal = driver.numbered()
         self._begun: asyncio.Future[Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The tool that it is carried out by."""
+        return self._request.kind
+
+    @property
+    def ordinal(self) -> int:
+        return self._ordinal
 
     def options(
         self,
@@ -161,10 +173,10 @@ def _result_of(driver: Driver, started: int, start: Start) -> HandlerEffect[Any]
     async def run_id() -> str:
         return (await start).run_id
 
-    return HandlerEffect(driver, EffectRequest(RESULT, f"result-of-{started}", {"of": started}, _value_of, run_id))
+    return HandlerEffect(driver, EffectRequest(RESULT, f"result-of-{started}", {"of": started}, value_of, run_id))
 
 
-def _value_of(result: Mapping[str, Any]) -> Any:
+def value_of(result: Mapping[str, Any]) -> Any:
     return result.get("value")
 
 
@@ -174,12 +186,13 @@ def _output_of(result: Mapping[str, Any]) -> ToolOutput:
     )
 
 
-class HandlerRun:
-    """The run that a handler carries out. `id`: the run's. Everything here but `log` and `progress` is journalled."""
+class JournalledCode:
+    """What code may ask for. `id`: the run's. Everything here but `log` and `progress` is journalled."""
 
-    def __init__(self, driver: Driver, run_id: str) -> None:
-        self.id = run_id
+    def __init__(self, driver: Driver, id: str, default_model: str | None = None) -> None:
+        self.id = id
         self._driver = driver
+        self._default_model = default_model
 
     @property
     def is_replaying(self) -> bool:
@@ -190,7 +203,7 @@ class HandlerRun:
         """Call the function, once. It may be `async`; any other is called in a thread of its own. Its result comes back
         as JSON. What it raises is a StepError of the code `function_failed`."""
         arguments = {"args": arguments_of(list(args))}
-        return HandlerEffect(self._driver, EffectRequest(STEP, name, arguments, _value_of, function, args))
+        return HandlerEffect(self._driver, EffectRequest(STEP, name, arguments, value_of, function, args))
 
     def tool(self, name: str, /, **arguments: Any) -> HandlerEffect[ToolOutput]:
         """Carry a tool out, as a step of a plan would, with approvals and limits as they are there. Raises StepError
@@ -212,24 +225,24 @@ class HandlerRun:
     ) -> HandlerEffect[Any]:
         """Ask a model: its text, or with `schema` an object of that class. `model`: SERVER/NAME in place of the
         run's."""
-        arguments: dict[str, Any] = {"prompt": prompt, "system": system, "model": model}
+        arguments: dict[str, Any] = {"prompt": prompt, "system": system, "model": model or self._default_model}
         if schema is None:
             return HandlerEffect(
-                self._driver, EffectRequest(MODEL, "model", arguments, lambda result: str(_value_of(result) or ""))
+                self._driver, EffectRequest(MODEL, "model", arguments, lambda result: str(value_of(result) or ""))
             )
         arguments["schema"] = schema.model_json_schema()
         check = schema.model_validate
         return HandlerEffect(
-            self._driver, EffectRequest(MODEL, "model", arguments, lambda result: check(_value_of(result)), check)
+            self._driver, EffectRequest(MODEL, "model", arguments, lambda result: check(value_of(result)), check)
         )
 
     def approve(self, text: str, /) -> HandlerEffect[bool]:
         """Ask the run's user to approve something; whether they did. The run waits for the answer without a worker."""
         return HandlerEffect(
-            self._driver, EffectRequest(APPROVE, "approve", {"text": text}, lambda result: bool(_value_of(result)))
+            self._driver, EffectRequest(APPROVE, "approve", {"text": text}, lambda result: bool(value_of(result)))
         )
 
-    def ask(self, text: str, /, choices: Sequence[str] = ()) -> HandlerEffect[str]:
+    def ask_person(self, text: str, /, choices: Sequence[str] = ()) -> HandlerEffect[str]:
         """Ask the run's user for words. Raises StepError of the code `rejected` where they refuse."""
         arguments = {"question": text, "choices": list(choices)}
         return HandlerEffect(
@@ -251,7 +264,7 @@ class HandlerRun:
         names (docs/events.md), as a JSON object; None after `timeout` seconds without one. The run waits without a
         worker."""
         arguments = {"type": type, "match": arguments_of(match), "timeout": timeout}
-        return HandlerEffect(self._driver, EffectRequest(WAIT_EVENT, "wait-event", arguments, _value_of))
+        return HandlerEffect(self._driver, EffectRequest(WAIT_EVENT, "wait-event", arguments, value_of))
 
     def start(
         self,
@@ -274,7 +287,7 @@ class HandlerRun:
         start: Start
 
         def child(result: Mapping[str, Any]) -> Child:
-            return Child(str((_value_of(result) or {}).get("run_id")), start)
+            return Child(str((value_of(result) or {}).get("run_id")), start)
 
         start = Start(self._driver, EffectRequest(START, named or "prompt", given, child))
         return start
@@ -295,3 +308,11 @@ class HandlerRun:
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Tell those who watch how far it is. It is kept nowhere."""
         self._driver.progress(done, total, text)
+
+
+class HandlerRun(JournalledCode):
+    """The run that a handler carries out."""
+
+    def ask(self, text: str, /, choices: Sequence[str] = ()) -> HandlerEffect[str]:
+        """As `ask_person`."""
+        return self.ask_person(text, choices)

@@ -25,6 +25,8 @@ from worker.llm.base import Message, ModelRequest
 from worker.llm.untrusted_json import find_object, storable
 from worker.tools.base import Effect, NeedsPerson, Tool, ToolArguments, ToolContext, ToolResult
 
+NOT_OWN = ("/worker/handlers/", "/worker/roles/", "/asyncio/")
+"""Folders whose lines are none of a handler or of somebody's role."""
 MODEL_ANSWERS = 3
 """How often a model may answer until its answer fits the schema."""
 WORDS_CHARS = 2_000
@@ -79,10 +81,10 @@ async def _called(call: "partial[Any]") -> Any:
 
 
 def in_words(error: BaseException) -> str:
-    """The error, and the last line of the handler's own code that it passed."""
+    """The error, and the last line of the code itself that it passed."""
     message = "".join(traceback.format_exception_only(error)).strip()
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/worker/handlers/" not in frame.filename and "/asyncio/" not in frame.filename]
+    own = [frame for frame in frames if not any(folder in frame.filename for folder in NOT_OWN)]
     if not own:
         return message
     frame = own[-1]

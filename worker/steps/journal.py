@@ -19,7 +19,7 @@ from backplane.domain.events import EventType
 from backplane.domain.plans import Step, SubStep
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
-from backplane.errors import BudgetExhausted
+from backplane.errors import Refused
 from worker.run.decisions import BY_TOOL
 from worker.run.events import NewEvent, Write
 from worker.steps import effects as step_effects
@@ -187,11 +187,14 @@ class StepJournal:
         await self._record(lambda transaction: transaction.suspend_step(step.id), settled)
         self._change(step, status=StepStatus.PENDING)
 
-    async def note(self, step: Step, result: dict[str, Any]) -> None:
-        """Write what the step has to know when it goes on; nothing of it is in doubt meanwhile."""
+    async def note(self, step: Step, result: dict[str, Any], *writes: Write) -> None:
+        """Write what the step has to know when it goes on; nothing of it is in doubt meanwhile. Raises what refuses
+        one of the `writes`; then nothing is written."""
         result = self._context.redactor.value(result)
         await self._record(
-            lambda transaction: transaction.note_step(step.id, result), publish=[self._event(step, StepStatus.STARTED)]
+            lambda transaction: transaction.note_step(step.id, result),
+            *writes,
+            publish=[self._event(step, StepStatus.STARTED)],
         )
         self._change(step, result=result)
 
@@ -226,7 +229,7 @@ class StepJournal:
         pending = self._take_pending()
         try:
             await self._events.record(*pending, *writes, publish=publish)
-        except BudgetExhausted:
+        except Refused:
             self._pending = [*pending, *self._pending]
             raise
 

@@ -147,7 +147,7 @@ async def test_code_that_raises_fails_the_run_and_names_its_line(platform: Platf
         ("no-json", "step", "result_not_storable", "is a object that is no JSON"),
         ("no-json", "handler", "result_not_storable", "what the handler 'no-json' returned is a object"),
         ("no-json", "large", "result_not_storable", "put it into a file of the run"),
-        ("exits", "handler", "handler_failed", "the handler raised SystemExit"),
+        ("exits", "handler", "handler_failed", "raised SystemExit"),
         ("exits", "step", "function_failed", "SystemExit: 3"),
         ("marks", {"marks": "m", "count": "many"}, "invalid_input", "input.count: Input should be a valid integer"),
         ("not-there", None, "handler_unknown", "has no handler 'not-there' (it has: approved-step, approves"),

@@ -1,0 +1,74 @@
+"""Code that carries out a run, as a driver sees it: a handler's function, or a role's (`worker.roles`)."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from backplane.domain.plans import Step
+from backplane.domain.runs import Run, RunError
+from worker.handlers.registry import Handler
+from worker.handlers.run import Driver, EffectRequest, HandlerRun
+from worker.steps.journal import StepJournal
+from worker.steps.outcomes import StepFailed
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEffect:
+    """An effect that is to be carried out. `noted`: what it has noted of itself before (`StepJournal.note`)."""
+
+    step: Step
+    request: EffectRequest
+    journal: StepJournal
+    noted: Mapping[str, Any] | None
+
+
+CarryOut = Callable[[OpenEffect], Awaitable[None]]
+"""Carries an effect out and ends its step. Raises StepFailed, and EffectWaits where it cannot go on yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """`title`: what messages call it, as in "the handler 'weekly-report'". `digest`: of the file that it is written in.
+    `begin`: makes the coroutine that asks a driver for effects, and raises StepFailed for an input that does not fit.
+    `failed`: the code of the run's error where it raises. `effects`: by kind, those that neither the driver nor a tool
+    carries out."""
+
+    title: str
+    digest: str
+    begin: Callable[[Driver], Coroutine[Any, Any, Any]]
+    failed: str
+    effects: Mapping[str, CarryOut] = field(default_factory=dict)
+
+
+def given(value: Any) -> dict[str, Any]:
+    """The result of an effect that no tool has carried out."""
+    return {"exit_code": 0, "output": "", "value": value, "duration_ms": 0, "files_changed": []}
+
+
+def code_of(handler: Handler, run: Run) -> Code:
+    """The handler, with the input of this run."""
+
+    def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
+        return _called(handler, HandlerRun(driver, run.id), _arguments(handler, run))
+
+    return Code(f"the handler {handler.name!r}", handler.code, begin, "handler_failed")
+
+
+async def _called(handler: Handler, run: HandlerRun, arguments: list[Any]) -> Any:
+    return await handler.function(run, *arguments)
+
+
+def _arguments(handler: Handler, run: Run) -> list[Any]:
+    """What the function is called with after the run. Raises StepFailed for an input that does not fit."""
+    if handler.input is None:
+        return []
+    try:
+        return [handler.input.validate_python(run.input)]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, ('input', *fault['loc'])))}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise StepFailed(RunError("invalid_input", f"handler {handler.name!r}: {faults}")) from None
