@@ -21,6 +21,7 @@ from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
 from worker.planner.runbook import RunbookPlanner
+from worker.roles.registry import RoleRegistry, installed_roles
 from worker.run.budget import default_budget
 from worker.run.event_writer import EventWriter
 from worker.sandbox.base import Sandbox
@@ -63,6 +64,7 @@ class WorkerContext:
     metrics: WorkerMetrics
     planning: PlanParts
     handlers: HandlerRegistry
+    roles: RoleRegistry
     shared: SharedParts
     rules: WorkerRules
 
@@ -91,6 +93,7 @@ async def open_worker_context(
             metrics=metrics,
             planning=_plan_parts(settings),
             handlers=installed_handlers(settings.handlers_file),
+            roles=installed_roles(settings.roles_dir),
             shared=SharedParts(process.sandbox, process.scratch, Parser(), gateway, tools),
             rules=WorkerRules(_run_rules(settings), _file_rules(settings), _step_rules(settings)),
         )

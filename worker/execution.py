@@ -280,12 +280,12 @@ class Execution:
     async def _wait_for_runs(self, events: RunEvents, run_ids: Sequence[str]) -> Settlement:
         """Let the run wait for these. Raises RunIsOver when one of them is over already."""
         more = f" and {len(run_ids) - 1} more" if len(run_ids) > 1 else ""
-        error = RunError(WAITS_FOR_RUN, f"its handler waits for run {run_ids[0]}{more}")
+        error = RunError(WAITS_FOR_RUN, f"it waits for run {run_ids[0]}{more}")
         return await self._wait(events, lambda transaction: transaction.wait_for_runs(error, run_ids), error)
 
     async def _wait_for_events(self, events: RunEvents, waits: Sequence[EventWait]) -> Settlement:
         """Let the run wait for these. Raises EventArrived when the first of them has ended already."""
-        error = RunError(WAITS_FOR_EVENT, f"its handler waits for an event {waits[0].pattern}")
+        error = RunError(WAITS_FOR_EVENT, f"it waits for an event {waits[0].pattern}")
         return await self._wait(events, lambda transaction: transaction.wait_for_event(waits[0], error), error)
 
     async def _wait(self, events: RunEvents, write: Write, error: RunError) -> Settlement:
@@ -338,7 +338,7 @@ class Execution:
             await events.record(
                 lambda transaction: transaction.unless_cancelled(),
                 note,
-                lambda transaction: transaction.reopen_steps(error.step if run.handler is not None else None),
+                lambda transaction: transaction.reopen_steps(error.step if run.is_of_code else None),
                 lambda transaction: transaction.queue_again(attempt=run.attempt + 1, error=error),
                 publish=[(EventType.LOG, {"line": line, "level": "warning"}), (EventType.STATUS, queued)],
             )

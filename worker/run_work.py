@@ -25,13 +25,16 @@ from worker.files.restore import restore
 from worker.files.retrying import RetryingWorkspace
 from worker.files.versioned import EarlierSteps, VersionedWorkspace, state_after
 from worker.handlers.children import ChildRuns
-from worker.handlers.code import code_of
+from worker.handlers.code import Code, code_of
 from worker.handlers.driver import HandlerDriver
 from worker.handlers.events import AwaitedEvents
+from worker.handlers.registry import Handler
 from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
 from worker.planner.model import ModelPlanner
+from worker.roles.code import AgentTurns, open_turns
+from worker.roles.turn import TurnEnd
 from worker.run.budget import Budget
 from worker.run.decisions import RunDecisions
 from worker.run.events import RunEvents
@@ -70,7 +73,7 @@ async def open_work(
     if run.generation > 1 or run.origin is not None:
         await decisions.look()
     journal: list[StepRecord] = []
-    if run.plan is not None or (run.handler is not None and (run.generation > 1 or run.origin is not None)):
+    if run.plan is not None or (run.is_of_code and (run.generation > 1 or run.origin is not None)):
         journal = await until_available(lambda: store.journal.steps(run.id, with_files=True))
     files = _open_files(worker, events, run, journal, ensure_ours)
     context = RunContext(worker, run, events, interruption, decisions, files, access)
@@ -86,7 +89,7 @@ async def _open_access(worker: WorkerContext, events: RunEvents, taken: Taken, i
     budget = await Budget.open(store, run, taken.tier, worker.rules.runs.budget, has_accounts=taken.has_accounts)
     models = None
     replays = (run.origin or {}).get("kind") == "replay"
-    may_name_one = run.handler is not None and gateway.models.servers
+    may_name_one = run.is_of_code and gateway.models.servers
     if gateway.models.is_set or run.model is not None or replays or may_name_one:
         models = RunModels(gateway, store.model_calls, run, events, budget, events.redactor.text, interruption)
         if run.generation > 1:
@@ -103,18 +106,21 @@ def _open_files(
     def warn(line: str) -> None:
         _warn(events, line)
 
+    async def journal_of(run_id: str) -> Sequence[StepRecord]:
+        return await until_available(lambda: resources.store.journal.steps(run_id, with_files=True))
+
     def warn_away(error: Unavailable, pause: float) -> None:
         _warn_away(events, error, pause)
 
     waits = WaitRules(warn_away, rules.refused_seconds)
     counted = CountedWorkspace(
-        workspaces.workspace(run.user_id, run.id), resources.storage, rules.user_quota, run.user_id
+        workspaces.workspace(run.user_id, run.workspace_id), resources.storage, rules.user_quota, run.user_id
     )
     stored = RetryingWorkspace(counted, waits, ensure_ours, worker.metrics.transferred)
     workspace = VersionedWorkspace(
         stored,
-        workspaces.versions(run.user_id, run.id),
-        EarlierSteps.of(run, journal),
+        workspaces.versions(run.user_id, run.workspace_id),
+        EarlierSteps.of(run, journal, journal_of),
         max_bytes=rules.versions_max_bytes,
         quota=rules.quota,
         log_line=warn,
@@ -148,6 +154,7 @@ class RunWork:
         self._open_driver: Callable[[], HandlerDriver] | None = None
         self._records: dict[str, StepRecord] | None = None
         self._value: Any = None
+        self._turns: AgentTurns | None = None
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""
@@ -170,9 +177,9 @@ class RunWork:
         """Plan the run, where it has no plan yet, and carry the plan out; or let its handler carry it out. Raises what
         Supervisor.carry_out and HandlerDriver.carry_out raise, and what a planner raises. After RunWaits, Sleeps and
         WaitsForRuns it may be called again."""
-        if self._run.handler is not None:
+        if self._run.is_of_code:
             if self._open_driver is None:
-                self._open_driver = await self._driver_of(self._run.handler)
+                self._open_driver = await self._driver()
             self._value = await self._open_driver().carry_out()
             return
         if self._supervisor is None:
@@ -182,7 +189,28 @@ class RunWork:
             self._plan = await self._planned(self._supervisor)
         self._plan = await self._supervisor.carry_out(self._plan, self._replan)
 
-    async def _driver_of(self, name: str) -> Callable[[], HandlerDriver]:
+    async def _driver(self) -> Callable[[], HandlerDriver]:
+        """Makes a driver of the run's code, to be made anew each time that the code is run."""
+        code_of_run = await self._code()
+        self._records = {record.step_id: record for record in self._journal}
+        children = ChildRuns(self._worker.resources, self._run)
+        tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
+        awaited = AwaitedEvents(self._worker.resources.store, self._run)
+
+        def driver() -> HandlerDriver:
+            assert self._records is not None
+            return HandlerDriver(self.context, tools, code_of_run(tools), self._records, children, awaited)
+
+        return driver
+
+    async def _code(self) -> Callable[[ToolRegistry], Code]:
+        if self._run.agent_id is not None:
+            self._turns = await open_turns(self._worker.resources, self._worker.roles, self._run)
+            return self._turns.code
+        handler = await self._handler(str(self._run.handler))
+        return lambda _: code_of(handler, self._run)
+
+    async def _handler(self, name: str) -> Handler:
         handler = self._worker.handlers.get(name)
         if handler is None:
             # Each effect may have taken a claim of its own: a sleep does.
@@ -197,12 +225,11 @@ class RunWork:
                     "all workers that take such runs, then retry it",
                 )
             )
-        self._records = {record.step_id: record for record in self._journal}
-        children = ChildRuns(self._worker.resources, self._run)
-        tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
-        awaited = AwaitedEvents(self._worker.resources.store, self._run)
-        code = code_of(handler, self._run)
-        return partial(HandlerDriver, self.context, tools, code, self._records, children, awaited)
+        return handler
+
+    def turn_end(self) -> TurnEnd:
+        """What the turn of an agent changes of it, once it has been carried out well."""
+        return TurnEnd() if self._turns is None else self._turns.ended
 
     async def _is_elsewhere(self, name: str) -> bool:
         """Whether another live worker has published that it has this handler."""
@@ -245,7 +272,7 @@ class RunWork:
         files = sorted(state_after({}, journal))
         named = first_paths(files)
         left_out = {"files_left_out": len(files) - len(named)} if len(files) > len(named) else {}
-        value = {} if self._run.handler is None else {"value": self._value}
+        value = {"value": self._value} if self._run.is_of_code else {}
         return {"summary": summary, "files": named, **left_out, "cost": cost, **value}
 
     def agent_changes(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:

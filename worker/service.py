@@ -30,6 +30,7 @@ from worker.handlers.registry import installed_handlers
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
+from worker.roles.registry import installed_roles
 from worker.run.event_writer import EventWriter
 from worker.sandbox.open import open_sandbox
 from worker.tools.plugins import with_plugins
@@ -76,6 +77,7 @@ async def _serve(
 ) -> None:
     with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
     installed_handlers(settings.handlers_file)
+    installed_roles(settings.roles_dir)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     bind_contextvars(worker=worker_id)
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:

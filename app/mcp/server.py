@@ -193,7 +193,7 @@ async def read_file(
 async def _workspace(ctx: Context[Any, Any], run_id: str) -> tuple[ApiContext, Workspace]:
     context, user = _of(ctx)
     run = await context.resources.store.runs.get(user.id, run_id)
-    return context, context.resources.workspaces.workspace(run.user_id, run.id)
+    return context, context.resources.workspaces.workspace(run.user_id, run.workspace_id)
 
 
 async def _next_events(

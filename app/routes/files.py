@@ -57,7 +57,7 @@ class FileDownload(StreamingResponse):
 
 async def _workspace(context: ApiContext, user: User, run_id: str) -> Workspace:
     run = await context.resources.store.runs.get(user.id, run_id)
-    return context.resources.workspaces.workspace(run.user_id, run.id)
+    return context.resources.workspaces.workspace(run.user_id, run.workspace_id)
 
 
 def _view(file: FileInfo) -> FileView:
@@ -144,7 +144,7 @@ async def put_file(run_id: RunId, path: FilePath, request: Request, user: Curren
     run = await context.resources.store.runs.get(user.id, run_id)
     if run.files_expired_at is not None:
         raise Conflict(f"run {run_id} is past its time and its files are gone; make a new run")
-    workspace = context.resources.workspaces.workspace(run.user_id, run.id)
+    workspace = context.resources.workspaces.workspace(run.user_id, run.workspace_id)
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdigit() else None
     return _view(await context.transfers.upload(workspace, user.id, run_id, path, request.stream(), size))

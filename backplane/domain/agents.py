@@ -125,6 +125,15 @@ class AgentState:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentAtTurn:
+    """What a turn of an agent begins with. `role`: its pool's."""
+
+    agent: Agent
+    role: str
+    state: AgentState
+
+
+@dataclass(frozen=True, slots=True)
 class PoolProcess:
     """A process that lives while its lease is not over. `ranges`: the numbers of the agents that it takes; None: any.
     `draining_since`: it takes no agent any more."""

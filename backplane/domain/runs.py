@@ -205,6 +205,16 @@ class Run:
     in_mailbox: bool = False
     expires_at: datetime | None = None
 
+    @property
+    def workspace_id(self) -> str:
+        """Whose files it works on: all messages to an agent share the agent's."""
+        return self.agent_id or self.id
+
+    @property
+    def is_of_code(self) -> bool:
+        """Whether code carries it out (a handler, or the role of an agent) in place of a plan."""
+        return self.handler is not None or self.agent_id is not None
+
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:

@@ -14,6 +14,11 @@ class ToolSettings:
     handlers_file: str = Field(
         "", description="A Python file whose handlers this worker has beside those of installed packages."
     )
+    roles_dir: str = Field(
+        "",
+        description="A folder whose roles of agents this worker has beside those that come along and those of installed "
+        "packages: *.yaml and *.py.",
+    )
     outside_hosts: list[str] = Field(
         default_factory=list,
         description='Hosts that tools may reach, as JSON: ["example.org", "*.example.com"]; "*": all public ones.',

@@ -1,5 +1,7 @@
 """The workspace port: the files of one run, wherever they lie.
 
+The runs of an agent share one workspace, named by the agent's id in place of a run's (`Run.workspace_id`).
+
 A run's files live under `users/{user_id}/runs/{run_id}/` of a store (an S3 bucket, a folder). Paths are relative, with
 forward slashes, and already checked by `paths.check_path`; adapters may rely on that. A file becomes visible whole or
 not at all. This port neither locks nor counts: quotas are `quota.py`'s, and who may write is decided by the run's
@@ -16,6 +18,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,16 @@ class Workspace(ABC):
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The files that a run began with, each with its etag. `runs`: where they came from, when they are another run's:
-    the nearest first. `times`: when they were changed, in nanoseconds since 1970, as far as it is known."""
+    the nearest first. `times`: when they were changed, in nanoseconds since 1970, as far as it is known.
+
+    Turns of an agent share its files, and each notes its own beginning in place of the one before: `run` is the turn,
+    and `attributes` what was known of the files by then, as the journal keeps it."""
 
     files: dict[str, str]
     runs: tuple[str, ...] = ()
     times: dict[str, int] = field(default_factory=dict)
+    run: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -100,7 +108,13 @@ class Beginning:
     @classmethod
     def decoded(cls, content: bytes) -> "Beginning":
         found = json.loads(content)
-        return cls(found["files"], tuple(found["runs"]), found.get("times", {}))
+        return cls(
+            found["files"],
+            tuple(found["runs"]),
+            found.get("times", {}),
+            found.get("run", ""),
+            found.get("attributes", {}),
+        )
 
 
 class Versions(ABC):

@@ -88,7 +88,7 @@ class Exporter:
         """How many files of the run's workspace are in it."""
         store = self._resources.store
         run = await store.runs.get(job.user_id, run_id)
-        workspace = self._resources.workspaces.workspace(job.user_id, run_id)
+        workspace = self._resources.workspaces.workspace(job.user_id, run.workspace_id)
         listed = await workspace.list()
         if (together := sum(file.size for file in listed)) > self._most_bytes:
             raise too_large(together, self._most_bytes)

@@ -10,6 +10,10 @@ claim loads them from the journal and from what the run began with, which is rea
 
 Changes that came from outside, or from a worker that was lost before it could note them, are found by that listing and
 belong to the step that ends next; so do those of steps that are carried out at the same time. Step logs are no state.
+
+Turns of an agent share its files. The first change of a turn notes what it began with in place of what the turn before
+had noted, together with the times and modes that the earlier turns have left; so versions are kept for all turns
+together, and of the steps of one turn a retry knows.
 """
 
 import asyncio
@@ -37,6 +41,7 @@ from backplane.workspace.quota import Quota, check_attributes
 from worker.files.paths import OUTPUT_FOLDER
 
 Result = TypeVar("Result")
+JournalOf = Callable[[str], Awaitable[Sequence[StepRecord]]]
 
 _AT_ONCE = 16
 """Changes under way at once; a checkout brings more, but each version kept holds a thread or a connection."""
@@ -62,6 +67,9 @@ def attributes_after(beginning: Beginning, journal: Iterable[StepRecord]) -> dic
         for path, modified in beginning.times.items()
         if path in beginning.files
     }
+    for path, known in decoded(beginning.attributes).items():
+        if known is not None:
+            state[path] = known
     for record in _ended(journal):
         for path, etag in (record.files or {}).items():
             if etag is None:
@@ -91,14 +99,22 @@ def is_log(path: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class EarlierSteps:
     """What came before this worker had the run. `journal`: its steps when it was taken (and after `restore`). `begun`:
-    whether files may have been changed already, by the worker that had the run before, or by `restore`."""
+    whether files may have been changed already, by the worker that had the run before, or by `restore`.
+
+    `turn`: the run's id, where it is a turn of an agent, whose files other turns had before. `journal_of` gives the
+    steps of one of these."""
 
     journal: Sequence[StepRecord]
     begun: bool
+    turn: str | None = None
+    journal_of: "JournalOf | None" = None
 
     @classmethod
-    def of(cls, run: Run, journal: Sequence[StepRecord]) -> "EarlierSteps":
-        return cls(journal, run.origin is not None or any(record.tries for record in journal))
+    def of(cls, run: Run, journal: Sequence[StepRecord], journal_of: "JournalOf | None" = None) -> "EarlierSteps":
+        has_begun = any(record.tries for record in journal)
+        if run.agent_id is not None:
+            return cls(journal, has_begun, run.id, journal_of)
+        return cls(journal, run.origin is not None or has_begun)
 
 
 class VersionedWorkspace(Workspace):
@@ -121,12 +137,17 @@ class VersionedWorkspace(Workspace):
         self._versions = versions
         self._journal = earlier.journal
         self._begun = earlier.begun
+        self._earlier = earlier
         self._max_bytes = max_bytes
         self._quota = quota
         self._log_line = log_line
         self._waits = waits
         self.attributes = AttributeRecord(self._attributes_before)
         self._noted: Beginning | None = None
+        self._inherited: dict[str, Attributes] = {}
+        """What earlier turns of the agent have left."""
+        self._looking = asyncio.Lock()
+        self._has_looked = False
         self._listed: dict[str, FileInfo] | None = None
         self._present: dict[str, FileInfo] | None = None
         """As listed before the first change, and changed since."""
@@ -240,7 +261,12 @@ class VersionedWorkspace(Workspace):
             beginning = await self._beginning_before()
             if beginning is None:
                 files = {path: file.etag for path, file in present.items()}
-                noted = Beginning(files, times=self.attributes.times_at_first(present.values()))
+                noted = Beginning(
+                    files,
+                    times=self.attributes.times_at_first(present.values()),
+                    run=self._earlier.turn or "",
+                    attributes=encoded(self._inherited),
+                )
                 await self._waits.until_available(lambda: self._versions.begin(noted))
             else:
                 expected = state_after(beginning.files, self._journal)
@@ -254,22 +280,37 @@ class VersionedWorkspace(Workspace):
             return present
 
     async def _attributes_before(self) -> tuple[dict[str, Attributes], int]:
-        if not self._begun:
+        if not self._begun and self._earlier.turn is None:
             return {}, 0
         stored = sum(total_bytes(decoded(record.attributes or {})) for record in self._journal)
-        return attributes_after(await self._beginning_before() or Beginning({}), self._journal), stored
+        beginning = await self._beginning_before()
+        if beginning is None and self._earlier.turn is not None:
+            return dict(self._inherited), 0
+        return attributes_after(beginning or Beginning({}), self._journal), stored
 
     async def _beginning_before(self) -> Beginning | None:
         """What was noted of the run's beginning before this worker had it."""
-        if self._noted is None and self._begun:
-            self._noted = await self._waits.until_available(self._versions.beginning)
+        if not self._begun and self._earlier.turn is None:
+            return None
+        async with self._looking:
+            if not self._has_looked:
+                noted = await self._waits.until_available(self._versions.beginning)
+                turn, journal_of = self._earlier.turn, self._earlier.journal_of
+                if noted is not None and turn is not None and noted.run != turn:
+                    journal = await journal_of(noted.run) if journal_of is not None else ()
+                    self._inherited, noted = attributes_after(noted, journal), None
+                self._noted, self._has_looked = noted, True
         return self._noted
 
     async def _keep(self, file: FileInfo) -> None:
         if not self._max_bytes:
             return
         if self._kept_bytes is None:
-            self._kept_bytes = await self._waits.until_available(self._versions.size) if self._begun else 0
+            self._kept_bytes = (
+                await self._waits.until_available(self._versions.size)
+                if self._begun or self._earlier.turn is not None
+                else 0
+            )
         if self._is_full or self._kept_bytes + file.size > self._max_bytes:
             if not self._is_full:
                 self._is_full = True

@@ -4,9 +4,9 @@ those before them."""
 import json
 from typing import Any
 
-from backplane.domain.agents import Agent
 from pydantic import BaseModel
 
+from backplane.domain.agents import Agent
 from backplane.domain.runs import FINAL, Run, RunStatus
 from backplane.process.retrying import until_available
 from backplane.store import Store

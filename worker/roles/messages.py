@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent
-
+from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, message_to
 from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
 from backplane.domain.steps import StepStatus
 from backplane.errors import RateLimited, Refused
@@ -20,7 +19,6 @@ from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_open_message
 from backplane.settings import fixed
-from backplane.store import message_to
 from worker.handlers.code import CarryOut, OpenEffect, given
 from worker.handlers.run import EFFECTS
 from worker.handlers.values import NotStorable, as_json
@@ -84,7 +82,8 @@ class SentMessages:
             await effect.journal.fail(step, replace(error.error, step=step.id))
         except (Refused, RateLimited) as refused:
             await effect.journal.fail(step, RunError(refused.code, refused.message, refused.retryable, step.id))
-        await push_open_message(self._resources.store, self._resources.queue, self._resources.event_log, message.id)
+        resources, agent_id = self._resources, message.agent_id or ""
+        await push_open_message(resources.store, resources.queue, resources.event_log, agent_id)
         return message.id
 
     async def _message(self, effect: OpenEffect, *, is_question: bool) -> Run:

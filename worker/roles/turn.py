@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from backplane.domain.agents import Agent
-
 from backplane.domain.runs import Run, RunError
 from backplane.settings import fixed
 from worker.handlers.run import MODEL, STEP, Driver, EffectRequest, HandlerEffect, JournalledCode, Options, value_of

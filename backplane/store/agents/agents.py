@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
-from backplane.domain.agents import Agent, AgentState
+from backplane.domain.agents import Agent, AgentAtTurn, AgentState
 from backplane.domain.runs import new_run_id
 from backplane.errors import AgentBusy, AgentTerminated, Conflict, NotFound, TooLarge
 from backplane.store.agents.pools import locked_pool, no_pool
@@ -20,6 +20,11 @@ NUMBERS_AT_ONCE = 500
 
 AGENT_COLUMNS = [column for column in agents.c if column.name not in ("state", "summary")]
 _ONE = select(*AGENT_COLUMNS).where(agents.c.id == bindparam("of_agent"))
+_AT_TURN = (
+    select(agents, agent_pools.c.role)
+    .join(agent_pools, agent_pools.c.name == agents.c.pool)
+    .where(agents.c.id == bindparam("of_agent"))
+)
 _USERS = _ONE.where(agents.c.user_id == bindparam("of_user"))
 _LIVES = agents.c.terminated_at.is_(None)
 
@@ -162,6 +167,15 @@ class Agents:
         if row is None:
             raise no_agent(agent_id)
         return AgentState(row.state, row.state_version, row.summary)
+
+    async def at_turn(self, agent_id: str) -> AgentAtTurn | None:
+        """The agent, whoever owns it, with all that a turn of it begins with."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_AT_TURN, {"of_agent": agent_id}).one_or_none()
+        )
+        if row is None:
+            return None
+        return AgentAtTurn(agent_of(row), row.role, AgentState(row.state, row.state_version, row.summary))
 
     async def put_state(self, user_id: str, agent_id: str, state: Any, version: int | None = None) -> AgentState:
         """Replace the state. `version`: the one that the caller has read. Raises NotFound, AgentTerminated, AgentBusy
