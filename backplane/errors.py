@@ -152,6 +152,12 @@ class AgentTerminated(Conflict):
     code = "agent_terminated"
 
 
+class AskCircle(Conflict):
+    """An agent asks one that waits for it."""
+
+    code = "ask_circle"
+
+
 class TooLarge(Refused):
     code = "too_large"
 

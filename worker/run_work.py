@@ -227,10 +227,6 @@ class RunWork:
             )
         return handler
 
-    def turn_end(self) -> TurnEnd:
-        """What the turn of an agent changes of it, once it has been carried out well."""
-        return TurnEnd() if self._turns is None else self._turns.ended
-
     async def _is_elsewhere(self, name: str) -> bool:
         """Whether another live worker has published that it has this handler."""
         catalogue = self._worker.resources.tool_catalogue
@@ -277,7 +273,8 @@ class RunWork:
 
     def agent_changes(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
         """Of the turn of an agent: its new state, and its new summary of older turns. None: it stays."""
-        return None, None
+        ended = TurnEnd() if self._turns is None else self._turns.ended
+        return ended.state, ended.summary
 
     # --- its plans ---
 

@@ -7,6 +7,8 @@ lease does that.
 
 A process that was stopped, or that got no processor, is no fault of the code; when the thread itself woke up late,
 nothing is logged.
+
+Code of others that shares the loop is named to its author too: `blocks_reported` gets the line of it that blocked.
 """
 
 import asyncio
@@ -14,8 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -25,6 +28,24 @@ LATE_SECONDS = 0.25
 STACK_FRAMES = 30
 
 log = structlog.get_logger()
+
+ReportBlock = Callable[[str, float], None]
+"""Called on the loop, as soon as it goes on, with the place in the code that blocked it and for how many seconds."""
+
+_reports: MutableMapping["asyncio.Task[object]", tuple[ReportBlock, str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def blocks_reported(report: ReportBlock, file: str) -> Iterator[None]:
+    """While the block runs, report where the current task blocks the loop. `file`: of the code whose line is to be
+    named, where it is among the callers of what blocks."""
+    task = asyncio.current_task()
+    assert task is not None
+    _reports[task] = (report, file)
+    try:
+        yield
+    finally:
+        _reports.pop(task, None)
 
 
 @contextmanager
@@ -62,9 +83,21 @@ class _Watchdog:
         if time.monotonic() - asked > self._blocked_seconds + LATE_SECONDS:
             return
         frame = sys._current_frames().get(self._loop_thread)
+        self._report(traceback.extract_stack(frame) if frame else traceback.StackSummary(), asked)
         stack = "".join(traceback.format_stack(frame, limit=STACK_FRAMES)) if frame else ""
         log.warning("the event loop is blocked", for_seconds=self._blocked_seconds, stack=stack)
         while not answered.wait(self._period_seconds):
             if self.ended.is_set():
                 return
         log.warning("the event loop goes on", blocked_seconds=round(time.monotonic() - asked, 1))
+
+    def _report(self, frames: traceback.StackSummary, asked: float) -> None:
+        task = asyncio.current_task(self._loop)
+        report, file = _reports.get(task, (None, "")) if task is not None else (None, "")
+        if report is None or not frames:
+            return
+        own = [frame for frame in frames if frame.filename == file] or list(frames)
+        name = own[-1].filename.rpartition("/")[2]
+        place = f"{name}, line {own[-1].lineno}, in {own[-1].name}: {own[-1].line}"
+        # It comes before all that the blocking code lets happen next, so its run is not over yet.
+        self._loop.call_soon_threadsafe(lambda: report(place, time.monotonic() - asked))

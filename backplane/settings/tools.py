@@ -16,8 +16,7 @@ class ToolSettings:
     )
     roles_dir: str = Field(
         "",
-        description="A folder whose roles of agents this worker has beside those that come along and those of installed "
-        "packages: *.yaml and *.py.",
+        description="A folder of roles of agents (*.yaml, *.py) beside those that come along and those of packages.",
     )
     outside_hosts: list[str] = Field(
         default_factory=list,

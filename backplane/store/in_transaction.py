@@ -18,6 +18,7 @@ from backplane.domain.events import Event
 from backplane.domain.runs import FINAL, CancelRequested, Run, RunIsOver, RunStatus
 from backplane.domain.steps import FINAL_FAILURE, StepRecord, StepStatus
 from backplane.store import run_writes
+from backplane.store.agents.circles import refuse_circle
 from backplane.store.agents.messages import send
 from backplane.store.agents.turns import end_turn
 from backplane.store.bus.notices import note_run
@@ -56,8 +57,8 @@ class RunningRun:
 
 def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite]) -> None:
     """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade,
-    RunIsOver, and of a message NotFound, AgentTerminated, MailboxFull. The rows of `agents_of` the writes are locked
-    already."""
+    RunIsOver, and of a message NotFound, AgentTerminated, MailboxFull, AskCircle. The questions of `asks_of` the
+    writes are locked already, and so are the rows of `agents_of` them."""
     for write in writes:
         _carry_out(connection, run, write)
 
@@ -71,6 +72,14 @@ def agents_of(writes: Iterable[RunWrite]) -> set[str]:
         elif isinstance(write, run_writes.SendMessage):
             ids.add(write.run.agent_id or "")
     return ids
+
+
+def asks_of(writes: Iterable[RunWrite]) -> str | None:
+    """The user whose questions are locked before all else, where the writes send one."""
+    for write in writes:
+        if isinstance(write, run_writes.SendMessage) and write.run.parent_id is not None:
+            return write.run.user_id
+    return None
 
 
 def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None:
@@ -106,6 +115,8 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
         case run_writes.EndTurn(agent_id, changes):
             end_turn(connection, agent_id, run.id, changes)
         case run_writes.SendMessage(step_id, message, mailbox_max):
+            if message.parent_id is not None:
+                refuse_circle(connection, message, str((message.origin or {}).get("agent_id")))
             send(connection, message, sender_id=run.id, step_id=step_id, mailbox_max=mailbox_max)
         case run_writes.UnlessOver(run_ids):
             for other, status in connection.execute(select(runs.c.id, runs.c.status).where(runs.c.id.in_(run_ids))):

@@ -208,8 +208,8 @@ class RunTransaction:
     def send_message(self, step_id: str, run: Run, *, mailbox_max: int) -> None:
         """Send a message to the agent that `run.agent_id` names, from this step. Sent again, it changes nothing: what
         was sent is `AgentMessages.sent`. With `run.parent_id` this run is woken when the message is over. The
-        commit raises NotFound, AgentTerminated or MailboxFull, and writes nothing then. The caller pushes the message
-        (`run_actions.push_open_message`)."""
+        commit raises NotFound, AgentTerminated, MailboxFull or AskCircle, and writes nothing then. The caller pushes
+        the message (`run_actions.push_open_message`)."""
         self.writes.append(run_writes.SendMessage(step_id, run, mailbox_max))
 
     def wait_for_runs(self, error: RunError, run_ids: Iterable[str]) -> None:

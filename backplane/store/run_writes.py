@@ -109,7 +109,7 @@ class EndTurn(RunWrite):
 @dataclass(frozen=True, slots=True)
 class SendMessage(RunWrite):
     """A message to the agent that `run` names, from this step of the run. Sent again, by the same step, it changes
-    nothing. Refuses the whole transaction with NotFound, AgentTerminated or MailboxFull."""
+    nothing. Refuses the whole transaction with NotFound, AgentTerminated, MailboxFull, or AskCircle."""
 
     step_id: str
     run: Run

@@ -18,10 +18,11 @@ from backplane.domain.events import NUMBERS_SKIPPED, Event, EventType, encode
 from backplane.domain.runs import FINAL, Ended, Rights, RunError, RunStatus, Taken
 from backplane.domain.secrets import Redact
 from backplane.errors import Superseded
+from backplane.store.agents.circles import lock_questions
 from backplane.store.agents.turns import lock_agent_of, lock_agents
 from backplane.store.database import Database
 from backplane.store.events import LAST_EVENT, add_events
-from backplane.store.in_transaction import UPDATE_RUN, RunningRun, agents_of, carry_out
+from backplane.store.in_transaction import UPDATE_RUN, RunningRun, agents_of, asks_of, carry_out
 from backplane.store.one_statement import as_one_statement
 from backplane.store.run_transaction import RunTransaction, unchanged
 from backplane.store.run_writes import (
@@ -79,9 +80,11 @@ class RunningRuns:
             if at_once is not None and await self._database.change(*at_once):
                 return
 
-        agent_ids = agents_of(writes)
+        agent_ids, asking = agents_of(writes), asks_of(writes)
 
         def write(connection: Connection) -> None:
+            if asking is not None:
+                lock_questions(connection, asking)
             lock_agents(connection, agent_ids)
             row = connection.execute(_RUNNING, {"of_run": run_id}).one_or_none()
             if row is None or row.generation != generation:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from backplane.process.loop_watchdog import watched
+from backplane.process.loop_watchdog import blocks_reported, watched
 from tests.waiting import wait_until
 
 
@@ -81,3 +81,35 @@ async def test_the_thread_ends_with_the_block() -> None:
         [thread] = [one for one in threading.enumerate() if one.name == "loop watchdog" and one not in before]
     await asyncio.to_thread(thread.join, 30)
     assert not thread.is_alive()
+
+
+async def test_the_line_that_blocks_is_reported_to_its_own_task_as_soon_as_the_loop_goes_on(lines: Lines) -> None:
+    reported: list[tuple[str, float]] = []
+
+    async def blocks() -> None:
+        with blocks_reported(lambda place, seconds: reported.append((place, seconds)), __file__):
+            hold_until(lines.arrived)  # this one
+        await asyncio.sleep(0)
+        assert len(reported) == 1
+
+    with watched(blocked_seconds=0.05, period_seconds=0.01):
+        await asyncio.create_task(blocks())
+    [(place, seconds)] = reported
+    assert "test_loop_watchdog.py, line" in place
+    assert "in hold_until: assert reported.wait(30)" in place
+    assert seconds >= 0.05
+
+
+async def test_what_another_task_blocks_is_not_reported_to_this_one(lines: Lines) -> None:
+    reported: list[str] = []
+
+    async def innocent() -> None:
+        with blocks_reported(lambda place, _: reported.append(place), __file__):
+            await wait_until(lines.arrived.is_set)
+
+    waiting = asyncio.create_task(innocent())
+    await asyncio.sleep(0)
+    with watched(blocked_seconds=0.05, period_seconds=0.01):
+        hold_until(lines.arrived)
+        await waiting
+    assert reported == []

@@ -1,5 +1,6 @@
 """Code that carries out a run, as a driver sees it: a handler's function, or a role's (`worker.roles`)."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,15 +31,16 @@ CarryOut = Callable[[OpenEffect], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """`title`: what messages call it, as in "the handler 'weekly-report'". `digest`: of the file that it is written in.
-    `begin`: makes the coroutine that asks a driver for effects, and raises StepFailed for an input that does not fit.
-    `failed`: the code of the run's error where it raises. `effects`: by kind, those that neither the driver nor a tool
-    carries out."""
+    """`title`: what messages call it, as in "the handler 'weekly-report'". `digest`: of the file that it is written in,
+    and `file` its name. `begin`: makes the coroutine that asks a driver for effects, and raises StepFailed for an input
+    that does not fit. `failed`: the code of the run's error where it raises. `effects`: by kind, those that neither the
+    driver nor a tool carries out."""
 
     title: str
     digest: str
     begin: Callable[[Driver], Coroutine[Any, Any, Any]]
     failed: str
+    file: str = ""
     effects: Mapping[str, CarryOut] = field(default_factory=dict)
 
 
@@ -53,7 +55,23 @@ def code_of(handler: Handler, run: Run) -> Code:
     def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
         return _called(handler, HandlerRun(driver, run.id), _arguments(handler, run))
 
-    return Code(f"the handler {handler.name!r}", handler.code, begin, "handler_failed")
+    return Code(f"the handler {handler.name!r}", handler.code, begin, "handler_failed", file_of(handler.function))
+
+
+def file_of(function: Callable[..., Any]) -> str:
+    """The file that the function is written in; empty where that is not known."""
+    try:
+        return inspect.getfile(function)
+    except TypeError:
+        return ""
+
+
+def in_words_blocked(place: str, seconds: float) -> str:
+    """For the log of a run whose code has blocked the event loop."""
+    return (
+        f"the code blocked the event loop of its process for {seconds:.1f} s, and all other runs there with it: "
+        f"{place}. Give what takes long to `step` as a function that is not async: it runs in a thread"
+    )
 
 
 async def _called(handler: Handler, run: HandlerRun, arguments: list[Any]) -> Any:

@@ -28,9 +28,10 @@ from backplane.domain.runs import RunError
 from backplane.domain.sizes import readable_size
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.errors import BudgetExhausted, InvalidInput
+from backplane.process.loop_watchdog import blocks_reported
 from backplane.settings import fixed
 from worker.handlers.children import ChildRuns
-from worker.handlers.code import CarryOut, Code, OpenEffect, given
+from worker.handlers.code import CarryOut, Code, OpenEffect, given, in_words_blocked
 from worker.handlers.events import AwaitedEvents, event_of
 from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, StepError
 from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
@@ -156,7 +157,8 @@ class HandlerDriver:
 
     async def _call(self, code: Coroutine[Any, Any, Any]) -> Any:
         try:
-            return await code
+            with blocks_reported(lambda place, seconds: self._warn(in_words_blocked(place, seconds)), self._code.file):
+                return await code
         except (SystemExit, KeyboardInterrupt) as error:
             raise RuntimeError(f"the code raised {type(error).__name__}") from error
 
@@ -251,8 +253,7 @@ class HandlerDriver:
         except StepError:
             raise  # of the start of a run whose result is asked for
         except StepFailed as failed:
-            result = self.records[step.id].result if step.id in self.records else None
-            raise StepError(failed.error, str((result or {}).get("output", ""))) from None
+            raise StepError(failed.error, self._printed(step)) from None
         except Suspended as suspended:
             self._blocked.decisions.append(suspended.decision)
         except EffectWaits as waits:
@@ -268,6 +269,11 @@ class HandlerDriver:
             self._changed.set()
         # The handler is cancelled when nothing else is left to do.
         await asyncio.get_running_loop().create_future()
+
+    def _printed(self, step: Step) -> str:
+        """What a failed step's tool printed."""
+        record = self.records.get(step.id)
+        return str((record.result or {}).get("output", "")) if record is not None else ""
 
     async def _result(self, ordinal: int, step: Step, request: EffectRequest) -> dict[str, Any]:
         """The result of the effect's step, carried out where it has none. Raises StepFailed with its error."""

@@ -17,7 +17,9 @@ from backplane.domain.decisions import DecisionKind
 from backplane.domain.model_calls import CallKey
 from backplane.domain.runs import RunError
 from backplane.errors import PlatformError
+from backplane.process.loop_watchdog import blocks_reported
 from backplane.process.tasks import in_own_thread
+from worker.handlers.code import file_of, in_words_blocked
 from worker.handlers.run import APPROVE, MODEL, STEP, EffectRequest
 from worker.handlers.values import NotStorable, as_json
 from worker.llm import prompts
@@ -57,7 +59,10 @@ class FunctionTool(Tool):
         call = partial(request.function, *(request.args if is_as_asked else arguments.args))
         try:
             async with asyncio.timeout(seconds) as limit:
-                value = await _called(call)
+                with blocks_reported(
+                    lambda place, seconds: context.notice(in_words_blocked(place, seconds)), file_of(request.function)
+                ):
+                    value = await _called(call)
         except PlatformError:
             raise
         except (Exception, SystemExit, KeyboardInterrupt) as error:

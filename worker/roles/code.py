@@ -7,7 +7,7 @@ from backplane.domain.agents import AgentAtTurn
 from backplane.domain.runs import Run, RunError
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
-from worker.handlers.code import Code
+from worker.handlers.code import Code, file_of
 from worker.handlers.run import Driver
 from worker.roles.conversation import Conversations
 from worker.roles.messages import SentMessages
@@ -33,7 +33,8 @@ class AgentTurns:
         def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
             return self._carry_out(driver, tools)
 
-        return Code(f"the role {self._role.name!r}", self._role.code, begin, "role_failed", self._sent.effects)
+        title, file = f"the role {self._role.name!r}", file_of(type(self._role.role).on_message)
+        return Code(title, self._role.code, begin, "role_failed", file, self._sent.effects)
 
     async def _carry_out(self, driver: Driver, tools: ToolRegistry) -> Any:
         changes = TurnChanges(self._found.state.value)
@@ -50,9 +51,7 @@ async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> Age
     agent_id = run.agent_id
     found = await until_available(lambda: resources.store.agents.at_turn(agent_id))
     if found is None:
-        raise StepFailed(
-            RunError("agent_unknown", f"agent {agent_id} has been deleted; send the message to another one")
-        )
+        raise StepFailed(RunError("agent_unknown", f"agent {agent_id} is deleted; send this to another one"))
     role = roles.get(found.role)
     if role is None:
         raise StepFailed(

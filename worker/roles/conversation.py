@@ -112,7 +112,7 @@ class Conversations:
 
     async def _colleagues(self) -> list[Colleague]:
         found = await until_available(lambda: self._store.agents.page(self._agent.user_id, limit=COLLEAGUES_MAX + 1))
-        roles = {pool.name: pool.role for pool in await until_available(self._store.agent_pools.all)}
+        roles = {pool.name: pool.role for pool in await until_available(self._store.agent_pools.list_all)}
         others = [agent for agent in found if agent.id != self._agent.id][:COLLEAGUES_MAX]
         return [Colleague(name=one.name, pool=one.pool, role=roles.get(one.pool, "")) for one in others]
 

@@ -221,7 +221,7 @@ def _checked_action(one: Any, offered: Mapping[str, Tool | None], secrets: froze
     if not isinstance(one, dict) or set(one) - {"tool", "arguments"}:
         raise ValueError('an action is an object {"tool", "arguments"}')
     name, arguments = one.get("tool"), one.get("arguments") or {}
-    if name not in offered:
+    if not isinstance(name, str) or name not in offered:
         raise ValueError(f"you have no tool {str(name)[:100]!r}; you have: {', '.join(offered) or 'none'}")
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {name} must be an object")

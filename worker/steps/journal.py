@@ -19,7 +19,7 @@ from backplane.domain.events import EventType
 from backplane.domain.plans import Step, SubStep
 from backplane.domain.runs import RunError
 from backplane.domain.steps import StepRecord, StepStatus
-from backplane.errors import Refused
+from backplane.errors import RateLimited, Refused
 from worker.run.decisions import BY_TOOL
 from worker.run.events import NewEvent, Write
 from worker.steps import effects as step_effects
@@ -229,7 +229,7 @@ class StepJournal:
         pending = self._take_pending()
         try:
             await self._events.record(*pending, *writes, publish=publish)
-        except Refused:
+        except (Refused, RateLimited):
             self._pending = [*pending, *self._pending]
             raise
 
