@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from backplane.domain.bus import NAMED_MAX, check_pattern
 from backplane.domain.runs import HANDLER_PATTERN
 from backplane.domain.sizes import KIB
+from backplane.errors import InvalidInput
 from backplane.input import unique_yaml
 
 FILE_MAX_BYTES = 256 * KIB
@@ -72,7 +73,10 @@ class RoleFile(BaseModel):
         for pattern in value:
             if len(pattern) > 128:
                 raise ValueError("a type has at most 128 characters")
-            check_pattern(pattern, "each of them")
+            try:
+                check_pattern(pattern, "each of them")
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
         return value
 
 
