@@ -33,7 +33,7 @@ from worker.llm.base import Spent
 from worker.llm.session import RunModels
 from worker.planner.base import Planning, make_plan
 from worker.planner.model import ModelPlanner
-from worker.roles.code import AgentTurns, open_turns
+from worker.roles.code import RoleTurns, open_turns
 from worker.roles.turn import TurnEnd
 from worker.run.budget import Budget
 from worker.run.decisions import RunDecisions
@@ -154,7 +154,7 @@ class RunWork:
         self._open_driver: Callable[[], HandlerDriver] | None = None
         self._records: dict[str, StepRecord] | None = None
         self._value: Any = None
-        self._turns: AgentTurns | None = None
+        self._turns: RoleTurns | None = None
 
     async def restore_files(self) -> None:
         """Give the run the files that it goes on from, where it is to have others. Raises FilesGone, Interrupted."""

@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 LONG_SECONDS = 60.0
-NEED_A_MODEL = {"ollama.md", "research.yaml"}
+NEED_A_MODEL = {"ollama.md", "research.yaml", "team.md"}
 
 pytestmark = pytest.mark.skipif(
     find_redis_server() is None and not os.environ.get("CI"), reason="needs redis-server ≥ 6.2"

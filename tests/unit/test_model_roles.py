@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,15 +87,10 @@ async def turn(
     effects.gives.setdefault("run.step", {"value": (seen or Conversation()).model_dump()})
     agent, made = agent_at_turn(prompt=text, **run)
     changes = TurnChanges({})
-    conversations: Any = None
-    open_turn = OpenTurn(made, agent, None, changes, _NoConversations() if conversations is None else conversations)
+    conversations: Any = SimpleNamespace(load=None)  # the driver gives what it would load
+    open_turn = OpenTurn(made, agent, None, changes, conversations)
     answer = await (of or role()).on_message(AgentMessage.of(made), AgentTurn(effects, open_turn, builtin_tools()))
     return answer, changes
-
-
-class _NoConversations:
-    async def load(self, tokens: int, with_colleagues: bool) -> Conversation:
-        raise AssertionError("the driver gives it")
 
 
 def says(text: str) -> Answer:

@@ -33,7 +33,7 @@ class WithoutMethod(Role):
 
 
 class NotAsync(Role):
-    def on_message(self, message: Message, agent: Agent) -> Any:  # type: ignore[override]
+    def on_message(self, message: Message, agent: Agent) -> Any:
         return None
 
 
@@ -48,7 +48,7 @@ class OneText(Role):
     async def on_message(self, message: Message, agent: Agent) -> None: ...
 
 
-class WrongPattern(OneText):
+class WrongPattern(Named):
     listens_to = ("order..made",)
 
 

@@ -18,7 +18,7 @@ from worker.steps.outcomes import StepFailed
 from worker.tools.registry import ToolRegistry
 
 
-class AgentTurns:
+class RoleTurns:
     """One turn, which may be run several times from its start. `ended`: what the last of them changes of the agent."""
 
     def __init__(self, resources: Resources, role: RegisteredRole, run: Run, found: AgentAtTurn) -> None:
@@ -45,7 +45,7 @@ class AgentTurns:
         return answer
 
 
-async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> AgentTurns:
+async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> RoleTurns:
     """Waits while the database is away. Raises StepFailed where the agent or its role is not there any more."""
     assert run.agent_id is not None
     agent_id = run.agent_id
@@ -62,4 +62,4 @@ async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> Age
                 f"{found.agent.pool!r}, then retry the run; the agent takes its next message all the same",
             )
         )
-    return AgentTurns(resources, role, run, found)
+    return RoleTurns(resources, role, run, found)
