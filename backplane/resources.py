@@ -103,6 +103,8 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
         store = await stack.enter_async_context(connect_store(settings))
         redis = _redis(settings)
         stack.push_async_callback(redis.close)
+        registry = RedisAgentRegistry(redis, keep_seconds=fixed.AGENT_PROCESS_GONE_SECONDS)
+        store.place_bell.rings(registry.ring)
         workspaces = _workspaces(settings)
         stack.push_async_callback(workspaces.close)
         yield Resources(
@@ -127,7 +129,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
             ),
             doorbell=RedisDoorbell(redis),
-            agent_registry=RedisAgentRegistry(redis, keep_seconds=fixed.AGENT_PROCESS_GONE_SECONDS),
+            agent_registry=registry,
             store=store,
             workspaces=workspaces,
             rate_limiter=RedisRateLimiter(

@@ -1,6 +1,7 @@
 """The database of record: every run, step, event, user and token, in SQLite or PostgreSQL."""
 
 from backplane.store.agents.agents import Agents
+from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
@@ -89,10 +90,11 @@ class Store:
         self.event_waits = EventWaits(database)
         self.hooks = Hooks(database)
         self.background_jobs = BackgroundJobs(database)
-        self.agents = Agents(database)
+        self.place_bell = PlaceBell()
+        self.agents = Agents(database, self.place_bell)
         self.agent_pools = AgentPools(database)
-        self.agent_messages = AgentMessages(database)
-        self.agent_processes = AgentProcesses(database)
+        self.agent_messages = AgentMessages(database, self.place_bell)
+        self.agent_processes = AgentProcesses(database, self.place_bell)
         self.agent_repair = AgentRepair(database)
         self.agent_views = AgentViews(database)
 

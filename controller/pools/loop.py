@@ -73,7 +73,6 @@ class PoolLoop:
         for lost in await store.agent_processes.expire():
             log.warning("a process of a pool was lost; its agents go elsewhere", pool=lost.pool, process=lost.id)
             self._metrics.pool_process_lost()
-            await self._resources.agent_registry.ring(lost.pool)
             with suppress(Unavailable):
                 await self._resources.agent_registry.mark_lost(lost)
         counts = await store.agent_pools.counts()
@@ -110,15 +109,14 @@ class PoolLoop:
         for placed in await resources.store.agent_processes.place_waiting(pool):
             if placed.opened:
                 await push_again(resources.store, resources.queue, resources.event_log, placed.opened)
-            await resources.agent_registry.ring(pool, placed.process_id)
 
     async def _put_to_sleep(self, counts: Sequence[PoolCounts]) -> None:
         if time.monotonic() < self._sleep_due:
             return
         self._sleep_due = time.monotonic() + fixed.AGENT_REPAIR_SECONDS
         for one in counts:
-            if one.placed and await self._resources.store.agent_processes.put_to_sleep(one.pool.name):
-                await self._resources.agent_registry.ring(one.pool.name)
+            if one.placed:
+                await self._resources.store.agent_processes.put_to_sleep(one.pool.name)
 
     async def _tidy(self, counts: Sequence[PoolCounts]) -> None:
         if time.monotonic() < self._tidy_due:

@@ -74,7 +74,6 @@ class PoolSource(Source):
         self._drains = True
         try:
             await self._store.agent_processes.drain(self._own.id)
-            await self._resources.agent_registry.ring(self._pool)
             await self._place_waiting()
         except Unavailable as error:
             log.warning("the agents are not given up yet", part=error.part, error=error.message)
@@ -150,8 +149,7 @@ class PoolSource(Source):
                 await consumer.serve([queue_of(agent) for agent in renewal.agents])
             if renewal.is_draining or self._drains:
                 return True
-            for lost in await self._store.agent_processes.expire():
-                await self._resources.agent_registry.ring(lost.pool)
+            if await self._store.agent_processes.expire():
                 await self._place_waiting()
         except NotFound:
             log.warning("the pool of this process is no more", pool=self._pool)
@@ -166,7 +164,6 @@ class PoolSource(Source):
         for placed in await self._store.agent_processes.place_waiting(self._pool):
             if placed.opened:
                 await push_again(self._store, self._resources.queue, self._resources.event_log, placed.opened)
-            await self._resources.agent_registry.ring(placed.pool, placed.process_id)
 
     async def _show(self) -> None:
         """Write the process into the registry: when its agents have changed, now and then, and when it is not there."""

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from backplane.domain.agents import Agent, AgentAtTurn, AgentState
 from backplane.domain.runs import new_run_id
 from backplane.errors import AgentBusy, AgentTerminated, Conflict, NotFound, TooLarge
+from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.pools import locked_pool, no_pool
 from backplane.store.agents.processes import place_for
 from backplane.store.agents.tables import agent_pools, agents
@@ -38,8 +39,9 @@ def no_agent(agent_id: str) -> NotFound:
 
 
 class Agents:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bell: PlaceBell) -> None:
         self._database = database
+        self._bell = bell
 
     async def spawn(
         self,
@@ -90,7 +92,10 @@ class Agents:
             }
             return agent_of(connection.execute(insert(agents).values(values).returning(*AGENT_COLUMNS)).one()), True
 
-        return await self._database.write(write)
+        agent, is_new = await self._database.write(write)
+        if is_new:
+            await self._bell.ring(pool, agent.process_id or "")
+        return agent, is_new
 
     async def get(self, user_id: str, agent_id: str) -> Agent:
         """Raises NotFound, also for another user's agent."""

@@ -15,6 +15,7 @@ from backplane.domain.agents import AddedMessage, AgentPlace, mailbox_error
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import MailboxFull
 from backplane.store.agents.agents import no_agent, terminated
+from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.processes import place
 from backplane.store.agents.turns import (
     UPDATE_AGENT,
@@ -34,8 +35,9 @@ MAILBOX_RETRY_SECONDS = 5
 
 
 class AgentMessages:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bell: PlaceBell) -> None:
         self._database = database
+        self._bell = bell
 
     async def add(self, run: Run, *, mailbox_max: int, idempotency: tuple[str, str] | None = None) -> AddedMessage:
         """Put a message into the mailbox of the agent that `run.agent_id` names, whose user is `run.user_id`, and open
@@ -46,25 +48,26 @@ class AgentMessages:
         AgentTerminated, MailboxFull when `mailbox_max` messages wait already, and IdempotencyKeyReused."""
         agent_id = run.agent_id or ""
 
-        def write(connection: Connection) -> tuple[AddedMessage, bool]:
+        def write(connection: Connection) -> tuple[AddedMessage, str | None]:
             agent = _addressed(connection, run)
             added = _add(connection, agent, run, mailbox_max=mailbox_max, idempotency=idempotency)
-            return added, agent.process_id is None
+            return added, agent.pool if agent.process_id is None else None
 
         try:
             if idempotency and (earlier := await self._made_before(run.user_id, idempotency)) is not None:
                 return AddedMessage(earlier, is_new=False)
-            added, needs_place = await self._database.write(write)
+            added, pool = await self._database.write(write)
         except IntegrityError:
             earlier = await self._made_before(run.user_id, idempotency) if idempotency else None
             if earlier is None:
                 raise
             return AddedMessage(earlier, is_new=False)
-        if not needs_place:
+        if pool is None:
             return added
         # The place is taken in a transaction of its own, since the pool's row is locked before the agent's. A crash in
         # between leaves an agent that needs a process, as one for which there is no room.
         placed: AgentPlace | None = await self._database.write(lambda connection: place(connection, agent_id))
+        await self._bell.ring(pool, placed.process_id if placed else "")
         if placed is None:
             return added
         current = await Runs(self._database).find(run.id) if placed.opened == run.id else None

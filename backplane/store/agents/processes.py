@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete
 
 from backplane.domain.agents import AgentPlace, Occupancy, PoolProcess, Renewal, choose_process, takes_number
 from backplane.domain.runs import RunStatus
+from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
@@ -46,8 +47,11 @@ _IS_IDLE = agents.c.open_run_id.is_(None) | _OPEN_RUN_WAITS
 
 
 class AgentProcesses:
-    def __init__(self, database: Database) -> None:
+    """Processes are called by the `bell` when their agents have changed."""
+
+    def __init__(self, database: Database, bell: PlaceBell) -> None:
         self._database = database
+        self._bell = bell
 
     async def register(
         self,
@@ -109,22 +113,28 @@ class AgentProcesses:
             )
         )
 
-        def write(connection: Connection) -> None:
-            if _lock_pool_of(connection, process_id):
-                connection.execute(statement, {"of_process": process_id, "now": database_now(connection)})
-                _take_off(connection, process_id)
+        def write(connection: Connection) -> str | None:
+            if not _lock_pool_of(connection, process_id):
+                return None
+            connection.execute(statement, {"of_process": process_id, "now": database_now(connection)})
+            return _take_off(connection, process_id)
 
-        await self._database.write(write)
+        await self._ring_all(await self._database.write(write))
 
     async def deregister(self, process_id: str) -> None:
         """The process ends: its row goes, and its agents go elsewhere, as far as there is room."""
 
-        def write(connection: Connection) -> None:
-            if _lock_pool_of(connection, process_id):
-                connection.execute(delete(agent_processes).where(_ONE), {"of_process": process_id})
-                _take_off(connection, process_id)
+        def write(connection: Connection) -> str | None:
+            if not _lock_pool_of(connection, process_id):
+                return None
+            connection.execute(delete(agent_processes).where(_ONE), {"of_process": process_id})
+            return _take_off(connection, process_id)
 
-        await self._database.write(write)
+        await self._ring_all(await self._database.write(write))
+
+    async def _ring_all(self, pool: str | None) -> None:
+        if pool is not None:
+            await self._bell.ring(pool)
 
     async def expire(self) -> list[PoolProcess]:
         """Remove the processes whose lease is over; their agents go elsewhere, as far as there is room."""
@@ -138,6 +148,7 @@ class AgentProcesses:
             one = await self._database.write(partial(_expire, process_id=process_id))
             if one is not None:
                 expired.append(one)
+                await self._bell.ring(one.pool)
         return expired
 
     async def all(self) -> list[Occupancy]:
@@ -157,7 +168,10 @@ class AgentProcesses:
         """Place an agent that has something to do and no process, and open its next message. Where all are full and the
         pool may have no more, the agent that has been idle for longest makes room. None: there was nothing to do, or
         there is no room; `place_waiting` tries again."""
-        return await self._database.write(lambda connection: place(connection, agent_id))
+        placed = await self._database.write(lambda connection: place(connection, agent_id))
+        if placed is not None:
+            await self._bell.ring(placed.pool, placed.process_id)
+        return placed
 
     async def place_waiting(self, pool: str, limit: int = PLACED_AT_ONCE) -> list[AgentPlace]:
         """Place up to `limit` agents of the pool that need a process and have none, most urgent first. Those for which
@@ -198,7 +212,10 @@ class AgentProcesses:
                 connection.execute(update(agents).where(agents.c.id.in_(ids)).values(process_id=None))
             return ids
 
-        return await self._database.write(write)
+        asleep = await self._database.write(write)
+        if asleep:
+            await self._bell.ring(pool)
+        return asleep
 
 
 def place(connection: Connection, agent_id: str) -> AgentPlace | None:
@@ -307,9 +324,10 @@ def _lock_pool_of(connection: Connection, process_id: str) -> bool:
     return pool is not None and locked_pool(connection, pool) is not None
 
 
-def _take_off(connection: Connection, process_id: str) -> None:
+def _take_off(connection: Connection, process_id: str) -> str | None:
     """The agents of a process that takes none any more lose their place. They get another one where there is room,
-    those with something to do first. The pool's row is locked already."""
+    those with something to do first. The pool's row is locked already. Returns the pool, where there are such
+    agents."""
     own = (
         select(agents.c.id, agents.c.pool, agents.c.number, agents.c.open_run_id)
         .where(agents.c.process_id == process_id)
@@ -318,7 +336,7 @@ def _take_off(connection: Connection, process_id: str) -> None:
     )
     rows = connection.execute(own).all()
     if not rows:
-        return
+        return None
     connection.execute(update(agents).where(agents.c.process_id == process_id).values(process_id=None))
     pool = locked_pool(connection, rows[0].pool)
     for row in sorted(rows, key=lambda row: row.open_run_id is None):
@@ -326,6 +344,7 @@ def _take_off(connection: Connection, process_id: str) -> None:
         if elsewhere is not None:
             values = {"process_id": elsewhere, "generation": agents.c.generation + 1, "placed_at": datetime.now(UTC)}
             connection.execute(update(agents).where(agents.c.id == row.id).values(values))
+    return str(rows[0].pool)
 
 
 def _expire(connection: Connection, process_id: str) -> PoolProcess | None:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select
 from backplane.domain.agent_situation import AgentSituation, MailboxPlace
 from backplane.domain.agents import Agent, AgentStatus, status_of
 from backplane.domain.runs import Run
+from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
 from backplane.store.agents.tables import agent_processes
@@ -37,7 +38,7 @@ class AgentViews:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pools = AgentPools(database)
-        self._processes = AgentProcesses(database)
+        self._processes = AgentProcesses(database, PlaceBell())
 
     async def statuses(self, shown: Sequence[Agent]) -> dict[str, AgentStatus]:
         """What each of these agents does, by its id."""

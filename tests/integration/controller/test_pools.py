@@ -148,7 +148,6 @@ async def test_somebody_who_finds_no_room_is_seen_at_once(platform: Platform, mo
     monkeypatch.setattr(fixed, "AGENT_REPAIR_SECONDS", 600.0)
     async with looking_after(platform, EnteringLauncher(platform.resources)):
         await spawn(platform, "one")
-        await platform.resources.agent_registry.ring(POOL)
 
         async def is_started() -> bool:
             # The loop may not have begun to listen; then it looks when it does.

@@ -58,7 +58,6 @@ async def message(platform: Platform, agent: Agent) -> Run:
     added = await resources.store.agent_messages.add(run, mailbox_max=1000)
     if added.opened:
         await push_again(resources.store, resources.queue, resources.event_log, added.opened)
-    await resources.agent_registry.ring(agent.pool, added.placed.process_id if added.placed else "")
     return added.run
 
 
