@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,26 @@ def test_files_come_back_as_old_and_with_the_modes_that_they_have_in_the_pod(fol
         "not kept with the run's files: 1 hard link",
         "not kept with the run's files: 2 modes",
     ]
+
+
+def beside_bytecode(*paths: Any) -> tuple[bytes, bytes]:
+    return FOLDERS, json.dumps({"folders": [], "beside_bytecode": paths}).encode()
+
+
+def test_what_lies_beside_bytecode_in_a_pod_is_named(incoming: Incoming) -> None:
+    incoming.take([folders(), beside_bytecode("a/__pycache__/notes.txt", "__pycache__/\udcff")])
+    incoming.finish()
+    [line] = incoming.not_kept.lines()
+    assert "2 entries of __pycache__ ('a/__pycache__/notes.txt', '__pycache__/\\udcff')" in line
+
+
+@pytest.mark.parametrize("paths", [[f"__pycache__/{number}" for number in range(6)], ["x" * 1_000_000] * 5])
+def test_of_what_lies_beside_bytecode_no_more_is_named_than_there_can_be(incoming: Incoming, paths: list[str]) -> None:
+    """Six are more than the limit of files allows; names are cut."""
+    with pytest.raises(TooMuch) if len(paths) > LIMITS.files else nullcontext():
+        incoming.take([beside_bytecode(*paths)])
+        [line] = incoming.not_kept.lines()
+        assert len(line) < 10_000
 
 
 @pytest.mark.parametrize("number", [-1, 2**80, True])

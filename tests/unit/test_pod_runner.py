@@ -29,6 +29,7 @@ from worker.sandbox.kubernetes.pod.frames import (
     STATE,
     TUNNEL_DATA,
     TUNNEL_END,
+    WITH_ATTRIBUTES,
     frame,
     json_frame,
 )
@@ -169,6 +170,21 @@ def test_files_come_in_and_go_out_again(peer: Peer, runner: Runner, tmp_path: Pa
     )
     assert (tmp_path / "workspace/new").read_bytes() == b"abc"
     assert answers[-1][0] == DONE
+
+
+def test_bytecode_stays_in_the_pod_and_what_else_lies_beside_it_is_named(peer: Peer, tmp_path: Path) -> None:
+    peer.greet()
+    cache = tmp_path / "workspace/pkg/__pycache__"
+    (cache / "folder").mkdir(parents=True)
+    for name in ("a.cpython-311.pyc", "a.cpython-311.opt-1.pyc", "a.cpython-311.pyc.139872", "notes.txt", "pyc"):
+        (cache / name).write_bytes(b"x")
+    cache.chmod(0)
+    answers = peer.send(frame(COLLECT, WITH_ATTRIBUTES))
+    (_, whole), (_, beside), done = answers
+    assert ([name for name, _, _ in whole["folders"]], done) == (["pkg"], (DONE, b""))
+    named = [f"pkg/__pycache__/{name}" for name in ("folder", "notes.txt", "pyc")]
+    assert sorted(beside["beside_bytecode"]) == named
+    assert peer.send(frame(COLLECT)) == [(DONE, b"")]  # a worker of an older release
 
 
 def test_what_is_acknowledged_never_becomes_less(peer: Peer, runner: Runner) -> None:

@@ -280,11 +280,14 @@ async def test_a_reused_sandbox_has_just_the_files_that_the_folder_has(namespace
     async with a_worker(namespace, folder, reuses=True) as worker:
         made = (
             "mkdir gone empty becomes; echo 1 > gone/a; echo 1 > becomes/a; ln -s a link; ln -s a other; echo 1 > a; "
-            "ln a b; echo 'x = 1' > m.py; python3 -m compileall -q m.py; test -d __pycache__"
+            "ln a b; echo 'x = 1' > m.py; python3 -m compileall -q m.py; test -d __pycache__; echo mine > __pycache__/n"
         )
         outcome = await worker.run(call, "sh", "-c", made)
         assert outcome.exit_code == 0, worker.text
-        assert [line.partition(" (")[0] for line in outcome.not_kept] == ["not kept with the run's files: 2 hard links"]
+        assert [line.partition(" (")[0] for line in outcome.not_kept] == [
+            "not kept with the run's files: 1 entry of __pycache__",
+            "not kept with the run's files: 2 hard links",
+        ]
         assert not (folder / "__pycache__").exists()
         (folder / "gone/a").unlink()
         (folder / "gone").rmdir()

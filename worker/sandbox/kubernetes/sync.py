@@ -15,12 +15,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from backplane.domain.sizes import shortened
 from backplane.errors import InvalidPath
 from backplane.process.tasks import in_thread
 from backplane.workspace.attributes import LATEST, PROGRAM_MODE
 from backplane.workspace.files import CREATE_FILE, empty, make_accessible, open_folder, open_regular, split, translated
-from backplane.workspace.paths import check_path
-from worker.files.tree import NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
+from backplane.workspace.paths import MAX_PATH_BYTES, check_path
+from worker.files.tree import BESIDE_BYTECODE, NotKept, file_mode, folder_mode, is_folder_mode_kept, set_attributes
 from worker.sandbox.base import Limits
 from worker.sandbox.kubernetes.channel import NotUnderstood, parsed
 from worker.sandbox.kubernetes.pod.disk import MAX_DEPTH
@@ -114,7 +115,7 @@ class Incoming:
         self._limits = limits
         self._there = there
         self._sync = sync
-        self._bytes = self._files = 0
+        self._bytes = self._files = self._beside_bytecode = 0
         self._file: FileIO | None = None
         self._path = ""
         self._left = 0
@@ -237,7 +238,11 @@ class Incoming:
                         self.not_kept.add("mode", path)
                 case _:
                     raise NotUnderstood("a folder that cannot be")
-        if len(self._folders) > self._limits.files:
+        beside_bytecode = header.get("beside_bytecode")
+        for path in beside_bytecode if isinstance(beside_bytecode, list) else ():
+            self._beside_bytecode += 1
+            self.not_kept.add(BESIDE_BYTECODE, shortened(str(path), MAX_PATH_BYTES))
+        if max(len(self._folders), self._beside_bytecode) > self._limits.files:
             raise TooMuch(f"more than {self._limits.files:,} files or folders")
 
     def _delete(self, root: int, payload: bytes) -> None:

@@ -134,12 +134,13 @@ class Files:
         self._incoming = None
 
     def collect(self, with_attributes: bool) -> Iterator[bytes]:
-        """What the command changed since the files came: what is gone, then what is new or different, then all folders
-        where the worker wants them."""
+        """What the command changed since the files came: what is gone, then what is new or different, then, where the
+        worker wants them, all folders, and what lies in bytecode caches and is none."""
         files: dict[str, Signature] = {}
         changed: list[tuple[str, os.stat_result]] = []
         folders: list[tuple[str, int, int]] = []
-        for path, status in walk(self._workspace, with_folders=True):
+        beside_bytecode: list[str] = []
+        for path, status in walk(self._workspace, with_folders=True, beside_bytecode=beside_bytecode):
             if stat.S_ISDIR(status.st_mode):
                 folders.append((path, stat.S_IMODE(status.st_mode), status.st_mtime_ns))
                 continue
@@ -164,6 +165,9 @@ class Files:
         if with_attributes:
             for begin in range(0, max(len(folders), 1), FOLDERS_AT_ONCE):
                 yield json_frame(FOLDERS, {"folders": folders[begin : begin + FOLDERS_AT_ONCE]})
+            for begin in range(0, len(beside_bytecode), FOLDERS_AT_ONCE):
+                named = {"folders": [], "beside_bytecode": beside_bytecode[begin : begin + FOLDERS_AT_ONCE]}
+                yield json_frame(FOLDERS, named)
         yield frame(DONE)
 
     def _about_other(self, path: str, status: os.stat_result) -> bytes:

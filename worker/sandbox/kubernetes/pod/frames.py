@@ -16,8 +16,9 @@ MAX_PAYLOAD = 1024 * 1024
 HELLO, BEGIN, DELETE, INPUT, GO, ACKNOWLEDGE, KILL, COLLECT, QUIT = b"H", b"B", b"X", b"I", b"G", b"A", b"K", b"C", b"Q"
 # To the worker.
 STATE, OUTPUT, ENDED, DELETED, LINK, DONE, FAULT = b"S", b"O", b"E", b"R", b"L", b"Z", b"W"
-# Both ways: a file's path and size, then its content; links; all folders, in the end. A runner that knows times and
-# modes says so in its STATE, and is asked for them by COLLECT with WITH_ATTRIBUTES.
+# Both ways: a file's path and size, then its content; links; all folders, in the end, and from the pod with them what
+# lies beside bytecode. A runner that knows times and modes says so in its STATE, and is asked for them by COLLECT with
+# WITH_ATTRIBUTES.
 FILE, DATA, FOLDERS = b"F", b"D", b"N"
 WITH_ATTRIBUTES = b"attributes"
 FOLDERS_AT_ONCE = 500

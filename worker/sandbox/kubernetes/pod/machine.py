@@ -101,10 +101,12 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def walk(root: str, *, with_folders: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+def walk(
+    root: str, *, with_folders: bool = False, beside_bytecode: list[str] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
     """Everything below but bytecode caches, and but folders unless they are wanted too, by its path from there. Follows
     no link; gives itself the rights that it needs. Each folder is opened from the one above it, so no path is too
-    long."""
+    long. `beside_bytecode` gets the paths of what else lies in a bytecode cache."""
     stack = [(os.open(root, _OPEN_FOLDER), "", [""])]
     try:
         while stack:
@@ -122,17 +124,34 @@ def walk(root: str, *, with_folders: bool = False) -> Iterator[tuple[str, os.sta
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)
                     is_folder = stat.S_ISDIR(status.st_mode)
+                    if is_folder and status.st_mode & 0o700 != 0o700:
+                        os.chmod(entry.name, 0o700, dir_fd=folder)
                     if is_folder and entry.name == BYTECODE_FOLDER:
+                        if beside_bytecode is not None:
+                            cache = path + "/" + entry.name if path else entry.name
+                            beside_bytecode.extend(_beside_bytecode(folder, cache))
                         continue
                     if is_folder:
-                        if status.st_mode & 0o700 != 0o700:
-                            os.chmod(entry.name, 0o700, dir_fd=folder)
                         names.append(entry.name)
                     if with_folders or not is_folder:
                         yield path + "/" + entry.name if path else entry.name, status
     finally:
         for folder, _, _ in stack:
             os.close(folder)
+
+
+def _beside_bytecode(above: int, cache: str) -> list[str]:
+    folder = os.open(BYTECODE_FOLDER, _OPEN_FOLDER, dir_fd=above)
+    try:
+        return [cache + "/" + name for name in os.listdir(folder) if not _is_bytecode(name)]
+    finally:
+        os.close(folder)
+
+
+def _is_bytecode(name: str) -> bool:
+    """Also where Python has not come to give it its last name: `a.cpython-311.pyc.139872`."""
+    begin, _, number = name.rpartition(".")
+    return name.endswith(".pyc") or (number.isdigit() and begin.endswith(".pyc"))
 
 
 def clear(root: str) -> None:
