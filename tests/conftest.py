@@ -156,6 +156,12 @@ def sqlite_database(sqlite_tables: Path, tmp_path: Path) -> str:
     return f"sqlite:///{shutil.copyfile(sqlite_tables, tmp_path / 'agent.db')}"
 
 
+@pytest.fixture(scope="module")
+def sqlite_of_module(sqlite_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, for all tests of a file."""
+    return f"sqlite:///{shutil.copyfile(sqlite_tables, tmp_path_factory.mktemp('database') / 'agent.db')}"
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """URL of such a database of either kind: a test that asks for it runs once on each."""

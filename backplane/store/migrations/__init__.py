@@ -8,6 +8,7 @@ and works on. So from 0006 on a migration may only add to what the release befor
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -37,18 +38,30 @@ async def migrate(database: Database) -> str | None:
 def _upgrade(connection: Connection) -> str | None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.attributes["connection"] = connection
     present = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    known = _revisions()
+    if present == known[0]:
+        return None
     if present and present not in known:
         log.warning("the database is of a newer release than this one, and stays as it is", revision=present)
         return present
-    if present != ScriptDirectory.from_config(config).get_current_head():
-        _may_make_tables(connection)
+    _may_make_tables(connection)
+    config = _config()
+    config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return None
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """The revisions of this release, the newest first. To find them loads all migrations."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
 
 
 def _may_make_tables(connection: Connection) -> None:

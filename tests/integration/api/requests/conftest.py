@@ -28,8 +28,11 @@ def empty_redis(redis: str) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    async with running(settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_of_module)) as api:
+async def api(
+    redis_of_module: str, sqlite_of_module: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Api]:
+    folder = tmp_path_factory.mktemp("api")
+    async with running(settings_on(folder, redis_url=redis_of_module, database_url=sqlite_of_module)) as api:
         yield api
 
 
