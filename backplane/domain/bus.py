@@ -317,6 +317,8 @@ def check_match(match: Mapping[str, Any] | None, field: str = "match") -> Mappin
     InvalidInput."""
     if not match:
         return None
+    if not isinstance(match, Mapping):
+        raise InvalidInput(f"{field}: send an object that names source, subject or data", field=field)
     if unknown := sorted(set(match) - _MATCHED):
         raise InvalidInput(f"{field}.{unknown[0]}: name source, subject or data", field=f"{field}.{unknown[0]}")
     for name in ("source", "subject"):

@@ -206,9 +206,12 @@ def nested(depth: int) -> Any:
         ({"subject": 1}, "match.subject"),
         ({"data": nested(bus.MATCH_MAX_DEPTH)}, "match"),
         ({"data": "x" * bus.MATCH_MAX_BYTES}, "match"),
+        (5, "match"),
+        ("source", "match"),
+        ([["data"]], "match"),
     ],
 )
-def test_a_match_that_could_never_fit_or_is_too_large_is_refused(match: dict[str, Any], field: str) -> None:
+def test_a_match_that_could_never_fit_or_is_too_large_is_refused(match: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_match(match)
     assert refused.value.field == field

@@ -1,7 +1,8 @@
 """Handlers as they are found and published, and their values as JSON."""
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,23 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from backplane.domain.users import Tier, User
+from backplane.errors import InvalidInput
+from backplane.settings import fixed
 from backplane.tool_catalogue.base import ToolSet, decoded
+from tests.submitted import new_run
 from worker.handlers import Handler, Run, handler
+from worker.handlers.children import ChildRuns, check
 from worker.handlers.registry import GROUP, HandlerRegistry, installed_handlers
-from worker.handlers.values import NotStorable, arguments_of, as_json, digest_of, title_of
+from worker.handlers.values import (
+    LONGEST_SECONDS,
+    NotStorable,
+    arguments_of,
+    as_json,
+    digest_of,
+    due_after,
+    title_of,
+)
 from worker.tools.plugins import PluginRefused
 
 
@@ -184,6 +198,21 @@ def test_arguments_that_are_no_json_are_named_by_their_type() -> None:
     assert arguments_of([1, object(), datetime(2026, 1, 1, tzinfo=UTC)]) == [1, "<object>", "2026-01-01T00:00:00Z"]
 
 
+def test_numbers_that_json_does_not_have_are_named_in_arguments() -> None:
+    assert arguments_of({"a": [float("nan"), float("-inf")]}) == {"a": ["NaN", "-Infinity"]}
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e13, "5", True, None, [1]])
+def test_a_time_that_cannot_be_waited_for_is_refused(seconds: Any) -> None:
+    with pytest.raises(InvalidInput, match="is no number of seconds from 0 to 315360000"):
+        due_after(seconds, "sleep")
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, LONGEST_SECONDS])
+def test_a_time_may_be_so_long(seconds: float) -> None:
+    assert due_after(seconds, "sleep") > datetime.now(UTC) + timedelta(seconds=seconds - 60)
+
+
 def test_the_digest_of_a_request_does_not_depend_on_the_order_of_names() -> None:
     assert digest_of("shell", {"a": 1, "b": 2}) == digest_of("shell", {"b": 2, "a": 1})
     assert digest_of("shell", {"a": 1}) != digest_of("python", {"a": 1})
@@ -195,6 +224,7 @@ def test_the_digest_of_a_request_does_not_depend_on_the_order_of_names() -> None
         ("load", {"args": [48, "a" * 50]}, f"load(48, {'a' * 39}…)"),
         ("shell", {"script": "echo  a\n", "environment": {}}, "shell: script: echo a"),
         ("sleep", {}, "sleep"),
+        ("a\0", {"args": ["\0\ud800"]}, "a\ufffd(\ufffd\ufffd)"),
         ("many", {str(number): "x" * 40 for number in range(9)}, None),
     ],
 )
@@ -202,3 +232,56 @@ def test_the_title_of_an_effect_says_what_it_is_in_one_line(name: str, arguments
     found = title_of(name, arguments)
     assert len(found) <= 200
     assert title is None or found == title
+
+
+# --- runs that a handler starts ---
+
+
+def child_of(**asked: Any) -> Any:
+    parent = new_run(User("u", "ada", Tier.STANDARD), handler="parent")
+    return ChildRuns(SimpleNamespace(), parent).new("1.start", asked)[0]  # type: ignore[arg-type]
+
+
+SHELL = {"steps": [{"id": "a", "tool": "shell"}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"handler": "No Such"}, "handler: 'No Such' is no name of a handler"),
+        ({"handler": "x" * 65}, "is no name of a handler"),
+        ({"handler": "fine\n"}, "is no name of a handler"),
+        ({"handler": 3}, "handler: 3 is no name"),
+        ({"prompt": "x", "queue": "GPU"}, "queue: 'GPU' is no name of a queue"),
+        ({"prompt": "x", "queue": "a:b"}, "is no name of a queue"),
+        ({"prompt": "x" * (fixed.PROMPT_MAX_CHARS + 1)}, "prompt: give a text of at most 100,000 characters"),
+        ({"prompt": "x", "timeout_seconds": 0}, "timeout_seconds: 0 is no whole number from 1 on"),
+        ({"prompt": "x", "timeout_seconds": 2**31}, "is no whole number"),
+        ({"prompt": "x", "timeout_seconds": "5"}, "timeout_seconds: '5' is no whole number"),
+        ({"prompt": "x", "max_retries": -1}, "max_retries: -1 is no whole number from 0 on"),
+        ({"plan": {"steps": []}}, "plan"),
+        ({"plan": {"steps": [*SHELL["steps"], *SHELL["steps"]]}}, "'a'"),
+        ({"handler": "a", "input": "x" * fixed.HANDLER_VALUE_MAX_BYTES}, "input: it has 256.0 KiB of JSON"),
+    ],
+)
+def test_a_run_that_the_api_would_refuse_is_not_started_by_a_handler_either(
+    asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        check(child_of(**asked))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"handler": "a", "input": {"x": [1, None]}},
+        {"prompt": "x" * fixed.PROMPT_MAX_CHARS},
+        {"plan": SHELL, "timeout_seconds": 1, "max_retries": 0, "queue": "gpu.2"},
+    ],
+)
+def test_what_a_handler_may_start(asked: dict[str, Any]) -> None:
+    check(child_of(**asked))
+
+
+def test_a_prompt_of_a_run_that_is_started_has_no_character_that_a_database_refuses() -> None:
+    assert child_of(prompt="a\0b\ud800").prompt == "a\ufffdb\ufffd"

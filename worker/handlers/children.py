@@ -4,18 +4,27 @@ A child has the rights, the model and the limits of its parent. When it ends, in
 queues a parent that waits for it (`store.runs.wake_parent`).
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from backplane.domain.events import Event, EventType, encode
-from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
-from backplane.errors import Unavailable
+from backplane.domain.plans import parse_plan
+from backplane.domain.runs import FINAL, HANDLER_PATTERN, QUEUE_PATTERN, Run, RunError, RunStatus, new_run_id
+from backplane.domain.sizes import readable_size
+from backplane.errors import InvalidInput, Unavailable
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_run
 from backplane.settings import fixed
+from worker.llm.untrusted_json import storable
+
+_HANDLER, _QUEUE = re.compile(HANDLER_PATTERN), re.compile(QUEUE_PATTERN)
+_NUMBER_MAX = 2**31 - 1
+"""What the database holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +45,16 @@ class ChildRuns:
     def new(self, step_id: str, asked: Mapping[str, Any]) -> tuple[Run, list[Event]]:
         """A run, queued, with its first events. `asked`: the arguments of `worker.handlers.run.HandlerRun.start`."""
         parent, now = self._run, datetime.now(UTC)
-        handler = asked.get("handler")
+        handler, prompt = asked.get("handler"), asked.get("prompt")
         child = Run(
             id=new_run_id(),
             user_id=parent.user_id,
             status=RunStatus.QUEUED,
             priority=parent.priority,
-            prompt=asked.get("prompt") or (f"handler {handler}" if handler else f"a plan of {step_id}"),
+            prompt=storable(str(prompt or (f"handler {handler}" if handler else f"a plan of {step_id}"))),
             created_at=now,
-            timeout_seconds=asked.get("timeout_seconds") or parent.timeout_seconds,
-            max_retries=parent.max_retries if asked.get("max_retries") is None else asked["max_retries"],
+            timeout_seconds=asked.get("timeout_seconds", parent.timeout_seconds),
+            max_retries=asked.get("max_retries", parent.max_retries),
             given_plan=asked.get("plan"),
             queued_at=now,
             resource=parent.resource,
@@ -71,6 +80,10 @@ class ChildRuns:
 
     async def why_not(self, child: Run) -> RunError | None:
         """Why the run cannot be started now; None: it can."""
+        try:
+            check(child)
+        except InvalidInput as error:
+            return RunError(error.code, error.message)
         if self._depth >= fixed.HANDLER_DEPTH_MAX:
             message = (
                 f"runs may start runs {fixed.HANDLER_DEPTH_MAX} deep, and this one is so deep: does it start itself?"
@@ -101,3 +114,31 @@ class ChildRuns:
         why = f": {child.error.message}" if child.error else ""
         error = RunError("child_failed", f"run {run_id} is {child.status}{why}")
         return Over(error=replace(error, retryable=bool(child.error and child.error.retryable)))
+
+
+def check(child: Run) -> None:
+    """What the API checks of a new run, for one that a handler starts. Raises InvalidInput."""
+    if child.handler is not None and not _matches(_HANDLER, child.handler):
+        raise InvalidInput(f"handler: {_shown(child.handler)} is no name of a handler")
+    if not _matches(_QUEUE, child.queue):
+        raise InvalidInput(f"queue: {_shown(child.queue)} is no name of a queue: small letters, digits, '.', '_', '-'")
+    if len(child.prompt) > fixed.PROMPT_MAX_CHARS:
+        raise InvalidInput(f"prompt: give a text of at most {fixed.PROMPT_MAX_CHARS:,} characters")
+    for name, number, least in (("timeout_seconds", child.timeout_seconds, 1), ("max_retries", child.max_retries, 0)):
+        if type(number) is not int or not least <= number <= _NUMBER_MAX:
+            raise InvalidInput(f"{name}: {_shown(number)} is no whole number from {least} on")
+    if child.given_plan is not None:
+        parse_plan(child.given_plan)
+    if child.input is not None and (size := len(json.dumps(child.input))) > fixed.HANDLER_VALUE_MAX_BYTES:
+        most = readable_size(fixed.HANDLER_VALUE_MAX_BYTES)
+        raise InvalidInput(
+            f"input: it has {readable_size(size)} of JSON; at most {most} are taken: use a file or a store"
+        )
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]

@@ -1,18 +1,23 @@
 """Code that carries out a run, as a driver sees it: a handler's function, or a role's (`worker.roles`)."""
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from backplane.domain.plans import Step
+from backplane.domain.plans import EffectStep, Step
 from backplane.domain.runs import Run, RunError
 from worker.handlers.registry import Handler
 from worker.handlers.run import Driver, EffectRequest, HandlerRun
+from worker.handlers.values import title_of
 from worker.steps.journal import StepJournal
 from worker.steps.outcomes import StepFailed
+
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_.-]")
+_STEP_ID_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,28 @@ class Code:
 def given(value: Any) -> dict[str, Any]:
     """The result of an effect that no tool has carried out."""
     return {"exit_code": 0, "output": "", "value": value, "duration_ms": 0, "files_changed": []}
+
+
+def step_of(ordinal: int, request: EffectRequest) -> EffectStep:
+    """The step that carries the effect out. Its id begins with its number. Raises StepFailed for options and names that
+    no step can have."""
+    name = _NOT_IN_AN_ID.sub("-", str(request.name))
+    options, id = request.options, f"{ordinal}.{name}"[:_STEP_ID_CHARS]
+    try:
+        return EffectStep(
+            id=id,
+            tool=request.kind,
+            arguments=request.arguments,
+            title=title_of(str(request.name), request.arguments),
+            timeout_seconds=options.timeout_seconds,
+            retry=options.retry,
+            approval=options.approval,
+            repeatable=options.repeatable,
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        message = f"effect {ordinal}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        raise StepFailed(RunError("invalid_input", message, step=id)) from None
 
 
 def code_of(handler: Handler, run: Run) -> Code:

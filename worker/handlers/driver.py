@@ -11,19 +11,18 @@ time.
 """
 
 import asyncio
-import re
 import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from backplane.domain.bus import WaitStatus
 from backplane.domain.events import EventType
-from backplane.domain.plans import EffectStep, Step
+from backplane.domain.plans import Step
 from backplane.domain.runs import RunError
 from backplane.domain.sizes import readable_size
 from backplane.domain.steps import StepRecord, StepStatus
@@ -31,11 +30,11 @@ from backplane.errors import BudgetExhausted, InvalidInput
 from backplane.process.loop_watchdog import blocks_reported
 from backplane.settings import fixed
 from worker.handlers.children import ChildRuns
-from worker.handlers.code import CarryOut, Code, OpenEffect, given, in_words_blocked
+from worker.handlers.code import CarryOut, Code, OpenEffect, given, in_words_blocked, step_of
 from worker.handlers.events import AwaitedEvents, event_of
 from worker.handlers.run import APPROVE, RESULT, SLEEP, START, WAIT_EVENT, EffectRequest, StepError
 from worker.handlers.tools import ApproveTool, FunctionTool, ModelTool, in_words
-from worker.handlers.values import NotStorable, as_json, digest_of, kept_bytes, title_of
+from worker.handlers.values import NotStorable, as_json, digest_of, due_after, kept_bytes
 from worker.handlers.waiting import Blocked, EffectStopped, EffectWaits
 from worker.steps.context import RunContext
 from worker.steps.outcomes import StepFailed, StepUncertain, Suspended, ToolFault
@@ -54,9 +53,9 @@ AT_ONCE_SECONDS = 1.0
 ENDING_SECONDS = 5.0
 """How long a handler may take to end when it is cancelled."""
 
-_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_.-]")
-_STEP_ID_CHARS = 64
 _OVER = (StepStatus.COMPLETED, StepStatus.FAILED)
+_GIVEN = frozenset({"input", "prompt", "plan"})
+"""What a run that is started is given to work with."""
 
 
 class HandlerDriver:
@@ -88,6 +87,7 @@ class HandlerDriver:
         self._by_ordinal = {record.ordinal: record for record in records.values() if record.ordinal is not None}
         self._last_recorded = max(self._by_ordinal, default=0)
         self._ordinal = 0
+        self._not_awaited: set[int] = set()
         self._started: dict[str, str] = {}
         self._blocked = Blocked()
         self._stop: Exception | None = None
@@ -146,6 +146,11 @@ class HandlerDriver:
         error = handling.exception()
         if error is not None:
             raise self._failed(error)
+        if self._not_awaited:
+            numbers = ", ".join(map(str, sorted(self._not_awaited)[:5]))
+            self._warn(
+                f"not carried out, since the code did not await them: {len(self._not_awaited)} effects ({numbers})"
+            )
         if self._ordinal < self._last_recorded:
             missing = self._by_ordinal.get(self._ordinal + 1)
             asked = f"{missing.step_id!r} ({missing.tool}, {missing.title})" if missing else "another one"
@@ -217,6 +222,7 @@ class HandlerDriver:
 
     def numbered(self) -> int:
         self._ordinal += 1
+        self._not_awaited.add(self._ordinal)
         return self._ordinal
 
     def log(self, line: str) -> None:
@@ -231,6 +237,7 @@ class HandlerDriver:
             )
 
     def begin(self, ordinal: int, request: EffectRequest) -> "asyncio.Future[Any]":
+        self._not_awaited.discard(ordinal)
         if self._is_over:
             raise asyncio.CancelledError("the run does not go on here")
         task = asyncio.create_task(self._effect(ordinal, request), name=f"effect {ordinal}")
@@ -247,9 +254,8 @@ class HandlerDriver:
     # --- an effect ---
 
     async def _effect(self, ordinal: int, request: EffectRequest) -> Any:
-        step = _step_of(ordinal, request)
         try:
-            result = await self._result(ordinal, step, request)
+            result = await self._result(ordinal, step_of(ordinal, request), request)
         except StepError:
             raise  # of the start of a run whose result is asked for
         except StepFailed as failed:
@@ -363,8 +369,10 @@ class HandlerDriver:
         step, journal = effect.step, effect.journal
         result = dict(effect.noted or {})
         if not result:
-            due = datetime.now(UTC) + timedelta(seconds=effect.request.arguments["seconds"])
-            result = given(due.isoformat())
+            try:
+                result = given(due_after(effect.request.arguments["seconds"], "sleep").isoformat())
+            except InvalidInput as error:
+                await journal.fail(step, RunError(error.code, error.message, step=step.id))
             await journal.note(step, result)
         due = datetime.fromisoformat(result["value"])
         left = (due - datetime.now(UTC)).total_seconds()
@@ -377,7 +385,10 @@ class HandlerDriver:
     async def _start(self, effect: OpenEffect) -> None:
         """Make the run in the transaction that ends the effect: so it is made once."""
         step, journal, children = effect.step, effect.journal, self._children
-        child, events = children.new(step.id, effect.request.arguments)
+        await journal.count(step)
+        asked = effect.request.arguments
+        work = self._context.redactor.arguments({name: value for name, value in asked.items() if name in _GIVEN})
+        child, events = children.new(step.id, {**asked, **work})
         if (refused := await children.why_not(child)) is not None:
             await journal.fail(step, replace(refused, step=step.id))
         journal.write_later(lambda transaction: transaction.add_child_run(child, events))
@@ -402,6 +413,7 @@ class HandlerDriver:
         result = dict(effect.noted or {})
         if not result:
             try:
+                self._refuse_secrets(request.arguments.get("match"))
                 result = given(await self._awaited.begin(request.arguments))
             except InvalidInput as error:
                 await journal.fail(step, RunError(error.code, error.message, step=step.id))
@@ -411,6 +423,11 @@ class HandlerDriver:
             raise EffectWaits(event=wait)
         await journal.end(step, StepStatus.COMPLETED, given(event_of(wait)))
         await self._awaited.settle(wait)
+
+    def _refuse_secrets(self, match: Any) -> None:
+        """A match is kept as it is, to be compared. Raises InvalidInput."""
+        if self._context.redactor.arguments({"match": match}) != {"match": match}:
+            raise InvalidInput("match: it holds a secret of this run, which is kept nowhere; match something else")
 
     # --- what is written later ---
 
@@ -445,19 +462,3 @@ class HandlerDriver:
 
     def _warn(self, line: str) -> None:
         self._context.events.emit(EventType.LOG, {"line": line, "level": "warning"})
-
-
-def _step_of(ordinal: int, request: EffectRequest) -> EffectStep:
-    """The step that carries the effect out. Its id begins with its number."""
-    name = _NOT_IN_AN_ID.sub("-", request.name)
-    options = request.options
-    return EffectStep(
-        id=f"{ordinal}.{name}"[:_STEP_ID_CHARS],
-        tool=request.kind,
-        arguments=request.arguments,
-        title=title_of(request.name, request.arguments),
-        timeout_seconds=options.timeout_seconds,
-        retry=options.retry,
-        approval=options.approval,
-        repeatable=options.repeatable,
-    )

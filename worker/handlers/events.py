@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from backplane.domain.bus import EventWait, WaitStatus, check_match, check_pattern
 from backplane.domain.runs import Run, new_run_id
 from backplane.process.retrying import until_available
 from backplane.store import Store
+from worker.handlers.values import due_after
 
 
 class AwaitedEvents:
@@ -20,12 +21,12 @@ class AwaitedEvents:
 
     async def begin(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What a wait that begins now has to know later: the place behind which events count, and until when. Raises
-        InvalidInput for a pattern that is none."""
-        check_pattern(asked["type"], "type")
+        InvalidInput for a pattern that is none, and for a time that is none."""
+        check_pattern(str(asked["type"]), "type")
         check_match(asked.get("match"))
-        after = await until_available(lambda: self._store.bus.present(self._run.user_id))
         seconds = asked.get("timeout")
-        until = None if seconds is None else (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        until = None if seconds is None else due_after(seconds, "timeout").isoformat()
+        after = await until_available(lambda: self._store.bus.present(self._run.user_id))
         return {"after": after, "until": until}
 
     async def look(self, step_id: str, asked: Mapping[str, Any], noted: Mapping[str, Any]) -> EventWait:

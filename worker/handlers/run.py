@@ -201,7 +201,12 @@ class JournalledCode:
 
     def step(self, name: str, function: Callable[..., Any], /, *args: Any) -> HandlerEffect[Any]:
         """Call the function, once. It may be `async`; any other is called in a thread of its own. Its result comes back
-        as JSON. What it raises is a StepError of the code `function_failed`."""
+        as JSON. What it raises is a StepError of the code `function_failed`. Raises TypeError for what is no function,
+        such as the result of one that was called already."""
+        if not callable(function):
+            raise TypeError(
+                f"run.step({name!r}, …) takes a function and then its arguments, no {type(function).__name__}"
+            )
         arguments = {"args": arguments_of(list(args))}
         return HandlerEffect(self._driver, EffectRequest(STEP, name, arguments, value_of, function, args))
 

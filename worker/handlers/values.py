@@ -6,17 +6,22 @@ sees the same when it is run again after a crash.
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from backplane.domain.sizes import readable_size
+from backplane.errors import InvalidInput
 from backplane.settings import fixed
+from worker.llm.untrusted_json import storable
 
 SHOWN_CHARS = 40
 """Of an argument, in the title of an effect."""
 TITLE_CHARS = 200
+LONGEST_SECONDS = 10 * 365 * 86_400.0
+"""How long an effect may sleep or wait."""
 
 
 class NotStorable(Exception):
@@ -43,6 +48,16 @@ def as_json(value: Any, what: str, most: int = fixed.HANDLER_VALUE_MAX_BYTES) ->
     return json.loads(text)
 
 
+def due_after(seconds: Any, what: str) -> datetime:
+    """The time so many seconds from now. Raises InvalidInput unless it can be waited for."""
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= LONGEST_SECONDS:
+        raise InvalidInput(
+            f"{what}: {str(seconds)[:SHOWN_CHARS]} is no number of seconds from 0 to {LONGEST_SECONDS:.0f}"
+        )
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
 def kept_bytes(result: Mapping[str, Any] | None) -> int:
     """About how much of a step's result is as large as its effect makes it."""
     found = result or {}
@@ -52,9 +67,11 @@ def kept_bytes(result: Mapping[str, Any] | None) -> int:
 
 def arguments_of(values: Any) -> Any:
     """Arguments of a function, as its effect is compared with the journal and shown. What is no JSON is named by its
-    type alone."""
+    type alone, and a number that JSON does not have by its name."""
     try:
-        return to_jsonable_python(values, fallback=lambda value: f"<{type(value).__qualname__}>")
+        return to_jsonable_python(
+            values, inf_nan_mode="strings", fallback=lambda value: f"<{type(value).__qualname__}>"
+        )
     except (PydanticSerializationError, ValueError, RecursionError):
         return f"<{type(values).__qualname__}>"
 
@@ -66,13 +83,17 @@ def digest_of(tool: str, arguments: Any) -> str:
 
 
 def title_of(name: str, arguments: Any) -> str:
-    """What an effect is for people: its name, and the beginning of each argument."""
+    """What an effect is for people: its name, and the beginning of each argument. It is kept in a column of text."""
+    return storable(_title_of(name, arguments))[:TITLE_CHARS]
+
+
+def _title_of(name: str, arguments: Any) -> str:
     given = arguments.get("args") if isinstance(arguments, dict) else None
     if isinstance(given, list):
-        return f"{name}({', '.join(map(_beginning, given))})"[:TITLE_CHARS]
+        return f"{name}({', '.join(map(_beginning, given))})"
     named = arguments.items() if isinstance(arguments, dict) else ()
     shown = ", ".join(f"{key}: {_beginning(value)}" for key, value in named if value not in (None, "", [], {}))
-    return f"{name}: {shown}"[:TITLE_CHARS] if shown else name
+    return f"{name}: {shown}" if shown else name
 
 
 def _beginning(value: Any) -> str:

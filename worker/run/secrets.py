@@ -118,8 +118,8 @@ class ToolSecrets:
 
 
 def named_in_run(run: Run) -> frozenset[str]:
-    """The secrets that its prompt and its plans name."""
-    texts = [run.prompt, repr(run.given_plan), repr(run.plan)]
+    """The secrets that its prompt, its plans and its input name."""
+    texts = [run.prompt, *(repr(value) for value in (run.given_plan, run.plan, run.input) if value is not None)]
     return frozenset(name for text in texts if "${secrets." in text for name in SECRET_REFERENCE.findall(text))
 
 

@@ -103,6 +103,12 @@ class StepJournal:
         begun.began = time.monotonic()
         return begun
 
+    async def count(self, step: Step) -> None:
+        """Take a step from the budget for what no tool carries out. Raises BudgetExhausted."""
+        if self._budget.active:
+            reservation, one = f"step-{next(self._reservations)}", Amounts(steps=1)
+            await self._record(self._budget.reserve(reservation, step.id, one), self._budget.settle(reservation, one))
+
     async def changes_begin(self, step: Step, begun: Begun) -> None:
         """Write that from here on the try may have changed something. Raises Interrupted where the run is interrupted
         already."""

@@ -239,3 +239,136 @@ async def waits_for_events(run: Run, input: dict[str, Any]) -> list[Any]:
         *(run.wait_event(one["type"], one.get("match"), timeout=one.get("timeout")) for one in input["events"])
     )
     return [event and event["data"] for event in events]
+
+
+# --- under limits ---
+
+
+@handler("catches-a-refusal")
+async def catches_a_refusal(run: Run, input: Marked) -> str:
+    await run.step("first", mark, input.marks, "first")
+    try:
+        await run.step("second", mark, input.marks, "second")
+    except StepError as error:
+        return f"caught {error.code} of {error.step}"
+    return "it did not fail"
+
+
+@handler("starts-many")
+async def starts_many(run: Run, input: dict[str, int]) -> int:
+    """Starts runs one after another, and waits for none."""
+    for _ in range(input["count"]):
+        await run.start("no-input")
+    return input["count"]
+
+
+@handler("blocks")
+async def blocks(run: Run, input: dict[str, float]) -> str:
+    await run.step("before", time.time)
+    time.sleep(input["seconds"])  # noqa: ASYNC251
+    await run.step("after", time.time)
+    return "blocked"
+
+
+# --- what no database or journal takes ---
+
+CONTROL = "a\0b\ud800c"
+
+
+def raises_with(text: str) -> None:
+    raise ValueError(text)
+
+
+@handler("hostile")
+async def hostile(run: Run, input: str) -> Any:
+    match input:
+        case "a name":
+            return await run.step(CONTROL, str, 1)
+        case "an argument":
+            return await run.step("x", str, CONTROL)
+        case "a result":
+            return await run.step("x", lambda: CONTROL)
+        case "an error":
+            return await run.step("x", raises_with, CONTROL)
+        case "its own error":
+            raise ValueError(CONTROL)
+        case "a line":
+            run.log(CONTROL)
+            run.progress(1, 2, CONTROL)
+            return CONTROL
+        case "a tool":
+            return (await run.tool("file_write", path="a", content=CONTROL)).output
+        case "a path":
+            return (await run.tool("file_write", path=CONTROL, content="x")).output
+        case "a tool's name":
+            return (await run.tool("x" * 300)).output
+        case "no name":
+            return (await run.tool("")).output
+        case "no time":
+            return await run.step("x", str, 1).options(timeout_seconds=0)
+        case "a long time":
+            return await run.step("x", str, 1).options(timeout_seconds=10**9)
+        case "no function":
+            return await run.step("x", str(1))  # type: ignore[arg-type]
+        case "no type":
+            return await run.wait_event(5)  # type: ignore[arg-type]
+        case "a match of no object":
+            return await run.wait_event("order.paid", 5, timeout=1)  # type: ignore[arg-type]
+        case "a question":
+            return await run.approve("")
+        case "a sleep":
+            return await run.sleep(1e13)
+        case "a wait":
+            return await run.wait_event("order.paid", timeout=1e13)
+        case "a wait for text":
+            return await run.wait_event("order.paid", timeout="soon")  # type: ignore[arg-type]
+        case "a match":
+            return await run.wait_event("order.paid", {"data": {"a": float("nan")}}, timeout=0.01)
+        case "a run's input":
+            return (await run.start("no-input", {"a": float("nan"), "b": CONTROL})) and "started"
+        case "a run's prompt":
+            return (await run.start(prompt=CONTROL)) and "started"
+        case "a run's queue":
+            return await run.start("no-input", queue="x" * 300)
+    raise AssertionError(input)
+
+
+@handler("forgets-to-await")
+async def forgets_to_await(run: Run, input: Marked) -> str:
+    run.step("never", mark, input.marks, "never")
+    await run.step("done", mark, input.marks, "done")
+    run.sleep(days=1)
+    return "over"
+
+
+# --- secrets ---
+
+
+@handler("gives-away")
+async def gives_away(run: Run, input: dict[str, Any]) -> Any:
+    """Hands a value of which the run knows that it is a secret on in every way that there is."""
+    value: str = Path(input["file"]).read_text()
+    await run.tool("shell", script="true", environment={"KEY": "${secrets.TOKEN}"})
+    if input["how"] == "raises":
+        raise LookupError(f"no {value}")
+    run.log(f"logged {value}")
+    run.progress(1, 2, value)
+    given = [await run.step(f"named {value}", str, value), await run.step("nested", list, [{value: value}])]
+    try:
+        await run.step("raises", raises_with, value)
+    except StepError as error:
+        given.append(error.message)
+    try:
+        await run.wait_event("order.paid", {"data": {"key": value}}, timeout=0.01)
+    except StepError as error:
+        given.append(error.code)
+    given.append((await run.tool("shell", script=f"echo {value}")).output)
+    await run.start("echoes", {"key": value, "number": 7})
+    await run.start(prompt=f"use {value}", plan={"steps": [{"id": "a", "tool": "shell", "title": value}]})
+    given.append(await run.ask(f"Is it {value}?", [value, "no"]))
+    return {"given": given, value: value}
+
+
+@handler("echoes")
+async def echoes(run: Run, input: dict[str, Any]) -> Any:
+    return input

@@ -211,6 +211,15 @@ async def test_the_effects_of_a_run_give_so_much_in_all(platform: Platform, monk
     assert len(await platform.journal(run_id)) == 11  # a hundred bytes each: ten fit, and one is over the limit
 
 
+@pytest.mark.slow
+async def test_the_log_says_which_effects_the_code_did_not_await(platform: Platform, marks: Marks) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "forgets-to-await", marks.input())
+        assert value_of(await platform.completed(run_id)) == "over"
+    assert marks.lines == ["done"]
+    assert "not carried out, since the code did not await them: 2 effects (1, 3)" in await platform.lines(run_id)
+
+
 # --- a worker is lost ---
 
 
