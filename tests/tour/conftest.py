@@ -15,11 +15,11 @@ from tests.settings import settings_of
 
 
 @pytest.fixture
-def settings(redis: str, tmp_path: Path) -> Settings:
+def settings(redis: str, sqlite_database: str, tmp_path: Path) -> Settings:
     """A real Redis, a SQLite file, a folder of workspaces; leases of a second, so that a lost worker is found soon."""
     parts = {
         "redis_url": redis,
-        "database_url": f"sqlite:///{tmp_path / 'agent.db'}",
+        "database_url": sqlite_database,
         "workspace_dir": tmp_path / "workspaces",
     }
     return settings_of(**{**QUICK, **parts})

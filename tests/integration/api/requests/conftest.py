@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
+from backplane.sealing import new_key
 from backplane.settings import Settings
 from tests.integration.api.running import (
     Api,
@@ -39,6 +40,22 @@ async def api(
 @pytest_asyncio.fixture(loop_scope="module")
 async def person(api: Api) -> Person:
     return await api.person()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def keeping(
+    redis_of_module: str, sqlite_of_module: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Api]:
+    """An API that keeps secrets."""
+    folder = tmp_path_factory.mktemp("api")
+    places = {"redis_url": redis_of_module, "database_url": sqlite_of_module}
+    async with running(settings_on(folder, secrets_key=new_key(), **places)) as api:
+        yield api
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def ada(keeping: Api) -> Person:
+    return await keeping.person()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -3,34 +3,20 @@
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from backplane.domain.bus import EVENT_MAX_BYTES
 from backplane.domain.webhooks import new_secret, sign
 from backplane.sealing import new_key
-from tests.integration.api.running import Api, Person, StartApi, running, settings_on
+from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOOKS = "/api/v1/hooks"
 JSON = "application/json"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def keeping(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    settings = settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_of_module, secrets_key=new_key())
-    async with running(settings) as api:
-        yield api
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def ada(keeping: Api) -> Person:
-    return await keeping.person()
 
 
 async def made(person: Person, name: str = "ci", **body: Any) -> Any:

@@ -1,31 +1,17 @@
 """Secrets as the API's users see them: kept, listed by name, forgotten, never given back."""
 
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from backplane.sealing import new_key
-from tests.integration.api.running import Api, Person, StartApi, running, settings_on
+from tests.integration.api.running import Api, Person, StartApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 VALUE = "the-very-secret-value"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def keeping(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    settings = settings_on(tmp_path_factory.mktemp("api"), redis_url=redis_of_module, secrets_key=new_key())
-    async with running(settings) as api:
-        yield api
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def ada(keeping: Api) -> Person:
-    return await keeping.person()
 
 
 async def put(person: Person, name: str = "TOKEN", **body: Any) -> httpx.Response:
