@@ -24,9 +24,10 @@ serve: .venv/installed
 	$(PYTHON) -m agentctl up
 
 # The default suite, on real servers that it starts and stops. Its tests wait for others about as long as they work, so
-# four processes do where there are two processors.
+# four processes do where there are two processors. What it has nothing of is not even looked at, by each of them.
 test: .venv/installed-dev
-	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not slow and not kubernetes" $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not slow and not kubernetes" \
+		--ignore=tests/clients --ignore=tests/kubernetes $(ARGS)
 
 # The rest of it: whole journeys, crashes at every moment, attacks in all their forms. Generated clients have a target
 # of their own.

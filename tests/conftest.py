@@ -13,7 +13,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, isfunction
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,6 +39,7 @@ def servers_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="agent-platform-tests-"))
     yield folder
     shutil.rmtree(folder)
+    PostgresServer.remove_template()
 
 
 @contextlib.contextmanager
@@ -220,7 +221,18 @@ def small_model(servers_folder: Path) -> Iterator[ModelHttpServer]:
         yield server
 
 
-# --- the collector ---
+# --- what is collected ---
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
+    """No tests of functions that are marked slow, where `-m` leaves these out: to make them, in each process, and to
+    drop them then takes as long as many a test."""
+    expression = str(collector.config.option.markexpr)
+    if "not slow" not in expression or " or " in expression or not isfunction(obj):
+        return None
+    marks = [*getattr(obj, "pytestmark", ()), *collector.iter_markers()]
+    return [] if any(mark.name == "slow" for mark in marks) else None
 
 
 @pytest.hookimpl(wrapper=True)

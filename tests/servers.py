@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import closing
@@ -164,10 +165,13 @@ class PostgresServer(Server):
     the next start see of it is a crash."""
 
     ending = signal.SIGINT
+    _template: ClassVar[tempfile.TemporaryDirectory[str] | None] = None
+    """The files of a new cluster: to copy them takes a tenth of the time in which they are made."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.programs = find_postgres()
+        self._emptying: psycopg.Connection | None = None
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql+psycopg://postgres@{HOST}:{self.port}/{database}"
@@ -175,9 +179,7 @@ class PostgresServer(Server):
     def command(self) -> list[str]:
         data = self.folder / "data"
         if not data.exists():
-            initdb = [self.programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
-            initdb += ["--locale=C", "--encoding=UTF8"]
-            subprocess.run([*as_nobody(), *map(str, initdb)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*as_nobody(), "cp", "-a", self._new_cluster(), str(data)], check=True)
         settings = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -192,6 +194,21 @@ class PostgresServer(Server):
         # Asked for last: a process that changes its user loses the setting by which it ends with its parent.
         return as_nobody() + dies_with_parent([str(self.programs / "postgres"), "-D", str(data), *options], self.ending)
 
+    def _new_cluster(self) -> str:
+        if PostgresServer._template is None:
+            PostgresServer._template = tempfile.TemporaryDirectory(prefix="postgres-")
+            os.chmod(PostgresServer._template.name, 0o777)  # who makes the files and copies them may be nobody
+            initdb = [self.programs / "initdb", "-D", f"{PostgresServer._template.name}/data", "-U", "postgres"]
+            initdb += ["-A", "trust", "--no-sync", "--locale=C", "--encoding=UTF8"]
+            subprocess.run([*as_nobody(), *map(str, initdb)], check=True, stdout=subprocess.DEVNULL)
+        return f"{PostgresServer._template.name}/data"
+
+    @classmethod
+    def remove_template(cls) -> None:
+        if PostgresServer._template is not None:
+            PostgresServer._template.cleanup()
+            PostgresServer._template = None
+
     def answers(self) -> bool:
         try:
             with self._connect():
@@ -199,7 +216,12 @@ class PostgresServer(Server):
         except psycopg.OperationalError:
             return False
 
+    def stop(self) -> None:
+        self._disconnect()
+        super().stop()
+
     def kill(self) -> None:
+        self._disconnect()
         self._end(signal.SIGQUIT)
 
     def create_database(self) -> str:
@@ -221,9 +243,16 @@ class PostgresServer(Server):
 
     def empty_database(self, name: str) -> None:
         """Take all rows out of its tables; which migration made them stays known, and its id. Whoever is connected is
-        cut off."""
-        with self._connect(name) as connection:
-            connection.execute(_EMPTY)
+        cut off. The connection is kept: a new one has to learn of all tables first, which takes ten times as long."""
+        if self._emptying is None or self._emptying.info.dbname != name:
+            self._disconnect()
+            self._emptying = self._connect(name)
+        self._emptying.execute(_EMPTY)
+
+    def _disconnect(self) -> None:
+        if self._emptying is not None:
+            self._emptying.close()
+            self._emptying = None
 
     def _connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(

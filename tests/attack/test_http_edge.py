@@ -42,10 +42,13 @@ def short_times() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(redis_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+async def api(
+    redis_of_module: str, sqlite_of_module: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Api]:
     settings = settings_on(
         tmp_path_factory.mktemp("api"),
         redis_url=redis_of_module,
+        database_url=sqlite_of_module,
         api_keep_alive_seconds=30,
         api_anonymous_connections_per_address=PER_ADDRESS,
         api_anonymous_rate_per_second=0.01,

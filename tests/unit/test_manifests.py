@@ -6,13 +6,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes import client as kubernetes_models
 from pydantic import SecretStr
 
 from backplane.credentials import CREDENTIALS
@@ -45,6 +45,11 @@ SCALARS: dict[str, type | tuple[type, ...]] = {
 }
 
 Object = dict[str, Any]
+
+
+def kubernetes_models() -> Any:
+    """The models of the current API. To load them takes longer than all else here, and not every process needs them."""
+    return import_module("kubernetes.client")
 
 
 def build(folder: Path) -> list[Object]:
@@ -124,7 +129,7 @@ def unknown_fields(value: Any, kind: str, where: str) -> Iterator[str]:
         if not isinstance(value, SCALARS[kind]):
             yield f"{where} is not {kind}"
     else:
-        model = getattr(kubernetes_models, kind)
+        model = getattr(kubernetes_models(), kind)
         attributes = {name: attribute for attribute, name in model.attribute_map.items()}
         for key, item in value.items():
             if key not in attributes:
@@ -158,7 +163,7 @@ def test_the_current_kubernetes_api_knows_every_field(overlays: dict[str, list[O
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_current_kubernetes_api_misses_no_field(overlays: dict[str, list[Object]], overlay: str) -> None:
-    api = kubernetes_models.ApiClient()
+    api = kubernetes_models().ApiClient()
     for made in overlays[overlay]:
         if made["apiVersion"] not in OTHERS:
             # Raises ValueError where a field must be there and is not.
@@ -188,7 +193,7 @@ def test_the_checks_of_fields_find_one_too_many_and_one_too_few() -> None:
 
     assert list(unknown_fields(pod, "V1Pod", "pod")) == ["pod.spec.containers[0].readynessProbe"]
     with pytest.raises(ValueError, match="selector"):
-        kubernetes_models.ApiClient().deserialize('{"spec": {"template": {}}}', "V1Deployment", "application/json")
+        kubernetes_models().ApiClient().deserialize('{"spec": {"template": {}}}', "V1Deployment", "application/json")
 
 
 def test_the_minimal_overlay_asks_for_nothing_newer_than_1_20(overlays: dict[str, list[Object]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from backplane.domain.bus import EventWait, WaitStatus, check_match, check_pattern
 from backplane.domain.runs import Run, new_run_id
+from backplane.errors import InvalidInput
 from backplane.process.retrying import until_available
 from backplane.store import Store
 from worker.handlers.values import due_after
@@ -22,7 +23,9 @@ class AwaitedEvents:
     async def begin(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What a wait that begins now has to know later: the place behind which events count, and until when. Raises
         InvalidInput for a pattern that is none, and for a time that is none."""
-        check_pattern(str(asked["type"]), "type")
+        if not isinstance(asked["type"], str):
+            raise InvalidInput("type: send a text, such as order.created", field="type")
+        check_pattern(asked["type"], "type")
         check_match(asked.get("match"))
         seconds = asked.get("timeout")
         until = None if seconds is None else due_after(seconds, "timeout").isoformat()

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -22,7 +22,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from backplane.domain.runs import HANDLER_PATTERN
 from backplane.tool_catalogue.base import PublishedHandler
-from worker.tools.plugins import PluginRefused, package_of
+from worker.tools.plugins import PluginRefused, installed_under, package_of
 
 GROUP = "agent_platform.handlers"
 
@@ -116,7 +116,7 @@ class HandlerRegistry:
 def installed_handlers(file: str = "", found: Iterable[EntryPoint] | None = None) -> HandlerRegistry:
     """Those of all installed packages (or of the entry points given) and of `file`, where one is named. Raises
     PluginRefused."""
-    installed = entry_points(group=GROUP) if found is None else found
+    installed = installed_under(GROUP) if found is None else found
     handlers: list[Handler] = []
     for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
         where = f"{entry_point.name} = {entry_point.value} of {package_of(entry_point)}"

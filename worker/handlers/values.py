@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from math import isfinite
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -69,11 +70,20 @@ def arguments_of(values: Any) -> Any:
     """Arguments of a function, as its effect is compared with the journal and shown. What is no JSON is named by its
     type alone, and a number that JSON does not have by its name."""
     try:
-        return to_jsonable_python(
-            values, inf_nan_mode="strings", fallback=lambda value: f"<{type(value).__qualname__}>"
-        )
+        return _with_names(to_jsonable_python(values, fallback=lambda value: f"<{type(value).__qualname__}>"))
     except (PydanticSerializationError, ValueError, RecursionError):
         return f"<{type(values).__qualname__}>"
+
+
+def _with_names(value: Any) -> Any:
+    match value:
+        case float() if not isfinite(value):
+            return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+        case list():
+            return [_with_names(inner) for inner in value]
+        case dict():
+            return {key: _with_names(inner) for key, inner in value.items()}
+    return value
 
 
 def digest_of(tool: str, arguments: Any) -> str:

@@ -16,7 +16,6 @@ import pytest
 from backplane.errors import Conflict, PartRefuses, PlatformError, TooLarge, Unavailable
 from worker.llm.embedding import Embedder, HashedEmbedder
 from worker.memory.base import AgentMemory
-from worker.memory.qdrant import QdrantFolder, QdrantMemory, QdrantServer
 
 ROOT = Path(__file__).parents[3]
 USER, OTHER_USER = "user-1", "user-2"
@@ -34,6 +33,8 @@ def make(tmp_path: Path) -> Make:
         embedder: Embedder | None = None,
         folder: Path | None = None,
     ) -> AgentMemory:
+        from worker.memory.qdrant import QdrantFolder, QdrantMemory  # noqa: PLC0415 - takes 1.2 s
+
         place = QdrantFolder(folder or tmp_path / "memory", wait_seconds=wait_seconds)
         return QdrantMemory(place, embedder or HashedEmbedder(), max_items=max_items, max_chars=max_chars)
 
@@ -309,6 +310,8 @@ def answering_server() -> Iterator[str]:
 
 
 async def failure(url: str, key: str = "") -> PlatformError:
+    from worker.memory.qdrant import QdrantMemory, QdrantServer  # noqa: PLC0415 - takes 1.2 s
+
     memory = QdrantMemory(QdrantServer(url, key, timeout_seconds=1), HashedEmbedder(), max_items=10, max_chars=100)
     try:
         with pytest.raises(PlatformError, match="QDRANT_URL") as failed:
