@@ -259,7 +259,7 @@ class HandlerDriver:
         except StepError:
             raise  # of the start of a run whose result is asked for
         except StepFailed as failed:
-            raise StepError(failed.error, self._printed(step)) from None
+            raise StepError(failed.error, self._printed(failed.error.step)) from None
         except Suspended as suspended:
             self._blocked.decisions.append(suspended.decision)
         except EffectWaits as waits:
@@ -276,9 +276,9 @@ class HandlerDriver:
         # The handler is cancelled when nothing else is left to do.
         await asyncio.get_running_loop().create_future()
 
-    def _printed(self, step: Step) -> str:
+    def _printed(self, step_id: str | None) -> str:
         """What a failed step's tool printed."""
-        record = self.records.get(step.id)
+        record = self.records.get(step_id or "")
         return str((record.result or {}).get("output", "")) if record is not None else ""
 
     async def _result(self, ordinal: int, step: Step, request: EffectRequest) -> dict[str, Any]:
