@@ -15,8 +15,9 @@ from pathlib import Path
 
 import uvloop
 
+from tests.chaos.chaos_platform import LEASE_SECONDS, Servers
 from tests.chaos.checker import check
-from tests.chaos.driver import LEASE_SECONDS, Scenario, Servers, run_chaos
+from tests.chaos.driver import Scenario, run_chaos
 from tests.chaos.faults import LANES, schedule
 from tests.servers import PostgresServer, RedisServer, S3Server
 

@@ -9,55 +9,28 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 import httpx
 import redis.asyncio
 from sqlalchemy import select
 
-from agentctl.local.embedded import free_port
 from backplane.domain.events import decode
 from backplane.domain.runs import Run, RunStatus
-from backplane.domain.users import Tier, User
 from backplane.errors import NotFound, Unavailable
-from backplane.net.hang_ups import hang_ups_as
 from backplane.redis.declared_keys import KEYS
-from backplane.resources import Resources, connect
-from backplane.settings import Settings
 from backplane.store.tables import events as events_table
 from backplane.store.tables import runs as runs_table
 from tests.chaos import marks, processes
+from tests.chaos.chaos_platform import LEASE_SECONDS, Part, Platform, Servers, running_platform, within
 from tests.chaos.checker import Event, Facts, Leftovers, PlannedStep, RunFacts
-from tests.chaos.faults import EMPTYING, Fault, FaultInjector
-from tests.chaos.proxies import S3Proxy, TcpProxy
+from tests.chaos.faults import EMPTYING, Fault
 from tests.chaos.watchers import Watcher, event_of
-from tests.servers import PostgresServer, RedisServer, S3Server
-
-LEASE_SECONDS = 2.0
-PLATFORM = {
-    "LEASE_SECONDS": str(LEASE_SECONDS),
-    "HEARTBEAT_SECONDS": "0.5",
-    "RETRY_BASE_SECONDS": "0.2",
-    "RETRY_MAX_SECONDS": "1",
-    "WORKER_GRACE_SECONDS": "2",
-    # However often its worker is killed here, it is not the run's fault.
-    "WORKER_CRASH_LIMIT": "1000",
-    "STREAM_HEARTBEAT_SECONDS": "1",
-    "QUEUE_MAX_WAITING": "0",
-    "QUEUE_MAX_WAITING_ALL": "0",
-    "API_RATE_PER_SECOND": "0",
-    "LOG_FORMAT": "json",
-    "LOG_LEVEL": "info",
-    "QUEUES": "side",
-    **{f"USER_CONCURRENCY_{tier}": "0" for tier in ("FREE", "STANDARD", "BETA", "ADMIN")},
-}
-"""So quick that what is broken is mended within seconds, and without the limits that would turn runs away."""
 
 ANSWER_SECONDS = 1.0
 """A person does not answer sooner; longer than a mark can be on its way."""
@@ -87,13 +60,6 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
-    redis: RedisServer
-    postgres: PostgresServer
-    s3: S3Server
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     facts: Facts
     counts: dict[str, Any]
@@ -110,141 +76,23 @@ class Submitted:
 async def run_chaos(scenario: Scenario, servers: Servers, folder: Path) -> Outcome:
     """`servers` run already; what the faults stop is running again at the end. `folder` is empty, and readable by
     all. Raises RuntimeError when the platform does not come up in the first place."""
+    parts = [
+        Part(
+            f"worker {number}",
+            ("tests.chaos.worker_with_marks",),
+            {
+                # The first worker serves the default queue alone, where there are others.
+                "WORKER_QUEUES": "default" if number == 1 < scenario.workers else "side,default",
+                "CHAOS_MARKS": str(folder / "marks"),
+                "CHAOS_MARK_TWICE": scenario.marks_twice,
+            },
+            clock_off_seconds=scenario.clock_off_seconds if number == 1 else 0.0,
+        )
+        for number in range(1, 1 + scenario.workers)
+    ]
     with ThreadPoolExecutor(1, thread_name_prefix="servers") as thread:
-        async with _platform(scenario, servers, folder, thread) as platform:
+        async with running_platform(servers, folder, thread, parts, scenario.settings) as platform:
             return await Driver(scenario, platform).run()
-
-
-# --- the platform ---
-
-
-@dataclass(frozen=True)
-class Platform:
-    injector: FaultInjector
-    http: httpx.AsyncClient
-    direct: Resources
-    user: User
-    marker: str
-    folder: Path
-
-    @property
-    def marks(self) -> Path:
-        return self.folder / "marks"
-
-    @property
-    def processes(self) -> list[processes.Process]:
-        return [self.injector.api, *self.injector.workers]
-
-
-@asynccontextmanager
-async def _platform(
-    scenario: Scenario, servers: Servers, folder: Path, thread: ThreadPoolExecutor
-) -> AsyncIterator[Platform]:
-    marker = uuid4().hex
-    database = servers.postgres.create_database()
-    bucket = servers.s3.create_bucket()
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    own = {**PLATFORM, **scenario.settings}
-    s3 = {
-        "S3_BUCKET": bucket,
-        "S3_ENDPOINT": servers.s3.endpoint,
-        "S3_REGION": servers.s3.region,
-        "S3_ACCESS_KEY": servers.s3.access_key,
-        "S3_SECRET_KEY": servers.s3.secret_key,
-    }
-    straight = {"REDIS_URL": servers.redis.url, "DATABASE_URL": servers.postgres.url(database), **s3}
-    async with AsyncExitStack() as stack:
-        s3_proxy = await stack.enter_async_context(S3Proxy(servers.s3.port).running())
-        redis_proxies, postgres_proxies = [], []
-        environments = []
-        for number in range(1 + scenario.workers):
-            redis_proxy = await stack.enter_async_context(TcpProxy(servers.redis.port).running())
-            postgres_proxy = await stack.enter_async_context(TcpProxy(servers.postgres.port).running())
-            redis_proxies.append(redis_proxy)
-            postgres_proxies.append(postgres_proxy)
-            environments.append(
-                {
-                    **processes.own_environment(marker, scratch),
-                    **own,
-                    **s3,
-                    "S3_ENDPOINT": f"http://{processes.HOST}:{s3_proxy.port}",
-                    "REDIS_URL": _at(servers.redis.url, servers.redis.port, redis_proxy.port),
-                    "DATABASE_URL": _at(servers.postgres.url(database), servers.postgres.port, postgres_proxy.port),
-                    # The first worker serves the default queue alone, where there are others.
-                    "WORKER_QUEUES": "default" if number == 1 < scenario.workers else "side,default",
-                    "CHAOS_MARKS": str(folder / "marks"),
-                    "CHAOS_MARK_TWICE": scenario.marks_twice,
-                }
-            )
-        values = {name.lower(): value for name, value in {**own, **straight}.items()}
-        direct = await stack.enter_async_context(connect(Settings.model_validate(values)))
-        await direct.store.migrate()
-        token, plain = await direct.store.users.create_token("chaos", Tier.STANDARD)
-        port = free_port()
-        api = processes.api(environments[0], port, folder / "api.log")
-        workers = [
-            processes.worker(number, environment, folder / f"worker-{number}.log")
-            for number, environment in enumerate(environments[1:], start=1)
-        ]
-        if scenario.clock_off_seconds:
-            workers[0].set_clock(scenario.clock_off_seconds)
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"http://{processes.HOST}:{port}",
-                headers={"Authorization": f"Bearer {plain}"},
-                timeout=30.0,
-                transport=_Transport(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)),
-            )
-        )
-        injector = FaultInjector(
-            api,
-            workers,
-            servers.redis,
-            redis_proxies,
-            servers.postgres,
-            postgres_proxies,
-            s3_proxy,
-            thread,
-            Counter(),
-        )
-        for process in (api, *workers):
-            stack.push_async_callback(process.kill)
-            await process.start()
-        platform = Platform(injector, http, direct, token.user, marker, folder)
-        await _until_ready(platform, scenario.workers)
-        yield platform
-
-
-class _Transport(httpx.AsyncHTTPTransport):
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        with hang_ups_as(httpx.ConnectError):
-            return await super().handle_async_request(request)
-
-
-def _at(url: str, old_port: int, port: int) -> str:
-    return url.replace(f":{old_port}/", f":{port}/")
-
-
-async def _until_ready(platform: Platform, workers: int) -> None:
-    async def ready() -> bool:
-        with suppress(httpx.TransportError):
-            answer = await platform.http.get("/agent/queue")
-            return answer.status_code == 200 and answer.json()["workers"] >= workers
-        return False
-
-    if not await _within(30.0, ready):
-        logs = [path.read_text(errors="replace")[-1500:] for path in sorted(platform.folder.glob("*.log"))]
-        raise RuntimeError("the platform did not start:\n" + "\n".join(logs))
-
-
-async def _within(seconds: float, condition: Callable[[], Awaitable[bool]]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.05)
-    return True
 
 
 # --- runs ---
@@ -303,7 +151,7 @@ class Driver:
         for task in (answering, *runs):
             if not task.cancelled():
                 task.result()
-        await _within(2 * LEASE_SECONDS + 3, self._nothing_is_running)
+        await within(2 * LEASE_SECONDS + 3, self._nothing_is_running)
         facts = await self._facts()
         return Outcome(facts, self._counts(facts, faults_over - began, recovered - faults_over))
 

@@ -75,10 +75,6 @@ def api(environment: Mapping[str, str], port: int, log: Path) -> Process:
     return Process("api", ["uvicorn", "app.main:create_app", "--factory", *options], environment, log)
 
 
-def worker(number: int, environment: Mapping[str, str], log: Path) -> Process:
-    return Process(f"worker {number}", ["tests.chaos.worker_with_marks"], environment, log)
-
-
 def own_environment(marker: str, scratch: Path) -> dict[str, str]:
     """What a process has beside the platform's settings."""
     return {

@@ -8,8 +8,9 @@ from shutil import rmtree
 
 import pytest
 
+from tests.chaos.chaos_platform import Servers
 from tests.chaos.checker import Broken, check
-from tests.chaos.driver import Scenario, Servers, run_chaos
+from tests.chaos.driver import Scenario, run_chaos
 from tests.chaos.faults import EMPTYING, LANES, Fault, schedule
 from tests.servers import PostgresServer, RedisServer, S3Server
 
