@@ -38,12 +38,6 @@ LATENCY_MESSAGES = 100
 CLIENTS = 8
 WAIT_SECONDS = 180.0
 IDLE_SECONDS = 10.0
-SETTINGS = {
-    "ROLES_DIR": str(FOLDER / "_roles"),
-    "HANDLERS_FILE": str(FOLDER / "_empty_steps.py"),
-    "AGENT_LAUNCHER": "none",
-    "RUN_LOG_LINES_PER_SECOND": "0",
-}
 
 
 class Database:
@@ -216,7 +210,14 @@ def asleep(started: Platform, database: Database) -> dict[str, object]:
 
 def measured(kind: str) -> tuple[dict[str, object], list[Goal]]:
     values: dict[str, object] = {}
-    with platform(kind, **SETTINGS) as started, contextlib.closing(Client(started)) as client:
+    started_with = platform(
+        kind,
+        ROLES_DIR=str(FOLDER / "_roles"),
+        HANDLERS_FILE=str(FOLDER / "_empty_steps.py"),
+        AGENT_LAUNCHER="none",
+        RUN_LOG_LINES_PER_SECOND="0",
+    )
+    with started_with as started, contextlib.closing(Client(started)) as client:
         database = Database(started)
         create_pool(started)
         agents = spawned(client, AGENTS)
