@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
-from backplane.domain.agents import Pool
 from sqlalchemy import text
 
+from backplane.domain.agents import Pool
 from backplane.process.supervisor import dies_with_parent
 from backplane.resources import connect_store
 from backplane.settings import Settings
