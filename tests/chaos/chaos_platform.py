@@ -85,10 +85,15 @@ class Part:
 
 @asynccontextmanager
 async def running_platform(
-    servers: Servers, folder: Path, thread: ThreadPoolExecutor, parts: Sequence[Part], settings: Mapping[str, str]
+    servers: Servers,
+    folder: Path,
+    thread: ThreadPoolExecutor,
+    parts: Sequence[Part],
+    settings: Mapping[str, str],
+    before: Callable[[Resources], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Platform]:
     """The API and these parts, each with connections of its own that can be cut. `settings`: above those of PLATFORM.
-    Raises RuntimeError when it does not start."""
+    `before` is called before they start, with the tables there. Raises RuntimeError when it does not start."""
     marker = uuid4().hex
     database = servers.postgres.create_database()
     bucket = servers.s3.create_bucket()
@@ -126,6 +131,8 @@ async def running_platform(
         values = {name.lower(): value for name, value in {**own, **straight}.items()}
         direct = await stack.enter_async_context(connect(Settings.model_validate(values)))
         await direct.store.migrate()
+        if before is not None:
+            await before(direct)
         token, plain = await direct.store.users.create_token("chaos", Tier.STANDARD)
         port = free_port()
         api = processes.api(environments[0], port, folder / "api.log")

@@ -29,6 +29,7 @@ from sqlalchemy import func, select
 
 from backplane.domain.agents import Pool
 from backplane.errors import Unavailable
+from backplane.resources import Resources
 from backplane.store.agents.tables import agents as agents_table
 from backplane.store.tables import runs as runs_table
 from tests.chaos.chaos_platform import LEASE_SECONDS, Part, Platform, Servers, running_platform, within
@@ -66,8 +67,13 @@ async def run_mailboxes(scenario: MailboxScenario, servers: Servers, folder: Pat
     parts = [Part(f"process {number}", ("worker.pool", POOL)) for number in range(1, scenario.processes + 1)]
     parts.append(Part("controller", ("controller",), claims=False))
     with ThreadPoolExecutor(1, thread_name_prefix="servers") as thread:
-        async with running_platform(servers, folder, thread, parts, SETTINGS) as platform:
+        async with running_platform(servers, folder, thread, parts, SETTINGS, _make_pool) as platform:
             return await MailboxDriver(scenario, platform).run()
+
+
+async def _make_pool(resources: Resources) -> None:
+    pool = Pool(POOL, "relay", datetime.now(UTC), agents_per_process=AGENTS_PER_PROCESS)
+    await resources.store.agent_pools.put(pool)
 
 
 class MailboxDriver:
@@ -83,8 +89,6 @@ class MailboxDriver:
 
     async def run(self) -> MailboxOutcome:
         scenario = self._scenario
-        pool = Pool(POOL, "relay", datetime.now(UTC), agents_per_process=AGENTS_PER_PROCESS)
-        await self._platform.direct.store.agent_pools.put(pool)
         for name in (*self._relays, *self._oracles):
             agent = await self._post(f"/api/v1/agents/pools/{POOL}/agents", {"name": name})
             self._ids[name] = agent["agent_id"]
