@@ -74,7 +74,7 @@ class Platform:
 @dataclass(frozen=True, slots=True)
 class Part:
     """A process beside the API: `python -m` with these arguments, and with this environment above the platform's.
-    `claims`: it is a worker. `clock_off_seconds`: of its host's clock, from the start."""
+    `claims`: it is a worker of ordinary queues. `clock_off_seconds`: of its host's clock, from the start."""
 
     name: str
     arguments: tuple[str, ...]

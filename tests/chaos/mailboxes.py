@@ -64,7 +64,9 @@ class MailboxOutcome:
 
 
 async def run_mailboxes(scenario: MailboxScenario, servers: Servers, folder: Path) -> MailboxOutcome:
-    parts = [Part(f"process {number}", ("worker.pool", POOL)) for number in range(1, scenario.processes + 1)]
+    parts = [
+        Part(f"process {number}", ("worker.pool", POOL), claims=False) for number in range(1, scenario.processes + 1)
+    ]
     parts.append(Part("controller", ("controller",), claims=False))
     with ThreadPoolExecutor(1, thread_name_prefix="servers") as thread:
         async with running_platform(servers, folder, thread, parts, SETTINGS, _make_pool) as platform:
@@ -89,6 +91,8 @@ class MailboxDriver:
 
     async def run(self) -> MailboxOutcome:
         scenario = self._scenario
+        if not await within(30.0, self._processes_are_there):
+            raise RuntimeError(f"the processes of the pool did not start; their logs are in {self._platform.folder}")
         for name in (*self._relays, *self._oracles):
             agent = await self._post(f"/api/v1/agents/pools/{POOL}/agents", {"name": name})
             self._ids[name] = agent["agent_id"]
@@ -126,6 +130,10 @@ class MailboxDriver:
                 "recovery_seconds": round(recovered - faults_over, 1),
             },
         )
+
+    async def _processes_are_there(self) -> bool:
+        pools = (await self._platform.http.get("/api/v1/agents/pools")).json()["pools"]
+        return any(pool["pool_name"] == POOL and pool["process_count"] >= self._scenario.processes for pool in pools)
 
     async def _send(self, message: PlannedMessage, after_seconds: float) -> None:
         await asyncio.sleep(after_seconds)
