@@ -1,11 +1,9 @@
 """A role whose turns count and do nothing else, for `bench.agents`."""
 
-from typing import Any
-
-from worker.roles.role import AgentMessage, Role
+from worker.roles import Agent, Message, Role
 
 
 class Counting(Role):
-    async def on_message(self, message: AgentMessage, agent: Any) -> int:
+    async def on_message(self, message: Message, agent: Agent) -> int:
         agent.state["count"] = agent.state.get("count", 0) + 1
         return int(agent.state["count"])

@@ -9,6 +9,7 @@ import pytest
 from worker.roles import Agent, Message, Role
 from worker.roles.model_role import ModelRole
 from worker.roles.registry import GROUP, installed_roles
+from worker.roles.turn import TurnChanges
 from worker.tools.plugins import PluginRefused
 from worker.tools.registry import builtin_tools
 
@@ -171,3 +172,12 @@ def test_all_faults_of_a_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(PluginRefused) as refused:
         installed_roles(str(tmp_path), found=[])
     assert str(refused.value).count("role.yaml") == 3
+
+
+def test_code_that_begins_anew_finds_the_state_as_it_was() -> None:
+    state = {"count": 1, "names": ["a"]}
+    first = TurnChanges(state)
+    first.state["count"] += 1
+    first.state["names"].append("b")
+    assert TurnChanges(state).state == {"count": 1, "names": ["a"]}
+    assert first.end().state == {"count": 2, "names": ["a", "b"]}

@@ -7,6 +7,7 @@ again, and a turn that fails leaves it as it was.
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +31,11 @@ class TurnEnd:
 
 
 class TurnChanges:
-    """The agent's state while the code changes it, and the summary of older turns that it has made."""
+    """The agent's state while the code changes it, and the summary of older turns that it has made. `state` itself is
+    left as it is: the code may be run again from its start, and begins with it then."""
 
     def __init__(self, state: Any) -> None:
-        self.state = state
+        self.state = deepcopy(state)
         self.summary: dict[str, Any] | None = None
         self._before = json.dumps(state, sort_keys=True)
 

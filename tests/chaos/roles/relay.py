@@ -1,13 +1,11 @@
 """The role of the agents in the chaos of mailboxes. Each keeps the sum of the values that it was sent, asks where it is
 to, and passes on what it is to pass on. What a message asks for stands in its data (`tests.chaos.messages`)."""
 
-from typing import Any
-
-from worker.roles.role import AgentMessage, Role
+from worker.roles import Agent, Message, Role
 
 
 class Relay(Role):
-    async def on_message(self, message: AgentMessage, agent: Any) -> dict[str, int]:
+    async def on_message(self, message: Message, agent: Agent) -> dict[str, int]:
         state, data = agent.state, message.data
         state["count"] = state.get("count", 0) + 1
         state["sum"] = state.get("sum", 0) + data["value"]
