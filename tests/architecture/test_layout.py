@@ -19,7 +19,6 @@ LONG_TESTS = frozenset(
         "tests/attack/test_logs_leave_room_for_the_queue.py",
         "tests/attack/test_secrets_stay_secret.py",
         "tests/attack/test_step_limits.py",
-        "tests/chaos/driver.py",
         "tests/contracts/test_queue.py",
         "tests/contracts/test_slots.py",
         "tests/integration/checkout/test_attributes.py",
