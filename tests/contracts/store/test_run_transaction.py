@@ -196,10 +196,14 @@ async def test_a_take_waits_for_an_open_write_of_the_older_worker_and_sees_it(
     transaction = OpenTransaction()
 
     class StaysOpen(list[RunWrite]):
+        looked_through = False
+
         def __iter__(self) -> Iterator[RunWrite]:
             yield UnlessCancelled()  # asks first, so that there is a transaction to stay in
             yield AddEvents((log_event(run.id, 3),))
-            transaction.stay()
+            if self.looked_through:
+                transaction.stay()
+            self.looked_through = True  # for agents to be locked, before the transaction
 
     async def older_worker(own: Store) -> None:
         await own.running_runs.commit(run.id, 1, StaysOpen())

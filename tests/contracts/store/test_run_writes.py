@@ -20,6 +20,7 @@ from backplane.store import Store, run_writes
 from backplane.store.in_transaction import RunningRun, carry_out
 from backplane.store.one_statement import as_one_statement
 from backplane.store.run_writes import RunWrite
+from tests.agents import spawned
 from tests.submitted import new_run, plan, shell
 
 PLAN = parse_plan(plan(shell("a", "true"), shell("b", "true")))
@@ -38,7 +39,7 @@ FOR_ONE_STATEMENT = frozenset(
 )
 
 
-def one_of_each(run_id: str, user_id: str) -> list[RunWrite]:
+def one_of_each(run_id: str, user_id: str, agent_id: str) -> list[RunWrite]:
     """In an order in which a run may see them."""
     now, error = datetime.now(UTC), RunError("failed", "no")
     below = StepRecord("a/1.1", 0, "below", "shell", StepStatus.PENDING, 0, None, None, None)
@@ -77,18 +78,21 @@ def one_of_each(run_id: str, user_id: str) -> list[RunWrite]:
         run_writes.AddChildRun(child, (encode(child.id, 1, EventType.STATUS, {"status": "queued"}),)),
         run_writes.UnlessOver(frozenset({child.id})),
         run_writes.WakeParent(new_run_id()),
+        run_writes.SendMessage("a", new_run(cast(User, SimpleNamespace(id=user_id)), agent_id=agent_id), 10),
+        run_writes.EndTurn(agent_id, {"state": {}}),
     ]
 
 
 def test_each_kind_of_write_is_in_the_list() -> None:
     kinds = {kind for kind in vars(run_writes).values() if isinstance(kind, type) and issubclass(kind, RunWrite)}
-    assert {type(write) for write in one_of_each("run", "user")} == kinds - {RunWrite}
+    assert {type(write) for write in one_of_each("run", "user", "agent")} == kinds - {RunWrite}
 
 
 async def test_each_kind_of_write_is_carried_out(store: Store, user: User) -> None:
     run = await store.runs.create(new_run(user), start=True)
     await store.running_runs.take(run.id, 1)
-    await store.running_runs.commit(run.id, 1, one_of_each(run.id, user.id))
+    agent = await spawned(store, user)
+    await store.running_runs.commit(run.id, 1, one_of_each(run.id, user.id, agent.id))
     assert {record.step_id: record.status.value for record in await store.journal.steps(run.id)} == {
         "a": "started",
         "a/1.1": "skipped",
@@ -101,7 +105,7 @@ async def test_each_kind_of_write_is_carried_out(store: Store, user: User) -> No
         )
 
 
-@pytest.mark.parametrize("write", one_of_each("run", "user"), ids=lambda write: type(write).__name__)
+@pytest.mark.parametrize("write", one_of_each("run", "user", "agent"), ids=lambda write: type(write).__name__)
 def test_what_needs_no_answer_first_is_one_statement(write: RunWrite) -> None:
     assert (as_one_statement("run", 1, [write]) is not None) == (type(write) in FOR_ONE_STATEMENT)
 
