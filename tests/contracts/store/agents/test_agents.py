@@ -1,7 +1,5 @@
 """Agents and pools: who they are, and where they are placed."""
 
-import asyncio
-
 import pytest
 
 from backplane.domain.agents import Pool
@@ -78,27 +76,6 @@ async def test_the_lowest_free_number_of_the_pool_is_given(store: Store, user: U
     for gone in (agents[2], agents[0]):
         await store.agents.terminate(gone.user_id, gone.id)
     assert [(await spawned(store, user, name)).number for name in ("x", "y", "z")] == [1, 3, 5]
-
-
-async def test_ten_spawns_at_once_with_one_name_make_one_agent(store: Store, second_store: Store, user: User) -> None:
-    stores = (store, second_store)
-    made = await asyncio.gather(
-        *(stores[number % 2].agents.spawn(user.id, POOL, "ada", most=10) for number in range(10))
-    )
-    assert len({agent.id for agent, _ in made}) == 1
-    assert [is_new for _, is_new in made].count(True) == 1
-
-
-async def test_twenty_spawns_at_once_get_twenty_numbers_and_no_process_too_many(
-    store: Store, second_store: Store, user: User
-) -> None:
-    await started_process(store, "one", capacity=3)
-    await started_process(store, "two", capacity=4)
-    stores = (store, second_store)
-    made = await asyncio.gather(*(spawned(stores[number % 2], user, f"a{number}") for number in range(20)))
-    assert sorted(agent.number for agent in made) == list(range(1, 21))
-    places = [agent.process_id for agent in made]
-    assert (places.count("one"), places.count("two"), places.count(None)) == (3, 4, 13)
 
 
 async def test_another_users_agent_is_not_there(store: Store, user: User, stranger: User) -> None:

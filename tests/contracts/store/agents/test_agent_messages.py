@@ -1,6 +1,5 @@
 """Messages to agents: one open at a time, in their order, whatever ends one."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -133,30 +132,6 @@ async def test_the_same_key_and_message_answer_the_same_message(store: Store, us
     with pytest.raises(IdempotencyKeyReused):
         await store.agent_messages.add(run, mailbox_max=10, idempotency=("key", "another"))
     assert len(await store.agent_messages.of_agent(agent.id)) == 1
-
-
-async def test_messages_that_come_at_once_get_each_number_once_and_one_of_them_is_open(
-    store: Store, second_store: Store, user: User, agent: Agent
-) -> None:
-    stores = (store, second_store)
-    added = await asyncio.gather(*(sent(stores[number % 2], user, agent) for number in range(20)))
-    assert sorted(one.run.turn or 0 for one in added) == list(range(1, 21))
-    assert [one.run.turn for one in added if one.opened] == [1]
-    assert len(await store.agents.mailbox(agent.id)) == 19
-
-
-async def test_one_key_at_once_makes_one_message(store: Store, second_store: Store, user: User, agent: Agent) -> None:
-    stores = (store, second_store)
-    added = await asyncio.gather(
-        *(
-            stores[number % 2].agent_messages.add(
-                message_to(agent, new_run(user)), mailbox_max=10, idempotency=("key", "digest")
-            )
-            for number in range(10)
-        )
-    )
-    assert len({one.run.id for one in added}) == 1
-    assert [one.is_new for one in added].count(True) == 1
 
 
 # --- every way to end ---
