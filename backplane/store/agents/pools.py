@@ -19,8 +19,8 @@ from backplane.store.clock import database_now
 from backplane.store.database import Database
 
 POOL_COLUMNS = [column for column in agent_pools.c if column.name != "free_number"]
-# Weaker than that of a key: PostgreSQL looks the pool up (FOR KEY SHARE) when an agent is changed twice in a transaction,
-# which has locked the agent and not the pool.
+# Weaker than that of a key: PostgreSQL looks the pool up (FOR KEY SHARE) when an agent is changed twice in one
+# transaction, and that may have locked the agent without the pool.
 _LOCKED_POOL = select(agent_pools).where(agent_pools.c.name == bindparam("of_pool")).with_for_update(key_share=True)
 
 _SERVES = (
