@@ -98,20 +98,17 @@ class Town:
                 transaction.finish(RunStatus.COMPLETED, None, {}, run.parent_id)
                 transaction.end_turn(run.agent_id or "", state={"completed": state.value.get("completed", 0) + 1})
 
+        def cancel(transaction: RunTransaction) -> None:
+            transaction.finish(RunStatus.CANCELLED, None, parent_id=run.parent_id)
+            transaction.end_turn(run.agent_id or "")
+
         transaction = RunTransaction()
         transaction.unless_cancelled()
         write(transaction)
         try:
             await self.store.running_runs.commit(run_id, generation, transaction.writes)
         except (CancelRequested, MailboxFull):
-            await self.store.running_runs.write(
-                run_id,
-                generation,
-                lambda last: (
-                    last.finish(RunStatus.CANCELLED, None, parent_id=run.parent_id),
-                    last.end_turn(run.agent_id or ""),
-                )[0],
-            )
+            await self.store.running_runs.write(run_id, generation, cancel)
             return
         if any(getattr(one, "changes", {}).get("state") for one in transaction.writes):
             self.completed[run.agent_id] += 1
