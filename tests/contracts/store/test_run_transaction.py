@@ -109,11 +109,8 @@ WRITES: dict[str, Callable[[RunTransaction, Run], None]] = {
 
 
 async def everything(store: Store, run: Run) -> tuple[object, ...]:
-    return (
-        await store.runs.find(run.id),
-        await store.journal.steps(run.id, with_files=True),
-        await store.events.after(run.id, 0, 1000),
-    )
+    row, journal = await store.runs.find(run.id), await store.journal.steps(run.id, with_files=True)
+    return row, journal, await store.events.after(run.id, 0, 1000)
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -196,14 +193,12 @@ async def test_a_take_waits_for_an_open_write_of_the_older_worker_and_sees_it(
     transaction = OpenTransaction()
 
     class StaysOpen(list[RunWrite]):
-        looked_through = False
-
         def __iter__(self) -> Iterator[RunWrite]:
             yield UnlessCancelled()  # asks first, so that there is a transaction to stay in
             yield AddEvents((log_event(run.id, 3),))
-            if self.looked_through:
+            self.append(UnlessCancelled())  # the first look is for agents that are to be locked
+            if len(self) == 2:
                 transaction.stay()
-            self.looked_through = True  # for agents to be locked, before the transaction
 
     async def older_worker(own: Store) -> None:
         await own.running_runs.commit(run.id, 1, StaysOpen())
