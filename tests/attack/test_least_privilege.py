@@ -33,8 +33,8 @@ def test_every_secret_among_the_settings_says_which_processes_need_it() -> None:
 @pytest.mark.parametrize("process", NEEDED)
 def test_a_process_is_refused_what_it_does_not_need(process: str) -> None:
     settings = Settings(model_servers={"groq": {"kind": "openai", "url": "http://x", "api_key_env": "GROQ_KEY"}})
-    of_jobs = {"JOBS_REDIS_URL"} if process == "worker" else set[str]()
-    assert credentials_withheld_from(process, settings) == (set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]) | of_jobs
+    of_others = {"JOBS_REDIS_URL"} if process == "worker" else {"PGBOUNCER_URL"}
+    assert credentials_withheld_from(process, settings) == (set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]) | of_others
 
 
 @pytest.mark.slow

@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from backplane.errors import Unavailable
+from backplane.errors import InvalidInput, Unavailable
+from backplane.resources import with_database_of_workers
 from backplane.store.database import Database
 from tests.conftest import started
+from tests.integration.worker.conftest import StartPlatform, start_platform
+from tests.integration.worker.test_pool_processes import OVER, message, pool_process, spawn
+from tests.platform.workers import worker
 from tests.servers import PgBouncer, PostgresServer
+from tests.settings import settings_of
+from worker.pool.__main__ import with_small_pools
+
+__all__ = ["start_platform"]
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +108,44 @@ async def test_options_that_pgbouncer_refuses_are_named_with_what_to_do(
             await database.change("SELECT 1", {})
     finally:
         await database.close()
+
+
+# --- PGBOUNCER_URL ---
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_workers_and_processes_of_pools_reach_the_database_by_pgbouncer_alone(
+    bouncer_in: BouncerIn, postgres_database: str, postgres_tables: str, start_platform: StartPlatform, mode: str
+) -> None:
+    """Where DATABASE_URL leads, nobody answers them; the API's side of this test goes to the database itself."""
+    platform = await start_platform(database_url=postgres_database)
+    urls = {
+        "pgbouncer_url": SecretStr(bouncer_in(mode).url(postgres_tables)),
+        "database_url": SecretStr("postgresql://postgres@127.0.0.1:1/nobody"),
+    }
+    async with worker(platform.settings.model_copy(update=urls)):
+        run_id = await platform.submit({"id": "a", "tool": "file_write", "arguments": {"path": "a", "content": "a"}})
+        await platform.completed(run_id)
+    async with pool_process(platform, **urls):
+        one, two = await spawn(platform, "one", "two")
+        runs = [await message(platform, agent) for agent in (one, two, one, two)]
+        for run in runs:
+            await platform.until(run.id, *OVER)
+
+
+def test_a_process_of_a_pool_has_few_connections_unless_an_operator_says_otherwise() -> None:
+    few = with_small_pools(settings_of())
+    assert (few.database_pool_size, few.database_pool_overflow) == (3, 5)
+    own = with_small_pools(settings_of(database_pool_size=7, database_pool_overflow=0))
+    assert (own.database_pool_size, own.database_pool_overflow) == (7, 0)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///agent.db", "mysql://h/d", "postgresql://a:b@c@d/e"])
+def test_a_pgbouncer_that_is_none_is_refused_by_its_own_name(url: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^PGBOUNCER_URL: "):
+        with_database_of_workers(settings_of(pgbouncer_url=SecretStr(url)))
+
+
+def test_without_pgbouncer_workers_use_the_database_itself() -> None:
+    settings = settings_of(database_url=SecretStr("postgresql://a@b/c"))
+    assert with_database_of_workers(settings) is settings

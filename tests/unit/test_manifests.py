@@ -17,11 +17,14 @@ from pydantic import SecretStr
 
 from backplane.credentials import CREDENTIALS
 from backplane.settings import GIB, Settings
+from controller.pools.kubernetes import LABEL
 from worker.sandbox.base import Limits
 from worker.sandbox.kubernetes.manifest import JobSettings, manifest
 
 PROJECT = Path(__file__).parents[2]
 OVERLAYS = ("minimal", "production", "keda")
+ROLES = ("team-leader", "business-analyst", "developer", "tester")
+POOLS = {f"agent-{name}-pool": f"{name.replace('-', '_')}_pool" for name in ROLES}
 LAST_WORDS_SECONDS = 10
 CURRENT = {
     "autoscaling/v2": "V2",
@@ -184,7 +187,7 @@ def test_each_port_names_its_protocol(overlays: dict[str, list[Object]], overlay
         for container in containers_of(pod_of(made)):
             ports += [(f"Deployment {made['metadata']['name']}", port) for port in container.get("ports", ())]
 
-    assert len(ports) == 8
+    assert len(ports) == 12
     assert [where for where, port in ports if port.get("protocol") != "TCP"] == []
 
 
@@ -273,7 +276,7 @@ def test_only_workers_get_the_keys_of_further_model_servers(production: list[Obj
         if "secretRef" in source
     }
 
-    assert given == {"agent-worker"}
+    assert given == {"agent-worker", *POOLS}
 
 
 def test_the_migration_gets_the_database_and_nothing_else(production: list[Object]) -> None:
@@ -354,6 +357,30 @@ def test_applying_again_keeps_the_number_of_workers(overlays: dict[str, list[Obj
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_pool_that_comes_along_has_a_deployment_that_the_controller_finds_and_scales(
+    overlays: dict[str, list[Object]], overlay: str
+) -> None:
+    for name, pool in POOLS.items():
+        deployment = named(overlays[overlay], "Deployment", name)
+        template = deployment["spec"]["template"]
+        [container] = pod_of(deployment)["containers"]
+        assert deployment["metadata"]["labels"][LABEL] == template["metadata"]["labels"][LABEL] == pool
+        assert deployment["spec"]["selector"]["matchLabels"] == {LABEL: pool}
+        assert container["command"] == ["python", "-m", "worker.pool", pool]
+        assert "replicas" not in deployment["spec"]
+
+
+def test_a_process_of_a_pool_is_run_as_a_worker_is(production: list[Object]) -> None:
+    def as_a_worker(deployment: Object) -> Object:
+        pod = {**pod_of(deployment), "topologySpreadConstraints": None}
+        [container] = pod["containers"]
+        return {**pod, "containers": [{**container, "name": None, "command": None}]}
+
+    worker = as_a_worker(named(production, "Deployment", "agent-worker"))
+    assert all(as_a_worker(named(production, "Deployment", name)) == worker for name in POOLS)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], overlay: str) -> None:
     objects = overlays[overlay]
     templates = {made["metadata"]["name"]: made["spec"]["template"] for made in of_kind(objects, "Deployment")}
@@ -412,7 +439,12 @@ def test_each_account_has_the_verbs_that_its_process_uses_and_no_more(production
         "events": {"list"},
     }
     assert rights("agent-controller", "agents-tools") == {"jobs": {"list", "delete"}}
-    assert rights("agent-controller", "agents") == {"pods": {"list"}, "pods/status": {"patch"}}
+    assert rights("agent-controller", "agents") == {
+        "pods": {"list"},
+        "pods/status": {"patch"},
+        "deployments": {"list"},
+        "deployments/scale": {"patch"},
+    }
     assert len(of_kind(production, "Role")) == 3
     assert not [made for made in production if made["kind"].startswith("ClusterRole")]
 
