@@ -45,23 +45,25 @@ def test_the_processes_of_agentctl_up_have_what_they_need(tmp_path: Path, source
         (tmp_path / ".env").write_text("".join(f"{name}='{value}'\n" for name, value in KEYS.items()))
     given = KEYS if source == "environment" else {}
     with up(tmp_path, own_port(), **given) as running:
-        found = {process: environments_of(running.process.pid, process) for process in NEEDED}
+        found = {process: environments_of(running.process.pid, process) for process in (*NEEDED, "pools")}
         assert running.stop() == 0
     for process, environments in found.items():
         assert environments, process
+        needed = NEEDED.get(process, NEEDED["worker"])  # what starts processes of pools is as they are
         for environment in environments:
             kept = {name for name in KEYS if environment.get(name)} - {"MODEL_SERVERS"}
             # A key that only `.env` names may stand nowhere in the environment; an empty one goes before it.
-            may = NEEDED[process] if source == "environment" else kept & NEEDED[process]
+            may = needed if source == "environment" else kept & needed
             assert kept == may
-            withheld = set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]
+            withheld = set(KEYS) - {"MODEL_SERVERS"} - needed
             assert withheld <= set(environment)
 
 
 def environments_of(pid: int, process: str) -> list[dict[str, str]]:
-    marks = {"api": "app.main", "worker": "-m worker", "controller": "-m controller"}
+    marks = {"api": "app.main", "worker": "-m worker", "controller": "-m controller", "pools": "-m controller.pools"}
+    others = marks["pools"] if process == "controller" else "backplane.input.parsing"
     return [
         dict(entry.split("=", 1) for entry in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in entry)
         for child, command in descendants(pid).items()
-        if marks[process] in command and "backplane.input.parsing" not in command
+        if marks[process] in command and others not in command and "backplane.input.parsing" not in command
     ]
