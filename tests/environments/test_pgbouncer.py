@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,11 @@ async def test_workers_and_processes_of_pools_reach_the_database_by_pgbouncer_al
         "pgbouncer_url": SecretStr(bouncer_in(mode).url(postgres_tables)),
         "database_url": SecretStr("postgresql://postgres@127.0.0.1:1/nobody"),
     }
-    async with worker(platform.settings.model_copy(update=urls)):
+    behind = replace(platform, settings=platform.settings.model_copy(update=urls))
+    async with worker(behind.settings):
         run_id = await platform.submit({"id": "a", "tool": "file_write", "arguments": {"path": "a", "content": "a"}})
         await platform.completed(run_id)
-    async with pool_process(platform, **urls):
+    async with pool_process(behind):
         one, two = await spawn(platform, "one", "two")
         runs = [await message(platform, agent) for agent in (one, two, one, two)]
         for run in runs:
