@@ -25,6 +25,7 @@ from backplane.process.tasks import end
 from backplane.redis_access import rq_is_possible
 from backplane.resources import Resources, connect, run_actions
 from backplane.settings import Settings, fixed
+from controller.agent_events import AgentEventsLoop, TurnRules
 from controller.agents import AgentsLoop
 from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
@@ -108,7 +109,10 @@ async def _work(
         metrics,
         retention_days=settings.retention_bus_days,
     )
-    agents = AgentsLoop(store, run_actions(settings, resources))
+    actions = run_actions(settings, resources)
+    agents = AgentsLoop(store, actions)
+    rules = TurnRules(settings.run_timeout_seconds, settings.run_max_retries)
+    agent_events = AgentEventsLoop(store, actions, rules)
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
     ) as sender:
@@ -135,6 +139,7 @@ async def _work(
             asyncio.create_task(bus.run(), name="bus"),
             asyncio.create_task(bus.remove_old(), name="bus retention"),
             asyncio.create_task(agents.run(), name="agents"),
+            asyncio.create_task(agent_events.run(), name="agent events"),
         ]
         rows = RowCounting(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage

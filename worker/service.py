@@ -30,7 +30,7 @@ from worker.handlers.registry import installed_handlers
 from worker.heartbeat import Heartbeat
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
-from worker.roles.registry import installed_roles
+from worker.roles.registry import RoleRegistry, installed_roles
 from worker.run.event_writer import EventWriter
 from worker.sandbox.open import open_sandbox
 from worker.tools.plugins import with_plugins
@@ -49,8 +49,8 @@ class Source:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def join(self, process: WorkerProcess) -> Registration:
-        """Called once, when the worker is about to take runs. Raises PlatformError."""
+    async def join(self, process: WorkerProcess, roles: RoleRegistry) -> Registration:
+        """Called once, when the worker is about to take runs. `roles`: those that it has. Raises PlatformError."""
         return Registration(process.worker_id, self._settings.worker_concurrency, tuple(self._settings.worker_queues))
 
     async def run(self, consumer: Consumer) -> None:
@@ -110,7 +110,7 @@ async def _work(
     stopping: "asyncio.Task[bool]",
 ) -> None:
     async with open_worker_context(settings, process, builtin_tools()) as worker:
-        joining = asyncio.create_task(source.join(process), name="join")
+        joining = asyncio.create_task(source.join(process, worker.roles), name="join")
         try:
             await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not joining.done():

@@ -134,6 +134,15 @@ class AgentAtTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class ListeningAgent:
+    """An agent behind whose place (`cursor`) its user has events; `patterns`: of those that its role listens to."""
+
+    agent: Agent
+    patterns: tuple[str, ...]
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoolProcess:
     """A process that lives while its lease is not over. `ranges`: the numbers of the agents that it takes; None: any.
     `draining_since`: it takes no agent any more."""

@@ -2,6 +2,7 @@
 
 from backplane.store.agents.agents import Agents
 from backplane.store.agents.bell import PlaceBell
+from backplane.store.agents.events import AgentEvents
 from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
@@ -35,6 +36,7 @@ from backplane.store.webhooks import Webhooks
 __all__ = [
     "SQLITE_PATH_BYTES",
     "AddEvents",
+    "AgentEvents",
     "AgentMessages",
     "AgentPools",
     "AgentProcesses",
@@ -93,6 +95,7 @@ class Store:
         self.place_bell = PlaceBell()
         self.agents = Agents(database, self.place_bell)
         self.agent_pools = AgentPools(database)
+        self.agent_events = AgentEvents(database)
         self.agent_messages = AgentMessages(database, self.place_bell)
         self.agent_processes = AgentProcesses(database, self.place_bell)
         self.agent_repair = AgentRepair(database)

@@ -35,6 +35,7 @@ from backplane.settings import Settings, fixed
 from backplane.store import Store
 from worker.consumer import Consumer, Registration
 from worker.context import WorkerProcess
+from worker.roles.registry import RoleRegistry
 from worker.service import Source
 
 log = structlog.get_logger()
@@ -55,12 +56,20 @@ class PoolSource(Source):
         self._entered: PoolProcess | None = None
         self._joined: WorkerProcess | None = None
 
-    async def join(self, process: WorkerProcess) -> Registration:
+    async def join(self, process: WorkerProcess, roles: RoleRegistry) -> Registration:
         """Enter this process in the database, and let it have agents. Raises NotFound when there is no such pool."""
         self._joined = process
         waiting = log_unavailable("waiting for a part", part="database")
         pool = await until_available(lambda: self._store.agent_pools.get(self._pool), waiting)
         self._capacity = pool.agents_per_process
+        if (role := roles.get(pool.role)) is None:
+            there = ", ".join(roles.names)
+            log.error(
+                "this process has no role of its pool's: turns fail with role_unknown", role=pool.role, roles=there
+            )
+        else:
+            listens_to = role.role.listens_to
+            await until_available(lambda: self._store.agent_events.listen(pool.role, listens_to), waiting)
         await until_available(self._register, waiting)
         await self._log_ranges()
         await self._place_waiting()

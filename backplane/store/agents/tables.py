@@ -1,6 +1,6 @@
 """The tables of agents, once, for SQLite and PostgreSQL."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table
 
 from backplane.store.tables import Json, UtcDateTime, metadata, partial_index
 
@@ -64,4 +64,23 @@ agent_processes = Table(
     Column("lease_until", UtcDateTime, nullable=False),
     Column("draining_since", UtcDateTime),
     Index("ix_agent_processes_pool", "pool"),
+)
+
+# The types of events that a role listens to, and since when.
+role_events = Table(
+    "role_events",
+    metadata,
+    Column("role", String(64), primary_key=True),
+    Column("patterns", Json, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+
+# How far an agent of such a role is: the place of the last event that has become a message to it. `look_at`, by the
+# database's clock: when its events are looked at again.
+agent_event_cursors = Table(
+    "agent_event_cursors",
+    metadata,
+    Column("agent_id", ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
+    Column("cursor", BigInteger, nullable=False),
+    Column("look_at", UtcDateTime, nullable=False),
 )

@@ -1,0 +1,135 @@
+"""Events of the bus become messages to the agents whose role listens to them.
+
+All is found in the database (`store.agents.events`), and each message is made once, so any number of controllers may do
+it at once. An agent whose mailbox is full gets its events when there is room again; they stay on the bus until then.
+
+An agent does not hear of its own turns. A run event that messages have led to is as deep as those messages, and is
+dropped where they may lead to no further one: so agents that listen to one another's ends come to an end.
+"""
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from backplane.domain.agents import Agent, ListeningAgent, message_to
+from backplane.domain.bus import EventFilter, StoredEvent
+from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
+from backplane.errors import AgentTerminated, MailboxFull, NotFound, Unavailable
+from backplane.process.retrying import pauses
+from backplane.run_actions.actions import RunActions
+from backplane.settings import fixed
+from backplane.store import Store
+
+log = structlog.get_logger()
+
+LOOKED_AT_SECONDS = 30.0
+"""How often all agents are looked at, also where no event was stored: one whose mailbox was full may have room."""
+SUBJECT_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRules:
+    """Of the messages."""
+
+    timeout_seconds: int
+    max_retries: int
+
+
+class AgentEventsLoop:
+    def __init__(self, store: Store, actions: RunActions, rules: TurnRules) -> None:
+        self._store = store
+        self._actions = actions
+        self._rules = rules
+        self._seen: int | None = None
+        self._looked_at = 0.0
+
+    async def run(self) -> None:
+        waits = pauses()
+        while True:
+            try:
+                is_more = await self.work()
+                waits = pauses()
+            except Unavailable as error:
+                pause = next(waits)
+                log.warning("cannot look after events for agents", error=error.message, pause=round(pause, 1))
+                await asyncio.sleep(pause)
+                continue
+            if not is_more:
+                await asyncio.sleep(fixed.BUS_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+    async def work(self) -> bool:
+        """One batch of agents, and of events of each. Returns whether there may be more. Raises Unavailable."""
+        newest, now = await self._store.agent_events.newest(), asyncio.get_running_loop().time()
+        if newest is None or (newest == self._seen and now - self._looked_at < LOOKED_AT_SECONDS):
+            return False
+        due = await self._store.agent_events.due(fixed.BUS_BATCH)
+        is_more = [await self._deliver(listening) for listening in due]
+        if any(is_more) or len(due) == fixed.BUS_BATCH:
+            return True
+        self._seen, self._looked_at = newest, now
+        return False
+
+    async def _deliver(self, listening: ListeningAgent) -> bool:
+        """Returns whether there are more events for the agent."""
+        agent, cursor = listening.agent, listening.cursor
+        wanted = EventFilter(listening.patterns)
+        page = await self._store.bus.page(agent.user_id, cursor, fixed.BUS_BATCH, wanted)
+        for event in page.events:
+            try:
+                await self._send(agent, event)
+            except MailboxFull as error:
+                log.info("events wait for room in the mailbox of an agent", agent=agent.id)
+                await self._store.agent_events.passed(agent.id, cursor, pause_seconds=error.retry_after)
+                return False
+            except (AgentTerminated, NotFound):
+                return False
+            cursor = event.cursor
+        await self._store.agent_events.passed(agent.id, page.until)
+        return page.more
+
+    async def _send(self, agent: Agent, event: StoredEvent) -> None:
+        """Raises MailboxFull, AgentTerminated, NotFound."""
+        body = json.loads(event.line)
+        depth = await self._depth(agent, body)
+        if depth is None:
+            return
+        origin = {"kind": "event", "name": event.type, "id": body["id"], "source": body["source"], "depth": depth}
+        subject = str(body.get("subject", ""))[:SUBJECT_CHARS]
+        message = Run(
+            id=new_run_id(),
+            user_id=agent.user_id,
+            status=RunStatus.CREATED,
+            priority=Priority.NORMAL,
+            prompt=f"{event.type} ({subject})" if subject else event.type,
+            created_at=datetime.now(UTC),
+            timeout_seconds=self._rules.timeout_seconds,
+            max_retries=self._rules.max_retries,
+            input=body,
+            origin=origin,
+        )
+        # No key of a request has a line break.
+        key = f"event\n{agent.id}\n{event.cursor}"
+        added = await self._store.agent_messages.add(
+            message_to(agent, message), mailbox_max=fixed.AGENT_MAILBOX_MAX, idempotency=(key, "")
+        )
+        if added.is_new:
+            await self._actions.push_message_of(agent.id)
+
+    async def _depth(self, agent: Agent, body: dict[str, Any]) -> int | None:
+        """How many messages have led to the event; None: it is not for this agent."""
+        run_id = (body.get("data") or {}).get("run_id") if body["type"].startswith("run.") else None
+        run = await self._store.runs.find(str(run_id)) if run_id else None
+        if run is None:
+            return 0
+        if run.agent_id == agent.id:
+            return None
+        depth = int((run.origin or {}).get("depth", 0)) + 1
+        if depth > fixed.AGENT_SEND_DEPTH_MAX:
+            log.warning("an event is dropped: messages have led to it too often", agent=agent.id, run=run.id)
+            return None
+        return depth
