@@ -80,7 +80,7 @@ async def list_messages(
     ] = None,
     limit: Limit = 50,
 ) -> MessagePage:
-    """The conversation: an agent's messages with their answers, those in its mailbox too."""
+    """The conversation with an agent. Its messages with their answers, those in its mailbox too."""
     agent = await context.resources.store.agents.get(user.id, agent_id)
     found = await context.resources.store.agent_messages.of_agent(
         agent.id, after_turn=cursor, limit=limit + 1, newest_first=not oldest_first

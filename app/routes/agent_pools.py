@@ -18,11 +18,11 @@ router = APIRouter(route_class=JsonRoute, tags=["agents"])
 
 @router.get("/api/v1/agents/pools", responses=responses())
 async def list_agent_pools(_: CurrentUser, context: ContextOf) -> PoolList:
-    """The pools by name: their processes, how many agents these can take, and how many there are."""
+    """The pools by name. Each with its processes, how many agents they can take, and how many there are."""
     return PoolList(pools=[PoolView.of(counts) for counts in await context.resources.store.agent_pools.counts()])
 
 
-@router.post("/api/v1/agents/pools", status_code=201, responses=responses(403, 409, 422))
+@router.post("/api/v1/agents/pools", status_code=201, responses=responses(403, 409, 413, 422))
 async def create_agent_pool(new: NewPool, _: Admin, context: ContextOf) -> PoolView:
     """Make a pool. Its processes are started when its agents need them."""
     pools = context.resources.store.agent_pools

@@ -108,19 +108,19 @@ async def explain_agent(agent_id: AgentKey, user: CurrentUser, context: ContextO
     )
 
 
-@router.post("/api/v1/agents/{agent_id}/pause", responses=responses(404, 409, 422))
+@router.post("/api/v1/agents/{agent_id}/pause", responses=responses(404, 409, 413, 422))
 async def pause_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf) -> AgentView:
     """Let an agent begin no further turn. The one that it is at goes on; messages are taken and wait."""
     return await _view(context, await context.resources.store.agents.pause(user.id, agent_id))
 
 
-@router.post("/api/v1/agents/{agent_id}/resume", responses=responses(404, 409, 422))
+@router.post("/api/v1/agents/{agent_id}/resume", responses=responses(404, 409, 413, 422))
 async def resume_agent(agent_id: AgentKey, user: CurrentUser, context: ContextOf) -> AgentView:
     """Let a paused agent go on with its messages."""
     return await _view(context, await context.agent_actions.resume(user.id, agent_id))
 
 
-@router.post("/api/v1/agents/{agent_id}/terminate", responses=responses(404, 422))
+@router.post("/api/v1/agents/{agent_id}/terminate", responses=responses(404, 409, 413, 422))
 async def terminate_agent(
     agent_id: AgentKey,
     user: CurrentUser,

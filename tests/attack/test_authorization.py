@@ -21,6 +21,7 @@ from backplane.artifacts.base import AgentId, Author
 from backplane.domain.decisions import DecisionKind
 from backplane.domain.users import Tier
 from backplane.sealing import new_key
+from tests.integration.api.live_agents import POOL, spawn
 from tests.integration.api.requests.test_decisions import waiting
 from tests.integration.api.running import Api, Person, running, settings_on
 from tests.integration.api.test_mcp_server import connected, said
@@ -51,6 +52,7 @@ def operations(paths: dict[str, Any]) -> Iterator[Operation]:
 DESCRIBED: dict[str, Any] = json.loads((ROOT / "tests/architecture/wire/openapi.json").read_text())
 PATHS = DESCRIBED["paths"]
 OPERATIONS = sorted(operations(PATHS))
+OF_AN_AGENT = [operation for operation in OPERATIONS if "{agent_id}" in operation[1]]
 OF_A_RUN = [operation for operation in OPERATIONS if "{run_id}" in operation[1]]
 PARTLY_FOR_ADMINS = {("POST", "/agent/bulk")}
 """Users may call it, and of what its body may ask, one action is for administrators (tests of bulk actions)."""
@@ -77,6 +79,7 @@ class World:
     name: str
     run_id: str
     decision_id: str
+    agent_id: str
     redis_url: str
 
     @property
@@ -93,6 +96,8 @@ class World:
             "{account_id}": f"user:{self.name}:tokens",
             "{bulk_id}": NOBODY,
             "{export_id}": NOBODY,
+            "{agent_id}": self.agent_id,
+            "{pool}": POOL,
         }
 
     def snapshot(self) -> tuple[list[str], dict[bytes, bytes | None], list[tuple[str, bytes]]]:
@@ -127,7 +132,8 @@ async def world(
         await api.resources.artifacts.write(
             AgentId(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
         )
-        yield World(api, owner, user.name, run_id, decision_id, redis_of_module)
+        agent_id = await spawn(owner, state={"kept": "a long secret"})
+        yield World(api, owner, user.name, run_id, decision_id, agent_id, redis_of_module)
 
 
 def problem(answer: httpx.Response) -> dict[str, Any]:
@@ -151,6 +157,12 @@ async def call(
         "/agent/secrets/{name}": {"value": "another secret"},
         "/api/v1/hooks/{name}": {"type": "mine.now"},
         "/api/v1/events": EVENT,
+        "/api/v1/agents/pools": {"name": "mine", "role": "developer"},
+        "/api/v1/agents/pools/{pool}": {"max_processes": 1},
+        "/api/v1/agents/pools/{pool}/agents": {"name": "mine"},
+        "/api/v1/agents/{agent_id}": {"model": None},
+        "/api/v1/agents/{agent_id}/messages": {"text": "hello"},
+        "/api/v1/agents/{agent_id}/state": {"state": {}},
         "/agent/accounts/{account_id}/top-up": {"amount": 1, "key": "k"},
         "/agent/accounts/{account_id}/withdraw": {"amount": 1, "key": "k"},
         "/agent/artifacts/{user}/{agent}/rollback": {"commit": COMMIT},
@@ -271,6 +283,21 @@ async def test_another_users_run_is_not_there_on_any_operation_and_stays_as_it_i
         assert answer.text.replace(world.run_id, NOBODY) == absent.text, operation
         assert {*answer.headers} == {*absent.headers}, operation
     assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("tier", [Tier.STANDARD, Tier.ADMIN])
+async def test_another_users_agent_is_not_there_on_any_operation_and_stays_as_it_is(world: World, tier: Tier) -> None:
+    stranger = await world.api.person(tier)
+    before = world.snapshot()
+    assert len(OF_AN_AGENT) >= 12
+    for operation in OF_AN_AGENT:
+        answer = await call(stranger.http, operation, world.values)
+        absent = await call(stranger.http, operation, {**world.values, "{agent_id}": NOBODY})
+        assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), operation
+        assert answer.text.replace(world.agent_id, NOBODY) == absent.text, operation
+        assert {*answer.headers} == {*absent.headers}, operation
+    assert world.snapshot() == before
+    assert (await stranger.http.get("/api/v1/agents")).json()["agents"] == []
 
 
 @pytest.mark.parametrize("action", ACTIONS)

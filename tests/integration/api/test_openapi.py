@@ -14,6 +14,7 @@ from app.schemas.execute import ExecuteRequest
 from app.schemas.problems import Problem
 from app.schemas.runs import EventView
 from backplane.domain.plans import parse_plan
+from tests.integration.api.live_agents import act, spawn
 from tests.integration.api.running import Api, Person, frame_of
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "st"
@@ -46,7 +47,9 @@ def test_every_operation_names_its_errors(described: Any) -> None:
         # Whoever posts to a hook signs what is posted.
         assert bool(operation["security"]) == (name != "post /api/v1/hooks/{name}"), name
         expected = {"401", "503"}
-        expected |= {"404", "422"} if "{run_id}" in name or name == "post /agent/execute" else set()
+        expected |= (
+            {"404", "422"} if "{run_id}" in name or "{agent_id}" in name or name == "post /agent/execute" else set()
+        )
         expected |= {"409", "413"} if name.split()[0] in ("post", "put") else set()
         assert expected <= errors, name
 
@@ -97,14 +100,19 @@ async def test_the_api_keeps_its_description_whatever_it_is_sent(
     await worker.say("one")
     await worker.end()
     await person.http.put(f"/agent/runs/{worker.run_id}/files/a.txt", content=b"x")
+    # It takes no message, whose answer a call would wait for.
+    agent_id = await spawn(person)
+    await act(person, agent_id, "terminate")
     configuration = tmp_path / "schemathesis.toml"
     # What a query has beyond its parameters is passed over, as browsers and proxies add some of their own.
     configuration.write_text(
         f'[generation]\nallow-extra-parameters = false\n[parameters]\nrun_id = "{worker.run_id}"\n'
+        f'agent_id = "{agent_id}"\npool = "developer_pool"\n'
     )
     options = ["--phases", phases, "--max-examples", "10", "--seed", "1", "--exclude-checks", LEFT_OUT]
     # Their answers have no end.
     options += ["--exclude-path", "/agent/events", "--exclude-path", "/api/v1/events/stream"]
+    options += ["--exclude-path", "/api/v1/agents/{agent_id}/stream"]
     process = await asyncio.create_subprocess_exec(
         *(str(SCHEMATHESIS), "--config-file", str(configuration), "run", f"{api.url}/openapi.json", *options),
         *("--header", f"Authorization: Bearer {person.token}", "--request-timeout", "10"),

@@ -13,9 +13,11 @@ import pytest
 
 import app
 import backplane
+from app.schemas.agents import SenderKind
 from app.schemas.events import ModelCallStatus, StepEventStatus
 from app.schemas.outcomes import OriginKind, PriorityName, ReasonCode, RiskName, WebhookEvent
 from app.schemas.problems import Problem, ProblemCode
+from backplane.domain.agents import AgentStatus
 from backplane.domain.dead_letters import DeadReason
 from backplane.domain.decisions import DecisionKind, DecisionStatus
 from backplane.domain.event_data import DATA
@@ -99,6 +101,24 @@ OPERATIONS = {
     "post /api/v1/events": "publish_events",
     "get /api/v1/events": "list_published_events",
     "get /api/v1/events/stream": "stream_published_events",
+    "get /api/v1/agents/pools": "list_agent_pools",
+    "post /api/v1/agents/pools": "create_agent_pool",
+    "patch /api/v1/agents/pools/{pool}": "change_agent_pool",
+    "delete /api/v1/agents/pools/{pool}": "delete_agent_pool",
+    "post /api/v1/agents/pools/{pool}/agents": "spawn_agent",
+    "get /api/v1/agents": "list_agents",
+    "get /api/v1/agents/{agent_id}": "show_agent",
+    "patch /api/v1/agents/{agent_id}": "change_agent",
+    "delete /api/v1/agents/{agent_id}": "delete_agent",
+    "post /api/v1/agents/{agent_id}/messages": "send_message",
+    "get /api/v1/agents/{agent_id}/messages": "list_messages",
+    "get /api/v1/agents/{agent_id}/stream": "stream_agent",
+    "get /api/v1/agents/{agent_id}/explain": "explain_agent",
+    "post /api/v1/agents/{agent_id}/pause": "pause_agent",
+    "post /api/v1/agents/{agent_id}/resume": "resume_agent",
+    "post /api/v1/agents/{agent_id}/terminate": "terminate_agent",
+    "get /api/v1/agents/{agent_id}/state": "show_agent_state",
+    "put /api/v1/agents/{agent_id}/state": "put_agent_state",
     "get /api/v1/hooks": "list_hooks",
     "put /api/v1/hooks/{name}": "put_hook",
     "get /api/v1/hooks/{name}": "show_hook",
@@ -117,7 +137,9 @@ SAME_IN_CODE = {
     "OriginKind": OriginKind,
     "PriorityName": PriorityName,
     "ProblemCode": ProblemCode,
+    "AgentStatus": AgentStatus,
     "ReasonCode": ReasonCode,
+    "SenderKind": SenderKind,
     "RiskName": RiskName,
     "RunStatus": RunStatus,
     "StepEventStatus": StepEventStatus,
@@ -127,6 +149,9 @@ SAME_IN_CODE = {
 }
 
 OF_OTHERS = {
+    "AgentChange.metadata": "the caller's own",
+    "AgentStateView.state": "the agent's own",
+    "AgentView.metadata": "the caller's own",
     "BulkView.filter": "what was asked for, with only what was given",
     "Approve.arguments": "each tool has its own",
     "Asked.arguments": "each tool has its own",
@@ -138,6 +163,9 @@ OF_OTHERS = {
     "GivenAnswer.arguments": "each tool has its own",
     "ModelCallDetails.request": "each kind of model server has its own",
     "ModelCallDetails.response": "each kind of model server has its own",
+    "NewAgent.metadata": "the caller's own",
+    "NewAgent.state": "the agent's own",
+    "NewAgentState.state": "the agent's own",
     "RunSummary.metadata": "the caller's own",
     "RunView.metadata": "the caller's own",
     "Step.arguments": "each tool has its own",
@@ -245,8 +273,9 @@ def test_a_stream_describes_a_frame_and_not_itself(described: Any) -> None:
         for name, operation in operations(described).items()
         if "text/event-stream" in operation["responses"].get("200", {}).get("content", {})
     ]
-    of_runs = ["get /agent/logs/{run_id}/stream", "get /agent/events"]
-    assert streams == [*of_runs, "get /api/v1/events/stream"]
+    of_agents = "get /api/v1/agents/{agent_id}/stream"
+    of_runs = ["get /agent/logs/{run_id}/stream", "get /agent/events", of_agents]
+    assert set(streams) == {*of_runs, "get /api/v1/events/stream"}
     for name in streams:
         content = operations(described)[name]["responses"]["200"]["content"]
         assert list(content) == ["text/event-stream"]
@@ -339,7 +368,8 @@ def test_the_codes_of_problems_are_those_that_the_code_can_answer() -> None:
 
 def test_the_codes_of_reasons_are_those_that_explanations_give() -> None:
     names = {"WAITS_FOR_MODEL_SLOT", "WAITS_FOR_MODEL_TOKENS", "WAITS_FOR_EVENT", "WAITS_FOR_RUN"}
-    found = {arguments[0] for name, arguments in calls("app/explanation.py") if name == "Reason"}
+    files = ("app/explanation.py", "app/agents/explanation.py")
+    found = {arguments[0] for file in files for name, arguments in calls(file) if name == "Reason"}
     assert {code for code in found if code} | {name.lower() for name in names} == set(ReasonCode)
 
 

@@ -10,10 +10,9 @@ import pytest
 
 from app.context import ApiContext
 from app.edge.turns import AT_ONCE
-from app.routes import logs
 from app.streams import hub
 from app.streams.buffer import Watcher
-from app.streams.sse import Position, stream
+from app.streams.sse import History, Position, stream
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import RunStatus
 from backplane.redis.keys import Keys
@@ -141,12 +140,12 @@ async def test_streams_that_look_for_an_event_of_the_future_hold_up_no_other_cal
 ) -> None:
     run_id, looks, go = await person.make("create"), list[int](), asyncio.Event()
 
-    async def look(_: ApiContext, __: str, cursor: int) -> int:
+    async def look(_: History, __: str, cursor: int) -> int:
         looks.append(cursor)
         await go.wait()
         return 0
 
-    monkeypatch.setattr(logs, "_caught_up", look)
+    monkeypatch.setattr(History, "caught_up", look)
     path, headers = f"/agent/logs/{run_id}/stream", {"Last-Event-ID": "9999"}
     looking = [asyncio.create_task(person.http.get(path, headers=headers)) for _ in range(2 * AT_ONCE)]
     try:
