@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Response
 
 from app.auth import Admin, CurrentUser
 from app.context import ApiContext, ContextOf
@@ -38,6 +38,12 @@ async def create_agent_pool(new: NewPool, _: Admin, context: ContextOf) -> PoolV
     if not await pools.create(pool):
         raise Conflict(f"there is a pool {new.name} already; PATCH /api/v1/agents/pools/{new.name} changes it")
     return await _view(context, new.name)
+
+
+@router.api_route("/api/v1/agents/pools", methods=["PATCH", "DELETE"], include_in_schema=False)
+async def take_pools_for_no_agent(_: CurrentUser) -> None:
+    """`pools` would be read as an agent's id else."""
+    raise HTTPException(405)
 
 
 @router.patch("/api/v1/agents/pools/{pool}", responses=responses(403, 404, 422))
