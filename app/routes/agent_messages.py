@@ -110,7 +110,7 @@ async def stream_agent(
         str | None, Header(description="The id of the last event that was received; goes before `after`.")
     ] = None,
 ) -> Response:
-    """Follow all turns of an agent by server-sent events, one turn after the other, without an end."""
+    """Follow all turns of an agent by server-sent events. One turn after the other, without an end."""
     cursor = TurnCursor(0, 0)
     if last_event_id:
         cursor = turn_cursor(last_event_id, "Last-Event-ID")

@@ -14,6 +14,7 @@ class ProblemCode(StrEnum):
     # The platform's own, as `backplane.errors` and its rooms name them.
     AGENT_BUSY = "agent_busy"
     AGENT_TERMINATED = "agent_terminated"
+    ASK_CIRCLE = "ask_circle"
     BUDGET_EXHAUSTED = "budget_exhausted"
     CONFLICT = "conflict"
     FILES_GONE = "files_gone"
