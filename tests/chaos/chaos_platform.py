@@ -187,7 +187,7 @@ async def _until_ready(platform: Platform, workers: int) -> None:
             return answer.status_code == 200 and answer.json()["workers"] >= workers
         return False
 
-    if not await within(30.0, ready):
+    if not await within(90.0, ready):
         logs = [path.read_text(errors="replace")[-1500:] for path in sorted(platform.folder.glob("*.log"))]
         raise RuntimeError("the platform did not start:\n" + "\n".join(logs))
 

@@ -91,7 +91,7 @@ class MailboxDriver:
 
     async def run(self) -> MailboxOutcome:
         scenario = self._scenario
-        if not await within(30.0, self._processes_are_there):
+        if not await within(90.0, self._processes_are_there):
             raise RuntimeError(f"the processes of the pool did not start; their logs are in {self._platform.folder}")
         for name in (*self._relays, *self._oracles):
             agent = await self._post(f"/api/v1/agents/pools/{POOL}/agents", {"name": name})
