@@ -202,11 +202,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0, help="how long faults are injected")
     parser.add_argument("--tokens", type=int, default=1500, help="each of ten to some sixty messages")
     parser.add_argument("--processes", type=int, default=3, help="of the pool")
+    parser.add_argument("--recover", type=float, default=120.0, help="seconds after that until all must be answered")
     parser.add_argument("--calm", action="store_true", help="without faults")
     arguments = parser.parse_args()
     faults = [] if arguments.calm else schedule(arguments.seed, arguments.seconds, LEASE_SECONDS)
     scenario = MailboxScenario(
-        arguments.seed, arguments.tokens, arguments.seconds, faults, processes=arguments.processes
+        arguments.seed,
+        arguments.tokens,
+        arguments.seconds,
+        faults,
+        processes=arguments.processes,
+        recover_seconds=arguments.recover,
     )
     folder = Path(tempfile.mkdtemp(prefix="agent-chaos-"))
     folder.chmod(0o755)
