@@ -90,8 +90,9 @@ async def run_chaos(scenario: Scenario, servers: Servers, folder: Path) -> Outco
         )
         for number in range(1, 1 + scenario.workers)
     ]
+    settings = {"HANDLERS_FILE": str(Path(__file__).with_name("carried_out_by_handler.py")), **scenario.settings}
     with ThreadPoolExecutor(1, thread_name_prefix="servers") as thread:
-        async with running_platform(servers, folder, thread, parts, scenario.settings) as platform:
+        async with running_platform(servers, folder, thread, parts, settings) as platform:
             return await Driver(scenario, platform).run()
 
 
@@ -114,6 +115,14 @@ def _step(label: str, id: str, kind: str, draw: random.Random, step_seconds: Seq
     seconds, lines = draw.choice(step_seconds), draw.choice((0, 3, 40))
     arguments = {"run": label, "step": id, "seconds": seconds, "lines": lines}
     return {"id": id, "tool": "mark", "arguments": arguments, "repeatable": kind == "repeatable"}
+
+
+def _step_named(id: str, plan: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The step of this id; an effect of a handler has its number in the id."""
+    number, dot, _ = id.partition(".")
+    if dot and number.isdigit():
+        return plan[int(number) - 1]
+    return next(step for step in plan if step["id"] == id)
 
 
 def planned(step: Mapping[str, Any]) -> PlannedStep:
@@ -162,7 +171,7 @@ class Driver:
         await asyncio.sleep(scenario.submit_seconds * number / scenario.runs)
         plan = plan_of(label, draw, scenario.step_seconds)
         queue = "default" if number % 3 else "side"
-        run_id = await self._submit(label, plan, queue, in_two=draw.random() < 0.3)
+        run_id = await self._submit(label, plan, queue, in_two=draw.random() < 0.3, by_handler=number % 4 == 1)
         is_cancelled = draw.random() < scenario.cancels_per_run
         self._submitted.append(Submitted(label, run_id, plan, is_cancelled))
         watchers = []
@@ -178,9 +187,13 @@ class Driver:
                 cancel = {"action": "cancel", "run_id": run_id}
                 tasks.create_task(_later(draw.uniform(0.0, 1.5), lambda: self._act(cancel)))
 
-    async def _submit(self, label: str, plan: Sequence[dict[str, Any]], queue: str, *, in_two: bool) -> str:
+    async def _submit(
+        self, label: str, plan: Sequence[dict[str, Any]], queue: str, *, in_two: bool, by_handler: bool
+    ) -> str:
         action = "create" if in_two else "run"
-        body = {"action": action, "prompt": label, "queue": queue, "plan": {"steps": list(plan)}}
+        body: dict[str, Any] = {"action": action, "queue": queue, "prompt": label, "plan": {"steps": list(plan)}}
+        if by_handler:
+            body = {"action": action, "queue": queue, "handler": "chaos-plan", "input": list(plan)}
         answer = await self._act(body, key=label)
         run_id: str = answer["run_id"]
         if in_two:
@@ -219,7 +232,7 @@ class Driver:
         submitted = next((one for one in self._submitted if one.run_id == run.id), None)
         if submitted is None or run.error is None:
             return
-        step = next(step for step in submitted.plan if step["id"] == run.error.step)
+        step = _step_named(str(run.error.step), submitted.plan)
         label, id = submitted.label, step["id"]
         if step["tool"] == "mark":
             was_done = any((mark.label, mark.step) == (label, id) for mark in marks.read(self._platform.marks))
