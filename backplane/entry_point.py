@@ -16,12 +16,14 @@ from backplane.errors import InvalidInput, PlatformError
 from backplane.process import log as process_log
 from backplane.process import log_stream
 from backplane.process.loop_watchdog import watched
+from backplane.process.supervisor import keep_descriptors_from_children
 from backplane.settings import Settings
 
 
 def settings_at_start() -> Settings | None:
     """None when they cannot be used: what to do is on stderr, and the process ends with status 2."""
     log_stream.keep_standard_descriptors()
+    keep_descriptors_from_children()
     try:
         ensure_utf8()
         return read_settings()

@@ -38,6 +38,17 @@ if os.getppid() != int(parent):
 os.execvp(argv[0], argv)
 """
 
+
+def keep_descriptors_from_children() -> None:
+    """Let no child of this process have the files that whoever started it left open for it: a lock of a shell, a socket
+    of a service manager. uvloop closes none of them in a child, so a command in a sandbox could write to them. Python's
+    own files are none of a child's already."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # that of this list is closed by now
+                os.set_inheritable(int(name), False)
+
+
 Report = Callable[[str, str], None]
 """Takes what happened (`ended`, `not_started`, `started`) and a sentence about it."""
 

@@ -1,5 +1,6 @@
-"""Each process has the credentials that it needs, and no others."""
+"""Each process has the credentials and the open files that it needs, and no others."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,9 +8,15 @@ import pytest
 from pydantic import SecretStr
 
 from backplane.credentials import CREDENTIALS, credentials_withheld_from
+from backplane.process.supervisor import keep_descriptors_from_children
 from backplane.settings import Settings
 from tests.e2e.test_agentctl_up import descendants, up
+from tests.integration.worker.conftest import isolated
+from tests.platform.workers import Platform, WorkerProcess
 from tests.ports import own_port
+from tests.submitted import shell
+
+__all__ = ["isolated"]
 
 KEYS = {
     "SECRETS_KEY": "c2VjcmV0cy1rZXktc2VjcmV0cy1rZXktc2VjcmV0cy0=",
@@ -67,3 +74,25 @@ def environments_of(pid: int, process: str) -> list[dict[str, str]]:
         for child, command in descendants(pid).items()
         if marks[process] in command and others not in command and "backplane.input.parsing" not in command
     ]
+
+
+def test_what_a_process_was_left_open_is_none_of_its_childrens(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as left_open:
+        os.set_inheritable(left_open.fileno(), True)
+        keep_descriptors_from_children()
+        assert not os.get_inheritable(left_open.fileno())
+
+
+@pytest.mark.slow
+async def test_a_command_in_a_sandbox_cannot_write_to_a_file_that_its_worker_was_left_open(
+    isolated: None, platform: Platform, tmp_path: Path
+) -> None:
+    with (tmp_path / "lock").open("w") as left_open:
+        process = WorkerProcess(platform.settings, platform.scratch, left_open=[left_open.fileno()])
+        try:
+            await process.start()
+            script = "for file in /proc/self/fd/*; do echo hacked > $file; done; true"
+            await platform.completed(await platform.submit(shell("a", script)))
+        finally:
+            await process.kill()
+    assert (tmp_path / "lock").read_text() == ""

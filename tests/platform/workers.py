@@ -233,7 +233,8 @@ async def worker(settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
 
 
 class WorkerProcess:
-    """`python -m worker` with these settings, or another module that works as that does."""
+    """`python -m worker` with these settings, or another module that works as that does. `left_open`: files that it
+    inherits."""
 
     def __init__(
         self,
@@ -243,6 +244,7 @@ class WorkerProcess:
         module: str = "worker",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        left_open: Sequence[int] = (),
     ) -> None:
         self.environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "KUBECONFIG") if name in os.environ},
@@ -253,6 +255,7 @@ class WorkerProcess:
         }
         self._module = module
         self._arguments = arguments
+        self._left_open = left_open
         self._scratch = scratch
         self._log = scratch.parent / "workers.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -270,6 +273,7 @@ class WorkerProcess:
                 env=self.environment,
                 stdout=output,
                 stderr=output,
+                pass_fds=self._left_open,
             )
         await self.until_logged("worker ready")
 
