@@ -1,20 +1,26 @@
 """Every error that one package raises for another, in one small tree.
 
-    PlatformError ├── Refused             asked for something that cannot be; asking again gives the same answer │   ├──
-    InvalidInput        a value is outside what is accepted; `field` names it │   │   ├── InvalidPlan         a plan
-    that cannot be carried out │   │   ├── InvalidPath         a file name that the workspace cannot hold │   │   └──
-    PromptNotUnderstood no planner can turn the prompt into a plan │   ├── Unauthenticated     no token, or one that is
-    not known │   ├── Forbidden           the tier does not allow it │   ├── NotFound            it does not exist, or
-    belongs to someone else │   ├── BudgetExhausted     what it would cost is more than is left │   ├── Conflict
-    it exists, in a state that does not allow this │   └── TooLarge            over a limit; the message names the limit
-    and its setting ├── Unavailable         a part of the platform does not answer; the same call may succeed later │
-    └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds ├── PartRefuses
-    a part answers, and has refused for too long; only an operator can mend that ├── RateLimited         called too
-    often; the same call is taken after `retry_after` seconds │   ├── TooManyStreams      as many streams of the user
-    are open as may be │   ├── TooManyTransfers    as many files of the user are on their way as may be │   └──
-    TooManyJobs         as many bulk actions and exports of the user are not over as may be ├── ModelError          a
-    model gave no answer that can be used (`worker.llm.base` has its kinds) └── Superseded          another worker has
-    the run now; whoever sees this stops writing
+    PlatformError
+    ├── Refused             asked for something that cannot be; asking again gives the same answer
+    │   ├── InvalidInput        a value is outside what is accepted; `field` names it
+    │   │   ├── InvalidPlan         a plan that cannot be carried out
+    │   │   ├── InvalidPath         a file name that the workspace cannot hold
+    │   │   └── PromptNotUnderstood no planner can turn the prompt into a plan
+    │   ├── Unauthenticated     no token, or one that is not known
+    │   ├── Forbidden           the tier does not allow it
+    │   ├── NotFound            it does not exist, or belongs to someone else
+    │   ├── BudgetExhausted     what it would cost is more than is left
+    │   ├── Conflict            it exists, in a state that does not allow this
+    │   └── TooLarge            over a limit; the message names the limit and its setting
+    ├── Unavailable         a part of the platform does not answer; the same call may succeed later
+    │   └── QueueFull           as many runs wait as may; there is room again after `retry_after` seconds
+    ├── PartRefuses         a part answers, and has refused for too long; only an operator can mend that
+    ├── RateLimited         called too often; the same call is taken after `retry_after` seconds
+    │   ├── TooManyStreams      as many streams of the user are open as may be
+    │   ├── TooManyTransfers    as many files of the user are on their way as may be
+    │   └── TooManyJobs         as many bulk actions and exports of the user are not over as may be
+    ├── ModelError          a model gave no answer that can be used (`worker.llm.base` has its kinds)
+    └── Superseded          another worker has the run now; whoever sees this stops writing
 
 The tree says what may be tried again; `app.errors` says which HTTP status that is. `code` is stable: clients match on
 it. Messages are for people, say what to do next, and never contain a secret.
