@@ -40,8 +40,6 @@ AGENT_MANAGE_SECONDS = 1.0
 statements."""
 AGENT_PROCESS_EMPTY_SECONDS = 60.0
 """How long a process stands empty before it is ended: a start takes two seconds, so this spares most of them."""
-AGENT_PROCESS_START_SECONDS = 60.0
-"""How long a process that was started counts as one that is coming. On a busy machine a start takes ten."""
 AGENT_DATABASE_POOL_SIZE = 3
 AGENT_DATABASE_POOL_OVERFLOW = 5
 """DATABASE_POOL_SIZE and _OVERFLOW of a pool process, where they are not set: there may be many of them."""
@@ -170,7 +168,7 @@ NEVER_SETTINGS = frozenset(
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_PROCESS_LEASE_SECONDS", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
-        *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS", "AGENT_PROCESS_START_SECONDS"),
+        *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS"),
         *("AGENT_DATABASE_POOL_SIZE", "AGENT_DATABASE_POOL_OVERFLOW"),
         *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
     }

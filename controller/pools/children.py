@@ -26,7 +26,6 @@ from backplane.process.supervisor import (
     python_module,
     stop_together,
 )
-from backplane.settings import fixed
 from controller.pools.launcher import Launcher
 
 LAST_WORDS_SECONDS = 8.0
@@ -60,6 +59,7 @@ class ChildLauncher(Launcher):
         self._grace = grace_seconds
         self._logs = logs
         self._environment = child_environment(variables)
+        self._entered: set[int] = set()
         self._children: dict[str, dict[int, tuple[ChildProcess, float]]] = defaultdict(dict)
         self._watching: set[asyncio.Task[None]] = set()
         self._failures: dict[str, _Failures] = defaultdict(_Failures)
@@ -73,8 +73,10 @@ class ChildLauncher(Launcher):
     async def coming(self, pool: str, entered: Sequence[PoolProcess]) -> int:
         # A process's id is its host's name, its pid and some random digits.
         there = {one.id.rsplit("-", 2)[1] for one in entered if one.node == socket.gethostname()}
-        young = time.monotonic() - fixed.AGENT_PROCESS_START_SECONDS
-        return sum(started > young and str(pid) not in there for pid, (_, started) in self._children[pool].items())
+        running = self._children[pool]
+        self._entered |= {pid for pid in running if str(pid) in there}
+        # One that was there before and is not any more stands still: another takes its agents.
+        return len(running.keys() - self._entered)
 
     async def start(self, pool: Pool, count: int, wanted: int) -> None:
         if pause := self._failures[pool.name].seconds_left:
@@ -105,6 +107,7 @@ class ChildLauncher(Launcher):
     async def _watch(self, pool: str, child: ChildProcess, pid: int) -> None:
         code = await child.exited()
         _, started = self._children[pool].pop(pid)
+        self._entered.discard(pid)
         if self._closing or code == 0:
             log.info("a process of a pool has ended", pool=pool, pid=pid)
             return

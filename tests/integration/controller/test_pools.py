@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from backplane.process.tasks import end
 from backplane.resources import Resources
 from backplane.settings import fixed
 from controller.metrics import ControllerMetrics
+from controller.pools import children
 from controller.pools.children import ChildLauncher
 from controller.pools.launcher import Launcher
 from controller.pools.service import pool_loop
@@ -178,6 +181,25 @@ async def test_of_two_loops_one_starts_processes(platform: Platform) -> None:
 
 
 # --- children ---
+
+
+async def test_children_that_have_not_entered_themselves_are_coming_and_lost_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(children, "python_module", lambda *_: ["sleep", "600"])
+    now, host = datetime.now(UTC), socket.gethostname()
+    pool = Pool(POOL, "developer", now)
+    launcher = ChildLauncher(grace_seconds=1.0, logs=tmp_path, variables={})
+    try:
+        await launcher.start(pool, 2, 2)
+        one, _ = launcher.pids[POOL]
+        entered = PoolProcess(f"{host}-{one}-ab", POOL, host, 10, now, now, now)
+        assert await launcher.coming(POOL, []) == 2
+        assert await launcher.coming(POOL, [entered]) == 1
+        assert await launcher.coming(POOL, []) == 1
+        assert await launcher.coming("another", []) == 0
+    finally:
+        await launcher.close()
 
 
 def child_launcher(platform: Platform, logs: Path) -> ChildLauncher:
