@@ -78,7 +78,7 @@ async def show_run(run_id: RunId, user: CurrentUser, context: ContextOf) -> RunV
     store = context.resources.store
     run = await store.runs.get(user.id, run_id)
     steps = await store.journal.steps(run_id)
-    left_out = max(len(steps) - STEPS_SHOWN, 0) if run.handler is not None else 0
+    left_out = max(len(steps) - STEPS_SHOWN, 0) if run.is_of_code else 0
     failures = await store.dead_letters.failures(run_id)
     standing = await standing_of(context, run)
     return RunView(

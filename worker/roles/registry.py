@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -73,7 +74,7 @@ class RoleRegistry:
 def installed_roles(folder: str = "", found: Iterable[EntryPoint] | None = None) -> RoleRegistry:
     """Those that come along, of all installed packages (or of the entry points given), and of the folder, where one is
     named. Raises PluginRefused."""
-    roles = [RegisteredRole(ModelRole(read_role_file(file)), _digest(file)) for file in sorted(BUILT_IN.glob("*.yaml"))]
+    roles = list(_built_in())
     installed = entry_points(group=GROUP) if found is None else found
     for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
         where = f"{entry_point.name} = {entry_point.value} of {package_of(entry_point)}"
@@ -88,6 +89,12 @@ def installed_roles(folder: str = "", found: Iterable[EntryPoint] | None = None)
         return RoleRegistry(roles)
     except ValueError as error:
         raise _refused("of this worker", str(error)) from None
+
+
+@cache
+def _built_in() -> tuple[RegisteredRole, ...]:
+    files = sorted(BUILT_IN.glob("*.yaml"))
+    return tuple(RegisteredRole(ModelRole(read_role_file(file)), _digest(file)) for file in files)
 
 
 def _roles_of_folder(folder: Path) -> list[RegisteredRole]:
