@@ -22,12 +22,20 @@ _STEP_ID_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class OpenEffect:
-    """An effect that is to be carried out. `noted`: what it has noted of itself before (`StepJournal.note`)."""
+    """An effect that is to be carried out. `noted`: what it has noted of itself before (`StepJournal.note`), since it
+    last failed. `round`: how often it has failed."""
 
     step: Step
     request: EffectRequest
     journal: StepJournal
     noted: Mapping[str, Any] | None
+    round: int
+
+    @classmethod
+    def of(cls, step: Step, request: EffectRequest, journal: StepJournal) -> "OpenEffect":
+        record = journal.records[step.id]
+        result = record.result or {}
+        return cls(step, request, journal, None if "error" in result or not result else result, record.failed_tries)
 
 
 CarryOut = Callable[[OpenEffect], Awaitable[None]]

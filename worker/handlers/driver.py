@@ -348,7 +348,7 @@ class HandlerDriver:
             if carry_out is None:
                 await self._runner.run(step)
             else:
-                await carry_out(OpenEffect(step, request, self._runner.journal, self.records[step.id].result))
+                await carry_out(OpenEffect.of(step, request, self._runner.journal))
         except StepFailed:
             return
         except BudgetExhausted as error:

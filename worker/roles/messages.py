@@ -71,12 +71,14 @@ class SentMessages:
         if effect.noted is not None:
             return str(effect.noted["value"])
         step = effect.step
+        # An effect that failed, and is carried out again by a retry, sends another message.
+        sent_as = f"{step.id}\n{effect.round}" if effect.round else step.id
         try:
             message = await self._message(effect, is_question=is_question)
             await effect.journal.note(
                 step,
                 given(message.id),
-                lambda transaction: transaction.send_message(step.id, message, mailbox_max=fixed.AGENT_MAILBOX_MAX),
+                lambda transaction: transaction.send_message(sent_as, message, mailbox_max=fixed.AGENT_MAILBOX_MAX),
             )
         except _NotSent as error:
             await effect.journal.fail(step, replace(error.error, step=step.id))

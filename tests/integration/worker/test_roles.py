@@ -178,6 +178,19 @@ async def test_of_two_that_close_a_circle_at_the_same_moment_one_gets_its_answer
     assert sorted(value.split(":")[0] for value in values) in (["ask_circle", "heard"], ["heard", "heard"])
 
 
+async def test_a_retry_of_a_turn_that_failed_of_a_question_asks_again(team: Team, tmp_path: Path) -> None:
+    needed = {"do": "need", "file": str(tmp_path / "needed")}
+    run_id = await team.sent("ada", data={"do": "ask-and-fail", "agent": "bob", "data": needed}, max_retries=0)
+    failed = await team.ended(run_id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.step) == ("ask_failed", "1.ask-bob")
+    (tmp_path / "needed").touch()
+    await team.platform.submission.retry(team.platform.user, run_id, uncertain_step_is_done=False)
+    run = await team.platform.until(run_id, RunStatus.COMPLETED)
+    assert (run.result or {})["value"] == "heard: hello"
+    assert await team.platform.resources.store.agent_messages.of_turn(team.agents["bob"].id, 2) is not None
+
+
 async def test_a_message_to_itself_is_the_next_turn_and_a_chain_of_them_has_an_end(team: Team) -> None:
     endless: dict[str, Any] = {"do": "send", "agent": "ada"}
     for _ in range(11):

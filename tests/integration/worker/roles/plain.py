@@ -52,6 +52,11 @@ class Scripted(Role):
                     )
                 except StepError as error:
                     return f"{error.code}: {error.message}"
+            case "ask-and-fail":
+                return await agent.ask(data["agent"], "hello", data["data"])
+            case "need":
+                if not Path(data["file"]).exists():
+                    raise LookupError("the file is missing")
             case "ask-all":
                 return await agent.gather(*(agent.ask(name, "hello", one) for name, one in data["questions"]))
             case "send":
