@@ -107,7 +107,8 @@ def _open_files(
         _warn(events, line)
 
     async def journal_of(run_id: str) -> Sequence[StepRecord]:
-        return await until_available(lambda: resources.store.journal.steps(run_id, with_files=True))
+        """Of this turn of the run's agent, and of those after it."""
+        return await until_available(lambda: resources.store.journal.of_turns_since(run.workspace_id, run_id))
 
     def warn_away(error: Unavailable, pause: float) -> None:
         _warn_away(events, error, pause)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, or_, select
 
 from backplane.domain.steps import StepRecord, StepStatus
 from backplane.store.database import Database
 from backplane.store.identity import STEP_PARENT, STEP_ROUND
-from backplane.store.tables import run_tools, steps
+from backplane.store.tables import run_tools, runs, steps
 
 _FILES = ("files", "attributes")
 _RECORDED: dict[str, ColumnElement[Any]] = {
@@ -45,6 +45,19 @@ class Journal:
         """The run's steps, in the order in which they are carried out; empty before there is a plan."""
         return await self._database.read(lambda connection: records_of(connection, run_id, with_files=with_files))
 
+    async def of_turns_since(self, agent_id: str, run_id: str) -> list[StepRecord]:
+        """The steps that changed files in this turn of an agent and in those after it, with their files. Empty where
+        the turn is not there any more."""
+        first = select(runs.c.turn).where(runs.c.id == run_id).scalar_subquery()
+        query: Select[Any] = (
+            select(*_RECORDED.values())
+            .join(runs, runs.c.id == steps.c.run_id)
+            .where(runs.c.agent_id == agent_id, runs.c.turn >= first)
+            .where(or_(steps.c.files.is_not(None), steps.c.attributes.is_not(None)))
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_record_of(row) for row in rows]
+
     async def tools(self, run_id: str) -> list[dict[str, Any]]:
         """The tools of MCP servers that the run was offered when it was last claimed, as {"name", "description",
         "parameters", "risk", "repeatable"}; empty where there were none, or too large ones."""
@@ -56,4 +69,8 @@ def records_of(connection: Connection, run_id: str, *, with_files: bool = False)
     """`with_files`: also `files` and `attributes`, which may take 100 MiB and more; without, they are None."""
     columns = [column for name, column in _RECORDED.items() if with_files or name not in _FILES]
     query = select(*columns).where(steps.c.run_id == run_id).order_by(steps.c.position)
-    return [StepRecord(**{**row._asdict(), "status": StepStatus(row.status)}) for row in connection.execute(query)]
+    return [_record_of(row) for row in connection.execute(query)]
+
+
+def _record_of(row: Row[Any]) -> StepRecord:
+    return StepRecord(**{**row._asdict(), "status": StepStatus(row.status)})

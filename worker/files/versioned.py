@@ -102,7 +102,7 @@ class EarlierSteps:
     whether files may have been changed already, by the worker that had the run before, or by `restore`.
 
     `turn`: the run's id, where it is a turn of an agent, whose files other turns had before. `journal_of` gives the
-    steps of one of these."""
+    steps of one of these, and of those after it."""
 
     journal: Sequence[StepRecord]
     begun: bool
@@ -284,9 +284,9 @@ class VersionedWorkspace(Workspace):
             return {}, 0
         stored = sum(total_bytes(decoded(record.attributes or {})) for record in self._journal)
         beginning = await self._beginning_before()
-        if beginning is None and self._earlier.turn is not None:
-            return dict(self._inherited), 0
-        return attributes_after(beginning or Beginning({}), self._journal), stored
+        if beginning is None:
+            beginning = Beginning({}, attributes=encoded(self._inherited))
+        return attributes_after(beginning, self._journal), stored
 
     async def _beginning_before(self) -> Beginning | None:
         """What was noted of the run's beginning before this worker had it."""

@@ -11,7 +11,7 @@ from backplane.domain.runs import Run
 if TYPE_CHECKING:
     from worker.roles.turn import AgentTurn
 
-SenderKind = Literal["person", "agent", "event", "schedule"]
+SenderKind = Literal["person", "agent", "event"]
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -28,9 +28,8 @@ class MessageSender:
     def of(cls, run: Run) -> Self:
         origin = run.origin or {}
         kind: SenderKind = "person"
-        for known in ("agent", "event", "schedule"):
-            if origin.get("kind") == known:
-                kind = known
+        if origin.get("kind") in ("agent", "event"):
+            kind = origin["kind"]
         return cls(kind, str(origin.get("name", "")), origin.get("agent_id"))
 
     def __str__(self) -> str:

@@ -102,6 +102,9 @@ async def test_files_of_an_agent_are_there_in_its_next_turn_as_they_were_left(te
     assert await team.answer("ada", data=wrote) == "hello\n755\n"
     assert await team.answer("ada") == "heard: hello"
     assert await team.answer("ada", data={"do": "files", "path": "run.sh"}) == "hello\n755\n"
+    only_its_mode = {"do": "files", "mode": 700, "path": "run.sh"}
+    assert await team.answer("ada", data=only_its_mode) == "hello\n700\n"
+    assert await team.answer("ada", data={"do": "files", "path": "run.sh"}) == "hello\n700\n"
     assert await team.answer("bob", data={"do": "files", "path": "run.sh"}, max_retries=0) == "command_failed"
 
 

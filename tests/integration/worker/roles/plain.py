@@ -74,6 +74,8 @@ class Scripted(Role):
             case "approve":
                 return await agent.approve("Go on?")
             case "files":
+                if "mode" in data:
+                    await agent.tool("shell", script=f"chmod {data['mode']} {data['path']}; mkdir -p empty")
                 if "write" in data:
                     await agent.tool("shell", script=f"echo {data['write']} > {data['path']}; chmod 755 {data['path']}")
                 return (await agent.tool("shell", script=f"cat {data['path']}; stat -c %a {data['path']}")).output
