@@ -1,7 +1,8 @@
 """Which agents need a process and have none: those that have something to do, and those that were just made.
 
 Agents that sleep cost nothing here: the look goes from one agent with a message in its mailbox to the next, by an
-index, and not over all agents, and passes over the other messages of each.
+index, and not over all agents, and passes over the other messages of each. Runs without an agent cost nothing either:
+where a CROSS JOIN stands, SQLite reads the agents before the runs.
 """
 
 from datetime import datetime, timedelta
@@ -31,8 +32,8 @@ _NEEDING = f"""{WITH_MAIL}, needing AS (
   WHERE a.process_id IS NULL AND a.open_run_id IS NULL AND a.paused_at IS NULL AND a.terminated_at IS NULL
   UNION ALL
   SELECT a.id, a.pool, a.number, a.last_active_at, r.priority
-  FROM agents a JOIN runs r ON r.id = a.open_run_id
-  WHERE a.open_run_id IS NOT NULL AND a.process_id IS NULL AND a.terminated_at IS NULL
+  FROM agents a CROSS JOIN runs r
+  WHERE r.id = a.open_run_id AND a.open_run_id IS NOT NULL AND a.process_id IS NULL AND a.terminated_at IS NULL
     AND (r.status = 'running' OR (r.status = 'queued' AND r.queued_at < :soon))
   UNION ALL
   SELECT a.id, a.pool, a.number, a.last_active_at, -1 FROM agents a

@@ -43,8 +43,9 @@ _EXPIRED = (
 )
 _LEFT_BEHIND = text(
     f"""{WITH_MAIL}
-SELECT r.id FROM agents a JOIN runs r ON r.id = a.open_run_id
-WHERE a.open_run_id IS NOT NULL AND a.terminated_at IS NOT NULL AND r.status IN ('queued', 'waiting')
+SELECT r.id FROM agents a CROSS JOIN runs r
+WHERE r.id = a.open_run_id AND a.open_run_id IS NOT NULL AND a.terminated_at IS NOT NULL
+  AND r.status IN ('queued', 'waiting')
 UNION
 SELECT r.id FROM mail JOIN agents a ON a.id = mail.agent_id JOIN runs r ON r.agent_id = a.id
 WHERE a.terminated_at IS NOT NULL AND r.in_mailbox AND r.parent_id IS NOT NULL
