@@ -154,9 +154,9 @@ def memory_kib(process: subprocess.Popen[bytes]) -> int:
     raise RuntimeError("this kernel does not say how much memory a process has")
 
 
-def first_events(started: Platform, client: Client, agents: Sequence[str]) -> list[float]:
+def first_events(started: Platform, agents: Sequence[str]) -> list[float]:
     """Seconds from sending a message to the event that its turn is running, at a watcher of the run's stream."""
-    seconds = []
+    seconds, client = [], Client(started)
     for agent in agents:
         began = time.perf_counter()
         run_id = client.message(agent)
@@ -170,6 +170,7 @@ def first_events(started: Platform, client: Client, agents: Sequence[str]) -> li
             for line in response:
                 if line.startswith(b"event: end"):
                     break
+    client.close()
     return seconds
 
 
@@ -216,6 +217,9 @@ def measured(kind: str) -> tuple[dict[str, object], list[Goal]]:
         HANDLERS_FILE=str(FOLDER / "_empty_steps.py"),
         AGENT_LAUNCHER="none",
         RUN_LOG_LINES_PER_SECOND="0",
+        QUEUE_MAX_WAITING="0",
+        QUEUE_MAX_WAITING_ALL="0",
+        USER_CONCURRENCY_STANDARD="0",
     )
     with started_with as started, contextlib.closing(Client(started)) as client:
         database = Database(started)
@@ -235,9 +239,9 @@ def measured(kind: str) -> tuple[dict[str, object], list[Goal]]:
                 if count == 1:
                     before = memory_kib(processes[0])
                     some = agents[:LATENCY_MESSAGES]
-                    waking = spread(first_events(started, client, some))
+                    waking = spread(first_events(started, some))
                     values["asleep"] = waking
-                    values["idle"] = spread(first_events(started, client, some))
+                    values["idle"] = spread(first_events(started, some))
                 rate_of(started, database, messages_to(agents, AGENTS))  # places them all
                 one = rate_of(started, database, messages_to(agents[:1], ONE_AGENT_MESSAGES))
                 rates[count] = rate_of(started, database, messages_to(agents, MESSAGES))
