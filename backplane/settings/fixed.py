@@ -43,6 +43,9 @@ AGENT_PROCESS_EMPTY_SECONDS = 60.0
 AGENT_DATABASE_POOL_SIZE = 3
 AGENT_DATABASE_POOL_OVERFLOW = 5
 """DATABASE_POOL_SIZE and _OVERFLOW of a pool process, where they are not set: there may be many of them."""
+AGENT_TURNS_AT_ONCE = 50
+"""Turns that a process carries out at once, however many agents it has: its connections to the database are few, and
+more turns would wait for one for longer than a call may take."""
 AGENT_REPAIR_SECONDS = 5.0
 """How often a controller looks for agents whose next message was not opened, and for messages whose time is up."""
 AGENT_REPAIR_BATCH = 200
@@ -168,7 +171,7 @@ NEVER_SETTINGS = frozenset(
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_PROCESS_LEASE_SECONDS", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
-        *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS"),
+        *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS", "AGENT_TURNS_AT_ONCE"),
         *("AGENT_DATABASE_POOL_SIZE", "AGENT_DATABASE_POOL_OVERFLOW"),
         *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
     }

@@ -73,7 +73,7 @@ class PoolSource(Source):
         await until_available(self._register, waiting)
         await self._log_ranges()
         await self._place_waiting()
-        return Registration(process.worker_id, self._capacity, ())
+        return Registration(process.worker_id, min(self._capacity, fixed.AGENT_TURNS_AT_ONCE), ())
 
     async def run(self, consumer: Consumer) -> None:
         await run_together(listen=self._listen(), renew=self._renew(consumer))

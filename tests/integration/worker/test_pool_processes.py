@@ -6,16 +6,18 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from backplane.agents.base import DRAIN
-from backplane.domain.agents import Agent
+from backplane.domain.agents import Agent, Pool
 from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.errors import NotFound
 from backplane.run_actions.pushing import push_again
+from backplane.settings import fixed
 from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
 from tests.submitted import new_run
 from tests.waiting import wait_until
@@ -269,3 +271,12 @@ async def test_a_process_ends_by_a_signal_with_nothing_left(
     process.signal(signal.SIGTERM)
     assert await process.ended() == os.EX_OK
     assert await places(platform) == {}
+
+
+async def test_a_process_of_many_agents_carries_out_a_bounded_number_of_turns_at_once(platform: Platform) -> None:
+    await platform.resources.store.agent_pools.put(Pool("large_pool", "developer", datetime.now(UTC), 1000))
+    with capture_logs() as logs:
+        async with pool_process(platform, "large_pool"):
+            [process] = [one.process for one in await platform.resources.store.agent_processes.all()]
+    assert process.capacity == 1000
+    assert [line["slots"] for line in logs if line["event"] == "worker ready"] == [fixed.AGENT_TURNS_AT_ONCE]
