@@ -1,5 +1,6 @@
-"""Attacks on agents: names, states, messages and cursors that nobody means, and mailboxes that somebody fills. Each gets
-a refusal that says why; nothing of it is kept, and nobody else is held up."""
+"""Attacks on agents: names, states, messages and cursors that nobody means, and mailboxes that somebody fills.
+
+Each gets a refusal that says why; nothing of it is kept, and nobody else is held up."""
 
 import asyncio
 import json
