@@ -74,6 +74,7 @@ def test_a_document_without_the_markers_is_an_error_and_not_a_table_that_nobody_
         with_table("no markers", [])
 
 
+@pytest.mark.slow
 def test_the_reference_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0, capsys.readouterr().out
 

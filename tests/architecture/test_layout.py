@@ -36,6 +36,7 @@ NAMED_BY_CALLERS = frozenset({"agentctl/commands", "app/routes"})
 IMPORTS_BY_NAME = frozenset({"agentctl/__main__.py"})
 """Where a module's name is data: the table of commands."""
 _COST = re.compile(r"\d m?s\b")
+_BEGINS_WITH_TEXT = re.compile(r'(\s*(#.*)?\n)*r?"""\S')
 EQUALS = frozenset(
     {
         "agentctl/commands",
@@ -66,8 +67,7 @@ def tree_of(text: str) -> ast.Module:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [path for path, text in modules().items() if text.strip() and not ast.get_docstring(tree_of(text))]
-    assert silent == []
+    assert [path for path, text in modules().items() if text.strip() and not _BEGINS_WITH_TEXT.match(text)] == []
 
 
 def test_no_file_is_longer_than_a_reader_can_hold_in_mind() -> None:

@@ -73,6 +73,7 @@ def test_a_file_of_handlers_is_served_at_once_and_again_after_each_change(tmp_pa
         assert serving.process.wait(LONG_SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_without_a_platform_it_says_how_to_start_one(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FILE)
     ended = agentctl("dev", "mine.py", folder=tmp_path)

@@ -208,6 +208,7 @@ def test_a_day_in_the_life_of_an_up(tmp_path: Path) -> None:
         assert last.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_come_up_is_named_and_nothing_stays(tmp_path: Path) -> None:
     nowhere = {"DATABASE_URL": "postgresql://nobody:hidden@127.0.0.1:1/none"}
     failed = agentctl("up", "--port", str(free_port()), folder=tmp_path, **nowhere)

@@ -63,6 +63,7 @@ async def test_a_download_becomes_a_file_and_links_are_listed(visitor: Visitor, 
     assert (await visitor.bench.context.workspace.get("report.csv"))[1] == b"a,b\n1,2\n"
 
 
+@pytest.mark.slow
 async def test_what_the_operator_did_not_name_cannot_be_reached_by_a_click(visitor: Visitor, site: str) -> None:
     result, said = await visitor.browse(
         site, {"do": "open", "url": f"http://{site}/"}, {"do": "click", "selector": "text=elsewhere"}, {"do": "text"}

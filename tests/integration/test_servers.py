@@ -83,6 +83,7 @@ def test_an_own_redis_that_keeps_its_data_has_it_after_a_kill(own_redis: Callabl
         assert client.get("key") == b"value"
 
 
+@pytest.mark.slow
 def test_an_own_postgres_keeps_its_data_over_a_kill(own_postgres: Callable[[], PostgresServer]) -> None:
     server = own_postgres()
     name = server.create_database()
@@ -108,6 +109,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return type(request.getfixturevalue(request.param)).__name__
 
 
+@pytest.mark.slow
 async def test_a_server_ends_when_its_test_process_is_killed(kind: str, tmp_path: Path) -> None:
     program = (
         f"import pathlib, sys; from tests.servers import {kind}\n"

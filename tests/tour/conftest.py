@@ -10,7 +10,7 @@ import pytest
 
 from backplane.settings import Settings
 from tests.integration.api.running import running
-from tests.platform.workers import QUICK, WorkerProcess, skip_without_isolation
+from tests.platform.workers import QUICK, WorkerProcess, skip_without_isolation, worker
 from tests.settings import settings_of
 
 
@@ -30,6 +30,16 @@ async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client that sends its user's token to a running API."""
     async with running(settings) as served:
         yield (await served.person()).http
+
+
+@pytest.fixture
+async def a_worker(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A worker, which works as `python -m worker` does, in this process: to start another one takes two seconds."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    async with worker(settings):
+        yield
 
 
 @pytest.fixture

@@ -6,11 +6,8 @@ that happens on the way is an event, and `GET /agent/logs/{run_id}/stream` gives
 server-sent events. After the event `end` nothing more comes, and the stream ends by itself.
 """
 
-from collections.abc import Awaitable, Callable
-
 import httpx
 
-from tests.platform.workers import WorkerProcess
 from tests.tour.watching import watch
 
 PROMPT = """\
@@ -28,11 +25,7 @@ wc -w < words.txt
 """
 
 
-async def test_a_run_goes_from_its_prompt_to_the_end_of_its_stream(
-    api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
-    await start_worker()
-
+async def test_a_run_goes_from_its_prompt_to_the_end_of_its_stream(api: httpx.AsyncClient, a_worker: None) -> None:
     answer = await api.post("/agent/execute", json={"action": "run", "prompt": PROMPT})
     assert answer.status_code == 201
     run_id = answer.json()["run_id"]

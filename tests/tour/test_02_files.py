@@ -5,11 +5,8 @@ files that the steps before it left, and what it changes is kept when it succeed
 part of one can be asked for.
 """
 
-from collections.abc import Awaitable, Callable
-
 import httpx
 
-from tests.platform.workers import WorkerProcess
 from tests.tour.watching import watch
 
 PROMPT = """\
@@ -23,10 +20,7 @@ print(open("data/sorted.txt").readline().strip(), "is the first")
 """
 
 
-async def test_files_go_in_before_the_run_and_come_out_after_it(
-    api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
-    await start_worker()
+async def test_files_go_in_before_the_run_and_come_out_after_it(api: httpx.AsyncClient, a_worker: None) -> None:
     run_id = (await api.post("/agent/execute", json={"action": "create", "prompt": PROMPT})).json()["run_id"]
 
     put = await api.put(f"/agent/runs/{run_id}/files/data/names.txt", content=b"grace\nada\n")

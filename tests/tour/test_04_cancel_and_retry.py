@@ -5,18 +5,13 @@ running one within a heartbeat, together with every process that it started. `re
 queue: it goes on at the step that failed, with the files as the finished steps left them.
 """
 
-from collections.abc import Awaitable, Callable
-
 import httpx
 
-from tests.platform.workers import WorkerProcess, processes_with
+from tests.platform.workers import processes_with
 from tests.tour.watching import watch
 
 
-async def test_a_run_is_cancelled_in_the_middle_of_a_step(
-    api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
-    await start_worker()
+async def test_a_run_is_cancelled_in_the_middle_of_a_step(api: httpx.AsyncClient, a_worker: None) -> None:
     prompt = "```sh\necho asleep\nsleep 600.0914\n```\n"
     run_id = (await api.post("/agent/execute", json={"action": "run", "prompt": prompt})).json()["run_id"]
 
@@ -31,10 +26,7 @@ async def test_a_run_is_cancelled_in_the_middle_of_a_step(
     assert (again.status_code, again.json()["code"]) == (409, "transition_not_allowed")
 
 
-async def test_a_failed_run_goes_on_where_it_failed(
-    api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
-    await start_worker()
+async def test_a_failed_run_goes_on_where_it_failed(api: httpx.AsyncClient, a_worker: None) -> None:
     prompt = (
         "```sh\necho once >> log.txt\n```\n\n```sh\ncat input.txt >> log.txt\n```\n\n```sh\necho end >> log.txt\n```\n"
     )

@@ -5,11 +5,8 @@ gets what came after it: first what happened in between, then what happens now. 
 start. Nobody misses an event, and nobody gets one twice.
 """
 
-from collections.abc import Awaitable, Callable
-
 import httpx
 
-from tests.platform.workers import WorkerProcess
 from tests.tour.watching import Seen, watch
 
 PROMPT = """\
@@ -33,10 +30,7 @@ async def some(api: httpx.AsyncClient, run_id: str, count: int, last_event_id: i
     return seen
 
 
-async def test_a_watcher_that_comes_back_gets_each_event_once(
-    api: httpx.AsyncClient, start_worker: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
-    await start_worker()
+async def test_a_watcher_that_comes_back_gets_each_event_once(api: httpx.AsyncClient, a_worker: None) -> None:
     run_id = (await api.post("/agent/execute", json={"action": "run", "prompt": PROMPT})).json()["run_id"]
 
     seen = await some(api, run_id, 5, 0)

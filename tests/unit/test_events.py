@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backplane.domain.events import Event, EventType, decode, encode
@@ -18,6 +18,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 2**31), st.sampled_from(EventType), st.dictionaries(st.text(), JSON, max_size=4))
 def test_what_is_encoded_can_be_read_back(number: int, type: EventType, data: dict[str, object]) -> None:
     event = encode("run-1", number, type, data)
@@ -25,6 +26,7 @@ def test_what_is_encoded_can_be_read_back(number: int, type: EventType, data: di
     assert data_of(event) == data
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 2**31), st.sampled_from(EventType), st.dictionaries(st.text(), JSON, max_size=4))
 def test_an_event_that_others_encoded_in_another_form_is_read_too(
     number: int, type: EventType, data: dict[str, object]

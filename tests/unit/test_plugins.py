@@ -132,6 +132,7 @@ def start_worker(folder: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_start_with_a_plugin_that_is_wrong_and_says_why(tmp_path: Path) -> None:
     install(tmp_path, module="import something_that_is_missing\n")
     ended = start_worker(tmp_path)

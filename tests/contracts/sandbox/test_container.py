@@ -70,6 +70,7 @@ async def containers(engine: Engine, *filters: str) -> list[str]:
 # --- what becomes of containers ---
 
 
+@pytest.mark.slow
 async def test_nothing_of_a_container_is_left(container: Sandbox, engine: Engine, folder: Path) -> None:
     for script in ("exit 0", "exit 3", "sleep 1000"):
         command = new_command("sh", "-c", script, wall_seconds=2)
@@ -102,6 +103,7 @@ async def test_a_container_has_a_small_share_of_the_cpu(container: Sandbox, fold
     assert int(said) == 102 or 0 < int(said) < 20
 
 
+@pytest.mark.slow
 async def test_a_call_that_comes_again_ends_what_the_first_has_left(
     container: Sandbox, engine: Engine, image: str, folder: Path
 ) -> None:
@@ -117,6 +119,7 @@ async def test_a_call_that_comes_again_ends_what_the_first_has_left(
     assert processes_with(mark) == []
 
 
+@pytest.mark.slow
 async def test_containers_of_a_worker_that_was_killed_are_removed_by_the_next(container: Sandbox, folder: Path) -> None:
     assert isinstance(container, ContainerSandbox)
     mark = new_mark()
@@ -191,6 +194,7 @@ async def test_a_container_goes_when_the_engines_program_does_whatever_the_comma
     assert processes_with(mark) == []
 
 
+@pytest.mark.slow
 async def test_a_container_that_does_not_start_in_time_is_not_left(container: Sandbox, engine: Engine) -> None:
     failures = list[tuple[str, str]]()
     with pytest.raises(Unavailable, match="SANDBOX_START_SECONDS"):
@@ -207,6 +211,7 @@ async def test_the_fewest_processes_are_enough_for_one(container: Sandbox, run: 
     assert (outcome.exit_code, said) == (0, "on\n")
 
 
+@pytest.mark.slow
 async def test_a_start_is_counted_with_its_time(container: Sandbox, folder: Path) -> None:
     starts = list[tuple[str, str, float]]()
     sandbox = await open_container(started=lambda *start: starts.append(start))
@@ -217,6 +222,7 @@ async def test_a_start_is_counted_with_its_time(container: Sandbox, folder: Path
     assert 0 < seconds < 60
 
 
+@pytest.mark.slow
 async def test_a_volume_that_the_image_asks_for_is_bounded_like_tmp(
     container: Sandbox, engine: Engine, image: str, run: Run
 ) -> None:
@@ -252,6 +258,7 @@ def test_the_engine_gets_nothing_of_the_platforms_environment() -> None:
 # --- finding out ---
 
 
+@pytest.mark.slow
 async def test_an_image_that_has_gone_since_the_start_is_an_error_of_its_own(
     container: Sandbox, engine: Engine, image: str, folder: Path
 ) -> None:
@@ -263,11 +270,13 @@ async def test_an_image_that_has_gone_since_the_start_is_an_error_of_its_own(
     assert not failure.value.retryable
 
 
+@pytest.mark.slow
 async def test_a_name_that_no_image_can_have_is_refused_at_the_start(container: Sandbox) -> None:
     with pytest.raises(SandboxImageNotFound, match="SANDBOX_IMAGE"):
         await open_container(image="NO Image:x:y")
 
 
+@pytest.mark.slow
 async def test_a_runtime_that_is_not_there_is_refused_at_the_start(container: Sandbox) -> None:
     with pytest.raises(Unavailable, match="no-such-runtime"):
         await open_container(runtime="no-such-runtime")

@@ -28,6 +28,7 @@ print(len(paths), digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 async def test_five_thousand_small_files_go_in_and_come_back_as_the_command_left_them(
     sandbox: Sandbox, run: Run, folder: Path
 ) -> None:

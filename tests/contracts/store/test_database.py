@@ -172,6 +172,7 @@ async def test_a_postgres_that_is_away_is_reported_as_such_and_used_again_when_i
     await store.database.close()
 
 
+@pytest.mark.slow
 async def test_a_restart_of_postgres_between_two_calls_is_not_noticed(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:
@@ -189,6 +190,7 @@ async def test_a_restart_of_postgres_between_two_calls_is_not_noticed(
         await database.close()
 
 
+@pytest.mark.slow
 async def test_a_restart_of_postgres_between_two_single_statements_is_not_noticed(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:
@@ -268,6 +270,7 @@ async def test_a_path_that_is_too_long_for_sqlite_is_refused_with_what_to_do(
     await own.close()
 
 
+@pytest.mark.slow
 async def test_a_postgres_that_goes_away_in_a_transaction_is_reported_as_such(
     own_postgres: Callable[[], PostgresServer],
 ) -> None:

@@ -44,6 +44,7 @@ def servers_at(url: str) -> dict[str, dict[str, Any]]:
     return {"local": {"kind": "openai", "url": url, "api_key_env": "LOCAL_KEY"}}
 
 
+@pytest.mark.slow
 async def test_a_run_of_a_real_model_is_replayed_offline_to_the_same_end(
     start_with_model: StartWithModel, small_model: ModelHttpServer
 ) -> None:
@@ -72,6 +73,7 @@ async def test_a_run_of_a_real_model_is_replayed_offline_to_the_same_end(
     assert call["replayed"] is True
 
 
+@pytest.mark.slow
 async def test_a_plan_by_a_model_that_knows_nothing_is_refused(
     start_with_model: StartWithModel, model_server: ModelHttpServer
 ) -> None:

@@ -53,9 +53,8 @@ async def goes_on(platform: Platform, run_id: str, model: Marking, at_crash: dic
     await nothing_is_lost_or_done_twice(platform, run, model, **at_crash)
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(1, id="the planner's", marks=pytest.mark.slow), pytest.param(3, id="an agent's")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [pytest.param(1, id="the planner's"), pytest.param(3, id="an agent's")])
 async def test_in_the_middle_of_a_model_call(
     platform: Platform, start_process: StartProcess, model: Marking, number: int
 ) -> None:

@@ -45,6 +45,7 @@ def schemas() -> DescribedSchemas:
     return DescribedSchemas()
 
 
+@pytest.mark.slow
 async def test_what_real_runs_leave_is_described_field_by_field(
     api: Api, person: Person, start_worker: StartWorker, schemas: DescribedSchemas
 ) -> None:

@@ -326,6 +326,7 @@ async def test_a_cancelled_pull_can_be_repeated(tmp_path: Path, workspace: Count
 # --- S3 ---
 
 
+@pytest.mark.slow
 async def test_a_thousand_files_go_up_to_s3_and_down_on_another_worker(
     s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:

@@ -266,6 +266,7 @@ class OwnOnly(Containers):
         return [leftover for leftover in await super().find() if leftover.name in self._names]
 
 
+@pytest.mark.slow
 async def test_old_volumes_go_that_no_running_run_needs(platform: Platform, engine: str, made: "Made") -> None:
     run = await running_run(platform)
     kept = {made.volume(run.id), made.volume(age_seconds=60)}

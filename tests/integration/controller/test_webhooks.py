@@ -224,7 +224,7 @@ async def test_three_controllers_deliver_each_message_once(
     platform = await start_platform(database_url=database_url)
     for _ in range(3):
         controllers.start(platform.settings)
-    made = [await platform.ended_run(receiver.url()) for _ in range(40)]
+    made = [await platform.ended_run(receiver.url()) for _ in range(15)]
     for run in made:
         assert await settled(platform, run) is DeliveryStatus.DELIVERED
     assert sorted(received.json["run_id"] for received in receiver.received) == sorted(run.id for run in made)

@@ -300,7 +300,8 @@ async def test_what_is_saved_stays_within_the_workspaces_quota(web: Bench, site:
 
 @pytest.mark.parametrize("how", ["shown", "saved"])
 async def test_what_unpacks_to_a_thousand_times_its_size_is_cut_as_well(web: Bench, site: Site, how: str) -> None:
-    packed = gzip.compress(b"\0" * 300 * MIB if how == "saved" else b" " * 300 * MIB, compresslevel=1)
+    # A member is packed 300 times faster than all of them.
+    packed = gzip.compress((b"\0" if how == "saved" else b" ") * MIB) * 300
     site.says("/", packed, "Content-Encoding: gzip", "Content-Type: text/plain")
     tracemalloc.start()
     try:

@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 StartProcess = Callable[..., Awaitable[WorkerProcess]]
 
 
+@pytest.mark.slow
 async def test_the_running_step_ends_and_the_rest_of_the_run_is_handed_back(
     platform: Platform, start_process: StartProcess
 ) -> None:

@@ -126,6 +126,7 @@ async def test_a_run_that_another_worker_took_is_counted_by_the_worker_that_had_
     assert found.value("agent_runs_finished_total", status="completed") == 0
 
 
+@pytest.mark.slow
 async def test_the_names_follow_the_conventions_and_no_label_is_a_run_or_a_user(
     start_process: StartProcess, platform: Platform
 ) -> None:

@@ -86,7 +86,13 @@ async def test_redis_is_stopped_and_comes_back_empty(
 # --- the database ---
 
 
-@pytest.mark.parametrize("end", [PostgresServer.stop, PostgresServer.kill], ids=["restarted", "killed"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(PostgresServer.stop, marks=pytest.mark.slow, id="restarted"),
+        pytest.param(PostgresServer.kill, id="killed"),
+    ],
+)
 async def test_postgres_goes_away_in_the_middle_of_a_run(
     start_platform: StartPlatform, own_postgres: Callable[[], PostgresServer], end: Callable[[PostgresServer], None]
 ) -> None:

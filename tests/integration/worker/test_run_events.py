@@ -118,6 +118,7 @@ async def test_a_run_with_much_to_say_does_not_hold_up_another_ones_events(
     await chatty.all_published.wait()
 
 
+@pytest.mark.slow
 async def test_among_twenty_runs_of_which_ten_never_stop_talking_a_quiet_one_is_in_the_next_call(
     platform: Platform, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
