@@ -87,6 +87,7 @@ def test_the_reference_has_every_type_of_event_and_every_argument() -> None:
     assert "| `needs` | no |" in made["plans.md"]
 
 
+@pytest.mark.slow
 def test_every_error_code_has_a_meaning_and_every_meaning_a_code() -> None:
     assert faults_of_codes() == []
 

@@ -37,7 +37,15 @@ async def ends_in_order(platform: Platform, run_ids: list[str]) -> None:
 # --- what Redis loses ---
 
 
-@pytest.mark.parametrize("key", ["order", "pending", "waiting and order", "everything"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "order",
+        pytest.param("pending", marks=pytest.mark.slow),
+        pytest.param("waiting and order", marks=pytest.mark.slow),
+        "everything",
+    ],
+)
 async def test_runs_whose_key_redis_lost_end_in_the_order_in_which_they_were_accepted(
     start_platform: StartPlatform, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:

@@ -178,6 +178,7 @@ asyncio.run(Database(sys.argv[1]).write(half))
 """
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_in_the_middle_of_a_transfer_moves_nothing(
     store: Store, database_url: str
 ) -> None:

@@ -34,7 +34,7 @@ def by_an_older_worker(connection: Connection) -> None:
         connection.execute(update(table).values({column: null() for column in columns}))
 
 
-@pytest.mark.parametrize("written", [before_the_migration, by_an_older_worker])
+@pytest.mark.parametrize("written", [before_the_migration, pytest.param(by_an_older_worker, marks=pytest.mark.slow)])
 async def test_a_run_of_an_older_release_goes_on_and_is_replayed_without_another_call(
     start_with_models: StartWithModels, models: ScriptedModels, written: Callable[[Connection], None]
 ) -> None:

@@ -92,7 +92,10 @@ async def proxy(url: str, prefix: str, *, takes_it_away: bool) -> AsyncIterator[
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{prefix}"
 
 
-@pytest.mark.parametrize(("takes_it_away", "root_path"), [(True, ""), (False, "/agents"), (True, "/agents")])
+@pytest.mark.parametrize(
+    ("takes_it_away", "root_path"),
+    [(True, ""), (False, "/agents"), pytest.param(True, "/agents", marks=pytest.mark.slow)],
+)
 async def test_below_a_path_of_a_proxy_everything_is_found_from_the_first_address_on(
     start_api: StartApi, takes_it_away: bool, root_path: str
 ) -> None:
