@@ -78,25 +78,25 @@ async def test_it_is_carried_out_with_the_arguments_that_the_person_gave(working
     assert await platform.read(run_id, "marks") == b"other\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        ({}, "'script' is a required property"),
-        ({"skript": "true"}, "'skript'"),
-        ({"script": 7}, "script: 7 is not of type 'string'"),
-        ({"script": "true", "environment": []}, r"environment: \[\] is not of type 'object'"),
-    ],
-)
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "'script' is a required property"),
+    ({"skript": "true"}, "'skript'"),
+    ({"script": 7}, "script: 7 is not of type 'string'"),
+    ({"script": "true", "environment": []}, r"environment: \[\] is not of type 'object'"),
+]
+
+
 async def test_arguments_of_a_person_are_checked_when_they_are_given_and_nothing_is_decided_by_wrong_ones(
-    start_platform: StartPlatform, database_url: str, arguments: dict[str, Any], why: str
+    start_platform: StartPlatform, database_url: str
 ) -> None:
     platform = await start_platform(database_url=database_url)
     async with worker(platform.settings):
         run_id = await platform.submit(shell("a", "echo a", approval=True))
-        with pytest.raises(InvalidInput, match=why) as error:
-            await decide(platform, run_id, APPROVED, {"arguments": arguments})
-        assert error.value.field == "arguments"
-        assert [one.status for one in await decisions(platform, run_id)] == [DecisionStatus.PENDING]
+        for arguments, why in WRONG_ARGUMENTS:
+            with pytest.raises(InvalidInput, match=why) as error:
+                await decide(platform, run_id, APPROVED, {"arguments": arguments})
+            assert error.value.field == "arguments"
+            assert [one.status for one in await decisions(platform, run_id)] == [DecisionStatus.PENDING]
         assert (await platform.until(run_id, RunStatus.WAITING)).status is RunStatus.WAITING
         await decide(platform, run_id, APPROVED, {"arguments": {"script": "echo b"}})
         await platform.completed(run_id)
