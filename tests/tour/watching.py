@@ -28,5 +28,6 @@ async def watch(api: httpx.AsyncClient, run_id: str, *, last_event_id: int = 0) 
         aconnect_sse(api, "GET", f"/agent/logs/{run_id}/stream", headers=headers) as source,
     ):
         async for event in source.aiter_sse():
-            if event.id:
+            # What is live only has no number, and the client gives it that of the event before.
+            if event.id and event.event not in ("position", "progress"):
                 yield Seen(int(event.id), event.event, event.json()["data"])
