@@ -23,6 +23,9 @@ from agentctl.terminal.prompts import confirm
 from backplane.domain.runs import FINAL
 from backplane.process.terminal_text import printable
 
+SHORT = {"waiting_for_person": "asks a person", "waiting_for_agent": "asks an agent"}
+"""In a table there is room for so much of a status, beside an id, on a terminal of 80 columns."""
+
 AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Its name, its id, or how the id begins.")]
 
 app = typer.Typer(
@@ -90,15 +93,13 @@ def list_agents(
         [
             agent["name"],
             agent["pool"],
-            str(agent["number"]),
-            agent["status"],
+            SHORT.get(agent["status"], agent["status"]),
             str(agent["turns"]),
-            short_time(agent["last_active_at"]),
             agent["agent_id"],
         ]
         for agent in found
     ]
-    output.table(["NAME", "POOL", "NO", "STATUS", "TURNS", "ACTIVE", "AGENT"], rows, cutting=["POOL"])
+    output.table(["NAME", "POOL", "STATUS", "TURNS", "AGENT"], rows, cutting=["POOL"])
 
 
 @app.command()

@@ -86,6 +86,15 @@ def test_a_name_that_no_agent_has_is_refused(script: Script, agentctl: Agentctl,
     assert (code, printed, "agentctl agents list" in notes) == (4, "", True)
 
 
+def test_agents_are_listed_by_name_with_what_they_do(script: Script, agentctl: Agentctl) -> None:
+    asking = {**AGENT, "name": "grace", "status": "waiting_for_person"}
+    script(answer(200, {"agents": [AGENT, asking], "next_cursor": None}))
+    _, printed, _ = agentctl("agents", "list")
+    rows = [line.split() for line in printed.splitlines()]
+    assert rows[1] == ["ada", "developer_pool", "idle", "2", AGENT_ID]
+    assert rows[2] == ["grace", "developer_pool", "asks", "a", "person", "2", AGENT_ID]
+
+
 def test_a_message_is_sent_with_its_data_and_prints_its_run(script: Script, agentctl: Agentctl) -> None:
     api = script(answer(202, message("queued", answer=None)))
     code, printed, _ = agentctl("agents", "send", AGENT_ID, "hello", "--data", '{"a": 1}', "--ttl", "60")
