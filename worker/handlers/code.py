@@ -44,17 +44,23 @@ CarryOut = Callable[[OpenEffect], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """`title`: what messages call it, as in "the handler 'weekly-report'". `digest`: of the file that it is written in,
+    """`kind`: a handler, or a role, and its `name`. `digest`: of the file that it is written in,
     and `file` its name. `begin`: makes the coroutine that asks a driver for effects, and raises StepFailed for an input
     that does not fit. `failed`: the code of the run's error where it raises. `effects`: by kind, those that neither the
     driver nor a tool carries out."""
 
-    title: str
+    kind: str
+    name: str
     digest: str
     begin: Callable[[Driver], Coroutine[Any, Any, Any]]
     failed: str
     file: str = ""
     effects: Mapping[str, CarryOut] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What messages call it: the handler 'weekly-report'."""
+        return f"the {self.kind} {self.name!r}"
 
 
 def given(value: Any) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def code_of(handler: Handler, run: Run) -> Code:
     def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
         return _called(handler, HandlerRun(driver, run.id), _arguments(handler, run))
 
-    return Code(f"the handler {handler.name!r}", handler.code, begin, "handler_failed", file_of(handler.function))
+    return Code("handler", handler.name, handler.code, begin, "handler_failed", file_of(handler.function))
 
 
 def file_of(function: Callable[..., Any]) -> str:

@@ -212,7 +212,7 @@ class HandlerDriver:
             cause = cause.__cause__ or cause.__context__
         step = cause.step if cause is not None else None
         trace = "".join(traceback.format_exception(error))
-        return ToolFault(RunError(self._code.failed, f"{self._code.title}: {in_words(error)}", step=step), trace)
+        return ToolFault(RunError(self._code.failed, f"{self._code.name}: {in_words(error)}", step=step), trace)
 
     # --- what the handler asks for (`worker.handlers.run.Driver`) ---
 

@@ -33,8 +33,8 @@ class RoleTurns:
         def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
             return self._carry_out(driver, tools)
 
-        title, file = f"the role {self._role.name!r}", file_of(type(self._role.role).on_message)
-        return Code(title, self._role.code, begin, "role_failed", file, self._sent.effects)
+        file = file_of(type(self._role.role).on_message)
+        return Code("role", self._role.name, self._role.code, begin, "role_failed", file, self._sent.effects)
 
     async def _carry_out(self, driver: Driver, tools: ToolRegistry) -> Any:
         changes = TurnChanges(self._found.state.value)
