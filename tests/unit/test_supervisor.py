@@ -216,7 +216,12 @@ async def test_the_last_words_are_of_the_last_start(tmp_path: Path) -> None:
 
 
 async def test_ctrl_c_in_the_parents_terminal_does_not_reach_a_child() -> None:
-    child = await started(*FOR_EVER)
+    # Whoever starts the tests in the background lets them, and their children, ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        child = await started(*FOR_EVER)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert child.pid is not None
     assert os.getpgid(child.pid) != os.getpgid(0)
     with contextlib.suppress(ProcessLookupError):
