@@ -26,6 +26,7 @@ def refusal(answer: Any) -> tuple[int, str]:
     return answer.status_code, body["code"]
 
 
+@pytest.mark.slow
 async def test_a_name_that_is_none_makes_no_agent(api: Api, person: Person) -> None:
     names: list[Any] = [
         "",
@@ -91,6 +92,7 @@ STATES = (
 )
 
 
+@pytest.mark.slow
 async def test_a_state_that_not_every_database_takes_is_refused(person: Person) -> None:
     path = f"{AGENTS}/{await spawn(person)}/state"
     for state in STATES:
@@ -100,6 +102,7 @@ async def test_a_state_that_not_every_database_takes_is_refused(person: Person) 
     assert (await person.http.get(path)).json() == {"state": {}, "version": 0}
 
 
+@pytest.mark.slow
 async def test_a_message_that_is_none_is_refused_and_takes_no_turn(person: Person) -> None:
     agent_id = await spawn(person)
     wrong: list[dict[str, Any]] = [

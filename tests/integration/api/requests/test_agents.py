@@ -96,6 +96,7 @@ async def test_an_administrator_makes_changes_and_deletes_a_pool(api: Api) -> No
     assert (await admin.http.delete(f"{POOLS}/research_pool")).status_code == 404
 
 
+@pytest.mark.slow
 async def test_a_pool_that_is_there_is_not_made_again(api: Api) -> None:
     name = await made_pool(api, "twice_pool", max_processes=2)
     admin = await api.person(Tier.ADMIN)
@@ -103,6 +104,7 @@ async def test_a_pool_that_is_there_is_not_made_again(api: Api) -> None:
     assert (answer.status_code, (await pool_of(admin, name))["role"]) == (409, "researcher")
 
 
+@pytest.mark.slow
 async def test_a_pool_with_agents_is_not_deleted(api: Api, person: Person) -> None:
     name = await made_pool(api, "full_pool")
     agent_id = await spawn(person, "ada", name)
@@ -113,6 +115,7 @@ async def test_a_pool_with_agents_is_not_deleted(api: Api, person: Person) -> No
     assert (await admin.http.delete(f"{POOLS}/{name}")).status_code == 204
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "field"),
     [
@@ -134,6 +137,7 @@ async def test_a_pool_of_an_impossible_size_or_name_is_refused(api: Api, sizes: 
     assert (answer.status_code, answer.json().get("field")) == (422, field), answer.text
 
 
+@pytest.mark.slow
 async def test_a_change_that_leaves_less_at_most_than_at_least_is_refused(api: Api) -> None:
     name = await made_pool(api, "sized_pool", min_processes=2, max_processes=4)
     admin = await api.person(Tier.ADMIN)
@@ -150,16 +154,19 @@ async def test_the_same_name_again_is_the_same_agent(person: Person) -> None:
     assert (again.status_code, again.json()["agent_id"], again.json()["model"]) == (200, agent_id, "ollama/a")
 
 
+@pytest.mark.slow
 async def test_two_users_have_agents_of_the_same_name(api: Api, person: Person) -> None:
     other = await api.person()
     assert await spawn(person, "ada") != await spawn(other, "ada")
 
 
+@pytest.mark.slow
 async def test_an_agent_begins_with_the_state_that_it_is_given(person: Person) -> None:
     agent_id = await spawn(person, state={"language": "en"})
     assert (await person.http.get(f"{AGENTS}/{agent_id}/state")).json() == {"state": {"language": "en"}, "version": 0}
 
 
+@pytest.mark.slow
 async def test_agents_are_listed_in_pages_by_pool_and_by_name(api: Api, person: Person) -> None:
     ids = [await spawn(person, f"a{number}") for number in range(3)] + [await spawn(person, "a1", "tester_pool")]
 
@@ -244,6 +251,7 @@ async def test_a_message_to_an_agent_without_a_process_waits_until_there_is_one(
     assert (second["in_mailbox"], (await show(person, agent_id))["open_run_id"]) == (True, sent["run_id"])
 
 
+@pytest.mark.slow
 async def test_the_conversation_comes_in_pages_from_either_end(api: Api, person: Person) -> None:
     agent_id = await spawn(person, pool="tester_pool")
     for number in range(5):
@@ -295,6 +303,7 @@ async def test_whoever_waits_gets_the_answer_in_the_same_call(api: Api, person: 
     assert (answer.status_code, answer.json()["answer"]) == (200, "here you are")
 
 
+@pytest.mark.slow
 async def test_who_waits_behind_another_message_gets_the_own_answer(api: Api, person: Person) -> None:
     await process(api)
     agent_id = await spawn(person)
@@ -323,6 +332,7 @@ async def test_a_message_is_a_run_that_can_be_shown_and_cancelled(api: Api, pers
     assert (await person.show(second["run_id"]))["status"] == "queued"
 
 
+@pytest.mark.slow
 async def test_a_message_has_at_most_the_priority_of_its_users_tier(api: Api) -> None:
     person = await api.person(Tier.BETA)
     agent_id = await spawn(person)
@@ -332,6 +342,7 @@ async def test_a_message_has_at_most_the_priority_of_its_users_tier(api: Api) ->
     assert (answer.status_code, answer.json()["field"]) == (422, "priority")
 
 
+@pytest.mark.slow
 async def test_a_message_with_a_time_limit_says_when_it_expires(person: Person) -> None:
     sent = await send(person, await spawn(person), ttl_seconds=60)
     assert sent["created_at"] < sent["expires_at"]
@@ -351,6 +362,7 @@ async def test_a_paused_agent_takes_messages_and_begins_none_until_it_is_resumed
     await (await turn(api, agent_id)).answer()
 
 
+@pytest.mark.slow
 async def test_an_agent_that_slept_while_it_was_paused_is_placed_when_it_is_resumed(api: Api, person: Person) -> None:
     name = await made_pool(api, "paused_pool")
     agent_id = await spawn(person, "ada", name)
@@ -377,6 +389,7 @@ async def test_a_terminated_agent_takes_no_message_and_keeps_those_that_wait(api
     assert (await person.show(sent["run_id"]))["status"] == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_turn_that_no_process_has_begun_ends_with_its_agent(api: Api, person: Person) -> None:
     await process(api)
     agent_id = await spawn(person)
@@ -385,6 +398,7 @@ async def test_a_turn_that_no_process_has_begun_ends_with_its_agent(api: Api, pe
     assert (await person.show(sent["run_id"]))["status"] == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [False, True])
 async def test_a_turn_that_is_under_way_is_cancelled_by_force_alone(api: Api, person: Person, force: bool) -> None:
     await process(api)
@@ -396,11 +410,13 @@ async def test_a_turn_that_is_under_way_is_cancelled_by_force_alone(api: Api, pe
     assert (run["status"], run["cancel_requested"]) == ("running", force)
 
 
+@pytest.mark.slow
 async def test_an_agent_that_lives_is_not_deleted(person: Person) -> None:
     agent_id = await spawn(person)
     assert (await person.http.delete(f"{AGENTS}/{agent_id}")).status_code == 409
 
 
+@pytest.mark.slow
 async def test_a_terminated_agents_name_may_be_given_to_another(person: Person) -> None:
     agent_id = await spawn(person, "ada")
     await act(person, agent_id, "terminate")
@@ -458,6 +474,7 @@ async def test_a_message_says_that_no_process_takes_its_agents_number(api: Api, 
     assert codes(await explain(person, agent_id)) == ["number_not_served", "ranges_missing"]
 
 
+@pytest.mark.slow
 async def test_an_open_message_whose_process_is_lost_says_that_there_is_none(api: Api, person: Person) -> None:
     name = await made_pool(api, "lost_pool")
     lost = await process(api, name)
