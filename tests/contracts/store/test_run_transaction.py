@@ -19,7 +19,7 @@ from backplane.errors import Superseded
 from backplane.store import Store
 from backplane.store.database import Database
 from backplane.store.run_transaction import RunTransaction
-from backplane.store.run_writes import AddEvents, RunWrite, UnlessCancelled
+from backplane.store.run_writes import AddEvents, UnlessCancelled
 from backplane.store.tables import runs
 from tests.event_data import data_of
 from tests.submitted import new_run, plan, shell, together
@@ -192,16 +192,15 @@ async def test_a_take_waits_for_an_open_write_of_the_older_worker_and_sees_it(
     await store.running_runs.take(run.id, 1)
     transaction = OpenTransaction()
 
-    class StaysOpen(list[RunWrite]):
-        def __iter__(self) -> Iterator[RunWrite]:
-            yield UnlessCancelled()  # asks first, so that there is a transaction to stay in
-            yield AddEvents((log_event(run.id, 3),))
-            self.append(UnlessCancelled())  # the first look is for agents that are to be locked
-            if len(self) == 2:
-                transaction.stay()
+    class StaysOpen(tuple[Event, ...]):
+        def __iter__(self) -> Iterator[Event]:
+            yield from super().__iter__()
+            transaction.stay()
 
     async def older_worker(own: Store) -> None:
-        await own.running_runs.commit(run.id, 1, StaysOpen())
+        new = AddEvents(StaysOpen([log_event(run.id, 3)]))
+        # It asks first, so that there is a transaction to stay in.
+        await own.running_runs.commit(run.id, 1, [UnlessCancelled(), new])
 
     async with transaction(database_url, older_worker):
         taking = asyncio.create_task(store.running_runs.take(run.id, 2))
