@@ -29,8 +29,6 @@ AGENTS_MAX_PER_USER = 10_000
 """Agents of a user that are not terminated. A row each, so it only bounds a loop that went wrong."""
 AGENT_SEND_DEPTH_MAX = HANDLER_DEPTH_MAX
 """How deep messages may lead to messages: a chain that is longer goes in a circle."""
-AGENT_PROCESS_LEASE_SECONDS = 15.0
-"""A pool process that is silent so long has lost its agents. As LEASE_SECONDS' default."""
 AGENT_REGISTRY_HEARTBEAT_SECONDS = 30.0
 """How often a process writes itself and its agents to the registry that operators read."""
 AGENT_PROCESS_GONE_SECONDS = 300.0
@@ -170,7 +168,7 @@ NEVER_SETTINGS = frozenset(
         *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
-        *("AGENT_SEND_DEPTH_MAX", "AGENT_PROCESS_LEASE_SECONDS", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
+        *("AGENT_SEND_DEPTH_MAX", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
         *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS", "AGENT_TURNS_AT_ONCE"),
         *("AGENT_DATABASE_POOL_SIZE", "AGENT_DATABASE_POOL_OVERFLOW"),
         *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
