@@ -129,6 +129,14 @@ async def test_a_handler_may_catch_the_error_of_an_effect_and_go_on(
         assert value_of(run) == value
 
 
+async def test_a_handler_starts_a_run_and_gets_what_it_gave(platform: Platform) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "parent", {"children": [{"handler": "no-input"}]})
+        run = await platform.until(run_id, RunStatus.COMPLETED, RunStatus.FAILED)
+    assert value_of(run) == ["nothing was needed"]
+    await platform.ends_whole(run_id)
+
+
 # --- what goes wrong in the code ---
 
 
