@@ -206,5 +206,5 @@ async def test_agentctl_up_and_all_that_it_starts_write_json(tmp_path: Path) -> 
         started.send_signal(signal.SIGTERM)
         await asyncio.to_thread(started.wait, LONG_SECONDS)
     logs = [tmp_path / "up.log", *(log for log in (data / "logs").glob("*.log") if log.name != "redis.log")]
-    assert {log.stem for log in logs} == {"up", "api", "worker-1", "controller", "jobs"}
+    assert {log.stem for log in logs} == {"up", "api", "worker-1", "controller", "jobs", "pools"}
     assert all(line["event"] for log in logs for line in json_lines(log))
