@@ -18,7 +18,7 @@ from app.schemas.agents import (
     AgentPage,
     AgentStateView,
     AgentView,
-    NewAgentState,
+    AgentStateChange,
 )
 from app.schemas.fields import Limit, RunId
 from app.schemas.runs import ReasonView
@@ -143,7 +143,7 @@ async def show_agent_state(agent_id: AgentKey, user: CurrentUser, context: Conte
 
 @router.put("/api/v1/agents/{agent_id}/state", responses=responses(404, 409, 413, 422))
 async def put_agent_state(
-    agent_id: AgentKey, new: NewAgentState, user: CurrentUser, context: ContextOf
+    agent_id: AgentKey, new: AgentStateChange, user: CurrentUser, context: ContextOf
 ) -> AgentStateView:
     """Replace an agent's state. Refused (409 `agent_busy`) while a turn is open, which may change it too."""
     context.agent_actions.check_agent(None, {}, new.state)

@@ -181,7 +181,7 @@ class AgentStateView(BaseModel):
         return cls(state=state.value, version=state.version)
 
 
-class NewAgentState(StrictRequest):
+class AgentStateChange(StrictRequest):
     state: JsonObject = Field(description="In place of all of it; at most 256 KiB.", examples=[{"language": "de"}])
     version: int | None = Field(
         None, ge=0, le=2**31 - 1, description="Only where the state still has this version (409 where not)."

@@ -165,7 +165,7 @@ OF_OTHERS = {
     "ModelCallDetails.response": "each kind of model server has its own",
     "NewAgent.metadata": "the caller's own",
     "NewAgent.state": "the agent's own",
-    "NewAgentState.state": "the agent's own",
+    "AgentStateChange.state": "the agent's own",
     "RunSummary.metadata": "the caller's own",
     "RunView.metadata": "the caller's own",
     "Step.arguments": "each tool has its own",
@@ -229,6 +229,17 @@ def test_every_operation_has_a_tag_that_is_described(described: Any) -> None:
 def test_a_schema_has_a_name_that_can_be_a_name_of_a_class(described: Any) -> None:
     for name in described["components"]["schemas"]:
         assert re.fullmatch(r"[A-Z][A-Za-z0-9]*", name), name
+
+
+def test_no_schema_has_the_name_that_generators_give_to_a_property_of_another_one(described: Any) -> None:
+    schemas = described["components"]["schemas"]
+    made = {
+        name + "".join(word.capitalize() for word in of.split("_"))
+        for name, schema in schemas.items()
+        for of, value in schema.get("properties", {}).items()
+        if value.get("type") == "object"
+    }
+    assert made & schemas.keys() == set()
 
 
 # --- references and types ---
