@@ -16,9 +16,9 @@ from app.schemas.agents import (
     AgentExplanation,
     AgentKey,
     AgentPage,
+    AgentStateChange,
     AgentStateView,
     AgentView,
-    AgentStateChange,
 )
 from app.schemas.fields import Limit, RunId
 from app.schemas.runs import ReasonView
