@@ -23,7 +23,7 @@ def agent_reasons(situation: AgentSituation, of_open_run: Sequence[Reason] = ())
         found += _at_work(situation, situation.open_run, of_open_run)
     if agent.paused_at is not None:
         then = f"{_messages(waiting)} {_wait(waiting)} until then" if waiting else "messages wait until then"
-        found.append(Reason("agent_paused", f"it is paused: it begins no further turn until it is resumed; {then}"))
+        found.append(Reason("agent_paused", f"it begins no further turn until it is resumed; {then}"))
     elif situation.open_run is None and waiting and not situation.has_live_process:
         found.append(no_process(situation))
     elif situation.open_run is None and waiting:
