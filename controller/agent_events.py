@@ -9,7 +9,6 @@ dropped where they may lead to no further one: so agents that listen to one anot
 
 import asyncio
 import json
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +18,11 @@ import structlog
 from backplane.domain.agents import Agent, ListeningAgent, message_to
 from backplane.domain.bus import EventFilter, StoredEvent
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
-from backplane.errors import AgentTerminated, MailboxFull, NotFound, Unavailable
-from backplane.process.retrying import pauses
+from backplane.errors import AgentTerminated, MailboxFull, NotFound
 from backplane.run_actions.actions import RunActions
 from backplane.settings import fixed
 from backplane.store import Store
+from controller.batches import repeat_batches
 
 log = structlog.get_logger()
 
@@ -49,18 +48,7 @@ class AgentEventsLoop:
         self._looked_at = 0.0
 
     async def run(self) -> None:
-        waits = pauses()
-        while True:
-            try:
-                is_more = await self.work()
-                waits = pauses()
-            except Unavailable as error:
-                pause = next(waits)
-                log.warning("cannot look after events for agents", error=error.message, pause=round(pause, 1))
-                await asyncio.sleep(pause)
-                continue
-            if not is_more:
-                await asyncio.sleep(fixed.BUS_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        await repeat_batches(self.work, what="events for agents", pause_seconds=fixed.BUS_POLL_SECONDS)
 
     async def work(self) -> bool:
         """One batch of agents, and of events of each. Returns whether there may be more. Raises Unavailable."""

@@ -5,17 +5,13 @@ may do it at once, and one that is killed in between leaves nothing half done. I
 to do, and starts no process: that is for the manager of pools.
 """
 
-import asyncio
-import random
-
 import structlog
 
 from backplane.domain.agents import agent_terminated, message_expired
-from backplane.errors import Unavailable
-from backplane.process.retrying import pauses
 from backplane.run_actions.actions import RunActions
 from backplane.settings import fixed
 from backplane.store import Store
+from controller.batches import repeat_batches
 
 log = structlog.get_logger()
 
@@ -26,18 +22,7 @@ class AgentsLoop:
         self._actions = actions
 
     async def run(self) -> None:
-        waits = pauses()
-        while True:
-            try:
-                is_more = await self.work()
-                waits = pauses()
-            except Unavailable as error:
-                pause = next(waits)
-                log.warning("cannot look after agents", error=error.message, pause=round(pause, 1))
-                await asyncio.sleep(pause)
-                continue
-            if not is_more:
-                await asyncio.sleep(fixed.AGENT_REPAIR_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        await repeat_batches(self.work, what="agents", pause_seconds=fixed.AGENT_REPAIR_SECONDS)
 
     async def work(self) -> bool:
         """One batch of each kind. Returns whether there may be more. Raises Unavailable."""

@@ -14,10 +14,10 @@ import structlog
 
 from backplane.bus.base import Doorbell
 from backplane.domain.bus import EventWait
-from backplane.errors import PlatformError, Unavailable
-from backplane.process.retrying import pauses
+from backplane.errors import PlatformError
 from backplane.settings import fixed
 from backplane.store import Store
+from controller.batches import repeat_batches
 from controller.metrics import ControllerMetrics
 
 log = structlog.get_logger()
@@ -39,18 +39,7 @@ class BusLoop:
         self._retention_days = retention_days
 
     async def run(self) -> None:
-        waits = pauses()
-        while True:
-            try:
-                is_more = await self.work()
-                waits = pauses()
-            except Unavailable as error:
-                pause = next(waits)
-                log.warning("cannot look after the event bus", error=error.message, pause=round(pause, 1))
-                await asyncio.sleep(pause)
-                continue
-            if not is_more:
-                await asyncio.sleep(fixed.BUS_POLL_SECONDS)
+        await repeat_batches(self.work, what="the event bus", pause_seconds=fixed.BUS_POLL_SECONDS)
 
     async def work(self) -> bool:
         """One batch of each kind. Returns whether there may be more. Raises Unavailable."""
