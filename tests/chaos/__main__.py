@@ -10,16 +10,14 @@ import random
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import uvloop
 
-from tests.chaos.chaos_platform import LEASE_SECONDS, Servers
+from tests.chaos.chaos_platform import LEASE_SECONDS, running_servers
 from tests.chaos.checker import check
 from tests.chaos.driver import Scenario, run_chaos
 from tests.chaos.faults import LANES, schedule
-from tests.servers import PostgresServer, RedisServer, S3Server
 
 EVERY_KIND = [kind for kinds in LANES.values() for kind in kinds]
 
@@ -50,15 +48,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="agent-chaos-"))
     folder.chmod(0o755)
     (folder / "platform").mkdir()
-    with ExitStack() as stack:
-        servers = Servers(
-            RedisServer(folder / "redis", keeps_data=True),
-            PostgresServer(folder / "postgres"),
-            S3Server(folder / "s3"),
-        )
-        for server in (servers.redis, servers.postgres, servers.s3):
-            server.start()
-            stack.callback(server.stop)
+    with running_servers(folder) as servers:
         outcome = uvloop.run(run_chaos(scenario, servers, folder / "platform"))
     complaints = [str(complaint) for complaint in check(outcome.facts)]
     keeps = bool(complaints) or arguments.keep

@@ -6,9 +6,9 @@ The servers are the caller's. Everything else ends with the block.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -51,6 +51,21 @@ class Servers:
     redis: RedisServer
     postgres: PostgresServer
     s3: S3Server
+
+
+@contextmanager
+def running_servers(folder: Path) -> Iterator[Servers]:
+    """Servers of their own, with their data below the folder."""
+    with ExitStack() as stack:
+        servers = Servers(
+            RedisServer(folder / "redis", keeps_data=True),
+            PostgresServer(folder / "postgres"),
+            S3Server(folder / "s3"),
+        )
+        for server in (servers.redis, servers.postgres, servers.s3):
+            server.start()
+            stack.callback(server.stop)
+        yield servers
 
 
 @dataclass(frozen=True)

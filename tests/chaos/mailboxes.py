@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,10 +32,9 @@ from backplane.errors import Unavailable
 from backplane.resources import Resources
 from backplane.store.agents.tables import agents as agents_table
 from backplane.store.tables import runs as runs_table
-from tests.chaos.chaos_platform import LEASE_SECONDS, Part, Platform, Servers, running_platform, within
+from tests.chaos.chaos_platform import LEASE_SECONDS, Part, Platform, Servers, running_platform, running_servers, within
 from tests.chaos.faults import Fault, schedule
 from tests.chaos.messages import KeptMessage, MailboxFacts, PlannedMessage, complaints_about, token
-from tests.servers import PostgresServer, RedisServer, S3Server
 
 POOL = "relay_pool"
 AGENTS_PER_PROCESS = 12
@@ -217,15 +216,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="agent-chaos-"))
     folder.chmod(0o755)
     (folder / "platform").mkdir()
-    with ExitStack() as stack:
-        servers = Servers(
-            RedisServer(folder / "redis", keeps_data=True),
-            PostgresServer(folder / "postgres"),
-            S3Server(folder / "s3"),
-        )
-        for server in (servers.redis, servers.postgres, servers.s3):
-            server.start()
-            stack.callback(server.stop)
+    with running_servers(folder) as servers:
         outcome = uvloop.run(run_mailboxes(scenario, servers, folder / "platform"))
     complaints = [str(complaint) for complaint in complaints_about(outcome.facts)]
     print(json.dumps({**outcome.counts, "complaints": complaints, **({"folder": str(folder)} if complaints else {})}))
