@@ -1,7 +1,8 @@
 """An HTTP server on loopback that answers what a test says, one answer for each request, and remembers what was asked.
 
 For what the real API does only when something breaks: a stream that is cut in the middle, a 503, a connection that is
-closed without an answer.
+closed without an answer. The server closes the connection after each answer and each answer says so: a client that
+thinks the connection is open sends its next request into the closing one, now and then.
 """
 
 import json
@@ -45,10 +46,14 @@ def problem(status: int, code: str, detail: str, retry_after: str = "") -> bytes
 
 def stream(*events: dict[str, Any], whole: bool = True) -> bytes:
     """A stream of events, as the API writes them. Not `whole`: its end is missing, as when the line breaks."""
-    frames = b"".join(_frame(event) for event in events)
-    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return event_stream(b"".join(_frame(event) for event in events), whole=whole)
+
+
+def event_stream(frames: bytes, *, whole: bool = True) -> bytes:
+    """A stream whose frames stand in one chunk. Not `whole`: its last chunk is missing."""
+    lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked", "Connection: close"]
     chunk = f"{len(frames):x}\r\n".encode() + frames + b"\r\n" if frames else b""
-    return head.encode() + chunk + (b"0\r\n\r\n" if whole else b"")
+    return "\r\n".join([*lines, "", ""]).encode() + chunk + (b"0\r\n\r\n" if whole else b"")
 
 
 def _frame(event: dict[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripted_api import answer, problem, raw
+from tests.scripted_api import answer, event_stream, problem, raw
 from tests.unit.conftest import Agentctl, Script
 
 SECRET = "whsec_" + "A" * 32
@@ -26,8 +26,7 @@ def event(number: int, **more: Any) -> dict[str, Any]:
 
 def stream(*frames: tuple[str, str, dict[str, Any]]) -> bytes:
     text = "".join(f"id: {id}\nevent: {type}\ndata: {json.dumps(data)}\n\n" for id, type, data in frames).encode()
-    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return head.encode() + f"{len(text):x}\r\n".encode() + text + b"\r\n0\r\n\r\n"
+    return event_stream(text)
 
 
 @pytest.mark.parametrize(("duplicate", "says"), [(False, "is published"), (True, "was there already")])

@@ -14,7 +14,7 @@ from agentctl.api.address import find_token, find_url
 from agentctl.api.api_error import ApiError
 from agentctl.api.client import Client
 from agentctl.exit_codes import CommandError, ExitCode
-from tests.scripted_api import NOTHING, ScriptedApi, answer, problem, raw, scripted_api, stream
+from tests.scripted_api import NOTHING, ScriptedApi, answer, event_stream, problem, raw, scripted_api, stream
 
 RUN = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 
@@ -70,8 +70,7 @@ async def test_a_stream_that_ends_in_order_but_before_the_run_is_opened_again(sc
 
 def feed(*frames: str, whole: bool = True) -> bytes:
     body = "".join(f"{frame}\n\n" for frame in frames).encode()
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return head + f"{len(body):x}\r\n".encode() + body + b"\r\n" + (b"0\r\n\r\n" if whole else b"")
+    return event_stream(body, whole=whole)
 
 
 async def test_the_stream_of_all_runs_goes_on_behind_the_cursor_it_began_with_or_saw_last(
