@@ -81,7 +81,8 @@ def no_process(situation: AgentSituation) -> Reason:
         return Reason("pool_full", f"{text}; an agent there that is idle makes room")
     text = f"{taken} are taken"
     if len(live) < pool.max_processes:
-        return Reason("process_starts", f"{text}; the manager starts another one within seconds")
+        starts = "the manager starts another one within seconds; until then an agent that is idle makes room"
+        return Reason("process_starts", f"{text}; {starts}")
     most = f"and it may have no more processes (max_processes {pool.max_processes})"
     return Reason("pool_full", f"{text}, {most}; an agent that is idle makes room, or an administrator raises it")
 

@@ -8,7 +8,7 @@ where a CROSS JOIN stands, SQLite reads the agents before the runs.
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, text
+from sqlalchemy import Connection, Integer, Row, String, bindparam, text
 
 from backplane.store.tables import UtcDateTime
 
@@ -17,6 +17,10 @@ SLEEPS_LONG = timedelta(seconds=60)
 NEW_FOR = timedelta(seconds=600)
 """An agent that was made so short a time ago and has had no process yet gets one, though it has nothing to do: whoever
 makes an agent is about to send it a message. It takes no other agent's place."""
+PROCESS_STARTS = timedelta(seconds=2)
+"""So long an agent with something to do waits for a new process before it takes the place of an agent that is idle. A
+process starts in about this time on one machine. In a cluster it takes longer, but to lose a place costs an idle agent
+no more than some milliseconds at its next message."""
 
 WITH_MAIL = """
 WITH RECURSIVE mail (agent_id) AS (
@@ -27,41 +31,53 @@ WITH RECURSIVE mail (agent_id) AS (
 )"""
 _NEEDING = f"""{WITH_MAIL}, needing AS (
   SELECT a.id, a.pool, a.number, a.last_active_at,
-    (SELECT priority FROM runs WHERE agent_id = a.id AND in_mailbox ORDER BY turn LIMIT 1) AS priority
+    (SELECT priority FROM runs WHERE agent_id = a.id AND in_mailbox ORDER BY turn LIMIT 1) AS priority,
+    (SELECT created_at FROM runs WHERE agent_id = a.id AND in_mailbox ORDER BY turn LIMIT 1) AS work_since
   FROM mail JOIN agents a ON a.id = mail.agent_id
   WHERE a.process_id IS NULL AND a.open_run_id IS NULL AND a.paused_at IS NULL AND a.terminated_at IS NULL
   UNION ALL
-  SELECT a.id, a.pool, a.number, a.last_active_at, r.priority
+  SELECT a.id, a.pool, a.number, a.last_active_at, r.priority, coalesce(r.queued_at, r.created_at)
   FROM agents a CROSS JOIN runs r
   WHERE r.id = a.open_run_id AND a.open_run_id IS NOT NULL AND a.process_id IS NULL AND a.terminated_at IS NULL
     AND (r.status = 'running' OR (r.status = 'queued' AND r.queued_at < :soon))
   UNION ALL
-  SELECT a.id, a.pool, a.number, a.last_active_at, -1 FROM agents a
+  SELECT a.id, a.pool, a.number, a.last_active_at, -1, NULL FROM agents a
   WHERE a.generation = 0 AND a.terminated_at IS NULL AND a.created_at > :new_since AND a.process_id IS NULL
     AND a.open_run_id IS NULL AND a.paused_at IS NULL
     AND NOT EXISTS (SELECT 1 FROM runs WHERE agent_id = a.id AND in_mailbox)
 )"""  # noqa: S608 - no values
 _TIMES = (bindparam("soon", type_=UtcDateTime), bindparam("new_since", type_=UtcDateTime))
-_MOST_URGENT = text(
-    f"{_NEEDING} SELECT id, number, priority FROM needing WHERE pool = :pool "  # noqa: S608
-    "ORDER BY priority DESC, last_active_at, id LIMIT :most"
-).bindparams(*_TIMES)
+_MOST_URGENT = (
+    text(
+        f"{_NEEDING} SELECT id, number, work_since FROM needing WHERE pool = :pool "  # noqa: S608
+        "ORDER BY priority DESC, last_active_at, id LIMIT :most"
+    )
+    .bindparams(*_TIMES)
+    .columns(id=String, number=Integer, work_since=UtcDateTime)
+)
 _COUNTED = text(f"{_NEEDING} SELECT pool, count(*) AS unplaced FROM needing GROUP BY pool").bindparams(*_TIMES)  # noqa: S608
 
 
 class Needing(NamedTuple):
-    """`has_work`: it has something to do, so another agent that is idle may lose its place to it."""
+    """`work_since`: since when it has had something to do. None: it has nothing to do."""
 
     agent_id: str
     number: int
-    has_work: bool
+    work_since: datetime | None
 
 
 def most_urgent(connection: Connection, pool: str, now: datetime, limit: int) -> list[Needing]:
     """Up to `limit` of these agents of a pool: by the priority of what they have to do, then those that have been idle
     for longest, then those that have nothing to do."""
     rows = connection.execute(_MOST_URGENT, {"pool": pool, "most": limit, **_times(now)})
-    return [Needing(row.id, row.number, row.priority >= 0) for row in rows]
+    return [Needing(row.id, row.number, row.work_since) for row in rows]
+
+
+def may_displace(work_since: datetime | None, now: datetime, *, is_full: bool) -> bool:
+    """Whether an agent that found no room gets the place of one that is idle. `is_full`: its pool has as many processes
+    as it may have. A pool that may have more gets one soon, in most cases; where none comes (nobody starts processes,
+    an image cannot be pulled, no machine has room), the agents share those that are there."""
+    return work_since is not None and (is_full or work_since <= now - PROCESS_STARTS)
 
 
 def counted(connection: Connection, now: datetime) -> dict[str, int]:

@@ -6,7 +6,7 @@ believe to have an agent do no harm: one of them gets each run.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete
 from backplane.domain.agents import AgentPlace, Occupancy, PoolProcess, Renewal, choose_process, takes_number
 from backplane.domain.runs import RunStatus
 from backplane.store.agents.bell import PlaceBell
-from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, most_urgent
+from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, may_displace, most_urgent
 from backplane.store.agents.pools import locked_pool, no_pool
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
-from backplane.store.agents.turns import UPDATE_AGENT, locked_agent, open_next, waiting_messages
+from backplane.store.agents.turns import UPDATE_AGENT, first_in_mailbox_since, locked_agent, open_next
 from backplane.store.clock import database_now
 from backplane.store.database import Database
 from backplane.store.tables import runs
@@ -165,8 +165,8 @@ class AgentProcesses:
         return _process(row) if row is not None else None
 
     async def place(self, agent_id: str) -> AgentPlace | None:
-        """Place an agent that has something to do and no process, and open its next message. Where all are full and the
-        pool may have no more, the agent that has been idle for longest makes room. None: there was nothing to do, or
+        """Place an agent that has something to do and no process, and open its next message. Where all are full, the
+        agent that has been idle for longest makes room (see `may_displace`). None: there was nothing to do, or
         there is no room; `place_waiting` tries again."""
         placed = await self._database.write(lambda connection: place(connection, agent_id))
         if placed is not None:
@@ -184,9 +184,9 @@ class AgentProcesses:
                 return []
             live = _live(connection, pool, now)
             most = connection.scalar(select(agent_pools.c.max_processes).where(agent_pools.c.name == pool)) or 0
-            may_displace = len(live) >= most
-            idle = _idle_by_process(connection, pool, now) if may_displace else Counter[str]()
-            return _with_room(found, live, idle)[:limit]
+            displacing = {one.agent_id for one in found if may_displace(one.work_since, now, is_full=len(live) >= most)}
+            idle = _idle_by_process(connection, pool, now) if displacing else Counter[str]()
+            return _with_room(found, live, displacing, idle)[:limit]
 
         placed: list[AgentPlace] = []
         for needing in await self._database.read(look):
@@ -227,11 +227,11 @@ def place(connection: Connection, agent_id: str) -> AgentPlace | None:
     agent = locked_agent(connection, agent_id)
     if pool is None or agent is None or agent.process_id is not None or agent.terminated_at is not None:
         return None
-    has_work = _has_work(connection, agent)
+    work_since = _work_since(connection, agent)
     is_new = agent.generation == 0 and agent.created_at > database_now(connection) - NEW_FOR
-    if not has_work and not (is_new and agent.paused_at is None):
+    if work_since is None and not (is_new and agent.paused_at is None):
         return None
-    process_id = place_for(connection, pool, agent_id, found.number, may_displace=has_work)
+    process_id = place_for(connection, pool, agent_id, found.number, work_since)
     if process_id is None:
         return None
     now = datetime.now(UTC)
@@ -240,26 +240,27 @@ def place(connection: Connection, agent_id: str) -> AgentPlace | None:
     return AgentPlace(agent_id, found.pool, process_id, open_next(connection, agent_id))
 
 
-def _has_work(connection: Connection, agent: Row[Any]) -> bool:
-    """Whether it has something to do now. `agent`: its locked row."""
+def _work_since(connection: Connection, agent: Row[Any]) -> datetime | None:
+    """Since when it has had something to do. None: it has nothing to do now. `agent`: its locked row."""
     if agent.open_run_id is None:
-        return agent.paused_at is None and waiting_messages(connection, agent.id) > 0
-    status = connection.scalar(select(runs.c.status).where(runs.c.id == agent.open_run_id))
-    return status in (RunStatus.QUEUED, RunStatus.RUNNING)
+        return first_in_mailbox_since(connection, agent.id) if agent.paused_at is None else None
+    since = func.coalesce(runs.c.queued_at, runs.c.created_at).label("since")
+    open_run = connection.execute(select(runs.c.status, since).where(runs.c.id == agent.open_run_id)).one()
+    return open_run.since if open_run.status in (RunStatus.QUEUED, RunStatus.RUNNING) else None
 
 
 def place_for(
-    connection: Connection, pool: Row[Any], agent_id: str, number: int, *, may_displace: bool = False
+    connection: Connection, pool: Row[Any], agent_id: str, number: int, work_since: datetime | None = None
 ) -> str | None:
-    """The id of a process with room for this agent. `may_displace`: where the pool may have no more processes, the
-    agent that has been idle for longest makes room. `pool`: its locked row."""
+    """The id of a process with room for this agent. Where all are full, the agent that has been idle for longest makes
+    room for one that `may_displace` it. `pool`: its locked row."""
     now = database_now(connection)
     occupancies = _live(connection, pool.name, now)
     process = choose_process(agent_id, number, occupancies)
     if process is not None:
         return process.id
     takes = [one.process.id for one in occupancies if takes_number(one.process, number)]
-    if not may_displace or len(occupancies) < pool.max_processes or not takes:
+    if not takes or not may_displace(work_since, now, is_full=len(occupancies) >= pool.max_processes):
         return None
     longest = _idle(agents.c.process_id.in_(takes), agents.c.id != agent_id, limit=1)
     idle = connection.execute(longest, {"soon": now + SLEEPS_LONG}).one_or_none()
@@ -269,8 +270,10 @@ def place_for(
     return str(idle.process_id)
 
 
-def _with_room(found: Iterable[Needing], occupancies: Sequence[Occupancy], idle: Counter[str]) -> list[Needing]:
-    """Those for which there is room, or for whom one of the `idle` agents (by process) may lose its place, as far as
+def _with_room(
+    found: Iterable[Needing], occupancies: Sequence[Occupancy], displacing: Container[str], idle: Counter[str]
+) -> list[Needing]:
+    """Those for which there is room, and those that are `displacing` one of the `idle` agents (by process), as far as
     one look can tell."""
     places = {one.process.id: one for one in occupancies}
     chosen = list[Needing]()
@@ -280,7 +283,7 @@ def _with_room(found: Iterable[Needing], occupancies: Sequence[Occupancy], idle:
             places[process.id] = Occupancy(process, places[process.id].agents + 1)
         else:
             takes = (one.process for one in occupancies if takes_number(one.process, needing.number))
-            process = next((one for one in takes if needing.has_work and idle[one.id] > 0), None)
+            process = next((one for one in takes if needing.agent_id in displacing and idle[one.id] > 0), None)
             if process is None:
                 continue
             idle[process.id] -= 1

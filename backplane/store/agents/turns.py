@@ -40,6 +40,12 @@ _LOCK_AGENT_OF = select(agents.c.id).where(agents.c.id == _AGENT_OF_RUN).with_fo
 UPDATE_AGENT = update(agents).where(agents.c.id == bindparam("of_agent"))
 _UPDATE_RUN = update(runs).where(runs.c.id == bindparam("of_run"))
 _WAITING_MESSAGES = select(func.count()).where(runs.c.agent_id == bindparam("of_agent"), IS_IN_MAILBOX)
+_NEXT_SINCE = (
+    select(runs.c.created_at)
+    .where(runs.c.agent_id == bindparam("of_agent"), IS_IN_MAILBOX)
+    .order_by(runs.c.turn)
+    .limit(1)
+)
 _NEXT = (
     select(runs.c.id, runs.c.user_id, runs.c.attempt)
     .where(
@@ -73,6 +79,11 @@ def lock_agent_of(connection: Connection, run_id: str) -> None:
 def waiting_messages(connection: Connection, agent_id: str) -> int:
     """How many messages are in its mailbox."""
     return connection.scalar(_WAITING_MESSAGES, {"of_agent": agent_id}) or 0
+
+
+def first_in_mailbox_since(connection: Connection, agent_id: str) -> datetime | None:
+    """When the message came that is next in its mailbox. None: the mailbox is empty."""
+    return connection.scalar(_NEXT_SINCE, {"of_agent": agent_id})
 
 
 def may_open(agent: Row[Any]) -> bool:

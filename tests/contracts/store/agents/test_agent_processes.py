@@ -11,6 +11,7 @@ from backplane.domain.users import User
 from backplane.errors import NotFound
 from backplane.store import Store
 from backplane.store.agents.tables import agents
+from backplane.store.tables import runs
 from tests.agents import POOL, ended, sent, spawned, started_process
 
 
@@ -28,6 +29,12 @@ async def idle_since(store: Store, agent: Agent, seconds: float) -> None:
 async def made_before(store: Store, agent: Agent, seconds: float) -> None:
     past = datetime.now(UTC) - timedelta(seconds=seconds)
     statement = update(agents).where(agents.c.id == agent.id).values(created_at=past)
+    await store.database.write(lambda connection: connection.execute(statement))
+
+
+async def waits_for(store: Store, run_id: str, seconds: float) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=seconds)
+    statement = update(runs).where(runs.c.id == run_id).values(created_at=past, queued_at=past)
     await store.database.write(lambda connection: connection.execute(statement))
 
 
@@ -191,6 +198,25 @@ async def test_a_pool_that_may_have_more_processes_takes_no_place_away(store: St
     await sent(store, user, second)
     assert (await place_of(store, first), await place_of(store, second)) == ("one", None)
     assert (await counted(store))[-1] == 1
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_where_no_process_comes_an_agent_with_work_takes_the_place_of_an_idle_one(
+    store: Store, user: User, is_open: bool
+) -> None:
+    if is_open:
+        await started_process(store, "lost", capacity=1)
+    agent = await spawned(store, user, "with work")
+    run = (await sent(store, user, agent)).run
+    await started_process(store, "one", capacity=1)
+    idle = await spawned(store, user, "idle")
+    await store.agent_processes.deregister("lost")
+    assert (await place_of(store, idle), await place_of(store, agent)) == ("one", None)
+    assert await store.agent_processes.place_waiting(POOL) == []
+    await waits_for(store, run.id, 3)
+    [placed] = await store.agent_processes.place_waiting(POOL)
+    assert (placed.agent_id, placed.process_id) == (agent.id, "one")
+    assert await place_of(store, idle) is None
 
 
 async def test_agents_are_placed_on_the_node_whose_range_has_their_number(store: Store, user: User) -> None:
