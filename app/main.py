@@ -58,6 +58,7 @@ from app.routes import (
     queue,
     runs,
     secrets,
+    services,
     tools,
     webhooks,
 )
@@ -189,6 +190,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         agent_pools,
         agent_messages,
         agents,
+        services,
         docs,
     )
     for route in routes:

@@ -5,7 +5,7 @@ is away each controller takes it: take the newest, not the sum.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -45,6 +45,13 @@ class ControllerMetrics:
         self._pool_losses = Counter(
             "agent_pool_process_losses", "Processes of agents' pools whose lease was over.", registry=registry
         )
+        self._services = Gauge(
+            "agent_service_up",
+            "Whether a service answers, by the controller that checks.",
+            ["service"],
+            registry=registry,
+        )
+        self._service_checks = Counter("agent_service_checks", "Checks of services.", ["result"], registry=registry)
         self._jobs_due = Gauge(
             "agent_jobs_due",
             "Bulk actions and exports that nobody carries out now, at most 100.",
@@ -74,6 +81,15 @@ class ControllerMetrics:
 
     def pool_process_lost(self) -> None:
         self._pool_losses.inc()
+
+    def services(self, up: Mapping[str, bool]) -> None:
+        """By name. Those that are not named are gone."""
+        self._services.clear()
+        for name, is_up in up.items():
+            self._services.labels(name).set(is_up)
+
+    def service_checked(self, *, failed: bool) -> None:
+        self._service_checks.labels("failed" if failed else "ok").inc()
 
     def jobs_due(self, count: int) -> None:
         self._jobs_due.set(count)

@@ -31,8 +31,11 @@ from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
 from controller.jobs.dispatch import JobDispatch
+from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.service import pool_loop
+from controller.services.checks import ServiceChecker
+from controller.services.health import ServiceHealthLoop
 from controller.usage import FileCounting, RowCounting
 from controller.webhooks.loop import SendingRules, WebhookLoop, lease_for, share_of_user
 from controller.webhooks.sender import connect_sender
@@ -141,6 +144,11 @@ async def _work(
             asyncio.create_task(agents.run(), name="agents"),
             asyncio.create_task(agent_events.run(), name="agent events"),
         ]
+        checker = ServiceChecker()
+        health = ServiceHealthLoop(
+            store.services, resources.doorbell, checker.check, _services_leader(settings, resources, "health"), metrics
+        )
+        loops.append(asyncio.create_task(health.run(), name="service health"))
         rows = RowCounting(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage
         )
@@ -172,6 +180,7 @@ async def _work(
                 await launcher.close()
             if queue is not None:
                 queue.close()
+            await checker.close()
             await webhooks.drain(settings.webhook_timeout_seconds)
 
 
@@ -225,6 +234,11 @@ def _deployments(settings: Settings) -> "Launcher | None":
 def _counting_lease(settings: Settings, resources: Resources, what: str) -> RedisLease:
     redis = resources.redis
     return RedisLease(redis, redis.keys.counting(what), _process_name(), seconds=settings.lease_seconds)
+
+
+def _services_leader(settings: Settings, resources: Resources, what: str) -> Leader:
+    redis = resources.redis
+    return Leader(RedisLease(redis, redis.keys.services(what), _process_name(), seconds=settings.lease_seconds))
 
 
 def _process_name() -> str:

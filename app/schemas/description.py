@@ -23,6 +23,7 @@ TAGS = [
     {"name": "events", "description": "The event bus: events that users, hooks and the platform publish."},
     {"name": "agents", "description": "Agents that live: pools, messages, what each does."},
     {"name": "hooks", "description": "Addresses that others post to, signed; what they post becomes an event."},
+    {"name": "services", "description": "What is always on beside the platform, and whether it answers."},
     {"name": "files", "description": "The files of a run's workspace."},
     {"name": "decisions", "description": "What runs ask people, and the answers."},
     {"name": "tools", "description": "What steps can use."},

@@ -1,4 +1,5 @@
-"""What the platform sends to a run's `webhook_url`: described beside the API's own operations, and not served by it."""
+"""What the platform sends to the `webhook_url` of a run or a service: described beside the API's own operations, and
+not served by it."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from pydantic import ConfigDict, Field
 from app.schemas.outcomes import Described, ErrorView, WebhookEvent
 from backplane.domain.decisions import DecisionKind
 from backplane.domain.runs import RunStatus
+from backplane.domain.services import Report, ServiceStatus
 
 webhooks = APIRouter(tags=["webhooks"])
 
@@ -39,6 +41,21 @@ class WebhookMessage(Described):
     decisions: list[WaitingDecision] | None = Field(None, description="What a waiting run asks a person.")
 
 
+class ServiceMessage(Described):
+    """The state of a service at the moment when it changed, or when it began to flap."""
+
+    model_config = ConfigDict(defer_build=False)  # FastAPI asks for it at once
+
+    event: Report
+    delivery_id: str = Field(description="The same in all attempts, and the same as Webhook-Id.")
+    service_id: str
+    name: str
+    status: ServiceStatus
+    since: datetime | None
+    reason: str = Field(description="What the last failed check said.")
+    flapping: bool = Field(description="It goes up and down; nothing is sent until it has settled.")
+
+
 _SUMMARIES = {
     WebhookEvent.COMPLETED: "A run has been completed",
     WebhookEvent.FAILED: "A run has failed, and is not tried again by itself",
@@ -47,20 +64,28 @@ _SUMMARIES = {
 }
 
 
+_Id = Annotated[str, Header(description="The same in all attempts: whoever has seen it passes over it.")]
+_Timestamp = Annotated[int, Header(description="Of this attempt, in seconds since the epoch.")]
+_Signature = Annotated[
+    str,
+    Header(
+        description="`v1,` and the HMAC-SHA256 of `{Webhook-Id}.{Webhook-Timestamp}.{body}` in base64, by the "
+        "secret of GET /agent/webhook-secret, as Standard Webhooks has it. Several, with spaces between, while a "
+        "secret is being replaced."
+    ),
+]
+
+
 async def webhook_message(
-    message: WebhookMessage,
-    webhook_id: Annotated[str, Header(description="The same in all attempts: whoever has seen it passes over it.")],
-    webhook_timestamp: Annotated[int, Header(description="Of this attempt, in seconds since the epoch.")],
-    webhook_signature: Annotated[
-        str,
-        Header(
-            description="`v1,` and the HMAC-SHA256 of `{Webhook-Id}.{Webhook-Timestamp}.{body}` in base64, by the "
-            "secret of GET /agent/webhook-secret, as Standard Webhooks has it. Several, with spaces between, while a "
-            "secret is being replaced."
-        ),
-    ],
+    message: WebhookMessage, webhook_id: _Id, webhook_timestamp: _Timestamp, webhook_signature: _Signature
 ) -> None:
     """Sent to the run's `webhook_url`. Check the signature before anything else."""
+
+
+async def service_message(
+    message: ServiceMessage, webhook_id: _Id, webhook_timestamp: _Timestamp, webhook_signature: _Signature
+) -> None:
+    """Sent to the service's `webhook_url`. Check the signature before anything else."""
 
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -75,6 +100,23 @@ for _event, _summary in _SUMMARIES.items():
         webhook_message,
         methods=["POST"],
         operation_id=f"told_{_event.value.replace('.', '_')}",
+        summary=_summary,
+        responses=_ANSWERS,
+        response_class=Response,
+    )
+
+_OF_SERVICES = {
+    Report.UP: "A service is up",
+    Report.DOWN: "A service is down",
+    Report.FLAPPING: "A service goes up and down",
+}
+
+for _report, _summary in _OF_SERVICES.items():
+    webhooks.add_api_route(
+        _report.value,
+        service_message,
+        methods=["POST"],
+        operation_id=_report.value.replace(".", "_"),
         summary=_summary,
         responses=_ANSWERS,
         response_class=Response,

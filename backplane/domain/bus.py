@@ -36,7 +36,7 @@ MATCH_MAX_BYTES = 16 * KIB
 MATCH_MAX_DEPTH = 32
 NAMED_MAX = 10
 """The most patterns of types, sources, and subjects that one filter names."""
-PLATFORM_TYPES = frozenset({"run", "agent", "deployment"})
+PLATFORM_TYPES = frozenset({"run", "agent", "deployment", "service"})
 """The first parts of types that the platform alone publishes, so that nobody can pretend that a run ended."""
 GAP_TYPE = "gap"
 """The name of the frame by which a stream says that events are missing, so no event may have this type."""

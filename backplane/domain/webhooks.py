@@ -48,11 +48,11 @@ class DeliveryState:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that whoever claimed it is to send now; `attempt` counts from 1. `secrets` sign it, the newest
-    first."""
+    """A message that whoever claimed it is to send now; `attempt` counts from 1. `run_id`: None: it is about a
+    service. `secrets` sign it, the newest first."""
 
     id: str
-    run_id: str
+    run_id: str | None
     user_id: str
     url: str
     event: str

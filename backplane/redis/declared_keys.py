@@ -290,6 +290,14 @@ KEYS: tuple[Key, ...] = (
         "the process that manages the pools of agents",
     ),
     Key(
+        "controller:services:{what}",
+        "string",
+        "one lease",
+        "controller",
+        "controller",
+        "the controller that looks after the services: `health` or `containers`",
+    ),
+    Key(
         "agent:{agent_id}",
         "hash",
         "5 minutes after its process last wrote it",

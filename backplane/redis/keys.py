@@ -119,6 +119,9 @@ class Keys:
     def managing(self) -> str:
         return f"{self.prefix}controller:pools"
 
+    def services(self, what: str) -> str:
+        return f"{self.prefix}controller:services:{what}"
+
     @property
     def background_queue(self) -> str:
         """Not a key, but the name by which RQ makes its keys, which begin with `rq:` whatever the prefix is."""

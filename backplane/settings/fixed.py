@@ -142,6 +142,9 @@ BUS_BATCH = 200
 """Of these, how many in one transaction: it takes milliseconds, for which a user's other events wait."""
 BUS_WAKE_SECONDS = 5.0
 """When a run that is to be woken is looked at again: it had not stopped yet, or the controller was lost."""
+SERVICE_POLL_SECONDS = 1.0
+"""How often a controller looks which services are to be checked, and which containers are not as declared: each look is
+one statement."""
 RETENTION_SECONDS = 300.0
 """How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200
@@ -166,6 +169,7 @@ REPLACED = {
 NEVER_SETTINGS = frozenset(
     {
         *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
+        "SERVICE_POLL_SECONDS",
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),

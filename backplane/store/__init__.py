@@ -29,6 +29,7 @@ from backplane.store.run_writes import AddEvents, RunWrite
 from backplane.store.running_runs import RunningRuns
 from backplane.store.runs import Runs
 from backplane.store.secrets import SecretStore
+from backplane.store.services import Services
 from backplane.store.usage import UsageCounts
 from backplane.store.users import Users
 from backplane.store.webhooks import Webhooks
@@ -58,6 +59,7 @@ __all__ = [
     "RunningRuns",
     "Runs",
     "SecretStore",
+    "Services",
     "Store",
     "UsageCounts",
     "Webhooks",
@@ -86,6 +88,7 @@ class Store:
         self.ledger = Ledger(database)
         self.webhooks = Webhooks(database)
         self.secrets = SecretStore(database)
+        self.services = Services(database)
         self.retention = Retention(database)
         self.usage_counts = UsageCounts(database)
         self.bus = EventBus(database)

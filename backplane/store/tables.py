@@ -432,12 +432,12 @@ dead_letters = Table(
     Index("ix_dead_letters_at_run_id", "at", "run_id"),
 )
 
-# The messages for runs' webhooks, each committed with the state that it reports. `body` is sent as it is.
+# The messages for webhooks of runs and services, each committed with the state that it reports. `body` is sent as is.
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE")),
     Column("user_id", String(36), nullable=False),
     Column("url", String(2048), nullable=False),
     Column("event", String(32), nullable=False),
@@ -448,7 +448,9 @@ webhook_deliveries = Table(
     Column("status", String(16), nullable=False),
     Column("last_error", ForeignText),
     Column("response_code", Integer),
+    Column("service_id", String(36)),
     Index("ix_webhook_deliveries_run_id_id", "run_id", "id"),
+    partial_index("ix_webhook_deliveries_service_id", "service_id", where="service_id IS NOT NULL"),
     partial_index("ix_webhook_deliveries_pending", "next_at", where="status = 'pending'"),
 )
 

@@ -73,14 +73,25 @@ def add_delivery(connection: Connection, run: Run) -> None:
     if run.webhook_url is None:
         return
     delivery_id = new_run_id()
+    add_message(
+        connection,
+        {
+            "id": delivery_id,
+            "run_id": run.id,
+            "user_id": run.user_id,
+            "url": run.webhook_url,
+            "event": event_of(run),
+            "body": message(run, delivery_id, _asked(connection, run)),
+        },
+    )
+
+
+def add_message(connection: Connection, values: Mapping[str, Any]) -> None:
+    """Add a message that is sent as soon as this transaction is committed. `values`: id, user_id, url, event and body,
+    and run_id or service_id."""
     connection.execute(
         insert(webhook_deliveries).values(
-            id=delivery_id,
-            run_id=run.id,
-            user_id=run.user_id,
-            url=run.webhook_url,
-            event=event_of(run),
-            body=message(run, delivery_id, _asked(connection, run)),
+            **values,
             created_at=datetime.now(UTC),
             next_at=func.now(),
             attempts=0,

@@ -16,16 +16,14 @@ import structlog
 from backplane.agents.base import DRAIN
 from backplane.domain.agents import Occupancy, PoolCounts, PoolProcess
 from backplane.errors import NotFound, Unavailable
-from backplane.leases.redis import RedisLease
 from backplane.process.tasks import run_together
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_again
 from backplane.settings import fixed
+from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.decision import PoolNeeds, ProcessLoad, change_of
 from controller.pools.launcher import Launcher
-
-LOOKS_A_LEASE = 3
 
 log = structlog.get_logger()
 
@@ -34,31 +32,29 @@ class PoolLoop:
     """`launcher`: None where processes are started by hand."""
 
     def __init__(
-        self, resources: Resources, lease: RedisLease, launcher: Launcher | None, metrics: ControllerMetrics
+        self, resources: Resources, leader: Leader, launcher: Launcher | None, metrics: ControllerMetrics
     ) -> None:
         self._resources = resources
-        self._lease = lease
+        self._leader = leader
         self._launcher = launcher
         self._metrics = metrics
         self._called = asyncio.Event()
         self._empty_since: dict[str, float] = {}
-        self._lease_due = self._sleep_due = self._tidy_due = 0.0
-        self._has_lease = False
+        self._sleep_due = self._tidy_due = 0.0
         self._complaints: dict[str, str] = {}
 
     async def run(self) -> None:
         try:
             await run_together(listen=self._listen(), look=self._look_again_and_again())
         finally:
-            with suppress(Unavailable):
-                await self._lease.give_up()
+            await self._leader.give_up()
 
     async def _look_again_and_again(self) -> None:
         while True:
             self._called.clear()
             in_use = False
             try:
-                if await self._leads():
+                if await self._leader.leads():
                     in_use = await self.look()
             except Unavailable as error:
                 log.warning("cannot look after the pools", part=error.part, error=error.message)
@@ -86,17 +82,6 @@ class PoolLoop:
         if self._launcher is not None:
             await self._scale(self._launcher, counts)
         return any(one.agents or one.processes or one.pool.min_processes for one in counts)
-
-    async def _leads(self) -> bool:
-        """Without Redis each may do it."""
-        now = time.monotonic()
-        if now >= self._lease_due or self._lease.is_over:
-            self._lease_due = now + self._lease.seconds / LOOKS_A_LEASE
-            try:
-                self._has_lease = await self._lease.hold()
-            except Unavailable:
-                self._has_lease = True
-        return self._has_lease
 
     async def _listen(self) -> None:
         async with self._resources.agent_registry.commands("*") as commands:

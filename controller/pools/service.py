@@ -13,6 +13,7 @@ from backplane.process.retrying import log_unavailable, until_available
 from backplane.process.tasks import end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
+from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.children import ChildLauncher, logs_beside
 from controller.pools.launcher import Launcher
@@ -60,4 +61,4 @@ def pool_loop(
 ) -> PoolLoop:
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     lease = RedisLease(resources.redis, resources.redis.keys.managing, owner, seconds=settings.lease_seconds)
-    return PoolLoop(resources, lease, launcher, metrics)
+    return PoolLoop(resources, Leader(lease), launcher, metrics)
