@@ -106,7 +106,7 @@ class AgentEventsLoop:
             message_to(agent, message), mailbox_max=fixed.AGENT_MAILBOX_MAX, idempotency=(key, "")
         )
         if added.is_new:
-            await self._actions.push_message_of(agent.id)
+            await self._actions.push_added(added)
 
     async def _depth(self, agent: Agent, body: dict[str, Any]) -> int | None:
         """How many messages have led to the event; None: it is not for this agent."""

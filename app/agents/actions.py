@@ -6,7 +6,6 @@ mailbox is in the database, so a message that is accepted is not lost. What a tu
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,11 +14,10 @@ from app.submission import Submission
 from backplane.domain.agents import Agent, agent_terminated
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
 from backplane.domain.users import User
-from backplane.errors import InvalidInput, StorageExceeded, TooLarge, Unavailable
+from backplane.errors import InvalidInput, StorageExceeded, TooLarge
 from backplane.limits.storage.limits import StorageLimits
 from backplane.resources import Resources
 from backplane.run_actions.actions import idempotency_of
-from backplane.run_actions.pushing import publish_events
 from backplane.settings import Settings, fixed
 
 REMOVED_AT_ONCE = 100
@@ -55,11 +53,7 @@ class AgentActions:
             idempotency=idempotency,
         )
         if added.is_new:
-            with suppress(Unavailable):
-                events = await self._store.events.after(added.run.id, 0, 3)
-                await publish_events(self._resources.event_log, added.run, events)
-            if added.opened is not None:
-                await self._submission.push_message_of(agent_id)
+            await self._submission.push_added(added)
         return added.run
 
     async def resume(self, user_id: str, agent_id: str) -> Agent:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from backplane.domain.events import Event
 from backplane.domain.runs import (
     AGENT_QUEUES,
     IN_MAILBOX,
@@ -187,12 +188,14 @@ class AgentPlace:
 @dataclass(frozen=True, slots=True)
 class AddedMessage:
     """`is_new`: False where the idempotency key had made it before. `opened`: the id of the message that was opened by
-    that, this one or an older one. `placed`: the agent's new place, where it had none."""
+    that, this one or an older one. `placed`: the agent's new place, where it had none. `events`: its first ones, where
+    it is new, as they were stored before the agent was placed."""
 
     run: Run
     is_new: bool
     opened: str | None = None
     placed: AgentPlace | None = None
+    events: tuple[Event, ...] = ()
 
 
 def queue_of(agent_id: str) -> str:

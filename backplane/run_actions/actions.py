@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from backplane.domain.agents import Agent, agent_terminated
+from backplane.domain.agents import AddedMessage, Agent, agent_terminated
 from backplane.domain.bus import EventWait
 from backplane.domain.dead_letters import no_dead_letter
 from backplane.domain.events import Event
@@ -26,7 +26,7 @@ from backplane.limits.storage.limits import StorageLimits
 from backplane.logs.base import EventLog
 from backplane.queue.base import Full, Limit, Queue
 from backplane.run_actions.known_queues import KnownQueues
-from backplane.run_actions.pushing import publish_events, push_again, push_open_message, push_run
+from backplane.run_actions.pushing import publish_events, push_added, push_again, push_open_message, push_run
 from backplane.store import Store
 
 log = structlog.get_logger()
@@ -219,6 +219,10 @@ class RunActions:
                 place.is_used = queued and (place.priority, place.queue) == (run.priority, run.queue)
         if run.agent_id is not None:
             await self.push_message_of(run.agent_id)
+
+    async def push_added(self, added: AddedMessage) -> None:
+        """Push a new message to an agent, if it was opened, and publish its events. Never raises Unavailable."""
+        await push_added(self._store, self._queue, self._event_log, added)
 
     async def push_message_of(self, agent_id: str) -> None:
         """Push the open message of an agent, and place an agent that needs it. Never raises Unavailable."""

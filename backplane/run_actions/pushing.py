@@ -5,10 +5,11 @@ Nothing here is needed for the run to go on: what is not published, the leading 
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
-from backplane.domain.agents import AgentPlace
+from backplane.domain.agents import AddedMessage, AgentPlace
 from backplane.domain.events import Event
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable
@@ -40,6 +41,18 @@ async def publish_events(event_log: EventLog, run: Run, events: Sequence[Event])
         await event_log.append([Batch(run.id, run.generation, events, run.user_id, stored_id=events[-1].id)])
 
 
+async def push_added(store: Store, queue: Queue, event_log: EventLog, added: AddedMessage) -> None:
+    """Push a new message to an agent, if it was opened, and publish its events. Never raises Unavailable."""
+    run = added.run
+    if added.opened == run.id and added.placed is None:
+        await push_run(queue, event_log, run, added.events)
+        return
+    with suppress(Unavailable):
+        await publish_events(event_log, run, added.events)
+    if added.opened is not None:
+        await push_open_message(store, queue, event_log, run.agent_id or "")
+
+
 async def push_open_message(store: Store, queue: Queue, event_log: EventLog, agent_id: str) -> AgentPlace | None:
     """Push the message of an agent that a write may have opened: its end of another one, or a message that it has sent.
     An agent that needs a process is placed where there is room. Returns the new place, whose process is to be rung.
@@ -51,7 +64,8 @@ async def push_open_message(store: Store, queue: Queue, event_log: EventLog, age
             placed = await store.agent_processes.place(agent_id)
             agent = await store.agents.find(agent_id)
         if agent is not None and agent.open_run_id is not None:
-            await push_again(store, queue, event_log, agent.open_run_id)
+            run = await store.runs.find(agent.open_run_id)
+            await _push_queued(store, queue, event_log, run)
     except Unavailable as error:
         log.warning("an agent's message is not pushed; a worker's reaper will", agent=agent_id, error=error.message)
     return placed
@@ -62,13 +76,18 @@ async def push_again(store: Store, queue: Queue, event_log: EventLog, run_id: st
     Never raises Unavailable."""
     try:
         run = await store.runs.find(run_id)
-        if run is None or run.status is not RunStatus.QUEUED:
-            return
-        if run.agent_id is not None:
+        if run is not None and run.status is RunStatus.QUEUED and run.agent_id is not None:
             await store.agent_processes.place(run.agent_id)
-        last = await store.events.last_id(run_id)
-        published = await event_log.last_id(run_id)
-        events = await store.events.after(run_id, max(published or 0, last - EVENTS_SHOWN), EVENTS_SHOWN)
-        await push_run(queue, event_log, run, events)
+        await _push_queued(store, queue, event_log, run)
     except Unavailable as error:
         log.warning("a run that waited is not pushed; a worker's reaper will", run=run_id, error=error.message)
+
+
+async def _push_queued(store: Store, queue: Queue, event_log: EventLog, run: Run | None) -> None:
+    """Push it, if it is queued, with the events that its watchers have not been sent. Raises Unavailable."""
+    if run is None or run.status is not RunStatus.QUEUED:
+        return
+    last = await store.events.last_id(run.id)
+    published = await event_log.last_id(run.id)
+    events = await store.events.after(run.id, max(published or 0, last - EVENTS_SHOWN), EVENTS_SHOWN)
+    await push_run(queue, event_log, run, events)

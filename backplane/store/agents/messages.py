@@ -158,4 +158,4 @@ def _add(
     values |= {"open_run_id": made.id} if is_open else {}
     connection.execute(UPDATE_AGENT, {"of_agent": agent.id, **values})
     opened = made.id if is_open else open_next(connection, agent.id)
-    return AddedMessage(made, is_new=True, opened=opened)
+    return AddedMessage(made, is_new=True, opened=opened, events=tuple(new_events))
