@@ -109,14 +109,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(workspaces.close)
         yield Resources(
             redis=redis,
-            queue=RedisQueue(
-                redis,
-                lease_seconds=settings.lease_seconds,
-                initial_run_seconds=fixed.ESTIMATE_INITIAL_SECONDS,
-                ageing_seconds=settings.queue_ageing_seconds,
-                caps=_caps(settings),
-                room=_room(settings),
-            ),
+            queue=_queue(settings, redis),
             event_log=RedisEventLog(
                 redis,
                 limits=LogLimits(
@@ -137,9 +130,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
             ),
             storage=RedisStorage(redis),
             tool_catalogue=RedisToolCatalogue(redis),
-            slots=RedisSlots(
-                redis, lease_seconds=fixed.MODEL_SLOT_LEASE_SECONDS, turn_seconds=fixed.MODEL_TURN_SECONDS
-            ),
+            slots=_slots(redis),
             buckets=RedisTokenBuckets(redis),
             artifacts=_artifacts(settings),
             seal=Seal.of(settings.secrets_key.get_secret_value()),
@@ -159,6 +150,27 @@ async def connect_store(settings: Settings) -> AsyncIterator[Store]:
         yield Store(database)
     finally:
         await database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseConnections:
+    """What leases are renewed by, beside an event loop that is blocked."""
+
+    queue: Queue
+    slots: Slots
+    store: Store
+
+
+@asynccontextmanager
+async def connect_for_leases(settings: Settings, platform: str) -> AsyncIterator[LeaseConnections]:
+    """Connections for an event loop of their own: one to the database, and few to Redis. `platform`: of the queue that
+    this process has opened (`Queue.platform`)."""
+    async with AsyncExitStack() as stack:
+        own = settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
+        store = await stack.enter_async_context(connect_store(own))
+        redis = _redis(settings)
+        stack.push_async_callback(redis.close)
+        yield LeaseConnections(_queue(settings, redis, platform), _slots(redis), store)
 
 
 @asynccontextmanager
@@ -213,6 +225,22 @@ async def take_over_redis(settings: Settings) -> None:
 def _redis(settings: Settings) -> RedisClients:
     url = settings.redis_url.get_secret_value()
     return RedisClients(url, prefix=settings.redis_key_prefix, access=redis_access(settings))
+
+
+def _queue(settings: Settings, redis: RedisClients, platform: str = "") -> RedisQueue:
+    return RedisQueue(
+        redis,
+        lease_seconds=settings.lease_seconds,
+        initial_run_seconds=fixed.ESTIMATE_INITIAL_SECONDS,
+        ageing_seconds=settings.queue_ageing_seconds,
+        caps=_caps(settings),
+        room=_room(settings),
+        platform=platform,
+    )
+
+
+def _slots(redis: RedisClients) -> RedisSlots:
+    return RedisSlots(redis, lease_seconds=fixed.MODEL_SLOT_LEASE_SECONDS, turn_seconds=fixed.MODEL_TURN_SECONDS)
 
 
 def _caps(settings: Settings) -> Caps:

@@ -9,10 +9,11 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from backplane.entry_point import run
+from backplane.entry_point import end_at_once, run
 from backplane.settings import Settings
 from worker.metrics import WorkerMetrics
 from worker.sandbox.open import open_sandbox
@@ -26,7 +27,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.queues is not None:
         os.environ["WORKER_QUEUES"] = arguments.queues
-    return run("worker", _check if arguments.check else serve)
+    return run("worker", _check if arguments.check else partial(serve, give_up=end_at_once))
 
 
 async def _check(settings: Settings, _: asyncio.Event) -> None:

@@ -80,8 +80,8 @@ class Execution:
 
     def lease_renewed(self, asked_at: float) -> None:
         """Redis has confirmed the request that was sent at `asked_at` (`time.monotonic()`): the lease counts from then
-        on."""
-        self._lease_ends = asked_at + self._worker.rules.runs.lease_seconds
+        on. Any thread may call this."""
+        self._lease_ends = max(self._lease_ends, asked_at + self._worker.rules.runs.lease_seconds)
 
     async def ensure_ours(self) -> None:
         """Raises Superseded when another worker has the run. Asks the database only when the lease may have ended."""

@@ -1,7 +1,7 @@
 """The heartbeat: shows that this process lives, renews its leases, and stops runs that it has lost or that are
 cancelled.
 
-It runs on the event loop that does the work: a process whose loop is blocked loses its leases, as it should. While
+It runs on the event loop that does the work; while that loop is blocked, `worker.lease_keeper` renews the leases. While
 Redis is away no other worker can claim a run, so the work goes on; the database refuses each write with an old fencing
 token.
 """

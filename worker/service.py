@@ -12,6 +12,7 @@ import os
 import socket
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -22,12 +23,14 @@ from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.tasks import end
 from backplane.resources import connect, with_database_of_workers
 from backplane.settings import Settings, fixed
+from backplane.store import Store
 from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
 from worker.handlers.registry import installed_handlers
 from worker.heartbeat import Heartbeat
+from worker.lease_keeper import LeaseKeeper, ProcessLeases
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
 from worker.roles.registry import RoleRegistry, installed_roles
@@ -57,6 +60,10 @@ class Source:
         """Runs beside the consumer. When it returns the worker drains and ends, as if it were asked to."""
         await asyncio.Event().wait()
 
+    async def keep(self, store: Store) -> None:
+        """Called in another thread while the event loop is blocked: renew by `store` what the process has but its runs.
+        What is lost stays lost. Raises Unavailable."""
+
     async def drain(self) -> None:
         """Called before the worker drains. Never raises Unavailable."""
 
@@ -64,16 +71,28 @@ class Source:
         """Called when the worker has drained. Never raises Unavailable."""
 
 
-async def serve(settings: Settings, stop: asyncio.Event, source: Source | None = None) -> None:
-    """Take and carry out runs until `stop` is set, then drain."""
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    source: Source | None = None,
+    *,
+    give_up: Callable[[], None] = lambda: None,
+) -> None:
+    """Take and carry out runs until `stop` is set, then drain. `give_up`: called in another thread when the event loop
+    has been blocked for so long that the leases are not renewed any more."""
     settings = with_database_of_workers(settings)
     registry = process_registry()
     async with metrics_served(registry, settings.metrics_host, settings.metrics_port) as ready:
-        await _serve(settings, stop, ready, source or Source(settings), WorkerMetrics(registry))
+        await _serve(settings, stop, ready, source or Source(settings), WorkerMetrics(registry), give_up)
 
 
 async def _serve(
-    settings: Settings, stop: asyncio.Event, ready: asyncio.Event, source: Source, metrics: WorkerMetrics
+    settings: Settings,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    source: Source,
+    metrics: WorkerMetrics,
+    give_up: Callable[[], None],
 ) -> None:
     with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
     installed_handlers(settings.handlers_file)
@@ -97,7 +116,7 @@ async def _serve(
                         gather_seconds=fixed.EVENTS_GATHER_SECONDS,
                     )
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
-                    await _work(settings, process, source, ready, stopping)
+                    await _work(settings, process, source, ready, stopping, give_up)
             finally:
                 await end(starting, stopping)
 
@@ -108,6 +127,7 @@ async def _work(
     source: Source,
     ready: asyncio.Event,
     stopping: "asyncio.Task[bool]",
+    give_up: Callable[[], None],
 ) -> None:
     async with open_worker_context(settings, process, builtin_tools()) as worker:
         joining = asyncio.create_task(source.join(process, worker.roles), name="join")
@@ -128,7 +148,7 @@ async def _work(
             sandbox=process.sandbox.isolation.name,
         )
         try:
-            await _consume(settings, worker, registration, source, stopping)
+            await _consume(settings, worker, registration, source, stopping, give_up)
         finally:
             await source.leave()
 
@@ -139,6 +159,7 @@ async def _consume(
     registration: Registration,
     source: Source,
     stopping: "asyncio.Task[bool]",
+    give_up: Callable[[], None],
 ) -> None:
     resources, metrics, worker_id = worker.resources, worker.metrics, worker.worker_id
     running: dict[str, ClaimedRun] = {}
@@ -174,8 +195,11 @@ async def _consume(
             ("tools", publish(resources.tool_catalogue, worker.published_tools, worker_id)),
         )
     ]
+    leases = ProcessLeases(resources, registration, running, source.keep)
+    keeper = LeaseKeeper.of(settings, leases, resources.queue.platform, give_up)
     consuming = asyncio.create_task(consumer.run(), name="consume")
     try:
+        keeper.start()
         done, _ = await asyncio.wait({consuming, stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
         await end(consuming)
         await source.drain()
@@ -185,6 +209,7 @@ async def _consume(
         for task in done - {stopping}:
             task.result()
     finally:
+        keeper.end()
         await end(consuming, *loops)
         try:
             await resources.queue.deregister(worker_id)

@@ -32,20 +32,26 @@ log = structlog.get_logger()
 ReportBlock = Callable[[str, float], None]
 """Called on the loop, as soon as it goes on, with the place in the code that blocked it and for how many seconds."""
 
-_reports: MutableMapping["asyncio.Task[object]", tuple[ReportBlock, str]] = WeakKeyDictionary()
+_reports: MutableMapping["asyncio.Task[object]", tuple[ReportBlock, str, str]] = WeakKeyDictionary()
 
 
 @contextmanager
-def blocks_reported(report: ReportBlock, file: str) -> Iterator[None]:
+def blocks_reported(report: ReportBlock, file: str, owner: str = "") -> Iterator[None]:
     """While the block runs, report where the current task blocks the loop. `file`: of the code whose line is to be
-    named, where it is among the callers of what blocks."""
+    named, where it is among the callers of what blocks. `owner`: whose code it is (`owner_at_work`)."""
     task = asyncio.current_task()
     assert task is not None
-    _reports[task] = (report, file)
+    _reports[task] = (report, file, owner)
     try:
         yield
     finally:
         _reports.pop(task, None)
+
+
+def owner_at_work(loop: asyncio.AbstractEventLoop) -> str:
+    """Whose code the loop is at, seen from another thread; empty where nobody has named it."""
+    task = asyncio.current_task(loop)
+    return _reports.get(task, (None, "", ""))[2] if task is not None else ""
 
 
 @contextmanager
@@ -93,7 +99,7 @@ class _Watchdog:
 
     def _report(self, frames: traceback.StackSummary, asked: float) -> None:
         task = asyncio.current_task(self._loop)
-        report, file = _reports.get(task, (None, "")) if task is not None else (None, "")
+        report, file, _ = _reports.get(task, (None, "", "")) if task is not None else (None, "", "")
         if report is None or not frames:
             return
         own = [frame for frame in frames if frame.filename == file] or list(frames)

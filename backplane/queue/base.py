@@ -316,6 +316,11 @@ class QueueDepths:
 
 
 class Queue(ABC):
+    @property
+    @abstractmethod
+    def platform(self) -> str:
+        """Whose queue this is, as `open` has found it; empty until then."""
+
     @abstractmethod
     async def open(self, database: str, *, take_over: bool = False) -> None:
         """Make sure that this is the queue of the database with this id, and in the layout that this release knows: an
@@ -352,9 +357,16 @@ class Queue(ABC):
 
     @abstractmethod
     async def renew(
-        self, worker_id: str, slots: int, claims: Sequence[Claim], *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+        self,
+        worker_id: str,
+        slots: int,
+        claims: Sequence[Claim],
+        *,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        may_lead: bool = True,
     ) -> Renewed:
-        """Report that this worker lives and serves these queues, and renew its leases."""
+        """Report that this worker lives and serves these queues, and renew its leases. `may_lead`: whether it can be
+        the leader; one that is and may not stays so until the leader's lease ends."""
 
     @abstractmethod
     async def settle(self, settlements: Sequence[Settlement]) -> None:

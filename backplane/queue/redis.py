@@ -69,7 +69,8 @@ _LIMITS = (None, Limit.USER, Limit.TIER, Limit.OVERALL, Limit.SHARE)
 
 class RedisQueue(Queue):
     """`lease_seconds`: how long a claim lasts; `initial_run_seconds`: the estimate before any run was measured;
-    `ageing_seconds`: so much waiting weighs as much as one step of priority (0: waiting does not count)."""
+    `ageing_seconds`: so much waiting weighs as much as one step of priority (0: waiting does not count). `platform`: of
+    a queue that this process has opened already."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class RedisQueue(Queue):
         ageing_seconds: float,
         caps: Caps,
         room: QueueRoom,
+        platform: str = "",
     ) -> None:
         self._clients = clients
         self._redis = clients.commands
@@ -96,7 +98,7 @@ class RedisQueue(Queue):
         capped = any([*rules["user"], *rules["tier"], *caps.resources])
         self._rules: tuple[str | int, ...] = (json.dumps(rules) if capped else "", int(ageing_seconds * 1000))
         self._reserves = bool(room.user or room.overall or any(room.tier.values()))
-        self._ours = ""
+        self._ours = platform
         """What the key `platform` must be; empty until `open`."""
         self._admit, self._standing, self._queues, self._whereabouts = (
             Script(clients, LUA / f"{name}.lua") for name in ("admit", "standing", "queues", "whereabouts")
@@ -111,6 +113,10 @@ class RedisQueue(Queue):
             Script(clients, LUA / f"migrate_{number}.lua", prelude=changing) for number in range(1, FORMAT + 1)
         ]
         self._repair = Repair(clients, changing, lease_ms=self._lease)
+
+    @property
+    def platform(self) -> str:
+        return self._ours
 
     async def open(self, database: str, *, take_over: bool = False) -> None:
         keys, ours = [self._keys.jobs], str(Owner(FORMAT, database))
@@ -219,7 +225,13 @@ class RedisQueue(Queue):
                 await pipeline.execute()
 
     async def renew(
-        self, worker_id: str, slots: int, claims: Sequence[Claim], *, queues: Sequence[str] = (DEFAULT_QUEUE,)
+        self,
+        worker_id: str,
+        slots: int,
+        claims: Sequence[Claim],
+        *,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        may_lead: bool = True,
     ) -> Renewed:
         jobs = [
             (run_id, job.generation, job.user_id, int(job.priority), job.resource, *_other_than_default(job.queue))
@@ -227,7 +239,8 @@ class RedisQueue(Queue):
         ]
         # Empty means the default queue alone, so one that serves none names the agents' queues, without an agent.
         serving = "" if tuple(queues) == (DEFAULT_QUEUE,) else ",".join(sorted(queues)) or AGENT_QUEUES
-        arguments = [*self._rules, self._lease, worker_id, slots, json.dumps(jobs), serving, self._ours]
+        own = (self._lease, worker_id, slots, json.dumps(jobs), serving, int(may_lead))
+        arguments = [*self._rules, *own, self._ours]
         leads, *lost = await self._renew([self._keys.jobs], arguments)
         return Renewed(frozenset(lost), leads=bool(leads))
 

@@ -162,7 +162,7 @@ class HandlerDriver:
 
     async def _call(self, code: Coroutine[Any, Any, Any]) -> Any:
         try:
-            with blocks_reported(lambda place, seconds: self._warn(in_words_blocked(place, seconds)), self._code.file):
+            with blocks_reported(self._warn_blocked, self._code.file, self._context.run.id):
                 return await code
         except (SystemExit, KeyboardInterrupt) as error:
             raise RuntimeError(f"the code raised {type(error).__name__}") from error
@@ -459,6 +459,9 @@ class HandlerDriver:
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+
+    def _warn_blocked(self, place: str, seconds: float) -> None:
+        self._warn(in_words_blocked(place, seconds))
 
     def _warn(self, line: str) -> None:
         self._context.events.emit(EventType.LOG, {"line": line, "level": "warning"})

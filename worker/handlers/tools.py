@@ -60,7 +60,9 @@ class FunctionTool(Tool):
         try:
             async with asyncio.timeout(seconds) as limit:
                 with blocks_reported(
-                    lambda place, seconds: context.notice(in_words_blocked(place, seconds)), file_of(request.function)
+                    lambda place, seconds: context.notice(in_words_blocked(place, seconds)),
+                    file_of(request.function),
+                    context.call.run_id,
                 ):
                     value = await _called(call)
         except PlatformError:

@@ -5,7 +5,7 @@ import argparse
 import asyncio
 import sys
 
-from backplane.entry_point import run
+from backplane.entry_point import end_at_once, run
 from backplane.settings import Settings, fixed
 from worker.pool.source import PoolSource
 from worker.service import serve
@@ -17,7 +17,7 @@ def main() -> int:
     pool = parser.parse_args().pool
 
     async def work(settings: Settings, stop: asyncio.Event) -> None:
-        await serve(with_small_pools(settings), stop, PoolSource(settings, pool))
+        await serve(with_small_pools(settings), stop, PoolSource(settings, pool), give_up=end_at_once)
 
     return run(f"pool {pool}", work)
 

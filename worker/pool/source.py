@@ -79,6 +79,10 @@ class PoolSource(Source):
         await run_together(listen=self._listen(), renew=self._renew(consumer))
         log.info("the process is to end", pool=self._pool)
 
+    async def keep(self, store: Store) -> None:
+        if await store.agent_processes.renew(self._own.id, self._settings.lease_seconds) is None:
+            log.warning("the lease of this process was over while its event loop was blocked", pool=self._pool)
+
     async def drain(self) -> None:
         self._drains = True
         try:

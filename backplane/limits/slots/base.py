@@ -61,6 +61,11 @@ class Slots(ABC):
         each process."""
 
     @abstractmethod
+    async def renew_for(self, blocked: "Slots") -> None:
+        """Renew the slots of another one of these, whose process cannot do so because its event loop is blocked. It is
+        called in another thread, on a loop of its own. Raises Unavailable."""
+
+    @abstractmethod
     async def waiting(self, run_id: str) -> WaitingForModel | None:
         """What the run's model call waits for, of several the one that waits longest; None: nothing. Raises
         Unavailable."""

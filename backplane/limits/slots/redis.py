@@ -127,6 +127,14 @@ class RedisSlots(Slots):
             tasks.create_task(self._listen())
             tasks.create_task(self._renew_forever())
 
+    async def renew_for(self, blocked: Slots) -> None:
+        if not isinstance(blocked, RedisSlots):
+            raise TypeError(f"no slots in Redis: {blocked}")
+        for name in {call.request.server for call in list(blocked._calls.values())}:
+            asked = time.monotonic()
+            await self._renew([self._keys.models], blocked._renewal_of(name))
+            blocked._servers[name].renewed = asked
+
     async def waiting(self, run_id: str) -> WaitingForModel | None:
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -215,8 +223,9 @@ class RedisSlots(Slots):
                 except Unavailable as error:
                     log.warning("model slots are not renewed", server=name, error=error.message)
 
-    async def _renew_at(self, name: str) -> None:
-        listed = {number: call for number, call in self._calls.items() if call.request.server == name}
+    def _renewal_of(self, name: str) -> list[Argument]:
+        """What `renew.lua` is given. Another thread may ask for it."""
+        next_number = self._next_number
         rows = [
             (
                 number,
@@ -226,14 +235,17 @@ class RedisSlots(Slots):
                 _milliseconds_since(call.began),
                 int(call.granted.is_set()),
             )
-            for number, call in listed.items()
+            for number, call in list(self._calls.items())
+            if call.request.server == name
         ]
+        return self._arguments(name, json.dumps(rows), next_number)
+
+    async def _renew_at(self, name: str) -> None:
         server, asked = self._servers[name], time.monotonic()
+        arguments = self._renewal_of(name)
         server.unsure = False
         try:
-            epoch, *flat = await self._renew(
-                [self._keys.models], self._arguments(name, json.dumps(rows), self._next_number)
-            )
+            epoch, *flat = await self._renew([self._keys.models], arguments)
         except BaseException:
             server.unsure = True
             raise

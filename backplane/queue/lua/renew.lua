@@ -2,6 +2,7 @@
 -- ARGV  3 lease, ms   4 worker id   5 its slots
 --       6 JSON [[run id, generation, user id, priority, resource or "", queue (default when left out)], …]
 --       7 the queues that it serves, joined by commas; '' when it serves the default one alone
+--       8 '1' when it may be the leader
 -- keys  those of places.lua, leases, workers, serving, leader
 -- gives 1 when this worker is the leader, else 0; then the ids of the runs that are no longer its own
 -- A job that Redis has lost, a part of it, or its newest claim (a replica that did not know it became the master) is
@@ -11,11 +12,13 @@ local ends = string.format('%.0f', now + ARGV[3])
 redis.call('ZADD', base .. 'workers', ends, ARGV[4] .. '|' .. ARGV[5])
 if ARGV[7] ~= '' then redis.call('HSET', base .. 'serving', ARGV[4], ARGV[7]) end
 local leads = 0
-if redis.call('SET', base .. 'leader', ARGV[4], 'NX', 'PX', ARGV[3]) then
-  leads = 1
-elseif redis.call('GET', base .. 'leader') == ARGV[4] then
-  redis.call('PEXPIRE', base .. 'leader', ARGV[3])
-  leads = 1
+if ARGV[8] == '1' then
+  if redis.call('SET', base .. 'leader', ARGV[4], 'NX', 'PX', ARGV[3]) then
+    leads = 1
+  elseif redis.call('GET', base .. 'leader') == ARGV[4] then
+    redis.call('PEXPIRE', base .. 'leader', ARGV[3])
+    leads = 1
+  end
 end
 local lost, renewed = { leads }, {}
 for _, c in ipairs(cjson.decode(ARGV[6])) do

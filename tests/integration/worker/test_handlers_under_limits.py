@@ -12,7 +12,7 @@ from backplane.domain.runs import Run, RunStatus
 from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.test_budget_pauses import account, approve, books_are_right, pending
 from tests.integration.worker.test_handlers import FILE, Marks, handling, marks, submit, value_of
-from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
+from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess, worker
 from tests.waiting import wait_until
 
 __all__ = ["marks"]
@@ -120,26 +120,53 @@ async def test_a_handler_that_blocks_the_loop_is_named_in_the_log_and_the_others
     assert (await platform.run(run_id)).generation == 1
 
 
+async def waiting_for_go(platform: Platform, marks: Marks, count: int) -> list[str]:
+    """Runs that are in the middle of an effect, in the only worker."""
+    runs = [await submit(platform, "waits-for-go", marks.input()) for _ in range(count)]
+    await wait_until(lambda: marks.lines.count("second") == count, LONG_SECONDS)
+    return runs
+
+
 @pytest.mark.slow
-async def test_a_handler_that_blocks_for_longer_than_a_lease_ends_and_each_effect_of_others_is_done_once(
+async def test_a_handler_that_blocks_for_three_leases_goes_on_and_no_run_of_its_worker_is_lost(
     platform: Platform, start_process: StartProcess, marks: Marks
 ) -> None:
-    """Its leases are a second long. Whoever takes the run loses it again, and with it all its runs."""
-    for _ in range(2):
+    """The leases are a second long. Another worker, of another queue, looks for those that are over."""
+    async with worker(platform.settings.model_copy(update={"worker_queues": ["other"]})):
         await start_process(platform, handlers_file=FILE)
-    run_id = await submit(platform, "blocks", {"seconds": 2.5})
-    others = [await submit(platform, "marks", marks.input()) for _ in range(3)]
+        others = await waiting_for_go(platform, marks, 4)
+        run_id = await submit(platform, "blocks", {"seconds": 3.2})
+        assert value_of(await platform.completed(run_id)) == "blocked"
+        marks.go.touch()
+        for other in others:
+            run = await platform.completed(other)
+            assert (run.generation, run.attempt) == (1, 1)
+            await platform.ends_whole(other)
+        assert (await platform.run(run_id)).generation == 1
+        assert sorted(marks.lines) == sorted(["first", "second", "third"] * len(others))
+        await platform.ends_whole(run_id)
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_blocked_for_ever_ends_and_another_one_carries_its_runs_out(
+    start_platform: StartPlatform, start_process: StartProcess, marks: Marks
+) -> None:
+    platform = await start_platform(worker_crash_limit=1)
+    process = await start_process(platform, handlers_file=FILE)
+    others = await waiting_for_go(platform, marks, 4)
+    run_id = await submit(platform, "blocks", {"seconds": 600.0})
+    await process.until_logged("the event loop is blocked")
+    await start_process(platform, handlers_file=FILE)
+    marks.go.touch()
+    assert await process.ended() == 1
+    assert any("the event loop is blocked for too long" in str(line["event"]) for line in process.logged())
+    for other in others:
+        await platform.completed(other)  # the effect that was cut off may be done twice
+        assert (await platform.run(other)).generation == 2
     run = await platform.until(run_id, RunStatus.FAILED)
     assert run.error is not None
     assert run.error.code == "worker_lost"
-    for other in others:
-        await platform.until(other, RunStatus.COMPLETED, RunStatus.WAITING)
-        # Whether an effect happened that was cut off is asked, and never guessed.
-        found = await platform.run(other)
-        assert found.status is RunStatus.COMPLETED or (found.error and found.error.code == "step_uncertain")
-        await platform.ends_whole(other) if found.status is RunStatus.COMPLETED else None
-    assert all(marks.lines.count(line) <= len(others) for line in "012")
-    await platform.ends_whole(run_id)
+    assert marks.lines.count("first") == marks.lines.count("third") == len(others)
 
 
 # --- kill -9 while a run is being started ---

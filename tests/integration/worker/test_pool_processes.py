@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from backplane.domain.runs import Run, RunStatus, new_run_id
 from backplane.errors import NotFound
 from backplane.run_actions.pushing import push_again
 from backplane.settings import fixed
+from tests.integration.worker.team import ROLES, Team
 from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
 from tests.submitted import new_run
 from tests.waiting import wait_until
@@ -25,6 +27,7 @@ from worker.pool.source import PoolSource
 from worker.service import serve
 
 POOL = "developer_pool"
+StartPool = Callable[..., Awaitable[WorkerProcess]]
 OVER = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
@@ -215,12 +218,13 @@ async def test_a_process_takes_the_numbers_of_its_range_alone(platform: Platform
 
 
 @pytest.fixture
-async def start_pool(platform: Platform) -> AsyncIterator[Callable[[], Awaitable[WorkerProcess]]]:
+async def start_pool(platform: Platform) -> AsyncIterator[StartPool]:
     """Starts `python -m worker.pool`."""
     started: list[WorkerProcess] = []
 
-    async def start() -> WorkerProcess:
-        process = WorkerProcess(platform.settings, platform.scratch, module="worker.pool", arguments=[POOL])
+    async def start(pool: str = POOL) -> WorkerProcess:
+        settings = platform.settings.model_copy(update={"roles_dir": str(ROLES)})
+        process = WorkerProcess(settings, platform.scratch, module="worker.pool", arguments=[pool])
         started.append(process)
         await process.start()
         return process
@@ -232,7 +236,7 @@ async def start_pool(platform: Platform) -> AsyncIterator[Callable[[], Awaitable
 
 @pytest.mark.slow
 async def test_agents_of_a_process_that_is_killed_are_placed_elsewhere_within_a_lease(
-    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
+    platform: Platform, start_pool: StartPool
 ) -> None:
     killed = await start_pool()
     agents = await spawn(platform, "one", "two", "three")
@@ -248,7 +252,7 @@ async def test_agents_of_a_process_that_is_killed_are_placed_elsewhere_within_a_
 
 @pytest.mark.slow
 async def test_a_process_that_was_frozen_for_longer_than_its_lease_works_again(
-    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
+    platform: Platform, start_pool: StartPool
 ) -> None:
     frozen = await start_pool()
     [agent] = await spawn(platform, "one")
@@ -263,9 +267,7 @@ async def test_a_process_that_was_frozen_for_longer_than_its_lease_works_again(
 
 
 @pytest.mark.slow
-async def test_a_process_ends_by_a_signal_with_nothing_left(
-    platform: Platform, start_pool: Callable[[], Awaitable[WorkerProcess]]
-) -> None:
+async def test_a_process_ends_by_a_signal_with_nothing_left(platform: Platform, start_pool: StartPool) -> None:
     process = await start_pool()
     await spawn(platform, "one")
     process.signal(signal.SIGTERM)
@@ -280,3 +282,28 @@ async def test_a_process_of_many_agents_carries_out_a_bounded_number_of_turns_at
             [process] = [one.process for one in await platform.resources.store.agent_processes.all()]
     assert process.capacity == 1000
     assert [line["slots"] for line in logs if line["event"] == "worker ready"] == [fixed.AGENT_TURNS_AT_ONCE]
+
+
+@pytest.mark.slow
+async def test_a_turn_that_blocks_for_three_leases_costs_no_other_agent_its_turn_or_its_place(
+    platform: Platform, start_pool: StartPool, tmp_path: Path
+) -> None:
+    """The leases are a second long, and another process of the pool waits for agents and for runs."""
+    resources, pool, marks = platform.resources, "scripted_pool", tmp_path / "marks"
+    await resources.store.agent_pools.put(Pool(pool, "scripted", datetime.now(UTC)))
+    await start_pool(pool)
+    team = Team(platform, {agent.name: agent for agent in await spawn(platform, "ada", "bob", "eve", pool=pool)})
+    [before] = (await places(platform)).items()
+    await start_pool(pool)
+    turns = [await team.sent(name, data={"do": "slowly", "marks": str(marks)}) for name in ("bob", "eve")]
+    await wait_until(lambda: marks.exists() and marks.read_text().count("begun") == len(turns), LONG_SECONDS)
+    blocking = await team.sent("ada", data={"do": "block", "seconds": 3.2})
+    for run_id in (blocking, *turns):
+        run = await team.ended(run_id)
+        assert (run.status, run.generation, run.attempt) == (RunStatus.COMPLETED, 1, 1)
+        await platform.ends_whole(run_id)
+    assert sorted(marks.read_text().split()) == ["begun"] * len(turns) + ["done"] * len(turns)
+    assert before in (await places(platform)).items()
+    assert {
+        (await resources.store.agents.get(platform.user.id, one.id)).generation for one in team.agents.values()
+    } == {1}

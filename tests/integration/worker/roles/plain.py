@@ -14,6 +14,12 @@ def mark(marks: str, line: str) -> str:
     return line
 
 
+def mark_slowly(marks: str) -> None:
+    mark(marks, "begun")
+    time.sleep(1.0)
+    mark(marks, "done")
+
+
 class Counter(Role):
     """Counts its messages in its state."""
 
@@ -45,6 +51,8 @@ class Scripted(Role):
                 await asyncio.Event().wait()
             case "block":
                 time.sleep(data["seconds"])  # noqa: ASYNC251 - what is tested
+            case "slowly":
+                await agent.step("slow", mark_slowly, data["marks"])
             case "ask":
                 try:
                     return await agent.ask(
