@@ -71,9 +71,11 @@ class AgentActions:
         return agent
 
     async def delete(self, user_id: str, agent_id: str) -> None:
-        """Delete a terminated agent with its files. Raises NotFound, Conflict, Unavailable."""
-        await self._store.agents.delete(user_id, agent_id)
+        """Delete a terminated agent with its files. Raises NotFound, Conflict, Unavailable; again, it goes on."""
+        await self._store.agents.check_deletable(user_id, agent_id)
+        # Its row goes last: files without one would be found by nobody.
         await self._resources.workspaces.remove(user_id, agent_id)
+        await self._store.agents.delete(user_id, agent_id)
 
     def check_agent(self, model: str | None, metadata: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Raises InvalidInput, TooLarge."""

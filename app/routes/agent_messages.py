@@ -1,6 +1,7 @@
 """/api/v1/agents/{id}/messages and /stream: talking with an agent. A message is a run, so all that can be done with
 runs can be done with it."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -19,6 +20,8 @@ from app.streams.buffer import Watcher
 from app.streams.sse import EventStream, described
 from backplane.domain.agents import Agent
 from backplane.domain.runs import FINAL
+from backplane.errors import TooManyStreams, Unavailable
+from backplane.settings import fixed
 
 router = APIRouter(route_class=JsonRoute, tags=["agents"])
 
@@ -63,7 +66,8 @@ async def send_message(
     429 `mailbox_full`: 1,000 wait for this agent already."""
     run = await context.agent_actions.send(access.user, agent_id, new, idempotency_key)
     if new.wait_seconds:
-        run = await answered(context.hub, context.resources.store, access, request.scope, run, new.wait_seconds)
+        with suppress(TooManyStreams, Unavailable):  # the message is taken, and who is refused would send it again
+            run = await answered(context.hub, context.resources.store, access, request.scope, run, new.wait_seconds)
         if run.status in FINAL:
             response.status_code = 200
     return MessageView.of(run)
@@ -80,15 +84,19 @@ async def list_messages(
     ] = None,
     limit: Limit = 50,
 ) -> MessagePage:
-    """The conversation with an agent. Its messages with their answers, those in its mailbox too."""
+    """The conversation with an agent. Its messages with their answers, those in its mailbox too. A page of large ones
+    has fewer than `limit`."""
     agent = await context.resources.store.agents.get(user.id, agent_id)
-    found = await context.resources.store.agent_messages.of_agent(
-        agent.id, after_turn=cursor, limit=limit + 1, newest_first=not oldest_first
+    shown, is_more = await context.resources.store.agent_messages.page(
+        agent.id,
+        after_turn=cursor,
+        limit=limit,
+        newest_first=not oldest_first,
+        most_bytes=fixed.AGENT_MESSAGES_PAGE_BYTES,
     )
-    shown = found[:limit]
     return MessagePage(
         messages=[MessageView.of(run) for run in shown],
-        next_cursor=shown[-1].turn if len(found) > limit else None,
+        next_cursor=shown[-1].turn if shown and is_more else None,
     )
 
 

@@ -10,7 +10,7 @@ from app.edge.json_body import JsonRoute
 from app.errors import responses
 from app.schemas.agents import AgentView, NewAgent, NewPool, PoolChange, PoolList, PoolName, PoolView
 from backplane.domain.agents import Pool
-from backplane.errors import Conflict, InvalidInput, NotFound
+from backplane.errors import Conflict, NotFound
 from backplane.settings import fixed
 
 router = APIRouter(route_class=JsonRoute, tags=["agents"])
@@ -51,10 +51,6 @@ async def change_agent_pool(pool: PoolName, change: PoolChange, _: Admin, contex
     """Change a pool. Agents have a new role from their next turn on; processes that run keep their number of places."""
     pools = context.resources.store.agent_pools
     values = change.model_dump(exclude_none=True)
-    there = await pools.get(pool)
-    least = values.get("min_processes", there.min_processes)
-    if least > values.get("max_processes", there.max_processes):
-        raise InvalidInput("min_processes: it would be more than max_processes; change both", field="min_processes")
     if values:
         await pools.patch(pool, values)
     return await _view(context, pool)

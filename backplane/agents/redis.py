@@ -37,7 +37,9 @@ class RedisAgentRegistry(AgentRegistry):
         self._redis = clients.commands
         self._keys = clients.keys
         self._keep = int(keep_seconds)
-        self._write, self._tidy = (Script(clients, LUA / f"{name}.lua") for name in ("write", "tidy"))
+        self._write, self._tidy = (
+            Script(clients, LUA / f"{name}.lua", prelude=LUA / "own_type.lua") for name in ("write", "tidy")
+        )
 
     async def ring(self, pool: str, process_id: str = "", command: str = LOOK) -> None:
         message = json.dumps({"command": command, "process": process_id})
@@ -147,5 +149,5 @@ def _command(message: dict[str, Any]) -> PoolCommand:
     try:
         read = cast(dict[str, Any], json.loads(message["data"]))
         return PoolCommand(str(read.get("command") or LOOK), str(read.get("process") or ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return PoolCommand(LOOK)

@@ -113,10 +113,10 @@ def decode(line: str) -> Event:
         type = _TYPES.get(name)
         if type is not None:
             return Event(run_id, int(number), type, line, at)
-    body = json.loads(line)
     try:
+        body = json.loads(line)
         run_id, number, name = str(body["run_id"]), int(body["id"]), str(body["type"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an event: {line[:80]!r}") from error
     if name not in _TYPES:
         raise UnknownEventType(f"an event of an unknown type: {line[:80]!r}")

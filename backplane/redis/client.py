@@ -131,6 +131,10 @@ class RedisClients:
             )
         )
         self.blocking = Redis.from_pool(ConnectionPool(connection_class, socket_timeout=None, **options))
+        # Anybody may publish what is no text: it is for the reader to pass over, and no fault of the connection.
+        self._published = Redis.from_pool(
+            ConnectionPool(connection_class, socket_timeout=None, encoding_errors="replace", **options)
+        )
 
     def new_connection(self) -> AbstractConnection:
         """One that the caller alone uses, connects and closes; for what blocks."""
@@ -178,12 +182,13 @@ class RedisClients:
             await own.close()
         await cast(Any, self.commands).aclose()
         await cast(Any, self.blocking).aclose()
+        await cast(Any, self._published).aclose()
         if self._server:
             await self._server.close()
 
     @asynccontextmanager
     async def pubsub(self) -> AsyncIterator[PubSub]:
-        pubsub = self.blocking.pubsub()
+        pubsub = self._published.pubsub()
         try:
             yield pubsub
         finally:

@@ -26,7 +26,10 @@ AGENT_MAILBOX_MAX = 1000
 AGENT_MAILBOX_RETRY_SECONDS = 5
 """When a message that a full mailbox refused may be sent again: some turns end in that time."""
 AGENTS_MAX_PER_USER = 10_000
-"""Agents of a user that are not terminated. A row each, so it only bounds a loop that went wrong."""
+"""Agents of a user, with those that were terminated: their rows stay until they are deleted. A row each, so it only
+bounds a loop that went wrong."""
+AGENT_MESSAGES_PAGE_BYTES = 4 * MIB
+"""Of a page of a conversation. A message and its answer may have half a megabyte, and a page 200 of them."""
 AGENT_SEND_DEPTH_MAX = HANDLER_DEPTH_MAX
 """How deep messages may lead to messages: a chain that is longer goes in a circle."""
 AGENT_REGISTRY_HEARTBEAT_SECONDS = 30.0

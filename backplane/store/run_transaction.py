@@ -210,7 +210,8 @@ class RunTransaction:
         was sent is `AgentMessages.sent`. With `run.parent_id` this run is woken when the message is over. The
         commit raises NotFound, AgentTerminated, MailboxFull or AskCircle, and writes nothing then. The caller pushes
         the message (`run_actions.push_open_message`)."""
-        self.writes.append(run_writes.SendMessage(step_id, run, mailbox_max))
+        message = replace(run, prompt=self._redact(run.prompt), input=self._redact(run.input))
+        self.writes.append(run_writes.SendMessage(step_id, message, mailbox_max))
 
     def wait_for_runs(self, error: RunError, run_ids: Iterable[str]) -> None:
         """Let the run wait until one of these is over. The commit raises RunIsOver when one of them is already."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from backplane.domain.users import Tier
 from backplane.settings import fixed
-from tests.integration.api.live_agents import AGENTS, POOL, act, process, send, show, spawn
+from tests.integration.api.live_agents import AGENTS, POOL, act, agent_stream, process, send, show, spawn
 from tests.integration.api.running import Api, Person, StartApi
 from tests.waiting import wait_until
 
@@ -227,3 +228,146 @@ async def test_callers_that_wait_for_answers_hold_up_no_other_call_of_their_user
         await act(person, agent_id, "terminate", remove_messages=True)
         answers = await asyncio.gather(*waiting)
     assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(200, "cancelled")}
+
+
+# --- other users' agents ---
+
+
+@pytest.mark.slow
+async def test_another_users_agent_is_found_by_no_call(start_api: StartApi) -> None:
+    api = await start_api()
+    owner, stranger = await api.person(), await api.person(Tier.ADMIN)
+    await process(api)
+    agent_id = await spawn(owner, state={"kept": True})
+    run_id = (await send(owner, agent_id, "mine"))["run_id"]
+    waiting_id = (await send(owner, agent_id, "mine too"))["run_id"]
+    agent, run = f"{AGENTS}/{agent_id}", f"/agent/runs/{run_id}"
+    calls: list[tuple[str, str, Any]] = [
+        ("GET", agent, None),
+        ("PATCH", agent, {"metadata": {}}),
+        ("DELETE", agent, None),
+        ("GET", f"{agent}/explain", None),
+        ("GET", f"{agent}/state", None),
+        ("PUT", f"{agent}/state", {"state": {}}),
+        ("PUT", f"{agent}/state", {"state": {}, "version": 0}),
+        ("GET", f"{agent}/messages", None),
+        ("POST", f"{agent}/messages", {"text": "hello"}),
+        ("POST", f"{agent}/messages", {"text": "hello", "wait_seconds": 1}),
+        ("GET", f"{agent}/stream", None),
+        ("GET", f"{agent}/stream?after=now", None),
+        ("GET", f"{agent}/stream?after=1-1", None),
+        ("POST", f"{agent}/pause", None),
+        ("POST", f"{agent}/resume", None),
+        ("POST", f"{agent}/terminate?force=true&remove_messages=true", None),
+        *(
+            ("GET", f"/agent/runs/{one}{path}", None)
+            for one in (run_id, waiting_id)
+            for path in ("", "/explain", "/files")
+        ),
+        ("GET", f"{run}/files/a.txt", None),
+        ("GET", f"{run}/plans", None),
+        ("GET", f"{run}/model-calls", None),
+        ("GET", f"{run}/decisions", None),
+        ("DELETE", run, None),
+        ("GET", f"/agent/logs/{run_id}", None),
+        ("GET", f"/agent/logs/{run_id}/stream", None),
+        *(
+            ("POST", "/agent/execute", {"action": action, "run_id": one})
+            for one in (run_id, waiting_id)
+            for action in ("start", "cancel", "retry", "replay")
+        ),
+        ("POST", "/agent/execute", {"action": "fork", "run_id": run_id}),
+        ("POST", f"{run}/export", {}),
+    ]
+    for method, path, body in calls:
+        answer = await stranger.http.request(method, path, json=body, headers={"Idempotency-Key": "same"})
+        assert answer.status_code == 404, (method, path, answer.text)
+        assert "mine" not in answer.text
+    for path in (AGENTS, f"{AGENTS}?terminated=true&name=ada", f"{AGENTS}?id_beginning={agent_id}"):
+        assert (await stranger.http.get(path)).json()["agents"] == [], path
+    for path in ("/agent/runs", f"/agent/runs?id_beginning={run_id}"):
+        assert (await stranger.http.get(path)).json()["runs"] == [], path
+    after_ones_own = await stranger.http.get(f"{AGENTS}?cursor={agent_id}")
+    assert after_ones_own.json()["agents"] == []
+    shown = await show(owner, agent_id)
+    assert (shown["turns"], shown["status"], shown["paused_at"]) == (2, "working", None)
+    assert (await owner.http.get(f"{agent}/state")).json() == {"state": {"kept": True}, "version": 0}
+
+
+# --- many at once ---
+
+
+@pytest.mark.slow
+async def test_of_a_hundred_who_put_a_state_of_one_version_one_succeeds(person: Person) -> None:
+    path = f"{AGENTS}/{await spawn(person)}/state"
+    bodies = [{"state": {"by": number}, "version": 0} for number in range(100)]
+    answers = await asyncio.gather(*(person.http.put(path, json=body) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 99
+    [put] = [answer.json() for answer in answers if answer.status_code == 200]
+    assert (await person.http.get(path)).json() == put == {"state": put["state"], "version": 1}
+
+
+@pytest.mark.slow
+async def test_a_name_that_two_users_spawn_a_hundred_times_at_once_is_two_agents(api: Api) -> None:
+    people = [await api.person(), await api.person()]
+    answers = await asyncio.gather(
+        *(people[number % 2].http.post(SPAWN, json={"name": "ada"}) for number in range(100))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] * 98 + [201] * 2
+    assert len({answer.json()["agent_id"] for answer in answers}) == 2
+    assert {answer.json()["number"] for answer in answers} == {1, 2}
+
+
+@pytest.mark.slow
+async def test_a_pool_that_is_deleted_while_agents_are_spawned_has_them_or_is_gone(api: Api, person: Person) -> None:
+    admin = await api.person(Tier.ADMIN)
+    for number in range(10):
+        pool = f"pool-{number}"
+        made = await admin.http.post(f"{AGENTS}/pools", json={"name": pool, "role": "developer"})
+        assert made.status_code == 201
+        spawning = (person.http.post(f"{AGENTS}/pools/{pool}/agents", json={"name": f"a{one}"}) for one in range(5))
+        deleted, *spawned = await asyncio.gather(admin.http.delete(f"{AGENTS}/pools/{pool}"), *spawning)
+        there = [answer.status_code for answer in spawned].count(201)
+        assert {answer.status_code for answer in spawned} <= {201, 404}
+        assert (deleted.status_code, there) in ((204, 0), *((409, count) for count in range(1, 6)))
+
+
+@pytest.mark.slow
+async def test_whoever_waits_without_room_for_a_stream_is_told_that_the_message_was_taken(start_api: StartApi) -> None:
+    """Refused, it would be sent again, and be there twice."""
+    api = await start_api(stream_watchers_user_max=1)
+    person = await api.person()
+    agent_id = await spawn(person)
+    async with agent_stream(person, agent_id):
+        await wait_until(lambda: api.app.state.context.hub.watchers == 1)
+        message = await send(person, agent_id, "hello", wait_seconds=30)
+    assert (message["turn"], (await show(person, agent_id))["turns"]) == (1, 1)
+
+
+@pytest.mark.slow
+async def test_whoever_waits_while_redis_is_away_is_told_that_the_message_was_taken(start_api: StartApi) -> None:
+    api = await start_api(redis_url="redis://127.0.0.1:1/0")
+    person = await api.person()
+    agent_id = await spawn(person)
+    message = await send(person, agent_id, "hello", wait_seconds=30)
+    assert (message["turn"], (await show(person, agent_id))["turns"]) == (1, 1)
+
+
+@pytest.mark.slow
+async def test_a_page_of_the_largest_messages_is_cut_and_goes_on(api: Api, person: Person) -> None:
+    agent_id = await spawn(person)
+    data = [["x"] * 100 for _ in range(450)]
+    for number in range(40):
+        await send(person, agent_id, "y" * 100_000, data={"number": number, "data": data})
+    found, cursor, largest = list[int](), None, 0
+    while True:
+        parameters = {"limit": 200, "oldest_first": True, **({} if cursor is None else {"cursor": cursor})}
+        answer = await person.http.get(f"{AGENTS}/{agent_id}/messages", params=parameters)
+        page = answer.json()
+        largest = max(largest, len(answer.content))
+        found += [message["data"]["number"] for message in page["messages"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert found == list(range(40))
+    assert largest < 6 * MIB

@@ -137,3 +137,43 @@ async def test_a_call_that_redis_does_not_take_harms_nobody() -> None:
     with pytest.raises(Unavailable):
         await registry.write(PROCESS, [])
     await clients.close()
+
+
+@pytest.mark.parametrize("of_type", ["set", "rpush", "hset", "sadd", "zadd"])
+@pytest.mark.parametrize("name", ["agents", "processes", "process", "agent"])
+async def test_a_key_of_another_type_under_a_name_of_the_registry_gives_way(
+    registry: RedisAgentRegistry, clients: RedisClients, name: str, of_type: str
+) -> None:
+    keys = clients.keys
+    key = {
+        "agents": keys.pool_agents("devs"),
+        "processes": keys.pool_processes("devs"),
+        "process": keys.agent_process(PROCESS.id),
+        "agent": keys.agent("id-1"),
+    }[name]
+
+    async def spoil() -> None:
+        await clients.commands.delete(key)
+        arguments: dict[str, Any] = {"hset": ("process_id", "x"), "zadd": ({"x": 1},)}
+        await getattr(clients.commands, of_type)(key, *arguments.get(of_type, ("x",)))
+
+    await spoil()
+    await registry.write(PROCESS, [agent(1)])
+    assert "id-1" in (await listed(clients))[0]
+    await spoil()
+    await registry.tidy("devs")
+    await registry.write(PROCESS, [], gone=["id-1"])
+    await spoil()
+    await registry.remove(PROCESS, ["id-1"])
+
+
+@pytest.mark.parametrize("what", [b"\xff\xfe", b"[" * 200_000, b"1e400", b"9" * 10_000, b"null", b"\0"])
+async def test_what_nobody_can_read_on_the_channel_of_a_pool_is_a_call_to_look(
+    registry: RedisAgentRegistry, clients: RedisClients, what: bytes
+) -> None:
+    async with registry.commands("devs") as commands:
+        assert await anext(commands) == PoolCommand(LOOK)
+        await clients.commands.publish(clients.keys.pool_commands("devs"), what)
+        assert await anext(commands) == PoolCommand(LOOK)
+        await registry.ring("devs", PROCESS.id, DRAIN)
+        assert await anext(commands) == PoolCommand(DRAIN, PROCESS.id)

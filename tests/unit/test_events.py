@@ -87,7 +87,11 @@ def test_an_event_without_a_time_that_can_be_read_has_none(at: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null", BEGUN]
+    "line",
+    [
+        *("", "{", "[]", "{}", '{"id":1}', '{"run_id":"r","id":1,"type":"unknown"}', "null", BEGUN),
+        *("[" * 200_000, '{"a":' * 200_000, '{"run_id":"r","id":1e999,"type":"log"}'),
+    ],
 )
 def test_what_is_no_event_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - which of the many ways it is wrong does not matter

@@ -62,6 +62,50 @@ class Raises(GreeterOfDoors):
         raise LookupError("no such thing")
 
 
+class ListensToNothing(GreeterOfDoors):
+    listens_to = None  # type: ignore[assignment]
+
+
+class ListensToNumbers(GreeterOfDoors):
+    listens_to = (5,)  # type: ignore[assignment]
+
+
+class ListensOnce(GreeterOfDoors):
+    listens_to = (one for one in ("order.*",))  # type: ignore[assignment]
+
+
+class ModelOfNoText(GreeterOfDoors):
+    model = ["a/b"]  # type: ignore[assignment]
+
+
+class Exits(GreeterOfDoors):
+    def __init__(self) -> None:
+        raise SystemExit(0)
+
+
+class TakesNames(Role):
+    async def on_message(self, *, message: Message, agent: Agent) -> None: ...  # type: ignore[override]
+
+
+class Static(Role):
+    @staticmethod
+    async def on_message(self: Any, message: Message, agent: Agent) -> None: ...  # type: ignore[override]
+
+
+class Unreadable(GreeterOfDoors):
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        raise LookupError("no name")
+
+
+def tens(mapping_or_list: str) -> str:
+    """YAML of ten values that each name the one before ten times: a few lines that stand for ten milliards."""
+    named = [f"a{number}: &a{number} " for number in range(11)]
+    lines = [f"{named[0]}{{k: v}}"]
+    lines += [name + mapping_or_list.format(", ".join([f"*a{number}"] * 10)) for number, name in enumerate(named[1:])]
+    return "{" + ", ".join(lines) + "}"
+
+
 def entry(value: str) -> EntryPoint:
     return EntryPoint("roles", f"{__name__}{value}", GROUP)
 
@@ -96,6 +140,14 @@ def test_an_entry_point_names_a_class_and_may_replace_a_role_that_comes_along(va
         (":OneText", "listens_to is a text"),
         (":WrongPattern", "send a type, a beginning of types"),
         (":WrongModel", "write SERVER/NAME"),
+        (":ListensToNothing", "listens_to is None; write a tuple of types"),
+        (":ListensToNumbers", "listens_to is .* write a tuple of types"),
+        (":ListensOnce", "listens_to is .* write a tuple of types"),
+        (":ModelOfNoText", "write SERVER/NAME"),
+        (":Exits", r"Exits\(\) raises SystemExit"),
+        (":TakesNames", r"must take \(self, message, agent\)"),
+        (":Static", r"must take \(self, message, agent\)"),
+        (":Unreadable", "cannot be looked at .LookupError: no name"),
         (":Raises", r"Raises\(\) raises LookupError: no such thing"),
         (":BUILT_IN", "it gives a str, not a class"),
         (":nothing", "it cannot be loaded"),
@@ -152,6 +204,8 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         (f"{FINE}tools: [shell, shell]", "tools: 'shell' stands there twice"),
         (f"{FINE}model: qwen", "model must be SERVER/NAME, such as"),
         (f"{FINE}listens_to: [order..made]", "listens_to: each of them: send a type"),
+        (f"{FINE}tools: [&a [x], *a]\nlimits: {tens('[{}]')}", "more than 200,000 values, with what its aliases stand"),
+        (f"{FINE}limits: {tens('{{<<: [{}]}}')}", "more than 200,000 values, with what its aliases stand"),
         (f"{FINE}instructions: ''", "line 3: 'instructions' stands there twice"),
         (f"name: x\ninstructions: '{'x' * 20_001}'", "instructions: String should have at most 20000 characters"),
         (f"{FINE}description: '{'x' * 300_000}'", "more than 256 KiB"),

@@ -207,9 +207,7 @@ class HandlerDriver:
             return StepFailed(error.error)
         if isinstance(error, StepFailed):
             return error
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, StepError):
-            cause = cause.__cause__ or cause.__context__
+        cause = _failed_effect(error)
         step = cause.step if cause is not None else None
         trace = "".join(traceback.format_exception(error))
         return ToolFault(RunError(self._code.failed, f"{self._code.name}: {in_words(error)}", step=step), trace)
@@ -465,3 +463,15 @@ class HandlerDriver:
 
     def _warn(self, line: str) -> None:
         self._context.events.emit(EventType.LOG, {"line": line, "level": "warning"})
+
+
+def _failed_effect(error: BaseException) -> StepError | None:
+    """The failed effect that has led to the error. `raise error.__cause__ from error` makes a circle of causes."""
+    seen = set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, StepError):
+            return cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return None

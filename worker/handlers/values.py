@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from backplane.domain.events import whole_characters
 from backplane.domain.sizes import readable_size
 from backplane.errors import InvalidInput
 from backplane.settings import fixed
@@ -23,6 +24,8 @@ SHOWN_CHARS = 40
 TITLE_CHARS = 200
 LONGEST_SECONDS = 10 * 365 * 86_400.0
 """How long an effect may sleep or wait."""
+
+_MAY_BE_HALF = "\\ud"
 
 
 class NotStorable(Exception):
@@ -46,6 +49,9 @@ def as_json(value: Any, what: str, most: int = fixed.HANDLER_VALUE_MAX_BYTES) ->
             f"{what} has {readable_size(len(text))} of JSON; at most {readable_size(most)} are kept: put it into a "
             "file of the run, and give its path"
         )
+    if _MAY_BE_HALF in text:
+        # No answer of the API could hold half a character.
+        return json.loads(whole_characters(json.dumps(plain, ensure_ascii=False)))
     return json.loads(text)
 
 

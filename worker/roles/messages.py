@@ -9,20 +9,21 @@ for one another is refused by that transaction (`store.agents.circles`).
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, message_to
 from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
 from backplane.domain.steps import StepStatus
-from backplane.errors import RateLimited, Refused
+from backplane.errors import InvalidInput, RateLimited, Refused
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_open_message
 from backplane.settings import fixed
 from worker.handlers.code import CarryOut, OpenEffect, given
 from worker.handlers.run import EFFECTS
-from worker.handlers.values import NotStorable, as_json
+from worker.handlers.values import NotStorable, as_json, due_after
 from worker.handlers.waiting import EffectWaits
+from worker.llm.untrusted_json import storable
 
 SEND, ASK = f"{EFFECTS}send", f"{EFFECTS}ask_agent"
 NAMED_MAX = 20
@@ -94,21 +95,22 @@ class SentMessages:
         if depth >= fixed.AGENT_SEND_DEPTH_MAX:
             most = fixed.AGENT_SEND_DEPTH_MAX
             raise _NotSent("too_deep", f"messages may lead to messages {most} deep, and this one would be deeper")
-        text = str(effect.request.arguments["text"])
-        if not text.strip() or len(text) > fixed.PROMPT_MAX_CHARS:
+        text = effect.request.arguments["text"]
+        if not isinstance(text, str) or not text.strip() or len(text) > fixed.PROMPT_MAX_CHARS:
             raise _NotSent("invalid_message", f"a message has a text of 1 to {fixed.PROMPT_MAX_CHARS:,} characters")
+        timeout = effect.request.arguments.get("timeout")
         try:
             data = as_json(effect.request.args[0], "the data of a message")
-        except NotStorable as error:
+            expires_at = None if timeout is None else due_after(timeout, "timeout")
+        except (NotStorable, InvalidInput) as error:
             raise _NotSent("invalid_message", str(error)) from None
         origin = {"kind": "agent", "run_id": run.id, "agent_id": self._agent.id, "name": self._agent.name}
-        timeout = effect.request.arguments.get("timeout")
         made = Run(
             id=new_run_id(),
             user_id=run.user_id,
             status=RunStatus.CREATED,
             priority=run.priority,
-            prompt=text,
+            prompt=storable(text),
             created_at=now,
             timeout_seconds=run.timeout_seconds,
             max_retries=run.max_retries,
@@ -118,9 +120,9 @@ class SentMessages:
             origin={**origin, "by": effect.step.id, "depth": depth + 1},
             input=data,
             parent_id=run.id if is_question else None,
-            expires_at=None if timeout is None else now + timedelta(seconds=timeout),
+            expires_at=expires_at,
         )
-        return message_to(await self._addressee(str(effect.request.arguments["agent"])), made)
+        return message_to(await self._addressee(storable(str(effect.request.arguments["agent"]))), made)
 
     async def _addressee(self, wanted: str) -> Agent:
         """By id, POOL/NAME or name. Raises _NotSent."""

@@ -101,14 +101,18 @@ def _roles_of_folder(folder: Path) -> list[RegisteredRole]:
     if not folder.is_dir():
         raise PluginRefused(f"ROLES_DIR is {folder}, and no such folder is there: make it, or name another one.")
     roles: list[RegisteredRole] = []
-    for file in sorted(folder.iterdir()):
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise PluginRefused(f"ROLES_DIR is {folder}, and it cannot be read ({error}): look at its rights.") from None
+    for file in files:
         if file.name.startswith((".", "_")) or not file.is_file():
             continue
         where = f"the file {file}"
         if file.suffix in _TEXTS:
             try:
                 roles.append(RegisteredRole(ModelRole(read_role_file(file)), _digest(file), file.name))
-            except RoleFileRefused as error:
+            except (RoleFileRefused, OSError) as error:
                 raise PluginRefused(f"{error}. The worker does not start with it.") from None
         elif file.suffix == ".py":
             roles += _roles_in(module_of(file, _refused), where, file.name)
@@ -145,13 +149,17 @@ def _registered(one: Any, where: str, package: str) -> RegisteredRole:
     if inspect.isclass(one) and issubclass(one, Role):
         try:
             one = one()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _refused(
                 where, f"{one.__name__}() raises {type(error).__name__}: {error}; a role takes none"
             ) from error
     if not isinstance(one, Role):
         raise _refused(where, f"it gives a {type(one).__name__}, not a class of worker.roles.Role")
-    if fault := _fault(one):
+    try:
+        fault = _fault(one)
+    except Exception as error:
+        fault = f"{type(one).__name__} cannot be looked at ({type(error).__name__}: {error})"
+    if fault:
         raise _refused(where, fault)
     return RegisteredRole(one, code_digest(type(one).on_message), package)
 
@@ -165,12 +173,16 @@ def _fault(role: Role) -> str:
         return f"{kind.__name__} has no `async def on_message(self, message, agent)`; write one"
     if not inspect.iscoroutinefunction(kind.on_message):
         return f"{kind.__name__}.on_message is no `async def`; make it one"
-    if len(inspect.signature(kind.on_message).parameters) != 3:
+    try:
+        inspect.signature(role.on_message).bind("message", "agent")
+    except TypeError:
         return f"{kind.__name__}.on_message must take (self, message, agent)"
-    if role.model is not None and "/" not in str(role.model):
+    if role.model is not None and not (isinstance(role.model, str) and "/" in role.model):
         return f"{kind.__name__}.model is {role.model!r}; write SERVER/NAME, such as ollama/qwen2.5:7b"
     if isinstance(role.listens_to, str):
         return f"{kind.__name__}.listens_to is a text; write a tuple of types, such as ({role.listens_to!r},)"
+    if not isinstance(role.listens_to, list | tuple) or not all(isinstance(one, str) for one in role.listens_to):
+        return f"{kind.__name__}.listens_to is {role.listens_to!r}; write a tuple of types, such as ('order.*',)"
     for pattern in role.listens_to:
         try:
             check_pattern(pattern, f"{kind.__name__}.listens_to")

@@ -2,6 +2,8 @@
 -- KEYS  1 pool:{name}:agents   2 pool:{name}:processes   3 what the keys of agents begin with   4 the same of processes
 -- ARGV  1 cursor of the agents, first "0"   2 most of them to look at
 -- gives the cursor of the next page ("0": there is none), and how many were taken out
+give_way(KEYS[1], 'set')
+give_way(KEYS[2], 'zset')
 local page = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local out = 0
 for _, agent in ipairs(page[2]) do

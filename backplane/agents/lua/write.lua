@@ -3,6 +3,8 @@
 -- ARGV  1 process id   2 its fields, JSON [name, value, …]; empty: it ends   3 free places
 --       4 its agents, JSON [[id, name, value, …], …]   5 ids of agents that it has no more, JSON   6 lifetime, s
 local process = ARGV[1]
+give_way(KEYS[2], 'set')
+give_way(KEYS[3], 'zset')
 redis.call('DEL', KEYS[1])
 local fields = cjson.decode(ARGV[2])
 if #fields > 0 then
@@ -20,6 +22,7 @@ for _, agent in ipairs(cjson.decode(ARGV[4])) do
   redis.call('SADD', KEYS[2], agent[1])
 end
 for _, agent in ipairs(cjson.decode(ARGV[5])) do
+  give_way(KEYS[4] .. agent, 'hash')
   -- Another process may have it by now.
   if redis.call('HGET', KEYS[4] .. agent, 'process_id') == process then
     redis.call('DEL', KEYS[4] .. agent)

@@ -56,7 +56,7 @@ class Agents:
     ) -> tuple[Agent, bool]:
         """Make an agent, and place it where a process has room; whether it is new. The user's agent of this name in the
         pool that is not terminated is returned as it is. Raises NotFound when there is no such pool, and TooLarge when
-        the user has `most` agents."""
+        the user has `most` agents, those that were terminated too."""
 
         def write(connection: Connection) -> tuple[Agent, bool]:
             locked = locked_pool(connection, pool)
@@ -67,9 +67,12 @@ class Agents:
             )
             if (row := connection.execute(named).one_or_none()) is not None:
                 return agent_of(row), False
-            count = connection.scalar(select(func.count()).where(agents.c.user_id == user_id, _LIVES)) or 0
+            count = connection.scalar(select(func.count()).where(agents.c.user_id == user_id)) or 0
             if count >= most:
-                raise TooLarge(f"you have {count:,} agents, and {most:,} may be: terminate some that are not needed")
+                raise TooLarge(
+                    f"you have {count:,} agents, with those that were terminated, and {most:,} may be: terminate and "
+                    "delete some that are not needed"
+                )
             now, agent_id = datetime.now(UTC), new_run_id()
             number = _free_number(connection, pool, locked.free_number)
             process_id = place_for(connection, locked, agent_id, number)
@@ -251,16 +254,14 @@ class Agents:
         terminated, has a message open, or messages in its mailbox."""
 
         def write(connection: Connection) -> None:
-            agent = _users_locked(connection, user_id, agent_id)
-            if agent.terminated_at is None:
-                raise Conflict(f"agent {agent_id} is not terminated; POST /api/v1/agents/{agent_id}/terminate first")
-            if agent.open_run_id is not None:
-                raise AgentBusy(f"run {agent.open_run_id} of agent {agent_id} is not over; cancel it first")
-            if count := waiting_messages(connection, agent_id):
-                raise Conflict(f"{count} messages are in the mailbox of agent {agent_id}; remove them first")
+            _check_deletable(connection, user_id, agent_id)
             connection.execute(delete(agents).where(agents.c.id == agent_id))
 
         await self._database.write(write)
+
+    async def check_deletable(self, user_id: str, agent_id: str) -> None:
+        """Raises what `delete` would raise. What passes once, passes: a terminated agent gets no message any more."""
+        await self._database.write(lambda connection: _check_deletable(connection, user_id, agent_id))
 
     async def mailbox(self, agent_id: str, limit: int = 50) -> list[str]:
         """Ids of the runs in the agent's mailbox, next first."""
@@ -291,6 +292,16 @@ def _living(connection: Connection, user_id: str, agent_id: str) -> Agent:
     if agent.terminated_at is not None:
         raise terminated(agent_id)
     return agent
+
+
+def _check_deletable(connection: Connection, user_id: str, agent_id: str) -> None:
+    agent = _users_locked(connection, user_id, agent_id)
+    if agent.terminated_at is None:
+        raise Conflict(f"agent {agent_id} is not terminated; POST /api/v1/agents/{agent_id}/terminate first")
+    if agent.open_run_id is not None:
+        raise AgentBusy(f"run {agent.open_run_id} of agent {agent_id} is not over; cancel it first")
+    if count := waiting_messages(connection, agent_id):
+        raise Conflict(f"{count} messages are in the mailbox of agent {agent_id}; remove them first")
 
 
 def terminated(agent_id: str) -> AgentTerminated:

@@ -7,11 +7,12 @@ idempotency key; the agent's place moves after it. So whoever is killed in betwe
 An agent gets the events that were stored after it was made, and after its role began to listen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.agents import Agent, ListeningAgent
 from backplane.store.agents.agents import AGENT_COLUMNS, agent_of
@@ -40,7 +41,7 @@ class AgentEvents:
                 now = database_now(connection)
                 connection.execute(insert(role_events), {"role": role, "patterns": wanted, "since": now})
 
-        await self._database.write(write)
+        await self._written(write)
 
     async def newest(self) -> int | None:
         """A number that rises with each event that is stored; None where no role listens to any."""
@@ -95,7 +96,13 @@ class AgentEvents:
                 values = {"agent_id": agent_id, "cursor": cursor, "look_at": look_at}
                 connection.execute(insert(agent_event_cursors), values)
 
-        await self._database.write(write)
+        await self._written(write)
+
+    async def _written(self, write: Callable[[Connection], None]) -> None:
+        try:
+            await self._database.write(write)
+        except IntegrityError:  # two at the same moment made the row: there is one to change now
+            await self._database.write(write)
 
 
 def _begin(connection: Connection, agent: Agent, since: datetime) -> int:

@@ -6,9 +6,10 @@ turns, and that in which the agent comes to them.
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, Text, func, insert, select, type_coerce
 from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.agents import AddedMessage, AgentPlace, mailbox_error
@@ -32,6 +33,10 @@ from backplane.store.tables import runs
 
 MAILBOX_RETRY_SECONDS = 5
 """When a message that a full mailbox refused may be sent again: some turns end in that time."""
+
+_SIZE = func.length(runs.c.prompt) + sum(
+    func.coalesce(func.length(type_coerce(column, Text)), 0) for column in (runs.c.input, runs.c.result)
+)
 
 
 class AgentMessages:
@@ -86,6 +91,20 @@ class AgentMessages:
         if after_turn is not None:
             query = query.where(turn < after_turn if newest_first else turn > after_turn)
         return [run_of(row) for row in await self._database.read(lambda connection: connection.execute(query).all())]
+
+    async def page(
+        self, agent_id: str, *, after_turn: int | None, limit: int, newest_first: bool, most_bytes: int
+    ) -> tuple[list[Run], bool]:
+        """As `of_agent`, as many as have about so many bytes, and one at least; and whether there are more."""
+        query = select(_SIZE).where(runs.c.agent_id == agent_id).limit(limit + 1)
+        query = query.order_by(runs.c.turn.desc() if newest_first else runs.c.turn)
+        if after_turn is not None:
+            query = query.where(runs.c.turn < after_turn if newest_first else runs.c.turn > after_turn)
+        sizes = await self._database.read(lambda connection: connection.scalars(query).all())
+        fitting = sum(total <= most_bytes for total in accumulate(sizes[:limit]))
+        count = max(fitting, min(1, len(sizes)))
+        found = await self.of_agent(agent_id, after_turn=after_turn, limit=count, newest_first=newest_first)
+        return found, len(sizes) > count
 
     async def of_turn(self, agent_id: str, turn: int) -> Run | None:
         query = select(*RUN_COLUMNS).where(runs.c.agent_id == agent_id, runs.c.turn == turn)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert,
 from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.agents import Pool, PoolCounts
-from backplane.errors import Conflict, NotFound
+from backplane.errors import Conflict, InvalidInput, NotFound
 from backplane.store.agents.needs import counted
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
 from backplane.store.clock import database_now
@@ -104,11 +104,17 @@ class AgentPools:
         return await self._database.write(write)
 
     async def patch(self, name: str, values: Mapping[str, Any]) -> Pool:
-        """Change these fields of a Pool. Raises NotFound."""
+        """Change these fields of a Pool. Raises NotFound, and InvalidInput where it would have more processes at least
+        than at most."""
 
         def write(connection: Connection) -> Pool:
-            if locked_pool(connection, name) is None:
+            there = locked_pool(connection, name)
+            if there is None:
                 raise no_pool(name)
+            least, most = (values.get(field, there._mapping[field]) for field in ("min_processes", "max_processes"))
+            if least > most:
+                message = "min_processes: it would be more than max_processes; change both"
+                raise InvalidInput(message, field="min_processes")
             return _changed(connection, name, values)
 
         return await self._database.write(write)

@@ -4,8 +4,10 @@ import asyncio
 
 from backplane.domain.agents import message_to
 from backplane.domain.users import User
+from backplane.errors import InvalidInput
 from backplane.store import Store
 from tests.agents import POOL, placed_agent, sent, spawned, started_process
+from tests.contracts.store.test_agent_events import event
 from tests.submitted import new_run
 
 
@@ -54,3 +56,40 @@ async def test_one_key_at_once_makes_one_message(store: Store, second_store: Sto
     )
     assert len({one.run.id for one in added}) == 1
     assert [one.is_new for one in added].count(True) == 1
+
+
+async def test_processes_that_start_at_once_note_what_their_role_listens_to(
+    store: Store, second_store: Store, user: User
+) -> None:
+    stores = (store, second_store)
+    for role in ("developer", "tester", "business_analyst", "team_leader"):
+        await asyncio.gather(*(stores[number % 2].agent_events.listen(role, ["order.*"]) for number in range(10)))
+    await spawned(store, user)
+    await store.bus.publish(user.id, [event(1)])
+    [due] = await store.agent_events.due(10)
+    assert due.patterns == ("order.*",)
+
+
+async def test_controllers_that_pass_the_same_events_at_once_note_the_last_one(
+    store: Store, second_store: Store, user: User
+) -> None:
+    stores = (store, second_store)
+    await store.agent_events.listen("developer", ["order.*"])
+    await store.bus.publish(user.id, [event(number) for number in range(1, 11)])
+    for name in ("one", "two", "three"):
+        agent = await spawned(store, user, name)
+        await asyncio.gather(*(stores[cursor % 2].agent_events.passed(agent.id, cursor) for cursor in range(1, 11)))
+    assert await store.agent_events.due(10) == []
+
+
+async def test_changes_of_a_pool_at_once_leave_no_more_at_least_than_at_most(store: Store, second_store: Store) -> None:
+    for _ in range(5):
+        await store.agent_pools.patch(POOL, {"min_processes": 0, "max_processes": 4})
+        ended = await asyncio.gather(
+            store.agent_pools.patch(POOL, {"min_processes": 3}),
+            second_store.agent_pools.patch(POOL, {"max_processes": 2}),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(one, InvalidInput) for one in ended) == 1, ended
+        pool = await store.agent_pools.get(POOL)
+        assert pool.min_processes <= pool.max_processes

@@ -67,6 +67,9 @@ async def test_a_user_has_so_many_agents_at_most(store: Store, user: User) -> No
     with pytest.raises(TooLarge, match="2 may be"):
         await store.agents.spawn(user.id, POOL, "three", most=2)
     await store.agents.terminate(user.id, first.id)
+    with pytest.raises(TooLarge, match="delete some"):
+        await store.agents.spawn(user.id, POOL, "three", most=2)
+    await store.agents.delete(user.id, first.id)
     assert (await store.agents.spawn(user.id, POOL, "three", most=2))[1]
 
 
