@@ -1,14 +1,18 @@
 """What every process does around its work: settings, its own log, one event loop, and signals that ask it to end.
 
-A first SIGTERM or SIGINT asks; a second one ends the process at once, and then its leases end.
+A first SIGTERM or SIGINT asks; a second one ends the process at once, and then its leases end. When its work is over,
+so is the process: threads that a role or a handler has left behind would keep it for as long as they like.
 """
 
 import asyncio
 import gc
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import structlog
 import uvloop
 
 from backplane.configuration import ensure_utf8, log_misspelt, read_settings
@@ -18,6 +22,13 @@ from backplane.process import log_stream
 from backplane.process.loop_watchdog import watched
 from backplane.process.supervisor import keep_descriptors_from_children
 from backplane.settings import Settings
+
+T = TypeVar("T")
+
+THREADS_SECONDS = 5.0
+"""How long threads may take to end when the work of the process is over."""
+
+log = structlog.get_logger()
 
 
 def settings_at_start() -> Settings | None:
@@ -66,4 +77,23 @@ async def _until_asked_to_end(settings: Settings, work: Callable[[Settings, asyn
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     with watched():
-        await work(settings, stop)
+        await then_end(work(settings, stop))
+
+
+async def then_end(work: Awaitable[T]) -> T:
+    """What the work of the process gives. The process ends soon after it, whatever threads are left."""
+    status = 1
+    try:
+        given = await work
+        status = 0
+        return given
+    finally:
+        ending = threading.Timer(THREADS_SECONDS, _end_without_threads, [status])
+        ending.daemon = True
+        ending.start()
+
+
+def _end_without_threads(status: int) -> None:
+    left = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    log.warning("the process ends without waiting for threads that code has left behind", threads=left)
+    os._exit(status)

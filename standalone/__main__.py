@@ -21,7 +21,7 @@ from app.edge.protocol import install
 from app.main import create_app
 from backplane.background_access import connect_background_queue
 from backplane.configuration import log_misspelt
-from backplane.entry_point import settings_at_start
+from backplane.entry_point import settings_at_start, then_end
 from backplane.errors import PlatformError
 from backplane.process import log as process_log
 from backplane.process.tasks import in_thread
@@ -46,7 +46,7 @@ def main() -> int:
     if settings is None:
         return 2
     try:
-        return uvloop.run(_run(settings, arguments))
+        return uvloop.run(then_end(_run(settings, arguments)))
     except PlatformError as error:
         process_log.say_last(error.message, as_json=settings.log_format == "json")
         return 1

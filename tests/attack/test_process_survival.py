@@ -470,3 +470,27 @@ def test_an_up_whose_database_is_damaged_says_what_to_do_and_leaves_it_as_it_is(
     )
     assert (done.returncode, "backup" in done.stderr, "Traceback" in done.stderr) == (5, True, False)
     assert (tmp_path / ".data" / "agent.db").read_bytes() == b"no database" * 1000
+
+
+# --- what code leaves behind ---
+
+LEAVES_THREADS = """
+import asyncio, sys, threading, time
+from backplane import entry_point
+
+async def work(settings, stop):
+    threading.Thread(target=time.sleep, args=(600,), name="left by a role").start()
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+
+entry_point.THREADS_SECONDS = 0.2
+sys.exit(entry_point.run("test", work))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_though_code_has_left_threads_behind_that_do_not() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVES_THREADS], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 0
+    assert "left by a role" in ended.stdout + ended.stderr
