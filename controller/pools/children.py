@@ -30,6 +30,9 @@ from controller.pools.launcher import Launcher
 
 LAST_WORDS_SECONDS = 8.0
 """Less than whoever stops this process gives it."""
+ENTER_SECONDS = 60.0
+"""How long a process may take to enter itself, before this is logged: it may wait for a model, or stand still in a file
+of ROLES_DIR."""
 
 log = structlog.get_logger()
 
@@ -60,6 +63,7 @@ class ChildLauncher(Launcher):
         self._logs = logs
         self._environment = child_environment(variables)
         self._entered: set[int] = set()
+        self._late: set[int] = set()
         self._children: dict[str, dict[int, tuple[ChildProcess, float]]] = defaultdict(dict)
         self._watching: set[asyncio.Task[None]] = set()
         self._failures: dict[str, _Failures] = defaultdict(_Failures)
@@ -75,8 +79,18 @@ class ChildLauncher(Launcher):
         there = {one.id.rsplit("-", 2)[1] for one in entered if one.node == socket.gethostname()}
         running = self._children[pool]
         self._entered |= {pid for pid in running if str(pid) in there}
+        self._log_late(pool)
         # One that was there before and is not any more stands still: another takes its agents.
         return len(running.keys() - self._entered)
+
+    def _log_late(self, pool: str) -> None:
+        """Log once of a process that it does not come: no other one is started in its place."""
+        before = time.monotonic() - ENTER_SECONDS
+        for pid, (child, started) in self._children[pool].items():
+            if started < before and pid not in self._entered | self._late:
+                self._late.add(pid)
+                words = self._logs and child.last_words()
+                log.warning("a process of a pool was started and takes no agents yet", pool=pool, pid=pid, log=words)
 
     async def start(self, pool: Pool, count: int, wanted: int) -> None:
         if pause := self._failures[pool.name].seconds_left:
@@ -108,6 +122,7 @@ class ChildLauncher(Launcher):
         code = await child.exited()
         _, started = self._children[pool].pop(pid)
         self._entered.discard(pid)
+        self._late.discard(pid)
         if self._closing or code == 0:
             log.info("a process of a pool has ended", pool=pool, pid=pid)
             return

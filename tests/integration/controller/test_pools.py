@@ -202,6 +202,23 @@ async def test_children_that_have_not_entered_themselves_are_coming_and_lost_one
         await launcher.close()
 
 
+async def test_a_child_that_does_not_enter_itself_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(children, "python_module", lambda *_: ["sleep", "600"])
+    monkeypatch.setattr(children, "ENTER_SECONDS", 0.0)
+    launcher = ChildLauncher(grace_seconds=1.0, logs=tmp_path, variables={})
+    with capture_logs() as logs:
+        try:
+            await launcher.start(Pool(POOL, "developer", datetime.now(UTC)), 1, 1)
+            for _ in range(3):
+                assert await launcher.coming(POOL, []) == 1
+        finally:
+            await launcher.close()
+    late = [line for line in logs if line["event"] == "a process of a pool was started and takes no agents yet"]
+    assert [line["pid"] for line in late] == [line["pid"] for line in logs if "pid" in line][:1]
+
+
 def child_launcher(platform: Platform, logs: Path) -> ChildLauncher:
     variables = {**environment_of(platform.settings), "TMPDIR": str(platform.scratch)}
     return ChildLauncher(grace_seconds=1.0, logs=logs, variables=variables)
