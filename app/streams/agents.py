@@ -112,7 +112,7 @@ async def turns(
 async def _next_run(source: TurnSource, agent_id: str, cursor: TurnCursor) -> Run | None:
     """The message whose events come next: that of the cursor, as long as it has further ones, or the one behind it.
     Raises Unavailable."""
-    for run in await source.store.agent_messages.of_agent(agent_id, after_turn=cursor.turn - 1, limit=2):
+    for run in await source.store.agent_views.turns(agent_id, after_turn=cursor.turn - 1, limit=2):
         if run.turn != cursor.turn or run.status not in FINAL:
             return run
         if await source.history.last_id(run.id) > cursor.event:

@@ -16,9 +16,12 @@ from backplane.domain.runs import RunError
 from backplane.errors import NotFound
 
 TRACEBACK_MAX_CHARS = 16 * 1024
+TRACEBACK_READ_CHARS = 4 * TRACEBACK_MAX_CHARS
+"""Of its end. What an error says may have any length, and the event loop waits for this."""
 PROMPT_HEAD_CHARS = 200
 
-_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://([^\s:/@]*:)[^\s/@]+(?=@)")
+"""Without the scheme: to look for where one begins takes as long as a text is, at each of its words."""
 _TOKEN = re.compile(r"\bagt_[\w-]+")
 
 
@@ -44,10 +47,12 @@ def dead_reason(error: RunError) -> DeadReason | None:
 def kept_traceback(text: str) -> str:
     """A traceback as it is stored: without passwords in URLs and tokens, which messages of libraries may repeat, and
     without its beginning where it is longer than TRACEBACK_MAX_CHARS."""
-    clean = whole_characters(_TOKEN.sub("agt_***", _PASSWORD_IN_URL.sub(r"\1***", text)))
-    if len(clean) <= TRACEBACK_MAX_CHARS:
+    unread = max(len(text) - TRACEBACK_READ_CHARS, 0)
+    clean = whole_characters(_TOKEN.sub("agt_***", _PASSWORD_IN_URL.sub(r"://\1***", text[unread:])))
+    left_out = unread + max(len(clean) - TRACEBACK_MAX_CHARS, 0)
+    if not left_out:
         return clean
-    return f"… {len(clean) - TRACEBACK_MAX_CHARS} characters before this are left out\n{clean[-TRACEBACK_MAX_CHARS:]}"
+    return f"… {left_out} characters before this are left out\n{clean[-TRACEBACK_MAX_CHARS:]}"
 
 
 @dataclass(frozen=True, slots=True)

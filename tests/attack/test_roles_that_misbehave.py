@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backplane.domain.events import EventType
+from backplane.domain.runs import FINAL, RunStatus
 from backplane.sealing import new_key
 from tests.attack.test_secrets_stay_secret import VALUE, keep, shows_nothing_of
 from tests.integration.api.live_agents import AGENTS
@@ -16,22 +16,11 @@ from tests.integration.worker.roles import hostile
 from tests.integration.worker.team import Team, team_of, working
 from tests.platform.workers import Platform
 
-KEPT = {"half a character", "half a character in a name", "NUL", "as deep as a journal takes", "a long number"}
+KEPT = {"half a character", "NUL", "as deep as a journal takes", "a long number"}
+STOP_THE_CODE = {"its own cancel", "the end of a generator", "a group"}
+"""Raised in a step, these end the code that waits for the step."""
 NOT_SENT = "invalid_message"
-SENT = {
-    "NUL": "completed",
-    "half a character": "completed",
-    "data of half a character": "completed",
-    "to NUL": "not_found",
-    "to half a character": "not_found",
-    "to None": "not_found",
-    "to bytes": "not_found",
-    "to nobody": "not_found",
-    "to a path": "not_found",
-    "to pools": "not_found",
-    "to ten megabytes": "not_found",
-    "to an object": "not_found",
-}
+SENT = {"NUL": "completed", "half a character": "completed"}
 
 
 def asked() -> dict[str, tuple[dict[str, Any], str]]:
@@ -39,28 +28,37 @@ def asked() -> dict[str, tuple[dict[str, Any], str]]:
     found = dict[str, tuple[dict[str, Any], str]]()
     for what in hostile.RAISED:
         found[f"raise {what}"] = {"do": "raise", "what": what}, "role_failed"
-        found[f"raise {what} in a step"] = {"do": "raise in a step", "what": what}, "function_failed"
+        in_step = "role_failed" if what in STOP_THE_CODE else "function_failed"
+        found[f"raise {what} in a step"] = {"do": "raise in a step", "what": what}, in_step
     for what in hostile.RETURNED:
         is_kept = what in KEPT
         found[f"return {what}"] = {"do": "return", "what": what}, "completed" if is_kept else "result_not_storable"
-        in_a_step = {"do": "return from a step", "what": what}
-        found[f"return {what} from a step"] = in_a_step, "completed" if is_kept else "result_not_storable"
-        found[f"keep {what}"] = {"do": "keep", "what": what}, "completed" if is_kept else "state_not_storable"
+        # Such a step has happened, and a person decides about it.
+        in_step = "completed" if is_kept or what == "a coroutine" else "step_uncertain"
+        found[f"return {what} from a step"] = {"do": "return from a step", "what": what}, in_step
+        fits = is_kept and what != "as deep as a journal takes"
+        found[f"keep {what}"] = {"do": "keep", "what": what}, "completed" if fits else "state_not_storable"
     for what in hostile.SENT:
-        found[f"send {what}"] = {"do": "send", "what": what}, SENT.get(what, NOT_SENT)
+        end = SENT.get(what, "not_found" if what.startswith("to ") else NOT_SENT)
+        found[f"send {what}"] = {"do": "send", "what": what}, end
     for what in hostile.ASKED:
         found[f"ask for {what}"] = {"do": "ask", "what": what}, NOT_SENT
     for what in hostile.LOOKED_BACK:
-        found[f"look back {what}"] = {"do": "look back", "what": what}, "completed"
+        end = "function_failed" if what in ("text", "none") else "completed"
+        found[f"look back {what}"] = {"do": "look back", "what": what}, end
     found["recurse"] = {"do": "recurse"}, "role_failed"
     found["log"] = {"do": "log"}, "completed"
+    found["progress"] = {"do": "progress"}, "role_failed"
     return found
 
 
 async def ended(team: Team, data: dict[str, Any], **values: Any) -> tuple[str, str]:
-    """The run, and how it ended."""
-    run = await team.ended(await team.sent("eve", data=data, max_retries=0, **values))
-    await team.platform.ends_whole(run.id)
+    """The run, and how it ended, or that it waits for a person; then it is cancelled."""
+    platform = team.platform
+    run = await platform.until(await team.sent("eve", data=data, max_retries=0, **values), *FINAL, RunStatus.WAITING)
+    if run.status is RunStatus.WAITING:
+        await platform.submission.cancel(platform.user, run.id)
+    await platform.ends_whole(run.id)
     return run.id, str(run.status) if run.error is None else run.error.code
 
 
@@ -117,4 +115,3 @@ async def test_a_role_that_will_not_be_cancelled_is_left_behind_and_its_agent_go
     async with working(await team_of(platform, eve="hostile", other="scripted")) as team:
         assert (await ended(team, {"do": "stay", "gives in": True}, timeout_seconds=1))[1] == "run_timeout"
         assert await team.answer("eve") == "heard: hello"
-        _ = EventType

@@ -1,5 +1,7 @@
 """Which failures an operator has to look at, and what of a traceback is kept."""
 
+import time
+
 import pytest
 
 from backplane.domain.dead_letters import TRACEBACK_MAX_CHARS, DeadReason, dead_reason, kept_traceback
@@ -49,3 +51,11 @@ def test_of_a_long_traceback_the_end_is_kept_because_it_has_the_error() -> None:
 )
 def test_a_kept_traceback_has_no_passwords_and_no_tokens(text: str, kept: str) -> None:
     assert kept_traceback(text) == kept
+
+
+@pytest.mark.parametrize("part", ["a.", "a://", "a://a:", "://:", "agt_", "x"])
+def test_a_traceback_of_many_megabytes_is_kept_in_no_time(part: str) -> None:
+    began = time.monotonic()
+    kept = kept_traceback(part * 2_000_000)
+    assert time.monotonic() - began < 1.0
+    assert len(kept) < TRACEBACK_MAX_CHARS + 100

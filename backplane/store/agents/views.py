@@ -76,6 +76,13 @@ class AgentViews:
         ahead = await self._database.read(lambda connection: connection.scalar(before))
         return MailboxPlace(ahead or 0, await self.situation(agent))
 
+    async def turns(self, agent_id: str, *, after_turn: int, limit: int) -> list[Run]:
+        """The agent's messages by turn, without what was said: each stream of the agent looks at every announcement."""
+        query = select(*_SHOWN).where(runs.c.agent_id == agent_id, runs.c.turn > after_turn)
+        query = query.order_by(runs.c.turn).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [run_from({**row._mapping, "prompt": ""}) for row in rows]
+
     async def agents_of(self, run_ids: Iterable[str]) -> dict[str, str]:
         """The agent of each of these runs that is a message to one."""
         query = select(runs.c.id, runs.c.agent_id).where(runs.c.id.in_(list(run_ids)), runs.c.agent_id.is_not(None))

@@ -109,10 +109,12 @@ class Hostile(Role):
                 await agent.tool("shell", script="true", environment={"KEY": "${secrets.TOKEN}"})
                 agent.state["kept"] = {value: value}
                 await agent.send("other", f"use {value}", {value: value})
-                return [value, await agent.ask("other", f"is it {value}?", [value])]
+                return [value, await agent.ask("other", f"is it {value}?", {value: value})]
             case "log":
                 agent.log("a\ud800\0b\n\x1b[2Jc")
-                agent.progress(float("nan"), float("inf"), "\ud800")
+                agent.progress(1, 2, "\ud800\0")
+            case "progress":
+                agent.progress(float("nan"), float("inf"), "")
         return f"heard: {message.text}"
 
 
