@@ -22,6 +22,9 @@ from worker.llm.untrusted_json import storable
 SHOWN_CHARS = 40
 """Of an argument, in the title of an effect."""
 TITLE_CHARS = 200
+DEPTH_MAX = 200
+"""Objects and lists within one another. What stands around a value in an answer of the API makes it deeper, and no
+answer is deeper than 255."""
 LONGEST_SECONDS = 10 * 365 * 86_400.0
 """How long an effect may sleep or wait."""
 
@@ -49,10 +52,23 @@ def as_json(value: Any, what: str, most: int = fixed.HANDLER_VALUE_MAX_BYTES) ->
             f"{what} has {readable_size(len(text))} of JSON; at most {readable_size(most)} are kept: put it into a "
             "file of the run, and give its path"
         )
+    if text.count("[") + text.count("{") > DEPTH_MAX and _is_deep(plain):
+        raise NotStorable(f"{what} is nested deeper than {DEPTH_MAX} levels: make it flatter")
     if _MAY_BE_HALF in text:
         # No answer of the API could hold half a character.
         return json.loads(whole_characters(json.dumps(plain, ensure_ascii=False)))
     return json.loads(text)
+
+
+def _is_deep(plain: Any) -> bool:
+    pending: list[tuple[Any, int]] = [(plain, 1)]
+    while pending:
+        value, depth = pending.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if depth > DEPTH_MAX and inner:
+            return True
+        pending += [(one, depth + 1) for one in inner if isinstance(one, dict | list)]
+    return False
 
 
 def due_after(seconds: Any, what: str) -> datetime:
