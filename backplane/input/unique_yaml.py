@@ -24,7 +24,7 @@ def loads(text: str) -> Any:
     return yaml.load(text, _Unique)  # noqa: S506 - a safe loader
 
 
-class TooManyValues(yaml.YAMLError):
+class TooManyAliased(yaml.YAMLError):
     """The message names the line where a value begins that has too many within it."""
 
 
@@ -41,7 +41,7 @@ class _Unique(yaml.SafeLoader):
             self._sizes[node] = 1 + sum(self._sizes.get(part, 1) for part in within)
             if self._sizes[node] > VALUES_MAX:
                 line = node.start_mark.line + 1
-                raise TooManyValues(
+                raise TooManyAliased(
                     f"line {line}: with what its aliases stand for, it has more than {VALUES_MAX:,} values"
                 )
         return node
