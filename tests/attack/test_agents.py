@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backplane.domain.users import Tier
+from backplane.errors import Unavailable
 from backplane.settings import fixed
 from tests.integration.api.live_agents import AGENTS, POOL, act, agent_stream, process, send, show, spawn
 from tests.integration.api.running import Api, Person, StartApi
@@ -371,3 +372,21 @@ async def test_a_page_of_the_largest_messages_is_cut_and_goes_on(api: Api, perso
             break
     assert found == list(range(40))
     assert largest < 6 * MIB
+
+
+@pytest.mark.slow
+async def test_an_agent_whose_files_cannot_be_removed_now_is_deleted_later(
+    api: Api, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its row nobody would find its files."""
+    agent_id = await spawn(person)
+    await act(person, agent_id, "terminate")
+
+    async def away(user_id: str, run_id: str) -> None:
+        raise Unavailable("the store does not answer", part="workspace")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(api.resources.workspaces, "remove", away)
+        assert refusal(await person.http.delete(f"{AGENTS}/{agent_id}"))[0] == 503
+    assert (await show(person, agent_id))["status"] == "terminated"
+    assert (await person.http.delete(f"{AGENTS}/{agent_id}")).status_code == 204

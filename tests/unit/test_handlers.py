@@ -20,6 +20,7 @@ from worker.handlers import Handler, Run, handler
 from worker.handlers.children import ChildRuns, check
 from worker.handlers.registry import GROUP, HandlerRegistry, installed_handlers
 from worker.handlers.values import (
+    DEPTH_MAX,
     LONGEST_SECONDS,
     NotStorable,
     arguments_of,
@@ -173,6 +174,8 @@ class Point:
         (Point(1, date(2026, 1, 2)), {"x": 1, "at": "2026-01-02"}),
         (Given(week=4), {"week": 4}),
         ("\u00e4\0", "\u00e4\0"),
+        ("a\ud800b", "a\ufffdb"),
+        (["\U0001f600", "\\ud800"], ["\U0001f600", "\\ud800"]),
     ],
 )
 def test_a_value_comes_back_as_json_has_it(value: Any, plain_value: Any) -> None:
@@ -182,6 +185,18 @@ def test_a_value_comes_back_as_json_has_it(value: Any, plain_value: Any) -> None
 @pytest.mark.parametrize("value", [object(), {"a": object()}, float("nan"), b"\xff", lambda: 1])
 def test_a_value_that_is_no_json_is_refused_in_words(value: Any) -> None:
     with pytest.raises(NotStorable, match=r"it is a .* that is no JSON"):
+        as_json(value, "it")
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(DEPTH_MAX, True), (DEPTH_MAX + 1, False)])
+def test_a_value_may_be_so_deep(depth: int, fits: bool) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    if fits:
+        assert as_json(value, "it") == value
+        return
+    with pytest.raises(NotStorable, match="it is nested deeper than"):
         as_json(value, "it")
 
 
