@@ -87,6 +87,10 @@ COMMANDS = {
     "migrate": CommandEntry(
         "agentctl.commands.admin", "migrate", OPERATORS, "Bring the database's tables to the newest..."
     ),
+    "services": CommandEntry(
+        "agentctl.commands.services", "app", OPERATORS, "Always-on services: declare them, and see..."
+    ),
+    "ingress": CommandEntry("agentctl.commands.ingress", "app", OPERATORS, "The public way in: the tunnel's..."),
     "take-over-redis": CommandEntry(
         "agentctl.commands.admin", "take_over_redis", OPERATORS, "Make the queue in Redis this database's,..."
     ),

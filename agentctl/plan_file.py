@@ -16,17 +16,22 @@ from backplane.input import unique_yaml
 
 def read_plan(file: Path) -> Any:
     """Raises CommandError(USAGE)."""
-    try:
-        text = file.read_text("utf-8-sig")
-    except OSError as error:
-        raise CommandError(ExitCode.USAGE, f"The plan cannot be read: {error}.") from None
-    except ValueError as error:
-        raise _neither(str(file), error) from None
-    plan = plan_of(text, str(file), is_json=file.suffix == ".json")
+    plan = value_of_file(file, "plan")
     if plan is None:
         message = f"{file} is empty; a plan is an object with `steps`, a list of what is to be done (docs/plans.md)."
         raise CommandError(ExitCode.USAGE, message)
     return plan
+
+
+def value_of_file(file: Path, what: str) -> Any:
+    """What a file of JSON or YAML holds; `what` is what it is to be. Raises CommandError(USAGE)."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"The {what} cannot be read: {error}.") from None
+    except ValueError as error:
+        raise _neither(str(file), error) from None
+    return plan_of(text, str(file), is_json=file.suffix == ".json")
 
 
 def plan_of(text: str, name: str, *, is_json: bool = False) -> Any:

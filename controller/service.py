@@ -10,13 +10,16 @@ Redis, and ends when Redis turns out to be another platform's.
 
 import asyncio
 import os
+import shlex
 import socket
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from backplane.background_access import connect_background_queue
+from backplane.containers.engine import ContainerEngine
 from backplane.domain.retry import RetryPolicy
 from backplane.leases.redis import RedisLease
 from backplane.process.metrics import metrics_served, process_registry
@@ -35,6 +38,8 @@ from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.service import pool_loop
 from controller.services.checks import ServiceChecker
+from controller.services.container_plan import HostRules
+from controller.services.containers import ServiceContainers
 from controller.services.health import ServiceHealthLoop
 from controller.usage import FileCounting, RowCounting
 from controller.webhooks.loop import SendingRules, WebhookLoop, lease_for, share_of_user
@@ -149,6 +154,9 @@ async def _work(
             store.services, resources.doorbell, checker.check, _services_leader(settings, resources, "health"), metrics
         )
         loops.append(asyncio.create_task(health.run(), name="service health"))
+        if settings.services_container_engine:
+            containers = await _service_containers(settings, resources)
+            loops.append(asyncio.create_task(containers.run(), name="service containers"))
         rows = RowCounting(
             _counting_lease(settings, resources, "rows"), fixed.USAGE_SECONDS, store.usage_counts, resources.storage
         )
@@ -234,6 +242,16 @@ def _deployments(settings: Settings) -> "Launcher | None":
 def _counting_lease(settings: Settings, resources: Resources, what: str) -> RedisLease:
     redis = resources.redis
     return RedisLease(redis, redis.keys.counting(what), _process_name(), seconds=settings.lease_seconds)
+
+
+async def _service_containers(settings: Settings, resources: Resources) -> ServiceContainers:
+    return ServiceContainers(
+        resources.store.services,
+        ContainerEngine(shlex.split(settings.services_container_engine)),
+        HostRules(settings.services_bind, await resources.store.platform_id()),
+        Path(settings.services_env_dir) if settings.services_env_dir else None,
+        _services_leader(settings, resources, "containers"),
+    )
 
 
 def _services_leader(settings: Settings, resources: Resources, what: str) -> Leader:

@@ -21,6 +21,7 @@ from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, is_
 from agentctl.api.pages import following
 from agentctl.api.proxies import client_of
 from agentctl.api.request_parts import given, segment
+from agentctl.api.service_calls import ServiceCalls
 from agentctl.exit_codes import CommandError, ExitCode
 from backplane.domain.events import LIVE_ONLY
 
@@ -32,7 +33,7 @@ FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
 
 
-class Client(AgentCalls):
+class Client(AgentCalls, ServiceCalls):
     """Every method raises ApiError for an error answer and CommandError(UNREACHABLE) when there is no answer."""
 
     def __init__(
@@ -400,9 +401,9 @@ class Client(AgentCalls):
             raise self._unreachable(ValueError("its answer is not that of this API"))
         return body
 
-    async def _nothing(self, method: str, url: str) -> None:
+    async def _nothing(self, method: str, url: str, **request: Any) -> None:
         """A call whose answer has no body, sent again only when the first one cannot have arrived."""
-        response = await self._open(method, url, repeatable=False)
+        response = await self._open(method, url, repeatable=False, **request)
         await response.aclose()
 
     async def _bytes(self, url: str, params: Mapping[str, str]) -> bytes:

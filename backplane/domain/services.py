@@ -24,6 +24,10 @@ SERVICES_MAX = 200
 HISTORY_MAX = 1000
 """Changes of a service that are kept."""
 REASON_CHARS = 500
+VOLUME_PREFIX = "agent-service-"
+"""Of the engine's name of a volume; the service's name and the volume's follow."""
+PIDS_MAX = 4096
+"""Processes of a container."""
 
 FLAP_CHANGES = 4
 FLAP_SECONDS = 600.0

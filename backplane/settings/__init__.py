@@ -23,6 +23,7 @@ from backplane.settings.queue import QueueSettings
 from backplane.settings.redis import RedisSettings
 from backplane.settings.runs import RunSettings
 from backplane.settings.sandbox import SandboxSettings
+from backplane.settings.services import ServiceSettings
 from backplane.settings.storage import StorageSettings
 from backplane.settings.streams import StreamSettings
 from backplane.settings.tools import ToolSettings
@@ -36,6 +37,7 @@ ENV_FILE = ".env"
 class Settings(
     ProcessSettings,
     ApiSettings,
+    ServiceSettings,
     ControllerSettings,
     StreamSettings,
     ToolSettings,
@@ -97,10 +99,11 @@ class Settings(
             raise ValueError("API_ROOT_PATH is a path of the API itself; let the proxy take it away, and set none here")
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")
-        try:
-            shlex.split(self.sandbox_container_engine)
-        except ValueError as error:
-            raise ValueError(f"SANDBOX_CONTAINER_ENGINE cannot be read as a shell would: {error}") from error
+        for name in ("SANDBOX_CONTAINER_ENGINE", "SERVICES_CONTAINER_ENGINE"):
+            try:
+                shlex.split(getattr(self, name.lower()))
+            except ValueError as error:
+                raise ValueError(f"{name} cannot be read as a shell would: {error}") from error
         if self.sandbox_cpus > self.sandbox_cpus_max:
             raise ValueError("SANDBOX_CPUS must not be over SANDBOX_CPUS_MAX")
         if self.run_timeout_seconds > self.run_timeout_max_seconds:

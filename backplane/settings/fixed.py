@@ -148,6 +148,8 @@ BUS_WAKE_SECONDS = 5.0
 SERVICE_POLL_SECONDS = 1.0
 """How often a controller looks which services are to be checked, and which containers are not as declared: each look is
 one statement."""
+SERVICE_CONTAINER_SECONDS = 5.0
+"""How often the containers of services are looked at: each look starts the engine's program twice."""
 RETENTION_SECONDS = 300.0
 """How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200
@@ -172,7 +174,7 @@ REPLACED = {
 NEVER_SETTINGS = frozenset(
     {
         *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
-        "SERVICE_POLL_SECONDS",
+        *("SERVICE_POLL_SECONDS", "SERVICE_CONTAINER_SECONDS"),
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
