@@ -38,7 +38,7 @@ from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.service import pool_loop
 from controller.services.checks import ServiceChecker
-from controller.services.container_plan import HostRules
+from controller.services.container_plan import ServicesHost
 from controller.services.containers import ServiceContainers
 from controller.services.health import ServiceHealthLoop
 from controller.usage import FileCounting, RowCounting
@@ -248,7 +248,7 @@ async def _service_containers(settings: Settings, resources: Resources) -> Servi
     return ServiceContainers(
         resources.store.services,
         ContainerEngine(shlex.split(settings.services_container_engine)),
-        HostRules(settings.services_bind, await resources.store.platform_id()),
+        ServicesHost(settings.services_bind, await resources.store.platform_id()),
         Path(settings.services_env_dir) if settings.services_env_dir else None,
         _services_leader(settings, resources, "containers"),
     )

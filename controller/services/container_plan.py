@@ -18,7 +18,7 @@ ENDED = frozenset({"exited", "created", "configured", "initialized", "stopped", 
 """States, in the words of either engine, in which a container does not come up by itself."""
 
 
-class Action(StrEnum):
+class ContainerAction(StrEnum):
     """`remove` and `replace` are about containers with our labels alone."""
 
     NOTHING = "nothing"
@@ -29,32 +29,32 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class HostRules:
+class ServicesHost:
     """Of the services' host. `bind`: the address on which ports are published."""
 
     bind: str
     platform_id: str
 
 
-def action_for(service: Service | None, present: PresentContainer | None, declared: str) -> Action:
+def action_for(service: Service | None, present: PresentContainer | None, declared: str) -> ContainerAction:
     """`service`: None: there is none whose container this is. `declared`: the digest of what is declared now."""
     if service is None or service.deleted_at is not None or service.spec.container is None:
-        return Action.REMOVE if present is not None else Action.NOTHING
+        return ContainerAction.REMOVE if present is not None else ContainerAction.NOTHING
     if present is None:
-        return Action.RUN
+        return ContainerAction.RUN
     if present.labels.get(DECLARED_LABEL) != declared:
-        return Action.REPLACE
-    return Action.START if present.state in ENDED else Action.NOTHING
+        return ContainerAction.REPLACE
+    return ContainerAction.START if present.state in ENDED else ContainerAction.NOTHING
 
 
-def digest_of(service: Service, rules: HostRules) -> str:
+def digest_of(service: Service, rules: ServicesHost) -> str:
     """Of all that the container is made of."""
     assert service.spec.container is not None
     made_of = [asdict(service.spec.container), service.spec.port, service.name, rules.bind]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def run_words(service: Service, rules: HostRules, env_file: str) -> Sequence[str]:
+def run_words(service: Service, rules: ServicesHost, env_file: str) -> Sequence[str]:
     """Options of `run`, the image and its command."""
     container = service.spec.container
     assert container is not None

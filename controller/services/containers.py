@@ -24,8 +24,8 @@ from controller.leader import Leader
 from controller.services.container_plan import (
     PLATFORM_LABEL,
     SERVICE_LABEL,
-    Action,
-    HostRules,
+    ContainerAction,
+    ServicesHost,
     action_for,
     digest_of,
     run_words,
@@ -50,7 +50,7 @@ class ServiceContainers:
     """`env_folder`: where `NAME.env` is looked for; None: nowhere."""
 
     def __init__(
-        self, services: Services, engine: ContainerEngine, rules: HostRules, env_folder: Path | None, leader: Leader
+        self, services: Services, engine: ContainerEngine, rules: ServicesHost, env_folder: Path | None, leader: Leader
     ) -> None:
         self._services = services
         self._engine = engine
@@ -111,7 +111,7 @@ class ServiceContainers:
         wants_one = service is not None and service.spec.container is not None
         declared = digest_of(service, self._rules) if service is not None and wants_one else ""
         action = action_for(service, present, declared)
-        if action is Action.REMOVE and present is not None:
+        if action is ContainerAction.REMOVE and present is not None:
             await self._engine.remove(present.id)
             log.info("a container of a service was removed", service=service_id, container=present.name)
         if service is None:
@@ -120,16 +120,16 @@ class ServiceContainers:
             await self._services.container_gone(service_id)
         elif not wants_one:
             await self._write(service, ContainerState.NONE)
-        elif action is Action.NOTHING and present is not None:
+        elif action is ContainerAction.NOTHING and present is not None:
             await self._write_present(service, present)
         elif self._may_try(service):
             await self._bring_up(service, action, present)
 
-    async def _bring_up(self, service: Service, action: Action, present: PresentContainer | None) -> None:
+    async def _bring_up(self, service: Service, action: ContainerAction, present: PresentContainer | None) -> None:
         """Raises Unavailable."""
-        if present is not None and action is Action.REPLACE:
+        if present is not None and action is ContainerAction.REPLACE:
             await self._engine.remove(present.id)
-        if present is not None and action is Action.START:
+        if present is not None and action is ContainerAction.START:
             words = await self._engine.last_lines(present.id)
             await self._write(service, ContainerState.FAILED, _ended(present, words))
             await self._engine.start(present.id)

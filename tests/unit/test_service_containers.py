@@ -7,10 +7,10 @@ import pytest
 
 from backplane.containers.engine import PresentContainer
 from backplane.domain.services import ContainerSpec, Service, ServiceSpec
-from controller.services.container_plan import Action, HostRules, action_for, digest_of, run_words
+from controller.services.container_plan import ContainerAction, ServicesHost, action_for, digest_of, run_words
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
-RULES = HostRules("127.0.0.1", "p1")
+RULES = ServicesHost("127.0.0.1", "p1")
 CONTAINER = ContainerSpec(
     image="docker.io/library/redis:8",
     command=("redis-server", "--appendonly", "yes"),
@@ -26,19 +26,23 @@ def present(state: str = "running", declared: str = DECLARED) -> PresentContaine
     return PresentContainer("c", "agent-service-redis", {"agent-platform.declared": declared}, state)
 
 
-CASES: dict[str, tuple[Service | None, PresentContainer | None, Action]] = {
-    "nothing is there": (SERVICE, None, Action.RUN),
-    "it runs as declared": (SERVICE, present(), Action.NOTHING),
-    "the engine restarts it": (SERVICE, present("restarting"), Action.NOTHING),
-    "it has ended": (SERVICE, present("exited"), Action.START),
-    "it never started": (SERVICE, present("created"), Action.START),
-    "it was declared otherwise": (SERVICE, present(declared="x"), Action.REPLACE),
-    "it ended and was declared otherwise": (SERVICE, present("exited", "x"), Action.REPLACE),
-    "the service is being deleted": (replace(SERVICE, deleted_at=NOW), present(), Action.REMOVE),
-    "the service names no image any more": (replace(SERVICE, spec=ServiceSpec(port=1)), present(), Action.REMOVE),
-    "there is no such service": (None, present(), Action.REMOVE),
-    "there is neither": (None, None, Action.NOTHING),
-    "an observed service": (replace(SERVICE, spec=ServiceSpec(port=1)), None, Action.NOTHING),
+CASES: dict[str, tuple[Service | None, PresentContainer | None, ContainerAction]] = {
+    "nothing is there": (SERVICE, None, ContainerAction.RUN),
+    "it runs as declared": (SERVICE, present(), ContainerAction.NOTHING),
+    "the engine restarts it": (SERVICE, present("restarting"), ContainerAction.NOTHING),
+    "it has ended": (SERVICE, present("exited"), ContainerAction.START),
+    "it never started": (SERVICE, present("created"), ContainerAction.START),
+    "it was declared otherwise": (SERVICE, present(declared="x"), ContainerAction.REPLACE),
+    "it ended and was declared otherwise": (SERVICE, present("exited", "x"), ContainerAction.REPLACE),
+    "the service is being deleted": (replace(SERVICE, deleted_at=NOW), present(), ContainerAction.REMOVE),
+    "the service names no image any more": (
+        replace(SERVICE, spec=ServiceSpec(port=1)),
+        present(),
+        ContainerAction.REMOVE,
+    ),
+    "there is no such service": (None, present(), ContainerAction.REMOVE),
+    "there is neither": (None, None, ContainerAction.NOTHING),
+    "an observed service": (replace(SERVICE, spec=ServiceSpec(port=1)), None, ContainerAction.NOTHING),
 }
 
 
