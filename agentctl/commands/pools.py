@@ -43,6 +43,9 @@ def list_pools(json_output: JsonFlag = False) -> None:
         for pool in found
     ]
     output.table(["POOL", "ROLE", "PROCESSES", "PLACES", "USED", "AGENTS"], rows, cutting=["ROLE"])
+    for pool in found:
+        if shortage := pool.get("shortage"):
+            output.line(f"{pool['pool_name']} has fewer processes than its agents need: {shortage}")
 
 
 @app.command()

@@ -65,6 +65,9 @@ def no_process(situation: AgentSituation) -> Reason:
     start = f"start one with `python -m worker.pool {pool.name}`"
     if not taking:
         ending = f" ({_count(len(live), 'process')} of it {_are(len(live))} ending)" if live else ""
+        if situation.shortage:
+            text = f"no process of the pool {pool.name} is alive{ending}, and none can be started: {situation.shortage}"
+            return Reason("no_process", text)
         text = f"no process of the pool {pool.name} is alive{ending}; the manager starts one within seconds, or {start}"
         return Reason("no_process", text)
     if choose_process(agent.id, agent.number, taking) is not None:
@@ -80,6 +83,9 @@ def no_process(situation: AgentSituation) -> Reason:
         text = f"{taken} that may take its number {agent.number} are taken"
         return Reason("pool_full", f"{text}; an agent there that is idle makes room")
     text = f"{taken} are taken"
+    if len(live) < pool.max_processes and situation.shortage:
+        text = f"{text}, and no further process starts: {situation.shortage}; an agent that is idle makes room"
+        return Reason("pool_full", text)
     if len(live) < pool.max_processes:
         starts = "the manager starts another one within seconds; until then an agent that is idle makes room"
         return Reason("process_starts", f"{text}; {starts}")

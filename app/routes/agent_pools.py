@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, HTTPException, Response
 
+from app.agents.shortages import shortages
 from app.auth import Admin, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
@@ -19,7 +20,8 @@ router = APIRouter(route_class=JsonRoute, tags=["agents"])
 @router.get("/api/v1/agents/pools", responses=responses())
 async def list_agent_pools(_: CurrentUser, context: ContextOf) -> PoolList:
     """The pools by name. Each with its processes, how many agents they can take, and how many there are."""
-    return PoolList(pools=[PoolView.of(counts) for counts in await context.resources.store.agent_pools.counts()])
+    counts, why = await context.resources.store.agent_pools.counts(), await shortages(context.resources.agent_registry)
+    return PoolList(pools=[PoolView.of(one, why.get(one.pool.name)) for one in counts])
 
 
 @router.post("/api/v1/agents/pools", status_code=201, responses=responses(403, 409, 413, 422))
@@ -88,7 +90,8 @@ async def spawn_agent(
 
 async def _view(context: ApiContext, name: str) -> PoolView:
     """Raises NotFound."""
+    why = await shortages(context.resources.agent_registry)
     for counts in await context.resources.store.agent_pools.counts():
         if counts.pool.name == name:
-            return PoolView.of(counts)
+            return PoolView.of(counts, why.get(name))
     raise NotFound(f"there is no pool {name}; GET /api/v1/agents/pools lists those there are")

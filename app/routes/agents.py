@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.agents.explanation import agent_reasons, in_words_of_agent
+from app.agents.shortages import with_shortage
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
@@ -88,7 +89,7 @@ async def explain_agent(agent_id: AgentKey, user: CurrentUser, context: ContextO
     """What an agent does, or why it does nothing, in words and in fields."""
     store = context.resources.store
     agent = await store.agents.get(user.id, agent_id)
-    situation = await store.agent_views.situation(agent)
+    situation = await with_shortage(context.resources.agent_registry, await store.agent_views.situation(agent))
     of_open_run = []
     if situation.open_run is not None:
         try:

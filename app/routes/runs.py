@@ -1,11 +1,13 @@
 """GET /agent/runs: what became of one's runs."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
 from app.agents.explanation import mailbox_reasons, no_process
+from app.agents.shortages import with_shortage
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.errors import responses
@@ -244,9 +246,11 @@ async def _of_agent(context: ApiContext, run: Run) -> tuple[Reason, ...]:
     agent = await store.agents.find(run.agent_id)
     if agent is None:
         return ()
+    registry = context.resources.agent_registry
     if run.in_mailbox:
-        return tuple(mailbox_reasons(await store.agent_views.place_in_mailbox(agent, run.turn)))
-    situation = await store.agent_views.situation(agent)
+        place = await store.agent_views.place_in_mailbox(agent, run.turn)
+        return tuple(mailbox_reasons(replace(place, situation=await with_shortage(registry, place.situation))))
+    situation = await with_shortage(registry, await store.agent_views.situation(agent))
     if situation.has_live_process:
         return (Reason("on_its_way", f"the process {agent.process_id}, which has its agent, takes it at this moment"),)
     return (no_process(situation),)

@@ -76,10 +76,14 @@ class PoolView(BaseModel):
     min_processes: int = Field(examples=[0])
     max_processes: int = Field(examples=[4])
     sleep_after_seconds: int = Field(examples=[600])
+    shortage: str | None = Field(
+        description="Why it has fewer processes than its agents need, where what starts processes knows of a reason.",
+        examples=[None],
+    )
     created_at: datetime
 
     @classmethod
-    def of(cls, counts: PoolCounts) -> "PoolView":
+    def of(cls, counts: PoolCounts, shortage: str | None = None) -> "PoolView":
         pool, total, used = counts.pool, counts.capacity, counts.placed
         return cls(
             pool_name=pool.name,
@@ -95,6 +99,7 @@ class PoolView(BaseModel):
             min_processes=pool.min_processes,
             max_processes=pool.max_processes,
             sleep_after_seconds=pool.sleep_after_seconds,
+            shortage=shortage,
             created_at=pool.created_at,
         )
 

@@ -6,7 +6,7 @@ are in it: thousands that sleep cost nothing.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -63,3 +63,12 @@ class AgentRegistry(ABC):
     async def tidy(self, pool: str) -> int:
         """Take what has been silent for too long out of the pool's lists. How many were taken out. Raises
         Unavailable."""
+
+    @abstractmethod
+    async def write_shortages(self, shortages: Mapping[str, str], *, keep_seconds: int) -> None:
+        """Of each pool that has fewer processes than its agents need: why, in words for an operator. What was written
+        before goes; what is written is kept for so long. Raises Unavailable."""
+
+    @abstractmethod
+    async def shortages(self) -> dict[str, str]:
+        """What was written last. Raises Unavailable."""

@@ -7,7 +7,7 @@ lifetime; the lists are tidied by the manager of the pools.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,6 +124,21 @@ class RedisAgentRegistry(AgentRegistry):
             out += int(gone)
             if cursor == "0":
                 return out
+
+    async def write_shortages(self, shortages: Mapping[str, str], *, keep_seconds: int) -> None:
+        key = self._keys.pool_shortages
+        with translated():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.delete(key)
+                if shortages:
+                    pipeline.hset(key, mapping=dict(shortages))
+                    pipeline.expire(key, keep_seconds)
+                await pipeline.execute()
+
+    async def shortages(self) -> dict[str, str]:
+        with translated():
+            found = await self._redis.hgetall(self._keys.pool_shortages)
+        return {str(pool): str(why) for pool, why in found.items()}
 
 
 def _of_agent(agent: Agent, process_id: str, now: str) -> list[Any]:

@@ -11,7 +11,8 @@ from backplane.domain.runs import Run
 @dataclass(frozen=True, slots=True)
 class AgentSituation:
     """`waiting`: messages in the mailbox. `open_run`: the message that is open. `processes`: those of
-    the pool, also those whose lease is over. `at`: the database's time."""
+    the pool, also those whose lease is over. `at`: the database's time. `shortage`: why the pool has fewer processes than
+    its agents need, where whoever starts them has reported it."""
 
     agent: Agent
     status: AgentStatus
@@ -20,6 +21,7 @@ class AgentSituation:
     open_run: Run | None
     waiting: int
     at: datetime
+    shortage: str | None = None
 
     @property
     def live(self) -> list[Occupancy]:

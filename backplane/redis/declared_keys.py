@@ -338,6 +338,14 @@ KEYS: tuple[Key, ...] = (
         'calls processes of a pool: {"command": "agents" or "drain", "process": "id, or empty for all"}',
     ),
     Key(
+        "pools:shortages",
+        "hash",
+        "AGENT_SHORTAGE_KEEP_SECONDS after the controller wrote it last",
+        "controller",
+        "API, operators",
+        "of each pool that has fewer processes than its agents need: why",
+    ),
+    Key(
         "rq:queues",
         "set",
         "permanent, one queue",

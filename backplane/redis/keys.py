@@ -116,6 +116,10 @@ class Keys:
         return f"{self.prefix}controller:counting:{what}"
 
     @property
+    def pool_shortages(self) -> str:
+        return f"{self.prefix}pools:shortages"
+
+    @property
     def managing(self) -> str:
         return f"{self.prefix}controller:pools"
 

@@ -39,6 +39,13 @@ AGENT_PROCESS_GONE_SECONDS = 300.0
 AGENT_MANAGE_SECONDS = 1.0
 """How often the pools are looked after: a lost process's agents go elsewhere, a full pool gets a process. A look is two
 statements."""
+AGENT_START_SECONDS = 15.0
+"""How long processes that were started may take until whoever looks after the pools asks what keeps them: on a node that
+has the image a pod takes five seconds."""
+AGENT_SHORTAGE_SECONDS = 10.0
+"""How often the reasons why pools have too few processes are written for the API to show."""
+AGENT_SHORTAGE_KEEP_SECONDS = 30
+"""How long such a reason is shown when nobody writes it any more."""
 AGENT_PROCESS_EMPTY_SECONDS = 60.0
 """How long a process stands empty before it is ended: a start takes two seconds, so this spares most of them."""
 AGENT_DATABASE_POOL_SIZE = 3
@@ -179,6 +186,7 @@ NEVER_SETTINGS = frozenset(
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),
         *("AGENT_MANAGE_SECONDS", "AGENT_PROCESS_EMPTY_SECONDS", "AGENT_TURNS_AT_ONCE"),
+        *("AGENT_START_SECONDS", "AGENT_SHORTAGE_SECONDS", "AGENT_SHORTAGE_KEEP_SECONDS"),
         *("AGENT_DATABASE_POOL_SIZE", "AGENT_DATABASE_POOL_OVERFLOW"),
         *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
     }

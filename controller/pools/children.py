@@ -93,8 +93,8 @@ class ChildLauncher(Launcher):
                 log.warning("a process of a pool was started and takes no agents yet", pool=pool, pid=pid, log=words)
 
     async def start(self, pool: Pool, count: int, wanted: int) -> None:
-        if pause := self._failures[pool.name].seconds_left:
-            message = f"a process of pool {pool.name} ended soon after its start; the next one starts in {pause:.0f} s"
+        if self._failures[pool.name].seconds_left:
+            message = f"a process of pool {pool.name} ended soon after its start; its log says why; it is tried again"
             raise Unavailable(message, part="pool")
         for _ in range(count):
             await self._start(pool.name)
@@ -133,6 +133,10 @@ class ChildLauncher(Launcher):
 
     async def end(self, pool: Pool, processes: Sequence[PoolProcess], wanted: int) -> None:
         """They drain already, and end by themselves: those of other machines too."""
+
+    async def hindrance(self, pool: str) -> str | None:
+        """What ends at its start is reported by `start`."""
+        return None
 
     async def close(self) -> None:
         self._closing = True

@@ -7,8 +7,9 @@ elsewhere.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import structlog
 
@@ -24,6 +25,9 @@ CHEAPEST = "-1"
 LOOK_SECONDS = 5.0
 """How old the known numbers of replicas may be: operators and autoscalers may change them too."""
 
+WORDS_MAX_CHARS = 300
+_ON_ITS_WAY = ("ContainerCreating", "PodInitializing")
+
 log = structlog.get_logger()
 
 
@@ -35,6 +39,7 @@ class DeploymentLauncher(Launcher):
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._replicas: dict[str, tuple[str, int]] = {}
+        self._refusals: dict[str, str] = {}
         self._looked_at = float("-inf")
         self._stack = AsyncExitStack()
         self._api: ApiServer | None = None
@@ -54,6 +59,17 @@ class DeploymentLauncher(Launcher):
             # A pod's name is its host's.
             await write_cost(api, self._namespace, one.node, CHEAPEST)
         await self._scale(pool.name, wanted)
+
+    async def hindrance(self, pool: str) -> str | None:
+        if refused := self._refusals.get(pool):
+            return refused
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        try:
+            listed = await (await self._server()).call("GET", path, [("labelSelector", f"{LABEL}={pool}")])
+        except ApiRefused as refused:
+            raise refused.unavailable(f"list pods in {self._namespace}") from None
+        pods = [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
+        return next((words for pod in pods for words in hindrances(pod)), None)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -76,6 +92,11 @@ class DeploymentLauncher(Launcher):
             made["metadata"]["labels"][LABEL]: (made["metadata"]["name"], made["spec"].get("replicas", 1))
             for made in listed["items"]
         }
+        self._refusals = {
+            made["metadata"]["labels"][LABEL]: f"the cluster makes no pod of {made['metadata']['name']}: {words}"
+            for made in listed["items"]
+            if (words := _refusal(made))
+        }
         self._looked_at = time.monotonic()
 
     async def _scale(self, pool: str, replicas: int) -> None:
@@ -90,3 +111,31 @@ class DeploymentLauncher(Launcher):
             raise refused.unavailable(f"patch deployments/scale in {self._namespace}") from None
         self._replicas[pool] = (name, replicas)
         log.info("the replicas of a pool are set", pool=pool, deployment=name, replicas=replicas, before=before)
+
+
+def hindrances(pod: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a pod from running, in the words of the scheduler and of the node, as far as waiting alone does not
+    help."""
+    name, status = pod["metadata"]["name"], pod["status"]
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+            yield _words(f"pod {name} has no node", condition.get("message", ""))
+    for container in status.get("containerStatuses", ()):
+        waiting = container["state"].get("waiting", {})
+        if waiting and waiting.get("reason") not in _ON_ITS_WAY:
+            yield _words(f"pod {name}: {waiting.get('reason', 'it waits')}", waiting.get("message", ""))
+        elif container["restartCount"] and not container["ready"]:
+            last = container.get("lastState", {}).get("terminated", {})
+            code = f"exit code {last['exitCode']}; its log says why" if "exitCode" in last else ""
+            yield _words(f"pod {name} was restarted {container['restartCount']} times", code)
+
+
+def _refusal(deployment: Mapping[str, Any]) -> str:
+    """Why the cluster makes no pods: a quota, Pod Security, an account that is missing."""
+    conditions = deployment.get("status", {}).get("conditions", ())
+    failures = [one for one in conditions if one["type"] == "ReplicaFailure" and one["status"] == "True"]
+    return _words(*(one.get("message", "") for one in failures[:1]))
+
+
+def _words(*parts: str) -> str:
+    return ": ".join(part for part in parts if part)[:WORDS_MAX_CHARS]

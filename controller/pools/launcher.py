@@ -24,5 +24,10 @@ class Launcher(ABC):
         """Let these end, so that `wanted` are left. Raises Unavailable."""
 
     @abstractmethod
+    async def hindrance(self, pool: str) -> str | None:
+        """What keeps processes that were started from entering themselves, in words for an operator; None: nothing
+        that is known. Raises Unavailable."""
+
+    @abstractmethod
     async def close(self) -> None:
         """End what was started here and cannot live without this process."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 
@@ -28,6 +29,16 @@ from controller.pools.launcher import Launcher
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class _Coming:
+    """Processes of a pool that were started and have not entered themselves: since when there are any, when to ask next
+    what keeps them, and what was found."""
+
+    since: float
+    ask_at: float = 0.0
+    found: str | None = None
+
+
 class PoolLoop:
     """`launcher`: None where processes are started by hand."""
 
@@ -41,7 +52,10 @@ class PoolLoop:
         self._called = asyncio.Event()
         self._empty_since: dict[str, float] = {}
         self._sleep_due = self._tidy_due = 0.0
-        self._complaints: dict[str, str] = {}
+        self._coming: dict[str, _Coming] = {}
+        self._shortages: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._write_due = 0.0
 
     async def run(self) -> None:
         try:
@@ -119,14 +133,31 @@ class PoolLoop:
         self._note_empty(there for pool in by_pool.values() for there in pool)
         for one in counts:
             try:
-                await self._scale_one(launcher, one, by_pool[one.pool.name])
-                self._complaints.pop(one.pool.name, None)
+                shortage = await self._scale_one(launcher, one, by_pool[one.pool.name])
             except Unavailable as error:
-                if self._complaints.get(one.pool.name) != error.message:
-                    log.warning("the pool has fewer processes than it wants", pool=one.pool.name, error=error.message)
-                self._complaints[one.pool.name] = error.message
+                shortage = error.message
+            if shortage is None:
+                self._shortages.pop(one.pool.name, None)
+                continue
+            if self._shortages.get(one.pool.name) != shortage:
+                log.warning("the pool has fewer processes than it wants", pool=one.pool.name, error=shortage)
+            self._shortages[one.pool.name] = shortage
+        await self._write_shortages()
 
-    async def _scale_one(self, launcher: Launcher, counts: PoolCounts, there: Sequence[Occupancy]) -> None:
+    async def _write_shortages(self) -> None:
+        """For the API, which explains by them why an agent waits."""
+        now = time.monotonic()
+        if self._shortages == self._written and (not self._shortages or now < self._write_due):
+            return
+        self._write_due = now + fixed.AGENT_SHORTAGE_SECONDS
+        with suppress(Unavailable):
+            await self._resources.agent_registry.write_shortages(
+                self._shortages, keep_seconds=fixed.AGENT_SHORTAGE_KEEP_SECONDS
+            )
+            self._written = dict(self._shortages)
+
+    async def _scale_one(self, launcher: Launcher, counts: PoolCounts, there: Sequence[Occupancy]) -> str | None:
+        """Why the pool has fewer processes than it wants, where that is known. Raises Unavailable."""
         pool, now = counts.pool, time.monotonic()
         coming = await launcher.coming(pool.name, [one.process for one in there])
         active = [one for one in there if one.process.draining_since is None]
@@ -144,8 +175,8 @@ class PoolLoop:
             PoolNeeds(pool, counts.unplaced, loads, coming), empty_seconds=fixed.AGENT_PROCESS_EMPTY_SECONDS
         )
         if change.start:
-            log.info("a pool gets processes", pool=pool.name, start=change.start, wanted=change.wanted)
             await launcher.start(pool, change.start, change.wanted)
+            log.info("a pool gets processes", pool=pool.name, start=change.start, wanted=change.wanted)
             self._metrics.pool_processes_started(change.start)
         if change.end:
             ending = [one.process for one in active if one.process.id in change.end]
@@ -153,6 +184,18 @@ class PoolLoop:
             if launcher.drains_first:
                 await self._drain(ending)
             await launcher.end(pool, ending, change.wanted)
+        return await self._hindrance(launcher, pool.name, coming)
+
+    async def _hindrance(self, launcher: Launcher, pool: str, coming: int) -> str | None:
+        if not coming:
+            self._coming.pop(pool, None)
+            return None
+        now = time.monotonic()
+        seen = self._coming.setdefault(pool, _Coming(now))
+        if now - seen.since >= fixed.AGENT_START_SECONDS and now >= seen.ask_at:
+            seen.ask_at = now + fixed.AGENT_SHORTAGE_SECONDS
+            seen.found = await launcher.hindrance(pool)
+        return seen.found
 
     async def _drain(self, processes: Sequence[PoolProcess]) -> None:
         for one in processes:

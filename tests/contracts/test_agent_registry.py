@@ -177,3 +177,15 @@ async def test_what_nobody_can_read_on_the_channel_of_a_pool_is_a_call_to_look(
         assert await anext(commands) == PoolCommand(LOOK)
         await registry.ring("devs", PROCESS.id, DRAIN)
         assert await anext(commands) == PoolCommand(DRAIN, PROCESS.id)
+
+
+async def test_the_shortages_of_pools_are_those_that_were_written_last(
+    registry: RedisAgentRegistry, clients: RedisClients
+) -> None:
+    assert await registry.shortages() == {}
+    await registry.write_shortages({"devs": "no image", "testers": "no room"}, keep_seconds=30)
+    await registry.write_shortages({"devs": "no node"}, keep_seconds=30)
+    assert await registry.shortages() == {"devs": "no node"}
+    assert 0 < await clients.commands.ttl(clients.keys.pool_shortages) <= 30
+    await registry.write_shortages({}, keep_seconds=30)
+    assert await registry.shortages() == {}

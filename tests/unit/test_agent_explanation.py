@@ -91,6 +91,31 @@ def test_a_full_pool_says_how_many_places_are_taken_and_what_would_help() -> Non
 
 
 @pytest.mark.parametrize(
+    ("of", "code", "words"),
+    [
+        (situation(waiting=1, shortage="no image"), "no_process", "is alive, and none can be started: no image"),
+        (
+            situation(process(agents=10), waiting=1, shortage="no image"),
+            "pool_full",
+            "are taken, and no further process starts: no image; an agent that is idle makes room",
+        ),
+        # As many processes as there may be: what keeps others from starting does not matter.
+        (
+            situation(process(agents=10), process("p2", agents=10), waiting=1, shortage="no image"),
+            "pool_full",
+            "max_processes 2",
+        ),
+        (situation(process(agents=9), waiting=1, shortage="no image"), "on_its_way", "takes it at this moment"),
+    ],
+)
+def test_where_no_process_can_be_started_the_reason_stands_in_place_of_a_promise(
+    of: AgentSituation, code: str, words: str
+) -> None:
+    [reason] = agent_reasons(of)
+    assert (reason.code, words in reason.text) == (code, True), reason.text
+
+
+@pytest.mark.parametrize(
     ("of", "ahead", "expected"),
     [
         (situation(process(), of=PLACED, open_run=run(), waiting=3), 2, ["agent_busy", "messages_ahead"]),

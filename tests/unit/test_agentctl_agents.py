@@ -163,10 +163,12 @@ def test_a_wrong_command_line_is_exit_code_2_and_asks_nobody(
 def test_pools_are_shown_with_how_full_they_are(script: Script, agentctl: Agentctl) -> None:
     pool = {"pool_name": "developer_pool", "role": "developer", "process_count": 2, "total_capacity": 20}
     pool |= {"used_capacity": 11, "available_capacity": 9, "agent_count": 12, "utilization": 0.55}
-    pool |= {"active_worker_processes": 2, "max_processes": 4}
-    script(answer(200, {"pools": [pool]}))
+    pool |= {"active_worker_processes": 2, "max_processes": 4, "shortage": "pod a has no node"}
+    script(answer(200, {"pools": [pool, {**pool, "pool_name": "tester_pool", "shortage": None}]}))
     _, printed, _ = agentctl("pools", "list")
-    assert printed.splitlines()[1].split() == ["developer_pool", "developer", "2/4", "11/20", "55%", "12"]
+    lines = printed.splitlines()
+    assert lines[1].split() == ["developer_pool", "developer", "2/4", "11/20", "55%", "12"]
+    assert lines[3:] == ["developer_pool has fewer processes than its agents need: pod a has no node"]
 
 
 # --- chat ---

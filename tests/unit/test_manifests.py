@@ -187,7 +187,7 @@ def test_each_port_names_its_protocol(overlays: dict[str, list[Object]], overlay
         for container in containers_of(pod_of(made)):
             ports += [(f"Deployment {made['metadata']['name']}", port) for port in container.get("ports", ())]
 
-    assert len(ports) == 12
+    assert len(ports) == 13
     assert [where for where, port in ports if port.get("protocol") != "TCP"] == []
 
 
@@ -404,13 +404,26 @@ def test_what_points_at_something_finds_it(overlays: dict[str, list[Object]], ov
             probe = container["livenessProbe"]
             assert probe["httpGet"]["port"] in ports[name] if "httpGet" in probe else probe["exec"]["command"]
     for service in of_kind(objects, "Service"):
-        (name,) = selected(service["spec"]["selector"])
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[name]
+        names = selected(service["spec"]["selector"])
+        assert names == (list(POOLS) if service["metadata"]["name"] == "agent-pool" else [service["metadata"]["name"]])
+        assert all({port["targetPort"] for port in service["spec"]["ports"]} <= ports[name] for name in names)
     for made in objects:
         if made["kind"] == "PodDisruptionBudget":
             assert selected(made["spec"]["selector"]["matchLabels"]) == [made["metadata"]["name"]]
         if made["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
             assert made["spec"]["scaleTargetRef"]["name"] in templates
+
+
+def test_whoever_scrapes_finds_the_metrics_of_every_process(production: list[Object]) -> None:
+    """Each pod with a port for metrics is behind a Service that the ServiceMonitor selects."""
+    (monitor,) = of_kind(production, "ServiceMonitor")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    services = [made for made in of_kind(production, "Service") if wanted <= made["metadata"]["labels"].items()]
+    selectors = [made["spec"]["selector"].items() for made in services]
+
+    for deployment in of_kind(production, "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        assert any(selector <= labels for selector in selectors), deployment["metadata"]["name"]
 
 
 def test_the_deletion_cost_is_set_on_workers_and_on_nothing_else(production: list[Object]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,5 +106,61 @@ async def test_a_right_that_is_missing_is_named(cluster: Callable[..., ScriptedA
         await launcher.coming("devs", [])
         with pytest.raises(Unavailable, match="patch deployments/scale in agents"):
             await launcher.start(POOL, 1, 2)
+    finally:
+        await launcher.close()
+
+
+def pods(*statuses: dict[str, Any], **metadata: str) -> bytes:
+    items = [{"metadata": {"name": "pod-1", **metadata}, "status": status} for status in statuses]
+    return answer(200, {"metadata": {}, "items": items})
+
+
+def container(*, restarts: int = 0, ready: bool = False, last: dict[str, Any] | None = None, **state: Any) -> Any:
+    given = {"restartCount": restarts, "ready": ready, "state": state, "lastState": last or {}}
+    return {"containerStatuses": [given]}
+
+
+NO_NODE = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient cpu."}
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        (pods(), None),
+        (pods({"conditions": [NO_NODE]}), "pod pod-1 has no node: 0/1 nodes: Insufficient cpu."),
+        (
+            pods(container(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image"})),
+            "pod pod-1: ImagePullBackOff: Back-off pulling image",
+        ),
+        (pods(container(waiting={"reason": "ContainerCreating"})), None),
+        (pods(container(running={})), None),
+        (
+            pods(container(running={}, restarts=2, last={"terminated": {"exitCode": 1}})),
+            "pod pod-1 was restarted 2 times: exit code 1; its log says why",
+        ),
+        (pods(container(running={}, restarts=2, ready=True)), None),
+        (pods({"conditions": [NO_NODE]}, deletionTimestamp="2026-01-01T00:00:00Z"), None),
+    ],
+)
+async def test_what_keeps_a_pod_from_running_is_reported_in_the_clusters_words(
+    cluster: Callable[..., ScriptedApi], listed: bytes, expected: str | None
+) -> None:
+    server, launcher = cluster(deployments(devs=1), listed), DeploymentLauncher("agents")
+    try:
+        await launcher.coming("devs", [])
+        assert await launcher.hindrance("devs") == expected
+    finally:
+        await launcher.close()
+    assert server.requests[1].path == "/api/v1/namespaces/agents/pods?labelSelector=agent-platform/pool%3Ddevs"
+
+
+async def test_a_deployment_that_gets_no_pods_says_why(cluster: Callable[..., ScriptedApi]) -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    made = {"metadata": {"name": "agent-devs", "labels": {LABEL: "devs"}}, "spec": {"replicas": 1}}
+    cluster(answer(200, {"metadata": {}, "items": [{**made, "status": {"conditions": [failure]}}]}))
+    launcher = DeploymentLauncher("agents")
+    try:
+        await launcher.coming("devs", [])
+        assert await launcher.hindrance("devs") == "the cluster makes no pod of agent-devs: exceeded quota"
     finally:
         await launcher.close()

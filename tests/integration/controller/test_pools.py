@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,12 +40,18 @@ class EnteringLauncher(Launcher):
         self.started = 0
         self.ended: list[str] = []
         self.refuses = False
+        self.refused = 0
+        self.hindered: str | None = None
 
     async def coming(self, pool: str, entered: Sequence[PoolProcess]) -> int:
-        return 0
+        return 1 if pool == POOL and self.hindered else 0
+
+    async def hindrance(self, pool: str) -> str | None:
+        return self.hindered
 
     async def start(self, pool: Pool, count: int, wanted: int) -> None:
         if self.refuses:
+            self.refused += 1
             raise Unavailable("no room on this machine", part="pool")
         for _ in range(count):
             self.started += 1
@@ -85,6 +91,7 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fixed, "AGENT_MANAGE_SECONDS", 0.05)
     monkeypatch.setattr(fixed, "AGENT_REPAIR_SECONDS", 0.05)
     monkeypatch.setattr(fixed, "AGENT_PROCESS_EMPTY_SECONDS", 0.1)
+    monkeypatch.setattr(fixed, "AGENT_SHORTAGE_SECONDS", 0.05)
 
 
 async def until_agents(platform: Platform, expected: dict[str, int]) -> None:
@@ -166,9 +173,44 @@ async def test_a_launcher_that_cannot_start_anything_is_logged_once(platform: Pl
     with capture_logs() as logs:
         async with looking_after(platform, launcher):
             await spawn(platform, "one")
-            await wait_until(lambda: [line for line in logs if line["event"] == "a pool gets processes"][3:])
+            await wait_until(lambda: launcher.refused > 3)
     warnings = [line["error"] for line in logs if line["log_level"] == "warning"]
     assert warnings == ["no room on this machine"]
+    assert not [line for line in logs if line["event"] == "a pool gets processes"]
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_why_a_pool_has_too_few_processes_is_written_until_it_has_enough(platform: Platform) -> None:
+    launcher, registry = EnteringLauncher(platform.resources), platform.resources.agent_registry
+
+    async def written() -> dict[str, str]:
+        return await registry.shortages()
+
+    launcher.refuses = True
+    async with looking_after(platform, launcher):
+        await spawn(platform, "one")
+        assert await wait_until(written) == {POOL: "no room on this machine"}
+        launcher.refuses = False
+        await until_agents(platform, {"p-1": 1})
+        await wait_until(lambda: _is_empty(registry.shortages()))
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_what_keeps_processes_from_coming_is_asked_once_they_are_late(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fixed, "AGENT_START_SECONDS", 0.2)
+    launcher, registry = EnteringLauncher(platform.resources), platform.resources.agent_registry
+    launcher.hindered = "pod a has no node"
+    async with looking_after(platform, launcher):
+        await spawn(platform, "one")
+        assert await wait_until(registry.shortages) == {POOL: "pod a has no node"}
+        launcher.hindered = None
+        await wait_until(lambda: _is_empty(registry.shortages()))
+
+
+async def _is_empty(shortages: Awaitable[dict[str, str]]) -> bool:
+    return not await shortages
 
 
 @pytest.mark.usefixtures("quick_looks")

@@ -463,6 +463,18 @@ async def test_a_message_in_the_mailbox_says_behind_which_run_and_how_many_it_is
     assert "2 messages of the mailbox come before it" in found["text"]
 
 
+async def test_why_no_process_comes_is_shown_by_the_pool_the_agent_and_its_message(api: Api, person: Person) -> None:
+    name = await made_pool(api, "short_pool")
+    agent_id = await spawn(person, "ada", name)
+    sent = await send(person, agent_id)
+    await api.resources.agent_registry.write_shortages({name: "pod a has no node"}, keep_seconds=30)
+    assert (await pool_of(person, name))["shortage"] == "pod a has no node"
+    for path in (f"{AGENTS}/{agent_id}/explain", f"/agent/runs/{sent['run_id']}/explain"):
+        found = (await person.http.get(path)).json()
+        assert codes(found) == ["no_process"]
+        assert "none can be started: pod a has no node" in found["text"]
+
+
 async def test_a_message_says_that_no_process_takes_its_agents_number(api: Api, person: Person) -> None:
     name = await made_pool(api, "ranged_pool")
     await process(api, name, ranges="2-5")
