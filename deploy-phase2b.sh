@@ -277,6 +277,7 @@ check_kinds() {
   versions=$(k api-versions 2>/dev/null) || return 0
   served=$(k api-resources --no-headers 2>/dev/null | awk '{print $(NF-2), $NF, $1}' || true)
   while read -r version kind namespace; do
+    [[ -n $kind ]] || continue # the overlay does not build, which is reported already
     resource=$(awk -v version="$version" -v kind="$kind" '
       function group(of) { return index(of, "/") ? substr(of, 1, index(of, "/") - 1) : "" }
       $2 == kind && group($1) == group(version) { print $3 (group(version) ? "." group(version) : ""); exit }' <<<"$served")

@@ -11,8 +11,8 @@ from backplane.domain.runs import Run
 @dataclass(frozen=True, slots=True)
 class AgentSituation:
     """`waiting`: messages in the mailbox. `open_run`: the message that is open. `processes`: those of
-    the pool, also those whose lease is over. `at`: the database's time. `shortage`: why the pool has fewer processes than
-    its agents need, where whoever starts them has reported it."""
+    the pool, also those whose lease is over. `at`: the database's time. `shortage`: why the pool has fewer processes
+    than its agents need, where whoever starts them has reported it."""
 
     agent: Agent
     status: AgentStatus

@@ -40,8 +40,8 @@ AGENT_MANAGE_SECONDS = 1.0
 """How often the pools are looked after: a lost process's agents go elsewhere, a full pool gets a process. A look is two
 statements."""
 AGENT_START_SECONDS = 15.0
-"""How long processes that were started may take until whoever looks after the pools asks what keeps them: on a node that
-has the image a pod takes five seconds."""
+"""How long processes that were started may take until whoever looks after the pools asks what keeps them: on a node
+that has the image a pod takes five seconds."""
 AGENT_SHORTAGE_SECONDS = 10.0
 """How often the reasons why pools have too few processes are written for the API to show."""
 AGENT_SHORTAGE_KEEP_SECONDS = 30

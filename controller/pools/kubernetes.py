@@ -41,6 +41,7 @@ class DeploymentLauncher(Launcher):
         self._replicas: dict[str, tuple[str, int]] = {}
         self._refusals: dict[str, str] = {}
         self._looked_at = float("-inf")
+        self._failure: str | None = None
         self._stack = AsyncExitStack()
         self._api: ApiServer | None = None
         self._opening = asyncio.Lock()
@@ -81,8 +82,22 @@ class DeploymentLauncher(Launcher):
             return self._api
 
     async def _look(self) -> None:
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
-            return
+        """A failure is reported for each pool, and asked for anew no sooner than a number: the pools are looked after one
+        after another, and each try may take its time."""
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._list()
+                self._failure = None
+            except Unavailable as error:
+                self._failure = error.message
+            except TimeoutError:
+                self._failure = f"the Kubernetes API server lists no Deployments within {LOOK_SECONDS:.0f} s"
+            self._looked_at = time.monotonic()
+        if self._failure:
+            raise Unavailable(self._failure, part="kubernetes")
+
+    async def _list(self) -> None:
         path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments"
         try:
             listed = await (await self._server()).call("GET", path, [("labelSelector", LABEL)])
@@ -97,7 +112,6 @@ class DeploymentLauncher(Launcher):
             for made in listed["items"]
             if (words := _refusal(made))
         }
-        self._looked_at = time.monotonic()
 
     async def _scale(self, pool: str, replicas: int) -> None:
         name, before = self._replicas.get(pool, ("", 0))

@@ -14,7 +14,7 @@ from backplane.errors import Unavailable
 from controller.deletion_cost import ANNOTATION
 from controller.pools.kubernetes import LABEL, DeploymentLauncher
 from tests.integration.controller.test_cluster import CONFIG
-from tests.scripted_api import ScriptedApi, answer, scripted_api
+from tests.scripted_api import NOTHING, ScriptedApi, answer, scripted_api
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POOL = Pool("devs", "developer", NOW)
@@ -162,5 +162,30 @@ async def test_a_deployment_that_gets_no_pods_says_why(cluster: Callable[..., Sc
     try:
         await launcher.coming("devs", [])
         assert await launcher.hindrance("devs") == "the cluster makes no pod of agent-devs: exceeded quota"
+    finally:
+        await launcher.close()
+
+
+async def test_an_api_server_that_refuses_is_asked_once_for_all_pools(cluster: Callable[..., ScriptedApi]) -> None:
+    refused = answer(403, {"kind": "Status", "reason": "Forbidden", "message": "no"})
+    server, launcher = cluster(refused), DeploymentLauncher("agents")
+    try:
+        for pool in ("devs", "testers"):
+            with pytest.raises(Unavailable, match="list deployments in agents"):
+                await launcher.coming(pool, [])
+    finally:
+        await launcher.close()
+    assert len(server.requests) == 1
+
+
+async def test_an_api_server_that_does_not_answer_keeps_the_pools_waiting_for_a_short_time_only(
+    cluster: Callable[..., ScriptedApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.pools.kubernetes.LOOK_SECONDS", 0.0)
+    cluster(NOTHING)
+    launcher = DeploymentLauncher("agents")
+    try:
+        with pytest.raises(Unavailable, match="lists no Deployments"):
+            await launcher.coming("devs", [])
     finally:
         await launcher.close()
