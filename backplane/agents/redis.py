@@ -136,8 +136,9 @@ class RedisAgentRegistry(AgentRegistry):
                 await pipeline.execute()
 
     async def shortages(self) -> dict[str, str]:
+        key = self._keys.pool_shortages
         with translated():
-            found = await self._redis.hgetall(self._keys.pool_shortages)
+            found = await self._redis.hgetall(key) if await self._redis.type(key) == "hash" else {}
         return {str(pool): str(why) for pool, why in found.items()}
 
 

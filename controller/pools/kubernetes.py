@@ -82,7 +82,7 @@ class DeploymentLauncher(Launcher):
             return self._api
 
     async def _look(self) -> None:
-        """A failure is reported for each pool, and asked for anew no sooner than a number: the pools are looked after one
+        """A failure is reported for each pool and kept as long as a number of replicas: the pools are looked after one
         after another, and each try may take its time."""
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             try:

@@ -189,3 +189,7 @@ async def test_the_shortages_of_pools_are_those_that_were_written_last(
     assert 0 < await clients.commands.ttl(clients.keys.pool_shortages) <= 30
     await registry.write_shortages({}, keep_seconds=30)
     assert await registry.shortages() == {}
+    await clients.commands.set(clients.keys.pool_shortages, "a key of another type")
+    assert await registry.shortages() == {}
+    await registry.write_shortages({"devs": "no image"}, keep_seconds=30)
+    assert await registry.shortages() == {"devs": "no image"}
