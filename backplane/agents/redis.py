@@ -131,7 +131,7 @@ class RedisAgentRegistry(AgentRegistry):
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.delete(key)
                 if shortages:
-                    pipeline.hset(key, mapping=dict(shortages))
+                    pipeline.hset(key, mapping=cast(Any, shortages))
                     pipeline.expire(key, keep_seconds)
                 await pipeline.execute()
 

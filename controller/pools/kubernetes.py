@@ -62,15 +62,15 @@ class DeploymentLauncher(Launcher):
         await self._scale(pool.name, wanted)
 
     async def hindrance(self, pool: str) -> str | None:
-        if refused := self._refusals.get(pool):
-            return refused
+        if words := self._refusals.get(pool):
+            return words
         path = f"/api/v1/namespaces/{self._namespace}/pods"
         try:
             listed = await (await self._server()).call("GET", path, [("labelSelector", f"{LABEL}={pool}")])
         except ApiRefused as refused:
             raise refused.unavailable(f"list pods in {self._namespace}") from None
         pods = [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
-        return next((words for pod in pods for words in hindrances(pod)), None)
+        return next((found for pod in pods for found in hindrances(pod)), None)
 
     async def close(self) -> None:
         await self._stack.aclose()
