@@ -1,7 +1,8 @@
 """Events of the bus become messages to the agents whose role listens to them.
 
 All is found in the database (`store.agents.events`), and each message is made once, so any number of controllers may do
-it at once. An agent whose mailbox is full gets its events when there is room again; they stay on the bus until then.
+it at once. An agent whose mailbox is full, or whose user may keep no more runs, gets its events when there is room
+again; they stay on the bus until then.
 
 An agent does not hear of its own turns. A run event that messages have led to is as deep as those messages, and is
 dropped where they may lead to no further one: so agents that listen to one another's ends come to an end.
@@ -18,7 +19,7 @@ import structlog
 from backplane.domain.agents import Agent, ListeningAgent, message_to
 from backplane.domain.bus import EventFilter, StoredEvent
 from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
-from backplane.errors import AgentTerminated, MailboxFull, NotFound
+from backplane.errors import AgentTerminated, MailboxFull, NotFound, StorageExceeded
 from backplane.run_actions.actions import RunActions
 from backplane.settings import fixed
 from backplane.store import Store
@@ -70,9 +71,10 @@ class AgentEventsLoop:
         for event in page.events:
             try:
                 await self._send(agent, event)
-            except MailboxFull as error:
-                log.info("events wait for room in the mailbox of an agent", agent=agent.id)
-                await self._store.agent_events.passed(agent.id, cursor, pause_seconds=error.retry_after)
+            except (MailboxFull, StorageExceeded) as error:
+                log.info("events for an agent wait for room", agent=agent.id, error=error.code)
+                pause = error.retry_after if isinstance(error, MailboxFull) else LOOKED_AT_SECONDS
+                await self._store.agent_events.passed(agent.id, cursor, pause_seconds=pause)
                 return False
             except (AgentTerminated, NotFound):
                 return False
@@ -81,11 +83,12 @@ class AgentEventsLoop:
         return page.more
 
     async def _send(self, agent: Agent, event: StoredEvent) -> None:
-        """Raises MailboxFull, AgentTerminated, NotFound."""
+        """Raises MailboxFull, StorageExceeded, AgentTerminated, NotFound."""
         body = json.loads(event.line)
         depth = await self._depth(agent, body)
         if depth is None:
             return
+        await self._actions.check_new_run(agent.user_id)
         origin = {"kind": "event", "name": event.type, "id": body["id"], "source": body["source"], "depth": depth}
         subject = str(body.get("subject", ""))[:SUBJECT_CHARS]
         message = Run(

@@ -79,9 +79,11 @@ class _Talk:
             self._output.note(f"turn {sent['turn']}, run {self._run_id}")
         await self._follow(client)
         page = await client.messages(self._agent_id, sent["turn"] + 1, 1)
-        [message] = page["messages"]
-        found: JsonObject = message
-        return found
+        found: JsonObject
+        for found in page["messages"]:
+            if found["run_id"] == self._run_id:
+                return found
+        raise CommandError(ExitCode.REFUSED, f"Run {self._run_id} has been deleted, and its answer with it.")
 
     async def _follow(self, client: Client) -> None:
         """Until the turn is over, or asks for what nobody is there to decide."""

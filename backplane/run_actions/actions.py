@@ -224,6 +224,10 @@ class RunActions:
         """Push a new message to an agent, if it was opened, and publish its events. Never raises Unavailable."""
         await push_added(self._store, self._queue, self._event_log, added)
 
+    async def check_new_run(self, user_id: str) -> None:
+        """Whether the user may keep one more run. Raises StorageExceeded."""
+        await self._storage_limits.check_new_run(user_id)
+
     async def push_message_of(self, agent_id: str) -> None:
         """Push the open message of an agent, and place an agent that needs it. Never raises Unavailable."""
         await push_open_message(self._store, self._queue, self._event_log, agent_id)

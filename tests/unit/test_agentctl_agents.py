@@ -208,6 +208,16 @@ def test_a_turn_that_fails_ends_a_pipe_with_its_exit_code(script: Script, agentc
     assert (code, "It broke. [handler_failed]" in notes, len(api.requests)) == (1, True, 4)
 
 
+@pytest.mark.parametrize("others", [(), (message(turn=2, run_id=AGENT_ID, answer="of another"),)])
+def test_a_turn_that_was_deleted_meanwhile_has_no_answer_of_another(
+    script: Script, agentctl: Agentctl, typed: Any, others: Any
+) -> None:
+    script(answer(200, AGENT), answer(202, message("queued")), TURN, one_page(*others))
+    typed("first\n")
+    code, printed, notes = agentctl("chat", AGENT_ID, "--quiet")
+    assert (code, printed, "has been deleted" in notes) == (4, "", True)
+
+
 def test_a_turn_that_waits_in_the_mailbox_is_followed(script: Script, agentctl: Agentctl, typed: Any) -> None:
     waits = {"code": "in_mailbox", "message": "its agent is busy"}
     events = stream(event(1, "status", status="waiting", error=waits), event(2, "end", status="completed"))

@@ -6,9 +6,11 @@ import pytest
 
 from backplane.domain.bus import cloud_event
 from backplane.domain.runs import Run
+from backplane.domain.stored import Stored
 from backplane.resources import run_actions
 from backplane.settings import fixed
 from controller.agent_events import AgentEventsLoop, TurnRules
+from tests.integration.worker.conftest import StartPlatform
 from tests.integration.worker.team import Team, team_of, working
 from tests.platform.workers import Platform
 
@@ -93,3 +95,18 @@ async def test_events_wait_for_room_in_a_full_mailbox_and_none_is_lost(
         await places.passed(team.agents[name].id, 0)  # the pause is over
     await deliver(platform)
     assert [[run.input["id"] for run in await mail(team, name)] for name in ("ada", "bob")] == [list("0123")] * 2
+
+
+async def test_events_wait_while_their_user_may_keep_no_more_runs(start_platform: StartPlatform) -> None:
+    platform = await start_platform(user_max_runs=5)
+    await platform.resources.store.agent_events.listen("listener", LISTENS_TO)
+    team = await team_of(platform, ada="listener")
+    storage, places = platform.resources.storage, platform.resources.store.agent_events
+    await storage.count_rows({platform.user.id: Stored(runs=5, events=0)})
+    await post(platform, ("1", "order.made"))
+    await deliver(platform)
+    assert await mail(team, "ada") == []
+    await storage.count_rows({platform.user.id: Stored(runs=4, events=0)})
+    await places.passed(team.agents["ada"].id, 0)  # the pause is over
+    await deliver(platform)
+    assert [run.input["id"] for run in await mail(team, "ada")] == ["1"]
