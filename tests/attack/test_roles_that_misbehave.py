@@ -34,7 +34,7 @@ def asked() -> dict[str, tuple[dict[str, Any], str]]:
         is_kept = what in KEPT
         found[f"return {what}"] = {"do": "return", "what": what}, "completed" if is_kept else "result_not_storable"
         # Such a step has happened, and a person decides about it.
-        in_step = "completed" if is_kept or what == "a coroutine" else "step_uncertain"
+        in_step = "completed" if is_kept else "step_uncertain"
         found[f"return {what} from a step"] = {"do": "return from a step", "what": what}, in_step
         found[f"keep {what}"] = {"do": "keep", "what": what}, "completed" if is_kept else "state_not_storable"
     for what in hostile.SENT:

@@ -139,32 +139,38 @@ async def test_a_call_that_redis_does_not_take_harms_nobody() -> None:
     await clients.close()
 
 
-@pytest.mark.parametrize("of_type", ["set", "rpush", "hset", "sadd", "zadd"])
-@pytest.mark.parametrize("name", ["agents", "processes", "process", "agent"])
 async def test_a_key_of_another_type_under_a_name_of_the_registry_gives_way(
-    registry: RedisAgentRegistry, clients: RedisClients, name: str, of_type: str
+    registry: RedisAgentRegistry, clients: RedisClients
 ) -> None:
-    keys = clients.keys
-    key = {
-        "agents": keys.pool_agents("devs"),
-        "processes": keys.pool_processes("devs"),
-        "process": keys.agent_process(PROCESS.id),
-        "agent": keys.agent("id-1"),
-    }[name]
+    keys, commands = clients.keys, cast(Any, clients.commands)
+    names = (
+        keys.pool_agents("devs"),
+        keys.pool_processes("devs"),
+        keys.agent_process(PROCESS.id),
+        keys.agent("id-1"),
+    )
+    others = (
+        lambda key: commands.set(key, "x"),
+        lambda key: commands.rpush(key, "x"),
+        lambda key: commands.hset(key, "process_id", "x"),
+        lambda key: commands.sadd(key, "x"),
+        lambda key: commands.zadd(key, {"x": 1}),
+    )
+    for key in names:
+        for make in others:
 
-    async def spoil() -> None:
-        await clients.commands.delete(key)
-        arguments: dict[str, Any] = {"hset": ("process_id", "x"), "zadd": ({"x": 1},)}
-        await getattr(clients.commands, of_type)(key, *arguments.get(of_type, ("x",)))
+            async def spoil(key: str = key, make: Any = make) -> None:
+                await commands.delete(key)
+                await make(key)
 
-    await spoil()
-    await registry.write(PROCESS, [agent(1)])
-    assert "id-1" in (await listed(clients))[0]
-    await spoil()
-    await registry.tidy("devs")
-    await registry.write(PROCESS, [], gone=["id-1"])
-    await spoil()
-    await registry.remove(PROCESS, ["id-1"])
+            await spoil()
+            await registry.write(PROCESS, [agent(1)])
+            assert "id-1" in (await listed(clients))[0]
+            await spoil()
+            await registry.tidy("devs")
+            await registry.write(PROCESS, [], gone=["id-1"])
+            await spoil()
+            await registry.remove(PROCESS, ["id-1"])
 
 
 @pytest.mark.parametrize("what", [b"\xff\xfe", b"[" * 200_000, b"1e400", b"9" * 10_000, b"null", b"\0"])

@@ -67,7 +67,6 @@ RETURNED: Mapping[str, Callable[[], Any]] = {
     "a long number": lambda: 10**4000,
     "a longer number": lambda: 10**5000,
     "bytes": lambda: b"\xff",
-    "a coroutine": lambda: asyncio.sleep(0),
     "a hundred megabytes": lambda: "x" * 100_000_000,
     "a role": lambda: Hostile,
 }
