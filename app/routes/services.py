@@ -46,7 +46,7 @@ async def create_service(new: NewService, admin: Admin, context: ContextOf) -> S
 
 @router.get("/api/nas/services/status", responses=responses())
 async def service_status(_: CurrentUser, context: ContextOf) -> StatusPage:
-    """Which services answer, since when: a status page as JSON, for everybody with a token."""
+    """Which services answer, and since when. A status page as JSON, for everybody with a token."""
     return StatusPage.of(await context.resources.store.services.list_all())
 
 
@@ -72,7 +72,7 @@ async def show_service(service: ServiceKey, _: Admin, context: ContextOf) -> Ser
 async def put_service(
     service: ServiceKey, fields: ServiceFields, admin: Admin, context: ContextOf, response: Response
 ) -> ServiceView:
-    """Declare a service whole: make the one of this name, or change the one that is there. The same again changes
+    """Make the service of this name, or change the one that is there. It is declared whole; the same again changes
     nothing."""
     store, spec = context.resources.store.services, _checked(context, fields)
     try:

@@ -29,8 +29,8 @@ from backplane.net.hosts import normal_host
 
 _ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/@-]{0,254}", re.IGNORECASE)
-_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
-_VOLUME = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_VOLUME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _FOLDER = re.compile(r"/[A-Za-z0-9._/-]{1,199}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -75,6 +75,22 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _variables(environment: dict[str, str]) -> dict[str, str]:
+    for name in environment:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name[:100]!r} is no name of a variable: send letters, digits and _")
+    return environment
+
+
+def _volumes(volumes: dict[str, str]) -> dict[str, str]:
+    for name, folder in volumes.items():
+        if not _VOLUME.fullmatch(name):
+            raise ValueError(f"{name[:100]!r} is no name of a volume: send small letters, digits, _, . and -")
+        if not _FOLDER.fullmatch(folder) or ".." in folder.split("/"):
+            raise ValueError(f"{name}: send a folder inside the container, such as /data")
+    return volumes
+
+
 Line = Annotated[Text, AfterValidator(_one_line)]
 Kind = Annotated[CheckKind, Field(strict=False)]
 
@@ -94,20 +110,13 @@ class ContainerRequest(StrictRequest):
 
     image: Annotated[str, AfterValidator(_image)] = Field(examples=["docker.io/library/redis:8.2.2-bookworm"])
     command: list[Line] = Field([], max_length=100, description="In place of the image's own.")
-    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], Line] = Field({}, max_length=100)
-    volumes: dict[Annotated[str, Field(pattern=_VOLUME)], str] = Field(
+    environment: Annotated[dict[str, Line], AfterValidator(_variables)] = Field({}, max_length=100)
+    volumes: Annotated[dict[str, str], AfterValidator(_volumes)] = Field(
         {}, max_length=20, description="Volumes by name, each with its folder inside.", examples=[{"data": "/data"}]
     )
     port: int | None = Field(None, ge=1, le=65535, description="Inside the container; else the service's own.")
     memory_bytes: int = Field(1 * GIB, ge=16 * MIB, le=1024 * GIB)
     cpus: float = Field(1.0, ge=0.01, le=256, strict=False)
-
-    @model_validator(mode="after")
-    def _check_folders(self) -> "ContainerRequest":
-        for name, folder in self.volumes.items():
-            if not _FOLDER.fullmatch(folder) or ".." in folder.split("/"):
-                raise ValueError(f"volumes.{name}: send a folder inside the container, such as /data")
-        return self
 
 
 class ServiceFields(StrictRequest):

@@ -24,6 +24,7 @@ from backplane.domain.event_data import DATA
 from backplane.domain.events import EventType
 from backplane.domain.model_calls import CallStatus
 from backplane.domain.runs import FINAL, Priority, RunStatus
+from backplane.domain.services import Report
 from backplane.domain.steps import StepStatus
 from backplane.domain.users import Tier
 from backplane.domain.webhooks import DeliveryStatus
@@ -101,6 +102,13 @@ OPERATIONS = {
     "post /api/v1/events": "publish_events",
     "get /api/v1/events": "list_published_events",
     "get /api/v1/events/stream": "stream_published_events",
+    "get /api/nas/services": "list_services",
+    "post /api/nas/services": "create_service",
+    "get /api/nas/services/status": "service_status",
+    "get /api/nas/services/{service}": "show_service",
+    "put /api/nas/services/{service}": "put_service",
+    "delete /api/nas/services/{service}": "delete_service",
+    "get /api/nas/services/{service}/history": "service_history",
     "get /api/v1/agents/pools": "list_agent_pools",
     "post /api/v1/agents/pools": "create_agent_pool",
     "patch /api/v1/agents/pools/{pool}": "change_agent_pool",
@@ -397,12 +405,13 @@ def calls(pattern: str) -> Iterator[tuple[str, list[Any]]]:
 
 
 def test_the_page_describes_each_webhook_with_the_headers_of_a_signature(described: Any) -> None:
-    assert described["webhooks"].keys() == set(WebhookEvent)
-    for methods in described["webhooks"].values():
+    assert described["webhooks"].keys() == {*WebhookEvent, *Report}
+    for event, methods in described["webhooks"].items():
         operation = methods["post"]
         headers = {parameter["name"]: parameter for parameter in operation["parameters"]}
         assert headers.keys() == {"webhook-id", "webhook-timestamp", "webhook-signature"}
         assert all(header["required"] and header["description"] for header in headers.values())
         body = operation["requestBody"]["content"]["application/json"]["schema"]
-        assert body == {"$ref": "#/components/schemas/WebhookMessage"}
+        message = "ServiceMessage" if event in set(Report) else "WebhookMessage"
+        assert body == {"$ref": f"#/components/schemas/{message}"}
         assert operation["responses"].keys() == {"200", "410", "default"}
