@@ -52,7 +52,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
 def served_pages() -> Iterator[str]:
     """Host and port."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
 

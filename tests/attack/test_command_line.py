@@ -31,11 +31,11 @@ ANSWERS = {
     "wrong types": raw(200, b'{"runs": 3, "events": {}, "decisions": "x", "files": [[]], "next_cursor": {}}'),
     "deep": raw(200, b"[" * 200_000),
     "no UTF-8": raw(200, b'{"run_id": "\xff"}'),
-    "wrong coding": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "wrong coding": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
     "a page": raw(404, b"<html>\x1b[2J</html>"),
     "a list for a problem": raw(403, b"[]"),
     "a problem of wrong types": raw(409, b'{"code": [], "detail": {"a": 1}}'),
-    "elsewhere": b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
+    "elsewhere": b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
     "no HTTP": b"SSH-2.0-OpenSSH\r\n",
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -501,18 +502,30 @@ async def test_runs_that_wait_or_are_over_have_nothing_in_redis_but_their_job(
 # --- ten runs that log as fast as they can, and another user ---
 
 
-async def attacked(api: Api, server: Node, *, steps: int, seconds: float) -> list[float]:
-    """Seconds from start to claim of the runs of another user, one after another, while ten runs of a user log lines of
-    8 KB. After `seconds` these are cancelled. All of the memory is given back then."""
+@dataclass(frozen=True)
+class Delays:
+    """Seconds from start to claim of runs, one after another: of another user than the hostile one, and of somebody on
+    a platform beside, each at the same time as one of these."""
+
+    attacked: list[float]
+    beside: list[float]
+
+
+async def attacked(api: Api, server: Node, *, steps: int, seconds: float, beside: Api | None = None) -> Delays:
+    """How soon runs start while ten runs of a user log lines of 8 KB. After `seconds` these are cancelled. All of the
+    memory is given back then. `beside`: a platform that nobody attacks, on the same machine."""
     hostile, other = await api.person(), await api.person()
-    await start_delay(other)
+    watched = [other, *([await beside.person()] if beside else [])]
+    await asyncio.gather(*map(start_delay, watched))
     before = used(server)
     script = f"head -c {MIB - 4096} /dev/zero | tr '\\0' x | fold -w {LINE_BYTES}"
     plan = {"steps": [shell(f"s{number}", script, needs=[]) for number in range(steps)]}
     run_ids = [await hostile.make(plan=plan) for _ in range(10)]
-    delays, until_end = [], asyncio.get_running_loop().time() + seconds
+    delays, until_end = Delays([], []), asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < until_end:
-        delays.append(await start_delay(other))
+        of_other, *of_others = await asyncio.gather(*map(start_delay, watched))
+        delays.attacked.append(of_other)
+        delays.beside.extend(of_others)
         assert (await other.http.get("/health/ready")).status_code == 200
         if all([(await hostile.show(run_id))["status"] in OVER for run_id in run_ids]):
             break
@@ -543,19 +556,27 @@ async def test_ten_runs_that_log_more_than_redis_has_memory_hold_up_nobody(
     for _ in range(2):
         start_worker(api.settings)
     delays = await attacked(api, server, steps=2, seconds=20)
-    assert max(delays) < 5, "in one process with all that logs; the slow test has the promise"
+    assert max(delays.attacked) < 5, "in one process with all that logs; the next test has the promise"
 
 
 @pytest.mark.slow
 async def test_another_users_runs_start_within_a_second_while_ten_runs_fill_the_redis_of_the_compose_file(
-    start_redis: StartRedis, start_api: StartApi, start_worker_process: Callable[[Settings], Awaitable[None]]
+    start_redis: StartRedis,
+    start_api: StartApi,
+    start_worker_process: Callable[[Settings], Awaitable[None]],
+    redis: str,
+    tmp_path: Path,
 ) -> None:
+    """Or, on a machine that is busy with something else, within a few times what it takes on a platform beside, which
+    nobody attacks."""
     server = start_redis()
     api = await start_api(redis_url=server.url, worker_concurrency=8)
-    for _ in range(2):
-        await start_worker_process(api.settings)
-    delays = await attacked(api, server, steps=200, seconds=60)
-    assert len(delays) > 5
+    beside = await start_api(redis_url=redis, database_url=f"sqlite:///{tmp_path / 'beside.db'}")
+    for settings in (api.settings, api.settings, beside.settings):
+        await start_worker_process(settings)
+    delays = await attacked(api, server, steps=200, seconds=60, beside=beside)
+    assert len(delays.attacked) > 5
     # Of twenty one may meet a processor that is busy with something else.
-    assert sorted(delays)[len(delays) * 19 // 20 - 1] < 1, delays
-    assert max(delays) < 3, delays
+    most, bare = (sorted(each)[len(each) * 19 // 20 - 1] for each in (delays.attacked, delays.beside))
+    assert most < max(1.0, 5 * bare), delays
+    assert max(delays.attacked) < max(3.0, 5 * max(delays.beside)), delays

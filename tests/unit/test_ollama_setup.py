@@ -25,7 +25,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def listening() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
 

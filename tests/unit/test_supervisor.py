@@ -58,11 +58,17 @@ async def test_what_a_killed_child_has_started_is_killed_with_it(tmp_path: Path)
 
 
 async def test_children_are_stopped_at_the_same_time(tmp_path: Path) -> None:
-    children = [await started(*DEAF, log=tmp_path / str(number)) for number in range(3)]
-    await wait_until(lambda: all("deaf" in (tmp_path / str(number)).read_text() for number in range(3)))
-    async with asyncio.timeout(1.4):
-        await stop_together(children, 0.5)
-    assert {child.returncode for child in children} == {-signal.SIGKILL}
+    may_end = tmp_path / "may-end"
+    lasting = ["sh", "-c", f"trap 'echo asked' TERM; echo ready; until [ -e '{may_end}' ]; do sleep 0.02; done"]
+    logs = [tmp_path / str(number) for number in range(3)]
+    children = [await started(*lasting, log=log) for log in logs]
+    await wait_until(lambda: all("ready" in log.read_text() for log in logs))
+    stopping = asyncio.create_task(stop_together(children, 60))
+    await wait_until(lambda: all("asked" in log.read_text() for log in logs))
+    assert [child.returncode for child in children] == [None, None, None]
+    may_end.touch()
+    await stopping
+    assert [child.returncode for child in children] == [0, 0, 0]
 
 
 async def test_stopping_a_child_that_does_not_run_does_nothing() -> None:

@@ -1,4 +1,8 @@
-"""A receiver of webhooks: a real HTTP server on a real port, that answers as a test says and remembers what came."""
+"""A receiver of webhooks: a real HTTP server on a real port, that answers as a test says and remembers what came.
+
+It takes one request a connection and its answers say so: a client that may send the next one into a connection that is
+being closed would fail once in a while.
+"""
 
 import asyncio
 import base64
@@ -12,11 +16,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 def answer(status: int, *headers: str, body: bytes = b"") -> bytes:
-    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers, "", ""]
+    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 

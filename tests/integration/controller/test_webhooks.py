@@ -154,7 +154,8 @@ async def test_an_answer_that_never_ends_is_not_read_to_its_end(
     platform: Platform, receiver: Receiver, controllers: Controllers
 ) -> None:
     receiver.answers.append(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 64 * (b"1000\r\n" + 4096 * b"x" + b"\r\n")
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        + 64 * (b"1000\r\n" + 4096 * b"x" + b"\r\n")
     )
     run = await platform.ended_run(receiver.url())
     controllers.start(platform.settings)

@@ -23,6 +23,7 @@ from tests.integration.worker.team import ROLES, Team
 from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
 from tests.submitted import new_run
 from tests.waiting import wait_until
+from worker import service
 from worker.pool.source import PoolSource
 from worker.service import serve
 
@@ -96,19 +97,19 @@ async def test_messages_of_agents_that_have_no_process_wait_for_one(platform: Pl
         await platform.until(run.id, *OVER)
 
 
-async def test_a_message_wakes_a_sleeping_agent_within_a_tenth_of_a_second(platform: Platform) -> None:
-    """From the message to the claim, with heartbeats as far apart as an operator's."""
+async def test_a_message_wakes_a_sleeping_agent_without_waiting_for_a_heartbeat(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for the next look at a queue: both come after the test has been given up. How soon it is is measured by
+    `bench/agents.py`."""
+    monkeypatch.setattr(service, "WAIT_SECONDS", 10 * LONG_SECONDS)
     store = platform.resources.store
     await store.agent_pools.patch(POOL, {"sleep_after_seconds": 0})
-    async with pool_process(platform, heartbeat_seconds=5.0, lease_seconds=15.0):
+    async with pool_process(platform, heartbeat_seconds=10 * LONG_SECONDS, lease_seconds=30 * LONG_SECONDS):
         [agent] = await spawn(platform, "one")
-        taken = []
-        for _ in range(5):
+        for _ in range(2):
             assert await store.agent_processes.put_to_sleep(POOL) == [agent.id]
-            began = time.monotonic()
             run = await message(platform, agent)
-            await platform.until(run.id, RunStatus.RUNNING, *OVER)
-            taken.append(time.monotonic() - began)
             await platform.until(run.id, *OVER)
 
             async def is_idle() -> bool:
@@ -116,7 +117,6 @@ async def test_a_message_wakes_a_sleeping_agent_within_a_tenth_of_a_second(platf
                 return found is not None and found.open_run_id is None
 
             await wait_until(is_idle)
-    assert sorted(taken)[1] < 0.1, taken  # one of several, since other tests run beside this one
 
 
 async def test_agents_of_a_process_that_drains_go_on_elsewhere(platform: Platform) -> None:
@@ -244,7 +244,7 @@ async def test_agents_of_a_process_that_is_killed_are_placed_elsewhere_within_a_
     await killed.kill()
     killed_at = time.monotonic()
     await until_places(platform, 3)
-    assert time.monotonic() - killed_at < platform.settings.lease_seconds + 3.0
+    assert time.monotonic() - killed_at < platform.settings.lease_seconds + 10.0
     for agent in agents:
         run = await message(platform, agent)
         await platform.until(run.id, *OVER)
