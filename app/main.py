@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import structlog
@@ -145,8 +146,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Below the path at which this description was found, whatever a proxy puts before it.
         servers=[{"url": "."}],
         openapi_tags=TAGS,
-        # A name in the code is an operation's id, so it is renamed only where clients may break.
-        generate_unique_id_function=lambda route: route.name,
         webhooks=sent_webhooks,
         # All three are served by `app.routes.docs`.
         openapi_url=None,
@@ -167,7 +166,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Origin)
     app.add_middleware(RootPath, root_path=settings.api_root_path)
     # FastAPI asks one route after the other, so what every run calls stands first.
-    routes = (
+    routes: tuple[ModuleType, ...] = (
         execute,
         logs,
         health,
@@ -193,10 +192,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         services,
         docs,
     )
-    for route in routes:
-        app.include_router(route.router)
     if settings.api_metrics:
-        app.include_router(metrics.router)
+        routes = (*routes, metrics)
+    for module in routes:
+        # Not `include_router`: that makes each route once more, for each application and at its first request, and
+        # looks for it twice at each.
+        app.router.routes += module.router.routes
     if settings.api_mcp:
         app.router.routes.append(Route("/mcp", mcp_endpoint))
     _describe(app)

@@ -10,16 +10,21 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import iscoroutinefunction, isfunction
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import certifi
 import pytest
 import structlog
+from sqlalchemy.dialects.postgresql.psycopg import PGDialectAsync_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.util import LRUCache
 
 from tests.databases import make_tables
 from tests.model_server import SMALL_MODEL, ModelHttpServer
@@ -69,6 +74,19 @@ def few_authorities(servers_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(file))
         patch.setattr(certifi, "where", lambda: str(file))  # for those that do not look at the environment
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statements_compiled_once() -> Iterator[None]:
+    """Nearly each test has databases of its own, and SQLAlchemy compiles each statement once for each of them: a tenth
+    of what a small test takes. Here all databases of a kind share what is compiled."""
+    compiled = LRUCache[Any, Any](10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_compiled_cache", property(lambda _: compiled, lambda *_: None), raising=False)
+        for kind in (SQLiteDialect_pysqlite, PGDialectAsync_psycopg):  # of the key by which it is found
+            patch.setattr(kind, "__hash__", lambda dialect: hash(type(dialect)))
+            patch.setattr(kind, "__eq__", lambda dialect, other: type(dialect) is type(other))
         yield
 
 
@@ -233,6 +251,26 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
         return None
     marks = [*getattr(obj, "pytestmark", ()), *collector.iter_markers()]
     return [] if any(mark.name == "slow" for mark in marks) else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of a parallel run begins to collect with other files. Who loads a file first keeps it compiled for
+    all: if they began with the same one, in a fresh clone each would compile all of them."""
+    number, folder = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"), Path(__file__).parent
+    if not number or [Path(arg).absolute() for arg in config.args] != [folder]:
+        return
+    left_out = [folder.parent / path for path in config.getoption("ignore") or ()]
+    files = [path for path in sorted(folder.rglob("test_*.py")) if not any(map(path.is_relative_to, left_out))]
+    first = int(number) * len(files) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    config.args[:] = map(str, files[first:] + files[:first])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path)  # all processes have the same tests in the same order
+    # Hypothesis would parse all of the product for constants to try, in each process.
+    if (providers := sys.modules.get("hypothesis.internal.conjecture.providers")) is not None:
+        providers._seen_modules.update(map(id, sys.modules.values()))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,11 +3,12 @@
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.auth import Admin, CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.accounts import (
     ACCOUNT_PATTERN,
@@ -30,7 +31,7 @@ from backplane.domain.budgets import Resource, account_id, amount_of, amount_tex
 from backplane.domain.ledger import Account, Entry
 from backplane.store import Ledger
 
-router = APIRouter(route_class=JsonRoute, tags=["accounts"])
+router = Operations(route_class=JsonRoute, tags=["accounts"])
 
 
 @router.get("/agent/accounts", responses=responses(403, 404, 422))

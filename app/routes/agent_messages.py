@@ -4,13 +4,14 @@ runs can be done with it."""
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.agents.answers import answered
 from app.auth import CurrentAccess, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.edge.turns import give_back
 from app.errors import responses
 from app.schemas.agents import AgentKey, MessagePage, MessageView, NewMessage
@@ -23,7 +24,7 @@ from backplane.domain.runs import FINAL
 from backplane.errors import TooManyStreams, Unavailable
 from backplane.settings import fixed
 
-router = APIRouter(route_class=JsonRoute, tags=["agents"])
+router = Operations(route_class=JsonRoute, tags=["agents"])
 
 NOW = "now"
 

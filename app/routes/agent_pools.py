@@ -2,19 +2,20 @@
 
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 
 from app.agents.shortages import shortages
 from app.auth import Admin, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.agents import AgentView, NewAgent, NewPool, PoolChange, PoolList, PoolName, PoolView
 from backplane.domain.agents import Pool
 from backplane.errors import Conflict, NotFound
 from backplane.settings import fixed
 
-router = APIRouter(route_class=JsonRoute, tags=["agents"])
+router = Operations(route_class=JsonRoute, tags=["agents"])
 
 
 @router.get("/api/v1/agents/pools", responses=responses())

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.agents.explanation import agent_reasons, in_words_of_agent
 from app.agents.shortages import with_shortage
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.explanation import reasons
 from app.routes.runs import IdBeginning, situation_of
@@ -26,7 +27,7 @@ from app.schemas.runs import ReasonView
 from backplane.domain.agents import AGENT_NAME_PATTERN, POOL_PATTERN, Agent
 from backplane.errors import NotFound
 
-router = APIRouter(route_class=JsonRoute, tags=["agents"])
+router = Operations(route_class=JsonRoute, tags=["agents"])
 
 _Force = Annotated[bool, Query(description="Cancel the turn that it is at; else that goes to its end.")]
 _RemoveMessages = Annotated[bool, Query(description="Cancel what waits in its mailbox; else that is kept and shown.")]

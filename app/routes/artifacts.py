@@ -3,11 +3,12 @@ history of everybody's."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.auth import Admin, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.artifacts import (
     COMMIT_PATTERN,
@@ -25,7 +26,7 @@ from app.schemas.fields import Limit
 from backplane.artifacts.base import AgentId, Artifacts, Author
 from backplane.errors import NotFound
 
-router = APIRouter(route_class=JsonRoute, tags=["artifacts"])
+router = Operations(route_class=JsonRoute, tags=["artifacts"])
 
 _BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import Body, Depends, Query, Request, Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.jobs import page_of_jobs
 from app.schemas.fields import Limit
@@ -27,7 +28,7 @@ from backplane.domain.users import Tier
 from backplane.errors import Forbidden, InvalidInput
 from backplane.run_actions.actions import idempotency_of
 
-router = APIRouter(route_class=JsonRoute, tags=["bulk actions"])
+router = Operations(route_class=JsonRoute, tags=["bulk actions"])
 
 _EXAMPLES = {
     "how many failed": {"value": {"action": "retry", "filter": {"statuses": ["failed"]}, "dry_run": True}},

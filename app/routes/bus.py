@@ -3,12 +3,13 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
 from app.bus.reading import BATCH, JSON, STRUCTURED, events_of
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.bus import EXAMPLE, BusPage, PublishedBatch, PublishedEvent, Sources, Subjects, TypePatterns
 from app.streams import bus
@@ -17,7 +18,7 @@ from app.streams.sse import EventStream, Position, stream
 from backplane.domain.bus import BATCH_MAX, EventFilter
 from backplane.errors import InvalidInput
 
-router = APIRouter(tags=["events"])
+router = Operations(tags=["events"])
 
 NOW = "now"
 

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.auth import Admin
 from app.context import ContextOf
 from app.dead_letters import redrive_oldest
+from app.edge.operations import Operations
 from app.errors import responses
 from app.routes.runs import IdBeginning
 from app.schemas.dead_letters import DeadLetterPage, DeadLetterSummary, DeadLetterView, FailureView, Purged, Redriven
@@ -15,7 +16,7 @@ from app.schemas.fields import Limit, RunId
 from app.schemas.runs import RunSummary
 from backplane.domain.dead_letters import PROMPT_HEAD_CHARS, DeadCursor, DeadLetter, DeadReason
 
-router = APIRouter(tags=["dead letters"])
+router = Operations(tags=["dead letters"])
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -3,11 +3,12 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query
+from fastapi import Body, Query
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.decisions import (
     Answer,
@@ -21,7 +22,7 @@ from app.schemas.fields import Limit, RunId
 from backplane.domain.decisions import Decision, DecisionStatus
 from backplane.errors import TooLarge
 
-router = APIRouter(route_class=JsonRoute, tags=["decisions"])
+router = Operations(route_class=JsonRoute, tags=["decisions"])
 
 ARGUMENTS_MAX_BYTES = 256 * 1024
 _EXAMPLES: Any = {

@@ -13,16 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import HTTPException, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from app.edge.operations import Operations
 from app.edge.root_path import CAME_AS
 from app.kept_answer import KeptAnswer
 from app.schemas.description import Description
 from backplane import VERSION
 from backplane.errors import NotFound
 
-router = APIRouter(include_in_schema=False)
+router = Operations(include_in_schema=False)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

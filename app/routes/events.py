@@ -3,18 +3,19 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.streams import feed
 from app.streams.buffer import Watcher
 from app.streams.sse import EventStream, Position, described, stream
 from backplane.domain.events import EventType, Place, encode
 
-router = APIRouter(tags=["logs"])
+router = Operations(tags=["logs"])
 
 NOW = "now"
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Response
+from fastapi import Body, Header, Response
 
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.execute import (
     EXAMPLE_PLAN,
@@ -27,7 +28,7 @@ from app.validation import Validation
 from backplane.domain.runs import Run, RunStatus
 from backplane.errors import Unavailable
 
-router = APIRouter(route_class=JsonRoute, tags=["runs"])
+router = Operations(route_class=JsonRoute, tags=["runs"])
 
 _ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 _EXAMPLES = {

@@ -4,10 +4,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.jobs import page_of_jobs
 from app.routes.files import FileDownload
@@ -19,7 +20,7 @@ from backplane.errors import NotFound
 from backplane.run_actions.actions import idempotency_of
 from backplane.workspace.base import Workspace
 
-router = APIRouter(tags=["exports"])
+router = Operations(tags=["exports"])
 
 # As all downloads: generators of clients know these bytes, and few know application/zip.
 _ZIP = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}

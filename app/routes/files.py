@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
+from app.edge.operations import Operations
 from app.errors import problem, responses
 from app.schemas.fields import RunId
 from app.schemas.files import FileList, FileView
@@ -22,7 +23,7 @@ from backplane.errors import Conflict
 from backplane.workspace.base import FileInfo, Workspace
 from backplane.workspace.paths import check_path
 
-router = APIRouter(tags=["files"])
+router = Operations(tags=["files"])
 
 FilePath = Annotated[
     str, Path(description="Relative to the workspace, with `/` between folders.", examples=["src/main.py"])

@@ -4,14 +4,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.schemas.health import PartHealth, Readiness
 from backplane.errors import PlatformError
 from backplane.resources import Resources
 
-router = APIRouter(tags=["health"])
+router = Operations(tags=["health"])
 
 PART_SECONDS = 3.0
 KEPT_SECONDS = 0.25

@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.auth import CurrentUser
 from app.bus.reading import data_of
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.hooks import HookAddress, HookList, HookName, HookView, MadeHook, NewHook, Received
 from backplane.domain.bus import EVENT_MAX_BYTES, cloud_event
@@ -26,7 +27,7 @@ from backplane.domain.webhooks import new_secret
 from backplane.errors import InvalidInput, NotFound, TooLarge, Unauthenticated
 from backplane.sealing import no_key
 
-router = APIRouter(route_class=JsonRoute, tags=["hooks"])
+router = Operations(route_class=JsonRoute, tags=["hooks"])
 
 
 @router.put("/api/v1/hooks/{name}", responses=responses(409, 413, 422))

@@ -4,11 +4,12 @@ import json
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth import CurrentAccess, CurrentUser
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.edge.turns import give_back
 from app.errors import responses
 from app.schemas.fields import RunId
@@ -19,7 +20,7 @@ from app.streams.sse import PAGE, EventStream, Position, described, gap, stream
 from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import InvalidInput
 
-router = APIRouter(tags=["logs"])
+router = Operations(tags=["logs"])
 
 Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
 

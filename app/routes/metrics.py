@@ -1,10 +1,11 @@
 """GET /metrics: for Prometheus. Without a token and without a word about any user; API_METRICS=false takes it away."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.context import ContextOf
+from app.edge.operations import Operations
 
-router = APIRouter(include_in_schema=False)
+router = Operations(include_in_schema=False)
 
 
 @router.get("/metrics")

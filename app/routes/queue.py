@@ -4,10 +4,11 @@ whose token this is. GET /agent/usage: what one has stored."""
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.auth import CurrentUser
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.explanation import moment
 from app.schemas.queue import (
@@ -24,7 +25,7 @@ from backplane.domain.runs import DEFAULT_QUEUE, QUEUE_PATTERN, Priority
 from backplane.domain.users import Tier
 from backplane.queue.base import QueueDepths
 
-router = APIRouter(tags=["queue"])
+router = Operations(tags=["queue"])
 
 QueueName = Annotated[str, Query(pattern=QUEUE_PATTERN, description="The queue's name.")]
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from app.agents.explanation import mailbox_reasons, no_process
 from app.agents.shortages import with_shortage
 from app.auth import CurrentUser
 from app.context import ApiContext, ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.explanation import Reason, Situation, in_words, moment, reasons, waiting_seconds
 from app.routes.execute import standing_of
@@ -35,7 +36,7 @@ from backplane.domain.webhooks import DeliveryStatus
 from backplane.errors import NotFound, Unavailable
 from backplane.run_actions.deletion import delete_run
 
-router = APIRouter(tags=["runs"])
+router = Operations(tags=["runs"])
 
 CallId = Annotated[str, Path(max_length=64, description="`call_id` of one of the run's calls.")]
 

@@ -1,16 +1,17 @@
 """/agent/secrets: named values that steps may use without anybody seeing them."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.secrets import NewSecret, SecretList, SecretName, SecretView
 from backplane.domain.secrets import MAX_SECRETS, Secret, check_hosts, check_tools, check_value
 from backplane.sealing import no_key
 
-router = APIRouter(route_class=JsonRoute, tags=["secrets"])
+router = Operations(route_class=JsonRoute, tags=["secrets"])
 
 
 @router.put("/agent/secrets/{name}", responses=responses(409, 413, 422))

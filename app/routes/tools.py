@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
 from app.auth import CurrentUser
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.tools import McpServerView, ToolList, ToolView
 from backplane.domain.validation_messages import near
 from backplane.errors import NotFound
 
-router = APIRouter(tags=["tools"])
+router = Operations(tags=["tools"])
 
 
 @router.get("/agent/tools", responses=responses())

@@ -1,15 +1,16 @@
 """GET /agent/webhook-secret and its rotation: what a user's webhooks are signed with."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.runs import WebhookSecretView
 from backplane.domain.webhooks import WebhookSecret
 from backplane.settings import fixed
 
-router = APIRouter(tags=["webhooks"])
+router = Operations(tags=["webhooks"])
 
 
 @router.get("/agent/webhook-secret", responses=responses())

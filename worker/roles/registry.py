@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from worker.handlers.registry import code_digest, module_of
 from worker.roles.model_role import ModelRole
 from worker.roles.role import Role
 from worker.roles.role_file import RoleFileRefused, read_role_file
-from worker.tools.plugins import PluginRefused, package_of
+from worker.tools.plugins import PluginRefused, installed_under, package_of
 
 GROUP = "agent_platform.roles"
 BUILT_IN = Path(__file__).parent / "built_in"
@@ -75,7 +75,7 @@ def installed_roles(folder: str = "", found: Iterable[EntryPoint] | None = None)
     """Those that come along, of all installed packages (or of the entry points given), and of the folder, where one is
     named. Raises PluginRefused."""
     roles = list(_built_in())
-    installed = entry_points(group=GROUP) if found is None else found
+    installed = installed_under(GROUP) if found is None else found
     for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
         where = f"{entry_point.name} = {entry_point.value} of {package_of(entry_point)}"
         try:
