@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -269,14 +270,20 @@ async def live_members(redis: Redis, key: str) -> frozenset[str]:
     return frozenset(member for member, ends in members if ends > now)
 
 
+@cache
+def _script_of(files: tuple[Path, ...]) -> tuple[str, str]:
+    """A script's text and digest. The files are part of the release, so they are read once a process."""
+    text = "\n".join(file.read_text("utf-8") for file in files)
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 class Script:
     """A Lua script of a file, run by its digest. What stands in a `prelude` is put before it: what several share."""
 
     def __init__(self, clients: RedisClients, path: Path, prelude: Path | Sequence[Path] = ()) -> None:
         self._clients = clients
         files = [prelude] if isinstance(prelude, Path) else prelude
-        self._text = "".join(f"{file.read_text('utf-8')}\n" for file in files) + path.read_text("utf-8")
-        self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._text, self.sha = _script_of((*files, path))
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         [answer] = await self.batch([(keys, args)])
