@@ -6,11 +6,12 @@ Only administrators may name what is checked: a check reaches hosts of the netwo
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import HTTPException, Query, Response
 
 from app.auth import Admin, CurrentUser
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.fields import Limit
 from app.schemas.services import (
@@ -27,7 +28,7 @@ from backplane.domain.services import SERVICES_MAX, ServiceSpec, name_fault
 from backplane.domain.webhooks import check_public_url, check_url
 from backplane.errors import Conflict, NotFound
 
-router = APIRouter(route_class=JsonRoute, tags=["services"])
+router = Operations(route_class=JsonRoute, tags=["services"])
 
 
 @router.get("/api/nas/services", responses=responses(403))
