@@ -8,6 +8,7 @@ The namespaces `agents` and `agents-tools` must not be there before; they are re
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,8 +41,35 @@ SETTINGS = {
     "SANDBOX_CPUS": "0.05",
     "SANDBOX_MEMORY_BYTES": str(64 * 1024**2),
     "WORKSPACE_MAX_BYTES": str(64 * 1024**2),
+    "QUEUES": "gpu",
 }
 """Of `agent-site`: a lost worker is noticed soon, and a small node has room for a dozen sandboxes."""
+
+
+ROLE = '''
+import asyncio, os
+import redis.asyncio
+from worker.roles import Agent, Message, Role
+
+
+async def count(key: str) -> int:
+    async with redis.asyncio.from_url(os.environ["REDIS_URL"]) as client:
+        return int(await client.incr(f"counted:{key}"))
+
+
+class Echo(Role):
+    """Counts each piece of a turn in Redis, and takes a second for it."""
+
+    async def on_message(self, message: Message, agent: Agent) -> str:
+        done = [await self.piece(message, agent, number) for number in range(int(message.text))]
+        return " ".join(map(str, done))
+
+    async def piece(self, message: Message, agent: Agent, number: int) -> int:
+        counted = await agent.step(f"piece-{number}", count, f"{agent.name}:{message.turn}:{number}")
+        await asyncio.sleep(1)
+        return counted
+'''
+"""Needs no model. A piece that is done twice is counted twice, and the answer shows it."""
 
 
 def lacking(what: str) -> None:
@@ -141,7 +169,18 @@ def write_overlay(folder: Path, settings: dict[str, str]) -> None:
     (folder / "kustomization.yaml").write_text(
         f"bases:\n  - {base}\n"
         f"configMapGenerator:\n  - name: agent-site\n    namespace: {NAMESPACE}\n    literals:\n{literals}"
+        f"  - name: agent-roles\n    namespace: {NAMESPACE}\n    files:\n      - echo.py\n"
+        "patchesStrategicMerge:\n  - roles.yaml\n"
     )
+    (folder / "echo.py").write_text(ROLE)
+    (folder / "roles.yaml").write_text(example("# my-site/roles.yaml"))
+
+
+def example(beginning: str) -> str:
+    """The example in docs/kubernetes.md that begins so."""
+    page = (PROJECT / "docs" / "kubernetes.md").read_text()
+    [found] = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if beginning in block]
+    return str(found)
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,19 @@ class Deployment:
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
+    def apply(self, made: JsonObject, *arguments: str) -> str:
+        """One object. Raises AssertionError with kubectl's words when it is refused."""
+        done = subprocess.run(
+            [self.kubectl, "apply", "-f", "-", *arguments],
+            input=json.dumps(made),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def get(self, *arguments: str, namespace: str = NAMESPACE) -> JsonObject:
         answer: JsonObject = json.loads(self.run("get", *arguments, "-n", namespace, "-o", "json"))
         return answer

@@ -7,7 +7,10 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from backplane.domain.sandbox_labels import RUN
+from tests.kubernetes.platform.conftest import example
 from tests.kubernetes.platform.deployment import (
     API,
     CONTROLLER,
@@ -24,6 +27,7 @@ from tests.waiting import wait_until
 
 Completed = subprocess.CompletedProcess[str]
 
+AGENTS, POOL = "/api/v1/agents", "developer_pool"
 BUSY = shell_plan("for part in 1 2 3; do cat in.txt; sleep 0.3; done; wc -w in.txt > out.txt")
 
 
@@ -189,6 +193,114 @@ async def test_scaled_up_and_down_under_load(deployment: Deployment, user: User)
         await load.more(2)
 
     load.check()
+
+
+async def test_the_eleventh_agent_of_a_pool_starts_a_pod(deployment: Deployment, user: User) -> None:
+    await with_role(user)
+    for number in range(11):
+        await user.ask("POST", f"{AGENTS}/pools/{POOL}/agents", {"name": f"agent-{number}"})
+
+    async def is_there() -> bool:
+        found = await pool(user)
+        shown = ("process_count", "total_capacity", "used_capacity", "utilization")
+        return tuple(found[name] for name in shown) == (2, 20, 11, 0.55)
+
+    await wait_until(is_there, 90, "the pool has 2 processes, 20 places, 11 taken, 55 %")
+    assert deployment.get("deployment", "agent-developer-pool")["spec"]["replicas"] == 2
+
+
+async def test_a_turn_whose_pod_is_removed_by_force_goes_on_in_another_and_repeats_nothing(
+    deployment: Deployment, user: User
+) -> None:
+    await with_role(user)
+    agent = await user.ask("POST", f"{AGENTS}/pools/{POOL}/agents", {"name": "agent-0"})
+    sent = await user.ask("POST", f"{AGENTS}/{agent['agent_id']}/messages", {"text": "6"})
+    begun = asyncio.Event()
+
+    def seen(event: JsonObject) -> None:
+        if event["type"] == "step" and "piece-1" in json.dumps(event):
+            begun.set()
+
+    following = asyncio.create_task(user.follow(sent["run_id"], seen))
+    await asyncio.wait_for(begun.wait(), 60)
+    process = (await user.ask("GET", f"{AGENTS}/{agent['agent_id']}"))["process"]
+    pod = process.rsplit("-", 2)[0]
+    delete = ("delete", "pod", pod, "-n", NAMESPACE, "--force", "--grace-period=0")
+    await asyncio.to_thread(deployment.run, *delete)
+    events = await following
+
+    assert events[-1]["data"]["status"] == "completed", events[-1]
+    [message] = (await user.ask("GET", f"{AGENTS}/{agent['agent_id']}/messages?limit=1"))["messages"]
+    assert message["answer"] == "1 1 1 1 1 1"
+    assert (await user.ask("GET", f"{AGENTS}/{agent['agent_id']}"))["process"] != process
+    # Room on a small node for the tests that follow.
+    await user.ask("PATCH", f"{AGENTS}/pools/{POOL}", {"sleep_after_seconds": 1})
+
+
+async def test_where_a_pool_gets_no_pod_its_agent_says_why(deployment: Deployment, user: User) -> None:
+    await user.ask("POST", f"{AGENTS}/pools", {"name": "nowhere_pool", "role": "echo"})
+    agent = await user.ask("POST", f"{AGENTS}/pools/nowhere_pool/agents", {"name": "nobody"})
+    await user.ask("POST", f"{AGENTS}/{agent['agent_id']}/messages", {"text": "1"})
+
+    async def is_named() -> bool:
+        found = await user.ask("GET", f"{AGENTS}/{agent['agent_id']}/explain")
+        return "agent-platform/pool=nowhere_pool" in found["text"]
+
+    await wait_until(is_named, 30, "the label that no Deployment has is named")
+    await user.ask("POST", f"{AGENTS}/{agent['agent_id']}/terminate?remove_messages=true", {})
+
+
+async def test_workers_of_a_queue_of_their_own_carry_out_what_waits_there(deployment: Deployment, user: User) -> None:
+    run = {"action": "run", "prompt": "test", "queue": "gpu", "plan": shell_plan("echo done")}
+    run_id = (await user.ask("POST", "/agent/execute", run))["run_id"]
+    assert await waiting(deployment, "gpu") == 1
+    copied = deployment.get("deployment", WORKER)
+    copied["metadata"] = {"name": f"{WORKER}-gpu", "namespace": NAMESPACE}
+    labels = {"app.kubernetes.io/name": f"{WORKER}-gpu"}
+    copied["spec"]["selector"]["matchLabels"] = labels
+    template = copied["spec"]["template"]
+    template["metadata"] = {"labels": {**template["metadata"]["labels"], **labels}}
+    [container] = template["spec"]["containers"]
+    container["env"].append({"name": "WORKER_QUEUES", "value": "gpu"})
+    container["resources"]["requests"]["cpu"] = "10m"  # a small node may have no more to give
+    copied["spec"]["replicas"] = 1
+    deployment.apply(copied)
+    try:
+        events = await user.follow(run_id)
+        assert events[-1]["data"]["status"] == "completed", events[-1]
+        assert await waiting(deployment, "gpu") == 0
+    finally:
+        deployment.run("delete", "deployment", f"{WORKER}-gpu", "-n", NAMESPACE, "--wait=false")
+
+
+def test_the_autoscaler_of_the_documentation_is_accepted(deployment: Deployment, first_deployment: Completed) -> None:
+    scaler = yaml.safe_load(example("kind: HorizontalPodAutoscaler"))
+    known = deployment.run("api-versions").split()
+    # Before Kubernetes 1.23 the same fields go by another version.
+    scaler["apiVersion"] = "autoscaling/v2" if "autoscaling/v2" in known else "autoscaling/v2beta2"
+
+    assert "agent-worker-gpu" in deployment.apply(scaler, "--dry-run=server")
+
+
+async def with_role(user: User) -> None:
+    await user.ask("PATCH", f"{AGENTS}/pools/{POOL}", {"role": "echo"})
+
+
+async def pool(user: User) -> JsonObject:
+    pools = (await user.ask("GET", f"{AGENTS}/pools"))["pools"]
+    return next(found for found in pools if found["pool_name"] == POOL)
+
+
+async def waiting(deployment: Deployment, queue: str) -> float:
+    """Runs that wait in the queue, as a pod of the cluster reads it from the API's metrics."""
+    address = deployment.pods(API)[0]["status"]["podIP"]
+    script = (
+        f"import urllib.request as u; print(u.urlopen('http://{address}:8000/metrics', timeout=20).read().decode())"
+    )
+    read = ("exec", "-n", NAMESPACE, f"deployment/{CONTROLLER}", "--", "python", "-c", script)
+    lines = (await asyncio.to_thread(deployment.run, *read)).splitlines()
+    wanted = [line for line in lines if line.startswith("agent_queue_depth{") and f'queue="{queue}"' in line]
+    return sum(float(line.split()[-1]) for line in wanted if 'state="waiting"' in line)
 
 
 async def test_deploying_again_keeps_the_number_of_workers(deployment: Deployment, user: User) -> None:
