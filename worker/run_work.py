@@ -206,7 +206,8 @@ class RunWork:
 
     async def _code(self) -> Callable[[ToolRegistry], Code]:
         if self._run.agent_id is not None:
-            self._turns = await open_turns(self._worker.resources, self._worker.roles, self._run)
+            worker = self._worker
+            self._turns = await open_turns(worker.resources, worker.roles, self._run, self.events.redactor)
             return self._turns.code
         handler = await self._handler(str(self._run.handler))
         return lambda _: code_of(handler, self._run)

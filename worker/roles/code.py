@@ -14,6 +14,7 @@ from worker.roles.messages import SentMessages
 from worker.roles.registry import RegisteredRole, RoleRegistry
 from worker.roles.role import AgentMessage
 from worker.roles.turn import AgentTurn, OpenTurn, TurnChanges, TurnEnd
+from worker.run.redaction import Redactor
 from worker.steps.outcomes import StepFailed
 from worker.tools.registry import ToolRegistry
 
@@ -21,12 +22,14 @@ from worker.tools.registry import ToolRegistry
 class RoleTurns:
     """One turn, which may be run several times from its start. `ended`: what the last of them changes of the agent."""
 
-    def __init__(self, resources: Resources, role: RegisteredRole, run: Run, found: AgentAtTurn) -> None:
+    def __init__(
+        self, resources: Resources, role: RegisteredRole, run: Run, found: AgentAtTurn, redactor: Redactor
+    ) -> None:
         self.ended = TurnEnd()
         self._role = role
         self._run = run
         self._found = found
-        self._sent = SentMessages(resources, run, found.agent)
+        self._sent = SentMessages(resources, run, found.agent, redactor.arguments)
         self._conversations = Conversations(resources.store, run, found.agent, found.state.summary)
 
     def code(self, tools: ToolRegistry) -> Code:
@@ -45,7 +48,7 @@ class RoleTurns:
         return answer
 
 
-async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> RoleTurns:
+async def open_turns(resources: Resources, roles: RoleRegistry, run: Run, redactor: Redactor) -> RoleTurns:
     """Waits while the database is away. Raises StepFailed where the agent or its role is not there any more."""
     assert run.agent_id is not None
     agent_id = run.agent_id
@@ -62,4 +65,4 @@ async def open_turns(resources: Resources, roles: RoleRegistry, run: Run) -> Rol
                 f"{found.agent.pool!r}, then retry the run; the agent takes its next message all the same",
             )
         )
-    return RoleTurns(resources, role, run, found)
+    return RoleTurns(resources, role, run, found, redactor)

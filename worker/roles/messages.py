@@ -7,9 +7,10 @@ for one another is refused by that transaction (`store.agents.circles`).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, message_to
 from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
@@ -39,9 +40,12 @@ class _NotSent(Exception):
 
 
 class SentMessages:
-    """Of one turn. `agent`: whose turn it is."""
+    """Of one turn. `agent`: whose turn it is. `redact`: takes the run's secrets out of what is sent."""
 
-    def __init__(self, resources: Resources, run: Run, agent: Agent) -> None:
+    def __init__(
+        self, resources: Resources, run: Run, agent: Agent, redact: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> None:
+        self._redact = redact
         self._resources = resources
         self._store = resources.store
         self._run = run
@@ -65,7 +69,16 @@ class SentMessages:
             await effect.journal.end(effect.step, StepStatus.COMPLETED, given(value))
             return
         error = _why(effect.request.arguments["agent"], run_id, asked)
+        is_cut_off = asked is not None and asked.status is RunStatus.CANCELLED and asked.error is None
+        if asked is not None and is_cut_off and await self._is_terminated(asked):
+            error = replace(error, code=AGENT_TERMINATED)
         await effect.journal.fail(effect.step, replace(error, step=effect.step.id))
+
+    async def _is_terminated(self, asked: Run) -> bool:
+        """A turn that is cut off because its agent is terminated ends as one that somebody has cancelled."""
+        agent_id = asked.agent_id or ""
+        agent = await until_available(lambda: self._store.agents.find(agent_id))
+        return agent is None or agent.terminated_at is not None
 
     async def _sent(self, effect: OpenEffect, *, is_question: bool) -> str:
         """The id of the message, which is sent where it was not yet."""
@@ -95,15 +108,17 @@ class SentMessages:
         if depth >= fixed.AGENT_SEND_DEPTH_MAX:
             most = fixed.AGENT_SEND_DEPTH_MAX
             raise _NotSent("too_deep", f"messages may lead to messages {most} deep, and this one would be deeper")
-        text = effect.request.arguments["text"]
+        arguments = effect.request.arguments
+        text = arguments["text"]
         if not isinstance(text, str) or not text.strip() or len(text) > fixed.PROMPT_MAX_CHARS:
             raise _NotSent("invalid_message", f"a message has a text of 1 to {fixed.PROMPT_MAX_CHARS:,} characters")
-        timeout = effect.request.arguments.get("timeout")
+        timeout = arguments.get("timeout")
         try:
             data = as_json(effect.request.args[0], "the data of a message")
             expires_at = None if timeout is None else due_after(timeout, "timeout")
         except (NotStorable, InvalidInput) as error:
             raise _NotSent("invalid_message", str(error)) from None
+        handed_on = self._redact({"text": text, "data": data})
         origin = {"kind": "agent", "run_id": run.id, "agent_id": self._agent.id, "name": self._agent.name}
         made = Run(
             id=new_run_id(),
@@ -118,11 +133,11 @@ class SentMessages:
             budget=run.budget,
             mcp_servers=run.mcp_servers,
             origin={**origin, "by": effect.step.id, "depth": depth + 1},
-            input=data,
+            input=handed_on["data"],
             parent_id=run.id if is_question else None,
             expires_at=expires_at,
         )
-        return message_to(await self._addressee(storable(str(effect.request.arguments["agent"]))), made)
+        return message_to(await self._addressee(storable(str(arguments["agent"]))), made)
 
     async def _addressee(self, wanted: str) -> Agent:
         """By id, POOL/NAME or name. Raises _NotSent."""

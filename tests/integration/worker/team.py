@@ -1,5 +1,6 @@
 """Agents at work without a pool process: a worker serves their queues."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ from typing import Any
 
 from backplane.domain.agents import Agent, Pool
 from backplane.domain.runs import FINAL, Run, RunStatus
+from backplane.process.tasks import end
+from backplane.resources import run_actions
 from backplane.run_actions.pushing import push_open_message
 from backplane.settings import Settings
+from controller.agents import AgentsLoop
 from tests.agents import sent, started_process
 from tests.platform.workers import Platform, worker
 
@@ -67,6 +71,23 @@ async def team_of(platform: Platform, **roles: str) -> Team:
         await started_process(store, f"process-of-{pool}", pool=pool, capacity=100)
         agents[name], _ = await store.agents.spawn(platform.user.id, pool, name, most=1000)
     return Team(platform, agents)
+
+
+@asynccontextmanager
+async def agents_looked_after(platform: Platform) -> AsyncIterator[None]:
+    """As a controller does, without its pauses."""
+    loop = AgentsLoop(platform.resources.store, run_actions(platform.settings, platform.resources))
+
+    async def repeat() -> None:
+        while True:
+            await loop.work()
+            await asyncio.sleep(0.05)
+
+    looking = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        await end(looking)
 
 
 @asynccontextmanager

@@ -51,6 +51,15 @@ class Scripted(Role):
                 await asyncio.Event().wait()
             case "block":
                 time.sleep(data["seconds"])  # noqa: ASYNC251 - what is tested
+            case "give-away":
+                value = Path(data["file"]).read_text()
+                await agent.tool("shell", script="true", environment={"KEY": "${secrets.TOKEN}"})
+                await agent.send("bob", f"it is {value}", {value: [value]})
+                answer = await agent.ask("bob", value, {"do": "echo", "value": value})
+                agent.state["value"] = value
+                return answer
+            case "echo":
+                return data["value"]
             case "slowly":
                 await agent.step("slow", mark_slowly, data["marks"])
             case "ask":
