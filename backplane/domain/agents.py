@@ -222,7 +222,7 @@ def mailbox_error() -> RunError:
 
 def message_expired() -> RunError:
     """Why a message was cancelled that was not over in the time that its sender gave it."""
-    return RunError(MESSAGE_EXPIRED, "the message was not over when its time was up, which its sender has set")
+    return RunError(MESSAGE_EXPIRED, "it was not over when its time was up, which its sender has set")
 
 
 def agent_terminated() -> RunError:

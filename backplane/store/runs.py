@@ -351,9 +351,11 @@ def retried(
         "result": None,
         "events_trimmed_at": None,
     }
-    if run.agent_id is not None and run.status is not RunStatus.WAITING:
+    if run.status is not RunStatus.WAITING:
         # The time that its sender gave it is up, or soon; its user wants it done all the same.
-        values |= {"expires_at": None, **reopened(connection, run.agent_id, run.id)}
+        values["expires_at"] = None
+        if run.agent_id is not None:
+            values |= reopened(connection, run.agent_id, run.id)
     return change_run(connection, run, values, now)
 
 
@@ -423,6 +425,7 @@ def values_of(run: Run, status: RunStatus, idempotency: tuple[str, str] | None) 
         "queued_at": run.created_at if status is RunStatus.QUEUED else None,
         "idempotency_key": key,
         "idempotency_digest": digest,
+        **({"expires_at": run.expires_at} if run.expires_at is not None else {}),
         **(_values_of_message(run) if run.agent_id is not None else {}),
     }
 
@@ -432,7 +435,6 @@ def _values_of_message(run: Run) -> dict[str, Any]:
         "agent_id": run.agent_id,
         "turn": run.turn,
         "in_mailbox": run.in_mailbox,
-        "expires_at": run.expires_at,
         "error": run.error.as_dict() if run.error else None,
     }
 

@@ -12,6 +12,7 @@ from backplane.process import log as process_log
 from backplane.sealing import new_key
 from tests.attack.test_secrets_stay_secret import VALUE, keep, open_question, shows_nothing_of
 from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.team import team_of, working
 from tests.integration.worker.test_handlers import failed, handling, submit, value_of
 
 # --- what no journal takes ---
@@ -80,5 +81,27 @@ async def test_a_secret_that_a_handler_hands_on_stands_in_nothing_that_is_kept_s
             await platform.submission.decide(platform.user, run_id, decision.id, DecisionStatus.ANSWERED, answer)
             given = value_of(await platform.completed(run_id))
             assert json.dumps(given).count("[secret TOKEN]") == 7
-    await shows_nothing_of(platform, run_id, VALUE)
+            assert "7.named--secret-TOKEN-" in [step.step_id for step in await platform.journal(run_id)]
+    await shows_nothing_of(platform, run_id, VALUE, VALUE.lower())
     assert VALUE not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+async def test_a_secret_that_a_role_hands_on_to_another_agent_stands_in_nothing_that_is_kept(
+    start_platform: StartPlatform, tmp_path: Path
+) -> None:
+    platform = await start_platform(secrets_key=new_key())
+    await keep(platform, "TOKEN", VALUE)
+    (tmp_path / "value").write_text(VALUE)
+    async with working(await team_of(platform, ada="scripted", bob="scripted")) as team:
+        asked = {"do": "give-away", "file": str(tmp_path / "value")}
+        # A person's message has to name a secret that is to be used in it.
+        run_id = await team.sent("ada", "use ${secrets.TOKEN}", asked)
+        run = await team.ended(run_id)
+        assert (run.status, run.result and run.result["value"]) == (RunStatus.COMPLETED, "[secret TOKEN]"), run.error
+        assert await team.state("ada") == {"value": "[secret TOKEN]"}
+        heard = await platform.resources.store.agent_messages.of_turn(team.agents["bob"].id, 1)
+        assert heard is not None
+        assert (heard.prompt, heard.input) == ("it is [secret TOKEN]", {"[secret TOKEN]": ["[secret TOKEN]"]})
+        await team.ended(heard.id)
+    await shows_nothing_of(platform, run_id, VALUE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from backplane.domain.agents import MESSAGE_EXPIRED
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import FINAL, HANDLER_PATTERN, QUEUE_PATTERN, Run, RunError, RunStatus, new_run_id
@@ -20,6 +21,7 @@ from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_run
 from backplane.settings import fixed
+from worker.handlers.values import due_after
 from worker.llm.untrusted_json import storable
 
 _HANDLER, _QUEUE = re.compile(HANDLER_PATTERN), re.compile(QUEUE_PATTERN)
@@ -43,7 +45,8 @@ class ChildRuns:
         self._run = run
 
     def new(self, step_id: str, asked: Mapping[str, Any]) -> tuple[Run, list[Event]]:
-        """A run, queued, with its first events. `asked`: the arguments of `worker.handlers.run.HandlerRun.start`."""
+        """A run, queued, with its first events. `asked`: the arguments of `worker.handlers.run.HandlerRun.start`.
+        Raises InvalidInput for a time that is none."""
         parent, now = self._run, datetime.now(UTC)
         handler, prompt = asked.get("handler"), asked.get("prompt")
         child = Run(
@@ -67,6 +70,7 @@ class ChildRuns:
             input=asked.get("input"),
             parent_id=parent.id,
             queue=asked.get("queue") or parent.queue,
+            expires_at=due_after(asked["timeout"], "timeout") if "timeout" in asked else None,
         )
         new_events: Sequence[tuple[EventType, dict[str, Any]]] = (
             (EventType.STATUS, {"status": "created", "attempt": 1, "origin": child.origin}),
@@ -111,6 +115,8 @@ class ChildRuns:
         if child.status is RunStatus.COMPLETED:
             result = child.result or {}
             return Over(result.get("value") if child.handler is not None else result.get("summary"))
+        if child.error is not None and child.error.code == MESSAGE_EXPIRED:
+            return Over(error=RunError("child_timeout", f"run {run_id} was not over in the time that it was given"))
         why = f": {child.error.message}" if child.error else ""
         error = RunError("child_failed", f"run {run_id} is {child.status}{why}")
         return Over(error=replace(error, retryable=bool(child.error and child.error.retryable)))

@@ -68,17 +68,18 @@ def given(value: Any) -> dict[str, Any]:
     return {"exit_code": 0, "output": "", "value": value, "duration_ms": 0, "files_changed": []}
 
 
-def step_of(ordinal: int, request: EffectRequest) -> EffectStep:
-    """The step that carries the effect out. Its id begins with its number. Raises StepFailed for options and names that
-    no step can have."""
-    name = _NOT_IN_AN_ID.sub("-", str(request.name))
+def step_of(ordinal: int, request: EffectRequest, redact: Callable[[str], str] = str) -> EffectStep:
+    """The step that carries the effect out. Its id begins with its number. `redact`: takes the run's secrets out of
+    names. Raises StepFailed for options and names that no step can have."""
+    named = redact(str(request.name))
+    name = _NOT_IN_AN_ID.sub("-", named)
     options, id = request.options, f"{ordinal}.{name}"[:_STEP_ID_CHARS]
     try:
         return EffectStep(
             id=id,
             tool=request.kind,
             arguments=request.arguments,
-            title=title_of(str(request.name), request.arguments),
+            title=title_of(named, request.arguments),
             timeout_seconds=options.timeout_seconds,
             retry=options.retry,
             approval=options.approval,

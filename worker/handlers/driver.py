@@ -12,7 +12,7 @@ time.
 
 import asyncio
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -54,8 +54,8 @@ ENDING_SECONDS = 5.0
 """How long a handler may take to end when it is cancelled."""
 
 _OVER = (StepStatus.COMPLETED, StepStatus.FAILED)
-_GIVEN = frozenset({"input", "prompt", "plan"})
-"""What a run that is started is given to work with."""
+_GIVEN = frozenset({"handler", "input", "prompt", "plan", "queue"})
+"""What a run that is started is given, but for numbers."""
 
 
 class HandlerDriver:
@@ -80,7 +80,8 @@ class HandlerDriver:
         self._requests: dict[str, EffectRequest] = {}
         model = ModelTool(self._requests, context.rules.steps.model_output_tokens)
         own = (FunctionTool(self._requests), ApproveTool(), model)
-        self._runner = StepRunner(context, tools.with_tools(own), records, self._may_defer, below=tools)
+        self._tools = tools.with_tools(own)
+        self._runner = StepRunner(context, self._tools, records, self._may_defer, below=tools)
         self._room = asyncio.Semaphore(context.rules.steps.concurrency)
         self._position = max((record.position for record in records.values()), default=-1)
         self._kept_bytes = sum(kept_bytes(record.result) for record in records.values())
@@ -253,7 +254,7 @@ class HandlerDriver:
 
     async def _effect(self, ordinal: int, request: EffectRequest) -> Any:
         try:
-            result = await self._result(ordinal, step_of(ordinal, request), request)
+            result = await self._result(ordinal, *self._step(ordinal, request))
         except StepError:
             raise  # of the start of a run whose result is asked for
         except StepFailed as failed:
@@ -273,6 +274,18 @@ class HandlerDriver:
             self._changed.set()
         # The handler is cancelled when nothing else is left to do.
         await asyncio.get_running_loop().create_future()
+
+    def _step(self, ordinal: int, request: EffectRequest) -> tuple[Step, EffectRequest]:
+        """The effect's step, without secrets of the run in its names; but as the journal has it, where it was begun
+        before the run was given what is one."""
+        if self._context.redactor.knows_nothing:
+            return step_of(ordinal, request), request
+        if self._tools.get(str(request.kind)) is None and request.kind not in self._carriers:
+            request = replace(request, kind=self._context.redactor.text(str(request.kind)))
+        step, known = step_of(ordinal, request, self._context.redactor.text), self._by_ordinal.get(ordinal)
+        if known is not None and known.step_id != step.id and known.step_id == (before := step_of(ordinal, request)).id:
+            return before, request
+        return step, request
 
     def _printed(self, step_id: str | None) -> str:
         """What a failed step's tool printed."""
@@ -386,7 +399,10 @@ class HandlerDriver:
         await journal.count(step)
         asked = effect.request.arguments
         work = self._context.redactor.arguments({name: value for name, value in asked.items() if name in _GIVEN})
-        child, events = children.new(step.id, {**asked, **work})
+        try:
+            child, events = children.new(step.id, {**asked, **work})
+        except InvalidInput as error:
+            await journal.fail(step, RunError(error.code, error.message, step=step.id))
         if (refused := await children.why_not(child)) is not None:
             await journal.fail(step, replace(refused, step=step.id))
         journal.write_later(lambda transaction: transaction.add_child_run(child, events))
@@ -411,7 +427,7 @@ class HandlerDriver:
         result = dict(effect.noted or {})
         if not result:
             try:
-                self._refuse_secrets(request.arguments.get("match"))
+                self._refuse_secrets(request.arguments)
                 result = given(await self._awaited.begin(request.arguments))
             except InvalidInput as error:
                 await journal.fail(step, RunError(error.code, error.message, step=step.id))
@@ -422,10 +438,11 @@ class HandlerDriver:
         await journal.end(step, StepStatus.COMPLETED, given(event_of(wait)))
         await self._awaited.settle(wait)
 
-    def _refuse_secrets(self, match: Any) -> None:
-        """A match is kept as it is, to be compared. Raises InvalidInput."""
-        if self._context.redactor.arguments({"match": match}) != {"match": match}:
-            raise InvalidInput("match: it holds a secret of this run, which is kept nowhere; match something else")
+    def _refuse_secrets(self, asked: Mapping[str, Any]) -> None:
+        """The type and the match are kept as they are, to be compared. Raises InvalidInput."""
+        for name in ("type", "match"):
+            if self._context.redactor.arguments({name: asked.get(name)}) != {name: asked.get(name)}:
+                raise InvalidInput(f"{name}: it holds a secret of this run, which is kept nowhere; name something else")
 
     # --- what is written later ---
 

@@ -279,15 +279,23 @@ class JournalledCode:
         *,
         prompt: str | None = None,
         plan: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
         timeout_seconds: int | None = None,
         max_retries: int | None = None,
         queue: str | None = None,
     ) -> Start:
         """Start another run: by a handler with its input, or by a prompt, with a plan or without. It is started once.
-        Its rights, its model and its limits are those of this run, where no other ones are given."""
+        Its rights, its model and its limits are those of this run, where no other ones are given. `timeout`: the run is
+        cancelled when it is not over so many seconds from now, also while it waits in a queue; its result is a
+        StepError of the code `child_timeout` then."""
         named = handler.name if isinstance(handler, Handler) else handler
         arguments = {"handler": named, "input": arguments_of(input), "prompt": prompt, "plan": plan}
-        arguments |= {"timeout_seconds": timeout_seconds, "max_retries": max_retries, "queue": queue}
+        arguments |= {
+            "timeout_seconds": timeout_seconds,
+            "max_retries": max_retries,
+            "queue": queue,
+            "timeout": timeout,
+        }
         given = {name: value for name, value in arguments.items() if value is not None}
         start: Start
 

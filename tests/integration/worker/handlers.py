@@ -203,6 +203,15 @@ async def catches_its_child(run: Run, input: str) -> str:
     return "it did not fail"
 
 
+@handler("gives-time")
+async def gives_time(run: Run, input: dict[str, Any]) -> str:
+    started = run.start(input["handler"], timeout=input["timeout"], queue=input.get("queue"))
+    try:
+        return str(await started.result())
+    except StepError as error:
+        return error.code
+
+
 @handler("starts-itself")
 async def starts_itself(run: Run) -> Any:
     return await run.start("starts-itself").result()
@@ -364,6 +373,17 @@ async def gives_away(run: Run, input: dict[str, Any]) -> Any:
     except StepError as error:
         given.append(error.code)
     given.append((await run.tool("shell", script=f"echo {value}")).output)
+    await run.step(f"named {value}", str, 1)
+    for effect in (
+        run.tool(value),
+        run.wait_event(value, timeout=0.01),
+        run.start(value.lower()),
+        run.start("no-input", queue=value.lower()),
+    ):
+        try:
+            given.append(await effect)
+        except StepError as error:
+            given.append(f"{error.step} {error.code}")
     await run.start("echoes", {"key": value, "number": 7})
     await run.start(prompt=f"use {value}", plan={"steps": [{"id": "a", "tool": "shell", "title": value}]})
     given.append(await run.ask(f"Is it {value}?", [value, "no"]))

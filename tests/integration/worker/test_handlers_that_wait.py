@@ -12,6 +12,7 @@ from backplane.domain.runs import Priority, Run, RunStatus, new_run_id
 from backplane.errors import Conflict, InvalidPlan
 from backplane.settings import fixed
 from tests.integration.worker.conftest import StartPlatform
+from tests.integration.worker.team import agents_looked_after
 from tests.integration.worker.test_handlers import Marks, failed, handling, marks, submit, value_of
 from tests.platform.workers import LONG_SECONDS, Platform
 from tests.waiting import wait_until
@@ -141,6 +142,41 @@ async def test_a_cancelled_parent_takes_its_children_with_it(platform: Platform)
         await platform.until(run_id, RunStatus.CANCELLED)
         await platform.until(child, RunStatus.CANCELLED)
     await platform.ends_whole(child)
+
+
+@pytest.mark.parametrize("queue", ["nobody-serves-it", None])
+async def test_a_child_that_is_not_over_in_its_time_is_cancelled_and_its_parent_goes_on(
+    platform: Platform, queue: str | None
+) -> None:
+    given = {"handler": "never-ends", "timeout": 1.0, "queue": queue}
+    async with handling(platform), agents_looked_after(platform):
+        run_id = await submit(platform, "gives-time", given)
+        await platform.until(run_id, RunStatus.WAITING)
+        [child] = await platform.resources.store.runs.unfinished_children(run_id)
+        assert value_of(await over(platform, run_id)) == "child_timeout"
+        cancelled = await platform.until(child, RunStatus.CANCELLED)
+        assert cancelled.error is not None
+        assert cancelled.error.code == "message_expired"
+    await platform.ends_whole(child)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "value"), [(60, "nothing was needed"), (-1, "invalid_input"), ("x", "invalid_input")]
+)
+async def test_a_child_that_ends_in_its_time_is_as_any_other(platform: Platform, seconds: Any, value: str) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "gives-time", {"handler": "no-input", "timeout": seconds})
+        assert value_of(await over(platform, run_id)) == value
+
+
+async def test_a_failed_child_that_its_user_retries_has_all_time(platform: Platform) -> None:
+    async with handling(platform):
+        run_id = await submit(platform, "gives-time", {"handler": "raises", "timeout": 60}, max_retries=0)
+        assert value_of(await over(platform, run_id)) == "child_failed"
+    [child] = [run for run in await platform.resources.store.runs.page(platform.user.id) if run.parent_id == run_id]
+    assert child.expires_at is not None
+    await platform.submission.retry(platform.user, child.id, uncertain_step_is_done=False)
+    assert (await platform.run(child.id)).expires_at is None
 
 
 async def test_a_parent_goes_on_when_its_child_is_cancelled_before_it_began(platform: Platform) -> None:
