@@ -125,7 +125,7 @@ class SentMessages:
             user_id=run.user_id,
             status=RunStatus.CREATED,
             priority=run.priority,
-            prompt=storable(text),
+            prompt=storable(handed_on["text"]),
             created_at=now,
             timeout_seconds=run.timeout_seconds,
             max_retries=run.max_retries,
