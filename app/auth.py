@@ -28,6 +28,10 @@ LOOKUPS = 4
 """Tokens that were not seen before, and are looked up at once: a flood of them takes no more of the database."""
 LOOKUPS_WAITING = 1000
 
+WITH_TOKEN = ("/agent/", "/api/")
+"""Beginnings of paths that are for whoever shows a valid token."""
+HOOKS = "/api/v1/hooks/"
+"""What is posted below it needs none."""
 SCOPE_USER = "agent.user"
 """Under which the user stands in the request's scope (`app.edge.gate`)."""
 

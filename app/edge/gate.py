@@ -18,16 +18,13 @@ from collections import Counter, OrderedDict
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.auth import SCOPE_USER, Authenticator, bearer_token
+from app.auth import HOOKS, SCOPE_USER, WITH_TOKEN, Authenticator, bearer_token
 from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
 from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
 from app.errors import of_platform_error
 from backplane.domain.users import User
 from backplane.errors import PlatformError, RateLimited, Unauthenticated, Unavailable
 
-WITH_TOKEN = ("/agent/", "/api/")
-"""Beginnings of paths that are for whoever shows a valid token."""
-HOOKS = "/api/v1/hooks/"
 PAUSE_SECONDS = 1.0
 """Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""
 PAUSED_MAX = 256

@@ -4,7 +4,8 @@ All calls of a process share one event loop and a few database connections, firs
 hundred calls that one client sends at the same moment stand before everybody else's next one. What takes long and costs
 little does not keep its turn: a body is read before the call takes one, a stream gives it back when it begins, a call
 that only waits gives it back when it begins to wait (`give_back`), and files have limits of their own
-(`app.limits.transfers`).
+(`app.limits.transfers`). What is posted to a hook takes none: nobody knows whose it is before its address is looked up,
+so strangers would hold up one another. The rates of strangers and of hooks bound it.
 """
 
 import asyncio
@@ -15,10 +16,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import SCOPE_USER
+from app.auth import HOOKS, SCOPE_USER, WITH_TOKEN
 from backplane.domain.users import User
 
-AGENTS = "/api/v1/agents"
 AT_ONCE = 4
 """Fewer than the database connections that a process keeps (DATABASE_POOL_SIZE), so that others find one free."""
 FILES = "/agent/runs/"
@@ -106,7 +106,9 @@ async def _once_arrived(receive: Receive) -> Receive:
 
 def _takes_turn(scope: Scope) -> bool:
     path: str = scope["path"]
-    return path == "/mcp" or (path.startswith(("/agent/", AGENTS)) and not _is_file(scope))
+    if path.startswith(HOOKS) and scope["method"] == "POST":
+        return False
+    return path == "/mcp" or (path.startswith(WITH_TOKEN) and not _is_file(scope))
 
 
 def _is_file(scope: Scope) -> bool:

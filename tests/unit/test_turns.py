@@ -91,6 +91,38 @@ async def test_calls_of_mcp_and_others_share_the_turns_of_their_user() -> None:
     await ended(slow, calls)
 
 
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/api/v1/agents", "GET"),
+        ("/api/v1/events", "POST"),
+        ("/api/v1/hooks/mine", "PUT"),
+        ("/api/v1/hooks", "GET"),
+        ("/api/nas/services", "GET"),
+        ("/agent/execute", "POST"),
+    ],
+)
+async def test_each_call_that_needs_a_token_takes_a_turn(path: str, method: str) -> None:
+    slow = Slow()
+    app = Turns(slow)
+    calls = [asyncio.create_task(call(app, "a", path, method)) for _ in range(2 * AT_ONCE)]
+    calls.append(asyncio.create_task(call(app, "b")))
+    await wait_until(lambda: "b" in slow.under_way)
+    assert slow.under_way.count("a") == AT_ONCE
+    await ended(slow, calls)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [("/api/v1/hooks/address", "POST"), ("/health/live", "GET"), ("/metrics", "GET")]
+)
+async def test_a_call_of_a_stranger_does_not_wait_for_others(path: str, method: str) -> None:
+    slow = Slow()
+    app = Turns(slow)
+    calls = [asyncio.create_task(call(app, "", path, method)) for _ in range(2 * AT_ONCE)]
+    await wait_until(lambda: len(slow.under_way) == 2 * AT_ONCE)
+    await ended(slow, calls)
+
+
 async def test_a_call_that_gives_its_turn_back_lets_the_next_begin_and_gives_it_back_once() -> None:
     slow = Slow()
 
