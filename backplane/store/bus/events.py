@@ -121,17 +121,25 @@ class EventBus:
             last = last_cursor(connection, user_id)
             if after > last:
                 return ReadEvents([], last, more=False, missing=True)
-            first = connection.scalar(select(func.min(bus_events.c.cursor)).where(bus_events.c.user_id == user_id))
-            begin = max(after, (first or last + 1) - 1)
+            first = select(func.min(bus_events.c.cursor)).where(bus_events.c.user_id == user_id)
+            begin = max(after, (connection.scalar(first) or last + 1) - 1)
             end = min(last, begin + WINDOW)
+            # Each statement sees what is committed by then, and retention may remove events between two of them: which
+            # is the first of those that are left has to come with the events themselves.
+            left = first.scalar_subquery().label("left")
             query = (
-                select(bus_events.c.cursor, bus_events.c.type, bus_events.c.line)
+                select(bus_events.c.cursor, bus_events.c.type, bus_events.c.line, left)
                 .where(bus_events.c.user_id == user_id, bus_events.c.cursor > begin, bus_events.c.cursor <= end)
                 .where(*_conditions(wanted))
                 .order_by(bus_events.c.cursor)
                 .limit(limit)
             )
-            found = [StoredEvent(row.cursor, row.type, row.line) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+            if rows:
+                begin = max(begin, rows[0].left - 1)
+            elif end > begin:
+                begin = max(begin, (connection.scalar(first) or last + 1) - 1)
+            found = [StoredEvent(row.cursor, row.type, row.line) for row in rows]
             until = found[-1].cursor if len(found) == limit else end
             return ReadEvents(found, until, more=until < last, missing=bool(after) and begin > after)
 

@@ -14,6 +14,8 @@ from backplane.domain.users import User
 from backplane.errors import StorageExceeded
 from backplane.store import Store
 from backplane.store.bus.events import WINDOW, add_bus_events
+from backplane.store.bus.log import of_type
+from backplane.store.database import Database
 from tests.submitted import new_run
 
 ALL = EventFilter()
@@ -260,3 +262,30 @@ async def test_notices_are_worked_off_in_batches_in_their_order(store: Store, us
     first, second = await store.bus.publish_notices(2), await store.bus.publish_notices(2)
     assert sorted(each.user_id for each in first) == sorted([user.id, stranger.id])
     assert [(each.user_id, each.cursor) for each in second] == [(user.id, 2)]
+
+
+@pytest.mark.parametrize("wanted", [ALL, EventFilter(("rare",))])
+async def test_a_reader_learns_of_events_that_retention_removed_while_it_read(
+    store: Store, user: User, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter
+) -> None:
+    """Between the look at what is there and the read of the events."""
+    await store.bus.publish(user.id, several(5))
+
+    def remove(_: EventFilter) -> list[Any]:
+        removed = threading.Thread(target=lambda: asyncio.run(removing()))
+        removed.start()
+        removed.join()
+        return [] if wanted is ALL else [of_type("rare")]
+
+    async def removing() -> None:
+        database = Database(str(store.database.url.render_as_string(hide_password=False)))
+        try:
+            await Store(database).bus.remove_before(datetime.now(UTC) + timedelta(hours=1), 3)
+        finally:
+            await database.close()
+
+    monkeypatch.setattr("backplane.store.bus.events._conditions", remove)
+    page = await store.bus.page(user.id, 1, 10, wanted)
+    assert page.missing
+    assert [event.cursor for event in page.events] == ([4, 5] if wanted is ALL else [])
+    assert page.until == 5
