@@ -151,6 +151,12 @@ class HandlerEffect(Generic[Value]):
 class Start(HandlerEffect["Child"]):
     """The start of a run. `result` awaits its end too."""
 
+    def within(self, seconds: float) -> "Start":
+        """Cancel the run when it is not over so many seconds after its start, also while it waits in a queue. Its
+        result is a StepError of the code `child_timeout` then. To be called before the start is awaited."""
+        self._request = replace(self._request, arguments={**self._request.arguments, "timeout": seconds})
+        return self
+
     def result(self) -> "HandlerEffect[Any]":
         """What the run's handler returned, or the summary of a run without a handler. The handler waits for it without
         a worker. Raises StepError when the run does not end well."""
@@ -279,23 +285,15 @@ class JournalledCode:
         *,
         prompt: str | None = None,
         plan: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
         timeout_seconds: int | None = None,
         max_retries: int | None = None,
         queue: str | None = None,
     ) -> Start:
         """Start another run: by a handler with its input, or by a prompt, with a plan or without. It is started once.
-        Its rights, its model and its limits are those of this run, where no other ones are given. `timeout`: the run is
-        cancelled when it is not over so many seconds from now, also while it waits in a queue; its result is a
-        StepError of the code `child_timeout` then."""
+        Its rights, its model and its limits are those of this run, where no other ones are given."""
         named = handler.name if isinstance(handler, Handler) else handler
         arguments = {"handler": named, "input": arguments_of(input), "prompt": prompt, "plan": plan}
-        arguments |= {
-            "timeout_seconds": timeout_seconds,
-            "max_retries": max_retries,
-            "queue": queue,
-            "timeout": timeout,
-        }
+        arguments |= {"timeout_seconds": timeout_seconds, "max_retries": max_retries, "queue": queue}
         given = {name: value for name, value in arguments.items() if value is not None}
         start: Start
 

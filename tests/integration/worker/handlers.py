@@ -205,7 +205,7 @@ async def catches_its_child(run: Run, input: str) -> str:
 
 @handler("gives-time")
 async def gives_time(run: Run, input: dict[str, Any]) -> str:
-    started = run.start(input["handler"], timeout=input["timeout"], queue=input.get("queue"))
+    started = run.start(input["handler"], queue=input.get("queue")).within(input["timeout"])
     try:
         return str(await started.result())
     except StepError as error:
