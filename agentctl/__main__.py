@@ -42,7 +42,7 @@ class Commands(Group):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             module, attribute, panel, _ = COMMANDS[cmd_name]
-            loaded, one = getattr(import_module(module), attribute), typer.Typer()
+            loaded, one = getattr(import_module(module), attribute), typer.Typer(add_completion=False)
             if isinstance(loaded, typer.Typer):
                 one.add_typer(loaded, name=cmd_name, rich_help_panel=panel)
                 group: Any = get_command(one)

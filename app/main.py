@@ -58,6 +58,7 @@ from app.routes import (
     metrics,
     queue,
     runs,
+    schedules,
     secrets,
     services,
     tools,
@@ -190,6 +191,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         agent_messages,
         agents,
         services,
+        schedules,
         docs,
     )
     if settings.api_metrics:

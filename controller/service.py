@@ -1,9 +1,9 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
 It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, looks after the pools of
-agents, ends messages to agents whose time is up, and removes what is past its time. All are rows in the database that
-any controller may take, so any number of them may run. None needs Redis, and none is needed for runs to go on but for
-those that wait for an event. One of them counts what users have stored.
+agents, sends them what is scheduled, ends messages to agents whose time is up, and removes what is past its time. All
+are rows in the database that any controller may take, so any number of them may run. None needs Redis, and none is
+needed for runs to go on but for those that wait for an event. One of them counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
@@ -37,6 +37,7 @@ from controller.jobs.dispatch import JobDispatch
 from controller.leader import Leader
 from controller.metrics import ControllerMetrics
 from controller.pools.service import pool_loop
+from controller.schedules import SchedulesLoop
 from controller.services.checks import ServiceChecker
 from controller.services.container_plan import ServicesHost
 from controller.services.containers import ServiceContainers
@@ -121,6 +122,7 @@ async def _work(
     agents = AgentsLoop(store, actions)
     rules = TurnRules(settings.run_timeout_seconds, settings.run_max_retries)
     agent_events = AgentEventsLoop(store, actions, rules)
+    schedules = SchedulesLoop(store, actions, rules)
     async with connect_sender(
         allow_private=settings.webhook_allow_private, attempt_seconds=settings.webhook_timeout_seconds
     ) as sender:
@@ -148,6 +150,7 @@ async def _work(
             asyncio.create_task(bus.remove_old(), name="bus retention"),
             asyncio.create_task(agents.run(), name="agents"),
             asyncio.create_task(agent_events.run(), name="agent events"),
+            asyncio.create_task(schedules.run(), name="schedules"),
         ]
         checker = ServiceChecker()
         health = ServiceHealthLoop(

@@ -6,6 +6,7 @@ of anybody else's. Of several that begin so none is taken: the candidates are li
 
 import re
 
+from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
 from agentctl.api.pages import FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
@@ -34,22 +35,40 @@ async def whole_run_id(client: Client, given: str) -> str:
 
 
 async def whole_agent_id(client: Client, given: str) -> str:
-    """Of an agent that is named by its name, its id or the id's beginning. A name goes before a beginning."""
+    """Of an agent that is named by its name, POOL/NAME, its id or the id's beginning. A name goes before a beginning,
+    and an agent that lives before one of the name that was terminated."""
     if is_whole(given):
         return given
-    named = given.strip()
-    page = await client.agents(name=named, limit=CANDIDATES_SHOWN + 1) if _NAME.fullmatch(named) else {"agents": []}
-    if len(page["agents"]) == 1:
-        whole: str = page["agents"][0]["agent_id"]
-        return whole
-    found = {agent["agent_id"]: f"{agent['name']} in {agent['pool']}" for agent in page["agents"]}
-    if len(found) > 1:
-        lines = [f"Several agents of yours are called {given}; give the id:", *_shown(found)]
-        raise CommandError(ExitCode.USAGE, "\n".join(lines))
-    begins = beginning(given, "agent", "agentctl agents list")
-    page = await client.agents(id_beginning=begins, terminated=True, limit=CANDIDATES_SHOWN + 1)
-    found = {agent["agent_id"]: f"{agent['name']} in {agent['pool']}" for agent in page["agents"]}
+    pool, _, named = given.strip().rpartition("/")
+    if _NAME.fullmatch(named) and (not pool or _NAME.fullmatch(pool)):
+        of_pool = {"pool": pool} if pool else {}
+        for more in ({}, {"terminated": True}):
+            page = await client.agents(name=named, limit=CANDIDATES_SHOWN + 1, **of_pool, **more)
+            found = {agent["agent_id"]: _agent_in_words(agent) for agent in page["agents"]}
+            if len(found) == 1:
+                return next(iter(found))
+            if found:
+                lines = [f"Several agents of yours are called {given}; give POOL/NAME or the id:", *_shown(found)]
+                raise CommandError(ExitCode.USAGE, "\n".join(lines))
+    if not _BEGINNING.fullmatch(given.strip().lower()):
+        raise _no_agent(given)
+    page = await client.agents(id_beginning=given.strip().lower(), terminated=True, limit=CANDIDATES_SHOWN + 1)
+    found = {agent["agent_id"]: _agent_in_words(agent) for agent in page["agents"]}
+    if not found:
+        raise _no_agent(given)
     return the_only("agent", given, found, "agentctl agents list")
+
+
+def _agent_in_words(agent: JsonObject) -> str:
+    is_terminated = " (terminated)" if agent.get("terminated_at") else ""
+    return f"{agent['name']} in {agent['pool']}{is_terminated}"
+
+
+def _no_agent(given: str) -> CommandError:
+    text = (
+        f"No agent of yours is called {given!r}, and none has an id that begins so; `agentctl agents list` lists them."
+    )
+    return CommandError(ExitCode.REFUSED, text)
 
 
 async def whole_dead_letter_id(client: Client, given: str) -> str:

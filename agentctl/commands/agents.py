@@ -17,7 +17,7 @@ from agentctl.calls import T, call, listed
 from agentctl.exit_codes import CommandError, ExitCode, exit_code_of_status
 from agentctl.groups import Group
 from agentctl.new_run import input_of, metadata_of, text_of
-from agentctl.terminal.follow import describe
+from agentctl.terminal.follow import describe, how_it_goes_on
 from agentctl.terminal.output import JsonFlag, Output, local_time, short_time
 from agentctl.terminal.prompts import confirm
 from backplane.domain.runs import FINAL
@@ -26,7 +26,9 @@ from backplane.process.terminal_text import printable
 SHORT = {"waiting_for_person": "asks a person", "waiting_for_agent": "asks an agent"}
 """In a table there is room for so much of a status, beside an id, on a terminal of 80 columns."""
 
-AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Its name, its id, or how the id begins.")]
+AgentArgument = Annotated[
+    str, typer.Argument(metavar="AGENT", help="Its name, POOL/NAME, its id, or how the id begins.")
+]
 
 app = typer.Typer(
     cls=Group,
@@ -140,6 +142,9 @@ def send(
     ttl: Annotated[
         int | None, typer.Option(min=1, help="Cancel it when it is not answered by then, in seconds.")
     ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="low|normal|high|critical", help="Between agents; at most that of your tier.")
+    ] = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Send an agent a message, and print the id of its run; with --wait its answer."""
@@ -151,16 +156,31 @@ def send(
         message["ttl_seconds"] = ttl
     if wait is not None:
         message["wait_seconds"] = wait
-    sent = on_agent(output, agent, lambda client, whole: client.send_message(whole, message))
+    if priority is not None:
+        message["priority"] = priority
+
+    async def work(client: Client, whole: str) -> tuple[JsonObject, str]:
+        sent = await client.send_message(whole, message)
+        is_waiting = sent["status"] not in FINAL and not output.json and (wait is not None or sent.get("in_mailbox"))
+        return sent, (await client.explain_agent(whole))["text"] if is_waiting else ""
+
+    sent, why = on_agent(output, agent, work)
     if output.json:
         output.document(sent)
     elif wait is None:
         output.line(sent["run_id"])
     else:
-        output.note(f"turn {sent['turn']}, run {sent['run_id']}: {sent['status']}")
+        output.note(f"turn {sent['turn']}, run {sent['run_id']}: {status_in_words(sent)}")
         print_answer(output, sent)
+    if why:
+        output.note(why)
     if wait is not None:
         raise typer.Exit(exit_code_of_status(sent["status"]))
+
+
+def status_in_words(message: JsonObject) -> str:
+    status: str = message["status"]
+    return f"{status}, in the mailbox" if message.get("in_mailbox") else status
 
 
 def print_answer(output: Output, message: JsonObject) -> None:
@@ -170,8 +190,9 @@ def print_answer(output: Output, message: JsonObject) -> None:
             output.line(line)
     if message.get("value") is not None:
         output.line(json.dumps(message["value"], ensure_ascii=False))
-    if message["error"] and message["status"] in FINAL:
-        output.note(f"{message['error']['message']} [{message['error']['code']}]", "red")
+    if message["error"] and not message.get("in_mailbox"):
+        style = "red" if message["status"] in FINAL else "dim"
+        output.note(f"{message['error']['message']} [{message['error']['code']}]", style)
 
 
 @app.command()
@@ -188,8 +209,11 @@ def messages(
         output.document(found)
         return
     for message in found:
-        who = message["sender"]["kind"] if message["sender"]["kind"] != "user" else "you"
-        head = f"{message['turn']}  {short_time(message['created_at'])}  {message['status']}  {message['run_id']}"
+        sender = message["sender"]
+        who = f"{sender['kind']} {sender.get('name') or ''}".strip() if sender["kind"] != "user" else "you"
+        head = (
+            f"{message['turn']}  {short_time(message['created_at'])}  {status_in_words(message)}  {message['run_id']}"
+        )
         output.line(head, "dim")
         for line in message["text"].splitlines():
             output.line(Text.assemble((f"{who}: ", "bold"), printable(line)))
@@ -228,8 +252,16 @@ def watch(
 def explain(agent: AgentArgument, json_output: JsonFlag = False) -> None:
     """Say what an agent does, or why it does nothing."""
     output = Output(json_output)
-    found = on_agent(output, agent, lambda client, whole: client.explain_agent(whole))
+
+    async def work(client: Client, whole: str) -> tuple[JsonObject, str]:
+        found = await client.explain_agent(whole)
+        asks = found["status"] == "waiting_for_person" and found["open_run_id"]
+        return found, how_it_goes_on(await client.run(found["open_run_id"])) if asks and not output.json else ""
+
+    found, then = on_agent(output, agent, work)
     output.document(found) if output.json else output.line(found["text"])
+    if then:
+        output.line(then)
 
 
 @app.command()

@@ -45,7 +45,8 @@ _ANSWERS = {
 
 
 class FollowedRun:
-    """Prints events as they come. Use as a context manager, so that the terminal is left as it was."""
+    """Prints events as they come. Use as a context manager, so that the terminal is left as it was; again, where
+    somebody has typed in between."""
 
     def __init__(self, output: Output) -> None:
         self._output = output

@@ -37,7 +37,7 @@ class AgentActions:
         """The message, or the one that the same key and body made before. Raises NotFound, InvalidInput,
         AgentTerminated, MailboxFull, StorageExceeded, IdempotencyKeyReused, Unavailable (database)."""
         agent = await self._store.agents.get(user.id, agent_id)
-        _check_message(new)
+        self.check_message(new.text, new.data)
         asked = new.model_dump(mode="json", exclude={"wait_seconds"}, exclude_defaults=True)
         idempotency = idempotency_of(idempotency_key, ["message", agent_id, asked])
         try:
@@ -88,6 +88,15 @@ class AgentActions:
             if len(json.dumps(value)) > most:
                 raise TooLarge(f"{name}: at most {most:,} bytes of JSON; put large data into a file of the agent")
 
+    def check_message(self, text: str, data: Any) -> None:
+        """Raises InvalidInput."""
+        most = fixed.PROMPT_MAX_CHARS
+        if len(text) > most:
+            raise InvalidInput(f"text: {len(text)} characters; at most {most} are taken", field="text")
+        most = fixed.HANDLER_VALUE_MAX_BYTES
+        if len(json.dumps(data)) > most:
+            raise InvalidInput(f"data: at most {most} bytes of JSON; put large data into a file", field="data")
+
     def _run_of(self, agent: Agent, new: NewMessage, priority: Priority) -> Run:
         now = datetime.now(UTC)
         return Run(
@@ -117,13 +126,3 @@ def _priority(new: NewMessage, user: User) -> Priority:
         most = user.priority.name.lower()
         raise InvalidInput(f"priority: at most {most}, the priority of your tier {user.tier}", field="priority")
     return asked
-
-
-def _check_message(new: NewMessage) -> None:
-    """Raises InvalidInput."""
-    most = fixed.PROMPT_MAX_CHARS
-    if len(new.text) > most:
-        raise InvalidInput(f"text: {len(new.text)} characters; at most {most} are taken", field="text")
-    most = fixed.HANDLER_VALUE_MAX_BYTES
-    if len(json.dumps(new.data)) > most:
-        raise InvalidInput(f"data: at most {most} bytes of JSON; put large data into a file", field="data")

@@ -101,16 +101,21 @@ def in_words_of_agent(situation: AgentSituation, found: Sequence[Reason]) -> str
 
 def _at_work(situation: AgentSituation, run: Run, reasons: Sequence[Reason]) -> list[Reason]:
     of_turn = f"turn {run.turn}, run {run.id}"
-    details = "; ".join(one.text for one in reasons)
+    if situation.asked:
+        details = f"it waits for the answer of {' and of '.join(situation.asked)}"
+    else:
+        details = "; ".join(one.text for one in reasons)
     return [
-        Reason("turn_open", f"it is at {of_turn} ({_doing(run)})"),
+        Reason("turn_open", f"it is at {of_turn} ({run.status.value if details else _doing(run)})"),
         *([Reason(reasons[0].code, f"of that turn: {details}")] if reasons else []),
     ]
 
 
 def _idle(situation: AgentSituation) -> Reason:
     if situation.status is AgentStatus.FAILED:
-        return Reason("last_turn_failed", "its last turn failed, and no message waits for it; it takes the next one")
+        run = situation.failed_run
+        why = f" ({run.turn}) failed: {run.error.message} [{run.error.code}]" if run and run.error else " failed"
+        return Reason("last_turn_failed", f"its last turn{why}; no message waits for it, and it takes the next one")
     if situation.has_live_process:
         return Reason("idle", "no message waits for it")
     return Reason("asleep", "no message waits for it, and it has no process; a message wakes it")
@@ -136,7 +141,7 @@ def _wrong_ranges(situation: AgentSituation) -> Reason | None:
 
 
 def _shown(ranges: Sequence[tuple[int, int]]) -> str:
-    shown = ", ".join(f"{first}-{last}" for first, last in ranges[:_PROCESSES_SHOWN])
+    shown = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in ranges[:_PROCESSES_SHOWN])
     return shown + (" and others" if len(ranges) > _PROCESSES_SHOWN else "")
 
 

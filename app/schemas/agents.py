@@ -211,10 +211,12 @@ class SenderKind(StrEnum):
     USER = "user"
     AGENT = "agent"
     EVENT = "event"
+    SCHEDULE = "schedule"
 
 
 class SenderView(BaseModel):
     kind: Annotated[str, DescribedAs(SenderKind)] = Field(examples=["user"])
+    name: str | None = Field(None, description="Of an agent or a schedule its name, of an event its type.")
     agent_id: str | None = Field(None, description="Of an agent: which.")
     run_id: RunId | None = Field(None, description="Of an agent or a handler: in which run.")
 
@@ -283,5 +285,8 @@ class AgentExplanation(BaseModel):
 def _sender(run: Run) -> SenderView:
     origin = run.origin or {}
     return SenderView(
-        kind=origin.get("kind", SenderKind.USER), agent_id=origin.get("agent_id"), run_id=origin.get("run_id")
+        kind=origin.get("kind", SenderKind.USER),
+        name=origin.get("name"),
+        agent_id=origin.get("agent_id"),
+        run_id=origin.get("run_id"),
     )

@@ -22,6 +22,7 @@ TAGS = [
     {"name": "logs", "description": "The events of runs, in pages or as they happen."},
     {"name": "events", "description": "The event bus: events that users, hooks and the platform publish."},
     {"name": "agents", "description": "Agents that live: pools, messages, what each does."},
+    {"name": "schedules", "description": "Messages to agents at times that their user has set."},
     {"name": "hooks", "description": "Addresses that others post to, signed; what they post becomes an event."},
     {"name": "services", "description": "What is always on beside the platform, and whether it answers."},
     {"name": "files", "description": "The files of a run's workspace."},

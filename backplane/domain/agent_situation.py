@@ -10,9 +10,10 @@ from backplane.domain.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class AgentSituation:
-    """`waiting`: messages in the mailbox. `open_run`: the message that is open. `processes`: those of
-    the pool, also those whose lease is over. `at`: the database's time. `shortage`: why the pool has fewer processes
-    than its agents need, where whoever starts them has reported it."""
+    """`waiting`: messages in the mailbox. `open_run`: the message that is open. `processes`: those of the pool, also
+    those whose lease is over. `at`: the database's time. `shortage`: why the pool has fewer processes than its agents
+    need, where whoever starts them has reported it. `failed_run`: its last turn, where that has failed and none is
+    open. `asked`: names of the agents whose answer its open turn waits for."""
 
     agent: Agent
     status: AgentStatus
@@ -22,6 +23,8 @@ class AgentSituation:
     waiting: int
     at: datetime
     shortage: str | None = None
+    failed_run: Run | None = None
+    asked: Sequence[str] = ()
 
     @property
     def live(self) -> list[Occupancy]:

@@ -217,7 +217,7 @@ def message_to(agent: Agent, run: Run) -> Run:
 
 def mailbox_error() -> RunError:
     """Why a message waits that its agent has not come to."""
-    return RunError(IN_MAILBOX, "its agent carries out one message after another, and has not come to this one")
+    return RunError(IN_MAILBOX, "it is in its agent's mailbox: it waits for the messages before it, or for a process")
 
 
 def message_expired() -> RunError:
@@ -230,9 +230,11 @@ def agent_terminated() -> RunError:
     return RunError(AGENT_TERMINATED, "its agent was terminated before it was over")
 
 
-def status_of(agent: Agent, open_run: Run | None, last_run: Run | None, *, is_alive: bool) -> AgentStatus:
+def status_of(
+    agent: Agent, open_run: Run | None, last_run: Run | None, *, is_alive: bool, has_mail: bool = False
+) -> AgentStatus:
     """What the agent does. `last_run`: the one with the highest turn that is over. `is_alive`: whether the agent has a
-    process whose lease is not over."""
+    process whose lease is not over. `has_mail`: whether a message is in its mailbox, where none is open."""
     if agent.terminated_at is not None:
         return AgentStatus.TERMINATED
     if open_run is not None and open_run.status is RunStatus.RUNNING:
@@ -247,6 +249,8 @@ def status_of(agent: Agent, open_run: Run | None, last_run: Run | None, *, is_al
         if code == WAITS_FOR_RUN:
             return AgentStatus.WAITING_FOR_AGENT
         return AgentStatus.WAITING if code in (WAITS_FOR_EVENT, IN_MAILBOX) else AgentStatus.WAITING_FOR_PERSON
+    if open_run is None and has_mail:
+        return AgentStatus.WORKING if is_alive else AgentStatus.WAITING
     if last_run is not None and last_run.status is RunStatus.FAILED:
         return AgentStatus.FAILED
     return AgentStatus.IDLE if is_alive else AgentStatus.ASLEEP

@@ -157,6 +157,10 @@ SERVICE_POLL_SECONDS = 1.0
 one statement."""
 SERVICE_CONTAINER_SECONDS = 5.0
 """How often the containers of services are looked at: each look starts the engine's program twice."""
+SCHEDULES_POLL_SECONDS = 1.0
+"""How often a controller looks for schedules whose time has come: each look is one statement on an index."""
+SCHEDULES_BATCH = 100
+"""Of these, how many at once: each is a message, some short transactions."""
 RETENTION_SECONDS = 300.0
 """How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200
@@ -189,6 +193,7 @@ NEVER_SETTINGS = frozenset(
         *("AGENT_START_SECONDS", "AGENT_SHORTAGE_SECONDS", "AGENT_SHORTAGE_KEEP_SECONDS"),
         *("AGENT_DATABASE_POOL_SIZE", "AGENT_DATABASE_POOL_OVERFLOW"),
         *("AGENT_PROCESS_GONE_SECONDS", "AGENT_REPAIR_SECONDS", "AGENT_REPAIR_BATCH"),
+        *("SCHEDULES_POLL_SECONDS", "SCHEDULES_BATCH"),
     }
 )
 """Names of this module that were no settings."""

@@ -7,6 +7,7 @@ from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
 from backplane.store.agents.repair import AgentRepair
+from backplane.store.agents.schedules import Schedules
 from backplane.store.agents.views import AgentViews
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.bus.events import EventBus
@@ -58,6 +59,7 @@ __all__ = [
     "RunWrite",
     "RunningRuns",
     "Runs",
+    "Schedules",
     "SecretStore",
     "Services",
     "Store",
@@ -103,6 +105,7 @@ class Store:
         self.agent_processes = AgentProcesses(database, self.place_bell)
         self.agent_repair = AgentRepair(database)
         self.agent_views = AgentViews(database)
+        self.schedules = Schedules(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

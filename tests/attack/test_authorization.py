@@ -34,7 +34,8 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = {"/health/live", "/health/ready"}
 NOBODY = "00000000-0000-7000-8000-000000000000"
 COMMIT = "0" * 40
-HOOK = "ci"
+HOOK, SCHEDULE = "ci", "weekly"
+NAMED = {"/hooks/": HOOK, "/schedules/": SCHEDULE}
 EVENT = {"id": "1", "source": "/of/the/owner", "type": "order.created", "data": "a long secret"}
 ACTIONS = ("start", "cancel", "retry", "fork", "replay", "status")
 TOOLS_OF_A_RUN = ("follow_run", "run_status", "explain_run", "cancel_run", "list_files", "read_file")
@@ -134,6 +135,8 @@ async def world(
             AgentId(user.id, "default"), "a.txt", b"mine", Author(run_id=run_id, step_id="a")
         )
         agent_id = await spawn(owner, state={"kept": "a long secret"})
+        scheduled = {"agent_id": agent_id, "text": "a long secret", "every_seconds": 3600}
+        assert (await owner.http.put(f"/api/v1/schedules/{SCHEDULE}", json=scheduled)).status_code == 201
         yield World(api, owner, user.name, run_id, decision_id, agent_id, redis_of_module)
 
 
@@ -150,13 +153,15 @@ async def call(
     method, path = operation
     filled = path
     for name, value in values.items():
-        filled = filled.replace(name, HOOK if name == "{name}" and "/hooks/" in path else value)
+        named = next((own for part, own in NAMED.items() if part in path), value)
+        filled = filled.replace(name, named if name == "{name}" else value)
     assert "{" not in filled, f"give {path} a value for its parameters here"
     bodies: dict[str, Any] = {
         "/agent/execute": {"action": "cancel", "run_id": values["{run_id}"]},
         "/agent/runs/{run_id}/decisions/{decision_id}": {"decision": "approve"},
         "/agent/secrets/{name}": {"value": "another secret"},
         "/api/v1/hooks/{name}": {"type": "mine.now"},
+        "/api/v1/schedules/{name}": {"agent_id": values["{agent_id}"], "text": "mine", "every_seconds": 60},
         "/api/v1/events": EVENT,
         "/api/v1/agents/pools": {"name": "mine", "role": "developer"},
         "/api/v1/agents/pools/{pool}": {"max_processes": 1},
@@ -345,16 +350,18 @@ async def test_nothing_of_another_user_is_in_any_list(world: World) -> None:
 
 
 async def test_what_is_named_and_not_numbered_is_the_callers_own(world: World) -> None:
-    """Secrets, hooks and artifacts have names, so the same name is another thing for each user."""
+    """Secrets, hooks, schedules and artifacts have names, so the same name is another thing for each user."""
     stranger = await world.api.person()
     before = world.snapshot()
-    for path in ("/agent/artifacts/default", "/agent/secrets", "/api/v1/hooks"):
+    for path in ("/agent/artifacts/default", "/agent/secrets", "/api/v1/hooks", "/api/v1/schedules"):
         answer = await stranger.http.get(path)
         assert [value for value in answer.json().values() if value] == [], path
     for method, path in (
         ("GET", "/agent/artifacts/default/content?path=a.txt"),
         ("DELETE", "/agent/secrets/TOKEN"),
         ("DELETE", f"/api/v1/hooks/{HOOK}"),
+        *((method, f"/api/v1/schedules/{SCHEDULE}") for method in ("GET", "DELETE")),
+        *(("POST", f"/api/v1/schedules/{SCHEDULE}/{action}") for action in ("pause", "resume", "fire")),
     ):
         answer = await stranger.http.request(method, path)
         assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), path

@@ -79,8 +79,22 @@ def test_the_reason_of_the_open_turn_is_the_agents_too() -> None:
     found = agent_reasons(of, [Reason("waits_for_person", "step a is to be approved")])
     assert [reason.code for reason in found] == ["turn_open", "waits_for_person"]
     text = in_words_of_agent(of, found)
-    assert text.startswith("The agent ada is waiting for person: it is at turn 3, run run-1 (waiting: it asks)")
+    assert text.startswith("The agent ada is waiting for person: it is at turn 3, run run-1 (waiting); ")
     assert text.endswith("of that turn: step a is to be approved.")
+
+
+def test_an_agent_whose_last_turn_failed_says_why() -> None:
+    failed = run(RunStatus.FAILED, turn=4, error=RunError("role_failed", "it broke"))
+    [reason] = agent_reasons(situation(process(), of=PLACED, status=AgentStatus.FAILED, failed_run=failed))
+    assert "its last turn (4) failed: it broke [role_failed]" in reason.text
+
+
+def test_an_agent_that_asks_others_names_them_and_says_it_once() -> None:
+    waits = run(RunStatus.WAITING, error=RunError("waits_for_run", "it waits for run r"))
+    of = situation(process(), of=PLACED, open_run=waits, asked=["hugo", "ines"])
+    text = in_words_of_agent(of, agent_reasons(of, [Reason("waits_for_run", "it waits for run r")]))
+    assert "it waits for the answer of hugo and of ines" in text
+    assert "waits for run r" not in text
 
 
 def test_a_full_pool_says_how_many_places_are_taken_and_what_would_help() -> None:

@@ -74,14 +74,27 @@ def test_a_name_that_two_agents_have_is_refused_with_their_ids(script: Script, a
 
 
 def test_an_agent_is_found_by_how_its_id_begins_where_none_has_that_name(script: Script, agentctl: Agentctl) -> None:
-    api = script(NOBODY, FOUND, answer(200, AGENT))
+    api = script(NOBODY, NOBODY, FOUND, answer(200, AGENT))
     assert agentctl("agents", "show", "01936f7e")[0] == 0
-    assert "id_beginning=01936f7e" in api.requests[1].path
+    assert "id_beginning=01936f7e" in api.requests[2].path
 
 
-@pytest.mark.parametrize("given", ["../ada", "Ada", "a b", "nobody"])
+def test_an_agent_is_found_by_its_pool_and_name(script: Script, agentctl: Agentctl) -> None:
+    api = script(FOUND, answer(200, AGENT))
+    assert agentctl("agents", "show", "developer_pool/ada")[0] == 0
+    assert api.requests[0].path == "/api/v1/agents?limit=11&name=ada&pool=developer_pool"
+
+
+def test_an_agent_that_was_terminated_is_found_by_its_name_where_none_lives(script: Script, agentctl: Agentctl) -> None:
+    ended = {**AGENT, "status": "terminated", "terminated_at": TIME}
+    api = script(NOBODY, answer(200, {"agents": [ended], "next_cursor": None}), answer(200, ended))
+    assert agentctl("agents", "show", "ada")[0] == 0
+    assert "terminated=true" in api.requests[1].path.lower()
+
+
+@pytest.mark.parametrize("given", ["../ada", "a/b/ada", "Ada", "a b", "nobody"])
 def test_a_name_that_no_agent_has_is_refused(script: Script, agentctl: Agentctl, given: str) -> None:
-    script(NOBODY)
+    script(NOBODY, NOBODY)
     code, printed, notes = agentctl("agents", "show", given)
     assert (code, printed, "agentctl agents list" in notes) == (4, "", True)
 
@@ -171,6 +184,44 @@ def test_pools_are_shown_with_how_full_they_are(script: Script, agentctl: Agentc
     assert lines[3:] == ["developer_pool has fewer processes than its agents need: pod a has no node"]
 
 
+EXPLAINED = answer(200, {"status": "paused", "text": "The agent ada is paused.", "open_run_id": None})
+
+
+def test_whoever_sends_is_answered_what_the_message_waits_for(script: Script, agentctl: Agentctl) -> None:
+    waits = answer(202, message("waiting", answer=None, in_mailbox=True))
+    script(waits, EXPLAINED)
+    code, printed, notes = agentctl("agents", "send", AGENT_ID, "hello")
+    assert (code, printed, "The agent ada is paused." in notes) == (0, f"{RUN}\n", True)
+    script(waits, EXPLAINED)
+    code, _, notes = agentctl("agents", "send", AGENT_ID, "hello", "--wait", "1")
+    assert (code, "waiting, in the mailbox" in notes, "is paused" in notes) == (6, True, True)
+
+
+def test_an_agent_that_asks_a_person_is_explained_with_the_commands_that_answer(
+    script: Script, agentctl: Agentctl
+) -> None:
+    explained = {"status": "waiting_for_person", "text": "It asks.", "open_run_id": RUN}
+    run = {"run_id": RUN, "status": "waiting", "error": {"code": "answer_required", "message": "it asks"}}
+    script(answer(200, explained), answer(200, run))
+    _, printed, _ = agentctl("agents", "explain", AGENT_ID)
+    assert f"answer {RUN} TEXT" in printed
+
+
+@pytest.mark.parametrize(
+    ("sender", "who"),
+    [
+        ({"kind": "user"}, "you: hello"),
+        ({"kind": "agent", "name": "lea"}, "agent lea: hello"),
+        ({"kind": "schedule", "name": "weekly"}, "schedule weekly: hello"),
+    ],
+)
+def test_a_conversation_says_who_has_written(
+    script: Script, agentctl: Agentctl, sender: dict[str, Any], who: str
+) -> None:
+    script(one_page(message(sender=sender)))
+    assert who in agentctl("agents", "messages", AGENT_ID)[1]
+
+
 # --- chat ---
 
 
@@ -237,6 +288,38 @@ def test_a_turn_that_asks_a_person_ends_a_pipe(script: Script, agentctl: Agentct
     typed("first\nsecond\n")
     code, _, notes = agentctl("chat", AGENT_ID)
     assert (code, "It waits for you" in notes) == (6, True)
+
+
+ASKS = {"code": "answer_required", "message": "it asks a question"}
+QUESTION = {"decision_id": AGENT_ID, "kind": "question", "asked": {"question": "Which?", "choices": ["red", "blue"]}}
+
+
+def test_what_a_turn_asks_is_answered_in_the_chat_and_a_wrong_answer_is_asked_again(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["paint it", "green", "blue"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or (_ for _ in ()).throw(EOFError))
+    asks = stream(event(1, "status", status="waiting", error=ASKS), whole=False)
+    run = answer(200, {"run_id": RUN, "status": "waiting", "error": ASKS})
+    pending = answer(200, {"decisions": [QUESTION], "next_cursor": None})
+    goes_on = stream(event(2, "end", status="completed"))
+    decided = (problem(422, "invalid_input", "answer with one of: red, blue"), answer(200, QUESTION))
+    api = script(
+        answer(200, AGENT), answer(202, message("queued")), asks, run, pending, *decided, goes_on, one_page(message())
+    )
+    code, printed, _ = agentctl("chat", AGENT_ID)
+    answers = [json.loads(request.body) for request in api.requests if "/decisions/" in request.path]
+    assert (code, [one["text"] for one in answers]) == (0, ["green", "blue"])
+    assert printed.count("Which? [red, blue]") == 2
+    assert "Hello, you." in printed
+
+
+def test_a_chat_says_why_a_message_stays_in_the_mailbox(script: Script, agentctl: Agentctl, typed: Any) -> None:
+    script(answer(200, AGENT), answer(202, message("waiting", in_mailbox=True)), EXPLAINED, TURN, one_page(message()))
+    typed("first\n")
+    _, _, notes = agentctl("chat", AGENT_ID)
+    assert "The agent ada is paused." in notes
 
 
 def test_what_an_agent_says_cannot_steer_the_terminal(script: Script, agentctl: Agentctl, typed: Any) -> None:

@@ -255,9 +255,10 @@ def _check_to_colleague(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _secrets_named(instructions: str, message: AgentMessage) -> frozenset[str]:
-    """Secrets that actions may use: those that the role's author or the person who wrote the message has named. What
-    another agent or an event says can allow none."""
-    text = f"{instructions}\n{message.text}" if message.sender.kind == "person" else instructions
+    """Secrets that actions may use: those that the role's author or the person who wrote the message has named, also
+    for a schedule to send. What another agent or an event says can allow none."""
+    is_of_person = message.sender.kind in ("person", "schedule")
+    text = f"{instructions}\n{message.text}" if is_of_person else instructions
     return frozenset(SECRET_REFERENCE.findall(text))
 
 

@@ -11,14 +11,15 @@ from backplane.domain.runs import Run
 if TYPE_CHECKING:
     from worker.roles.turn import AgentTurn
 
-SenderKind = Literal["person", "agent", "event"]
+SenderKind = Literal["person", "agent", "event", "schedule"]
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSender:
-    """`agent_id` and `name` of an agent; `name` of an event is its type."""
+    """`agent_id` and `name` of an agent; `name` of an event is its type, of a schedule its own. A person has
+    written what a schedule sends."""
 
     kind: SenderKind
     name: str = ""
@@ -28,7 +29,7 @@ class MessageSender:
     def of(cls, run: Run) -> Self:
         origin = run.origin or {}
         kind: SenderKind = "person"
-        if origin.get("kind") in ("agent", "event"):
+        if origin.get("kind") in ("agent", "event", "schedule"):
             kind = origin["kind"]
         return cls(kind, str(origin.get("name", "")), origin.get("agent_id"))
 

@@ -1,6 +1,6 @@
 """The tables of agents, once, for SQLite and PostgreSQL."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 
 from backplane.store.tables import Json, UtcDateTime, metadata, partial_index
 
@@ -83,4 +83,32 @@ agent_event_cursors = Table(
     Column("agent_id", ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
     Column("cursor", BigInteger, nullable=False),
     Column("look_at", UtcDateTime, nullable=False),
+)
+
+# Messages at times that users have set. `timing`: as `Timing.as_dict`. `next_at`: the next time; `look_at`: when a
+# controller looks at it, which is later where the agent's mailbox was full. Both are empty while it is paused, or where
+# no time is left.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("agent_id", ForeignKey("agents.id", ondelete="CASCADE"), nullable=False),
+    Column("timing", Json, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("data", Json),
+    Column("overlap", String(8), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime),
+    Column("look_at", UtcDateTime),
+    Column("paused_at", UtcDateTime),
+    Column("last_at", UtcDateTime),
+    Column("last_outcome", String(32)),
+    Column("last_run_id", String(36)),
+    Column("sent", Integer, nullable=False),
+    UniqueConstraint("user_id", "name"),
+    Index("ix_schedules_agent_id", "agent_id"),
+    partial_index("ix_schedules_look_at", "look_at", where="look_at IS NOT NULL"),
 )

@@ -1,7 +1,6 @@
 """What users are shown of agents: what each does, and what keeps it from doing more. Nothing here locks or changes."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
@@ -11,7 +10,7 @@ from backplane.domain.runs import Run
 from backplane.store.agents.bell import PlaceBell
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
-from backplane.store.agents.tables import agent_processes
+from backplane.store.agents.tables import agent_processes, agents
 from backplane.store.agents.turns import IS_IN_MAILBOX, waiting_messages
 from backplane.store.clock import database_now
 from backplane.store.database import Database
@@ -47,12 +46,14 @@ class AgentViews:
             open_runs = _open_runs(connection, shown)
             last = _last_runs(connection, [agent.id for agent in shown if agent.open_run_id is None])
             alive = _alive(connection, [agent.process_id for agent in shown if agent.process_id is not None])
+            mail = _with_mail(connection, [agent.id for agent in shown if agent.open_run_id is None])
             return {
                 agent.id: status_of(
                     agent,
                     open_runs.get(agent.open_run_id or ""),
                     last.get(agent.id),
                     is_alive=agent.process_id in alive,
+                    has_mail=agent.id in mail,
                 )
                 for agent in shown
             }
@@ -62,14 +63,19 @@ class AgentViews:
     async def situation(self, agent: Agent) -> AgentSituation:
         status = (await self.statuses([agent]))[agent.id]
 
-        def read(connection: Connection) -> tuple[Run | None, int, datetime]:
-            open_run = _open_runs(connection, [agent]).get(agent.open_run_id or "")
-            return open_run, waiting_messages(connection, agent.id), database_now(connection)
-
-        open_run, waiting, now = await self._database.read(read)
         pool = await self._pools.get(agent.pool)
         processes = [one for one in await self._processes.all() if one.process.pool == agent.pool]
-        return AgentSituation(agent, status, pool, processes, open_run, waiting, now)
+
+        def read(connection: Connection) -> AgentSituation:
+            open_run = _open_runs(connection, [agent]).get(agent.open_run_id or "")
+            failed = _last_runs(connection, [agent.id]).get(agent.id) if status is AgentStatus.FAILED else None
+            asked = _asked(connection, open_run) if open_run and status is AgentStatus.WAITING_FOR_AGENT else ()
+            waiting, now = waiting_messages(connection, agent.id), database_now(connection)
+            return AgentSituation(
+                agent, status, pool, processes, open_run, waiting, now, failed_run=failed, asked=asked
+            )
+
+        return await self._database.read(read)
 
     async def place_in_mailbox(self, agent: Agent, turn: int) -> MailboxPlace:
         before = select(func.count()).where(runs.c.agent_id == agent.id, IS_IN_MAILBOX, runs.c.turn < turn)
@@ -95,6 +101,21 @@ def _open_runs(connection: Connection, of: Sequence[Agent]) -> dict[str, Run]:
     ids = [agent.open_run_id for agent in of if agent.open_run_id is not None]
     query = select(*_SHOWN).where(runs.c.id.in_(ids))
     return {row.id: run_from({**row._mapping, "prompt": ""}) for row in connection.execute(query)} if ids else {}
+
+
+def _asked(connection: Connection, asking: Run) -> list[str]:
+    query = (
+        select(agents.c.name)
+        .join(runs, runs.c.agent_id == agents.c.id)
+        .where(runs.c.parent_id == asking.id, runs.c.finished_at.is_(None))
+        .order_by(agents.c.name)
+    )
+    return list(connection.scalars(query))
+
+
+def _with_mail(connection: Connection, agent_ids: Sequence[str]) -> set[str]:
+    query = select(runs.c.agent_id).where(runs.c.agent_id.in_(agent_ids), IS_IN_MAILBOX).distinct()
+    return set(connection.scalars(query)) if agent_ids else set()
 
 
 def _last_runs(connection: Connection, agent_ids: Sequence[str]) -> dict[str, Run]:

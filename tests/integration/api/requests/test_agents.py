@@ -245,7 +245,7 @@ async def test_a_message_to_an_agent_without_a_process_waits_until_there_is_one(
     name = await made_pool(api, "sleeping_pool")
     agent_id = await spawn(person, "ada", name)
     sent = await send(person, agent_id)
-    assert (sent["status"], (await show(person, agent_id))["status"]) == ("waiting", "asleep")
+    assert (sent["status"], (await show(person, agent_id))["status"]) == ("waiting", "waiting")
     await process(api, name)
     second = await send(person, agent_id)
     assert (second["in_mailbox"], (await show(person, agent_id))["open_run_id"]) == (True, sent["run_id"])
