@@ -39,7 +39,10 @@ class ServiceChecker:
 
     async def check(self, spec: ServiceSpec) -> CheckResult:
         """One check, now. It raises nothing: what goes wrong is what the check says."""
-        check, at, began = spec.check, datetime.now(UTC), time.monotonic()
+        check = spec.check
+        if check.kind is not CheckKind.TCP:
+            self._connected()  # outside of the check's time, for to make it may take longer than a short check
+        at, began = datetime.now(UTC), time.monotonic()
         try:
             async with asyncio.timeout(check.timeout_seconds):
                 error = await (self._tcp(spec) if check.kind is CheckKind.TCP else self._http(spec))
