@@ -46,7 +46,7 @@ class ServiceChecker:
         try:
             async with asyncio.timeout(check.timeout_seconds):
                 error = await (self._tcp(spec) if check.kind is CheckKind.TCP else self._http(spec))
-        except TimeoutError:
+        except (TimeoutError, httpx.TimeoutException):
             return CheckResult(at, f"no answer within {check.timeout_seconds:g} s")
         except AddressRefused as refused:
             return CheckResult(at, str(refused))
