@@ -110,6 +110,7 @@ async def test_a_secret_that_a_role_hands_on_reaches_no_agent_and_no_row(
     await shows_nothing_of(platform, run_id, VALUE)
 
 
+@pytest.mark.slow
 async def test_a_role_that_will_not_be_cancelled_is_left_behind_and_its_agent_goes_on(platform: Platform) -> None:
     async with working(await team_of(platform, eve="hostile", other="scripted")) as team:
         assert (await ended(team, {"do": "stay", "gives in": True}, timeout_seconds=1))[1] == "run_timeout"
