@@ -5,12 +5,13 @@ it at once. An agent whose mailbox is full, or whose user may keep no more runs,
 again; they stay on the bus until then.
 
 An agent does not hear of its own turns. A run event that messages have led to is as deep as those messages, and is
-dropped where they may lead to no further one: so agents that listen to one another's ends come to an end.
+dropped where they may lead to no further one. Of all that one event has led to, an agent hears of each other agent
+once: ten agents that listen to one another's ends would make a milliard of messages of it else, ten deep.
 """
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,16 @@ class TurnRules:
 
     timeout_seconds: int
     max_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """What has led to an event. `depth`: how many messages. `root`: the event with which it began. `key`: of the
+    message that it becomes."""
+
+    depth: int
+    root: str
+    key: str
 
 
 class AgentEventsLoop:
@@ -85,11 +96,12 @@ class AgentEventsLoop:
     async def _send(self, agent: Agent, event: StoredEvent) -> None:
         """Raises MailboxFull, StorageExceeded, AgentTerminated, NotFound."""
         body = json.loads(event.line)
-        depth = await self._depth(agent, body)
-        if depth is None:
+        chain = await self._chain(agent, event, body)
+        if chain is None:
             return
         await self._actions.check_new_run(agent.user_id)
-        origin = {"kind": "event", "name": event.type, "id": body["id"], "source": body["source"], "depth": depth}
+        origin = {"kind": "event", "name": event.type, "id": body["id"], "source": body["source"]}
+        origin |= {"depth": chain.depth, "root": chain.root}
         subject = str(body.get("subject", ""))[:SUBJECT_CHARS]
         message = Run(
             id=new_run_id(),
@@ -103,24 +115,28 @@ class AgentEventsLoop:
             input=body,
             origin=origin,
         )
-        # No key of a request has a line break.
-        key = f"event\n{agent.id}\n{event.cursor}"
         added = await self._store.agent_messages.add(
-            message_to(agent, message), mailbox_max=fixed.AGENT_MAILBOX_MAX, idempotency=(key, "")
+            message_to(agent, message), mailbox_max=fixed.AGENT_MAILBOX_MAX, idempotency=(chain.key, "")
         )
         if added.is_new:
             await self._actions.push_added(added)
 
-    async def _depth(self, agent: Agent, body: dict[str, Any]) -> int | None:
-        """How many messages have led to the event; None: it is not for this agent."""
+    async def _chain(self, agent: Agent, event: StoredEvent, body: dict[str, Any]) -> _Chain | None:
+        """None: the event is not for this agent. No key of a request has a line break."""
         run_id = (body.get("data") or {}).get("run_id") if body["type"].startswith("run.") else None
         run = await self._store.runs.find(str(run_id)) if run_id else None
+        first = _Chain(0, str(event.cursor), f"event\n{agent.id}\n{event.cursor}")
         if run is None:
-            return 0
+            return first
         if run.agent_id == agent.id:
             return None
-        depth = int((run.origin or {}).get("depth", 0)) + 1
+        origin = run.origin or {}
+        depth = int(origin.get("depth", 0)) + 1
         if depth > fixed.AGENT_SEND_DEPTH_MAX:
             log.warning("an event is dropped: messages have led to it too often", agent=agent.id, run=run.id)
             return None
-        return depth
+        root = origin.get("root")
+        if root is None:
+            return replace(first, depth=depth)
+        # A run that an agent's turn has started is in the name of that agent.
+        return _Chain(depth, root, f"event\n{agent.id}\n{root}\n{run.agent or ''}")

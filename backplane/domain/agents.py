@@ -9,7 +9,7 @@ its runs, and nothing else: leases and generations of runs keep two processes ap
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -213,6 +213,12 @@ def message_to(agent: Agent, run: Run) -> Run:
         handler=None,
         given_plan=None,
     )
+
+
+def root_of(origin: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of the origin of a run, what the runs that it leads to have in theirs: the event with which all began, if it was
+    one."""
+    return {"root": origin["root"]} if origin and "root" in origin else {}
 
 
 def mailbox_error() -> RunError:

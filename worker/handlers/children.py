@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backplane.domain.agents import MESSAGE_EXPIRED
+from backplane.domain.agents import MESSAGE_EXPIRED, root_of
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import FINAL, HANDLER_PATTERN, QUEUE_PATTERN, Run, RunError, RunStatus, new_run_id
@@ -65,7 +65,10 @@ class ChildRuns:
             model=parent.model,
             budget=parent.budget,
             mcp_servers=parent.mcp_servers,
-            origin={"kind": "child", "run_id": parent.id, "by": step_id, "depth": self._depth + 1},
+            origin={
+                **{"kind": "child", "run_id": parent.id, "by": step_id, "depth": self._depth + 1},
+                **root_of(parent.origin),
+            },
             handler=handler,
             input=asked.get("input"),
             parent_id=parent.id,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, message_to
+from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, message_to, root_of
 from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
 from backplane.domain.steps import StepStatus
 from backplane.errors import InvalidInput, RateLimited, Refused
@@ -132,7 +132,7 @@ class SentMessages:
             resource=run.resource,
             budget=run.budget,
             mcp_servers=run.mcp_servers,
-            origin={**origin, "by": effect.step.id, "depth": depth + 1},
+            origin={**origin, "by": effect.step.id, "depth": depth + 1, **root_of(run.origin)},
             input=handed_on["data"],
             parent_id=run.id if is_question else None,
             expires_at=expires_at,

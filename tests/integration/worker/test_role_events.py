@@ -80,6 +80,22 @@ async def test_agents_that_listen_to_one_anothers_ends_come_to_an_end(
     assert [len(await mail(team, name)) for name in ("ada", "bob")] == [2, 1]
 
 
+async def test_agents_that_listen_to_one_another_hear_of_each_other_once_by_one_event(platform: Platform) -> None:
+    """Else each end would be heard by all others, whose ends all others hear: as many as they are, to the tenth."""
+    await platform.resources.store.agent_events.listen("listener", LISTENS_TO)
+    team = await team_of(platform, ada="listener", bob="listener", eve="listener")
+    async with working(team):
+        await team.answer("ada", "begin")
+        for _ in range(5):
+            while await platform.resources.store.bus.publish_notices(100):
+                pass
+            await deliver(platform)
+            for name in team.agents:
+                for run in await mail(team, name):
+                    await team.ended(run.id)
+    assert [len(await mail(team, name)) for name in team.agents] == [3, 3, 3]
+
+
 async def test_events_wait_for_room_in_a_full_mailbox_and_none_is_lost(
     platform: Platform, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
