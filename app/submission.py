@@ -254,6 +254,8 @@ class Submission(RunActions):
         workers know. Raises InvalidInput."""
         settings = self._settings
         named = {*settings.model_servers, *({"ollama"} if settings.ollama_host else ())}
+        if settings.gpu_provider:
+            named.add(settings.gpu_model_server)
         server = ModelName.parse(name).server
         if named and server not in named | _HOSTED_SERVERS:
             raise InvalidInput(

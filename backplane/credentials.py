@@ -21,6 +21,10 @@ CREDENTIALS: Mapping[str, frozenset[str]] = {
     "openai_api_key": frozenset({"worker"}),
     "anthropic_api_key": frozenset({"worker"}),
     "qdrant_api_key": frozenset({"worker"}),
+    "vastai_api_key": frozenset({"controller"}),
+    "gpu_token_secret": frozenset({"worker", "controller"}),
+    "gpu_static_key": frozenset({"worker", "controller"}),
+    "gpu_router_token": frozenset({"controller"}),
 }
 """Each setting that is a secret, and the processes that need it. Whoever starts a process gives it no others."""
 

@@ -19,6 +19,7 @@ WebhookEnd = Literal["delivered", "failed", "given_up"]
 
 class ControllerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         self._jobs_collected = Counter(
             "agent_sandbox_jobs_collected",
             "Sandbox Jobs that were removed because nobody needed them any more.",

@@ -1,9 +1,10 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
 It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, looks after the pools of
-agents, sends them what is scheduled, ends messages to agents whose time is up, and removes what is past its time. All
-are rows in the database that any controller may take, so any number of them may run. None needs Redis, and none is
-needed for runs to go on but for those that wait for an event. One of them counts what users have stored.
+agents, sends them what is scheduled, ends messages to agents whose time is up, rents GPU machines, and removes what is
+past its time. All are rows in the database that any controller may take, so any number of them may run. None needs
+Redis, and none is needed for runs to go on but for those that wait for an event. One of them counts what users have
+stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
@@ -181,6 +182,8 @@ async def _work(
         loops.append(asyncio.create_task(JobDispatch(resources, queue, metrics.jobs_due).run(), name="jobs"))
         sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
+        if settings.gpu_provider:
+            loops.append(asyncio.create_task(_rent(settings, resources, metrics), name="GPU machines"))
         try:
             done, _ = await asyncio.wait({stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
@@ -193,6 +196,15 @@ async def _work(
                 queue.close()
             await checker.close()
             await webhooks.drain(settings.webhook_timeout_seconds)
+
+
+async def _rent(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:
+    # 30 modules that nobody needs who rents nothing.
+    from controller.gpus.service import open_gpu_loop  # noqa: PLC0415
+
+    platform_id = await until_available(resources.store.platform_id, _log_waiting("database"))
+    async with open_gpu_loop(settings, resources, metrics.registry, platform_id) as loop:
+        await loop.run()
 
 
 def _collector(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> "SandboxJobCollector":

@@ -197,6 +197,8 @@ async def _consume(
     ]
     leases = ProcessLeases(resources, registration, running, source.keep)
     keeper = LeaseKeeper.of(settings, leases, resources.queue.platform, give_up)
+    if (pool := worker.shared.gateway.models.pool) is not None:
+        loops.append(asyncio.create_task(pool.run(), name="GPU machines"))
     consuming = asyncio.create_task(consumer.run(), name="consume")
     try:
         keeper.start()

@@ -244,7 +244,7 @@ KEYS: tuple[Key, ...] = (
         "hash",
         "permanent, one a model server; calls go with their end or their worker's lease",
         "worker",
-        "worker",
+        "worker, controller",
         "the slots of a model server: who holds one, who waits, whose turn it is",
     ),
     Key("models:bell:{worker}", "list", "one lease", "worker", "worker", "wakes a worker whose calls were granted"),
@@ -289,6 +289,7 @@ KEYS: tuple[Key, ...] = (
         "controller",
         "the process that manages the pools of agents",
     ),
+    Key("controller:gpus", "string", "one lease", "controller", "controller", "the controller that rents GPU machines"),
     Key(
         "controller:services:{what}",
         "string",

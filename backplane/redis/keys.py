@@ -103,6 +103,9 @@ class Keys:
     def tool_set(self, digest: str) -> str:
         return f"{self.prefix}tools:set:{digest}"
 
+    def model_server(self, server: str) -> str:
+        return f"{self.models}server:{server}"
+
     def model_wake_ups(self, worker: str) -> str:
         return f"{self.models}bell:{worker}"
 
@@ -125,6 +128,10 @@ class Keys:
 
     def services(self, what: str) -> str:
         return f"{self.prefix}controller:services:{what}"
+
+    @property
+    def gpu_machines(self) -> str:
+        return f"{self.prefix}controller:gpus"
 
     @property
     def background_queue(self) -> str:

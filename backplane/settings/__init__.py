@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backplane.domain.sizes import GIB, KIB, MIB
 from backplane.settings.api import ApiSettings
 from backplane.settings.controller import ControllerSettings
+from backplane.settings.gpus import GpuSettings
 from backplane.settings.models import ModelSettings
 from backplane.settings.process import ProcessSettings
 from backplane.settings.queue import QueueSettings
@@ -38,6 +39,7 @@ class Settings(
     ProcessSettings,
     ApiSettings,
     ServiceSettings,
+    GpuSettings,
     ControllerSettings,
     StreamSettings,
     ToolSettings,
@@ -110,7 +112,20 @@ class Settings(
             raise ValueError("RUN_TIMEOUT_SECONDS must not be over RUN_TIMEOUT_MAX_SECONDS")
         if self.run_max_retries > self.run_max_retries_limit:
             raise ValueError("RUN_MAX_RETRIES must not be over RUN_MAX_RETRIES_LIMIT")
+        self._gpus_fit_together()
         has_s3_keys = {bool(key.get_secret_value()) for key in (self.s3_access_key, self.s3_secret_key)}
         if self.s3_bucket and len(has_s3_keys) == 2:
             raise ValueError("S3_ACCESS_KEY and S3_SECRET_KEY go together: set both, or neither")
         return self
+
+    def _gpus_fit_together(self) -> None:
+        if not self.gpu_provider:
+            return
+        if self.gpu_min_machines > self.gpu_max_machines:
+            raise ValueError("GPU_MIN_MACHINES must not be over GPU_MAX_MACHINES")
+        if self.gpu_scale_in_below > self.gpu_scale_out_above:
+            raise ValueError("GPU_SCALE_IN_BELOW must not be over GPU_SCALE_OUT_ABOVE")
+        if self.gpu_model_server in self.model_servers:
+            raise ValueError("GPU_MODEL_SERVER is a server of MODEL_SERVERS; give one of them another name")
+        if self.gpu_provider == "static" and not self.gpu_static_machines:
+            raise ValueError("GPU_PROVIDER is static; name the machines in GPU_STATIC_MACHINES")

@@ -197,3 +197,10 @@ NEVER_SETTINGS = frozenset(
     }
 )
 """Names of this module that were no settings."""
+GPU_LOOK_SECONDS = 10.0
+"""How often machines that start or end are looked at: a new one has 30 tries, so far apart, to become healthy."""
+GPU_SERVERS_SECONDS = 5.0
+"""How often a worker reads which GPU machines there are. A machine drains for three times as long, so each worker knows
+by then."""
+GPU_PROVIDER_PAUSE_MAX_SECONDS = 120.0
+"""Longest pause after a provider that does not answer: machines that cost money are waiting to be stopped."""

@@ -18,6 +18,7 @@ from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
 from backplane.store.derived_runs import DerivedRuns
 from backplane.store.events import Events
+from backplane.store.gpus.machines import GpuMachines, ModelServerTable
 from backplane.store.journal import Journal
 from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
@@ -51,9 +52,11 @@ __all__ = [
     "Decisions",
     "EventBus",
     "EventWaits",
+    "GpuMachines",
     "Hooks",
     "Ledger",
     "ModelCalls",
+    "ModelServerTable",
     "Retention",
     "RunTransaction",
     "RunWrite",
@@ -106,6 +109,8 @@ class Store:
         self.agent_repair = AgentRepair(database)
         self.agent_views = AgentViews(database)
         self.schedules = Schedules(database)
+        self.gpu_machines = GpuMachines(database)
+        self.model_servers = ModelServerTable(database)
 
     async def migrate(self) -> str | None:
         """Bring the tables to the newest state. Any number of processes may do so at once. The revision of a newer

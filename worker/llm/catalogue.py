@@ -28,7 +28,8 @@ OLLAMA_PORT = 11434
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
     """`slots`: calls that it gets at once, of all workers; `max_loaded`: different models at once. 0: any number.
-    `keep_alive` is Ollama's. `is_local`: its models run on the processors that the workers have too."""
+    `keep_alive` is Ollama's. `is_local`: its models run on the processors that the workers have too. `certificate`: the
+    only one that is trusted for it, as PEM, whatever its names; empty: those that the system trusts."""
 
     name: str
     kind: Kind
@@ -38,6 +39,7 @@ class ServerSpec:
     max_loaded: int = 0
     keep_alive: str | None = None
     is_local: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def prices_of(settings: Settings) -> Prices:
     free = {name for name, entry in settings.model_servers.items() if entry.get("kind") == "ollama"}
     if "ollama" not in settings.model_servers:
         free.add("ollama")
+    if settings.gpu_provider:
+        free.add(settings.gpu_model_server)  # its machines are paid for by the hour
     return Prices(prices, frozenset(free))
 
 

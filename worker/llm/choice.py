@@ -4,16 +4,23 @@ An adapter, and with it its client library, is loaded when a server of its kind 
 does not pay for them.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
+from backplane.domain.gpus import RegisteredServer
 from backplane.domain.models import ModelName
 from backplane.errors import InvalidInput
+from backplane.limits.slots.base import Slots
+from backplane.machine_identity import check_secret, machine_certificate, machine_token
 from backplane.process.tasks import in_thread
 from backplane.settings import Settings
+from backplane.store import ModelServerTable
 from worker.llm.base import CallLimits, ModelRefused, ModelServer
 from worker.llm.catalogue import Kind, Price, Prices, ServerSpec, prices_of, servers_of
+from worker.llm.served import ServerPool
 
 OTHER = "other"
 """In metrics: a model that a run has named and no setting."""
@@ -32,13 +39,14 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """`servers`: each by its name, with its adapter, open. `default` is MODEL; `fallbacks` are tried after it.
-    `configured`: the models that settings name."""
+    `configured`: the models that settings name. `pool`: the server that is GPU machines, where there are such."""
 
     servers: Mapping[str, tuple[ServerSpec, ModelServer]]
     prices: Prices
     default: ModelName | None
     fallbacks: Sequence[ModelName]
     configured: frozenset[ModelName]
+    pool: ServerPool | None = None
 
     @property
     def is_set(self) -> bool:
@@ -61,8 +69,10 @@ class ModelChoice:
 
     def candidate(self, name: ModelName) -> Candidate:
         """Raises ModelRefused."""
+        if self.pool is not None and name.server == self.pool.name:
+            return Candidate(name, self.pool.spec, self.pool, self.prices.of(name))
         if name.server not in self.servers:
-            known = ", ".join(sorted(self.servers)) or "none"
+            known = ", ".join(sorted([*self.servers, *([self.pool.name] if self.pool else [])])) or "none"
             raise ModelRefused(
                 f"there is no model server {name.server[:64]!r} (there are: {known}); name the model as SERVER/NAME, "
                 "or add the server to MODEL_SERVERS"
@@ -76,14 +86,19 @@ class ModelChoice:
 
 
 @asynccontextmanager
-async def open_models(settings: Settings, limits: CallLimits) -> AsyncIterator[ModelChoice]:
-    """Raises InvalidInput when the settings cannot be used; no server is asked."""
+async def open_models(
+    settings: Settings, limits: CallLimits, slots: Slots, table: ModelServerTable | None
+) -> AsyncIterator[ModelChoice]:
+    """Raises InvalidInput when the settings cannot be used; no server is asked. `table`: of servers that come and go;
+    it is read when `pool` runs."""
     specs, prices = servers_of(settings), prices_of(settings)
-    default = _known(settings.model, "MODEL", specs) if settings.model else None
-    fallbacks = [_known(name, "MODEL_FALLBACKS", specs) for name in settings.model_fallbacks]
+    pools = {settings.gpu_model_server} if settings.gpu_provider else set()
+    known = {*specs, *pools}
+    default = _known(settings.model, "MODEL", known) if settings.model else None
+    fallbacks = [_known(name, "MODEL_FALLBACKS", known) for name in settings.model_fallbacks]
     configured = {name for name in (default, *fallbacks) if name is not None}
     if settings.embedding_model:
-        configured.add(_known(settings.embedding_model, "EMBEDDING_MODEL", specs))
+        configured.add(_known(settings.embedding_model, "EMBEDDING_MODEL", known))
     configured.update(ModelName.parse(name, "MODEL_PRICES") for name in settings.model_prices)
     async with AsyncExitStack() as stack:
         servers: dict[str, tuple[ServerSpec, ModelServer]] = {}
@@ -91,13 +106,54 @@ async def open_models(settings: Settings, limits: CallLimits) -> AsyncIterator[M
             server = await _open_server(spec, limits)
             stack.push_async_callback(server.close)
             servers[spec.name] = (spec, server)
-        yield ModelChoice(servers, prices, default, fallbacks, frozenset(configured))
+        pool = await _open_pool(settings, limits, slots, table) if pools and table is not None else None
+        if pool is not None:
+            stack.push_async_callback(pool.close)
+        yield ModelChoice(servers, prices, default, fallbacks, frozenset(configured), pool)
 
 
-def _known(text: str, setting: str, specs: Mapping[str, ServerSpec]) -> ModelName:
+async def _open_pool(settings: Settings, limits: CallLimits, slots: Slots, table: ModelServerTable) -> ServerPool:
+    """Raises InvalidInput."""
+    kinds: set[Kind] = {"ollama"}
+    if settings.gpu_provider == "vastai":
+        check_secret(settings.gpu_token_secret.get_secret_value())
+    elif any(entry.get("kind") == "openai" for entry in settings.gpu_static_machines):
+        kinds.add("openai")
+    # Loaded now: a worker that loads a library while runs go on stops all of them for as long.
+    wires = {kind: await in_thread(_wire, kind) for kind in kinds}
+
+    def spec_of(registered: RegisteredServer) -> ServerSpec:
+        if registered.provider == "static":
+            key, certificate = settings.gpu_static_key.get_secret_value(), ""
+        else:
+            secret = settings.gpu_token_secret.get_secret_value()
+            key = machine_token(secret, registered.machine_id)
+            certificate, _ = machine_certificate(secret, registered.machine_id)
+        is_ollama = registered.kind == "ollama"
+        return ServerSpec(
+            registered.name,
+            "ollama" if is_ollama else "openai",
+            registered.url,
+            SecretStr(key) if key else None,
+            slots=registered.slots,
+            max_loaded=settings.ollama_max_loaded_models if is_ollama else 0,
+            keep_alive=settings.ollama_keep_alive if is_ollama else None,
+            certificate=certificate,
+        )
+
+    return ServerPool(
+        settings.gpu_model_server,
+        table,
+        slots,
+        spec_of,
+        lambda spec: (wires.get(spec.kind) or _wire(spec.kind))(spec, limits),
+    )
+
+
+def _known(text: str, setting: str, servers: Set[str]) -> ModelName:
     name = ModelName.parse(text, setting)
-    if name.server not in specs:
-        known = ", ".join(sorted(specs)) or "none"
+    if name.server not in servers:
+        known = ", ".join(sorted(servers)) or "none"
         raise InvalidInput(
             f"{setting}: there is no model server {name.server!r} (there are: {known}); set OLLAMA_HOST, "
             "OPENAI_API_KEY, ANTHROPIC_API_KEY or MODEL_SERVERS",

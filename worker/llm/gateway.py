@@ -20,6 +20,7 @@ from backplane.errors import ModelError, Unavailable
 from backplane.limits.buckets.base import Bucket, TokenBuckets
 from backplane.limits.slots.base import SlotRequest, Slots
 from backplane.settings import Settings, fixed
+from backplane.store import ModelServerTable
 from worker.llm.base import (
     CallLimits,
     ModelRequest,
@@ -231,11 +232,16 @@ class ModelGateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, slots: Slots, buckets: TokenBuckets, metrics: WorkerMetrics
+    settings: Settings,
+    slots: Slots,
+    buckets: TokenBuckets,
+    metrics: WorkerMetrics,
+    table: ModelServerTable | None = None,
 ) -> AsyncIterator[ModelGateway]:
-    """Raises InvalidInput when the settings cannot be used; no server is asked. `slots` must be running."""
+    """Raises InvalidInput when the settings cannot be used; no server is asked. `slots` must be running. `table`: of
+    servers that come and go; without it there are those of the settings alone."""
     limits = _limits_of(settings)
-    async with open_models(settings, limits.call) as models:
+    async with open_models(settings, limits.call, slots, table) as models:
         yield ModelGateway(models, limits, slots, buckets, metrics)
 
 

@@ -34,7 +34,7 @@ class OllamaServer(ModelServer):
         self._keep_alive = spec.keep_alive
         self._wire = Wire(spec)
         # Ollama itself asks for no key; a proxy before it may.
-        self._client = http_client(limits, bearer(key_of(spec)))
+        self._client = http_client(limits, bearer(key_of(spec)), spec.certificate)
 
     async def complete(
         self,

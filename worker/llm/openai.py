@@ -81,7 +81,7 @@ class OpenAIServer(ModelServer):
             api_key="in the transport",
             base_url=base_url_of(spec.url),
             max_retries=0,
-            http_client=http_client(limits, bearer(key_of(spec))),
+            http_client=http_client(limits, bearer(key_of(spec)), spec.certificate),
         )
 
     async def complete(

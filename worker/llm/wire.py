@@ -7,6 +7,7 @@ and huge above, is refused. Redirects are not followed: a key is for the server 
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -61,10 +62,11 @@ class BoundedTransport(httpx2.AsyncBaseTransport):
     asks. Beside these only SENT_HEADERS go out: the libraries add what they find in the environment, which is meant for
     their makers' servers, and information about this machine."""
 
-    def __init__(self, piece_bytes: int, key_headers: Mapping[str, str]) -> None:
+    def __init__(self, piece_bytes: int, key_headers: Mapping[str, str], certificate: str = "") -> None:
         self._key_headers = key_headers
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-        self._inner = httpx2.AsyncHTTPTransport(limits=limits)
+        trust = _only(certificate) if certificate else True
+        self._inner = httpx2.AsyncHTTPTransport(limits=limits, verify=trust)
         self._piece_bytes = piece_bytes
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -109,11 +111,19 @@ class _BoundedStream(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def http_client(limits: CallLimits, key_headers: Mapping[str, str]) -> httpx2.AsyncClient:
-    """The client for all calls to one server. `limits` bounds what it reads; times are given with each call."""
+def _only(certificate: str) -> ssl.SSLContext:
+    """Nobody else has the certificate's key, so its names do not matter."""
+    context = ssl.create_default_context(cadata=certificate)
+    context.check_hostname = False
+    return context
+
+
+def http_client(limits: CallLimits, key_headers: Mapping[str, str], certificate: str = "") -> httpx2.AsyncClient:
+    """The client for all calls to one server. `limits` bounds what it reads; times are given with each call.
+    `certificate`: as a `ServerSpec` has it."""
     piece_bytes = limits.max_output_bytes * BYTES_PER_TEXT_BYTE + PIECE_MARGIN_BYTES
     return httpx2.AsyncClient(
-        transport=BoundedTransport(piece_bytes, key_headers), follow_redirects=False, trust_env=False
+        transport=BoundedTransport(piece_bytes, key_headers, certificate), follow_redirects=False, trust_env=False
     )
 
 

@@ -6,7 +6,7 @@ itself.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,18 +42,43 @@ class WaitingForModel:
     slots: int | None = None
 
 
+NO_SLOTS = -1
+"""As `parallel`: the server takes no call now, and calls wait until it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """Calls of live workers at a server: those with a slot, and those that wait for one."""
+
+    running: int
+    waiting: int
+
+
 class Slots(ABC):
     @abstractmethod
     def hold(
         self, request: SlotRequest, *, parallel: int, models: int, on_wait: Callable[[int], None]
     ) -> AbstractAsyncContextManager[None]:
         """Waits until the server takes the call: at most `parallel` at once (0: any number, nobody is asked), of at
-        most `models` different models (0: any number). The slot is held for the block.
+        most `models` different models (0: any number). The slot is held for the block. NO_SLOTS: none is granted until
+        `resize`, or another call, says how many there are.
 
         `on_wait` gets the call's position, from 1, when it has to wait and when that changes notably; it returns at
         once and raises nothing. Nothing is raised while Redis is away: calls that wait go on waiting, and calls with a
         slot go on. `run` must be running.
         """
+
+    @abstractmethod
+    def resize(self, server: str, *, parallel: int) -> None:
+        """A server takes another number of calls from now on: those of this process that wait get what is free."""
+
+    @abstractmethod
+    async def load(self, servers: Sequence[str]) -> Mapping[str, ServerLoad]:
+        """By server. Raises Unavailable."""
+
+    @abstractmethod
+    async def forget(self, server: str) -> None:
+        """Remove what is kept of a server that is gone for ever. Raises Unavailable."""
 
     @abstractmethod
     async def run(self) -> None:

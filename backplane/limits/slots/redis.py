@@ -14,7 +14,7 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from typing import Any, cast
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.limits.slots.base import SlotRequest, Slots, WaitingForModel
+from backplane.limits.slots.base import ServerLoad, SlotRequest, Slots, WaitingForModel
 from backplane.process.retrying import log_unavailable, until_available
 from backplane.redis.client import Argument, RedisClients, Script, translated
 
@@ -120,6 +120,27 @@ class RedisSlots(Slots):
         finally:
             del self._calls[number]
             await self._release_slot(request.server, number)
+
+    def resize(self, server: str, *, parallel: int) -> None:
+        known = self._servers.get(server)
+        if known is not None and known.parallel != parallel:
+            known.parallel = parallel
+            self._look.set()
+
+    async def load(self, servers: Sequence[str]) -> Mapping[str, ServerLoad]:
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                for server in servers:
+                    pipeline.hgetall(self._keys.model_server(server))
+                (seconds, microseconds), *found = await pipeline.execute()
+        now = int(seconds) * 1_000_000 + int(microseconds)
+        return {server: _load_of(fields, now) for server, fields in zip(servers, found, strict=True)}
+
+    async def forget(self, server: str) -> None:
+        self._servers.pop(server, None)
+        with translated():
+            await self._redis.delete(self._keys.model_server(server))
 
     async def run(self) -> None:
         await self._was_used.wait()
@@ -257,6 +278,19 @@ class RedisSlots(Slots):
             else:
                 # The call ended meanwhile, and may have been written again after that.
                 await self._release_slot(name, int(number))
+
+
+def _load_of(fields: Mapping[str, str], now: int) -> ServerLoad:
+    """Calls of workers whose lease is over count no more; the next script removes them."""
+    live = {name[2:] for name, ends in fields.items() if name.startswith("w:") and int(ends) > now}
+    calls = [value.split("|", 2)[1] for name, value in fields.items() if _worker_of(name) in live]
+    running = sum(granted != "" for granted in calls)
+    return ServerLoad(running, len(calls) - running)
+
+
+def _worker_of(field: str) -> str | None:
+    """Of the field of a call."""
+    return field[2:].rpartition(".")[0] if field.startswith("c:") else None
 
 
 def _milliseconds_since(began: float) -> int:

@@ -196,7 +196,7 @@ local function place_of(call, found)
   local waits = base .. 'waits:' .. call.run
   redis.call('HSET', waits, call.id, cjson.encode({ what = 'slot', server = server, model = call.model,
     since = text(call.arrived), ['until'] = text(now + lease), position = place, waiting = waiting.all,
-    slots = parallel }))
+    slots = math.max(parallel, 0) }))
   redis.call('PEXPIRE', waits, ARGV[6])
   return place
 end
